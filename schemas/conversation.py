@@ -38,9 +38,9 @@ class Edit:
 
 @dataclass(slots=True)
 class Conversation:
-    """Messages with where they came from and what has been changed in them.
+    """Messages, where they came from, and what has been changed in them.
 
-    `metadata` holds what the record said beside its messages (title, url, created and other keys), as plain JSON values.
+    `metadata` holds what else the record said (title, url, created and other keys), as plain JSON values.
     """
 
     source_id: str | None
