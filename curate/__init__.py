@@ -1,5 +1,58 @@
-"""Turn raw chat dumps into training sets that can be trusted."""
+"""Turn raw chat dumps into training sets that can be trusted.
+
+    import curate
+    result = curate.clean("dump.json", "curated")
+
+Each command of the shell is a function here, of the same name and with the same settings. They are
+loaded when first used, so that `import curate` costs nothing.
+"""
 
 from __future__ import annotations
 
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from curate.clean import CleanResult, Progress, clean
+    from curate.convert import convert
+    from curate.curated import CuratedSet, open_set
+    from curate.explain import explain
+    from curate.stats import stats
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "clean": "clean",
+    "CleanResult": "clean",
+    "Progress": "clean",
+    "convert": "convert",
+    "CuratedSet": "curated",
+    "open_set": "curated",
+    "explain": "explain",
+    "stats": "stats",
+}
+
+__all__ = ["CleanResult", "CuratedSet", "Progress", "clean", "convert", "explain", "open_set", "stats"]
+
+
+class _Package(types.ModuleType):
+    """This package: `curate.clean` is the function, though a submodule bears the same name."""
+
+    def __getattr__(self, name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'curate' has no attribute {name!r}")
+        value: object = getattr(importlib.import_module(f"curate.{_HOMES[name]}"), name)
+        super().__setattr__(name, value)
+        return value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import importlib
 
-from .registry import Rule, corpus_rule, get, load, reject, rule, rules, signal
+from .registry import Rule, check, corpus_rule, get, load, reject, rule, rules, signal
+from .run import apply, measure
 
-__all__ = ["Rule", "corpus_rule", "get", "load", "reject", "rule", "rules", "signal"]
+__all__ = [
+    "Rule",
+    "apply",
+    "check",
+    "corpus_rule",
+    "get",
+    "load",
+    "measure",
+    "reject",
+    "rule",
+    "rules",
+    "signal",
+]
 
 BUILT_IN = ("structure", "mentions", "repetition", "language", "duplicates")
 

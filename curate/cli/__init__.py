@@ -1,1 +1,106 @@
-"""The command line."""
+"""The command line: commands, loaded one at a time, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import IO, Any
+
+import click
+
+from curate import __version__
+from curate.errors import CurateError, did_you_mean
+
+__all__ = ["cli", "main"]
+
+COMMANDS = {  # name to module; importing one must load click alone
+    "clean": "clean",
+    "stats": "stats",
+    "explain": "explain",
+    "convert": "convert",
+    "filters": "lists",
+    "recipes": "lists",
+    "formats": "lists",
+}
+REPORT_AT = "please report it, with what CURATE_DEBUG=1 prints"
+
+
+class Failure(click.ClickException):
+    """An error that ends the command with one line on stderr and exit code 1."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        from curate.terminal import one_line
+
+        click.echo(f"error: {one_line(self.message, 2000)}", err=True, file=file)
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are named, and whose errors are mapped in one place."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"curate.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in COMMANDS:
+            ctx.fail(f"no command {name!r}{did_you_mean(name, COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; map what a user can mend to one line, and the rest to one line and a hint."""
+        try:
+            return super().invoke(ctx)
+        except CurateError as error:
+            raise Failure(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("stopped; nothing was changed", err=True)
+            ctx.exit(130)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except OSError as error:
+            _raise_if_debugging()
+            where = f": {error.filename!r}" if error.filename else ""
+            raise Failure(f"{error.strerror or error}{where}") from error
+        except Exception as error:
+            _raise_if_debugging()
+            raise Failure(f"a defect of curate: {type(error).__name__}: {error}; {REPORT_AT}") from error
+
+
+def _raise_if_debugging() -> None:
+    """Let the exception being handled through, with its traceback, where CURATE_DEBUG asks for it."""
+    if os.environ.get("CURATE_DEBUG"):
+        raise
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="curate")
+def cli() -> None:
+    """Turn raw chat dumps into training sets that can be trusted.
+
+    \b
+    curate clean dump.json     # a curated set in curated/: all kept, repaired or rejected with a reason
+    curate stats               # what is in it
+    curate explain ID          # what happened to one record
+    """
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter still shows all
+        cli(prog_name="curate")
+    except KeyboardInterrupt:  # before or after a command ran
+        click.echo("stopped; nothing was changed", err=True)
+        sys.exit(130)

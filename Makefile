@@ -1,0 +1,55 @@
+# Two commands set everything up: `make demo` and `make check`. Both make the environment they need with pip.
+#   make PYTHON=python3.12 check    with another interpreter (3.11 or newer)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c requirements/constraints.txt
+
+.PHONY: help demo check format bench clean
+
+help:
+	@echo "make demo     install, clean the example dump into .demo/curated and show what is in it"
+	@echo "make check    install, then check format, lint, types, tests and docs"
+	@echo "make format   bring the code into shape"
+	@echo "make bench    run the benchmarks (needs ../shared; the incumbent's environment is described in benchmarks/README.md)"
+	@echo "make clean    remove the environment and all that was built"
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "curate needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+# The stamps are older than what they depend on as soon as a requirement changes.
+$(VENV)/.installed: $(BIN)/pip pyproject.toml requirements/constraints.txt
+	$(PIP) 'setuptools>=77'
+	$(PIP) --no-build-isolation -e '.[llama3]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --no-build-isolation -e '.[llama3,dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/curate clean examples/sharegpt_dump.json -o .demo/curated
+	$(BIN)/curate stats .demo/curated
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy curate tests
+	$(BIN)/pytest
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/stages.py
+	$(BIN)/python benchmarks/clean.py
+	$(BIN)/python benchmarks/memory.py
+
+clean:
+	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,151 @@
+"""How fast and how right the language signal is on one core, beside langdetect itself on a sample.
+
+python benchmarks/language.py [--json FILE]
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["POLARS_MAX_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import argparse
+import datetime
+import gzip
+import json
+import platform
+import random
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import langdetect  # type: ignore[import-untyped]
+import polars as pl
+
+from curate.filters import language_profiles as profiles
+from curate.filters.language import UNKNOWN, detect, language
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+SAME = {"nb": "no", "zh-cn": "zh", "zh-tw": "zh"}  # labels that count as one
+BATCH = 1000  # conversations in a frame, as a worker sees them
+LISTS = {"prompts": pl.List(pl.String), "answers": pl.List(pl.String)}
+Row = dict[str, Any]
+
+
+def fold(code: str) -> str:
+    """Return what a label counts as."""
+    return SAME.get(code, code)
+
+
+def cpu_seconds(work: Callable[[], object], runs: int) -> float:
+    """Return the least CPU time of several runs."""
+    times = []
+    for _ in range(runs):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+def sentences(path: Path) -> list[Row]:
+    """Read the labelled sentences in the languages that langdetect knows."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    known = {fold(code) for code in profiles.codes()}
+    return [row for row in rows if fold(row["language"]) in known]
+
+
+def conversations(path: Path) -> pl.DataFrame:
+    """Read the dump's conversations, before rendering, as the frame that filters get."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        dump = json.load(file)
+    rows = []
+    for record in dump:
+        turns = [turn for turn in record["conversations"] if isinstance(turn["value"], str)]
+        prompts = [turn["value"] for turn in turns if turn["from"] == "human"]
+        rows.append({"prompts": prompts, "answers": [turn["value"] for turn in turns if turn["from"] != "human"]})
+    return pl.DataFrame(rows, schema=LISTS)
+
+
+def right(found: Sequence[str], rows: Sequence[Row]) -> float:
+    """Return the share of sentences whose language was found."""
+    return sum(fold(code) == fold(row["language"]) for code, row in zip(found, rows, strict=True)) / len(rows)
+
+
+def in_batches(frame: pl.DataFrame) -> None:
+    """Measure a frame the way a worker does."""
+    for batch in frame.iter_slices(BATCH):
+        language(batch)
+
+
+def theirs(text: str) -> str:
+    """Return what langdetect itself says."""
+    try:
+        code: str = langdetect.detect(text)
+    except langdetect.LangDetectException:
+        code = UNKNOWN
+    return code
+
+
+def load_seconds() -> tuple[float, float]:
+    """Return the CPU time to build the profiles, and to map them from the cache."""
+    profiles.load()
+    profiles.load.cache_clear()
+    cached = cpu_seconds(profiles.load, 1)
+    return cpu_seconds(profiles.build, 1), cached
+
+
+def measure(shared: Path, runs: int, sample: int) -> list[Row]:
+    """Return one row of figures for each text and detector."""
+    labelled = sentences(shared / "data" / "languages.jsonl.gz")
+    chats = conversations(shared / "data" / "source_markdown.json.gz")
+    short = pl.DataFrame(
+        {"prompts": [[row["text"]] for row in labelled], "answers": [[]] * len(labelled)}, schema=LISTS
+    )
+    rng = random.Random(0)
+    few = rng.sample(labelled, sample)
+    joined = ["\n".join([*row["prompts"], *row["answers"]]) for row in chats.sample(sample, seed=0).to_dicts()]
+    langdetect.DetectorFactory.seed = 0
+    theirs(few[0]["text"])  # loads its profiles
+    found = [theirs(row["text"]) for row in few]
+    rows = []
+    for name, frame in (("sentences", short), ("conversations", chats)):
+        seconds = cpu_seconds(partial(in_batches, frame), runs)
+        rows.append({"detector": "curate", "texts": name, "n": frame.height, "per_second": frame.height / seconds})
+    rows[0]["right"] = right(language(short)["language"].to_list(), labelled)
+    rows[0]["right_on_sample"] = right(detect([row["text"] for row in few])[0], few)
+    seconds = cpu_seconds(lambda: [theirs(row["text"]) for row in few], 1)
+    same = right(found, few)
+    rows.append({"detector": "langdetect", "texts": "sentences", "n": sample, "per_second": sample / seconds})
+    rows[-1]["right_on_sample"] = same
+    seconds = cpu_seconds(lambda: [theirs(text) for text in joined], 1)
+    rows.append({"detector": "langdetect", "texts": "conversations", "n": sample, "per_second": sample / seconds})
+    return rows
+
+
+def main() -> None:
+    """Print the table, and write it as JSON where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared", type=Path, default=SHARED, help="the folder of real dumps")
+    parser.add_argument("--best-of", type=int, default=3, metavar="N")
+    parser.add_argument("--sample", type=int, default=1000, metavar="N", help="texts that langdetect itself gets")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    options = parser.parse_args()
+    rows = measure(options.shared, options.best_of, options.sample)
+    built, cached = load_seconds()
+    for row in rows:
+        shares = "".join(f"  {key} {row[key]:.2%}" for key in ("right", "right_on_sample") if key in row)
+        print(f"{row['detector']:<11}{row['texts']:<14}{row['n']:>7,}{row['per_second']:>10,.0f}/s{shares}")
+    print(f"profiles: {built:.2f} s to build, {cached * 1000:.1f} ms from the cache")
+    if options.json:
+        machine = {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()}
+        figures: Row = {"date": datetime.date.today().isoformat(), **machine, "rows": rows}
+        figures |= {"build_seconds": built, "cached_seconds": cached}
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

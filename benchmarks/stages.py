@@ -1,0 +1,140 @@
+"""Each stage of the cleaning path by itself on one core, beside the figures the design was made from.
+
+    python benchmarks/stages.py
+
+MB are bytes of what the stage takes, CPU time, best of three. The last table is a whole run with one worker: how its
+time divides over the steps.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import polars as pl
+from common import MB, copies, parse, parser, remove, save, source_rows, table, write_dump
+
+import curate
+from curate import ingest, markdown, tokens
+from curate.errors import RecordError
+from curate.filters import measure
+from curate.schemas import formats
+
+T = TypeVar("T")
+THREADS = ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+ONE_CORE = {**dict.fromkeys((*THREADS, "FASTOKENS_BPE_THREADS"), "1"), "TOKENIZERS_PARALLELISM": "false"}
+DESIGN = {  # per second on one core: MB, or documents for the language
+    "ingest: cut at records": 681.0,
+    "ingest: decode records": 424.0,
+    "answers: HTML to markdown": 60.0,
+    "language (documents/s)": 7000.0,
+    "tokens: LLaMA-2": 24.0,
+    "tokens: LLaMA-3": 75.0,
+}
+
+
+def best_of(count: int, work: Callable[[], T]) -> tuple[float, T]:
+    """Return the least CPU seconds of several runs, and what the last one gave."""
+    seconds = []
+    for _ in range(count):
+        begin = time.process_time()
+        result = work()
+        seconds.append(time.process_time() - begin)
+    return min(seconds), result
+
+
+def _size(texts: Sequence[str]) -> float:
+    return sum(len(text.encode()) for text in texts) / MB
+
+
+def ingest_stages(dump: Path, count: int) -> Iterator[tuple[str, float]]:
+    """Cut the dump, decode its records, recognise their format."""
+    megabytes = dump.stat().st_size / MB
+    spent, _ = best_of(count, lambda: sum(1 for _ in ingest.Reader(ingest.open_inputs([dump]))))
+    yield "ingest: cut at records", megabytes / spent
+    chunks = list(ingest.Reader(ingest.open_inputs([dump])))
+    spent, _ = best_of(count, lambda: sum(len(ingest.records(chunk)) for chunk in chunks))
+    yield "ingest: decode records", megabytes / spent
+    records = [record for chunk in chunks for record in ingest.records(chunk)]
+
+    def parse_all() -> None:
+        for record in records:
+            try:
+                formats.parse(record.value)
+            except RecordError:
+                continue
+
+    spent, _ = best_of(count, parse_all)
+    yield "schemas: record to messages", megabytes / spent
+
+
+def text_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
+    """Convert answers, tell languages, count tokens, write Parquet."""
+    rows = source_rows(shared)
+    values = [(turn["from"], turn["value"]) for row in rows for turn in row["conversations"]]
+    answers = [value for role, value in values if role == "gpt" and markdown.looks_like_html(value)]
+    spent, converted = best_of(count, lambda: markdown.to_markdown(answers))
+    yield "answers: HTML to markdown", _size(answers) / spent
+    prompts = [value for role, value in values if role == "human"]
+    texts = [*prompts, *converted]
+    yield from language_stage(shared, count)
+    for name, source in (("tokens: LLaMA-2", str(shared / "tokenizers/llama2")), ("tokens: LLaMA-3", "llama3")):
+        tokenizer = tokens.load(source)
+        spent, _ = best_of(count, lambda loaded=tokenizer: loaded.counts(texts))  # type: ignore[misc]
+        yield name, _size(texts) / spent
+    frame = pl.DataFrame({"text": texts})
+    target = Path(os.devnull)
+    spent, _ = best_of(count, lambda: frame.write_parquet(target, compression="zstd", row_group_size=20_000))
+    yield "Parquet, zstd", _size(texts) / spent
+
+
+def language_stage(shared: Path, count: int) -> Iterator[tuple[str, float]]:
+    """Measure the language of the labelled sentences, one conversation each."""
+    sentences = pl.read_ndjson(shared / "data/languages.jsonl.gz")["text"]
+    frame = pl.DataFrame({"prompts": [[text] for text in sentences], "answers": [[] for _ in sentences]})
+    frame = frame.with_columns(pl.col("answers").cast(pl.List(pl.String)))
+    spent, _ = best_of(count, lambda: measure(frame, {"language": {}}))
+    yield "language (documents/s)", len(sentences) / spent
+
+
+def whole_run(dump: Path, scratch: Path, shared: Path) -> dict[str, float]:
+    """Clean the dump in this process; return the seconds of each step."""
+    output = scratch / "stages-set"
+    remove(output)
+    result = curate.clean(dump, output, tokenizer=str(shared / "tokenizers/llama2"), language=["en"], workers=1)
+    remove(output)
+    run = result.manifest["run"]
+    steps: dict[str, float] = dict(run["stages"])
+    steps["everything else"] = run["seconds"] - sum(steps.values())
+    return {**steps, "whole": run["seconds"]}
+
+
+def main() -> None:
+    """Measure each stage, print both tables, write the result."""
+    made = parser(__doc__)
+    made.add_argument("--best-of", type=int, default=3, metavar="N", help="runs of each stage (default 3)")
+    options = parse(made)
+    if not ONE_CORE.items() <= os.environ.items():  # libraries read these when they are loaded: begin again with them
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_CORE})
+    dump = write_dump(options.scratch / "copies-1.json", copies(options.shared), count=len(source_rows(options.shared)))
+    rates = dict([*ingest_stages(dump, options.best_of), *text_stages(options.shared, options.best_of)])
+    lines = [
+        [name, rate, DESIGN.get(name), rate / DESIGN[name] if name in DESIGN else None] for name, rate in rates.items()
+    ]
+    print(table(["stage, one core", "MB/s", "design", "ratio"], lines))
+    steps = whole_run(dump, options.scratch, options.shared)
+    megabytes = dump.stat().st_size / MB
+    print(
+        "\n" + table(["one worker", "s", "MB/s"], [[name, spent, megabytes / spent] for name, spent in steps.items()])
+    )
+    stages = {name: {"per_s": round(rate, 1), "design": DESIGN.get(name)} for name, rate in rates.items()}
+    run = {name: round(spent, 3) for name, spent in steps.items()}
+    save("stages", {"best_of": options.best_of, "stages": stages, "one_worker_s": run}, options.no_save)
+
+
+if __name__ == "__main__":
+    main()

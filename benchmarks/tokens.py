@@ -1,0 +1,116 @@
+"""Measure each tokenizer's paths over real messages, and the splitter over whole conversations.
+
+    python benchmarks/tokens.py DUMP… [--tokenizer FOLDER]… [--check] [--json FILE]
+
+One core, CPU seconds, best of three. `first` is the first pass over the texts by a tokenizer just opened;
+fastokens keeps what it has seen, so `best` is a later pass. `--check` compares the ids of every different
+message with the reference's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Before fastokens and tokenizers start their threads.
+os.environ.update(FASTOKENS_BPE_THREADS="1", RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+
+from curate import tokens, vocabulary
+from curate.schemas import prompts
+from curate.schemas.conversation import Message, Role
+from curate.split import split_batch
+
+ROLES: dict[str, Role] = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+BATCH = 500  # conversations, about what a chunk of 4 MB holds
+
+
+def conversations(files: list[Path]) -> Iterator[list[Message]]:
+    """Yield the messages of every record that has some."""
+    for file in files:
+        data = file.read_bytes()
+        for record in json.loads(gzip.decompress(data) if file.suffix == ".gz" else data):
+            turns = (record.get("conversations") or record.get("items")) if isinstance(record, dict) else None
+            found = [
+                Message(ROLES.get(str(turn.get("from")), "system"), turn["value"].encode("utf-8", "replace").decode())
+                for turn in (turns if isinstance(turns, list) else [])
+                if isinstance(turn, dict) and isinstance(turn.get("value"), str)
+            ]
+            if found:
+                yield found
+
+
+def seconds(work: Callable[[], object], repeats: int = 3) -> list[float]:
+    """Return the CPU seconds of each repeat."""
+    taken = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        taken.append(time.process_time() - start)
+    return taken
+
+
+def measure(name: str | None, chats: list[list[Message]], check: bool) -> list[dict[str, Any]]:
+    """Return one row for each path of a tokenizer, and one for the splitter in each template."""
+    load_seconds = seconds(lambda: tokens.load(name))
+    tokenizer = tokens.load(name)
+    vocab = vocabulary.read(Path(tokenizer.info.source).read_bytes(), tokenizer.info.name)
+    texts = [message.content for chat in chats for message in chat]
+    megabytes = sum(len(text.encode()) for text in texts) / 1e6
+    rows: list[dict[str, Any]] = [{"tokenizer": tokenizer.info.name, "what": "load", "seconds": min(load_seconds)}]
+
+    def row(what: str, taken: list[float], **more: object) -> None:
+        speed = {"first_mb_s": megabytes / taken[0], "best_mb_s": megabytes / min(taken)}
+        rows.append({"tokenizer": tokenizer.info.name, "what": what, "seconds": min(taken), **speed, **more})
+
+    document = tokenizer.tokenizer_json()
+    fast = tokens.fastokens(document)
+    row("fastokens", seconds(lambda: fast(texts)))
+    row(f"reference: {vocab.kind}", seconds(lambda: [vocab.reference(text) for text in texts], 1))
+    hugging_face = vocabulary.hugging_face(document)
+    row("tokenizers", seconds(lambda: [hugging_face(text) for text in texts], 1))
+    for template in prompts.TEMPLATES.values():
+        if set(template.needs) <= set(tokenizer.control_ids):
+            fresh = tokens.load(name)
+            row(f"split, {template.name}", _split(chats, template, fresh))
+    if check:
+        different = list(dict.fromkeys(texts))
+        wrong = sum(ids != vocab.reference(text) for text, ids in zip(different, tokenizer.ids(different), strict=True))
+        rows.append({"tokenizer": tokenizer.info.name, "what": f"differ, of {len(different)}", "seconds": wrong})
+    return rows
+
+
+def _split(chats: list[list[Message]], template: prompts.Template, tokenizer: tokens.Tokenizer) -> list[float]:
+    starts = range(0, len(chats), BATCH)
+    return seconds(lambda: [split_batch(chats[i : i + BATCH], template, tokenizer, 2048) for i in starts])
+
+
+def main() -> None:
+    """Measure, print the table, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dump", type=Path, nargs="+", help="ShareGPT JSON, .gz or not")
+    parser.add_argument("--tokenizer", action="append", help="a folder; llama3 where none is named")
+    parser.add_argument("--check", action="store_true", help="compare every different message with the reference")
+    parser.add_argument("--json", type=Path, help="where to write the rows")
+    options = parser.parse_args()
+    chats = list(conversations(options.dump))
+    rows = [row for name in options.tokenizer or ["llama3"] for row in measure(name, chats, options.check)]
+    print(f"{len(chats)} conversations, {sum(map(len, chats))} messages; one core, CPU seconds", file=sys.stderr)
+    for row in rows:
+        speeds = "".join(f"  {row[key]:7.1f}" for key in ("first_mb_s", "best_mb_s") if key in row)
+        print(f"{row['tokenizer']:10} {row['what']:20} {row['seconds']:8.3f}{speeds}")
+    if options.json:
+        machine = {"processor": platform.processor() or platform.machine(), "python": platform.python_version()}
+        report = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "conversations": len(chats), "rows": rows}
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,6 @@
+"""Run the command line: `python -m curate`."""
+
+from curate.cli import main
+
+if __name__ == "__main__":
+    main()

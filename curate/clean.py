@@ -1,0 +1,234 @@
+"""The main job: raw dumps in, a curated set out. The order of the steps stands in `curate.batch`; here is the run."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+import curate
+from curate import corpus, curated, engine, ingest
+from curate import recipe as recipes
+from curate.batch import Part, Plan
+from curate.errors import BalanceError, InputError
+from curate.filters import registry
+from curate.recipe import Recipe
+
+FILE_FORMATS = {".json": "vicuna", ".jsonl": "jsonl", ".parquet": "parquet"}  # of `-o FILE`
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; `bytes_total` is None where the input's size is unknown."""
+
+    bytes_read: int
+    bytes_total: int | None
+    records: int
+    kept: int
+    rejected: int
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CleanResult:
+    """What a run gave: the set's folder, its manifest, and warnings that a user should see."""
+
+    output: Path
+    manifest: dict[str, Any]
+    warnings: list[str]
+    seconds: float
+    bytes: int
+    file: Path | None = None  # the one file that `output` named, if it did
+
+
+def clean(
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path = "curated",
+    *,
+    recipe: str | Path | Recipe = "vicuna",
+    language: Sequence[str] = (),
+    max_tokens: int | None = None,
+    template: str | None = None,
+    tokenizer: str | None = None,
+    eval_fraction: float | None = None,
+    workers: int | None = None,
+    limit: int | None = None,
+    filters: Sequence[str | Path] = (),
+    originals: bool | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> CleanResult:
+    """Clean chat dumps into a curated set, and return what became of every record.
+
+    `output` is a folder, or a file (.json, .jsonl, .parquet) with the set's folder of the same name
+    beside it. Settings given here override the recipe's. Raises InputError where there is nothing
+    whole to read, RecipeError, TokenizerError, and SetError where the target must not be written.
+    """
+    started = time.perf_counter()
+    resolved = recipes.override(
+        recipes.load(recipe),
+        language=language,
+        max_tokens=max_tokens,
+        template=template,
+        tokenizer=tokenizer,
+        eval_fraction=eval_fraction,
+        limit=limit,
+        filters=filters,
+        originals=originals,
+    )
+    arguments = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    folder, file = _target(Path(output))
+    reader = _reader(arguments, resolved)
+    run = _Run(resolved, reader, progress, started)
+    with curated.writing(folder) as partial:
+        (partial / curated.PARTS).mkdir()
+        parts = run.read(partial, workers or engine.default_workers())
+        run.report("finding duplicates")
+        decisions = corpus.decide(parts, resolved)
+        run.report("writing")
+        counts = corpus.write(partial, parts, decisions, resolved, _own_signals())
+        manifest = run.manifest(parts, decisions, counts)
+        curated.write_manifest(partial, manifest)
+    if file is not None:
+        _convert(folder, file)
+    seconds = time.perf_counter() - started
+    return CleanResult(folder, manifest, list(manifest["warnings"]), seconds, reader.bytes_read, file)
+
+
+def _target(output: Path) -> tuple[Path, Path | None]:
+    """Return the set's folder, and the one file to write beside it, if `output` names a file."""
+    if output.suffix in FILE_FORMATS and not output.is_dir():
+        return output.with_suffix(""), output
+    return output, None
+
+
+def _convert(folder: Path, file: Path) -> None:
+    from curate.convert import convert
+
+    convert(folder, file, to=FILE_FORMATS[file.suffix])
+
+
+def _reader(arguments: Sequence[str | Path], recipe: Recipe) -> ingest.Reader:
+    settings = recipe.input
+    return ingest.Reader(
+        ingest.open_inputs(arguments),
+        limit=settings.limit or None,
+        max_record_bytes=settings.max_record_bytes,
+        max_expanded_bytes=settings.max_expanded_bytes,
+        max_expansion=settings.max_expansion,
+    )
+
+
+def _own_signals() -> dict[str, pl.DataType | type[pl.DataType]]:
+    """Return the columns of signals that are not every set's (a user's own)."""
+    columns = {name: dtype for signal in registry.rules("signal").values() for name, dtype in signal.columns.items()}
+    return {name: dtype for name, dtype in columns.items() if name not in curated.SIGNALS}
+
+
+@dataclass
+class _Run:
+    """The state of one run: what has been read so far, and the clock."""
+
+    recipe: Recipe
+    reader: ingest.Reader
+    progress: Callable[[Progress], None] | None
+    started: float
+    records: int = 0
+    kept: int = 0
+    rejected: int = 0
+    workers: int = 1
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def read(self, partial: Path, workers: int) -> list[Part]:
+        """Send every chunk through the workers; raises InputError if there was nothing whole."""
+        plan = Plan(self.recipe, (partial / curated.PARTS).absolute())
+        chunks = enumerate(self.reader)
+        first = list(islice(chunks, 2))
+        self.workers = workers if len(first) == 2 else 1  # one chunk is done here, without starting a process
+        parts = []
+        for part in engine.run(plan, chain(first, chunks), self.workers):
+            parts.append(part)
+            for stage, spent in part.seconds.items():
+                self.seconds[stage] += spent
+            self.records += part.read
+            self.rejected += part.rejected.total()
+            self.kept = self.records - self.rejected
+            self.report("cleaning")
+        if not self.records:
+            raise InputError("the input holds no record; nothing was written")
+        return parts
+
+    def report(self, stage: str) -> None:
+        if self.progress is not None:
+            elapsed = time.perf_counter() - self.started
+            reader = self.reader
+            self.progress(
+                Progress(reader.bytes_read, reader.bytes_total, self.records, self.kept, self.rejected, stage, elapsed)
+            )
+
+    def manifest(self, parts: Sequence[Part], decisions: corpus.Decisions, counts: corpus.Counts) -> dict[str, Any]:
+        """Return the manifest; raises BalanceError if a record is neither kept nor rejected."""
+        rejected = counts.rejected.total()
+        if self.records != counts.kept + rejected:
+            raise BalanceError(
+                f"{self.records} records read, but {counts.kept} kept and {rejected} rejected; "
+                "this is a defect of curate, please report it; nothing was written"
+            )
+        info = parts[0].tokenizer
+        warnings = [damage.text for damage in self.reader.warnings] + list(info.warnings)
+        if not counts.kept:
+            warnings.append("every record was rejected; see rejected.parquet, or curate stats")
+        settings = self.recipe.tokens
+        return {
+            "version": curate.__version__,
+            "versions": {"polars": pl.__version__, "python": platform.python_version()},
+            "inputs": [asdict(read) for read in self.reader.inputs],
+            "recipe": self.recipe.to_dict(),
+            "tokenizer": info.to_dict(),
+            "template": settings.template,
+            "window": settings.max_tokens,
+            "counts": {
+                "read": self.records,
+                "kept": counts.kept,
+                "rejected": rejected,
+                "rejected_exchanges": counts.exchanges.total(),
+                "pieces": counts.pieces,
+                "eval": counts.eval,
+                "tokens": counts.tokens,
+                "answer_tokens": counts.answer_tokens,
+                "rules": _rule_counts(parts, decisions, counts),
+                "exchanges": dict(sorted(counts.exchanges.items())),
+                "edits": dict(sorted(counts.edits.items())),
+            },
+            "warnings": warnings,
+            "run": self._run_facts(),
+        }
+
+    def _run_facts(self) -> dict[str, Any]:
+        seconds = time.perf_counter() - self.started
+        return {
+            "seconds": round(seconds, 3),
+            "mb_per_s": round(self.reader.bytes_read / 1e6 / seconds, 2),
+            "workers": self.workers,
+            "stages": {stage: round(spent, 3) for stage, spent in sorted(self.seconds.items())},
+            "host": platform.node(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - seconds)),
+            "paths": [str(source.path) if source.path else "-" for source in self.reader.sources],
+        }
+
+
+def _rule_counts(
+    parts: Sequence[Part], decisions: corpus.Decisions, counts: corpus.Counts
+) -> dict[str, dict[str, int]]:
+    alone: Counter[str] = sum((part.alone for part in parts), Counter())
+    if decisions.would_take:
+        alone[corpus.DUPLICATES] = decisions.would_take
+    names = sorted({*counts.rejected, *alone})
+    return {name: {"first": counts.rejected[name], "alone": alone[name]} for name in names}

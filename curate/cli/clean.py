@@ -1,0 +1,78 @@
+"""`curate clean`: dumps in, a curated set out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from curate.clean import CleanResult
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option(
+    "-o",
+    "--output",
+    default="curated",
+    show_default=True,
+    help="Set to write; a .json, .jsonl or .parquet also writes that one file.",
+)
+@click.option("--recipe", default="vicuna", show_default=True, help="Built-in recipe (curate recipes) or a .toml file.")
+@click.option(
+    "--language", multiple=True, metavar="CODE", help="Keep these languages only, such as en; repeat, or en,ko."
+)
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest piece, in tokens of the rendered prompt.")
+@click.option("--template", help="Prompt template that pieces are counted in.")
+@click.option("--tokenizer", help="Name, folder, file or Hub name of the tokenizer.")
+@click.option(
+    "--eval", "eval_fraction", type=click.FloatRange(0, 1, max_open=True), help="Share of conversations held out."
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes; all cores if left out.")
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after this many records.")
+@click.option("--filters", multiple=True, metavar="FILE", help="Python file with filters of your own; may repeat.")
+@click.option("--strict", is_flag=True, help="Exit 1 if an input is damaged; the set is written all the same.")
+@click.option("--no-originals", is_flag=True, help="Do not keep the original bytes of changed records.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress and no summary; warnings only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's manifest as JSON.")
+def clean(
+    inputs: tuple[str, ...],
+    strict: bool,
+    no_originals: bool,
+    quiet: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Turn dumps into a curated set.
+
+    Each record ends as kept (repaired and split where need be) or rejected with its reason.
+    INPUT is a .json, .jsonl or .parquet file, also .gz, .zst or .zip, a folder of them, or - for
+    standard input.
+
+    \b
+    Example:
+      curate clean dump.json --language en --max-tokens 4096 -o english
+    """
+    from curate.clean import clean as run
+    from curate.cli.progress import show_progress
+
+    with show_progress(quiet) as progress:
+        result = run(inputs, originals=False if no_originals else None, progress=progress, **settings)
+    _report(result, quiet, as_json)
+    if strict and result.manifest["counts"]["rules"].get("unreadable", {}).get("first"):
+        click.get_current_context().exit(1)
+
+
+def _report(result: CleanResult, quiet: bool, as_json: bool) -> None:
+    """Print the manifest or the summary on stdout, warnings on stderr."""
+    from curate.report import summary, to_json
+    from curate.terminal import one_line, show
+
+    if as_json:
+        click.echo(to_json(result.manifest))
+    elif not quiet:
+        outputs = [path for path in (result.output, result.file) if path is not None]
+        show(summary(result.manifest, *map(str, outputs)))
+    for warning in result.warnings:
+        click.echo(f"warning: {one_line(warning, 1000)}", err=True)

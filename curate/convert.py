@@ -1,0 +1,244 @@
+"""Conversations from one file format to another: any that is read, into any that is written.
+
+Records stream through one at a time, so memory does not grow with the file. What is written stands
+aside until it is whole. A record that cannot be read, or that the target format cannot hold, is
+written to `TARGET.left-out.jsonl` with the rule and the reason, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from curate import curated, repair
+from curate.errors import CurateError, InputError, RecordError
+from curate.schemas import formats, native, prompts, turns
+from curate.writers import COMPRESSED, Entry, Stream, Writer, encode, native_record, open_writer
+
+Split = Literal["train", "eval"]
+
+BATCH_ROWS = 1_000  # of a Parquet file, made into Python objects at once
+LEFT_OUT = ".left-out.jsonl"
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """What became of the records: read = written + left_out + other_split."""
+
+    target: Path
+    read: int
+    written: int
+    left_out: Mapping[str, int]  # by rule
+    other_split: int  # read, but not of the split asked for
+    edits: Mapping[str, int]  # repairs that reading took, by rule
+    left_out_file: Path | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Row:
+    """One record as it was found: its bytes, where there are any, and what they decode to, or why they do not."""
+
+    file: str
+    index: int
+    value: object
+    raw: bytes | None = None
+    problem: RecordError | None = None
+    surrogates: bool = False
+
+
+@dataclass
+class _Tally:
+    read: int = 0
+    written: int = 0
+    other_split: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    edits: Counter[str] = field(default_factory=Counter)
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    to: str,
+    template: str | None = None,
+    tokenizer: str | None = None,
+    split: Split | None = None,
+) -> ConvertResult:
+    """Write the conversations of a curated set, or of a file in any known format, in another format.
+
+    A target ending in `.json` becomes one JSON array, any other text target lines; `.gz` and `.zst`
+    compress. `template` and `tokenizer` (for the names of its control tokens) are for `text` alone.
+    Raises CurateError in one line; the target then stands as it stood.
+    """
+    form = formats.get(to)
+    path = Path(target)
+    _check_target(source, path, form)
+    if to != "text" and (template or tokenizer):
+        raise InputError(f"a template or tokenizer changes nothing in {to!r}; they are for 'text'")
+    render = _renderer(source, template, tokenizer) if to == "text" else None
+    try:
+        return _convert(source, path, lambda partial: open_writer(partial, path, form, render), split)
+    except OSError as error:
+        raise CurateError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
+
+
+def _convert(
+    source: str | Path, target: Path, writer_to: Callable[[Path], Writer], split: Split | None
+) -> ConvertResult:
+    left_out_file = target.with_name(target.name + LEFT_OUT)
+    warnings: list[str] = []
+    tally = _Tally()
+    with _aside(target) as partial, _aside(left_out_file) as partial_left_out:
+        with closing(Stream(partial_left_out)) as left_out, closing(writer_to(partial)) as writer:
+            for row in _rows(source, warnings):
+                _pass_on(row, writer, left_out, tally, split)
+            writer.finish()
+        if not tally.left_out:
+            partial_left_out.unlink()
+            left_out_file.unlink(missing_ok=True)  # an earlier run's
+    found = left_out_file if tally.left_out else None
+    counts = (tally.read, tally.written, dict(tally.left_out), tally.other_split, dict(tally.edits))
+    return ConvertResult(target, *counts, found, tuple(warnings))
+
+
+def _pass_on(row: _Row, writer: Writer, left_out: Stream, tally: _Tally, split: Split | None) -> None:
+    """Write one record, or say in `left_out` why it is not written."""
+    tally.read += 1
+    entry: Entry | None = None
+    try:
+        entry = _entry(row)
+        tally.edits.update(edit.rule for edit in entry.conversation.edits)
+        if split and entry.split is None:
+            raise InputError(f"{row.file!r} has no train and eval; only a curated set does")
+        if split and entry.split != split:
+            tally.other_split += 1
+            return
+        writer.write(entry)
+        tally.written += 1
+    except RecordError as error:
+        tally.left_out[error.rule] += 1
+        left_out.line(encode(_left_out(row, entry, error)))
+
+
+def _entry(row: _Row) -> Entry:
+    """Read a record; raises RecordError where it cannot be."""
+    if row.problem is not None:
+        raise row.problem
+    conversation = formats.parse(row.value)
+    if row.surrogates:
+        repair.mend_surrogates(conversation)
+    value = row.value
+    if not isinstance(value, dict) or not native.recognises(value):
+        return Entry(conversation, conversation.source_id, None, None)
+    source_id, piece, split = value.get("source_id"), value.get("piece"), value.get("split")
+    return Entry(
+        conversation,
+        source_id if isinstance(source_id, str) else None,
+        piece if isinstance(piece, int) and 0 <= piece < 1 << 31 else None,
+        split if isinstance(split, str) else None,
+    )
+
+
+def _left_out(row: _Row, entry: Entry | None, error: RecordError) -> dict[str, object]:
+    """Return the line that says why a record was left out, with all of it."""
+    record: object = row.raw.decode("utf-8", "backslashreplace") if row.raw is not None else turns.plain(row.value)
+    if entry is not None:
+        record = native_record(entry)
+    place = {"source_file": row.file, "source_index": row.index}
+    return {**place, "rule": error.rule, "reason": error.reason, "evidence": error.evidence, "record": record}
+
+
+def _rows(source: str | Path, warnings: list[str]) -> Iterator[_Row]:
+    """Yield the records of a curated set, a Parquet file, or anything that `curate.ingest` reads."""
+    path = Path(source)
+    if path.is_dir() and curated.is_set(path):
+        file = curated.open_set(path).path / curated.CONVERSATIONS
+        yield from _parquet_rows(file, path.name)
+    elif path.suffix == ".parquet":
+        yield from _parquet_rows(path, path.name)
+    else:
+        yield from _ingested(source, warnings)
+
+
+def _parquet_rows(file: Path, name: str) -> Iterator[_Row]:
+    """Yield the rows as records; of a set's many columns only those that a conversation has."""
+    try:
+        frame = pl.scan_parquet(file)
+        present = frame.collect_schema().names()
+        if {"messages", "piece", "source_id"} <= set(present):
+            frame = frame.select(column for column in native.KEYS if column in present)
+        index = 0
+        for batch in frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+            for value in batch.iter_rows(named=True):
+                yield _Row(name, index, value)
+                index += 1
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"cannot read {str(file)!r}: {str(error).splitlines()[0]}") from error
+
+
+def _ingested(source: str | Path, warnings: list[str]) -> Iterator[_Row]:
+    from curate import ingest
+
+    reader = ingest.Reader(ingest.open_inputs([source]))
+    for chunk in reader:
+        for raw in ingest.records(chunk):
+            yield _Row(chunk.source_file, raw.index, raw.value, raw.raw, raw.problem, raw.surrogates)
+    warnings.extend(damage.text for damage in reader.warnings)
+
+
+def _check_target(source: str | Path, target: Path, form: formats.Format) -> None:
+    """Refuse a target that cannot be written, or that what is read would be lost to."""
+    shown = str(target)
+    if target.is_dir():
+        raise InputError(f"{shown!r} is a folder; name a file in it, such as {str(target / 'out.jsonl')!r}")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{shown!r} is not a plain file; name another")
+    if not target.parent.is_dir():
+        raise InputError(f"there is no folder {str(target.parent)!r} to write {target.name!r} in")
+    if form.name == "parquet" and target.suffix in COMPRESSED:
+        raise InputError(f"{shown!r}: Parquet is compressed in itself; name the target .parquet")
+    if curated.is_set(target.parent) and target.name in curated.FILES:
+        raise InputError(f"{shown!r} is part of a curated set; name a file outside it")
+    if str(source) == "-":
+        return
+    read = Path(source).resolve()
+    for written in (target, target.with_name(target.name + LEFT_OUT)):
+        if read == written.resolve() or read in written.resolve().parents:
+            raise InputError(f"{shown!r} would be written over what is read ({str(source)!r}); name another target")
+
+
+@contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """Give a path to write to that becomes `target` when the block ends well, and goes when it does not."""
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)  # left by a run that was killed
+    try:
+        yield partial
+        if partial.exists():
+            partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _renderer(source: str | Path, template: str | None, tokenizer: str | None) -> Callable[[Entry], str]:
+    """Return how a conversation is shown: in the set's own template and end token, unless others are named."""
+    path = Path(source)
+    manifest = curated.open_set(path).manifest if path.is_dir() and curated.is_set(path) else {}
+    form = prompts.get(template or manifest.get("template") or "vicuna")
+    known = manifest.get("tokenizer")
+    names: dict[str, Any] = known if isinstance(known, dict) else {}
+    if tokenizer is not None:
+        from curate import tokens
+
+        loaded = tokens.load(tokenizer)
+        form = prompts.fit(form, loaded.control_ids)
+        names = {"bos_token": loaded.info.bos_token, "eos_token": loaded.info.eos_token}
+    bos, eos = names.get("bos_token") or "<s>", names.get("eos_token") or "</s>"
+    return lambda entry: prompts.text(form, entry.conversation.messages, bos=bos, eos=eos)

@@ -1,0 +1,170 @@
+"""Run one step over many tasks in worker processes, results in the order of the tasks.
+
+Workers are plain child interpreters with one pipe each, so a caller's script needs no `__main__`
+guard, a worker ends when its parent does (its pipe closes, also after kill -9), and the death of a
+worker is seen at once. A step is any picklable factory of a callable; a cluster could run the same.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol, TypeVar
+
+from curate.errors import CurateError
+
+Task = TypeVar("Task", contravariant=True)
+Result = TypeVar("Result", covariant=True)
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Step(Protocol[Task, Result]):
+    """Work on one task; must give the same result whichever worker runs it."""
+
+    def __call__(self, task: Task, /) -> Result: ...
+
+
+def default_workers() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run(make_step: Callable[[], Step[T, R]], tasks: Iterable[T], workers: int) -> Iterator[R]:
+    """Yield `make_step()(task)` for each task, in order.
+
+    With one worker it runs in this process. Tasks are taken one ahead of the workers, so memory is
+    bounded by the number of workers. Raises CurateError where a worker died.
+    """
+    if workers <= 1:
+        step = make_step()
+        yield from (step(task) for task in tasks)
+    else:
+        yield from _run_in_workers(make_step, iter(tasks), workers)
+
+
+def _run_in_workers(make_step: Callable[[], Step[T, R]], tasks: Iterator[T], workers: int) -> Iterator[R]:
+    pool: list[_Worker] = []
+    finished: dict[int, R] = {}
+    wanted = 0
+    numbered = enumerate(tasks)
+    ahead = next(numbered, None)
+    try:
+        while ahead is not None or any(worker.task is not None for worker in pool):
+            free = _free_worker(pool, workers, make_step) if ahead is not None else None
+            if ahead is not None and free is not None:
+                free.give(*ahead)
+                ahead = next(numbered, None)  # read while the workers work
+                continue
+            finished.update(_take_ready(pool))
+            while wanted in finished:
+                yield finished.pop(wanted)
+                wanted += 1
+    finally:
+        for worker in pool:
+            worker.stop()
+
+
+def _free_worker(pool: list[_Worker], workers: int, make_step: Callable[[], Step[Any, Any]]) -> _Worker | None:
+    """Return a waiting worker, a new one while there are fewer than `workers`, or None."""
+    waiting = next((worker for worker in pool if worker.task is None), None)
+    if waiting is None and len(pool) < workers:
+        waiting = _Worker(make_step)
+        pool.append(waiting)
+    return waiting
+
+
+def _take_ready(pool: list[_Worker]) -> list[tuple[int, Any]]:
+    """Wait until a worker has finished; return what all that have finished give."""
+    busy = [worker for worker in pool if worker.task is not None]
+    ready = wait([worker.pipe for worker in busy])
+    return [worker.take() for worker in busy if worker.pipe in ready]
+
+
+class _Worker:
+    """A child interpreter: `task` is the number it works on, or None when it waits."""
+
+    def __init__(self, make_step: Callable[[], Step[Any, Any]]) -> None:
+        ours, theirs = socket.socketpair()
+        serve = f"from curate.engine import _serve; _serve({theirs.fileno()})"
+        boot = f"import sys; sys.path[:] = {sys.path!r}; {serve}"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", boot],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "POLARS_MAX_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        )
+        theirs.close()
+        self.pipe = Connection(ours.detach())
+        self.task: int | None = None
+        self._send(make_step)
+
+    def _send(self, value: object) -> None:
+        try:
+            self.pipe.send_bytes(pickle.dumps(value, protocol=5))
+        except OSError as error:
+            raise self._death() from error
+
+    def give(self, number: int, task: object) -> None:
+        self.task = number
+        self._send(task)
+
+    def take(self) -> tuple[int, Any]:
+        """Return the finished task's number and result; raises what the step raised."""
+        try:
+            succeeded, result = pickle.loads(self.pipe.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise self._death() from error
+        if not succeeded:
+            raise result
+        number, self.task = self.task, None
+        assert number is not None
+        return number, result
+
+    def _death(self) -> CurateError:
+        code = self.process.wait()
+        cause = "killed by signal 9, often a lack of memory" if code == -9 else f"exit code {code}"
+        return CurateError(f"a worker process died ({cause}); nothing was changed; try fewer workers: --workers 1")
+
+    def stop(self) -> None:
+        self.pipe.close()
+        if self.task is not None:
+            self.process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=10)
+
+
+def _serve(file_descriptor: int) -> None:
+    """Serve tasks from the parent until its end of the pipe closes (runs in the child)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    pipe = Connection(file_descriptor)
+    with suppress(EOFError, OSError):
+        try:
+            step = pickle.loads(pipe.recv_bytes())()
+        except CurateError as error:
+            pipe.recv_bytes()
+            pipe.send_bytes(pickle.dumps((False, error)))
+            return
+        while True:
+            task = pickle.loads(pipe.recv_bytes())
+            pipe.send_bytes(_answer(step, task))
+
+
+def _answer(step: Step[Any, Any], task: object) -> bytes:
+    try:
+        return pickle.dumps((True, step(task)), protocol=5)
+    except CurateError as error:
+        return pickle.dumps((False, error))
+    except Exception:
+        return pickle.dumps((False, RuntimeError(f"a worker failed:\n{traceback.format_exc()}")))

@@ -1,0 +1,147 @@
+"""Recognises ChatGPT's markup, and takes off what the page or an extension put around an answer."""
+
+from __future__ import annotations
+
+import functools
+import re
+from html import unescape
+
+from curate.markdown.code import ATTRIBUTES
+
+INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\u202a\u202b\u202c\u202d\u202e\ufeff\u00ad"  # fmt: skip
+_EDGE = INVISIBLE + " \t\r\n"
+
+_TAG = re.compile(rf"<([a-zA-Z][\w-]*)({ATTRIBUTES})/?>")
+_CLASS = re.compile(r"""\bclass\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.I)
+_MADE_BY_CHATGPT = re.compile(
+    r"""\bdata-message-author-role\s*=\s*["']?assistant|\bdata-writing-block\b|\bdata-section-id="""
+    r"""|\bdata-start=["']?\d+["']?\s+data-end=["']?\d|\bcontain-inline-size\b|\boverflow-visible!|\bhljs\b"""
+    r"""|\bgizmo:|\bbg-black\b[^"]*\brounded-md\b|\brounded-md\b[^"]*\bbg-black\b"""
+)
+_HEAD = 4_000  # characters before an answer's root: avatars, names, buttons
+
+_COUNTER = re.compile(r"\d{1,3} / \d{1,3}[ \t]*(?:\r?\n)+(?=\s*\S)")
+_COUNTER_START = re.compile(r"\d{1,3} / \d{1,3}\s*")
+_CHARACTERS = re.compile(r"[ \t]*Copy\d+ chars / \d+ words[ \t]*")
+_BEFORE = re.compile(r"(?:chatgpt(?: said:)?|\d{1,3} / \d{1,3}|\s)*", re.I)
+_AFTER = re.compile(
+    rf"(?:<(?:div|span|p)\b{ATTRIBUTES}>\s*)*Copy\d+ chars / \d+ words\s*(?:</(?:div|span|p)>\s*)*\Z", re.I
+)
+_ANY_TAG = re.compile(rf"</?[a-zA-Z]{ATTRIBUTES}>|<!--.*?-->", re.S)
+_BUBBLE = re.compile(rf"\s*(?:<div\b{ATTRIBUTES}>\s*?)*<div\b{ATTRIBUTES}>", re.I)
+_BUBBLE_END = re.compile(r"\s*</div>\s*\Z", re.I)
+_FENCE = re.compile(r"^([ \t>]*)(`{3,}|~{3,})(.*)$")
+_GLUED = re.compile(r"([\w+#.-]*)Copy code(.*)")
+
+
+def looks_like_html(text: str) -> bool:
+    """Say whether an answer is ChatGPT's own markup; text and markdown are not, even with HTML in them."""
+    start = text[:64].lstrip(_EDGE)
+    if start[:1].isdigit():
+        start = _COUNTER_START.sub("", start)
+    if start[:1] != "<":
+        return False
+    return any(_is_made_by_chatgpt(tag[0]) for tag in _TAG.finditer(text, 0, _HEAD))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_made_by_chatgpt(tag: str) -> bool:
+    classes = _classes(tag)
+    return "markdown" in classes or bool(_MADE_BY_CHATGPT.search(tag))
+
+
+def _classes(tag: str) -> list[str]:
+    found = _CLASS.search(tag)
+    return (found[1] or found[2] or "").split() if found else []
+
+
+def is_root(tag: str) -> bool:
+    """Say whether a tag opens an answer's content: a `div` with the class `markdown`."""
+    return tag[:4].lower() == "<div" and "markdown" in _classes(tag)
+
+
+def trimmed(html: str) -> str:
+    """Take off what stands around an answer's root and is no content: a name, a counter, a count of words."""
+    html = html.strip(_EDGE)
+    root = next((tag for tag in _TAG.finditer(html, 0, _HEAD) if is_root(tag[0])), None)
+    if root and root.start() and _BEFORE.fullmatch(unescape(_ANY_TAG.sub("", html[: root.start()]))):
+        html = html[root.start() :]
+    if "chars /" in html[-80:]:
+        html = _AFTER.sub("", html)
+    return html
+
+
+def unwrap_prompt(text: str) -> str:
+    """Return a prompt without the bubble's markup, where exactly that was stored; any other text as it is."""
+    if not text.startswith("<div") or "whitespace-pre-wrap" not in text[:_HEAD]:
+        return text
+    bubble = _BUBBLE.match(text)
+    boxes = [_classes(tag[0]) for tag in _TAG.finditer(bubble[0])] if bubble else []
+    if not bubble or not any("whitespace-pre-wrap" in box for box in boxes) or any("markdown" in box for box in boxes):
+        return text
+    inside = text[bubble.end() :]
+    for _ in boxes:
+        inside = _BUBBLE_END.sub("", inside) if inside.rstrip().endswith("</div>") else inside
+    return unescape(inside)
+
+
+def strip_chrome(text: str) -> str:
+    """Take the page's own words off an answer that is text: counters, counts, `Copy code`; never touch code.
+
+    Leading invisible characters go too. A counter goes only where it stands alone on the first line.
+    """
+    text = text.lstrip(INVISIBLE)
+    text = _COUNTER.sub("", text, count=1) if _COUNTER.match(text) else text
+    if "chars /" not in text and "Copy code" not in text:
+        return text
+    return "\n".join(_clean_lines(text.split("\n")))
+
+
+def _clean_lines(lines: list[str]) -> list[str]:
+    kept: list[str] = []
+    at = 0
+    while at < len(lines):
+        line = lines[at]
+        opening = _FENCE.match(line)
+        if opening:
+            end = _fence_end(lines, at, opening[2])
+            kept += _clean_fence(lines[at:end], opening)
+            at = end
+            continue
+        without = _CHARACTERS.sub("", line) if "chars /" in line else line
+        if without or not line:
+            kept.append(without)
+        at += 1
+    return kept
+
+
+def _fence_end(lines: list[str], start: int, fence: str) -> int:
+    """Return the place after a fenced block; one that does not end runs to the last line."""
+    closing = re.compile(rf"[ \t>]*{fence[0]}{{{len(fence)},}}[ \t]*")
+    for place in range(start + 1, len(lines)):
+        if closing.fullmatch(lines[place]):
+            return place + 1
+    return len(lines)
+
+
+def _clean_fence(lines: list[str], opening: re.Match[str]) -> list[str]:
+    """Free a block's header of `Copy code`; a block that holds nothing else goes whole."""
+    indent, fence, info = opening.groups()
+    closed = len(lines) > 1 and lines[-1].strip(" \t>").startswith(fence)
+    body = lines[1:-1] if closed else lines[1:]
+    header = info.removesuffix(fence)  # ```pythonCopy code``` on one line
+    if glued := _GLUED.fullmatch(_CHARACTERS.sub("", header).strip()):
+        info, rest = glued.groups()
+        body = [indent + rest] * bool(rest) + body
+        if not any(line.strip() for line in body):
+            return []
+    elif "chars /" in info:
+        info = _CHARACTERS.sub("", info)
+    elif not info.strip() and body and (glued := _GLUED.fullmatch(body[0].strip())) and (glued[1] or len(body) == 1):
+        info, rest = glued.groups()
+        body = [indent + rest] * bool(rest) + body[1:]
+        if not any(line.strip() for line in body):
+            return []
+    else:
+        return lines
+    return [f"{indent}{fence}{info}", *body, *lines[len(lines) - closed :]]

@@ -1,0 +1,345 @@
+"""What each HTML element, and each of ChatGPT's own, becomes in markdown: one small function for each."""
+
+from __future__ import annotations
+
+import re
+
+from curate.markdown import media
+from curate.markdown.marks import BREAK, EMPHASIS, EMPHASIS_ALT, STRIKE, STRONG, STRONG_ALT
+from curate.markdown.media import is_formula
+from curate.markdown.tags import Handler, Tag, Tags, decoded
+from curate.markdown.walk import Frame, Walker
+
+_COUNTER = re.compile(r"\s*\d+ / \d+\s*")
+_ALIGN = re.compile(r"text-align:\s*(left|center|right)", re.I)
+_START = re.compile(r"\d{1,9}")
+
+
+# Text
+
+
+def transparent(walker: Walker, tag: Tag) -> None:
+    """Leave the element out and what it holds in."""
+
+
+def block(walker: Walker, tag: Tag) -> None:
+    """Begin or end an element that stands on lines of its own."""
+    walker.flush()
+    walker.paragraph = False
+
+
+def paragraph(walker: Walker, tag: Tag) -> None:
+    """`p`: the markup since 2025 puts one into each list item, with line breaks around it or attributes on it."""
+    walker.flush()
+    walker.paragraph = True
+    if walker.frame.kind == "item":
+        walker.modern = bool(tag.attributes) or "\n" in walker.tokens[walker.at - 1]
+
+
+def end_paragraph(walker: Walker, tag: Tag) -> None:
+    walker.flush()
+    walker.paragraph = False
+
+
+def heading(walker: Walker, tag: Tag) -> None:
+    walker.flush()
+    walker.heading = int(tag.name[1])
+
+
+def end_heading(walker: Walker, tag: Tag) -> None:
+    walker.flush()
+    walker.heading = 0
+
+
+def strong(walker: Walker, tag: Tag) -> None:
+    walker.open_mark(STRONG)
+
+
+def end_strong(walker: Walker, tag: Tag) -> None:
+    walker.close_mark(STRONG, STRONG_ALT, "")
+
+
+def emphasis(walker: Walker, tag: Tag) -> None:
+    walker.open_mark(EMPHASIS)
+
+
+def end_emphasis(walker: Walker, tag: Tag) -> None:
+    walker.close_mark(EMPHASIS, EMPHASIS_ALT, "")
+
+
+def strike(walker: Walker, tag: Tag) -> None:
+    walker.open_mark(STRIKE)
+
+
+def end_strike(walker: Walker, tag: Tag) -> None:
+    walker.close_mark(STRIKE, "")
+
+
+def line_break(walker: Walker, tag: Tag) -> None:
+    if walker.inline:
+        walker.inline.append(BREAK)
+
+
+def rule(walker: Walker, tag: Tag) -> None:
+    # In an item `---` would underline the text above it, or be taken for the item's own marker.
+    walker.write_aside("rule", "***" if walker.frame.kind == "item" else "---")
+
+
+def code_span(walker: Walker, tag: Tag) -> None:
+    """Inline code: the text up to its end, raw tags in it kept."""
+    end = walker.end_of("code")
+    if end < 0:
+        return
+    pieces = [walker.tokens[walker.at + 1]]
+    for place in range(walker.at + 2, end, 2):
+        name = walker.tags[walker.tokens[place]].name
+        if name.lstrip("/") == "br":
+            pieces.append("\n")
+        elif name.lstrip("/") not in ("span", "code"):
+            pieces.append(walker.tokens[place])
+        pieces.append(walker.tokens[place + 1])
+    code = "".join(pieces)
+    walker.write_span(decoded(code) if "&" in code else code)
+    walker.skip_to(end)
+
+
+def code_block(walker: Walker, tag: Tag) -> None:
+    """Put a block that was lifted out back in its place."""
+    found = next(walker.blocks, None)
+    if found:
+        walker.write_code(found)
+
+
+# Lists and quotes
+
+
+def bullets(walker: Walker, tag: Tag) -> None:
+    _list(walker, False, 1)
+
+
+def numbers(walker: Walker, tag: Tag) -> None:
+    start = tag.attributes.get("start", "")
+    _list(walker, True, int(start) if _START.fullmatch(start) else 1)
+
+
+def _list(walker: Walker, ordered: bool, number: int) -> None:
+    walker.flush()
+    walker.paragraph = False
+    outer = walker.frame
+    if outer.kind == "list":
+        outer = _item(walker)
+    if outer.kind == "item" and outer.parent and ordered and number != 1 and outer.last in ("text", "p"):
+        outer.parent.loose = True  # only a list that starts at 1 can follow a text without a blank line
+    # Two lists in a row would be read as one but for another marker.
+    follows = outer.last == "list" and outer.ordered == ordered
+    markers = ".)" if ordered else "-*"
+    marker = markers[1] if follows and outer.bullet == markers[0] else markers[0]
+    walker.begin("list")
+    outer.ordered, outer.bullet = ordered, marker
+    frame = walker.push("list", outer.prefix)
+    frame.ordered, frame.bullet, frame.number = ordered, marker, number
+
+
+def end_list(walker: Walker, tag: Tag) -> None:
+    walker.close("list")
+    walker.paragraph = False
+
+
+def item(walker: Walker, tag: Tag) -> None:
+    walker.flush()
+    walker.paragraph = False
+    if walker.frame.kind == "item":
+        walker.close("item")
+    elif walker.frame.kind != "list":
+        _list(walker, False, 1)
+    _item(walker)
+
+
+def _item(walker: Walker) -> Frame:
+    frame = walker.frame
+    marker = f"{frame.number}{frame.bullet} " if frame.ordered else f"{frame.bullet} "
+    if frame.last:
+        frame.gaps.append(len(walker.out))
+        walker.out.append(f"\n{frame.prefix}")
+    frame.last = "item"
+    frame.number += 1
+    walker.out.append(marker)
+    return walker.push("item", frame.prefix + " " * len(marker))
+
+
+def end_item(walker: Walker, tag: Tag) -> None:
+    walker.close("item")
+    walker.paragraph = False
+
+
+def checkbox(walker: Walker, tag: Tag) -> None:
+    """A task list's box; any other input was put there by the page or an extension."""
+    if tag.attributes.get("type") == "checkbox" and walker.counts["item"] and not walker.inline:
+        walker.keep_aside("[x]" if "checked" in tag.attributes else "[ ]", walker.inline)
+        walker.modern = True
+        if not walker.tokens[walker.at + 1][:1].isspace():
+            walker.inline.append(" ")
+
+
+def quote(walker: Walker, tag: Tag) -> None:
+    walker.flush()
+    walker.paragraph = False
+    outer = walker.begin("quote")
+    walker.out.append("> ")
+    walker.push("quote", f"{outer.prefix}> ")
+
+
+def end_quote(walker: Walker, tag: Tag) -> None:
+    walker.close("quote")
+    walker.paragraph = False
+
+
+# Tables
+
+
+def table(walker: Walker, tag: Tag) -> None:
+    walker.flush()
+    walker.push("table", walker.frame.prefix)
+
+
+def end_table(walker: Walker, tag: Tag) -> None:
+    walker.close("table")
+
+
+def row(walker: Walker, tag: Tag) -> None:
+    walker.flush()
+    while walker.frame.kind in ("cell", "row"):
+        walker.pop()
+    if walker.frame.kind == "table":
+        walker.frame.rows.append([])
+        walker.push("row", "").rows = walker.frame.rows
+
+
+def end_row(walker: Walker, tag: Tag) -> None:
+    if walker.counts["row"]:
+        walker.close("row")
+
+
+def cell(walker: Walker, tag: Tag) -> None:
+    walker.flush()
+    walker.paragraph = False
+    if walker.frame.kind == "cell":
+        walker.pop()
+    if walker.frame.kind == "row":
+        frame = walker.push("cell", "")
+        frame.start = len(walker.out)
+        aligned = _ALIGN.search(tag.attributes.get("style", ""))
+        frame.bullet = aligned[1].lower() if aligned else tag.attributes.get("align", "").lower()
+
+
+def end_cell(walker: Walker, tag: Tag) -> None:
+    walker.close("cell")
+    walker.paragraph = False
+
+
+# What is no content
+
+
+def drop(walker: Walker, tag: Tag) -> None:
+    """Leave the element out with all it holds; where its end is missing, only its tag."""
+    end = walker.end_of(tag.name)
+    if end >= 0:
+        walker.skip_to(end)
+
+
+def button(walker: Walker, tag: Tag) -> None:
+    """Drop buttons, whatever language their labels are in, but for those around words or images of the answer."""
+    end = walker.end_of("button")
+    if end >= 0 and not any(inner.name == "img" for inner, _ in walker.inside(end)):
+        walker.skip_to(end)
+
+
+def counter(walker: Walker, tag: Tag) -> None:
+    """The place among regenerated answers, "1 / 2"."""
+    end = walker.end_of(tag.name)
+    if end >= 0 and _COUNTER.fullmatch("".join(text for _, text in walker.inside(end))):
+        walker.skip_to(end)
+
+
+def formula(walker: Walker, tag: Tag) -> None:
+    if not media.formula(walker, tag):
+        _plain(tag)(walker, tag)
+
+
+def hidden(walker: Walker, tag: Tag) -> None:
+    """What screen readers are not told is decoration, unless it is the only copy of a formula."""
+    end = walker.end_of(tag.name)
+    if end < 0 or any(is_formula(inner) or "katex-html" in inner.classes for inner, _ in walker.inside(end)):
+        _plain(tag)(walker, tag)
+    else:
+        walker.skip_to(end)
+
+
+def _is_words(tag: Tag) -> bool:
+    return "entity-underline" in tag.classes or "behavior-btn" in tag.classes
+
+
+def _plain(tag: Tag) -> Handler:
+    return _HANDLERS.get(tag.name, transparent)
+
+
+def handler(tag: Tag) -> Handler:
+    """Return what to do at a tag: ChatGPT's own elements first, known by single classes and attributes."""
+    if tag.name[0] != "/" and is_formula(tag):
+        return formula
+    if tag.attributes and tag.name[0] != "/":
+        if tag.attributes.get("data-testid") == "webpage-citation-pill":
+            return media.citation
+        if "sr-only" in tag.classes or "data-edge" in tag.attributes:
+            return drop
+        if {"flex-grow", "flex-shrink-0"} <= tag.classes:
+            return counter
+        if tag.name == "button":
+            return transparent if _is_words(tag) else button
+        if tag.attributes.get("aria-hidden") == "true":
+            return hidden
+    return _plain(tag)
+
+
+_BLOCKS = (
+    "div section article header footer main figure figcaption aside nav body html dl dt dd details summary address "
+    "form fieldset center"
+)
+_HANDLERS: dict[str, Handler] = {
+    **{prefix + name: block for name in _BLOCKS.split() for prefix in ("", "/")},
+    **dict.fromkeys(("svg", "style", "script", "head", "template", "noscript"), drop),
+    **{f"h{level}": heading for level in range(1, 7)},
+    **{f"/h{level}": end_heading for level in range(1, 7)},
+    **dict.fromkeys(("strong", "b"), strong),
+    **dict.fromkeys(("/strong", "/b"), end_strong),
+    **dict.fromkeys(("em", "i"), emphasis),
+    **dict.fromkeys(("/em", "/i"), end_emphasis),
+    **dict.fromkeys(("del", "s", "strike"), strike),
+    **dict.fromkeys(("/del", "/s", "/strike"), end_strike),
+    **dict.fromkeys(("td", "th"), cell),
+    **dict.fromkeys(("/td", "/th"), end_cell),
+    **dict.fromkeys(("ul", "menu"), bullets),
+    **dict.fromkeys(("/ul", "/menu", "/ol"), end_list),
+    "a": media.link,
+    "/a": media.end_link,
+    "blockquote": quote,
+    "/blockquote": end_quote,
+    "br": line_break,
+    "button": button,
+    "code": code_span,
+    "hr": rule,
+    "img": media.image,
+    "input": checkbox,
+    "li": item,
+    "/li": end_item,
+    "ol": numbers,
+    "p": paragraph,
+    "/p": end_paragraph,
+    "pre": code_block,
+    "table": table,
+    "/table": end_table,
+    "tr": row,
+    "/tr": end_row,
+}
+
+TAGS = Tags(handler)

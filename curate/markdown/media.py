@@ -1,0 +1,102 @@
+"""Formulas, links, citations and images: elements whose markdown comes from their attributes."""
+
+from __future__ import annotations
+
+import re
+
+from curate.markdown.marks import LINK
+from curate.markdown.tags import Tag, decoded
+from curate.markdown.walk import Walker, destination
+
+_TRACKING = re.compile(r"(?<=[?&])utm_source=chatgpt\.com(?:&|$|(?=#))")
+_MORE_SITES = re.compile(r"\s*\+\d+\s*")
+
+
+def is_formula(tag: Tag) -> bool:
+    """Say whether an element holds a formula."""
+    return (
+        tag.name == "math"
+        or "katex" in tag.classes
+        or "katex-display" in tag.classes
+        or tag.attributes.get("role") == "math"
+        or "data-math-source" in tag.attributes
+    )
+
+
+def formula(walker: Walker, tag: Tag) -> bool:
+    """KaTeX writes a formula three times over: emit its TeX alone, from wherever it stands; false without any."""
+    end = walker.end_of(tag.name)
+    inside = walker.inside(end) if end >= 0 else []
+    tex = tag.attributes.get("data-math-source") or tag.attributes.get("aria-label") if inside else ""
+    tex = (tex or _annotation(inside)).strip(" \t\n\u200b")
+    if not tex:
+        return False
+    walker.skip_to(end)
+    if not any("katex-display" in t.classes or t.attributes.get("display") in ("block", "true") for t, _ in inside):
+        walker.keep_aside(f"${tex.replace(chr(10), ' ')}$", walker.inline)
+    elif walker.counts["cell"] or walker.heading:
+        walker.keep_aside(f"$${tex.replace(chr(10), ' ')}$$", walker.inline)
+    else:
+        walker.write_aside("math", f"$$\n{tex}\n$$")
+    return True
+
+
+def _annotation(inside: list[tuple[Tag, str]]) -> str:
+    pieces: list[str] = []
+    for tag, text in inside:
+        if tag.name == "/annotation":
+            return decoded("".join(pieces))
+        if pieces or (tag.name == "annotation" and tag.attributes.get("encoding") == "application/x-tex"):
+            pieces.append(text)
+    return ""
+
+
+# Links and images
+
+
+def link(walker: Walker, tag: Tag) -> None:
+    """`a`: a link, or plain text where it has no target."""
+    if any(mark == LINK for mark, _, _ in walker.open):
+        walker.close_mark(LINK)
+    target = without_tracking(tag.attributes.get("href", ""))
+    if target:
+        walker.open_mark(LINK, target)
+
+
+def end_link(walker: Walker, tag: Tag) -> None:
+    walker.close_mark(LINK)
+
+
+def without_tracking(target: str) -> str:
+    """Drop the query by which ChatGPT marks the links it gives."""
+    if "utm_source=chatgpt.com" not in target:
+        return target
+    return re.sub(r"[?&](?=#|$)", "", _TRACKING.sub("", target))
+
+
+def image(walker: Walker, tag: Tag) -> None:
+    source = tag.attributes.get("src", "")
+    if source.lower().startswith(("http://", "https://")):
+        text = re.sub(r"([\[\]\\])", r"\\\1", " ".join(tag.attributes.get("alt", "").split()))
+        walker.keep_aside(f"![{text}]({destination(source)})", walker.inline)
+    else:
+        walker.keep_aside("[image]", walker.inline)
+
+
+def citation(walker: Walker, tag: Tag) -> None:
+    """A pill that names the site a statement comes from, and how many more say so."""
+    end = walker.end_of(tag.name)
+    if end < 0:
+        return
+    inside = walker.inside(end)
+    if walker.citations == "links":
+        target = next((t.attributes["href"] for t, _ in inside if t.name == "a" and "href" in t.attributes), "")
+        names = [decoded(text).strip() for _, text in inside if not _MORE_SITES.fullmatch(text)]
+        site = re.sub(r"\s*\+\d+$", "", " ".join(filter(None, names)))
+        if target:
+            space = "" if not walker.inline or walker.inline[-1][-1:].isspace() else " "
+            walker.inline.append(space)
+            walker.keep_aside(f"([{site}]({destination(without_tracking(target))}))", walker.inline)
+        elif site:
+            walker.inline.append(f" ({site})")
+    walker.skip_to(end)

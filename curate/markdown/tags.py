@@ -1,0 +1,54 @@
+"""Reads tags: name, attributes and classes of each distinct tag once, however often it occurs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html import unescape
+from typing import TYPE_CHECKING
+
+from curate.markdown.code import ATTRIBUTES
+
+if TYPE_CHECKING:
+    from curate.markdown.walk import Walker
+
+SPLIT = re.compile(rf"(</?[a-zA-Z]{ATTRIBUTES}>|<!--.*?-->|<![a-zA-Z\[][^<>]*>)", re.S)
+_NAME = re.compile(r"<(/?)([a-zA-Z][\w:-]*)")
+_ATTRIBUTE = re.compile(r"""([^\s"'<>/=]+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'<>]+))?""")
+CACHE = 4096  # distinct tags remembered; links make more of them than any answer needs twice
+
+Handler = Callable[["Walker", "Tag"], None]
+
+
+class Tag:
+    """One tag; a closing one is named `/name`. `handler` is what the walker does when it meets it."""
+
+    __slots__ = ("attributes", "classes", "handler", "name")
+
+    def __init__(self, text: str, choose: Callable[[Tag], Handler]) -> None:
+        found = _NAME.match(text)
+        self.name = f"{found[1]}{found[2].lower()}" if found else "!"
+        self.attributes: dict[str, str] = {}
+        for key, value in _ATTRIBUTE.findall(text, found.end()) if found else ():
+            self.attributes.setdefault(key.lower(), unescape(value.strip("\"'")))
+        self.classes = frozenset(self.attributes.get("class", "").split())
+        self.handler = choose(self)
+
+
+class Tags(dict[str, Tag]):
+    """Maps the text of a tag to what was read from it; `choose` gives each its handler."""
+
+    def __init__(self, choose: Callable[[Tag], Handler]) -> None:
+        self._choose = choose
+
+    def __missing__(self, text: str) -> Tag:
+        if len(self) > CACHE:
+            self.clear()
+        tag = self[text] = Tag(text, self._choose)
+        return tag
+
+
+def decoded(text: str) -> str:
+    """Decode entities once; the four that browsers write are done without `unescape`, which is slow."""
+    text = text.replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&amp; ", "& ")
+    return unescape(text) if "&" in text else text

@@ -1,0 +1,357 @@
+"""Walks an answer's tags once and writes markdown as it goes: blocks, their prefixes and the space between them.
+
+What each element does stands in `elements`; this module owns the state they share. Containers (lists,
+items, quotes, cells) are frames on a stack, so depth costs no recursion. Whether a list is tight is
+known only at its end: until then the places of its separators are remembered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from curate.markdown.code import Block
+from curate.markdown.escape import escaped, escaped_lines
+from curate.markdown.marks import ALTERNATIVE, BREAK, CODE, LINK, OPAQUE, SPACE, spelled_out
+from curate.markdown.tags import SPLIT, Tag, Tags, decoded
+
+Kind = Literal["root", "quote", "list", "item", "table", "row", "cell"]
+MAX_DEPTH = 24  # frames past which nesting is no longer shown by indentation; no reader follows further
+
+_EDGES = SPACE + BREAK
+_BREAKS = re.compile(f"[{SPACE}]*{BREAK}[{_EDGES}]*")
+_LINE_ENDS = re.compile(r"[ \t]+\n")
+_SPACES = re.compile(f"[{_EDGES}]+")
+_CLOSING = re.compile(r"(?<![^ ])(#+)\Z")  # of a heading, where markdown drops it
+_TICKS = re.compile("`+")
+
+
+class Frame:
+    """A container that is open: what its lines begin with, and what was last written into it."""
+
+    __slots__ = (
+        "bullet", "gap", "gaps", "kind", "last", "loose", "number", "ordered",
+        "paragraphs", "parent", "prefix", "rows", "start",
+    )  # fmt: skip
+
+    def __init__(self, kind: Kind, prefix: str, parent: Frame | None) -> None:
+        self.kind = kind
+        self.prefix = prefix
+        self.parent = parent
+        self.gap = f"\n{prefix.rstrip()}\n{prefix}"  # between two blocks
+        self.last = ""  # kind of the block written last
+        self.paragraphs = 0  # of an item, in markup that makes every item a paragraph
+        self.loose = False
+        self.gaps: list[int] = []  # of a list: places in `out` that are wider if it is loose
+        self.ordered = False
+        self.number = 1
+        self.bullet = ""
+        self.start = 0  # of a cell: its place in `out`
+        self.rows: list[list[tuple[str, str]]] = []  # of a table: alignment and content of each cell
+
+
+class Walker:
+    """One walk over one answer."""
+
+    def __init__(self, tokens: list[str], blocks: Sequence[Block], tags: Tags, citations: str) -> None:
+        self.tokens = tokens  # text, tag, text, tag, …, text
+        self.at = -1  # the tag at hand
+        self.tags = tags
+        self.blocks = iter(blocks)
+        self.citations = citations
+        self.out: list[str] = []
+        self.inline: list[str] = []  # pieces of the text block at hand
+        self.aside: list[str] = []  # finished pieces that the marks OPAQUE and CODE stand for
+        self.open: list[tuple[str, int, str]] = []  # inline elements: mark, place in `inline`, link target
+        self.closed = -1  # place in `inline` after the emphasis closed last
+        self.frame = Frame("root", "", None)
+        self.depth = 0
+        self.counts = dict.fromkeys(("root", "quote", "list", "item", "table", "row", "cell"), 0)
+        self.heading = 0
+        self.paragraph = False
+        self.modern = False  # the paragraph is one that markup since 2025 puts into every list item
+        self.endless: set[str] = set()  # names of elements known to have no end from here on
+
+    def run(self) -> str:
+        """Walk to the end and return the markdown."""
+        tokens, tags, inline = self.tokens, self.tags, self.inline
+        end = len(tokens)
+        while True:
+            text = tokens[self.at + 1]
+            if text and (inline or text.strip(SPACE)):
+                inline.append(decoded(text) if "&" in text else text)
+            self.at += 2
+            if self.at >= end:
+                break
+            tag = tags[tokens[self.at]]
+            tag.handler(self, tag)
+        self.flush()
+        while self.depth:
+            self.pop()
+        return spelled_out("".join(self.out), self.aside).strip(SPACE)
+
+    # Frames
+
+    def push(self, kind: Kind, prefix: str) -> Frame:
+        """Open a container; past `MAX_DEPTH` its lines begin like those around it."""
+        self.depth += 1
+        self.counts[kind] += 1
+        self.frame = Frame(kind, prefix if self.depth <= MAX_DEPTH else self.frame.prefix, self.frame)
+        return self.frame
+
+    def pop(self) -> Frame:
+        """Close the innermost container and write what was waiting for its end."""
+        self.flush()
+        frame = self.frame
+        self.depth -= 1
+        self.counts[frame.kind] -= 1
+        self.frame = frame.parent or frame
+        if frame.kind in ("item", "quote"):
+            if not frame.last:
+                self.out[-1] = self.out[-1].rstrip()
+        elif frame.kind == "list":
+            if frame.loose:
+                self._widen(frame.gaps)
+        elif frame.kind == "cell":
+            self._end_cell(frame)
+        elif frame.kind == "table":
+            self._end_table(frame)
+        return frame
+
+    def close(self, *kinds: Kind) -> None:
+        """Close containers up to and with the nearest of these kinds; without one, do nothing."""
+        self.flush()
+        if any(self.counts[kind] for kind in kinds):
+            while self.pop().kind not in kinds:
+                pass
+
+    def _widen(self, gaps: list[int]) -> None:
+        for place in gaps:
+            line = self.out[place]
+            self.out[place] = f"\n{line[1:].rstrip()}{line}"
+
+    # Blocks
+
+    def begin(self, kind: str) -> Frame:
+        """Write what separates a new block from the one before it, and return its container."""
+        frame = self.frame
+        while frame.kind in ("table", "row") and frame.parent:  # a caption, or stray text
+            frame = frame.parent
+        if frame.kind == "item":
+            if frame.last:
+                self._begin_in_item(frame, kind)
+            elif kind == "p":
+                self._note_paragraph(frame)
+        elif frame.last:
+            self.out.append("\n" if frame.kind == "cell" else frame.gap)
+        frame.last = kind
+        return frame
+
+    def _begin_in_item(self, frame: Frame, kind: str) -> None:
+        whole = frame.parent
+        if not whole:
+            return
+        if kind == "p":
+            self._note_paragraph(frame)
+        if kind != "list" and (frame.paragraphs or (kind == "text" and frame.last not in ("code", "rule", "heading"))):
+            whole.loose = True  # without a blank line it would run into the block before it
+        whole.gaps.append(len(self.out))
+        self.out.append(f"\n{frame.prefix}")
+
+    def _note_paragraph(self, frame: Frame) -> None:
+        if self.modern:
+            frame.paragraphs += 1
+        elif frame.parent:
+            frame.parent.loose = True
+
+    def flush(self) -> None:
+        """Write the text at hand as a block: a paragraph, a heading, or the text of an item or cell."""
+        if not self.inline:
+            return
+        self.end_inline()
+        text = "".join(self.inline).strip(_EDGES)
+        self.inline.clear()
+        self.closed = -1
+        if not text:
+            return
+        heading = self.heading
+        raw = not (self.paragraph or heading or self.depth)
+        frame = self.begin("heading" if heading else "p" if self.paragraph else "text")
+        if not raw:
+            text = escaped(text)
+        self.out.append(self._titled(text, heading, frame) if heading else self._lines(text, raw, frame))
+
+    def _titled(self, text: str, level: int, frame: Frame) -> str:
+        """Write a heading; one of several lines is underlined, since `#` takes one only."""
+        text = _CLOSING.sub(r"\\\1", text)
+        if "\n" not in text and BREAK not in text:
+            return f"{'#' * level} {text}"
+        if level > 2 or frame.kind == "cell":
+            return f"{'#' * level} {_SPACES.sub(' ', text)}"
+        return f"{self._lines(text, False, frame)}\n{frame.prefix}{'===' if level == 1 else '---'}"
+
+    def _lines(self, text: str, raw: bool, frame: Frame) -> str:
+        if BREAK in text:
+            text = _BREAKS.sub(_hard_break, text)
+        elif " \n" in text and not raw:
+            text = _LINE_ENDS.sub("\n", text)
+        if not raw and frame.kind != "cell":
+            text = escaped_lines(text)
+        return text.replace("\n", f"\n{frame.prefix}") if frame.prefix and "\n" in text else text
+
+    def write_code(self, block: Block) -> None:
+        """Write a fenced code block; in a table cell, where none can stand, a code span for each line."""
+        self.flush()
+        if self.counts["cell"]:
+            for line in block.body.split("\n"):
+                self.inline.append(BREAK)
+                self.write_span(line)
+            return
+        prefix = self.begin("code").prefix
+        fenced = block.fenced()
+        if prefix:
+            fenced = "\n".join(f"{prefix}{line}" if line else prefix.rstrip() for line in fenced.split("\n"))
+        self.keep_aside(fenced[len(prefix) :], self.out)
+
+    def write_aside(self, kind: str, text: str) -> None:
+        """Write a block whose text is markdown already."""
+        self.flush()
+        prefix = self.begin(kind).prefix
+        self.keep_aside(text.replace("\n", f"\n{prefix}"), self.out)
+
+    def _end_cell(self, frame: Frame) -> None:
+        content = "".join(self.out[frame.start :]).strip(SPACE)
+        del self.out[frame.start :]
+        content = _BREAKS.sub("<br>", content).replace("  \n", "<br>").replace("\n", "<br>").replace("|", "\\|")
+        self.frame.rows[-1].append((frame.bullet, content))
+
+    def _end_table(self, frame: Frame) -> None:
+        rows = [row for row in frame.rows if row]
+        if not rows:
+            return
+        width = max(map(len, rows))
+        rows = [row + [("", "")] * (width - len(row)) for row in rows]
+        lines = [f"| {' | '.join(content for _, content in row)} |" for row in rows]
+        lines.insert(1, f"| {' | '.join(_RULES.get(align, '---') for align, _ in rows[0])} |")
+        prefix = self.begin("table").prefix
+        self.out.append(f"\n{prefix}".join(lines))
+
+    # Inline
+
+    def keep_aside(self, markdown: str, into: list[str], mark: str = OPAQUE) -> None:
+        """Write finished markdown, hidden behind a mark so that nothing later changes it."""
+        if self.counts["cell"]:
+            markdown = markdown.replace("|", "\\|")
+        self.aside.append(markdown)
+        into.append(mark)
+
+    def write_span(self, code: str) -> None:
+        """Write a code span; CommonMark strips one space on both sides, so some need one more."""
+        if not code:
+            return
+        code = code.replace("\n", " ")
+        fence = "`"
+        if fence in code:
+            lengths = {len(run) for run in _TICKS.findall(code)}
+            while len(fence) in lengths:
+                fence += "`"
+        pad = " " if code[0] == "`" or code[-1] == "`" or (code[0] == " " == code[-1] and code.strip(" ")) else ""
+        self.keep_aside(f"{fence}{pad}{code}{pad}{fence}", self.inline, CODE)
+
+    def open_mark(self, mark: str, target: str = "") -> None:
+        """Open emphasis, or a link to `target`."""
+        if mark in ALTERNATIVE:
+            if any(mark in (other, ALTERNATIVE.get(other)) for other, _, _ in self.open):
+                mark = ""  # strong in strong is strong
+            elif self.closed == len(self.inline):
+                mark = ALTERNATIVE[mark]
+        self.open.append((mark, len(self.inline), target))
+        self.inline.append(mark)
+
+    def close_mark(self, *marks: str) -> None:
+        """Close the innermost of these marks, and what was opened inside it."""
+        if not any(mark in marks for mark, _, _ in self.open):
+            return
+        while self.open:
+            mark, place, target = self.open.pop()
+            self._close(mark, place, target)
+            if mark in marks:
+                break
+
+    def end_inline(self) -> None:
+        """Close all that is still open in the text at hand."""
+        while self.open:
+            self._close(*self.open.pop())
+
+    def _close(self, mark: str, place: int, target: str) -> None:
+        inline = self.inline
+        content = "".join(inline[place + 1 :])
+        core = content.strip(_EDGES)
+        if not mark:
+            return
+        if not core:
+            inline[place:] = [content] if content else []
+        elif mark == LINK:
+            self._close_link(place, content, target)
+        elif core == content:
+            inline.append(mark)
+            self.closed = len(inline)
+        else:
+            # Markdown has no emphasis that begins or ends with white space: it goes outside.
+            before, _, after = content.partition(core)
+            inline[place:] = [before, mark, core, mark, after] if after else [before, mark, core, mark]
+            self.closed = len(inline)
+
+    def _close_link(self, place: int, content: str, target: str) -> None:
+        if content in (target, target.removeprefix("mailto:")) and _AUTOLINK.fullmatch(content):
+            del self.inline[place:]
+            self.keep_aside(f"<{content}>", self.inline)
+            return
+        self.keep_aside(f"]({destination(target)})", self.inline)
+
+    # Looking ahead
+
+    def end_of(self, name: str) -> int:
+        """Return the place of the tag that closes the element at hand, or -1."""
+        if name in self.endless:
+            return -1
+        depth, closing = 1, f"/{name}"
+        for place in range(self.at + 2, len(self.tokens), 2):
+            found = self.tags[self.tokens[place]].name
+            if found == name:
+                depth += 1
+            elif found == closing:
+                depth -= 1
+                if not depth:
+                    return place
+        self.endless.add(name)
+        return -1
+
+    def inside(self, end: int) -> list[tuple[Tag, str]]:
+        """Return the tags from the one at hand to `end`, each with the text after it."""
+        return [(self.tags[self.tokens[i]], self.tokens[i + 1]) for i in range(self.at, end, 2)]
+
+    def skip_to(self, end: int) -> None:
+        """Go on after the tag at `end`."""
+        self.at = end
+
+
+_RULES = {"left": ":--", "center": ":-:", "right": "--:"}
+_AUTOLINK = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,31}:[^\s<>\x00-\x1f]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.A)
+_PLAIN_TARGET = re.compile(r"[^\s()<>\\]*(?:\([^\s()<>\\]*\)[^\s()<>\\]*)*")
+
+
+def destination(target: str) -> str:
+    """Return a link target as markdown can hold it."""
+    target = re.sub(r"\s", lambda space: f"%{ord(space[0]):02X}" if space[0] < "\x7f" else space[0], target)
+    return target if _PLAIN_TARGET.fullmatch(target) else f"<{target.replace('<', '%3C').replace('>', '%3E')}>"
+
+
+def _hard_break(found: re.Match[str]) -> str:
+    return "  \n" if found[0].count(BREAK) == 1 else "\n\n"
+
+
+def walk(html: str, blocks: Sequence[Block], handlers: Tags, citations: str) -> str:
+    """Return one answer's HTML as markdown; `blocks` are the code blocks that were lifted out of it."""
+    return Walker(SPLIT.split(html), blocks, handlers, citations).run()

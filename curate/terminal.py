@@ -1,0 +1,75 @@
+"""Text that is safe to print, and the consoles it is printed on."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+ELLIPSIS = "…"
+HIDDEN = (  # beyond the ASCII controls: what a terminal would obey, a reader could not see, or no encoding holds
+    *range(0x80, 0xA0),  # C1: 0x9B alone starts an escape sequence on some terminals
+    *(0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)),  # direction marks and overrides
+    *(0x2028, 0x2029, 0xFEFF),
+    *range(0xD800, 0xE000),  # lone surrogates
+)
+_VISIBLE = {
+    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},  # ESC becomes ␛
+    0x7F: "␡",
+    **{code: f"\\u{code:04x}" for code in HIDDEN},
+}
+_VISIBLE_LINE = {**_VISIBLE, ord("\n"): "⏎", ord("\t"): " "}
+
+
+def safe(text: str) -> str:
+    """Make control characters, escape codes and direction overrides visible and harmless; lines and tabs stay."""
+    return text.replace("\r\n", "\n").translate(_VISIBLE)
+
+
+def one_line(text: str, width: int = 200) -> str:
+    """Return `safe` text on one line, cut at `width` terminal cells."""
+    shown = text[: 2 * width].replace("\r\n", "\n").translate(_VISIBLE_LINE)
+    return shown if len(text) <= 2 * width and cells(shown) <= width else _cut(shown, width)
+
+
+def cells(text: str) -> int:
+    """Count the terminal cells that text takes: two for a wide East Asian character, none for a combining mark."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells(character) for character in text)
+
+
+def _cells(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _cut(text: str, width: int) -> str:
+    taken = 0
+    for place, character in enumerate(text):
+        taken += _cells(character)
+        if taken > width - 1:
+            return text[:place] + ELLIPSIS
+    return text + ELLIPSIS
+
+
+def show(renderable: RenderableType) -> None:
+    """Print on stdout; into a pipe or a file without the blanks that pad lines to the width."""
+    out = console()
+    if out.is_terminal:
+        out.print(renderable)
+        return
+    with out.capture() as captured:
+        out.print(renderable)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def console(*, stderr: bool = False, file: IO[str] | None = None, width: int | None = None) -> Console:
+    """Return a console that prints text as it is: no markup, no emoji names, no colouring of numbers."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, file=file, width=width, markup=False, emoji=False, highlight=False)

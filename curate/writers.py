@@ -1,0 +1,208 @@
+"""Writers of conversations: JSON, rendered text and Parquet files, each record as it comes."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import msgspec
+import polars as pl
+
+from curate import curated
+from curate.errors import InputError
+from curate.schemas import formats, native
+from curate.schemas.conversation import Conversation
+
+PART_BYTES = 32 << 20  # of text gathered before a part of a Parquet file is written
+ZSTD_LEVEL = 3
+COMPRESSED = (".gz", ".zst")
+COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "id": pl.String,
+    "source_id": pl.String,
+    "piece": pl.Int32,
+    "messages": pl.List(curated.MESSAGE),
+    "model": pl.String,
+    "metadata": pl.String,
+    "split": pl.String,
+}
+
+
+@dataclass(slots=True)
+class Entry:
+    """A conversation with what a curated set knows of it besides; its own `source_id` is the row's id."""
+
+    conversation: Conversation
+    source_id: str | None
+    piece: int | None
+    split: str | None
+
+
+class Writer(Protocol):
+    """Takes conversations one by one; raises RecordError for one that the format cannot hold."""
+
+    def write(self, entry: Entry) -> None: ...
+
+    def finish(self) -> None:
+        """Complete the file."""
+
+    def close(self) -> None:
+        """Let go of files and scratch, whether or not the file is complete."""
+
+
+def native_record(entry: Entry) -> dict[str, object]:
+    """Return our own record of an entry, with nothing lost."""
+    beside = {"source_id": entry.source_id, "piece": entry.piece, "split": entry.split}
+    return {**native.dump(entry.conversation), **beside}
+
+
+def encode(record: object) -> bytes:
+    """Return a record as JSON on one line."""
+    try:
+        return msgspec.json.encode(record)
+    except (OverflowError, RecursionError, msgspec.MsgspecError, UnicodeEncodeError):  # integers past 64 bits, mostly
+        return json.dumps(record, default=str).encode()
+
+
+def open_writer(partial: Path, target: Path, form: formats.Format, render: Callable[[Entry], str] | None) -> Writer:
+    """Open what writes `form` to `partial`, in the layout and compression that the target's name asks for."""
+    if form.name == "parquet":
+        return Table(partial)
+    ending = target.suffix if target.suffix in COMPRESSED else ""
+    stream = Stream(partial, ending)
+    if render is not None:
+        return Text(stream, render)
+    array = form.array or target.name.removesuffix(ending).endswith(".json")
+    return Json(stream, form, array)
+
+
+class Stream:
+    """A file of bytes, compressed as its name's ending says."""
+
+    def __init__(self, path: Path, ending: str = "") -> None:
+        self._raw = path.open("wb")
+        self._out: BinaryIO = self._raw
+        if ending == ".gz":  # no name and no time, so that the same records give the same bytes
+            self._out = io.BufferedWriter(gzip.GzipFile("", "wb", fileobj=self._raw, mtime=0))
+        elif ending == ".zst":
+            import zstandard
+
+            self._out = zstandard.ZstdCompressor(level=ZSTD_LEVEL).stream_writer(self._raw, closefd=False)
+
+    def put(self, data: bytes) -> None:
+        self._out.write(data)
+
+    def line(self, data: bytes) -> None:
+        self._out.write(data)
+        self._out.write(b"\n")
+
+    def close(self) -> None:
+        try:
+            self._out.close()
+        finally:
+            self._raw.close()
+
+
+class Json:
+    """JSON records: one array, or a line each."""
+
+    def __init__(self, stream: Stream, form: formats.Format, array: bool) -> None:
+        self._stream = stream
+        self._array = array
+        self._form = form
+        self._written = 0
+
+    def write(self, entry: Entry) -> None:
+        data = encode(self._record(entry))
+        if self._array:
+            self._stream.put(b",\n" if self._written else b"[\n")
+            self._stream.put(data)
+        else:
+            self._stream.line(data)
+        self._written += 1
+
+    def _record(self, entry: Entry) -> dict[str, object]:
+        if self._form.name == native.NAME:
+            return native_record(entry)
+        if self._form.dump is None:
+            raise InputError(f"{self._form.name!r} is not written as records")
+        record = self._form.dump(entry.conversation)
+        if "id" in record and record["id"] is None:
+            record["id"] = _content_id(entry.conversation)
+        return record
+
+    def finish(self) -> None:
+        if self._array:
+            self._stream.put(b"\n]\n" if self._written else b"[]\n")
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _content_id(conversation: Conversation) -> str:
+    """Name a conversation without an id by its content."""
+    data = json.dumps([[message.role, message.content] for message in conversation.messages])
+    return f"c-{hashlib.sha256(data.encode()).hexdigest()[:12]}"
+
+
+class Text:
+    """Rendered prompts, each under a line with its id."""
+
+    def __init__(self, stream: Stream, render: Callable[[Entry], str]) -> None:
+        self._stream = stream
+        self._render = render
+
+    def write(self, entry: Entry) -> None:
+        name = entry.conversation.source_id or _content_id(entry.conversation)
+        title = " ".join(name.split())
+        self._stream.put(f"===== {title} =====\n{self._render(entry)}\n\n".encode())
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class Table:
+    """A Parquet file: parts of a bounded size, then one file of them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._parts = path.with_name(f"{path.name}.parts")
+        shutil.rmtree(self._parts, ignore_errors=True)
+        self._parts.mkdir()
+        self._rows: list[dict[str, object]] = []
+        self._bytes = 0
+        self._count = 0
+
+    def write(self, entry: Entry) -> None:
+        record = native_record(entry)
+        record["metadata"] = encode(entry.conversation.metadata).decode() if entry.conversation.metadata else None
+        self._rows.append(record)
+        self._bytes += sum(len(message.content) for message in entry.conversation.messages)
+        if self._bytes > PART_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        part = self._parts / f"{self._count:06d}.parquet"
+        try:
+            pl.DataFrame(self._rows, schema=COLUMNS).write_parquet(part, compression="lz4")
+        except pl.exceptions.PolarsError as error:
+            raise OSError(str(error).splitlines()[0]) from error
+        self._rows, self._bytes = [], 0
+        self._count += 1
+
+    def finish(self) -> None:
+        self._flush()
+        parts = [self._parts / f"{number:06d}.parquet" for number in range(self._count)]
+        curated.sink(pl.scan_parquet(parts), self._path)
+
+    def close(self) -> None:
+        shutil.rmtree(self._parts, ignore_errors=True)

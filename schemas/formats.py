@@ -1,0 +1,101 @@
+"""The table of formats, and the reading of a record in whichever of them it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from curate.errors import InputError, RecordError, did_you_mean
+
+from . import alpaca, native, openai, sharegpt, turns, vicuna
+from .conversation import Conversation
+
+Record = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format: how its records are told and read, and how a conversation is written in it; null: not at all.
+
+    `dump` raises RecordError where the form cannot hold a conversation.
+    """
+
+    name: str
+    summary: str
+    recognises: Callable[[Record], bool] | None = None
+    parse: Callable[[Record], Conversation] | None = None
+    dump: Callable[[Conversation], dict[str, object]] | None = None
+    array: bool = False  # written as one JSON array, not as lines
+    writes: bool = True
+
+    @property
+    def reads(self) -> bool:
+        """Tell whether records of this format are read."""
+        return self.parse is not None
+
+
+# In the order in which a record is tried: our own lines also look like OpenAI's.
+FORMATS: dict[str, Format] = {
+    one.name: one
+    for one in (
+        Format(sharegpt.NAME, sharegpt.SUMMARY, sharegpt.recognises, sharegpt.parse, sharegpt.dump),
+        Format(native.NAME, native.SUMMARY, native.recognises, native.parse, native.dump),
+        Format(openai.NAME, openai.SUMMARY, openai.recognises, openai.parse, openai.dump),
+        Format(alpaca.NAME, alpaca.SUMMARY, alpaca.recognises, alpaca.parse, alpaca.dump),
+        Format(vicuna.NAME, vicuna.SUMMARY, sharegpt.recognises, sharegpt.parse, vicuna.dump, array=True),
+        Format(
+            "parquet",
+            "A Parquet file with the columns of our own lines, nothing lost.",
+            native.recognises,
+            native.parse,
+            native.dump,
+        ),
+        Format("text", "Each conversation as one rendered prompt in a template, under a line with its id."),
+    )
+}
+_READERS = ((sharegpt.recognises, sharegpt.parse), (native.recognises, native.parse),
+            (openai.recognises, openai.parse), (alpaca.recognises, alpaca.parse))  # fmt: skip
+
+PROBLEMS: dict[str, str] = {
+    "not_a_record": "The row is null, text, a number or a list, not an object.",
+    "unknown_format": "The row is an object, but holds no list of turns under a key that a known format has.",
+    "no_messages": "The row has no turns: its list is missing, null, empty or not a list.",
+    "bad_turn": "A turn is null or not an object, so what was said is unknown.",
+    "bad_value": "A turn's content is not text and has none: an image, an object, true or false.",
+    "unknown_role": "A turn's role is unknown, or missing and not settled by its neighbours.",
+}
+
+_TURN_KEYS = ("conversations", "items", "messages")
+_METADATA = frozenset({"id", "title", "model", "url", "created", "create_time", "created_at", "plugins", *_TURN_KEYS})
+
+
+def get(name: str) -> Format:
+    """Return a format by name; raises InputError with the nearest name where there is none."""
+    if name not in FORMATS:
+        raise InputError(f"unknown format {name!r}{did_you_mean(name, FORMATS)}")
+    return FORMATS[name]
+
+
+def parse(value: object) -> Conversation:
+    """Read one decoded record in whichever format it is; raises RecordError that says why it cannot be."""
+    if not isinstance(value, dict):
+        raise RecordError("not_a_record", f"the row is {turns.kind(value)}, not an object", turns.show(value))
+    try:
+        for recognises, read in _READERS:
+            if recognises(value):
+                return read(value)
+    except RecursionError:
+        raise RecordError("bad_value", "the record is nested too deep to be read") from None
+    raise _unrecognised(value)
+
+
+def _unrecognised(record: Record) -> RecordError:
+    """Say why no format takes the record: it has no turns at all, or none under a known key."""
+    empty = [key for key in _TURN_KEYS if key in record]
+    if empty:
+        return RecordError("no_messages", f"{empty[0]!r} is null", turns.show(record))
+    keys = f"; its keys: {turns.names(list(record))}" if record else "; it is empty"
+    if _METADATA.issuperset(record):
+        return RecordError("no_messages", f"the record has no 'conversations'{keys}", turns.show(record))
+    known = "conversations, items, messages, or instruction with output"
+    return RecordError("unknown_format", f"no {known}{keys}", turns.show(record))

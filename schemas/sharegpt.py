@@ -1,0 +1,55 @@
+"""ShareGPT's records: `conversations` (dumps) or `items` (its API) of turns {from, value}."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from . import turns
+from .conversation import Conversation, Message, Role
+
+NAME = "sharegpt"
+SUMMARY = "ShareGPT dumps: {id, conversations: [{from: human|gpt|system|tool, value}]}; `items` is read too."
+
+KEYS = ("conversations", "items")
+NAMES: dict[Role, str] = {"user": "human", "assistant": "gpt", "system": "system", "tool": "tool"}
+_USED = {key: frozenset({"id", key}) for key in KEYS}
+
+
+def recognises(record: Mapping[str, object]) -> bool:
+    """Tell whether the record holds ShareGPT's list of turns."""
+    return record.get("conversations") is not None or record.get("items") is not None
+
+
+def parse(record: Mapping[str, object]) -> Conversation:
+    """Read one record; raises RecordError where its meaning is not clear."""
+    conversation = Conversation(None, [])
+    conversation.source_id = turns.source_id(conversation, record.get("id"))
+    key = KEYS[0] if record.get(KEYS[0]) is not None else KEYS[1]
+    value = record[key]
+    if value.__class__ is not list or not value:
+        value = turns.turns_in(conversation, value, key)
+    turns.read(conversation, value, "from", "value")
+    if len(record) > 2 or "id" not in record:
+        turns.describe(conversation, record, _USED[key])
+    return conversation
+
+
+def dump(conversation: Conversation) -> dict[str, object]:
+    """Write a conversation; name, tool_calls, weight 0 and stop false are keys of a turn only where they are set."""
+    record: dict[str, object] = {} if conversation.source_id is None else {"id": conversation.source_id}
+    record["conversations"] = [_turn(message) for message in conversation.messages]
+    return turns.with_metadata(record, conversation)
+
+
+def _turn(message: Message) -> dict[str, object]:
+    turn: dict[str, object] = {"from": NAMES[message.role], "value": message.content}
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.tool_calls is not None:
+        turn["tool_calls"] = json.loads(message.tool_calls)
+    if not message.train:
+        turn["weight"] = 0
+    if not message.stop:
+        turn["stop"] = False
+    return turn

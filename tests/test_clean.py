@@ -1,0 +1,337 @@
+"""The main job from end to end: what becomes of every record, and what stands on disk whatever happens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from conftest import ROOT
+
+import curate
+from curate import curated
+from curate.errors import CurateError, InputError, SetError
+
+EXAMPLE = ROOT / "examples" / "sharegpt_dump.json"
+TABLES = (curated.CONVERSATIONS, curated.REJECTED, curated.ORIGINALS)
+
+Record = dict[str, Any]
+
+
+def record(name: str | None, *texts: str, **keys: object) -> Record:
+    """Return a ShareGPT record whose turns alternate, the person first."""
+    turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
+    return {**({"id": name} if name else {}), "conversations": turns, **keys}
+
+
+def chat(n: int, exchanges: int = 1) -> Record:
+    pairs = [text for i in range(exchanges) for text in (f"Question {n}.{i}?", f"The answer to {n}.{i} is {n * i + 7}.")]
+    return record(f"chat{n}", *pairs)
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Callable[..., Path]:
+    def write(*records: object, name: str = "dump.json") -> Path:
+        file = tmp_path / name
+        file.write_text(json.dumps(records), "utf-8")
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> curate.CuratedSet:
+    """The example dump, cleaned by the default recipe in one process."""
+    folder = tmp_path_factory.mktemp("example") / "curated"
+    curate.clean(EXAMPLE, folder, workers=1)
+    return curate.open_set(folder)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in TABLES}
+
+
+def rows(folder: Path, table: str = curated.CONVERSATIONS) -> list[dict[str, Any]]:
+    return pl.read_parquet(folder / table).to_dicts()
+
+
+def without_run(folder: Path) -> dict[str, Any]:
+    manifest = json.loads((folder / curated.MANIFEST).read_text())
+    return {key: value for key, value in manifest.items() if key != "run"}
+
+
+def test_every_record_of_the_example_is_kept_or_rejected(example: curate.CuratedSet) -> None:
+    counts = example.manifest["counts"]
+    kept = example.conversations().select(pl.struct("source_file", "source_index").n_unique()).collect().item()
+    rejected = example.rejected().filter(pl.col("scope") == "record").collect()
+    assert counts["read"] == len(json.loads(EXAMPLE.read_text("utf-8"))) == counts["kept"] + counts["rejected"]
+    assert counts["kept"] == kept
+    assert counts["rejected"] == rejected.height == sum(rule["first"] for rule in counts["rules"].values())
+    assert all(rule["alone"] >= rule["first"] for rule in counts["rules"].values())
+    assert rejected["record"].null_count() == rejected["rule"].null_count() == rejected["reason"].null_count() == 0
+
+
+def test_ids_are_unique_and_pieces_are_numbered_from_zero(example: curate.CuratedSet) -> None:
+    table = example.conversations().collect()
+    assert table["id"].n_unique() == table.height
+    pieces = table.group_by("source_index", maintain_order=True).agg("piece")["piece"].to_list()
+    assert all(numbers == list(range(len(numbers))) for numbers in pieces)
+    assert any(len(numbers) > 1 for numbers in pieces)
+
+
+def test_the_originals_hold_the_bytes_of_every_changed_record(example: curate.CuratedSet) -> None:
+    changed = example.conversations().filter(pl.col("edit_names").list.len() > 0).select("source_index").unique()
+    originals = example.originals()
+    assert originals is not None
+    found = originals.collect()
+    assert set(changed.collect()["source_index"]) <= set(found["source_index"])
+    text = EXAMPLE.read_bytes()
+    assert all(raw in text for raw in found["record"])
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_do_not_change_a_byte(example: curate.CuratedSet, tmp_path: Path, workers: int) -> None:
+    big = tmp_path / "many" / EXAMPLE.name  # several chunks, so that several workers have some
+    big.parent.mkdir()
+    records = json.loads(EXAMPLE.read_text("utf-8"))
+    copies = [dict(r, id=f"{r['id']}-{n}") if isinstance(r, dict) and "id" in r else r for n in range(30) for r in records]
+    big.write_text(json.dumps(copies), "utf-8")
+    curate.clean(big, tmp_path / "one", workers=1)
+    curate.clean(big, tmp_path / "more", workers=workers)
+    assert digests(tmp_path / "one") == digests(tmp_path / "more")
+    assert without_run(tmp_path / "one") == without_run(tmp_path / "more")
+
+
+def test_the_shell_and_python_give_the_same_set(example: curate.CuratedSet, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "curate", "clean", str(EXAMPLE), "-o", str(tmp_path / "shell")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "shell") == digests(example.path)
+    assert without_run(tmp_path / "shell") == without_run(example.path)
+
+
+def test_a_copy_is_dropped_once_and_its_twin_is_named(dump: Callable[..., Path], tmp_path: Path) -> None:
+    first, copy = record("a", "What is a fjord?", "A drowned valley."), record("b", "What is a fjord?", "A drowned valley.")
+    curate.clean(dump(first, copy), tmp_path / "set")
+    (kept,), (gone,) = rows(tmp_path / "set"), rows(tmp_path / "set", curated.REJECTED)
+    assert (kept["id"], gone["source_id"], gone["rule"], gone["twin"]) == ("a", "b", "exact_duplicates", "a")
+    assert json.loads(gone["record"]) == copy
+
+
+def test_of_two_that_begin_alike_the_longer_stays(dump: Callable[..., Path], tmp_path: Path) -> None:
+    short = record("short", "Name a prime.", "Two is one of them.")
+    longer = record("long", "Name a prime.", "Two is one of them.", "Another?", "Three.")
+    curate.clean(dump(short, longer), tmp_path / "set")
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["long"]
+    assert rows(tmp_path / "set", curated.REJECTED)[0]["twin"] == "long"
+
+
+def test_a_conversation_stays_when_its_longer_twin_is_rejected(dump: Callable[..., Path], tmp_path: Path) -> None:
+    short = record("short", "Name a prime.", "Two is one of them.")
+    longer = record("long", "Name a prime.", "Two is one of them.", "Another?", "Three.", plugins=["x"])
+    curate.clean(dump(short, longer), tmp_path / "set")
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["short"]
+
+
+def test_one_id_with_two_contents_is_two_conversations(dump: Callable[..., Path], tmp_path: Path) -> None:
+    one, other = record("same", "What is a tarn?", "A mountain lake."), record("same", "What is a firth?", "An estuary.")
+    curate.clean(dump(one, other), tmp_path / "set")
+    ids = [row["id"] for row in rows(tmp_path / "set")]
+    assert ids[0] == "same"
+    assert ids[1].startswith("same~") and len(ids[1]) == len("same~") + 8
+
+
+def test_a_piece_never_takes_the_id_of_another_conversation(dump: Callable[..., Path], tmp_path: Path) -> None:
+    long = record("x", *[f"{side} {i} " + "word " * 40 for i in range(20) for side in ("Ask", "Tell")])
+    result = curate.clean(dump(long, record("x_1", "What is a mere?", "A broad, shallow lake.")), tmp_path / "set", max_tokens=300)
+    ids = [row["id"] for row in rows(tmp_path / "set")]
+    assert len(set(ids)) == len(ids) == result.manifest["counts"]["pieces"]
+
+
+def test_ids_are_made_where_there_are_none(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(record(None, "What is a col?", "A pass between peaks.")), tmp_path / "set")
+    (row,) = rows(tmp_path / "set")
+    assert row["source_id"] is None
+    assert row["id"].startswith("c-") and len(row["id"]) == 14
+
+
+def test_a_lost_exchange_is_a_row_of_its_own(dump: Callable[..., Path], tmp_path: Path) -> None:
+    source = record("a", "First question?", "A first answer.", "Second?", "", "Third question?", "A third answer.")
+    result = curate.clean(dump(source), tmp_path / "set")
+    (kept,), (lost,) = rows(tmp_path / "set"), rows(tmp_path / "set", curated.REJECTED)
+    assert [m["content"] for m in kept["messages"]] == [
+        "First question?",
+        "A first answer.",
+        "Third question?",
+        "A third answer.",
+    ]
+    assert (lost["scope"], lost["rule"], lost["message_range"]) == ("exchange", "empty_answer", [2, 4])
+    assert json.loads(lost["record"]) == source
+    assert result.manifest["counts"]["rejected_exchanges"] == 1
+    assert result.manifest["counts"]["rejected"] == 0
+
+
+def test_train_and_eval_do_not_depend_on_the_order_of_the_input(dump: Callable[..., Path], tmp_path: Path) -> None:
+    chats = [chat(n, 1 + n % 3) for n in range(400)]
+    curate.clean(dump(*chats), tmp_path / "one", eval_fraction=0.2)
+    random.Random(3).shuffle(chats)
+    curate.clean(dump(*chats), tmp_path / "two", eval_fraction=0.2)
+    one, two = ({row["id"]: row["split"] for row in rows(tmp_path / name)} for name in ("one", "two"))
+    assert one == two
+    assert 40 < sum(split == "eval" for split in one.values()) < 120
+
+
+def test_pieces_of_one_conversation_are_on_one_side(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(*(chat(n, 12) for n in range(220))), tmp_path / "set", max_tokens=150, eval_fraction=0.3)
+    sides = pl.read_parquet(tmp_path / "set" / curated.CONVERSATIONS).group_by("source_index").agg(pl.col("split").n_unique())
+    assert sides["split"].unique().to_list() == [1]
+
+
+def test_a_small_set_holds_nothing_out(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(*(chat(n) for n in range(199))), tmp_path / "set", eval_fraction=0.5)
+    assert {row["split"] for row in rows(tmp_path / "set")} == {"train"}
+
+
+def test_each_malformed_kind_costs_one_record_at_most(shared: Path, tmp_path: Path) -> None:
+    for file in sorted((shared / "data" / "malformed").glob("*.json")):
+        result = curate.clean(file, tmp_path / file.stem, max_tokens=1_000_000, workers=1)
+        counts = result.manifest["counts"]
+        assert counts["read"] == 13, file.stem
+        assert counts["kept"] >= 12, (file.stem, counts["rules"])
+        assert counts["kept"] + counts["rejected"] == 13, file.stem
+
+
+def test_a_users_own_filter_works_and_is_named(dump: Callable[..., Path], tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "import polars as pl\nfrom curate.filters import rule\n\n\n@rule\ndef no_lakes() -> pl.Expr:\n"
+        '    """Drop conversations about lakes."""\n'
+        '    return pl.col("answers").list.join(" ").str.contains("lake")\n'
+    )
+    source = dump(record("a", "What is a tarn?", "A mountain lake."), record("b", "What is a firth?", "An estuary, as in Scotland."))
+    curate.clean(source, tmp_path / "set", filters=[own])
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["b"]
+    assert rows(tmp_path / "set", curated.REJECTED)[0]["rule"] == "no_lakes"
+
+
+def test_one_file_can_be_asked_for(dump: Callable[..., Path], tmp_path: Path) -> None:
+    result = curate.clean(dump(chat(1), chat(2)), tmp_path / "clean.json")
+    assert result.file == tmp_path / "clean.json"
+    turns = [row["conversations"] for row in json.loads((tmp_path / "clean.json").read_text())]
+    assert [turn["from"] for turn in turns[0]] == ["human", "gpt"]
+    assert curated.is_set(tmp_path / "clean")
+
+
+def test_a_folder_that_is_no_set_is_refused(dump: Callable[..., Path], tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(SetError, match="not a curated set"):
+        curate.clean(dump(chat(1)), mine)
+    assert [file.name for file in mine.iterdir()] == ["thesis.txt"]
+
+
+def test_a_users_notes_in_a_set_outlive_the_next_run(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(chat(1)), tmp_path / "set")
+    (tmp_path / "set" / "notes.md").write_text("mine")
+    curate.clean(dump(chat(2)), tmp_path / "set")
+    assert (tmp_path / "set" / "notes.md").read_text() == "mine"
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["chat2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dump.json", "set"]
+
+
+def test_nothing_is_written_where_there_is_nothing_whole(tmp_path: Path) -> None:
+    (tmp_path / "page.json").write_text("<html>not a dump</html>")
+    with pytest.raises(InputError):
+        curate.clean(tmp_path / "page.json", tmp_path / "set")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.json"]
+
+
+def test_a_second_run_on_one_target_is_refused(dump: Callable[..., Path], tmp_path: Path) -> None:
+    source = dump(chat(1))
+    with curated.writing(tmp_path / "set") as partial:
+        with pytest.raises(SetError, match="another run"):
+            curate.clean(source, tmp_path / "set")
+        curated.write_manifest(partial, {})
+    assert curated.is_set(tmp_path / "set")
+
+
+def test_two_renames_that_were_cut_short_are_finished(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(chat(1)), tmp_path / "set")
+    (tmp_path / "set").rename(tmp_path / "set.previous")  # as a kill between the two renames leaves it
+    with pytest.raises(InputError):
+        curate.clean(tmp_path / "absent.json", tmp_path / "set")
+    curate.clean(dump(chat(2)), tmp_path / "set")
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["chat2"]
+    assert not (tmp_path / "set.previous").exists()
+
+
+def start(source: Path, target: Path, **keys: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "curate", "clean", str(source), "-o", str(target), "--workers", "2"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **keys)
+
+
+def test_kill_9_at_any_moment_leaves_the_earlier_set_or_the_new_one(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(json.dumps([chat(n) for n in range(5)]))
+    new.write_text(json.dumps([chat(n, 4) for n in range(6000)]))
+    curate.clean(old, tmp_path / "set")
+    before = digests(tmp_path / "set")
+    began = time.monotonic()
+    curate.clean(new, tmp_path / "whole", workers=2)
+    lasts, after = time.monotonic() - began + 0.5, digests(tmp_path / "whole")
+    moments = random.Random(11)
+    for _ in range(6):
+        process = start(new, tmp_path / "set")
+        time.sleep(moments.uniform(0.2, 1.0) * lasts)
+        process.kill()
+        process.communicate()
+        assert digests(tmp_path / "set") in (before, after)
+        curate.open_set(tmp_path / "set")
+    curate.clean(old, tmp_path / "set")
+    assert digests(tmp_path / "set") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json", "old.json", "set", "whole"]
+
+
+def test_ctrl_c_leaves_things_as_they_were_and_says_so(tmp_path: Path) -> None:
+    source = tmp_path / "big.json"
+    source.write_text(json.dumps([chat(n, 30) for n in range(6000)]))
+    process = start(source, tmp_path / "set", start_new_session=True)
+    time.sleep(1.5)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "nothing was changed" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["big.json"]
+
+
+def test_a_full_disk_gives_one_clear_line(tmp_path: Path) -> None:
+    source = tmp_path / "dump.json"
+    source.write_text(json.dumps([chat(n, 8) for n in range(3000)]))
+
+    def small_files() -> None:  # a file-size limit stands in for a full disk: the same failed write
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    process = start(source, tmp_path / "set", preexec_fn=small_files)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert errors.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["dump.json"]
+
+
+def test_a_target_that_cannot_be_made_gives_one_clear_line(dump: Callable[..., Path]) -> None:
+    with pytest.raises(CurateError, match="cannot write"):
+        curate.clean(dump(chat(1)), "/proc/curate-cannot-write-here/set")

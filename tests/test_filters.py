@@ -1,0 +1,380 @@
+"""Each filter drops what it says and keeps what it should; the registry refuses what would fail later."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate.errors import RecipeError
+from curate.filters import apply, check, get, load, measure, registry, rules
+
+SCHEMA: dict[str, pl.DataType] = {
+    "prompts": pl.List(pl.String),
+    "answers": pl.List(pl.String),
+    "html_answers": pl.List(pl.Boolean),
+    "turns": pl.Int64(),
+    "characters": pl.Int64(),
+    "model": pl.String(),
+    "metadata": pl.String(),
+    "language": pl.String(),
+    "language_confidence": pl.Float32(),
+}
+
+
+def chat(
+    answer: str | Sequence[str] = "It is sunny in Berlin today.",
+    prompt: str = "What is the weather like?",
+    *,
+    html: bool = False,
+    model: str | None = None,
+    metadata: Mapping[str, object] | None = None,
+    language: str = "en",
+) -> dict[str, object]:
+    """One row as the cleaning hands it to filters: a prompt, then its answers."""
+    answers = [answer] if isinstance(answer, str) else list(answer)
+    return {
+        "prompts": [prompt],
+        "answers": answers,
+        "html_answers": [html] * len(answers),
+        "turns": 1 + len(answers),
+        "characters": sum(map(len, [prompt, *answers])),
+        "model": model,
+        "metadata": json.dumps(metadata) if metadata else None,
+        "language": language,
+        "language_confidence": 0.99,
+    }
+
+
+def frame(*rows: dict[str, object]) -> pl.DataFrame:
+    return pl.DataFrame(list(rows), schema=SCHEMA)
+
+
+def verdict(row: dict[str, object], name: str, **chosen: object) -> dict[str, object]:
+    return apply(frame(row), {name: check(name, chosen)}).row(0, named=True)
+
+
+BROKEN_BY_CODE = "Steps:\n\n1. Install it:\n```\npip install x\n```\n1. Run it:\n```\nx\n```"
+BROKEN_BY_BULLETS = "1. Enqueue:\n* push\n* count\n1. Dequeue:\n* pop"
+BROKEN_BY_TEXT = "**English:**\n\n1. Choose a verb.\n\na) go\nb) goes\n\n1. Choose a tense.\n\na) past"
+
+DROPPED: list[tuple[str, dict[str, object], dict[str, object], str]] = [
+    ("min_messages", {}, chat([]), "messages: 1, minimum 2"),
+    ("min_characters", {}, chat("Hello!", "Hi"), "characters: 8, minimum 16"),
+    ("plugins", {}, chat(metadata={"plugins": [{"name": "WebPilot"}]}), "made with plugins"),
+    ("plugins", {"even_empty": True}, chat(metadata={"plugins": []}), "made with plugins"),
+    ("models", {}, chat(model="Model: Default (GPT-3.5)"), "model Model: Default (GPT-3.5), kept are gpt-4"),
+    ("models", {}, chat(model=None), "model not said, kept are gpt-4"),
+    ("models", {"keep": ["claude", "gpt-4"]}, chat(model="bard"), "model bard, kept are claude, gpt-4"),
+    ("list_indices", {}, chat(BROKEN_BY_CODE), "items of one list are all numbered 1."),
+    ("list_indices", {}, chat(BROKEN_BY_BULLETS), "items of one list are all numbered 1."),
+    ("list_indices", {}, chat(BROKEN_BY_TEXT), "items of one list are all numbered 1."),
+    ("list_indices", {}, chat(["Fine.", BROKEN_BY_CODE]), "items of one list are all numbered 1."),
+    ("list_indices", {"any_source": True}, chat("Yes.", "So:\n1. a\n1. b"), "items of one list are all numbered 1."),
+    ("list_indices", {"any_source": True}, chat(BROKEN_BY_CODE, html=True), "items of one list are all numbered 1."),
+    ("vendor_mention", {}, chat("I am ChatGPT."), "names ChatGPT (1 of 1 messages)"),
+    ("vendor_mention", {}, chat(["Hi.", "OPENAI's own."]), "names OPENAI (1 of 2 messages)"),
+    ("vendor_mention", {}, chat("我是ChatGPT的助手"), "names ChatGPT (1 of 1 messages)"),
+    ("vendor_mention", {"any_turn": True}, chat("Yes.", "Is ChatGPT down?"), "names ChatGPT (1 of 2 messages)"),
+    ("vendor_mention", {"whole_words": False}, chat("import myopenailib"), "names openai (1 of 1 messages)"),
+    ("vendor_mention", {"words": ["c++ corp."]}, chat("From C++ Corp. itself"), "names C++ Corp. (1 of 1 messages)"),
+    ("identity", {}, chat("I'm ChatGPT, hello."), "says who it is: I'm ChatGPT (1 of 1 messages)"),
+    ("identity", {}, chat("I am a large language model trained by OpenAI."), "says who it is"),
+    ("identity", {}, chat("As an AI language model developed by OpenAI, I can't."), "says who it is"),
+    ("identity", {}, chat("I was created by Anthropic."), "says who it is"),
+    ("identity", {}, chat("我是由OpenAI训练的模型"), "says who it is"),
+    ("repeated_digits", {}, chat("pi is 3.000000000"), "digit 0 9 times in a row, maximum 8"),
+    ("repeated_digits", {"times": 3}, chat("Yes.", "call 7775"), "digit 7 3 times in a row, maximum 2"),
+    ("languages", {"keep": ["en"]}, chat("안녕하세요", language="ko"), "language ko (0.99), kept are en"),
+    ("languages", {"keep": ["zh"]}, chat(language="ja"), "language ja (0.99), kept are zh"),
+    ("languages", {"skip": ["nb"]}, chat(language="no"), "language no (0.99), skipped are nb"),
+    ("languages", {"skip": ["unknown"]}, chat(language="unknown"), "language unknown (0.99), skipped are unknown"),
+]
+
+
+@pytest.mark.parametrize(("name", "chosen", "row", "reason"), DROPPED, ids=[f"{c[0]}-{c[3][:40]}" for c in DROPPED])
+def test_a_filter_drops_with_its_reason(
+    name: str, chosen: dict[str, object], row: dict[str, object], reason: str
+) -> None:
+    found = verdict(row, name, **chosen)
+    assert found["rule"] == name
+    assert str(found["reason"]).startswith(reason)
+    assert found["rules"] == [name]
+
+
+KEPT: list[tuple[str, dict[str, object], dict[str, object]]] = [
+    ("min_messages", {}, chat("Hello.")),
+    ("min_characters", {}, chat("Hello there!", "Hi..")),
+    ("plugins", {}, chat()),
+    ("plugins", {}, chat(metadata={"plugins": None})),
+    ("plugins", {}, chat(metadata={"plugins": []})),
+    ("plugins", {}, chat(metadata={"title": 'On "plugins"'})),
+    ("models", {}, chat(model="GPT-4")),
+    ("models", {}, chat(model="gpt4")),
+    ("models", {}, chat(model="Model: GPT-4")),
+    ("models", {}, chat(model="gpt-4-0613")),
+    ("models", {"unknown": True}, chat(model=None)),
+    ("models", {"unknown": True}, chat(model="")),
+    ("list_indices", {}, chat(BROKEN_BY_CODE, html=True)),
+    ("list_indices", {}, chat("Yes.", BROKEN_BY_CODE)),
+    ("list_indices", {}, chat("# Cats\n1. soft\n2. small\n\n# Dogs\n1. loud\n2. loyal")),
+    ("list_indices", {}, chat("# Cats\n\n1. soft\n\n# Dogs\n\n1. loud")),
+    ("list_indices", {}, chat("**Pre-set (500m)**\n\n1. 5x100m\n\n**Main set**\n\n1. 15x100m")),
+    ("list_indices", {}, chat("Advantages:\n\n1. It is fast.\n\nDrawbacks:\n\n1. It is loud.")),
+    ("list_indices", {}, chat("A. Base\n1. Mix.\n\nB. Filling\n1. Whip.")),
+    ("list_indices", {}, chat("Lazy numbering in code:\n\n```markdown\n1. a\n\n1. b\n```\nrenders as 1, 2.")),
+    ("list_indices", {}, chat("````markdown\n1. a\n```sh\nx\n```\n1. b\n```sh\ny\n```\n````")),
+    ("list_indices", {}, chat("1. one\n```\nx\n```\n2. two\n```\ny\n```\n3. three")),
+    ("list_indices", {}, chat("1. one\n   1. inner of one\n2. two\n   1. inner of two")),
+    ("vendor_mention", {}, chat("Yes.", "Is ChatGPT by OpenAI?")),
+    ("vendor_mention", {}, chat("set OPENAI_API_KEY first")),
+    ("identity", {}, chat("ChatGPT is a product of OpenAI.")),
+    ("identity", {}, chat("I am Claudette, your guide.")),
+    ("identity", {}, chat("Yes.", "I am ChatGPT")),
+    ("repeated_digits", {}, chat("00000000 and 123456789")),
+    ("languages", {"keep": ["en"]}, chat(language="en")),
+    ("languages", {"keep": ["en"]}, chat(language="unknown")),
+    ("languages", {"keep": ["zh"]}, chat(language="zh-tw")),
+    ("languages", {"skip": ["ko"]}, chat(language="en")),
+    ("languages", {}, chat(language="ko")),
+]
+
+
+@pytest.mark.parametrize(("name", "chosen", "row"), KEPT, ids=[f"{c[0]}-{i}" for i, c in enumerate(KEPT)])
+def test_a_filter_keeps_what_it_should(name: str, chosen: dict[str, object], row: dict[str, object]) -> None:
+    assert verdict(row, name, **chosen) == {"rule": None, "reason": None, "evidence": None, "rules": []}
+
+
+def test_every_filter_has_a_dropped_and_a_kept_example() -> None:
+    names = {name for name, found in rules("filter").items() if found.function.__module__.startswith("curate.")}
+    assert {case[0] for case in DROPPED} == {case[0] for case in KEPT} == names
+
+
+def test_evidence_shows_the_place_and_is_cut() -> None:
+    found = verdict(chat("x" * 500 + " by OpenAI " + "y" * 500), "vendor_mention")
+    assert str(found["evidence"]).startswith("OpenAI yyy")
+    assert len(str(found["evidence"])) <= 200
+    assert str(verdict(chat(BROKEN_BY_CODE), "list_indices")["evidence"]).startswith("1. Install it:\n[code]\n1. Run")
+
+
+def test_the_incumbents_list_rule_is_reproduced_by_a_setting() -> None:
+    texts = ["\n1. a\n1. b", "\n1. a 2\n1. b", "1. a\n1. b", "x\n1. a\n\nlong\ntext\n1. b", "\n1. \n1. ", "\n1.a\n1.b"]
+    found = apply(frame(*map(chat, texts)), {"list_indices": {"any_source": True}})["rule"]
+    assert [rule is not None for rule in found] == [bool(re.search(r"\n1\. [^2]*\n1\. ", text)) for text in texts]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(alphabet="0011a ", max_size=30), max_size=4), st.integers(2, 9))
+def test_repeated_digits_equals_the_back_reference_it_stands_for(texts: list[str], times: int) -> None:
+    found = verdict(chat(texts, "?"), "repeated_digits", times=times)
+    expected = any(re.search(rf"(\d)\1{{{times - 1}}}", text) for text in texts)
+    assert (found["rule"] is not None) == expected
+
+
+# --- several filters at once
+
+
+def test_the_first_rule_in_the_recipes_order_takes_a_row_and_all_that_would_are_listed() -> None:
+    rows = frame(chat([], "Hi"), chat("I am ChatGPT."), chat("Hi!", "Hi"))
+    chosen = {name: check(name) for name in ("min_characters", "min_messages", "vendor_mention")}
+    found = apply(rows, chosen)
+    assert found["rule"].to_list() == ["min_characters", "vendor_mention", "min_characters"]
+    assert found["rules"].to_list() == [["min_characters", "min_messages"], ["vendor_mention"], ["min_characters"]]
+    turned = apply(rows, dict(reversed(chosen.items())))
+    assert turned["rule"].to_list() == ["min_messages", "vendor_mention", "min_characters"]
+    assert turned["reason"].to_list()[0] == "messages: 1, minimum 2"
+
+
+def test_no_filters_and_no_rows_are_fine() -> None:
+    assert apply(frame(chat()), {}).row(0) == (None, None, None, [])
+    every = {name: check(name) for name in rules("filter")}
+    assert apply(frame(), every).height == 0
+    assert apply(frame(), {}).schema == apply(frame(chat()), every).schema
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from([case[2] for case in DROPPED + KEPT if isinstance(case[2], dict)]), max_size=8))
+def test_a_row_is_judged_alike_alone_and_in_any_batch(rows: list[dict[str, object]]) -> None:
+    every = {name: check(name) for name in rules("filter")}
+    alone = [apply(frame(row), every).row(0) for row in rows]
+    assert apply(frame(*rows), every).rows() == alone
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "message"),
+    [
+        ("min_mesages", {}, "unknown filter 'min_mesages'; did you mean 'min_messages'?"),
+        ("min_messages", {"minimun": 2}, "has no setting 'minimun'; did you mean 'minimum'?"),
+        ("min_messages", {"minimum": "2"}, "minimum = '2' is not allowed; give whole number, like 2"),
+        ("min_messages", {"minimum": True}, "minimum = True is not allowed"),
+        ("plugins", {"even_empty": 1}, "even_empty = 1 is not allowed; give true or false, like false"),
+        ("models", {"keep": "gpt-4"}, "keep = 'gpt-4' is not allowed; give a list of text, like [\"gpt-4\"]"),
+        ("models", {"keep": [4]}, "keep = [4] is not allowed"),
+        ("models", {"keep": []}, "would drop everything"),
+        ("vendor_mention", {"words": ["openai", " "]}, "none empty"),
+        ("repeated_digits", {"times": 1}, "times = 1 is not allowed; give 2 or more"),
+        ("languages", {"keep": ["english"]}, "keep holds 'english', unknown"),
+        ("languages", {"keep": ["zh-ch"]}, "did you mean 'zh-cn'?"),
+        ("languages", {"keep": ["unknown"]}, "keep holds 'unknown'"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_line(name: str, chosen: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        check(name, chosen)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_come_back_in_full_with_tomls_lists_as_tuples() -> None:
+    assert check("min_messages") == {"minimum": 2}
+    assert check("models", {"keep": ["gpt-4", "claude"]}) == {"keep": ("gpt-4", "claude"), "unknown": False}
+    assert check("exact_duplicates", {"prefixes": False})["prefixes"] is False
+
+
+def test_every_rule_says_what_it_does_in_its_first_line() -> None:
+    for name, found in rules().items():
+        assert re.match(r"[A-Z].*\.", found.summary), name
+        assert name.isidentifier()
+    assert get("exact_duplicates").kind == "corpus"
+    assert dict(get("language").columns) == {"language": pl.String(), "language_confidence": pl.Float32()}
+
+
+# --- a user's own file
+
+HEAD = "import polars as pl\nfrom curate.filters import rule, signal, reject\n\n"
+
+
+def write(folder: Path, body: str, name: str = "my_filters.py") -> Path:
+    path = folder / name
+    path.write_text(HEAD + body)
+    return path
+
+
+def filter_of(body: str, name: str = "mine", doc: str = '"""Drop what I say."""') -> str:
+    return f"@rule\ndef {name}(most: int = 3) -> pl.Expr:\n    {doc}\n    return {body}\n\n"
+
+
+@pytest.fixture(autouse=True)
+def forget_users_filters() -> object:
+    yield
+    for module in {found.function.__module__ for found in rules().values()}:
+        if module.startswith(registry.USER_MODULE):
+            registry._forget(module)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ('pl.col("turns") > most', "Drop what I say."),
+        ('pl.when(pl.col("turns") > most).then(pl.format("{} turns", "turns"))', "4 turns"),
+        ('reject(pl.col("turns") > most, "{n} of {most}", n=pl.col("turns"), most=most)', "4 of 3"),
+    ],
+    ids=["true", "text", "verdict"],
+)
+def test_a_users_filter_may_give_true_text_or_a_verdict(tmp_path: Path, body: str, reason: str) -> None:
+    assert load(write(tmp_path, filter_of(body))) == ["mine"]
+    found = apply(frame(chat("Fine."), chat(["a", "b", "c"])), {"mine": check("mine")})
+    assert found["reason"].to_list() == [None, reason]
+    assert apply(frame(chat(["a", "b", "c"])), {"mine": check("mine", {"most": 9})})["rule"].to_list() == [None]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('pl.col("turnz") > 3', 'unable to find column "turnz"'),
+        ('pl.col("turns") + 1', "gives Int64; allowed are true, text, or a verdict"),
+        ("True", "returned bool, not a Polars expression"),
+        ('pl.col("turns").mean() > 2', "gives 1 values for 2 rows; give one for each row"),
+        ('pl.col("answers").explode().is_null()', "rows"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ('pl.col("turns").str.len_chars() > 3', "expected `String`"),
+        ('pl.col("answers").list.get(1) == "c"', "out of bounds"),
+    ],
+)
+def test_a_users_filter_that_fails_is_named_with_its_file_in_one_line(tmp_path: Path, body: str, message: str) -> None:
+    path = write(tmp_path, filter_of(body))
+    load(path)
+    with pytest.raises(RecipeError) as error:
+        apply(frame(chat(["a", "b"]), chat("only one"), chat(["a", "b", "c"])), {"min_messages": {}, "mine": {}})
+    assert message in str(error.value)
+    assert f"filter 'mine' in {str(path)!r}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise ValueError('no luck')", "ValueError: no luck"),
+        ("def broken(:\n    pass", "SyntaxError"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("x = 1", "defines no filter; decorate one with @curate.filters.rule"),
+        (filter_of("pl.lit(True)", doc="pass"), "has no docstring"),
+        (filter_of("pl.lit(True)", name="plugins"), "filter 'plugins' is already defined"),
+        (filter_of("pl.lit(True)") * 2, "filter 'mine' is already defined"),
+        ('@rule\ndef mine(most) -> pl.Expr:\n    """Doc."""\n    return pl.lit(True)', "setting 'most' has no default"),
+    ],
+    ids=["raises", "syntax", "exits", "empty", "no docstring", "built-in name", "twice", "no default"],
+)
+def test_a_users_file_that_cannot_be_loaded_is_refused_in_one_line(tmp_path: Path, body: str, message: str) -> None:
+    path = write(tmp_path, body)
+    before = list(rules())
+    with pytest.raises(RecipeError) as error:
+        load(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert list(rules()) == before
+
+
+def test_files_are_told_apart_by_their_path_and_loaded_again_after_a_change(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert load(write(tmp_path / "a", filter_of("pl.lit(True)"))) == ["mine"]
+    assert load(write(tmp_path / "b", filter_of("pl.lit(True)", name="other"))) == ["other"]
+    with pytest.raises(RecipeError, match="already defined"):
+        load(write(tmp_path / "b", filter_of("pl.lit(True)", name="mine")))
+    assert load(write(tmp_path / "a", filter_of("pl.lit(True)", name="renamed"))) == ["renamed"]
+    assert {"mine", "other"} & set(rules()) == set()
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "gone.py", tmp_path, tmp_path / "list.txt"):
+        with pytest.raises(RecipeError, match="no file of filters"):
+            load(path)
+
+
+def test_a_users_signal_is_measured_and_a_filter_can_read_it(tmp_path: Path) -> None:
+    signal = '@signal(shouts=pl.UInt32)\ndef shouts(frame: pl.DataFrame) -> pl.DataFrame:\n    """Count "!"."""\n'
+    signal += '    return frame.select(shouts=pl.col("answers").list.join("").str.count_matches("!"))\n\n'
+    load(write(tmp_path, signal + filter_of('pl.col("shouts") > most')))
+    measured = measure(frame(chat("Hi!!!!"), chat()), {"shouts": {}, "mine": {}})
+    assert measured["shouts"].to_list() == [4, 0]
+    assert apply(measured, {"shouts": {}, "mine": {}})["rule"].to_list() == ["mine", None]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("frame", "must return a frame of {'shouts': UInt32}"),
+        ("None", "not NoneType"),
+        ("frame.select(shouts=pl.lit(1, pl.UInt32))", "returned 1 rows for 2 conversations"),
+        ("frame.select(pl.col('gone'))", "unable to find column"),
+    ],
+)
+def test_a_users_signal_that_gives_something_else_is_named(tmp_path: Path, body: str, message: str) -> None:
+    text = f'@signal(shouts=pl.UInt32)\ndef shouts(frame):\n    """Count."""\n    return {body}\n'
+    path = write(tmp_path, text)
+    load(path)
+    with pytest.raises(RecipeError) as error:
+        measure(frame(chat(), chat()), {"shouts": {}})
+    assert message in str(error.value)
+    assert str(path) in str(error.value)

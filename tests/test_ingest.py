@@ -1,0 +1,672 @@
+"""Bytes in, records out: whatever the bytes, each whole record comes through once, and each bad one alone."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import math
+import os
+import pickle
+import random
+import subprocess
+import sys
+import threading
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from curate import streams
+from curate.errors import CurateError, InputError
+from curate.ingest import Chunk, RawRecord, Reader, open_inputs, records
+
+Read = tuple[list[RawRecord], Reader]
+
+
+def row(number: int, text: str = "hello") -> dict[str, Any]:
+    """Return a small ShareGPT row."""
+    turns = [{"from": "human", "value": f"{text} {number}"}, {"from": "gpt", "value": 'say "hi", {"id": 1}, ok'}]
+    return {"id": f"r{number}", "conversations": turns}
+
+
+ROWS = [row(number) for number in range(13)]
+LINES = b"\n".join(json.dumps(each).encode() for each in ROWS) + b"\n"
+ARRAY = json.dumps(ROWS).encode()
+PRETTY = json.dumps(ROWS, indent=2).encode()
+VALUES = b"\n".join(json.dumps(each, indent=2).encode() for each in ROWS)
+WRAPPED = json.dumps({"version": 1, "notes": [1, [2]], "data": ROWS, "more": {"a": []}}).encode()
+FORMS = {"array": ARRAY, "lines": LINES, "pretty": PRETTY, "values": VALUES, "wrapped": WRAPPED}
+
+
+def read(path: Path, **settings_: Any) -> Read:
+    """Read one file to its end."""
+    reader = Reader(open_inputs([path]), **settings_)
+    return [record for chunk in reader for record in records(chunk)], reader
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Callable[..., Read]:
+    """Write bytes to a file and read them as a dump."""
+
+    def read_bytes(data: bytes, name: str = "dump.json", **settings_: Any) -> Read:
+        path = tmp_path / name
+        path.write_bytes(data)
+        return read(path, **settings_)
+
+    return read_bytes
+
+
+def values(found: list[RawRecord]) -> list[Any]:
+    return [record.value for record in found]
+
+
+def good(found: list[RawRecord]) -> list[Any]:
+    return [record.value for record in found if record.problem is None]
+
+
+def rules(found: list[RawRecord]) -> list[str]:
+    return [record.problem.rule for record in found if record.problem is not None]
+
+
+# ── the forms a dump comes in ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("chunk_bytes", [64, 300, 1000, 1 << 20])
+def test_every_form_gives_the_same_records_whatever_the_chunk_size(
+    dump: Callable[..., Read], form: str, chunk_bytes: int
+) -> None:
+    found, reader = dump(FORMS[form], chunk_bytes=chunk_bytes)
+    assert values(found) == ROWS
+    assert [record.index for record in found] == list(range(13))
+    assert all(json.loads(record.raw) == record.value and record.raw in FORMS[form] for record in found)
+    assert reader.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(LINES.replace(b"\n", b"\r\n"), ROWS, id="CRLF"),
+        pytest.param(LINES.replace(b"\n", b"\n\n  \n"), ROWS, id="blank lines"),
+        pytest.param(LINES.replace(b"\n", b",\n"), ROWS, id="lines with commas"),
+        pytest.param(LINES.replace(b"\n", b""), ROWS, id="no line ends at all"),
+        pytest.param(ARRAY + b"\n" + ARRAY, ROWS + ROWS, id="two arrays"),
+        pytest.param(ARRAY + LINES + VALUES, ROWS * 3, id="an array, lines and pretty-printed"),
+        pytest.param(b"\xef\xbb\xbf" + ARRAY, ROWS, id="byte-order mark"),
+        pytest.param(b"\xef\xbb\xbf" + LINES + b"\xef\xbb\xbf" + LINES, ROWS * 2, id="joined files with marks"),
+        pytest.param(ARRAY.decode().encode("utf-16"), ROWS, id="UTF-16"),
+        pytest.param(b"\xfe\xff" + LINES.decode().encode("utf-16-be"), ROWS, id="UTF-16 big-endian"),
+        pytest.param(ARRAY.decode().encode("utf-32"), ROWS, id="UTF-32"),
+        pytest.param(json.dumps(ROWS[0]).encode(), ROWS[:1], id="one object"),
+        pytest.param(ARRAY[:-1] + b",]", ROWS, id="a comma too many"),
+        pytest.param(json.dumps({"train": ROWS[:3], "test": ROWS[3:]}).encode(), ROWS, id="two arrays in an object"),
+        pytest.param(b" \n\t" * 3000 + ARRAY + b" \n" * 3000, ROWS, id="white space around"),
+        pytest.param(json.dumps([[1, 2], [3], "text", 4]).encode(), [[1, 2], [3], "text", 4], id="no objects"),
+    ],
+)
+@pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
+def test_spellings_that_mean_the_same(
+    dump: Callable[..., Read], data: bytes, expected: list[Any], chunk_bytes: int
+) -> None:
+    found, reader = dump(data, chunk_bytes=chunk_bytes)
+    assert values(found) == expected
+    assert reader.warnings == []
+
+
+NESTED = [
+    {"id": n, "conversations": [{"id": m, "from": "human", "value": "x" * m} for m in range(n)]} for n in range(30)
+]
+VARIED = [
+    dict(random.Random(n).sample(sorted((row(n) | {"title": "t", "x": [{"id": 1}]}).items()), 4)) for n in range(40)
+]
+
+
+@pytest.mark.parametrize(
+    "rows", [pytest.param(NESTED, id="nested same key"), pytest.param(VARIED, id="key order varies")]
+)
+@pytest.mark.parametrize("chunk_bytes", [64, 500, 4000, 1 << 20])
+def test_records_that_are_hard_to_tell_apart(dump: Callable[..., Read], rows: list[Any], chunk_bytes: int) -> None:
+    for data in (json.dumps(rows).encode(), json.dumps(rows, indent=1).encode()):
+        assert values(dump(data, chunk_bytes=chunk_bytes)[0]) == rows
+
+
+def test_a_record_larger_than_a_chunk_makes_a_larger_chunk(dump: Callable[..., Read]) -> None:
+    rows = [row(0), row(1, "long " * 40_000), row(2)]
+    assert values(dump(json.dumps(rows).encode(), chunk_bytes=1000)[0]) == rows
+
+
+def test_a_record_past_the_limit_costs_itself_alone(dump: Callable[..., Read]) -> None:
+    rows = [*ROWS, row(50, "long " * 40_000), *ROWS]
+    found, reader = dump(json.dumps(rows).encode(), max_record_bytes=100_000)
+    assert good(found) == ROWS + ROWS
+    assert set(rules(found)) == {"unreadable"}
+    assert "max_record_bytes" in reader.warnings[0].text
+
+
+# ── bad records, one at a time ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_malformed_file_keeps_its_twelve_good_rows(shared: Path) -> None:
+    files = sorted((shared / "data" / "malformed").glob("*.json"))
+    assert len(files) == 20
+    for file in files:
+        found, reader = read(file)
+        rows = json.loads(file.read_text())
+        assert values(found) == rows, file.name
+        assert len(found) == 13
+        assert reader.warnings == []
+        assert sum(record.surrogates for record in found) == ("surrogate" in file.name)
+
+
+def between(bad: bytes) -> bytes:
+    """Return the array with something put between its rows 5 and 6."""
+    cut = ARRAY.index(b'{"id": "r6"')
+    return ARRAY[:cut] + bad + b", " + ARRAY[cut:]
+
+
+DEEP = b'{"id": "deep", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        pytest.param(DEEP, "too_deep", id="100,000 deep"),
+        pytest.param(b'{"id": "x", "a": ' * 300 + b"1" + b"}" * 300, "too_deep", id="300 deep"),
+        pytest.param(b'{"id": "x", "v": "caf\xe9"}', "encoding", id="raw Latin-1"),
+        pytest.param(b'{"id": "x", "v": "\xed\xa0\x80"}', "encoding", id="a surrogate as bytes"),
+        pytest.param(b'{"id": "x", "v": 1, "v": 2}', "duplicate_keys", id="a key twice"),
+        pytest.param(b'{"id": "x", "c": [{"value": "a", "value": "b"}]}', "duplicate_keys", id="a key twice inside"),
+        pytest.param(b'{"id": "x", "v": "a\x00b"}', "unreadable", id="a zero byte"),
+        pytest.param(b'{"id": "x", "v": ' + b"9" * 5000 + b"}", "unreadable", id="a number of 5,000 digits"),
+        pytest.param(b'{"id": "x", "v" "y"}', "unreadable", id="lost colon"),
+        pytest.param(b'{"id": "x, "v": "y"}', "unreadable", id="lost quote"),
+        pytest.param(b'{"id": "x", "v": ["y"}', "unreadable", id="lost bracket"),
+        pytest.param(b'{"id": "x", "v": {"y": 1}', "unreadable", id="lost brace"),
+        pytest.param(b'{"id": "x", "v": ["y", {"z": "', "unreadable", id="cut off in the middle"),
+        pytest.param(b"undefined", "unreadable", id="a stray word"),
+        pytest.param(b"\x00" * 500, "unreadable", id="zeroed"),
+        pytest.param(b"\x8f\xff\x00{]" * 100, "unreadable", id="garbage"),
+    ],
+)
+@pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
+def test_a_bad_record_costs_itself_alone(dump: Callable[..., Read], bad: bytes, rule: str, chunk_bytes: int) -> None:
+    found, _ = dump(between(bad), chunk_bytes=chunk_bytes)
+    assert good(found) == ROWS
+    assert rules(found) == [rule]
+    assert found[6].raw == bad
+    assert [record.index for record in found] == list(range(14))
+
+
+@pytest.mark.parametrize(
+    ("bad", "value", "note"),
+    [
+        pytest.param(b'{"id": NaN, "b": 1}', {"id": None, "b": 1}, "NaN read as null", id="NaN"),
+        pytest.param(b'{"id": -Infinity}', {"id": None}, "-Infinity read as null", id="Infinity"),
+        pytest.param(b'{"id": 1e999}', {"id": None}, "1e999 read as null", id="a number past any float"),
+        pytest.param(b'{"id": "a\tb\nc"}', {"id": "a\tb\nc"}, "", id="raw control characters"),
+        pytest.param(b'{"id": "\\ud800"}', {"id": "\ud800"}, "", id="lone surrogate"),
+        pytest.param(b'{"id": "\\ud83d\\ude00"}', {"id": "\U0001f600"}, "", id="a pair of surrogates"),
+        pytest.param(b'{"id": "\\\\ud800 \\u0022:"}', {"id": '\\ud800 ":'}, "", id="what only looks like one"),
+        pytest.param(b'{"id" : "x", "a\\\\":1}', {"id": "x", "a\\": 1}, "", id="keys spelt oddly"),
+        pytest.param(b'{"id": 123456789012345678901}', {"id": 123456789012345678901}, "", id="a long number"),
+        pytest.param(b"null", None, "", id="null"),
+        pytest.param(b'"a stray string"', "a stray string", "", id="string"),
+        pytest.param(b"[]", [], "", id="list"),
+        pytest.param(b"{}", {}, "", id="no keys"),
+    ],
+)
+@pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
+def test_odd_records_are_read_where_their_meaning_is_clear(
+    dump: Callable[..., Read], bad: bytes, value: Any, note: str, chunk_bytes: int
+) -> None:
+    found, reader = dump(between(bad), chunk_bytes=chunk_bytes)
+    assert values(found) == [*ROWS[:6], value, *ROWS[6:]]
+    assert (found[6].raw, found[6].note, found[6].problem) == (bad, note, None)
+    assert found[6].surrogates == (value == {"id": "\ud800"})
+    assert reader.warnings == []
+
+
+def test_reasons_say_where_and_what(dump: Callable[..., Read]) -> None:
+    data = between(b'{"id": "x", "v": "caf\xe9 "}')
+    problem = dump(data)[0][6].problem
+    assert problem is not None
+    assert problem.reason == f"bytes e9 at byte {data.index(0xE9)} are not UTF-8"
+    assert "caf" in problem.evidence
+
+
+def test_damage_is_reported_with_its_place_and_size(dump: Callable[..., Read]) -> None:
+    bad = b'{"id": "x, "v": "y"}'
+    _, reader = dump(between(bad))
+    (damage,) = reader.warnings
+    at = ARRAY.index(b'{"id": "r6"')
+    assert (damage.source_file, damage.offset, damage.bytes) == ("dump.json", at, len(bad))
+    assert f"takes {len(bad)} bytes from byte {at}" in damage.text
+
+
+@pytest.mark.parametrize("form", ["array", "lines", "pretty", "values"])
+def test_a_bad_stretch_costs_only_the_records_it_touches(dump: Callable[..., Read], form: str) -> None:
+    data = FORMS[form]
+    at, after = data.index(b"hello 4"), data.index(b"hello 6")
+    zeroed = data[:at] + bytes(after - at) + data[after:]
+    for chunk_bytes in (64, 1 << 20):
+        found, reader = dump(zeroed, chunk_bytes=chunk_bytes)
+        assert good(found) == ROWS[:4] + ROWS[7:]
+        assert rules(found) == ["unreadable"] * len(reader.warnings)
+        assert found[4].raw.startswith(b"{\n" if b"\n  " in data else b'{"id"')
+
+
+def test_a_line_cut_off_costs_that_line(dump: Callable[..., Read]) -> None:
+    lines = LINES.split(b"\n")
+    lines[3] = lines[3][:40]
+    lines[7] = b"<<<<<<< HEAD"
+    found, _ = dump(b"\n".join(lines))
+    assert good(found) == ROWS[:3] + ROWS[4:7] + ROWS[8:]
+    assert [record.index for record in found if record.problem] == [3, 7]
+
+
+def test_a_lost_comma_costs_nothing(dump: Callable[..., Read]) -> None:
+    assert values(dump(ARRAY.replace(b"}]}, ", b"}]} ", 1))[0]) == ROWS
+
+
+def test_a_lost_start_costs_the_first_record(dump: Callable[..., Read]) -> None:
+    found, _ = dump(ARRAY[60:])
+    assert good(found) == ROWS[1:]
+
+
+@pytest.mark.parametrize("form", ["array", "lines", "pretty", "values", "wrapped"])
+def test_a_file_cut_off_anywhere_keeps_what_is_whole(dump: Callable[..., Read], form: str) -> None:
+    data = FORMS[form]
+    ends = [0]
+    for each in dump(data)[0]:
+        ends.append(data.index(each.raw, ends[-1]) + len(each.raw))
+    for cut in [*range(ends[1], ends[2] + 3), *range(ends[2], len(data), 97)]:
+        found, reader = dump(data[:cut], chunk_bytes=512)
+        whole = sum(end <= cut for end in ends) - 1
+        assert good(found) == ROWS[:whole], cut
+        assert len(found) - whole == len(rules(found)) <= 1
+        if form in ("array", "pretty"):
+            assert reader.warnings
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    at = rng.randrange(len(data))
+    how = rng.randrange(4)
+    if how == 0:
+        return data[:at] + data[at + 1 :]
+    if how == 1:
+        return data[:at] + bytes([rng.choice(b'{}[]",:\\ \n\x00a9')]) + data[at:]
+    end = min(len(data), at + rng.randrange(1, 120))
+    return data[:at] + (b"" if how == 2 else rng.randbytes(end - at)) + data[end:]
+
+
+@pytest.mark.parametrize("form", ["array", "lines", "pretty"])
+def test_one_damaged_place_costs_few_records_and_the_chunk_size_does_not_matter(
+    dump: Callable[..., Read], form: str
+) -> None:
+    rng = random.Random(form)
+    for _ in range(60):
+        data = mutated(FORMS[form], rng)
+        found = {size: dump(data, chunk_bytes=size)[0] for size in (64, 1000, 1 << 20)}
+        raws = [[record.raw for record in each] for each in found.values()]
+        assert raws[0] == raws[1] == raws[2], data
+        assert sum(each in good(found[64]) for each in ROWS) >= 10, data
+
+
+# ── containers and archives ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def packed_zip(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        pytest.param(gzip.compress, id="gzip"),
+        pytest.param(lambda data: gzip.compress(data[:999]) + gzip.compress(data[999:]), id="gzip of two members"),
+        pytest.param(lambda data: gzip.compress(data) + bytes(1000), id="gzip with padding"),
+        pytest.param(zstandard.compress, id="zstd"),
+        pytest.param(
+            lambda data: zstandard.compress(data[:999]) + zstandard.compress(data[999:]), id="zstd of two frames"
+        ),
+        pytest.param(lambda data: packed_zip({"dump.json": data}), id="zip"),
+        pytest.param(lambda data: packed_zip({"dump.json.gz": gzip.compress(data)}), id="gzip in a zip"),
+    ],
+)
+@pytest.mark.parametrize("name", ["dump.json.gz", "dump.bin"])
+def test_compressed_dumps_are_known_by_their_bytes(
+    dump: Callable[..., Read], pack: Callable[[bytes], bytes], name: str
+) -> None:
+    data = pack(ARRAY)
+    found, reader = dump(data, name)
+    assert values(found) == ROWS
+    assert reader.warnings == []
+    (file,) = reader.inputs
+    assert (file.name, file.sha256) == (name, sha256(data).hexdigest())
+    assert 0 < reader.bytes_read <= len(data) == reader.bytes_total
+
+
+@pytest.mark.parametrize("pack", [pytest.param(gzip.compress, id="gzip"), pytest.param(zstandard.compress, id="zstd")])
+@pytest.mark.parametrize("harm", ["cut off", "overwritten"])
+def test_a_damaged_archive_keeps_what_expanded(
+    dump: Callable[..., Read], pack: Callable[[bytes], bytes], harm: str
+) -> None:
+    rows = [row(number, os.urandom(300).hex()) for number in range(1000)]
+    data = pack(json.dumps(rows).encode())
+    half = len(data) // 2
+    data = data[:half] if harm == "cut off" else data[:half] + b"\xff" * 4000 + data[half + 4000 :]
+    found, reader = dump(data, "dump.json.x")
+    whole = good(found)
+    assert 200 < len(whole) < 999
+    assert whole == rows[: len(whole)] or harm == "overwritten"
+    assert any("stream is" in damage.text for damage in reader.warnings)
+    assert reader.inputs[0].bytes == len(data)
+
+
+def test_a_damaged_zip_member_keeps_what_expanded(dump: Callable[..., Read]) -> None:
+    data = bytearray(packed_zip({"a.json": ARRAY}))
+    data[data.index(b"PK\x01\x02") - 30] ^= 0xFF
+    found, reader = dump(bytes(data), "dump.zip")
+    assert good(found)[:10] == ROWS[:10]
+    assert "zip member is damaged" in reader.warnings[0].text
+
+
+def test_zip_members_are_names_and_never_paths(tmp_path: Path) -> None:
+    inside = {
+        "../../etc/a.json": ARRAY,
+        "b/c.jsonl": LINES,
+        "readme.txt": b"no",
+        "__MACOSX/._c.jsonl": b"no",
+        "a": b"x",
+    }
+    (tmp_path / "dump.zip").write_bytes(packed_zip(inside))
+    found = open_inputs([tmp_path / "dump.zip"])
+    assert [source.name for source in found] == ["dump.zip/etc/a.json", "dump.zip/b/c.jsonl"]
+    assert sum(chunk.count for chunk in Reader(found)) == 26
+    assert [path.name for path in tmp_path.iterdir()] == ["dump.zip"]
+
+
+BOMB = bytes(1 << 20)
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        pytest.param(lambda size: gzip.compress(BOMB * size), id="gzip"),
+        pytest.param(lambda size: zstandard.compress(BOMB * size), id="zstd"),
+        pytest.param(lambda size: packed_zip({"a.json": BOMB * size}), id="zip"),
+        pytest.param(lambda size: packed_zip({"a.json.gz": gzip.compress(BOMB * size)}), id="gzip in a zip"),
+    ],
+)
+def test_a_bomb_stops_at_the_limits(dump: Callable[..., Read], pack: Callable[[int], bytes]) -> None:
+    with pytest.raises(InputError, match=r"expands past the limit of 3,000,000 bytes"):
+        dump(pack(4), "bomb.json.gz", max_expanded_bytes=3_000_000)
+    with pytest.raises(InputError, match=r"expands \d+ times .* past the limit of 500"):
+        dump(pack(80), "bomb.json.gz", max_expansion=500)
+
+
+def test_parquet_rows_become_records(tmp_path: Path) -> None:
+    rows = [each | {"score": float(n), "when": None} for n, each in enumerate(ROWS)]
+    frame = pl.DataFrame([*rows, {"id": "x", "conversations": None, "score": math.nan, "when": None}])
+    frame.write_parquet(tmp_path / "a.parquet")
+    found, reader = read(tmp_path / "a.parquet")
+    assert values(found) == [*rows, {"id": "x", "conversations": None, "score": None, "when": None}]
+    assert reader.inputs[0].bytes == (tmp_path / "a.parquet").stat().st_size
+    assert reader.inputs[0].sha256 == sha256((tmp_path / "a.parquet").read_bytes()).hexdigest()
+
+
+def test_parquet_types_without_a_json_form_become_text(tmp_path: Path) -> None:
+    columns = {"d": ["2024-01-02"], "b": [b"\xff"], "big": [2**100]}
+    frame = pl.DataFrame(columns, schema_overrides={"big": pl.Int128}).with_columns(pl.col("d").str.to_datetime())
+    frame.write_parquet(tmp_path / "a.parquet")
+    (found,) = read(tmp_path / "a.parquet")[0]
+    assert found.value["d"].startswith("2024-01-02")
+    assert found.value["big"] == 2**100
+
+
+# ── inputs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_folder_gives_its_dumps_in_order(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a/z.json", "a/b/c.ndjson", "notes.txt", ".hidden.json", "._b.jsonl", ".git/x.json"):
+        path = tmp_path / "dumps" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(LINES)
+    found = open_inputs([tmp_path / "dumps"])
+    assert [source.name for source in found] == ["a/b/c.ndjson", "a/z.json", "b.jsonl"]
+    chunks = list(Reader(found))
+    assert [(chunk.source_file, chunk.first, chunk.count) for chunk in chunks] == [
+        ("a/b/c.ndjson", 0, 13),
+        ("a/z.json", 0, 13),
+        ("b.jsonl", 0, 13),
+    ]
+
+
+def test_files_of_one_name_are_told_apart_and_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
+    for name in ("x/2023/a.json", "x/2024/a.json", "y/2024/a.json", "b.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(ARRAY)
+    arguments = [tmp_path / "x/2023/a.json", tmp_path / "x/2024", tmp_path / "y/2024/a.json", tmp_path / "b.json"]
+    names = [source.name for source in open_inputs([*arguments, tmp_path / "x"])]
+    assert names == ["2023/a.json", "x/2024/a.json", "y/2024/a.json", "b.json"]
+    assert sorted(names) == sorted(source.name for source in open_inputs(arguments[::-1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("empty.json", b"", "is empty"),
+        ("space.json", b" \n\n ", "only white space"),
+        ("page.html", b"<!DOCTYPE html><html><body>Not found</body></html>", "an HTML page"),
+        ("doc.pdf", b"%PDF-1.7 ...", "a PDF document"),
+        ("dump.json.xz", b"\xfd7zXZ\x00\x00", "xz-compressed"),
+        ("text.json", b"Dear all,\nthis is a letter.\n", "text that begins with 'Dear all"),
+        ("binary.json", bytes(range(128, 256)) * 9, "binary data that begins with 0x8081"),
+        ("cut.json", ARRAY[:80], "holds no whole JSON record"),
+        ("numbers.txt", b"1 2 3\n4 5 6\n", "holds no whole JSON record"),
+        ("page.json.gz", gzip.compress(b"<html>" * 50), "an HTML page"),
+        ("cut.json.gz", gzip.compress(ARRAY)[:12], "the gzip stream is cut off"),
+        ("empty.json.gz", gzip.compress(b""), "only white space"),
+        ("broken.zip", b"PK\x03\x04 and no more", "is a damaged zip"),
+        ("none.zip", packed_zip({"a.txt": b"x"}), "holds no dump"),
+        ("broken.parquet", b"PAR1 and no more", "a parquet file that cannot be read"),
+        ("none.json", b"[]", "no record in 'none.json'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value else "",
+)
+def test_what_is_no_dump_gets_one_clear_line(dump: Callable[..., Read], name: str, data: bytes, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        dump(data, name)
+    assert words in str(caught.value)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        pytest.param(lambda path: path, "does not exist", id="missing"),
+        pytest.param(lambda path: path.mkdir() or path, "holds no dump", id="empty folder"),
+        pytest.param(lambda path: path.parent / "nul\0l", "cannot be read", id="a name that cannot be"),
+    ],
+)
+def test_what_is_not_there_gets_one_clear_line(tmp_path: Path, make: Callable[[Path], Path], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        open_inputs([make(tmp_path / "x.json")])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_gets_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(ARRAY)
+    (tmp_path / "a.json").chmod(0)
+    with pytest.raises(InputError, match="Permission denied"):
+        open_inputs([tmp_path / "a.json"])
+
+
+def test_no_argument_is_refused() -> None:
+    with pytest.raises(InputError, match="no input given"):
+        open_inputs([])
+
+
+def test_an_empty_array_beside_others_is_only_noted(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"[]")
+    (tmp_path / "b.json").write_bytes(ARRAY)
+    reader = Reader(open_inputs([tmp_path]))
+    assert sum(chunk.count for chunk in reader) == 13
+    assert [damage.text for damage in reader.warnings] == ["a.json: an empty array, no record"]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress], ids=["plain", "gzip", "zstd"])
+def test_standard_input_is_read_through_a_pipe(pack: Callable[[bytes], bytes]) -> None:
+    code = (
+        "from curate.ingest import *; r = Reader(open_inputs(['-']), chunk_bytes=100)\n"
+        "print([x.value['id'] for c in r for x in records(c)], r.inputs[0].sha256, r.bytes_total)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], input=pack(ARRAY), capture_output=True, check=True)
+    expected = f"{[each['id'] for each in ROWS]} {sha256(pack(ARRAY)).hexdigest()} None"
+    assert ran.stdout.decode().strip() == expected
+
+
+def test_a_named_pipe_is_read_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(LINES,))
+    writer.start()
+    assert values(read(tmp_path / "pipe")[0]) == ROWS
+    writer.join()
+
+
+# ── the reader ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("limit", [1, 5, 13, 14, 25, 26, 99])
+@pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
+def test_limit_stops_after_so_many_records(tmp_path: Path, limit: int, chunk_bytes: int) -> None:
+    (tmp_path / "a.json").write_bytes(ARRAY)
+    (tmp_path / "b.json").write_bytes(LINES)
+    reader = Reader(open_inputs([tmp_path]), limit=limit, chunk_bytes=chunk_bytes)
+    found = [record.value for chunk in reader for record in records(chunk)]
+    assert found == (ROWS + ROWS)[:limit]
+
+
+def test_limit_leaves_the_hash_out_of_a_file_that_was_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(json.dumps(ROWS * 2000).encode())
+    reader = Reader(open_inputs([path]), limit=3)
+    assert sum(chunk.count for chunk in reader) == 3
+    assert reader.inputs[0].sha256 is None
+
+
+def test_chunks_travel_between_processes(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(between(b'{"id": "x, "v": "y"}'))
+    (chunk,) = Reader(open_inputs([tmp_path / "a.json"]))
+    again: Chunk = pickle.loads(pickle.dumps(chunk))
+    assert again == chunk
+    pickled = pickle.loads(pickle.dumps(records(again)))
+    assert [record.raw for record in pickled] == [record.raw for record in records(chunk)]
+    assert rules(pickled) == ["unreadable"]
+
+
+def test_memory_is_bounded_by_a_few_chunks(tmp_path: Path) -> None:
+    path = tmp_path / "big.json"
+    with path.open("wb") as file:
+        file.write(b"[")
+        file.write(b", ".join([ARRAY[1:-1]] * 30_000))
+        file.write(b"]")
+    assert path.stat().st_size > 50 << 20
+    tracemalloc.start()
+    count = sum(chunk.count for chunk in Reader(open_inputs([path]), chunk_bytes=1 << 20))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 13 * 30_000
+    assert peak < 16 << 20
+
+
+def test_a_lost_bracket_costs_no_more_than_its_record_in_a_long_file(dump: Callable[..., Read]) -> None:
+    rows = [row(n) for n in range(5000)]
+    data = json.dumps(rows).encode()
+    found, _ = dump(data.replace(b'ok"}]}', b'ok"}}', 1).replace(b'}]}, {"id": "r9"', b'}, {"id": "r9"', 1))
+    assert good(found) == [*rows[1:8], *rows[9:]]
+
+
+# ── properties ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+EVERY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+KEYS = st.sampled_from(["id", "conversations", "from", "value", ",", '"', "é"])
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
+)
+RECORDS = st.lists(st.dictionaries(KEYS, JSON, min_size=1, max_size=4) | JSON, min_size=1, max_size=12)
+FRAGMENTS = st.sampled_from(
+    [b"[", b"]", b"{", b"}", b'"', b",", b":", b"\\", b"\n", b" ", b"1", b"null", b"NaN", b"\xff", b"\x00", b"\\ud800"]
+    + [b'{"id":', b'"conversations":', b'{"id": 1}', b'{"id": 1, "conversations": []}', b"\xef\xbb\xbf", b'"x"']
+)
+
+
+@EVERY
+@given(data=st.binary(max_size=300) | st.lists(FRAGMENTS, max_size=60).map(b"".join))
+def test_any_bytes_give_records_or_one_clear_error(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "any.json"
+    path.write_bytes(data)
+    raws = []
+    for chunk_bytes in (16, 100, 1 << 20):
+        try:
+            found, _ = read(path, chunk_bytes=chunk_bytes)
+        except CurateError as error:
+            raws.append([str(error)[:40].encode()])
+            continue
+        raws.append([record.raw for record in found])
+        assert [record.index for record in found] == list(range(len(found)))
+    assert raws[0] == raws[1] == raws[2]
+
+
+@EVERY
+@given(rows=RECORDS, indent=st.sampled_from([None, 0, 2]), chunk_bytes=st.sampled_from([16, 80, 1 << 20]))
+def test_any_json_round_trips_with_its_bytes(
+    tmp_path: Path, rows: list[Any], indent: int | None, chunk_bytes: int
+) -> None:
+    path = tmp_path / "any.json"
+    data = json.dumps(rows, indent=indent).encode()
+    path.write_bytes(data)
+    found, reader = read(path, chunk_bytes=chunk_bytes)
+    assert values(found) == rows
+    assert [json.loads(record.raw) for record in found] == rows
+    assert all(record.raw in data for record in found)
+    assert reader.warnings == []
+
+
+@EVERY
+@given(
+    cut=st.integers(min_value=len(ARRAY) // 10, max_value=len(ARRAY)), chunk_bytes=st.sampled_from([64, 700, 1 << 20])
+)
+def test_any_truncation_keeps_a_prefix(tmp_path: Path, cut: int, chunk_bytes: int) -> None:
+    path = tmp_path / "cut.json"
+    path.write_bytes(ARRAY[:cut])
+    found, _ = read(path, chunk_bytes=chunk_bytes)
+    assert good(found) == ROWS[: len(good(found))]
+    assert len(rules(found)) <= 1
+
+
+@EVERY
+@given(data=st.binary(max_size=3000), slices=st.sampled_from([1, 7, 1 << 17]))
+def test_any_gzip_damage_keeps_a_prefix(monkeypatch: pytest.MonkeyPatch, data: bytes, slices: int) -> None:
+    monkeypatch.setattr(streams, "GZIP_SLICE", slices)
+    whole = gzip.compress(data)
+    harmed = whole[: len(whole) * 2 // 3]
+    notes: list[str] = []
+    out = b"".join(streams._gunzip(iter([harmed]), lambda _offset, _lost, what: notes.append(what)))
+    assert data.startswith(out)
+    assert notes

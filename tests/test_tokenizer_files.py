@@ -1,0 +1,137 @@
+"""Finding a tokenizer: on disk, in the installed package, on the Hub; and one clear line where there is none."""
+
+from __future__ import annotations
+
+import http.server
+import importlib.util
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_tokenizers import sentencepiece_model, tiktoken_file
+
+from curate import tokenizer_files, tokens, vocabulary
+from curate.errors import TokenizerError
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep to a cache folder of the tests' own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "the cache"))
+
+
+UNREADABLE = [
+    ("empty.model", b"", "is no vocabulary: neither a SentencePiece model, nor tiktoken ranks"),
+    ("noise.model", b"\x00\xff\x13noise", "is no vocabulary"),
+    ("lfs.model", b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "is a Git LFS pointer.*git lfs pull"),
+    ("half.model", b"IQ== 0\nIg= x\n", "begins like a tiktoken file, but not every line is `token rank`"),
+    ("gap.model", b"IQ== 0\nIg== 7\n", "has 2 tokens but ranks up to 7: it is damaged"),
+    ("other.json", b'{"a": 1}', "is JSON, but not a tokenizer.json"),
+    ("broken.json", b'{"a": ', "is JSON, but not a tokenizer.json"),
+    ("odd.json", b'{"model": {"type": "Nonsense", "vocab": {}}, "added_tokens": []}', "cannot be read by|no end token"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "says"), UNREADABLE, ids=[row[0] for row in UNREADABLE])
+def test_a_file_that_is_no_tokenizer_is_one_clear_line(name: str, data: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(TokenizerError, match=says) as caught:
+        tokens.load(str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+    assert repr(name) in str(caught.value)
+
+
+def test_a_wrong_path_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
+    (tmp_path / "llama2").mkdir()
+    with pytest.raises(TokenizerError, match=r"no tokenizer at '.*lama2'; did you mean 'llama2'\?"):
+        tokens.load(str(tmp_path / "lama2"))
+    with pytest.raises(TokenizerError, match=r"give 'llama3', a folder or file with a tokenizer, or a Hub name"):
+        tokens.load(str(tmp_path / "absent" / "x" / "y"))
+    with pytest.raises(TokenizerError, match=r"holds neither a tokenizer.json nor a tokenizer.model"):
+        tokens.load(str(tmp_path))
+
+
+def test_a_model_that_is_not_bpe_is_refused(tmp_path: Path) -> None:
+    from sentencepiece import sentencepiece_model_pb2 as pb2
+
+    model: Any = pb2.ModelProto.FromString(sentencepiece_model())  # type: ignore[attr-defined]
+    model.trainer_spec.model_type = 1
+    with pytest.raises(TokenizerError, match="is a SentencePiece model, but not of type BPE"):
+        vocabulary.read(model.SerializeToString(), "uni")
+
+
+def test_without_llama_models_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(TokenizerError, match=r"pip install 'curate-chat\[llama3\]', or give --tokenizer FOLDER"):
+        tokens.load(None)
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A Hub with one gated repository and one open one."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        commit = "0123456789012345678901234567890123456789"
+        files = [{"rfilename": "tokenizer.model"}, {"rfilename": "weights.safetensors"}]
+        if self.path.startswith(("/api/models/org/open", "/api/models/org/gated")):
+            entries = [{"type": "file", "path": name["rfilename"], "size": 3, "oid": "0" * 40} for name in files]
+            listing = "/tree/" in self.path
+            self._answer(200, json.dumps(entries if listing else {"id": "org/x", "sha": commit, "siblings": files}))
+        elif self.path.startswith("/org/open/") and self.path.endswith("tokenizer.model"):
+            self._answer(200, tiktoken_file(), {"X-Repo-Commit": commit, "ETag": '"abc"'})
+        elif self.path.startswith("/org/gated/"):
+            self._answer(403, "", {"X-Error-Code": "GatedRepo"})
+        else:
+            self._answer(404, "", {"X-Error-Code": "RepoNotFound"})
+
+    def _answer(self, status: int, body: str | bytes, headers: dict[str, str] | None = None) -> None:
+        data = body.encode() if isinstance(body, str) else body
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_an_open_repository_gives_its_tokenizer_files_alone(hub: str, tmp_path: Path) -> None:
+    got = tokenizer_files.download("org/open", endpoint=hub, cache=tmp_path)
+    assert [file.name for file in got.iterdir()] == ["tokenizer.model"]
+    assert tokens.load(str(got)).info.kind == "tiktoken"
+
+
+def test_a_gated_repository_is_answered_with_where_to_ask_and_how_to_log_in(hub: str, tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError) as caught:
+        tokenizer_files.download("org/gated", endpoint=hub, cache=tmp_path)
+    assert str(caught.value) == (
+        f"'org/gated' is gated: ask for access at {hub}/org/gated, then log in with: hf auth login"
+    )
+
+
+def test_a_repository_that_is_not_there_is_one_clear_line(hub: str, tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="no folder 'org/absent' here, and no such repository at"):
+        tokenizer_files.download("org/absent", endpoint=hub, cache=tmp_path)
+
+
+def test_without_a_network_the_error_says_to_give_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="no folder 'org/open' here, and the Hub cannot be reached; download"):
+        tokenizer_files.download("org/open", endpoint="http://127.0.0.1:1", cache=tmp_path)
