@@ -26,7 +26,8 @@ import langdetect  # type: ignore[import-untyped]
 import polars as pl
 
 from curate.filters import language_profiles as profiles
-from curate.filters.language import UNKNOWN, detect, language
+from curate.filters.language import UNKNOWN, language
+from curate.filters.language_detector import detect
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SAME = {"nb": "no", "zh-cn": "zh", "zh-tw": "zh"}  # labels that count as one

@@ -22,7 +22,7 @@ from curate.errors import RecordError
 from curate.filters import registry, run
 from curate.recipe import Recipe
 from curate.rows import Draft, Reject
-from curate.schemas import formats, prompts
+from curate.schemas import formats, prompts, turns
 from curate.schemas.conversation import Conversation
 
 
@@ -208,8 +208,9 @@ def part_file(parts: Path, number: int, name: str) -> Path:
 
 
 def _source_id(value: object) -> str | None:
+    """Return the id of a value that could not become a conversation, if it has one that can be written."""
     found = value.get("id") if isinstance(value, dict) else None
-    return found if isinstance(found, str) else None
+    return turns.show(found) if isinstance(found, str) else None
 
 
 def _strip_chrome(conversation: Conversation, position: int) -> None:

@@ -46,6 +46,7 @@ class CleanResult:
     warnings: list[str]
     seconds: float
     bytes: int
+    damaged: bool = False  # some of the input could not be read as it stood
     file: Path | None = None  # the one file that `output` named, if it did
 
 
@@ -99,7 +100,8 @@ def clean(
     if file is not None:
         _convert(folder, file)
     seconds = time.perf_counter() - started
-    return CleanResult(folder, manifest, list(manifest["warnings"]), seconds, reader.bytes_read, file)
+    warnings = list(manifest["warnings"])
+    return CleanResult(folder, manifest, warnings, seconds, reader.bytes_read, bool(reader.warnings), file)
 
 
 def _target(output: Path) -> tuple[Path, Path | None]:

@@ -52,7 +52,9 @@ def decide(parts: Sequence[Part], recipe: Recipe) -> Decisions:
     rows = alive.join(twins, on="order", how="left", maintain_order="left")
     rows = _with_ids(rows)
     rows = _with_split(rows, recipe)
-    return Decisions(_with_twin_names(rows).select(*SOURCE_ROWS, "pieces", "id", "cluster", "split", "twin", "reason"), would_take)
+    return Decisions(
+        _with_twin_names(rows).select(*SOURCE_ROWS, "pieces", "id", "cluster", "split", "twin", "reason"), would_take
+    )
 
 
 def _twins(rows: pl.DataFrame, settings: Mapping[str, object]) -> pl.DataFrame:

@@ -193,11 +193,19 @@ class Cutter:
         return -1
 
     def _opens_records(self, pos: int) -> bool:
+        """Say whether an array begins here that has a record among its first values (the very first may be odd)."""
         if self.text.data[pos : pos + 1] != b"[":
             return False
-        first = self._space(pos + 1)
-        value = self._value(first)
-        return value.end >= 0 and holds_record(self.text.data[first : value.end])
+        pos += 1
+        for _ in range(3):
+            pos = self._space(pos)
+            value = self._value(pos)
+            if value.end < 0:
+                return False
+            if holds_record(self.text.data[pos : value.end]):
+                return True
+            pos = value.end
+        return False
 
     # ── cutting ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -218,7 +226,7 @@ class Cutter:
         if self.wait:
             self.wait -= 1
             return None
-        edge = self._edge(min(pos + self.reach, self.chunk_bytes))
+        edge = self._edge(min(pos + min(self.reach, self.max_record_bytes // 2), self.chunk_bytes))
         count, bad = self._count(pos, edge)
         if count:
             self.reach *= 2
@@ -255,7 +263,7 @@ class Cutter:
 
     def _count(self, pos: int, edge: int) -> tuple[int, int]:
         """Count the records from `pos` to `edge`: (count, -1), or (0, where it cannot be read, -1 if not known)."""
-        if edge <= pos:
+        if not pos < edge < pos + self.max_record_bytes:
             return 0, -1
         part = memoryview(self.text.data)[pos:edge]
         try:

@@ -7,6 +7,7 @@ worker is seen at once. A step is any picklable factory of a callable; a cluster
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -20,6 +21,14 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
 from curate.errors import CurateError
+
+ONE_THREAD = {  # a worker is one core's; threads of its libraries would only wait for those of the other workers
+    "POLARS_MAX_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "FASTOKENS_BPE_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+}
 
 Task = TypeVar("Task", contravariant=True)
 Result = TypeVar("Result", covariant=True)
@@ -103,7 +112,7 @@ class _Worker:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            env={**os.environ, "POLARS_MAX_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env={**os.environ, **ONE_THREAD},
         )
         theirs.close()
         self.pipe = Connection(ours.detach())
@@ -156,9 +165,12 @@ def _serve(file_descriptor: int) -> None:
             pipe.recv_bytes()
             pipe.send_bytes(pickle.dumps((False, error)))
             return
+        gc.disable()  # a batch makes millions of objects and few cycles; collected between batches instead
         while True:
             task = pickle.loads(pipe.recv_bytes())
             pipe.send_bytes(_answer(step, task))
+            del task
+            gc.collect()
 
 
 def _answer(step: Step[Any, Any], task: object) -> bytes:

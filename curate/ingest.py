@@ -86,6 +86,7 @@ class Reader:
     """Read sources into chunks, in order, once; a few chunks are in memory at a time.
 
     `warnings` and `inputs` are complete when the iteration ends. `bytes_total` is null where a size cannot be known.
+    A record of `max_record_bytes` or more is damage.
     Raises InputError for a source that holds nothing whole, or that expands past the limits.
     """
 

@@ -28,6 +28,7 @@ REPAIRS: dict[str, str] = {
     "tool_call": "A turn of role function_call becomes an answer that calls a tool.",
     "lone_surrogate": "Half of a UTF-16 pair becomes U+FFFD; two halves that belong together become one character.",
     "line_ends": "Carriage returns become line feeds.",
+    "lenient_json": "A value that JSON does not know (NaN, Infinity) is read as null.",
     "html_to_markdown": "An answer in ChatGPT's HTML becomes markdown.",
     "chrome": "Counters, buttons and other traces of the page around an answer are cut.",
     "join_system": "A system message after the first, or after the first prompt, is joined to the one at the start.",

@@ -35,8 +35,6 @@ PIECE: curated.Schema = {
     "prompt_tokens": pl.Int32,
     "answer_tokens": pl.Int32,
     **curated.SOURCE,
-    "edits": pl.List(curated.EDIT),
-    "edit_names": pl.List(pl.String),
 }
 ORIGINAL: curated.Schema = {"row": pl.UInt32, **curated.ORIGINALS_SCHEMA, "changed": pl.Boolean}
 REJECT: curated.Schema = {
@@ -166,7 +164,6 @@ def kept(
 ) -> pl.DataFrame:
     """Return one row a piece, in order: all of conversations.parquet that does not depend on other batches."""
     each = [(row, number, piece) for row, found in pieces.items() for number, piece in enumerate(found)]
-    names = {row: [edit.rule for edit in drafts[row].conversation.edits] for row in pieces}
     own = pl.DataFrame(
         {
             "row": [row for row, _, _ in each],
@@ -176,21 +173,32 @@ def kept(
             "answer_tokens": [piece.answer_tokens for _, _, piece in each],
             "source_file": [source_file] * len(each),
             "source_index": [drafts[row].index for row, _, _ in each],
-            "edits": [_edits(drafts[row].conversation) if number == 0 else [] for row, number, _ in each],
-            "edit_names": [sorted(set(names[row])) for row, _, _ in each],
         },
         schema=PIECE,
     )
     of_source = frame.drop(*FOR_FILTERS).rename({"turns": "source_turns", "characters": "source_characters"})
     messages = _piece_messages(drafts, flat, each)
-    return own.hstack(messages).join(of_source, on="row", how="left", maintain_order="left")
+    edits = _edits([(row, drafts[row].conversation) for row in pieces])
+    return (
+        own.hstack(messages)
+        .join(edits, on="row", how="left", maintain_order="left")
+        .with_columns(
+            edits=pl.when(pl.col("piece") == 0).then("edits").fill_null([]),  # told once, with the first piece
+            edit_names=pl.col("edit_names").fill_null([]),
+        )
+        .join(of_source, on="row", how="left", maintain_order="left")
+    )
 
 
-def _edits(conversation: Conversation) -> list[dict[str, object]]:
-    return [
-        {"rule": e.rule, "message": e.message, "count": e.count, "before": e.before, "after": e.after}
-        for e in conversation.edits
-    ]
+def _edits(conversations: Sequence[tuple[int, Conversation]]) -> pl.DataFrame:
+    """Return `edits` and their names for each row that has any; built flat, since nested rows are slow to build."""
+    each = [(row, edit) for row, conversation in conversations for edit in conversation.edits]
+    fields = tuple(curated.EDIT.to_schema())
+    columns: dict[str, Any] = {name: [getattr(edit, name) for _, edit in each] for name in fields}
+    flat = pl.DataFrame(columns, schema=curated.EDIT.to_schema())
+    owners = pl.Series("row", [row for row, _ in each], dtype=pl.UInt32)
+    grouped = flat.insert_column(0, owners).group_by("row", maintain_order=True)
+    return grouped.agg(edits=pl.struct(fields), edit_names=pl.col("rule").unique().sort())
 
 
 def _piece_messages(

@@ -148,11 +148,12 @@ def _gunzip(blocks: Iterator[bytes], note: Note) -> Iterator[bytes]:
         used += len(data)
         while data:
             if inflate.eof:
-                data = data.lstrip(b"\0")  # archives on tape and disk images are padded
-                inflate = zlib.decompressobj(31) if data else inflate
+                if not (data := data.lstrip(b"\0")):  # archives on tape and disk images are padded
+                    break
+                inflate = zlib.decompressobj(31)
             before = inflate.copy()
             try:
-                out = inflate.decompress(data, BLOCK) if data else b""
+                out = inflate.decompress(data, BLOCK)
             except zlib.error as error:
                 yield (kept := _rescued(before, data))
                 place, lost = used - len(data), len(data) + sum(map(len, pieces))

@@ -210,7 +210,7 @@ def malformed(clean: dict[str, Row]) -> Iterator[tuple[str, object]]:
         reply = {"from": "gpt", "value": ROOT + "<p>Like the one in this very conversation.</p></div>"}
         thanks = {"from": "human", "value": f"Thank you, now I know what {kind!r} is."}
         end = {"from": "gpt", "value": ROOT + "<p>You are welcome.</p></div>"}
-        return {"id": share_id(kind), "conversations": [ask, reply, *made["conversations"], thanks, end]}
+        return {"id": share_id(kind), "conversations": [ask, reply, thanks, end, *made["conversations"]]}
 
     yield "row_null", None
     yield "row_string", "conversations"

@@ -34,7 +34,6 @@ class Format:
         return self.parse is not None
 
 
-# In the order in which a record is tried: our own lines also look like OpenAI's.
 FORMATS: dict[str, Format] = {
     one.name: one
     for one in (
@@ -53,6 +52,7 @@ FORMATS: dict[str, Format] = {
         Format("text", "Each conversation as one rendered prompt in a template, under a line with its id."),
     )
 }
+# In the order in which a record is tried: our own lines also look like OpenAI's.
 _READERS = ((sharegpt.recognises, sharegpt.parse), (native.recognises, native.parse),
             (openai.recognises, openai.parse), (alpaca.recognises, alpaca.parse))  # fmt: skip
 

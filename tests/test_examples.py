@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import runpy
@@ -44,15 +45,16 @@ def maker() -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLES / "make_dump.py"))
 
 
+@functools.cache
+def table(folder: Path, name: str) -> pl.DataFrame:
+    return pl.read_parquet(folder / f"{name}.parquet")
+
+
 @pytest.fixture(scope="module")
 def cleaned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("example") / "curated"
     curate.clean(DUMP, folder, workers=1)
     return folder
-
-
-def table(folder: Path, name: str) -> pl.DataFrame:
-    return pl.read_parquet(folder / f"{name}.parquet")
 
 
 def test_the_script_makes_the_dump_to_the_byte(maker: dict[str, Any]) -> None:

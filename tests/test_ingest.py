@@ -144,9 +144,10 @@ def test_a_record_larger_than_a_chunk_makes_a_larger_chunk(dump: Callable[..., R
     assert values(dump(json.dumps(rows).encode(), chunk_bytes=1000)[0]) == rows
 
 
-def test_a_record_past_the_limit_costs_itself_alone(dump: Callable[..., Read]) -> None:
+@pytest.mark.parametrize("chunk_bytes", [1000, 1 << 20])
+def test_a_record_past_the_limit_costs_itself_alone(dump: Callable[..., Read], chunk_bytes: int) -> None:
     rows = [*ROWS, row(50, "long " * 40_000), *ROWS]
-    found, reader = dump(json.dumps(rows).encode(), max_record_bytes=100_000)
+    found, reader = dump(json.dumps(rows).encode(), max_record_bytes=100_000, chunk_bytes=chunk_bytes)
     assert good(found) == ROWS + ROWS
     assert set(rules(found)) == {"unreadable"}
     assert "max_record_bytes" in reader.warnings[0].text
@@ -377,10 +378,11 @@ def test_a_damaged_archive_keeps_what_expanded(
 
 
 def test_a_damaged_zip_member_keeps_what_expanded(dump: Callable[..., Read]) -> None:
-    data = bytearray(packed_zip({"a.json": ARRAY}))
-    data[data.index(b"PK\x01\x02") - 30] ^= 0xFF
+    rows = [row(number, random.Random(number).randbytes(300).hex()) for number in range(1000)]
+    data = bytearray(packed_zip({"a.json": json.dumps(rows).encode()}))
+    data[len(data) // 2] ^= 0xFF
     found, reader = dump(bytes(data), "dump.zip")
-    assert good(found)[:10] == ROWS[:10]
+    assert len(good(found)) > 400
     assert "zip member is damaged" in reader.warnings[0].text
 
 
@@ -414,7 +416,7 @@ BOMB = bytes(1 << 20)
 def test_a_bomb_stops_at_the_limits(dump: Callable[..., Read], pack: Callable[[int], bytes]) -> None:
     with pytest.raises(InputError, match=r"expands past the limit of 3,000,000 bytes"):
         dump(pack(4), "bomb.json.gz", max_expanded_bytes=3_000_000)
-    with pytest.raises(InputError, match=r"expands \d+ times .* past the limit of 500"):
+    with pytest.raises(InputError, match=r"expands [\d,]+ times .* past the limit of 500"):
         dump(pack(80), "bomb.json.gz", max_expansion=500)
 
 
@@ -564,7 +566,7 @@ def test_limit_stops_after_so_many_records(tmp_path: Path, limit: int, chunk_byt
 def test_limit_leaves_the_hash_out_of_a_file_that_was_not_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(json.dumps(ROWS * 2000).encode())
-    reader = Reader(open_inputs([path]), limit=3)
+    reader = Reader(open_inputs([path]), limit=3, chunk_bytes=1000)
     assert sum(chunk.count for chunk in reader) == 3
     assert reader.inputs[0].sha256 is None
 
@@ -574,9 +576,7 @@ def test_chunks_travel_between_processes(tmp_path: Path) -> None:
     (chunk,) = Reader(open_inputs([tmp_path / "a.json"]))
     again: Chunk = pickle.loads(pickle.dumps(chunk))
     assert again == chunk
-    pickled = pickle.loads(pickle.dumps(records(again)))
-    assert [record.raw for record in pickled] == [record.raw for record in records(chunk)]
-    assert rules(pickled) == ["unreadable"]
+    assert good(records(again)) == ROWS
 
 
 def test_memory_is_bounded_by_a_few_chunks(tmp_path: Path) -> None:
@@ -585,7 +585,7 @@ def test_memory_is_bounded_by_a_few_chunks(tmp_path: Path) -> None:
         file.write(b"[")
         file.write(b", ".join([ARRAY[1:-1]] * 30_000))
         file.write(b"]")
-    assert path.stat().st_size > 50 << 20
+    assert path.stat().st_size > 48 << 20
     tracemalloc.start()
     count = sum(chunk.count for chunk in Reader(open_inputs([path]), chunk_bytes=1 << 20))
     peak = tracemalloc.get_traced_memory()[1]
@@ -610,10 +610,10 @@ JSON = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
 )
 RECORDS = st.lists(st.dictionaries(KEYS, JSON, min_size=1, max_size=4) | JSON, min_size=1, max_size=12)
-FRAGMENTS = st.sampled_from(
-    [b"[", b"]", b"{", b"}", b'"', b",", b":", b"\\", b"\n", b" ", b"1", b"null", b"NaN", b"\xff", b"\x00", b"\\ud800"]
-    + [b'{"id":', b'"conversations":', b'{"id": 1}', b'{"id": 1, "conversations": []}', b"\xef\xbb\xbf", b'"x"']
+PIECES = (
+    b'[ ] { } " , : \\ 1 null NaN \xff \0 \\ud800 {"id": "conversations": \xef\xbb\xbf "x" {"id":1} {"id":1,"items":[]}'
 )
+FRAGMENTS = st.sampled_from([*PIECES.split(b" "), b" ", b"\n"])
 
 
 @EVERY

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from langdetect import detector_factory  # type: ignore[import-untyped]
 from langdetect.utils.ngram import NGram  # type: ignore[import-untyped]
 
-from curate.filters import language as measuring
+from curate.filters import language_detector as measuring
 from curate.filters import language_profiles as profiles
-from curate.filters.language import PACK, PLACES, UNKNOWN, detect, language
+from curate.filters.language import UNKNOWN, language
+from curate.filters.language_detector import PACK, PLACES, detect
 
 SAMPLES = {
     "en": "The quick brown fox jumps over the lazy dog while the others are watching from the river bank.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -173,6 +174,19 @@ def test_no_module_imports_schemas_or_filters_by_their_plain_names() -> None:
         if line.lstrip().startswith(plain)
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md", "benchmarks/README.md", "Makefile"])
+def test_a_path_that_is_named_exists(page: str) -> None:
+    named = set(
+        re.findall(r"(?<![\w./])(?:curate|schemas|filters|examples|benchmarks|requirements|docs)/[\w./-]*", _text(page))
+    )
+    missing = [path for path in sorted(named) if not (ROOT / path.rstrip(".")).exists()]
+    assert named and missing == []
+
+
+def _text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_the_version_is_said_once() -> None:

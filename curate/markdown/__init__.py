@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from curate.markdown import flat
-from curate.markdown.chrome import is_root, looks_like_html, strip_chrome, trimmed, unwrap_prompt
+from curate.markdown.chrome import looks_like_html, strip_chrome, trimmed, unwrap_prompt
 from curate.markdown.code import Block, lift
 from curate.markdown.elements import TAGS
 from curate.markdown.marks import without_marks
@@ -26,54 +26,34 @@ __all__ = ["Citations", "looks_like_html", "strip_chrome", "to_markdown", "unwra
 
 Citations = Literal["links", "drop"]
 
-_ROOT_END = "</div>"
-
 
 def to_markdown(answers: Sequence[str], *, citations: Citations = "links") -> list[str]:
     """Return each answer's HTML as markdown; nothing raises, and no text is lost.
 
     `citations` says what becomes of the pills that name a source: links in parentheses, or nothing.
     """
-    lifted = [_lifted(html) for html in answers]
-    bodies = [_without_root(html) for html, _ in lifted]
-    converted = flat.convert(bodies, [blocks for _, blocks in lifted])
+    bodies = list(answers)
+    blocks: list[Sequence[Block]] = [()] * len(bodies)
+    for place in flat.with_code(bodies):
+        bodies[place], blocks[place] = _lifted(bodies[place])
     return [
-        walk(without_marks(html), blocks, TAGS, citations) if markdown is None else markdown
-        for markdown, (html, blocks) in zip(converted, lifted, strict=True)
+        _walked(body, lifted, citations) if markdown is None else markdown
+        for markdown, body, lifted in zip(flat.convert(bodies, blocks), bodies, blocks, strict=True)
     ]
 
 
 def walked(html: str, *, citations: Citations = "links") -> str:
     """Return one answer as markdown by the walker alone, which takes any markup; the reference for `flat`."""
-    html, blocks = _lifted(html)
-    return walk(without_marks(html), blocks, TAGS, citations)
+    return _walked(*_lifted(html), citations)
+
+
+def _walked(html: str, blocks: Sequence[Block], citations: Citations) -> str:
+    if not blocks:
+        html, blocks = _lifted(html)  # tags in capitals
+    return walk(without_marks(trimmed(html)), blocks, TAGS, citations)
 
 
 def _lifted(html: str) -> tuple[str, Sequence[Block]]:
-    """Return an answer without what surrounds it and without its code blocks, and these."""
     if "\r" in html:
         html = html.replace("\r\n", "\n").replace("\r", "\n")
-    root = html.find(">") + 1
-    if not _is_plain_root(html[:root]) or not html.endswith(_ROOT_END) or "chars /" in html[-80:]:
-        html = trimmed(html)
     return lift(html) if "<pre" in html or "<PRE" in html else (html, ())
-
-
-def _is_plain_root(tag: str) -> bool:
-    known = _ROOTS.get(tag)
-    if known is None:
-        if len(_ROOTS) > 1024:
-            _ROOTS.clear()
-        known = _ROOTS[tag] = is_root(tag)
-    return known
-
-
-_ROOTS: dict[str, bool] = {}
-
-
-def _without_root(html: str) -> str | None:
-    """Return what stands inside the root, or None where the answer is not one root and nothing else."""
-    root = html.find(">") + 1
-    if _is_plain_root(html[:root]) and html.endswith(_ROOT_END):
-        return html[root : -len(_ROOT_END)]
-    return None

@@ -27,9 +27,9 @@ _BEFORE = re.compile(r"(?:chatgpt(?: said:)?|\d{1,3} / \d{1,3}|\s)*", re.I)
 _AFTER = re.compile(
     rf"(?:<(?:div|span|p)\b{ATTRIBUTES}>\s*)*Copy\d+ chars / \d+ words\s*(?:</(?:div|span|p)>\s*)*\Z", re.I
 )
-_ANY_TAG = re.compile(rf"</?[a-zA-Z]{ATTRIBUTES}>|<!--.*?-->", re.S)
-_BUBBLE = re.compile(rf"\s*(?:<div\b{ATTRIBUTES}>\s*?)*<div\b{ATTRIBUTES}>", re.I)
-_BUBBLE_END = re.compile(r"\s*</div>\s*\Z", re.I)
+_ANY_TAG = re.compile(rf"</?[a-zA-Z]{ATTRIBUTES}>|<!--[^<>]*-->")
+_BUBBLE = re.compile(rf"(?:\s*<div\b{ATTRIBUTES}>)++", re.I)
+_BOXES = 20  # elements around a prompt's bubble, at most
 _FENCE = re.compile(r"^([ \t>]*)(`{3,}|~{3,})(.*)$")
 _GLUED = re.compile(r"([\w+#.-]*)Copy code(.*)")
 
@@ -55,20 +55,13 @@ def _classes(tag: str) -> list[str]:
     return (found[1] or found[2] or "").split() if found else []
 
 
-def is_root(tag: str) -> bool:
-    """Say whether a tag opens an answer's content: a `div` with the class `markdown`."""
-    return tag[:4].lower() == "<div" and "markdown" in _classes(tag)
-
-
 def trimmed(html: str) -> str:
     """Take off what stands around an answer's root and is no content: a name, a counter, a count of words."""
     html = html.strip(_EDGE)
-    root = next((tag for tag in _TAG.finditer(html, 0, _HEAD) if is_root(tag[0])), None)
+    root = next((tag for tag in _TAG.finditer(html, 0, _HEAD) if "markdown" in _classes(tag[0])), None)
     if root and root.start() and _BEFORE.fullmatch(unescape(_ANY_TAG.sub("", html[: root.start()]))):
         html = html[root.start() :]
-    if "chars /" in html[-80:]:
-        html = _AFTER.sub("", html)
-    return html
+    return _AFTER.sub("", html) if "chars /" in html[-80:] else html
 
 
 def unwrap_prompt(text: str) -> str:
@@ -80,9 +73,14 @@ def unwrap_prompt(text: str) -> str:
     if not bubble or not any("whitespace-pre-wrap" in box for box in boxes) or any("markdown" in box for box in boxes):
         return text
     inside = text[bubble.end() :]
-    for _ in boxes:
-        inside = _BUBBLE_END.sub("", inside) if inside.rstrip().endswith("</div>") else inside
+    for _ in boxes[:_BOXES]:
+        inside = _without_end(inside)
     return unescape(inside)
+
+
+def _without_end(text: str) -> str:
+    trimmed = text.rstrip()
+    return trimmed[: -len("</div>")] if trimmed.lower().endswith("</div>") else text
 
 
 def strip_chrome(text: str) -> str:

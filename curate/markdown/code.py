@@ -14,19 +14,18 @@ from typing import NamedTuple
 PLACE = "<pre/>"  # what stands in the HTML where a block was lifted out
 
 ATTRIBUTES = r"""[^<>"']*(?:(?:"[^"]*"|'[^']*')[^<>"']*)*+"""  # quoted values may hold `>`
-_PRE = re.compile(r"<(/?)pre\b" + ATTRIBUTES + ">", re.I)
-_CODE = re.compile(rf"<code\b({ATTRIBUTES})>", re.I)
-_CODE_END = re.compile(r"</code\s*>", re.I)
-_EDITOR = re.compile(rf"<(\w+)\b(?=[^>]*\bcm-content\b){ATTRIBUTES}>", re.I)
+_PRE = re.compile(rf"<(/?)pre\b{ATTRIBUTES}>")
+_CODE = re.compile(rf"<code\b({ATTRIBUTES})>")
+_EDITOR = re.compile(rf"<(\w+)\b(?=[^>]*\bcm-content\b){ATTRIBUTES}>")
 _LANGUAGE = re.compile(r"\blanguage-([^\s\"'`<>]+)")
-_CHROME = re.compile(rf"<(button|svg)\b{ATTRIBUTES}>", re.I)
-_CHROME_END = {name: re.compile(rf"</{name}\s*>", re.I) for name in ("button", "svg")}
+_CHROME = re.compile(rf"<(button|svg)\b{ATTRIBUTES}>")
 _TAG = re.compile(rf"</?[a-zA-Z]{ATTRIBUTES}>")
-_HIGHLIGHT = re.compile(rf"</?(?:span|code|wbr)\b{ATTRIBUTES}>", re.I)
+_UPPER_TAG = re.compile(r"</?[A-Z][A-Z0-9]*")
+_HIGHLIGHT = re.compile(rf"</?(?:span|code|wbr)\b{ATTRIBUTES}>")
 _SPAN = re.compile(r'<span(?: class="[^"<>]*")?>')
-_LINE_BREAK = re.compile(r"<br\s*/?>", re.I)
-_BOX = re.compile(rf"</?(?:div|span|section|p)\b{ATTRIBUTES}>", re.I)
-_EDITOR_LINE = re.compile(r"</div>\s*(?=<div\b)", re.I)
+_LINE_BREAK = re.compile(r"<br\s*/?>")
+_BOX = re.compile(rf"</?(?:div|span|section|p)\b{ATTRIBUTES}>")
+_EDITOR_LINE = re.compile(r"</div>\s*(?=<div\b)")
 _TICKS = re.compile("`{3,}")
 _LABEL = re.compile(r"[\w+#.\- ]{0,30}")
 
@@ -50,19 +49,18 @@ def lift(html: str) -> tuple[str, list[Block]]:
 
     A `pre` that was cut off runs to the end of the text.
     """
+    if "<pre" not in html:
+        html = _UPPER_TAG.sub(lambda tag: tag[0].lower(), html)
     rest: list[str] = []
     blocks: list[Block] = []
     at = 0
     label = ""  # of a `pre` that held the label alone, for the next one
     balanced = True
-    while opening := _PRE.search(html, at):
+    while opening := _opening(html, at):
         rest.append(html[at : opening.start()])
-        at = opening.end()
-        if opening[1]:  # a closing tag without its opening one
-            continue
-        end, at, balanced = _end(html, at, balanced)
+        end, at, balanced = _end(html, opening.end(), balanced)
         inner = html[opening.end() : end]
-        if found := _only_label(inner, html[at : at + 200]):
+        if "<code" not in inner and (found := _only_label(inner, html[at : at + 200])):
             label = found
             continue
         rest.append(PLACE)
@@ -72,34 +70,45 @@ def lift(html: str) -> tuple[str, list[Block]]:
     return "".join(rest), blocks
 
 
+def _opening(html: str, at: int) -> re.Match[str] | None:
+    while (at := html.find("<pre", at)) >= 0:
+        if tag := _PRE.match(html, at):
+            return tag
+        at += 1
+    return None
+
+
 def _end(html: str, start: int, balanced: bool) -> tuple[int, int, bool]:
     """Return where the content of a `pre` ends, where its closing tag does, and whether tags balance so far.
 
     Where they don't (code with a raw `<pre>` in it, an answer cut short), the first closing tag counts.
     """
-    depth = 1
-    first = None
-    for tag in _PRE.finditer(html, start):
-        depth += -1 if tag[1] else 1
-        first = first or (tag if tag[1] else None)
-        if not depth or (first and not balanced):
-            return tag.start(), tag.end(), balanced
-    return (first.start(), first.end(), False) if first else (len(html), len(html), False)
+    first = html.find("</pre>", start)
+    if first < 0:
+        return len(html), len(html), False
+    if balanced and html.find("<pre", start, first) >= 0:
+        depth = 1
+        for tag in _PRE.finditer(html, start):
+            depth += -1 if tag[1] else 1
+            if not depth:
+                return tag.start(), tag.end(), True
+        balanced = False
+    return first, first + len("</pre>"), balanced
 
 
 def _only_label(inner: str, following: str) -> str:
     """Return the label of a `pre` that holds nothing else, where the `pre` with its code comes next."""
     if not following.lstrip().lower().startswith("<pre") or "<" not in inner:
         return ""
-    return "" if _CODE.search(inner) or _EDITOR.search(inner) or _PRE.search(inner) else _label(inner)
+    return "" if _EDITOR.search(inner) or _PRE.search(inner) else _label(inner)
 
 
 def _block(inner: str, label: str) -> Block:
     """Read one block from what stands between `<pre>` and `</pre>`."""
-    code = _CODE.search(inner)
-    for other in _CODE.finditer(inner, code.end()) if code and "whitespace-pre" not in code[1] else ():
-        if "whitespace-pre" in other[1]:
-            code = other
+    at = inner.find("<code")
+    code = _CODE.search(inner, at) if at >= 0 else None
+    if code and "whitespace-pre" not in code[1]:
+        code = next((other for other in _CODE.finditer(inner, at) if "whitespace-pre" in other[1]), code)
     if code:
         return _in_code_element(inner, code, label)
     editor = _EDITOR.search(inner)
@@ -114,8 +123,8 @@ def _block(inner: str, label: str) -> Block:
 
 def _in_code_element(inner: str, code: re.Match[str], label: str) -> Block:
     # The last closing tag: code that is HTML may hold `</code>` itself.
-    ends = [end.start() for end in _CODE_END.finditer(inner, code.end())]
-    body = inner[code.end() : ends[-1] if ends else len(inner)]
+    end = inner.rfind("</code>", code.end())
+    body = inner[code.end() : end if end >= 0 else len(inner)]
     named = _LANGUAGE.search(code[1])
     language = unescape(named[1]) if named else _label(inner[: code.start()])
     return Block(language or label, _text(body))
@@ -131,7 +140,7 @@ def _element(html: str, opening: re.Match[str]) -> str:
     """Return what stands between an opening tag and the closing one that balances it."""
     depth = 1
     name = re.match(r"\w+", opening[0][1:])
-    for tag in re.finditer(rf"<(/?){name[0] if name else 'pre'}\b{ATTRIBUTES}>", html[opening.end() :], re.I):
+    for tag in re.finditer(rf"<(/?){name[0] if name else 'pre'}\b{ATTRIBUTES}>", html[opening.end() :]):
         depth += -1 if tag[1] else 1
         if not depth:
             return html[opening.end() : opening.end() + tag.start()]
@@ -150,11 +159,12 @@ def _without_chrome(html: str, instead: str) -> str:
     kept: list[str] = []
     at = 0
     while opening := _CHROME.search(html, at):
-        closing = _CHROME_END[opening[1].lower()].search(html, opening.end())
-        if not closing:
+        closing = f"</{opening[1]}>"
+        end = html.find(closing, opening.end())
+        if end < 0:
             break
         kept += html[at : opening.start()], instead
-        at = closing.end()
+        at = end + len(closing)
     return "".join((*kept, html[at:]))
 
 

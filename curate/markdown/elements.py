@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from curate.markdown import media
-from curate.markdown.marks import BREAK, EMPHASIS, EMPHASIS_ALT, STRIKE, STRONG, STRONG_ALT
+from curate.markdown.marks import BREAK, EMPHASIS, STRIKE, STRONG
 from curate.markdown.media import is_formula
 from curate.markdown.tags import Handler, Tag, Tags, decoded
 from curate.markdown.walk import Frame, Walker
@@ -30,14 +30,16 @@ def block(walker: Walker, tag: Tag) -> None:
 
 def paragraph(walker: Walker, tag: Tag) -> None:
     """`p`: the markup since 2025 puts one into each list item, with line breaks around it or attributes on it."""
-    walker.flush()
+    if walker.inline:
+        walker.flush()
     walker.paragraph = True
     if walker.frame.kind == "item":
         walker.modern = bool(tag.attributes) or "\n" in walker.tokens[walker.at - 1]
 
 
 def end_paragraph(walker: Walker, tag: Tag) -> None:
-    walker.flush()
+    if walker.inline:
+        walker.flush()
     walker.paragraph = False
 
 
@@ -56,7 +58,7 @@ def strong(walker: Walker, tag: Tag) -> None:
 
 
 def end_strong(walker: Walker, tag: Tag) -> None:
-    walker.close_mark(STRONG, STRONG_ALT, "")
+    walker.close_mark(STRONG)
 
 
 def emphasis(walker: Walker, tag: Tag) -> None:
@@ -64,7 +66,7 @@ def emphasis(walker: Walker, tag: Tag) -> None:
 
 
 def end_emphasis(walker: Walker, tag: Tag) -> None:
-    walker.close_mark(EMPHASIS, EMPHASIS_ALT, "")
+    walker.close_mark(EMPHASIS)
 
 
 def strike(walker: Walker, tag: Tag) -> None:
@@ -72,7 +74,7 @@ def strike(walker: Walker, tag: Tag) -> None:
 
 
 def end_strike(walker: Walker, tag: Tag) -> None:
-    walker.close_mark(STRIKE, "")
+    walker.close_mark(STRIKE)
 
 
 def line_break(walker: Walker, tag: Tag) -> None:
@@ -137,7 +139,7 @@ def _list(walker: Walker, ordered: bool, number: int) -> None:
     walker.begin("list")
     outer.ordered, outer.bullet = ordered, marker
     frame = walker.push("list", outer.prefix)
-    frame.ordered, frame.bullet, frame.number = ordered, marker, number
+    frame.ordered, frame.bullet, frame.number, frame.gaps = ordered, marker, number, []
 
 
 def end_list(walker: Walker, tag: Tag) -> None:
@@ -146,7 +148,8 @@ def end_list(walker: Walker, tag: Tag) -> None:
 
 
 def item(walker: Walker, tag: Tag) -> None:
-    walker.flush()
+    if walker.inline:
+        walker.flush()
     walker.paragraph = False
     if walker.frame.kind == "item":
         walker.close("item")
@@ -199,7 +202,8 @@ def end_quote(walker: Walker, tag: Tag) -> None:
 
 def table(walker: Walker, tag: Tag) -> None:
     walker.flush()
-    walker.push("table", walker.frame.prefix)
+    if walker.counts["cell"] < 3:  # deeper ones are read as rows of the table around them
+        walker.push("table", walker.frame.prefix).rows = []
 
 
 def end_table(walker: Walker, tag: Tag) -> None:
@@ -211,8 +215,9 @@ def row(walker: Walker, tag: Tag) -> None:
     while walker.frame.kind in ("cell", "row"):
         walker.pop()
     if walker.frame.kind == "table":
-        walker.frame.rows.append([])
-        walker.push("row", "").rows = walker.frame.rows
+        rows = walker.frame.rows
+        rows.append([])
+        walker.push("row", "").rows = rows
 
 
 def end_row(walker: Walker, tag: Tag) -> None:
@@ -221,7 +226,8 @@ def end_row(walker: Walker, tag: Tag) -> None:
 
 
 def cell(walker: Walker, tag: Tag) -> None:
-    walker.flush()
+    if walker.inline:
+        walker.flush()
     walker.paragraph = False
     if walker.frame.kind == "cell":
         walker.pop()

@@ -29,6 +29,7 @@ _LINE = re.compile(
 )
 _STARS, _LINES = f"[*{STRONG}{EMPHASIS}]", f"[_{STRONG_ALT}{EMPHASIS_ALT}]"
 _RUN = re.compile(f"[*_{STRONG}{EMPHASIS}{STRONG_ALT}{EMPHASIS_ALT}](?:(?<={_STARS}){_STARS}*|(?<={_LINES}){_LINES}*)")
+_LOOSE_LINE = re.compile(r"_(?:(?<![A-Za-z0-9]_)|(?![A-Za-z0-9_]))")  # not inside a word
 _LENGTH = {STRONG: 2, STRONG_ALT: 2}
 _BACKTICKS = re.compile("`+")
 _TILDES = re.compile(f"~~+|{STRIKE}")
@@ -48,7 +49,7 @@ def escaped(text: str) -> str:
     if not _RISK.search(text):
         return text
     places: set[int] = set()
-    if "*" in text or "_" in text:
+    if "*" in text or _LOOSE_LINE.search(text):
         places |= _emphasis(text)
     if "`" in text:
         places |= _code_spans(text)

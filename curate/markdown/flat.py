@@ -46,7 +46,9 @@ _LINES = rf"{_line(_FIRST)}(?:(?:<br ?/?>)?\n[ ]*{_line(_NEXT)})*"
 _ITEMS = rf"(?:(?:<li>{_LINES}</li>)+|(?:<li><p>{_LINES}</p></li>)+)"
 _LIST = rf'(?:<ul>{_ITEMS}</ul>|<ol(?: start="[1-9][0-9]{{0,8}}")?>{_ITEMS}</ol>)'
 _BLOCK = rf"(?:<p>{_LINES}</p>|{PLACE}|<hr ?/?>|<h[1-6]>{_line(_FIRST)}</h[1-6]>)"
-FLAT = rf"^(?:{_LIST}?{_BLOCK})*{_LIST}?$"  # two lists in a row need different markers: not here
+_ROOT = r'<div class="(?:[^"<>&]* )?markdown(?: [^"<>&]*)?"(?: [a-z-]+="[^"<>&]*")*>'
+_ROOT_END = "</div>"
+FLAT = rf"^{_ROOT}(?:{_LIST}?{_BLOCK})*{_LIST}?{_ROOT_END}$"  # two lists in a row need different markers: not here
 
 _FENCE, _LIST_START, _ITEM, _LIST_END = "\x01", "\x02", "\x05", "\x06"
 _REPLACED = {
@@ -85,31 +87,31 @@ _REPLACED = {
 }
 
 
-def convert(answers: Sequence[str | None], blocks: Sequence[Sequence[Block]]) -> list[str | None]:
-    """Return the markdown of each flat answer, None for the others.
+def with_code(answers: Sequence[str]) -> list[int]:
+    """Return the places of the answers that hold a code block."""
+    return _column(answers).str.contains("<pre", literal=True).arg_true().to_list()
 
-    Answers come without their root element, their code blocks lifted out; None is no flat one.
-    """
+
+def convert(answers: Sequence[str], blocks: Sequence[Sequence[Block]]) -> list[str | None]:
+    """Return the markdown of each flat answer, None for the others; their code blocks are lifted out."""
     column = _column(answers)
-    flat = column.str.contains(FLAT)
     converted = (
-        pl.select(pl.when(flat).then(column))
+        pl.select(pl.when(column.str.contains(FLAT)).then(column))
         .to_series()
         .str.replace_many(list(_REPLACED), list(_REPLACED.values()), leftmost=True)
-        .str.strip_chars_end("\n")
     )
     return [
-        None if text is None else _finished(text, lifted) if lifted or _LIST_START in text else text
+        None if text is None else _finished(text, lifted)
         for text, lifted in zip(converted.to_list(), blocks, strict=True)
     ]
 
 
-def _column(answers: Sequence[str | None]) -> pl.Series:
+def _column(answers: Sequence[str]) -> pl.Series:
     """Return the answers as a column; one with a lone surrogate, which no column can hold, as null."""
     try:
         return pl.Series(answers, dtype=pl.String)
     except UnicodeEncodeError:
-        return pl.Series([text if text is not None and _encodes(text) else None for text in answers], dtype=pl.String)
+        return pl.Series([text if _encodes(text) else None for text in answers], dtype=pl.String)
 
 
 def _encodes(text: str) -> bool:
@@ -121,9 +123,12 @@ def _encodes(text: str) -> bool:
 
 
 def _finished(text: str, blocks: Sequence[Block]) -> str:
-    """Write the markers of list items and put the code blocks in."""
-    before, *lists = text.split(_LIST_START)
-    text = "".join((before, *map(_list, lists))).rstrip("\n")
+    """Take the root off, write the markers of list items, and put the code blocks in."""
+    text = text[text.find(">") + 1 : -len(_ROOT_END)]
+    if _LIST_START in text:
+        before, *lists = text.split(_LIST_START)
+        text = "".join((before, *map(_list, lists)))
+    text = text.rstrip("\n")
     if not blocks:
         return text
     between = text.split(_FENCE)

@@ -12,7 +12,7 @@ from curate.markdown.code import ATTRIBUTES
 if TYPE_CHECKING:
     from curate.markdown.walk import Walker
 
-SPLIT = re.compile(rf"(</?[a-zA-Z]{ATTRIBUTES}>|<!--.*?-->|<![a-zA-Z\[][^<>]*>)", re.S)
+SPLIT = re.compile(rf"(</?[a-zA-Z]{ATTRIBUTES}>|<!--[^<>]*-->|<![a-zA-Z\[][^<>]*>)")
 _NAME = re.compile(r"<(/?)([a-zA-Z][\w:-]*)")
 _ATTRIBUTE = re.compile(r"""([^\s"'<>/=]+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'<>]+))?""")
 CACHE = 4096  # distinct tags remembered; links make more of them than any answer needs twice

@@ -18,7 +18,10 @@ from curate.markdown.tags import SPLIT, Tag, Tags, decoded
 
 Kind = Literal["root", "quote", "list", "item", "table", "row", "cell"]
 MAX_DEPTH = 24  # frames past which nesting is no longer shown by indentation; no reader follows further
+LOOKS = 16  # times each tag may be looked at ahead of the walk; only hostile input needs more
+_ORIGINAL = {alternative: mark for mark, alternative in ALTERNATIVE.items()} | {mark: mark for mark in ALTERNATIVE}
 
+_ROWS = ("table", "row")
 _EDGES = SPACE + BREAK
 _BREAKS = re.compile(f"[{SPACE}]*{BREAK}[{_EDGES}]*")
 _LINE_ENDS = re.compile(r"[ \t]+\n")
@@ -30,25 +33,20 @@ _TICKS = re.compile("`+")
 class Frame:
     """A container that is open: what its lines begin with, and what was last written into it."""
 
-    __slots__ = (
-        "bullet", "gap", "gaps", "kind", "last", "loose", "number", "ordered",
-        "paragraphs", "parent", "prefix", "rows", "start",
-    )  # fmt: skip
+    last = ""  # kind of the block written last
+    paragraphs = 0  # of an item, in markup that makes every item a paragraph
+    loose = False
+    ordered = False
+    number = 1
+    bullet = ""
+    start = 0  # of a cell: its place in `out`
+    gaps: list[int]  # of a list: places in `out` that are wider if it is loose
+    rows: list[list[tuple[str, str]]]  # of a table: alignment and content of each cell
 
     def __init__(self, kind: Kind, prefix: str, parent: Frame | None) -> None:
         self.kind = kind
         self.prefix = prefix
         self.parent = parent
-        self.gap = f"\n{prefix.rstrip()}\n{prefix}"  # between two blocks
-        self.last = ""  # kind of the block written last
-        self.paragraphs = 0  # of an item, in markup that makes every item a paragraph
-        self.loose = False
-        self.gaps: list[int] = []  # of a list: places in `out` that are wider if it is loose
-        self.ordered = False
-        self.number = 1
-        self.bullet = ""
-        self.start = 0  # of a cell: its place in `out`
-        self.rows: list[list[tuple[str, str]]] = []  # of a table: alignment and content of each cell
 
 
 class Walker:
@@ -71,7 +69,9 @@ class Walker:
         self.heading = 0
         self.paragraph = False
         self.modern = False  # the paragraph is one that markup since 2025 puts into every list item
+        self.nested = dict.fromkeys(ALTERNATIVE, 0)  # how often each emphasis is open
         self.endless: set[str] = set()  # names of elements known to have no end from here on
+        self.budget = LOOKS * len(tokens) + 1_000  # tags that may still be looked at ahead of the walk
 
     def run(self) -> str:
         """Walk to the end and return the markdown."""
@@ -102,28 +102,29 @@ class Walker:
 
     def pop(self) -> Frame:
         """Close the innermost container and write what was waiting for its end."""
-        self.flush()
+        if self.inline:
+            self.flush()
         frame = self.frame
+        kind = frame.kind
         self.depth -= 1
-        self.counts[frame.kind] -= 1
+        self.counts[kind] -= 1
         self.frame = frame.parent or frame
-        if frame.kind in ("item", "quote"):
-            if not frame.last:
-                self.out[-1] = self.out[-1].rstrip()
-        elif frame.kind == "list":
-            if frame.loose:
-                self._widen(frame.gaps)
-        elif frame.kind == "cell":
+        if kind == "cell":
             self._end_cell(frame)
-        elif frame.kind == "table":
+        elif kind == "table":
             self._end_table(frame)
+        elif frame.loose:
+            self._widen(frame.gaps)
+        elif not frame.last and kind in ("item", "quote"):
+            self.out[-1] = self.out[-1].rstrip()
         return frame
 
-    def close(self, *kinds: Kind) -> None:
-        """Close containers up to and with the nearest of these kinds; without one, do nothing."""
-        self.flush()
-        if any(self.counts[kind] for kind in kinds):
-            while self.pop().kind not in kinds:
+    def close(self, kind: Kind) -> None:
+        """Close containers up to and with the nearest of this kind; without one, do nothing."""
+        if self.inline:
+            self.flush()
+        if self.counts[kind]:
+            while self.pop().kind != kind:
                 pass
 
     def _widen(self, gaps: list[int]) -> None:
@@ -136,15 +137,17 @@ class Walker:
     def begin(self, kind: str) -> Frame:
         """Write what separates a new block from the one before it, and return its container."""
         frame = self.frame
-        while frame.kind in ("table", "row") and frame.parent:  # a caption, or stray text
-            frame = frame.parent
+        if frame.kind in _ROWS:  # a caption, or stray text
+            while frame.kind in _ROWS and frame.parent:
+                frame = frame.parent
         if frame.kind == "item":
             if frame.last:
                 self._begin_in_item(frame, kind)
             elif kind == "p":
                 self._note_paragraph(frame)
         elif frame.last:
-            self.out.append("\n" if frame.kind == "cell" else frame.gap)
+            prefix = frame.prefix
+            self.out.append(f"\n{prefix.rstrip()}\n{prefix}" if prefix else "\n" if frame.kind == "cell" else "\n\n")
         frame.last = kind
         return frame
 
@@ -167,20 +170,23 @@ class Walker:
 
     def flush(self) -> None:
         """Write the text at hand as a block: a paragraph, a heading, or the text of an item or cell."""
-        if not self.inline:
+        inline = self.inline
+        if not inline:
             return
-        self.end_inline()
-        text = "".join(self.inline).strip(_EDGES)
-        self.inline.clear()
+        if self.open:
+            self.end_inline()
+        text = "".join(inline).strip(_EDGES)
+        inline.clear()
         self.closed = -1
         if not text:
             return
         heading = self.heading
-        raw = not (self.paragraph or heading or self.depth)
         frame = self.begin("heading" if heading else "p" if self.paragraph else "text")
-        if not raw:
-            text = escaped(text)
-        self.out.append(self._titled(text, heading, frame) if heading else self._lines(text, raw, frame))
+        if not (self.paragraph or heading or self.depth):
+            self.out.append(text.replace(BREAK, "\n"))  # markdown as text, in boxes alone
+            return
+        text = escaped(text)
+        self.out.append(self._titled(text, heading, frame) if heading else self._lines(text, frame))
 
     def _titled(self, text: str, level: int, frame: Frame) -> str:
         """Write a heading; one of several lines is underlined, since `#` takes one only."""
@@ -189,14 +195,14 @@ class Walker:
             return f"{'#' * level} {text}"
         if level > 2 or frame.kind == "cell":
             return f"{'#' * level} {_SPACES.sub(' ', text)}"
-        return f"{self._lines(text, False, frame)}\n{frame.prefix}{'===' if level == 1 else '---'}"
+        return f"{self._lines(text, frame)}\n{frame.prefix}{'===' if level == 1 else '---'}"
 
-    def _lines(self, text: str, raw: bool, frame: Frame) -> str:
+    def _lines(self, text: str, frame: Frame) -> str:
         if BREAK in text:
             text = _BREAKS.sub(_hard_break, text)
-        elif " \n" in text and not raw:
+        elif " \n" in text:
             text = _LINE_ENDS.sub("\n", text)
-        if not raw and frame.kind != "cell":
+        if frame.kind != "cell":
             text = escaped_lines(text)
         return text.replace("\n", f"\n{frame.prefix}") if frame.prefix and "\n" in text else text
 
@@ -223,12 +229,18 @@ class Walker:
     def _end_cell(self, frame: Frame) -> None:
         content = "".join(self.out[frame.start :]).strip(SPACE)
         del self.out[frame.start :]
-        content = _BREAKS.sub("<br>", content).replace("  \n", "<br>").replace("\n", "<br>").replace("|", "\\|")
+        content = _BREAKS.sub("<br>", content).replace("  \n", "<br>").replace("\n", "<br>")
+        if not self.counts["cell"]:
+            content = content.replace("|", "\\|")
         self.frame.rows[-1].append((frame.bullet, content))
 
     def _end_table(self, frame: Frame) -> None:
         rows = [row for row in frame.rows if row]
         if not rows:
+            return
+        if self.counts["cell"]:  # a table in a table: its cells as text
+            self.begin("table")
+            self.out.append("\n".join(" ".join(content for _, content in row) for row in rows))
             return
         width = max(map(len, rows))
         rows = [row + [("", "")] * (width - len(row)) for row in rows]
@@ -262,46 +274,52 @@ class Walker:
     def open_mark(self, mark: str, target: str = "") -> None:
         """Open emphasis, or a link to `target`."""
         if mark in ALTERNATIVE:
-            if any(mark in (other, ALTERNATIVE.get(other)) for other, _, _ in self.open):
-                mark = ""  # strong in strong is strong
-            elif self.closed == len(self.inline):
+            self.nested[mark] += 1
+            if self.nested[mark] > 1:
+                return  # strong in strong is strong
+            if self.closed == len(self.inline):
                 mark = ALTERNATIVE[mark]
         self.open.append((mark, len(self.inline), target))
         self.inline.append(mark)
 
-    def close_mark(self, *marks: str) -> None:
-        """Close the innermost of these marks, and what was opened inside it."""
-        if not any(mark in marks for mark, _, _ in self.open):
-            return
-        while self.open:
-            mark, place, target = self.open.pop()
-            self._close(mark, place, target)
-            if mark in marks:
-                break
+    def close_mark(self, mark: str) -> None:
+        """Close this mark, and what was opened inside it."""
+        if mark in ALTERNATIVE:
+            self.nested[mark] = max(0, self.nested[mark] - 1)
+            if self.nested[mark]:
+                return
+        if any(mark in (other, _ORIGINAL.get(other)) for other, _, _ in self.open):
+            while self._close(*self.open.pop()) != mark:
+                pass
 
     def end_inline(self) -> None:
         """Close all that is still open in the text at hand."""
         while self.open:
             self._close(*self.open.pop())
 
-    def _close(self, mark: str, place: int, target: str) -> None:
+    def _close(self, mark: str, place: int, target: str) -> str:
+        """Write the end of one mark, and return which it was."""
         inline = self.inline
         content = "".join(inline[place + 1 :])
         core = content.strip(_EDGES)
-        if not mark:
-            return
+        original = _ORIGINAL.get(mark, mark)
+        if original in self.nested:
+            self.nested[original] = 0
         if not core:
             inline[place:] = [content] if content else []
         elif mark == LINK:
             self._close_link(place, content, target)
-        elif core == content:
-            inline.append(mark)
-            self.closed = len(inline)
         else:
             # Markdown has no emphasis that begins or ends with white space: it goes outside.
-            before, _, after = content.partition(core)
-            inline[place:] = [before, mark, core, mark, after] if after else [before, mark, core, mark]
+            before, _, after = content.partition(core) if core != content else ("", "", "")
+            if before or after:
+                inline[place:] = [before, mark, core, mark]
+            else:
+                inline.append(mark)
             self.closed = len(inline)
+            if after:
+                inline.append(after)
+        return original
 
     def _close_link(self, place: int, content: str, target: str) -> None:
         if content in (target, target.removeprefix("mailto:")) and _AUTOLINK.fullmatch(content):
@@ -317,13 +335,14 @@ class Walker:
         if name in self.endless:
             return -1
         depth, closing = 1, f"/{name}"
-        for place in range(self.at + 2, len(self.tokens), 2):
+        for place in range(self.at + 2, min(len(self.tokens), self.at + self.budget), 2):
             found = self.tags[self.tokens[place]].name
             if found == name:
                 depth += 1
             elif found == closing:
                 depth -= 1
                 if not depth:
+                    self.budget -= place - self.at
                     return place
         self.endless.add(name)
         return -1

@@ -1,0 +1,327 @@
+"""Write the generated parts of the documentation: help texts, tables made from the code, recorded runs.
+
+    python scripts/docs.py            bring README.md and docs/ up to date
+    python scripts/docs.py --check    exit 1 and name the parts that are out of date
+
+A part stands between `<!-- generated: NAME -->` and `<!-- end -->`; NAME is a key of `PARTS`, and what follows
+it is that part's argument (`help clean`, `run stats`). Runs really run, on the example dump, in a scratch folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTH = 80  # columns of help texts and recorded runs
+DUMP = "examples/sharegpt_dump.json"
+PART = re.compile(r"(?P<head><!-- generated: (?P<name>[^\n]+?) -->\n)(?P<body>.*?)(?P<end><!-- end -->)", re.S)
+CLOCK = re.compile(r"^time .*$", re.M)  # the one line of a recorded run that no two runs share
+
+NO_COMMENT = {
+    "name": "What the set's manifest and `curate stats` call it; the file's name if left out.",
+    "summary": "One line for `curate recipes`.",
+    "base": "A recipe that this one starts from: a built-in name, or a file beside this one.",
+    "filters.files": "Python files with filters of your own, from the recipe's folder; see [filters](filters.md).",
+    "eval.seed": "another text holds out another share",
+}
+
+
+def pages() -> list[Path]:
+    """Return the pages that may hold generated parts."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def renew(text: str) -> tuple[str, list[str]]:
+    """Return a page with its parts made anew, and the names of those that were out of date."""
+    stale: list[str] = []
+
+    def part(found: re.Match[str]) -> str:
+        body = make(found["name"])
+        if CLOCK.sub("", body) == CLOCK.sub("", found["body"]):
+            return found[0]
+        stale.append(found["name"])
+        return found["head"] + body + found["end"]
+
+    return PART.sub(part, text), stale
+
+
+@functools.cache
+def make(name: str) -> str:
+    """Return a part's text, with a newline at its end."""
+    kind, _, argument = name.partition(" ")
+    if kind not in PARTS:
+        raise SystemExit(f"unknown part {name!r}; known: {', '.join(PARTS)}")
+    return PARTS[kind](argument).rstrip("\n") + "\n"
+
+
+# ---- help texts and recorded runs
+
+
+def command_help(command: str) -> str:
+    """Return a command's --help as a block of text."""
+    from click.testing import CliRunner
+
+    from curate.cli import cli
+
+    arguments = [*([command] if command else []), "--help"]
+    result = CliRunner(env={"COLUMNS": str(WIDTH)}).invoke(cli, arguments, prog_name="curate")
+    return _block(result.output)
+
+
+def recorded_run(line: str) -> str:
+    """Return a command and what it prints; `| head -N` after it cuts the output there, as a shell would."""
+    command, _, pipe = line.partition(" | ")
+    lines = 0
+    if pipe:
+        match = re.fullmatch(r"head -(\d+)", pipe)
+        if match is None:
+            raise SystemExit(f"a recorded run knows `| head -N` only, not {pipe!r}")
+        lines = int(match[1])
+    printed = _run(command).splitlines()
+    return _block("\n".join([f"$ curate {line}", *(printed[:lines] if lines else printed)]))
+
+
+@functools.cache
+def _scratch() -> Path:
+    """Return a folder that holds the example dump, and the set that `curate clean` makes of it."""
+    keeper = tempfile.TemporaryDirectory(prefix="curate-docs-")
+    _KEPT.append(keeper)
+    folder = Path(keeper.name)
+    (folder / DUMP).parent.mkdir()
+    shutil.copy(ROOT / DUMP, folder / DUMP)
+    _run_in(folder, f"clean {DUMP}")
+    return folder
+
+
+_KEPT: list[tempfile.TemporaryDirectory[str]] = []  # removed when the program ends
+
+
+@functools.cache
+def _run(command: str) -> str:
+    folder = _scratch()
+    return _FIRST[0] if command == f"clean {DUMP}" else _run_in(folder, command)
+
+
+_FIRST: list[str] = []  # what the first run printed: it made the scratch folder's set
+
+
+def _run_in(folder: Path, command: str) -> str:
+    environment = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "CURATE_DEBUG")}
+    environment |= {"COLUMNS": str(WIDTH), "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "curate", *shlex.split(command)]
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        raise SystemExit(f"curate {command}: exit {done.returncode}: {done.stderr.strip()}")
+    _FIRST.append(done.stdout)
+    return done.stdout
+
+
+# ---- tables
+
+
+def filters_table(_: str) -> str:
+    """Return the built-in filters with their settings."""
+    from curate import recipe
+
+    on = recipe.load("vicuna").filters
+    rows = [
+        (_code(rule.name), "on" if rule.name in on else "off", _settings(rule.settings), rule.summary)
+        for rule in _rules("filter", "corpus")
+    ]
+    return _table(("filter", "in `vicuna`", "settings and their defaults", "what it does"), rows)
+
+
+def signals_table(_: str) -> str:
+    """Return the built-in signals with the columns they give."""
+    rows = [
+        (_code(rule.name), ", ".join(map(_code, rule.columns)), _settings(rule.settings) or "none", rule.summary)
+        for rule in _rules("signal")
+    ]
+    return _table(("signal", "columns", "settings", "what it measures"), rows)
+
+
+def _rules(*kinds: Literal["filter", "signal", "corpus"]) -> list[typing.Any]:
+    """Return the rules that curate itself registers, and none of a user's file."""
+    from curate.filters import registry
+
+    return [rule for rule in registry.rules(*kinds).values() if rule.function.__module__.startswith("curate.")]
+
+
+def repairs_table(_: str) -> str:
+    """Return the repairs by the names that `edits` gives them."""
+    from curate.repair import REPAIRS
+
+    return _table(("repair", "what it does"), [(_code(name), text) for name, text in REPAIRS.items()])
+
+
+def losses_table(_: str) -> str:
+    """Return why an exchange, or the record, goes when turns are brought into order."""
+    from curate.repair import LOSSES
+
+    return _table(("rule", "why"), [(_code(name), text) for name, text in LOSSES.items()])
+
+
+def problems_table(_: str) -> str:
+    """Return why a record cannot become a conversation."""
+    from curate.schemas.formats import PROBLEMS
+
+    return _table(("rule", "why"), [(_code(name), text) for name, text in PROBLEMS.items()])
+
+
+def formats_table(_: str) -> str:
+    """Return the formats, and what each is written as."""
+    from curate.schemas.formats import FORMATS
+
+    def written(form: typing.Any) -> str:
+        known = {"parquet": "a Parquet file", "text": "text"}
+        array = "one JSON array" if form.array else "JSON lines, or an array"
+        return known.get(form.name, array) if form.writes else "no"
+
+    rows = [(_code(one.name), "yes" if one.reads else "no", written(one), one.summary) for one in FORMATS.values()]
+    return _table(("format", "read", "written as", "what it holds"), rows)
+
+
+def templates_table(_: str) -> str:
+    """Return the prompt templates."""
+    from curate.schemas.prompts import TEMPLATES
+
+    rows = [
+        (_code(one.name), _code(one.summary.partition(": ")[2]), ", ".join(map(_code, one.needs)) or "none")
+        for one in TEMPLATES.values()
+    ]
+    return _table(("template", "a conversation in it", "control tokens that the tokenizer must have"), rows)
+
+
+def recipes_table(_: str) -> str:
+    """Return which filters each built-in recipe has on."""
+    from curate import recipe
+
+    loaded = {name: recipe.load(name).filters for name in recipe.built_in()}
+    rows = []
+    for rule in _rules("filter", "corpus"):
+        cells = [
+            _settings(_changed(filters[rule.name], rule.settings)) or "on" if rule.name in filters else "off"
+            for filters in loaded.values()
+        ]
+        rows.append((_code(rule.name), *cells))
+    return _table(("filter", *map(_code, loaded)), rows)
+
+
+def recipe_differences(_: str) -> str:
+    """Return the other settings in which the built-in recipes differ."""
+    from curate import recipe
+
+    loaded = {name: recipe.load(name) for name in recipe.built_in()}
+    rows = []
+    for section, kind in recipe.SECTIONS.items():
+        for item in dataclasses.fields(kind):
+            values = [_toml(getattr(getattr(one, section), item.name)) for one in loaded.values()]
+            if len(set(values)) > 1:
+                rows.append((_code(f"{section}.{item.name}"), *map(_code, values)))
+    return _table(("setting", *map(_code, loaded)), rows)
+
+
+def recipe_keys(_: str) -> str:
+    """Return every key of a recipe, its default, and what `vicuna.toml` says beside it."""
+    from curate import recipe
+
+    comments = _comments(recipe.source("vicuna"))
+    rows = [(_code(key), "", NO_COMMENT[key]) for key in ("name", "summary", "base", "filters.files")]
+    for section, kind in recipe.SECTIONS.items():
+        hints = typing.get_type_hints(kind)
+        for item in dataclasses.fields(kind):
+            key = f"{section}.{item.name}"
+            rows.append((_code(key), _code(_toml(item.default)), comments[key] + _choices(hints[item.name])))
+    return _table(("key", "default", "what it says"), rows)
+
+
+def _comments(toml: str) -> dict[str, str]:
+    found = dict(NO_COMMENT)
+    section = ""
+    for line in toml.splitlines():
+        if header := re.match(r"\[(\w+)\]", line):
+            section = header[1]
+        elif match := re.match(r"(\w+) = [^#]*#\s*(.+)", line):
+            found[f"{section}.{match[1]}"] = match[2]
+    return found
+
+
+def _choices(hint: object) -> str:
+    if typing.get_origin(hint) is not Literal:
+        return ""
+    return f" ({' or '.join(_code(_toml(choice)) for choice in typing.get_args(hint))})"
+
+
+def _changed(settings: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in settings.items() if value != defaults[name]}
+
+
+def _settings(settings: Mapping[str, object]) -> str:
+    return ", ".join(_code(f"{name} = {_toml(value)}") for name, value in settings.items())
+
+
+def _toml(value: object) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _block(text: str) -> str:
+    return f"```text\n{text.rstrip()}\n```"
+
+
+PARTS: dict[str, Callable[[str], str]] = {
+    "help": command_help,
+    "run": recorded_run,
+    "filters": filters_table,
+    "signals": signals_table,
+    "repairs": repairs_table,
+    "losses": losses_table,
+    "problems": problems_table,
+    "formats": formats_table,
+    "templates": templates_table,
+    "recipes": recipes_table,
+    "recipe-differences": recipe_differences,
+    "recipe-keys": recipe_keys,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages, or with --check only say what is out of date."""
+    if arguments not in ([], ["--check"]):
+        print("usage: python scripts/docs.py [--check]", file=sys.stderr)
+        return 2
+    sys.path.insert(0, str(ROOT))
+    found = 0
+    for page in pages():
+        text, stale = renew(page.read_text("utf-8"))
+        found += len(stale)
+        for name in stale:
+            print(f"{page.relative_to(ROOT)}: {name}")
+        if stale and not arguments:
+            page.write_text(text, "utf-8")
+    return 1 if found and arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
