@@ -17,11 +17,12 @@ import curate
 from curate import corpus, curated, engine, ingest
 from curate import recipe as recipes
 from curate.batch import Part, Plan
-from curate.errors import BalanceError, InputError
+from curate.errors import BalanceError, InputError, SetError
 from curate.filters import registry
 from curate.recipe import Recipe
 
 FILE_FORMATS = {".json": "vicuna", ".jsonl": "jsonl", ".parquet": "parquet"}  # of `-o FILE`
+OTHER_FILES = (".csv", ".tsv", ".txt", ".md", ".html", ".xlsx", ".arrow", ".ndjson", ".gz", ".zst", ".zip")  # refused
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,11 @@ def clean(
 
 def _target(output: Path) -> tuple[Path, Path | None]:
     """Return the set's folder, and the one file to write beside it, if `output` names a file."""
-    if output.suffix in FILE_FORMATS and not output.is_dir():
-        return output.with_suffix(""), output
-    return output, None
+    if output.is_dir() or output.suffix.lower() not in {*FILE_FORMATS, *OTHER_FILES}:
+        return output, None
+    if output.suffix not in FILE_FORMATS:
+        raise SetError(f"cannot write {str(output)!r}: give a folder, or a file ending in {', '.join(FILE_FORMATS)}")
+    return output.with_suffix(""), output
 
 
 def _convert(folder: Path, file: Path) -> None:

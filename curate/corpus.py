@@ -160,10 +160,13 @@ def write(folder: Path, parts: Sequence[Part], decisions: Decisions, recipe: Rec
     def rejected(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
         return _tally_rejected(counts, _rejected_rows(source, number, rows))
 
-    curated.sink(table(curated.conversations_schema(signals), kept), folder / curated.CONVERSATIONS)
-    curated.sink(table(curated.rejected_schema(signals), rejected), folder / curated.REJECTED)
+    tables = {
+        folder / curated.CONVERSATIONS: table(curated.conversations_schema(signals), kept),
+        folder / curated.REJECTED: table(curated.rejected_schema(signals), rejected),
+    }
     if recipe.output.originals:
-        curated.sink(table(curated.ORIGINALS_SCHEMA, _original_rows), folder / curated.ORIGINALS)
+        tables[folder / curated.ORIGINALS] = table(curated.ORIGINALS_SCHEMA, _original_rows)
+    curated.sink(tables)
     return counts
 
 

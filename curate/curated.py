@@ -1,7 +1,7 @@
 """A curated set on disk: its files and columns, read lazily, written whole or not at all.
 
 A set is a folder of `conversations.parquet`, `rejected.parquet`, `originals.parquet` (unless left
-out), `manifest.json` and `report.json`-like companions listed in `FILES`. It is written aside in
+out) and `manifest.json`. It is written aside in
 `.NAME.partial` and swapped in by one rename (an exchange of two names where an earlier set stands),
 so whoever looks sees the earlier set or the new one. Files that curate did not write are never
 deleted: a user's own files in the folder move along into the new set.
@@ -26,8 +26,8 @@ from curate.errors import CurateError, SetError
 
 FORMAT = 1  # of the folder; raised when a reader of the old one would misread the new one
 CONVERSATIONS, REJECTED, ORIGINALS = "conversations.parquet", "rejected.parquet", "originals.parquet"
-MANIFEST, REPORT = "manifest.json", "report.html"
-FILES = (CONVERSATIONS, REJECTED, ORIGINALS, MANIFEST, REPORT)
+MANIFEST = "manifest.json"
+FILES = (CONVERSATIONS, REJECTED, ORIGINALS, MANIFEST)
 PARTS = ".curate-parts"  # scratch of a run, inside the partial folder
 ROW_GROUP = 20_000  # rows; by record order, so that the bytes do not depend on the workers
 
@@ -274,9 +274,18 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     (folder / MANIFEST).write_text(text + "\n", "utf-8")
 
 
-def sink(frame: pl.LazyFrame, file: Path, row_group: int = ROW_GROUP) -> None:
-    """Write rows in the order given, in row groups of a fixed size; raises SetError with one line."""
+def sink(tables: Mapping[Path, pl.LazyFrame]) -> None:
+    """Write tables to their files, all at once, rows in the order given, in row groups of `ROW_GROUP` rows.
+
+    Raises CurateError with one line where a file cannot be written.
+    """
+    plans = [
+        frame.sink_parquet(
+            file, compression="zstd", compression_level=3, row_group_size=ROW_GROUP, maintain_order=True, lazy=True
+        )
+        for file, frame in tables.items()
+    ]
     try:
-        frame.sink_parquet(file, compression="zstd", compression_level=3, row_group_size=row_group, maintain_order=True)
+        pl.collect_all(plans)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise CurateError(f"cannot write {file.name}: {str(error).splitlines()[0]}") from error
+        raise CurateError(f"cannot write the set's tables: {str(error).splitlines()[0]}") from error

@@ -22,7 +22,7 @@ from curate.streams import Note
 SHORT = 1 << 16  # bytes that the next proof reaches over after one that failed; doubled by each that succeeds
 SAMPLE = 1 << 20  # bytes that the look of a record is learned from
 WINDOW = 1 << 16  # bytes that a single value is first looked for in; four times as many each time it is longer
-MAX_WAIT = 64
+UNKNOWN = 64 << 20  # bytes of damage in one piece while it is not known what a record looks like
 
 SPACE = re.compile(rb"(?:[ \t\r\n,]|\xef\xbb\xbf)*")  # a byte-order mark stands where files were joined
 LINE = re.compile(rb"\n(?=\{)")
@@ -320,16 +320,20 @@ class Cutter:
 
     def _resume(self, pos: int) -> int:
         """Return where the first record after `pos` seems to begin, or the end of the text."""
-        if self.head is None:
-            self.text.fill(pos + SAMPLE)
-            self.head = learn(self.text.data[pos + 1 : pos + SAMPLE], trusting=False)
+        limit = pos + (self.max_record_bytes if self.head else min(self.max_record_bytes, UNKNOWN))
+        search = pos + 1
+        while self.head is None and search < limit:
+            self.text.fill(search + SAMPLE)
+            self.head = learn(self.text.data[search : search + SAMPLE], trusting=False)
+            if search + SAMPLE >= len(self.text.data):
+                break
+            search += SAMPLE
         patterns = [self.head.start] if self.head else []
         if not self.in_array:
             patterns.append(LINE_START)
         elif self.head is None:
             patterns.append(ELEMENT if self.text.data[pos] in b"[{" else PLAIN)
         search = pos + 1
-        limit = pos + self.max_record_bytes
         while True:
             found = [match.end() for pattern in patterns if (match := pattern.search(self.text.data, search))]
             if found or self.text.ended or len(self.text.data) > limit:

@@ -13,7 +13,7 @@ RECORD_KEYS = frozenset(
     ("conversations", "conversation", "items", "messages", "mapping", "instruction", "prompt", "turns", "chosen")
 )
 MAX_RECORDS = 32
-MAX_TRIES = 1000
+MAX_TRIES = 200
 MAX_HEADS = 8
 SHORT = 1 << 16  # bytes that a value is first looked for in
 OBJECT = re.compile(rb'\{\s*"')

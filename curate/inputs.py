@@ -65,6 +65,8 @@ def _sources(argument: str | Path) -> list[Source]:
     path = Path(argument)
     if not stat.S_ISDIR(_mode(path)):
         return _file_sources(path, path.name)
+    if _is_set(path):  # given by name, a set is read for its conversations
+        return _file_sources(path / "conversations.parquet", "conversations.parquet")
     files = sorted(_walk(path), key=lambda file: file.relative_to(path).as_posix())
     if not files:
         raise InputError(f"folder {str(path)!r} holds no dump: none of its files ends in {' '.join(SUFFIXES)}")
@@ -80,12 +82,17 @@ def _mode(path: Path) -> int:
         raise InputError(f"input {str(path)!r} cannot be read: {words(error)}") from None
 
 
+def _is_set(folder: Path) -> bool:
+    """Tell whether a folder is a curated set: what came out of dumps is not taken for one of them."""
+    return (folder / "manifest.json").is_file() and (folder / "conversations.parquet").is_file()
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise InputError(f"folder {error.filename!r} cannot be read: {words(error)}") from None
 
     for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _is_set(Path(parent, name))]
         for name in files:
             path = Path(parent, name)
             # Hidden files hold no dumps (macOS lays `._name` beside each file); a pipe would block for ever.

@@ -171,7 +171,12 @@ def filter_page(rule: Any, on: bool) -> RenderableType:
 
 
 def _settings(rule: Any) -> Text:
-    return _text(", ".join(f"{name} = {value!r}" for name, value in rule.settings.items()))
+    return _text(", ".join(f"{name} = {_toml(value)}" for name, value in rule.settings.items()))
+
+
+def _toml(value: object) -> str:
+    """Write a setting as a recipe does; JSON's values are TOML's here."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _header(header: Header) -> RenderableType:

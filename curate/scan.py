@@ -12,10 +12,10 @@ SLACK = 16  # bytes before the end of a window in which a refusal may only mean 
 
 STARTS = frozenset(b'{["-0123456789tfnNI')
 ENDS = frozenset(b" \t\r\n,]")
-LOOSE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}|-?Infinity|NaN")
+ESCAPED = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 CONTROL = bytes(32 if 0 < byte < 32 else byte for byte in range(256))  # a zero byte is damage, never text
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.S)
-SURROGATE = rb"\u0020"
+FIRST_LOOK = 1 << 12
 
 _value = msgspec.json.Decoder(msgspec.Raw)
 
@@ -40,8 +40,8 @@ def scan(window: memoryview, *, final: bool, in_array: bool) -> Found:
     if not len(window) or window[0] not in STARTS:
         return Found(-1, 0, f"no JSON value begins with {bytes(window[:8])!r}")
     found = _parse(window)
-    if found.end < 0 and len(window) <= MENDED and (not found.open or b"\\u" in bytes(window[-SLACK:])):
-        found = _parse(memoryview(mend(bytes(window))))
+    if found.end < 0 and (not found.open or b"\\u" in bytes(window[-SLACK:])):
+        found = _parse_mended(window, max(FIRST_LOOK, 2 * found.place))
     if found.end >= 0:
         found = _checked(window, found, in_array)
     unsure = found.end == len(window) or (found.end < 0 and found.place >= len(window) - SLACK)
@@ -76,17 +76,23 @@ def _checked(window: memoryview, found: Found, in_array: bool) -> Found:
     return Found(end)
 
 
+def _parse_mended(window: memoryview, size: int) -> Found:
+    """Parse what mending leaves of a window, in as little of it as it takes."""
+    while True:
+        part = window[: min(size, MENDED)]
+        found = _parse(memoryview(mend(bytes(part))))
+        more = found.open or found.end == len(part) or (found.end < 0 and found.place >= len(part) - SLACK)
+        if not more or len(part) == len(window):
+            return found
+        if len(part) == MENDED:
+            return Found(-1, found.place, f"no end of a value that is not strict JSON within {MENDED} bytes")
+        size *= 4
+
+
 def mend(window: bytes) -> bytes:
     """Replace what only the standard parser accepts, byte for byte, so that a strict one finds the same ends."""
-    return LOOSE.sub(_strict, window.translate(CONTROL))
-
-
-def _strict(match: re.Match[bytes]) -> bytes:
-    text = match[0]
-    if text[:1] == b"\\":
-        return SURROGATE
-    sign = b"-" if text[:1] == b"-" else b""
-    return sign + b"0." + b"0" * (len(text) - len(sign) - 2)
+    text = window.translate(CONTROL).replace(b"NaN", b"0.0").replace(b"Infinity", b"0.000000")
+    return ESCAPED.sub(rb"\\u0020", text)
 
 
 def _balanced(window: memoryview) -> Found:

@@ -75,9 +75,9 @@ def text_blocks(source: Source, meter: Meter, limits: Limits, note: Note) -> Ite
     if head.startswith((b"PK\x03\x04", b"PAR1")):
         raise InputError(f"input {source.name!r} is a zip or parquet file inside a stream: give its own path")
     if head.startswith(b"\x1f\x8b"):
-        blocks = _bounded(_gunzip(blocks, note), source, meter, limits)
+        blocks = _bounded(gunzip(blocks, note), source, meter, limits)
     elif head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
-        blocks = _bounded(_unzstd(blocks, note), source, meter, limits)
+        blocks = _bounded(unzstd(blocks, note), source, meter, limits)
     elif zipped:
         blocks = _bounded(blocks, source, meter, limits)
     yield from _utf8(blocks)
@@ -139,7 +139,7 @@ def _until_damage(opened: IO[bytes], size: int, note: Note) -> Iterator[bytes]:
         note(done, lost, f"the zip member is damaged ({words(error)}): up to {lost} bytes are lost")
 
 
-def _gunzip(blocks: Iterator[bytes], note: Note) -> Iterator[bytes]:
+def gunzip(blocks: Iterator[bytes], note: Note) -> Iterator[bytes]:
     """Expand gzip of one or several members; what comes before damage is kept to the byte."""
     inflate = zlib.decompressobj(31)
     pieces = _slices(blocks, GZIP_SLICE)
@@ -184,7 +184,7 @@ def _rescued(inflate: zlib._Decompress, data: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _unzstd(blocks: Iterator[bytes], note: Note) -> Iterator[bytes]:
+def unzstd(blocks: Iterator[bytes], note: Note) -> Iterator[bytes]:
     """Expand zstandard of one or several frames; what comes before damage is kept to the block."""
     decoder = zstandard.ZstdDecompressor(max_window_size=1 << 31)  # dumps made with `zstd --long=31` are common
     frame = decoder.decompressobj()

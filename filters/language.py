@@ -20,7 +20,7 @@ from .structure import FENCED
 UNKNOWN = "unknown"
 ALIASES = {"zh": ("zh-cn", "zh-tw"), "nb": ("no",), "iw": ("he",), "in": ("id",), "fil": ("tl",)}
 
-SIDE_RAW = 8_000  # characters of a side that are looked through for them
+SIDE_RAW = 4_000  # characters of a side that are looked through for them
 SIDE = 600  # characters of evidence taken from the prompts, and again from the answers
 
 CODE_BLOCK = r"(?ms)^[ \t>]*(?:`{3,}|~{3,}).*?(?:^[ \t>]*(?:`{3,}|~{3,})[ \t]*$|\z)"
@@ -46,7 +46,10 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
 
     texts = frame.select(evidence=_evidence()).to_series().to_list()
     found, confidence = detect(texts)
-    return pl.DataFrame({"language": found, "language_confidence": confidence})
+    return pl.DataFrame(
+        {"language": found, "language_confidence": confidence},
+        schema={"language": pl.String, "language_confidence": pl.Float32},
+    )
 
 
 @rule

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from . import language_profiles as profiles
 from .language import UNKNOWN
 
-PLACES = 240  # places in the evidence at which letter groups are read, evenly spread
+PLACES = 128  # places in the evidence at which letter groups are read, evenly spread; 240 tell no more
 PACK = 12  # letter groups whose weights add up within 16 bits: 12 * 256 * ln(1 + 1 / alpha) = 30,425
 PLACES_PACKED = PACK // 3
 INDEPENDENT = 30  # letter groups overlap: however many, they count as so many independent ones (see `language`)

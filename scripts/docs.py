@@ -9,6 +9,7 @@ it is that part's argument (`help clean`, `run stats`). Runs really run, on the 
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import json
@@ -77,7 +78,8 @@ def command_help(command: str) -> str:
     from curate.cli import cli
 
     arguments = [*([command] if command else []), "--help"]
-    result = CliRunner(env={"COLUMNS": str(WIDTH)}).invoke(cli, arguments, prog_name="curate")
+    width = WIDTH - 2  # what click leaves free in a terminal
+    result = CliRunner().invoke(cli, arguments, prog_name="curate", terminal_width=width)
     return _block(result.output)
 
 
@@ -95,27 +97,19 @@ def recorded_run(line: str) -> str:
 
 
 @functools.cache
-def _scratch() -> Path:
-    """Return a folder that holds the example dump, and the set that `curate clean` makes of it."""
-    keeper = tempfile.TemporaryDirectory(prefix="curate-docs-")
-    _KEPT.append(keeper)
-    folder = Path(keeper.name)
+def _scratch() -> tuple[Path, str]:
+    """Return a folder with the example dump and the set that `curate clean` makes of it, and what that printed."""
+    folder = Path(tempfile.mkdtemp(prefix="curate-docs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / DUMP).parent.mkdir()
     shutil.copy(ROOT / DUMP, folder / DUMP)
-    _run_in(folder, f"clean {DUMP}")
-    return folder
-
-
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []  # removed when the program ends
+    return folder, _run_in(folder, f"clean {DUMP}")
 
 
 @functools.cache
 def _run(command: str) -> str:
-    folder = _scratch()
-    return _FIRST[0] if command == f"clean {DUMP}" else _run_in(folder, command)
-
-
-_FIRST: list[str] = []  # what the first run printed: it made the scratch folder's set
+    folder, first = _scratch()
+    return first if command == f"clean {DUMP}" else _run_in(folder, command)
 
 
 def _run_in(folder: Path, command: str) -> str:
@@ -125,7 +119,6 @@ def _run_in(folder: Path, command: str) -> str:
     done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         raise SystemExit(f"curate {command}: exit {done.returncode}: {done.stderr.strip()}")
-    _FIRST.append(done.stdout)
     return done.stdout
 
 

@@ -36,7 +36,9 @@ def record(name: str | None, *texts: str, **keys: object) -> Record:
 
 
 def chat(n: int, exchanges: int = 1) -> Record:
-    pairs = [text for i in range(exchanges) for text in (f"Question {n}.{i}?", f"The answer to {n}.{i} is {n * i + 7}.")]
+    pairs = [
+        text for i in range(exchanges) for text in (f"Question {n}.{i}?", f"The answer to {n}.{i} is {n * i + 7}.")
+    ]
     return record(f"chat{n}", *pairs)
 
 
@@ -105,7 +107,9 @@ def test_workers_do_not_change_a_byte(example: curate.CuratedSet, tmp_path: Path
     big = tmp_path / "many" / EXAMPLE.name  # several chunks, so that several workers have some
     big.parent.mkdir()
     records = json.loads(EXAMPLE.read_text("utf-8"))
-    copies = [dict(r, id=f"{r['id']}-{n}") if isinstance(r, dict) and "id" in r else r for n in range(30) for r in records]
+    copies = [
+        dict(r, id=f"{r['id']}-{n}") if isinstance(r, dict) and "id" in r else r for n in range(30) for r in records
+    ]
     big.write_text(json.dumps(copies), "utf-8")
     curate.clean(big, tmp_path / "one", workers=1)
     curate.clean(big, tmp_path / "more", workers=workers)
@@ -122,7 +126,10 @@ def test_the_shell_and_python_give_the_same_set(example: curate.CuratedSet, tmp_
 
 
 def test_a_copy_is_dropped_once_and_its_twin_is_named(dump: Callable[..., Path], tmp_path: Path) -> None:
-    first, copy = record("a", "What is a fjord?", "A drowned valley."), record("b", "What is a fjord?", "A drowned valley.")
+    first, copy = (
+        record("a", "What is a fjord?", "A drowned valley."),
+        record("b", "What is a fjord?", "A drowned valley."),
+    )
     curate.clean(dump(first, copy), tmp_path / "set")
     (kept,), (gone,) = rows(tmp_path / "set"), rows(tmp_path / "set", curated.REJECTED)
     assert (kept["id"], gone["source_id"], gone["rule"], gone["twin"]) == ("a", "b", "exact_duplicates", "a")
@@ -145,7 +152,10 @@ def test_a_conversation_stays_when_its_longer_twin_is_rejected(dump: Callable[..
 
 
 def test_one_id_with_two_contents_is_two_conversations(dump: Callable[..., Path], tmp_path: Path) -> None:
-    one, other = record("same", "What is a tarn?", "A mountain lake."), record("same", "What is a firth?", "An estuary.")
+    one, other = (
+        record("same", "What is a tarn?", "A mountain lake."),
+        record("same", "What is a firth?", "An estuary."),
+    )
     curate.clean(dump(one, other), tmp_path / "set")
     ids = [row["id"] for row in rows(tmp_path / "set")]
     assert ids[0] == "same"
@@ -154,7 +164,9 @@ def test_one_id_with_two_contents_is_two_conversations(dump: Callable[..., Path]
 
 def test_a_piece_never_takes_the_id_of_another_conversation(dump: Callable[..., Path], tmp_path: Path) -> None:
     long = record("x", *[f"{side} {i} " + "word " * 40 for i in range(20) for side in ("Ask", "Tell")])
-    result = curate.clean(dump(long, record("x_1", "What is a mere?", "A broad, shallow lake.")), tmp_path / "set", max_tokens=300)
+    result = curate.clean(
+        dump(long, record("x_1", "What is a mere?", "A broad, shallow lake.")), tmp_path / "set", max_tokens=300
+    )
     ids = [row["id"] for row in rows(tmp_path / "set")]
     assert len(set(ids)) == len(ids) == result.manifest["counts"]["pieces"]
 
@@ -194,7 +206,11 @@ def test_train_and_eval_do_not_depend_on_the_order_of_the_input(dump: Callable[.
 
 def test_pieces_of_one_conversation_are_on_one_side(dump: Callable[..., Path], tmp_path: Path) -> None:
     curate.clean(dump(*(chat(n, 12) for n in range(220))), tmp_path / "set", max_tokens=150, eval_fraction=0.3)
-    sides = pl.read_parquet(tmp_path / "set" / curated.CONVERSATIONS).group_by("source_index").agg(pl.col("split").n_unique())
+    sides = (
+        pl.read_parquet(tmp_path / "set" / curated.CONVERSATIONS)
+        .group_by("source_index")
+        .agg(pl.col("split").n_unique())
+    )
     assert sides["split"].unique().to_list() == [1]
 
 
@@ -219,7 +235,10 @@ def test_a_users_own_filter_works_and_is_named(dump: Callable[..., Path], tmp_pa
         '    """Drop conversations about lakes."""\n'
         '    return pl.col("answers").list.join(" ").str.contains("lake")\n'
     )
-    source = dump(record("a", "What is a tarn?", "A mountain lake."), record("b", "What is a firth?", "An estuary, as in Scotland."))
+    source = dump(
+        record("a", "What is a tarn?", "A mountain lake."),
+        record("b", "What is a firth?", "An estuary, as in Scotland."),
+    )
     curate.clean(source, tmp_path / "set", filters=[own])
     assert [row["id"] for row in rows(tmp_path / "set")] == ["b"]
     assert rows(tmp_path / "set", curated.REJECTED)[0]["rule"] == "no_lakes"
@@ -335,3 +354,29 @@ def test_a_full_disk_gives_one_clear_line(tmp_path: Path) -> None:
 def test_a_target_that_cannot_be_made_gives_one_clear_line(dump: Callable[..., Path]) -> None:
     with pytest.raises(CurateError, match="cannot write"):
         curate.clean(dump(chat(1)), "/proc/curate-cannot-write-here/set")
+
+
+def test_a_batch_without_one_conversation_is_rejected_record_by_record(
+    dump: Callable[..., Path], tmp_path: Path
+) -> None:
+    result = curate.clean(dump({"a": 1}, None), tmp_path / "set")
+    assert (result.manifest["counts"]["read"], result.manifest["counts"]["kept"]) == (2, 0)
+    assert [row["rule"] for row in rows(tmp_path / "set", curated.REJECTED)] == ["unknown_format", "not_a_record"]
+    assert any("every record was rejected" in warning for warning in result.warnings)
+
+
+def test_a_set_is_read_for_its_conversations_and_passed_over_among_dumps(
+    dump: Callable[..., Path], tmp_path: Path
+) -> None:
+    dump(chat(1), chat(2))
+    curate.clean(tmp_path, tmp_path / "set")
+    again = curate.clean(tmp_path, tmp_path / "set")
+    assert again.manifest["counts"]["read"] == 2
+    copied = curate.clean(tmp_path / "set", tmp_path / "other")
+    assert copied.manifest["counts"]["kept"] == 2
+    assert [row["id"] for row in rows(tmp_path / "other")] == ["chat1", "chat2"]
+
+
+def test_a_file_of_a_kind_that_is_not_written_is_refused(dump: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(SetError, match=r"ending in \.json"):
+        curate.clean(dump(chat(1)), tmp_path / "out.csv")

@@ -56,8 +56,12 @@ def recipes(name: str | None, as_json: bool) -> None:
     """
     from curate import recipe
 
+    if name and as_json:
+        click.echo(json.dumps(recipe.load(name).to_dict(), indent=1))
+        return
     if name:
-        click.echo(json.dumps(recipe.load(name).to_dict(), indent=1) if as_json else recipe.source(name), nl=as_json)
+        built_in = name in recipe.built_in()
+        click.echo(recipe.source(name) if built_in else recipe.load(name).to_toml(), nl=False)
         return
     known = recipe.built_in()
     if as_json:

@@ -17,9 +17,12 @@ from curate.markdown.code import PLACE, Block
 # Text, in pieces none of which could mean markup wherever it stands.
 _WORD = r"[A-Za-z0-9]+(?:_+[A-Za-z0-9]+)*"  # an underscore inside a word is no emphasis
 _OTHER = r"[^<&*_`~\\\[\]|\x00-\x20A-Za-z0-9]"  # any character that never means markup
-_CHARACTER = rf"(?:{_WORD}|{_OTHER}|\[|\||&(?:quot|gt|#39|#x27);|&lt;(?:[=0-9]|/?[A-Za-z][A-Za-z0-9]*&gt;))"
+_CHARACTER = (
+    rf"(?:{_WORD}|{_OTHER}|\[|\||&(?:quot|gt|#39|#x27);|&lt;(?:[=0-9]|/?[A-Za-z][A-Za-z0-9]*&gt;)"
+    r"|\]+(?:[^<&*_`~\\\[\]|(:\x00-\x20]|&(?:quot|gt|#39|#x27);))"
+)
 _TEXT = (
-    rf"(?:{_CHARACTER}|[ ]|\]+[^<&*_`~\\\[\]|(:\x00-\x1f]|~[A-Za-z0-9 ]|\\[A-Za-z0-9 ]| \* "
+    rf"(?:{_CHARACTER}|[ ]|\]+ |~[A-Za-z0-9 ]|\\[A-Za-z0-9 ]| \* "
     r"|&lt;(?:/?[A-Za-z][A-Za-z0-9]*)? |&amp; |&amp;&amp; )"
 )
 # How a line can begin without being a list item, a heading, a quote, a rule or an underline.
@@ -37,7 +40,7 @@ _MARKED = rf"(?:<strong>{_WORDS}</strong>|<em>{_WORDS}</em>|<code>{_CODE}(?:[ ]*
 def _line(first: str) -> str:
     """Return the grammar of a line without white space at its end, where no two elements touch."""
     return (
-        rf"(?:{first}(?:{_TEXT}*{_CHARACTER})?|[0-9]+"
+        rf"(?:{first}(?:{_TEXT}*{_CHARACTER})?|[0-9]+|\]+[,;]?"
         rf"|(?:{first}{_TEXT}*)?(?:{_MARKED}{_TEXT}+)*{_MARKED}(?:{_TEXT}*{_CHARACTER})?)\]*"
     )
 

@@ -31,13 +31,14 @@ MARKDOWN = {
 ALTERNATIVE = {STRONG: STRONG_ALT, EMPHASIS: EMPHASIS_ALT, STRIKE: STRIKE}
 SPACE = " \t\n\r\f"
 
-_RESERVED = re.compile("[\x00-\x08\x0b\x0e-\x1f]")
+_MARKS = (OPAQUE, CODE, BREAK, *MARKDOWN)
+_RESERVED = re.compile(f"[{''.join(_MARKS)}]")
 _ASIDE = re.compile(f"[{OPAQUE}{CODE}]")
 
 
 def without_marks(text: str) -> str:
-    """Drop control characters, which are no text and would be taken for marks."""
-    return _RESERVED.sub("", text)
+    """Drop the control characters that would be taken for marks; they are no text."""
+    return _RESERVED.sub("", text) if any(mark in text for mark in _MARKS) else text
 
 
 def spelled_out(text: str, aside: Sequence[str]) -> str:

@@ -1,0 +1,272 @@
+"""The documentation says what the code does: generated parts, names, command lines, Python blocks, links, the tree."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import polars as pl
+import pytest
+from conftest import ROOT
+
+from curate import curated, recipe
+from curate.cli import COMMANDS, cli
+from curate.filters import registry
+from curate.repair import LOSSES, REPAIRS
+from curate.schemas.formats import FORMATS, PROBLEMS
+from curate.schemas.prompts import TEMPLATES
+from scripts import docs
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+BY_NAME = {str(page.relative_to(ROOT)): page for page in sorted(PAGES)}
+LISTS = ("filters", "recipes", "formats")  # commands whose page is the page of what they list
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text("utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def command_lines() -> Iterator[tuple[str, str]]:
+    """Yield the name of a page and each command line of curate's in its blocks of shell."""
+    for name, path in BY_NAME.items():
+        for block in blocks(path.read_text("utf-8"), "sh"):
+            for line in block.splitlines():
+                if found := re.search(r"(?:^|\| )(curate [^|>]*)", line):
+                    yield name, found[1].strip()
+
+
+def parsed(line: str) -> click.Context:
+    """Parse a command line as the real program does, without running it."""
+    _, name, *arguments = shlex.split(line, comments=True)
+    with click.Context(cli, info_name="curate") as parent:
+        command = cli.get_command(parent, name)
+        assert command is not None, f"there is no command {name!r}"
+        return command.make_context(name, arguments, parent=parent)
+
+
+def built_in(*kinds: registry.Kind) -> list[registry.Rule]:
+    """Rules of curate's own: other tests register some from files of theirs."""
+    return [rule for rule in registry.rules(*kinds).values() if rule.function.__module__.startswith("curate.")]
+
+
+@pytest.mark.parametrize("path", docs.pages(), ids=lambda path: path.name)
+def test_generated_parts_and_recorded_runs_are_what_the_code_gives_today(path: Path) -> None:
+    _, stale = docs.renew(path.read_text("utf-8"))
+    assert stale == [], "run: python scripts/docs.py"
+
+
+def test_a_part_that_differs_is_made_anew_and_its_clock_alone_is_no_difference() -> None:
+    text = (ROOT / "docs" / "clean.md").read_text("utf-8")
+    other_clock = re.sub(r"^time .*$", "time     9.9 s", text, flags=re.M)
+    assert docs.renew(other_clock) == (other_clock, [])
+    assert docs.renew(text.replace("--workers", "--wrokers")) == (text, ["help clean"])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_page_with_its_flags_and_stands_in_the_readme_and_the_index(name: str) -> None:
+    with click.Context(cli, info_name="curate") as parent:
+        command = cli.get_command(parent, name)
+    assert command is not None
+    for flag in (flag for parameter in command.params for flag in parameter.opts if flag.startswith("-")):
+        assert flag in page(name), f"docs/{name}.md does not name {flag}"
+    assert f"`curate {name}`](docs/{name}.md)" in (ROOT / "README.md").read_text("utf-8")
+    assert f"]({name}.md)" in page("index")
+
+
+@pytest.mark.parametrize(
+    ("where", "names"),
+    [
+        ("filters", [rule.name for rule in built_in()]),
+        ("filters", [key for rule in built_in() for key in rule.settings]),
+        ("filters", [column for rule in built_in("signal") for column in rule.columns]),
+        ("recipes", list(recipe.built_in())),
+        ("recipes", [rule.name for rule in built_in("filter", "corpus")]),
+        ("clean", [*REPAIRS, *LOSSES, *PROBLEMS]),
+        ("formats", list(FORMATS)),
+        ("tokenizers", list(TEMPLATES)),
+        ("curated-set", list(curated.FILES[:-1])),  # no report yet
+    ],
+    ids=[
+        *("filters and signals", "settings of filters", "columns of signals", "recipes", "filters of recipes"),
+        *("rules and repairs", "formats", "templates", "files of a set"),
+    ],
+)
+def test_every_name_stands_on_its_page(where: str, names: list[str]) -> None:
+    text = page(where)
+    missing = [name for name in names if not re.search(rf"`[^`\n]*\b{re.escape(name)}\b[^`\n]*`", text)]
+    assert missing == []
+
+
+def test_every_key_of_a_recipe_stands_on_its_page() -> None:
+    sections = recipe.Recipe().to_dict()
+    keys = [f"{name}.{key}" for name, values in sections.items() if isinstance(values, dict) for key in values]
+    assert len(keys) > 15
+    assert [key for key in keys if f"`{key}`" not in page("recipes")] == []
+
+
+def test_every_rule_that_the_source_rejects_or_repairs_by_stands_on_a_page() -> None:
+    told = page("clean") + page("convert") + page("filters")
+    call = re.compile(r"(?:RecordError|Lost|\.edit)\(\s*\"(\w+)\"|TOO_LONG = \"(\w+)\"")
+    folders = (ROOT / "curate", ROOT / "schemas", ROOT / "filters")
+    sources = [path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py")]
+    rules = {one or other for source in sources for one, other in call.findall(source)}
+    assert {"unreadable", "html_to_markdown", "too_long"} <= rules
+    assert sorted(rule for rule in rules if f"`{rule}`" not in told) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "schema"),
+    [
+        ("conversations.parquet", curated.conversations_schema({})),
+        ("rejected.parquet", curated.rejected_schema({})),
+        ("originals.parquet", curated.ORIGINALS_SCHEMA),
+    ],
+    ids=["conversations", "rejected", "originals"],
+)
+def test_the_page_of_the_set_has_every_column_in_order_with_its_type(file: str, schema: curated.Schema) -> None:
+    section = page("curated-set").split(f"## {file}\n")[1].split("\n## ")[0]
+    told = re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.M)
+    simple = {name: re.sub(r"Struct\(.*\)(?=\))", "Struct", str(dtype)) for name, dtype in schema.items()}
+    assert told == list(simple.items())
+
+
+def test_the_page_of_the_set_has_every_field_of_messages_and_edits() -> None:
+    fields = [*curated.MESSAGE.to_schema(), *curated.EDIT.to_schema()]
+    assert [name for name in fields if f"`{name}`" not in page("curated-set")] == []
+
+
+@pytest.mark.parametrize(("name", "line"), list(command_lines()), ids=lambda value: value)
+def test_command_lines_in_the_docs_parse(name: str, line: str) -> None:
+    parsed(line)
+
+
+@pytest.mark.parametrize("line", ["curate clean --langauge en x.json", "curate clen x.json", "curate explain"])
+def test_a_command_line_that_is_wrong_does_not_parse(line: str) -> None:
+    with pytest.raises((click.UsageError, AssertionError)):
+        parsed(line)
+
+
+def test_formats_languages_recipes_and_templates_in_command_lines_exist() -> None:
+    for _, line in command_lines():
+        words = dict(re.findall(r"--(to|template|language) (\w+)", line))
+        assert words.get("to", "vicuna") in FORMATS, line
+        assert words.get("template", "vicuna") in TEMPLATES, line
+        if language := words.get("language"):
+            registry.check("languages", {"keep": (language,)})
+
+
+@pytest.fixture(scope="module")
+def beside_the_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the example dump and the set that its first Python block makes."""
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    return folder
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    """Return the pages' blocks of Python, the README's first: it makes the set that later ones read."""
+    names = sorted(BY_NAME, key=lambda name: (name != "README.md", name))
+    return [(name, block) for name in names for block in blocks(BY_NAME[name].read_text("utf-8"), "python")]
+
+
+def test_blocks_of_python_run(beside_the_example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from curate import clean
+
+    done = []
+    with contextlib.chdir(beside_the_example):
+        clean("examples/sharegpt_dump.json", "curated")
+        for name, block in python_blocks():
+            if "@rule" in block:  # a file of filters: it is loaded as one
+                Path("own.py").write_text(block, "utf-8")
+                assert registry.load("own.py") == ["long_winded", "questions"]
+                registry._forget(registry._RULES["questions"].function.__module__)
+                continue
+            exec(compile(block, name, "exec"), {"__name__": "docs"})
+            done.append(name)
+    assert set(done) >= {"README.md", "docs/clean.md", "docs/explain.md", "docs/convert.md"}
+    assert capsys.readouterr().out.count("kept") >= 1
+
+
+def test_blocks_of_toml_are_recipes(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "examples" / "my_filters.py", tmp_path)
+    found = [block for path in BY_NAME.values() for block in blocks(path.read_text("utf-8"), "toml")]
+    assert len(found) >= 3
+    for block in found:
+        (tmp_path / "mine.toml").write_text(block, "utf-8")
+        assert recipe.load(tmp_path / "mine.toml").filters
+    registry._forget(registry.get("shouting").function.__module__)
+
+
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_relative_links_lead_somewhere(name: str) -> None:
+    path = BY_NAME[name]
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text("utf-8"), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = path.parent / file if file else path
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def tree() -> list[str]:
+    """Return the README's tree, a path to a line, one that stands below another with its folder."""
+    text = (ROOT / "README.md").read_text("utf-8").split("## The tree\n")[1].split("\n## ")[0]
+    found, folder = [], ""
+    for indent, word in re.findall(r"^    ( *)([\w.]+/|[\w*]+\.py|[\w*]+(?:, [\w*]+)*)(?=  )", text, re.M):
+        folder = folder if indent else word
+        found += [f"{folder}{part}" if indent else part for part in word.split(", ")]
+    return found
+
+
+def test_the_readmes_tree_names_what_exists() -> None:
+    for path in tree():
+        module = path if path.endswith(("/", ".py")) else f"{path}.py"
+        assert list(ROOT.glob(module.rstrip("/"))), path
+    assert len(tree()) > 30
+
+
+def test_the_readmes_tree_names_every_top_level_folder_and_every_module() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is no git checkout, so which folders are the project's own is not known")
+    folders = {f"{path.split('/')[0]}/" for path in listed.stdout.splitlines() if "/" in path}
+    assert sorted(folders - set(tree())) == []
+    named = {path for pattern in tree() for path in ROOT.glob(pattern if "." in pattern else f"{pattern}.py")}
+    modules = {path for path in (ROOT / "curate").glob("*.py") if path.stem not in ("__init__", "__main__", "errors")}
+    assert sorted(path.name for path in modules - named) == []
+
+
+def test_a_set_holds_what_its_page_says(beside_the_example: Path) -> None:
+    folder = beside_the_example / "curated"
+    assert {path.name for path in folder.iterdir()} == set(curated.FILES[:-1])
+    assert pl.read_parquet_schema(folder / "conversations.parquet") == curated.conversations_schema({})
+
+
+def test_the_docs_speak_of_the_project_alone() -> None:
+    for name, path in BY_NAME.items():
+        text = path.read_text("utf-8")
+        assert not re.search(r"/work/|/tmp/|/root/|/home/", text), name
+        assert not re.search(r"\bTODO\b|\bTBD\b|lorem ipsum", text, re.I), name
+        assert "../shared" not in text or name in ("CONTRIBUTING.md", "benchmarks/README.md"), name
+
+
+def test_pages_of_the_lists_name_their_command() -> None:
+    for name in LISTS:
+        assert f"Usage: curate {name}" in page(name)
