@@ -49,6 +49,11 @@ class MissingExtra(CurateError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs the extra [{extra}]: pip install '{DISTRIBUTION}[{extra}]'")
+        self.feature = feature
+        self.extra = extra
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:  # crosses from a worker to its parent
+        return type(self), (self.feature, self.extra)
 
 
 class RecordError(Exception):
@@ -59,6 +64,9 @@ class RecordError(Exception):
         self.rule = rule
         self.reason = reason
         self.evidence = evidence[:200]
+
+    def __reduce__(self) -> tuple[type[RecordError], tuple[str, str, str]]:
+        return type(self), (self.rule, self.reason, self.evidence)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -112,7 +112,11 @@ class Reader:
     @property
     def inputs(self) -> list[InputFile]:
         """Return the files read so far, as they are on disk."""
-        return [InputFile(name, meter.bytes, meter.sha256) for name, meter in self._meters.items()]
+        sizes = {source.file: source.bytes for source in self.sources}
+        return [
+            InputFile(name, (meter.sha256 and sizes[name]) or meter.bytes, meter.sha256)
+            for name, meter in self._meters.items()
+        ]
 
     @property
     def bytes_read(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -142,7 +143,12 @@ def _text(values: Sequence[str | None]) -> pl.Series:
 
 
 def _json(metadata: Mapping[str, object]) -> str | None:
-    return msgspec.json.encode(metadata).decode() if metadata else None
+    if not metadata:
+        return None
+    try:
+        return msgspec.json.encode(metadata).decode()
+    except (OverflowError, msgspec.MsgspecError):  # an integer past 64 bits, which the standard library writes
+        return json.dumps(metadata, ensure_ascii=False)
 
 
 def summary(source_file: str, drafts: Sequence[Draft], frame: pl.DataFrame, pieces: Pieces) -> pl.DataFrame:

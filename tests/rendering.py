@@ -1,6 +1,6 @@
 """Compares an answer's HTML with the rendering of its markdown: same elements, same text.
 
-White space is folded outside `pre`, and attributes are ignored but for `href`, `src`, `start` and a code block's language.
+White space is folded outside `pre`; attributes are ignored but for `href`, `src`, `start` and a code block's language.
 Wrappers (`div`, `thead`, `tbody`) and what ChatGPT puts around code are no elements of an answer.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from html import escape
+from html.parser import HTMLParser
 
-from lxml import html as lxml_html
 from markdown_it import MarkdownIt
 
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
@@ -18,7 +18,9 @@ MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethr
 _KEPT = ("href", "src", "start")
 _WRAPPERS = ("div", "thead", "tbody")
 _SAME = {"b": "strong", "i": "em", "del": "s"}
-_BLOCKS = frozenset("p ul ol li pre blockquote table tr td th h1 h2 h3 h4 h5 h6 hr br".split())
+_VOID = ("br", "hr", "img")
+_BLOCKS = {"p", "ul", "ol", "li", "pre", "blockquote", "table", "tr", "td", "th", "hr", "br"}
+_BLOCKS |= {f"h{level}" for level in range(1, 7)}
 _CODE_BLOCK = re.compile(r"<pre\b.*?<code\b([^>]*)>(.*?)</code>.*?</pre>", re.S)
 _LANGUAGE = re.compile(r"language-([^\s\"]+)")
 _LABEL = re.compile(r"<span[^>]*>([^<]*)</span>")
@@ -33,16 +35,19 @@ def rendered(markdown: str) -> list[Part]:
 
 def parts(html: str) -> list[Part]:
     """Return the elements and texts of an answer, in order."""
-    root = lxml_html.fragment_fromstring(f"<div>{_CODE_BLOCK.sub(_plain_block, html)}</div>")
-    return list(_folded(list(_walk(root, False))))
+    reader = _Reader()
+    reader.feed(_CODE_BLOCK.sub(_plain_block, html))
+    reader.close()
+    return list(_folded(reader.parts))
 
 
 def code_blocks(html: str) -> list[tuple[str, str]]:
     """Return language and body of each code block of an answer, read from the HTML by another way than ours."""
     blocks = []
     for found in _CODE_BLOCK.finditer(html):
-        element = lxml_html.fragment_fromstring(f"<pre><code>{found[2]}</code></pre>")
-        blocks.append((_language(found), str(element.text_content())))
+        reader = _Reader()
+        reader.feed(f"<code>{found[2]}</code>")
+        blocks.append((_language(found), "".join(part[1] for part in reader.parts if part[0] == "#")))
     return blocks
 
 
@@ -58,29 +63,42 @@ def _plain_block(block: re.Match[str]) -> str:
     return f"<pre><code{named}>{re.sub(r'</?span[^>]*>', '', block[2])}</code></pre>"
 
 
-def _walk(element: lxml_html.HtmlElement, in_pre: bool) -> Iterator[Part]:
-    if isinstance(element.tag, str):
-        name = _SAME.get(element.tag, element.tag)
-        within = in_pre or name == "pre"
+class _Reader(HTMLParser):
+    """Collects elements and texts as they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[Part] = []
+        self._pre = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        name = _SAME.get(tag, tag)
+        self._pre += name == "pre"
         if name not in _WRAPPERS:
-            yield ("<", name, *_attributes(element))
-        if element.text:
-            yield ("#", element.text, "pre" if within else "")
-        for child in element:
-            yield from _walk(child, within)
-        if name not in _WRAPPERS:
-            yield (">", name)
-    if element.tail:
-        yield ("#", element.tail, "pre" if in_pre else "")
+            self.parts.append(("<", name, *_attributes(name, dict(attrs))))
+        if name in _VOID:
+            self.parts.append((">", name))
+
+    def handle_endtag(self, tag: str) -> None:
+        name = _SAME.get(tag, tag)
+        self._pre -= name == "pre"
+        if name not in (*_WRAPPERS, *_VOID):
+            self.parts.append((">", name))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(("#", data, "pre" if self._pre else ""))
 
 
-def _attributes(element: lxml_html.HtmlElement) -> Iterator[str]:
+def _attributes(tag: str, attributes: dict[str, str | None]) -> Iterator[str]:
     for key in _KEPT:
-        value = element.get(key)
+        value = attributes.get(key)
         if value is not None and (key, value) != ("start", "1"):
             yield f"{key}={value}"
-    if element.tag == "code":
-        yield from _LANGUAGE.findall(element.get("class") or "")[:1]
+    if tag == "code":
+        yield from _LANGUAGE.findall(attributes.get("class") or "")[:1]
 
 
 def _folded(found: list[Part]) -> Iterator[Part]:

@@ -66,7 +66,7 @@ def test_compressed_dumps_are_known_by_their_bytes(dump: Dump, pack: Callable[[b
     assert values(found) == ROWS
     assert reader.warnings == []
     (file,) = reader.inputs
-    assert (file.name, file.sha256) == (name, sha256(data).hexdigest())
+    assert (file.name, file.bytes, file.sha256) == (name, len(data), sha256(data).hexdigest())
     assert 0 < reader.bytes_read <= len(data) == reader.bytes_total
 
 

@@ -47,7 +47,7 @@ class Block(NamedTuple):
 def lift(html: str) -> tuple[str, list[Block]]:
     """Return the HTML with each code block replaced by `PLACE`, and the blocks in their order.
 
-    A `pre` that was cut off runs to the end of the text.
+    A `pre` that was cut off runs to the end of its code, or of the text.
     """
     if "<pre" not in html:
         html = _UPPER_TAG.sub(lambda tag: tag[0].lower(), html)
@@ -85,7 +85,9 @@ def _end(html: str, start: int, balanced: bool) -> tuple[int, int, bool]:
     """
     first = html.find("</pre>", start)
     if first < 0:
-        return len(html), len(html), False
+        code = html.find("</code>", start)
+        end = code + len("</code>") if code >= 0 else len(html)
+        return end, end, False
     if balanced and html.find("<pre", start, first) >= 0:
         depth = 1
         for tag in _PRE.finditer(html, start):

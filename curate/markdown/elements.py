@@ -134,7 +134,7 @@ def _list(walker: Walker, ordered: bool, number: int) -> None:
         outer.parent.loose = True  # only a list that starts at 1 can follow a text without a blank line
     # Two lists in a row would be read as one but for another marker.
     follows = outer.last == "list" and outer.ordered == ordered
-    markers = ".)" if ordered else "-*"
+    markers = ".)" if ordered else "-+"
     marker = markers[1] if follows and outer.bullet == markers[0] else markers[0]
     walker.begin("list")
     outer.ordered, outer.bullet = ordered, marker

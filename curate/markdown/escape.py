@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from dataclasses import dataclass
 from html.entities import html5
 
@@ -17,12 +16,12 @@ from curate.markdown.marks import CODE, EMPHASIS, EMPHASIS_ALT, LINK, OPAQUE, ST
 
 MAX_RUNS = 400  # delimiter runs of one text that are paired; past it every one is protected
 
-_RISK = re.compile(r"[*_`\\~&<\[]")
+_RISK = re.compile(r"[*_`\\~&<\[\]]")
 _STARTERS = frozenset("#>+-=~|:0123456789*_`")
 _LINE = re.compile(
     r"^[ \t]*(?:"
     r"(?P<list>\d{1,9})(?=[.)](?:[ \t\n]|\Z))"
-    r"|(?P<mark>\#{1,6}(?=[ \t\n]|\Z)|>|[-+*](?=[ \t\n]|\Z)|```|~~~|=+(?=[ \t]*$)"
+    r"|(?P<mark>\#{1,6}(?=[ \t\n]|\Z)|>|[-+*](?=[ \t\n]|\Z)|~~~|=+(?=[ \t]*$)"
     r"|-+(?=[ \t]*$)|(?P<rule>[-*_])(?=[ \t]*(?P=rule)[ \t]*(?P=rule)(?:[ \t]*(?P=rule))*[ \t]*$)"
     r"|\|?[ \t]*:?-+:?[ \t]*\|(?=[-:| \t]*$)|\|(?=[ \t]*:?-+:?[ \t]*$)))",
     re.M,
@@ -32,6 +31,7 @@ _RUN = re.compile(f"[*_{STRONG}{EMPHASIS}{STRONG_ALT}{EMPHASIS_ALT}](?:(?<={_STA
 _LOOSE_LINE = re.compile(r"_(?:(?<![A-Za-z0-9]_)|(?![A-Za-z0-9_]))")  # not inside a word
 _LENGTH = {STRONG: 2, STRONG_ALT: 2}
 _BACKTICKS = re.compile("`+")
+_FENCE = re.compile(r"^[ \t]*```", re.M)
 _TILDES = re.compile(f"~~+|{STRIKE}")
 _PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~\n\x01\x02\x0e-\x14]"""
 _BACKSLASH = re.compile(rf"\\(?={_PUNCTUATION})")
@@ -40,7 +40,8 @@ _AUTOLINK = re.compile(r"<(?=[A-Za-z][A-Za-z0-9+.-]{1,31}:[^\s<>]*>|[\w.!#$%&'*+
 _DESTINATION = r"""\(\s*(?:<[^<>\n]*>|[^\s()<][^\s()]*(?:\([^\s()]*\)[^\s()]*)*)?(?:\s+["'(][^\n]*)?\s*\)"""
 _LINK = re.compile(rf"\[[^\[\]]*(?P<end>\])(?={_DESTINATION})")
 _LINK_END = re.compile(rf"\](?={_DESTINATION})")
-_DEFINITION = re.compile(r"\A\[(?=[^\[\]]+\]:\s*\S+[ \t]*(?:[\"'(].*)?$)", re.M)
+_DEFINITION = re.compile(r"\A\[(?=[^\[\]]+\]:\s*(?:<[^<>\n]*>|\S+)[ \t]*(?:[\"'(].*)?$)", re.M)
+_BRACKET = re.compile(r"[\[\]]")
 _LINK_TEXT = re.compile(f"{LINK}([^{LINK}{OPAQUE}]*[\\[\\]][^{LINK}{OPAQUE}]*)")
 
 
@@ -55,7 +56,7 @@ def escaped(text: str) -> str:
         places |= _code_spans(text)
     if "~~" in text:
         places |= _strikes(text)
-    if "[" in text:
+    if "[" in text or (LINK in text and "]" in text):
         places |= _links(text)
     for pattern, character in ((_BACKSLASH, "\\"), (_AUTOLINK, "<")):
         if character in text:
@@ -184,10 +185,14 @@ def _fit(opener: _Run, closer: _Run) -> bool:
 
 
 def _code_spans(text: str) -> set[int]:
-    """Return the places of backticks that another run of the same length, or a code span of ours, would answer."""
-    runs = list(_BACKTICKS.finditer(text))
-    lengths = Counter(len(run[0]) for run in runs)
-    return {place for run in runs if CODE in text or lengths[len(run[0])] > 1 for place in range(*run.span())}
+    """Return the places of all backticks, if any run of them would begin a code span or a fence.
+
+    All, since a protected run of two is two runs of one, which end what another one begins.
+    """
+    runs = [run[0] for run in _BACKTICKS.finditer(text)]
+    if CODE not in text and len({len(run) for run in runs}) == len(runs) and not _FENCE.search(text):
+        return set()
+    return {place for place, character in enumerate(text) if character == "`"}
 
 
 def _strikes(text: str) -> set[int]:
@@ -199,9 +204,16 @@ def _strikes(text: str) -> set[int]:
 
 def _links(text: str) -> set[int]:
     """Return the places of brackets that would make a link, an image or a definition, or would end one of ours."""
-    links = list(_LINK.finditer(text))
-    ends = {link.start("end") for link in links}
-    places = {link.start() for link in links}
+    places: set[int] = set()
+    ends: set[int] = set()
+    at = depth = 0
+    for link in _LINK.finditer(text):
+        for bracket in _BRACKET.findall(text, at, link.start()):
+            depth = depth + 1 if bracket == "[" else max(0, depth - 1)
+        at = link.end()
+        # In an open bracket the closing one goes, or else it would close that.
+        places.add(link.start("end") if depth else link.start())
+        ends.add(link.start("end"))
     places |= {end.start() for end in _LINK_END.finditer(text)} - ends
     places |= {definition.start() for definition in _DEFINITION.finditer(text)}
     for inside in _LINK_TEXT.finditer(text):

@@ -98,8 +98,9 @@ def with_code(answers: Sequence[str]) -> list[int]:
 def convert(answers: Sequence[str], blocks: Sequence[Sequence[Block]]) -> list[str | None]:
     """Return the markdown of each flat answer, None for the others; their code blocks are lifted out."""
     column = _column(answers)
+    flat = column.str.contains(FLAT) & ~column.str.contains("#</h", literal=True)  # a `#` that ends a heading
     converted = (
-        pl.select(pl.when(column.str.contains(FLAT)).then(column))
+        pl.select(pl.when(flat).then(column))
         .to_series()
         .str.replace_many(list(_REPLACED), list(_REPLACED.values()), leftmost=True)
     )

@@ -185,23 +185,23 @@ class Walker:
         if not (self.paragraph or heading or self.depth):
             self.out.append(text.replace(BREAK, "\n"))  # markdown as text, in boxes alone
             return
+        if BREAK in text:
+            text = _BREAKS.sub(_hard_break, text)
+        elif " \n" in text:
+            text = _LINE_ENDS.sub("\n", text)
         text = escaped(text)
         self.out.append(self._titled(text, heading, frame) if heading else self._lines(text, frame))
 
     def _titled(self, text: str, level: int, frame: Frame) -> str:
         """Write a heading; one of several lines is underlined, since `#` takes one only."""
         text = _CLOSING.sub(r"\\\1", text)
-        if "\n" not in text and BREAK not in text:
+        if "\n" not in text:
             return f"{'#' * level} {text}"
         if level > 2 or frame.kind == "cell":
             return f"{'#' * level} {_SPACES.sub(' ', text)}"
         return f"{self._lines(text, frame)}\n{frame.prefix}{'===' if level == 1 else '---'}"
 
     def _lines(self, text: str, frame: Frame) -> str:
-        if BREAK in text:
-            text = _BREAKS.sub(_hard_break, text)
-        elif " \n" in text:
-            text = _LINE_ENDS.sub("\n", text)
         if frame.kind != "cell":
             text = escaped_lines(text)
         return text.replace("\n", f"\n{frame.prefix}") if frame.prefix and "\n" in text else text
@@ -229,7 +229,7 @@ class Walker:
     def _end_cell(self, frame: Frame) -> None:
         content = "".join(self.out[frame.start :]).strip(SPACE)
         del self.out[frame.start :]
-        content = _BREAKS.sub("<br>", content).replace("  \n", "<br>").replace("\n", "<br>")
+        content = content.replace("  \n", "<br>").replace("\n", "<br>")
         if not self.counts["cell"]:
             content = content.replace("|", "\\|")
         self.frame.rows[-1].append((frame.bullet, content))

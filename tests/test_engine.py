@@ -1,0 +1,120 @@
+"""Workers: results in order, errors as they were raised, no process left behind."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from curate import engine
+from curate.errors import CurateError, InputError, MissingExtra, RecordError
+
+
+class Square:
+    """A step, made in the worker by calling the class."""
+
+    def __call__(self, task: int, /) -> tuple[int, int]:
+        time.sleep(0.02 * (task % 3))
+        return task * task, os.getpid()
+
+
+class Refuse:
+    def __call__(self, task: int, /) -> int:
+        if task == 2:
+            raise InputError("the third task is refused")
+        return task
+
+
+class Fail:
+    def __call__(self, task: int, /) -> int:
+        raise ValueError(f"no {task}")
+
+
+class Die:
+    def __call__(self, task: int, /) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return task
+
+
+class NeverMade:
+    def __init__(self) -> None:
+        raise MissingExtra("a step", "step")
+
+    def __call__(self, task: int, /) -> int:
+        return task
+
+
+def test_results_come_in_the_order_of_the_tasks() -> None:
+    results = list(engine.run(Square, range(20), 3))
+    assert [square for square, _ in results] == [n * n for n in range(20)]
+    assert 1 < len({process for _, process in results}) <= 3
+    assert os.getpid() not in {process for _, process in results}
+
+
+def test_one_worker_is_this_process() -> None:
+    assert list(engine.run(Square, range(3), 1)) == [(0, os.getpid()), (1, os.getpid()), (4, os.getpid())]
+
+
+def test_no_task_starts_no_worker() -> None:
+    assert list(engine.run(Square, [], 4)) == []
+
+
+def test_an_error_of_the_users_comes_out_as_it_was_raised() -> None:
+    with pytest.raises(InputError, match="the third task is refused"):
+        list(engine.run(Refuse, range(5), 2))
+
+
+def test_a_defect_shows_where_it_was_raised() -> None:
+    with pytest.raises(RuntimeError, match=r"ValueError: no \d"):
+        list(engine.run(Fail, range(5), 2))
+
+
+def test_a_step_that_cannot_be_made_says_why() -> None:
+    with pytest.raises(MissingExtra, match=r"pip install 'curate-chat\[step\]'"):
+        list(engine.run(NeverMade, range(3), 2))
+
+
+def test_a_killed_worker_is_one_clear_line() -> None:
+    with pytest.raises(CurateError, match=r"killed by signal 9.*--workers 1"):
+        list(engine.run(Die, range(3), 2))
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "from curate import engine\nfrom test_engine import Square\n"
+        "for _, process in engine.run(Square, range(10**9), 2):\n    print(process, flush=True)\n"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    run = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert run.stdout is not None
+    workers = {int(run.stdout.readline()) for _ in range(20)}
+    run.kill()
+    run.communicate()
+    deadline = time.monotonic() + 10
+    while any(_alive(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [worker for worker in workers if _alive(worker)]
+
+
+def _alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("error", [RecordError("rule", "reason", "evidence"), MissingExtra("this", "that")])
+def test_errors_cross_from_a_worker(error: Exception) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
