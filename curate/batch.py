@@ -92,7 +92,7 @@ class Cleaner:
         with self._timed("split"):
             pieces = self._split(drafts, survivors, rejects)
         with self._timed("hash"):
-            summary = rows.summary(chunk.source_file, drafts, frame, pieces)
+            summary = rows.summary(chunk.source_file, drafts, pieces)
         with self._timed("write"):
             tables = {
                 "kept": rows.kept(chunk.source_file, drafts, flat, frame, pieces),
@@ -199,7 +199,7 @@ class Cleaner:
 
     def _write(self, number: int, tables: dict[str, pl.DataFrame]) -> None:
         for name, table in tables.items():
-            table.write_ipc(part_file(self.parts, number, name), compression="lz4")
+            table.write_ipc(part_file(self.parts, number, name), compression="uncompressed")
 
 
 def part_file(parts: Path, number: int, name: str) -> Path:

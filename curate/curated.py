@@ -281,7 +281,7 @@ def sink(tables: Mapping[Path, pl.LazyFrame]) -> None:
     """
     plans = [
         frame.sink_parquet(
-            file, compression="zstd", compression_level=3, row_group_size=ROW_GROUP, maintain_order=True, lazy=True
+            file, compression="zstd", compression_level=1, row_group_size=ROW_GROUP, maintain_order=True, lazy=True
         )
         for file, frame in tables.items()
     ]

@@ -56,6 +56,7 @@ def run(make_step: Callable[[], Step[T, R]], tasks: Iterable[T], workers: int) -
     bounded by the number of workers. Raises CurateError where a worker died.
     """
     if workers <= 1:
+        drop_started()
         step = make_step()
         yield from (step(task) for task in tasks)
     else:
@@ -82,6 +83,7 @@ def _run_in_workers(make_step: Callable[[], Step[T, R]], tasks: Iterator[T], wor
     finally:
         for worker in pool:
             worker.stop()
+        drop_started()
 
 
 def _free_worker(pool: list[_Worker], workers: int, make_step: Callable[[], Step[Any, Any]]) -> _Worker | None:
@@ -100,12 +102,26 @@ def _take_ready(pool: list[_Worker]) -> list[tuple[int, Any]]:
     return [worker.take() for worker in busy if worker.pipe in ready]
 
 
-class _Worker:
-    """A child interpreter: `task` is the number it works on, or None when it waits."""
+_started: list[_Child] = []  # interpreters that wait for their first step
 
-    def __init__(self, make_step: Callable[[], Step[Any, Any]]) -> None:
+
+def prestart(count: int, module: str) -> None:
+    """Start interpreters that import `module` while this process still imports its own; `run` will use them."""
+    _started.extend(_Child(module) for _ in range(count))
+
+
+def drop_started() -> None:
+    """End the interpreters that were started ahead and not needed."""
+    while _started:
+        _started.pop().stop(at_once=True)
+
+
+class _Child:
+    """An interpreter with a pipe to it, in which a worker will run."""
+
+    def __init__(self, module: str = "curate.engine") -> None:
         ours, theirs = socket.socketpair()
-        serve = f"from curate.engine import _serve; _serve({theirs.fileno()})"
+        serve = f"import {module}; from curate.engine import _serve; _serve({theirs.fileno()})"
         boot = f"import sys; sys.path[:] = {sys.path!r}; {serve}"
         self.process = subprocess.Popen(
             [sys.executable, "-c", boot],
@@ -116,6 +132,21 @@ class _Worker:
         )
         theirs.close()
         self.pipe = Connection(ours.detach())
+
+    def stop(self, at_once: bool) -> None:
+        self.pipe.close()
+        if at_once:
+            self.process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=10)
+
+
+class _Worker:
+    """A child that has been given its step: `task` is the number it works on, or None when it waits."""
+
+    def __init__(self, make_step: Callable[[], Step[Any, Any]]) -> None:
+        self.child = _started.pop() if _started else _Child()
+        self.pipe = self.child.pipe
         self.task: int | None = None
         self._send(make_step)
 
@@ -142,16 +173,12 @@ class _Worker:
         return number, result
 
     def _death(self) -> CurateError:
-        code = self.process.wait()
+        code = self.child.process.wait()
         cause = "killed by signal 9, often a lack of memory" if code == -9 else f"exit code {code}"
         return CurateError(f"a worker process died ({cause}); nothing was changed; try fewer workers: --workers 1")
 
     def stop(self) -> None:
-        self.pipe.close()
-        if self.task is not None:
-            self.process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=10)
+        self.child.stop(at_once=self.task is not None)
 
 
 def _serve(file_descriptor: int) -> None:
@@ -165,6 +192,7 @@ def _serve(file_descriptor: int) -> None:
             pipe.recv_bytes()
             pipe.send_bytes(pickle.dumps((False, error)))
             return
+        gc.freeze()  # the step's own tables are not looked through again
         gc.disable()  # a batch makes millions of objects and few cycles; collected between batches instead
         while True:
             task = pickle.loads(pipe.recv_bytes())

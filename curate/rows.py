@@ -151,7 +151,7 @@ def _json(metadata: Mapping[str, object]) -> str | None:
         return json.dumps(metadata, ensure_ascii=False)
 
 
-def summary(source_file: str, drafts: Sequence[Draft], frame: pl.DataFrame, pieces: Pieces) -> pl.DataFrame:
+def summary(source_file: str, drafts: Sequence[Draft], pieces: Pieces) -> pl.DataFrame:
     """Return what the corpus needs of each conversation: hashes, the id it came with, how many pieces it has."""
     columns = {
         "row": list(range(len(drafts))),
@@ -160,7 +160,9 @@ def summary(source_file: str, drafts: Sequence[Draft], frame: pl.DataFrame, piec
         "source_id": [draft.conversation.source_id for draft in drafts],
         "pieces": [len(pieces.get(row, ())) for row in range(len(drafts))],
     }
-    hashes = duplicates.chain_hashes(frame["messages"])
+    hashes = duplicates.chain_hashes_of(
+        [(m.role, m.content, m.name, m.tool_calls) for m in draft.conversation.messages] for draft in drafts
+    )
     found = pl.DataFrame(columns, strict=False).hstack(hashes)
     return found.select(pl.col(name).cast(dtype) for name, dtype in SUMMARY.items())
 

@@ -10,13 +10,14 @@ in 10 million (10^6 * 7 * 10^6 / 2^64), and the one dropped would still stand be
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import polars as pl
 
 from .registry import corpus_rule
 
+Turn = tuple[str, str, str | None, str | None]  # role, content, name, tool_calls
 HASH_BYTES = 16  # of the running hash; its first 8 are what a chain holds
 RESULT: dict[str, pl.DataType] = {"row": pl.Int64(), "twin": pl.Int64(), "kind": pl.String()}
 HASHES: dict[str, pl.DataType] = {"chain": pl.List(pl.UInt64), "cluster": pl.String()}
@@ -29,46 +30,41 @@ def chain_hashes(messages: pl.Series) -> pl.DataFrame:
     does not count. A cluster is the hash of the first exchange, the system message aside: continuations and
     copies of one chat, and branches after the first answer, share it.
     """
-    payloads, roles = _payloads(messages)
+    rows: list[list[Turn]] = [
+        [(m["role"], m["content"] or "", m.get("name"), m.get("tool_calls")) for m in row or ()]
+        for row in messages.to_list()
+    ]
+    return chain_hashes_of(rows)
+
+
+def chain_hashes_of(conversations: Iterable[Sequence[Turn]]) -> pl.DataFrame:
+    """Return the same for conversations given as (role, content, name, tool_calls), without a detour over Polars."""
     chains: list[list[int]] = []
     clusters: list[str] = []
-    at = 0
-    for size in messages.list.len().fill_null(0).to_list():
-        turns = slice(at, at + size)
-        chains.append(_chain(payloads[turns]))
-        clusters.append(_cluster(payloads[turns], roles[turns], chains[-1]))
-        at += size
+    for turns in conversations:
+        chains.append(_chain(turns))
+        clusters.append(_cluster(turns, chains[-1]))
     return pl.DataFrame({"chain": chains, "cluster": clusters}, schema=HASHES)
 
 
-def _payloads(messages: pl.Series) -> tuple[list[bytes], list[str]]:
-    """Return the bytes that are hashed, and the role, of every message of every row in turn."""
-    flat = messages.filter(messages.list.len() > 0).explode().struct
-    roles: list[str] = flat.field("role").to_list()
-    texts = flat.field("content").fill_null("").to_list()
-    payloads = [f"{role}\0{text.rstrip()}" for role, text in zip(roles, texts, strict=True)]
-    for extra in ("name", "tool_calls"):
-        if extra in flat.fields and flat.field(extra).null_count() < len(payloads):
-            # lengths keep a content that ends like a name apart from a name
-            values = zip(payloads, flat.field(extra).to_list(), strict=True)
-            payloads = [f"{extra}\0{len(value)}\0{value}{text}" if value else text for text, value in values]
-    return [text.encode("utf-8") for text in payloads], roles
-
-
-def _chain(payloads: Sequence[bytes]) -> list[int]:
+def _chain(turns: Sequence[Turn]) -> list[int]:
     chain: list[int] = []
     digest = b""
-    for payload in payloads:
-        digest = hashlib.blake2b(digest + payload, digest_size=HASH_BYTES).digest()
+    for role, content, name, calls in turns:
+        text = f"{role}\0{content.rstrip()}"
+        if name or calls:  # lengths keep a content that ends like a name apart from a name
+            text = f"{len(name or '')}\0{name or ''}\0{len(calls or '')}\0{calls or ''}{text}"
+        digest = hashlib.blake2b(digest + text.encode("utf-8"), digest_size=HASH_BYTES).digest()
         chain.append(int.from_bytes(digest[:8], "big"))
     return chain
 
 
-def _cluster(payloads: Sequence[bytes], roles: Sequence[str], chain: Sequence[int]) -> str:
+def _cluster(turns: Sequence[Turn], chain: Sequence[int]) -> str:
     """Hash the messages from the first that is no system message to the first answer."""
+    roles = [turn[0] for turn in turns]
     start = next((place for place, role in enumerate(roles) if role != "system"), 0)
     end = roles.index("assistant") + 1 if "assistant" in roles else len(roles)
-    exchange = _chain(payloads[start:end]) if start else chain[:end]
+    exchange = _chain(turns[start:end]) if start else chain[:end]
     return f"{exchange[-1] if exchange else 0:016x}"
 
 

@@ -20,7 +20,7 @@ from .structure import FENCED
 UNKNOWN = "unknown"
 ALIASES = {"zh": ("zh-cn", "zh-tw"), "nb": ("no",), "iw": ("he",), "in": ("id",), "fil": ("tl",)}
 
-SIDE_RAW = 4_000  # characters of a side that are looked through for them
+SIDE_RAW = 2_500  # characters of a side that are looked through for them
 SIDE = 600  # characters of evidence taken from the prompts, and again from the answers
 
 CODE_BLOCK = r"(?ms)^[ \t>]*(?:`{3,}|~{3,}).*?(?:^[ \t>]*(?:`{3,}|~{3,})[ \t]*$|\z)"

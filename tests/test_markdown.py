@@ -95,6 +95,7 @@ CASES = {
     "inline styles and inputs of extensions": ('<p style="color:red">a<input type="hidden" value="x"> b</p>', "a b"),
     "comments": ("<p>a<!-- x --> b</p>", "a b"),
     "a formula without its source keeps its glyphs": ('<p><span class="katex"><span class="katex-html" aria-hidden="true">x²</span></span></p>', "x²"),
+    "code in what is left out": ("<button><pre><code>a</code></pre></button><pre><code>b</code></pre>", "```\nb\n```"),
     "control characters are no marks": ("<p>a\x01b\x0ec</p>", "abc"),
     "carriage returns": ("<p>a\r\nb</p><pre><code>c\r\nd</code></pre>", "a\nb\n\n```\nc\nd\n```"),
 }  # fmt: skip

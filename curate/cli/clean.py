@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from curate.clean import CleanResult
+
+
+LARGE = 16 << 20  # bytes of input from which several workers are sure to be needed
 
 
 @click.command()
@@ -54,14 +58,30 @@ def clean(
     Example:
       curate clean dump.json --language en --max-tokens 4096 -o english
     """
-    from curate.clean import clean as run
-    from curate.cli.progress import show_progress
+    from curate import engine
 
-    with show_progress(quiet) as progress:
-        result = run(inputs, originals=False if no_originals else None, progress=progress, **settings)
+    _start_workers(inputs, settings["workers"])
+    try:
+        from curate.clean import clean as run
+        from curate.cli.progress import show_progress
+
+        with show_progress(quiet) as progress:
+            result = run(inputs, originals=False if no_originals else None, progress=progress, **settings)
+    finally:
+        engine.drop_started()
     _report(result, quiet, as_json)
     if strict and result.damaged:
         click.get_current_context().exit(1)
+
+
+def _start_workers(inputs: tuple[str, ...], workers: int | None) -> None:
+    """Start the workers of a large run now, so that they import Polars while this process does."""
+    from curate import engine
+
+    count = workers or engine.default_workers()
+    size = sum(Path(path).stat().st_size for path in inputs if Path(path).is_file())
+    if count > 1 and size > LARGE:
+        engine.prestart(count, "curate.batch")
 
 
 def _report(result: CleanResult, quiet: bool, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 from curate.markdown import media
 from curate.markdown.marks import BREAK, EMPHASIS, STRIKE, STRONG
@@ -95,14 +96,16 @@ def code_span(walker: Walker, tag: Tag) -> None:
     pieces = [walker.tokens[walker.at + 1]]
     for place in range(walker.at + 2, end, 2):
         name = walker.tags[walker.tokens[place]].name
-        if name.lstrip("/") == "br":
+        if name == "pre":
+            pieces.append("".join(found.body for found in islice(walker.blocks, 1)))
+        elif name.lstrip("/") == "br":
             pieces.append("\n")
         elif name.lstrip("/") not in ("span", "code"):
             pieces.append(walker.tokens[place])
         pieces.append(walker.tokens[place + 1])
     code = "".join(pieces)
     walker.write_span(decoded(code) if "&" in code else code)
-    walker.skip_to(end)
+    walker.at = end
 
 
 def code_block(walker: Walker, tag: Tag) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from curate.markdown.code import Block
+from curate.markdown.code import PLACE, Block
 from curate.markdown.escape import escaped, escaped_lines
 from curate.markdown.marks import ALTERNATIVE, BREAK, CODE, LINK, OPAQUE, SPACE, spelled_out
 from curate.markdown.tags import SPLIT, Tag, Tags, decoded
@@ -56,6 +56,7 @@ class Walker:
         self.tokens = tokens  # text, tag, text, tag, …, text
         self.at = -1  # the tag at hand
         self.tags = tags
+        self.has_blocks = bool(blocks)
         self.blocks = iter(blocks)
         self.citations = citations
         self.out: list[str] = []
@@ -352,7 +353,10 @@ class Walker:
         return [(self.tags[self.tokens[i]], self.tokens[i + 1]) for i in range(self.at, end, 2)]
 
     def skip_to(self, end: int) -> None:
-        """Go on after the tag at `end`."""
+        """Go on after the tag at `end`; code blocks before it are left out."""
+        if self.has_blocks:
+            for _ in range(self.tokens[self.at : end].count(PLACE)):
+                next(self.blocks, None)
         self.at = end
 
 
