@@ -20,8 +20,8 @@ from .structure import FENCED
 UNKNOWN = "unknown"
 ALIASES = {"zh": ("zh-cn", "zh-tw"), "nb": ("no",), "iw": ("he",), "in": ("id",), "fil": ("tl",)}
 
-SIDE_RAW = 2_500  # characters of a side that are looked through for them
-SIDE = 600  # characters of evidence taken from the prompts, and again from the answers
+SIDE_RAW = 1_500  # characters of a side that are looked through for them
+SIDE = 300  # characters of evidence taken from the prompts, and again from the answers
 
 CODE_BLOCK = r"(?ms)^[ \t>]*(?:`{3,}|~{3,}).*?(?:^[ \t>]*(?:`{3,}|~{3,})[ \t]*$|\z)"
 INLINE_CODE = r"`[^`\n]+`"
@@ -32,7 +32,7 @@ ADDRESS = r"https?://[-_.?&~;+=/#0-9A-Za-z%:@,!]+|[-_.0-9A-Za-z]+@[-_.0-9A-Za-z]
 def language(frame: pl.DataFrame) -> pl.DataFrame:
     """Measure the language of each conversation and how sure that is, code and addresses left out.
 
-    Evidence is the first 600 characters of the prompts and the first 600 of the answers, as one text, so that neither
+    Evidence is the first 300 characters of the prompts and the first 300 of the answers, as one text, so that neither
     a long paste nor a long answer speaks alone. Where the two differ (a translation), the longer side wins, and the
     one in another script than Latin if it has at least twice the letters. Confidence is the winner's share of
 

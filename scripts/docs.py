@@ -72,15 +72,8 @@ def make(name: str) -> str:
 
 
 def command_help(command: str) -> str:
-    """Return a command's --help as a block of text."""
-    from click.testing import CliRunner
-
-    from curate.cli import cli
-
-    arguments = [*([command] if command else []), "--help"]
-    width = WIDTH - 2  # what click leaves free in a terminal
-    result = CliRunner().invoke(cli, arguments, prog_name="curate", terminal_width=width)
-    return _block(result.output)
+    """Return a command's --help as a block of text, as a terminal of 80 columns shows it."""
+    return _block(_run_in(ROOT, f"{command} --help"))
 
 
 def recorded_run(line: str) -> str:

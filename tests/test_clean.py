@@ -221,7 +221,8 @@ def test_a_small_set_holds_nothing_out(dump: Callable[..., Path], tmp_path: Path
 
 def test_each_malformed_kind_costs_one_record_at_most(shared: Path, tmp_path: Path) -> None:
     for file in sorted((shared / "data" / "malformed").glob("*.json")):
-        result = curate.clean(file, tmp_path / file.stem, max_tokens=1_000_000, workers=1)
+        tokenizer = str(shared / "tokenizers" / "llama2")
+        result = curate.clean(file, tmp_path / file.stem, max_tokens=1_000_000, workers=1, tokenizer=tokenizer)
         counts = result.manifest["counts"]
         assert counts["read"] == 13, file.stem
         assert counts["kept"] >= 12, (file.stem, counts["rules"])

@@ -151,7 +151,7 @@ def test_filters_lists_what_is_registered() -> None:
 
 def test_one_filter_shows_its_documentation() -> None:
     result = invoke("filters", "vendor_mention")
-    assert "any_turn = False" in result.stdout
+    assert "any_turn = false" in result.stdout
     wrong = invoke("filters", "vendor_mentions")
     assert (wrong.exit_code, wrong.stderr) == (
         1,
@@ -182,7 +182,9 @@ def test_recipes_are_listed_and_printed_as_they_are_written(tmp_path: Path) -> N
     (tmp_path / "mine.toml").write_text(printed)
     assert printed.startswith("#")
     assert json.loads(invoke("recipes", "strict", "--json").stdout)["filters"]["identity"]
-    assert invoke("recipes", "stricd").stderr == "error: no built-in recipe 'stricd'; did you mean 'strict'?\n"
+    assert invoke("recipes", "stricd").stderr == (
+        "error: no recipe 'stricd'; did you mean 'strict'? (or give the path of a .toml file)\n"
+    )
 
 
 def test_formats_are_listed_from_the_code() -> None:

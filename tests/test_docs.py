@@ -255,7 +255,7 @@ def test_the_readmes_tree_names_every_top_level_folder_and_every_module() -> Non
 
 def test_a_set_holds_what_its_page_says(beside_the_example: Path) -> None:
     folder = beside_the_example / "curated"
-    assert {path.name for path in folder.iterdir()} == set(curated.FILES[:-1])
+    assert {path.name for path in folder.iterdir()} == set(curated.FILES)
     assert pl.read_parquet_schema(folder / "conversations.parquet") == curated.conversations_schema({})
 
 

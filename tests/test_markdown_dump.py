@@ -97,7 +97,7 @@ def test_columns_and_walker_agree_on_a_whole_dump(answers: list[Answer]) -> None
 
 def test_answers_are_recognised_and_prompts_are_not(dump: list[dict[str, object]], answers: list[Answer]) -> None:
     assert all(looks_like_html(answer.html) for answer in answers)
-    assert not any(looks_like_html(prompt) for row in dump for prompt in turns(row, "human", "user"))
+    assert not any(looks_like_html(prompt) for row in dump for prompt in turns(row, "human"))
 
 
 def test_what_the_page_put_around_answers_is_gone(

@@ -47,11 +47,13 @@ def _line(first: str) -> str:
 
 _LINES = rf"{_line(_FIRST)}(?:(?:<br ?/?>)?\n[ ]*{_line(_NEXT)})*"
 _ITEMS = rf"(?:(?:<li>{_LINES}</li>)+|(?:<li><p>{_LINES}</p></li>)+)"
-_LIST = rf'(?:<ul>{_ITEMS}</ul>|<ol(?: start="[1-9][0-9]{{0,8}}")?>{_ITEMS}</ol>)'
-_BLOCK = rf"(?:<p>{_LINES}</p>|{PLACE}|<hr ?/?>|<h[1-6]>{_line(_FIRST)}</h[1-6]>)"
+_LIST = rf'<(?:ul|ol(?: start="[1-9][0-9]{{0,8}}")?)>{_ITEMS}</[uo]l>'
+_BLOCK = rf"<p>{_LINES}</p>|{PLACE}|<hr ?/?>|<h[1-6]>{_line(_FIRST)}</h[1-6]>"
 _ROOT = r'<div class="(?:[^"<>&]* )?markdown(?: [^"<>&]*)?"(?: [a-z-]+="[^"<>&]*")*>'
 _ROOT_END = "</div>"
-FLAT = rf"^{_ROOT}(?:{_LIST}?{_BLOCK})*{_LIST}?{_ROOT_END}$"  # two lists in a row need different markers: not here
+FLAT = rf"^{_ROOT}(?:{_BLOCK}|{_LIST})*{_ROOT_END}$"
+# Two lists in a row need different markers, and a `#` that ends a heading a backslash: not here.
+_NOT_FLAT = [f"</{first}><{second}" for first in ("ul", "ol") for second in ("ul", "ol")] + ["#</h"]
 
 _FENCE, _LIST_START, _ITEM, _LIST_END = "\x01", "\x02", "\x05", "\x06"
 _REPLACED = {
@@ -98,7 +100,7 @@ def with_code(answers: Sequence[str]) -> list[int]:
 def convert(answers: Sequence[str], blocks: Sequence[Sequence[Block]]) -> list[str | None]:
     """Return the markdown of each flat answer, None for the others; their code blocks are lifted out."""
     column = _column(answers)
-    flat = column.str.contains(FLAT) & ~column.str.contains("#</h", literal=True)  # a `#` that ends a heading
+    flat = column.str.contains(FLAT) & ~column.str.contains_any(_NOT_FLAT)
     converted = (
         pl.select(pl.when(flat).then(column))
         .to_series()

@@ -1,0 +1,90 @@
+"""Measure HTML → markdown over the answers of a real dump: the columns, the walker, and both together.
+
+    python benchmarks/markdown.py [--shared FOLDER] [--repeats 5] [--json FILE]
+
+One core, CPU seconds, best of the repeats; MB are 10^6 bytes of the HTML that goes in. `flat` are the answers that
+the columns take, `nested` those that are walked, `code` is lifting the code blocks out, a share of both. The last
+line converts every answer by the walker alone, as if there were no columns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ["POLARS_MAX_THREADS"] = "1"  # before Polars starts its threads
+
+from common import MB, machine, parse, parser, source_rows, table
+
+from curate.markdown import flat, looks_like_html, to_markdown, walked
+from curate.markdown.code import lift
+
+
+def answers(shared: Path) -> list[str]:
+    """Return the answers of the dump that are ChatGPT's HTML."""
+    texts = (turn["value"] for row in source_rows(shared) for turn in row["conversations"] if turn["from"] == "gpt")
+    return [text for text in texts if looks_like_html(text)]
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    """Return the least CPU seconds of several runs."""
+    taken = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+def size(texts: Sequence[str]) -> float:
+    """Return the length in MB."""
+    return sum(len(text.encode()) for text in texts) / MB
+
+
+def split(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the answers that the columns take, and the others."""
+    lifted = [lift(text) if "<pre" in text else (text, []) for text in texts]
+    taken = flat.convert([text for text, _ in lifted], [blocks for _, blocks in lifted])
+    columns = [text for text, markdown in zip(texts, taken, strict=True) if markdown is not None]
+    return columns, [text for text, markdown in zip(texts, taken, strict=True) if markdown is None]
+
+
+def measure(texts: Sequence[str], repeats: int) -> list[dict[str, object]]:
+    """Measure each part; return a row of figures for each."""
+    columns, nested = split(texts)
+    with_code = [text for text in texts if "<pre" in text]
+    parts: dict[str, tuple[Sequence[str], Callable[[], object]]] = {
+        "flat": (columns, lambda: to_markdown(columns)),
+        "nested": (nested, lambda: to_markdown(nested)),
+        "code": (with_code, lambda: [lift(text) for text in with_code]),
+        "all": (texts, lambda: to_markdown(texts)),
+        "all, walker alone": (texts, lambda: [walked(text) for text in texts]),
+    }
+    rows: list[dict[str, object]] = []
+    for name, (some, work) in parts.items():
+        megabytes = size(some)
+        spent = seconds(work, repeats)
+        row = {"part": name, "answers": len(some), "mb": megabytes, "seconds": spent, "mb_per_s": megabytes / spent}
+        rows.append({**row, "share_of_answers": len(some) / len(texts), "share_of_bytes": megabytes / size(texts)})
+    return rows
+
+
+def main() -> None:
+    """Print the table; write it as JSON where asked."""
+    options = parser(__doc__)
+    options.add_argument("--repeats", type=int, default=5, help="runs of each part (default 5)")
+    options.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    chosen = parse(options)
+    rows = measure(answers(chosen.shared), chosen.repeats)
+    print(table(list(rows[0]), [list(row.values()) for row in rows]))
+    if chosen.json:
+        chosen.json.write_text(
+            json.dumps({"benchmark": "markdown", "machine": machine(), "parts": rows}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
