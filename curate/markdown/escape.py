@@ -22,8 +22,8 @@ _LINE = re.compile(
     r"^[ \t]*(?:"
     r"(?P<list>\d{1,9})(?=[.)](?:[ \t\n]|\Z))"
     r"|(?P<mark>\#{1,6}(?=[ \t\n]|\Z)|>|[-+*](?=[ \t\n]|\Z)|~~~|=+(?=[ \t]*$)"
-    r"|-+(?=[ \t]*$)|(?P<rule>[-*_])(?=[ \t]*(?P=rule)[ \t]*(?P=rule)(?:[ \t]*(?P=rule))*[ \t]*$)"
-    r"|\|?[ \t]*:?-+:?[ \t]*\|(?=[-:| \t]*$)|\|(?=[ \t]*:?-+:?[ \t]*$)))",
+    r"|-+(?=[ \t]*$)|(?P<rule>[-*_])(?:[ \t]*(?P=rule)){2,}(?=[ \t]*$)"
+    r"|(?P<column>:-+:?|-+:)(?=[ \t]*$)|\|?[ \t]*:?-+:?[ \t]*\|(?=[-:| \t]*$)|\|(?=[ \t]*:?-+:?[ \t]*$)))",
     re.M,
 )
 _STARS, _LINES = f"[*{STRONG}{EMPHASIS}]", f"[_{STRONG_ALT}{EMPHASIS_ALT}]"
@@ -79,9 +79,14 @@ def _protected(found: re.Match[str]) -> str:
         # Only a list that starts at 1 can break into a paragraph.
         return f"{found[0]}\\" if first or number == "1" else found[0]
     mark = found["mark"]
-    if first and (mark[0] == "=" or (mark[0] in "|:-" and mark[-1] == "|")):
+    if first and (mark[0] == "=" or found["column"] or mark[-1] == "|"):
         return found[0]  # underlines of headings and tables have a line above them
-    return f"{found[0][: -len(mark)]}\\{mark}"
+    if found["column"] and "|" not in found.string:
+        return found[0]
+    before = found[0][: -len(mark)]
+    if found["rule"] and mark[0] in "*_":  # all, since what was left of the run could be paired
+        return before + mark.replace(mark[0], f"\\{mark[0]}")
+    return f"{before}\\{mark}"
 
 
 def _with_backslashes(text: str, places: set[int]) -> str:
