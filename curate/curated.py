@@ -30,6 +30,7 @@ MANIFEST = "manifest.json"
 FILES = (CONVERSATIONS, REJECTED, ORIGINALS, MANIFEST)
 PARTS = ".curate-parts"  # scratch of a run, inside the partial folder
 ROW_GROUP = 20_000  # rows; by record order, so that the bytes do not depend on the workers
+RAW_ROW_GROUP = 2_000  # of tables that hold records as they came, ten times larger: a row group is in memory whole
 
 MESSAGE = pl.Struct(
     {
@@ -275,13 +276,18 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def sink(tables: Mapping[Path, pl.LazyFrame]) -> None:
-    """Write tables to their files, all at once, rows in the order given, in row groups of `ROW_GROUP` rows.
+    """Write tables to their files, all at once, rows in the order given, in row groups of a fixed size.
 
     Raises CurateError with one line where a file cannot be written.
     """
     plans = [
         frame.sink_parquet(
-            file, compression="zstd", compression_level=1, row_group_size=ROW_GROUP, maintain_order=True, lazy=True
+            file,
+            compression="zstd",
+            compression_level=1,
+            row_group_size=RAW_ROW_GROUP if file.name in (REJECTED, ORIGINALS) else ROW_GROUP,
+            maintain_order=True,
+            lazy=True,
         )
         for file, frame in tables.items()
     ]
