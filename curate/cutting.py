@@ -24,7 +24,7 @@ SAMPLE = 1 << 20  # bytes that the look of a record is learned from
 WINDOW = 1 << 16  # bytes that a single value is first looked for in; four times as many each time it is longer
 UNKNOWN = 64 << 20  # bytes of damage in one piece while it is not known what a record looks like
 
-SPACE = re.compile(rb"(?:[ \t\r\n,]|\xef\xbb\xbf)*")  # a byte-order mark stands where files were joined
+SPACE = re.compile(rb"(?:[ \t\r\n,]++|\xef\xbb\xbf)*+")  # a byte-order mark stands where files were joined
 LINE = re.compile(rb"\n(?=\{)")
 LINE_START = re.compile(rb"\n(?=[\[{])")
 ELEMENT = re.compile(rb"[\]}]\s*,\s*(?=[\[{])")
