@@ -24,11 +24,11 @@ $(BIN)/pip:
 # The stamps are older than what they depend on as soon as a requirement changes.
 $(VENV)/.installed: $(BIN)/pip pyproject.toml requirements/constraints.txt
 	$(PIP) 'setuptools>=77'
-	$(PIP) --no-build-isolation -e '.[llama3]'
+	$(PIP) --no-build-isolation -e '.[llama3,train]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --no-build-isolation -e '.[llama3,dev]'
+	$(PIP) --no-build-isolation -e '.[llama3,train,dev]'
 	@touch $@
 
 demo: $(VENV)/.installed

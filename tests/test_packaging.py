@@ -200,6 +200,6 @@ def test_the_constraints_hold_exact_versions_of_everything_the_checks_install() 
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     assert pins["torch"] == "2.13.0"
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = [*PROJECT["project"]["dependencies"], *extras["llama3"], *extras["dev"]]
+    wanted = [*PROJECT["project"]["dependencies"], *extras["llama3"], *extras["train"], *extras["dev"]]
     names = {name.split(">=")[0].split("[")[0] for name in wanted}
     assert names - set(pins) == set()
