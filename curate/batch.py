@@ -133,6 +133,8 @@ class Cleaner:
         for draft in drafts:
             for position, message in enumerate(draft.conversation.messages):
                 if message.role != "assistant":
+                    if message.content[:1] == "<" and message.role == "user" and settings.html == "auto":
+                        _unwrap(draft.conversation, position)
                     continue
                 if settings.html == "auto" and markdown.looks_like_html(message.content):
                     found.append((draft.conversation, position))
@@ -211,6 +213,14 @@ def _source_id(value: object) -> str | None:
     """Return the id of a value that could not become a conversation, if it has one that can be written."""
     found = value.get("id") if isinstance(value, dict) else None
     return turns.show(found) if isinstance(found, str) else None
+
+
+def _unwrap(conversation: Conversation, position: int) -> None:
+    message = conversation.messages[position]
+    text = markdown.unwrap_prompt(message.content)
+    if text != message.content:
+        conversation.edit("prompt_markup", position, message.content, text)
+        message.content = text
 
 
 def _strip_chrome(conversation: Conversation, position: int) -> None:

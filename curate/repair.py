@@ -30,6 +30,7 @@ REPAIRS: dict[str, str] = {
     "line_ends": "Carriage returns become line feeds.",
     "lenient_json": "A value that JSON does not know (NaN, Infinity) is read as null.",
     "html_to_markdown": "An answer in ChatGPT's HTML becomes markdown.",
+    "prompt_markup": "A prompt that was stored with the markup of ChatGPT's bubble around it is freed of that.",
     "chrome": "Counters, buttons and other traces of the page around an answer are cut.",
     "join_system": "A system message after the first, or after the first prompt, is joined to the one at the start.",
     "leading_answer": "What stands before the first prompt is cut.",

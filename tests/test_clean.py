@@ -194,6 +194,17 @@ def test_a_lost_exchange_is_a_row_of_its_own(dump: Callable[..., Path], tmp_path
     assert result.manifest["counts"]["rejected"] == 0
 
 
+def test_a_prompt_is_freed_of_its_bubble_and_html_that_was_typed_stays(
+    dump: Callable[..., Path], tmp_path: Path
+) -> None:
+    bubble = '<div data-message-author-role="user"><div class="whitespace-pre-wrap">a &lt; b?\n</div></div>'
+    typed = '<div class="whitespace-pre-wrap">{text}</div>\n\nWhy does it not wrap? &amp; <b>'
+    curate.clean(dump(record("a", bubble, "An answer to it.", typed, "Another answer.")), tmp_path / "set")
+    (kept,) = rows(tmp_path / "set")
+    assert [m["content"] for m in kept["messages"] if m["role"] == "user"] == ["a < b?\n", typed]
+    assert [(edit["rule"], edit["message"], edit["before"]) for edit in kept["edits"]] == [("prompt_markup", 0, bubble)]
+
+
 def test_train_and_eval_do_not_depend_on_the_order_of_the_input(dump: Callable[..., Path], tmp_path: Path) -> None:
     chats = [chat(n, 1 + n % 3) for n in range(400)]
     curate.clean(dump(*chats), tmp_path / "one", eval_fraction=0.2)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rendering import parts, rendered
+from rendering import MARKDOWN, parts, rendered
 
 from curate.markdown import Citations, looks_like_html, strip_chrome, to_markdown, unwrap_prompt, walked
 
@@ -98,6 +98,21 @@ CASES = {
     "a formula without its source keeps its glyphs": ('<p><span class="katex"><span class="katex-html" aria-hidden="true">x²</span></span></p>', "x²"),
     "code in what is left out": ("<button><pre><code>a</code></pre></button><pre><code>b</code></pre>", "```\nb\n```"),
     "control characters are no marks": ("<p>a\x01b\x0ec</p>", "abc"),
+    "a tilde beside strike": ("<p><del>~ a ~~~ b</del> <del>c ~</del></p>", r"~~\~ a \~\~\~ b~~ ~~c \~~~"),
+    "wide white space goes outside emphasis": ("<p><strong>注意\u3000</strong>x <em>&nbsp;y&nbsp;</em></p>", "**注意**\u3000x \u00a0*y*\u00a0"),
+    "white space alone is no emphasis": ("<p>a <strong>&nbsp;</strong> b</p>", "a \u00a0 b"),
+    "a star that would end our own emphasis": ("<p><em>** a b* c</em></p>", r"*\*\* a b\* c*"),
+    "stars at the end of emphasis": ("<p><strong>*a **</strong></p>", r"**\*a \*\***"),
+    "a link in a link's text": ('<p><a href="/u">see [l](v) x</a></p>', r"[see \[l\](v) x](/u)"),
+    "a backslash before a break in a cell": ("<table><tr><td>a \\<br>b</td></tr></table>", "| a \\\\<br>b |\n| --- |"),
+    "a table after a quote in an item": ("<ul><li><blockquote><p>a</p></blockquote><table><tr><td>b</td></tr></table></li></ul>", "- > a\n\n  | b |\n  | --- |"),
+    "two quotes in an item": ("<ul><li><blockquote><p>a</p></blockquote><blockquote><p>b</p></blockquote></li></ul>", "- > a\n\n  > b"),
+    "a formula after a list in an item": ('<ul><li>a<ul><li>b</li></ul><span class="katex-display" data-math-source="x"></span></li></ul>', "- a\n\n  - b\n\n  $$\n  x\n  $$"),
+    "numbers that go on after a quote in an item": ('<ul><li><blockquote><p>a</p></blockquote><ol start="3"><li>b</li></ol></li></ul>', "- > a\n\n  3. b"),
+    "a formula without any source is shown once": ('<p>a <span class="katex"><span class="katex-mathml"><math><semantics><mrow><mi>E</mi></mrow></semantics></math></span><span class="katex-html" aria-hidden="true"><span class="mord">E</span><span>\u200b</span></span></span> b</p>', "a E b"),
+    "an editor's lines in boxes": ('<pre><div class="cm-editor"><div class="cm-content"><div class="cm-line">a</div><div class="cm-line"><br></div><div class="cm-line">  b</div><div class="cm-line"><br></div></div></div></pre>', "```\na\n\n  b\n```"),
+    "an editor beside other code elements": ('<pre><div><code>Python</code></div><div class="cm-editor"><div class="cm-content">x<br>y</div></div></pre>', "```python\nx\ny\n```"),
+    "a label and a button without its tag": ("<pre><div>pythonCopy code</div><code>x\n</code></pre>", "```python\nx\n```"),
     "carriage returns": ("<p>a\r\nb</p><pre><code>c\r\nd</code></pre>", "a\nb\n\n```\nc\nd\n```"),
 }  # fmt: skip
 
@@ -111,6 +126,19 @@ def test_citations_can_be_dropped() -> None:
     pill = '<span data-testid="webpage-citation-pill"><a href="https://a.b">A</a></span>'
     assert markdown(f"<p>x{pill}.</p>") == "x ([A](https://a.b))."
     assert markdown(f"<p>x{pill}.</p>", "drop") == "x."
+
+
+CUT_OFF = {
+    "in a tag of the code": ("<ol><li>a<pre><code>b\n  <span class='hljs-", "1. a\n   ```\n   b\n     \n   ```"),
+    "in an attribute": ('<p>a <strong>b</strong> c <a href="http://x.y/z', "a **b** c"),
+    "in a closing tag": ("<p>a <em>b</e", "a *b*"),
+    "in the code of an item of a table": ("<table><tr><td><pre><code>a|", "| `a\\|` |\n| --- |"),
+}
+
+
+@pytest.mark.parametrize(("html", "expected"), CUT_OFF.values(), ids=CUT_OFF)
+def test_an_answer_that_was_cut_off_is_closed_and_half_a_tag_is_no_text(html: str, expected: str) -> None:
+    assert to_markdown([f"{ROOT}{html}"]) == [expected]
 
 
 def test_an_answer_keeps_a_counter_that_is_its_text() -> None:
@@ -178,6 +206,21 @@ PROMPTS = {
         '<div data-message-author-role="user" class="x"><div class="w-full"><div class="whitespace-pre-wrap">\n'
         "#include <stdio.h></div></div></div>",
         "\n#include <stdio.h>",
+    ),
+    "a bubble of 2025, its name and its buttons": (
+        '<article data-turn="user" class="x"><h5 class="sr-only">You said:</h5><div data-message-author-role="user">'
+        '<div class="bubble"><div class="whitespace-pre-wrap">a &lt;b&gt;\n &amp;lt;</div></div></div>'
+        '<div><button aria-label="Edit"><svg><path d="M1"></path></svg></button></div></article>',
+        "a <b>\n &lt;",
+    ),
+    "a bubble of 2023": ('<div class="min-h-[20px] flex whitespace-pre-wrap"><div>a\n</div></div>', "a\n"),
+    "a bubble in capitals": ('<DIV CLASS="whitespace-pre-wrap">a</DIV>', "a"),
+    "a question about a class": ('<div class="whitespace-pre-wrap">{text}</div>\n\nWhy does it not wrap?', None),
+    "a component that was pasted": ('<div class="whitespace-pre-wrap">\n  <p>{text}</p>\n</div>', None),
+    "a bubble that does not end": ('<div class="whitespace-pre-wrap">a', None),
+    "a picture in the turn": (
+        '<div data-turn="user"><img src="blob:x"><div class="whitespace-pre-wrap">what is it?</div></div>',
+        None,
     ),
     "an answer's wrapper": (f'<div class="whitespace-pre-wrap">{ROOT}a</div></div>', None),
     "HTML that was asked about": ('<div style="width: 100vh">x</div>', None),
@@ -316,3 +359,22 @@ FLAT_BLOCKS = st.one_of(
 def test_columns_and_walker_write_the_same(answers: list[str]) -> None:
     html = [f"{ROOT}{answer}</div>" for answer in answers]
     assert to_markdown(html) == [walked(answer) for answer in html]
+
+
+CODE = st.lists(st.sampled_from(["", "  x = [1] * 2", "\tif a < b && c:", "```", "````md", "<div>&amp;</div>", "- a", "  ", "# b"]), min_size=1, max_size=4).map("\n".join)  # fmt: skip
+FORMS = [
+    '<pre><div class="bg-black rounded-md"><div><span>c</span><button>Copy code</button></div><div><code class="!whitespace-pre hljs language-c">{}\n</code></div></div></pre>',
+    '<pre class="overflow-visible!"><div><div>c</div><div class="sticky"><button>複製</button></div><code class="whitespace-pre! language-c"><span><span>{}</span></span><span>\n</span></code></div></pre>',
+    '<pre><div><div><svg></svg>C</div><div class="cm-editor"><pre class="cm-content">{}\n</pre></div></div></pre>',
+]
+AROUND = ["<ul><li>{}</li></ul>", '<ol start="9"><li>a</li><li><p>b</p>{}</li></ol>', "<blockquote>{}</blockquote>", "<ul><li>a{}b</li></ul>", "<p>a</p>{}<hr>"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(CODE, st.sampled_from(FORMS), st.lists(st.sampled_from(AROUND), max_size=5))
+def test_code_is_exact_however_deep_it_stands(code: str, form: str, around: list[str]) -> None:
+    html = form.replace("{}", escape(code, quote=False))
+    for element in around:
+        html = element.replace("{}", html)
+    fences = [(t.info, t.content) for t in MARKDOWN.parse(markdown(html)) if t.type == "fence"]
+    assert fences == [("c", f"{code}\n" if code else "")]

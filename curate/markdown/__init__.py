@@ -12,6 +12,7 @@ what markdown would take for markup is escaped (`escape`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -25,6 +26,7 @@ from curate.markdown.walk import walk
 __all__ = ["Citations", "looks_like_html", "strip_chrome", "to_markdown", "unwrap_prompt", "walked"]
 
 Citations = Literal["links", "drop"]
+_CUT_TAG = re.compile(r"<(?:/?[a-zA-Z][^<>]*)?\Z")  # text holds no `<` of its own in HTML
 
 
 def to_markdown(answers: Sequence[str], *, citations: Citations = "links") -> list[str]:
@@ -56,4 +58,6 @@ def _walked(html: str, blocks: Sequence[Block], citations: Citations) -> str:
 def _lifted(html: str) -> tuple[str, Sequence[Block]]:
     if "\r" in html:
         html = html.replace("\r\n", "\n").replace("\r", "\n")
+    if html[-1:] != ">" and (cut := _CUT_TAG.search(html, max(0, html.rfind("<")))):
+        html = html[: cut.start()]
     return lift(html) if "<pre" in html or "<PRE" in html else (html, ())

@@ -28,8 +28,12 @@ _AFTER = re.compile(
     rf"(?:<(?:div|span|p)\b{ATTRIBUTES}>\s*)*Copy\d+ chars / \d+ words\s*(?:</(?:div|span|p)>\s*)*\Z", re.I
 )
 _ANY_TAG = re.compile(rf"</?[a-zA-Z]{ATTRIBUTES}>|<!--[^<>]*-->")
-_BUBBLE = re.compile(rf"(?:\s*<div\b{ATTRIBUTES}>)++", re.I)
-_BOXES = 20  # elements around a prompt's bubble, at most
+_USER_TURN = re.compile(r"""\bdata-message-author-role\s*=\s*["']?user|\bdata-turn\s*=\s*["']?user""")
+_UNREAD = re.compile(
+    rf"<(button|svg)\b{ATTRIBUTES}>.*?</\1>|<(h[1-6])\b(?=[^>]*\bsr-only\b){ATTRIBUTES}>[^<]*</\2>", re.I | re.S
+)
+_PICTURE = re.compile(r"<img\b(?![^>]*\balt=[\"']User[\"'])", re.I)
+_BOXES = 20  # elements around a prompt's text inside its bubble, at most
 _FENCE = re.compile(r"^([ \t>]*)(`{3,}|~{3,})(.*)$")
 _GLUED = re.compile(r"([\w+#.-]*)Copy code(.*)")
 
@@ -65,22 +69,51 @@ def trimmed(html: str) -> str:
 
 
 def unwrap_prompt(text: str) -> str:
-    """Return a prompt without the bubble's markup, where exactly that was stored; any other text as it is."""
-    if not text.startswith("<div") or "whitespace-pre-wrap" not in text[:_HEAD]:
+    """Return a prompt without the bubble's markup, where exactly that was stored; any other text as it is.
+
+    A prompt about HTML is text: what is unwrapped has one bubble with nothing to read around it, and tags
+    inside it only where the markup says that it is the user's turn.
+    """
+    head = text[:_HEAD]
+    tags = _TAG.finditer(head) if text.startswith("<") and "whitespace-pre-wrap" in head else iter(())
+    bubble = next((tag for tag in tags if "whitespace-pre-wrap" in _classes(tag[0])), None)
+    found = _content(text, bubble) if bubble else None
+    if not bubble or not found:
         return text
-    bubble = _BUBBLE.match(text)
-    boxes = [_classes(tag[0]) for tag in _TAG.finditer(bubble[0])] if bubble else []
-    if not bubble or not any("whitespace-pre-wrap" in box for box in boxes) or any("markdown" in box for box in boxes):
+    before, inside, after = head[: bubble.start()], found[0], text[found[1] :]
+    if _shows(before) or _shows(after) or any("markdown" in _classes(tag[0]) for tag in _TAG.finditer(before)):
         return text
-    inside = text[bubble.end() :]
-    for _ in boxes[:_BOXES]:
-        inside = _without_end(inside)
+    inside = _unboxed(inside)
+    if _ANY_TAG.search(inside) and not _USER_TURN.search(head[: bubble.end()]):
+        return text
     return unescape(inside)
 
 
-def _without_end(text: str) -> str:
-    trimmed = text.rstrip()
-    return trimmed[: -len("</div>")] if trimmed.lower().endswith("</div>") else text
+def _content(text: str, opening: re.Match[str]) -> tuple[str, int] | None:
+    """Return what stands in the element that opens here, and where it ends; null where it does not."""
+    depth = 1
+    for tag in re.finditer(rf"<(/?){opening[1]}\b{ATTRIBUTES}>", text[opening.end() :], re.I):
+        depth += -1 if tag[1] else 1
+        if not depth:
+            return text[opening.end() :][: tag.start()], opening.end() + tag.end()
+    return None
+
+
+def _unboxed(inside: str) -> str:
+    """Take off boxes that hold all there is in a bubble."""
+    for _ in range(_BOXES):
+        box = _TAG.match(inside)
+        is_box = box and box[1].lower() == "div" and "markdown" not in _classes(box[0])
+        found = _content(inside, box) if box and is_box else None
+        if not found or found[1] != len(inside):
+            break
+        inside = found[0]
+    return inside
+
+
+def _shows(html: str) -> bool:
+    """Tell whether there is anything to read beside buttons and what only screen readers get."""
+    return bool(_ANY_TAG.sub("", _UNREAD.sub("", html)).strip()) or bool(_PICTURE.search(html))
 
 
 def strip_chrome(text: str) -> str:

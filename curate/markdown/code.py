@@ -26,6 +26,7 @@ _SPAN = re.compile(r'<span class="hljs-[a-z_ -]*">')
 _LINE_BREAK = re.compile(r"<br\s*/?>")
 _BOX = re.compile(rf"</?(?:div|span|section|p)\b{ATTRIBUTES}>")
 _EDITOR_LINE = re.compile(r"</div>\s*(?=<div\b)")
+_EMPTY_LINE = re.compile(r"<br\s*/?></div>")  # what an editor puts into an empty line, for its height
 _TICKS = re.compile("`{3,}")
 _LABEL = re.compile(r"[\w+#.\- ]{0,30}")
 
@@ -111,9 +112,9 @@ def _block(inner: str, label: str) -> Block:
     code = _CODE.search(inner, at) if at >= 0 else None
     if code and "whitespace-pre" not in code[1]:
         code = next((other for other in _CODE.finditer(inner, at) if "whitespace-pre" in other[1]), code)
-    if code:
+    editor = None if code and "whitespace-pre" in code[1] else _EDITOR.search(inner)
+    if code and not (editor and code.start() < editor.start()):
         return _in_code_element(inner, code, label)
-    editor = _EDITOR.search(inner)
     nested = None if editor else _PRE.search(inner)
     if element := editor or nested:
         body = _element(inner, element)
@@ -134,8 +135,13 @@ def _in_code_element(inner: str, code: re.Match[str], label: str) -> Block:
 
 def _bare(inner: str, label: str) -> Block:
     """Read a `pre` without any code element: its text."""
-    text = _BOX.sub("", _EDITOR_LINE.sub("\n", _without_chrome(inner, "")))
+    text = _unboxed(_without_chrome(inner, ""))
     return Block(label, _text(text).removeprefix("\n"))
+
+
+def _unboxed(html: str) -> str:
+    """Return code whose lines are boxes without them, a line each."""
+    return _BOX.sub("", _EDITOR_LINE.sub("\n", _EMPTY_LINE.sub("</div>", html)))
 
 
 def _element(html: str, opening: re.Match[str]) -> str:
@@ -153,6 +159,7 @@ def _label(header: str) -> str:
     """Return the language that a block's header shows: its first words outside buttons and icons."""
     text = unescape(_TAG.sub("\n", _without_chrome(header, "\n"))).strip()
     line = text.partition("\n")[0].strip()
+    line = line.removesuffix("Copy code") or line  # of a button whose tag is gone
     return line.lower().replace(" ", "") if _LABEL.fullmatch(line) else ""
 
 
@@ -176,9 +183,9 @@ def _text(body: str) -> str:
         # Most tags are these two; taking them first makes the rest rare.
         body = _SPAN.sub("", body.replace("</span>", ""))
     if "<" in body:
-        body = _HIGHLIGHT.sub("", _LINE_BREAK.sub("\n", body))
         if "cm-line" in body:
-            body = _BOX.sub("", _EDITOR_LINE.sub("\n", body))
+            body = _unboxed(body)
+        body = _HIGHLIGHT.sub("", _LINE_BREAK.sub("\n", body))
     if "&" in body:
         body = unescape(body)
     return body.removesuffix("\n")

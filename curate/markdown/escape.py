@@ -28,11 +28,12 @@ _LINE = re.compile(
 )
 _STARS, _LINES = f"[*{STRONG}{EMPHASIS}]", f"[_{STRONG_ALT}{EMPHASIS_ALT}]"
 _RUN = re.compile(f"[*_{STRONG}{EMPHASIS}{STRONG_ALT}{EMPHASIS_ALT}](?:(?<={_STARS}){_STARS}*|(?<={_LINES}){_LINES}*)")
+_OWN = re.compile(f"[{STRONG}{EMPHASIS}{STRONG_ALT}{EMPHASIS_ALT}]+")
 _LOOSE_LINE = re.compile(r"_(?:(?<![A-Za-z0-9]_)|(?![A-Za-z0-9_]))")  # not inside a word
 _LENGTH = {STRONG: 2, STRONG_ALT: 2}
 _BACKTICKS = re.compile("`+")
 _FENCE = re.compile(r"^[ \t]*```", re.M)
-_TILDES = re.compile(f"~~+|{STRIKE}")
+_TILDES = re.compile(f"~~+|{STRIKE}|(?<={STRIKE})~|~(?={STRIKE})")
 _PUNCTUATION = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~\n\x01\x02\x0e-\x14]"""
 _BACKSLASH = re.compile(rf"\\(?={_PUNCTUATION})")
 _ENTITY = re.compile(r"&(?=#\d{1,7};|#[xX][0-9a-fA-F]{1,6};|([A-Za-z][A-Za-z0-9]*;))")
@@ -54,7 +55,7 @@ def escaped(text: str) -> str:
         places |= _emphasis(text)
     if "`" in text:
         places |= _code_spans(text)
-    if "~~" in text:
+    if "~~" in text or (STRIKE in text and "~" in text):
         places |= _strikes(text)
     if "[" in text or (LINK in text and "]" in text):
         places |= _links(text)
@@ -125,6 +126,8 @@ def _emphasis(text: str) -> set[int]:
             _add(runs, text, found.start(), found.end(), whole[0], found.start())
         elif any(character in whole for character in "*_"):
             places.update(found.start() + i for i, character in enumerate(whole) if character in "*_")
+            for own in _OWN.finditer(text, found.start(), found.end()):  # pairs with what stands further on
+                _add(runs, text, *own.span(), "*" if whole[-1] in f"*{STRONG}{EMPHASIS}" else "_", -1)
         else:
             _add(runs, text, found.start(), found.end(), "*" if whole[0] in (STRONG, EMPHASIS) else "_", -1)
     if len(runs) > MAX_RUNS:
@@ -222,6 +225,6 @@ def _links(text: str) -> set[int]:
     places |= {end.start() for end in _LINK_END.finditer(text)} - ends
     places |= {definition.start() for definition in _DEFINITION.finditer(text)}
     for inside in _LINK_TEXT.finditer(text):
-        if inside[1].count("[") != inside[1].count("]"):
+        if inside[1].count("[") != inside[1].count("]") or "](" in inside[1]:
             places.update(inside.start(1) + i for i, c in enumerate(inside[1]) if c in "[]")
     return places

@@ -21,6 +21,7 @@ _CHARACTER = (
     rf"(?:{_WORD}|{_OTHER}|\[|\||&(?:quot|gt|#39|#x27);|&lt;(?:[=0-9]|/?[A-Za-z][A-Za-z0-9]*&gt;)"
     r"|\]+(?:[^<&*_`~\\\[\]|(:\x00-\x20]|&(?:quot|gt|#39|#x27);))"
 )
+_SOLID = _CHARACTER.replace(r"\x00-\x20", r"\x00-\x20\s")  # and is no white space of another script, as U+3000 is
 _TEXT = (
     rf"(?:{_CHARACTER}|[ ]|\]+ |~[A-Za-z0-9 ]|\\[A-Za-z0-9 ]| \* "
     r"|&lt;(?:/?[A-Za-z][A-Za-z0-9]*)? |&amp; |&amp;&amp; )"
@@ -32,7 +33,7 @@ _OPENING = (
 )
 _FIRST = rf"(?:{_OPENING})"
 _NEXT = rf"(?:{_OPENING}|(?:[02-9]|[1-9][0-9]{{1,8}})[.)])"  # only a list from 1 breaks into a paragraph
-_WORDS = rf"{_CHARACTER}(?:{_TEXT}*{_CHARACTER})?\]*"
+_WORDS = rf"{_SOLID}(?:{_TEXT}*{_SOLID})?\]*"
 _CODE = r"(?:[^<&`\x00-\x20]|&(?:lt|gt|quot|amp|#39|#x27);)"
 _MARKED = rf"(?:<strong>{_WORDS}</strong>|<em>{_WORDS}</em>|<code>{_CODE}(?:[ ]*{_CODE})*</code>)"
 

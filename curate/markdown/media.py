@@ -30,7 +30,7 @@ def formula(walker: Walker, tag: Tag) -> bool:
     tex = tag.attributes.get("data-math-source") or tag.attributes.get("aria-label") if inside else ""
     tex = (tex or _annotation(inside)).strip(" \t\n\u200b")
     if not tex:
-        return False
+        return "katex" in tag.classes and _glyphs(walker, inside, end)
     walker.skip_to(end)
     if not any("katex-display" in t.classes or t.attributes.get("display") in ("block", "true") for t, _ in inside):
         walker.keep_aside(f"${tex.replace(chr(10), ' ')}$", walker.inline)
@@ -38,6 +38,17 @@ def formula(walker: Walker, tag: Tag) -> bool:
         walker.keep_aside(f"$${tex.replace(chr(10), ' ')}$$", walker.inline)
     else:
         walker.write_aside("math", f"$$\n{tex}\n$$")
+    return True
+
+
+def _glyphs(walker: Walker, inside: list[tuple[Tag, str]], end: int) -> bool:
+    """Write a formula that has no TeX as it was shown, once: its MathML says the same again."""
+    start = next((place for place, (tag, _) in enumerate(inside) if "katex-html" in tag.classes), -1)
+    if start < 0:
+        return False
+    shown = decoded("".join(text for _, text in inside[start:])).replace("\u200b", "")
+    walker.inline.append(shown)
+    walker.skip_to(end)
     return True
 
 

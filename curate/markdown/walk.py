@@ -13,7 +13,7 @@ from typing import Literal
 
 from curate.markdown.code import PLACE, Block
 from curate.markdown.escape import escaped, escaped_lines
-from curate.markdown.marks import ALTERNATIVE, BREAK, CODE, LINK, OPAQUE, SPACE, spelled_out
+from curate.markdown.marks import ALTERNATIVE, BREAK, CODE, LINK, OPAQUE, SPACE, WIDE_SPACE, spelled_out
 from curate.markdown.tags import SPLIT, Tag, Tags, decoded
 
 Kind = Literal["root", "quote", "list", "item", "table", "row", "cell"]
@@ -22,6 +22,13 @@ LOOKS = 16  # times each tag may be looked at ahead of the walk; only hostile in
 _ORIGINAL = {alternative: mark for mark, alternative in ALTERNATIVE.items()} | {mark: mark for mark in ALTERNATIVE}
 
 _ROWS = ("table", "row")
+# What a block in an item would be read as a part of, but for a blank line between.
+_RUNS_ON = {
+    "text": ("p", "text", "quote", "list", "table", "math"),
+    "table": ("quote", "list", "table", "math"),
+    "math": ("quote", "list", "table"),
+    "quote": ("quote",),
+}
 _EDGES = SPACE + BREAK
 _BREAKS = re.compile(f"[{SPACE}]*{BREAK}[{_EDGES}]*")
 _LINE_ENDS = re.compile(r"[ \t]+\n")
@@ -158,7 +165,7 @@ class Walker:
             return
         if kind == "p":
             self._note_paragraph(frame)
-        if kind != "list" and (frame.paragraphs or (kind == "text" and frame.last not in ("code", "rule", "heading"))):
+        if kind != "list" and (frame.paragraphs or frame.last in _RUNS_ON.get(kind, ())):
             whole.loose = True  # without a blank line it would run into the block before it
         whole.gaps.append(len(self.out))
         self.out.append(f"\n{frame.prefix}")
@@ -187,7 +194,7 @@ class Walker:
             self.out.append(text.replace(BREAK, "\n"))  # markdown as text, in boxes alone
             return
         if BREAK in text:
-            text = _BREAKS.sub(_hard_break, text)
+            text = _BREAKS.sub(_hard_break if frame.kind != "cell" else _line_ends, text)
         elif " \n" in text:
             text = _LINE_ENDS.sub("\n", text)
         text = escaped(text)
@@ -302,7 +309,7 @@ class Walker:
         """Write the end of one mark, and return which it was."""
         inline = self.inline
         content = "".join(inline[place + 1 :])
-        core = content.strip(_EDGES)
+        core = content.strip(_EDGES + WIDE_SPACE)
         original = _ORIGINAL.get(mark, mark)
         if original in self.nested:
             self.nested[original] = 0
@@ -373,6 +380,11 @@ def destination(target: str) -> str:
 
 def _hard_break(found: re.Match[str]) -> str:
     return "  \n" if found[0].count(BREAK) == 1 else "\n\n"
+
+
+def _line_ends(found: re.Match[str]) -> str:
+    """In a cell, where each becomes `<br>`: no spaces, so that a backslash before one is seen and protected."""
+    return "\n" * found[0].count(BREAK)
 
 
 def walk(html: str, blocks: Sequence[Block], handlers: Tags, citations: str) -> str:
