@@ -367,7 +367,13 @@ FORMS = [
     '<pre class="overflow-visible!"><div><div>c</div><div class="sticky"><button>複製</button></div><code class="whitespace-pre! language-c"><span><span>{}</span></span><span>\n</span></code></div></pre>',
     '<pre><div><div><svg></svg>C</div><div class="cm-editor"><pre class="cm-content">{}\n</pre></div></div></pre>',
 ]
-AROUND = ["<ul><li>{}</li></ul>", '<ol start="9"><li>a</li><li><p>b</p>{}</li></ol>', "<blockquote>{}</blockquote>", "<ul><li>a{}b</li></ul>", "<p>a</p>{}<hr>"]
+AROUND = [
+    "<ul><li>{}</li></ul>",
+    '<ol start="9"><li>a</li><li><p>b</p>{}</li></ol>',
+    "<blockquote>{}</blockquote>",
+    "<ul><li>a{}b</li></ul>",
+    "<p>a</p>{}<hr>",
+]
 
 
 @settings(max_examples=200, deadline=None)
