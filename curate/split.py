@@ -166,8 +166,7 @@ class Counter:
             owners.extend([index] * (len(runs.texts) - len(owners)))
         totals = np.array(controls, dtype=np.int64).reshape(-1, 2)
         if owners:
-            flat = self.tokenizer.encode(runs.texts)
-            np.add.at(totals, owners, np.stack([np.diff(flat[1]), self._answers(runs, flat)], axis=1))
+            np.add.at(totals, owners, np.stack(self._counts(runs), axis=1))
         return [Size(tokens, answers) for tokens, answers in totals.tolist()]
 
     def _add_runs(self, messages: Sequence[Message], first: bool, runs: _Runs) -> tuple[int, int]:
@@ -202,15 +201,29 @@ class Counter:
         self._shapes[key] = shape
         return shape
 
-    def _answers(self, runs: _Runs, flat: Flat) -> NDArray[np.int64]:
-        """Return each run's supervised tokens: those that begin where its answer begins, or after."""
+    def _counts(self, runs: _Runs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return each run's tokens, and the supervised ones of them: from where its answer begins."""
+        if self.tokenizer.words is None:
+            return self._counts_by_ids(runs)
+        prompts = np.array(runs.prompts, dtype=np.int64)
+        total, before = self.tokenizer.words.totals(runs.texts, np.maximum(prompts, 0).tolist())
+        answers = np.where(prompts >= 0, total - before, 0)
+        untold = np.flatnonzero((total < 0) | ((prompts >= 0) & (before < 0))).tolist()
+        if untold:
+            few = _Runs([runs.texts[i] for i in untold], [runs.prompts[i] for i in untold])
+            total[untold], answers[untold] = self._counts_by_ids(few)
+        return total, answers
+
+    def _counts_by_ids(self, runs: _Runs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        flat = self.tokenizer.encode(runs.texts)
+        total = np.diff(flat[1])
         prompts = np.array(runs.prompts, dtype=np.int64)
         trained = prompts >= 0
         found, known = self._tokens_before(runs, prompts, flat)
         unknown = np.flatnonzero(trained & ~known)
         if len(unknown):
             found[unknown] = self.tokenizer.counts([runs.texts[i][: runs.prompts[i]] for i in unknown])
-        return np.where(trained, np.diff(flat[1]) - found, 0)
+        return total, np.where(trained, total - found, 0)
 
     def _tokens_before(
         self, runs: _Runs, prompts: NDArray[np.int64], flat: Flat

@@ -7,7 +7,7 @@ import importlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from curate import tokenizer_files, vocabulary
 from curate.errors import TokenizerError
 from curate.tokenizer_checks import TRICKY, first_difference
 from curate.vocabulary import Encode, Vocabulary
+from curate.words import Words, fits
 
 if TYPE_CHECKING:
     import polars as pl
@@ -138,6 +139,23 @@ class Tokenizer:
             )
         return self._document
 
+    @property
+    def words(self) -> Words | None:
+        """Counts by words, where they add up to those of the texts; null where they do not."""
+        return self.by_words[0]
+
+    @cached_property
+    def by_words(self) -> tuple[Words | None, str]:
+        """Return what counts by words, or null and why it is not used though the vocabulary looks fit for it."""
+        if not fits(self._document):
+            return None, ""
+        words = Words(self.encode)
+        told, _ = words.totals(TRICKY, [0] * len(TRICKY))
+        wrong = np.flatnonzero((told >= 0) & (told != self.counts(TRICKY)))
+        if not len(wrong):
+            return words, ""
+        return None, f"counts by words are not used: they differ for {TRICKY[wrong[0]]!r}"
+
     @cached_property
     def byte_lengths(self) -> tuple[NDArray[np.int64], int] | None:
         """Bytes of text that each id stands for, and bytes put before a text; null where ids do not tell."""
@@ -170,7 +188,10 @@ def load(name: str | None = None) -> Tokenizer:
         warnings=(*reasons, *warnings, *unnamed),
     )
     ends = {"eos": info.eos_id} if info.bos_id is None else {"bos": info.bos_id, "eos": info.eos_id}
-    return Tokenizer(info, document, {**vocab.controls, **ends}, vocab.symbols, bulk)
+    tokenizer = Tokenizer(info, document, {**vocab.controls, **ends}, vocab.symbols, bulk)
+    if why := tokenizer.by_words[1]:
+        tokenizer.info = replace(info, warnings=(*info.warnings, why))
+    return tokenizer
 
 
 def _read(path: Path, name: str) -> tuple[Vocabulary, str]:
