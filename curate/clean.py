@@ -88,7 +88,8 @@ def clean(
     arguments = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     folder, file = _target(Path(output))
     reader = _reader(arguments, resolved)
-    run = _Run(resolved, reader, progress, started)
+    _refuse_loss(folder, file, reader.sources)
+    run = _Run(resolved, reader, progress, started, file)
     with curated.writing(folder) as partial:
         (partial / curated.PARTS).mkdir()
         parts = run.read(partial, workers or engine.default_workers())
@@ -112,6 +113,20 @@ def _target(output: Path) -> tuple[Path, Path | None]:
     if output.suffix not in FILE_FORMATS:
         raise SetError(f"cannot write {str(output)!r}: give a folder, or a file ending in {', '.join(FILE_FORMATS)}")
     return output.with_suffix(""), output
+
+
+def _refuse_loss(folder: Path, file: Path | None, sources: Sequence[ingest.Source]) -> None:
+    """Raise SetError where the run would write over what it reads, or over a file that curate did not write."""
+    outputs = [folder / name for name in curated.FILES] + ([file] if file else [])
+    written = {path.resolve() for path in outputs}
+    for source in sources:
+        if source.path is not None and source.path.resolve() in written:
+            raise SetError(f"{str(source.path)!r} would be written over what is read; nothing was written; give another -o")
+    if file is None or not (file.exists() or file.is_symlink()):
+        return
+    earlier = curated.open_set(folder).manifest.get("run") if curated.is_set(folder) else None
+    if not isinstance(earlier, dict) or earlier.get("file") != file.name:
+        raise SetError(f"{str(file)!r} exists and curate did not write it; nothing was written; give another -o")
 
 
 def _convert(folder: Path, file: Path) -> None:
@@ -145,6 +160,7 @@ class _Run:
     reader: ingest.Reader
     progress: Callable[[Progress], None] | None
     started: float
+    file: Path | None = None  # to be written beside the set
     records: int = 0
     kept: int = 0
     rejected: int = 0
@@ -226,6 +242,7 @@ class _Run:
             "host": platform.node(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - seconds)),
             "paths": [str(source.path) if source.path else "-" for source in self.reader.sources],
+            "file": self.file.name if self.file else None,
         }
 
 

@@ -29,6 +29,7 @@ CONVERSATIONS, REJECTED, ORIGINALS = "conversations.parquet", "rejected.parquet"
 MANIFEST = "manifest.json"
 FILES = (CONVERSATIONS, REJECTED, ORIGINALS, MANIFEST)
 PARTS = ".curate-parts"  # scratch of a run, inside the partial folder
+ASIDE = ".curate-set-aside"  # stands in an earlier set while its name is given to the new one
 ROW_GROUP = 20_000  # rows; by record order, so that the bytes do not depend on the workers
 RAW_ROW_GROUP = 2_000  # of tables that hold records as they came, ten times larger: a row group is in memory whole
 
@@ -206,11 +207,13 @@ def _same_file(path: Path, descriptor: int) -> bool:
 def _recover(target: Path, partial: Path) -> None:
     """Undo what a run that was killed left: an earlier set under its set-aside name, a partial folder."""
     previous = _previous(target)
-    if previous.exists() and _manifest_of(previous) is not None:
+    if (previous / ASIDE).exists():  # without that the folder is a user's own copy
         if not target.exists():
             previous.rename(target)
         else:
             _retire(previous, target)
+    if target.is_dir():
+        (target / ASIDE).unlink(missing_ok=True)
     if partial.exists():
         _retire(partial, target)
 
@@ -243,6 +246,7 @@ def _swap_in(partial: Path, target: Path) -> None:
         previous = _previous(target)
         if previous.exists():
             raise SetError(f"{str(previous)!r} stands in the way of setting the earlier set aside; move it")
+        (target / ASIDE).touch()
         target.rename(previous)
         partial.rename(target)
         _retire(previous, target)
@@ -263,8 +267,9 @@ def _retire(old: Path, target: Path) -> None:
     for name in FILES:
         (old / name).unlink(missing_ok=True)
     for left in sorted(old.iterdir()):
-        if not (target / left.name).exists() and target.is_dir():
+        if left.name != ASIDE and not (target / left.name).exists() and target.is_dir():
             left.rename(target / left.name)
+    (old / ASIDE).unlink(missing_ok=True)
     with suppress(OSError):  # what could not move stays, under its set-aside name
         old.rmdir()
 
@@ -272,7 +277,8 @@ def _retire(old: Path, target: Path) -> None:
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest: sorted keys, readable, UTF-8."""
     text = json.dumps({"curate_set": FORMAT, **manifest}, indent=1, sort_keys=True, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", "utf-8")
+    # A file name that is no UTF-8 comes as lone surrogates, and stands as their JSON escapes.
+    (folder / MANIFEST).write_text(text + "\n", "utf-8", errors="backslashreplace")
 
 
 def sink(tables: Mapping[Path, pl.LazyFrame]) -> None:

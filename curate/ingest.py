@@ -275,13 +275,13 @@ def _read(index: int, raw: bytes, offset: int) -> RawRecord:
         value, surrogates, note = _value(raw, offset)
         keys, depth = _measure([value])
         if depth > MAX_DEPTH:
-            raise _too_deep(raw, f"{depth} levels")
+            raise _too_deep(raw, f"{depth} levels deep")
         if keys != _count_keys(raw):
             _refuse_duplicates(raw)
     except RecordError as problem:
         return RawRecord(index, raw, None, problem)
     except RecursionError:
-        return RawRecord(index, raw, None, _too_deep(raw, "more levels than can be read"))
+        return RawRecord(index, raw, None, _too_deep(raw, "deeper than can be read"))
     return RawRecord(index, raw, value, None, surrogates, note)
 
 
@@ -352,7 +352,7 @@ def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _too_deep(raw: bytes, levels: str) -> RecordError:
-    return RecordError("too_deep", f"nested {levels} deep, over the limit of {MAX_DEPTH}", _excerpt(raw))
+    return RecordError("too_deep", f"nested {levels}, over the limit of {MAX_DEPTH} levels", _excerpt(raw))
 
 
 def _excerpt(raw: bytes) -> str:

@@ -58,7 +58,7 @@ def _parse(window: memoryview) -> Found:
         if not words:
             return OPEN  # "Input data was truncated"
         at = int(place.rstrip(")"))
-        if "trailing" in words:
+        if "trailing characters" in words:  # not a trailing comma, which is an error inside the value
             return Found(at - 1)  # the parser counts the first byte after the value in
         return Found(-1, at, words.removeprefix("JSON is malformed: "))
     return Found(len(window))

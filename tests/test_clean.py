@@ -300,12 +300,72 @@ def test_a_second_run_on_one_target_is_refused(dump: Callable[..., Path], tmp_pa
 
 def test_two_renames_that_were_cut_short_are_finished(dump: Callable[..., Path], tmp_path: Path) -> None:
     curate.clean(dump(chat(1)), tmp_path / "set")
+    (tmp_path / "set" / curated.ASIDE).touch()
     (tmp_path / "set").rename(tmp_path / "set.previous")  # as a kill between the two renames leaves it
     with pytest.raises(InputError):
         curate.clean(tmp_path / "absent.json", tmp_path / "set")
     curate.clean(dump(chat(2)), tmp_path / "set")
     assert [row["id"] for row in rows(tmp_path / "set")] == ["chat2"]
     assert not (tmp_path / "set.previous").exists()
+    assert sorted(file.name for file in (tmp_path / "set").iterdir()) == sorted(curated.FILES)
+
+
+def test_where_names_cannot_be_exchanged_two_renames_do_and_a_users_files_move_along(
+    dump: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curated, "_exchange", lambda one, other: False)  # as on network file systems
+    curate.clean(dump(chat(1)), tmp_path / "set")
+    (tmp_path / "set" / "notes.md").write_text("mine")
+    curate.clean(dump(chat(2)), tmp_path / "set")
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["chat2"]
+    assert sorted(file.name for file in (tmp_path / "set").iterdir()) == sorted([*curated.FILES, "notes.md"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dump.json", "set"]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_users_own_copy_of_a_set_is_never_taken_for_one_set_aside(
+    dump: Callable[..., Path], tmp_path: Path, beside: bool
+) -> None:
+    curate.clean(dump(chat(1)), tmp_path / "set.previous")
+    if beside:
+        curate.clean(dump(chat(2)), tmp_path / "set")
+    curate.clean(dump(chat(3)), tmp_path / "set")
+    assert [row["id"] for row in rows(tmp_path / "set.previous")] == ["chat1"]
+
+
+@pytest.mark.parametrize("name", ["dump.json", "notes.jsonl", "link.json"])
+def test_a_file_that_curate_did_not_write_is_never_written_over(
+    dump: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    source = dump(chat(1))
+    (tmp_path / "notes.jsonl").write_text("mine")
+    (tmp_path / "link.json").symlink_to("notes.jsonl")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(SetError, match="nothing was written"):
+        curate.clean(source, tmp_path / name)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_file_of_an_earlier_run_is_replaced(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(chat(1)), tmp_path / "out.jsonl")
+    curate.clean(dump(chat(2)), tmp_path / "out.jsonl")
+    assert [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == ["chat2"]
+
+
+def test_a_set_is_not_cleaned_onto_itself(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(chat(1)), tmp_path / "set")
+    before = digests(tmp_path / "set")
+    with pytest.raises(SetError, match="what is read"):
+        curate.clean(tmp_path / "set", tmp_path / "set")
+    assert digests(tmp_path / "set") == before
+
+
+def test_a_name_that_is_no_utf_8_is_read_and_stands_in_the_manifest(tmp_path: Path) -> None:
+    source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.json"))
+    source.write_text(json.dumps([chat(1)]))
+    result = curate.clean(source, tmp_path / "set")
+    assert [row["source_file"] for row in rows(tmp_path / "set")] == ["caf\ufffd.json"]
+    assert curate.open_set(tmp_path / "set").manifest["run"]["paths"] == result.manifest["run"]["paths"]
 
 
 def start(source: Path, target: Path, **keys: Any) -> subprocess.Popen[str]:
