@@ -121,7 +121,9 @@ def _refuse_loss(folder: Path, file: Path | None, sources: Sequence[ingest.Sourc
     written = {path.resolve() for path in outputs}
     for source in sources:
         if source.path is not None and source.path.resolve() in written:
-            raise SetError(f"{str(source.path)!r} would be written over what is read; nothing was written; give another -o")
+            raise SetError(
+                f"{str(source.path)!r} would be written over what is read; nothing was written; give another -o"
+            )
     if file is None or not (file.exists() or file.is_symlink()):
         return
     earlier = curated.open_set(folder).manifest.get("run") if curated.is_set(folder) else None

@@ -175,7 +175,7 @@ def writing(target: Path) -> Iterator[Path]:
             f"cannot write the set {str(target)!r}: {error.strerror or error}; it stays as it was"
         ) from error
     except pl.exceptions.ComputeError as error:
-        raise SetError(f"cannot write the set {str(target)!r}: {str(error).splitlines()[0]}") from error
+        raise SetError(f"cannot write the set {str(target)!r}: {why_not_written(error)}; it stays as it was") from error
 
 
 @contextmanager
@@ -284,7 +284,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 def sink(tables: Mapping[Path, pl.LazyFrame]) -> None:
     """Write tables to their files, all at once, rows in the order given, in row groups of a fixed size.
 
-    Raises CurateError with one line where a file cannot be written.
+    Raises OSError with one line where a file cannot be written.
     """
     plans = [
         frame.sink_parquet(
@@ -300,4 +300,9 @@ def sink(tables: Mapping[Path, pl.LazyFrame]) -> None:
     try:
         pl.collect_all(plans)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise CurateError(f"cannot write the set's tables: {str(error).splitlines()[0]}") from error
+        raise OSError(why_not_written(error)) from error
+
+
+def why_not_written(error: Exception) -> str:
+    """Return the cause that a library gives for a failed write, on one line and without its own names for it."""
+    return str(error).splitlines()[0].rpartition("underlying IO error: ")[2]

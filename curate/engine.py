@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
@@ -128,6 +127,7 @@ class _Child:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            process_group=0,  # a terminal's Ctrl-C goes to the parent alone, also while this starts
             env={**os.environ, **ONE_THREAD},
         )
         theirs.close()
@@ -183,7 +183,6 @@ class _Worker:
 
 def _serve(file_descriptor: int) -> None:
     """Serve tasks from the parent until its end of the pipe closes (runs in the child)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     pipe = Connection(file_descriptor)
     with suppress(EOFError, OSError):
         try:
@@ -204,7 +203,9 @@ def _serve(file_descriptor: int) -> None:
 def _answer(step: Step[Any, Any], task: object) -> bytes:
     try:
         return pickle.dumps((True, step(task)), protocol=5)
-    except CurateError as error:
+    except (CurateError, OSError) as error:  # a full disk is the user's to mend, as in the parent
         return pickle.dumps((False, error))
-    except Exception:
-        return pickle.dumps((False, RuntimeError(f"a worker failed:\n{traceback.format_exc()}")))
+    except Exception as error:
+        failure = RuntimeError(f"a worker failed: {type(error).__name__}: {error}")
+        failure.add_note(traceback.format_exc())
+        return pickle.dumps((False, failure))

@@ -195,7 +195,7 @@ class Table:
         try:
             pl.DataFrame(self._rows, schema=COLUMNS).write_parquet(part, compression="lz4")
         except pl.exceptions.PolarsError as error:
-            raise OSError(str(error).splitlines()[0]) from error
+            raise OSError(curated.why_not_written(error)) from error
         self._rows, self._bytes = [], 0
         self._count += 1
 

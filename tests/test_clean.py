@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -395,12 +395,15 @@ def test_kill_9_at_any_moment_leaves_the_earlier_set_or_the_new_one(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json", "old.json", "set", "whole"]
 
 
-def test_ctrl_c_leaves_things_as_they_were_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait", [0, 0.1, 1.0])
+def test_ctrl_c_leaves_things_as_they_were_and_says_so(tmp_path: Path, wait: float) -> None:
     source = tmp_path / "big.json"
     source.write_text(json.dumps([chat(n, 30) for n in range(6000)]))
     process = start(source, tmp_path / "set", start_new_session=True)
-    time.sleep(1.5)
-    os.killpg(process.pid, signal.SIGINT)
+    while not (tmp_path / ".set.partial").exists() and process.poll() is None:  # its workers are starting
+        time.sleep(0.01)
+    time.sleep(wait)
+    os.killpg(process.pid, signal.SIGINT)  # to all of its group, as a terminal does
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
@@ -421,6 +424,53 @@ def test_a_full_disk_gives_one_clear_line(tmp_path: Path) -> None:
     assert errors.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in errors
     assert [path.name for path in tmp_path.iterdir()] == ["dump.json"]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mount a file system of its own with some options; again, to change them."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(options: str) -> Path:
+        mounted = ["-o", f"remount,{options}"] if place.is_mount() else ["-o", options]
+        done = subprocess.run(["mount", "-t", "tmpfs", *mounted, "none", str(place)], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        return place
+
+    try:
+        yield mount
+    finally:
+        if place.is_mount():
+            subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_file_system_that_is_full_or_read_only_gives_one_clear_line(
+    dump: Callable[..., Path], tmp_path: Path, disk: Callable[[str], Path]
+) -> None:
+    room = disk("size=500k")
+    curate.clean(dump(chat(1)), room / "set")
+    before = digests(room / "set")
+    noise = random.Random(5)
+    small = dump(
+        *[record(f"r{n}", "Some digits?", noise.randbytes(25_000).hex()) for n in range(60)], name="small.json"
+    )
+    large = dump(*[chat(n, 16) for n in range(8000)], name="large.json")  # two chunks, so that two workers write
+    for source, options, said in [
+        (large, "size=500k", "No space left"),  # for the first part
+        (large, "size=6m", "No space left"),  # for a later part
+        (small, "size=4m", "No space left"),  # for the set's tables
+        (small, "ro", "Read-only file system"),
+    ]:
+        disk(options)
+        process = start(source, room / "set")
+        _, errors = process.communicate(timeout=120)
+        last = [line for line in errors.splitlines() if not line.startswith("cleaning")]
+        assert (process.returncode, len(last)) == (1, 1), errors
+        assert last[0].startswith(f"error: cannot write the set '{room / 'set'}': {said}"), errors
+        assert digests(room / "set") == before
+        assert [path.name for path in room.iterdir()] == ["set"]
 
 
 def test_a_target_that_cannot_be_made_gives_one_clear_line(dump: Callable[..., Path]) -> None:

@@ -37,6 +37,13 @@ class Fail:
         raise ValueError(f"no {task}")
 
 
+class Full:
+    def __call__(self, task: int, /) -> int:
+        with open("/dev/full", "w") as file:  # noqa: PTH123
+            file.write(str(task))
+        return task
+
+
 class Die:
     def __call__(self, task: int, /) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -72,8 +79,15 @@ def test_an_error_of_the_users_comes_out_as_it_was_raised() -> None:
 
 
 def test_a_defect_shows_where_it_was_raised() -> None:
-    with pytest.raises(RuntimeError, match=r"ValueError: no \d"):
+    with pytest.raises(RuntimeError, match="a worker failed") as caught:
         list(engine.run(Fail, range(5), 2))
+    assert str(caught.value) == "a worker failed: ValueError: no 0"  # the one line that the command prints
+    assert "in __call__" in caught.value.__notes__[0]
+
+
+def test_a_disk_that_is_full_in_a_worker_is_full_here_too() -> None:
+    with pytest.raises(OSError, match="No space left"):
+        list(engine.run(Full, range(5), 2))
 
 
 def test_a_step_that_cannot_be_made_says_why() -> None:
