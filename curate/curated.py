@@ -22,7 +22,7 @@ from typing import Any
 
 import polars as pl
 
-from curate.errors import CurateError, SetError
+from curate.errors import SetError
 
 FORMAT = 1  # of the folder; raised when a reader of the old one would misread the new one
 CONVERSATIONS, REJECTED, ORIGINALS = "conversations.parquet", "rejected.parquet", "originals.parquet"
