@@ -1,0 +1,114 @@
+"""What a run leaves behind, read back: its metrics, evaluations, samples, plan and facts, as plain values.
+
+One JSON object a line, appended while the run goes on; a last line that was cut by a kill is passed over, and so
+are the lines of steps that a resumed run took again: the later ones hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+METRICS, EVAL, SAMPLES, MASKED, LEFT_OUT = (
+    "metrics.jsonl",
+    "eval.jsonl",
+    "samples.jsonl",
+    "masked.jsonl",
+    "left-out.jsonl",
+)
+CONFIG, PLAN, FACTS = "config.toml", "plan.json", "run.json"
+BASE, TUNED = "base", "tuned"  # `which` of an evaluation or a sample
+
+
+@dataclass(frozen=True)
+class Records:
+    """A run's records, each list in the order of its steps; `facts` is what `run.json` says of model and data."""
+
+    name: str
+    metrics: list[Row] = field(default_factory=list)
+    evals: list[Row] = field(default_factory=list)
+    samples: list[Row] = field(default_factory=list)
+    masked: list[Row] = field(default_factory=list)
+    left_out: list[Row] = field(default_factory=list)
+    plan: Row = field(default_factory=dict)
+    facts: Row = field(default_factory=dict)
+    config: str = ""
+
+    def evaluation(self, which: str) -> Row | None:
+        """Return the last evaluation of the base or the tuned model."""
+        return next((row for row in reversed(self.evals) if row.get("which") == which), None)
+
+    def answers(self) -> list[tuple[Row | None, Row]]:
+        """Return the last tuned answer to each prompt, with the base model's answer to it where there is one."""
+        last: dict[tuple[str, str], Row] = {}
+        for row in self.samples:
+            last[str(row.get("which")), _key(row)] = row
+        tuned = [(key, row) for (which, key), row in last.items() if which == TUNED]
+        return [(last.get((BASE, key)), row) for key, row in tuned]
+
+
+def _key(row: Row) -> str:
+    return json.dumps([row.get("name"), row.get("messages")], sort_keys=True)
+
+
+def read(run: Path) -> Records:
+    """Read a run's folder; what is not there yet is empty."""
+    return Records(
+        name=run.resolve().name,
+        metrics=_by_step(lines(run / METRICS), ("step",)),
+        evals=_by_step(lines(run / EVAL), ("step", "which")),
+        samples=lines(run / SAMPLES),
+        masked=lines(run / MASKED),
+        left_out=lines(run / LEFT_OUT),
+        plan=_object(run / PLAN),
+        facts=_object(run / FACTS),
+        config=_text(run / CONFIG),
+    )
+
+
+def lines(path: Path) -> list[Row]:
+    """Return the objects of a file of JSON lines; none where there is no file."""
+    found = []
+    for line in _text(path).splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # the kill that cut it also cut what it would have said
+        if isinstance(row, dict):
+            found.append(row)
+    return found
+
+
+def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append objects as JSON lines; a half line that a kill left behind is closed first."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            text = text if file.read(1) == b"\n" else "\n" + text
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def _by_step(rows: list[Row], keys: tuple[str, ...]) -> list[Row]:
+    """Keep the last row of each step, in order of the steps."""
+    last = {tuple(row.get(key) for key in keys): row for row in rows if isinstance(row.get("step"), int)}
+    return sorted(last.values(), key=lambda row: int(row["step"]))
+
+
+def _object(path: Path) -> Row:
+    try:
+        found = json.loads(_text(path) or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
