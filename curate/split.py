@@ -1,27 +1,26 @@
 """Conversations cut into pieces that fit a model's window, counted on the rendered prompt of each piece.
 
 A piece is whole exchanges under the conversation's system message. Its tokens are the sum of its
-exchanges' tokens, exactly: each rendered exchange ends in a control token, and the text between two
-control tokens is one tokenisation, so no token reaches from one exchange into the next (a property
-test holds this for every template). Only an exchange that begins a piece is rendered differently, below
-the system message, and it is counted in that form.
+exchanges' tokens, exactly: each rendered exchange ends in a control token, and no token reaches across
+one (see `curate.runs`), so none reaches from one exchange into the next (a property test holds this for
+every template). Only an exchange that begins a piece is rendered differently, below the system
+message, and it is counted in that form.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from curate import runs
 from curate.errors import RecipeError
-from curate.schemas.conversation import Message
-from curate.schemas.prompts import Segment, Template, content_of, default_system, exchanges, fit, render
-from curate.tokens import Flat, Tokenizer
+from curate.layout import ANSWERS, Layout
+from curate.schemas.conversation import Message, Role
+from curate.schemas.prompts import Template, exchanges
+from curate.tokens import Tokenizer
 
 Overlong = Literal["reject", "cut"]
 TOO_LONG = "too_long"
@@ -74,12 +73,36 @@ class Size(NamedTuple):
     answers: int
 
 
-@dataclass(frozen=True)
-class _Runs:
-    """Texts between two control tokens; `prompts`: how many characters come before the answer (-1: it holds none)."""
+Rendering = tuple[Sequence[Message], bool]  # the flag says whether the messages begin a prompt
 
-    texts: list[str] = field(default_factory=list)
-    prompts: list[int] = field(default_factory=list)
+
+class Counting(Protocol):
+    """Counts renderings, many at a time.
+
+    `additive`: a piece's tokens are those of its first exchange and of each later one counted with the flag false.
+    Otherwise only renderings that begin a prompt are asked for.
+    """
+
+    additive: bool
+
+    def sizes(self, renderings: Sequence[Rendering]) -> list[Size]:
+        """Return the size of each rendering."""
+
+
+class Counter:
+    """Counts renderings in one template and tokenizer."""
+
+    additive = True
+
+    def __init__(self, template: Template, tokenizer: Tokenizer, roles: Collection[Role] = ANSWERS) -> None:
+        self.layout = Layout(template, tokenizer, roles)
+
+    def sizes(self, renderings: Sequence[Rendering]) -> list[Size]:
+        """Return the size of each rendering."""
+        sheet = runs.Sheet()
+        for messages, first in renderings:
+            self.layout.write(sheet, messages, first)
+        return [Size(tokens, answers) for tokens, answers in runs.sizes(sheet, self.layout.tokenizer).tolist()]
 
 
 def messages_of(messages: Sequence[Message], piece: Piece) -> list[Message]:
@@ -107,12 +130,27 @@ def split_batch(
     An exchange too long for the window by itself is rejected, or with `overlong="cut"` kept with its
     answer cut at a sentence end. Raises RecipeError for settings that are not allowed.
     """
+    return split_with(Counter(template, tokenizer), conversations, max_tokens, overlong)
+
+
+def split_with(
+    counter: Counting, conversations: Sequence[Sequence[Message]], max_tokens: int, overlong: Overlong = "reject"
+) -> list[Split]:
+    """Cut each conversation as `split_batch` does, with what counts its renderings."""
     if max_tokens < 1:
         raise RecipeError(f"max_tokens must be at least 1, not {max_tokens!r}")
     if overlong not in ("reject", "cut"):
         raise RecipeError(f"overlong must be 'reject' or 'cut', not {overlong!r}")
-    counter = Counter(template, tokenizer)
     plans = [_Plan(messages, counter, max_tokens, overlong == "cut") for messages in conversations]
+    if counter.additive:
+        _place_added(counter, plans)
+    else:
+        _place_searched(counter, plans)
+    return [plan.split for plan in plans]
+
+
+def _place_added(counter: Counting, plans: Sequence[_Plan]) -> None:
+    """Place exchanges by sums of their sizes."""
     wanted = [(plan, k) for plan in plans for k in range(plan.count)]
     sizes = counter.sizes([plan.rendering(k, first=k == 0) for plan, k in wanted])
     for (plan, k), size in zip(wanted, sizes, strict=True):
@@ -123,154 +161,20 @@ def split_batch(
         for plan, size in zip(waiting, sizes, strict=True):
             plan.begins[plan.next] = size
         waiting = [plan for plan in waiting if not plan.advance()]
-    return [plan.split for plan in plans]
 
 
-class _Frame(NamedTuple):
-    """A run with its contents left out: `text` has %s for each of `contents` (indices of messages).
-
-    `prompt`, `prompt_contents`: fixed characters and contents before the answer (null: it holds none).
-    """
-
-    text: str
-    contents: tuple[int, ...]
-    prompt: int | None
-    prompt_contents: tuple[int, ...]
-
-
-class _Shape(NamedTuple):
-    """What is the same in every rendering with these roles and flags: the runs, and the counts of control tokens."""
-
-    frames: tuple[_Frame, ...]
-    controls: tuple[int, int]  # all, supervised
-
-
-_HOLE = "\0"  # stands for a content while a shape is found; not white space, so that it is not stripped
-
-
-class Counter:
-    """Counts renderings in one template and tokenizer, many at a time."""
-
-    def __init__(self, template: Template, tokenizer: Tokenizer) -> None:
-        self.template = fit(template, tokenizer.control_ids)
-        self.tokenizer = tokenizer
-        self._shapes: dict[object, _Shape] = {}
-
-    def sizes(self, renderings: Sequence[tuple[Sequence[Message], bool]]) -> list[Size]:
-        """Return the size of each rendering; the flag says whether the messages begin a prompt."""
-        runs = _Runs()
-        owners: list[int] = []  # which rendering each run is of
-        controls: list[tuple[int, int]] = []
-        for index, (messages, first) in enumerate(renderings):
-            controls.append(self._add_runs(messages, first, runs))
-            owners.extend([index] * (len(runs.texts) - len(owners)))
-        totals = np.array(controls, dtype=np.int64).reshape(-1, 2)
-        if owners:
-            np.add.at(totals, owners, np.stack(self._counts(runs), axis=1))
-        return [Size(tokens, answers) for tokens, answers in totals.tolist()]
-
-    def _add_runs(self, messages: Sequence[Message], first: bool, runs: _Runs) -> tuple[int, int]:
-        """Append a rendering's runs of text; return how many control tokens it has, and supervised ones."""
-        contents = [content_of(self.template, message) for message in messages]
-        default = default_system(self.template, messages) if first else ""
-        flags = [(message.role, message.train, message.stop) for message in messages]
-        key = (first, default, *flags, *([] if all(contents) else map(bool, contents)))
-        shape = self._shapes.get(key) or self._shape(messages, contents, first, key)
-        for text, inside, prompt, before in shape.frames:
-            runs.texts.append(text % tuple([contents[i] for i in inside]))
-            runs.prompts.append(-1 if prompt is None else prompt + sum([len(contents[i]) for i in before]))
-        return shape.controls
-
-    def _shape(self, messages: Sequence[Message], contents: Sequence[str], first: bool, key: object) -> _Shape:
-        """Find a shape by rendering holes in place of the contents."""
-        holes = [
-            replace(message, content=_HOLE if content else "", tool_calls=None)
-            for message, content in zip(messages, contents, strict=True)
-        ]
-        segments = render(self.template, holes, first=first, system=default_system(self.template, messages))
-        found = [segment for segment in segments if segment.control is not None]
-        parts: list[Segment] = []
-        frames: list[_Frame] = []
-        for segment in [*segments, Segment("", None, False, "end")]:
-            if segment.control is None:
-                parts.append(segment)
-            elif parts:
-                frames.append(_frame(parts))
-                parts = []
-        shape = _Shape(tuple(frames), (len(found), sum(segment.supervised for segment in found)))
-        self._shapes[key] = shape
-        return shape
-
-    def _counts(self, runs: _Runs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return each run's tokens, and the supervised ones of them: from where its answer begins."""
-        if self.tokenizer.words is None:
-            return self._counts_by_ids(runs)
-        prompts = np.array(runs.prompts, dtype=np.int64)
-        total, before = self.tokenizer.words.totals(runs.texts, np.maximum(prompts, 0).tolist())
-        answers = np.where(prompts >= 0, total - before, 0)
-        untold = np.flatnonzero((total < 0) | ((prompts >= 0) & (before < 0))).tolist()
-        if untold:
-            few = _Runs([runs.texts[i] for i in untold], [runs.prompts[i] for i in untold])
-            total[untold], answers[untold] = self._counts_by_ids(few)
-        return total, answers
-
-    def _counts_by_ids(self, runs: _Runs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        flat = self.tokenizer.encode(runs.texts)
-        total = np.diff(flat[1])
-        prompts = np.array(runs.prompts, dtype=np.int64)
-        trained = prompts >= 0
-        found, known = self._tokens_before(runs, prompts, flat)
-        unknown = np.flatnonzero(trained & ~known)
-        if len(unknown):
-            found[unknown] = self.tokenizer.counts([runs.texts[i][: runs.prompts[i]] for i in unknown])
-        return total, np.where(trained, total - found, 0)
-
-    def _tokens_before(
-        self, runs: _Runs, prompts: NDArray[np.int64], flat: Flat
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return how many tokens begin before each run's answer, and for which runs the ids tell it.
-
-        The bytes that a run's ids stand for, summed up, say where in the text each token begins. They do
-        not where the sum is not the text's length (a literal `▁` in it, or an unknown token).
-        """
-        table = self.tokenizer.byte_lengths
-        if table is None:
-            return np.zeros_like(prompts), np.zeros(len(prompts), dtype=np.bool_)
-        ids, offsets = flat
-        ends = np.zeros(len(ids) + 1, dtype=np.int64)
-        np.cumsum(table[0][ids], out=ends[1:])
-        before = prompts.copy()
-        whole = np.array([len(text) for text in runs.texts], dtype=np.int64)
-        wide = np.flatnonzero((prompts >= 0) & np.array([not text.isascii() for text in runs.texts]))
-        for i in wide.tolist():
-            text, prompt = runs.texts[i], runs.prompts[i]
-            before[i] = len(text[:prompt].encode("utf-8", "replace"))
-            whole[i] = before[i] + len(text[prompt:].encode("utf-8", "replace"))
-        begin = ends[offsets[:-1]]
-        targets = begin + np.where(before > 0, before + table[1], 0)
-        return np.searchsorted(ends, targets) - offsets[:-1], ends[offsets[1:]] - begin == whole + table[1]
-
-
-def _frame(parts: Sequence[Segment]) -> _Frame:
-    """Make a run's frame of its segments, of which each content is a hole."""
-    text, contents, fixed = "", list[int](), 0
-    prompt: int | None = None
-    prompt_contents: tuple[int, ...] = ()
-    for part in parts:
-        if part.supervised and prompt is None:
-            prompt, prompt_contents = fixed, tuple(contents)
-        before, hole, after = part.text.partition(_HOLE)
-        text += before.replace("%", "%%") + ("%s" if hole else "") + after.replace("%", "%%")
-        fixed += len(before) + len(after)
-        if hole and part.message is not None:
-            contents.append(part.message)
-    return _Frame(text, tuple(contents), prompt, prompt_contents)
+def _place_searched(counter: Counting, plans: Sequence[_Plan]) -> None:
+    """Place exchanges by counting whole pieces: all that is left first, then by halves, every plan in each round."""
+    searches = [_Search(plan) for plan in plans if plan.count]
+    while searches:
+        sizes = counter.sizes([search.plan.rendering(search.start, search.tried, first=True) for search in searches])
+        searches = [search for search, size in zip(searches, sizes, strict=True) if not search.advance(size)]
 
 
 class _Plan:
     """One conversation on its way into pieces: what is counted already, and which exchange comes next."""
 
-    def __init__(self, messages: Sequence[Message], counter: Counter, max_tokens: int, cuts: bool) -> None:
+    def __init__(self, messages: Sequence[Message], counter: Counting, max_tokens: int, cuts: bool) -> None:
         self.messages = messages
         self.counter = counter
         self.max_tokens = max_tokens
@@ -282,9 +186,9 @@ class _Plan:
         self.follows: dict[int, Size] = {}  # exchange -> size after another one
         self.split = Split()
 
-    def rendering(self, exchange: int, *, first: bool) -> tuple[Sequence[Message], bool]:
-        """Return what to render for an exchange that begins a piece, or follows another in it."""
-        own = self.messages[self.bounds[exchange] : self.bounds[exchange + 1]]
+    def rendering(self, exchange: int, stop: int = 0, *, first: bool) -> Rendering:
+        """Return what to render for an exchange, or all up to `stop`, that begins a piece, or follows another in it."""
+        own = self.messages[self.bounds[exchange] : self.bounds[stop or exchange + 1]]
         return ([*self.messages[: self.head], *own] if first else own), first
 
     def advance(self) -> bool:
@@ -292,7 +196,7 @@ class _Plan:
         while self.next < self.count and self.next in self.begins:
             total = self.begins[self.next]
             if total.tokens > self.max_tokens:
-                self._place_overlong(self.next, total)
+                self.place_overlong(self.next, total)
                 self.next += 1
                 continue
             stop = self.next + 1
@@ -300,20 +204,22 @@ class _Plan:
                 more = self.follows[stop]
                 total = Size(total.tokens + more.tokens, total.answers + more.answers)
                 stop += 1
-            self._keep(self.next, stop, total)
+            self.keep(self.next, stop, total)
             self.next = stop
         return self.next == self.count
 
-    def _keep(self, start: int, stop: int, size: Size, cut: int | None = None) -> None:
+    def keep(self, start: int, stop: int, size: Size, cut: int | None = None) -> None:
+        """Make a piece of exchanges."""
         prompt = size.tokens - size.answers
         piece = Piece(self.bounds[start], self.bounds[stop], size.tokens, prompt, size.answers, cut)
         self.split.pieces.append(piece)
 
-    def _place_overlong(self, exchange: int, size: Size) -> None:
+    def place_overlong(self, exchange: int, size: Size) -> None:
+        """Reject an exchange that is over the window by itself, or keep it with its answer cut."""
         messages, _ = self.rendering(exchange, first=True)
         found = _fitting_cut(messages, self.counter, self.max_tokens) if self.cuts else None
         if found:
-            self._keep(exchange, exchange + 1, found[1], found[0])
+            self.keep(exchange, exchange + 1, found[1], found[0])
             return
         start, stop = self.bounds[exchange], self.bounds[exchange + 1]
         reason = f"one exchange alone is {size.tokens} tokens as rendered, window {self.max_tokens}"
@@ -321,7 +227,40 @@ class _Plan:
         self.split.rejected.append(Rejected(start, stop, TOO_LONG, reason, evidence))
 
 
-def _fitting_cut(messages: Sequence[Message], counter: Counter, max_tokens: int) -> tuple[int, Size] | None:
+class _Search:
+    """The search for one plan's next piece: it holds the exchanges from `start`, at most up to `tried`."""
+
+    def __init__(self, plan: _Plan) -> None:
+        self.plan = plan
+        self.start = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.fits: tuple[int, Size] | None = None  # the longest stop that is known to fit
+        self.high = self.plan.count  # the longest that may
+        self.tried = self.high
+
+    def advance(self, size: Size) -> bool:
+        """Take the size of what was tried; return whether all exchanges are placed."""
+        if size.tokens <= self.plan.max_tokens:
+            self.fits = (self.tried, size)
+        else:
+            self.high = self.tried - 1
+        low = self.fits[0] if self.fits else self.start
+        if low < self.high:
+            self.tried = (low + self.high + 1) // 2
+            return False
+        if self.fits:
+            self.plan.keep(self.start, *self.fits)
+            self.start = self.fits[0]
+        else:
+            self.plan.place_overlong(self.start, size)
+            self.start += 1
+        self._begin()
+        return self.start == self.plan.count
+
+
+def _fitting_cut(messages: Sequence[Message], counter: Counting, max_tokens: int) -> tuple[int, Size] | None:
     """Return how many characters of the last answer fit, to a sentence's end, and the size then; null if none do.
 
     An end outside code is taken before any within it.

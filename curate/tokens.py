@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate import tokenizer_files, vocabulary
+from curate import pieces, tokenizer_files, vocabulary
 from curate.errors import TokenizerError
 from curate.tokenizer_checks import TRICKY, first_difference
 from curate.vocabulary import Encode, Vocabulary
@@ -102,6 +102,18 @@ class Tokenizer:
         slow = [i for i, text in enumerate(items) if self._slow.search(text)] if self._slow else []
         return _patched(flat, {i: self._reference(items[i]) for i in slow}) if slow else flat
 
+    def encode_onward(self, texts: Sequence[str]) -> Flat:
+        """Return the ids of texts that go on after other text: no space is put before them, as `encode` may do."""
+        return self._onward(texts) if self._onward else self.encode(texts)
+
+    @cached_property
+    def _onward(self) -> Bulk | None:
+        """The encoder of texts that go on, null where it is no other than that of texts that begin."""
+        document = pieces.without_prefix(self._document)
+        if document is None:
+            return None
+        return fastokens(document) if self.info.library == FAST else one_by_one(vocabulary.hugging_face(document))
+
     def counts(self, texts: Sequence[str] | pl.Series) -> NDArray[np.int32]:
         """Return how many tokens each text has."""
         return np.diff(self.encode(texts)[1]).astype(np.int32)
@@ -159,8 +171,13 @@ class Tokenizer:
     @cached_property
     def byte_lengths(self) -> tuple[NDArray[np.int64], int] | None:
         """Bytes of text that each id stands for, and bytes put before a text; null where ids do not tell."""
-        found = vocabulary.byte_lengths(self._document)
+        found = pieces.byte_lengths(self._document)
         return (np.array(found[0], dtype=np.int64), found[1]) if found else None
+
+    @cached_property
+    def piece_bytes(self) -> list[bytes] | None:
+        """The bytes of text that each id stands for, a `▁` being a space; null where ids do not tell."""
+        return pieces.piece_bytes(self._document)
 
 
 def load(name: str | None = None) -> Tokenizer:

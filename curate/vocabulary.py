@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from curate.errors import TokenizerError
+from curate.pieces import byte_characters
 
 Kind = Literal["sentencepiece", "tiktoken", "json"]
 Encode = Callable[[str], list[int]]
@@ -51,7 +52,6 @@ _BPE = 2  # TrainerSpec.ModelType
 _LONG_RUN = re.compile(r"\s{100001}")
 # Added tokens that are control tokens whatever their flag says.
 _CONTROL_NAME = re.compile(r"<\|[^|\s]+\|>|</?s>|<(?:unk|pad|bos|eos)>")
-_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True)
@@ -252,13 +252,6 @@ def _tiktoken(data: bytes, name: str) -> Vocabulary:
     )
 
 
-def byte_characters() -> list[str]:
-    """Return the character by which byte-level BPE writes each byte: itself if printable, else one from U+0100 on."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    spare = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
-
-
 def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | None:
     """Return the two halves that byte-pair merging by rank joins last to make a token, if it reaches it.
 
@@ -342,32 +335,6 @@ def _json(data: bytes, name: str) -> Vocabulary:
     ends = ("</s>", "<|end_of_text|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>", "<eos>")
     eos = next((token for token in ends if token in controls), None)
     return Vocabulary("json", size, controls, bos, eos, lambda: text, reference, published=data.decode())
-
-
-def byte_lengths(document: str) -> tuple[list[int], int] | None:
-    """Return how many bytes of normalised text each id stands for, and how many are put before the text.
-
-    Null where a tokenizer.json is not of LLaMA's two shapes, so that offsets cannot be told from ids.
-    """
-    parsed = json.loads(document)
-    vocab: dict[str, int] = parsed["model"]["vocab"]
-    if not isinstance(vocab, dict):
-        return None
-    lengths = [0] * (1 + max([*vocab.values(), *(entry["id"] for entry in parsed["added_tokens"] or [])], default=0))
-    normalizer, pre = parsed.get("normalizer"), parsed.get("pre_tokenizer")
-    if normalizer is None and _types(pre, "pretokenizers") == ["Split", "ByteLevel"]:
-        for piece, token in vocab.items():
-            lengths[token] = len(piece)  # one character a byte
-        return lengths, 0
-    if pre is None and _types(normalizer, "normalizers") == ["Prepend", "Replace"]:
-        for piece, token in vocab.items():
-            lengths[token] = 1 if _BYTE_PIECE.fullmatch(piece) else len(piece.replace("▁", " ").encode())
-        return lengths, 1
-    return None
-
-
-def _types(step: dict[str, Any] | None, key: str) -> list[str]:
-    return [str(inner["type"]) for inner in step[key]] if step and key in step else []
 
 
 def escaped(texts: Iterable[str]) -> re.Pattern[str] | None:

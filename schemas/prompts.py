@@ -21,6 +21,7 @@ from typing import NamedTuple
 from curate.errors import RecipeError, did_you_mean
 from curate.schemas.conversation import Message, Role
 
+ANSWERS: tuple[Role, ...] = ("assistant",)  # who is supervised where nothing else is asked for
 INPUT_MARK = "\n\n### Input:\n"  # in an Alpaca user message: the instruction stands before it, its input after it
 
 
@@ -38,7 +39,8 @@ class Segment(NamedTuple):
     """One stretch of a rendering: text, or (text empty) the control token named in `control`.
 
     `message` is the index of the message it renders (null: the template's own words), `supervised`
-    whether it is trained on: an answer with `train`, and the token after it where `stop` holds too.
+    whether it is trained on: an answer with `train`, and the token after it where `stop` holds too
+    (`render` takes other roles than the assistant's).
     """
 
     text: str
@@ -260,7 +262,7 @@ def _open(out: list[Segment], template: Template, fresh: bool, joined: bool, mes
 
 
 def _render(
-    template: Template, messages: Sequence[Message], first: bool, system: str | None
+    template: Template, messages: Sequence[Message], first: bool, system: str | None, roles: Collection[Role] = ANSWERS
 ) -> tuple[list[Segment], bool]:
     """Return the segments, and whether the next message would open an exchange."""
     out: list[Segment] = []
@@ -279,7 +281,7 @@ def _render(
         before, after = turn.written
         _open(out, template, fresh, not answer, index)
         _put(out, before, index)
-        supervised = answer and message.train
+        supervised = message.role in roles and message.train
         content = turn.lead + content_of(template, message) + turn.tail
         if content:
             out.append(Segment(content, index, supervised, None))
@@ -289,15 +291,21 @@ def _render(
 
 
 def render(
-    template: Template, messages: Sequence[Message], *, first: bool = True, system: str | None = None
+    template: Template,
+    messages: Sequence[Message],
+    *,
+    first: bool = True,
+    system: str | None = None,
+    roles: Collection[Role] = ANSWERS,
 ) -> list[Segment]:
     """Return a conversation's segments; with `first` false, of exchanges that follow others in it.
 
     The rendering of a conversation is that of its system message and first exchange, followed by that
     of each later exchange with `first` false (see `exchanges`): each answer ends in a control token.
     `system` stands in for what the template itself would say before messages without a system message.
+    `roles` are those whose messages are supervised, where their `train` holds.
     """
-    return _render(template, messages, first, system)[0]
+    return _render(template, messages, first, system, roles)[0]
 
 
 def generation_prompt(template: Template, messages: Sequence[Message]) -> list[Segment]:
