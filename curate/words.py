@@ -10,6 +10,7 @@ and again: those of up to 24 bytes, 99 % of them, are looked up by their own byt
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ WIDTH = 24  # bytes of a word that is looked up
 SLOTS = 18  # bits of the size of each half of the table: 524,288 words in all, 15 MB
 TOGETHER = 256  # new words that are counted as one text
 BLOCK = 1 << 19  # characters of text at a time
+_REACHES_OVER = re.compile(f"[^{META}\0]{META}|[ \n]")
 _MULTIPLIERS = np.array(
     [
         [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x94D049BB133111EB],
@@ -50,7 +52,7 @@ def fits(document: str) -> bool:
         return False
     vocab: dict[str, int] = model["vocab"]
     whole = META in vocab and all(f"<0x{byte:02X}>" in vocab for byte in range(256))  # nothing is unknown
-    return whole and not any("\n" in piece or META in piece.lstrip(META) or " " in piece for piece in vocab)
+    return whole and not _REACHES_OVER.search("\0".join(vocab))
 
 
 class Words:

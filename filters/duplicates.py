@@ -39,33 +39,45 @@ def chain_hashes(messages: pl.Series) -> pl.DataFrame:
 
 def chain_hashes_of(conversations: Iterable[Sequence[Turn]]) -> pl.DataFrame:
     """Return the same for conversations given as (role, content, name, tool_calls), without a detour over Polars."""
-    chains: list[list[int]] = []
+    import numpy as np  # the list of filters does without
+
+    hashes = bytearray()  # of all chains, 8 bytes a message
+    lengths: list[int] = []
     clusters: list[str] = []
     for turns in conversations:
-        chains.append(_chain(turns))
-        clusters.append(_cluster(turns, chains[-1]))
-    return pl.DataFrame({"chain": chains, "cluster": clusters}, schema=HASHES)
+        chain = _chain(turns)
+        hashes += b"".join(chain)
+        lengths.append(len(chain))
+        clusters.append(_cluster(turns, chain))
+    rows = np.arange(len(lengths))
+    # built flat and grouped, since a list in each row is slow to build
+    flat = pl.DataFrame({"row": np.repeat(rows, lengths), "chain": np.frombuffer(hashes, ">u8").astype(np.uint64)})
+    chains = flat.group_by("row", maintain_order=True).agg("chain")
+    of_rows = pl.DataFrame({"row": rows, "cluster": clusters}, schema_overrides={"cluster": pl.String})
+    found = of_rows.join(chains, on="row", how="left", maintain_order="left")
+    return found.select(pl.col("chain").fill_null([]), "cluster").cast(HASHES)  # type: ignore[arg-type]  # str keys
 
 
-def _chain(turns: Sequence[Turn]) -> list[int]:
-    chain: list[int] = []
+def _chain(turns: Sequence[Turn]) -> list[bytes]:
+    """Return the first 8 bytes of the running hash after each message."""
+    chain: list[bytes] = []
     digest = b""
     for role, content, name, calls in turns:
         text = f"{role}\0{content.rstrip()}"
         if name or calls:  # lengths keep a content that ends like a name apart from a name
             text = f"{len(name or '')}\0{name or ''}\0{len(calls or '')}\0{calls or ''}{text}"
-        digest = hashlib.blake2b(digest + text.encode("utf-8"), digest_size=HASH_BYTES).digest()
-        chain.append(int.from_bytes(digest[:8], "big"))
+        digest = hashlib.blake2b(digest + text.encode(), digest_size=HASH_BYTES).digest()
+        chain.append(digest[:8])
     return chain
 
 
-def _cluster(turns: Sequence[Turn], chain: Sequence[int]) -> str:
+def _cluster(turns: Sequence[Turn], chain: Sequence[bytes]) -> str:
     """Hash the messages from the first that is no system message to the first answer."""
     roles = [turn[0] for turn in turns]
     start = next((place for place, role in enumerate(roles) if role != "system"), 0)
     end = roles.index("assistant") + 1 if "assistant" in roles else len(roles)
     exchange = _chain(turns[start:end]) if start else chain[:end]
-    return f"{exchange[-1] if exchange else 0:016x}"
+    return (exchange[-1] if exchange else bytes(8)).hex()
 
 
 @corpus_rule

@@ -45,6 +45,9 @@ def looks_like_html(text: str) -> bool:
         start = _COUNTER_START.sub("", start)
     if start[:1] != "<":
         return False
+    first = _TAG.match(text)
+    if first and _is_made_by_chatgpt(first[0]):  # nearly always
+        return True
     return any(_is_made_by_chatgpt(tag[0]) for tag in _TAG.finditer(text, 0, _HEAD))
 
 
