@@ -67,7 +67,8 @@ class Cleaner:
         self.tokenizer = tokens.load(recipe.tokens.tokenizer)
         self.template = prompts.get(recipe.tokens.template)
         filters = registry.rules("filter")
-        self.filters = {name: settings for name, settings in recipe.filters.items() if name in filters}
+        self.filters = [name for name in recipe.filters if name in filters]
+        self.verdicts = run.Filters({name: recipe.filters[name] for name in self.filters})
         self.signals = {name: signal.settings for name, signal in registry.rules("signal").items()}
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -161,7 +162,7 @@ class Cleaner:
         self, frame: pl.DataFrame, drafts: Sequence[Draft], rejects: list[Reject]
     ) -> tuple[list[int], Counter[str]]:
         """Return the rows that no filter takes, and how many each filter would take alone."""
-        verdicts = run.apply(frame, self.filters)
+        verdicts = self.verdicts.apply(frame)
         alone: Counter[str] = Counter()
         survivors = []
         for row, verdict in enumerate(verdicts.iter_rows(named=True)):

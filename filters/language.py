@@ -8,6 +8,7 @@ in batches of conversations with one gather per batch; see `language_profiles` f
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections.abc import Sequence
 
 import polars as pl
@@ -45,7 +46,8 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
     from .language_detector import detect  # NumPy, which the list of filters does without
 
     texts = frame.select(evidence=_evidence()).to_series().to_list()
-    found, confidence = detect(texts)
+    # letters written with a combining accent, as one: langdetect does it for Vietnamese
+    found, confidence = detect([text if text.isascii() else unicodedata.normalize("NFC", text) for text in texts])
     return pl.DataFrame(
         {"language": found, "language_confidence": confidence},
         schema={"language": pl.String, "language_confidence": pl.Float32},
@@ -92,6 +94,4 @@ def _evidence() -> pl.Expr:
 def _side(column: str) -> pl.Expr:
     text = pl.col(column).list.join("\n", ignore_nulls=True).str.slice(0, SIDE_RAW).str.replace_all(FENCED, " ")
     text = text.str.slice(0, 2 * SIDE)
-    text = text.str.replace_all(INLINE_CODE, " ").str.replace_all(ADDRESS, " ").str.slice(0, SIDE)
-    # letters written with a combining accent, as one: langdetect does it for Vietnamese
-    return text.str.normalize("NFC")
+    return text.str.replace_all(INLINE_CODE, " ").str.replace_all(ADDRESS, " ").str.slice(0, SIDE)

@@ -43,21 +43,45 @@ KEPT: dict[str, pl.DataType] = {"rule": pl.String(), "reason": pl.String(), "evi
 
 
 def apply(frame: pl.DataFrame, chosen: Chosen) -> pl.DataFrame:
-    """Return who rejects each row: `rule`, `reason`, `evidence` of the first in the recipe's order, and all in `rules`.
+    """Return who rejects each row: see `Filters`."""
+    return Filters(chosen).apply(frame)
 
-    The first three are null, and `rules` empty, where the row is kept; names that are no filters are passed
-    over. A filter's two counts: what it took first is in `rule`, what it would have taken alone in `rules`.
-    """
-    filters = [(found, found.expression(chosen[name])) for name in chosen if (found := get(name)).kind == "filter"]
-    if not filters or frame.is_empty():
-        return pl.DataFrame(
-            {**dict.fromkeys(KEPT), "rules": [[]] * frame.height}, schema={**KEPT, "rules": pl.List(pl.String)}
-        )
-    verdicts = [_verdict(found, built, frame).alias(f"verdict {found.name}") for found, built in filters]
-    try:
-        return frame.lazy().with_columns(verdicts).select(*_outcome([found.name for found, _ in filters])).collect()
-    except FAILURES as error:
-        raise _blame(filters, frame, error) from error
+
+class Filters:
+    """A recipe's filters, built once and tried once for each shape of frame; names that are no filters are passed over."""
+
+    def __init__(self, chosen: Chosen) -> None:
+        self._built = [
+            (found, found.expression(chosen[name])) for name in chosen if (found := get(name)).kind == "filter"
+        ]
+        self._verdicts: dict[tuple[tuple[str, pl.DataType], ...], list[pl.Expr]] = {}
+
+    def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return who rejects each row: `rule`, `reason`, `evidence` of the first in the recipe's order, all in `rules`.
+
+        The first three are null, and `rules` empty, where the row is kept. A filter's two counts: what it took first
+        is in `rule`, what it would have taken alone in `rules`.
+        """
+        if not self._built or frame.is_empty():
+            return pl.DataFrame(
+                {**dict.fromkeys(KEPT), "rules": [[]] * frame.height}, schema={**KEPT, "rules": pl.List(pl.String)}
+            )
+        verdicts = self._tried(frame)
+        names = [found.name for found, _ in self._built]
+        try:
+            return frame.lazy().with_columns(verdicts).select(*_outcome(names)).collect()
+        except FAILURES as error:
+            raise _blame(self._built, frame, error) from error
+
+    def _tried(self, frame: pl.DataFrame) -> list[pl.Expr]:
+        """Return the verdicts' expressions; raises RecipeError for a filter that cannot be used on such a frame."""
+        shape = tuple(frame.schema.items())
+        if shape not in self._verdicts:
+            rows = frame.head(1).vstack(frame.head(1))
+            self._verdicts[shape] = [
+                _verdict(found, built, rows).alias(f"verdict {found.name}") for found, built in self._built
+            ]
+        return self._verdicts[shape]
 
 
 def _outcome(names: Sequence[str]) -> list[pl.Expr]:
@@ -79,9 +103,9 @@ def _outcome(names: Sequence[str]) -> list[pl.Expr]:
     ]
 
 
-def _verdict(found: Rule, built: pl.Expr, frame: pl.DataFrame) -> pl.Expr:
+def _verdict(found: Rule, built: pl.Expr, rows: pl.DataFrame) -> pl.Expr:
     """Bring what a filter gives (true, text or a verdict) to a verdict, after trying it on two rows."""
-    dtype = _try(found, built, frame.head(1).vstack(frame.head(1)))
+    dtype = _try(found, built, rows)
     if dtype == pl.Boolean:
         return reject(built, found.summary.replace("{", "(").replace("}", ")"))
     if dtype == pl.String:
