@@ -48,7 +48,7 @@ def apply(frame: pl.DataFrame, chosen: Chosen) -> pl.DataFrame:
 
 
 class Filters:
-    """A recipe's filters, built once and tried once for each shape of frame; names that are no filters are passed over."""
+    """A recipe's filters, built once and tried once for a shape of frame; names that are no filters are passed over."""
 
     def __init__(self, chosen: Chosen) -> None:
         self._built = [
