@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 from curate.runs import Sheet
@@ -72,23 +73,26 @@ class Layout:
 
     def write(self, sheet: Sheet, messages: Sequence[Message], first: bool = True) -> None:
         """Append a rendering; `first` says whether the messages begin a prompt."""
-        contents = [content_of(self.template, message) for message in messages]
-        default = default_system(self.template, messages) if first else ""
-        roles = [message.role for message in messages]
-        key = (first, default, *roles, *([] if all(contents) else map(bool, contents)))
+        template = self.template
+        plain = not template.strips  # then most contents are taken as they are
+        contents = [m.content if plain and m.tool_calls is None else content_of(template, m) for m in messages]
+        default = default_system(template, messages) if first else ""
+        key = (first, default, *[m.role for m in messages], *([] if all(contents) else map(bool, contents)))
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = self._shape(messages, contents, first)
         for part in shape:
             if isinstance(part, _Mark):
                 message = None if part.ends is None else messages[part.ends]
-                sheet.mark(part.token, message is not None and self._trains(message) and message.stop)
+                sheet.mark(part.token, message is not None and message.stop and self._trains(message))
                 continue
             inside = [contents[i] for i in part.contents]
             sheet.run(part.text % tuple(inside))
-            for index, start, stop in part.stretches:
-                places = [place.fixed + sum(map(len, inside[: place.contents])) for place in (start, stop)]
-                sheet.stretch(places[0], places[1], self._trains(messages[index]))
+            if part.stretches:
+                ends = [0, *accumulate(map(len, inside))]
+                for index, start, stop in part.stretches:
+                    places = start.fixed + ends[start.contents], stop.fixed + ends[stop.contents]
+                    sheet.stretch(*places, self._trains(messages[index]))
         sheet.end()
 
     def write_prompt(self, sheet: Sheet, messages: Sequence[Message]) -> None:

@@ -102,7 +102,7 @@ class Counter:
         sheet = runs.Sheet()
         for messages, first in renderings:
             self.layout.write(sheet, messages, first)
-        return [Size(tokens, answers) for tokens, answers in runs.sizes(sheet, self.layout.tokenizer).tolist()]
+        return list(map(Size._make, runs.sizes(sheet, self.layout.tokenizer).tolist()))
 
 
 def messages_of(messages: Sequence[Message], piece: Piece) -> list[Message]:
@@ -194,17 +194,18 @@ class _Plan:
     def advance(self) -> bool:
         """Place exchanges as far as the counts go; return whether all are placed."""
         while self.next < self.count and self.next in self.begins:
-            total = self.begins[self.next]
-            if total.tokens > self.max_tokens:
-                self.place_overlong(self.next, total)
+            size = self.begins[self.next]
+            if size.tokens > self.max_tokens:
+                self.place_overlong(self.next, size)
                 self.next += 1
                 continue
+            tokens, answers = size
             stop = self.next + 1
-            while stop < self.count and total.tokens + self.follows[stop].tokens <= self.max_tokens:
-                more = self.follows[stop]
-                total = Size(total.tokens + more.tokens, total.answers + more.answers)
+            while stop < self.count and tokens + self.follows[stop].tokens <= self.max_tokens:
+                tokens += self.follows[stop].tokens
+                answers += self.follows[stop].answers
                 stop += 1
-            self.keep(self.next, stop, total)
+            self.keep(self.next, stop, Size(tokens, answers))
             self.next = stop
         return self.next == self.count
 
