@@ -229,6 +229,7 @@ class _Run:
                 "rules": _rule_counts(parts, decisions, counts),
                 "exchanges": dict(sorted(counts.exchanges.items())),
                 "edits": dict(sorted(counts.edits.items())),
+                "roles": dict(sorted(counts.roles.items())),
             },
             "warnings": warnings,
             "run": self._run_facts(),

@@ -137,6 +137,7 @@ class Counts:
     rejected: Counter[str] = field(default_factory=Counter)  # records, by rule
     exchanges: Counter[str] = field(default_factory=Counter)
     edits: Counter[str] = field(default_factory=Counter)
+    roles: Counter[str] = field(default_factory=Counter)  # messages of all pieces
 
 
 def write(folder: Path, parts: Sequence[Part], decisions: Decisions, recipe: Recipe, signals: curated.Schema) -> Counts:
@@ -227,6 +228,8 @@ def _tally_kept(counts: Counts, rows: pl.DataFrame) -> pl.DataFrame:
         .agg(pl.col("count").sum())
     )
     counts.edits.update(dict(edits.iter_rows()))
+    roles = rows["messages"].list.explode().struct.field("role").drop_nulls().value_counts()
+    counts.roles.update(dict(roles.iter_rows()))
     return rows
 
 

@@ -1,24 +1,25 @@
-"""Measure a curated set: numbers as plain frozen dataclasses, taken by lazy scans of its small columns."""
+"""Say in numbers what a curated set or a dump holds: plain frozen dataclasses; `curate.measures` takes them.
+
+Terminal, page and JSON are three faces of `Stats`; `schemas/stats.schema.json` describes the third.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from curate.errors import SetError
+from curate.errors import InputError, SetError, did_you_mean
 
 if TYPE_CHECKING:
     import polars as pl
 
     from curate.curated import CuratedSet
 
-PERCENTILES = (5, 25, 50, 75, 95, 99)
-BINS = 16  # at most, of a histogram; what lies past the 99th percentile shares the last one
-NAMES_SHOWN = 1000  # languages, models and repairs beyond the commonest are not listed
+Kind = Literal["set", "dump"]
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,24 @@ class Input:
 
 @dataclass(frozen=True)
 class Header:
-    """What the set is and what made it. `tokens` is the sum over all pieces, as rendered in `template`."""
+    """What was measured and what made it: a curated set, or a dump as it came.
+
+    `recipe` and `window` are null for a dump. `tokens` is the sum over all pieces (a dump's
+    conversations), as rendered in `template`; `answer_tokens` are those that will be trained.
+    """
 
     path: str
+    kind: Kind
     inputs: tuple[Input, ...]
-    recipe: str
+    recipe: str | None
     version: str
     tokenizer: str
     template: str
-    window: int
+    window: int | None
     read: int
     kept: int
     tokens: int
+    answer_tokens: int
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,11 @@ class Bin:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How one measure is spread; `percentiles` maps `p50` and the like to values, empty without rows."""
+    """How one measure is spread over `unit`; `percentiles` maps `p50` and the like to values, empty without rows."""
 
     name: str
     title: str
+    unit: str
     count: int
     mean: float
     minimum: int
@@ -100,41 +108,144 @@ class Share:
 
 @dataclass(frozen=True)
 class Count:
-    """A repair and how often it was made."""
+    """A name and how often it was met: repairs by places mended, roles by messages."""
 
     name: str
     count: int
 
 
 @dataclass(frozen=True)
+class Duplicates:
+    """Conversations that are, or begin, alike.
+
+    `clusters` counts groups of conversations with the same first exchange, `shared` those of two or more, with
+    `members` in them; `largest` is the size of the greatest, and `example` the id of its first. `rejected` were
+    taken out of a set as duplicates of a kept one (of a dump: equal an earlier one); `most_copied` is the id with the
+    most such `copies`.
+    """
+
+    clusters: int
+    shared: int
+    members: int
+    largest: int
+    example: str | None
+    rejected: int
+    most_copied: str | None
+    copies: int
+
+
+@dataclass(frozen=True)
+class WindowFit:
+    """How much fits a window of so many tokens whole: pieces, and conversations with their pieces joined."""
+
+    window: int
+    pieces: int
+    conversations: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the default fine-tune would go through: the `train` split, `epochs` times, `global_batch` a step.
+
+    `tokens` and `answer_tokens` are of one epoch; `trained_share` is the share of tokens that the loss counts.
+    """
+
+    pieces: int
+    epochs: int
+    global_batch: int
+    steps: int
+    tokens: int
+    answer_tokens: int
+    total_tokens: int
+    trained_share: float
+
+
+@dataclass(frozen=True)
 class Stats:
-    """All numbers of one set; terminal and JSON are faces of this object."""
+    """All numbers of one set or dump; terminal, page and JSON are faces of this object."""
 
     header: Header
     flow: Flow
     histograms: tuple[Histogram, ...]
     languages: tuple[Share, ...]
     models: tuple[Share, ...]
+    roles: tuple[Count, ...]
     splits: tuple[Share, ...]
     edits: tuple[Count, ...]
+    duplicates: Duplicates
+    windows: tuple[WindowFit, ...]
+    training: Training
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """Return a part as a Polars frame, for plotting; raises InputError for a name that there is not.
+
+        Parts are `flow`, `histograms` (a row a bin), `percentiles`, `languages`, `models`, `roles`, `splits`, `edits`
+        and `windows`.
+        """
+        import polars as pl
+
+        rows = {
+            "flow": [dataclasses.asdict(step) for step in self.flow.steps],
+            "histograms": [{"name": h.name, **dataclasses.asdict(bin)} for h in self.histograms for bin in h.bins],
+            "percentiles": [{"name": h.name, **h.percentiles} for h in self.histograms],
+            **{
+                part: [dataclasses.asdict(item) for item in getattr(self, part)]
+                for part in ("languages", "models", "roles", "splits", "edits", "windows")
+            },
+        }
+        if name not in rows:
+            raise InputError(f"statistics have no part {name!r}{did_you_mean(name, rows)}")
+        return pl.DataFrame(rows[name], infer_schema_length=None)
+
+    def _repr_html_(self) -> str:
+        from curate.page import fragment
+
+        return fragment(self)
 
 
-def stats(set_path: str | Path = "curated") -> Stats:
-    """Measure a curated set; raises SetError with what to do where it is none or is damaged."""
+def stats(
+    path: str | Path = "curated",
+    *,
+    tokenizer: str | None = None,
+    template: str | None = None,
+    workers: int | None = None,
+) -> Stats:
+    """Measure a curated set, or the conversations of anything `curate` reads, as they came.
+
+    `tokenizer`, `template` and `workers` are for a dump, whose tokens are counted now; a set's were when it was
+    made. Raises SetError or InputError with what to do where there is nothing to measure, or it is damaged.
+    """
+    if is_dump(path):
+        from curate.dumps import measure_dump
+
+        return measure_dump(path, tokenizer=tokenizer, template=template, workers=workers)
     from curate.curated import open_set
 
-    curated = open_set(set_path)
-    with readable(curated):
-        rows = curated.conversations()
-        return Stats(
-            header=_header(curated, _total_tokens(rows)),
-            flow=flow(curated.manifest),
-            histograms=_histograms(rows),
-            languages=_shares(rows, "language"),
-            models=_shares(rows, "model"),
-            splits=_shares(rows, "split"),
-            edits=edits(curated.manifest),
+    curated = open_set(path)
+    if tokenizer or template:
+        raise SetError(
+            f"the tokens of the set {str(path)!r} are counted already, in {curated.manifest.get('template')!r}; "
+            "another tokenizer or template needs another run: curate clean --tokenizer … --template …"
         )
+    return measure_set(curated)
+
+
+def is_dump(path: str | Path) -> bool:
+    """Tell whether a path is to be read as a dump: a file, standard input (`-`), or a folder without a set's files."""
+    from curate.curated import FILES
+
+    folder = Path(path)
+    if str(path) == "-" or folder.is_file():
+        return True
+    return folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in FILES)
+
+
+def measure_set(curated: CuratedSet) -> Stats:
+    """Measure an open set; raises SetError where it is damaged."""
+    from curate import measures
+
+    with readable(curated):
+        return measures.of_set(curated)
 
 
 def flow(manifest: Mapping[str, Any]) -> Flow:
@@ -153,7 +264,11 @@ def flow(manifest: Mapping[str, Any]) -> Flow:
 
 def edits(manifest: Mapping[str, Any]) -> tuple[Count, ...]:
     """Return the repairs from a manifest, the commonest first."""
-    counts = manifest["counts"]["edits"]
+    return counted(manifest["counts"]["edits"])
+
+
+def counted(counts: Mapping[str, int]) -> tuple[Count, ...]:
+    """Return names with their counts, the commonest first."""
     return tuple(Count(name, counts[name]) for name in sorted(counts, key=lambda name: (-counts[name], name)))
 
 
@@ -173,89 +288,3 @@ def readable(curated: CuratedSet) -> Iterator[None]:
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         detail = (str(error).splitlines() or [type(error).__name__])[0]
         raise SetError(f"{str(curated.path)!r} is damaged ({detail}); {again}") from error
-
-
-def _header(curated: CuratedSet, tokens: int) -> Header:
-    manifest = curated.manifest
-    return Header(
-        path=str(curated.path),
-        inputs=tuple(Input(item["name"], item["bytes"]) for item in manifest["inputs"]),
-        recipe=manifest["recipe"]["name"],
-        version=str(manifest["version"]),
-        tokenizer=manifest["tokenizer"]["name"],
-        template=manifest["template"],
-        window=manifest["window"],
-        read=manifest["counts"]["read"],
-        kept=manifest["counts"]["kept"],
-        tokens=tokens,
-    )
-
-
-def _total_tokens(rows: pl.LazyFrame) -> int:
-    import polars as pl
-
-    return int(rows.select(pl.col("tokens").sum().cast(pl.Int64)).collect(engine="streaming").item() or 0)
-
-
-def _histograms(rows: pl.LazyFrame) -> tuple[Histogram, ...]:
-    import polars as pl
-
-    answers = pl.max_horizontal(pl.col("turns") // 2, 1)  # an exchange has one answer; a system message adds a turn
-    measures = {
-        "tokens": ("tokens per piece", pl.col("tokens")),
-        "turns": ("messages per piece", pl.col("turns")),
-        "answer_tokens": ("tokens per answer, mean of a piece", pl.col("answer_tokens") // answers),
-    }
-    small = rows.select(**{name: measure.cast(pl.Int64) for name, (_, measure) in measures.items()})
-    frame = small.collect(engine="streaming")  # 24 bytes a row
-    return tuple(histogram(name, title, frame[name]) for name, (title, _) in measures.items())
-
-
-def histogram(name: str, title: str, values: pl.Series) -> Histogram:
-    """Measure whole numbers; bins are equally wide steps of 1, 2 or 5 times a power of ten."""
-    values = values.drop_nulls()
-    if values.is_empty():
-        return Histogram(name, title, 0, 0.0, 0, 0, {}, ())
-    percentiles = {f"p{p}": int(values.quantile(p / 100, "nearest") or 0) for p in PERCENTILES}
-    low, high = int(values.min()), int(values.max())  # type: ignore[arg-type]
-    return Histogram(
-        name=name,
-        title=title,
-        count=values.len(),
-        mean=round(float(values.mean()), 2),  # type: ignore[arg-type]
-        minimum=low,
-        maximum=high,
-        percentiles=percentiles,
-        bins=_bins(values, low, percentiles["p99"], high),
-    )
-
-
-def _bins(values: pl.Series, low: int, most: int, high: int) -> tuple[Bin, ...]:
-    step = _step(max(most - low, 1))
-    edges = list(range(low // step * step, most + 1, step))
-    place = ((values - edges[0]) // step).clip(0, len(edges) - 1)
-    counted = dict(place.value_counts().iter_rows())
-    ends = [after - 1 for _, after in pairwise(edges)] + [max(high, edges[-1] + step - 1)]
-    return tuple(Bin(edge, end, counted.get(i, 0)) for i, (edge, end) in enumerate(zip(edges, ends, strict=True)))
-
-
-def _step(span: int) -> int:
-    """Return the smallest of 1, 2, 5, 10, 20, 50 … that covers the span in `BINS` steps at most."""
-    step, factor = 1, 1
-    while span / step >= BINS:
-        factor, times = (factor * 10, 1) if step == 5 * factor else (factor, 2 if step == factor else 5)
-        step = factor * times
-    return step
-
-
-def _shares(rows: pl.LazyFrame, column: str) -> tuple[Share, ...]:
-    import polars as pl
-
-    found = (
-        rows.group_by(pl.col(column).fill_null("unknown").alias("name"))
-        .agg(pl.len().alias("pieces"), pl.col("tokens").sum().cast(pl.Int64))
-        .sort(["pieces", "name"], descending=[True, False])
-        .head(NAMES_SHOWN)
-        .collect(engine="streaming")
-    )
-    return tuple(Share(*row) for row in found.iter_rows())

@@ -292,13 +292,29 @@ PARTS: dict[str, Callable[[str], str]] = {
 }
 
 
+def schemas() -> dict[Path, str]:
+    """Return the JSON Schemas that the code gives, by their files."""
+    from curate.report import stats_schema
+
+    return {ROOT / "schemas/stats.schema.json": json.dumps(stats_schema(), indent=1) + "\n"}
+
+
+def _schemas(write: bool) -> int:
+    stale = {path: text for path, text in schemas().items() if not path.exists() or path.read_text("utf-8") != text}
+    for path, text in stale.items():
+        print(path.relative_to(ROOT))
+        if write:
+            path.write_text(text, "utf-8")
+    return len(stale)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Write the pages, or with --check only say what is out of date."""
     if arguments not in ([], ["--check"]):
         print("usage: python scripts/docs.py [--check]", file=sys.stderr)
         return 2
     sys.path.insert(0, str(ROOT))
-    found = 0
+    found = _schemas(write=not arguments)
     for page in pages():
         text, stale = renew(page.read_text("utf-8"))
         found += len(stale)

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import RenderableType
-from small_set import MANIFEST, kept, write_set
+from small_set import MANIFEST, kept, lost, write_set
 
 from curate import curated, report, terminal
-from curate.errors import SetError
-from curate.stats import Bin, Count, Share, Step, histogram, stats
+from curate.errors import CurateError, InputError, SetError
+from curate.measures import histogram
+from curate.report_stats import stats_page
+from curate.stats import Bin, Count, Duplicates, Share, Stats, Step, WindowFit, stats
 
 
 @pytest.fixture
@@ -55,7 +58,8 @@ def test_shares_are_counted_by_piece_with_their_tokens(small: Path) -> None:
 
 
 def test_histograms_measure_tokens_turns_and_answers(small: Path) -> None:
-    tokens, turns, answers = stats(small).histograms
+    chats, tokens, turns, answers = stats(small).histograms
+    assert (chats.name, chats.count, chats.maximum) == ("conversation_tokens", 3, 900)  # abc is 600 and 300
     assert (tokens.count, tokens.minimum, tokens.maximum, tokens.mean) == (4, 80, 600, 295.0)
     assert turns.percentiles["p50"] == 2
     assert answers.maximum == 250  # 500 tokens in the two answers of abc_0
@@ -66,12 +70,14 @@ def test_a_set_of_nothing_has_numbers_too(tmp_path: Path) -> None:
     empty = stats(write_set(tmp_path / "set", [], [], {**MANIFEST, "counts": {**counts, "rules": {}, "edits": {}}}))
     assert empty.header.tokens == 0
     assert [item.bins for item in empty.histograms] == [(), (), ()]
-    assert "no pieces" in rendered(report.stats_page(empty), 80)
+    assert empty.duplicates == Duplicates(0, 0, 0, 0, None, 0, None, 0)
+    assert (empty.training.steps, empty.training.trained_share) == (0, 0.0)
+    assert "no conversations" in rendered(stats_page(empty), 80)
 
 
 @given(st.lists(st.integers(0, 10**7), min_size=1, max_size=200))
 def test_bins_hold_each_value_once_and_join_without_gaps(values: list[int]) -> None:
-    found = histogram("x", "x", pl.Series(values, dtype=pl.Int64))
+    found = histogram("x", "x", "pieces", pl.Series(values, dtype=pl.Int64))
     assert sum(bin.count for bin in found.bins) == len(values)
     assert len(found.bins) <= 17
     for before, after in zip(found.bins, found.bins[1:], strict=False):
@@ -81,19 +87,19 @@ def test_bins_hold_each_value_once_and_join_without_gaps(values: list[int]) -> N
 
 
 def test_a_long_tail_shares_the_last_bin() -> None:
-    found = histogram("x", "x", pl.Series([*range(100), 10**6]))
+    found = histogram("x", "x", "pieces", pl.Series([*range(100), 10**6]))
     assert found.bins[-1] == Bin(90, 10**6, 11)
 
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_the_page_fits_its_width_and_uses_it(small: Path, width: int) -> None:
-    lines = rendered(report.stats_page(stats(small)), width).splitlines()
+    lines = rendered(stats_page(stats(small)), width).splitlines()
     longest = max(terminal.cells(line.rstrip()) for line in lines)
     assert width - 8 <= longest <= width
 
 
 def test_wide_consoles_show_histograms_side_by_side(small: Path) -> None:
-    page = report.stats_page(stats(small))
+    page = stats_page(stats(small))
     headings = ("tokens per piece", "messages per piece")
     assert any(all(heading in line for heading in headings) for line in rendered(page, 200).splitlines())
     assert not any(all(heading in line for heading in headings) for line in rendered(page, 80).splitlines())
@@ -101,7 +107,7 @@ def test_wide_consoles_show_histograms_side_by_side(small: Path) -> None:
 
 def test_east_asian_names_stay_aligned(tmp_path: Path) -> None:
     rows = [kept(0, "a", model="模型一号"), kept(1, "b", model="gpt-4")]
-    page = rendered(report.stats_page(stats(write_set(tmp_path / "set", rows))), 80)
+    page = rendered(stats_page(stats(write_set(tmp_path / "set", rows))), 80)
     ends = [
         terminal.cells(line[: line.index(" %")]) for line in page.splitlines() if line.startswith(("模型一号", "gpt-4"))
     ]
@@ -112,7 +118,7 @@ def test_east_asian_names_stay_aligned(tmp_path: Path) -> None:
 def test_names_from_the_data_cannot_command_the_terminal(tmp_path: Path) -> None:
     rows = [kept(0, "a", model="\x1b[2J[bold red]\u202egpt")]
     measured = stats(write_set(tmp_path / "set", rows))
-    page = rendered(report.stats_page(measured), 80)
+    page = rendered(stats_page(measured), 80)
     assert "\x1b" not in page
     assert "␛[2J[bold red]\\u202egpt" in page
     assert "\u202e" not in report.to_json(measured)
@@ -122,7 +128,7 @@ def test_names_from_the_data_cannot_command_the_terminal(tmp_path: Path) -> None
 def test_the_page_says_the_same_in_ascii(small: Path) -> None:
     raw = io.BytesIO()
     console = terminal.console(file=io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace"), width=80)
-    console.print(report.stats_page(stats(small)))
+    console.print(stats_page(stats(small)))
     console.file.flush()
     assert b"####" in raw.getvalue()
 
@@ -176,11 +182,127 @@ def test_a_set_that_cannot_be_read_is_one_line_with_what_to_do(
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_is_not_a_set(tmp_path: Path) -> None:
-    file = tmp_path / "dump.json"
-    file.write_text("[]")
-    with pytest.raises(SetError, match="is a file, not a curated set"):
-        stats(file)
+DUMP = [
+    {"id": "a", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello there"}]},
+    {"id": "b", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello there"}]},
+    {"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "안녕하세요, 잘 지내세요?"}]},
+    {"instruction": "Say hi", "output": "hi"},
+    {"id": "c", "conversations": []},
+    7,
+]
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("dump") / "dump.jsonl"
+    file.write_text("\n".join(map(json.dumps, DUMP)))
+    return file
+
+
+def test_a_dump_of_any_format_is_measured_as_it_came(dump: Path) -> None:
+    found = stats(dump)
+    assert (found.header.kind, found.header.recipe, found.header.read, found.header.kept) == ("dump", None, 6, 4)
+    assert found.flow.steps == (Step("no_messages", 1, 1), Step("not_a_record", 1, 1))
+    assert found.roles == (Count("user", 4), Count("assistant", 3), Count("system", 1))
+    assert found.languages[-1].name == "ko" or "ko" in [share.name for share in found.languages]
+    assert 0 < found.header.answer_tokens < found.header.tokens
+    same = found.duplicates
+    assert (same.rejected, same.most_copied, same.copies, same.shared, same.largest) == (1, "a", 1, 1, 2)
+    assert "none: measured as it came" in rendered(stats_page(found), 80)
+
+
+def test_tokens_of_a_dump_are_those_that_clean_counts(tmp_path: Path) -> None:
+    from curate import clean
+
+    clean("examples/sharegpt_dump.json", tmp_path / "set")
+    once, again = stats(tmp_path / "set"), stats(tmp_path / "set" / curated.CONVERSATIONS)
+    assert (again.header.kind, again.header.tokens) == ("dump", once.header.tokens)
+    assert again.header.answer_tokens == once.header.answer_tokens
+    assert again.roles == once.roles
+    assert again.languages == once.languages
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("empty.json", "[]", "no record in"),
+        ("x.pdf", "%PDF-1.4", "is a PDF document"),
+    ],
+)
+def test_a_file_that_is_no_dump_is_one_line(name: str, text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CurateError, match=said):
+        stats(tmp_path / name)
+
+
+def test_a_folder_of_something_else_is_neither_set_nor_dump(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(InputError, match="holds no dump"):
+        stats(tmp_path)
+
+
+def test_a_set_is_counted_already(small: Path) -> None:
+    with pytest.raises(SetError, match="counted already, in 'vicuna'"):
+        stats(small, template="llama3")
+
+
+def test_duplicates_name_the_largest_cluster_and_the_most_copied(tmp_path: Path) -> None:
+    rows = [kept(0, "a", cluster="x"), kept(1, "b", cluster="x"), kept(2, "c", cluster="y")]
+    gone = [lost(3, "exact_duplicates", twin="b"), lost(4, "exact_duplicates", twin="b"), lost(5, "unreadable")]
+    found = stats(write_set(tmp_path / "set", rows, gone)).duplicates
+    assert found == Duplicates(2, 1, 2, 2, "a", 2, "b", 2)
+
+
+def test_windows_hold_pieces_and_whole_conversations(tmp_path: Path) -> None:
+    rows = [kept(0, "a_0", tokens=2000), kept(0, "a_1", piece=1, tokens=2000), kept(1, "b", tokens=100)]
+    found = stats(write_set(tmp_path / "set", rows)).windows
+    assert found == (WindowFit(2048, 3, 1), WindowFit(4096, 3, 2), WindowFit(8192, 3, 2))
+
+
+def test_training_counts_the_train_split_alone(small: Path) -> None:
+    training = stats(small).training
+    assert (training.pieces, training.tokens, training.total_tokens) == (3, 880, 2640)
+    assert training.trained_share == round(training.answer_tokens / 880, 4)
+    assert training.steps == 1
+
+
+def test_the_manifest_of_an_earlier_version_has_its_roles_counted(small: Path) -> None:
+    assert stats(small).roles == (Count("assistant", 4), Count("user", 4))
+
+
+@pytest.mark.parametrize("kind", ["set", "dump"])
+def test_json_is_as_its_schema_says(kind: str, small: Path, dump: Path) -> None:
+    import jsonschema
+
+    schema = json.loads((ROOT / "schemas/stats.schema.json").read_text())
+    assert schema == report.stats_schema(), "run: python scripts/docs.py"
+    found = json.loads(report.to_json(stats(small if kind == "set" else dump)))
+    jsonschema.Draft202012Validator(schema).validate(found)
+    found["flow"]["extra"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(found, schema)
+
+
+PARTS = ("flow", "histograms", "percentiles", "languages", "models", "roles", "splits", "edits", "windows")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_are_polars_frames_for_plotting(part: str, small: Path) -> None:
+    assert stats(small).frame(part).height
+
+
+def test_a_part_that_there_is_not_names_the_nearest(small: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'histograms'"):
+        stats(small).frame("histogram")
+
+
+def every_line_fits(found: Stats, width: int) -> bool:
+    return all(terminal.cells(line.rstrip()) <= width for line in rendered(stats_page(found), width).splitlines())
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_dumps_page_fits_too(width: int, dump: Path) -> None:
+    assert every_line_fits(stats(dump), width)
 
 
 def test_the_summary_tells_the_run_from_read_to_kept() -> None:

@@ -1,4 +1,4 @@
-"""`curate stats`: a curated set's numbers."""
+"""`curate stats`: the numbers of a curated set, or of a dump."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import click
 
 
 @click.command()
-@click.argument("set_path", default="curated", metavar="[SET]")
+@click.argument("path", default="curated", metavar="[SET]")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
-def stats(set_path: str, as_json: bool) -> None:
-    """Show what a curated set holds.
+@click.option("--tokenizer", help="Of a dump: the tokenizer to count with; a set is counted already.")
+@click.option("--template", help="Of a dump: the prompt template to count in.")
+@click.option("--workers", type=click.IntRange(min=1), help="Of a dump: worker processes; all cores if left out.")
+def stats(path: str, as_json: bool, tokenizer: str | None, template: str | None, workers: int | None) -> None:
+    """Show what a curated set or a dump holds.
 
-    The flow from records read to kept, lengths, languages, models and repairs.
-    SET is the set's folder, curated/ if left out.
+    The flow from records read to kept, lengths, languages, models, roles, duplicates, repairs, what fits
+    a window and what will be trained. SET is a set's folder, curated/ if left out, or anything that
+    curate clean reads, measured as it came.
 
     \b
     Example:
       curate stats english --json
     """
-    from curate.report import stats_page, to_json
+    from curate.report import to_json
+    from curate.report_stats import stats_page
     from curate.stats import stats as measure
 
-    measured = measure(set_path)
+    measured = measure(path, tokenizer=tokenizer, template=template, workers=workers)
     if as_json:
         click.echo(to_json(measured))
         return
