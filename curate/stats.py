@@ -197,11 +197,6 @@ class Stats:
             raise InputError(f"statistics have no part {name!r}{did_you_mean(name, rows)}")
         return pl.DataFrame(rows[name], infer_schema_length=None)
 
-    def _repr_html_(self) -> str:
-        from curate.page import fragment
-
-        return fragment(self)
-
 
 def stats(
     path: str | Path = "curated",
