@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 import tomllib
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from curate.errors import RecipeError, did_you_mean
 from curate.repair import RepairSettings as RepairSettings  # the section [repair], by this name too
+from curate.settings import (
+    Table,
+    decode,
+    decode_section,
+    decode_text,
+    limits,
+    merge,
+    plain_values,
+    refuse_unknown,
+    toml_assignment,
+    toml_key,
+    toml_tables,
+)
 
-Table = Mapping[str, object]
-T = TypeVar("T")
 MAX_BASES = 8  # recipes that build on recipes, before it must be a circle
-
-
-def _limits(default: T, minimum: float, below: float | None = None) -> T:
-    """Declare a number with the smallest value allowed and the value it must stay under."""
-    return field(default=default, metadata={"minimum": minimum, "below": below})
 
 
 @dataclass(frozen=True)
 class InputSettings:
     """What is read, and where reading stops."""
 
-    limit: int = _limits(0, 0)  # records; 0 reads all
-    max_record_bytes: int = _limits(256 << 20, 1)
-    max_expanded_bytes: int = _limits(1 << 40, 1)  # of one compressed file
-    max_expansion: int = _limits(1000, 1)  # bytes out per byte in, past the first 64 MiB
+    limit: int = limits(0, 0)  # records; 0 reads all
+    max_record_bytes: int = limits(256 << 20, 1)
+    max_expanded_bytes: int = limits(1 << 40, 1)  # of one compressed file
+    max_expansion: int = limits(1000, 1)  # bytes out per byte in, past the first 64 MiB
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class TokenSettings:
 
     tokenizer: str = "llama3"
     template: str = "vicuna"
-    max_tokens: int = _limits(2048, 1)  # of the rendered prompt
+    max_tokens: int = limits(2048, 1)  # of the rendered prompt
     overlong: Literal["reject", "cut"] = "reject"
 
 
@@ -51,8 +54,8 @@ class TokenSettings:
 class EvalSettings:
     """Which share of the conversations is held out."""
 
-    fraction: float = _limits(0.01, 0.0, 1.0)
-    minimum: int = _limits(200, 0)  # conversations; a smaller set holds none out
+    fraction: float = limits(0.01, 0.0, 1.0)
+    minimum: int = limits(200, 0)  # conversations; a smaller set holds none out
     seed: str = "curate"
 
 
@@ -80,8 +83,8 @@ class Recipe:
     def to_dict(self) -> dict[str, object]:
         """Return the recipe as plain JSON values, in the shape of the TOML file."""
         filters: dict[str, object] = {"files": list(self.filter_files)} if self.filter_files else {}
-        filters |= {name: _plain(settings) if settings else True for name, settings in self.filters.items()}
-        sections = {name: _plain(dataclasses.asdict(getattr(self, name))) for name in SECTIONS}
+        filters |= {name: plain_values(settings) if settings else True for name, settings in self.filters.items()}
+        sections = {name: plain_values(dataclasses.asdict(getattr(self, name))) for name in SECTIONS}
         return {"name": self.name, "summary": self.summary, **sections, "filters": filters}
 
     def to_toml(self) -> str:
@@ -89,10 +92,10 @@ class Recipe:
         values = self.to_dict()
         filters = typing.cast("dict[str, object]", values.pop("filters"))
         flat = {key: value for key, value in filters.items() if not isinstance(value, dict)}
-        nested = {f"filters.{_key(key)}": value for key, value in filters.items() if isinstance(value, dict)}
+        nested = {f"filters.{toml_key(key)}": value for key, value in filters.items() if isinstance(value, dict)}
         tables = {key: value for key, value in values.items() if isinstance(value, dict)}
-        top = [_assignment(key, value) for key, value in values.items() if not isinstance(value, dict)]
-        return "\n".join([*top, *_tables({**tables, "filters": flat, **nested})]) + "\n"
+        top = [toml_assignment(key, value) for key, value in values.items() if not isinstance(value, dict)]
+        return "\n".join([*top, *toml_tables({**tables, "filters": flat, **nested})]) + "\n"
 
 
 SECTIONS: dict[str, type] = {
@@ -133,14 +136,14 @@ def load(recipe: str | Path | Recipe, *, filters_too: bool = True) -> Recipe:
 def from_dict(values: Table, where: str = "recipe", *, filters_too: bool = True) -> Recipe:
     """Build a recipe from plain values; `filters_too` checks the filters and fills in their settings."""
     known = ["name", "summary", "base", "filters", *SECTIONS]
-    _refuse_unknown(values, known, where, "")
+    refuse_unknown(values, known, where, "")
     sections: dict[str, Any] = {
-        name: _section(kind, name, values.get(name, {}), where) for name, kind in SECTIONS.items()
+        name: decode_section(kind, name, values.get(name, {}), where) for name, kind in SECTIONS.items()
     }
     filters, files = _filters(values.get("filters", {}), where, filters_too)
     recipe = Recipe(
-        name=_text(values, "name", where, Path(where).stem or "custom"),
-        summary=_text(values, "summary", where, ""),
+        name=decode_text(values, "name", where, Path(where).stem or "custom"),
+        summary=decode_text(values, "summary", where, ""),
         filters=filters,
         filter_files=files,
         **sections,
@@ -177,7 +180,7 @@ def override(
     if filters:
         flags["files"] = [*recipe.filter_files, *(str(path) for path in filters)]
         flags |= dict.fromkeys(_names_in([str(path) for path in filters]), True)
-    return from_dict(_merge(values, {**changes, "filters": flags}), where="flags")
+    return from_dict(merge(values, {**changes, "filters": flags}), where="flags")
 
 
 def split_commas(words: Sequence[str]) -> list[str]:
@@ -204,7 +207,7 @@ def _read(name: str, bases_left: int) -> tuple[dict[str, object], str]:
         base = str(folder / base)
     parent, parent_where = _read(base, bases_left - 1)
     from_dict(parent, parent_where, filters_too=False)  # so that its own mistakes carry its own name
-    return _merge(parent, {"name": Path(where).stem, "summary": "", **values}), where
+    return merge(parent, {"name": Path(where).stem, "summary": "", **values}), where
 
 
 def _parse(name: str) -> tuple[dict[str, object], str, Path]:
@@ -230,80 +233,6 @@ def _absolute_files(values: dict[str, object], folder: Path) -> None:
         filters["files"] = [str(folder / file) if isinstance(file, str) else file for file in filters["files"]]
 
 
-def _merge(under: Table, over: Table) -> dict[str, object]:
-    """Lay one recipe over another: tables key by key, `true` keeps the settings that are there."""
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[key] = _merge(below, value)
-        elif not (value is True and isinstance(below, Mapping)):
-            merged[key] = value
-    return merged
-
-
-def _section(kind: type[T], name: str, values: object, where: str) -> T:
-    """Decode one section, refusing what its dataclass does not hold."""
-    if not isinstance(values, Mapping):
-        raise RecipeError(f"{where}: {name} = {values!r} must be a section, [{name}]")
-    fields = {item.name: item for item in dataclasses.fields(typing.cast(Any, kind))}
-    _refuse_unknown(values, fields, where, f"{name}.")
-    hints = typing.get_type_hints(kind)
-    decoded = {key: _value(hints[key], value, f"{where}: {name}.{key}") for key, value in values.items()}
-    for key, value in decoded.items():
-        _check_limits(fields[key].metadata, value, f"{where}: {name}.{key}")
-    return kind(**decoded)
-
-
-NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-
-
-def _value(hint: Any, value: object, where: str) -> Any:
-    """Return the value as the type its field declares; `where` names the file and the key."""
-    if typing.get_origin(hint) is Literal:
-        return _choice(typing.get_args(hint), value, where)
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise RecipeError(f"{where} = {value!r} must be a list")
-        return tuple(_value(typing.get_args(hint)[0], item, where) for item in value)
-    if isinstance(hint, types.UnionType):
-        hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
-        return _value(hint, value, where)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise RecipeError(f"{where} = {value!r} must be {NAMES[hint]}")
-    return value
-
-
-def _choice(choices: Sequence[str], value: object, where: str) -> object:
-    if value in choices:
-        return value
-    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
-    raise RecipeError(f"{where} = {value!r} must be one of {', '.join(map(repr, choices))}{hint}")
-
-
-def _check_limits(limits: Mapping[Any, Any], value: object, where: str) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return
-    minimum, below = limits.get("minimum"), limits.get("below")
-    if minimum is not None and not value >= minimum:  # written so that NaN fails too
-        raise RecipeError(f"{where} = {value!r} must be at least {minimum}")
-    if below is not None and not value < below:
-        raise RecipeError(f"{where} = {value!r} must be less than {below}")
-
-
-def _refuse_unknown(values: Table, known: typing.Iterable[str], where: str, prefix: str) -> None:
-    for key in values:
-        if key not in (names := list(known)):
-            what = "setting" if prefix else "section"
-            raise RecipeError(f"{where}: unknown {what} {prefix + key!r}{did_you_mean(key, names)}")
-
-
-def _text(values: Table, key: str, where: str, default: str) -> str:
-    return str(_value(str, values.get(key, default), f"{where}: {key}"))
-
-
 def _check_template(name: str, where: str) -> None:
     from curate.schemas.prompts import TEMPLATES
 
@@ -315,7 +244,7 @@ def _filters(values: object, where: str, check: bool) -> tuple[dict[str, Table],
     """Return the filters that are on with their settings, and the user's files of filters."""
     if not isinstance(values, Mapping):
         raise RecipeError(f"{where}: filters = {values!r} must be a section, [filters]")
-    files = _value(tuple[str, ...], values.get("files", []), f"{where}: filters.files")
+    files = decode(tuple[str, ...], values.get("files", []), f"{where}: filters.files")
     named = {key: value for key, value in values.items() if key != "files"}
     for key, value in named.items():
         if not isinstance(value, (bool, Mapping)):
@@ -359,32 +288,3 @@ def _frozen(settings: Table) -> dict[str, object]:
     """Return settings with lists as tuples and without those that are null, which TOML cannot say."""
     values = {key: value for key, value in settings.items() if value is not None}
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-
-
-def _plain(settings: Table) -> dict[str, object]:
-    values = {key: value for key, value in settings.items() if value is not None}
-    return {key: list(value) if isinstance(value, (tuple, set, frozenset)) else value for key, value in values.items()}
-
-
-def _tables(tables: Table) -> list[str]:
-    lines = []
-    for name, settings in tables.items():
-        if isinstance(settings, Mapping) and settings:
-            lines += ["", f"[{name}]", *(_assignment(key, value) for key, value in settings.items())]
-    return lines
-
-
-def _assignment(key: str, value: object) -> str:
-    return f"{_key(key)} = {_toml(value)}"
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, str):  # JSON's escapes are TOML's, but for DEL
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return json.dumps(value) if isinstance(value, bool) else repr(value)

@@ -1,0 +1,142 @@
+"""Settings as frozen dataclasses: decoded from TOML with their types and limits checked, and written back as TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field
+from typing import Any, Literal, TypeVar
+
+from curate.errors import RecipeError, did_you_mean
+
+Table = Mapping[str, object]
+T = TypeVar("T")
+NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def limits(default: T, minimum: float, below: float | None = None) -> T:
+    """Declare a number with the smallest value allowed and the value it must stay under."""
+    return field(default=default, metadata={"minimum": minimum, "below": below})
+
+
+def merge(under: Table, over: Table) -> dict[str, object]:
+    """Lay one table over another: tables key by key, `true` keeps the settings that are there."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = merge(below, value)
+        elif not (value is True and isinstance(below, Mapping)):
+            merged[key] = value
+    return merged
+
+
+# ---- decoding; `where` names the file and the key, and begins each error
+
+
+def decode_section(kind: type[T], name: str, values: object, where: str) -> T:
+    """Decode one section into its dataclass; raises RecipeError for what that does not hold."""
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{where}: {name} = {values!r} must be a section, [{name}]")
+    fields = {item.name: item for item in dataclasses.fields(typing.cast(Any, kind))}
+    refuse_unknown(values, fields, where, f"{name}.")
+    hints = typing.get_type_hints(kind)
+    decoded = {key: decode(hints[key], value, f"{where}: {name}.{key}") for key, value in values.items()}
+    for key, value in decoded.items():
+        _check_limits(fields[key].metadata, value, f"{where}: {name}.{key}")
+    return kind(**decoded)
+
+
+def decode(hint: Any, value: object, where: str) -> Any:
+    """Return the value as the type its field declares."""
+    if typing.get_origin(hint) is Literal:
+        return _choice(typing.get_args(hint), value, where)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise RecipeError(f"{where} = {value!r} must be a list")
+        return tuple(decode(typing.get_args(hint)[0], item, where) for item in value)
+    if typing.get_origin(hint) is Mapping:
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{where} = {value!r} must be a table")
+        return dict(value)
+    if isinstance(hint, types.UnionType):
+        hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
+        return decode(hint, value, where)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise RecipeError(f"{where} = {value!r} must be {NAMES[hint]}")
+    return value
+
+
+def decode_text(values: Table, key: str, where: str, default: str) -> str:
+    """Return the text under a key, or the default."""
+    return str(decode(str, values.get(key, default), f"{where}: {key}"))
+
+
+def refuse_unknown(values: Table, known: Iterable[str], where: str, prefix: str) -> None:
+    """Raise RecipeError for the first key that is not known, with the nearest that is."""
+    names = list(known)
+    for key in values:
+        if key not in names:
+            what = "setting" if prefix else "section"
+            raise RecipeError(f"{where}: unknown {what} {prefix + key!r}{did_you_mean(key, names)}")
+
+
+def _choice(choices: Sequence[str], value: object, where: str) -> object:
+    if value in choices:
+        return value
+    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+    raise RecipeError(f"{where} = {value!r} must be one of {', '.join(map(repr, choices))}{hint}")
+
+
+def _check_limits(declared: Mapping[Any, Any], value: object, where: str) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return
+    minimum, below = declared.get("minimum"), declared.get("below")
+    if minimum is not None and not value >= minimum:  # written so that NaN fails too
+        raise RecipeError(f"{where} = {value!r} must be at least {minimum}")
+    if below is not None and not value < below:
+        raise RecipeError(f"{where} = {value!r} must be less than {below}")
+
+
+# ---- writing
+
+
+def plain_values(values: Table) -> dict[str, object]:
+    """Return plain JSON values, without those that are null, which TOML cannot say."""
+    given = {key: value for key, value in values.items() if value is not None}
+    return {key: list(value) if isinstance(value, (tuple, set, frozenset)) else value for key, value in given.items()}
+
+
+def toml_tables(tables: Table) -> list[str]:
+    """Return the lines of all tables that hold something, a blank line before each."""
+    lines = []
+    for name, values in tables.items():
+        if isinstance(values, Mapping) and values:
+            lines += ["", f"[{name}]", *(toml_assignment(key, value) for key, value in values.items())]
+    return lines
+
+
+def toml_assignment(key: str, value: object) -> str:
+    """Return `key = value`."""
+    return f"{toml_key(key)} = {_toml(value)}"
+
+
+def toml_key(key: str) -> str:
+    """Return a key bare where TOML allows it, else in quotes."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(toml_assignment(key, item) for key, item in value.items()) + "}"
+    if isinstance(value, str):  # JSON's escapes are TOML's, but for DEL
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(value) if isinstance(value, bool) else repr(value)

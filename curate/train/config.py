@@ -1,0 +1,297 @@
+"""The training configuration: every setting, its default and its check, between TOML and frozen dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from curate.errors import RecipeError, did_you_mean
+from curate.settings import (
+    Table,
+    decode_section,
+    decode_text,
+    limits,
+    merge,
+    plain_values,
+    refuse_unknown,
+    toml_assignment,
+    toml_tables,
+)
+
+DEFAULT = "default"
+TINY = "tiny"  # the model made on the spot, and the preset that suits it
+LOSS_ROLES = ("assistant", "tool", "user", "system")
+LEARNING_RATES = {  # where the configuration names none
+    "full": 2e-5,  # Vicuna's and Alpaca's
+    "lora": 2e-4,  # ten times that of a full fine-tune, as adapters want (QLoRA's for 7B and 13B)
+    "dora": 2e-4,
+    "qlora": 2e-4,
+    "ia3": 5e-3,  # peft's own comparison: 45.5 there, 31.1 at the rate that suits the others
+    "peft": 2e-4,
+}
+# What may differ between a run and its resumption: it changes what is kept and shown, never a loss.
+FREE_ON_RESUME = ("name", "summary", "checkpoint", "eval", "train.memory_gib", "train.log")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which model is trained, and how its numbers and its attention are computed."""
+
+    name: str = ""  # folder, Hub name, or `tiny`
+    tokenizer: str = ""  # empty: the model's own (for `tiny`: the set's)
+    init: str = ""  # adapter, model or run to train on from
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    attention: Literal["auto", "flex", "sdpa", "flash", "varlen"] = "auto"
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is trained on: the set, its prompt, its window and which messages carry loss."""
+
+    set: str = "curated"
+    template: str = "auto"  # auto: the set's own; `model`: the model's own chat template
+    chat_template: str = ""  # file with a Jinja template, instead
+    max_tokens: int = limits(0, 0)  # 0: the set's window, at most what the model can hold
+    row_tokens: int = limits(0, 0)  # of a packed row; 0: the window
+    packing: bool = True
+    loss: str = "all"  # all, last, or roles:assistant,tool
+    limit: int = limits(0, 0)  # conversations; 0: all
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Which parameters are trained. `targets` are names of linear layers, or the one word `all-linear`."""
+
+    kind: Literal["full", "lora", "dora", "qlora", "ia3", "peft"] = "lora"
+    rank: int = limits(64, 1)
+    alpha: float = limits(32.0, 0.0)
+    dropout: float = limits(0.0, 0.0, 1.0)
+    rslora: bool = True  # scale by alpha / sqrt(rank) instead of alpha / rank
+    targets: tuple[str, ...] = ("all-linear",)
+    peft: Mapping[str, object] = field(default_factory=dict)  # for kind `peft`: peft_type and its arguments
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW and its schedule. A rate of 0 is the method's own (`LEARNING_RATES`)."""
+
+    learning_rate: float = limits(0.0, 0.0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = limits(0.03, 0.0, 1.0)  # share of the steps
+    warmup_steps: int = limits(0, 0)  # a number of steps instead
+    final: float = limits(0.0, 0.0, 1.0)  # share of the rate that is left at the end
+    beta1: float = limits(0.9, 0.0, 1.0)
+    beta2: float = limits(0.999, 0.0, 1.0)
+    epsilon: float = limits(1e-8, 0.0)
+    weight_decay: float = limits(0.0, 0.0)
+    clip: float = limits(1.0, 0.0)  # norm of the gradients; 0 clips nothing
+    form: Literal["auto", "master", "8bit", "stochastic"] = "auto"
+    neftune: float = limits(0.0, 0.0)  # noise on the embeddings; 5 in its paper, 0 is off
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How long and in which portions."""
+
+    epochs: float = limits(3.0, 0.0)
+    max_steps: int = limits(0, 0)  # 0: as the epochs say
+    global_batch: int = limits(128, 1)  # conversations a step
+    micro_batch: int = limits(0, 0)  # rows at once on a device; 0: as memory allows
+    checkpointing: Literal["auto", "full", "none"] = "auto"  # of activations
+    compile: Literal["auto", "on", "off"] = "auto"
+    seed: int = limits(0, 0)
+    memory_gib: float = limits(0.0, 0.0)  # of the device to use at most; 0: all
+    log: tuple[Literal["tensorboard", "wandb"], ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """When a run is saved, and what of it stays."""
+
+    minutes: float = limits(30.0, 0.0)  # 0: only by steps
+    steps: int = limits(0, 0)  # 0: only by minutes
+    keep: int = limits(2, 1)
+    full_states: int = limits(1, 1)  # the newest so many hold all that resuming needs; older ones the weights
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """When held-out loss and sample answers are taken."""
+
+    steps: int = limits(0, 0)  # 0: once an epoch
+    limit: int = limits(500, 0)  # held-out conversations; 0: all
+    samples: int = limits(4, 0)  # held-out prompts answered
+    prompts: tuple[str, ...] = ()  # prompts of your own to answer as well
+    max_new_tokens: int = limits(256, 1)
+
+
+SECTIONS: dict[str, type] = {
+    "model": ModelSettings,
+    "data": DataSettings,
+    "method": MethodSettings,
+    "optimizer": OptimizerSettings,
+    "train": TrainSettings,
+    "checkpoint": CheckpointSettings,
+    "eval": EvalSettings,
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training run is told."""
+
+    name: str = "custom"
+    summary: str = ""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    method: MethodSettings = field(default_factory=MethodSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    eval: EvalSettings = field(default_factory=EvalSettings)
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate in force: the one that is set, else the method's own."""
+        return self.optimizer.learning_rate or LEARNING_RATES[self.method.kind]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the configuration as plain JSON values, in the shape of the TOML file."""
+        sections = {name: plain_values(dataclasses.asdict(getattr(self, name))) for name in SECTIONS}
+        return {"name": self.name, "summary": self.summary, **sections}
+
+    def to_toml(self) -> str:
+        """Return the configuration as a TOML file that `load` reads back to an equal one."""
+        values = self.to_dict()
+        top = [toml_assignment(key, values[key]) for key in ("name", "summary")]
+        return "\n".join([*top, *toml_tables(values)]) + "\n"
+
+
+def presets() -> dict[str, str]:
+    """Return the presets: name to summary, the default first."""
+    files = [entry for entry in _folder().iterdir() if entry.name.endswith(".toml")]
+    values = {file.name.removesuffix(".toml"): tomllib.loads(file.read_text("utf-8")) for file in files}
+    return {name: str(values[name]["summary"]) for name in sorted(values, key=lambda name: (name != DEFAULT, name))}
+
+
+def source(name: str) -> str:
+    """Return a preset's TOML as it is written, comments and all."""
+    if name not in presets():
+        raise RecipeError(f"no preset {name!r}{did_you_mean(name, presets())}")
+    return (_folder() / f"{name}.toml").read_text("utf-8")
+
+
+def load(preset: str | Path | TrainConfig = DEFAULT) -> TrainConfig:
+    """Return a preset by name, or the configuration in a TOML file, with every setting filled in and checked.
+
+    Raises RecipeError that names the file, the key, the value and the nearest right name.
+    """
+    if isinstance(preset, TrainConfig):
+        return from_dict(preset.to_dict(), f"configuration {preset.name!r}")
+    return from_dict(*_parse(str(preset)))
+
+
+def from_dict(values: Table, where: str = "configuration") -> TrainConfig:
+    """Build a configuration from plain values; raises RecipeError for what is not allowed."""
+    refuse_unknown(values, ["name", "summary", *SECTIONS], where, "")
+    sections: dict[str, Any] = {
+        name: decode_section(kind, name, values.get(name, {}), where) for name, kind in SECTIONS.items()
+    }
+    name = decode_text(values, "name", where, Path(where).stem or "custom")
+    config = TrainConfig(name=name, summary=decode_text(values, "summary", where, ""), **sections)
+    _check(config, where)
+    return config
+
+
+def override(config: TrainConfig, changes: Mapping[str, Mapping[str, object]], where: str = "flags") -> TrainConfig:
+    """Return the configuration with changes by section and key; a value of None changes nothing."""
+    given = {
+        section: {key: value for key, value in settings.items() if value is not None}
+        for section, settings in changes.items()
+    }
+    return from_dict(merge(config.to_dict(), given), where)
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Say each setting in which a run differs from the one it would resume, but for those that change no loss."""
+    pairs = zip(_flat(old.to_dict()).items(), _flat(new.to_dict()).values(), strict=True)
+    changed = [(key, before, after) for (key, before), after in pairs if before != after]
+    return [f"{key} was {before!r}, is {after!r}" for key, before, after in changed if not _is_free(key)]
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE_ON_RESUME)
+
+
+def _flat(values: Table) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        found |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def _folder() -> resources.abc.Traversable:
+    return resources.files("curate.train") / "presets"
+
+
+def _parse(name: str) -> tuple[dict[str, object], str]:
+    """Return a preset's or a file's values, and how errors call it."""
+    if name in presets():
+        return tomllib.loads(source(name)), name
+    path = Path(name)
+    if path.suffix != ".toml" and not path.exists():
+        raise RecipeError(f"no preset {name!r}{did_you_mean(name, presets())} (or give the path of a .toml file)")
+    try:
+        return tomllib.loads(path.read_text("utf-8")), name
+    except OSError as error:
+        raise RecipeError(f"cannot read preset {name!r}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{name}: not valid TOML: {error}") from error
+
+
+# ---- what no single field can tell
+
+
+def _check(config: TrainConfig, where: str) -> None:
+    _check_loss(config.data.loss, where)
+    _check_template(config.data.template, where)
+    if config.method.kind == "peft" and "peft_type" not in config.method.peft:
+        raise RecipeError(f"{where}: method.kind = 'peft' needs method.peft with a peft_type, such as 'LOHA'")
+    if config.method.kind != "peft" and config.method.peft:
+        raise RecipeError(f"{where}: method.peft is for method.kind = 'peft', not {config.method.kind!r}")
+    if not config.method.targets:
+        raise RecipeError(f"{where}: method.targets = [] trains nothing; name layers, or all-linear")
+    if config.train.epochs == 0 and config.train.max_steps == 0:
+        raise RecipeError(f"{where}: train.epochs = 0 and train.max_steps = 0 is no training; set one of them")
+    rows, window = config.data.row_tokens, config.data.max_tokens
+    if rows and window and rows < window:
+        raise RecipeError(f"{where}: data.row_tokens = {rows} must hold data.max_tokens = {window}")
+
+
+def _check_loss(loss: str, where: str) -> None:
+    roles = loss.removeprefix("roles:").split(",") if loss.startswith("roles:") else []
+    for role in roles:
+        if role not in LOSS_ROLES:
+            raise RecipeError(f"{where}: data.loss = {loss!r} names no role {role!r}{did_you_mean(role, LOSS_ROLES)}")
+    if not roles and loss not in ("all", "last"):
+        raise RecipeError(f"{where}: data.loss = {loss!r} must be 'all', 'last' or 'roles:assistant,tool'")
+
+
+def _check_template(name: str, where: str) -> None:
+    from curate.schemas.prompts import TEMPLATES
+
+    known = ("auto", "model", *TEMPLATES)
+    if name not in known:
+        raise RecipeError(f"{where}: unknown data.template {name!r}{did_you_mean(name, known)}")
+
+
+def run_name(config: TrainConfig) -> str:
+    """Return a name for a run's folder: the model's last part and the method, such as Llama-2-7b-hf-lora."""
+    model = config.model.name.rstrip("/").rpartition("/")[2] or "model"
+    return re.sub(r"[^\w.-]+", "-", f"{model}-{config.method.kind}")
