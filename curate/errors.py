@@ -5,6 +5,7 @@
     ├── RecipeError        a recipe, setting or flag that is not allowed
     ├── TokenizerError     a tokenizer that cannot be found, read or trusted
     ├── SetError           a curated set that is absent, damaged, locked, or a target that must not be overwritten
+    ├── CheckpointError    a training run's checkpoint that cannot be written or read
     ├── BalanceError       a run whose records read are not the records kept plus those rejected
     └── MissingExtra       a feature whose optional packages are not installed
 
@@ -38,6 +39,10 @@ class TokenizerError(CurateError):
 
 class SetError(CurateError):
     """A curated set is absent, damaged or locked, or a target must not be overwritten."""
+
+
+class CheckpointError(CurateError):
+    """A checkpoint cannot be written, is damaged, or belongs to another run."""
 
 
 class BalanceError(CurateError):
