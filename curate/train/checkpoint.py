@@ -235,7 +235,7 @@ def _write_tensors(path: Path, tensors: Tensors, writes: bool) -> dict[str, dict
 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = whole(tensor).detach().to("cpu").contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def whole(tensor: Tensor) -> Tensor:
