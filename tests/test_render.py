@@ -404,3 +404,8 @@ def test_real_conversations_are_proven(name: str, template: str, shared: Path) -
     batch = [one for one in conversations(shared, 4) if any(m.role == "assistant" and m.content for m in one)]
     assert len(batch) > 1500
     assert proof.prove(made, batch, made.write(batch)) == {}
+
+
+def test_the_page_on_the_mask_tells_every_rule_of_the_proof_in_its_own_words() -> None:
+    text = (Path(__file__).parents[1] / "docs/mask.md").read_text("utf-8")
+    assert [rule for rule, says in proof.RULES.items() if f"| `{rule}` | {says} |" not in text] == []
