@@ -1,6 +1,7 @@
 """Our `curate clean` beside the incumbent's chain over the same dump, on the same cores, start-up included.
 
     python benchmarks/clean.py --incumbent-python .incumbent/bin/python
+    python benchmarks/clean.py --incumbent-python .incumbent/bin/python --rows 400 --best-of 1    # try it
 
 The dump is the real one four times over, each copy with its own word in every message, about 170 MB. Ours:
 clean with `--language en`, LLaMA-2's tokenizer and a window of 2048, and the statistics. The incumbent's, as its
@@ -10,9 +11,11 @@ get_stats. requirements/incumbent.txt says how to make its environment; without 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -20,10 +23,10 @@ from common import MB, ROOT, Measured, best, copies, measure, parse, parser, run
 from common import write_dump as write
 
 SAMPLE_ROWS = 60
-Steps = dict[str, list[str]]
+Steps = dict[str, Measured]
 
 
-def chain(python: Path, dump: Path, folder: Path, shared: Path) -> Steps:
+def chain(python: Path, dump: Path, folder: Path, shared: Path) -> dict[str, list[str]]:
     """Return the incumbent's commands, in order."""
     model = ["--model-name-or-path", str(shared / "tokenizers/llama2")]
     clean, english, split, last = (str(folder / name) for name in ("clean.json", "en.json", "split.json", "last.json"))
@@ -37,34 +40,39 @@ def chain(python: Path, dump: Path, folder: Path, shared: Path) -> Steps:
     return {name: [str(python), "-m", f"fastchat.data.{name}", *rest] for name, rest in arguments.items()}
 
 
-def run_incumbent(python: Path, dump: Path, folder: Path, shared: Path) -> dict[str, Measured]:
+def run_incumbent(python: Path, dump: Path, folder: Path, shared: Path) -> Steps:
     """Run the incumbent's chain; what it needs lies on this machine, so it may not go to the net."""
     folder.mkdir(exist_ok=True)
     steps = chain(python, dump, folder, shared)
     return {name: measure(step, folder, HF_HUB_OFFLINE="1") for name, step in steps.items()}
 
 
-def best_of(count: int, run: Callable[[], dict[str, Measured]]) -> dict[str, Measured]:
-    """Repeat a chain of commands; return the run with the least total wall, peaks the highest of all."""
-    runs = []
+def alternate(count: int, programs: Mapping[str, Callable[[], Steps]]) -> dict[str, Steps]:
+    """Run the programs in turn, `count` times each; return each one's run with the least wall, peaks the highest."""
+    runs: dict[str, list[Steps]] = {name: [] for name in programs}
     for number in range(1, count + 1):
-        runs.append(run())
-        print(f"  run {number} of {count}: {total(list(runs[-1].values())).wall:.1f} s", flush=True)
+        for name, run in programs.items():
+            runs[name].append(run())
+            print(f"{name}, run {number} of {count}: {total(list(runs[name][-1].values())).wall:.1f} s", flush=True)
+    return {name: _best(found) for name, found in runs.items()}
+
+
+def _best(runs: Sequence[Steps]) -> Steps:
     quickest = min(runs, key=lambda steps: total(list(steps.values())).wall)
     return {
-        name: Measured(step.wall, step.cpu, best([r[name] for r in runs]).peak_mib, "")
+        name: Measured(step.wall, step.cpu, best([run[name] for run in runs]).peak_mib, "")
         for name, step in quickest.items()
     }
 
 
-def report(name: str, steps: dict[str, Measured], megabytes: float) -> list[list[object]]:
+def report(name: str, steps: Steps, megabytes: float) -> list[list[object]]:
     """Return the table's rows for one program: its steps and their total."""
     whole = total(list(steps.values()))
     rows: list[list[object]] = [[f"  {step}", run.wall, run.cpu, run.peak_mib, None] for step, run in steps.items()]
     return [*rows, [name, whole.wall, whole.cpu, whole.peak_mib, megabytes / whole.wall]]
 
 
-def as_json(steps: dict[str, Measured], megabytes: float) -> dict[str, object]:
+def as_json(steps: Steps, megabytes: float) -> dict[str, object]:
     """Return the figures of one program for the result file."""
     whole = total(list(steps.values()))
     named = {
@@ -80,52 +88,54 @@ def as_json(steps: dict[str, Measured], megabytes: float) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Measure both, print the table, write the result."""
+def options() -> argparse.Namespace:
+    """Read the command line."""
     made = parser(__doc__)
     made.add_argument("--copies", type=int, default=4, help="how many times over the dump is taken (default 4)")
-    made.add_argument("--best-of", type=int, default=3, metavar="N", help="runs of ours (default 3)")
+    made.add_argument("--rows", type=int, help="try the benchmark itself on so many rows; nothing is saved")
+    made.add_argument("--best-of", type=int, default=3, metavar="N", help="runs of each program, in turn (default 3)")
     made.add_argument("--incumbent-python", type=Path, help="interpreter of an environment with fschat 0.2.36")
-    made.add_argument("--incumbent-runs", type=int, default=1, metavar="N", help="runs of the incumbent (default 1)")
-    options = parse(made)
-    shared, scratch = options.shared, options.scratch
-    if options.incumbent_python:  # a link to an interpreter must stay a link, or it forgets its environment
-        options.incumbent_python = Path(os.path.abspath(options.incumbent_python))  # noqa: PTH100
-    rows = len(source_rows(shared)) * options.copies
-    dump = write(scratch / f"copies-{options.copies}.json", copies(shared), count=rows)
+    chosen = parse(made)
+    chosen.no_save = chosen.no_save or chosen.rows is not None
+    if chosen.incumbent_python:  # a link to an interpreter must stay a link, or it forgets its environment
+        chosen.incumbent_python = Path(os.path.abspath(chosen.incumbent_python))  # noqa: PTH100
+    return chosen
+
+
+def main() -> None:
+    """Measure both, print the table, write the result."""
+    chosen = options()
+    shared, scratch = chosen.shared, chosen.scratch
+    rows = chosen.rows or len(source_rows(shared)) * chosen.copies
+    name = f"rows-{rows}" if chosen.rows else f"copies-{chosen.copies}"
+    dump = write(scratch / f"{name}.json", copies(shared), count=rows)
     sample = write(scratch / "sample.json", islice(copies(shared), SAMPLE_ROWS), count=SAMPLE_ROWS)
     megabytes = dump.stat().st_size / MB
     print(f"{dump}: {rows:,} records, {megabytes:.1f} MB")
+    folder = scratch / "incumbent"
 
-    def clean_and_count() -> dict[str, Measured]:
-        return dict(zip(("clean", "stats"), run_ours(dump, scratch / "curated", shared), strict=True))
+    def ours(source: Path) -> Steps:
+        return dict(zip(("clean", "stats"), run_ours(source, scratch / "curated", shared), strict=True))
 
-    run_ours(sample, scratch / "warm", shared)  # both are warm when they start
-    print("curate")
-    mine = best_of(options.best_of, clean_and_count)
-    counts = json.loads((scratch / "curated/manifest.json").read_text())["counts"]
-    lines, result = report("curate", mine, megabytes), {"curate": as_json(mine, megabytes)}
-    if options.incumbent_python:
-        folder = scratch / "incumbent"
-        run_incumbent(options.incumbent_python, sample, folder, shared)
-        print("fschat")
-        theirs = best_of(options.incumbent_runs, lambda: run_incumbent(options.incumbent_python, dump, folder, shared))
-        lines += report("fschat 0.2.36", theirs, megabytes)
-        result["fschat"] = as_json(theirs, megabytes)
-        result["fschat"]["pieces"] = len(json.loads((folder / "last.json").read_text()))
+    def theirs(source: Path) -> Steps:
+        return run_incumbent(chosen.incumbent_python, source, folder, shared)
+
+    programs = {"curate": ours, **({"fschat 0.2.36": theirs} if chosen.incumbent_python else {})}
+    for run in programs.values():
+        run(sample)  # all are warm when they start
+    found = alternate(chosen.best_of, {name: partial(run, dump) for name, run in programs.items()})
+    lines = [line for name, steps in found.items() for line in report(name, steps, megabytes)]
     print("\n" + table(["", "wall s", "CPU s", "peak MiB", "MB/s"], lines))
+    result = {name.partition(" ")[0]: as_json(steps, megabytes) for name, steps in found.items()}
+    counts = json.loads((scratch / "curated/manifest.json").read_text())["counts"]
     summary: dict[str, object] = {"megabytes": round(megabytes, 2), "records": rows, "runs": result, "counts": counts}
-    if options.incumbent_python:
-        ratio = total(list(theirs.values())).wall / total(list(mine.values())).wall
-        summary["times_faster"] = round(ratio, 2)
-        print(f"\ncurate is {ratio:.1f} times faster")
-    settings = {
-        "best_of": options.best_of,
-        "incumbent_runs": options.incumbent_runs,
-        "language": "en",
-        "max_tokens": 2048,
-    }
-    save("clean", {"settings": settings, **summary}, options.no_save)
+    if chosen.incumbent_python:
+        result["fschat"]["pieces"] = len(json.loads((folder / "last.json").read_text()))
+        mine, other = (total(list(steps.values())).wall for steps in found.values())
+        summary["times_faster"] = round(other / mine, 2)
+        print(f"\ncurate is {other / mine:.1f} times faster")
+    settings = {"best_of": chosen.best_of, "in_turn": True, "language": "en", "max_tokens": 2048}
+    save("clean", {"settings": settings, **summary}, chosen.no_save)
 
 
 if __name__ == "__main__":

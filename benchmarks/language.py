@@ -1,6 +1,6 @@
 """How fast and how right the language signal is on one core, beside langdetect itself on a sample.
 
-python benchmarks/language.py [--json FILE]
+python benchmarks/language.py
 """
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ import os
 os.environ["POLARS_MAX_THREADS"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-import argparse
-import datetime
 import gzip
 import json
-import platform
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -24,12 +21,12 @@ from typing import Any
 
 import langdetect  # type: ignore[import-untyped]
 import polars as pl
+from common import parse, parser, save
 
 from curate.filters import language_profiles as profiles
 from curate.filters.language import UNKNOWN, language
 from curate.filters.language_detector import detect
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 SAME = {"nb": "no", "zh-cn": "zh", "zh-tw": "zh"}  # labels that count as one
 BATCH = 1000  # conversations in a frame, as a worker sees them
 LISTS = {"prompts": pl.List(pl.String), "answers": pl.List(pl.String)}
@@ -128,24 +125,19 @@ def measure(shared: Path, runs: int, sample: int) -> list[Row]:
 
 
 def main() -> None:
-    """Print the table, and write it as JSON where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shared", type=Path, default=SHARED, help="the folder of real dumps")
-    parser.add_argument("--best-of", type=int, default=3, metavar="N")
-    parser.add_argument("--sample", type=int, default=1000, metavar="N", help="texts that langdetect itself gets")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    options = parser.parse_args()
+    """Print the table, write the result."""
+    made = parser(__doc__)
+    made.add_argument("--best-of", type=int, default=3, metavar="N")
+    made.add_argument("--sample", type=int, default=1000, metavar="N", help="texts that langdetect itself gets")
+    options = parse(made)
     rows = measure(options.shared, options.best_of, options.sample)
     built, cached = load_seconds()
     for row in rows:
         shares = "".join(f"  {key} {row[key]:.2%}" for key in ("right", "right_on_sample") if key in row)
         print(f"{row['detector']:<11}{row['texts']:<14}{row['n']:>7,}{row['per_second']:>10,.0f}/s{shares}")
     print(f"profiles: {built:.2f} s to build, {cached * 1000:.1f} ms from the cache")
-    if options.json:
-        machine = {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()}
-        figures: Row = {"date": datetime.date.today().isoformat(), **machine, "rows": rows}
-        figures |= {"build_seconds": built, "cached_seconds": cached}
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    figures = {"rows": rows, "build_seconds": built, "cached_seconds": cached}
+    save("language", {"best_of": options.best_of, **figures}, options.no_save)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure HTML → markdown over the answers of a real dump: the columns, the walker, and both together.
 
-    python benchmarks/markdown.py [--shared FOLDER] [--repeats 5] [--json FILE]
+    python benchmarks/markdown.py [--shared FOLDER] [--repeats 5]
 
 One core, CPU seconds, best of the repeats; MB are 10^6 bytes of the HTML that goes in. `flat` are the answers that
 the columns take, `nested` those that are walked, `code` is lifting the code blocks out, a share of both. The last
@@ -9,7 +9,6 @@ line converts every answer by the walker alone, as if there were no columns.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 
 os.environ["POLARS_MAX_THREADS"] = "1"  # before Polars starts its threads
 
-from common import MB, machine, parse, parser, source_rows, table
+from common import MB, parse, parser, save, source_rows, table
 
 from curate.markdown import flat, looks_like_html, to_markdown, walked
 from curate.markdown.code import lift
@@ -73,17 +72,13 @@ def measure(texts: Sequence[str], repeats: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """Print the table; write it as JSON where asked."""
+    """Print the table, write the result."""
     options = parser(__doc__)
     options.add_argument("--repeats", type=int, default=5, help="runs of each part (default 5)")
-    options.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     chosen = parse(options)
     rows = measure(answers(chosen.shared), chosen.repeats)
     print(table(list(rows[0]), [list(row.values()) for row in rows]))
-    if chosen.json:
-        chosen.json.write_text(
-            json.dumps({"benchmark": "markdown", "machine": machine(), "parts": rows}, indent=1) + "\n"
-        )
+    save("markdown", {"repeats": chosen.repeats, "parts": rows}, chosen.no_save)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
 """Measure each tokenizer's paths over real messages, and the splitter over whole conversations.
 
-    python benchmarks/tokens.py DUMP… [--tokenizer FOLDER]… [--check] [--json FILE]
+    python benchmarks/tokens.py [DUMP…] [--tokenizer FOLDER]… [--check]
 
 One core, CPU seconds, best of three. `first` is the first pass over the texts by a tokenizer just opened;
-fastokens keeps what it has seen, so `best` is a later pass. `--check` compares the ids of every different
+fastokens and the table of words keep what they have seen, so `best` is a later pass. With dumps of one's own nothing
+is saved. `--check` compares the ids of every different
 message with the reference's.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,8 @@ from typing import Any
 
 # Before fastokens and tokenizers start their threads.
 os.environ.update(FASTOKENS_BPE_THREADS="1", RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+
+from common import parse, parser, save
 
 from curate import tokens, vocabulary
 from curate.schemas import prompts
@@ -73,6 +74,8 @@ def measure(name: str | None, chats: list[list[Message]], check: bool) -> list[d
     document = tokenizer.tokenizer_json()
     fast = tokens.fastokens(document)
     row("fastokens", seconds(lambda: fast(texts)))
+    if (words := tokenizer.words) is not None:
+        row("by words", seconds(lambda: words.totals(texts, [0] * len(texts))))
     row(f"reference: {vocab.kind}", seconds(lambda: [vocab.reference(text) for text in texts], 1))
     hugging_face = vocabulary.hugging_face(document)
     row("tokenizers", seconds(lambda: [hugging_face(text) for text in texts], 1))
@@ -93,23 +96,22 @@ def _split(chats: list[list[Message]], template: prompts.Template, tokenizer: to
 
 
 def main() -> None:
-    """Measure, print the table, and write JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dump", type=Path, nargs="+", help="ShareGPT JSON, .gz or not")
-    parser.add_argument("--tokenizer", action="append", help="a folder; llama3 where none is named")
-    parser.add_argument("--check", action="store_true", help="compare every different message with the reference")
-    parser.add_argument("--json", type=Path, help="where to write the rows")
-    options = parser.parse_args()
-    chats = list(conversations(options.dump))
-    rows = [row for name in options.tokenizer or ["llama3"] for row in measure(name, chats, options.check)]
+    """Measure, print the table, write the result."""
+    made = parser(__doc__)
+    made.add_argument("dump", type=Path, nargs="*", help="ShareGPT JSON, .gz or not (default: the shared dump's truth)")
+    made.add_argument("--tokenizer", action="append", help="a folder (default: the shared LLaMA-2's, and llama3)")
+    made.add_argument("--check", action="store_true", help="compare every different message with the reference")
+    options = parse(made)
+    dumps = options.dump or [options.shared / "data/source_markdown.json.gz"]
+    chats = list(conversations(dumps))
+    names = options.tokenizer or [str(options.shared / "tokenizers/llama2"), "llama3"]
+    rows = [row for name in names for row in measure(name, chats, options.check)]
     print(f"{len(chats)} conversations, {sum(map(len, chats))} messages; one core, CPU seconds", file=sys.stderr)
     for row in rows:
         speeds = "".join(f"  {row[key]:7.1f}" for key in ("first_mb_s", "best_mb_s") if key in row)
         print(f"{row['tokenizer']:10} {row['what']:20} {row['seconds']:8.3f}{speeds}")
-    if options.json:
-        machine = {"processor": platform.processor() or platform.machine(), "python": platform.python_version()}
-        report = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "conversations": len(chats), "rows": rows}
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    result = {"dumps": [dump.name for dump in dumps], "conversations": len(chats), "rows": rows}
+    save("tokens", result, options.no_save or bool(options.dump))
 
 
 if __name__ == "__main__":
