@@ -133,13 +133,8 @@ def _list(walker: Walker, ordered: bool, number: int) -> None:
     outer = walker.frame
     if outer.kind == "list":
         outer = _item(walker)
-    if (
-        outer.kind == "item"
-        and outer.parent
-        and ordered
-        and number != 1
-        and outer.last in ("text", "p", "quote", "list")
-    ):
+    runs_on = ordered and number != 1 and outer.last in ("text", "p", "quote", "list")
+    if outer.kind == "item" and outer.parent and runs_on:
         outer.parent.loose = True  # only a list that starts at 1 can follow a text without a blank line
     # Two lists in a row would be read as one but for another marker.
     follows = outer.last == "list" and outer.ordered == ordered
