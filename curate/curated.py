@@ -22,12 +22,11 @@ from typing import Any
 
 import polars as pl
 
+from curate import manifest
 from curate.errors import SetError
 
-FORMAT = 1  # of the folder; raised when a reader of the old one would misread the new one
-CONVERSATIONS, REJECTED, ORIGINALS = "conversations.parquet", "rejected.parquet", "originals.parquet"
-MANIFEST = "manifest.json"
-FILES = (CONVERSATIONS, REJECTED, ORIGINALS, MANIFEST)
+CONVERSATIONS, REJECTED, ORIGINALS = manifest.CONVERSATIONS, manifest.REJECTED, manifest.ORIGINALS
+MANIFEST, FILES = manifest.MANIFEST, manifest.FILES
 PARTS = ".curate-parts"  # scratch of a run, inside the partial folder
 ASIDE = ".curate-set-aside"  # stands in an earlier set while its name is given to the new one
 ROW_GROUP = 20_000  # rows; by record order, so that the bytes do not depend on the workers
@@ -117,34 +116,12 @@ class CuratedSet:
 
 def is_set(path: Path) -> bool:
     """Tell whether a folder holds a curated set's manifest."""
-    return _manifest_of(path) is not None
-
-
-def _manifest_of(path: Path) -> dict[str, Any] | None:
-    try:
-        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) and manifest.get("curate_set") else None
+    return manifest.read(path) is not None
 
 
 def open_set(path: str | Path = "curated") -> CuratedSet:
     """Open a curated set; raises SetError that says what is wrong with it and what to type."""
-    folder = Path(path)
-    if not folder.exists():
-        raise SetError(f"no curated set at {str(path)!r}; make one: curate clean DUMP -o {path}")
-    if not folder.is_dir():
-        raise SetError(f"{str(path)!r} is a file, not a curated set (a folder with {MANIFEST})")
-    manifest = _manifest_of(folder)
-    if manifest is None:
-        raise SetError(f"{str(path)!r} is not a curated set: it holds no readable {MANIFEST} of curate's")
-    found = manifest["curate_set"]
-    if found != FORMAT:
-        raise SetError(f"{str(path)!r} has set format {found!r}, this version reads {FORMAT}; run curate clean again")
-    for name in (CONVERSATIONS, REJECTED):
-        if not (folder / name).is_file():
-            raise SetError(f"{str(path)!r} is incomplete: {name} is missing; run curate clean again")
-    return CuratedSet(folder, manifest)
+    return CuratedSet(*manifest.require(path))
 
 
 @contextmanager
@@ -225,7 +202,7 @@ def _previous(target: Path) -> Path:
 def _refuse_foreign(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise SetError(f"{str(target)!r} is not a folder; give another -o")
-    if target.is_dir() and any(target.iterdir()) and _manifest_of(target) is None:
+    if target.is_dir() and any(target.iterdir()) and manifest.read(target) is None:
         raise SetError(f"{str(target)!r} holds files and is not a curated set; nothing was written; give another -o")
 
 
@@ -274,9 +251,9 @@ def _retire(old: Path, target: Path) -> None:
         old.rmdir()
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write the manifest: sorted keys, readable, UTF-8."""
-    text = json.dumps({"curate_set": FORMAT, **manifest}, indent=1, sort_keys=True, ensure_ascii=False)
+    text = json.dumps({"curate_set": manifest.FORMAT, **facts}, indent=1, sort_keys=True, ensure_ascii=False)
     # A file name that is no UTF-8 comes as lone surrogates, and stands as their JSON escapes.
     (folder / MANIFEST).write_text(text + "\n", "utf-8", errors="backslashreplace")
 
