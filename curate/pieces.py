@@ -30,10 +30,14 @@ def byte_lengths(document: str) -> tuple[list[int], int] | None:
     if normalizer is None and _types(pre, "pretokenizers") == ["Split", "ByteLevel"]:
         for piece, token in vocab.items():
             lengths[token] = len(piece)  # one character a byte
+        for token, text in _symbols(parsed):
+            lengths[token] = len(text)
         return lengths, 0
     if pre is None and _types(normalizer, "normalizers") == ["Prepend", "Replace"]:
         for piece, token in vocab.items():
             lengths[token] = 1 if BYTE_PIECE.fullmatch(piece) else len(piece.replace("▁", " ").encode())
+        for token, text in _symbols(parsed):
+            lengths[token] = len(text)
         return lengths, 1
     return None
 
@@ -52,6 +56,8 @@ def piece_bytes(document: str) -> list[bytes] | None:
         else:
             byte = BYTE_PIECE.fullmatch(piece)
             pieces[token] = bytes([int(piece[3:5], 16)]) if byte else piece.replace("▁", " ").encode()
+    for token, text in _symbols(parsed):
+        pieces[token] = text
     return pieces
 
 
@@ -73,6 +79,11 @@ def without_prefix(document: str) -> str | None:
         kept = [one for one in steps if one["type"] != "Prepend"]
         parsed[key] = {"type": "Sequence", inner: kept} if kept and kept != [step] else kept[0] if kept else None
     return json.dumps(parsed, ensure_ascii=False) if changed else None
+
+
+def _symbols(parsed: dict[str, Any]) -> list[tuple[int, bytes]]:
+    """Return the added tokens that are text (`<tool_call>`), and their bytes."""
+    return [(entry["id"], entry["content"].encode()) for entry in parsed["added_tokens"] or [] if not entry["special"]]
 
 
 def _types(step: dict[str, Any] | None, key: str) -> list[str]:

@@ -19,7 +19,7 @@ from curate.errors import RecordError
 from curate.runs import Rows
 from curate.schemas.conversation import Message
 from curate.tokens import Tokenizer
-from curate.train.render import Expected, Renderer, Written
+from curate.train.render import Expected, Renderer, Words, Written
 
 Problems = dict[int, RecordError]  # by the conversation's place in the batch
 
@@ -94,18 +94,17 @@ def _text(case: _Case) -> Problems:
     found = _decoded(case)
     problems = {}
     for index, one in enumerate(case.expected):
-        wanted = b"".join(chain.from_iterable(_stream(case, words) for words in one.words))
+        wanted = b"".join(chain.from_iterable(map(_stream, one.words)))
         if found[index] != wanted and found[index] != _as_tokenized(case, one):
             evidence = _difference(found[index], wanted)
             problems[index] = RecordError("mask_differs", "the trained tokens do not spell the answers", evidence)
     return problems
 
 
-def _stream(case: _Case, words: tuple[str, bool]) -> tuple[bytes, bytes]:
+def _stream(words: Words) -> tuple[bytes, bytes]:
     """Return a message's text and its end, as they must be found."""
-    text, ends = words
-    stop = _marker(case.renderer.stop_ids[0]) if ends else b""
-    return text.encode("utf-8", "surrogatepass"), stop
+    text, end = words
+    return text.encode("utf-8", "surrogatepass"), b"" if end is None else _marker(end)
 
 
 def _marker(token: int) -> bytes:
@@ -167,9 +166,9 @@ def _as_tokenized(case: _Case, one: Expected) -> bytes:
     """Return what is expected as the tokenizer itself spells it: it may write `▁` as a space, or compose accents."""
     tokenizer = case.renderer.tokenizer
     parts = []
-    for text, ends in one.words:
+    for text, end in one.words:
         ids = tokenizer.encode_onward([text])[0].tolist()
-        parts += [_spelled(tokenizer, ids), _marker(case.renderer.stop_ids[0]) if ends else b""]
+        parts += [_spelled(tokenizer, ids), b"" if end is None else _marker(end)]
     return b"".join(parts)
 
 

@@ -26,6 +26,8 @@ from curate.tokens import Tokenizer
 
 ROLE_LOSS = "roles:"
 
+Words = tuple[str, int | None]
+
 
 @dataclass(frozen=True)
 class Rendered:
@@ -47,11 +49,11 @@ class Written:
 class Expected:
     """What the messages say must be found in a rendering, told without any ids.
 
-    `words`: each trained message's text as the template writes it, and whether its end is trained too.
+    `words`: each trained message's text as the template writes it, and the control token after it that is trained too.
     `asked`: for each trained answer the text between the last control token and the answer. `bos`: how many.
     """
 
-    words: list[tuple[str, bool]]
+    words: list[Words]
     asked: list[str]
     bos: int
 
@@ -122,7 +124,7 @@ def parse_loss(text: str) -> Loss:
 # ---- renderers
 
 
-class _Base:
+class Base:
     """What a renderer of one conversation does with its batch."""
 
     def write(self, conversations: Sequence[Sequence[Message]]) -> Written:
@@ -147,7 +149,7 @@ class _Base:
         return written.rows.ids
 
 
-class TemplateRenderer(_Base):
+class TemplateRenderer(Base):
     """Renders with one of the built-in templates."""
 
     def __init__(self, template: prompts.Template, tokenizer: Tokenizer, loss: Loss) -> None:
@@ -183,15 +185,16 @@ class TemplateRenderer(_Base):
         """Return what a rendering must hold, from the template's segments."""
         messages = self.loss.select(messages)
         segments = prompts.render(self.layout.template, messages, roles=self.loss.roles)
-        words: dict[int, tuple[str, bool]] = {}
+        words: dict[int, Words] = {}
         asked: list[str] = []
         run = ""
         for segment in segments:
             if segment.supervised and segment.message is not None:
                 if segment.message not in words and messages[segment.message].role == "assistant":
                     asked.append(run)
-                text, ends = words.get(segment.message, ("", False))
-                words[segment.message] = (text + segment.text, ends or segment.control is not None)
+                text, end = words.get(segment.message, ("", None))
+                end = end if segment.control is None else self.tokenizer.control_ids[segment.control]
+                words[segment.message] = (text + segment.text, end)
             run = "" if segment.control is not None else run + segment.text
         return Expected(list(words.values()), asked, sum(segment.control == prompts.BOS for segment in segments))
 
@@ -204,5 +207,7 @@ def renderer(template: str, tokenizer: Tokenizer, *, loss: str = "all", chat_tem
     """
     selected = parse_loss(loss)
     if chat_template is not None:
-        raise RecipeError("a model's own chat template cannot be used yet; name one of curate's")
+        from curate.train.chat_template import ChatTemplateRenderer
+
+        return ChatTemplateRenderer(chat_template, tokenizer, selected)
     return TemplateRenderer(prompts.get(template), tokenizer, selected)
