@@ -1,8 +1,7 @@
-"""How numbers look: a run's summary, a set's statistics and a record's story, as rich renderables and as JSON."""
+"""How numbers look: a run's summary, a set's statistics and a record's story, as rich renderables."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,15 +13,7 @@ from curate import tables
 from curate.explain import Edit, Explanation, Rejection, Story
 from curate.report_stats import flow_table
 from curate.stats import edits, flow
-from curate.terminal import HIDDEN, one_line
-
-ESCAPED = {code: f"\\u{code:04x}" for code in (0x7F, *HIDDEN)}
-
-
-def to_json(value: object) -> str:
-    """Return a dataclass or plain values as JSON that is safe to print: what a terminal would obey is escaped."""
-    plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-    return json.dumps(plain, indent=1, ensure_ascii=False).translate(ESCAPED)
+from curate.terminal import one_line
 
 
 def stats_schema() -> dict[str, Any]:

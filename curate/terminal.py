@@ -1,7 +1,9 @@
-"""Text that is safe to print, and the consoles it is printed on."""
+"""Text and JSON that are safe to print, and the consoles they are printed on; Rich is loaded where it is needed."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 import unicodedata
 from typing import IO, TYPE_CHECKING
@@ -21,6 +23,7 @@ _VISIBLE = {
     0x7F: "␡",
     **{code: f"\\u{code:04x}" for code in HIDDEN},
 }
+ESCAPED = {code: f"\\u{code:04x}" for code in (0x7F, *HIDDEN)}  # as JSON says it
 _VISIBLE_LINE = {**_VISIBLE, ord("\n"): "⏎", ord("\t"): " "}
 
 
@@ -33,6 +36,12 @@ def one_line(text: str, width: int = 200) -> str:
     """Return `safe` text on one line, cut at `width` terminal cells."""
     shown = text[: 2 * width].replace("\r\n", "\n").translate(_VISIBLE_LINE)
     return shown if len(text) <= 2 * width and cells(shown) <= width else _cut(shown, width)
+
+
+def to_json(value: object) -> str:
+    """Return a dataclass or plain values as JSON that is safe to print: what a terminal would obey is escaped."""
+    plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    return json.dumps(plain, indent=1, ensure_ascii=False).translate(ESCAPED)
 
 
 def cells(text: str) -> int:

@@ -89,7 +89,7 @@ def test_before_and_after_stand_on_lines_of_their_own(small: Path) -> None:
 
 
 def test_json_holds_the_same(small: Path) -> None:
-    found = json.loads(report.to_json(explain("abc", small)))
+    found = json.loads(terminal.to_json(explain("abc", small)))
     assert found["records"][0]["pieces"][0]["id"] == "abc_0"
     assert found["records"][0]["edits"][0]["after"] == "hello\n\nyou"
 

@@ -121,8 +121,8 @@ def test_names_from_the_data_cannot_command_the_terminal(tmp_path: Path) -> None
     page = rendered(stats_page(measured), 80)
     assert "\x1b" not in page
     assert "␛[2J[bold red]\\u202egpt" in page
-    assert "\u202e" not in report.to_json(measured)
-    assert json.loads(report.to_json(measured))["models"][0]["name"] == "\x1b[2J[bold red]\u202egpt"
+    assert "\u202e" not in terminal.to_json(measured)
+    assert json.loads(terminal.to_json(measured))["models"][0]["name"] == "\x1b[2J[bold red]\u202egpt"
 
 
 def test_the_page_says_the_same_in_ascii(small: Path) -> None:
@@ -276,7 +276,7 @@ def test_json_is_as_its_schema_says(kind: str, small: Path, dump: Path) -> None:
 
     schema = json.loads((ROOT / "schemas/stats.schema.json").read_text())
     assert schema == report.stats_schema(), "run: python scripts/docs.py"
-    found = json.loads(report.to_json(stats(small if kind == "set" else dump)))
+    found = json.loads(terminal.to_json(stats(small if kind == "set" else dump)))
     jsonschema.Draft202012Validator(schema).validate(found)
     found["flow"]["extra"] = 1
     with pytest.raises(jsonschema.ValidationError):

@@ -86,12 +86,13 @@ def _start_workers(inputs: tuple[str, ...], workers: int | None) -> None:
 
 def _report(result: CleanResult, quiet: bool, as_json: bool) -> None:
     """Print the manifest or the summary on stdout, warnings on stderr."""
-    from curate.report import summary, to_json
-    from curate.terminal import one_line, show
+    from curate.terminal import one_line, show, to_json
 
     if as_json:
         click.echo(to_json(result.manifest))
     elif not quiet:
+        from curate.report import summary
+
         outputs = [path for path in (result.output, result.file) if path is not None]
         show(summary(result.manifest, *map(str, outputs)))
     for warning in result.warnings:

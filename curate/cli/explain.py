@@ -22,12 +22,12 @@ def explain(record_id: str, set_path: str, as_json: bool) -> None:
       curate explain dump.json:17 --set english
     """
     from curate.explain import explain as look_up
-    from curate.report import explanation_page, to_json
+    from curate.terminal import show, to_json
 
     found = look_up(record_id, set_path)
     if as_json:
         click.echo(to_json(found))
         return
-    from curate.terminal import show
+    from curate.report import explanation_page
 
     show(explanation_page(found))

@@ -22,14 +22,13 @@ def stats(path: str, as_json: bool, tokenizer: str | None, template: str | None,
     Example:
       curate stats english --json
     """
-    from curate.report import to_json
-    from curate.report_stats import stats_page
     from curate.stats import stats as measure
+    from curate.terminal import show, to_json
 
     measured = measure(path, tokenizer=tokenizer, template=template, workers=workers)
     if as_json:
         click.echo(to_json(measured))
         return
-    from curate.terminal import show
+    from curate.report_stats import stats_page
 
     show(stats_page(measured))
