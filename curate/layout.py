@@ -96,12 +96,18 @@ class Layout:
         sheet.end()
 
     def write_prompt(self, sheet: Sheet, messages: Sequence[Message]) -> None:
-        """Append what asks a model for its next answer."""
-        for part in self._parts(generation_prompt(self.template, messages)):
+        """Append what asks a model for its next answer; earlier answers have the borders that training has."""
+        told = [replace(message, train=True) for message in messages]
+        for part in self._parts(generation_prompt(self.template, told, roles=self.roles | ANSWERS)):
             if isinstance(part, Segment):
                 sheet.mark(self.tokenizer.control_ids[str(part.control)], False)
-            else:
-                sheet.run("".join(segment.text for segment in part))
+                continue
+            sheet.run("".join(segment.text for segment in part))
+            place = 0
+            for segment in part:
+                if segment.supervised:
+                    sheet.stretch(place, place + len(segment.text), False)
+                place += len(segment.text)
         sheet.end()
 
     def _trains(self, message: Message) -> bool:

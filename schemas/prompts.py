@@ -308,9 +308,11 @@ def render(
     return _render(template, messages, first, system, roles)[0]
 
 
-def generation_prompt(template: Template, messages: Sequence[Message]) -> list[Segment]:
+def generation_prompt(
+    template: Template, messages: Sequence[Message], *, roles: Collection[Role] = ANSWERS
+) -> list[Segment]:
     """Return the segments that ask a model for its next answer: a prefix of that answer's rendering."""
-    out, fresh = _render(template, messages, True, None)
+    out, fresh = _render(template, messages, True, None, roles)
     _open(out, template, fresh, False, len(messages))
     _put(out, template.by_role["assistant"].written[0], len(messages))
     return out

@@ -291,6 +291,12 @@ def test_a_built_in_template_as_jinja_gives_the_same_ids_and_mask(
     assert (size.tokens, size.answers) == (len(found.ids), int(np.sum(found.mask)))
 
 
+def test_an_earlier_answer_is_cut_at_its_border_in_a_prompt_too(tokenizers: dict[str, Tokenizer]) -> None:
+    chatml = prompts.fit(TEMPLATES["chatml"], tokenizers["tiktoken"].control_ids)
+    made = renderer("any", tokenizers["tiktoken"], chat_template=chat_templates.jinja(chatml))
+    assert proven(made, [[TWO[0], Message("assistant", "\nthe fox"), *TWO[2:]]]) == {}
+
+
 def test_it_crosses_to_a_worker(tokenizers: dict[str, Tokenizer]) -> None:
     made = renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
     again = pickle.loads(pickle.dumps(made))

@@ -171,6 +171,8 @@ def test_a_token_that_would_reach_into_an_answer_is_cut_at_its_border(tokenizers
     assert (prompt[-1], ids[len(prompt)]) == (single, single)
     whole = prompts.text(prompts.fit(TEMPLATES["chatml"], tokenizer.control_ids), messages, bos="", eos="")
     assert tokenizer.ids([whole])[0].count(double) == ids.count(double) + 1, "one tokenisation would have joined them"
+    longer = [*messages, *TWO[:2]]
+    assert proof.prove(made, [longer], made.write([longer])) == {}, "it is cut in what a later answer is asked with too"
 
 
 CONTENT = st.lists(

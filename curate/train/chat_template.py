@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from curate import runs
 from curate.errors import RecipeError, RecordError
@@ -155,16 +157,16 @@ class ChatTemplateRenderer(Base):
             done = match.end()
         return [*out, (text[done:], done)] if done < len(text) else out
 
-    def _shape(self, messages: Sequence[Message]) -> _Shape:
+    def _shape(self, messages: Sequence[Message], *, asks: bool = False) -> _Shape:
         """Return the shape of these messages; raises RecordError where the template refuses them."""
-        key = tuple((m.role, bool(m.content), m.name, m.tool_calls) for m in messages)
+        key = asks, *((m.role, bool(m.content), m.name, m.tool_calls) for m in messages)
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = self._find_shape(messages)
+            shape = self._shapes[key] = self._find_shape(messages, asks)
         return shape
 
-    def _find_shape(self, messages: Sequence[Message]) -> _Shape:
-        whole = self._holed(messages)
+    def _find_shape(self, messages: Sequence[Message], asks: bool) -> _Shape:
+        whole = self._holed(messages, asks=asks)
         problems: dict[int, RecordError] = {}
         starts: dict[int, int] = {}  # place in the text -> the answer that begins there
         for index, message in enumerate(messages):
@@ -181,9 +183,6 @@ class ChatTemplateRenderer(Base):
             else:
                 items.append((item, place))
         return _Shape(self._owned(items, starts, messages), problems)
-
-    def _prompt_shape(self, messages: Sequence[Message]) -> _Shape:
-        return _Shape([_Part(item) for item, _ in self._items(self._holed(messages, asks=True))])
 
     def _start(self, before: Sequence[Message], whole: str) -> int:
         """Return where an answer begins: what asks for it must be how the text begins."""
@@ -240,12 +239,13 @@ class ChatTemplateRenderer(Base):
             except RecordError as error:
                 problems[index] = error
             sheet.end()
-        return Written(runs.encode(sheet, self.tokenizer), problems)
+        rows = runs.encode(sheet, self.tokenizer)
+        return Written(replace(rows, mask=np.zeros_like(rows.mask)) if asks else rows, problems)
 
     def _put(self, sheet: Sheet, messages: Sequence[Message], asks: bool) -> None:
         """Append a rendering; raises RecordError where the template refuses or rewrites the messages."""
         real = self._text(messages, asks=asks)
-        shape = self._prompt_shape(messages) if asks else self._shape(messages)
+        shape = self._shape(messages, asks=asks)
         names = {token: name for name, token in self._controls.items()}
         texts = [_filled(part.item, messages, names) for part in shape.parts]
         if "".join(texts) != real:
@@ -253,7 +253,7 @@ class ChatTemplateRenderer(Base):
             raise RecordError("template_rewrites", reason, _parting("".join(texts), real))
         selected = self.loss.select(messages)
         for index, problem in shape.problems.items():
-            if self._trains(selected[index]):
+            if self._trains(selected[index]) and not asks:
                 raise problem
         self._put_parts(sheet, shape.parts, texts, selected)
 
