@@ -240,6 +240,28 @@ def _by_module(hidden: Tensor, head: nn.Module, targets: Tensor, chunk: int, sca
     return total
 
 
+@torch.no_grad()
+def token_losses(
+    hidden: Tensor, head: nn.Module, targets: Tensor, chunk: int, scale: float = 1.0, cap: float | None = None
+) -> Tensor:
+    """Return each supervised token's loss, fp32, in the order of rows and positions; for evaluation."""
+    places = _places(targets.flatten(), None)
+    picked, wanted = hidden.flatten(0, 1).index_select(0, places), targets.flatten().index_select(0, places)
+    found = [hidden.new_zeros(0, dtype=torch.float32)]
+    for rows, ids in zip(picked.split(chunk), wanted.split(chunk), strict=True):
+        shaped = _shaped(_logits(head, rows), scale, cap)
+        found.append(nn.functional.cross_entropy(shaped, ids, reduction="none"))
+    return torch.cat(found)
+
+
+def _logits(head: nn.Module, rows: Tensor) -> Tensor:
+    """Return fp32 logits [rows, vocabulary], rounded nowhere in between if the head is one matrix."""
+    if not isinstance(head, nn.Linear) or hasattr(head, "base_layer"):
+        return head(rows).float()  # type: ignore[no-any-return]
+    logits = _product(rows.to(head.weight.dtype), head.weight.t())
+    return logits if head.bias is None else logits + head.bias
+
+
 class CausalLoss(nn.Module):
     """A causal model and its loss as one module, so that what hooks a forward (DDP, FSDP2) sees one.
 
@@ -252,11 +274,14 @@ class CausalLoss(nn.Module):
         self.chunk = chunk
         self.scale, self.softcap = head_shape(attention_module.base(model).config.get_text_config())
 
-    def forward(self, batch: Rows, attention: Attention) -> Tensor:
-        """Return the sum of the batch's token losses, fp32."""
+    def forward(self, batch: Rows, attention: Attention, *, each: bool = False) -> Tensor:
+        """Return the sum of the batch's token losses, fp32; with `each`, every one of them, without gradients."""
         hidden = self.body(batch, attention)
         base = attention_module.base(self.model)
         head = base.get_output_embeddings()
+        if each:
+            chunk = self.chunk or chunk_rows(base.config.get_text_config().vocab_size, False)
+            return token_losses(hidden, head, batch.targets, chunk, self.scale, self.softcap)
         if not isinstance(head, nn.Linear) or hasattr(head, "base_layer"):  # an adapter on it is no plain matrix
             chunk = self.chunk or chunk_rows(base.config.get_text_config().vocab_size, False)
             return _by_module(hidden, head, batch.targets, chunk, self.scale, self.softcap)

@@ -19,7 +19,12 @@ from curate.train.records import Records, Row
 REPORT, PICTURE = "report.html", "loss.png"
 SHOWN = 40  # rows of a table that the data makes long; the files beside the page have them all
 LONG = 4_000  # characters of one message
-SLICES = (("by_exchanges", "exchanges"), ("by_language", "language"), ("by_length", "length, tokens"))
+SLICES = (
+    ("by_exchanges", "exchanges"),
+    ("by_depth", "answer"),
+    ("by_language", "language"),
+    ("by_length", "length, tokens"),
+)
 
 
 def write(run: Path) -> list[Path]:
@@ -188,6 +193,8 @@ def _pair(base: Row | None, tuned: Row) -> str:
     )
     name = f'<p class="note">{_text(str(tuned["name"]))}</p>' if tuned.get("name") else ""
     both = "".join(_answer(title, row) for title, row in (("base", base), ("tuned", tuned)) if row)
+    if isinstance(tuned.get("reference"), str):
+        both += _answer("in the data", {"answer": tuned["reference"], "stopped": True})
     return f'<div class="sample">{name}{prompt}<div class="pair">{both}</div></div>'
 
 

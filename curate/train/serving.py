@@ -70,6 +70,11 @@ def _serving(tokenizer: Tokenizer, chat_template: str, stops: Sequence[int], tem
     return Serving(tokenizer, chat_template, stop_ids, said, template)
 
 
+def lead(template: str | None) -> str:
+    """Return what a template writes between the prompt and the words of an answer, which is no part of them."""
+    return prompts.get(template).by_role["assistant"].lead if template in prompts.TEMPLATES else ""
+
+
 # ---- written
 
 
