@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 import curate
-from curate import corpus, curated, engine, ingest
+from curate import assemble, corpus, curated, engine, ingest
 from curate import recipe as recipes
 from curate.batch import Part, Plan
 from curate.errors import BalanceError, InputError, SetError
@@ -92,11 +92,14 @@ def clean(
     run = _Run(resolved, reader, progress, started, file)
     with curated.writing(folder) as partial:
         (partial / curated.PARTS).mkdir()
-        parts = run.read(partial, workers or engine.default_workers())
-        run.report("finding duplicates")
-        decisions = corpus.decide(parts, resolved)
-        run.report("writing")
-        counts = corpus.write(partial, parts, decisions, resolved, _own_signals())
+        chunks = run.chunks(workers or engine.default_workers())
+        with engine.Pool(Plan(resolved, (partial / curated.PARTS).absolute()), run.workers) as pool:
+            parts = run.read(pool, chunks)
+            run.report("finding duplicates")
+            decisions = corpus.decide(parts, resolved)
+            run.report("writing")
+            numbers = [part.number for part in parts]
+            counts = assemble.write(pool, partial, numbers, decisions, _own_signals(), resolved.output.originals)
         manifest = run.manifest(parts, decisions, counts)
         curated.write_manifest(partial, manifest)
     if file is not None:
@@ -169,14 +172,17 @@ class _Run:
     workers: int = 1
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def read(self, partial: Path, workers: int) -> list[Part]:
-        """Send every chunk through the workers; raises InputError if there was nothing whole."""
-        plan = Plan(self.recipe, (partial / curated.PARTS).absolute())
+    def chunks(self, workers: int) -> Iterator[tuple[int, ingest.Chunk]]:
+        """Begin to read; one chunk is done in this process, more than one by `workers`."""
         chunks = enumerate(self.reader)
         first = list(islice(chunks, 2))
-        self.workers = workers if len(first) == 2 else 1  # one chunk is done here, without starting a process
+        self.workers = workers if len(first) == 2 else 1
+        return chain(first, chunks)
+
+    def read(self, pool: engine.Pool, chunks: Iterable[tuple[int, ingest.Chunk]]) -> list[Part]:
+        """Send every chunk through the workers; raises InputError if there was nothing whole."""
         parts = []
-        for part in engine.run(plan, chain(first, chunks), self.workers):
+        for part in pool.map(chunks):
             parts.append(part)
             for stage, spent in part.seconds.items():
                 self.seconds[stage] += spent
@@ -196,7 +202,7 @@ class _Run:
                 Progress(reader.bytes_read, reader.bytes_total, self.records, self.kept, self.rejected, stage, elapsed)
             )
 
-    def manifest(self, parts: Sequence[Part], decisions: corpus.Decisions, counts: corpus.Counts) -> dict[str, Any]:
+    def manifest(self, parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts) -> dict[str, Any]:
         """Return the manifest; raises BalanceError if a record is neither kept nor rejected."""
         rejected = counts.rejected.total()
         if self.records != counts.kept + rejected:
@@ -250,7 +256,7 @@ class _Run:
 
 
 def _rule_counts(
-    parts: Sequence[Part], decisions: corpus.Decisions, counts: corpus.Counts
+    parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts
 ) -> dict[str, dict[str, int]]:
     alone: Counter[str] = sum((part.alone for part in parts), Counter())
     if decisions.would_take:

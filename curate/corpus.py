@@ -1,17 +1,13 @@
-"""What only the whole corpus can tell: duplicates, unique ids, train or eval; then the set written from its parts."""
+"""What only the whole corpus can tell: duplicates, unique ids, train or eval."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import polars as pl
-from polars.io.plugins import register_io_source
 
-from curate import curated
-from curate.batch import Part, part_file
+from curate.batch import Part
 from curate.filters import duplicates
 from curate.recipe import Recipe
 from curate.rows import SUMMARY
@@ -123,117 +119,3 @@ def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:
         reason=pl.when(pl.col("twin").is_not_null()).then(pl.format("{} {} ({})", words, "twin_id", "place")),
         twin=pl.col("twin_id"),
     )
-
-
-@dataclass
-class Counts:
-    """What the written files hold; filled while they are written."""
-
-    kept: int = 0
-    pieces: int = 0
-    tokens: int = 0
-    answer_tokens: int = 0
-    eval: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)  # records, by rule
-    exchanges: Counter[str] = field(default_factory=Counter)
-    edits: Counter[str] = field(default_factory=Counter)
-    roles: Counter[str] = field(default_factory=Counter)  # messages of all pieces
-
-
-def write(folder: Path, parts: Sequence[Part], decisions: Decisions, recipe: Recipe, signals: curated.Schema) -> Counts:
-    """Write the set's parquet files from the parts, in record order, a part in memory at a time."""
-    counts = Counts()
-    source = folder / curated.PARTS
-    of_part = {key[0]: rows for key, rows in decisions.rows.partition_by("part", as_dict=True).items()}
-    nothing = decisions.rows.clear()
-
-    def table(schema: curated.Schema, rows_of: Callable[[Path, int, pl.DataFrame], pl.DataFrame]) -> pl.LazyFrame:
-        def batches(*_: object) -> Iterator[pl.DataFrame]:
-            for part in parts:
-                rows = rows_of(source, part.number, of_part.get(part.number, nothing))
-                yield rows.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
-
-        return register_io_source(batches, schema=dict(schema))
-
-    def kept(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
-        return _tally_kept(counts, _kept_rows(source, number, rows))
-
-    def rejected(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
-        return _tally_rejected(counts, _rejected_rows(source, number, rows))
-
-    tables = {
-        folder / curated.CONVERSATIONS: table(curated.conversations_schema(signals), kept),
-        folder / curated.REJECTED: table(curated.rejected_schema(signals), rejected),
-    }
-    if recipe.output.originals:
-        tables[folder / curated.ORIGINALS] = table(curated.ORIGINALS_SCHEMA, _original_rows)
-    curated.sink(tables)
-    return counts
-
-
-def _read(source: Path, number: int, name: str) -> pl.DataFrame:
-    return pl.read_ipc(part_file(source, number, name))
-
-
-def _kept_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
-    standing = rows.filter(pl.col("twin").is_null()).select("row", "id", "cluster", "split", "pieces")
-    joined = _read(source, number, "kept").join(standing, on="row", how="inner", maintain_order="left")
-    name = pl.col("id") + "_" + pl.col("piece").cast(pl.String)
-    return joined.with_columns(id=pl.when(pl.col("pieces") > 1).then(name).otherwise("id"))
-
-
-def _rejected_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the part's rejects with its duplicates among them, in record order."""
-    twins = rows.filter(pl.col("twin").is_not_null()).select("row", "twin", "reason")
-    rejected = _read(source, number, "rejected")
-    if twins.is_empty():
-        return rejected
-    originals = _read(source, number, "originals").select("row", "record")
-    first = _read(source, number, "kept").filter(pl.col("piece") == 0)
-    taken = (
-        first.select(pl.exclude("edits", "edit_names", "messages"))
-        .join(twins, on="row", how="inner", maintain_order="left")
-        .join(originals, on="row", how="left", maintain_order="left")
-    )
-    taken = taken.with_columns(
-        scope=pl.lit("record"),
-        rule=pl.lit(DUPLICATES),
-        message_range=pl.lit(None, dtype=pl.List(pl.Int32)),
-        evidence=pl.lit(None, dtype=pl.String),
-        turns=pl.col("source_turns"),
-        characters=pl.col("source_characters"),
-    )
-    dropped = rejected.filter(~pl.col("source_index").is_in(taken["source_index"].implode()))
-    both = pl.concat([dropped, taken.select(rejected.columns).cast(rejected.schema)])
-    return both.sort("source_index", maintain_order=True)
-
-
-def _original_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
-    standing = rows.filter(pl.col("twin").is_null()).select("row")
-    found = _read(source, number, "originals").filter("changed")
-    return found.join(standing, on="row", how="semi", maintain_order="left")
-
-
-def _tally_kept(counts: Counts, rows: pl.DataFrame) -> pl.DataFrame:
-    first = rows.filter(pl.col("piece") == 0)
-    counts.kept += first.height
-    counts.pieces += rows.height
-    counts.tokens += int(rows["tokens"].sum())
-    counts.answer_tokens += int(rows["answer_tokens"].sum())
-    counts.eval += int((first["split"] == "eval").sum())
-    edits = (
-        first.select(pl.col("edits").explode().struct.unnest())
-        .drop_nulls("rule")
-        .group_by("rule")
-        .agg(pl.col("count").sum())
-    )
-    counts.edits.update(dict(edits.iter_rows()))
-    roles = rows["messages"].list.explode().struct.field("role").drop_nulls().value_counts()
-    counts.roles.update(dict(roles.iter_rows()))
-    return rows
-
-
-def _tally_rejected(counts: Counts, rows: pl.DataFrame) -> pl.DataFrame:
-    counts.rejected.update(rows.filter(pl.col("scope") == "record")["rule"].to_list())
-    counts.exchanges.update(rows.filter(pl.col("scope") == "exchange")["rule"].to_list())
-    return rows

@@ -258,24 +258,19 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     (folder / MANIFEST).write_text(text + "\n", "utf-8", errors="backslashreplace")
 
 
-def sink(tables: Mapping[Path, pl.LazyFrame]) -> None:
-    """Write tables to their files, all at once, rows in the order given, in row groups of a fixed size.
+def sink(file: Path, frame: pl.LazyFrame) -> None:
+    """Write a table to its file, rows in the order given, in row groups of a fixed size.
 
-    Raises OSError with one line where a file cannot be written.
+    Raises OSError with one line where the file cannot be written.
     """
-    plans = [
+    try:
         frame.sink_parquet(
             file,
             compression="zstd",
             compression_level=1,
             row_group_size=RAW_ROW_GROUP if file.name in (REJECTED, ORIGINALS) else ROW_GROUP,
             maintain_order=True,
-            lazy=True,
         )
-        for file, frame in tables.items()
-    ]
-    try:
-        pl.collect_all(plans)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise OSError(why_not_written(error)) from error
 

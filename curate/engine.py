@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
@@ -48,57 +49,89 @@ def default_workers() -> int:
     return os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class Call:
+    """A piece of work that brings its own function, for a worker that waits: picklable, all of it."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+
+    def __call__(self) -> Any:
+        """Do it."""
+        return self.function(*self.arguments)
+
+
 def run(make_step: Callable[[], Step[T, R]], tasks: Iterable[T], workers: int) -> Iterator[R]:
-    """Yield `make_step()(task)` for each task, in order.
+    """Yield `make_step()(task)` for each task, in order; see `Pool`."""
+    with Pool(make_step, workers) as pool:
+        yield from pool.map(tasks)
 
-    With one worker it runs in this process. Tasks are taken one ahead of the workers, so memory is
-    bounded by the number of workers. Raises CurateError where a worker died.
+
+class Pool:
+    """Workers that keep their step from one call of `map` to the next.
+
+    With one worker all runs in this process. Raises CurateError where a worker died.
     """
-    if workers <= 1:
+
+    def __init__(self, make_step: Callable[[], Step[Any, Any]], workers: int) -> None:
+        self._make_step = make_step
+        self._size = workers
+        self._workers: list[_Worker] = []
+        self._step: Step[Any, Any] | None = None
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
         drop_started()
-        step = make_step()
-        yield from (step(task) for task in tasks)
-    else:
-        yield from _run_in_workers(make_step, iter(tasks), workers)
 
+    def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
+        """Yield the step's result for each task, or that of a `Call`, in order.
 
-def _run_in_workers(make_step: Callable[[], Step[T, R]], tasks: Iterator[T], workers: int) -> Iterator[R]:
-    pool: list[_Worker] = []
-    finished: dict[int, R] = {}
-    wanted = 0
-    numbered = enumerate(tasks)
-    ahead = next(numbered, None)
-    try:
-        while ahead is not None or any(worker.task is not None for worker in pool):
-            free = _free_worker(pool, workers, make_step) if ahead is not None else None
+        Tasks are taken one ahead of the workers, so memory is bounded by the number of workers.
+        """
+        if self._size > 1:
+            return self._map_in_workers(iter(tasks))
+        drop_started()
+        return map(self._here, tasks)
+
+    def _here(self, task: object) -> object:
+        if isinstance(task, Call):
+            return task()
+        self._step = self._step or self._make_step()
+        return self._step(task)
+
+    def _map_in_workers(self, tasks: Iterator[Any]) -> Iterator[Any]:
+        finished: dict[int, Any] = {}
+        wanted = 0
+        numbered = enumerate(tasks)
+        ahead = next(numbered, None)
+        while ahead is not None or any(worker.task is not None for worker in self._workers):
+            free = self._free_worker() if ahead is not None else None
             if ahead is not None and free is not None:
                 free.give(*ahead)
                 ahead = next(numbered, None)  # read while the workers work
                 continue
-            finished.update(_take_ready(pool))
+            finished.update(self._take_ready())
             while wanted in finished:
                 yield finished.pop(wanted)
                 wanted += 1
-    finally:
-        for worker in pool:
-            worker.stop()
-        drop_started()
 
+    def _free_worker(self) -> _Worker | None:
+        """Return a waiting worker, a new one while there are too few, or None."""
+        waiting = next((worker for worker in self._workers if worker.task is None), None)
+        if waiting is None and len(self._workers) < self._size:
+            waiting = _Worker(self._make_step)
+            self._workers.append(waiting)
+        return waiting
 
-def _free_worker(pool: list[_Worker], workers: int, make_step: Callable[[], Step[Any, Any]]) -> _Worker | None:
-    """Return a waiting worker, a new one while there are fewer than `workers`, or None."""
-    waiting = next((worker for worker in pool if worker.task is None), None)
-    if waiting is None and len(pool) < workers:
-        waiting = _Worker(make_step)
-        pool.append(waiting)
-    return waiting
-
-
-def _take_ready(pool: list[_Worker]) -> list[tuple[int, Any]]:
-    """Wait until a worker has finished; return what all that have finished give."""
-    busy = [worker for worker in pool if worker.task is not None]
-    ready = wait([worker.pipe for worker in busy])
-    return [worker.take() for worker in busy if worker.pipe in ready]
+    def _take_ready(self) -> list[tuple[int, Any]]:
+        """Wait until a worker has finished; return what all that have finished give."""
+        busy = [worker for worker in self._workers if worker.task is not None]
+        ready = wait([worker.pipe for worker in busy])
+        return [worker.take() for worker in busy if worker.pipe in ready]
 
 
 _started: list[_Child] = []  # interpreters that wait for their first step
@@ -202,7 +235,8 @@ def _serve(file_descriptor: int) -> None:
 
 def _answer(step: Step[Any, Any], task: object) -> bytes:
     try:
-        return pickle.dumps((True, step(task)), protocol=5)
+        result = task() if isinstance(task, Call) else step(task)
+        return pickle.dumps((True, result), protocol=5)
     except (CurateError, OSError) as error:  # a full disk is the user's to mend, as in the parent
         return pickle.dumps((False, error))
     except Exception as error:

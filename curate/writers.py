@@ -202,7 +202,7 @@ class Table:
     def finish(self) -> None:
         self._flush()
         parts = [self._parts / f"{number:06d}.parquet" for number in range(self._count)]
-        curated.sink({self._path: pl.scan_parquet(parts)})
+        curated.sink(self._path, pl.scan_parquet(parts))
 
     def close(self) -> None:
         shutil.rmtree(self._parts, ignore_errors=True)

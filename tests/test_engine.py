@@ -33,7 +33,7 @@ class Refuse:
 
 
 class Fail:
-    def __call__(self, task: int, /) -> int:
+    def __call__(self, task: str, /) -> int:
         raise ValueError(f"no {task}")
 
 
@@ -69,6 +69,16 @@ def test_one_worker_is_this_process() -> None:
     assert list(engine.run(Square, range(3), 1)) == [(0, os.getpid()), (1, os.getpid()), (4, os.getpid())]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_pool_keeps_its_workers_and_does_calls_beside_its_step(workers: int) -> None:
+    with engine.Pool(Square, workers) as pool:
+        first = {process for _, process in pool.map(range(6))}
+        calls = [engine.Call(os.getpid), engine.Call(divmod, (7, 3))]
+        process, divided = pool.map(calls)
+        assert process in first and divided == (2, 1)
+        assert [square for square, _ in pool.map([3, 4])] == [9, 16]
+
+
 def test_no_task_starts_no_worker() -> None:
     assert list(engine.run(Square, [], 4)) == []
 
@@ -80,8 +90,8 @@ def test_an_error_of_the_users_comes_out_as_it_was_raised() -> None:
 
 def test_a_defect_shows_where_it_was_raised() -> None:
     with pytest.raises(RuntimeError, match="a worker failed") as caught:
-        list(engine.run(Fail, range(5), 2))
-    assert str(caught.value) == "a worker failed: ValueError: no 0"  # the one line that the command prints
+        list(engine.run(Fail, ["at all"] * 2, 2))
+    assert str(caught.value) == "a worker failed: ValueError: no at all"  # the one line that the command prints
     assert "in __call__" in caught.value.__notes__[0]
 
 
