@@ -25,6 +25,7 @@ from curate.split import Counter, messages_of, split_batch
 from curate.tokens import Tokenizer
 from curate.train import data
 from curate.train.resplit import Row, join, split_again
+from curate.train.spans import masked
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -158,6 +159,30 @@ def test_what_is_no_set_is_refused_with_what_to_type(tokenizer: Tokenizer, tmp_p
         data.load(tmp_path / "chats", tokenizer)
     with pytest.raises(SetError, match="no curated set at"):
         data.load(tmp_path / "nothing", tokenizer)
+
+
+# ---- shown
+
+
+@pytest.mark.parametrize("kind", ["tiktoken", "sentencepiece"])
+def test_what_is_trained_on_is_shown_as_text(kind: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    own = tokenizer
+    if kind == "sentencepiece":
+        own = tokens.load(str(folder(tmp_path / "sp", tokenizer_model=sentencepiece_model())))
+    messages = [Message("user", "안녕 </s>?"), Message("assistant", "Fine 🦊."), Message("user", "a  b"), *pair(1)[1:]]
+    path = write_set(tmp_path / "set", [row(0, "a", messages)], [], told(own, template="vicuna"))
+    examples = data.load(path, own).train
+    [shown] = masked(examples, own, [0])
+    end = own.info.eos_token
+    assert (shown["name"], shown["runs"]) == (
+        "a",
+        [
+            [f"{own.info.bos_token}{TEMPLATES['vicuna'].system} USER: 안녕 </s>? ASSISTANT:", False],
+            [f" Fine 🦊.{end}", True],
+            ["USER: a  b ASSISTANT:", False],
+            [f" 1 dog dog dog{end}", True],
+        ],
+    )
 
 
 TURNS = st.lists(st.integers(1, 25), min_size=1, max_size=8)
