@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_set import MANIFEST, kept, write_set
+from small_set import MANIFEST, kept, lost, write_set
 from tiny_tokenizers import folder, sentencepiece_model, tiktoken_file
 
 from curate import tokens
@@ -90,7 +90,8 @@ def test_pieces_are_joined_for_a_larger_window_and_keep_their_side(tokenizer: To
         row(0, "long_1", [system, *pair(2), *pair(3)], piece=1, split="eval"),
         row(1, "short", pair(4)),
     ]
-    path = write_set(tmp_path / "set", rows, [], told(tokenizer, window=60))
+    rejects = [lost(0, "too_long", scope="exchange"), lost(2, "min_messages")]
+    path = write_set(tmp_path / "set", rows, rejects, told(tokenizer, window=60))
     found = data.load(path, tokenizer, max_tokens=500)
     assert (found.train.names, found.eval.names) == (["short"], ["long"])
     whole = decoded(tokenizer, found.eval, 0)
@@ -98,7 +99,10 @@ def test_pieces_are_joined_for_a_larger_window_and_keep_their_side(tokenizer: To
     assert [whole.index(f"the fox {number}?") for number in (1, 2, 3)] == sorted(
         whole.index(f"the fox {number}?") for number in (1, 2, 3)
     )
-    assert str(found.changed) == "split again (window 60 → 500): 3 pieces became 2, 1 of them changed"
+    assert str(found.changed) == (
+        "split again (window 60 → 500): 3 pieces became 2, 1 of them changed; "
+        "1 that cleaning found too long are not in the set"
+    )
     assert found.facts["split_again"] == str(found.changed)
 
 
@@ -107,12 +111,12 @@ def test_a_smaller_window_splits_and_names_what_no_longer_fits(tokenizer: Tokeni
     found = data.load(path, tokenizer, max_tokens=50)
     assert found.train.names == ["a_0", "a_1"]
     assert int(found.train.lengths.max()) <= 50
-    [lost] = found.failures
-    assert (lost.name, lost.rule) == ("a", "too_long")
-    assert lost.reason.startswith("messages 2 to 3: one exchange alone is ")
-    assert (lost.source_file, lost.source_index) == ("dump.json", 0)
+    [left] = found.failures
+    assert (left.name, left.rule) == ("a", "too_long")
+    assert left.reason.startswith("messages 2 to 3: one exchange alone is ")
+    assert (left.source_file, left.source_index) == ("dump.json", 0)
     data.write_left_out(tmp_path / "left-out.jsonl", found.failures)
-    assert json.loads((tmp_path / "left-out.jsonl").read_text()) == lost.to_dict()
+    assert json.loads((tmp_path / "left-out.jsonl").read_text()) == left.to_dict()
 
 
 def test_another_template_or_tokenizer_is_said(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -130,7 +134,7 @@ def test_the_proof_leaves_out_by_name(tokenizer: Tokenizer, tmp_path: Path) -> N
     path = write_set(tmp_path / "set", rows, [], told(tokenizer))
     found = data.load(path, tokenizer)
     assert len(found.train) == 199
-    assert [(lost.name, lost.rule) for lost in found.failures] == [("silent", "nothing_trained")]
+    assert [(one.name, one.rule) for one in found.failures] == [("silent", "nothing_trained")]
 
 
 def test_more_than_one_in_a_hundred_stops_the_run(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -140,7 +144,7 @@ def test_more_than_one_in_a_hundred_stops_the_run(tokenizer: Tokenizer, tmp_path
     with pytest.raises(data.ProofError, match=r"1 of 50 conversations fail the proof \(nothing_trained 1\)") as caught:
         data.load(path, tokenizer)
     assert "'silent'" in str(caught.value)
-    assert [lost.name for lost in caught.value.failures] == ["silent"]
+    assert [one.name for one in caught.value.failures] == ["silent"]
 
 
 def test_nothing_left_is_said(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -207,8 +211,10 @@ def test_no_exchange_is_lost_by_splitting_again(
     assert join(rows) == survived
     counter = Counter(template, tokenizer)
     pieces, rejected, changed = split_again(counter, [rows], new)
-    lost = len(rejected)
-    assert sum(len(exchanges(piece.messages)[1]) - 1 for piece in pieces) + lost == len(exchanges(survived)[1]) - 1
+    assert (
+        sum(len(exchanges(piece.messages)[1]) - 1 for piece in pieces) + len(rejected)
+        == len(exchanges(survived)[1]) - 1
+    )
     told_again = [m for piece in pieces for m in piece.messages[len(head) :]]
     assert [m for m in survived[len(head) :] if m in told_again] == told_again
     assert all(size.tokens <= new for size in counter.sizes([(piece.messages, True) for piece in pieces]))
@@ -253,6 +259,6 @@ def test_no_real_conversation_fails_the_proof_with_llama3(real_set: Path) -> Non
         pytest.skip("llama-models, which ships LLaMA-3's tokenizer, is not installed")
     found = data.load(real_set, tokens.load(), template="llama3")
     assert found.changed is not None and found.changed.changed > 0
-    assert {lost.rule for lost in found.failures} <= {"too_long"}
+    assert {one.rule for one in found.failures} <= {"too_long"}
     assert int(np.max(found.train.lengths)) <= 2048
     assert len(found.failures) == found.changed.rejected < 10

@@ -24,6 +24,7 @@ from curate import manifest
 from curate.errors import CurateError, InputError, MissingExtra, RecordError, SetError
 from curate.schemas.conversation import Message
 from curate.schemas.prompts import exchanges
+from curate.split import TOO_LONG
 from curate.tokens import Tokenizer
 from curate.train import proof, resplit
 from curate.train.render import Renderer, renderer
@@ -157,7 +158,7 @@ class _Loading:
         for index, (row, size) in enumerate(zip(rows, found.lengths.tolist(), strict=True)):
             if index not in problems and size > self.max_tokens:
                 reason = f"{size} tokens as rendered, window {self.max_tokens}"
-                problems[index] = RecordError("too_long", reason)
+                problems[index] = RecordError(TOO_LONG, reason)
             if index in problems:
                 self.failures.append(_failure(row, problems[index]))
                 continue
@@ -188,7 +189,7 @@ def load(
     made = renderer(template or told["template"], tokenizer, loss=loss, chat_template=chat_template)
     info = tokenizer.info
     differ = resplit.reasons(told, made.name, info.hash, info.name, window)
-    loading = _Loading(made, window, Resplit(tuple(differ)) if differ else None)
+    loading = _Loading(made, window, Resplit(tuple(differ), absent=_too_long(folder)) if differ else None)
     for sources in _batches(folder, limit):
         loading.take(sources)
     _check(loading, folder)
@@ -269,14 +270,23 @@ def _source(numbered: tuple[int, Row]) -> tuple[object, ...]:
 
 
 def _rows(folder: Path) -> Iterator[Row]:
+    for batch in _record_batches(folder / manifest.CONVERSATIONS, COLUMNS):
+        yield from _decoded(batch)
+
+
+def _too_long(folder: Path) -> int:
+    """Return how many exchanges and conversations cleaning rejected as over the window."""
+    batches = _record_batches(folder / manifest.REJECTED, ["rule"])
+    return sum(batch.column("rule").to_pylist().count(TOO_LONG) for batch in batches)
+
+
+def _record_batches(file: Path, columns: list[str]) -> Iterator[Any]:
     try:
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError:
         raise MissingExtra("reading a set for training", "train") from None
-    file = folder / manifest.CONVERSATIONS
     try:
-        for batch in parquet.ParquetFile(file).iter_batches(BATCH_ROWS, columns=COLUMNS):
-            yield from _decoded(batch)
+        yield from parquet.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors or OSErrors
         raise InputError(f"cannot read {str(file)!r}: {str(error).splitlines()[0]}") from error
 

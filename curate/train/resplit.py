@@ -32,6 +32,7 @@ class Resplit:
     """Why a set was split again, and what came of it.
 
     `changed`: pieces that hold other messages than any piece of the set. `rejected`: exchanges over the new window.
+    `absent`: exchanges and conversations that cleaning rejected as over the set's own window, and that are not in it.
     """
 
     reasons: tuple[str, ...]
@@ -39,10 +40,12 @@ class Resplit:
     after: int = 0
     changed: int = 0
     rejected: int = 0
+    absent: int = 0
 
     def __str__(self) -> str:
         over = f", {self.rejected:,} exchanges over the window left out" if self.rejected else ""
-        counts = f"{self.before:,} pieces became {self.after:,}, {self.changed:,} of them changed{over}"
+        absent = f"; {self.absent:,} that cleaning found too long are not in the set" if self.absent else ""
+        counts = f"{self.before:,} pieces became {self.after:,}, {self.changed:,} of them changed{over}{absent}"
         return f"split again ({'; '.join(self.reasons)}): {counts}"
 
 
