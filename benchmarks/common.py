@@ -79,12 +79,13 @@ def _pss_kib(process: int) -> int:
 def measure(command: Sequence[str | Path], cwd: Path, **environment: str) -> Measured:
     """Run a command to its end and measure it, start-up included; ends the benchmark if the command fails."""
     parts = [str(part) for part in command]
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # as for a user
     with tempfile.TemporaryFile("w+") as output:
         begin = time.perf_counter()
         process = subprocess.Popen(
             parts,
             cwd=cwd,
-            env={**os.environ, **environment},
+            env={**inherited, **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
