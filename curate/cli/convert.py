@@ -31,7 +31,6 @@ def convert(source: str, target: str, as_json: bool, **settings: Any) -> None:
     \b
     Example:
       curate convert curated train.json --to vicuna --split train
-      curate convert curated train.parquet --to rendered
     """
     from curate.convert import convert as run
 
