@@ -53,11 +53,12 @@ def workspace_bytes(tokens: int, vocabulary: int, hidden: int, *, trained: bool,
     """Return what the loss holds at its peak for `tokens` supervised tokens, `item` bytes a weight; for the plan.
 
     Logits in fp32 and their gradient in the weights' type; the gathered hidden states and their gradient; and, where
-    the head is trained, its gradient in fp32 and then in the weights' type.
+    the head is trained, its gradient in fp32, and once the logits are gone in the weights' type too.
     """
     rows = min(tokens, chunk or chunk_rows(vocabulary, trained))
-    head = vocabulary * hidden * (4 + item) if trained else 0
-    return rows * vocabulary * (8 + item) + 2 * tokens * hidden * item + head
+    logits = rows * vocabulary * (8 + (item if item < 4 else 0))  # a slope that is fp32 anyway is not copied
+    head = vocabulary * hidden if trained else 0
+    return max(logits + 4 * head, (4 + item) * head) + 2 * tokens * hidden * item
 
 
 # ---- one chunk
