@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from curate.convert import convert
     from curate.curated import CuratedSet, open_set
     from curate.explain import explain
+    from curate.show import Selection, show
     from curate.stats import stats
 
 __version__ = "0.1.0"
@@ -31,10 +32,23 @@ _HOMES = {
     "CuratedSet": "curated",
     "open_set": "curated",
     "explain": "explain",
+    "show": "show",
+    "Selection": "show",
     "stats": "stats",
 }
 
-__all__ = ["CleanResult", "CuratedSet", "Progress", "clean", "convert", "explain", "open_set", "stats"]
+__all__ = [
+    "CleanResult",
+    "CuratedSet",
+    "Progress",
+    "Selection",
+    "clean",
+    "convert",
+    "explain",
+    "open_set",
+    "show",
+    "stats",
+]
 
 
 class _Package(types.ModuleType):

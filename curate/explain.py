@@ -89,16 +89,21 @@ def explain(record_id: str, set_path: str | Path = "curated") -> Explanation:
     """
     curated = open_set(set_path)
     with readable(curated):
-        keys = _keys(curated, record_id)
+        keys = records_named(curated, record_id)
         if keys:
             stories = _stories(curated, keys[:RECORDS_SHOWN])
             return Explanation(record_id, str(curated.path), len(keys), stories)
-        near = _nearest(curated, record_id)
+        raise absent(curated, record_id)
+
+
+def absent(curated: CuratedSet, record_id: str) -> SetError:
+    """Return the error that says that no record is so named, with the nearest ids."""
+    near = _nearest(curated, record_id)
     hint = f"; near it: {', '.join(map(repr, near))}" if near else ""
-    raise SetError(f"no record {record_id!r} in {str(curated.path)!r}{hint} (an id, or FILE:INDEX from 0)")
+    return SetError(f"no record {record_id!r} in {str(curated.path)!r}{hint} (an id, or FILE:INDEX from 0)")
 
 
-def _keys(curated: CuratedSet, record_id: str) -> list[Key]:
+def records_named(curated: CuratedSet, record_id: str) -> list[Key]:
     """Return the (file, index) of each record so named, in order of the input."""
     import polars as pl
 
@@ -156,14 +161,15 @@ def _story(curated: CuratedSet, key: Key, kept: list[dict[str, Any]], lost: list
         source_id=next((row["source_id"] for row in [*kept, *lost]), None),
         kept=bool(kept),
         edits=tuple(dict.fromkeys(Edit(**edit) for row in kept for edit in row["edits"] or [])),
-        rejections=tuple(_rejection(row) for row in lost),
+        rejections=tuple(rejection(row) for row in lost),
         pieces=tuple(Piece(row["id"], row["split"], row["turns"], row["tokens"], row["answer_tokens"]) for row in kept),
         twins=_twins(curated, kept),
         record=_excerpt(whole["record"]) if whole else None,
     )
 
 
-def _rejection(row: Mapping[str, Any]) -> Rejection:
+def rejection(row: Mapping[str, Any]) -> Rejection:
+    """Return what a row of rejected.parquet says."""
     messages = (row["message_range"][0], row["message_range"][1] - 1) if row["message_range"] else None
     return Rejection(row["scope"], row["rule"], row["reason"], row["evidence"], messages, row["twin"])
 

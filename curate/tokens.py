@@ -180,16 +180,18 @@ class Tokenizer:
         return pieces.piece_bytes(self._document)
 
 
-def load(name: str | None = None) -> Tokenizer:
+def load(name: str | None = None, *, few: bool = False) -> Tokenizer:
     """Load a tokenizer: `llama3` (the default), a folder, a file, or a Hub name `org/name`.
 
+    For a `few` texts the reference itself encodes, and the library for many, which takes longest to load, is not.
     Raises TokenizerError with one line that says what is wrong and what to type.
     """
     files = tokenizer_files.find(name)
     vocab, digest = _read(files.vocabulary, files.name)
     document = _document(vocab, digest)
     warnings = [*_disagreement(files, vocab)]
-    library, bulk, reasons = _choose(vocab, document)
+    slow = REFERENCE_LIBRARIES[vocab.kind], one_by_one(vocab.reference), list[str]()
+    library, bulk, reasons = slow if few else _choose(vocab, document)
     bos, eos, unnamed = _ends(files, vocab)
     info = TokenizerInfo(
         name=files.name,
@@ -206,7 +208,7 @@ def load(name: str | None = None) -> Tokenizer:
     )
     ends = {"eos": info.eos_id} if info.bos_id is None else {"bos": info.bos_id, "eos": info.eos_id}
     tokenizer = Tokenizer(info, document, {**vocab.controls, **ends}, vocab.symbols, bulk)
-    if why := tokenizer.by_words[1]:
+    if not few and (why := tokenizer.by_words[1]):
         tokenizer.info = replace(info, warnings=(*info.warnings, why))
     return tokenizer
 

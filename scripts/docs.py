@@ -172,8 +172,7 @@ def formats_table(_: str) -> str:
     from curate.schemas.formats import FORMATS
 
     def written(form: typing.Any) -> str:
-        known = {"parquet": "a Parquet file", "text": "text", "hf": "a folder"}
-        known["rendered"] = "JSON lines, an array, or a Parquet file"
+        known = {"parquet": "a Parquet file", "text": "text"}
         array = "one JSON array" if form.array else "JSON lines, or an array"
         return known.get(form.name, array) if form.writes else "no"
 

@@ -391,5 +391,6 @@ def test_ctrl_c_leaves_things_as_they_were_and_says_so(tmp_path: Path) -> None:
 def test_commands_are_only_those_that_exist() -> None:
     assert set(COMMANDS.values()) == {path.stem for path in Path(curate.cli.__file__).parent.glob("*.py")} - {
         "__init__",
+        "browse",
         "progress",
     }

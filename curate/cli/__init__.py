@@ -17,6 +17,7 @@ __all__ = ["cli", "main"]
 COMMANDS = {  # name to module; importing one must load click alone
     "clean": "clean",
     "stats": "stats",
+    "show": "show",
     "explain": "explain",
     "convert": "convert",
     "filters": "lists",

@@ -1,0 +1,155 @@
+"""`curate show`: conversations in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from curate.chats import Chat
+    from curate.marks import Marker
+    from curate.show import Selection
+
+SHOWN = 10  # conversations that go into a pipe or a file unless --limit says how many
+ANY_RULE = "*"  # stands for --rejected without a rule
+
+
+@click.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option(
+    "--set", "set_path", default="curated", show_default=True, metavar="SET", help="The curated set's folder."
+)
+@click.option("--where", metavar="SQL", help='A condition over the columns, such as "tokens > 1000".')
+@click.option("--search", metavar="TEXT", help="A text in any message, capitals aside.")
+@click.option("--random", type=click.IntRange(min=1), metavar="N", help="Draw so many of what was found.")
+@click.option("--seed", type=int, help="Draw the same ones again.")
+@click.option("--rejected", is_flag=False, flag_value=ANY_RULE, metavar="[RULE]", help="Look among the rejects.")
+@click.option("--diff", is_flag=True, help="Show what cleaning changed in the whole record.")
+@click.option("--mask", is_flag=True, help="Show what will be trained on, as ids tell it.")
+@click.option("--raw", is_flag=True, help="Show the text as it is stored, not rendered.")
+@click.option("--limit", type=click.IntRange(min=1), help=f"Print at most so many; {SHOWN} if not to a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+def show(
+    ids: tuple[str, ...],
+    set_path: str,
+    rejected: str | None,
+    limit: int | None,
+    diff: bool,
+    mask: bool,
+    raw: bool,
+    as_json: bool,
+    seed: int | None,
+    **wanted: Any,
+) -> None:
+    """Show conversations of a set.
+
+    In a terminal one at a time: n and p go to the next and the previous one, q ends. ID is an id of the
+    set, the dump's own id, or FILE:INDEX; without any, all that --where and --search leave.
+
+    \b
+    Example:
+      curate show --where "tokens > 1000 and language = 'ko'" --random 5
+    """
+    from curate.show import show as find
+
+    if sum((diff, mask, raw, as_json)) > 1:
+        raise click.UsageError("--diff, --mask, --raw and --json exclude each other")
+    seed = _seed(seed) if wanted["random"] else seed
+    among: str | bool = rejected is not None if rejected in (None, ANY_RULE) else str(rejected)
+    found = find(ids, set_path, rejected=among, seed=seed, **wanted)
+    if limit is not None:
+        found = found.head(limit)
+    if as_json:
+        _print_json(_cut(found, limit))
+        return
+    if not len(found):
+        click.echo("nothing found", err=True)
+        return
+    _show(found, _page(found, diff, mask, raw), limit)
+
+
+def _seed(seed: int | None) -> int:
+    """Return the seed, drawn and told where none was given."""
+    if seed is None:
+        import random
+
+        seed = random.randrange(100_000)
+        click.echo(f"drawn with --seed {seed}", err=True)
+    return seed
+
+
+def _cut(found: Selection, limit: int | None) -> Selection:
+    """Return what is printed of it where nobody can leaf through it; says what is left out."""
+    if limit is not None or len(found) <= SHOWN:
+        return found
+    click.echo(f"{SHOWN} of {len(found):,} conversations; --limit {len(found)} prints all", err=True)
+    return found.head(SHOWN)
+
+
+def _show(found: Selection, page: Callable[[Chat], RenderableType], limit: int | None) -> None:
+    from curate.terminal import console
+    from curate.terminal import show as put
+
+    if sys.stdin.isatty() and sys.stdout.isatty() and not console().is_dumb_terminal:
+        from curate.cli.browse import browse
+
+        browse(len(found), lambda place: page(found[place]))
+        return
+    for place, chat in enumerate(_cut(found, limit)):
+        if place:
+            click.echo()
+        put(page(chat))
+
+
+def _page(found: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[Chat], RenderableType]:
+    """Return how a conversation is rendered."""
+    from curate import chats
+    from curate.report_chats import chat_page, diff_page, mask_page
+    from curate.stats import readable
+
+    if diff:
+
+        def differences(chat: Chat) -> RenderableType:
+            if chat.unread is not None:
+                return chat_page(chat)
+            with readable(found.set):
+                return diff_page(chat, chats.compare(found.set, chat), chats.losses(found.set, chat))
+
+        return differences
+    if mask:
+        made = _marker(found, needed=True)
+        assert made is not None
+        return lambda chat: mask_page(chat, made.mask(chat.messages))
+    known = _marker(found, needed=False)
+    return lambda chat: chat_page(chat, known.turn_tokens(chat.messages) if known else None, raw=raw)
+
+
+def _marker(found: Selection, needed: bool) -> Marker | None:
+    """Return what counts tokens; says why there is none, and ends the command where nothing can be shown without."""
+    from curate.errors import TokenizerError
+    from curate.marks import marker
+
+    made, why = marker(found.set.manifest)
+    if made is None and needed:
+        raise TokenizerError(f"the mask cannot be shown: {why}")
+    if made is None:
+        click.echo(f"no tokens a message: {why}", err=True)
+    return made
+
+
+def _print_json(found: Selection) -> None:
+    from dataclasses import asdict
+
+    from curate.terminal import to_json
+
+    known = _marker(found, needed=False)
+    plain = []
+    for chat in found:
+        sizes = known.turn_tokens(chat.messages) if known else None
+        plain.append({**asdict(chat), "turn_tokens": sizes})
+    click.echo(to_json(plain))

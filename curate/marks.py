@@ -1,0 +1,75 @@
+"""A conversation as its template and tokenizer write it: tokens of each message, and what is trained on.
+
+The ids and the mask are those that training gets (`curate.layout`, `curate.runs`); no torch is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from curate import runs, tokens
+from curate.errors import CurateError
+from curate.layout import Layout
+from curate.schemas import prompts
+from curate.schemas.conversation import Message
+from curate.tokens import Tokenizer
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A rendering: `spans` of text, control tokens by name, and whether it is trained on; `trained` of its `tokens`."""
+
+    spans: tuple[tuple[str, bool], ...]
+    tokens: int
+    trained: int
+
+
+class Marker:
+    """Writes conversations in one template and tokenizer, to be looked at."""
+
+    def __init__(self, template: prompts.Template, tokenizer: Tokenizer) -> None:
+        self.layout = Layout(template, tokenizer)
+
+    def turn_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens that each message adds to the rendering; they sum to those of the whole.
+
+        The first has the template's own words before it among them.
+        """
+        sheet = runs.Sheet()
+        _, starts = prompts.exchanges(messages)
+        first_end = starts[1] if len(starts) > 1 else len(messages)
+        spans = [(0, first_end), *pairwise(starts[1:])]
+        for start, stop in spans:
+            for end in range(start + 1, stop + 1):
+                self.layout.write(sheet, messages[start:end], first=start == 0)
+        sizes = runs.encode(sheet, self.layout.tokenizer).lengths.tolist() if messages else []
+        found: list[int] = []
+        for start, stop in spans:
+            counts = [0, *sizes[start:stop]]
+            found += [int(after - before) for before, after in pairwise(counts)]
+        return found
+
+    def mask(self, messages: Sequence[Message]) -> Mask:
+        """Return the rendering with what is trained on, the stop tokens among it, as its ids tell."""
+        from curate.train.spans import spans
+
+        sheet = runs.Sheet()
+        self.layout.write(sheet, messages)
+        rows = runs.encode(sheet, self.layout.tokenizer)
+        return Mask(tuple(spans(self.layout.tokenizer, rows.ids, rows.mask)), len(rows.ids), int(rows.mask.sum()))
+
+
+def marker(manifest: Mapping[str, Any]) -> tuple[Marker | None, str]:
+    """Return a marker with a set's template and tokenizer, or null and why there is none."""
+    named = manifest["tokenizer"]
+    wanted = manifest["recipe"].get("tokens", {}).get("tokenizer") or named["name"]
+    try:
+        tokenizer = tokens.load(wanted, few=True)
+        if tokenizer.info.hash != named["hash"]:
+            return None, f"the tokenizer {wanted!r} is another than the set was counted with"
+        return Marker(prompts.get(manifest["template"]), tokenizer), ""
+    except CurateError as error:
+        return None, str(error)
