@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from curate.clean import CleanResult, Progress, clean
     from curate.convert import convert
     from curate.curated import CuratedSet, open_set
+    from curate.doctor import doctor
     from curate.explain import explain
     from curate.show import Selection, show
     from curate.stats import stats
@@ -31,6 +32,7 @@ _HOMES = {
     "convert": "convert",
     "CuratedSet": "curated",
     "open_set": "curated",
+    "doctor": "doctor",
     "explain": "explain",
     "show": "show",
     "Selection": "show",
@@ -44,6 +46,7 @@ __all__ = [
     "Selection",
     "clean",
     "convert",
+    "doctor",
     "explain",
     "open_set",
     "show",

@@ -23,6 +23,7 @@ COMMANDS = {  # name to module; importing one must load click alone
     "filters": "lists",
     "recipes": "lists",
     "formats": "lists",
+    "doctor": "doctor",
 }
 REPORT_AT = "please report it, with what CURATE_DEBUG=1 prints"
 
