@@ -6,6 +6,7 @@
     ├── TokenizerError     a tokenizer that cannot be found, read or trusted
     ├── SetError           a curated set that is absent, damaged, locked, or a target that must not be overwritten
     ├── CheckpointError    a training run's checkpoint that cannot be written or read
+    ├── PlanError          a training run that does not fit the device or the disk
     ├── BalanceError       a run whose records read are not the records kept plus those rejected
     └── MissingExtra       a feature whose optional packages are not installed
 
@@ -43,6 +44,10 @@ class SetError(CurateError):
 
 class CheckpointError(CurateError):
     """A checkpoint cannot be written, is damaged, or belongs to another run."""
+
+
+class PlanError(CurateError):
+    """A training run does not fit the device or the disk; the text says what would."""
 
 
 class BalanceError(CurateError):

@@ -16,7 +16,7 @@ from curate.train.shape import Linear, Shape
 Form = Literal["master", "8bit", "stochastic"]
 FORMS: tuple[Form, ...] = ("master", "8bit", "stochastic")  # from the most exact to the smallest
 CONTEXT = {"cuda": 600 << 20, "cpu": 700 << 20}  # torch, its kernels and Python, before any tensor
-FRAGMENTED = 0.03  # of the tensors: what an allocator holds beyond them
+FRAGMENTED = 0.05  # of the tensors: what an allocator holds beyond them
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight in 4 bits, its block's 8-bit scale, and those blocks' own scales
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
@@ -86,9 +86,9 @@ def state_bytes(form: Form, item: int) -> float:
     return {"master": 8.0, "8bit": 2.0 + 8 / 256, "stochastic": 4.0 if item == 2 else 8.0}[form] + copy
 
 
-def parts(setup: Setup, shape: Shape) -> dict[str, int]:
+def parts(setup: Setup, shape: Shape, trained: int | None = None) -> dict[str, int]:
     """Return the bytes that one rank holds at the step's peak, by part; a part of no bytes is left out."""
-    trained = trainable(setup.method, shape)
+    trained = trainable(setup.method, shape) if trained is None else trained
     shards = setup.ranks if setup.full else 1  # every weight: FSDP2 shards; adapters: each rank has the whole
     weights, adapters = _weights(setup, shape, trained)
     found = {
@@ -170,7 +170,7 @@ def _adapter_bytes(setup: Setup, shape: Shape) -> float:
     if setup.full:
         return 0.0
     method, chosen = setup.method, targets(setup.method, shape)
-    kept = 0.0
+    kept = 0.0  # of a token
     for linear in chosen:
         each = linear.count / shape.layers
         if method.kind == "ia3":
@@ -205,7 +205,8 @@ def _layer(setup: Setup, shape: Shape) -> float:
     """Return what the backward pass of one layer makes: the gradients in its MLP, and what was not kept of it."""
     gradients = setup.tokens * setup.item * (2 * shape.intermediate + shape.hidden)
     again = setup.tokens * layer_bytes(setup, shape) + _layer_mask(setup) if setup.checkpointing else 0.0
-    return gradients + again
+    whole = max((linear.inputs * linear.outputs for linear in shape.linears), default=0)  # a matrix out of 4 bits
+    return gradients + again + (whole * setup.item if setup.method.kind == "qlora" else 0)
 
 
 def _loss(setup: Setup, shape: Shape) -> float:
