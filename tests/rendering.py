@@ -1,7 +1,7 @@
 """Compares an answer's HTML with the rendering of its markdown: same elements, same text.
 
 White space is folded outside `pre`; attributes are ignored but for `href`, `src`, `start` and a code block's language.
-Wrappers (`div`, `thead`, `tbody`) and what ChatGPT puts around code are no elements of an answer.
+Wrappers (`div`) and what ChatGPT puts around code are no elements of an answer.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from markdown_it import MarkdownIt
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
 
 _KEPT = ("href", "src", "start")
-_WRAPPERS = ("div", "thead", "tbody")
+_WRAPPERS = ("div",)
 _SAME = {"b": "strong", "i": "em", "del": "s"}
 _VOID = ("br", "hr", "img")
-_BLOCKS = {"p", "ul", "ol", "li", "pre", "blockquote", "table", "tr", "td", "th", "hr", "br"}
+_BLOCKS = {"p", "ul", "ol", "li", "pre", "blockquote", "table", "thead", "tbody", "tr", "td", "th"}
+_BLOCKS |= {"hr", "br"}
 _BLOCKS |= {f"h{level}" for level in range(1, 7)}
 _CODE_BLOCK = re.compile(r"<pre\b.*?<code\b([^>]*)>(.*?)</code>.*?</pre>", re.S)
 _LANGUAGE = re.compile(r"language-([^\s\"]+)")
