@@ -7,6 +7,7 @@ written to `TARGET.left-out.jsonl` with the rule and the reason, never dropped i
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -25,6 +26,8 @@ Split = Literal["train", "eval"]
 
 BATCH_ROWS = 1_000  # of a Parquet file, made into Python objects at once
 LEFT_OUT = ".left-out.jsonl"
+RENDERED, FOLDER = "rendered", "hf"
+PROMPTS = ("text", RENDERED)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class ConvertResult:
 
 
 @dataclass(slots=True)
-class _Row:
+class Found:
     """One record as it was found: its bytes, where there are any, and what they decode to, or why they do not."""
 
     file: str
@@ -70,34 +73,53 @@ def convert(
     template: str | None = None,
     tokenizer: str | None = None,
     split: Split | None = None,
+    max_tokens: int | None = None,
+    loss: str | None = None,
+    chat_template: str | Path | None = None,
 ) -> ConvertResult:
     """Write the conversations of a curated set, or of a file in any known format, in another format.
 
-    A target ending in `.json` becomes one JSON array, any other text target lines; `.gz` and `.zst`
-    compress. `template` and `tokenizer` (for the names of its control tokens) are for `text` alone.
+    A target ending in `.json` becomes one JSON array, any other text target lines; `.gz` and `.zst` compress; that of
+    `hf` is a folder. `template` and `tokenizer` are for `text` (for the names of its control tokens) and `rendered`;
+    `max_tokens`, `loss` and `chat_template` (a file) for `rendered` alone, where what is not given is the set's own.
     Raises CurateError in one line; the target then stands as it stood.
     """
     form = formats.get(to)
     path = Path(target)
     _check_target(source, path, form)
-    if to != "text" and (template or tokenizer):
-        raise InputError(f"a template or tokenizer changes nothing in {to!r}; they are for 'text'")
-    render = _renderer(source, template, tokenizer) if to == "text" else None
+    if to not in PROMPTS and (template or tokenizer):
+        raise InputError(f"a template or tokenizer changes nothing in {to!r}; they are for 'text' and 'rendered'")
+    if to != RENDERED and (max_tokens or loss or chat_template):
+        raise InputError(f"a window, loss or chat template changes nothing in {to!r}; they are for 'rendered'")
     try:
+        if to == RENDERED:
+            from curate import rendered
+
+            how = rendered.Rendering(template, tokenizer, max_tokens, loss or "all", _read(chat_template))
+            return rendered.write(source, path, how, split)
+        render = _renderer(source, template, tokenizer) if to == "text" else None
         return _convert(source, path, lambda partial: open_writer(partial, path, form, render), split)
     except OSError as error:
         raise CurateError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
 
 
+def _read(chat_template: str | Path | None) -> str | None:
+    """Return the text of a file with a Jinja chat template."""
+    try:
+        return None if chat_template is None else Path(chat_template).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the chat template {str(chat_template)!r}: {error}") from error
+
+
 def _convert(
     source: str | Path, target: Path, writer_to: Callable[[Path], Writer], split: Split | None
 ) -> ConvertResult:
-    left_out_file = target.with_name(target.name + LEFT_OUT)
+    left_out_file = left_out_of(target)
     warnings: list[str] = []
     tally = _Tally()
-    with _aside(target) as partial, _aside(left_out_file) as partial_left_out:
+    with aside(target) as partial, aside(left_out_file) as partial_left_out:
         with closing(Stream(partial_left_out)) as left_out, closing(writer_to(partial)) as writer:
-            for row in _rows(source, warnings):
+            for row in rows_of(source, warnings):
                 _pass_on(row, writer, left_out, tally, split)
             writer.finish()
         if not tally.left_out:
@@ -108,12 +130,12 @@ def _convert(
     return ConvertResult(target, *counts, found, tuple(warnings))
 
 
-def _pass_on(row: _Row, writer: Writer, left_out: Stream, tally: _Tally, split: Split | None) -> None:
+def _pass_on(row: Found, writer: Writer, left_out: Stream, tally: _Tally, split: Split | None) -> None:
     """Write one record, or say in `left_out` why it is not written."""
     tally.read += 1
     entry: Entry | None = None
     try:
-        entry = _entry(row)
+        entry = entry_of(row)
         tally.edits.update(edit.rule for edit in entry.conversation.edits)
         if split and entry.split is None:
             raise InputError(f"{row.file!r} has no train and eval; only a curated set does")
@@ -124,10 +146,10 @@ def _pass_on(row: _Row, writer: Writer, left_out: Stream, tally: _Tally, split: 
         tally.written += 1
     except RecordError as error:
         tally.left_out[error.rule] += 1
-        left_out.line(encode(_left_out(row, entry, error)))
+        left_out.line(encode(left_out_line(row, entry, error)))
 
 
-def _entry(row: _Row) -> Entry:
+def entry_of(row: Found) -> Entry:
     """Read a record; raises RecordError where it cannot be."""
     if row.problem is not None:
         raise row.problem
@@ -146,7 +168,12 @@ def _entry(row: _Row) -> Entry:
     )
 
 
-def _left_out(row: _Row, entry: Entry | None, error: RecordError) -> dict[str, object]:
+def left_out_of(target: Path) -> Path:
+    """Return the file beside a target that says what is not in it."""
+    return target.with_name(target.name + LEFT_OUT)
+
+
+def left_out_line(row: Found, entry: Entry | None, error: RecordError) -> dict[str, object]:
     """Return the line that says why a record was left out, with all of it."""
     record: object = row.raw.decode("utf-8", "backslashreplace") if row.raw is not None else turns.plain(row.value)
     if entry is not None:
@@ -155,7 +182,7 @@ def _left_out(row: _Row, entry: Entry | None, error: RecordError) -> dict[str, o
     return {**place, "rule": error.rule, "reason": error.reason, "evidence": error.evidence, "record": record}
 
 
-def _rows(source: str | Path, warnings: list[str]) -> Iterator[_Row]:
+def rows_of(source: str | Path, warnings: list[str]) -> Iterator[Found]:
     """Yield the records of a curated set, a Parquet file, or anything that `curate.ingest` reads."""
     path = Path(source)
     if path.is_dir() and curated.is_set(path):
@@ -167,7 +194,7 @@ def _rows(source: str | Path, warnings: list[str]) -> Iterator[_Row]:
         yield from _ingested(source, warnings)
 
 
-def _parquet_rows(file: Path, name: str) -> Iterator[_Row]:
+def _parquet_rows(file: Path, name: str) -> Iterator[Found]:
     """Yield the rows as records; of a set's many columns only those that a conversation has."""
     try:
         frame = pl.scan_parquet(file)
@@ -177,54 +204,63 @@ def _parquet_rows(file: Path, name: str) -> Iterator[_Row]:
         index = 0
         for batch in frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
             for value in batch.iter_rows(named=True):
-                yield _Row(name, index, value)
+                yield Found(name, index, value)
                 index += 1
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"cannot read {str(file)!r}: {str(error).splitlines()[0]}") from error
 
 
-def _ingested(source: str | Path, warnings: list[str]) -> Iterator[_Row]:
+def _ingested(source: str | Path, warnings: list[str]) -> Iterator[Found]:
     from curate import ingest
 
     reader = ingest.Reader(ingest.open_inputs([source]))
     for chunk in reader:
         for raw in ingest.records(chunk):
-            yield _Row(chunk.source_file, raw.index, raw.value, raw.raw, raw.problem, raw.surrogates)
+            yield Found(chunk.source_file, raw.index, raw.value, raw.raw, raw.problem, raw.surrogates)
     warnings.extend(damage.text for damage in reader.warnings)
 
 
 def _check_target(source: str | Path, target: Path, form: formats.Format) -> None:
     """Refuse a target that cannot be written, or that what is read would be lost to."""
     shown = str(target)
-    if target.is_dir():
+    if form.name == FOLDER and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{shown!r} is there already; 'hf' writes a folder of its own: name a new one")
+    if form.name != FOLDER and target.is_dir():
         raise InputError(f"{shown!r} is a folder; name a file in it, such as {str(target / 'out.jsonl')!r}")
-    if target.exists() and not target.is_file():
+    if form.name != FOLDER and target.exists() and not target.is_file():
         raise InputError(f"{shown!r} is not a plain file; name another")
     if not target.parent.is_dir():
         raise InputError(f"there is no folder {str(target.parent)!r} to write {target.name!r} in")
-    if form.name == "parquet" and target.suffix in COMPRESSED:
+    if target.suffix in COMPRESSED and (form.name == "parquet" or target.stem.endswith(".parquet")):
         raise InputError(f"{shown!r}: Parquet is compressed in itself; name the target .parquet")
     if curated.is_set(target.parent) and target.name in curated.FILES:
         raise InputError(f"{shown!r} is part of a curated set; name a file outside it")
     if str(source) == "-":
         return
     read = Path(source).resolve()
-    for written in (target, target.with_name(target.name + LEFT_OUT)):
+    for written in (target, left_out_of(target)):
         if read == written.resolve() or read in written.resolve().parents:
             raise InputError(f"{shown!r} would be written over what is read ({str(source)!r}); name another target")
 
 
 @contextmanager
-def _aside(target: Path) -> Iterator[Path]:
+def aside(target: Path) -> Iterator[Path]:
     """Give a path to write to that becomes `target` when the block ends well, and goes when it does not."""
     partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)  # left by a run that was killed
+    _remove(partial)  # left by a run that was killed
     try:
         yield partial
         if partial.exists():
             partial.replace(target)
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _renderer(source: str | Path, template: str | None, tokenizer: str | None) -> Callable[[Entry], str]:

@@ -4,6 +4,7 @@
     ├── InputError         an input that is missing, unreadable, empty or not in a known format
     ├── RecipeError        a recipe, setting or flag that is not allowed
     ├── TokenizerError     a tokenizer that cannot be found, read or trusted
+    ├── ModelError         a model that cannot be found, read or trained
     ├── SetError           a curated set that is absent, damaged, locked, or a target that must not be overwritten
     ├── CheckpointError    a training run's checkpoint that cannot be written or read
     ├── PlanError          a training run that does not fit the device or the disk
@@ -36,6 +37,10 @@ class RecipeError(CurateError):
 
 class TokenizerError(CurateError):
     """A tokenizer cannot be found, read or trusted."""
+
+
+class ModelError(CurateError):
+    """A model cannot be found, read or trained."""
 
 
 class SetError(CurateError):

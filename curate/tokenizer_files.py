@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from curate.errors import CurateError, TokenizerError, did_you_mean
 DEFAULT = "llama3"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model")  # in order of preference: serving follows the first
 CONFIGS = ("tokenizer_config.json", "special_tokens_map.json")
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def find(name: str | None) -> TokenizerFiles:
     if path.is_file():
         return TokenizerFiles(path.name, path, None, path.parent)
     text = str(name)
-    if _HUB_NAME.fullmatch(text) and not path.parent.is_dir():
+    if HUB_NAME.fullmatch(text) and not path.parent.is_dir():
         return _in_folder(download(text), text)
     raise TokenizerError(f"no tokenizer at {text!r}{_nearest(path)}")
 
@@ -79,41 +81,57 @@ def _installed_llama3() -> TokenizerFiles:
     )
 
 
-def download(name: str, *, endpoint: str | None = None, cache: Path | None = None) -> Path:
-    """Download a Hub repository's tokenizer files, and nothing else, into the Hub's own cache; return the folder."""
+def download(
+    name: str,
+    files: Sequence[str] = (*VOCABULARIES, *CONFIGS),
+    *,
+    what: str = "tokenizer.json or tokenizer.model",
+    error: type[CurateError] = TokenizerError,
+    revision: str | None = None,
+    endpoint: str | None = None,
+    cache: Path | None = None,
+) -> Path:
+    """Download some files of a Hub repository, and nothing else, into the Hub's own cache; return the folder.
+
+    Raises `error` with what to do; `what` is then what to bring here by hand.
+    """
     import huggingface_hub as hub
 
     utils: Any = importlib.import_module("huggingface_hub.utils")
     shown = not utils.are_progress_bars_disabled()
-    utils.disable_progress_bars()  # a few hundred kilobytes need no bar, and curate prints only from its commands
+    utils.disable_progress_bars()  # curate prints only from its commands
     try:
-        patterns = [*VOCABULARIES, *CONFIGS]
-        return Path(hub.snapshot_download(name, allow_patterns=patterns, endpoint=endpoint, cache_dir=cache))
-    except (OSError, ValueError, hub.errors.EntryNotFoundError) as error:
-        raise _hub_error(name, error, endpoint or "https://huggingface.co") from None
+        return Path(
+            hub.snapshot_download(
+                name, allow_patterns=list(files), revision=revision, endpoint=endpoint, cache_dir=cache
+            )
+        )
+    except (OSError, ValueError, hub.errors.EntryNotFoundError) as cause:
+        raise error(_hub_failure(name, cause, endpoint or "https://huggingface.co", what)) from None
     finally:
         if shown:
             utils.enable_progress_bars()
 
 
-def _hub_error(name: str, error: Exception, endpoint: str) -> CurateError:
+def _hub_failure(name: str, error: Exception, endpoint: str, what: str) -> str:
+    """Say in one line why a download failed, and what to do."""
     from huggingface_hub import errors
 
     causes = [error]
     while causes[-1].__cause__ is not None and isinstance(causes[-1].__cause__, Exception):
         causes.append(causes[-1].__cause__)
     if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
-        return TokenizerError(
-            f"{name!r} is gated: ask for access at {endpoint}/{name}, then log in with: hf auth login"
-        )
+        return f"{name!r} is gated: ask for access at {endpoint}/{name}, then log in with: hf auth login"
     if any(isinstance(cause, errors.RepositoryNotFoundError) for cause in causes):
-        return TokenizerError(
+        return (
             f"no folder {name!r} here, and no such repository at {endpoint}/{name} (private ones need: hf auth login)"
         )
     if isinstance(error, ValueError):
-        return TokenizerError(f"{name!r} is neither a folder, a file nor a Hub name of the form org/name")
-    return TokenizerError(
-        f"no folder {name!r} here, and the Hub cannot be reached; download its tokenizer.json or tokenizer.model "
+        return f"{name!r} is neither a folder, a file nor a Hub name of the form org/name"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full while {name!r} is downloaded from the Hub; make room, or set HF_HOME to another disk"
+    return (
+        f"no folder {name!r} here, and the Hub cannot be reached; download its {what} "
         "where there is a network, and give that folder"
     )
 

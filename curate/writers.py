@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib
+import importlib.util
 import io
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import msgspec
 import polars as pl
 
 from curate import curated
-from curate.errors import InputError
+from curate.errors import InputError, MissingExtra
 from curate.schemas import formats, native
 from curate.schemas.conversation import Conversation
 
 PART_BYTES = 32 << 20  # of text gathered before a part of a Parquet file is written
 ZSTD_LEVEL = 3
 COMPRESSED = (".gz", ".zst")
-COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+Schema = dict[str, pl.DataType | type[pl.DataType]]
+COLUMNS: Schema = {
     "id": pl.String,
     "source_id": pl.String,
     "piece": pl.Int32,
@@ -74,12 +77,18 @@ def open_writer(partial: Path, target: Path, form: formats.Format, render: Calla
     """Open what writes `form` to `partial`, in the layout and compression that the target's name asks for."""
     if form.name == "parquet":
         return Table(partial)
-    ending = target.suffix if target.suffix in COMPRESSED else ""
-    stream = Stream(partial, ending)
+    if form.name == "hf":
+        return HuggingFace(partial)
+    stream, array = stream_to(partial, target)
     if render is not None:
         return Text(stream, render)
-    array = form.array or target.name.removesuffix(ending).endswith(".json")
-    return Json(stream, form, array)
+    return Json(stream, form, form.array or array)
+
+
+def stream_to(partial: Path, target: Path) -> tuple[Stream, bool]:
+    """Open a stream compressed as the target's name says, and tell whether that asks for one array."""
+    ending = target.suffix if target.suffix in COMPRESSED else ""
+    return Stream(partial, ending), target.name.removesuffix(ending).endswith(".json")
 
 
 class Stream:
@@ -102,6 +111,18 @@ class Stream:
         self._out.write(data)
         self._out.write(b"\n")
 
+    def record(self, data: bytes, before: int | None) -> None:
+        """Write a record: a line, or with `before` one of an array, after so many others."""
+        if before is None:
+            self.line(data)
+            return
+        self._out.write(b",\n" if before else b"[\n")
+        self._out.write(data)
+
+    def end_array(self, written: int) -> None:
+        """End an array of so many records."""
+        self._out.write(b"\n]\n" if written else b"[]\n")
+
     def close(self) -> None:
         try:
             self._out.close()
@@ -119,12 +140,7 @@ class Json:
         self._written = 0
 
     def write(self, entry: Entry) -> None:
-        data = encode(self._record(entry))
-        if self._array:
-            self._stream.put(b",\n" if self._written else b"[\n")
-            self._stream.put(data)
-        else:
-            self._stream.line(data)
+        self._stream.record(encode(self._record(entry)), self._written if self._array else None)
         self._written += 1
 
     def _record(self, entry: Entry) -> dict[str, object]:
@@ -139,7 +155,7 @@ class Json:
 
     def finish(self) -> None:
         if self._array:
-            self._stream.put(b"\n]\n" if self._written else b"[]\n")
+            self._stream.end_array(self._written)
 
     def close(self) -> None:
         self._stream.close()
@@ -170,11 +186,12 @@ class Text:
         self._stream.close()
 
 
-class Table:
-    """A Parquet file: parts of a bounded size, then one file of them."""
+class Parts:
+    """The rows of a Parquet file: gathered into parts of a bounded size, then made one file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, schema: Schema) -> None:
         self._path = path
+        self._schema = schema
         self._parts = path.with_name(f"{path.name}.parts")
         shutil.rmtree(self._parts, ignore_errors=True)
         self._parts.mkdir()
@@ -182,18 +199,17 @@ class Table:
         self._bytes = 0
         self._count = 0
 
-    def write(self, entry: Entry) -> None:
-        record = native_record(entry)
-        record["metadata"] = encode(entry.conversation.metadata).decode() if entry.conversation.metadata else None
-        self._rows.append(record)
-        self._bytes += sum(len(message.content) for message in entry.conversation.messages)
+    def add(self, row: dict[str, object], size: int) -> None:
+        """Take a row of about so many bytes."""
+        self._rows.append(row)
+        self._bytes += size
         if self._bytes > PART_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         part = self._parts / f"{self._count:06d}.parquet"
         try:
-            pl.DataFrame(self._rows, schema=COLUMNS).write_parquet(part, compression="lz4")
+            pl.DataFrame(self._rows, schema=self._schema).write_parquet(part, compression="lz4")
         except pl.exceptions.PolarsError as error:
             raise OSError(curated.why_not_written(error)) from error
         self._rows, self._bytes = [], 0
@@ -206,3 +222,63 @@ class Table:
 
     def close(self) -> None:
         shutil.rmtree(self._parts, ignore_errors=True)
+
+
+class Table:
+    """A Parquet file with the columns of our own lines."""
+
+    def __init__(self, path: Path) -> None:
+        self._parts = Parts(path, COLUMNS)
+
+    def write(self, entry: Entry) -> None:
+        record = native_record(entry)
+        record["metadata"] = encode(entry.conversation.metadata).decode() if entry.conversation.metadata else None
+        self._parts.add(record, sum(len(message.content) for message in entry.conversation.messages))
+
+    def finish(self) -> None:
+        self._parts.finish()
+
+    def close(self) -> None:
+        self._parts.close()
+
+
+class HuggingFace:
+    """A folder as `datasets` saves it: a table for `train`, and one for `eval` where there is one."""
+
+    def __init__(self, folder: Path) -> None:
+        if importlib.util.find_spec("datasets") is None:
+            raise MissingExtra("writing a folder of Hugging Face's datasets", "train")
+        self._folder = folder
+        self._scratch = folder.with_name(f"{folder.name}.scratch")
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir()
+        self._tables: dict[str, Table] = {}
+
+    def write(self, entry: Entry) -> None:
+        split = entry.split or "train"
+        if split not in self._tables:
+            self._tables[split] = Table(self._scratch / f"{split}.parquet")
+        self._tables[split].write(entry)
+
+    def finish(self) -> None:
+        library = importlib.import_module("datasets")
+        shown = library.is_progress_bar_enabled()
+        library.disable_progress_bar()
+        try:
+            for table in self._tables.values():
+                table.finish()
+            made = library.DatasetDict({split: self._read(library, split) for split in self._tables})
+            made.save_to_disk(str(self._folder))
+        finally:
+            if shown:
+                library.enable_progress_bar()
+
+    def _read(self, library: Any, split: str) -> Any:
+        """Open a table from its file, through a cache of its own, so that memory does not grow with it."""
+        cache = str(self._scratch / "cache")
+        return library.Dataset.from_parquet(str(self._scratch / f"{split}.parquet"), cache_dir=cache, split=split)
+
+    def close(self) -> None:
+        for table in self._tables.values():
+            table.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)

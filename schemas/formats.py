@@ -49,6 +49,8 @@ FORMATS: dict[str, Format] = {
             native.parse,
             native.dump,
         ),
+        Format("hf", "A folder that datasets.load_from_disk opens: train and eval, with the columns of our own lines."),
+        Format("rendered", "Training data for TRL, axolotl and others: {input_ids, attention_mask, labels}, proven."),
         Format("text", "Each conversation as one rendered prompt in a template, under a line with its id."),
     )
 }

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
 import importlib.util
-import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hubs
 import pytest
-from tiny_tokenizers import sentencepiece_model, tiktoken_file
+from tiny_tokenizers import folder, sentencepiece_model, tiktoken_file
 
 from curate import tokenizer_files, tokens, vocabulary
 from curate.errors import TokenizerError
@@ -69,59 +67,23 @@ def test_without_llama_models_the_error_says_what_to_type(monkeypatch: pytest.Mo
         tokens.load(None)
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """A Hub with one gated repository and one open one."""
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        commit = "0123456789012345678901234567890123456789"
-        files = [{"rfilename": "tokenizer.model"}, {"rfilename": "weights.safetensors"}]
-        if self.path.startswith(("/api/models/org/open", "/api/models/org/gated")):
-            entries = [{"type": "file", "path": name["rfilename"], "size": 3, "oid": "0" * 40} for name in files]
-            listing = "/tree/" in self.path
-            self._answer(200, json.dumps(entries if listing else {"id": "org/x", "sha": commit, "siblings": files}))
-        elif self.path.startswith("/org/open/") and self.path.endswith("tokenizer.model"):
-            self._answer(200, tiktoken_file(), {"X-Repo-Commit": commit, "ETag": '"abc"'})
-        elif self.path.startswith("/org/gated/"):
-            self._answer(403, "", {"X-Error-Code": "GatedRepo"})
-        else:
-            self._answer(404, "", {"X-Error-Code": "RepoNotFound"})
-
-    def _answer(self, status: int, body: str | bytes, headers: dict[str, str] | None = None) -> None:
-        data = body.encode() if isinstance(body, str) else body
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
-def hub() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def hub(tmp_path: Path) -> Iterator[str]:
+    open_one = folder(tmp_path / "open", tokenizer_model=tiktoken_file())
+    (open_one / "weights.safetensors").write_bytes(b"weights")
+    with hubs.serving({"org/open": open_one, "org/gated": hubs.GATED}) as endpoint:
+        yield endpoint
 
 
 def test_an_open_repository_gives_its_tokenizer_files_alone(hub: str, tmp_path: Path) -> None:
-    got = tokenizer_files.download("org/open", endpoint=hub, cache=tmp_path)
+    got = tokenizer_files.download("org/open", endpoint=hub, cache=tmp_path / "hub")
     assert [file.name for file in got.iterdir()] == ["tokenizer.model"]
     assert tokens.load(str(got)).info.kind == "tiktoken"
 
 
 def test_a_gated_repository_is_answered_with_where_to_ask_and_how_to_log_in(hub: str, tmp_path: Path) -> None:
     with pytest.raises(TokenizerError) as caught:
-        tokenizer_files.download("org/gated", endpoint=hub, cache=tmp_path)
+        tokenizer_files.download("org/gated", endpoint=hub, cache=tmp_path / "hub")
     assert str(caught.value) == (
         f"'org/gated' is gated: ask for access at {hub}/org/gated, then log in with: hf auth login"
     )
@@ -129,9 +91,9 @@ def test_a_gated_repository_is_answered_with_where_to_ask_and_how_to_log_in(hub:
 
 def test_a_repository_that_is_not_there_is_one_clear_line(hub: str, tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="no folder 'org/absent' here, and no such repository at"):
-        tokenizer_files.download("org/absent", endpoint=hub, cache=tmp_path)
+        tokenizer_files.download("org/absent", endpoint=hub, cache=tmp_path / "hub")
 
 
 def test_without_a_network_the_error_says_to_give_a_folder(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="no folder 'org/open' here, and the Hub cannot be reached; download"):
-        tokenizer_files.download("org/open", endpoint="http://127.0.0.1:1", cache=tmp_path)
+        tokenizer_files.download("org/open", endpoint="http://127.0.0.1:1", cache=tmp_path / "hub")

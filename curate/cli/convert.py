@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
 @click.option("--to", required=True, metavar="FORMAT", help="What to write; curate formats lists them.")
-@click.option("--template", help="For text: the prompt template; the set's own, or vicuna.")
-@click.option("--tokenizer", help="For text: whose control tokens to show.")
+@click.option("--template", help="For text and rendered: the prompt template; the set's own, or vicuna.")
+@click.option("--tokenizer", help="For rendered: whose ids; the set's own. For text: whose control tokens to show.")
+@click.option("--max-tokens", type=click.IntRange(1), help="For rendered: the window; the set's own.")
+@click.option("--loss", help="For rendered: train on all answers, the last, or roles:assistant,tool.")
+@click.option("--chat-template", metavar="FILE", help="For rendered: a Jinja chat template instead.")
 @click.option("--split", type=click.Choice(["train", "eval"]), help="Of a curated set, this part only.")
 @click.option("--json", "as_json", is_flag=True, help="Print what became of the records as JSON.")
 def convert(source: str, target: str, as_json: bool, **settings: Any) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -32,6 +32,7 @@ from curate.train.resplit import Resplit, Row
 
 BATCH_ROWS = 1_000
 MAX_FAILING = 0.01  # of the conversations; more means that template and data do not belong together
+EVAL = "eval"  # the `split` of what is measured by
 COLUMNS = ["id", "piece", "messages", "language", "split", "source_file", "source_index"]
 
 
@@ -98,37 +99,30 @@ class TrainingData:
     facts: dict[str, Any]
 
 
-@dataclass
-class _Gathered:
-    """The examples of one side, gathered batch by batch."""
+@dataclass(frozen=True)
+class Kept:
+    """One conversation that is trained on, or measured by: `ids` and `mask` are [tokens]; its messages are let go."""
 
-    ids: list[NDArray[np.int32]] = field(default_factory=list)
-    mask: list[NDArray[np.bool_]] = field(default_factory=list)
-    rows: list[tuple[str, str | None, int]] = field(default_factory=list)  # name, language, exchanges
-
-    def done(self) -> Examples:
-        offsets = np.zeros(len(self.ids) + 1, dtype=np.int64)
-        np.cumsum([len(ids) for ids in self.ids], out=offsets[1:])
-        names, languages, counts = zip(*self.rows, strict=True) if self.rows else ((), (), ())
-        return Examples(
-            np.concatenate([np.zeros(0, np.int32), *self.ids]),
-            np.concatenate([np.zeros(0, np.bool_), *self.mask]),
-            offsets,
-            list(names),
-            list(languages),
-            np.array(counts, dtype=np.int32),
-        )
+    name: str
+    language: str | None
+    split: str
+    exchanges: int
+    ids: NDArray[np.int32]
+    mask: NDArray[np.bool_]
 
 
 @dataclass
-class _Loading:
-    """One set on its way: what has been gathered so far."""
+class Loading:
+    """Conversations on their way: what is kept and what is lost so far, each in the order they came.
+
+    A lost row holds the messages that are not trained on. With `changed` each source is split again.
+    """
 
     made: Renderer
     max_tokens: int
     changed: Resplit | None
-    sides: dict[bool, _Gathered] = field(default_factory=lambda: {False: _Gathered(), True: _Gathered()})
-    failures: list[Failure] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+    lost: list[tuple[Row, RecordError]] = field(default_factory=list)
     proven: int = 0
     failed: int = 0
 
@@ -138,7 +132,7 @@ class _Loading:
         if self.changed is not None:
             before = len(rows)
             rows, rejected, changed = resplit.split_again(self.made.counter(), sources, self.max_tokens)
-            self.failures += [_failure(row, problem) for row, problem in rejected]
+            self.lost += rejected
             self.changed = replace(
                 self.changed,
                 before=self.changed.before + before,
@@ -160,12 +154,25 @@ class _Loading:
                 reason = f"{size} tokens as rendered, window {self.max_tokens}"
                 problems[index] = RecordError(TOO_LONG, reason)
             if index in problems:
-                self.failures.append(_failure(row, problems[index]))
+                self.lost.append((row, problems[index]))
                 continue
-            side = self.sides[row.split == "eval"]
-            side.ids.append(found.ids[found.offsets[index] : found.offsets[index + 1]])
-            side.mask.append(found.mask[found.offsets[index] : found.offsets[index + 1]])
-            side.rows.append((row.name, row.language, max(0, len(exchanges(row.messages)[1]) - 1)))
+            part = slice(*found.offsets[index : index + 2].tolist())
+            count = max(0, len(exchanges(row.messages)[1]) - 1)
+            self.kept.append(Kept(row.name, row.language, row.split, count, found.ids[part], found.mask[part]))
+
+
+def gathered(kept: Sequence[Kept]) -> Examples:
+    """Return conversations as one array."""
+    offsets = np.zeros(len(kept) + 1, dtype=np.int64)
+    np.cumsum([len(one.ids) for one in kept], out=offsets[1:])
+    return Examples(
+        np.concatenate([np.zeros(0, np.int32), *(one.ids for one in kept)]),
+        np.concatenate([np.zeros(0, np.bool_), *(one.mask for one in kept)]),
+        offsets,
+        [one.name for one in kept],
+        [one.language for one in kept],
+        np.array([one.exchanges for one in kept], dtype=np.int32),
+    )
 
 
 def load(
@@ -189,11 +196,13 @@ def load(
     made = renderer(template or told["template"], tokenizer, loss=loss, chat_template=chat_template)
     info = tokenizer.info
     differ = resplit.reasons(told, made.name, info.hash, info.name, window)
-    loading = _Loading(made, window, Resplit(tuple(differ), absent=_too_long(folder)) if differ else None)
-    for sources in _batches(folder, limit):
+    loading = Loading(made, window, Resplit(tuple(differ), absent=_too_long(folder)) if differ else None)
+    for sources in batches(_rows(folder), limit):
         loading.take(sources)
-    _check(loading, folder)
-    train, held_out = (loading.sides[side].done() for side in (False, True))
+    failures = [_failure(row, problem) for row, problem in loading.lost]
+    _check(loading, folder, failures)
+    train = gathered([one for one in loading.kept if one.split != EVAL])
+    held_out = gathered([one for one in loading.kept if one.split == EVAL])
     facts = {
         "set": str(folder),
         "manifest_sha256": hashlib.sha256((folder / manifest.MANIFEST).read_bytes()).hexdigest(),
@@ -206,10 +215,10 @@ def load(
         "eval_conversations": len(held_out),
         "tokens": len(train.ids),
         "supervised": train.supervised,
-        "left_out": len(loading.failures),
+        "left_out": len(failures),
         "split_again": str(loading.changed) if loading.changed else None,
     }
-    return TrainingData(train, held_out, loading.failures, loading.changed, facts)
+    return TrainingData(train, held_out, failures, loading.changed, facts)
 
 
 def write_left_out(path: Path, failures: Sequence[Failure]) -> None:
@@ -218,18 +227,18 @@ def write_left_out(path: Path, failures: Sequence[Failure]) -> None:
     path.write_text("".join(lines), "utf-8", errors="backslashreplace")
 
 
-def _check(loading: _Loading, folder: Path) -> None:
+def _check(loading: Loading, folder: Path, failures: list[Failure]) -> None:
     """Refuse to train where too much fails the proof, or nothing is left."""
     if loading.failed > MAX_FAILING * loading.proven:
-        rules = Counter(failure.rule for failure in loading.failures if failure.rule in proof.RULES)
-        worst = next(failure for failure in loading.failures if failure.rule == rules.most_common(1)[0][0])
+        rules = Counter(failure.rule for failure in failures if failure.rule in proof.RULES)
+        worst = next(failure for failure in failures if failure.rule == rules.most_common(1)[0][0])
         named = ", ".join(f"{rule} {count:,}" for rule, count in rules.most_common())
         raise ProofError(
             f"{loading.failed:,} of {loading.proven:,} conversations fail the proof ({named}), more than 1 %; "
             f"{worst.name!r}: {worst.reason}; give another --template, or --loss last",
-            loading.failures,
+            failures,
         )
-    if not loading.sides[False].rows:
+    if all(one.split == EVAL for one in loading.kept):
         raise CurateError(f"the set {str(folder)!r} holds nothing to train on with a window of {loading.max_tokens:,}")
 
 
@@ -248,11 +257,11 @@ def _open(set_path: str | Path) -> tuple[Path, dict[str, Any]]:
     return manifest.require(path)
 
 
-def _batches(folder: Path, limit: int | None) -> Iterator[list[list[Row]]]:
-    """Yield the set's sources, each with its pieces in order, about BATCH_ROWS rows at a time."""
+def batches(found: Iterable[Row], limit: int | None = None) -> Iterator[list[list[Row]]]:
+    """Yield a set's sources, each with its pieces in order, about BATCH_ROWS rows at a time."""
     batch: list[list[Row]] = []
     rows = 0
-    for _, group in islice(groupby(enumerate(_rows(folder)), key=_source), limit):
+    for _, group in islice(groupby(enumerate(found), key=_source), limit):
         source = sorted((row for _, row in group), key=lambda row: row.piece)
         batch.append(source)
         rows += len(source)

@@ -37,12 +37,19 @@ def write(run: Path) -> list[Path]:
     aside = run / f".{REPORT}.partial"
     aside.write_text(html(found), "utf-8", "backslashreplace")
     aside.replace(page)
+    drawn = picture(run / PICTURE, found)
+    return [page, run / PICTURE] if drawn else [page]
+
+
+def picture(path: Path, found: Records) -> bool:
+    """Draw the curve of the loss into a PNG file; tell whether there is matplotlib to do it."""
+    aside = path.with_name(f".{path.name}.partial")
     try:
-        picture = run / f".{PICTURE}.partial"
-        curves.png(picture, loss_lines(found), f"{found.name}: loss")
+        curves.png(aside, loss_lines(found), f"{found.name}: loss")
     except ImportError:
-        return [page]
-    return [page, picture.replace(run / PICTURE)]
+        return False
+    aside.replace(path)
+    return True
 
 
 def loss_lines(found: Records) -> list[Line]:

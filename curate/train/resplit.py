@@ -80,7 +80,10 @@ def _shared_head(pieces: Sequence[Sequence[Message]]) -> int:
 def split_again(
     counter: Counting, sources: Sequence[Sequence[Row]], max_tokens: int
 ) -> tuple[list[Row], list[tuple[Row, RecordError]], int]:
-    """Return the new pieces, each exchange that no longer fits with its reason, and how many pieces are changed."""
+    """Return the new pieces, what no longer fits, and how many pieces are changed.
+
+    An exchange that does not fit comes as a row of its messages alone, with the reason.
+    """
     joined = [join(rows) for rows in sources]
     pieces: list[Row] = []
     rejected: list[tuple[Row, RecordError]] = []
@@ -94,7 +97,8 @@ def split_again(
             changed += (piece.start, piece.stop) not in old
         for lost in split.rejected:
             where = f"messages {lost.start} to {lost.stop - 1}: {lost.reason}"
-            rejected.append((base, RecordError(lost.rule, where, lost.evidence)))
+            row = replace(base, messages=list(messages[lost.start : lost.stop]))
+            rejected.append((row, RecordError(lost.rule, where, lost.evidence)))
     return pieces, rejected, changed
 
 

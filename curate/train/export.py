@@ -1,0 +1,235 @@
+"""What comes out of a run: a folder that plain transformers or peft loads, with all that serving it needs beside it.
+
+A trained model is written whole (`model/`), an adapter alone (`adapter/`; that of a base made on the spot has its
+base in `adapter/base`). Each is written aside, read back, and renamed into its place, so that a folder of that name is
+always whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from curate import __version__
+from curate.errors import CheckpointError
+from curate.schemas import prompts
+from curate.train import card, checkpoint, records, serving
+from curate.train.distributed import World
+from curate.train.records import Records
+from curate.train.render import Renderer
+from curate.train.serving import Note, Serving
+
+MODEL, ADAPTER, BASE = "model", "adapter", "base"
+WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
+SHARD = "5GB"  # of one file of weights, as the Hub has them
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a model was trained from: `base` by its name, `folder` where it lies, null for one made on the spot.
+
+    `quantised`: it was held in 4 bits (NF4) while its adapter was trained. `fresh` makes one without a folder again.
+    """
+
+    base: str
+    folder: Path | None
+    method: str
+    quantised: bool = False
+    fresh: Callable[[], nn.Module] | None = None
+
+
+@dataclass(frozen=True)
+class Making:
+    """How a model is asked and what it comes from; `window` is the most tokens it was trained on at once."""
+
+    serving: Serving
+    origin: Origin
+    window: int
+    more: Mapping[str, Any] = field(default_factory=dict)  # further facts for curate.json
+
+    def note(self, kind: str) -> Note:
+        """Return what `curate.json` says."""
+        made, origin = self.serving, self.origin
+        base = BASE if kind == ADAPTER and origin.folder is None else origin.base
+        return Note(kind, base, origin.method, made.template, made.stops, origin.quantised, __version__, self.more)
+
+
+def asked_as_trained(renderer: Renderer, chat_template: str | None = None) -> Serving:
+    """Return how a model is asked that was trained by a renderer; `chat_template` is its Jinja, if it is of its own."""
+    if renderer.name in prompts.TEMPLATES and chat_template is None:
+        return serving.of(renderer.tokenizer, renderer.name)
+    return serving.of_own(renderer.tokenizer, chat_template or "", renderer.stop_ids)
+
+
+def finish(run: Path, model: nn.Module, making: Making, world: World) -> Path:
+    """Write a run's result into its folder, with a model card of what the run has written down; return the folder.
+
+    model: transformers' or peft's causal model, bare or sharded; every rank calls it, and rank 0 writes.
+    Raises CheckpointError where the disk is full or what was written is not what was trained.
+    """
+    found = records.read(run) if world.main else None
+    if hasattr(model, "peft_config"):
+        return write_adapter(run / ADAPTER, model, making, found, writes=world.main)
+    return write_model(run / MODEL, model, making, found, writes=world.main)
+
+
+# ---- written aside
+
+
+def write_model(final: Path, model: Any, making: Making, found: Records | None = None, *, writes: bool = True) -> Path:
+    """Write a whole model, with a card if there are records of its training; raises CheckpointError."""
+    state = _whole_state(model, writes)
+    if writes:
+        with _aside(final) as folder:
+            save_model(folder, model, state)
+            _write_words(folder, making, MODEL, found)
+    return final
+
+
+def write_adapter(
+    final: Path, model: Any, making: Making, found: Records | None = None, *, writes: bool = True
+) -> Path:
+    """Write an adapter, and its base beside it if that was made on the spot; raises CheckpointError."""
+    if writes:
+        with _aside(final) as folder:
+            _save_adapter(folder, final, model, making)
+            _write_words(folder, making, ADAPTER, found)
+            if making.origin.folder is None:
+                _save_base(folder / BASE, making)
+    return final
+
+
+def _write_words(folder: Path, making: Making, kind: str, found: Records | None) -> None:
+    """Write all that is not weights."""
+    note = making.note(kind)
+    serving.write(folder, making.serving, note, window=making.window, origin=making.origin.folder)
+    if found is not None:
+        card.write(folder, found, making.serving, note)
+
+
+@contextmanager
+def _aside(final: Path) -> Iterator[Path]:
+    """Give a folder beside the final one, and put it there when it is whole; what stood there before goes last."""
+    aside, old = (final.with_name(f".{final.name}.{what}") for what in ("partial", "old"))
+    try:
+        for left in (aside, old):
+            shutil.rmtree(left, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        if final.exists():
+            final.rename(old)
+        aside.rename(final)
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in an error of its own
+        if not final.exists() and old.exists():
+            old.rename(final)
+        shutil.rmtree(aside, ignore_errors=True)
+        said = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(
+            f"{str(final)!r} was not written: {said}; the checkpoints are as they were: make room, and --resume"
+        ) from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _whole_state(model: nn.Module, writes: bool) -> dict[str, Tensor] | None:
+    """Gather a sharded model's weights onto the CPU of the rank that writes, one at a time; null where none are."""
+    state = model.state_dict()
+    if not any(hasattr(tensor, "full_tensor") for tensor in state.values()):
+        return None
+    found: dict[str, Tensor] = {}
+    seen: dict[int, Tensor] = {}
+    for name, tensor in state.items():
+        whole = checkpoint.whole(tensor)
+        if writes:
+            found[name] = seen.setdefault(id(tensor), whole.cpu())  # tied weights stay one
+    return found
+
+
+def save_model(folder: Path, model: Any, state: dict[str, Tensor] | None = None) -> None:
+    """Write config.json and weights, and hold their shapes against the model's."""
+    from transformers import GenerationConfig
+
+    before = model.generation_config
+    model.generation_config = GenerationConfig()  # a base's own may be one that transformers refuses to write
+    try:
+        with quiet():
+            model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
+    finally:
+        model.generation_config = before
+    (folder / "generation_config.json").unlink(missing_ok=True)  # serving writes the one that stops
+    written = sum(_sizes(file)[1] for file in folder.glob("*.safetensors"))
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    if written < wanted:
+        raise CheckpointError(f"{folder.parent.name!r}: {written:,} numbers were written of the model's {wanted:,}")
+
+
+def _sizes(file: Path) -> tuple[int, int]:
+    """Return how many tensors a file holds, and how many numbers in them."""
+    with safe_open(str(file), framework="pt") as opened:
+        shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118 (no mapping)
+    return len(shapes), sum(torch.Size(shape).numel() for shape in shapes)
+
+
+def _save_adapter(folder: Path, final: Path, model: Any, making: Making) -> None:
+    config = model.peft_config["default"]
+    origin = making.origin
+    before = config.base_model_name_or_path, config.inference_mode
+    lies = final / BASE if origin.folder is None else origin.folder if Path(origin.base).is_dir() else None
+    config.base_model_name_or_path = origin.base if lies is None else str(lies.resolve())
+    config.task_type = config.task_type or "CAUSAL_LM"
+    try:
+        # Without the word, peft asks the Hub whether the embeddings were resized.
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+    finally:
+        config.base_model_name_or_path, config.inference_mode = before
+    check_adapter(folder, model)
+
+
+def check_adapter(folder: Path, model: Any) -> None:
+    """Read an adapter back and hold it against the model's; raises CheckpointError for one that is empty or differs."""
+    from peft import get_peft_model_state_dict
+
+    wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
+    with safe_open(str(folder / ADAPTER_WEIGHTS), framework="pt") as file:
+        names = set(file.keys())
+        different = [name for name in wanted if name not in names or not _same(file.get_tensor(name), wanted[name])]
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    held = sum(tensor.numel() for tensor in wanted.values())
+    if not names or different or held < trained:
+        what = f"{different[0]!r} is missing or differs" if different else f"{held:,} numbers of {trained:,} trained"
+        raise CheckpointError(f"the adapter that was written is not the one that was trained: {what}")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other.detach().cpu())
+
+
+def _save_base(folder: Path, making: Making) -> None:
+    """Write the base of an adapter, made anew from its seed, as a model of its own."""
+    if making.origin.fresh is None:
+        raise CheckpointError(f"the base {making.origin.base!r} lies in no folder and cannot be made again")
+    folder.mkdir()
+    save_model(folder, making.origin.fresh())
+    note = Note(MODEL, making.origin.base, "none", making.serving.template, making.serving.stops, version=__version__)
+    serving.write(folder, making.serving, note, window=making.window)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from drawing bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,85 @@
+"""A Hub of one's own on this machine: repositories from folders, and gated ones."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOWHERE = "http://127.0.0.1:1"
+GATED = None
+_COMMIT = "0123456789012345678901234567890123456789"
+
+
+@contextmanager
+def serving(repositories: Mapping[str, Path | None]) -> Iterator[str]:
+    """Serve folders under `org/name`; yield the endpoint. A repository that is `GATED` asks for access."""
+
+    handler = type("Hub", (_Hub,), {"folders": repositories})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def point(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Make huggingface_hub ask this endpoint."""
+    constants = "huggingface_hub.constants"
+    monkeypatch.setattr(f"{constants}.ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+
+
+class _Hub(http.server.BaseHTTPRequestHandler):
+    folders: Mapping[str, Path | None]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        parts = self.path.partition("?")[0].strip("/").split("/")
+        listing = parts[:2] == ["api", "models"]
+        parts = parts[2:] if listing else parts
+        name = "/".join(parts[:2])
+        folder = self.folders.get(name)
+        if name not in self.folders:
+            self._answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+        elif listing:
+            self._list(name, folder, "tree" in parts)
+        elif folder is None:
+            self._answer(403, b"", {"X-Error-Code": "GatedRepo"})
+        elif (folder / parts[-1]).is_file():
+            file = folder / parts[-1]
+            self._answer(200, file.read_bytes(), {"X-Repo-Commit": _COMMIT, "ETag": f'"{file.name}"'})
+        else:
+            self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+
+    def _list(self, name: str, folder: Path | None, tree: bool) -> None:
+        names = ["config.json", "tokenizer.model"] if folder is None else sorted(one.name for one in folder.iterdir())
+        sizes = {one: (folder / one).stat().st_size if folder else 3 for one in names}
+        entries: Any = [{"type": "file", "path": one, "size": size, "oid": "0" * 40} for one, size in sizes.items()]
+        whole = {"id": name, "sha": _COMMIT, "siblings": [{"rfilename": one} for one in names]}
+        self._answer(200, json.dumps(entries if tree else whole).encode())
+
+    def _answer(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
