@@ -108,6 +108,8 @@ class Reader:
         self.records_read = 0
         self.warnings: list[Damage] = []
         self._meters: dict[str, Meter] = {}
+        self._harmed: dict[str, str] = {}
+        self._any_whole = False
 
     @property
     def inputs(self) -> list[InputFile]:
@@ -132,6 +134,8 @@ class Reader:
 
     def __iter__(self) -> Iterator[Chunk]:
         for source in self.sources:
+            if source.trouble and source.file not in self._meters:  # once a file, before its first member
+                self._warn(source.file, source.bytes or 0, 0, source.trouble)
             for chunk in self._whole(source):
                 left = math.inf if self.limit is None else self.limit - self.records_read
                 if left <= 0:
@@ -139,15 +143,23 @@ class Reader:
                 chunk = chunk if chunk.count <= left else replace(chunk, count=int(left))
                 self.records_read += chunk.count
                 yield chunk
-        if not self.records_read:
+        if not self._any_whole:
             names = ", ".join(repr(source.name) for source in self.sources[:3])
             raise InputError(f"no record in {names}: give a dump that holds some")
 
-    def _note(self, source: Source, offset: int, lost: int, what: str) -> None:
-        self.warnings.append(Damage(source.name, offset, lost, f"{source.name}: {what}"))
+    def _warn(self, name: str, offset: int, lost: int, what: str) -> None:
+        self.warnings.append(Damage(name, offset, lost, f"{name}: {what}"))
+
+    def _harm(self, source: Source, offset: int, lost: int, what: str) -> None:
+        """Note that what a source is packed in is damaged."""
+        self._harmed[source.name] = what
+        self._warn(source.name, offset, lost, what)
 
     def _whole(self, source: Source) -> Iterator[Chunk]:
-        """Yield a source's chunks once one of them holds a whole record; raise InputError if none does."""
+        """Yield a source's chunks once one of them holds a whole record; raise InputError if none does.
+
+        A damaged member of a zip, beside others, may hold none.
+        """
         held: list[Chunk] = []
         whole = False
         for chunk in self._chunks(source):
@@ -158,26 +170,31 @@ class Reader:
                 held.clear()
             elif sum(len(chunk.data) for chunk in held) > HELD_BYTES:
                 break
-        if held:
+        self._any_whole = self._any_whole or whole
+        harm = self._harmed.get(source.name, "")
+        if harm and source.spare:
+            yield from held
+        elif held:
             what = describe(held[0].data[:512])
-            raise InputError(f"input {source.name!r} holds no whole JSON record but {what}: give a JSON or JSONL dump")
+            tail = f"; {harm}" if harm else ": give a JSON or JSONL dump"
+            raise InputError(f"input {source.name!r} holds no whole JSON record but {what}{tail}")
 
     def _chunks(self, source: Source) -> Iterator[Chunk]:
         meter = self._meters.setdefault(source.file, Meter())
-        note = partial(self._note, source)
         warned = len(self.warnings)
-        cutter = Cutter(text_blocks(source, meter, self.limits, note), self.chunk_bytes, self.max_record_bytes, note)
+        text = text_blocks(source, meter, self.limits, partial(self._harm, source))
+        cutter = Cutter(text, self.chunk_bytes, self.max_record_bytes, partial(self._warn, source.name))
         first = 0
         for stretch in cutter:
             count = sum(cut.count for cut in stretch.cuts)
             yield Chunk(source.name, first, count, stretch.start, stretch.data, stretch.cuts, stretch.head)
             first += count
-        if first:
+        if first or (source.spare and source.name in self._harmed):
             return
         why = [damage.text for damage in self.warnings[warned:]]
         if why or not cutter.arrays:
             raise InputError(f"input {source.name!r} holds no record: {'; '.join(why) or 'only white space'}")
-        self._note(source, 0, 0, "an empty array, no record")
+        self._warn(source.name, 0, 0, "an empty array, no record")
 
 
 def _is_json(chunk: Chunk, cut: Cut) -> bool:

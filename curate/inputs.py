@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from curate import zips
 from curate.errors import InputError
 
 TEXT_SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".zst")
@@ -40,7 +41,9 @@ class Source:
     bytes: int | None
     kind: str = "text"  # text (compressed or not) | parquet | zip
     inside: str = ""  # what a member of a zip is called
-    member: int = 0  # its place in the zip's list
+    member: int = 0  # its place in the zip's list; or, of a zip without one, the byte at which its header stands
+    trouble: str = ""  # what is wrong with the zip: its list is lost
+    spare: bool = False  # a zip's member beside others: where damage left nothing of it, they are read all the same
     base: str = field(default="", repr=False)  # the folder that `file` is relative to
 
     @property
@@ -121,22 +124,37 @@ def _file_sources(path: Path, name: str) -> list[Source]:
 
 
 def _members(path: Path, name: str, size: int, base: str) -> list[Source]:
+    trouble = ""
     try:
-        with zipfile.ZipFile(path) as archive:
-            listed = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise InputError(f"input {str(path)!r} is a damaged zip: {words(error)}") from None
-    found = []
+        try:
+            with zipfile.ZipFile(path) as archive:
+                listed = [(entry.filename, place) for place, entry in enumerate(archive.infolist())]
+        except (zipfile.BadZipFile, ValueError) as error:
+            listed = [(member.name, member.at) for member in zips.walk(path)]
+            trouble = _list_lost(size, len(listed), words(error))
+    except OSError as error:
+        raise InputError(f"input {str(path)!r} cannot be read: {words(error)}") from None
+    if trouble and not listed:
+        raise InputError(f"input {str(path)!r} is a damaged zip: it has no list of its members, and not one is left")
+    found: list[Source] = []
     seen: Counter[str] = Counter()
-    for place, entry in enumerate(listed):
-        if entry.filename.lower().endswith(TEXT_SUFFIXES) and not entry.filename.startswith("__MACOSX/"):
-            inside = _plain(entry.filename)
+    for full, place in listed:
+        if full.lower().endswith(TEXT_SUFFIXES) and not full.startswith("__MACOSX/"):
+            inside = _plain(full)
             seen[inside] += 1
             inside += f"#{seen[inside]}" if seen[inside] > 1 else ""
-            found.append(Source(path, name, size, "zip", inside, place, base))
+            found.append(Source(path, name, size, "zip", inside, place, trouble, base=base))
     if not found:
         raise InputError(f"zip {str(path)!r} holds no dump: none of its {len(listed)} members ends in .json or .jsonl")
-    return found
+    return [replace(source, spare=len(found) > 1) for source in found]
+
+
+def _list_lost(size: int, count: int, why: str) -> str:
+    return (
+        f"the zip has lost the list of its members, which stands at its end ({why}): it is cut off at byte {size:,}, "
+        f"or damaged; {count} of them {'was' if count == 1 else 'were'} found by their own headers, and what came "
+        f"after is lost"
+    )
 
 
 def _plain(member: str) -> str:

@@ -17,6 +17,7 @@ from typing import IO
 import msgspec
 import zstandard
 
+from curate import zips
 from curate.errors import InputError
 from curate.inputs import Source, words
 
@@ -29,6 +30,8 @@ PARQUET_ROWS = 1000
 
 Buffer = bytes
 Note = Callable[[int, int, str], None]  # byte offset, bytes lost, what happened
+
+INSIDE = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "a zip"}
 
 BOMS = (
     (b"\xff\xfe\x00\x00", "utf-32-le"),
@@ -80,7 +83,16 @@ def text_blocks(source: Source, meter: Meter, limits: Limits, note: Note) -> Ite
         blocks = _bounded(unzstd(blocks, note), source, meter, limits)
     elif zipped:
         blocks = _bounded(blocks, source, meter, limits)
-    yield from _utf8(blocks)
+    yield from _utf8(_packed_once(blocks, source))
+
+
+def _packed_once(blocks: Iterator[bytes], source: Source) -> Iterator[bytes]:
+    """Pass text on; raise InputError where it is another archive, since what is in that is anyone's guess."""
+    head, blocks = _peek(blocks)
+    for start, kind in INSIDE.items():
+        if head.startswith(start):
+            raise InputError(f"input {source.name!r} is compressed twice, with {kind} inside: unpack it once")
+    return blocks
 
 
 def _peek(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
@@ -119,6 +131,11 @@ def _hash_whole(path: Path, meter: Meter) -> None:
 def _zip_blocks(source: Source, path: Path, meter: Meter, note: Note) -> Iterator[bytes]:
     try:
         _hash_whole(path, meter)
+        if source.trouble:
+            member = zips.member_at(path, source.member)
+            yield from zips.blocks(path, member, note)
+            meter.bytes += member.stop - member.start
+            return
         with zipfile.ZipFile(path) as archive:
             entry = archive.infolist()[source.member]
             with archive.open(entry) as opened:
