@@ -14,6 +14,8 @@ import sys
 import types
 from typing import TYPE_CHECKING
 
+from curate.errors import MissingExtra
+
 if TYPE_CHECKING:
     from curate.clean import CleanResult, Progress, clean
     from curate.convert import convert
@@ -22,10 +24,13 @@ if TYPE_CHECKING:
     from curate.explain import explain
     from curate.show import Selection, show
     from curate.stats import stats
+    from curate.train.chat import chat
+    from curate.train.merge import merge
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "chat": "train.chat",
     "clean": "clean",
     "CleanResult": "clean",
     "Progress": "clean",
@@ -34,6 +39,7 @@ _HOMES = {
     "open_set": "curated",
     "doctor": "doctor",
     "explain": "explain",
+    "merge": "train.merge",
     "show": "show",
     "Selection": "show",
     "stats": "stats",
@@ -44,10 +50,12 @@ __all__ = [
     "CuratedSet",
     "Progress",
     "Selection",
+    "chat",
     "clean",
     "convert",
     "doctor",
     "explain",
+    "merge",
     "open_set",
     "show",
     "stats",
@@ -60,7 +68,13 @@ class _Package(types.ModuleType):
     def __getattr__(self, name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module 'curate' has no attribute {name!r}")
-        value: object = getattr(importlib.import_module(f"curate.{_HOMES[name]}"), name)
+        try:
+            module = importlib.import_module(f"curate.{_HOMES[name]}")
+        except ModuleNotFoundError as error:
+            if _HOMES[name].startswith("train.") and not (error.name or "").startswith("curate"):
+                raise MissingExtra(f"curate {name}", "train") from error
+            raise
+        value: object = getattr(module, name)
         super().__setattr__(name, value)
         return value
 

@@ -20,6 +20,8 @@ COMMANDS = {  # name to module; importing one must load click alone
     "show": "show",
     "explain": "explain",
     "convert": "convert",
+    "chat": "chat",
+    "merge": "merge",
     "filters": "lists",
     "recipes": "lists",
     "formats": "lists",

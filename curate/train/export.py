@@ -62,11 +62,11 @@ class Making:
         return Note(kind, base, origin.method, made.template, made.stops, origin.quantised, __version__, self.more)
 
 
-def asked_as_trained(renderer: Renderer, chat_template: str | None = None) -> Serving:
-    """Return how a model is asked that was trained by a renderer; `chat_template` is its Jinja, if it is of its own."""
-    if renderer.name in prompts.TEMPLATES and chat_template is None:
+def asked_as_trained(renderer: Renderer) -> Serving:
+    """Return how a model is asked that was trained by a renderer."""
+    if renderer.name in prompts.TEMPLATES:
         return serving.of(renderer.tokenizer, renderer.name)
-    return serving.of_own(renderer.tokenizer, chat_template or "", renderer.stop_ids)
+    return serving.of_own(renderer.tokenizer, getattr(renderer, "chat_template", ""), renderer.stop_ids)
 
 
 def finish(run: Path, model: nn.Module, making: Making, world: World) -> Path:
