@@ -62,7 +62,7 @@ def chat(
 
     \b
     Example:
-      curate chat runs/first --system "Answer in one sentence."
+      curate chat runs/first --temperature 0
     """
     import curate
 
