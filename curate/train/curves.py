@@ -13,12 +13,12 @@ from curate.terminal import one_line
 
 Point = tuple[float, float]
 POINTS = 600  # of a line at most; longer runs are averaged by buckets
-WIDTH, HEIGHT = 720, 260
-LOOKS = {  # colour and width of a kind of line in the picture; the page has its own, for light and dark
-    "raw": ("#9db4cc", 0.8),
-    "smooth": ("#1f5fa8", 1.8),
-    "tuned": ("#c8541f", 1.4),
-    "base": ("#777777", 1.4),
+WIDE, SMALL = (960, 300), (470, 230)  # pixels as they are shown, so that letters keep their size
+LOOKS = {  # colour, width and dashes of a kind of line in the picture; the page has its own, for light and dark
+    "raw": ("#9db4cc", 0.8, "-"),
+    "smooth": ("#1f5fa8", 1.8, "-"),
+    "tuned": ("#c8541f", 1.4, "-"),
+    "base": ("#777777", 1.4, "--"),
 }
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
 
@@ -63,36 +63,37 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(number * step, 2 - size) for number in range(first, last + 1)]
 
 
-def svg(lines: Sequence[Line], title: str, *, x_name: str = "step") -> str:
+def svg(lines: Sequence[Line], title: str, *, size: tuple[int, int] = WIDE, x_name: str = "step") -> str:
     """Draw curves over steps; an empty text where there is nothing to draw."""
+    width, height = size
     drawn = [Line(line.name, line.kind, thinned(line.points), line.dots) for line in lines]
     drawn = [line for line in drawn if line.points]
     if not drawn:
         return ""
     xs = [x for line in drawn for x, _ in line.points]
     ys = [y for line in drawn for _, y in line.points]
-    across, up = ticks(min(xs), max(xs), 8), ticks(min(ys), max(ys))
+    across, up = ticks(min(xs), max(xs), width // 90), ticks(min(ys), max(ys))
     low_x, high_x = min(xs), max(max(xs), min(xs) + 1)
 
     def at(x: float, y: float) -> Point:
         return (
-            LEFT + (x - low_x) / (high_x - low_x) * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - (y - up[0]) / (up[-1] - up[0]) * (HEIGHT - TOP - BOTTOM),
+            LEFT + (x - low_x) / (high_x - low_x) * (width - LEFT - RIGHT),
+            height - BOTTOM - (y - up[0]) / (up[-1] - up[0]) * (height - TOP - BOTTOM),
         )
 
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'
     ]
     for y in up:
-        height = at(low_x, y)[1]
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{short(y)}</text>')
+        level = at(low_x, y)[1]
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{level + 4:.1f}" text-anchor="end">{short(y)}</text>')
     for x in across:
         if low_x <= x <= high_x:
             parts.append(
-                f'<text x="{at(x, up[0])[0]:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{short(x)}</text>'
+                f'<text x="{at(x, up[0])[0]:.1f}" y="{height - BOTTOM + 16}" text-anchor="middle">{short(x)}</text>'
             )
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_name)}</text>')
+    parts.append(f'<text x="{width - RIGHT}" y="{height - 4}" text-anchor="end">{escape(x_name)}</text>')
     parts += [_drawn(line, [at(x, y) for x, y in line.points]) for line in drawn]
     return "".join([*parts, "</svg>"])
 
@@ -129,9 +130,9 @@ def png(path: Path, lines: Sequence[Line], title: str) -> None:
         points = thinned(line.points)
         if points:
             xs, ys = zip(*points, strict=True)
-            color, width = LOOKS[line.kind]
+            color, width, style = LOOKS[line.kind]
             marker = "o" if line.dots else ""
-            axes.plot(xs, ys, label=line.name, marker=marker, markersize=4, color=color, linewidth=width)
+            axes.plot(xs, ys, style, label=line.name, marker=marker, markersize=4, color=color, linewidth=width)
     # A run's name is the user's text: matplotlib would read formulas between its dollar signs.
     axes.set_title(one_line(title, 90), fontsize=11, parse_math=False)
     axes.set_xlabel("step")

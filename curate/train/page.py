@@ -222,9 +222,8 @@ def _course(found: Records) -> str:
     for key, title in kinds:
         points = _points(found.metrics, key)
         if any(y for _, y in points):
-            drawn.append(
-                f"<figure>{curves.svg([Line(title, 'smooth', points)], title)}<figcaption>{title}</figcaption></figure>"
-            )
+            curve = curves.svg([Line(title, "smooth", points)], title, size=curves.SMALL)
+            drawn.append(f"<figure>{curve}<figcaption>{title}</figcaption></figure>")
     return f'<div class="pair">{"".join(drawn)}</div>' if drawn else ""
 
 
@@ -284,7 +283,8 @@ pre{font:13px/1.5 ui-monospace,monospace;margin:6px 0}.role{color:var(--soft);fo
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:14px}.pair>*{min-width:0}
 figure{margin:0}figcaption{color:var(--soft);font-size:13px;text-align:center}
 mark{background:var(--mark);color:inherit;border-radius:2px}summary{cursor:pointer;padding:4px 0;overflow-wrap:anywhere}
-svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:11px}svg .grid{stroke:var(--line)}
+svg{width:100%;height:auto;display:block;max-width:960px}
+svg text{fill:var(--soft);font-size:11px}svg .grid{stroke:var(--line)}
 polyline{fill:none;stroke-width:1.8;stroke-linejoin:round}polyline.raw{stroke:var(--raw);stroke-width:1}
 polyline.smooth{stroke:var(--smooth)}polyline.tuned{stroke:var(--tuned)}
 polyline.base{stroke:var(--base);stroke-dasharray:5 4}
@@ -292,5 +292,6 @@ circle.raw,circle.smooth{fill:var(--smooth)}circle.tuned{fill:var(--tuned)}circl
 .legend{display:flex;flex-wrap:wrap;gap:16px;font-size:13px;color:var(--soft);margin:6px 0}
 .legend span[class]:not(.note)::before{content:"";display:inline-block;width:16px;height:3px;margin:0 6px 3px 0}
 .legend .raw::before{background:var(--raw)}.legend .smooth::before{background:var(--smooth)}
-.legend .tuned::before{background:var(--tuned)}.legend .base::before{background:var(--base)}
+.legend .tuned::before{background:var(--tuned)}
+.legend .base::before{background:repeating-linear-gradient(90deg,var(--base) 0 5px,transparent 5px 8px)}
 """
