@@ -309,10 +309,13 @@ def render(
 
 
 def generation_prompt(
-    template: Template, messages: Sequence[Message], *, roles: Collection[Role] = ANSWERS
+    template: Template, messages: Sequence[Message], *, system: str | None = None, roles: Collection[Role] = ANSWERS
 ) -> list[Segment]:
-    """Return the segments that ask a model for its next answer: a prefix of that answer's rendering."""
-    out, fresh = _render(template, messages, True, None, roles)
+    """Return the segments that ask a model for its next answer: a prefix of that answer's rendering.
+
+    `system` and `roles` are as for `render`.
+    """
+    out, fresh = _render(template, messages, True, system, roles)
     _open(out, template, fresh, False, len(messages))
     _put(out, template.by_role["assistant"].written[0], len(messages))
     return out

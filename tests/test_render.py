@@ -156,6 +156,19 @@ def test_control_strings_in_messages_stay_text(tokenizers: dict[str, Tokenizer])
     assert proof.prove(made, [messages], made.write([messages])) == {}
 
 
+@pytest.mark.parametrize("template", [name for name, one in TEMPLATES.items() if not one.needs])
+def test_one_token_may_begin_and_end(template: str, tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+    end = "<|end_of_text|>"  # as in GPT-NeoX's vocabulary
+    document = tokenizers["tiktoken"].tokenizer_json()
+    named = json.dumps({"bos_token": end, "eos_token": end})
+    tokenizer = tokens.load(str(folder(tmp_path / "one", tokenizer_json=document, tokenizer_config_json=named)))
+    assert tokenizer.info.bos_id == tokenizer.info.eos_id
+    made = renderer(template, tokenizer)
+    written = made.write([TWO, TWO[:2]])
+    assert proof.prove(made, [TWO, TWO[:2]], written) == {}
+    assert set(proof.prove(made, [TWO, TWO[:2]], without(written, 0))) == {0}
+
+
 # ---- ids
 
 
@@ -332,6 +345,41 @@ def test_a_prompt_that_is_tokenised_otherwise_is_found(proven: tuple[Renderer, W
     ids = written.rows.ids.copy()
     ids[1] += 1
     assert 0 in rules(made, tampered(written, ids=ids))
+
+
+EDITS = st.lists(st.tuples(st.sampled_from(["mask", "ids", "gone"]), st.integers(0, 10_000)), min_size=1, max_size=2)
+
+
+@pytest.mark.parametrize("name", ["sentencepiece", "words", "tiktoken"])
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@given(batch=st.lists(MESSAGES, min_size=1, max_size=3), template=st.sampled_from(list(TEMPLATES)), edits=EDITS)
+def test_what_is_accepted_at_once_passes_every_step(
+    name: str, batch: list[list[Message]], template: str, edits: list[Any], tokenizers: dict[str, Tokenizer]
+) -> None:
+    if not fits(template, tokenizers[name]):
+        return
+    made = renderer(template, tokenizers[name])
+    written = made.write(batch)
+    for what, place in edits:
+        if not len(written.rows.ids):
+            return
+        at = place % len(written.rows.ids)
+        ids, mask = written.rows.ids.copy(), written.rows.mask.copy()
+        mask[at] ^= what == "mask"
+        ids[at] = ids[at - 1] if what == "ids" else ids[at]
+        written = without(written, at) if what == "gone" else tampered(written, ids=ids, mask=mask)
+    accepted = proof._at_once(made, batch, written)
+    steps = proof._step_by_step(made, batch, written)
+    assert [index for index in steps if accepted[index]] == []
+
+
+def test_sound_conversations_are_accepted_at_once(tokenizers: dict[str, Tokenizer]) -> None:
+    for name in ("sentencepiece", "words", "tiktoken"):
+        for template in TEMPLATES:
+            if fits(template, tokenizers[name]):
+                made = renderer(template, tokenizers[name], loss="last")
+                batch = [TWO, [Message("system", "Be brief."), *TWO], TWO[:2]]
+                assert proof._at_once(made, batch, made.write(batch)).tolist() == [True] * 3
 
 
 def test_every_rule_of_the_proof_is_explained() -> None:

@@ -20,6 +20,7 @@ from curate.runs import Rows
 from curate.schemas.conversation import Message
 from curate.tokens import Tokenizer
 from curate.train.render import Expected, Renderer, Words, Written
+from curate.train.told import accepted, begins_run, marker, stretches
 
 Problems = dict[int, RecordError]  # by the conversation's place in the batch
 
@@ -32,6 +33,7 @@ RULES = {
     "template_refuses": "The chat template refuses the conversation.",
     "template_rewrites": "The chat template changes an answer, or earlier messages once later ones follow.",
 }
+SAMPLED = 50
 EVIDENCE = 200  # characters of what was found and of what was expected
 
 
@@ -47,7 +49,40 @@ class _Case:
 
 
 def prove(renderer: Renderer, conversations: Sequence[Sequence[Message]], written: Written) -> Problems:
-    """Return why conversations fail, by their place in the batch; the first reason of each."""
+    """Return why conversations fail, by their place in the batch; the first reason of each.
+
+    Most are accepted at once (`curate.train.told`); the others, and one in 50 of all, are proven step by step.
+    """
+    proven = _at_once(renderer, conversations, written)
+    proven[::SAMPLED] = False
+    places = np.flatnonzero(~proven).tolist()
+    if not places:
+        return {}
+    part = Written(_only(written.rows, places), {places.index(i): why for i, why in written.problems.items()})
+    found = _step_by_step(renderer, [conversations[place] for place in places], part)
+    return {places[index]: problem for index, problem in found.items()}
+
+
+def _at_once(renderer: Renderer, conversations: Sequence[Sequence[Message]], written: Written) -> NDArray[np.bool_]:
+    """Tell which conversations are proven by comparing whole renderings."""
+    told = [None if i in written.problems else renderer.told(one) for i, one in enumerate(conversations)]
+    how = renderer.decoding if any(told) else None
+    if how is None:
+        return np.zeros(len(told), dtype=np.bool_)
+    return accepted(written.rows, told, how, renderer.tokenizer)
+
+
+def _only(rows: Rows, places: Sequence[int]) -> Rows:
+    """Return some of the renderings."""
+    parts = [slice(*rows.offsets[place : place + 2].tolist()) for place in places]
+    offsets = np.zeros(len(places) + 1, dtype=np.int64)
+    np.cumsum([part.stop - part.start for part in parts], out=offsets[1:])
+    return Rows(
+        np.concatenate([rows.ids[part] for part in parts]), np.concatenate([rows.mask[part] for part in parts]), offsets
+    )
+
+
+def _step_by_step(renderer: Renderer, conversations: Sequence[Sequence[Message]], written: Written) -> Problems:
     rows = written.rows
     expected = [
         Expected([], [], 0) if i in written.problems else renderer.expected(messages)
@@ -77,6 +112,7 @@ def _bos(case: _Case) -> Problems:
     found = np.bincount(case.owners[ids == bos], minlength=len(case.rows))
     wanted = np.array([one.bos for one in case.expected], dtype=np.int64)
     double = (ids[1:] == bos) & (ids[:-1] == bos) & (case.owners[1:] == case.owners[:-1])
+    double &= bos not in case.renderer.stop_ids  # where it ends answers too, one may begin what follows
     wrong = (found != wanted) | (np.bincount(case.owners[:-1][double], minlength=len(case.rows)) > 0)
     starts = np.flatnonzero(case.rows.lengths)
     wrong[starts] |= (wanted[starts] > 0) & (ids[offsets[starts]] != bos)
@@ -104,41 +140,20 @@ def _text(case: _Case) -> Problems:
 def _stream(words: Words) -> tuple[bytes, bytes]:
     """Return a message's text and its end, as they must be found."""
     text, end = words
-    return text.encode("utf-8", "surrogatepass"), b"" if end is None else _marker(end)
-
-
-def _marker(token: int) -> bytes:
-    """Return what stands for a control token: no UTF-8 text holds the byte 0xff."""
-    return b"\xff%d\xff" % token
+    return text.encode("utf-8", "surrogatepass"), b"" if end is None else marker(end)
 
 
 def _decoded(case: _Case) -> list[bytes]:
     """Return each conversation's supervised ids as bytes, stop tokens as markers."""
-    rows, tokenizer = case.rows, case.renderer.tokenizer
-    pieces = tokenizer.piece_bytes
-    if pieces is None:
+    rows, how = case.rows, case.renderer.decoding
+    if how is None:
         return [_decoded_slowly(case, index) for index in range(len(rows))]
-    ids = rows.ids[rows.mask]
-    table = [*pieces]
-    stops = set(tokenizer.control_ids.values())
-    for token in stops:
-        table[token] = _marker(token)
-    texts = [table[token] for token in ids.tolist()]
-    if tokenizer.byte_lengths and tokenizer.byte_lengths[1]:  # the space that is put before a run is not the message's
-        for place in np.flatnonzero(_begins_run(case)[rows.mask]).tolist():
+    texts = [how.table[token] for token in rows.ids[rows.mask].tolist()]
+    if how.prefixed:  # the space that is put before a run is not the message's
+        for place in np.flatnonzero(begins_run(rows, how.controls)[rows.mask]).tolist():
             texts[place] = texts[place].removeprefix(b" ")
     ends = np.cumsum(np.bincount(case.owners[rows.mask], minlength=len(rows))).tolist()
     return [b"".join(texts[start:stop]) for start, stop in zip([0, *ends], ends, strict=False)]
-
-
-def _begins_run(case: _Case) -> NDArray[np.bool_]:
-    """Tell which tokens are the first after a control token, or of a conversation."""
-    ids = case.rows.ids
-    control = np.isin(ids, list(set(case.renderer.tokenizer.control_ids.values())))
-    begins = np.zeros(len(ids), dtype=np.bool_)
-    begins[1:] = control[:-1] & ~control[1:]
-    begins[case.rows.offsets[:-1][case.rows.lengths > 0]] = True
-    return begins
 
 
 def _decoded_slowly(case: _Case, index: int) -> bytes:
@@ -152,7 +167,7 @@ def _decoded_slowly(case: _Case, index: int) -> bytes:
     for (is_control, trained), group in groupby(pairs, key=lambda pair: (pair[0] in controls, pair[1])):
         tokens = [token for token, _ in group]
         if is_control:
-            out += [_marker(token) for token in tokens if trained]
+            out += [marker(token) for token in tokens if trained]
             run = []
             continue
         if trained:
@@ -168,7 +183,7 @@ def _as_tokenized(case: _Case, one: Expected) -> bytes:
     parts = []
     for text, end in one.words:
         ids = tokenizer.encode_onward([text])[0].tolist()
-        parts += [_spelled(tokenizer, ids), b"" if end is None else _marker(end)]
+        parts += [_spelled(tokenizer, ids), b"" if end is None else marker(end)]
     return b"".join(parts)
 
 
@@ -189,20 +204,11 @@ def _difference(found: bytes, wanted: bytes) -> str:
 # ---- ends and beginnings
 
 
-def _stretches(case: _Case) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where each unbroken stretch of trained tokens starts and stops; none reaches into another conversation."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], case.rows.mask, [False]]).astype(np.int8)))
-    borders = case.rows.offsets[1:-1]
-    inside = borders[(borders > 0) & (borders < len(case.rows.mask))]
-    inside = inside[case.rows.mask[inside - 1] & case.rows.mask[inside]]
-    return np.sort(np.concatenate([edges[::2], inside])), np.sort(np.concatenate([edges[1::2], inside]))
-
-
 def _closed(case: _Case) -> Problems:
     """Tell where a trained answer has no stop token at its end, trained or not."""
     if case.renderer.loss.roles != {"assistant"}:
         return {}  # what else is trained on may have no end; an answer's is part of the text that was compared
-    _, stops = _stretches(case)
+    _, stops = stretches(case.rows)
     ids = np.append(case.rows.ids, -1)
     owners = np.append(case.owners, -1)
     closed = np.isin(ids[stops - 1], case.renderer.stop_ids)
@@ -222,7 +228,7 @@ def _prompts(case: _Case) -> Problems:
     problems = _whole_prompts(case)
     if case.renderer.loss.roles != {"assistant"}:
         return problems
-    starts, _ = _stretches(case)
+    starts, _ = stretches(case.rows)
     count = np.bincount(case.owners[starts], minlength=len(case.rows)).tolist()
     firsts = np.searchsorted(case.owners[starts], np.arange(len(case.rows))).tolist()
     wanted = [(index, asked) for index, one in enumerate(case.expected) for asked in one.asked]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from curate.schemas import prompts
 from curate.schemas.conversation import ROLES, Message, Role
 from curate.split import Counter, Counting
 from curate.tokens import Tokenizer
+from curate.train.told import Decoding, Teller, Told, decoding
 
 ROLE_LOSS = "roles:"
 
@@ -69,6 +71,10 @@ class Renderer(Protocol):
     def stop_ids(self) -> tuple[int, ...]:
         """What ends an answer."""
 
+    @property
+    def decoding(self) -> Decoding | None:
+        """How ids are decoded at once; null where the tokenizer's ids do not tell their bytes."""
+
     def write(self, conversations: Sequence[Sequence[Message]]) -> Written:
         """Return many renderings at once, and why there are none of some conversations."""
 
@@ -77,6 +83,9 @@ class Renderer(Protocol):
 
     def expected(self, messages: Sequence[Message]) -> Expected:
         """Return what a rendering must hold."""
+
+    def told(self, messages: Sequence[Message]) -> Told | None:
+        """Return what a rendering must spell, for the quick half of the proof; null where that cannot be told."""
 
     def counter(self) -> Counting:
         """Return what the splitter counts pieces with."""
@@ -125,13 +134,24 @@ def parse_loss(text: str) -> Loss:
 
 
 class Base:
-    """What a renderer of one conversation does with its batch."""
+    """What all renderers have in common."""
+
+    tokenizer: Tokenizer
+
+    @cached_property
+    def decoding(self) -> Decoding | None:
+        """How ids are decoded at once; null where the tokenizer's ids do not tell their bytes."""
+        return decoding(self.tokenizer)
 
     def write(self, conversations: Sequence[Sequence[Message]]) -> Written:
         raise NotImplementedError
 
     def write_prompts(self, conversations: Sequence[Sequence[Message]]) -> Written:
         raise NotImplementedError
+
+    def told(self, messages: Sequence[Message]) -> Told | None:
+        """Return nothing: all of the proof is done step by step."""
+        return None
 
     def render(self, conversations: Sequence[Sequence[Message]]) -> list[Rendered]:
         """Return each rendering; raises CurateError for the first that cannot be written."""
@@ -157,6 +177,7 @@ class TemplateRenderer(Base):
         self.tokenizer = tokenizer
         self.loss = loss
         self.layout = Layout(template, tokenizer, loss.roles)
+        self._teller = Teller(self.layout.template, tokenizer, self.layout.stop_id)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -177,6 +198,10 @@ class TemplateRenderer(Base):
             self.layout.write_prompt(sheet, messages)
         return Written(runs.encode(sheet, self.tokenizer))
 
+    def told(self, messages: Sequence[Message]) -> Told | None:
+        """Return what a rendering must spell; null where others than answers are trained on."""
+        return self._teller.tell(self.loss.select(messages)) if self.loss.roles == ANSWERS else None
+
     def counter(self) -> Counting:
         """Return what the splitter counts pieces with."""
         return Counter(self.layout.template, self.tokenizer, self.loss.roles)
@@ -196,7 +221,9 @@ class TemplateRenderer(Base):
                 end = end if segment.control is None else self.tokenizer.control_ids[segment.control]
                 words[segment.message] = (text + segment.text, end)
             run = "" if segment.control is not None else run + segment.text
-        return Expected(list(words.values()), asked, sum(segment.control == prompts.BOS for segment in segments))
+        bos = self.tokenizer.info.bos_id  # an end token may have the same id
+        controls = (self.tokenizer.control_ids[one.control] for one in segments if one.control is not None)
+        return Expected(list(words.values()), asked, sum(token == bos for token in controls))
 
 
 def renderer(template: str, tokenizer: Tokenizer, *, loss: str = "all", chat_template: str | None = None) -> Renderer:
