@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from curate.errors import RecordError
 
@@ -38,31 +38,44 @@ def dump(conversation: Conversation) -> dict[str, object]:
     """Write a conversation; raises RecordError for an answer that was cut, since the form always teaches the end."""
     record: dict[str, object] = {} if conversation.source_id is None else {"id": conversation.source_id}
     record["messages"] = messages = []
-    open_calls: list[tuple[str, str]] = []
+    answered = call_ids(conversation.messages)
     for index, message in enumerate(conversation.messages):
         if not message.stop:
             raise RecordError("not_representable", f"message {index} was cut, and this form cannot say so")
-        messages.append(_message(message, index, open_calls))
+        messages.append(_message(message, answered[index]))
     return turns.with_metadata(record, conversation)
 
 
-def _message(message: Message, index: int, open_calls: list[tuple[str, str]]) -> dict[str, object]:
-    """Write one message; `open_calls` are the (id, name) of calls whose results have not come yet."""
+def _message(message: Message, call_id: str) -> dict[str, object]:
     turn: dict[str, object] = {"role": message.role, "content": message.content}
     if message.name is not None:
         turn["name"] = message.name
     if message.tool_calls is not None:
-        turn["tool_calls"] = calls = json.loads(message.tool_calls)
-        open_calls[:] = [_call_key(call) for call in calls]
+        turn["tool_calls"] = json.loads(message.tool_calls)
         if not message.content:
             turn["content"] = None
-    if message.role == "tool" and open_calls:
-        at = next((at for at, (_, name) in enumerate(open_calls) if name == message.name), 0)
-        if call_id := open_calls.pop(at)[0]:
-            turn["tool_call_id"] = call_id
+    if call_id:
+        turn["tool_call_id"] = call_id
     if message.role == "assistant" and not message.train:
         turn["weight"] = 0
     return turn
+
+
+def call_ids(messages: Sequence[Message]) -> list[str]:
+    """Return the id of the call that each message answers, empty where it answers none that has one.
+
+    A tool's message answers the call of its name that is open, else the first that is.
+    """
+    found: list[str] = []
+    open_calls: list[tuple[str, str]] = []  # (id, name) of calls whose results have not come yet
+    for message in messages:
+        found.append("")
+        if message.tool_calls is not None and turns.is_calls(message.tool_calls):
+            open_calls = [_call_key(call) for call in json.loads(message.tool_calls)]
+        if message.role == "tool" and open_calls:
+            at = next((at for at, (_, name) in enumerate(open_calls) if name == message.name), 0)
+            found[-1] = open_calls.pop(at)[0]
+    return found
 
 
 def _call_key(call: object) -> tuple[str, str]:

@@ -10,6 +10,7 @@ stays text, as it stands in a hole.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,17 +28,25 @@ from curate.tokens import Tokenizer
 from curate.train import jinja
 from curate.train.render import Base, Expected, Loss, Words, Written
 
-_EDGE = "\u2003"  # white space around a hole: gone in the output where the template strips
-_HOLE = re.compile(f"({_EDGE}?)\ue0f0(\\d+)\ue0f1({_EDGE}?)")
+# A hole is white space, gone in the output where the template strips, around a number and a quotation mark, escaped
+# where the template writes JSON.
+_EDGE = "\u2003"
+_HOLE = re.compile(f'({_EDGE}?)\ue0f0(\\d+)(\\\\?)"\ue0f1({_EDGE}?)')
+_KEPT = re.compile("\ue0f2(\\d+)\ue0f3")  # where a name or a tool call says a control string, by its id
+
+
+class _Literal(str):
+    """A control string that is text."""
 
 
 @dataclass(frozen=True)
 class _Hole:
-    """Where a message's content stands; `left` and `right`: whether white space at its ends is kept."""
+    """Where a content stands; `left`, `right`: white space at its ends is kept; `quoted`: as a string of JSON."""
 
     message: int
     left: bool
     right: bool
+    quoted: bool
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ class ChatTemplateRenderer(Base):
         self._shapes: dict[object, _Shape] = {}
         names = {name: token for name, token in tokenizer.control_ids.items() if name not in ("bos", "eos")}
         self._controls = names
+        self._names = {token: name for name, token in names.items()}
         self._control = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
         self._check()
 
@@ -113,7 +123,7 @@ class ChatTemplateRenderer(Base):
         info = self.tokenizer.info
         try:
             return self._template(
-                messages=[jinja.plain(message) for message in messages],
+                messages=jinja.plain(messages),
                 tools=None,
                 documents=None,
                 add_generation_prompt=asks,
@@ -126,10 +136,18 @@ class ChatTemplateRenderer(Base):
 
     def _holed(self, messages: Sequence[Message], *, asks: bool = False) -> str:
         holes = [
-            Message(m.role, f"{_EDGE}\ue0f0{i}\ue0f1{_EDGE}" if m.content else "", m.name, m.tool_calls)
-            for i, m in enumerate(messages)
+            Message(m.role, f'{_EDGE}\ue0f0{i}"\ue0f1{_EDGE}' if m.content else "", m.name, m.tool_calls)
+            for i, m in enumerate(self._guarded(messages))
         ]
         return self._text(holes, asks=asks)
+
+    def _guarded(self, messages: Sequence[Message]) -> list[Message]:
+        """Return messages in whose names and tool calls control strings are marked, so that they stay text."""
+
+        def marked(text: str | None) -> str | None:
+            return text and self._control.sub(lambda found: f"\ue0f2{self._controls[found[0]]}\ue0f3", text)
+
+        return [replace(m, name=marked(m.name), tool_calls=marked(m.tool_calls)) for m in messages]
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -147,15 +165,18 @@ class ChatTemplateRenderer(Base):
         """Cut a text with holes into text, control tokens and holes, each with its place."""
         out: list[tuple[str | int | _Hole, int]] = []
         done = 0
-        found = [*_HOLE.finditer(text), *self._control.finditer(text)]
+        found = [*_HOLE.finditer(text), *_KEPT.finditer(text), *self._control.finditer(text)]
         for match in sorted(found, key=lambda one: one.start()):
             if match.start() > done:
                 out.append((text[done : match.start()], done))
-            is_hole = match.re is _HOLE
-            item = _Hole(int(match[2]), bool(match[1]), bool(match[3])) if is_hole else self._controls[match[0]]
-            out.append((item, match.start()))
+            out.append((self._item(match), match.start()))
             done = match.end()
         return [*out, (text[done:], done)] if done < len(text) else out
+
+    def _item(self, match: re.Match[str]) -> str | int | _Hole:
+        if match.re is _HOLE:
+            return _Hole(int(match[2]), bool(match[1]), bool(match[4]), bool(match[3]))
+        return _Literal(self._names[int(match[1])]) if match.re is _KEPT else self._controls[match[0]]
 
     def _shape(self, messages: Sequence[Message], *, asks: bool = False) -> _Shape:
         """Return the shape of these messages; raises RecordError where the template refuses them."""
@@ -177,7 +198,8 @@ class ChatTemplateRenderer(Base):
                     problems[index] = error
         items: list[tuple[str | int | _Hole, int]] = []
         for item, place in self._items(whole):
-            cut = next((at for at in starts if place < at < place + len(item)), None) if isinstance(item, str) else None
+            size = len(item) if isinstance(item, str) and not isinstance(item, _Literal) else 0
+            cut = next((at for at in starts if place < at < place + size), None)
             if isinstance(item, str) and cut is not None:
                 items += [(item[: cut - place], place), (item[cut - place :], cut)]
             else:
@@ -246,8 +268,7 @@ class ChatTemplateRenderer(Base):
         """Append a rendering; raises RecordError where the template refuses or rewrites the messages."""
         real = self._text(messages, asks=asks)
         shape = self._shape(messages, asks=asks)
-        names = {token: name for name, token in self._controls.items()}
-        texts = [_filled(part.item, messages, names) for part in shape.parts]
+        texts = [_filled(part.item, messages, self._names) for part in shape.parts]
         if "".join(texts) != real:
             reason = "the chat template changes what the messages say"
             raise RecordError("template_rewrites", reason, _parting("".join(texts), real))
@@ -290,9 +311,9 @@ class ChatTemplateRenderer(Base):
     def expected(self, messages: Sequence[Message]) -> Expected:
         """Return what a rendering must hold: each answer by the text that follows what asks for it."""
         selected = self.loss.select(messages)
-        full = self._text(messages)
+        told = self._guarded(messages)
+        full = self._text(told)
         parts = self._shape(messages).parts
-        names = {token: name for name, token in self._controls.items()}
         words: list[Words] = []
         asked: list[str] = []
         for index, message in enumerate(selected):
@@ -300,14 +321,14 @@ class ChatTemplateRenderer(Base):
                 continue
             own = [at for at, part in enumerate(parts) if part.owner == index]
             if message.role == "assistant":
-                words += self._answer(full[len(self._text(messages[:index], asks=True)) :], message)
+                words += self._answer(full[len(self._text(told[:index], asks=True)) :], message)
                 back = [at for at in range(own[0]) if isinstance(parts[at].item, int)] if own else []
                 before = parts[back[-1] + 1 if back else 0 : own[0]] if own else []
-                asked.append("".join(_filled(part.item, messages, names) for part in before))
+                asked.append("".join(_filled(part.item, messages, self._names) for part in before))
             elif own:
                 mark = parts[own[-1]].item
                 end = mark if isinstance(mark, int) and message.stop else None
-                words.append((_filled(parts[own[0]].item, messages, names), end))
+                words.append((_filled(parts[own[0]].item, messages, self._names), end))
         bos = self.tokenizer.info.bos_id
         return Expected(words, asked, sum(part.item == bos for part in parts))
 
@@ -331,9 +352,8 @@ class ChatTemplateRenderer(Base):
         """Cut the template's own text at control tokens."""
         out: list[Words] = [("", None)]
         for item, _ in self._items(text):
-            out = (
-                [*out[:-1], (out[-1][0], item), ("", None)] if isinstance(item, int) else [*out[:-1], (str(item), None)]
-            )
+            said = out.pop()[0]
+            out += [(said, item), ("", None)] if isinstance(item, int) else [(said + str(item), None)]
         return out
 
     def counter(self) -> Counting:
@@ -363,7 +383,8 @@ def _filled(item: str | int | _Hole, messages: Sequence[Message], names: dict[in
         return item
     content = messages[item.message].content
     content = content if item.left else content.lstrip()
-    return content if item.right else content.rstrip()
+    content = content if item.right else content.rstrip()
+    return json.dumps(content, ensure_ascii=False)[1:-1] if item.quoted else content
 
 
 def _variants(content: str) -> tuple[str, ...]:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 from curate.errors import MissingExtra, RecipeError
 from curate.schemas.conversation import Message
+from curate.schemas.openai import call_ids
 
 _GUARDED = re.compile(r"strftime_now\s+is\s+defined")
 _TODAY = datetime(2024, 7, 26)  # LLaMA-3.1's own default: a run resumed tomorrow must render the same ids
 
 
-def plain(message: Message) -> dict[str, Any]:
-    """Return a message as chat templates take it: tool calls as values, their arguments too."""
-    plain: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.name is not None:
-        plain["name"] = message.name
-    if message.tool_calls:
-        plain["tool_calls"] = _calls(message.tool_calls)
-    return plain
+def plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return messages as chat templates take them: tool calls as values, their arguments too, results by their call."""
+    found = []
+    for message, call_id in zip(messages, call_ids(messages), strict=True):
+        plain: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.name is not None:
+            plain["name"] = message.name
+        if message.tool_calls:
+            plain["tool_calls"] = _calls(message.tool_calls)
+        if call_id:
+            plain["tool_call_id"] = call_id
+        found.append(plain)
+    return found
 
 
 def _calls(text: str) -> Any:
