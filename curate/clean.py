@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -106,6 +107,8 @@ def clean(
         _convert(folder, file)
     seconds = time.perf_counter() - started
     warnings = list(manifest["warnings"])
+    if not manifest["counts"]["kept"]:
+        warnings[-1] += f"; to see why: curate stats {shlex.quote(str(folder))}"
     return CleanResult(folder, manifest, warnings, seconds, reader.bytes_read, bool(reader.warnings), file)
 
 
@@ -137,7 +140,11 @@ def _refuse_loss(folder: Path, file: Path | None, sources: Sequence[ingest.Sourc
 def _convert(folder: Path, file: Path) -> None:
     from curate.convert import convert
 
-    convert(folder, file, to=FILE_FORMATS[file.suffix])
+    try:
+        convert(folder, file, to=FILE_FORMATS[file.suffix])
+    except KeyboardInterrupt as stop:
+        stop.args = (f"the set {str(folder)!r} is new and whole, but {str(file)!r} was not written",)
+        raise
 
 
 def _reader(arguments: Sequence[str | Path], recipe: Recipe) -> ingest.Reader:
@@ -213,7 +220,7 @@ class _Run:
         info = parts[0].tokenizer
         warnings = [damage.text for damage in self.reader.warnings] + list(info.warnings)
         if not counts.kept:
-            warnings.append("every record was rejected; see rejected.parquet, or curate stats")
+            warnings.append("every record was rejected")
         settings = self.recipe.tokens
         return {
             "version": curate.__version__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -395,20 +396,35 @@ def test_kill_9_at_any_moment_leaves_the_earlier_set_or_the_new_one(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json", "old.json", "set", "whole"]
 
 
-@pytest.mark.parametrize("wait", [0, 0.1, 1.0])
-def test_ctrl_c_leaves_things_as_they_were_and_says_so(tmp_path: Path, wait: float) -> None:
+@pytest.mark.parametrize(
+    ("number", "wait"),
+    [(signal.SIGINT, 0), (signal.SIGINT, 0.1), (signal.SIGINT, 1.0), (signal.SIGTERM, 0.5), (signal.SIGHUP, 0.2)],
+)
+def test_ctrl_c_and_the_like_leave_things_as_they_were_and_say_so(tmp_path: Path, number: int, wait: float) -> None:
     source = tmp_path / "big.json"
     source.write_text(json.dumps([chat(n, 30) for n in range(6000)]))
     process = start(source, tmp_path / "set", start_new_session=True)
     while not (tmp_path / ".set.partial").exists() and process.poll() is None:  # its workers are starting
         time.sleep(0.01)
     time.sleep(wait)
-    os.killpg(process.pid, signal.SIGINT)  # to all of its group, as a terminal does
+    os.killpg(process.pid, number)  # to all of its group, as a terminal does
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130, errors
+    assert process.returncode == 128 + number, errors
     assert "Traceback" not in errors
     assert "nothing was changed" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["big.json"]
+
+
+def test_a_stop_while_the_one_file_is_written_says_that_the_set_stands(
+    dump: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("curate.convert"), "convert", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"set' is new and whole, but .*set\.json' was not written"):
+        curate.clean(dump(chat(1)), tmp_path / "set.json")
+    assert curated.is_set(tmp_path / "set") and not (tmp_path / "set.json").exists()
 
 
 def test_a_full_disk_gives_one_clear_line(tmp_path: Path) -> None:
@@ -484,7 +500,8 @@ def test_a_batch_without_one_conversation_is_rejected_record_by_record(
     result = curate.clean(dump({"a": 1}, None), tmp_path / "set")
     assert (result.manifest["counts"]["read"], result.manifest["counts"]["kept"]) == (2, 0)
     assert [row["rule"] for row in rows(tmp_path / "set", curated.REJECTED)] == ["unknown_format", "not_a_record"]
-    assert any("every record was rejected" in warning for warning in result.warnings)
+    (warning,) = result.warnings
+    assert warning == f"every record was rejected; to see why: curate stats {tmp_path / 'set'}"
 
 
 def test_a_set_is_read_for_its_conversations_and_passed_over_among_dumps(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import IO, Any
 
@@ -66,9 +67,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except CurateError as error:
             raise Failure(str(error)) from error
-        except KeyboardInterrupt:
-            click.echo("stopped; nothing was changed", err=True)
-            ctx.exit(130)
+        except KeyboardInterrupt as stop:
+            ctx.exit(_stopped(stop))
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except OSError as error:
@@ -78,6 +78,24 @@ class Commands(click.Group):
         except Exception as error:
             _raise_if_debugging()
             raise Failure(f"a defect of curate: {type(error).__name__}: {error}; {REPORT_AT}") from error
+
+
+class Terminated(KeyboardInterrupt):
+    """Another program, or a terminal that closes, asks to stop: that ends a run as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number
+
+
+def _terminate(number: int, _frame: object) -> None:
+    raise Terminated(number)
+
+
+def _stopped(stop: KeyboardInterrupt) -> int:
+    """Say that the command was stopped, and return its exit code."""
+    click.echo(f"stopped; {str(stop) or 'nothing was changed'}", err=True)
+    return stop.code if isinstance(stop, Terminated) else 130
 
 
 def _raise_if_debugging() -> None:
@@ -101,10 +119,12 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit."""
     try:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # under nohup it is ignored, and stays so
+                signal.signal(number, _terminate)
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter still shows all
         cli(prog_name="curate")
-    except KeyboardInterrupt:  # before or after a command ran
-        click.echo("stopped; nothing was changed", err=True)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:  # before or after a command ran
+        sys.exit(_stopped(stop))
