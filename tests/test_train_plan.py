@@ -87,6 +87,14 @@ def test_a_7b_model_fits_in_the_most_exact_way_that_fits(
     assert found.needs <= gib * GIB
 
 
+def test_fp16_weights_are_never_rounded_by_chance() -> None:
+    full: dict[str, Any] = {"method": {"kind": "full"}}
+    assert planned(card(60), **full).form == "stochastic"
+    found = planned(card(60, dtype="fp16"), **full)
+    assert not found.fits
+    assert not any("stochastic" in text for text in found.suggestions)
+
+
 def test_the_24_gb_cards_have_room_for_7b() -> None:
     small: dict[str, Any] = {"train": {"micro_batch": 1, "checkpointing": "full"}}
     assert planned(card(14), method={"kind": "qlora"}, **small).fits

@@ -199,7 +199,7 @@ def _best(
 ) -> Plan:
     """Return the first of the ways to do it that fits, from the most exact and fastest on; else the smallest."""
     smallest: Plan | None = None
-    for form, checkpointing in _ways(config):
+    for form, checkpointing in _ways(config, hardware.dtype):
         for micro_batch in _micro_batches(config, steps(config, load), load, hardware):
             planned = _plan(config, shape, load, hardware, attention, trained, form, checkpointing, micro_batch)
             if planned.fits_memory:
@@ -210,16 +210,20 @@ def _best(
     return smallest
 
 
-def _ways(config: TrainConfig) -> Iterator[tuple[Form, bool]]:
+def _ways(config: TrainConfig, dtype: str) -> Iterator[tuple[Form, bool]]:
     """Yield optimizer forms and whether activations are checkpointed: exactness is given up after speed."""
     wanted, asked = config.train.checkpointing, config.optimizer.form
-    forms: Sequence[Form] = FORMS if asked == "auto" else (asked,)
+    forms: Sequence[Form] = _forms(dtype) if asked == "auto" else (asked,)
     if config.method.kind != "full" and asked == "auto":
         forms = ("master",)  # an adapter's states are small
     for form in forms:
         for checkpointing in (False, True):
             if wanted == "auto" or checkpointing == (wanted == "full"):
                 yield form, checkpointing
+
+
+def _forms(dtype: str) -> Sequence[Form]:
+    return FORMS if dtype != "fp16" else FORMS[:2]  # fp16 has no room for moments
 
 
 def _micro_batches(config: TrainConfig, count: Steps, load: Load, hardware: Hardware) -> Iterator[int]:
@@ -344,7 +348,7 @@ def _reasons(config: TrainConfig, load: Load, count: Steps, setup: Setup) -> Ite
 
 def _suggestions(config: TrainConfig, shape: Shape, load: Load, hardware: Hardware, attention: str) -> Iterator[str]:
     """Yield what would make the run fit, the nearest to what was asked first."""
-    for words, changed, other in _changes(config, load):
+    for words, changed, other in _changes(config, load, hardware.dtype):
         planned = _best(changed, shape, other, hardware, attention, None)
         if planned.fits_memory:
             yield f"{words} ({planned.needs / GIB:,.1f} GiB)"
@@ -354,13 +358,13 @@ def _suggestions(config: TrainConfig, shape: Shape, load: Load, hardware: Hardwa
             return
 
 
-def _changes(config: TrainConfig, load: Load) -> Iterator[tuple[str, TrainConfig, Load]]:
+def _changes(config: TrainConfig, load: Load, dtype: str) -> Iterator[tuple[str, TrainConfig, Load]]:
     train, method = config.train, config.method
     free = replace(config, train=replace(train, micro_batch=0, checkpointing="auto"))
     if train.micro_batch or train.checkpointing == "none":
         yield "micro_batch 0 and checkpointing auto", free, load
     if method.kind == FULL and config.optimizer.form == "master":
-        for form in FORMS[1:]:
+        for form in _forms(dtype)[1:]:
             yield f"optimizer.form {form}", replace(free, optimizer=replace(config.optimizer, form=form)), load
     if load.row_tokens > 512:
         half = replace(load, row_tokens=load.row_tokens // 2, most_supervised=load.most_supervised // 2)
