@@ -146,7 +146,7 @@ def conversations(shared: Path, scratch: Path, count: int) -> Path:
     if target.exists():
         return target
     whole = source_rows(shared)
-    dump = write(scratch / "prepare-dump.json", copies(shared), count=min(2 * len(whole), 4 * count))
+    dump = write(scratch / f"prepare-dump-{count}.json", copies(shared), count=min(2 * len(whole), 4 * count))
     measure(ours(dump, scratch / "prepare-set", shared, None), ROOT)
     everything = scratch / "prepare-all.json"
     command = [sys.executable, "-m", "curate", "convert", scratch / "prepare-set", everything, "--to", "vicuna"]

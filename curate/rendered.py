@@ -18,8 +18,8 @@ from curate.convert import ConvertResult, Found, Split, aside, entry_of, left_ou
 from curate.errors import InputError, RecordError, TokenizerError
 from curate.schemas.conversation import Conversation, Message
 from curate.tokens import Tokenizer
-from curate.train import data, resplit
-from curate.train.data import Kept, Loading
+from curate.train import reading, resplit
+from curate.train.data import Kept, Preparing, Taken
 from curate.train.render import renderer
 from curate.train.resplit import Resplit, Row
 from curate.writers import Entry, Parts, Schema, Stream, encode, stream_to
@@ -68,35 +68,37 @@ def write(source: str | Path, target: Path, how: Rendering, split: Split | None)
     """
     is_set = Path(source).is_dir() and curated.is_set(Path(source))
     told = curated.open_set(source).manifest if is_set else {}
-    loading = _loading(told, how)
+    preparing = _preparing(told, how)
+    changed = Resplit(preparing.reasons) if preparing.reasons else None
     tally, warnings = _Tally(), list[str]()
     with aside(target) as partial, aside(left_out_of(target)) as partial_left_out:
         with closing(Stream(partial_left_out)) as left_out, closing(_open(partial, target)) as writer:
             found = _set_rows(Path(source), tally) if is_set else _file_rows(source, tally, left_out, warnings, split)
-            for sources in data.batches(found):
-                loading.take(sources)
-                _pass_on(loading, writer, left_out, tally, split)
+            for sources in reading.together(found):
+                taken = preparing.take(sources)
+                _pass_on(taken, writer, left_out, tally, split)
+                changed = changed and taken.changed and changed.plus(taken.changed)
             writer.finish()
         if not tally.left_out:
             partial_left_out.unlink()
             left_out_of(target).unlink(missing_ok=True)
-    if loading.changed is not None:
-        warnings.append(str(loading.changed))
+    if changed is not None:
+        warnings.append(str(changed))
     file = left_out_of(target) if tally.left_out else None
     counts = (tally.read, tally.written, dict(tally.left_out), tally.other_split, dict(tally.edits))
     return ConvertResult(target, *counts, file, tuple(warnings))
 
 
-def _loading(told: dict[str, Any], how: Rendering) -> Loading:
+def _preparing(told: dict[str, Any], how: Rendering) -> Preparing:
     """Return what renders, from what was asked for and what the set's manifest tells."""
     tokenizer = _tokenizer(told, how.tokenizer)
     name = how.template or told.get("template") or "vicuna"
     made = renderer(name, tokenizer, loss=how.loss, chat_template=how.chat_template)
     window = how.max_tokens or told.get("window")
     if not told:
-        return Loading(made, window or sys.maxsize, Resplit((f"window {window}",)) if window else None)
+        return Preparing(made, window or sys.maxsize, (f"window {window}",) if window else ())
     differ = resplit.reasons(told, made.name, tokenizer.info.hash, tokenizer.info.name, int(window or 0))
-    return Loading(made, int(window or 0), Resplit(tuple(differ)) if differ else None)
+    return Preparing(made, int(window or 0), tuple(differ))
 
 
 def _tokenizer(told: dict[str, Any], name: str | None) -> Tokenizer:
@@ -113,15 +115,15 @@ def _tokenizer(told: dict[str, Any], name: str | None) -> Tokenizer:
     return own
 
 
-def _pass_on(loading: Loading, writer: _Writer, left_out: Stream, tally: _Tally, split: Split | None) -> None:
-    """Write what has been rendered, and say what has not been; the loading is empty then."""
-    for kept in loading.kept:
+def _pass_on(taken: Taken, writer: _Writer, left_out: Stream, tally: _Tally, split: Split | None) -> None:
+    """Write what has been rendered, and say what has not been."""
+    for kept in taken.kept:
         if split and kept.split != split:
             tally.other_split += 1
             continue
         writer.put(kept)
         tally.written += 1
-    for row, problem in loading.lost:
+    for row, problem in taken.lost:
         if split and row.split != split:
             tally.other_split += 1
             continue
@@ -129,8 +131,6 @@ def _pass_on(loading: Loading, writer: _Writer, left_out: Stream, tally: _Tally,
         entry = Entry(Conversation(row.name, row.messages), None, None, row.split)
         found = Found(row.source[0] or "", row.source[1] or 0, None)
         left_out.line(encode(left_out_line(found, entry, problem)))
-    loading.kept.clear()
-    loading.lost.clear()
 
 
 # ---- reading
@@ -140,7 +140,7 @@ def _set_rows(folder: Path, tally: _Tally) -> Iterator[Row]:
     """Yield a set's rows, by Polars: what trains reads them without it."""
     file = folder / manifest.CONVERSATIONS
     try:
-        for batch in pl.scan_parquet(file).select(data.COLUMNS).collect_batches(maintain_order=True):
+        for batch in pl.scan_parquet(file).select(reading.COLUMNS).collect_batches(maintain_order=True):
             for one in batch.iter_rows(named=True):
                 tally.read += 1
                 messages = [Message(**message) for message in one["messages"] or []]

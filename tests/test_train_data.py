@@ -23,7 +23,7 @@ from curate.schemas.conversation import Message
 from curate.schemas.prompts import TEMPLATES, exchanges
 from curate.split import Counter, messages_of, split_batch
 from curate.tokens import Tokenizer
-from curate.train import data
+from curate.train import data, reading
 from curate.train.resplit import Row, join, split_again
 from curate.train.spans import masked
 
@@ -163,6 +163,48 @@ def test_what_is_no_set_is_refused_with_what_to_type(tokenizer: Tokenizer, tmp_p
         data.load(tmp_path / "chats", tokenizer)
     with pytest.raises(SetError, match="no curated set at"):
         data.load(tmp_path / "nothing", tokenizer)
+
+
+# ---- in batches
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=st.lists(st.integers(0, 4), min_size=1, max_size=8), limit=st.none() | st.integers(1, 9))
+def test_no_batch_parts_the_pieces_of_a_source(
+    size: int, pieces: list[int], limit: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "BATCH_ROWS", size)
+    rows = []
+    for index, count in enumerate(pieces):  # a source of no pieces is one that does not tell where it came from
+        if count == 0:
+            rows.append(row(0, f"s{index}", pair(index), source_file=None, source_index=None))
+        rows += [row(index, f"s{index}_{number}", pair(index), piece=number) for number in range(count)]
+    path = write_set(tmp_path / "set", rows, [])
+    found = [
+        [one.name for one in source] for batch in reading.batches(path, limit) for source in reading.sources(batch)
+    ]
+    expected = [[f"s{i}"] if not count else [f"s{i}_{n}" for n in range(count)] for i, count in enumerate(pieces)]
+    assert found == expected[:limit]
+
+
+def test_workers_give_what_one_process_gives(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(number, f"c{number}", [*pair(number), *pair(number, 30)]) for number in range(250)]
+    rows[7] = row(7, "silent", [Message("user", "a"), Message("assistant", "b", train=False)])
+    path = write_set(tmp_path / "set", rows, [], told(tokenizer))
+    monkeypatch.setattr(reading, "BATCH_ROWS", 40)
+    header = "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' + m.content + '<|eot_id|>' }}"
+    asks = "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>' }}{% endif %}"
+    own = "{% for m in messages %}" + header + "{% endfor %}" + asks
+    for how in ({"max_tokens": 60}, {"template": "llama3", "max_tokens": 70}, {"chat_template": own}):
+        one, two = (data.load(path, tokenizer, workers=workers, **how) for workers in (1, 2))
+        assert (one.failures, one.changed, one.facts) == (two.failures, two.changed, two.facts)
+        for mine, theirs in ((one.train, two.train), (one.eval, two.eval)):
+            assert (mine.names, mine.languages) == (theirs.names, theirs.languages)
+            for name in ("ids", "mask", "offsets", "exchanges"):
+                assert np.array_equal(getattr(mine, name), getattr(theirs, name))
 
 
 # ---- shown

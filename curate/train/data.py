@@ -1,39 +1,37 @@
 """A curated set as what a run trains on: ids and masks of all its conversations, proven, with what was left out.
 
-Read in batches by pyarrow, so that the memory it takes is that of the ids. Where set and model differ in template,
-tokenizer or window, the set is split again (`curate.train.resplit`). Nothing is cropped; a conversation or exchange
-that is not trained on has a `Failure` with its reason.
+Read in batches (`curate.train.reading`), so that the memory it takes is that of the ids; of a large set each core takes
+its share. Where set and model differ in template, tokenizer or window, the set is split again
+(`curate.train.resplit`). Nothing is cropped; a conversation or exchange that is not trained on has a `Failure`
+with its reason.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import groupby, islice
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curate import manifest
-from curate.errors import CurateError, InputError, MissingExtra, RecordError, SetError
-from curate.schemas.conversation import Message
+from curate import engine, manifest
+from curate.errors import CurateError, RecordError, SetError
 from curate.schemas.prompts import exchanges
 from curate.split import TOO_LONG
 from curate.tokens import Tokenizer
-from curate.train import proof, resplit
+from curate.train import proof, reading, resplit
 from curate.train.render import Renderer, renderer
 from curate.train.resplit import Resplit, Row
 
-BATCH_ROWS = 1_000
+MANY_ROWS = 4_000  # from here on worker processes are sooner done than they take to start
 MAX_FAILING = 0.01  # of the conversations; more means that template and data do not belong together
 EVAL = "eval"  # the `split` of what is measured by
-COLUMNS = ["id", "piece", "messages", "language", "split", "source_file", "source_index"]
 
 
 @dataclass(frozen=True)
@@ -112,53 +110,68 @@ class Kept:
 
 
 @dataclass
-class Loading:
-    """Conversations on their way: what is kept and what is lost so far, each in the order they came.
+class Taken:
+    """What came of some sources: what is kept and what is lost, each in the order they came.
 
-    A lost row holds the messages that are not trained on. With `changed` each source is split again.
+    A lost row holds the messages that are not trained on. `changed` counts what was split again.
     """
 
-    made: Renderer
-    max_tokens: int
     changed: Resplit | None
     kept: list[Kept] = field(default_factory=list)
     lost: list[tuple[Row, RecordError]] = field(default_factory=list)
     proven: int = 0
     failed: int = 0
 
-    def take(self, sources: Sequence[list[Row]]) -> None:
-        """Split again if need be, render, prove and gather some sources."""
-        rows = [row for source in sources for row in source]
-        if self.changed is not None:
-            before = len(rows)
-            rows, rejected, changed = resplit.split_again(self.made.counter(), sources, self.max_tokens)
-            self.lost += rejected
-            self.changed = replace(
-                self.changed,
-                before=self.changed.before + before,
-                after=self.changed.after + len(rows),
-                changed=self.changed.changed + changed,
-                rejected=self.changed.rejected + len(rejected),
-            )
-        self._render(rows)
+    def add(self, other: Taken) -> None:
+        """Append what came of later sources."""
+        self.kept += other.kept
+        self.lost += other.lost
+        self.proven += other.proven
+        self.failed += other.failed
+        if self.changed is not None and other.changed is not None:
+            self.changed = self.changed.plus(other.changed)
 
-    def _render(self, rows: Sequence[Row]) -> None:
+
+@dataclass(frozen=True)
+class Preparing:
+    """Splits again if need be, renders and proves; with `reasons` each source is split again."""
+
+    made: Renderer
+    max_tokens: int
+    reasons: tuple[str, ...] = ()
+
+    def __call__(self, batch: bytes) -> Taken:
+        """Return what comes of a batch of `reading.batches`."""
+        return self.take(reading.sources(batch))
+
+    def take(self, sources: Sequence[list[Row]]) -> Taken:
+        """Return what comes of some sources."""
+        taken = Taken(Resplit(self.reasons) if self.reasons else None)
+        rows = [row for source in sources for row in source]
+        if taken.changed is not None:
+            before = len(rows)
+            rows, taken.lost, changed = resplit.split_again(self.made.counter(), sources, self.max_tokens)
+            taken.changed = Resplit(self.reasons, before, len(rows), changed, len(taken.lost))
+        self._render(taken, rows)
+        return taken
+
+    def _render(self, taken: Taken, rows: Sequence[Row]) -> None:
         conversations = [row.messages for row in rows]
         written = self.made.write(conversations)
         problems = proof.prove(self.made, conversations, written)
-        self.proven += len(rows)
-        self.failed += len(problems)
+        taken.proven += len(rows)
+        taken.failed += len(problems)
         found = written.rows
         for index, (row, size) in enumerate(zip(rows, found.lengths.tolist(), strict=True)):
             if index not in problems and size > self.max_tokens:
                 reason = f"{size} tokens as rendered, window {self.max_tokens}"
                 problems[index] = RecordError(TOO_LONG, reason)
             if index in problems:
-                self.lost.append((row, problems[index]))
+                taken.lost.append((row, problems[index]))
                 continue
             part = slice(*found.offsets[index : index + 2].tolist())
             count = max(0, len(exchanges(row.messages)[1]) - 1)
-            self.kept.append(Kept(row.name, row.language, row.split, count, found.ids[part], found.mask[part]))
+            taken.kept.append(Kept(row.name, row.language, row.split, count, found.ids[part], found.mask[part]))
 
 
 def gathered(kept: Sequence[Kept]) -> Examples:
@@ -184,25 +197,28 @@ def load(
     loss: str = "all",
     chat_template: str | None = None,
     limit: int | None = None,
+    workers: int | None = None,
 ) -> TrainingData:
     """Read a curated set for a model: rendered, proven, split again where set and model differ.
 
     `template` and `max_tokens` are the set's own where they are not given; `limit` takes the set's first
-    conversations. Raises SetError for what is no curated set, ProofError where over 1 % of the conversations fail,
-    CurateError where nothing is left to train on.
+    conversations; `workers` is all cores for a large set, else this process. Raises SetError for what is no curated
+    set, ProofError where over 1 % of the conversations fail, CurateError where nothing is left to train on.
     """
     folder, told = _open(set_path)
     window = max_tokens or int(told["window"])
     made = renderer(template or told["template"], tokenizer, loss=loss, chat_template=chat_template)
     info = tokenizer.info
     differ = resplit.reasons(told, made.name, info.hash, info.name, window)
-    loading = Loading(made, window, Resplit(tuple(differ), absent=_too_long(folder)) if differ else None)
-    for sources in batches(_rows(folder), limit):
-        loading.take(sources)
-    failures = [_failure(row, problem) for row, problem in loading.lost]
-    _check(loading, folder, failures)
-    train = gathered([one for one in loading.kept if one.split != EVAL])
-    held_out = gathered([one for one in loading.kept if one.split == EVAL])
+    taken = Taken(Resplit(tuple(differ), absent=_too_long(folder)) if differ else None)
+    workers = workers or (engine.default_workers() if reading.count(folder, limit) >= MANY_ROWS else 1)
+    with engine.Pool(partial(Preparing, made, window, tuple(differ)), workers) as pool:
+        for one in pool.map(reading.batches(folder, limit)):
+            taken.add(one)
+    failures = [_failure(row, problem) for row, problem in taken.lost]
+    _check(taken, folder, failures, window)
+    train = gathered([one for one in taken.kept if one.split != EVAL])
+    held_out = gathered([one for one in taken.kept if one.split == EVAL])
     facts = {
         "set": str(folder),
         "manifest_sha256": hashlib.sha256((folder / manifest.MANIFEST).read_bytes()).hexdigest(),
@@ -216,9 +232,9 @@ def load(
         "tokens": len(train.ids),
         "supervised": train.supervised,
         "left_out": len(failures),
-        "split_again": str(loading.changed) if loading.changed else None,
+        "split_again": str(taken.changed) if taken.changed else None,
     }
-    return TrainingData(train, held_out, failures, loading.changed, facts)
+    return TrainingData(train, held_out, failures, taken.changed, facts)
 
 
 def write_left_out(path: Path, failures: Sequence[Failure]) -> None:
@@ -227,19 +243,19 @@ def write_left_out(path: Path, failures: Sequence[Failure]) -> None:
     path.write_text("".join(lines), "utf-8", errors="backslashreplace")
 
 
-def _check(loading: Loading, folder: Path, failures: list[Failure]) -> None:
+def _check(taken: Taken, folder: Path, failures: list[Failure], window: int) -> None:
     """Refuse to train where too much fails the proof, or nothing is left."""
-    if loading.failed > MAX_FAILING * loading.proven:
+    if taken.failed > MAX_FAILING * taken.proven:
         rules = Counter(failure.rule for failure in failures if failure.rule in proof.RULES)
         worst = next(failure for failure in failures if failure.rule == rules.most_common(1)[0][0])
         named = ", ".join(f"{rule} {count:,}" for rule, count in rules.most_common())
         raise ProofError(
-            f"{loading.failed:,} of {loading.proven:,} conversations fail the proof ({named}), more than 1 %; "
+            f"{taken.failed:,} of {taken.proven:,} conversations fail the proof ({named}), more than 1 %; "
             f"{worst.name!r}: {worst.reason}; give another --template, or --loss last",
             failures,
         )
-    if all(one.split == EVAL for one in loading.kept):
-        raise CurateError(f"the set {str(folder)!r} holds nothing to train on with a window of {loading.max_tokens:,}")
+    if all(one.split == EVAL for one in taken.kept):
+        raise CurateError(f"the set {str(folder)!r} holds nothing to train on with a window of {window:,}")
 
 
 def _failure(row: Row, problem: RecordError) -> Failure:
@@ -257,59 +273,7 @@ def _open(set_path: str | Path) -> tuple[Path, dict[str, Any]]:
     return manifest.require(path)
 
 
-def batches(found: Iterable[Row], limit: int | None = None) -> Iterator[list[list[Row]]]:
-    """Yield a set's sources, each with its pieces in order, about BATCH_ROWS rows at a time."""
-    batch: list[list[Row]] = []
-    rows = 0
-    for _, group in islice(groupby(enumerate(found), key=_source), limit):
-        source = sorted((row for _, row in group), key=lambda row: row.piece)
-        batch.append(source)
-        rows += len(source)
-        if rows >= BATCH_ROWS:
-            yield batch
-            batch, rows = [], 0
-    if batch:
-        yield batch
-
-
-def _source(numbered: tuple[int, Row]) -> tuple[object, ...]:
-    """Return what the pieces of one source have in common; a row that does not tell its source stands alone."""
-    number, row = numbered
-    return row.source if row.source[1] is not None else (number,)
-
-
-def _rows(folder: Path) -> Iterator[Row]:
-    for batch in _record_batches(folder / manifest.CONVERSATIONS, COLUMNS):
-        yield from _decoded(batch)
-
-
 def _too_long(folder: Path) -> int:
     """Return how many exchanges and conversations cleaning rejected as over the window."""
-    batches = _record_batches(folder / manifest.REJECTED, ["rule"])
+    batches = reading.record_batches(folder / manifest.REJECTED, ["rule"])
     return sum(batch.column("rule").to_pylist().count(TOO_LONG) for batch in batches)
-
-
-def _record_batches(file: Path, columns: list[str]) -> Iterator[Any]:
-    try:
-        parquet: Any = importlib.import_module("pyarrow.parquet")
-    except ModuleNotFoundError:
-        raise MissingExtra("reading a set for training", "train") from None
-    try:
-        yield from parquet.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors or OSErrors
-        raise InputError(f"cannot read {str(file)!r}: {str(error).splitlines()[0]}") from error
-
-
-def _decoded(batch: Any) -> Iterator[Row]:
-    """Yield a record batch's rows; the messages are taken column by column, at a fifth of the time of whole rows."""
-    columns = {name: batch.column(name) for name in COLUMNS}
-    lists = columns.pop("messages")
-    flat = lists.flatten()
-    fields = [flat.field(name).to_pylist() for name in ("role", "content", "name", "tool_calls", "train", "stop")]
-    messages = [Message(*values) for values in zip(*fields, strict=True)]
-    counts = lists.value_lengths().fill_null(0).to_pylist()
-    at = 0
-    plain = [columns[name].to_pylist() for name in COLUMNS if name != "messages"]
-    for count, (name, piece, language, split, file, index) in zip(counts, zip(*plain, strict=True), strict=True):
-        yield Row(name, piece or 0, messages[at : at + count], language, split or "train", (file, index))
-        at += count

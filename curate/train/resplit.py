@@ -27,6 +27,9 @@ class Row:
     source: tuple[str | None, int | None]  # the file it came from, and its place there
 
 
+COUNTS = ("before", "after", "changed", "rejected", "absent")
+
+
 @dataclass(frozen=True)
 class Resplit:
     """Why a set was split again, and what came of it.
@@ -41,6 +44,11 @@ class Resplit:
     changed: int = 0
     rejected: int = 0
     absent: int = 0
+
+    def plus(self, other: Resplit) -> Resplit:
+        """Return both counts together."""
+        pairs = ((getattr(self, name), getattr(other, name)) for name in COUNTS)
+        return Resplit(self.reasons, *(one + two for one, two in pairs))
 
     def __str__(self) -> str:
         over = f", {self.rejected:,} exchanges over the window left out" if self.rejected else ""
