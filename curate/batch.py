@@ -20,10 +20,12 @@ import polars as pl
 from curate import ingest, markdown, repair, rows, split, tokens
 from curate.errors import RecordError
 from curate.filters import registry, run
+from curate.layout import Layout
+from curate.marks import Spans, stretches
 from curate.recipe import Recipe
 from curate.rows import Draft, Reject
 from curate.schemas import formats, prompts, turns
-from curate.schemas.conversation import Conversation
+from curate.schemas.conversation import Conversation, Message
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,13 @@ class Plan:
 
     def __call__(self) -> Cleaner:
         return Cleaner(self)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Conversations whose rendering will be looked at: a task for a worker, which has template and tokenizer open."""
+
+    conversations: tuple[tuple[Message, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -72,9 +81,14 @@ class Cleaner:
         self.signals = {name: signal.settings for name, signal in registry.rules("signal").items()}
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def __call__(self, task: tuple[int, ingest.Chunk]) -> Part:
-        """Clean one chunk and write its part."""
-        number, chunk = task
+    def __call__(self, task: tuple[int, ingest.Chunk] | Shown) -> Part | tuple[Spans, ...]:
+        """Clean one chunk and write its part; or tell what is trained on in conversations."""
+        if isinstance(task, Shown):
+            layout = Layout(self.template, self.tokenizer)
+            return tuple(stretches(layout, messages) for messages in task.conversations)
+        return self._clean(*task)
+
+    def _clean(self, number: int, chunk: ingest.Chunk) -> Part:
         self.seconds = defaultdict(float)
         rejects: list[Reject] = []
         with self._timed("parse"):

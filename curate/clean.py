@@ -17,10 +17,12 @@ import polars as pl
 import curate
 from curate import assemble, corpus, curated, engine, ingest
 from curate import recipe as recipes
-from curate.batch import Part, Plan
+from curate.batch import Part, Plan, Shown
 from curate.errors import BalanceError, InputError, SetError
 from curate.filters import registry
+from curate.marks import Spans
 from curate.recipe import Recipe
+from curate.schemas.conversation import Message
 
 FILE_FORMATS = {".json": "vicuna", ".jsonl": "jsonl", ".parquet": "parquet"}  # of `-o FILE`
 OTHER_FILES = (".csv", ".tsv", ".txt", ".md", ".html", ".xlsx", ".arrow", ".ndjson", ".gz", ".zst", ".zip")  # refused
@@ -101,8 +103,9 @@ def clean(
             run.report("writing")
             numbers = [part.number for part in parts]
             counts = assemble.write(pool, partial, numbers, decisions, _own_signals(), resolved.output.originals)
-        manifest = run.manifest(parts, decisions, counts)
-        curated.write_manifest(partial, manifest)
+            manifest = run.manifest(parts, decisions, counts)
+            curated.write_manifest(partial, manifest)
+            _write_page(partial, folder.resolve().name, pool)
     if file is not None:
         _convert(folder, file)
     seconds = time.perf_counter() - started
@@ -135,6 +138,18 @@ def _refuse_loss(folder: Path, file: Path | None, sources: Sequence[ingest.Sourc
     earlier = curated.open_set(folder).manifest.get("run") if curated.is_set(folder) else None
     if not isinstance(earlier, dict) or earlier.get("file") != file.name:
         raise SetError(f"{str(file)!r} exists and curate did not write it; nothing was written; give another -o")
+
+
+def _write_page(partial: Path, name: str, pool: engine.Pool) -> None:
+    """Write the page of a set that is about to be given its name; a worker tells what is trained on."""
+    from curate import measures, page
+
+    def told(conversations: Sequence[Sequence[Message]]) -> Sequence[Spans]:
+        [found] = pool.map([Shown(tuple(map(tuple, conversations)))])
+        return tuple(found)
+
+    found = curated.open_set(partial)
+    page.write(partial / curated.REPORT, measures.of_set(found), found, name=name, told=told)
 
 
 def _convert(folder: Path, file: Path) -> None:

@@ -1,7 +1,7 @@
 """A curated set on disk: its files and columns, read lazily, written whole or not at all.
 
 A set is a folder of `conversations.parquet`, `rejected.parquet`, `originals.parquet` (unless left
-out) and `manifest.json`. It is written aside in
+out), `manifest.json` and `report.html`. It is written aside in
 `.NAME.partial` and swapped in by one rename (an exchange of two names where an earlier set stands),
 so whoever looks sees the earlier set or the new one. Files that curate did not write are never
 deleted: a user's own files in the folder move along into the new set.
@@ -26,7 +26,7 @@ from curate import manifest
 from curate.errors import SetError
 
 CONVERSATIONS, REJECTED, ORIGINALS = manifest.CONVERSATIONS, manifest.REJECTED, manifest.ORIGINALS
-MANIFEST, FILES = manifest.MANIFEST, manifest.FILES
+MANIFEST, REPORT, FILES = manifest.MANIFEST, manifest.REPORT, manifest.FILES
 PARTS = ".curate-parts"  # scratch of a run, inside the partial folder
 ASIDE = ".curate-set-aside"  # stands in an earlier set while its name is given to the new one
 ROW_GROUP = 20_000  # rows; by record order, so that the bytes do not depend on the workers

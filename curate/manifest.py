@@ -10,8 +10,8 @@ from curate.errors import SetError
 
 FORMAT = 1  # of the folder; raised when a reader of the old one would misread the new one
 CONVERSATIONS, REJECTED, ORIGINALS = "conversations.parquet", "rejected.parquet", "originals.parquet"
-MANIFEST = "manifest.json"
-FILES = (CONVERSATIONS, REJECTED, ORIGINALS, MANIFEST)
+MANIFEST, REPORT = "manifest.json", "report.html"
+FILES = (CONVERSATIONS, REJECTED, ORIGINALS, MANIFEST, REPORT)
 
 
 def read(path: Path) -> dict[str, Any] | None:

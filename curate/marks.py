@@ -5,9 +5,9 @@ The ids and the mask are those that training gets (`curate.layout`, `curate.runs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 from curate import runs, tokens
@@ -17,12 +17,14 @@ from curate.schemas import prompts
 from curate.schemas.conversation import Message
 from curate.tokens import Tokenizer
 
+Spans = tuple[tuple[str, bool], ...]  # a rendering's text in order, control tokens by name; whether it is trained on
+
 
 @dataclass(frozen=True)
 class Mask:
-    """A rendering: `spans` of text, control tokens by name, and whether it is trained on; `trained` of its `tokens`."""
+    """A rendering: `trained` of its `tokens`."""
 
-    spans: tuple[tuple[str, bool], ...]
+    spans: Spans
     tokens: int
     trained: int
 
@@ -60,6 +62,37 @@ class Marker:
         self.layout.write(sheet, messages)
         rows = runs.encode(sheet, self.layout.tokenizer)
         return Mask(tuple(spans(self.layout.tokenizer, rows.ids, rows.mask)), len(rows.ids), int(rows.mask.sum()))
+
+
+def stretches(layout: Layout, messages: Sequence[Message]) -> Spans:
+    """Return the spans of a rendering as its layout writes them, without a token being made: what its ids tell too."""
+    sheet = runs.Sheet()
+    layout.write(sheet, messages)
+    names = {token: name for name, token in layout.tokenizer.control_ids.items() if name not in ("bos", "eos")}
+    marks = [(run, names[token], trained) for run, token, trained in _marks(sheet)]
+    found: list[tuple[str, bool]] = []
+    for run, text in enumerate([*sheet.texts, ""]):
+        while marks and marks[0][0] == run:
+            found.append(marks.pop(0)[1:])
+        found += _told(sheet, run, text)
+    groups = groupby(found, key=lambda one: one[1])
+    return tuple(("".join(text for text, _ in same), trained) for trained, same in groups)
+
+
+def _marks(sheet: runs.Sheet) -> Iterable[tuple[int, int, bool]]:
+    return zip(sheet.mark_runs, sheet.marks, sheet.mark_trained, strict=True)
+
+
+def _told(sheet: runs.Sheet, run: int, text: str) -> Iterator[tuple[str, bool]]:
+    """Yield a run's text, cut where what is trained on begins and ends."""
+    place = 0
+    for of, start, stop, trained in zip(sheet.stretch_runs, sheet.starts, sheet.stops, sheet.trained, strict=True):
+        if of == run and trained and start < stop:
+            yield text[place:start], False
+            yield text[start:stop], True
+            place = stop
+    if place < len(text):
+        yield text[place:], False
 
 
 def marker(manifest: Mapping[str, Any]) -> tuple[Marker | None, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from itertools import starmap
 
 import polars as pl
 
@@ -37,8 +37,7 @@ SIZES = ("tokens", "turns", "answer_tokens")  # a row a piece, whole numbers
 def of_set(curated: CuratedSet) -> Stats:
     """Measure an open set. May raise what Polars raises for a damaged file: see `stats.readable`."""
     rows = curated.conversations()
-    sizes = rows.select("piece", "split", *(pl.col(name).cast(pl.Int64) for name in SIZES)).collect(engine="streaming")
-    whole = joined(sizes)
+    sizes, whole = lengths(rows)
     manifest = curated.manifest
     return Stats(
         header=_header(curated, sizes),
@@ -53,6 +52,12 @@ def of_set(curated: CuratedSet) -> Stats:
         windows=windows(sizes["tokens"], whole),
         training=training(sizes.filter(pl.col("split") == "train")),
     )
+
+
+def lengths(rows: pl.LazyFrame) -> tuple[pl.DataFrame, pl.Series]:
+    """Return the sizes of a set's pieces (`SIZES`, `piece`, `split`), and the tokens of its conversations."""
+    sizes = rows.select("piece", "split", *(pl.col(name).cast(pl.Int64) for name in SIZES)).collect(engine="streaming")
+    return sizes, joined(sizes)
 
 
 def joined(sizes: pl.DataFrame) -> pl.Series:
@@ -91,16 +96,20 @@ def _roles(curated: CuratedSet) -> tuple[Count, ...]:
 
 def histograms(sizes: pl.DataFrame, whole: pl.Series, unit: str) -> tuple[Histogram, ...]:
     """Measure lengths; `whole` are tokens by conversation, told apart from those by piece where any was split."""
+    return tuple(starmap(histogram, measured(sizes, whole, unit, len(whole) != sizes.height)))
+
+
+def measured(sizes: pl.DataFrame, whole: pl.Series, unit: str, apart: bool) -> list[tuple[str, str, str, pl.Series]]:
+    """Return name, title, unit and values of each length; tokens by piece if those are told `apart`."""
     one = unit.removesuffix("s")
     answers = sizes.select(pl.col("answer_tokens") // pl.max_horizontal(pl.col("turns") // 2, 1)).to_series()
-    found = [histogram("conversation_tokens", "tokens per conversation", "conversations", whole)]
-    if len(whole) != sizes.height:
-        found.append(histogram("tokens", f"tokens per {one}", unit, sizes["tokens"]))
-    return (
-        *found,
-        histogram("turns", f"messages per {one}", unit, sizes["turns"]),
-        histogram("answer_tokens", f"tokens per answer, mean of a {one}", unit, answers),
-    )
+    by_piece = [("tokens", f"tokens per {one}", unit, sizes["tokens"])]
+    return [
+        ("conversation_tokens", "tokens per conversation", "conversations", whole),
+        *(by_piece if apart else []),
+        ("turns", f"messages per {one}", unit, sizes["turns"]),
+        ("answer_tokens", f"tokens per answer, mean of a {one}", unit, answers),
+    ]
 
 
 def histogram(name: str, title: str, unit: str, values: pl.Series) -> Histogram:
@@ -124,12 +133,23 @@ def histogram(name: str, title: str, unit: str, values: pl.Series) -> Histogram:
 
 
 def _bins(values: pl.Series, low: int, most: int, high: int) -> tuple[Bin, ...]:
+    spans = equal_spans(low, most, high)
+    return tuple(Bin(*span, count) for span, count in zip(spans, counts(values, spans), strict=True))
+
+
+def equal_spans(low: int, most: int, high: int) -> list[tuple[int, int]]:
+    """Return spans from `low` on, equally wide but for the last, in which `most` lies and which ends at `high`."""
     step = _step(max(most - low, 1))
     edges = list(range(low // step * step, most + 1, step))
-    place = ((values - edges[0]) // step).clip(0, len(edges) - 1)
+    return list(zip(edges, [*(edge - 1 for edge in edges[1:]), max(high, edges[-1] + step - 1)], strict=True))
+
+
+def counts(values: pl.Series, spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Return how many of the values lie in each span."""
+    first, end = spans[0]
+    place = ((values - first) // (end - first + 1)).clip(0, len(spans) - 1)
     found = dict(place.value_counts().iter_rows())
-    ends = [after - 1 for _, after in pairwise(edges)] + [max(high, edges[-1] + step - 1)]
-    return tuple(Bin(edge, end, found.get(i, 0)) for i, (edge, end) in enumerate(zip(edges, ends, strict=True)))
+    return [found.get(at, 0) for at in range(len(spans))]
 
 
 def _step(span: int) -> int:

@@ -6,7 +6,7 @@ Terminal, page and JSON are three faces of `Stats`; `schemas/stats.schema.json` 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from curate.curated import CuratedSet
+    from curate.marks import Spans
+    from curate.schemas.conversation import Message
 
 Kind = Literal["set", "dump"]
 
@@ -204,16 +206,24 @@ def stats(
     tokenizer: str | None = None,
     template: str | None = None,
     workers: int | None = None,
+    html: str | Path | None = None,
 ) -> Stats:
     """Measure a curated set, or the conversations of anything `curate` reads, as they came.
 
+    `html` is a file that the page is written to, with a sample of the set's conversations.
     `tokenizer`, `template` and `workers` are for a dump, whose tokens are counted now; a set's were when it was
     made. Raises SetError or InputError with what to do where there is nothing to measure, or it is damaged.
     """
+    if html is not None:
+        from curate import page
+
+        page.check(Path(html))
     if is_dump(path):
         from curate.dumps import measure_dump
 
-        return measure_dump(path, tokenizer=tokenizer, template=template, workers=workers)
+        found = measure_dump(path, tokenizer=tokenizer, template=template, workers=workers)
+        _write_page(html, found, None)
+        return found
     from curate.curated import open_set
 
     curated = open_set(path)
@@ -222,17 +232,43 @@ def stats(
             f"the tokens of the set {str(path)!r} are counted already, in {curated.manifest.get('template')!r}; "
             "another tokenizer or template needs another run: curate clean --tokenizer … --template …"
         )
-    return measure_set(curated)
+    found = measure_set(curated)
+    _write_page(html, found, curated)
+    return found
+
+
+def _write_page(file: str | Path | None, found: Stats, curated: CuratedSet | None) -> None:
+    if file is None:
+        return
+    from curate import page
+
+    try:
+        page.write(Path(file), found, curated, told=_teller(curated) if curated else None)
+    except OSError as error:
+        raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
+
+
+def _teller(curated: CuratedSet) -> Callable[[Sequence[Sequence[Message]]], Sequence[Spans]] | None:
+    """Return what tells which text is trained on, null where the set's tokenizer is not at hand."""
+    from curate.marks import marker, stretches
+
+    with readable(curated):
+        found, _ = marker(curated.manifest)
+    return None if found is None else lambda chats: [stretches(found.layout, messages) for messages in chats]
 
 
 def is_dump(path: str | Path) -> bool:
     """Tell whether a path is to be read as a dump: a file, standard input (`-`), or a folder without a set's files."""
-    from curate.curated import FILES
+    from curate.curated import CONVERSATIONS, MANIFEST, REJECTED
 
     folder = Path(path)
     if str(path) == "-" or folder.is_file():
         return True
-    return folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in FILES)
+    return (
+        folder.is_dir()
+        and any(folder.iterdir())
+        and not any((folder / name).exists() for name in (CONVERSATIONS, REJECTED, MANIFEST))
+    )
 
 
 def measure_set(curated: CuratedSet) -> Stats:

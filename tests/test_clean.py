@@ -465,7 +465,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 def test_a_file_system_that_is_full_or_read_only_gives_one_clear_line(
     dump: Callable[..., Path], tmp_path: Path, disk: Callable[[str], Path]
 ) -> None:
-    room = disk("size=500k")
+    room = disk("size=1200k")
     curate.clean(dump(chat(1)), room / "set")
     before = digests(room / "set")
     noise = random.Random(5)
@@ -474,9 +474,9 @@ def test_a_file_system_that_is_full_or_read_only_gives_one_clear_line(
     )
     large = dump(*[chat(n, 16) for n in range(8000)], name="large.json")  # two chunks, so that two workers write
     for source, options, said in [
-        (large, "size=500k", "No space left"),  # for the first part
-        (large, "size=6m", "No space left"),  # for a later part
-        (small, "size=4m", "No space left"),  # for the set's tables
+        (large, "size=1200k", "No space left"),  # for the first part
+        (large, "size=6700k", "No space left"),  # for a later part
+        (small, "size=4700k", "No space left"),  # for the set's tables
         (small, "ro", "Read-only file system"),
     ]:
         disk(options)

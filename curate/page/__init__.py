@@ -1,0 +1,57 @@
+"""A set's statistics and a sample of its conversations as one HTML page that needs nothing beside it.
+
+document.py  the page, from head to foot          samples.py  which conversations stand on it
+parts.py     escaped text, tables, facts          talk.py     a conversation, and what changed in it
+page.css, page.js, vendor/                        its looks, its charts and sorting, Apache ECharts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curate.errors import InputError
+
+if TYPE_CHECKING:
+    from curate.curated import CuratedSet
+    from curate.marks import Spans
+    from curate.schemas.conversation import Message
+    from curate.stats import Stats
+
+ENDINGS = (".html", ".htm")
+
+
+def check(file: Path) -> None:
+    """Raise InputError for a file that does not end in .html, so that none is written over by a slip."""
+    if file.suffix.lower() not in ENDINGS:
+        raise InputError(f"{str(file)!r} does not end in {ENDINGS[0]}; name the page so: --html report.html")
+
+
+def write(
+    file: Path,
+    stats: Stats,
+    curated: CuratedSet | None = None,
+    *,
+    name: str = "",
+    told: Callable[[Sequence[Sequence[Message]]], Sequence[Spans]] | None = None,
+) -> None:
+    """Write the page of statistics, with conversations of the set that they are of.
+
+    `name` is what the set is called there, that of its folder if left out; `told` tells what is trained on in
+    conversations. The same set gives the same page. Raises OSError where it cannot be written.
+    """
+    from curate.page import document, samples
+    from curate.stats import readable
+
+    chosen = None
+    if curated is not None:
+        with readable(curated):
+            chosen = samples.choose(curated, told)
+    text = document.html(stats, chosen, name or Path(stats.header.path).resolve().name)
+    aside = file.with_name(f".{file.name}.partial")
+    try:
+        aside.write_text(text, "utf-8", errors="backslashreplace")
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,131 @@
+"use strict";
+// Draws the page's charts from the data that stands in it, and lets its tables be sorted.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const number = new Intl.NumberFormat("en-US");
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const font = "system-ui, -apple-system, 'Segoe UI', sans-serif";
+  const short = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
+
+  // Tooltips are drawn as text, never as HTML: names come from the data.
+  function tip(formatter) {
+    return {
+      renderMode: "richText", confine: true, formatter, borderColor: colour("--line"), backgroundColor: colour("--pane"),
+      textStyle: { color: colour("--ink"), fontSize: 13 },
+    };
+  }
+  const axis = () => ({
+    axisLine: { lineStyle: { color: colour("--line") } }, axisTick: { show: false },
+    axisLabel: { color: colour("--soft"), fontSize: 11 }, splitLine: { lineStyle: { color: colour("--line") } },
+  });
+  const base = () => ({ animation: false, textStyle: { fontFamily: font } });
+
+  function flow(width) {
+    const { read, kept, left, rejected, rules } = data.flow;
+    const label = (name, count) => `${short(name, width < 600 ? 16 : 40)}  ${number.format(count)}`;
+    const nodes = [
+      { name: "0", text: label("read", read), itemStyle: { color: colour("--accent") } },
+      { name: "1", text: label(left, kept), itemStyle: { color: colour("--good") } },
+    ];
+    const links = [{ source: "0", target: "1", value: kept }];
+    if (rejected) {
+      nodes.push({ name: "2", text: label("rejected", rejected), itemStyle: { color: colour("--bad") } });
+      links.push({ source: "0", target: "2", value: rejected });
+    }
+    rules.forEach(([name, count], at) => {
+      nodes.push({ name: `r${at}`, text: label(name, count), itemStyle: { color: colour("--bad") } });
+      links.push({ source: "2", target: `r${at}`, value: count });
+    });
+    const texts = Object.fromEntries(nodes.map((node) => [node.name, node.text]));
+    return {
+      ...base(),
+      tooltip: tip((at) => (at.dataType === "edge" ? texts[at.data.target] : texts[at.name])),
+      series: [{
+        type: "sankey", data: nodes, links, left: 4, right: width < 600 ? 140 : 220, top: 8, bottom: 8, nodeGap: 18,
+        nodeWidth: 12, draggable: false, layoutIterations: 32, nodeAlign: "left", emphasis: { focus: "adjacency" },
+        label: { color: colour("--ink"), fontSize: 12, formatter: (at) => texts[at.name] },
+        lineStyle: { color: "target", opacity: 0.28, curveness: 0.5 },
+      }],
+    };
+  }
+
+  function histogram(name) {
+    const { unit, bins } = data.histograms[name];
+    const all = bins.reduce((sum, [, count]) => sum + count, 0) || 1;
+    let seen = 0;
+    const share = bins.map(([, count]) => Math.round((1000 * (seen += count)) / all) / 10);
+    return {
+      ...base(),
+      grid: { left: 4, right: 6, top: 26, bottom: 4, containLabel: true },
+      legend: { right: 0, top: 0, itemHeight: 8, itemWidth: 14, textStyle: { color: colour("--soft"), fontSize: 11 } },
+      tooltip: {
+        ...tip((at) => `${at[0].name}\n${number.format(bins[at[0].dataIndex][1])} ${unit}\n${share[at[0].dataIndex]} % up to here`),
+        trigger: "axis", axisPointer: { type: "shadow" },
+      },
+      xAxis: { type: "category", data: bins.map(([span]) => span), ...axis(), splitLine: { show: false } },
+      yAxis: [
+        { type: "value", ...axis(), minInterval: 1 },
+        { type: "value", max: 100, ...axis(), splitLine: { show: false }, axisLabel: { ...axis().axisLabel, formatter: "{value} %" } },
+      ],
+      series: [
+        { name: unit, type: "bar", data: bins.map(([, count]) => count), barCategoryGap: "18%", itemStyle: { color: colour("--accent") } },
+        { name: "share up to here", type: "line", yAxisIndex: 1, data: share, symbol: "none", lineStyle: { color: colour("--tool"), width: 1.5 }, itemStyle: { color: colour("--tool") } },
+      ],
+    };
+  }
+
+  function bars(name, width) {
+    const rows = data.bars[name];
+    return {
+      ...base(),
+      grid: { left: 4, right: 64, top: 4, bottom: 4, containLabel: true },
+      tooltip: tip((at) => `${rows[at.dataIndex][0]}\n${number.format(rows[at.dataIndex][1])}`),
+      xAxis: { type: "value", ...axis(), axisLabel: { show: false }, splitLine: { show: false } },
+      yAxis: {
+        type: "category", inverse: true, data: rows.map(([text]) => short(text, 28)), ...axis(),
+        axisLabel: { color: colour("--ink"), fontSize: 12, width: width / 3, overflow: "truncate" },
+      },
+      series: [{
+        type: "bar", data: rows.map(([, count]) => count), barMaxWidth: 16, itemStyle: { color: colour("--accent") },
+        label: { show: true, position: "right", color: colour("--soft"), fontSize: 12, formatter: (at) => number.format(at.value) },
+      }],
+    };
+  }
+
+  const places = [...document.querySelectorAll(".chart")];
+  function draw() {
+    for (const place of places) {
+      const [kind, name] = place.dataset.chart.split(":");
+      const chart = place.chart || (place.chart = echarts.init(place, null, { renderer: "svg" }));
+      chart.resize();
+      const width = place.clientWidth;
+      chart.setOption(kind === "flow" ? flow(width) : kind === "bars" ? bars(name, width) : histogram(name), true);
+    }
+  }
+  draw();
+  let due;
+  addEventListener("resize", () => { clearTimeout(due); due = setTimeout(draw, 100); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = [...table.tHead.rows[0].cells];
+    const body = table.tBodies[0];
+    heads.forEach((head, at) => {
+      const numeric = body.rows[0].cells[at].classList.contains("n");
+      head.classList.toggle("n", numeric);
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = head.textContent;
+      head.replaceChildren(button);
+      button.addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") === "descending" || (!numeric && head.getAttribute("aria-sort") !== "ascending");
+        const value = (row) => (numeric ? Number(row.cells[at].dataset.v) : row.cells[at].textContent);
+        const order = (one, other) => (numeric ? value(one) - value(other) : value(one).localeCompare(value(other)));
+        const rows = [...body.rows].sort((one, other) => (down ? order(one, other) : order(other, one)));
+        body.append(...rows);
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", down ? "ascending" : "descending");
+      });
+    });
+  }
+})();
