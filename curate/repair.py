@@ -227,7 +227,7 @@ def _is_in_order(messages: Sequence[Message], settings: RepairSettings) -> bool:
 
 def _is_blank(text: str, settings: RepairSettings) -> bool:
     """Tell whether a turn counts as empty; where one cuts, also if it begins unprintably, as in FastChat."""
-    return is_empty(text) or (settings.empty_answer == "cut" and not text[0].isprintable())
+    return is_empty(text) or (settings.empty_answer == "cut" and not text.lstrip()[0].isprintable())
 
 
 def _take_system(conversation: Conversation, turns: Sequence[Turn]) -> tuple[list[Turn], list[Turn]]:
@@ -331,10 +331,10 @@ def _fault(exchange: Sequence[Turn], settings: RepairSettings) -> RecordError | 
         return RecordError("no_answer", reason, exchange[0].message.content)
     for rule, turns in (("empty_prompt", prompts), ("empty_answer", answers)):
         if enough(_is_blank_turn(turn, settings) for turn in turns):
-            at = next(turn.place for turn in turns if _is_blank_turn(turn, settings))
-            return RecordError(
-                rule, f"message {at}, of role {turns[0].message.role}, has no text", exchange[0].message.content
-            )
+            blank = next(turn for turn in turns if _is_blank_turn(turn, settings))
+            why = "has no text" if is_empty(blank.message.content) else "begins with an unprintable character"
+            reason = f"message {blank.place}, of role {blank.message.role}, {why}"
+            return RecordError(rule, reason, exchange[0].message.content)
     for turn in answers:
         if settings.rate_limit != "keep" and turn.message.content.startswith(RATE_LIMIT):
             return RecordError("rate_limit", f"message {turn.place} is a rate-limit notice", turn.message.content)

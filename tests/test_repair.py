@@ -166,10 +166,17 @@ def test_a_setting_ends_the_conversation_at_an_empty_answer() -> None:
 
 def test_where_one_cuts_a_turn_that_begins_unprintably_counts_as_empty() -> None:
     turns = ("u 1", "a 2", "u \u200bhello", "a 4")
-    conversation, _ = repair.order_turns(chat(*turns), RepairSettings(empty_answer="cut"))
+    conversation, (lost_one,) = repair.order_turns(chat(*turns), RepairSettings(empty_answer="cut"))
     assert shown(conversation) == ["u 1", "a 2"]
+    assert lost_one.reason.startswith("message 2, of role user, begins with an unprintable character")
     conversation, lost = repair.order_turns(chat(*turns), DEFAULT)
     assert (shown(conversation), lost) == (list(turns), [])
+
+
+def test_where_one_cuts_white_space_before_a_turn_does_not_make_it_empty() -> None:
+    turns = ["u \n\tldr r0, =x", "a  2"]
+    conversation, lost = repair.order_turns(chat(*turns), RepairSettings(empty_answer="cut"))
+    assert (shown(conversation), lost) == (turns, [])
 
 
 def test_rate_limit_notices_can_be_kept() -> None:
