@@ -7,6 +7,7 @@
     ├── ModelError         a model that cannot be found, read or trained
     ├── SetError           a curated set that is absent, damaged, locked, or a target that must not be overwritten
     ├── CheckpointError    a training run's checkpoint that cannot be written or read
+    ├── RunError           a training run whose folder is taken or absent, or that cannot go on
     ├── PlanError          a training run that does not fit the device or the disk
     ├── BalanceError       a run whose records read are not the records kept plus those rejected
     └── MissingExtra       a feature whose optional packages are not installed
@@ -49,6 +50,10 @@ class SetError(CurateError):
 
 class CheckpointError(CurateError):
     """A checkpoint cannot be written, is damaged, or belongs to another run."""
+
+
+class RunError(CurateError):
+    """A training run's folder is taken, absent or in use, or the run cannot go on."""
 
 
 class PlanError(CurateError):

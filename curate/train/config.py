@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -35,8 +35,30 @@ LEARNING_RATES = {  # where the configuration names none
     "ia3": 5e-3,  # peft's own comparison: 45.5 there, 31.1 at the rate that suits the others
     "peft": 2e-4,
 }
+FLAGS = {  # what commands and Python call the settings that one changes most, without a section
+    "data": ("data", "set"),
+    "model": ("model", "name"),
+    "tokenizer": ("model", "tokenizer"),
+    "init": ("model", "init"),
+    "dtype": ("model", "dtype"),
+    "attention": ("model", "attention"),
+    "template": ("data", "template"),
+    "chat_template": ("data", "chat_template"),
+    "max_tokens": ("data", "max_tokens"),
+    "loss": ("data", "loss"),
+    "limit": ("data", "limit"),
+    "method": ("method", "kind"),
+    "rank": ("method", "rank"),
+    "lr": ("optimizer", "learning_rate"),
+    "epochs": ("train", "epochs"),
+    "max_steps": ("train", "max_steps"),
+    "global_batch": ("train", "global_batch"),
+    "micro_batch": ("train", "micro_batch"),
+    "seed": ("train", "seed"),
+    "log": ("train", "log"),
+}
 # What may differ between a run and its resumption: it changes what is kept and shown, never a loss.
-FREE_ON_RESUME = ("name", "summary", "checkpoint", "eval", "train.memory_gib", "train.log")
+FREE_ON_RESUME = ("name", "summary", "checkpoint", "eval", "train.memory_gib", "train.micro_batch", "train.log")
 
 
 @dataclass(frozen=True)
@@ -216,6 +238,35 @@ def override(config: TrainConfig, changes: Mapping[str, Mapping[str, object]], w
         for section, settings in changes.items()
     }
     return from_dict(merge(config.to_dict(), given), where)
+
+
+def changes(flags: Mapping[str, object], settings: Sequence[str] = ()) -> dict[str, dict[str, object]]:
+    """Return changes by section and key: of `FLAGS` by name, and of any setting as `section.key=value` in TOML.
+
+    Raises RecipeError for a name that is none, with the nearest that is.
+    """
+    found: dict[str, dict[str, object]] = {}
+    for name, value in flags.items():
+        if name not in FLAGS:
+            raise RecipeError(f"unknown setting {name!r}{did_you_mean(name, FLAGS)}")
+        section, key = FLAGS[name]
+        found.setdefault(section, {})[key] = value
+    for text in settings:
+        place, equals, value = text.partition("=")
+        section, dot, key = place.strip().partition(".")
+        if not (equals and dot):
+            raise RecipeError(f"setting {text!r} must read section.key=value, such as train.compile=off")
+        refuse_unknown({section: None}, SECTIONS, f"setting {text!r}", "")
+        found.setdefault(section, {})[key] = _value(value.strip())
+    return found
+
+
+def _value(text: str) -> object:
+    """Read a value as TOML has it; a word that is none is a text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:

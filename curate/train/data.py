@@ -205,7 +205,7 @@ def load(
     conversations; `workers` is all cores for a large set, else this process. Raises SetError for what is no curated
     set, ProofError where over 1 % of the conversations fail, CurateError where nothing is left to train on.
     """
-    folder, told = _open(set_path)
+    folder, told = opened(set_path)
     window = max_tokens or int(told["window"])
     made = renderer(template or told["template"], tokenizer, loss=loss, chat_template=chat_template)
     info = tokenizer.info
@@ -265,7 +265,8 @@ def _failure(row: Row, problem: RecordError) -> Failure:
 # ---- reading a set
 
 
-def _open(set_path: str | Path) -> tuple[Path, dict[str, Any]]:
+def opened(set_path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Return a curated set's folder and manifest; raises SetError with what to type."""
     path = Path(set_path)
     if path.exists() and manifest.read(path) is None:
         target = path.with_suffix("") if path.is_file() and path.suffix else path.with_name(f"{path.name}-curated")

@@ -140,13 +140,13 @@ def spread(module: nn.Module, world: World, *, shard: bool) -> nn.Module:
     mesh = init_device_mesh(world.device.type, (world.size,))
     # Gradients are summed over ranks in fp32, whatever the weights are.
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
-    for layer in _layers(module):
+    for layer in layers(module):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh, mp_policy=policy)
     return module
 
 
-def _layers(module: nn.Module) -> list[nn.Module]:
+def layers(module: nn.Module) -> list[nn.Module]:
     """Return the model's transformer layers: the longest list of modules in it."""
     lists = [list(part) for part in module.modules() if isinstance(part, nn.ModuleList)]
     return max(lists, key=len, default=[])
@@ -193,21 +193,3 @@ def load_weights(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]) 
                 found, wanted = tuple(saved[name].shape), tuple(parameter.shape)
                 raise CurateError(f"the checkpoint's {name} has shape {found}, this run's {wanted}")
             parameter.copy_(placed(saved[name], parameter))
-
-
-def placed_state(tree: Any, by_shape: Sequence[Tensor]) -> Any:
-    """Return an optimizer's saved state with each tensor of a parameter's shape cut as that parameter is.
-
-    `by_shape` are the parameters; torch keys the state by their order, so a key tells which one is meant.
-    """
-    if isinstance(tree, Mapping) and "state" in tree:
-        state = {key: _placed_entry(entry, by_shape[int(key)]) for key, entry in tree["state"].items()}
-        return {**tree, "state": state}
-    return tree
-
-
-def _placed_entry(entry: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
-    return {
-        name: placed(value, parameter) if isinstance(value, Tensor) and value.shape == parameter.shape else value
-        for name, value in entry.items()
-    }

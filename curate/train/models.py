@@ -44,6 +44,7 @@ _NAMED = (  # what released models are called, and the prompt they were trained 
     (r"llama-?2.*chat|code-?llama.*instruct", "llama2"),
     (r"llama-?3.*instruct", "llama3"),
 )
+_UNTAUGHT = "it has no chat template, so Vicuna's is taught"
 _HEADS = ("forcausallm", "lmheadmodel", "withlmhead")  # how classes that end in a language model's head are called
 
 
@@ -62,6 +63,11 @@ class Source:
     chat_template: str | None
     template: str
     reason: str
+
+    @property
+    def knows_template(self) -> bool:
+        """Whether the model was trained with its template; a base model has yet to be taught one."""
+        return self.reason != _UNTAUGHT
 
 
 def silent(text: str) -> None:
@@ -166,7 +172,7 @@ def natural(
         needs = prompts.get(template).needs
         if re.search(pattern, Path(name).name.lower()) and all(one in tokenizer.control_ids for one in needs):
             return template, f"models named like {Path(name).name!r} were trained with it"
-    return "vicuna", "it has no chat template, so Vicuna's is taught"
+    return "vicuna", _UNTAUGHT
 
 
 # ---- loaded

@@ -323,14 +323,15 @@ def _disk(config: TrainConfig, shape: Shape, setup: Setup, trained: int) -> tupl
 
 def _reasons(config: TrainConfig, load: Load, count: Steps, setup: Setup) -> Iterator[str]:
     asked = config.train.global_batch
-    yield f"{count.conversations:,.0f} conversations a step = {count.rows:,} rows of {load.row_tokens:,} tokens"
+    rows = "row" if count.rows == 1 else "rows"
+    yield f"{count.conversations:,.0f} conversations a step = {count.rows:,} {rows} of {load.row_tokens:,} tokens"
     if not 0.8 < count.conversations / asked < 1.25:
         yield (
             f"{asked} conversations a step were asked for; a row holds {load.conversations / load.rows:,.1f} on "
             "average, and a step is whole rows (smaller ones: data.row_tokens)"
         )
     how = "as asked" if config.train.micro_batch else "the most that fits, or that is any faster"
-    yield f"{setup.micro_batch} rows at once: {how}"
+    yield f"{setup.micro_batch} {'row' if setup.micro_batch == 1 else 'rows'} at once: {how}"
     if config.train.checkpointing != "auto":
         yield f"activations checkpointed: {'yes' if setup.checkpointing else 'no'}, as asked"
     elif setup.checkpointing:

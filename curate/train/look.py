@@ -1,0 +1,73 @@
+"""Looks at a model in training: held-out loss and sample answers, of the base model first, then now and then."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+from curate.train import evaluate, records
+from curate.train.evaluate import Prompt
+from curate.train.journal import Journal
+from curate.train.prepare import Prepared
+from curate.train.sampling import Sampling
+from curate.train.step import Trainer
+
+
+class Look:
+    """Takes the looks of one run; every rank takes them together."""
+
+    def __init__(self, ready: Prepared, trainer: Trainer, journal: Journal) -> None:
+        self.ready = ready
+        self.trainer = trainer
+        self.journal = journal
+        self.settings = ready.config.eval
+        self.prompts = _prompts(ready)
+        self.taken = -1
+
+    def is_due(self, step: int) -> bool:
+        """Tell whether a look is due after a step: every so many, or where an epoch ends."""
+        if self.settings.steps:
+            return step % self.settings.steps == 0
+        rows, per_epoch = self.ready.plan.steps.rows, self.ready.plan.load.rows
+        return step * rows // per_epoch > (step - 1) * rows // per_epoch
+
+    def base(self) -> None:
+        """Look at the model as it was before."""
+        self._look(records.BASE)
+
+    def tuned(self, step: int) -> None:
+        """Look at the model as it is, once a step."""
+        if self.taken != step:
+            self.taken = step
+            self._look(records.TUNED)
+
+    def _look(self, which: str) -> None:
+        trainer, world, made = self.trainer, self.trainer.world, self.ready.renderer
+        with evaluate.as_base(trainer.module) if which == records.BASE else nullcontext():
+            if len(self.ready.data.eval):
+                found = evaluate.losses(
+                    trainer.module,
+                    trainer.attention,
+                    self.ready.data.eval,
+                    world,
+                    row_tokens=self.ready.eval_row_tokens,
+                    micro_batch=trainer.micro_batch,
+                    limit=self.settings.limit,
+                )
+                self.journal.evaluated(which, found)
+            if self.prompts:
+                how = Sampling(max_new_tokens=self.settings.max_new_tokens)
+                limit = self.ready.shape.positions
+                said = evaluate.answers(trainer.module, made, self.prompts, world, sampling_settings=how, limit=limit)
+                self.journal.sampled(which, said)
+
+
+def _prompts(ready: Prepared) -> list[Prompt]:
+    """Return what is asked: held-out prompts, or trained ones where nothing is held out, and fixed ones."""
+    settings = ready.config.eval
+    if not settings.samples and not settings.prompts:
+        return []
+    held_out = len(ready.data.eval) > 0
+    examples, said = (ready.data.eval, "held out") if held_out else (ready.data.train, "trained on")
+    texts = settings.prompts or evaluate.FIXED
+    asked = evaluate.data_prompts(ready.renderer, examples, settings.samples, said=said)
+    return [*asked, *evaluate.fixed_prompts(ready.renderer, texts)]

@@ -1,0 +1,129 @@
+"""A settled run brought to life: weights loaded, adapters put in, layers compiled, ranks joined, optimizer built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from curate.errors import CheckpointError, RunError
+from curate.train import adapters, distributed, loss, models, neftune, optimizers, step
+from curate.train import attention as attentions
+from curate.train.checkpoint import Loaded, State
+from curate.train.device import DTYPES
+from curate.train.distributed import World
+from curate.train.loss import CausalLoss
+from curate.train.prepare import Prepared
+from curate.train.step import Trainer
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Alive:
+    """A run that can take steps, and how many of the model's parameters it trains."""
+
+    trainer: Trainer
+    trained: int
+    parameters: int
+
+
+def start(ready: Prepared, world: World, say: Say, warn: Say) -> Alive:
+    """Load the model and build what trains it; what is drawn goes by the run's seed."""
+    config, planned = ready.config, ready.plan
+    torch.manual_seed(config.train.seed)
+    say(f"loading {ready.source.name}")
+    model = models.load(
+        ready.source,
+        dtype=DTYPES[ready.device.dtype],
+        device=world.device,
+        quantise=config.method.kind == "qlora",
+        seed=config.train.seed,
+        say=say,
+    )
+    if ready.init is not None and ready.init.base is not None:
+        if config.method.kind == "full":
+            raise RunError(
+                f"--init {config.model.init} is an adapter, and method full trains none: merge it first "
+                f"(curate merge {config.model.init} OUT), or give --method lora"
+            )
+        model, trainable = adapters.resume(model, ready.init.folder)
+    else:
+        model, trainable = adapters.apply(model, config.method)
+    chosen = attentions.prepare(model, ready.attention)
+    if planned.checkpointing:
+        step.checkpoint_activations(model)
+    whole = CausalLoss(model.train())
+    loss.check(whole, chosen)
+    if config.optimizer.neftune:
+        neftune.add(whole, config.optimizer.neftune)
+    if planned.compiled:
+        compile_layers(model)
+    module = distributed.spread(whole, world, shard=config.method.kind == "full")
+    torch.manual_seed(config.train.seed + world.rank)  # each rank's dropout is its own
+    trainer = Trainer(
+        module=module,
+        attention=chosen,
+        optimizer=None,
+        examples=ready.data.train,
+        rows=ready.rows,
+        row_tokens=ready.row_tokens,
+        world=world,
+        clip=config.optimizer.clip,
+        micro_batch=planned.micro_batch,
+        scale=step.scale_for(ready.device.dtype),
+        say=warn,
+        checkpointing=planned.checkpointing,
+    )
+    trainer.optimizer = optimizers.build(list(trainer.parameters.items()), config.optimizer, planned.form)
+    return Alive(trainer, trainable.count, trainable.total)
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile each layer by itself: all are alike, so one compilation serves them all."""
+    for layer in distributed.layers(model):
+        layer.compile()
+
+
+def is_compiler_error(error: Exception) -> bool:
+    """Tell whether an error came from torch's compiler and not from what it compiled."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton"))
+
+
+def uncompile(model: nn.Module) -> None:
+    """Run each layer as it is written again."""
+    torch._dynamo.reset()
+    for layer in distributed.layers(model):
+        layer._compiled_call_impl = None
+
+
+# ---- to and from a checkpoint
+
+
+def state(trainer: Trainer, number: int, facts: dict[str, Any]) -> State:
+    """Return all that resuming exactly needs; every rank calls it."""
+    world = trainer.world
+    scale = {"scale": trainer.scale.value, "good": trainer.scale.good}
+    return State(
+        step=number,
+        weights=dict(trainer.parameters),
+        optimizer=trainer.optimizer.state_dict(),
+        rng=tuple(distributed.gather(step.random_state(world), world)),
+        facts={**facts, **scale, "micro_batch": trainer.micro_batch, "checkpointing": trainer.checkpointing},
+    )
+
+
+def restore(trainer: Trainer, loaded: Loaded) -> int:
+    """Put a checkpoint's state into what trains; return its step. Raises CheckpointError where it cannot go on."""
+    found, world = loaded.state, trainer.world
+    if found.optimizer is None:
+        raise CheckpointError(f"{str(loaded.path)!r} holds weights alone, and no run goes on from it; use it as --init")
+    distributed.load_weights(trainer.parameters, found.weights)
+    trainer.optimizer.load_state_dict(found.optimizer)
+    trainer.scale.value, trainer.scale.good = found.facts["scale"], found.facts["good"]
+    if found.rng:
+        step.set_random_state(dict(found.rng[world.rank % len(found.rng)]), world)
+    return found.step
