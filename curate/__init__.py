@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from curate.show import Selection, show
     from curate.stats import stats
     from curate.train.chat import chat
+    from curate.train.journal import RunResult
     from curate.train.merge import merge
+    from curate.train.run import finetune
 
 __version__ = "0.1.0"
 
@@ -39,6 +41,8 @@ _HOMES = {
     "open_set": "curated",
     "doctor": "doctor",
     "explain": "explain",
+    "finetune": "train.run",
+    "RunResult": "train.journal",
     "merge": "train.merge",
     "show": "show",
     "Selection": "show",
@@ -49,12 +53,14 @@ __all__ = [
     "CleanResult",
     "CuratedSet",
     "Progress",
+    "RunResult",
     "Selection",
     "chat",
     "clean",
     "convert",
     "doctor",
     "explain",
+    "finetune",
     "merge",
     "open_set",
     "show",

@@ -44,6 +44,14 @@ def to_json(value: object) -> str:
     return json.dumps(plain, indent=1, ensure_ascii=False).translate(ESCAPED)
 
 
+def duration(seconds: float) -> str:
+    """Return 8 s, 3:07 min or 2:05 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
+
+
 def cells(text: str) -> int:
     """Count the terminal cells that text takes: two for a wide East Asian character, none for a combining mark."""
     if text.isascii():

@@ -32,6 +32,7 @@ PART = re.compile(r"(?P<head><!-- generated: (?P<name>[^\n]+?) -->\n)(?P<body>.*
 CLOCK = re.compile(r"^time .*$", re.M)  # the one line of a recorded run that no two runs share
 
 NO_COMMENT = {
+    "method.peft": 'for `kind = "peft"`: a `peft_type`, such as LOHA, and the arguments of its class',
     "name": "What the set's manifest and `curate stats` call it; the file's name if left out.",
     "summary": "One line for `curate recipes`.",
     "base": "A recipe that this one starts from: a built-in name, or a file beside this one.",
@@ -235,6 +236,41 @@ def recipe_keys(_: str) -> str:
     return _table(("key", "default", "what it says"), rows)
 
 
+def presets_table(_: str) -> str:
+    """Return the presets."""
+    from curate.train import config
+
+    return _table(("preset", "what it sets"), [(_code(name), text) for name, text in config.presets().items()])
+
+
+def preset_differences(_: str) -> str:
+    """Return the settings in which presets differ from each other."""
+    from curate.train import config
+
+    loaded = {name: config.load(name) for name in config.presets()}
+    rows = []
+    for section, kind in config.SECTIONS.items():
+        for item in dataclasses.fields(kind):
+            values = [_toml(getattr(getattr(one, section), item.name)) for one in loaded.values()]
+            if len(set(values)) > 1:
+                rows.append((_code(f"{section}.{item.name}"), *map(_code, values)))
+    return _table(("setting", *map(_code, loaded)), rows)
+
+
+def preset_keys(_: str) -> str:
+    """Return every key of a preset, its default, and what `default.toml` says beside it."""
+    from curate.train import config
+
+    comments = _comments(config.source(config.DEFAULT))
+    default = config.load(config.DEFAULT)
+    rows = [
+        (_code(f"{section}.{item.name}"), _code(_toml(getattr(getattr(default, section), item.name))))
+        for section, kind in config.SECTIONS.items()
+        for item in dataclasses.fields(kind)
+    ]
+    return _table(("key", "default", "what it says"), [(*row, comments[row[0].strip("`")]) for row in rows])
+
+
 def _comments(toml: str) -> dict[str, str]:
     found = dict(NO_COMMENT)
     section = ""
@@ -290,6 +326,9 @@ PARTS: dict[str, Callable[[str], str]] = {
     "recipes": recipes_table,
     "recipe-differences": recipe_differences,
     "recipe-keys": recipe_keys,
+    "presets": presets_table,
+    "preset-differences": preset_differences,
+    "preset-keys": preset_keys,
 }
 
 

@@ -22,6 +22,7 @@ import curate.cli
 from curate import __version__
 from curate.cli import COMMANDS, cli, progress
 from curate.errors import SetError
+from curate.terminal import duration
 
 DUMP = [
     {
@@ -286,7 +287,7 @@ def test_progress_is_told_in_one_line(now: Any, said: str) -> None:
 
 @pytest.mark.parametrize(("seconds", "said"), [(7.6, "8 s"), (187, "3:07 min"), (7500, "2:05 h")])
 def test_durations_are_short(seconds: float, said: str) -> None:
-    assert progress.duration(seconds) == said
+    assert duration(seconds) == said
 
 
 def test_without_a_terminal_a_line_comes_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -392,5 +393,6 @@ def test_commands_are_only_those_that_exist() -> None:
     assert set(COMMANDS.values()) == {path.stem for path in Path(curate.cli.__file__).parent.glob("*.py")} - {
         "__init__",
         "browse",
+        "finetune_panel",
         "progress",
     }

@@ -25,7 +25,7 @@ from scripts import docs
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
 BY_NAME = {str(page.relative_to(ROOT)): page for page in sorted(PAGES)}
-LISTS = ("filters", "recipes", "formats")  # commands whose page is the page of what they list
+LISTS = ("filters", "recipes", "formats", "presets")  # commands whose page is the page of what they list
 
 
 def page(name: str) -> str:

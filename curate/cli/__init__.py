@@ -21,10 +21,12 @@ COMMANDS = {  # name to module; importing one must load click alone
     "show": "show",
     "explain": "explain",
     "convert": "convert",
+    "finetune": "finetune",
     "chat": "chat",
     "merge": "merge",
     "filters": "lists",
     "recipes": "lists",
+    "presets": "lists",
     "formats": "lists",
     "doctor": "doctor",
 }

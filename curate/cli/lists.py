@@ -1,4 +1,4 @@
-"""`curate filters`, `curate recipes`, `curate formats`: what there is, from the code itself."""
+"""`curate filters`, `curate recipes`, `curate presets`, `curate formats`: what there is, from the code itself."""
 
 from __future__ import annotations
 
@@ -71,6 +71,32 @@ def recipes(name: str | None, as_json: bool) -> None:
     from curate.terminal import show
 
     show(name_list(known, ("recipe", "what it does")))
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON; a preset with every setting filled in.")
+def presets(name: str | None, as_json: bool) -> None:
+    """List the presets of curate finetune, or print one to start from.
+
+    \b
+    Example:
+      curate presets vicuna-7b > mine.toml
+    """
+    from curate.train import config
+
+    known = config.presets()
+    if name and as_json:
+        click.echo(json.dumps(config.load(name).to_dict(), indent=1))
+    elif name:
+        click.echo(config.source(name) if name in known else config.load(name).to_toml(), nl=False)
+    elif as_json:
+        click.echo(json.dumps(known, indent=1))
+    else:
+        from curate.report import name_list
+        from curate.terminal import show
+
+        show(name_list(known, ("preset", "what it sets")))
 
 
 @click.command()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from curate.terminal import duration
+
 if TYPE_CHECKING:
     from curate.clean import Progress
 
@@ -48,14 +50,6 @@ def seconds_left(state: Progress) -> float | None:
     if not state.bytes_total or not state.bytes_read:
         return None
     return max(0.0, (state.bytes_total - state.bytes_read) * state.seconds / state.bytes_read)
-
-
-def duration(seconds: float) -> str:
-    """Return 8 s, 3:07 min or 2:05 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
 
 
 def _plain() -> Callable[[Progress], None]:

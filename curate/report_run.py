@@ -1,0 +1,133 @@
+"""How a training run looks in a terminal: its plan before, its result after."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from curate import tables
+from curate.terminal import duration, one_line
+
+if TYPE_CHECKING:
+    from curate.train.journal import RunResult
+    from curate.train.plan import Plan
+    from curate.train.records import Records, Row
+
+GIB = 2**30
+ANSWERS = 3  # of the prompts, shown side by side; the run's page has them all
+LONG = 240  # terminal cells of one answer
+
+
+# ---- before
+
+
+def plan_page(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
+    """Render what a run will do, need and take, and why."""
+    load, hardware = planned.load, planned.hardware
+    grid = tables.facts()
+    share = 100 * planned.trained / planned.parameters
+    init = f", trained on from {facts['init']}" if facts.get("init") else ""
+    tables.add(grid, "model", tables.text(f"{facts['base']}, {planned.parameters:,} parameters{init}"))
+    tables.add(grid, "method", f"{facts['method']}: {planned.trained:,} parameters trained ({share:.3g} %)")
+    tables.add(grid, "data", tables.text(_data(planned, facts["data"])))
+    if again := facts["data"].get("split_again"):
+        tables.add(grid, "", tables.text(str(again)))
+    padded = f"; a row for each conversation would be {100 * load.padded_utilisation:.1f} % full"
+    filled = f"{100 * load.utilisation:.1f} % full"
+    tables.add(grid, "rows", f"{load.rows:,} of {load.row_tokens:,} tokens, {filled}{padded}")
+    tables.add(grid, "steps", _steps(planned))
+    where = f"{hardware.ranks} × {hardware.name}" if hardware.ranks > 1 else hardware.name
+    tables.add(grid, "device", tables.text(f"{where}; {facts['dtype']}"))
+    tables.add(grid, "attention", tables.text(str(facts["attention"])))
+    tables.add(grid, "memory", _memory(planned))
+    tables.add(grid, "time", f"about {duration(planned.seconds)}, at {hardware.rate / 1e12:,.3g} TFLOP/s measured")
+    room = f"{planned.disk / GIB:,.2f} GiB of {hardware.disk / GIB:,.1f} free"
+    tables.add(grid, "disk", f"{room} (a checkpoint {planned.checkpoint / GIB:,.2f})")
+    for place, reason in enumerate(planned.reasons):
+        tables.add(grid, "" if place else "because", tables.text(reason))
+    return Group(grid, *_misfit(planned))
+
+
+def _data(planned: Plan, told: Mapping[str, Any]) -> str:
+    load = planned.load
+    left = f", {told['left_out']:,} left out" if told.get("left_out") else ""
+    held = f", {told['eval_conversations']:,} held out" if told.get("eval_conversations") else ", none held out"
+    named = f"{told['set']}: {load.conversations:,} conversations{held}{left}"
+    return f"{named}; {load.work.tokens:,} tokens, {load.work.supervised:,} trained on (template {told['template']})"
+
+
+def _steps(planned: Plan) -> str:
+    steps, ranks = planned.steps, planned.hardware.ranks
+    portions = f"{planned.micro_batch} at once" + (f", {planned.grad_accum} times" if planned.grad_accum > 1 else "")
+    each = f"{steps.conversations:,.0f} conversations in {steps.rows:,} {tables.plural(steps.rows, 'row')}"
+    many = f" on each of {ranks} ranks" if ranks > 1 else ""
+    return f"{steps.count:,} of {each} ({portions}{many}); {steps.epochs:g} epochs"
+
+
+def _memory(planned: Plan) -> str:
+    largest = sorted(planned.parts.items(), key=lambda part: -part[1])
+    named = " · ".join(f"{name} {size / GIB:,.2f}" for name, size in largest if size / GIB >= 0.005)
+    return f"{planned.needs / GIB:,.2f} GiB of {planned.hardware.memory / GIB:,.1f}: {named}"
+
+
+def _misfit(planned: Plan) -> Iterator[RenderableType]:
+    if not planned.fits:
+        what = "the memory" if not planned.fits_memory else "the disk"
+        yield Text(f"this does not fit {what}", "bold red")
+        for suggestion in planned.suggestions:
+            yield Text(f"would fit: {suggestion}")
+
+
+# ---- after
+
+
+def result_page(result: RunResult, found: Records) -> RenderableType:
+    """Render how a run ended: losses before and after, where its result is, and some answers side by side."""
+    grid = tables.facts()
+    losses = [row["loss"] for row in found.metrics if isinstance(row.get("loss"), int | float)]
+    taken = duration(float(found.facts.get("seconds") or 0))
+    tables.add(grid, "steps", f"{result.step:,} of {result.plan.steps.count:,} in {taken}")
+    if losses:
+        tables.add(grid, "loss", f"{losses[0]:.4g} → {losses[-1]:.4g}")
+    if held := _held_out(found):
+        tables.add(grid, "held out", held)
+    tables.add(grid, "written", tables.text(str(result.result or result.run), "bold"))
+    if result.report:
+        tables.add(grid, "page", tables.text(str(result.report)))
+    if result.status == "finished":
+        tables.add(grid, "next", tables.text(f"curate chat {result.run}", "bold cyan"))
+    else:
+        tables.add(grid, "go on", tables.text(f"curate finetune --resume {result.run}", "bold cyan"))
+    answers = found.answers()[:ANSWERS] if result.status == "finished" else []
+    return Group(*_answers(answers), grid)
+
+
+def _held_out(found: Records) -> str:
+    rows = [(name, found.evaluation(which)) for name, which in (("base", "base"), ("tuned", "tuned"))]
+    said = [f"{name} {row['overall']['loss']:.4g}" for name, row in rows if row and row["overall"]["loss"] is not None]
+    return " → ".join(said)
+
+
+def _answers(pairs: Sequence[tuple[Row | None, Row]]) -> Iterator[RenderableType]:
+    rendered = [str(tuned["messages"][-1]["content"]) for _, tuned in pairs if tuned.get("reference")]
+    # The template's system message, which all of them begin with.
+    opening = os.path.commonprefix(rendered) if len(rendered) > 1 else ""  # noqa: RUF071
+    for base, tuned in pairs:
+        grid = tables.facts()
+        asked = str(tuned["messages"][-1]["content"]).removeprefix(opening).strip()
+        grid.add_row("asked", Text(one_line(asked, LONG), "bold"))
+        if base is not None:
+            grid.add_row("base", Text(one_line(str(base["answer"]).strip(), LONG)))
+        grid.add_row("tuned", Text(one_line(str(tuned["answer"]).strip(), LONG) + _cut(tuned), "green"))
+        if tuned.get("reference"):
+            grid.add_row("data", Text(one_line(str(tuned["reference"]).strip(), LONG), "dim"))
+        yield grid
+        yield Text()
+
+
+def _cut(row: Row) -> str:
+    return "" if row.get("stopped") else " … (did not stop)"
