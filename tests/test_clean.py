@@ -206,6 +206,42 @@ def test_a_prompt_is_freed_of_its_bubble_and_html_that_was_typed_stays(
     assert [(edit["rule"], edit["message"], edit["before"]) for edit in kept["edits"]] == [("prompt_markup", 0, bubble)]
 
 
+# What cleaners that take every text for HTML, or for ASCII, damage.
+EASILY_DAMAGED = {
+    "a header": "#include <stdio.h>\n#include <map>",
+    "comparisons": "a<b && c>d || e<=f",
+    "a template": "std::vector<int> v; Map<String, List<T>> m;",
+    "emphasis that is none": "my_snake_case * 2 ** __init__ _x_",
+    "indentation": "def f(x):\n    if x:\n\t\treturn  x\n",
+    "a fraction": "1 / 2 of the class",
+    "entities": "&lt;b&gt; &amp;amp; &nbsp;",
+    "markup": "<div class='a'><span>text</span></div><script>x</script>",
+    "letters past ASCII": "naïve café, 你好，世界。 안녕 🙂 и так далее",
+    "control strings": "</s> <s> <|eot_id|> [INST]",
+    "odd white space": "a\u00a0b\u3000c\u200bd\u2028e  ",
+}
+
+
+@pytest.mark.parametrize("recipe", ["vicuna", "fastchat"])
+def test_text_that_is_easily_damaged_comes_through_in_prompts_and_in_plain_answers(
+    recipe: str, dump: Callable[..., Path], tmp_path: Path
+) -> None:
+    chats = {name: (text, text, text, f"Said: {text}") for name, text in EASILY_DAMAGED.items()}
+    source = dump(*(record(name, *texts) for name, texts in chats.items()))
+    curate.clean(source, tmp_path / "set", recipe=recipe, workers=1)
+    kept = {row["id"]: row for row in rows(tmp_path / "set")}
+    assert {name: tuple(m["content"] for m in row["messages"]) for name, row in kept.items()} == chats
+    assert [row["edits"] for row in kept.values()] == [[]] * len(chats)
+
+
+def test_a_copy_with_an_answer_before_its_first_prompt_is_a_copy(dump: Callable[..., Path], tmp_path: Path) -> None:
+    shifted = chat(1)
+    shifted["conversations"].insert(0, {"from": "gpt", "value": "…continued from an earlier conversation."})
+    curate.clean(dump(chat(1), {**shifted, "id": "other"}), tmp_path / "set")
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["chat1"]
+    assert [row["twin"] for row in rows(tmp_path / "set", curated.REJECTED)] == ["chat1"]
+
+
 def test_train_and_eval_do_not_depend_on_the_order_of_the_input(dump: Callable[..., Path], tmp_path: Path) -> None:
     chats = [chat(n, 1 + n % 3) for n in range(400)]
     curate.clean(dump(*chats), tmp_path / "one", eval_fraction=0.2)
