@@ -113,6 +113,9 @@ CASES = {
     "an editor's lines in boxes": ('<pre><div class="cm-editor"><div class="cm-content"><div class="cm-line">a</div><div class="cm-line"><br></div><div class="cm-line">  b</div><div class="cm-line"><br></div></div></div></pre>', "```\na\n\n  b\n```"),
     "an editor beside other code elements": ('<pre><div><code>Python</code></div><div class="cm-editor"><div class="cm-content">x<br>y</div></div></pre>', "```python\nx\ny\n```"),
     "a label and a button without its tag": ("<pre><div>pythonCopy code</div><code>x\n</code></pre>", "```python\nx\n```"),
+    "early 2023, without a language": ('<pre><div class="bg-black mb-4 rounded-md"><div class="flex items-center relative text-gray-200 bg-gray-800"><button class="flex ml-auto gap-2"><svg></svg>Copy code</button></div><div class="p-4 overflow-y-auto"><code class="!whitespace-pre-wrap hljs">a\n</code></div></div></pre>', "```\na\n```"),
+    "attributes in another order": ('<p><img width="9" alt="a" class="x" src="https://b/c.png"> <a rel="x" href="/u" class="y">z</a></p>', "![a](https://b/c.png) [z](/u)"),
+    "a bare table of 2023": ("<table><thead><tr><th>a</th><th style=\"text-align: left\">b</th></tr></thead><tbody><tr><td>1</td><td>2</td></tr></tbody></table>", "| a | b |\n| --- | :-- |\n| 1 | 2 |"),
     "carriage returns": ("<p>a\r\nb</p><pre><code>c\r\nd</code></pre>", "a\nb\n\n```\nc\nd\n```"),
 }  # fmt: skip
 
@@ -143,6 +146,25 @@ def test_an_answer_that_was_cut_off_is_closed_and_half_a_tag_is_no_text(html: st
 
 def test_an_answer_keeps_a_counter_that_is_its_text() -> None:
     assert markdown("<p>1 / 2</p><p>is a half</p>") == "1 / 2\n\nis a half"
+
+
+ROOTS = {
+    "2022, with an id as a class": '<div class="request-:r0:-3 markdown prose w-full break-words dark:prose-invert">',
+    "while it streams": '<div class="result-streaming markdown prose w-full break-words dark:prose-invert light">',
+    "classes in another order": '<div class="dark prose break-words markdown-new-styling w-full markdown">',
+    "2026": '<div class="markdown prose dark:prose-invert wrap-break-word w-full light markdown-new-styling">',
+    "attributes before the class": '<div data-section-id="1x" data-start="0" dir="auto" class="markdown prose">',
+    "single quotes": "<div class='markdown prose'>",
+    "with the wrappers of a turn": '<div class="min-h-[20px] flex"><div class="prose markdown" style="color: red">',
+}
+
+
+@pytest.mark.parametrize("root", ROOTS.values(), ids=ROOTS)
+def test_an_answers_root_is_known_by_its_classes_in_any_order(root: str) -> None:
+    code = '<pre data-start="5"><code data-line="1" class="language-js whitespace-pre! hljs">a &lt; b\n</code></pre>'
+    html = f'{root}<p data-section-id="2y" data-is-last-node="">my_a &amp; b</p>\n{code}</div>'
+    assert looks_like_html(html)
+    assert to_markdown([html]) == ["my_a & b\n\n```js\na < b\n```"]
 
 
 CHROME_AROUND_A_ROOT = {
