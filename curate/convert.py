@@ -246,6 +246,7 @@ def _check_target(source: str | Path, target: Path, form: formats.Format) -> Non
 @contextmanager
 def aside(target: Path) -> Iterator[Path]:
     """Give a path to write to that becomes `target` when the block ends well, and goes when it does not."""
+    target = target.resolve()  # what a link leads to is written, and the link stays
     partial = target.with_name(f".{target.name}.partial")
     _remove(partial)  # left by a run that was killed
     try:

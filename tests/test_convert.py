@@ -270,6 +270,18 @@ def test_what_is_read_is_never_written_over(tmp_path: Path) -> None:
         convert(source, tmp_path / "link.json", to="vicuna")
 
 
+def test_a_target_that_is_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    for name, before in (("old.jsonl", "old"), ("new.jsonl", None)):
+        real, link = tmp_path / "disk" / name, tmp_path / name
+        if before:
+            real.write_text(before)
+        link.symlink_to(real)
+        convert(dump_of(tmp_path, GOOD[:1]), link, to="openai")
+        assert link.is_symlink() and json.loads(real.read_text("utf-8"))["messages"]
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["new.jsonl", "old.jsonl"]
+
+
 @pytest.mark.parametrize("to", sorted(formats.FORMATS))
 def test_a_failure_leaves_the_target_as_it_stood(tmp_path: Path, to: str) -> None:
     target = tmp_path / "out.parquet"
