@@ -18,6 +18,7 @@ from curate.errors import MissingExtra
 
 if TYPE_CHECKING:
     from curate.clean import CleanResult, Progress, clean
+    from curate.compare import Comparison, compare
     from curate.convert import convert
     from curate.curated import CuratedSet, open_set
     from curate.doctor import doctor
@@ -36,6 +37,8 @@ _HOMES = {
     "clean": "clean",
     "CleanResult": "clean",
     "Progress": "clean",
+    "compare": "compare",
+    "Comparison": "compare",
     "convert": "convert",
     "CuratedSet": "curated",
     "open_set": "curated",
@@ -51,12 +54,14 @@ _HOMES = {
 
 __all__ = [
     "CleanResult",
+    "Comparison",
     "CuratedSet",
     "Progress",
     "RunResult",
     "Selection",
     "chat",
     "clean",
+    "compare",
     "convert",
     "doctor",
     "explain",

@@ -18,16 +18,27 @@ from curate.terminal import one_line
 
 def stats_schema() -> dict[str, Any]:
     """Return the JSON Schema of what `curate stats --json` prints, from the dataclasses themselves."""
-    import msgspec
-
     from curate.stats import Stats
 
-    schema = msgspec.json.schema(Stats)
+    return _schema(Stats, "curate stats --json")
+
+
+def comparison_schema() -> dict[str, Any]:
+    """Return the JSON Schema of what `curate stats --compare --json` prints."""
+    from curate.compare import Comparison
+
+    return _schema(Comparison, "curate stats --compare --json")
+
+
+def _schema(described: type, title: str) -> dict[str, Any]:
+    import msgspec
+
+    schema = msgspec.json.schema(described)
     for definition in schema["$defs"].values():
         definition["additionalProperties"] = False
         definition["description"] = " ".join(definition["description"].split())
-    own = schema["$defs"].pop("Stats")
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "curate stats --json"}
+    own = schema["$defs"].pop(described.__name__)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
     return {**head, **{key: value for key, value in own.items() if key != "title"}, "$defs": schema["$defs"]}
 
 

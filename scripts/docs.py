@@ -334,9 +334,10 @@ PARTS: dict[str, Callable[[str], str]] = {
 
 def schemas() -> dict[Path, str]:
     """Return the JSON Schemas that the code gives, by their files."""
-    from curate.report import stats_schema
+    from curate.report import comparison_schema, stats_schema
 
-    return {ROOT / "schemas/stats.schema.json": json.dumps(stats_schema(), indent=1) + "\n"}
+    found = {"stats": stats_schema(), "comparison": comparison_schema()}
+    return {ROOT / f"schemas/{name}.schema.json": json.dumps(schema, indent=1) + "\n" for name, schema in found.items()}
 
 
 def _schemas(write: bool) -> int:

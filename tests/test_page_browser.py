@@ -41,6 +41,14 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "page.html"
 
 
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory, page: Path) -> Path:
+    folder = tmp_path_factory.mktemp("beside")
+    hostile = write_hostile(folder / "</script><script>window.hacked=1<")
+    curate.compare(page.parent, hostile, html=folder / "page.html")
+    return folder / "page.html"
+
+
 def complaints(chromium: browser.Browser) -> list[browser.Event]:
     return chromium.seen("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
 
@@ -52,7 +60,7 @@ def requests(chromium: browser.Browser, but_blocked: bool = False) -> list[str]:
     return [one["params"]["request"]["url"] for key, one in sent.items() if not (but_blocked and key in blocked)]
 
 
-@pytest.mark.parametrize("which", ["page", "hostile"])
+@pytest.mark.parametrize("which", ["page", "hostile", "beside"])
 def test_nothing_is_fetched_nothing_of_the_data_runs_and_nothing_fails(
     which: str, chromium: browser.Browser, request: pytest.FixtureRequest
 ) -> None:
@@ -85,12 +93,19 @@ def test_the_policy_stops_what_would_get_through(chromium: browser.Browser, page
     assert chromium.run("window.hacked") in (1, 2), "without it the attack would be seen: this test can fail"
 
 
-def test_every_chart_is_drawn_and_says_what_it_shows(chromium: browser.Browser, page: Path) -> None:
-    chromium.open(page)
+@pytest.mark.parametrize("which", ["page", "beside"])
+def test_every_chart_is_drawn_and_says_what_it_shows(
+    which: str, chromium: browser.Browser, request: pytest.FixtureRequest
+) -> None:
+    chromium.open(request.getfixturevalue(which))
     drawn = chromium.run("[...document.querySelectorAll('.chart')].map(c => c.querySelectorAll('svg path').length)")
     assert len(drawn) >= 9
     assert min(drawn) >= 2
     assert chromium.run("[...document.querySelectorAll('.chart')].every(c => c.getAttribute('aria-label').length > 10)")
+
+
+def test_the_flow_is_drawn_with_the_number_of_each_rule(chromium: browser.Browser, page: Path) -> None:
+    chromium.open(page)
     assert "exact_duplicates  7" in chromium.run("document.querySelector('.chart').textContent")
 
 
@@ -121,7 +136,7 @@ def test_a_conversation_is_unfolded_by_keyboard(chromium: browser.Browser, page:
     assert chromium.run(f"{second}.querySelector('article').getBoundingClientRect().height") > 50
 
 
-@pytest.mark.parametrize("which", ["page", "hostile"])
+@pytest.mark.parametrize("which", ["page", "hostile", "beside"])
 @pytest.mark.parametrize("width", [360, 768, 1600])
 def test_the_page_fits_a_window_of_any_width(
     which: str, width: int, chromium: browser.Browser, request: pytest.FixtureRequest

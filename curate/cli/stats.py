@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from curate.compare import Comparison
+    from curate.stats import Stats
 
 
 @click.command()
 @click.argument("path", default="curated", metavar="[SET]")
+@click.option(
+    "--compare", "other", metavar="OTHER", help="Put another set beside it: what one keeps and not the other."
+)
 @click.option("--html", metavar="FILE", help="Write them to this page, with conversations of the set.")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option("--tokenizer", help="Of a dump: the tokenizer to count with; a set is counted already.")
 @click.option("--template", help="Of a dump: the prompt template to count in.")
 @click.option("--workers", type=click.IntRange(min=1), help="Of a dump: worker processes; all cores if left out.")
-def stats(
-    path: str, html: str | None, as_json: bool, tokenizer: str | None, template: str | None, workers: int | None
-) -> None:
+def stats(path: str, other: str | None, html: str | None, as_json: bool, **counting: Any) -> None:
     """Show what a curated set or a dump holds.
 
     The flow from records read to kept, lengths, languages, models, roles, duplicates, repairs, what fits
@@ -25,16 +34,35 @@ def stats(
     Example:
       curate stats english --html english.html
     """
-    from curate.stats import stats as measure
     from curate.terminal import show, to_json
 
-    measured = measure(path, tokenizer=tokenizer, template=template, workers=workers, html=html)
+    found = _compared(path, other, html, counting) if other else _measured(path, html, counting)
     if as_json:
-        click.echo(to_json(measured))
-        return
-    if html:
+        click.echo(to_json(found))
+    elif html:
         click.echo(f"written {html}", err=True)
-        return
-    from curate.report_stats import stats_page
+    else:
+        show(_page(found))
 
-    show(stats_page(measured))
+
+def _measured(path: str, html: str | None, counting: dict[str, Any]) -> Stats:
+    from curate.stats import stats as measure
+
+    return measure(path, html=html, **counting)
+
+
+def _compared(path: str, other: str, html: str | None, counting: dict[str, Any]) -> Comparison:
+    from curate.compare import compare
+
+    given = [name for name, value in counting.items() if value is not None]
+    if given:
+        raise click.UsageError(f"--{given[0]} is for a dump; --compare takes two sets, whose tokens are counted")
+    return compare(path, other, html=html)
+
+
+def _page(found: Stats | Comparison) -> RenderableType:
+    from curate.report_compare import comparison_page
+    from curate.report_stats import stats_page
+    from curate.stats import Stats
+
+    return stats_page(found) if isinstance(found, Stats) else comparison_page(found)

@@ -1,7 +1,8 @@
 """A set's statistics and a sample of its conversations as one HTML page that needs nothing beside it.
 
 document.py  the page, from head to foot          samples.py  which conversations stand on it
-parts.py     escaped text, tables, facts          talk.py     a conversation, and what changed in it
+beside.py    the page of two sets side by side    talk.py     a conversation, and what changed in it
+frame.py     head, policy, scripts, data          parts.py    escaped text, tables, facts
 page.css, page.js, vendor/                        its looks, its charts and sorting, Apache ECharts
 """
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from curate.errors import InputError
 
 if TYPE_CHECKING:
+    from curate.compare import Comparison
     from curate.curated import CuratedSet
     from curate.marks import Spans
     from curate.schemas.conversation import Message
@@ -48,7 +50,24 @@ def write(
     if curated is not None:
         with readable(curated):
             chosen = samples.choose(curated, told)
-    text = document.html(stats, chosen, name or Path(stats.header.path).resolve().name)
+    _write(file, document.html(stats, chosen, name or _name(stats)))
+
+
+def write_comparison(file: Path, found: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> None:
+    """Write the page of a comparison, with conversations that one of the sets keeps alone; raises InputError."""
+    from curate.page import beside
+
+    try:
+        _write(file, beside.html(found, sets))
+    except OSError as error:
+        raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
+
+
+def _name(stats: Stats) -> str:
+    return Path(stats.header.path).resolve().name
+
+
+def _write(file: Path, text: str) -> None:
     aside = file.with_name(f".{file.name}.partial")
     try:
         aside.write_text(text, "utf-8", errors="backslashreplace")

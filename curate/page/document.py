@@ -1,27 +1,33 @@
 """The page of a set's or a dump's statistics, from head to foot.
 
-It is one file that loads nothing: Apache ECharts stands in it, and the policy in its head lets only the two scripts
-run whose hashes it names. Every number stands in a table too, so that the page says all without scripts.
+Every number stands in a table too, so that the page says all without scripts.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.resources import files
+from collections.abc import Sequence
 from itertools import starmap
-from pathlib import Path
 from typing import Any
 
-from curate.page import talk
-from curate.page.parts import Cell, chart, facts, more, number, percent, plural, section, table, text
+from curate.page import frame, talk
+from curate.page.parts import (
+    Cell,
+    chart,
+    facts,
+    fitting,
+    foot,
+    jumps,
+    more,
+    number,
+    percent,
+    plural,
+    section,
+    table,
+    text,
+)
 from curate.page.samples import Samples
 from curate.stats import Count, Histogram, Share, Stats
 
-MOST = 1_900_000  # characters of a page; samples beyond them are left out
 BARS = 12  # of a chart; its table has them all, or the first of them
 ROWS = 200
 MB = 1e6
@@ -36,44 +42,10 @@ def html(stats: Stats, samples: Samples | None = None, name: str = "") -> str:
         ("names", "Who speaks, in what language", f'<div class="grid">{_names(stats)}</div>'),
         ("copies", "Duplicates, windows, training", _facts(stats)),
     ]
-    room = MOST - len(_scripts()[0][0]) - sum(len(body) for *_, body in parts)
+    room = frame.room("".join(body for *_, body in parts))
     parts.append(("samples", "Conversations", _samples(samples, room) if samples else ""))
-    return _document(title, _head(stats, title, parts) + "".join(starmap(section, parts)) + _foot(stats), _data(stats))
-
-
-def _document(title: str, body: str, data: Mapping[str, Any]) -> str:
-    scripts = _scripts()
-    hashes = " ".join(f"'sha256-{digest}'" for _, digest in scripts)
-    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    plain = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    for sign in "<>&":  # so that no text can end the element that the data stands in
-        plain = plain.replace(sign, f"\\u{ord(sign):04x}")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark"><title>{text(title)} · curate stats</title>\n'
-        f"<style>{_asset('page.css')}</style><noscript><style>.chart{{display:none}}</style></noscript></head>\n"
-        f"<body>\n{body}\n"
-        f'<script type="application/json" id="data">{plain}</script>\n'
-        + "\n".join(f"<script>{code}</script>" for code, _ in scripts)
-        + "\n</body></html>\n"
-    )
-
-
-@cache
-def _asset(name: str) -> str:
-    return Path(str(files("curate.page") / name)).read_text("utf-8")
-
-
-@cache
-def _scripts() -> tuple[tuple[str, str], ...]:
-    """Return the page's scripts with their SHA-256, as the policy names them."""
-    found = []
-    for name in ("vendor/echarts.js", "page.js"):
-        code = _asset(name)
-        found.append((code, base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()))
-    return tuple(found)
+    body = _head(stats, title, parts) + "".join(starmap(section, parts)) + foot(stats.header.version)
+    return frame.document(title, body, _data(stats))
 
 
 def _data(stats: Stats) -> dict[str, Any]:
@@ -147,9 +119,7 @@ def _head(stats: Stats, title: str, parts: Sequence[tuple[str, str, str]]) -> st
             ("tokenizer", f"{text(header.tokenizer)}, template {text(header.template)}{window}"),
         )
     )
-    links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading, body in parts if body)
-    jump = f'<nav aria-label="parts of this page">{links}</nav>'
-    return f'<header><h1>{text(title)}</h1><div class="tiles">{shown}</div>{made}{jump}</header><main>'
+    return f'<header><h1>{text(title)}</h1><div class="tiles">{shown}</div>{made}{jumps(parts)}</header><main>'
 
 
 def _flow(stats: Stats) -> str:
@@ -255,16 +225,6 @@ def _samples(samples: Samples, room: int) -> str:
     groups = [("Kept", [talk.chat(one, spans) for one, spans in samples.kept])]
     groups.append(("Repaired, before and after", [talk.change(one, changed) for one, changed in samples.repaired]))
     groups += [(f"Rejected by {text(rule)}", [talk.chat(one) for one in found]) for rule, found in samples.rejected]
-    shown = ""
-    for title, articles in groups:
-        fitting: list[str] = []
-        for article in articles:
-            if len(shown) + sum(map(len, fitting)) + len(article) + 1_000 < room:
-                fitting.append(article)
-        shown += more(f"{title} <span>{len(fitting)}</span>", "".join(fitting), unfolded=title == "Kept")
+    shown = fitting(groups, room)
     note = '<p class="note">A few of each kind; <code>curate show</code> has all of them.</p>'
     return note + shown if shown else ""
-
-
-def _foot(stats: Stats) -> str:
-    return f"</main><footer><p>curate {text(stats.header.version)}</p></footer>"

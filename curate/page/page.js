@@ -92,6 +92,47 @@
     };
   }
 
+  // Two sets beside each other: shares, since one may be larger.
+  const sides = () => [["one", colour("--accent")], ["other", colour("--tool")]];
+  const legend = () => ({ right: 0, top: 0, itemHeight: 8, itemWidth: 14, textStyle: { color: colour("--soft"), fontSize: 11 } });
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const told = (row) => `${row[0]}\none: ${number.format(row[1])} (${percent(row[2])})\nother: ${number.format(row[3])} (${percent(row[4])})`;
+
+  function overlay(name) {
+    const rows = data.overlays[name];
+    return {
+      ...base(),
+      grid: { left: 4, right: 6, top: 26, bottom: 4, containLabel: true },
+      legend: legend(),
+      tooltip: { ...tip((at) => told(rows[at[0].dataIndex])), trigger: "axis", axisPointer: { type: "shadow" } },
+      xAxis: { type: "category", data: rows.map(([span]) => span), ...axis(), splitLine: { show: false } },
+      yAxis: { type: "value", ...axis(), axisLabel: { ...axis().axisLabel, formatter: (share) => `${Math.round(100 * share)} %` } },
+      series: sides().map(([side, paint], at) => ({
+        name: side, type: "bar", barGap: "0%", barCategoryGap: "18%", itemStyle: { color: paint }, data: rows.map((row) => row[2 + 2 * at]),
+      })),
+    };
+  }
+
+  function pairs(name, width) {
+    const rows = data.pairs[name];
+    return {
+      ...base(),
+      grid: { left: 4, right: 64, top: 24, bottom: 4, containLabel: true },
+      legend: legend(),
+      tooltip: tip((at) => told(rows[at.dataIndex])),
+      xAxis: { type: "value", ...axis(), axisLabel: { show: false }, splitLine: { show: false } },
+      yAxis: {
+        type: "category", inverse: true, data: rows.map(([text]) => short(text, 28)), ...axis(),
+        axisLabel: { color: colour("--ink"), fontSize: 12, width: width / 3, overflow: "truncate" },
+      },
+      series: sides().map(([side, paint], at) => ({
+        name: side, type: "bar", barMaxWidth: 12, barGap: "0%", itemStyle: { color: paint }, data: rows.map((row) => row[2 + 2 * at]),
+        label: { show: true, position: "right", color: colour("--soft"), fontSize: 11, formatter: (bar) => percent(bar.value) },
+      })),
+    };
+  }
+
+  const kinds = { flow: (_, width) => flow(width), histogram, bars, overlay, pairs };
   const places = [...document.querySelectorAll(".chart")];
   function draw() {
     for (const place of places) {
@@ -99,7 +140,7 @@
       const chart = place.chart || (place.chart = echarts.init(place, null, { renderer: "svg" }));
       chart.resize();
       const width = place.clientWidth;
-      chart.setOption(kind === "flow" ? flow(width) : kind === "bars" ? bars(name, width) : histogram(name), true);
+      chart.setOption(kinds[kind](name, width), true);
     }
   }
   draw();

@@ -7,12 +7,19 @@ from html import escape
 
 from curate.terminal import safe
 
+OVERHEAD = 100  # bytes about an article
+
 Cell = str | int | float | None
 
 
 def text(value: object) -> str:
     """Return any value as text for a page: escaped, control characters and direction marks made visible."""
     return escape(safe(str(value)))
+
+
+def size(shown: str) -> int:
+    """Return how many bytes something takes on a page."""
+    return len(shown.encode("utf-8", "backslashreplace"))
 
 
 def number(value: float) -> str:
@@ -76,3 +83,28 @@ def chart(kind: str, label: str, rows: int = 0) -> str:
 def more(summary: str, body: str, unfolded: bool = False) -> str:
     """Return something folded away under a line."""
     return f"<details{' open' * unfolded}><summary>{summary}</summary>{body}</details>" if body else ""
+
+
+def jumps(parts: Iterable[tuple[str, str, str]]) -> str:
+    """Return links to the parts of a page that there are: name, heading and body of each."""
+    links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading, body in parts if body)
+    return f'<nav aria-label="parts of this page">{links}</nav>'
+
+
+def fitting(groups: Iterable[tuple[str, Sequence[str]]], room: int) -> str:
+    """Return groups of conversations, folded away but for the first, as many as there is room for in bytes."""
+    shown = ""
+    for title, articles in groups:
+        found: list[str] = []
+        for article in articles:
+            taken = size(article) + OVERHEAD
+            if taken < room:
+                found.append(article)
+                room -= taken
+        shown += more(f"{title} <span>{len(found)}</span>", "".join(found), unfolded=not shown)
+    return shown
+
+
+def foot(version: str) -> str:
+    """Return the end of a page's body."""
+    return f"</main><footer><p>curate {text(version)}</p></footer>"
