@@ -7,7 +7,10 @@
 tokenizers of LLaMA-2 and LLaMA-3. Ours renders ids and mask, proves the mask of every conversation, and packs rows. The
 incumbent's `fastchat.train.train.preprocess` renders, tokenises, pads to the window and masks, on a sample, as it is
 slow; how many of them it leaves without a single trained token is counted. Both hold the conversations in memory when
-the clock starts. requirements/incumbent.txt says how to make its environment; without one, ours alone is measured.
+the clock starts, and CPU seconds are compared, ours in one process. The last line is the whole way in wall time: the
+set read from disk, split again for LLaMA-3, rendered, proven and packed on all cores, workers' start included.
+requirements/incumbent.txt says how to make its environment, which needs torch besides; without one, ours alone is
+measured.
 """
 
 from __future__ import annotations
@@ -25,9 +28,9 @@ from typing import Any
 from common import ROOT, copies, measure, ours, parse, parser, save, source_rows, table
 from common import write_dump as write
 
-from curate import tokens
+from curate import engine, tokens
 from curate.schemas.conversation import Message, Role
-from curate.train import packing, proof
+from curate.train import data, packing, proof
 from curate.train.render import renderer
 
 WINDOW = 2048
@@ -40,11 +43,12 @@ def prepared(name: str, batch: Sequence[Conversation], warm: Sequence[Conversati
     """Return seconds of wall and CPU time of each stage, and how full the rows are."""
     made = renderer("vicuna", tokenizer_of(name, shared))
     proof.prove(made, warm, made.write(warm))
-    marks = [(time.perf_counter(), time.process_time())]
-    written = [made.write(batch[at : at + 1000]) for at in range(0, len(batch), 1000)]
-    marks.append((time.perf_counter(), time.process_time()))
-    failed = sum(len(proof.prove(made, batch[at * 1000 : (at + 1) * 1000], one)) for at, one in enumerate(written))
-    marks.append((time.perf_counter(), time.process_time()))
+    with engine.uncollected():  # as where a set is read for training
+        marks = [(time.perf_counter(), time.process_time())]
+        written = [made.write(batch[at : at + 1000]) for at in range(0, len(batch), 1000)]
+        marks.append((time.perf_counter(), time.process_time()))
+        failed = sum(len(proof.prove(made, batch[at * 1000 : (at + 1) * 1000], one)) for at, one in enumerate(written))
+        marks.append((time.perf_counter(), time.process_time()))
     lengths = [size for one in written for size in one.rows.lengths.tolist() if size <= WINDOW]
     packed = packing.pack(lengths, WINDOW)
     marks.append((time.perf_counter(), time.process_time()))
@@ -63,6 +67,16 @@ def prepared(name: str, batch: Sequence[Conversation], warm: Sequence[Conversati
     }
 
 
+def whole_way(name: str, folder: Path, shared: Path) -> dict[str, Any]:
+    """Return the wall time from a set on disk to rows, on all cores."""
+    tokenizer = tokenizer_of(name, shared)
+    begin = time.perf_counter()
+    found = data.load(folder, tokenizer, template="vicuna", max_tokens=WINDOW)
+    packing.pack(found.train.lengths, WINDOW)
+    count = len(found.train) + len(found.eval)
+    return {"conversations": count, "wall_s": time.perf_counter() - begin, "left_out": len(found.failures)}
+
+
 def tokenizer_of(name: str, shared: Path) -> tokens.Tokenizer:
     """Return a tokenizer by name; the one counting with fastokens, whose cache of texts begins empty."""
     return tokens.load(str(shared / "tokenizers/llama2") if name == "llama2" else None)
@@ -74,9 +88,9 @@ def messages_of(rows: Sequence[dict[str, Any]]) -> list[Conversation]:
     return [[Message(roles[turn["from"]], turn["value"]) for turn in row["conversations"]] for row in rows]
 
 
-def run_ours(name: str, data: Path, count: int, shared: Path) -> dict[str, Any]:
+def run_ours(name: str, file: Path, count: int, shared: Path) -> dict[str, Any]:
     """Measure ours in a process of its own, so that nothing it has seen before makes it faster."""
-    command = [sys.executable, __file__, "--measure", name, "--data", str(data), "--rows", str(count)]
+    command = [sys.executable, __file__, "--measure", name, "--data", str(file), "--rows", str(count)]
     found = subprocess.run([*command, "--shared", str(shared)], capture_output=True, text=True, check=False)
     if found.returncode:
         sys.exit(found.stderr[-2000:])
@@ -141,19 +155,28 @@ def incumbent_folder(name: str, shared: Path, scratch: Path) -> Path:
 
 
 def conversations(shared: Path, scratch: Path, count: int) -> Path:
-    """Return a file of so many cleaned conversations, as FastChat's trainer reads them; one that is there is kept."""
+    """Return a file of so many cleaned conversations, as FastChat's trainer reads them; one that is there is kept.
+
+    The set it is from lies beside it.
+    """
     target = scratch / f"prepare-{count}.json"
-    if target.exists():
+    folder = set_beside(target)
+    if target.exists() and folder.exists():
         return target
-    whole = source_rows(shared)
-    dump = write(scratch / f"prepare-dump-{count}.json", copies(shared), count=min(2 * len(whole), 4 * count))
-    measure(ours(dump, scratch / "prepare-set", shared, None), ROOT)
+    rows = min(2 * len(source_rows(shared)), 4 * count)
+    dump = write(scratch / f"prepare-dump-{rows}.json", copies(shared), count=rows)
+    measure(ours(dump, folder, shared, None), ROOT)
     everything = scratch / "prepare-all.json"
-    command = [sys.executable, "-m", "curate", "convert", scratch / "prepare-set", everything, "--to", "vicuna"]
-    measure(command, ROOT)
-    rows = json.loads(everything.read_text())[: count + WARM]
-    target.write_text(json.dumps(rows))
+    measure([sys.executable, "-m", "curate", "convert", folder, everything, "--to", "vicuna"], ROOT)
+    found = json.loads(everything.read_text())
+    if len(found) < count:
+        sys.exit(f"only {len(found):,} conversations are left of the dump; give --rows {len(found) - WARM}")
+    target.write_text(json.dumps(found[: count + WARM]))
     return target
+
+
+def set_beside(file: Path) -> Path:
+    return file.with_name(f"{file.stem}-set")
 
 
 def options() -> argparse.Namespace:
@@ -171,21 +194,23 @@ def options() -> argparse.Namespace:
     return chosen
 
 
-def measured(name: str, data: Path, chosen: argparse.Namespace) -> dict[str, Any]:
+def measured(name: str, file: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     """Run both in turn for one tokenizer; return each one's best, and how they compare."""
     mine, theirs = [], []
     for _ in range(chosen.best_of):
-        mine.append(run_ours(name, data, chosen.rows, chosen.shared))
+        mine.append(run_ours(name, file, chosen.rows, chosen.shared))
         if chosen.incumbent_python:
             folder = incumbent_folder(name, chosen.shared, chosen.scratch)
-            theirs.append(run_incumbent(chosen.incumbent_python, folder, data, chosen.sample))
+            theirs.append(run_incumbent(chosen.incumbent_python, folder, file, chosen.sample))
+    whole = min((run.pop("whole") for run in mine), key=lambda run: float(run["wall_s"]))
+    whole["per_wall_second"] = whole["conversations"] / whole["wall_s"]
     best = min(mine, key=lambda run: sum(stage["cpu_s"] for stage in run["stages"].values()))
     for kind in ("wall_s", "cpu_s"):
-        whole = sum(stage[kind] for stage in best["stages"].values())
+        total = sum(stage[kind] for stage in best["stages"].values())
         proving = best["stages"]["prove"][kind]
-        best[f"per_{kind[:-2]}_second"] = chosen.rows / whole
-        best[f"per_{kind[:-2]}_second_without_proof"] = chosen.rows / (whole - proving)
-    result = {"curate": best}
+        best[f"per_{kind[:-2]}_second"] = chosen.rows / total
+        best[f"per_{kind[:-2]}_second_without_proof"] = chosen.rows / (total - proving)
+    result = {"curate": best, "whole_way": whole}
     if theirs:
         other = min(theirs, key=lambda run: run["cpu_s"])
         other["per_wall_second"] = other["conversations"] / other["wall_s"]
@@ -194,30 +219,45 @@ def measured(name: str, data: Path, chosen: argparse.Namespace) -> dict[str, Any
     return result
 
 
+def lines(name: str, runs: dict[str, Any]) -> list[list[object]]:
+    """Return a tokenizer's lines of the table, and note in `runs` how many times faster ours is."""
+    mine, other = runs["curate"], runs.get("fschat")
+    quick = mine["per_cpu_second_without_proof"]
+    found: list[list[object]] = [
+        [f"{name}: curate", mine["per_cpu_second"], None, 100 * mine["utilisation"], mine["failed"]],
+        [f"{name}: curate, without the proof", quick, None, 100 * mine["utilisation"], None],
+    ]
+    if other:
+        theirs = other["per_cpu_second"]
+        runs["times_faster"], runs["times_faster_without_proof"] = mine["per_cpu_second"] / theirs, quick / theirs
+        runs["times_faster_whole_way"] = runs["whole_way"]["per_wall_second"] / other["per_wall_second"]
+        found[0][2], found[1][2] = runs["times_faster"], runs["times_faster_without_proof"]
+        zeroed = f"{other['zeroed']} of {other['conversations']}"
+        found.append([f"{name}: fschat 0.2.36", theirs, 1.0, 100 * other["utilisation"], zeroed])
+    return found
+
+
 def main() -> None:
     """Measure both, print the table, write the result."""
     chosen = options()
     if chosen.measure:
         batch = messages_of(json.loads(chosen.data.read_text()))
-        print(json.dumps(prepared(chosen.measure, batch[: chosen.rows], batch[chosen.rows :], chosen.shared)))
+        found = prepared(chosen.measure, batch[: chosen.rows], batch[chosen.rows :], chosen.shared)
+        found["whole"] = whole_way(chosen.measure, set_beside(chosen.data), chosen.shared)
+        print(json.dumps(found))
         return
-    data = conversations(chosen.shared, chosen.scratch, chosen.rows)
-    found = {name: measured(name, data, chosen) for name in ("llama2", "llama3")}
-    lines: list[list[object]] = []
-    for name, runs in found.items():
-        mine, other = runs["curate"], runs.get("fschat")
-        speed = mine["per_cpu_second"]
-        lines.append([f"{name}: curate", speed, None, 100 * mine["utilisation"], mine["failed"]])
-        quick = mine["per_cpu_second_without_proof"]
-        lines.append([f"{name}: curate, without the proof", quick, None, 100 * mine["utilisation"], None])
-        if other:
-            lines[-2][2], lines[-1][2] = speed / other["per_cpu_second"], quick / other["per_cpu_second"]
-            runs["times_faster"], runs["times_faster_without_proof"] = lines[-2][2], lines[-1][2]
-            zeroed = f"{other['zeroed']} of {other['conversations']}"
-            lines.append([f"{name}: fschat 0.2.36", other["per_cpu_second"], 1.0, 100 * other["utilisation"], zeroed])
-    print(table(["", "conv/CPU s", "times", "row use %", "without a mask"], lines))
+    file = conversations(chosen.shared, chosen.scratch, chosen.rows)
+    runs = {name: measured(name, file, chosen) for name in ("llama2", "llama3")}
+    print(
+        table(
+            ["", "conv/CPU s", "times", "row use %", "without a mask"],
+            [line for name in runs for line in lines(name, runs[name])],
+        )
+    )
+    for name, run in runs.items():
+        print(f"{name}: the whole way on all cores, {run['whole_way']['per_wall_second']:,.0f} conversations/s (wall)")
     settings = {"rows": chosen.rows, "best_of": chosen.best_of, "window": WINDOW, "template": "vicuna"}
-    save("prepare", {"settings": settings, "runs": found}, chosen.no_save or chosen.rows != 10_000)
+    save("prepare", {"settings": settings, "runs": runs}, chosen.no_save or chosen.rows != 10_000)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ RULES = {
     "template_refuses": "The chat template refuses the conversation.",
     "template_rewrites": "The chat template changes an answer, or earlier messages once later ones follow.",
 }
-SAMPLED = 50
+SAMPLED = 100  # one in so many is proven step by step though it was accepted
 EVIDENCE = 200  # characters of what was found and of what was expected
 
 
@@ -51,7 +51,7 @@ class _Case:
 def prove(renderer: Renderer, conversations: Sequence[Sequence[Message]], written: Written) -> Problems:
     """Return why conversations fail, by their place in the batch; the first reason of each.
 
-    Most are accepted at once (`curate.train.told`); the others, and one in 50 of all, are proven step by step.
+    Most are accepted at once (`curate.train.told`); the others, and one in 100 of all, are proven step by step.
     """
     proven = _at_once(renderer, conversations, written)
     proven[::SAMPLED] = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,22 @@ from numpy.typing import NDArray
 from curate.runs import Rows
 from curate.schemas import prompts
 from curate.schemas.conversation import Message
-from curate.schemas.prompts import Segment, Template
+from curate.schemas.prompts import Segment, Template, content_of, default_system
 from curate.tokens import Tokenizer
 
 BLOCK = 32  # renderings decoded at once: their bytes' places fit a processor's cache
 _HOLE = "\0"  # stands for a content while a plan is made
+_UNKNOWN: Any = object()
 
 
 def marker(token: int) -> bytes:
     """Return what stands for a control token: no UTF-8 text holds the byte 0xff."""
     return b"\xff%d\xff" % token
+
+
+def _marked(token: int) -> str:
+    """Return what stands for a control token in what is told: two surrogates, which no text has that is told."""
+    return chr(0xD800 + (token >> 10)) + chr(0xDC00 + (token & 0x3FF))
 
 
 class Told(NamedTuple):
@@ -43,11 +49,15 @@ class Told(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """The same for all conversations with such roles and flags; a part is fixed bytes, or a message's content."""
+    """The same for all conversations with such roles and flags; `text` has %s for each of `contents` (indices).
 
-    parts: list[bytes | int]
-    trained: list[tuple[int, int]]  # parts from and to
-    asked: list[list[str | int]]
+    A place is a count of fixed bytes, and of the contents before it.
+    """
+
+    text: str
+    contents: tuple[int, ...]
+    trained: list[tuple[int, int, int, int]]  # the places from and to
+    asked: list[tuple[str, tuple[int, ...]]]  # texts with %s, and the contents that belong there
     last: int  # the last message that is trained on
 
 
@@ -62,19 +72,28 @@ class Teller:
 
     def tell(self, messages: Sequence[Message]) -> Told | None:
         """Return what must be found; null where that cannot be told quickly."""
-        contents = [prompts.content_of(self._template, message) for message in messages]
-        system = prompts.default_system(self._template, messages)
-        flags = ((m.role, bool(text), m.train, m.stop) for m, text in zip(messages, contents, strict=True))
-        key = (system, *flags)
-        if key not in self._plans:
-            self._plans[key] = self._plan(messages, contents, system)
-        plan = self._plans[key]
-        if plan is None or prompts.default_system(self._template, messages[: plan.last]) != system:
+        template = self._template
+        plain = not template.strips  # then most contents are taken as they are
+        contents = [m.content if plain and m.tool_calls is None else content_of(template, m) for m in messages]
+        system = default_system(template, messages)
+        flags = [(m.role, m.train, m.stop) for m in messages]
+        key = (system, *flags, *([] if all(contents) else map(bool, contents)))
+        plan = self._plans.get(key, _UNKNOWN)
+        if plan is _UNKNOWN:
+            plan = self._plans[key] = self._plan(messages, contents, system)
+        if plan is None or default_system(template, messages[: plan.last]) != system:
             return None
-        parts = [part if isinstance(part, bytes) else _bytes(contents[part]) for part in plan.parts]
-        ends = [0, *accumulate(map(len, parts))]
-        asked = ["".join(one if isinstance(one, str) else contents[one] for one in run) for run in plan.asked]
-        return Told(b"".join(parts), [(ends[start], ends[stop]) for start, stop in plan.trained], asked)
+        inside = [contents[i] for i in plan.contents]
+        try:
+            sizes = [len(text) if text.isascii() else len(text.encode()) for text in inside]
+        except UnicodeEncodeError:  # a lone surrogate, as control tokens are written here
+            return None
+        ends = [0, *accumulate(sizes)]
+        return Told(
+            (plan.text % tuple(inside)).encode("utf-8", "surrogatepass"),
+            [(start + ends[before], stop + ends[within]) for start, before, stop, within in plan.trained],
+            [text % tuple([contents[i] for i in places]) for text, places in plan.asked],
+        )
 
     def _plan(self, messages: Sequence[Message], contents: Sequence[str], system: str) -> _Plan | None:
         """Find a plan; null where nothing is trained on, an answer is not closed, or a prompt is no prefix."""
@@ -94,7 +113,10 @@ class Teller:
         return self._parts(segments, last)
 
     def _text(self, segments: Sequence[Segment]) -> str:
-        return "".join(f"\x01{one.control}\x01" if one.control else one.text for one in segments)
+        return "".join(self._written(one) for one in segments)
+
+    def _written(self, one: Segment) -> str:
+        return one.text if one.control is None else _marked(self._controls[one.control])
 
     def _closed(self, segments: Sequence[Segment]) -> bool:
         """Tell whether the first control token after the words of each trained answer is the stop token."""
@@ -106,28 +128,34 @@ class Teller:
         return all(end is not None and self._controls[end] == self._stop for end in ends)
 
     def _parts(self, segments: Sequence[Segment], last: int) -> _Plan:
-        parts: list[bytes | int] = []
-        trained: list[tuple[int, int]] = []
-        asked: list[list[str | int]] = []
-        run: list[str | int] = []
+        written, contents = "", list[int]()
+        trained: list[tuple[int, int, int, int]] = []
+        asked: list[tuple[str, tuple[int, ...]]] = []
+        run = 0, 0  # where the text since the last control token begins, in `written` and in `contents`
         seen: set[int | None] = set()
+
+        def place() -> tuple[int, int]:
+            return len(_bytes(written.replace(_HOLE, ""))), len(contents)
+
         for one in segments:
-            begin = len(parts)
+            begin = place()
             if one.supervised and one.message not in seen:
                 seen.add(one.message)
-                asked.append([*run])
+                asked.append((_frame(written[run[0] :]), tuple(contents[run[1] :])))
+            written += self._written(one)
+            contents += [one.message or 0] if _HOLE in one.text else []
             if one.control is not None:
-                parts.append(marker(self._controls[one.control]))
-                run = []
-            else:
-                before, hole, after = one.text.partition(_HOLE)
-                slots: list[str | int] = [before, *([one.message or 0] if hole else []), after]
-                parts += [part if isinstance(part, int) else part.encode() for part in slots]
-                run += slots
+                run = len(written), len(contents)
             if one.supervised:
-                joins = trained and trained[-1][1] == begin
-                trained[-1:] = [(trained[-1][0], len(parts))] if joins else [*trained[-1:], (begin, len(parts))]
-        return _Plan(parts, trained, asked, last)
+                joins = trained and trained[-1][2:] == begin
+                start = trained.pop()[:2] if joins else begin
+                trained.append((*start, *place()))
+        return _Plan(_frame(written), tuple(contents), trained, asked, last)
+
+
+def _frame(text: str) -> str:
+    """Return a text with holes as one to be formatted."""
+    return text.replace("%", "%%").replace(_HOLE, "%s")
 
 
 def _bytes(text: str) -> bytes:
@@ -141,7 +169,8 @@ def _bytes(text: str) -> bytes:
 class Decoding:
     """The bytes of each id, control tokens as markers; `prefixed`: a space is put before a text, which is not said.
 
-    `flat` holds them one after another (and one byte more): id i has `lengths[i]` from `begins[i]` on.
+    `flat` holds them one after another (and one byte more), control tokens as they are told: id i has `lengths[i]`
+    from `begins[i]` on.
     """
 
     table: list[bytes]
@@ -157,12 +186,12 @@ def decoding(tokenizer: Tokenizer) -> Decoding | None:
     pieces = tokenizer.piece_bytes
     if pieces is None or tokenizer.byte_lengths is None:
         return None
-    table = [*pieces]
+    table, told = [*pieces], [*pieces]
     controls = sorted(set(tokenizer.control_ids.values()))
     for token in controls:
-        table[token] = marker(token)
-    lengths = np.fromiter(map(len, table), dtype=np.int64, count=len(table))
-    flat = np.frombuffer(b"".join([*table, b"\0"]), dtype=np.uint8)
+        table[token], told[token] = marker(token), _bytes(_marked(token))
+    lengths = np.fromiter(map(len, told), dtype=np.int64, count=len(told))
+    flat = np.frombuffer(b"".join([*told, b"\0"]), dtype=np.uint8)
     return Decoding(
         table,
         flat,
