@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from curate import tables
-from curate.terminal import duration, one_line
+from curate.terminal import duration, one_line, safe
 
 if TYPE_CHECKING:
     from curate.train.journal import RunResult
@@ -95,15 +95,20 @@ def result_page(result: RunResult, found: Records) -> RenderableType:
         tables.add(grid, "loss", f"{losses[0]:.4g} → {losses[-1]:.4g}")
     if held := _held_out(found):
         tables.add(grid, "held out", held)
-    tables.add(grid, "written", tables.text(str(result.result or result.run), "bold"))
+    tables.add(grid, "written", _folded(str(result.result or result.run), "bold"))
     if result.report:
-        tables.add(grid, "page", tables.text(str(result.report)))
+        tables.add(grid, "page", _folded(str(result.report)))
     if result.status == "finished":
-        tables.add(grid, "next", tables.text(f"curate chat {result.run}", "bold cyan"))
+        tables.add(grid, "next", _folded(f"curate chat {result.run}", "bold cyan"))
     else:
-        tables.add(grid, "go on", tables.text(f"curate finetune --resume {result.run}", "bold cyan"))
+        tables.add(grid, "go on", _folded(f"curate finetune --resume {result.run}", "bold cyan"))
     answers = found.answers()[:ANSWERS] if result.status == "finished" else []
     return Group(*_answers(answers), grid)
+
+
+def _folded(text: str, style: str = "") -> Text:
+    """Return a path or a line to type, folded where it is too long, not cut."""
+    return Text(safe(text), style, overflow="fold")
 
 
 def _held_out(found: Records) -> str:

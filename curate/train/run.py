@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from curate.errors import RunError
+from curate.errors import CheckpointError, RunError
 from curate.train import (
     checkpoint,
     config,
@@ -78,6 +78,7 @@ def finetune(
                 _on_main(world, run_folder.to_resume, None if resume is True else resume), world
             )
             chosen = run_folder.resumed(folder, changed)
+            run_folder.refuse_finished(folder)
         else:
             chosen = config.override(config.load(preset or _preset(flags)), changed)
             folder = distributed.broadcast(_on_main(world, run_folder.new, out, chosen), world)
@@ -165,6 +166,11 @@ def _checkpoint(folder: Path, warn: Any) -> Loaded | None:
         return None
     for text in loaded.warnings:
         warn(text)
+    if loaded.state.optimizer is None:
+        raise CheckpointError(
+            f"{str(loaded.path)!r} is whole but holds weights alone, and no run goes on from them exactly; "
+            f"begin a new one with them: --init {loaded.path}"
+        )
     return loaded
 
 

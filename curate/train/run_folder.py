@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import RecipeError, RunError
-from curate.train import checkpoint, config, records
+from curate.train import config, records
 from curate.train.config import TrainConfig
 
 RUNS = Path("runs")
@@ -105,11 +105,10 @@ def trim(folder: Path, step: int) -> None:
             _write(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
 
-def is_finished(folder: Path) -> bool:
-    """Tell whether a run has come to its end and written its result."""
-    return records.read(folder).facts.get("status") == "finished"
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Tell whether there is a checkpoint to go on from."""
-    return bool(checkpoint.checkpoints(folder))
+def refuse_finished(folder: Path) -> None:
+    """Raise RunError where a run has come to its end, and its result stands."""
+    if records.read(folder).facts.get("status") == "finished":
+        raise RunError(
+            f"the run {str(folder)!r} is finished; talk to its result (curate chat {folder}), or train on from it: "
+            f"--init {folder}"
+        )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from curate.errors import CheckpointError, RunError
+from curate.errors import RunError
 from curate.train import adapters, distributed, loss, models, neftune, optimizers, step
 from curate.train import attention as attentions
 from curate.train.checkpoint import Loaded, State
@@ -119,8 +119,6 @@ def state(trainer: Trainer, number: int, facts: dict[str, Any]) -> State:
 def restore(trainer: Trainer, loaded: Loaded) -> int:
     """Put a checkpoint's state into what trains; return its step. Raises CheckpointError where it cannot go on."""
     found, world = loaded.state, trainer.world
-    if found.optimizer is None:
-        raise CheckpointError(f"{str(loaded.path)!r} holds weights alone, and no run goes on from it; use it as --init")
     distributed.load_weights(trainer.parameters, found.weights)
     trainer.optimizer.load_state_dict(found.optimizer)
     trainer.scale.value, trainer.scale.good = found.facts["scale"], found.facts["good"]
