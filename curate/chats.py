@@ -43,6 +43,12 @@ class Chat:
         """Where it stood in the input."""
         return f"{self.source_file}:{self.source_index}"
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from curate.page import notebook
+
+        return notebook.of_chat(self)
+
 
 def kept(curated: CuratedSet, rows: Sequence[int]) -> list[Chat]:
     """Return these rows of conversations.parquet, in the order asked for."""

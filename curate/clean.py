@@ -53,6 +53,12 @@ class CleanResult:
     damaged: bool = False  # some of the input could not be read as it stood
     file: Path | None = None  # the one file that `output` named, if it did
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from curate.page import notebook
+
+        return notebook.of_result(self)
+
 
 def clean(
     inputs: str | Path | Sequence[str | Path],

@@ -89,6 +89,12 @@ class Comparison:
     settings: tuple[Setting, ...]
     histograms: tuple[Overlay, ...]
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from curate.page import notebook
+
+        return notebook.of_comparison(self)
+
 
 def compare(one: str | Path, other: str | Path, *, html: str | Path | None = None) -> Comparison:
     """Put two curated sets side by side, such as those of two recipes over one dump.

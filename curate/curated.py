@@ -113,6 +113,12 @@ class CuratedSet:
         file = self.path / ORIGINALS
         return pl.scan_parquet(file) if file.exists() else None
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from curate.page import notebook
+
+        return notebook.of_set(self)
+
 
 def is_set(path: Path) -> bool:
     """Tell whether a folder holds a curated set's manifest."""

@@ -104,6 +104,13 @@ class Doctor:
     tokenizers: tuple[FoundTokenizer, ...]
     advice: tuple[Advice, ...]
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from curate.page import notebook
+        from curate.report_doctor import doctor_page
+
+        return notebook.of_page(doctor_page(self))
+
 
 def doctor(folder: str | Path = ".") -> Doctor:
     """Look at this machine; `folder` is where sets are to be written."""

@@ -78,6 +78,13 @@ class Explanation:
     matches: int
     records: tuple[Story, ...]
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from curate.page import notebook
+        from curate.report import explanation_page
+
+        return notebook.of_page(explanation_page(self))
+
 
 Key = tuple[str, int]
 

@@ -55,6 +55,12 @@ class Selection:
         kept = self.kept[:count]
         return Selection(self.set, kept, self.rejected[: count - len(kept)])
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from curate.page import notebook
+
+        return notebook.of_chats(self)
+
 
 def show(
     ids: str | Sequence[str] = (),

@@ -199,6 +199,12 @@ class Stats:
             raise InputError(f"statistics have no part {name!r}{did_you_mean(name, rows)}")
         return pl.DataFrame(rows[name], infer_schema_length=None)
 
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        from curate.page import notebook
+
+        return notebook.of_stats(self)
+
 
 def stats(
     path: str | Path = "curated",
