@@ -270,3 +270,14 @@ def test_the_docs_speak_of_the_project_alone() -> None:
 def test_pages_of_the_lists_name_their_command() -> None:
     for name in LISTS:
         assert f"Usage: curate {name}" in page(name)
+
+
+def test_pictures_are_small_shown_somewhere_and_load_nothing() -> None:
+    shown = "".join(page.read_text("utf-8") for page in (ROOT / "docs").glob("*.md"))
+    for picture in (ROOT / "docs/images").iterdir():
+        assert f"(images/{picture.name})" in shown, f"{picture.name} stands on no page"
+        assert picture.stat().st_size <= 300_000
+        if picture.suffix == ".svg":
+            assert not re.search(r"url\(|href=|<script", picture.read_text("utf-8").replace("url(#", ""))
+    for name in re.findall(r"\(images/([^)]+)\)", shown):
+        assert (ROOT / "docs/images" / name).is_file()

@@ -1,0 +1,98 @@
+"""Take the pictures of docs/images: what the terminal shows, exported by Rich, and the page in a headless Chromium.
+
+    python scripts/screens.py
+
+The example dump is cleaned in a scratch folder. Without a Chromium the pictures of the page stay as they are.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "docs/images"
+sys.path.insert(0, str(ROOT / "tests"))
+
+import browser  # noqa: E402  # the tests' own
+
+import curate  # noqa: E402
+from curate import marks  # noqa: E402
+from curate.report_chats import chat_page, mask_page  # noqa: E402
+from curate.report_compare import comparison_page  # noqa: E402
+from curate.report_stats import stats_page  # noqa: E402
+
+WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.S)  # Rich's pictures would fetch one
+PICTURES = {  # name: page, width, height, dark, script that brings the window to what is to be seen
+    "page-light": ("vicuna/report.html", 1280, 1500, False, ""),
+    "page-dark": ("vicuna/report.html", 1280, 1100, True, "document.getElementById('samples').scrollIntoView()"),
+    "page-mobile": ("vicuna/report.html", 390, 1400, False, ""),
+    "page-compare": ("beside.html", 1280, 1500, False, ""),
+}
+
+
+def main() -> None:
+    """Write all pictures."""
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        os.chdir(scratch)
+        shutil.copy(ROOT / "examples/sharegpt_dump.json", scratch)
+        for recipe in ("vicuna", "fastchat"):
+            curate.clean("sharegpt_dump.json", recipe, recipe=recipe, workers=1)
+        terminal()
+        curate.compare("vicuna", "fastchat", html="beside.html")
+        pages(Path(scratch))
+    for file in sorted(IMAGES.iterdir()):
+        print(f"{file.relative_to(ROOT)}  {file.stat().st_size // 1000} kB")
+
+
+def terminal() -> None:
+    """Write what the terminal shows."""
+    save("stats", stats_page(curate.stats("vicuna")), "curate stats", 140)
+    save(
+        "compare", comparison_page(curate.compare("vicuna", "fastchat")), "curate stats vicuna --compare fastchat", 140
+    )
+    found = curate.show("ZXmYdE5", "vicuna")
+    marker, why = marks.marker(found.set.manifest)
+    if marker is None:
+        raise SystemExit(why)
+    chat = found[0]
+    shown = chat_page(chat, marker.turn_tokens(chat.messages))
+    save("show", Group(shown, Text(), mask_page(chat, marker.mask(chat.messages))), "curate show ZXmYdE5 --mask", 100)
+
+
+def save(name: str, shown: RenderableType, title: str, width: int) -> None:
+    """Write one picture of a terminal of this width."""
+    console = Console(
+        record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor", highlight=False
+    )
+    console.print(shown, markup=False, emoji=False)
+    picture = console.export_svg(title=title, unique_id=f"curate-{name}")
+    (IMAGES / f"{name}.svg").write_text(WEB_FONT.sub("", picture), "utf-8")
+
+
+def pages(folder: Path) -> None:
+    """Write what the browser shows."""
+    program = browser.executable()
+    if program is None:
+        print("no Chromium here: the pictures of the page are not taken")
+        return
+    opened = browser.Browser(program, folder / "profile")
+    for name, (page, width, height, dark, script) in PICTURES.items():
+        opened.open(folder / page, width=width, height=height, dark=dark)
+        if script:
+            opened.run(script)
+        opened.picture(IMAGES / f"{name}.png", whole=False)
+    opened.close()
+
+
+if __name__ == "__main__":
+    main()
