@@ -30,10 +30,11 @@ OTHER_FILES = (".csv", ".tsv", ".txt", ".md", ".html", ".xlsx", ".arrow", ".ndjs
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; `bytes_total` is None where the input's size is unknown."""
+    """How far a run is; `bytes_total` (as `bytes_read`, on disk) is None where the input's size is unknown."""
 
     bytes_read: int
     bytes_total: int | None
+    bytes_unpacked: int
     records: int
     kept: int
     rejected: int
@@ -226,9 +227,8 @@ class _Run:
         if self.progress is not None:
             elapsed = time.perf_counter() - self.started
             reader = self.reader
-            self.progress(
-                Progress(reader.bytes_read, reader.bytes_total, self.records, self.kept, self.rejected, stage, elapsed)
-            )
+            sizes = reader.bytes_read, reader.bytes_total, reader.bytes_unpacked
+            self.progress(Progress(*sizes, self.records, self.kept, self.rejected, stage, elapsed))
 
     def manifest(self, parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts) -> dict[str, Any]:
         """Return the manifest; raises BalanceError if a record is neither kept nor rejected."""
@@ -273,7 +273,7 @@ class _Run:
         seconds = time.perf_counter() - self.started
         return {
             "seconds": round(seconds, 3),
-            "mb_per_s": round(self.reader.bytes_read / 1e6 / seconds, 2),
+            "mb_per_s": round(self.reader.bytes_unpacked / 1e6 / seconds, 2),
             "workers": self.workers,
             "stages": {stage: round(spent, 3) for stage, spent in sorted(self.seconds.items())},
             "host": platform.node(),

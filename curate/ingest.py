@@ -126,6 +126,11 @@ class Reader:
         return sum(meter.bytes for meter in self._meters.values())
 
     @property
+    def bytes_unpacked(self) -> int:
+        """Return how many bytes of dumps that was: what compressed files held, and the others as they are."""
+        return sum(meter.expanded or meter.bytes for meter in self._meters.values())
+
+    @property
     def bytes_total(self) -> int | None:
         """Return how many bytes there are on disk."""
         sizes = {source.file: source.bytes for source in self.sources}

@@ -263,8 +263,9 @@ def test_a_pipe_that_closes_early_is_no_error(tmp_path: Path) -> None:
 
 
 def state(**values: float) -> Any:
+    unpacked = {"bytes_unpacked": values.get("bytes_read", 0)}
     known = {"bytes_read": 0, "bytes_total": None, "records": 0, "kept": 0, "rejected": 0, "seconds": 0.0}
-    return SimpleNamespace(**{**known, "stage": "reading", **values})
+    return SimpleNamespace(**{**known, **unpacked, "stage": "reading", **values})
 
 
 LINES = {
@@ -275,6 +276,10 @@ LINES = {
     "of an unknown size": (
         state(bytes_read=500_000, seconds=1.0, records=7),
         "reading: 0.5 MB · 0.5 MB/s · 7 records · 0 rejected",
+    ),
+    "of a compressed file": (
+        state(bytes_read=2_000_000, bytes_total=8_000_000, bytes_unpacked=10_000_000, seconds=2.0),
+        "reading: 2.0 MB of 8.0 · 25% · 5.0 MB/s · 0 records · 6 s left · 0 rejected",
     ),
     "at the start": (state(bytes_total=10), "reading: 0.0 MB of 0.0 · 0% · 0.0 MB/s · 0 records · 0 rejected"),
 }

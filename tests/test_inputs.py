@@ -68,6 +68,7 @@ def test_compressed_dumps_are_known_by_their_bytes(dump: Dump, pack: Callable[[b
     (file,) = reader.inputs
     assert (file.name, file.bytes, file.sha256) == (name, len(data), sha256(data).hexdigest())
     assert 0 < reader.bytes_read <= len(data) == reader.bytes_total
+    assert reader.bytes_unpacked == len(ARRAY)
 
 
 @pytest.mark.parametrize("pack", [pytest.param(gzip.compress, id="gzip"), pytest.param(zstandard.compress, id="zstd")])

@@ -39,7 +39,7 @@ def line(state: Progress) -> str:
 def short(state: Progress) -> str:
     """Say how far and how fast in what fits beside a bar: share, rate, records, time left."""
     share = [f"{min(state.bytes_read / state.bytes_total, 1):.0%}"] if state.bytes_total else []
-    rate = state.bytes_read / MB / max(state.seconds, 1e-9)
+    rate = state.bytes_unpacked / MB / max(state.seconds, 1e-9)
     left = seconds_left(state)
     last = [f"{duration(left)} left"] if left else []
     return " · ".join([*share, f"{rate:,.1f} MB/s", f"{state.records:,} records", *last])
