@@ -114,6 +114,7 @@ CASES = {
     "an editor beside other code elements": ('<pre><div><code>Python</code></div><div class="cm-editor"><div class="cm-content">x<br>y</div></div></pre>', "```python\nx\ny\n```"),
     "a label and a button without its tag": ("<pre><div>pythonCopy code</div><code>x\n</code></pre>", "```python\nx\n```"),
     "early 2023, without a language": ('<pre><div class="bg-black mb-4 rounded-md"><div class="flex items-center relative text-gray-200 bg-gray-800"><button class="flex ml-auto gap-2"><svg></svg>Copy code</button></div><div class="p-4 overflow-y-auto"><code class="!whitespace-pre-wrap hljs">a\n</code></div></div></pre>', "```\na\n```"),
+    "raised and lowered digits": ("<p>10<sup>6</sup> m<sup>-2</sup>, H<sub>2</sub>O, the 1<sup>st</sup><sup><a href=\"#n\">3</a></sup></p>", "10⁶ m⁻², H₂O, the 1st[3](#n)"),
     "attributes in another order": ('<p><img width="9" alt="a" class="x" src="https://b/c.png"> <a rel="x" href="/u" class="y">z</a></p>', "![a](https://b/c.png) [z](/u)"),
     "a bare table of 2023": ("<table><thead><tr><th>a</th><th style=\"text-align: left\">b</th></tr></thead><tbody><tr><td>1</td><td>2</td></tr></tbody></table>", "| a | b |\n| --- | :-- |\n| 1 | 2 |"),
     "carriage returns": ("<p>a\r\nb</p><pre><code>c\r\nd</code></pre>", "a\nb\n\n```\nc\nd\n```"),

@@ -346,6 +346,8 @@ _HANDLERS: dict[str, Handler] = {
     "p": paragraph,
     "/p": end_paragraph,
     "pre": code_block,
+    "sub": media.script,
+    "sup": media.script,
     "table": table,
     "/table": end_table,
     "tr": row,

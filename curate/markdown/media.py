@@ -1,4 +1,4 @@
-"""Formulas, links, citations and images: elements whose markdown comes from their attributes."""
+"""Formulas, links, citations, images, raised and lowered digits: elements that are more than marks around text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from curate.markdown.tags import Tag, decoded
 from curate.markdown.walk import Walker, destination
 
 _TRACKING = re.compile(r"(?<=[?&])utm_source=chatgpt\.com(?:&|$|(?=#))")
+_DIGITS = "0123456789+-−=()"
+_SCRIPTS = {
+    "sup": str.maketrans(_DIGITS, "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾"),
+    "sub": str.maketrans(_DIGITS, "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎"),
+}
 _MORE_SITES = re.compile(r"\s*\+\d+\s*")
 
 
@@ -111,3 +116,12 @@ def citation(walker: Walker, tag: Tag) -> None:
         elif site:
             walker.inline.append(f" ({site})")
     walker.skip_to(end)
+
+
+def script(walker: Walker, tag: Tag) -> None:
+    """`sup` and `sub` of digits: the characters for them, so that 10⁶ does not read 106; "1st" stays as it is."""
+    end = walker.end_of(tag.name)
+    text = walker.tokens[walker.at + 1].strip()
+    if end == walker.at + 2 and text and not text.strip(_DIGITS):
+        walker.inline.append(text.translate(_SCRIPTS[tag.name]))
+        walker.skip_to(end)
