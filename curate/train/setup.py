@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +13,14 @@ from torch import nn
 from curate.errors import RunError
 from curate.train import adapters, distributed, loss, models, neftune, optimizers, step
 from curate.train import attention as attentions
+from curate.train.attention import Attention
 from curate.train.checkpoint import Loaded, State
+from curate.train.config import TrainConfig
+from curate.train.data import Examples
 from curate.train.device import DTYPES
 from curate.train.distributed import World
 from curate.train.loss import CausalLoss
+from curate.train.memory import Form
 from curate.train.prepare import Prepared
 from curate.train.step import Trainer
 
@@ -44,23 +49,62 @@ def start(ready: Prepared, world: World, say: Say, warn: Say) -> Alive:
         seed=config.train.seed,
         say=say,
     )
-    if ready.init is not None and ready.init.base is not None:
-        if config.method.kind == "full":
-            raise RunError(
-                f"--init {config.model.init} is an adapter, and method full trains none: merge it first "
-                f"(curate merge {config.model.init} OUT), or give --method lora"
-            )
-        model, trainable = adapters.resume(model, ready.init.folder)
+    adapter = ready.init.folder if ready.init is not None and ready.init.base is not None else None
+    if adapter is not None and config.method.kind == "full":
+        raise RunError(
+            f"--init {config.model.init} is an adapter, and method full trains none: merge it first "
+            f"(curate merge {config.model.init} OUT), or give --method lora"
+        )
+    how = How(config, ready.device.dtype, planned.form, planned.micro_batch, planned.checkpointing, planned.compiled)
+    fed = Fed(ready.data.train, ready.rows, ready.row_tokens)
+    return equip(model, how, ready.attention, fed, world, warn=warn, adapter=adapter)
+
+
+@dataclass(frozen=True)
+class How:
+    """How a model is trained: its configuration, and what the plan chose for the device."""
+
+    config: TrainConfig
+    dtype: str
+    form: Form
+    micro_batch: int
+    checkpointing: bool
+    compiled: bool
+
+
+@dataclass(frozen=True)
+class Fed:
+    """What a model is fed: conversations, and which of them stand in each row of `row_tokens`."""
+
+    examples: Examples
+    rows: Sequence[Sequence[int]]
+    row_tokens: int
+
+
+def equip(
+    model: nn.Module,
+    how: How,
+    attention: Attention,
+    fed: Fed,
+    world: World,
+    *,
+    warn: Say,
+    adapter: Path | None = None,
+) -> Alive:
+    """Make a loaded model ready to take steps; `adapter` is the folder of one to train on."""
+    config = how.config
+    if adapter is not None:
+        model, trainable = adapters.resume(model, adapter)
     else:
         model, trainable = adapters.apply(model, config.method)
-    chosen = attentions.prepare(model, ready.attention)
-    if planned.checkpointing:
+    chosen = attentions.prepare(model, attention)
+    if how.checkpointing:
         step.checkpoint_activations(model)
     whole = CausalLoss(model.train())
     loss.check(whole, chosen)
     if config.optimizer.neftune:
         neftune.add(whole, config.optimizer.neftune)
-    if planned.compiled:
+    if how.compiled:
         compile_layers(model)
     module = distributed.spread(whole, world, shard=config.method.kind == "full")
     torch.manual_seed(config.train.seed + world.rank)  # each rank's dropout is its own
@@ -68,17 +112,17 @@ def start(ready: Prepared, world: World, say: Say, warn: Say) -> Alive:
         module=module,
         attention=chosen,
         optimizer=None,
-        examples=ready.data.train,
-        rows=ready.rows,
-        row_tokens=ready.row_tokens,
+        examples=fed.examples,
+        rows=fed.rows,
+        row_tokens=fed.row_tokens,
         world=world,
         clip=config.optimizer.clip,
-        micro_batch=planned.micro_batch,
-        scale=step.scale_for(ready.device.dtype),
+        micro_batch=how.micro_batch,
+        scale=step.scale_for(how.dtype),
         say=warn,
-        checkpointing=planned.checkpointing,
+        checkpointing=how.checkpointing,
     )
-    trainer.optimizer = optimizers.build(list(trainer.parameters.items()), config.optimizer, planned.form)
+    trainer.optimizer = optimizers.build(trainer.parameters.items(), config.optimizer, how.form)
     return Alive(trainer, trainable.count, trainable.total)
 
 
