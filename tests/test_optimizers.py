@@ -140,7 +140,7 @@ def test_rounding_gives_one_of_the_two_neighbours_and_either_as_often_as_it_is_w
 def test_a_second_moment_in_bf16_does_not_stall() -> None:
     weight = torch.nn.Parameter(torch.zeros(16, 256, dtype=torch.bfloat16))
     optimizer = optimizers.build([("weight", weight)], OptimizerSettings(), "stochastic")
-    for _ in range(2000):  # nearest rounding stalls at 1/5, where a thousandth is less than half a unit
+    for _ in range(2000):  # nearest rounding stalls at 1/4, where a thousandth is half a unit
         weight.grad = torch.ones_like(weight)
         optimizer.step()
     second = optimizer.state_dict()["state"][0]["exp_avg_sq"].float()

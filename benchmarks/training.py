@@ -1,0 +1,451 @@
+"""Steps of curate's own on random weights, timed and weighed: what `benchmarks/finetune.py` makes its rows of.
+
+Nothing of the training is written anew here: a case is a configuration, planned, equipped and stepped by `curate.train`
+as a run does it. Imports torch, transformers, peft, numpy, click and rich alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from curate.train import attention, checkpoint, config, device, loss, models, optimizers, packing, plan, setup
+from curate.train.data import Examples
+from curate.train.device import DTYPES, GIB, Device
+from curate.train.distributed import World
+from curate.train.plan import Hardware, Load, Plan
+from curate.train.setup import Alive, Fed, How
+from curate.train.shape import Shape, Work, flops, work
+
+LENGTHS = Path(__file__).resolve().parent / "data" / "lengths.json"
+WINDOW = 2048  # of the real lengths
+ANSWERS = 0.6  # of the real conversations' tokens, supervised here at their ends; in the others all but the first
+Row = dict[str, Any]
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "7B": {  # LLaMA-2's
+        "vocab_size": 32_000,
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+    },
+    "8B": {  # LLaMA-3's
+        "vocab_size": 128_256,
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 8192,
+    },
+    "tiny": {  # `--model tiny` with LLaMA-2's vocabulary
+        "vocab_size": 32_000,
+        "hidden_size": 64,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32_768,
+        "tie_word_embeddings": True,
+    },
+}
+TOY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where it is measured: the device with its GEMM rate, and how much a figure may take.
+
+    `toy`: every shape and document a fraction of its size, to run all of it on a CPU.
+    """
+
+    place: torch.device
+    found: Device
+    toy: bool
+    tokens_a_step: int
+    seconds: float  # that steps are taken for, at least
+
+    @property
+    def world(self) -> World:
+        """One rank."""
+        return World(0, 1, 0, self.place)
+
+    def hardware(self, gib: float = 0.0) -> Hardware:
+        """Return what a plan reckons with, memory held to `gib`."""
+        size = min(self.found.memory, int(gib * GIB)) if gib else self.found.memory
+        return Hardware(self.found.kind, self.found.name, size, self.found.dtype, self.found.rate, 1, 1 << 50)
+
+
+def bench(kind: str, *, toy: bool) -> Bench:
+    """Measure a device's matrix products."""
+    place = torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
+    found = device.look(place)
+    small = toy or kind != "cuda"
+    return Bench(place, found, toy, (1024 if toy else 4096) if small else 32_768, 0.2 if toy else 5.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a shape trained by a method on documents (`1k`, `4k`, `real`), with changes to the configuration.
+
+    `plain_loss` makes logits of every position, as models do; `gib` holds the process to a smaller card's memory.
+    """
+
+    name: str
+    shape: str
+    method: str
+    documents: str
+    changes: dict[str, dict[str, object]] = field(default_factory=dict)
+    plain_loss: bool = False
+    gib: float = 0.0
+
+
+# ---- what is trained on
+
+
+def model_config(bench: Bench, name: str) -> Any:
+    """Return transformers' configuration of a shape."""
+    from transformers import LlamaConfig
+
+    sizes = dict(SHAPES[name])
+    if bench.toy:
+        sizes |= TOY | {"num_key_value_heads": 4 * sizes["num_key_value_heads"] // sizes["num_attention_heads"]}
+    made = LlamaConfig(**sizes, bos_token_id=1, eos_token_id=2, pad_token_id=None)
+    made.architectures = ["LlamaForCausalLM"]
+    return made
+
+
+def lengths(bench: Bench, documents: str) -> tuple[list[int], int]:
+    """Return documents' lengths in tokens, and that of a row."""
+    part = 16 if bench.toy else 1
+    if documents == "real":
+        real = json.loads(LENGTHS.read_text("utf-8"))["lengths"]
+        return [max(4, length // part) for length in real], WINDOW // part
+    size = {"1k": 1024, "4k": 4096}[documents] // part
+    return [size] * (128 * 4096 // part // size), 4096 // part
+
+
+def examples(sizes: Sequence[int], vocabulary: int, share: float) -> Examples:
+    """Return documents of random ids, the last `share` of each supervised."""
+    source = np.random.default_rng(0)
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    ids = source.integers(3, vocabulary, int(offsets[-1]), dtype=np.int32)
+    place = np.arange(len(ids)) - np.repeat(offsets[:-1], sizes)
+    mask = place >= np.maximum(1, np.repeat(np.asarray(sizes) * (1 - share), sizes).astype(np.int64))
+    names = [str(number) for number in range(len(sizes))]
+    return Examples(ids, mask, offsets, names, [None] * len(names), np.ones(len(names), np.int32))
+
+
+def fed(bench: Bench, documents: str, vocabulary: int) -> tuple[Fed, Load]:
+    """Return packed rows, and what the plan must know of them."""
+    sizes, row_tokens = lengths(bench, documents)
+    made = examples(sizes, vocabulary, ANSWERS if documents == "real" else 1.0)
+    packed = packing.pack(made.lengths, row_tokens)
+    supervised = np.add.reduceat(made.mask, made.offsets[:-1])
+    most = max(int(supervised[row].sum()) for row in packed.rows)
+    whole = work(sizes, int(made.mask.sum()))
+    told = Load(
+        conversations=len(sizes),
+        rows=len(packed.rows),
+        row_tokens=row_tokens,
+        work=whole,
+        held_out=Work(0, 0, 0),
+        utilisation=packed.utilisation,
+        padded_utilisation=packed.padded_utilisation,
+        most_supervised=most,
+    )
+    return Fed(made, packed.rows, row_tokens), told
+
+
+def work_of(fed: Fed, rows: Sequence[int]) -> Work:
+    """Return the work of some rows, without their padding."""
+    members = [index for row in rows for index in fed.rows[row]]
+    sizes = fed.examples.lengths[members]
+    supervised = sum(
+        int(fed.examples.mask[begin + 1 : end].sum())
+        for begin, end in (fed.examples.offsets[index : index + 2] for index in members)
+    )
+    return work(sizes.tolist(), supervised)
+
+
+# ---- a case, from its configuration to steps
+
+
+@dataclass
+class Ready:
+    """A case that can take steps; `said` are the run's own warnings."""
+
+    case: Case
+    shape: Shape
+    fed: Fed
+    planned: Plan
+    alive: Alive
+    said: list[str]
+
+    def rows(self, step: int) -> list[int]:
+        """Return the rows of a step."""
+        count, total = self.planned.steps.rows, len(self.fed.rows)
+        return [(step * count + place) % total for place in range(count)]
+
+    def take(self, step: int) -> tuple[float, Work]:
+        """Take a step by the run's own trainer; return its loss and its work."""
+        rows = self.rows(step)
+        outcome = self.alive.trainer.take(step + 1, rows, 1e-5)
+        return outcome.loss, work_of(self.fed, rows)
+
+
+def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.TrainConfig, Plan, attention.Attention]:
+    """Return a case's configuration and plan, and its attention."""
+    a_step = max(1, bench.tokens_a_step // load.row_tokens)
+    wanted: dict[str, dict[str, object]] = {
+        "method": {"kind": case.method},
+        "train": {"global_batch": max(1, round(a_step * load.conversations / load.rows))},
+    }
+    for section, values in case.changes.items():
+        wanted[section] = {**wanted.get(section, {}), **values}
+    settled = config.override(config.load(config.DEFAULT), wanted)
+    heads = attention.Heads(shape.heads, shape.kv_heads, shape.head_size)
+    chosen = attention.choose(bench.place, DTYPES[bench.found.dtype], settled.model.attention, heads=heads)
+    made = plan.make(settled, shape, load, bench.hardware(case.gib), attention=chosen.name)
+    plan.check(made)
+    return settled, made, chosen
+
+
+def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
+    """Plan a case and make it ready to step; `layers`: so many alone."""
+    described = model_config(bench, case.shape)
+    if layers:
+        described.num_hidden_layers = layers
+    shape = models.shape(described)
+    rows, load = fed(bench, case.documents, shape.vocabulary)
+    settled, made, chosen = planned(bench, case, shape, load)
+    said: list[str] = []
+    dtype = DTYPES[bench.found.dtype]
+    quantised = case.method == "qlora"
+    model = (
+        in_4_bits(described, dtype, bench.place)
+        if quantised
+        else models.fresh(described, dtype=dtype, device=bench.place)
+    )
+    how = How(settled, bench.found.dtype, made.form, made.micro_batch, made.checkpointing, made.compiled)
+    alive = setup.equip(model, how, chosen, rows, bench.world, warn=said.append)
+    if case.plain_loss:
+        alive.trainer.module = PlainLoss(alive.trainer.model)
+    return Ready(case, shape, rows, made, alive, said)
+
+
+class PlainLoss(loss.CausalLoss):
+    """The loss as models have it: logits of every position, in fp32."""
+
+    def forward(self, batch: Any, chosen: Any, *, each: bool = False) -> torch.Tensor:
+        hidden = self.body(batch, chosen)
+        logits = attention.base(self.model).get_output_embeddings()(hidden).float()
+        return nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
+
+
+def in_4_bits(described: Any, dtype: torch.dtype, place: torch.device) -> nn.Module:
+    """Return a model as `models.load(quantise=True)` makes it of files, of random weights, matrix by matrix."""
+    import bitsandbytes
+
+    model: Any = models.fresh(described, dtype=dtype, device="meta")
+    settings = models.nf4(dtype)
+    quantised = {
+        "quant_type": settings.bnb_4bit_quant_type,
+        "compress_statistics": settings.bnb_4bit_use_double_quant,
+        "quant_storage": settings.bnb_4bit_quant_storage,
+    }
+    torch.manual_seed(0)
+
+    def drawn(meta: torch.Tensor) -> torch.Tensor:
+        return torch.empty(meta.shape, dtype=dtype, device=place).normal_(std=0.02)
+
+    for layer in model.model.layers:
+        for name, part in [(name, part) for name, part in layer.named_modules() if isinstance(part, nn.Linear)]:
+            sizes = part.in_features, part.out_features
+            linear = bitsandbytes.nn.Linear4bit(*sizes, bias=False, compute_dtype=dtype, device="meta", **quantised)
+            whole = bitsandbytes.nn.Params4bit(drawn(part.weight), requires_grad=False, module=linear, **quantised)
+            linear.weight = whole.to(place)
+            layer.set_submodule(name, linear)
+    for name, parameter in [(name, one) for name, one in model.named_parameters() if one.is_meta]:
+        values = torch.ones_like(parameter, device=place) if parameter.ndim == 1 else drawn(parameter)
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, nn.Parameter(values, requires_grad=False))
+    model.tie_weights()
+    with place:
+        model.model.rotary_emb = type(model.model.rotary_emb)(config=described)  # its buffers are no parameters
+    made: nn.Module = model
+    return made
+
+
+# ---- figures
+
+
+def now(place: torch.device) -> float:
+    """Return the seconds so far, all that was asked of a GPU done; on a CPU, which may be shared, the process's own."""
+    if place.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(place)
+    return time.perf_counter()
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps that were timed: seconds, and the work in them."""
+
+    count: int
+    seconds: float
+    work: Work
+    losses: tuple[float, ...]
+
+
+def timed(bench: Bench, take: Callable[[int], tuple[float, Work]], deadline: float) -> Steps:
+    """Warm up by one step, then take at least two, for as long as the bench says."""
+    take(0)
+    device.reset_peak(bench.place)
+    total, losses = Work(0, 0, 0), []
+    begin = now(bench.place)
+    count, spent = 0, 0.0
+    while count < 2 or (spent < bench.seconds and time.perf_counter() + spent / count < deadline):
+        value, done = take(count + 1)
+        total, count = total + done, count + 1
+        losses.append(value)
+        spent = now(bench.place) - begin
+    return Steps(count, spent, total, tuple(losses))
+
+
+def figures(bench: Bench, steps: Steps, shape: Shape, *, full: bool, trained: int) -> Row:
+    """Return useful tokens a second, strict MFU (facts of `curate.train.shape.flops`) and the peak of memory."""
+    operations = flops(shape, steps.work, full=full, adapters=0 if full else trained)
+    cuda = bench.place.type == "cuda"
+    return {
+        "tokens_per_s": round(steps.work.tokens / steps.seconds, 1),
+        **({"mfu": round(operations / steps.seconds / bench.found.rate, 4)} if cuda else {}),
+        "peak_gib": round(device.peak_gib(bench.place), 3),
+        "step_seconds": round(steps.seconds / steps.count, 3),
+        "tokens_a_step": round(steps.work.tokens / steps.count),
+        "steps": steps.count,
+        "last_loss": round(steps.losses[-1], 4),
+    }
+
+
+def measure(bench: Bench, case: Case, deadline: float) -> Row:
+    """Return a case's figures, and what the plan chose for it and reckoned."""
+    with held_to(bench, case.gib):
+        made = ready(bench, case)
+        steps = timed(bench, made.take, deadline)
+        found = figures(bench, steps, made.shape, full=case.method == "full", trained=made.alive.trained)
+        trainer = made.alive.trainer
+        return {
+            **found,
+            "planned_peak_gib": round(made.planned.peak / GIB, 3),
+            "micro_batch": trainer.micro_batch,
+            "row_tokens": made.fed.row_tokens,
+            "grad_accum": made.planned.grad_accum,
+            "checkpointing": trainer.checkpointing,
+            "optimizer": made.planned.form,
+            "compiled": made.planned.compiled,
+            "attention": made.planned.attention,
+            "trained": made.alive.trained,
+            "said": made.said,
+        }
+
+
+@contextmanager
+def held_to(bench: Bench, gib: float) -> Iterator[None]:
+    """Hold the process to a part of the card's memory for a while, as if it were a smaller one."""
+    if not gib or bench.place.type != "cuda":
+        yield
+        return
+    whole = torch.cuda.get_device_properties(bench.place).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / whole), bench.place)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, bench.place)
+
+
+def forget(bench: Bench) -> None:
+    """Let go of what a row left: memory, and compiled code that would count as its recompilations."""
+    gc.collect()
+    torch._dynamo.reset()
+    if bench.place.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def parts(bench: Bench, case: Case) -> Row:
+    """Return the milliseconds of a step's parts for one micro-batch, each waited for, and of the optimizer's step."""
+    made = ready(bench, case)
+    trainer = made.alive.trainer
+    module: Any = trainer.module
+    take = made.rows(0)[: trainer.micro_batch]
+    best: dict[str, float] = {}
+    for _ in range(3):
+        clock = _Clock(bench.place, best)
+        batch = trainer._batch(take)
+        clock.lap("rows to tensors")
+        batch = batch.to(bench.place)
+        clock.lap("to the device")
+        attention.kwargs(trainer.attention, batch)
+        clock.lap("attention masks")
+        hidden = module.body(batch, trainer.attention)
+        clock.lap("forward, with masks")
+        head = attention.base(trainer.model).get_output_embeddings()
+        total = loss.supervised_loss(hidden, head.weight, batch.targets, count=batch.supervised)
+        clock.lap("loss, with its gradients")
+        (total / batch.supervised).backward()
+        clock.lap("backward")
+        optimizers.clip(trainer.parameters.values(), 1.0)
+        clock.lap("clip")
+        trainer.optimizer.step()
+        clock.lap("optimizer")
+        trainer.optimizer.zero_grad()
+    return {
+        "milliseconds": {name: round(1000 * value, 2) for name, value in best.items()},
+        "tokens": batch.input_ids.numel(),
+    }
+
+
+class _Clock:
+    """Laps of the quickest of several rounds."""
+
+    def __init__(self, place: torch.device, best: dict[str, float]) -> None:
+        self.place, self.best = place, best
+        self.last = now(place)
+
+    def lap(self, name: str) -> None:
+        seconds = now(self.place) - self.last
+        self.best[name] = min(self.best.get(name, seconds), seconds)
+        self.last = now(self.place)
+
+
+def resume(bench: Bench, case: Case) -> Row:
+    """Return whether a run that goes on from its checkpoint has the losses of one that was never stopped."""
+    straight = ready(bench, case, layers=2)
+    wanted = [straight.take(step)[0] for step in range(4)]
+    with TemporaryDirectory() as folder:
+        first = ready(bench, case, layers=2)
+        found = [first.take(step)[0] for step in range(2)]
+        trainer = first.alive.trainer
+        checkpoint.save(Path(folder), setup.state(trainer, 2, {}))
+        loaded = checkpoint.load_latest(Path(folder))
+        if loaded is None:
+            raise RuntimeError("the checkpoint is not there")
+        again = ready(bench, case, layers=2)
+        begin = setup.restore(again.alive.trainer, loaded)
+        found += [again.take(step)[0] for step in range(begin, 4)]
+    worst = max(abs(one - other) / abs(one) for one, other in zip(wanted, found, strict=True))
+    return {"losses": wanted, "resumed_losses": found, "bit_for_bit": wanted == found, "largest_difference": worst}
