@@ -181,10 +181,23 @@ def test_trls_trainer_learns_from_it(rendered: Path, tokenizer: Tokenizer, tmp_p
         output_dir=str(tmp_path / "run"), max_steps=12, learning_rate=0.05, per_device_train_batch_size=3, use_cpu=True,
         report_to="none", logging_steps=1, save_strategy="no", bf16=False, seed=0,
     )  # fmt: skip
+    with torch.no_grad():  # what the first step must come to where just the labels of ours count
+        sums = [_loss_of(model, one) for one in rows]
     trainer: Any = trl.SFTTrainer(model=model, args=settings, train_dataset=rows, processing_class=fast)
+    assert [one["labels"] for one in trainer.train_dataset] == [one["labels"] for one in rows]
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[0] == pytest.approx(sum(sum_ for sum_, _ in sums) / sum(count for _, count in sums), rel=1e-3)
     assert losses[-1] < losses[0] / 2
+
+
+def _loss_of(model: Any, one: dict[str, Any]) -> tuple[float, int]:
+    """The sum of the losses of a row's labels, and how many they are."""
+    import torch
+
+    logits = model(input_ids=torch.tensor([one["input_ids"]])).logits[0, :-1]
+    labels = torch.tensor(one["labels"][1:])
+    return float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum")), int((labels != -100).sum())
 
 
 # ---- a folder of datasets
