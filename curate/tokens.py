@@ -92,19 +92,13 @@ class Tokenizer:
     def encode(self, texts: Sequence[str] | pl.Series) -> Flat:
         """Return the ids of all texts in one array, and the offsets between which each text's ids lie."""
         items = _plain(texts)
-        try:
-            flat = self._bulk(items)
-        except (UnicodeEncodeError, TypeError, RuntimeError):  # what each library says to a lone surrogate
-            mended = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in items]
-            if mended == items:
-                raise
-            items, flat = mended, self._bulk(mended)
+        items, flat = _mended(self._bulk, items)
         slow = [i for i, text in enumerate(items) if self._slow.search(text)] if self._slow else []
         return _patched(flat, {i: self._reference(items[i]) for i in slow}) if slow else flat
 
     def encode_onward(self, texts: Sequence[str]) -> Flat:
         """Return the ids of texts that go on after other text: no space is put before them, as `encode` may do."""
-        return self._onward(texts) if self._onward else self.encode(texts)
+        return _mended(self._onward, list(texts))[1] if self._onward else self.encode(texts)
 
     @cached_property
     def _onward(self) -> Bulk | None:
@@ -273,6 +267,17 @@ def _flatten(rows: Sequence[Sequence[int]]) -> Flat:
 def _patched(flat: Flat, rows: dict[int, list[int]]) -> Flat:
     found = _rows(*flat)
     return _flatten([rows.get(i, row) for i, row in enumerate(found)])
+
+
+def _mended(bulk: Bulk, texts: list[str]) -> tuple[list[str], Flat]:
+    """Return texts without lone surrogates, which no library takes, and their ids."""
+    try:
+        return texts, bulk(texts)
+    except (UnicodeEncodeError, TypeError, RuntimeError):  # what each library says to one
+        mended = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
+        if mended == texts:
+            raise
+        return mended, bulk(mended)
 
 
 def _plain(texts: Sequence[str] | pl.Series) -> list[str]:

@@ -205,3 +205,12 @@ def test_control_strings_in_calls_and_their_results_stay_text(form: str, models:
     ids = made.render([messages])[0].ids.tolist()
     assert ids.count(made.stop_ids[0]) == {"chatml": 5, "mistral": 2}[form]
     assert proven(made, [messages]) == {}
+
+
+def test_characters_that_stand_for_contents_are_refused_in_calls(models: dict[str, Path]) -> None:
+    made = made_of(models["chatml"])
+    for odd in ('\ue0f09"\ue0f1', "\ue0f2999999\ue0f3"):
+        calls = json.dumps([{"function": {"name": "time", "arguments": {"at": odd}}}], ensure_ascii=False)
+        bad = [ASKED[0], Message("assistant", "", tool_calls=calls), ASKED[-1]]
+        said = [Message("user", odd), Message("assistant", f"{odd} {odd}")]
+        assert proven(made, [bad, said]) == {0: "template_refuses"}

@@ -169,6 +169,19 @@ def test_one_token_may_begin_and_end(template: str, tokenizers: dict[str, Tokeni
     assert set(proof.prove(made, [TWO, TWO[:2]], without(written, 0))) == {0}
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_half_characters_are_rendered_as_the_mark_that_stands_for_them(
+    name: str, tokenizers: dict[str, Tokenizer]
+) -> None:
+    made = renderer("vicuna", tokenizers[name])
+    messages = [Message("user", "a\ud800b"), Message("assistant", "c\udc00d")]
+    written = made.write([messages])
+    assert proof.prove(made, [messages], written) == {}
+    assert proof._step_by_step(made, [messages], written) == {}
+    mended = [Message("user", "a\ufffdb"), Message("assistant", "c\ufffdd")]
+    assert written.rows.ids.tolist() == made.write([mended]).rows.ids.tolist()
+
+
 # ---- ids
 
 

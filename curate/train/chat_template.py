@@ -33,6 +33,7 @@ from curate.train.render import Base, Expected, Loss, Words, Written
 _EDGE = "\u2003"
 _HOLE = re.compile(f'({_EDGE}?)\ue0f0(\\d+)(\\\\?)"\ue0f1({_EDGE}?)')
 _KEPT = re.compile("\ue0f2(\\d+)\ue0f3")  # where a name or a tool call says a control string, by its id
+_MARKS = re.compile("[\ue0f0-\ue0f3]")
 
 
 class _Literal(str):
@@ -78,10 +79,9 @@ class ChatTemplateRenderer(Base):
         self.tokenizer = tokenizer
         self.loss = loss
         self._shapes: dict[object, _Shape] = {}
-        names = {name: token for name, token in tokenizer.control_ids.items() if name not in ("bos", "eos")}
-        self._controls = names
-        self._names = {token: name for name, token in names.items()}
-        self._control = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
+        self._controls = {name: token for name, token in tokenizer.control_ids.items() if name not in ("bos", "eos")}
+        self._names = {token: name for name, token in self._controls.items()}
+        self._control = re.compile("|".join(map(re.escape, sorted(self._controls, key=len, reverse=True))) or "(?!)")
         self._check()
 
     def __reduce__(self) -> tuple[type[ChatTemplateRenderer], tuple[str, Tokenizer, Loss]]:
@@ -145,6 +145,8 @@ class ChatTemplateRenderer(Base):
         """Return messages in whose names and tool calls control strings are marked, so that they stay text."""
 
         def marked(text: str | None) -> str | None:
+            if text and _MARKS.search(text):
+                raise RecordError("template_refuses", "a name or a tool call holds characters that stand for contents")
             return text and self._control.sub(lambda found: f"\ue0f2{self._controls[found[0]]}\ue0f3", text)
 
         return [replace(m, name=marked(m.name), tool_calls=marked(m.tool_calls)) for m in messages]
@@ -341,7 +343,8 @@ class ChatTemplateRenderer(Base):
         said[-1] = (said[-1][0] + content, None)
         if not message.stop:
             return said
-        for text, control in self._words(rest):
+        ends = (found.end() for found in self._control.finditer(rest) if self._controls[found[0]] in self.stop_ids)
+        for text, control in self._words(rest[: next(ends, None)]):
             said[-1] = (said[-1][0] + text, control)
             if control in self.stop_ids:
                 return said

@@ -128,29 +128,26 @@ class Teller:
         return all(end is not None and self._controls[end] == self._stop for end in ends)
 
     def _parts(self, segments: Sequence[Segment], last: int) -> _Plan:
-        written, contents = "", list[int]()
+        run, written = "", list[str]()  # the text since the last control token; all of it
+        contents, run_contents = list[int](), list[int]()
         trained: list[tuple[int, int, int, int]] = []
         asked: list[tuple[str, tuple[int, ...]]] = []
-        run = 0, 0  # where the text since the last control token begins, in `written` and in `contents`
         seen: set[int | None] = set()
-
-        def place() -> tuple[int, int]:
-            return len(_bytes(written.replace(_HOLE, ""))), len(contents)
-
+        place = 0, 0
         for one in segments:
-            begin = place()
             if one.supervised and one.message not in seen:
                 seen.add(one.message)
-                asked.append((_frame(written[run[0] :]), tuple(contents[run[1] :])))
-            written += self._written(one)
-            contents += [one.message or 0] if _HOLE in one.text else []
-            if one.control is not None:
-                run = len(written), len(contents)
+                asked.append((_frame(run), tuple(run_contents)))
+            text = self._written(one)
+            inside = [one.message or 0] if _HOLE in one.text else []
+            written.append(text)
+            contents += inside
+            run, run_contents = (run + text, run_contents + inside) if one.control is None else ("", [])
+            begin, place = place, (place[0] + len(_bytes(text)) - len(inside), len(contents))
             if one.supervised:
                 joins = trained and trained[-1][2:] == begin
-                start = trained.pop()[:2] if joins else begin
-                trained.append((*start, *place()))
-        return _Plan(_frame(written), tuple(contents), trained, asked, last)
+                trained.append((*(trained.pop()[:2] if joins else begin), *place))
+        return _Plan(_frame("".join(written)), tuple(contents), trained, asked, last)
 
 
 def _frame(text: str) -> str:
