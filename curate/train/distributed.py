@@ -60,7 +60,10 @@ def start(device: str | None = None, environment: Mapping[str, str] = os.environ
     place = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
     if size > 1 and not ranks.is_initialized():
         backend, identity = ("nccl", place) if kind == "cuda" else ("gloo", None)
-        ranks.init_process_group(backend, timeout=PATIENCE, device_id=identity)
+        try:
+            ranks.init_process_group(backend, timeout=PATIENCE, device_id=identity)
+        except ValueError as error:  # torch names the variable that is missing
+            raise CurateError(f"WORLD_SIZE is {size}, but {error}; start several processes with torchrun") from None
     return World(rank, size, local, place)
 
 
@@ -74,9 +77,14 @@ def _number(environment: Mapping[str, str], key: str, default: int) -> int:
     return int(value)
 
 
+def joined() -> bool:
+    """Tell whether this process has joined other ranks."""
+    return ranks.is_available() and ranks.is_initialized()
+
+
 def finish() -> None:
     """Leave the other ranks."""
-    if ranks.is_available() and ranks.is_initialized():
+    if joined():
         ranks.destroy_process_group()
 
 

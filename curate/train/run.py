@@ -70,6 +70,7 @@ def finetune(
     `section.key=value`; `place` is `cpu` or `cuda`. Raises CurateError with what to type.
     """
     changed = config.changes({"data": None if data is None else str(data), **flags}, settings)
+    joined = distributed.joined()  # by a caller, who then leaves the others too
     world = distributed.start(place)
     try:
         tell = on_event if world.main else events.unheard
@@ -84,7 +85,8 @@ def finetune(
             folder = distributed.broadcast(_on_main(world, run_folder.new, out, chosen), world)
         return _run(chosen, folder, world, tell, resume=bool(resume), dry_run=dry_run)
     finally:
-        distributed.finish()
+        if not joined:
+            distributed.finish()
 
 
 def _preset(flags: Mapping[str, object]) -> str:

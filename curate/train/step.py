@@ -159,6 +159,7 @@ class Trainer:
             except RuntimeError as error:
                 if not device.is_out_of_memory(error):
                     raise
+                self.optimizer.zero_grad(set_to_none=True)  # or the step that is taken again would add to them
                 raise LostStep from None
         self.optimizer.zero_grad(set_to_none=True)
         self.scale.after(bool(finite))
