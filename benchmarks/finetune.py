@@ -24,12 +24,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import common
-
-sys.path.insert(0, str(common.ROOT))  # from a checkout, where curate is not installed
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one card, or transformers' Trainer spreads over all there are
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # from a checkout, where curate is not installed
 import torch
-import training
-from training import Bench, Case, Row
+
+from benchmarks import common, training
+from benchmarks.training import Bench, Case, Row
 
 VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "trl", "triton", "numpy")
 OFF = {"compile": "off"}
@@ -54,7 +54,7 @@ def ours(case: Case) -> Line:
 
 def incumbent(name: str, shape: str, documents: str, **more: Any) -> Line:
     def run(bench: Bench, deadline: float) -> Row:
-        import incumbents
+        from benchmarks import incumbents
 
         return incumbents.trainer(bench, shape, documents, **more)
 
@@ -63,7 +63,7 @@ def incumbent(name: str, shape: str, documents: str, **more: Any) -> Line:
 
 def trl(name: str, shape: str, documents: str) -> Line:
     def run(bench: Bench, deadline: float) -> Row:
-        import incumbents
+        from benchmarks import incumbents
 
         return incumbents.trl(bench, shape, documents)
 

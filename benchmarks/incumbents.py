@@ -1,7 +1,7 @@
 """What others train with, on the same device and the same conversations: transformers' Trainer and TRL's SFTTrainer.
 
 The incumbent's recipe is FastChat's `train.py` as its README starts it: every conversation padded to the window, SDPA,
-gradient checkpointing, bf16 over fp32 weights, AdamW. It gets as many rows at once as run, where it has 2 or 4.
+gradient checkpointing, bf16 over fp32 weights, AdamW; up to 4 rows at once, where it has 2.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import training
 from torch import nn
-from training import Bench, Row, Steps
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from benchmarks import material, training
+from benchmarks.training import Bench, Row, Steps
 from curate.train import device, models
+from curate.train.device import DTYPES
 from curate.train.packing import IGNORED, batch
 from curate.train.setup import Fed
 from curate.train.shape import Work
@@ -42,14 +43,16 @@ def trainer(bench: Bench, shape: str, documents: str, *, packed: bool = False, s
 
     Weights are fp32 under bf16 autocast as published, or bf16 where those do not fit the card.
     """
-    described = training.model_config(bench, shape)
-    fed, _ = training.fed(bench, documents, described.vocab_size)
+    described = material.model_config(bench.toy, shape)
+    fed, _ = material.fed(bench.toy, documents, described.vocab_size)
     whole = models.shape(described)
     rows = packed_rows(fed) if packed else padded_rows(fed)
     a_step = max(1, bench.tokens_a_step // fed.row_tokens)
     failed: list[str] = []
-    for dtype in dict.fromkeys([torch.float32, training.DTYPES[bench.found.dtype]]):
-        for at_once in at_once_from(1 if packed else 8 if bench.place.type == "cuda" else 2):
+    whole_states = 16 * whole.parameters < bench.found.memory  # fp32 weights, gradients and two moments
+    dtypes = [torch.float32] if whole_states else []
+    for dtype in dict.fromkeys([*dtypes, DTYPES[bench.found.dtype]]):
+        for at_once in at_once_from(1 if packed else 4 if bench.place.type == "cuda" else 2):
             try:
                 done = _run(bench, described, rows, dtype, at_once, max(1, a_step // at_once), steps, not packed)
             except RuntimeError as error:
@@ -159,7 +162,7 @@ def padded_rows(fed: Fed) -> list[Row]:
         arrays = {"input_ids": ids, "labels": labels, "attention_mask": seen.astype(np.int64)}
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         one = Fed(fed.examples, [[index]], fed.row_tokens)
-        found.append({"tensors": tensors, "work": training.work_of(one, [0])})
+        found.append({"tensors": tensors, "work": material.work_of(one, [0])})
     return found
 
 
@@ -173,7 +176,7 @@ def packed_rows(fed: Fed) -> list[Row]:
         positions = made.position_ids.clone()
         positions[made.documents < 0] = torch.arange(int((made.documents < 0).sum()))  # padding as one more document
         tensors = {"input_ids": made.input_ids[0], "labels": labels[0], "position_ids": positions[0]}
-        found.append({"tensors": tensors, "work": training.work_of(fed, [place])})
+        found.append({"tensors": tensors, "work": material.work_of(fed, [place])})
     return found
 
 
@@ -182,8 +185,8 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    described = training.model_config(bench, shape)
-    fed, _ = training.fed(bench, documents, described.vocab_size)
+    described = material.model_config(bench.toy, shape)
+    fed, _ = material.fed(bench.toy, documents, described.vocab_size)
     cuda = bench.place.type == "cuda"
     at_once = 8 if cuda else 2
     accumulate = max(1, bench.tokens_a_step // fed.row_tokens // at_once)
@@ -197,7 +200,7 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
         for begin, end in rows
     ]
     clock = _Clock(bench.place)
-    model: nn.Module = models.fresh(described, dtype=training.DTYPES[bench.found.dtype], device=bench.place)
+    model: nn.Module = models.fresh(described, dtype=DTYPES[bench.found.dtype], device=bench.place)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings = SFTConfig(
@@ -226,7 +229,7 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
     members = list(range(a_step, a_step * (steps + 1)))
     alone = Fed(fed.examples, [[index] for index in range(len(fed.examples.names))], fed.row_tokens)
     logged = tuple(entry["loss"] for entry in made.state.log_history if "loss" in entry)
-    done = Steps(steps, clock.ends[-1] - clock.ends[0], training.work_of(alone, members), logged)
+    done = Steps(steps, clock.ends[-1] - clock.ends[0], material.work_of(alone, members), logged)
     return {
         **training.figures(bench, done, models.shape(described), full=True, trained=0),
         "weights": bench.found.dtype,

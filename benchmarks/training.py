@@ -7,63 +7,27 @@ as a run does it. Imports torch, transformers, peft, numpy, click and rich alone
 from __future__ import annotations
 
 import gc
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from curate.train import attention, checkpoint, config, device, loss, models, optimizers, packing, plan, setup
-from curate.train.data import Examples
+from benchmarks import material
+from curate.train import attention, checkpoint, config, device, loss, models, optimizers, plan, setup
 from curate.train.device import DTYPES, GIB, Device
 from curate.train.distributed import World
 from curate.train.plan import Hardware, Load, Plan
 from curate.train.setup import Alive, Fed, How
-from curate.train.shape import Shape, Work, flops, work
+from curate.train.shape import Shape, Work, flops
 
-LENGTHS = Path(__file__).resolve().parent / "data" / "lengths.json"
-WINDOW = 2048  # of the real lengths
-ANSWERS = 0.6  # of the real conversations' tokens, supervised here at their ends; in the others all but the first
 Row = dict[str, Any]
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "7B": {  # LLaMA-2's
-        "vocab_size": 32_000,
-        "hidden_size": 4096,
-        "intermediate_size": 11_008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "max_position_embeddings": 4096,
-    },
-    "8B": {  # LLaMA-3's
-        "vocab_size": 128_256,
-        "hidden_size": 4096,
-        "intermediate_size": 14_336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 8192,
-    },
-    "tiny": {  # `--model tiny` with LLaMA-2's vocabulary
-        "vocab_size": 32_000,
-        "hidden_size": 64,
-        "intermediate_size": 384,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 32_768,
-        "tie_word_embeddings": True,
-    },
-}
-TOY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 @dataclass(frozen=True)
@@ -114,74 +78,6 @@ class Case:
     gib: float = 0.0
 
 
-# ---- what is trained on
-
-
-def model_config(bench: Bench, name: str) -> Any:
-    """Return transformers' configuration of a shape."""
-    from transformers import LlamaConfig
-
-    sizes = dict(SHAPES[name])
-    if bench.toy:
-        sizes |= TOY | {"num_key_value_heads": 4 * sizes["num_key_value_heads"] // sizes["num_attention_heads"]}
-    made = LlamaConfig(**sizes, bos_token_id=1, eos_token_id=2, pad_token_id=None)
-    made.architectures = ["LlamaForCausalLM"]
-    return made
-
-
-def lengths(bench: Bench, documents: str) -> tuple[list[int], int]:
-    """Return documents' lengths in tokens, and that of a row."""
-    part = 16 if bench.toy else 1
-    if documents == "real":
-        real = json.loads(LENGTHS.read_text("utf-8"))["lengths"]
-        return [max(4, length // part) for length in real], WINDOW // part
-    size = {"1k": 1024, "4k": 4096}[documents] // part
-    return [size] * (128 * 4096 // part // size), 4096 // part
-
-
-def examples(sizes: Sequence[int], vocabulary: int, share: float) -> Examples:
-    """Return documents of random ids, the last `share` of each supervised."""
-    source = np.random.default_rng(0)
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    ids = source.integers(3, vocabulary, int(offsets[-1]), dtype=np.int32)
-    place = np.arange(len(ids)) - np.repeat(offsets[:-1], sizes)
-    mask = place >= np.maximum(1, np.repeat(np.asarray(sizes) * (1 - share), sizes).astype(np.int64))
-    names = [str(number) for number in range(len(sizes))]
-    return Examples(ids, mask, offsets, names, [None] * len(names), np.ones(len(names), np.int32))
-
-
-def fed(bench: Bench, documents: str, vocabulary: int) -> tuple[Fed, Load]:
-    """Return packed rows, and what the plan must know of them."""
-    sizes, row_tokens = lengths(bench, documents)
-    made = examples(sizes, vocabulary, ANSWERS if documents == "real" else 1.0)
-    packed = packing.pack(made.lengths, row_tokens)
-    supervised = np.add.reduceat(made.mask, made.offsets[:-1])
-    most = max(int(supervised[row].sum()) for row in packed.rows)
-    whole = work(sizes, int(made.mask.sum()))
-    told = Load(
-        conversations=len(sizes),
-        rows=len(packed.rows),
-        row_tokens=row_tokens,
-        work=whole,
-        held_out=Work(0, 0, 0),
-        utilisation=packed.utilisation,
-        padded_utilisation=packed.padded_utilisation,
-        most_supervised=most,
-    )
-    return Fed(made, packed.rows, row_tokens), told
-
-
-def work_of(fed: Fed, rows: Sequence[int]) -> Work:
-    """Return the work of some rows, without their padding."""
-    members = [index for row in rows for index in fed.rows[row]]
-    sizes = fed.examples.lengths[members]
-    supervised = sum(
-        int(fed.examples.mask[begin + 1 : end].sum())
-        for begin, end in (fed.examples.offsets[index : index + 2] for index in members)
-    )
-    return work(sizes.tolist(), supervised)
-
-
 # ---- a case, from its configuration to steps
 
 
@@ -205,7 +101,7 @@ class Ready:
         """Take a step by the run's own trainer; return its loss and its work."""
         rows = self.rows(step)
         outcome = self.alive.trainer.take(step + 1, rows, 1e-5)
-        return outcome.loss, work_of(self.fed, rows)
+        return outcome.loss, material.work_of(self.fed, rows)
 
 
 def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.TrainConfig, Plan, attention.Attention]:
@@ -219,25 +115,31 @@ def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.
         wanted[section] = {**wanted.get(section, {}), **values}
     settled = config.override(config.load(config.DEFAULT), wanted)
     heads = attention.Heads(shape.heads, shape.kv_heads, shape.head_size)
-    chosen = attention.choose(bench.place, DTYPES[bench.found.dtype], settled.model.attention, heads=heads)
+    chosen = _kernel(bench.place, DTYPES[bench.found.dtype], settled.model.attention, heads)
     made = plan.make(settled, shape, load, bench.hardware(case.gib), attention=chosen.name)
     plan.check(made)
     return settled, made, chosen
 
 
+@cache
+def _kernel(place: torch.device, dtype: torch.dtype, wanted: str, heads: attention.Heads) -> attention.Attention:
+    """Choose a kernel once: trying one compiles it."""
+    return attention.choose(place, dtype, wanted, heads=heads)
+
+
 def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
     """Plan a case and make it ready to step; `layers`: so many alone."""
-    described = model_config(bench, case.shape)
+    described = material.model_config(bench.toy, case.shape)
     if layers:
         described.num_hidden_layers = layers
     shape = models.shape(described)
-    rows, load = fed(bench, case.documents, shape.vocabulary)
+    rows, load = material.fed(bench.toy, case.documents, shape.vocabulary)
     settled, made, chosen = planned(bench, case, shape, load)
     said: list[str] = []
     dtype = DTYPES[bench.found.dtype]
     quantised = case.method == "qlora"
     model = (
-        in_4_bits(described, dtype, bench.place)
+        material.in_4_bits(described, dtype, bench.place)
         if quantised
         else models.fresh(described, dtype=dtype, device=bench.place)
     )
@@ -255,40 +157,6 @@ class PlainLoss(loss.CausalLoss):
         hidden = self.body(batch, chosen)
         logits = attention.base(self.model).get_output_embeddings()(hidden).float()
         return nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
-
-
-def in_4_bits(described: Any, dtype: torch.dtype, place: torch.device) -> nn.Module:
-    """Return a model as `models.load(quantise=True)` makes it of files, of random weights, matrix by matrix."""
-    import bitsandbytes
-
-    model: Any = models.fresh(described, dtype=dtype, device="meta")
-    settings = models.nf4(dtype)
-    quantised = {
-        "quant_type": settings.bnb_4bit_quant_type,
-        "compress_statistics": settings.bnb_4bit_use_double_quant,
-        "quant_storage": settings.bnb_4bit_quant_storage,
-    }
-    torch.manual_seed(0)
-
-    def drawn(meta: torch.Tensor) -> torch.Tensor:
-        return torch.empty(meta.shape, dtype=dtype, device=place).normal_(std=0.02)
-
-    for layer in model.model.layers:
-        for name, part in [(name, part) for name, part in layer.named_modules() if isinstance(part, nn.Linear)]:
-            sizes = part.in_features, part.out_features
-            linear = bitsandbytes.nn.Linear4bit(*sizes, bias=False, compute_dtype=dtype, device="meta", **quantised)
-            whole = bitsandbytes.nn.Params4bit(drawn(part.weight), requires_grad=False, module=linear, **quantised)
-            linear.weight = whole.to(place)
-            layer.set_submodule(name, linear)
-    for name, parameter in [(name, one) for name, one in model.named_parameters() if one.is_meta]:
-        values = torch.ones_like(parameter, device=place) if parameter.ndim == 1 else drawn(parameter)
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, nn.Parameter(values, requires_grad=False))
-    model.tie_weights()
-    with place:
-        model.model.rotary_emb = type(model.model.rotary_emb)(config=described)  # its buffers are no parameters
-    made: nn.Module = model
-    return made
 
 
 # ---- figures
