@@ -6,7 +6,7 @@ Each table is a job of its own, done by a worker that has no chunk left to clean
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -47,10 +47,12 @@ def write(
     decisions: Decisions,
     signals: curated.Schema,
     originals: bool,
+    meanwhile: Callable[[], object] = int,
 ) -> Counts:
     """Write the set's tables from the parts of these numbers, and return what they hold.
 
-    Raises OSError with one line where a file cannot be written.
+    `meanwhile` is called here once a worker has the last table. Raises OSError with one line where a file
+    cannot be written.
     """
     decisions.rows.write_ipc(folder / curated.PARTS / DECISIONS, compression="uncompressed")
     tables: list[tuple[str, curated.Schema]] = [
@@ -60,7 +62,12 @@ def write(
     if originals:
         tables.append((curated.ORIGINALS, curated.ORIGINALS_SCHEMA))
     jobs = [engine.Call(_write_table, (folder, name, dict(schema), parts)) for name, schema in tables]
-    return sum(pool.map(jobs), Counts())
+    return sum(pool.map(_then(jobs, meanwhile)), Counts())
+
+
+def _then(jobs: Iterable[engine.Call], last: Callable[[], object]) -> Iterator[engine.Call]:
+    yield from jobs
+    last()
 
 
 def _write_table(folder: Path, name: str, schema: curated.Schema, parts: Sequence[int]) -> Counts:

@@ -109,7 +109,8 @@ def clean(
             decisions = corpus.decide(parts, resolved)
             run.report("writing")
             numbers = [part.number for part in parts]
-            counts = assemble.write(pool, partial, numbers, decisions, _own_signals(), resolved.output.originals)
+            signals, originals = _own_signals(), resolved.output.originals
+            counts = assemble.write(pool, partial, numbers, decisions, signals, originals, _load_page)
             manifest = run.manifest(parts, decisions, counts)
             curated.write_manifest(partial, manifest)
             _write_page(partial, folder.resolve().name, pool)
@@ -145,6 +146,12 @@ def _refuse_loss(folder: Path, file: Path | None, sources: Sequence[ingest.Sourc
     earlier = curated.open_set(folder).manifest.get("run") if curated.is_set(folder) else None
     if not isinstance(earlier, dict) or earlier.get("file") != file.name:
         raise SetError(f"{str(file)!r} exists and curate did not write it; nothing was written; give another -o")
+
+
+def _load_page() -> None:
+    """Import what the page needs, which takes a third of a second, while a worker writes."""
+    import curate.page.document
+    import curate.page.samples  # noqa: F401
 
 
 def _write_page(partial: Path, name: str, pool: engine.Pool) -> None:

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -95,8 +95,7 @@ class Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            worker.stop()
+        _end([worker.child for worker in self._workers])
         drop_started()
 
     def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
@@ -157,8 +156,18 @@ def prestart(count: int, module: str) -> None:
 
 def drop_started() -> None:
     """End the interpreters that were started ahead and not needed."""
-    while _started:
-        _started.pop().stop(at_once=True)
+    _end(_started)
+    _started.clear()
+
+
+def _end(children: Sequence[_Child]) -> None:
+    """Kill children: one that waits has nothing to save, and an interpreter takes its time to leave by itself."""
+    for child in children:
+        child.pipe.close()
+        child.process.kill()
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):
+            child.process.wait(timeout=10)
 
 
 class _Child:
@@ -178,13 +187,6 @@ class _Child:
         )
         theirs.close()
         self.pipe = Connection(ours.detach())
-
-    def stop(self, at_once: bool) -> None:
-        self.pipe.close()
-        if at_once:
-            self.process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=10)
 
 
 class _Worker:
@@ -222,9 +224,6 @@ class _Worker:
         code = self.child.process.wait()
         cause = "killed by signal 9, often a lack of memory" if code == -9 else f"exit code {code}"
         return CurateError(f"a worker process died ({cause}); nothing was changed; try fewer workers: --workers 1")
-
-    def stop(self) -> None:
-        self.child.stop(at_once=self.task is not None)
 
 
 def _serve(file_descriptor: int) -> None:
