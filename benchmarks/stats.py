@@ -1,0 +1,133 @@
+"""Statistics: of a set and of a dump beside the incumbent's get_stats, and of a set of a million conversations.
+
+    python benchmarks/stats.py --incumbent-python .incumbent/bin/python
+    python benchmarks/stats.py --incumbent-python .incumbent/bin/python --rows 400 --conversations 20000    # try it
+
+A dump (the real one, reworded, four times over) is cleaned with LLaMA-2's tokenizer, and the set is written as the JSON
+that get_stats reads. Then, in turn: `curate stats` of the set, whose tokens were counted when it was made; `curate
+stats` of that same JSON, whose tokens are counted now, in every message and with the template's; and get_stats over
+it, with the same tokenizer. The million is that set over and over, each copy with ids and clusters of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+from common import MB, ROOT, Measured, best, copies, measure, ours, parse, parser, remove, save, table
+from common import write_dump as write
+
+from curate import curated
+
+CURATE = [sys.executable, "-m", "curate"]
+
+
+def prepare(chosen: argparse.Namespace) -> tuple[Path, Path]:
+    """Return a set and the JSON of its conversations; what was made before is kept."""
+    rows = chosen.rows or 31_564
+    name = f"stats-{rows}"
+    folder, dialogues = chosen.scratch / name, chosen.scratch / f"{name}.json"
+    if not dialogues.exists():
+        dump = write(chosen.scratch / f"{name}-dump.json", copies(chosen.shared), count=rows)
+        remove(folder)
+        measure(ours(dump, folder, chosen.shared, language=None), ROOT)
+        measure([*CURATE, "convert", folder, dialogues, "--to", "vicuna"], ROOT)
+    return folder, dialogues
+
+
+def million(source: Path, count: int) -> Path:
+    """Return a set of so many conversations, made of another by repeating it."""
+    target = source.with_name(f"{source.name}-{count}")
+    if (target / curated.MANIFEST).exists():
+        return target
+    remove(target)
+    target.mkdir()
+    found = curated.open_set(source)
+    kept = found.manifest["counts"]["kept"]
+    times = -(-count // kept)
+    for name, frame in ((curated.CONVERSATIONS, found.conversations()), (curated.REJECTED, found.rejected())):
+        curated.sink(target / name, pl.concat([_copy(frame, number) for number in range(times)]))
+    counts = {key: _times(value, times) for key, value in found.manifest["counts"].items()}
+    curated.write_manifest(target, {**found.manifest, "counts": counts})
+    return target
+
+
+def _copy(frame: pl.LazyFrame, number: int) -> pl.LazyFrame:
+    named = [name for name in ("id", "source_id", "cluster", "twin") if name in frame.collect_schema()]
+    return frame.with_columns(pl.col(name) + f"-{number}" for name in named)
+
+
+def _times(value: object, times: int) -> object:
+    if isinstance(value, Mapping):
+        return {key: _times(part, times) for key, part in value.items()}
+    return value * times if isinstance(value, int) else value
+
+
+def in_turn(count: int, commands: Mapping[str, tuple[Sequence[str | Path], dict[str, str]]]) -> dict[str, Measured]:
+    """Run the commands in turn, `count` times each; return the best of each."""
+    runs: dict[str, list[Measured]] = {name: [] for name in commands}
+    for _ in range(count):
+        for name, (command, environment) in commands.items():
+            runs[name].append(measure(command, ROOT, **environment))
+            print(f"{name}: {runs[name][-1].wall:.2f} s", flush=True)
+    return {name: best(found) for name, found in runs.items()}
+
+
+def options() -> argparse.Namespace:
+    """Read the command line."""
+    made = parser(__doc__)
+    made.add_argument("--rows", type=int, help="try the benchmark itself on so many rows; nothing is saved")
+    made.add_argument("--conversations", type=int, default=1_000_000, help="of the large set (default 1,000,000)")
+    made.add_argument("--best-of", type=int, default=2, metavar="N", help="runs of each, in turn (default 2)")
+    made.add_argument("--incumbent-python", type=Path, help="interpreter of an environment with fschat 0.2.36")
+    chosen = parse(made)
+    chosen.no_save = chosen.no_save or chosen.rows is not None
+    if chosen.incumbent_python:  # a link to an interpreter must stay a link, or it forgets its environment
+        chosen.incumbent_python = Path(os.path.abspath(chosen.incumbent_python))  # noqa: PTH100
+    return chosen
+
+
+def main() -> None:
+    """Measure, print the table, write the result."""
+    chosen = options()
+    folder, dialogues = prepare(chosen)
+    large = million(folder, chosen.conversations)
+    model = chosen.shared / "tokenizers/llama2"
+    pieces = json.loads((folder / curated.MANIFEST).read_text("utf-8"))["counts"]["pieces"]
+    print(f"{dialogues}: {pieces:,} conversations, {dialogues.stat().st_size / MB:.1f} MB; {large}")
+    commands: dict[str, tuple[Sequence[str | Path], dict[str, str]]] = {
+        "curate stats SET": ([*CURATE, "stats", folder, "--json"], {}),
+        "curate stats SET --html": ([*CURATE, "stats", folder, "--html", chosen.scratch / "page.html"], {}),
+        "curate stats DUMP": ([*CURATE, "stats", dialogues, "--json", "--tokenizer", model], {}),
+        "curate stats SET, large": ([*CURATE, "stats", large, "--json"], {}),
+        "curate stats SET --html, large": ([*CURATE, "stats", large, "--html", chosen.scratch / "large.html"], {}),
+    }
+    if chosen.incumbent_python:
+        theirs = [chosen.incumbent_python, "-m", "fastchat.data.get_stats", "--in-file", dialogues]
+        commands["get_stats"] = ([*theirs, "--model-name-or-path", model], {"HF_HUB_OFFLINE": "1"})
+    found = in_turn(chosen.best_of, commands)
+    print("\n" + table(["", "wall s", "CPU s", "peak MiB"], [[n, r.wall, r.cpu, r.peak_mib] for n, r in found.items()]))
+    runs = {
+        name: {"wall_s": round(run.wall, 3), "cpu_s": round(run.cpu, 3), "peak_mib": round(run.peak_mib)}
+        for name, run in found.items()
+    }
+    summary: dict[str, object] = {"conversations": pieces, "large": chosen.conversations, "runs": runs}
+    if "get_stats" in found:
+        reported = re.search(r"#sequence: ([\d.]+) K", found["get_stats"].output)
+        summary["get_stats_sequences_k"] = float(reported[1]) if reported else None
+        for name in ("curate stats SET", "curate stats DUMP"):
+            times = found["get_stats"].wall / found[name].wall
+            summary[f"{name}, times faster"] = round(times, 1)
+            print(f"{name} is {times:.1f} times as fast as get_stats")
+    save("stats", {"settings": {"best_of": chosen.best_of, "in_turn": True}, **summary}, chosen.no_save)
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    main()
