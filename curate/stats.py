@@ -265,7 +265,7 @@ def _teller(curated: CuratedSet) -> Callable[[Sequence[Sequence[Message]]], Sequ
 
 def is_dump(path: str | Path) -> bool:
     """Tell whether a path is to be read as a dump: a file, standard input (`-`), or a folder without a set's files."""
-    from curate.curated import CONVERSATIONS, MANIFEST, REJECTED
+    from curate.curated import FILES, REPORT
 
     folder = Path(path)
     if str(path) == "-" or folder.is_file():
@@ -273,7 +273,7 @@ def is_dump(path: str | Path) -> bool:
     return (
         folder.is_dir()
         and any(folder.iterdir())
-        and not any((folder / name).exists() for name in (CONVERSATIONS, REJECTED, MANIFEST))
+        and not any((folder / name).exists() for name in FILES if name != REPORT)
     )
 
 

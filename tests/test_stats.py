@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,15 @@ import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from small_set import MANIFEST, kept, lost, write_set
 
 from curate import curated, report, terminal
+from curate.compare import compare
 from curate.errors import CurateError, InputError, SetError
 from curate.measures import histogram
 from curate.report_stats import stats_page
+from curate.show import show
 from curate.stats import Bin, Count, Duplicates, Share, Stats, Step, WindowFit, stats
 
 
@@ -133,8 +136,21 @@ def test_the_page_says_the_same_in_ascii(small: Path) -> None:
     assert b"####" in raw.getvalue()
 
 
-def remove(name: str) -> Callable[[Path], object]:
-    return lambda folder: (folder / name).unlink()
+def test_colours_are_left_out_where_they_are_not_wanted(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+    def codes() -> set[str]:
+        file = io.StringIO()
+        Console(file=file, width=80, force_terminal=True).print(stats_page(stats(small)))
+        return set(re.findall(r"\x1b\[([0-9;]*)m", file.getvalue()))
+
+    assert any("3" in code.split(";")[-1][:1] for code in codes())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert codes() <= {"0", "1", "2"}, "bold and dim are no colours"
+
+
+def remove(*names: str) -> Callable[[Path], object]:
+    return lambda folder: [(folder / name).unlink() for name in names]
 
 
 def truncate(folder: Path) -> None:
@@ -158,6 +174,10 @@ def drop_key(folder: Path) -> None:
     curated.write_manifest(folder, {"version": "0.0.1"})
 
 
+def show_all(folder: Path) -> object:
+    return list(show(set_path=folder))
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, "make one: curate clean"),
     "no manifest": (remove(curated.MANIFEST), "not a curated set"),
@@ -165,6 +185,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest without counts": (drop_key, "damaged or of another version"),
     "another format": (lambda f: (f / curated.MANIFEST).write_text('{"curate_set": 99}'), "run curate clean again"),
     "half deleted": (remove(curated.CONVERSATIONS), "conversations.parquet is missing"),
+    "rejects deleted": (remove(curated.REJECTED), "rejected.parquet is missing"),
+    "only rejects left": (remove(curated.MANIFEST, curated.CONVERSATIONS), "not a curated set"),
     "truncated": (truncate, "is damaged"),
     "corrupt": (scribble, "is damaged"),
     "an older version's columns": (drop_column, "lacks a column"),
@@ -175,11 +197,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_set_that_cannot_be_read_is_one_line_with_what_to_do(
     harm: Callable[[Path], object], said: str, small: Path
 ) -> None:
+    other = write_set(small.with_name("other"))
     harm(small)
-    with pytest.raises(SetError) as caught:
-        stats(small)
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
+    for look in (stats, show_all, lambda folder: compare(other, folder), lambda folder: compare(folder, other)):
+        if look is show_all and said in ("lacks a column", "damaged or of another version"):
+            continue  # of these, leafing through a set needs nothing
+        with pytest.raises(SetError) as caught:
+            look(small)
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 DUMP = [
