@@ -150,7 +150,11 @@ def test_colours_are_left_out_where_they_are_not_wanted(small: Path, monkeypatch
 
 
 def remove(*names: str) -> Callable[[Path], object]:
-    return lambda folder: [(folder / name).unlink() for name in names]
+    def harm(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return harm
 
 
 def truncate(folder: Path) -> None:
