@@ -214,3 +214,17 @@ def test_characters_that_stand_for_contents_are_refused_in_calls(models: dict[st
         bad = [ASKED[0], Message("assistant", "", tool_calls=calls), ASKED[-1]]
         said = [Message("user", odd), Message("assistant", f"{odd} {odd}")]
         assert proven(made, [bad, said]) == {0: "template_refuses"}
+
+
+def test_what_a_template_does_not_write_of_an_answer_is_named(models: dict[str, Path]) -> None:
+    said = [ASKED[0], Message("assistant", "Let me look.", tool_calls=json.dumps(CALLS)), *ASKED[2:]]
+    assert proven(made_of(models["mistral"]), [said, ASKED]) == {0: "template_rewrites"}
+    assert proven(made_of(models["chatml"]), [said, ASKED]) == {}
+
+
+def test_answers_of_white_space_or_of_nothing_are_no_obstacle(models: dict[str, Path]) -> None:
+    for form in ("llama3", "chatml", "mistral"):
+        for content in ("\n", "  ", ""):
+            odd = [ONE[0], Message("assistant", content), *TWO]
+            cut = [ONE[0], Message("assistant", "", stop=False), *TWO]
+            assert proven(made_of(models[form]), [odd, cut, TWO]) == {}, (form, content)

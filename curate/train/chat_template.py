@@ -10,12 +10,9 @@ stays text, as it stands in a hole.
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -26,47 +23,15 @@ from curate.schemas.conversation import Message
 from curate.split import Counting, Rendering, Size
 from curate.tokens import Tokenizer
 from curate.train import jinja
-from curate.train.render import Base, Expected, Loss, Words, Written
-
-# A hole is white space, gone in the output where the template strips, around a number and a quotation mark, escaped
-# where the template writes JSON.
-_EDGE = "\u2003"
-_HOLE = re.compile(f'({_EDGE}?)\ue0f0(\\d+)(\\\\?)"\ue0f1({_EDGE}?)')
-_KEPT = re.compile("\ue0f2(\\d+)\ue0f3")  # where a name or a tool call says a control string, by its id
-_MARKS = re.compile("[\ue0f0-\ue0f3]")
-
-
-class _Literal(str):
-    """A control string that is text."""
-
-
-@dataclass(frozen=True)
-class _Hole:
-    """Where a content stands; `left`, `right`: white space at its ends is kept; `quoted`: as a string of JSON."""
-
-    message: int
-    left: bool
-    right: bool
-    quoted: bool
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A stretch of a rendering: text, a control token's id, or a hole.
-
-    `owner`: the message whose words it is, as a model would write them; `tail`: it stands after the content.
-    """
-
-    item: str | int | _Hole
-    owner: int | None = None
-    tail: bool = False
+from curate.train.holes import Cutter, Hole, Literal, Part, Words, filled, parting, variants
+from curate.train.render import Base, Expected, Loss, Written
 
 
 @dataclass(frozen=True)
 class _Shape:
     """What all conversations of the same roles have in common; `problems`: answers that cannot be trained on."""
 
-    parts: list[_Part]
+    parts: list[Part]
     problems: dict[int, RecordError] = field(default_factory=dict)
 
 
@@ -79,9 +44,8 @@ class ChatTemplateRenderer(Base):
         self.tokenizer = tokenizer
         self.loss = loss
         self._shapes: dict[object, _Shape] = {}
-        self._controls = {name: token for name, token in tokenizer.control_ids.items() if name not in ("bos", "eos")}
-        self._names = {token: name for name, token in self._controls.items()}
-        self._control = re.compile("|".join(map(re.escape, sorted(self._controls, key=len, reverse=True))) or "(?!)")
+        names = {name: token for name, token in tokenizer.control_ids.items() if name not in ("bos", "eos")}
+        self._cutter = Cutter(names)
         self._check()
 
     def __reduce__(self) -> tuple[type[ChatTemplateRenderer], tuple[str, Tokenizer, Loss]]:
@@ -102,7 +66,7 @@ class ChatTemplateRenderer(Base):
         if written.rows.ids.tolist() != served:
             raise RecipeError(
                 "the chat template is tokenised otherwise where it is served "
-                f"({_parting(written.rows.ids.tolist(), served)}); name one of curate's own templates"
+                f"({parting(written.rows.ids.tolist(), served)}); name one of curate's own templates"
             )
 
     def _served(self, messages: Sequence[Message]) -> list[int]:
@@ -135,50 +99,19 @@ class ChatTemplateRenderer(Base):
             raise RecordError("template_refuses", f"the chat template says: {said[0]}") from None
 
     def _holed(self, messages: Sequence[Message], *, asks: bool = False) -> str:
-        holes = [
-            Message(m.role, f'{_EDGE}\ue0f0{i}"\ue0f1{_EDGE}' if m.content else "", m.name, m.tool_calls)
-            for i, m in enumerate(self._guarded(messages))
-        ]
-        return self._text(holes, asks=asks)
-
-    def _guarded(self, messages: Sequence[Message]) -> list[Message]:
-        """Return messages in whose names and tool calls control strings are marked, so that they stay text."""
-
-        def marked(text: str | None) -> str | None:
-            if text and _MARKS.search(text):
-                raise RecordError("template_refuses", "a name or a tool call holds characters that stand for contents")
-            return text and self._control.sub(lambda found: f"\ue0f2{self._controls[found[0]]}\ue0f3", text)
-
-        return [replace(m, name=marked(m.name), tool_calls=marked(m.tool_calls)) for m in messages]
+        return self._text(self._cutter.holed(messages), asks=asks)
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """What ends an answer: the first control token after it; none where there is none."""
         text = self._holed([Message("user", "x"), Message("assistant", "x")])
-        items = [item for item, _ in self._items(text)]
-        answer = next((at for at, item in enumerate(items) if isinstance(item, _Hole) and item.message == 1), None)
+        items = [item for item, _ in self._cutter.items(text)]
+        answer = next((at for at, item in enumerate(items) if isinstance(item, Hole) and item.message == 1), None)
         if answer is None:
             raise RecordError("template_rewrites", "it does not write the answer")
         return tuple(item for item in items[answer:] if isinstance(item, int))[:1]
 
     # ---- shapes
-
-    def _items(self, text: str) -> list[tuple[str | int | _Hole, int]]:
-        """Cut a text with holes into text, control tokens and holes, each with its place."""
-        out: list[tuple[str | int | _Hole, int]] = []
-        done = 0
-        found = [*_HOLE.finditer(text), *_KEPT.finditer(text), *self._control.finditer(text)]
-        for match in sorted(found, key=lambda one: one.start()):
-            if match.start() > done:
-                out.append((text[done : match.start()], done))
-            out.append((self._item(match), match.start()))
-            done = match.end()
-        return [*out, (text[done:], done)] if done < len(text) else out
-
-    def _item(self, match: re.Match[str]) -> str | int | _Hole:
-        if match.re is _HOLE:
-            return _Hole(int(match[2]), bool(match[1]), bool(match[4]), bool(match[3]))
-        return _Literal(self._names[int(match[1])]) if match.re is _KEPT else self._controls[match[0]]
 
     def _shape(self, messages: Sequence[Message], *, asks: bool = False) -> _Shape:
         """Return the shape of these messages; raises RecordError where the template refuses them."""
@@ -198,9 +131,17 @@ class ChatTemplateRenderer(Base):
                     starts[self._start(messages[:index], whole)] = index
                 except RecordError as error:
                     problems[index] = error
-        items: list[tuple[str | int | _Hole, int]] = []
-        for item, place in self._items(whole):
-            size = len(item) if isinstance(item, str) and not isinstance(item, _Literal) else 0
+        found = self._cutter.items(whole)
+        written = {item.message for item, _ in found if isinstance(item, Hole)}
+        reason = "the chat template does not write what the answer says"
+        problems |= {
+            i: RecordError("template_rewrites", reason)
+            for i, m in enumerate(messages)
+            if m.role == "assistant" and m.content and i not in written
+        }
+        items: list[tuple[str | int | Hole, int]] = []
+        for item, place in found:
+            size = len(item) if isinstance(item, str) and not isinstance(item, Literal) else 0
             cut = next((at for at in starts if place < at < place + size), None)
             if isinstance(item, str) and cut is not None:
                 items += [(item[: cut - place], place), (item[cut - place :], cut)]
@@ -217,13 +158,13 @@ class ChatTemplateRenderer(Base):
             reason = "the chat template writes earlier messages otherwise once later ones follow"
             raise RecordError("template_rewrites", reason)
         reason = "the chat template asks for an answer with words that do not stand before it"
-        raise RecordError("prompt_no_prefix", reason, _parting(prompt, whole))
+        raise RecordError("prompt_no_prefix", reason, parting(prompt, whole))
 
     def _owned(
-        self, items: list[tuple[str | int | _Hole, int]], starts: dict[int, int], messages: Sequence[Message]
-    ) -> list[_Part]:
+        self, items: list[tuple[str | int | Hole, int]], starts: dict[int, int], messages: Sequence[Message]
+    ) -> list[Part]:
         """Tell whose words each part is: an answer's from where it begins to its stop token, another's its content."""
-        parts: list[_Part] = []
+        parts: list[Part] = []
         owner: int | None = None
         tail = False
         before: int | None = None  # whose content has just been written
@@ -231,17 +172,17 @@ class ChatTemplateRenderer(Base):
             if place in starts:
                 owner = starts[place]
                 tail = not messages[owner].content
-            if isinstance(item, _Hole) and item.message != owner:
+            if isinstance(item, Hole) and item.message != owner:
                 owner = None
-                parts.append(_Part(item, item.message))
+                parts.append(Part(item, item.message))
             elif owner is None and isinstance(item, int):  # what ends a message that is no answer
-                parts.append(_Part(item, before, tail=True))
+                parts.append(Part(item, before, tail=True))
             else:
-                parts.append(_Part(item, owner, tail))
-                tail = tail or isinstance(item, _Hole)
+                parts.append(Part(item, owner, tail))
+                tail = tail or isinstance(item, Hole)
                 if isinstance(item, int) and tail and item in self.stop_ids:
                     owner, tail = None, False
-            before = item.message if isinstance(item, _Hole) else None
+            before = item.message if isinstance(item, Hole) else None
         return parts
 
     # ---- writing
@@ -270,10 +211,10 @@ class ChatTemplateRenderer(Base):
         """Append a rendering; raises RecordError where the template refuses or rewrites the messages."""
         real = self._text(messages, asks=asks)
         shape = self._shape(messages, asks=asks)
-        texts = [_filled(part.item, messages, self._names) for part in shape.parts]
+        texts = [filled(part.item, messages, self._cutter.names) for part in shape.parts]
         if "".join(texts) != real:
             reason = "the chat template changes what the messages say"
-            raise RecordError("template_rewrites", reason, _parting("".join(texts), real))
+            raise RecordError("template_rewrites", reason, parting("".join(texts), real))
         selected = self.loss.select(messages)
         for index, problem in shape.problems.items():
             if self._trains(selected[index]) and not asks:
@@ -281,11 +222,11 @@ class ChatTemplateRenderer(Base):
         self._put_parts(sheet, shape.parts, texts, selected)
 
     def _put_parts(
-        self, sheet: Sheet, parts: Sequence[_Part], texts: Sequence[str], messages: Sequence[Message]
+        self, sheet: Sheet, parts: Sequence[Part], texts: Sequence[str], messages: Sequence[Message]
     ) -> None:
         run = ""
         stretches: list[tuple[int, int, int, bool]] = []  # owner, start, stop, trained
-        for part, text in zip([*parts, _Part(-1)], [*texts, ""], strict=True):
+        for part, text in zip([*parts, Part(-1)], [*texts, ""], strict=True):
             message = None if part.owner is None else messages[part.owner]
             trained = message is not None and self._trains(message) and (message.stop or not part.tail)
             if isinstance(part.item, int):
@@ -313,7 +254,7 @@ class ChatTemplateRenderer(Base):
     def expected(self, messages: Sequence[Message]) -> Expected:
         """Return what a rendering must hold: each answer by the text that follows what asks for it."""
         selected = self.loss.select(messages)
-        told = self._guarded(messages)
+        told = self._cutter.guarded(messages)
         full = self._text(told)
         parts = self._shape(messages).parts
         words: list[Words] = []
@@ -323,41 +264,37 @@ class ChatTemplateRenderer(Base):
                 continue
             own = [at for at, part in enumerate(parts) if part.owner == index]
             if message.role == "assistant":
-                words += self._answer(full[len(self._text(told[:index], asks=True)) :], message)
+                said = self._answer(full[len(self._text(told[:index], asks=True)) :], message)
+                words += said
+                if not any(text or end for text, end in said):
+                    continue
                 back = [at for at in range(own[0]) if isinstance(parts[at].item, int)] if own else []
                 before = parts[back[-1] + 1 if back else 0 : own[0]] if own else []
-                asked.append("".join(_filled(part.item, messages, self._names) for part in before))
+                asked.append("".join(filled(part.item, messages, self._cutter.names) for part in before))
             elif own:
                 mark = parts[own[-1]].item
                 end = mark if isinstance(mark, int) and message.stop else None
-                words.append((_filled(parts[own[0]].item, messages, self._names), end))
+                words.append((filled(parts[own[0]].item, messages, self._cutter.names), end))
         bos = self.tokenizer.info.bos_id
         return Expected(words, asked, sum(part.item == bos for part in parts))
 
     def _answer(self, after: str, message: Message) -> list[Words]:
         """Return an answer's words from the text that follows what asks for it, up to the stop token."""
-        content = next((text for text in _variants(message.content) if text in after), message.content)
+        if not self._cutter.has_controls(message.content):
+            after = self._cutter.until(after, self.stop_ids)
+        content = next((text for text in variants(message.content) if text in after), message.content)
         at = after.find(content)
         lead, rest = after[: max(at, 0)], after[max(at, 0) + len(content) :]
-        said = self._words(lead)
+        said = self._cutter.words(lead)
         said[-1] = (said[-1][0] + content, None)
         if not message.stop:
             return said
-        ends = (found.end() for found in self._control.finditer(rest) if self._controls[found[0]] in self.stop_ids)
-        for text, control in self._words(rest[: next(ends, None)]):
+        for text, control in self._cutter.words(self._cutter.until(rest, self.stop_ids)):
             said[-1] = (said[-1][0] + text, control)
             if control in self.stop_ids:
                 return said
             said.append(("", None))
         return said
-
-    def _words(self, text: str) -> list[Words]:
-        """Cut the template's own text at control tokens."""
-        out: list[Words] = [("", None)]
-        for item, _ in self._items(text):
-            said = out.pop()[0]
-            out += [(said, item), ("", None)] if isinstance(item, int) else [(said + str(item), None)]
-        return out
 
     def counter(self) -> Counting:
         """Return what the splitter counts pieces with."""
@@ -377,24 +314,3 @@ class _Counter:
         rows = self.made.write([messages for messages, _ in renderings]).rows
         cuts = zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True)
         return [Size(stop - start, int(rows.mask[start:stop].sum())) for start, stop in cuts]
-
-
-def _filled(item: str | int | _Hole, messages: Sequence[Message], names: dict[int, str]) -> str:
-    if isinstance(item, int):
-        return names[item]
-    if isinstance(item, str):
-        return item
-    content = messages[item.message].content
-    content = content if item.left else content.lstrip()
-    content = content if item.right else content.rstrip()
-    return json.dumps(content, ensure_ascii=False)[1:-1] if item.quoted else content
-
-
-def _variants(content: str) -> tuple[str, ...]:
-    return content, content.rstrip(), content.lstrip(), content.strip()
-
-
-def _parting(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
-    """Show where two texts, or two lists of ids, part."""
-    at = next((i for i, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), len(ours))
-    return f"{ours[max(0, at - 10) : at + 40]!r} and {theirs[max(0, at - 10) : at + 40]!r}"

@@ -19,7 +19,8 @@ from curate.errors import RecordError
 from curate.runs import Rows
 from curate.schemas.conversation import Message
 from curate.tokens import Tokenizer
-from curate.train.render import Expected, Renderer, Words, Written
+from curate.train.holes import Words
+from curate.train.render import Expected, Renderer, Written
 from curate.train.told import accepted, begins_run, marker, stretches
 
 Problems = dict[int, RecordError]  # by the conversation's place in the batch

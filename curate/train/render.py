@@ -24,11 +24,10 @@ from curate.schemas import prompts
 from curate.schemas.conversation import ROLES, Message, Role
 from curate.split import Counter, Counting
 from curate.tokens import Tokenizer
+from curate.train.holes import Words
 from curate.train.told import Decoding, Teller, Told, decoding
 
 ROLE_LOSS = "roles:"
-
-Words = tuple[str, int | None]
 
 
 @dataclass(frozen=True)
