@@ -14,9 +14,11 @@ import curate
 from curate import engine, ingest, measures, repair, rows, split, tokens
 from curate.errors import InputError, RecordError
 from curate.filters import duplicates, registry, run
+from curate.ingest import RawRecord
 from curate.recipe import TokenSettings
 from curate.rows import Draft
 from curate.schemas import formats, prompts
+from curate.schemas.conversation import Conversation
 from curate.stats import Duplicates, Flow, Header, Input, Stats, Step, counted
 
 COUNTED = {
@@ -69,14 +71,7 @@ class Measurer:
         raws = ingest.records(chunk)
         for raw in raws:
             try:
-                if raw.problem is not None:
-                    raise raw.problem
-                conversation = formats.parse(raw.value)
-                if not conversation.messages:
-                    raise RecordError("no_messages", "the record has no turns")
-                if raw.surrogates:
-                    repair.mend_surrogates(conversation)
-                drafts.append(Draft(raw.index, b"", conversation))
+                drafts.append(Draft(raw.index, b"", as_it_came(raw)))
             except RecordError as error:
                 unreadable[error.rule] += 1
         roles = Counter(message.role for draft in drafts for message in draft.conversation.messages)
@@ -98,6 +93,18 @@ class Measurer:
             answer_tokens=pl.Series([size.answers for size in sizes], dtype=pl.Int64),
         )
         return found.select(pl.col(name).cast(dtype) for name, dtype in COUNTED.items())
+
+
+def as_it_came(raw: RawRecord) -> Conversation:
+    """Return a record's conversation, nothing repaired; raises RecordError where it holds none."""
+    if raw.problem is not None:
+        raise raw.problem
+    conversation = formats.parse(raw.value)
+    if not conversation.messages:
+        raise RecordError("no_messages", "the record has no turns")
+    if raw.surrogates:
+        repair.mend_surrogates(conversation)
+    return conversation
 
 
 def measure_dump(

@@ -171,8 +171,15 @@ def test_a_file_that_is_no_page_by_its_name_is_not_written_over(tmp_path: Path) 
         curate.stats(folder, html=tmp_path / "absent" / "page.html")
 
 
-def test_a_set_of_nothing_and_a_dump_have_a_page(tmp_path: Path) -> None:
-    assert "<h1>dump.json</h1>" in page_of(_dump(tmp_path), tmp_path / "dump.html")
+def test_a_dumps_page_shows_conversations_as_they_came(tmp_path: Path) -> None:
+    found = page_of(_dump(tmp_path), tmp_path / "dump.html")
+    assert "<h1>dump.json</h1>" in found
+    assert "<summary>As they came <span>1</span>" in found
+    assert "<summary>Cannot be read: not_a_record <span>1</span>" in found
+    assert "&lt;p&gt;yo&lt;/p&gt;" in found, "nothing is repaired"
+
+
+def test_a_set_of_nothing_has_a_page(tmp_path: Path) -> None:
     counts = dict.fromkeys(("read", "kept", "rejected", "rejected_exchanges", "pieces", "tokens"), 0)
     empty = write_set(tmp_path / "set", [], [], {**MANIFEST, "counts": {**counts, "rules": {}, "edits": {}}})
     assert "<h1>set</h1>" in page_of(empty, tmp_path / "empty.html")
@@ -180,8 +187,8 @@ def test_a_set_of_nothing_and_a_dump_have_a_page(tmp_path: Path) -> None:
 
 def _dump(folder: Path) -> Path:
     file = folder / "dump.json"
-    turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]
-    file.write_text(json.dumps([{"id": "a", "conversations": turns}]))
+    turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "<p>yo</p>"}]
+    file.write_text(json.dumps([{"id": "a", "conversations": turns}, None]))
     return file
 
 

@@ -46,8 +46,9 @@ def write(
     from curate.page import document, samples
     from curate.stats import readable
 
-    chosen = None
-    if curated is not None:
+    if curated is None:
+        chosen = samples.as_they_came(stats.header.path)
+    else:
         with readable(curated):
             chosen = samples.choose(curated, told)
     _write(file, document.html(stats, chosen, name or _name(stats)))

@@ -33,7 +33,7 @@ ROWS = 200
 MB = 1e6
 
 
-def html(stats: Stats, samples: Samples | None = None, name: str = "") -> str:
+def html(stats: Stats, samples: Samples, name: str = "") -> str:
     """Return the page; `name` is what the set is called there, its path if left out."""
     title = name or stats.header.path
     parts = [
@@ -43,7 +43,7 @@ def html(stats: Stats, samples: Samples | None = None, name: str = "") -> str:
         ("copies", "Duplicates, windows, training", _facts(stats)),
     ]
     room = frame.room("".join(body for *_, body in parts))
-    parts.append(("samples", "Conversations", _samples(samples, room) if samples else ""))
+    parts.append(("samples", "Conversations", _samples(samples, stats.header.kind == "set", room)))
     body = _head(stats, title, parts) + "".join(starmap(section, parts)) + foot(stats.header.version)
     return frame.document(title, body, _data(stats))
 
@@ -220,11 +220,12 @@ def _facts(stats: Stats) -> str:
     return f'<div class="grid">{"".join(f"<div>{block}</div>" for block in blocks)}</div>'
 
 
-def _samples(samples: Samples, room: int) -> str:
+def _samples(samples: Samples, cleaned: bool, room: int) -> str:
     """Return the conversations, as many as there is room for."""
-    groups = [("Kept", [talk.chat(one, spans) for one, spans in samples.kept])]
+    kept, lost = ("Kept", "Rejected by") if cleaned else ("As they came", "Cannot be read:")
+    groups = [(kept, [talk.chat(one, spans) for one, spans in samples.kept])]
     groups.append(("Repaired, before and after", [talk.change(one, changed) for one, changed in samples.repaired]))
-    groups += [(f"Rejected by {text(rule)}", [talk.chat(one) for one in found]) for rule, found in samples.rejected]
+    groups += [(f"{lost} {text(rule)}", [talk.chat(one) for one in found]) for rule, found in samples.rejected]
     shown = fitting(groups, room)
-    note = '<p class="note">A few of each kind; <code>curate show</code> has all of them.</p>'
-    return note + shown if shown else ""
+    note = "A few of each kind; <code>curate show</code> has all of them." if cleaned else "Some of the first records."
+    return f'<p class="note">{note}</p>{shown}' if shown else ""

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import polars as pl
 
-from curate import chats
+from curate import chats, ingest
 from curate.chats import Chat
 from curate.curated import ORIGINALS_SCHEMA, RAW_ROW_GROUP, CuratedSet
 from curate.diffs import Change, changes
+from curate.dumps import as_it_came
+from curate.errors import RecordError
+from curate.explain import Rejection
 from curate.marks import Spans
 from curate.schemas.conversation import Message
 
@@ -58,6 +62,29 @@ def choose(curated: CuratedSet, told: Told | None) -> Samples:
     spans = told([chat.messages for chat in kept]) if told is not None else [None] * len(kept)
     looked = tuple(zip(kept, spans, strict=True))
     return Samples(looked, _compared(found[len(looked_at) :], records), _rejected(curated))
+
+
+def as_they_came(path: str | Path) -> Samples:
+    """Choose conversations from the beginning of a dump, and records that hold none; of standard input, no longer."""
+    readable: list[Chat] = []
+    unreadable: dict[str, list[Chat]] = {}
+    if str(path) == "-":
+        return Samples((), (), ())
+    for chunk in ingest.Reader(ingest.open_inputs([path]), limit=NEAR):
+        for raw in ingest.records(chunk):
+            place = f"{chunk.source_file}:{raw.index}"
+            try:
+                found = as_it_came(raw)
+                name = found.source_id or place
+                readable.append(Chat(name, chunk.source_file, raw.index, tuple(found.messages)))
+            except RecordError as error:
+                why = Rejection("record", error.rule, error.reason, error.evidence, None, None)
+                text = raw.raw.decode("utf-8", "backslashreplace")
+                chat = Chat(place, chunk.source_file, raw.index, (), rejected=why, unread=text)
+                unreadable.setdefault(error.rule, []).append(chat)
+    short = [chat for chat in readable if sum(len(message.content) for message in chat.messages) <= SHORT]
+    kept = tuple((chat, None) for chat in _various(_spread(short or readable, 8 * KEPT)))
+    return Samples(kept, (), tuple((rule, tuple(found[:EACH_RULE])) for rule, found in sorted(unreadable.items())))
 
 
 def _records(curated: CuratedSet) -> pl.DataFrame:
