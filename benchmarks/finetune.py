@@ -211,6 +211,7 @@ def how(row: Row) -> str:
         return "bit for bit" if row["bit_for_bit"] else f"largest difference {row['largest_difference']:.1e}"
     words = [f"{row['micro_batch']} rows at once"] if "micro_batch" in row else []
     words += [str(row[key]) for key in ("attention", "optimizer", "weights") if key in row]
+    words += [f"{row['checkpointed_layers']} layers checkpointed"] if row.get("checkpointed_layers") else []
     words += ["checkpointed"] if row.get("checkpointing") else []
     words += ["compiled"] if row.get("compiled") else []
     return ", ".join([*words, *row.get("said", [])])

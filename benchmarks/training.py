@@ -143,7 +143,7 @@ def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
         if quantised
         else models.fresh(described, dtype=dtype, device=bench.place)
     )
-    how = How(settled, bench.found.dtype, made.form, made.micro_batch, made.checkpointing, made.compiled)
+    how = How(settled, bench.found.dtype, made.form, made.micro_batch, made.checkpointed, made.compiled)
     alive = setup.equip(model, how, chosen, rows, bench.world, warn=said.append)
     if case.plain_loss:
         alive.trainer.module = PlainLoss(alive.trainer.model)
@@ -223,7 +223,7 @@ def measure(bench: Bench, case: Case, deadline: float) -> Row:
             "micro_batch": trainer.micro_batch,
             "row_tokens": made.fed.row_tokens,
             "grad_accum": made.planned.grad_accum,
-            "checkpointing": trainer.checkpointing,
+            "checkpointed_layers": trainer.checkpointed,
             "optimizer": made.planned.form,
             "compiled": made.planned.compiled,
             "attention": made.planned.attention,

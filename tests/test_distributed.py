@@ -1,6 +1,6 @@
 """What ranks know of each other, how rows are shared out, and modules spread: each function by itself.
 
-Whole runs on two ranks stand in `test_train_ranks.py`, sharded optimizer states in `test_optimizers.py`.
+Whole runs on two ranks stand in `test_run_ranks.py`, sharded optimizer states in `test_optimizers.py`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ pytest.importorskip("peft")
 
 from benchmarks import training  # noqa: E402
 from benchmarks.training import Bench, Case  # noqa: E402
-from curate.train import device  # noqa: E402
+from curate.train import device, distributed, step  # noqa: E402
 from curate.train.device import GIB  # noqa: E402
 
 torch.set_num_threads(1)
@@ -71,11 +71,15 @@ def test_a_resumed_run_has_the_losses_of_one_that_never_stopped(toy: Bench) -> N
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_activations_made_again_change_no_loss(toy: Bench, method: str) -> None:
-    kept, again = (
-        losses(training.ready(toy, Case("x", "7B", method, "1k", {"train": {"checkpointing": how}})), 3)
-        for how in ("none", "full")
-    )
-    assert kept == pytest.approx(again, rel=1e-5 if toy.found.dtype == "fp32" else 2e-3)
+    found = []
+    for layers in (0, 1, 2):
+        made = training.ready(toy, Case("x", "7B", method, "1k", {"train": {"checkpointing": "none"}}))
+        step.checkpoint_activations(made.alive.trainer.model, layers)
+        flags = [layer.gradient_checkpointing for layer in distributed.layers(made.alive.trainer.model)]
+        assert flags == [place < layers for place in range(2)]
+        found.append(losses(made, 3))
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-5 if toy.found.dtype == "fp32" else 2e-3)
 
 
 def test_matrices_in_4_bits_train_as_the_runs_own_loader_makes_them(toy: Bench) -> None:

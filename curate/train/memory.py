@@ -31,7 +31,7 @@ class Setup:
     method: MethodSettings
     dtype: str
     form: Form
-    checkpointing: bool
+    checkpointed: int  # layers, the first ones, that keep their inputs alone
     compiled: bool
     attention: str
     micro_batch: int
@@ -103,17 +103,23 @@ def parts(setup: Setup, shape: Shape, trained: int | None = None) -> dict[str, i
 
 
 def _moments(setup: Setup, shape: Shape, gradients: float) -> list[dict[str, float]]:
-    """Return what lives in the two moments that may be the highest: at the loss, and in the backward pass of a layer.
+    """Return what lives in the moments that may be the highest: at the loss, and in the backward pass of a layer.
 
     Where one micro-batch is all of a step, gradients come as activations go; else those of the earlier ones are there.
+    Layers that are checkpointed have their turn when those that are not have given back what they kept.
     """
-    kept = _activations(setup, shape)
+    kept, inputs = _activations(setup, shape), _inputs(setup, shape)
+
+    def backward(activations: float, *, again: bool) -> dict[str, float]:
+        left = activations if setup.accumulates else max(0.0, activations - gradients)
+        layer = _layer(setup, shape, again=again)
+        return {"gradients": gradients, "activations": left, "backward of a layer": layer}
+
     before = gradients if setup.accumulates else 0.0
-    left = kept if setup.accumulates else max(0.0, kept - gradients)
-    return [
-        {"gradients": before, "activations": kept, "loss": _loss(setup, shape)},
-        {"gradients": gradients, "activations": left, "backward of a layer": _layer(setup, shape)},
-    ]
+    found = [{"gradients": before, "activations": kept, "loss": _loss(setup, shape)}]
+    found += [backward(kept, again=False)] if setup.checkpointed < shape.layers else []
+    found += [backward(inputs, again=True)] if setup.checkpointed else []
+    return found
 
 
 def _weights(setup: Setup, shape: Shape, trained: int) -> tuple[float, float]:
@@ -136,12 +142,15 @@ def _gathered(setup: Setup, shape: Shape) -> float:
 
 
 def _activations(setup: Setup, shape: Shape) -> float:
-    """Return what forward keeps for backward: all that the layers keep, or the layers' inputs alone."""
-    if setup.checkpointing:
-        layers = float(setup.tokens * shape.layers * shape.hidden * setup.item)
-    else:
-        layers = shape.layers * (setup.tokens * layer_bytes(setup, shape) + _layer_mask(setup))
-    return layers + setup.tokens * _norm_bytes(setup, shape)
+    """Return what forward keeps for backward: all that layers keep, or the inputs alone of those checkpointed."""
+    kept = setup.tokens * layer_bytes(setup, shape) + _layer_mask(setup)
+    return (shape.layers - setup.checkpointed) * kept + _inputs(setup, shape)
+
+
+def _inputs(setup: Setup, shape: Shape) -> float:
+    """Return what is there while a checkpointed layer is made again: inputs, and what the last norm keeps."""
+    each = setup.checkpointed * shape.hidden * setup.item + _norm_bytes(setup, shape)
+    return setup.tokens * each
 
 
 def layer_bytes(setup: Setup, shape: Shape) -> float:
@@ -201,12 +210,12 @@ def _masks(setup: Setup) -> float:
 # ---- what lives for a moment
 
 
-def _layer(setup: Setup, shape: Shape) -> float:
+def _layer(setup: Setup, shape: Shape, *, again: bool) -> float:
     """Return what the backward pass of one layer makes: the gradients in its MLP, and what was not kept of it."""
     gradients = setup.tokens * setup.item * (2 * shape.intermediate + shape.hidden)
-    again = setup.tokens * layer_bytes(setup, shape) + _layer_mask(setup) if setup.checkpointing else 0.0
+    made = setup.tokens * layer_bytes(setup, shape) + _layer_mask(setup) if again else 0.0
     whole = max((linear.inputs * linear.outputs for linear in shape.linears), default=0)  # a matrix out of 4 bits
-    return gradients + again + (whole * setup.item if setup.method.kind == "qlora" else 0)
+    return gradients + made + (whole * setup.item if setup.method.kind == "qlora" else 0)
 
 
 def _loss(setup: Setup, shape: Shape) -> float:

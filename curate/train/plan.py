@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from curate.errors import PlanError
@@ -71,7 +73,7 @@ class Plan:
     trained: int
     micro_batch: int
     grad_accum: int
-    checkpointing: bool
+    checkpointed: int  # layers whose activations are made again in the backward pass
     form: Form
     compiled: bool
     attention: str
@@ -126,7 +128,7 @@ class Plan:
             "gemm_tflops": round(hardware.rate / 1e12, 3),
             "micro_batch": self.micro_batch,
             "grad_accum": self.grad_accum,
-            "checkpointing": self.checkpointing,
+            "checkpointed_layers": self.checkpointed,
             "optimizer_form": self.form,
             "compiled": self.compiled,
             "attention": self.attention,
@@ -199,15 +201,38 @@ def _best(
 ) -> Plan:
     """Return the first of the ways to do it that fits, from the most exact and fastest on; else the smallest."""
     smallest: Plan | None = None
+    sizes = list(_micro_batches(config, steps(config, load), load, hardware))
     for form, checkpointing in _ways(config, hardware.dtype):
-        for micro_batch in _micro_batches(config, steps(config, load), load, hardware):
-            planned = _plan(config, shape, load, hardware, attention, trained, form, checkpointing, micro_batch)
-            if planned.fits_memory:
-                return planned
+        fitting = []
+        for micro_batch in sizes:
+            make = partial(_plan, config, shape, load, hardware, attention, trained, form, micro_batch=micro_batch)
+            planned = make(checkpointed=shape.layers if checkpointing else 0)
             smallest = min((smallest or planned, planned), key=lambda one: one.needs)
+            if planned.fits_memory:
+                some = checkpointing and config.train.checkpointing == "auto"
+                fitting.append(_fewest(make, shape.layers) if some else planned)
+        if fitting:
+            return min(fitting, key=lambda one: _slowness(one, shape))
     if smallest is None:
         raise PlanError("there is no way to run this")  # _ways and _micro_batches are never empty
     return smallest
+
+
+def _fewest(make: Callable[..., Plan], layers: int) -> Plan:
+    """Return the plan with the fewest checkpointed layers that fits, knowing that it does with all of them."""
+    count = bisect_left(range(1, layers), True, key=lambda some: make(checkpointed=some).fits_memory) + 1
+    return make(checkpointed=count)
+
+
+def _slowness(planned: Plan, shape: Shape) -> float:
+    """Return what a token costs against one of a large micro-batch with all activations kept.
+
+    A checkpointed layer is run forward once more: of 3 passes of a full fine-tune, of 2 of an adapter's, whose base
+    has no gradients. Small micro-batches leave a device waiting: what for some 256 tokens more would take, a guess.
+    """
+    passes = 3 if planned.trained == planned.parameters else 2
+    again = planned.checkpointed / (shape.layers * passes)
+    return (1 + again) * (1 + 256 / (planned.micro_batch * planned.load.row_tokens))
 
 
 def _ways(config: TrainConfig, dtype: str) -> Iterator[tuple[Form, bool]]:
@@ -234,12 +259,8 @@ def _micro_batches(config: TrainConfig, count: Steps, load: Load, hardware: Hard
         return
     enough = ENOUGH_TOKENS.get(hardware.kind, ENOUGH_TOKENS["cpu"])
     most = max(1, min(mine, enough // load.row_tokens))
-    seen: set[int] = set()
-    for size in range(most, 0, -1):
-        even = math.ceil(mine / math.ceil(mine / size))
-        if even not in seen:
-            seen.add(even)
-            yield even
+    even = (math.ceil(mine / math.ceil(mine / size)) for size in range(most, 0, -1))
+    yield from dict.fromkeys(even)
 
 
 def _plan(
@@ -250,7 +271,8 @@ def _plan(
     attention: str,
     trained: int | None,
     form: Form,
-    checkpointing: bool,
+    *,
+    checkpointed: int,
     micro_batch: int,
 ) -> Plan:
     count = steps(config, load)
@@ -261,7 +283,7 @@ def _plan(
         method=config.method,
         dtype=hardware.dtype,
         form=form,
-        checkpointing=checkpointing,
+        checkpointed=checkpointed,
         compiled=compiled,
         attention=attention,
         micro_batch=micro_batch,
@@ -281,7 +303,7 @@ def _plan(
         trained=number,
         micro_batch=micro_batch,
         grad_accum=accumulates,
-        checkpointing=checkpointing,
+        checkpointed=checkpointed,
         form=form,
         compiled=compiled,
         attention=attention,
@@ -290,7 +312,7 @@ def _plan(
         seconds=seconds,
         checkpoint=saved,
         disk=disk,
-        reasons=tuple(_reasons(config, load, count, setup)),
+        reasons=tuple(_reasons(config, load, count, setup, shape.layers)),
     )
 
 
@@ -305,7 +327,7 @@ def _time(
     looks = max(1.0, epochs) + 1
     measuring = looks * flops(shape, load.held_out, full=True) / 3
     rate = hardware.rate * hardware.ranks * EFFICIENCY.get((hardware.kind, full), 0.3)
-    return training, (training + (forward if setup.checkpointing else 0) + measuring) / rate
+    return training, (training + forward * setup.checkpointed / shape.layers + measuring) / rate
 
 
 def _disk(config: TrainConfig, shape: Shape, setup: Setup, trained: int) -> tuple[int, int]:
@@ -321,7 +343,7 @@ def _disk(config: TrainConfig, shape: Shape, setup: Setup, trained: int) -> tupl
     return whole, int(whole * (full_states + 1) + weights * (kept.keep - full_states) + out)
 
 
-def _reasons(config: TrainConfig, load: Load, count: Steps, setup: Setup) -> Iterator[str]:
+def _reasons(config: TrainConfig, load: Load, count: Steps, setup: Setup, layers: int) -> Iterator[str]:
     asked = config.train.global_batch
     rows = "row" if count.rows == 1 else "rows"
     yield f"{count.conversations:,.0f} conversations a step = {count.rows:,} {rows} of {load.row_tokens:,} tokens"
@@ -333,9 +355,12 @@ def _reasons(config: TrainConfig, load: Load, count: Steps, setup: Setup) -> Ite
     how = "as asked" if config.train.micro_batch else "the most that fits, or that is any faster"
     yield f"{setup.micro_batch} {'row' if setup.micro_batch == 1 else 'rows'} at once: {how}"
     if config.train.checkpointing != "auto":
-        yield f"activations checkpointed: {'yes' if setup.checkpointing else 'no'}, as asked"
-    elif setup.checkpointing:
-        yield "activations are made again in the backward pass: kept, they would not fit"
+        yield f"activations checkpointed: {'yes' if setup.checkpointed else 'no'}, as asked"
+    elif setup.checkpointed:
+        which = (
+            "activations" if setup.checkpointed == layers else f"activations of {setup.checkpointed} of {layers} layers"
+        )
+        yield f"{which} are made again in the backward pass: kept, they would not fit"
     else:
         yield "activations are kept: they fit"
     if config.optimizer.form != "auto":

@@ -243,7 +243,7 @@ def as_before(config: TrainConfig, facts: Mapping[str, Any], world: World) -> Tr
         train = replace(
             train,
             micro_batch=train.micro_batch or facts["micro_batch"],
-            checkpointing="full" if facts["checkpointing"] else "none",
+            checkpointing=facts["checkpointing"],
             compile="on" if facts["compiled"] else "off",
         )
     return replace(config, model=model, optimizer=optimizer, train=train)

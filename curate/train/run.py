@@ -192,7 +192,7 @@ def _settled(chosen: TrainConfig, folder: Path, world: World, say: Any, loaded: 
 def _back(trainer: Trainer, folder: Path, step: int, warn: Any) -> int:
     """Go back to the newest checkpoint after memory ran out while weights were being changed."""
     loaded = checkpoint.load_latest(folder)
-    if loaded is None or (trainer.micro_batch == 1 and trainer.checkpointing):
+    if loaded is None or (trainer.micro_batch == 1 and trainer.all_checkpointed):
         raise RunError(
             f"step {step}: memory ran out while the optimizer made its states; give --method lora or qlora, or "
             "--setting optimizer.form=8bit"

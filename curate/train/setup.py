@@ -55,7 +55,7 @@ def start(ready: Prepared, world: World, say: Say, warn: Say) -> Alive:
             f"--init {config.model.init} is an adapter, and method full trains none: merge it first "
             f"(curate merge {config.model.init} OUT), or give --method lora"
         )
-    how = How(config, ready.device.dtype, planned.form, planned.micro_batch, planned.checkpointing, planned.compiled)
+    how = How(config, ready.device.dtype, planned.form, planned.micro_batch, planned.checkpointed, planned.compiled)
     fed = Fed(ready.data.train, ready.rows, ready.row_tokens)
     return equip(model, how, ready.attention, fed, world, warn=warn, adapter=adapter)
 
@@ -68,7 +68,7 @@ class How:
     dtype: str
     form: Form
     micro_batch: int
-    checkpointing: bool
+    checkpointed: int  # layers
     compiled: bool
 
 
@@ -98,8 +98,7 @@ def equip(
     else:
         model, trainable = adapters.apply(model, config.method)
     chosen = attentions.prepare(model, attention)
-    if how.checkpointing:
-        step.checkpoint_activations(model)
+    step.checkpoint_activations(model, how.checkpointed)
     whole = CausalLoss(model.train())
     loss.check(whole, chosen)
     if config.optimizer.neftune:
@@ -120,7 +119,7 @@ def equip(
         micro_batch=how.micro_batch,
         scale=step.scale_for(how.dtype),
         say=warn,
-        checkpointing=how.checkpointing,
+        checkpointed=how.checkpointed,
     )
     trainer.optimizer = optimizers.build(trainer.parameters.items(), config.optimizer, how.form)
     return Alive(trainer, trainable.count, trainable.total)
@@ -151,12 +150,13 @@ def state(trainer: Trainer, number: int, facts: dict[str, Any]) -> State:
     """Return all that resuming exactly needs; every rank calls it."""
     world = trainer.world
     scale = {"scale": trainer.scale.value, "good": trainer.scale.good}
+    kept = "none" if not trainer.checkpointed else "full" if trainer.all_checkpointed else "auto"
     return State(
         step=number,
         weights=dict(trainer.parameters),
         optimizer=trainer.optimizer.state_dict(),
         rng=tuple(distributed.gather(step.random_state(world), world)),
-        facts={**facts, **scale, "micro_batch": trainer.micro_batch, "checkpointing": trainer.checkpointing},
+        facts={**facts, **scale, "micro_batch": trainer.micro_batch, "checkpointing": kept},
     )
 
 

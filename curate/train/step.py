@@ -85,7 +85,7 @@ class Trainer:
     micro_batch: int
     scale: Scale
     say: Say
-    checkpointing: bool = False
+    checkpointed: int = 0  # layers
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,6 +97,11 @@ class Trainer:
         """The model itself, as transformers or peft made it."""
         whole = distributed.inner(self.module)
         return whole.model if isinstance(whole, CausalLoss) else whole
+
+    @property
+    def all_checkpointed(self) -> bool:
+        """Whether every layer keeps its inputs alone: no fewer activations can be kept."""
+        return self.checkpointed >= len(distributed.layers(self.model))
 
     def take(self, step: int, rows: Sequence[int], lr: float) -> Outcome:
         """Take a step over these rows, counted from 1 for what is said of it.
@@ -177,7 +182,7 @@ class Trainer:
                 f"step {step}: rank {self.world.rank} ran out of memory at {self.micro_batch} rows at once; go on with "
                 f"--resume and --micro-batch {max(1, self.micro_batch // 2)}"
             ) from error
-        if self.micro_batch == 1 and self.checkpointing:
+        if self.micro_batch == 1 and self.all_checkpointed:
             raise RunError(
                 f"step {step}: memory ran out at one row of {self.row_tokens:,} tokens with checkpointing; give a "
                 "smaller --max-tokens, or --method lora or qlora"
@@ -192,18 +197,26 @@ class Trainer:
             self.micro_batch = (self.micro_batch + 1) // 2
             what = f"now {self.micro_batch} rows at once"
         else:
-            checkpoint_activations(self.model)
-            self.checkpointing = True
+            self.checkpointed = len(distributed.layers(self.model))
+            checkpoint_activations(self.model, self.checkpointed)
             what = "activations are made again in the backward pass from now on"
         self.say(f"memory ran out in step {step}: {what}; the step is taken again, its rows are the same")
 
 
-def checkpoint_activations(model: nn.Module) -> None:
-    """Have a model's layers keep their inputs alone, and make the rest again in the backward pass."""
+def checkpoint_activations(model: nn.Module, count: int) -> None:
+    """Have a model's first `count` layers keep their inputs alone, and make the rest again in the backward pass.
+
+    The first, because their turn in the backward pass comes when later ones have given back what they kept.
+    """
+    if not count:
+        return
     whole: Any = attentions.base(model)
     named = "activation_checkpointing_enable"  # so since transformers 5.24
     enable = getattr(whole, named, None) or whole.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+    layers: Sequence[Any] = distributed.layers(model)
+    for layer in layers[count:]:
+        layer.gradient_checkpointing = False
 
 
 # ---- random states, without which dropout and noise would differ after a resumption
