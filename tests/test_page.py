@@ -138,6 +138,13 @@ def test_any_text_makes_a_conversation_without_other_elements(content: str, role
     assert not [name for _, attributes in found.found for name in attributes if name.startswith(("on", "href", "src"))]
 
 
+@pytest.mark.parametrize("language", sorted(talk.LANGUAGES))
+def test_code_of_each_language_is_told_apart(language: str) -> None:
+    shown = talk.chat(Chat("a", "f", 0, (Message("assistant", f"```{language}\n-x = 'a < b' # 1\n```"),)))
+    assert "&lt;" in shown
+    assert '<span class="' in shown[shown.index("<pre>") :]
+
+
 def test_links_say_where_they_lead_and_lead_nowhere() -> None:
     shown = talk.chat(
         Chat("a", "f", 0, (Message("assistant", "[here](https://a.example/?q=1&r=2) <https://b.example>"),))

@@ -25,6 +25,14 @@ MESSAGES, CHANGES = 8, 4  # of a conversation
 EVIDENCE = 300
 NESTED = 18  # lists and quotes in one another; what lies deeper would be hidden
 ENDS = 160  # characters at each end of an unchanged stretch of a diff
+# Languages of answers that are coloured. Of Pygments' hundreds some have patterns that take for ever on what is not
+# theirs, and a name that is none of them would be looked for among all packages that are installed.
+_NAMED = """
+bash c c# c++ cpp csharp css dart diff dockerfile go graphql haskell html ini java javascript js json jsx julia kotlin
+lua makefile matlab objective-c perl php powershell py python python3 r rb ruby rs rust scala sh shell sql swift toml ts
+tsx typescript vb.net xml yaml yml zsh
+"""
+LANGUAGES = frozenset(_NAMED.split())
 TAGS = {"same": "span", "gone": "del", "new": "ins"}
 
 
@@ -166,14 +174,11 @@ def _link_close(self: Any, tokens: Sequence[Any], index: int, options: Any, env:
 
 
 def _highlighted(code: str, language: str, _: str) -> str:
-    """Return code with its words in classes of Pygments'; an unknown language is left plain (empty)."""
+    """Return code with its words in classes of Pygments'; of a language that is not told apart, plain (empty)."""
+    if language.lower() not in LANGUAGES:
+        return ""
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import get_lexer_by_name
-    from pygments.util import ClassNotFound
 
-    try:
-        lexer = get_lexer_by_name(language)
-    except ClassNotFound:
-        return ""
-    return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
+    return str(highlight(code, get_lexer_by_name(language), HtmlFormatter(nowrap=True)))
