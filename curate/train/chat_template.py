@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import takewhile
 
 import numpy as np
 
@@ -103,13 +104,21 @@ class ChatTemplateRenderer(Base):
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """What ends an answer: the first control token after it; none where there is none."""
-        text = self._holed([Message("user", "x"), Message("assistant", "x")])
-        items = [item for item, _ in self._cutter.items(text)]
-        answer = next((at for at, item in enumerate(items) if isinstance(item, Hole) and item.message == 1), None)
-        if answer is None:
+        """What ends an answer: the end token where it follows every answer, else the first control token that does.
+
+        None where there is none.
+        """
+        messages = [Message("user", "x"), Message("assistant", "x")] * 2
+        items = [item for item, _ in self._cutter.items(self._holed(messages))]
+        places = {item.message: at for at, item in enumerate(items) if isinstance(item, Hole)}
+        if 3 not in places:
             raise RecordError("template_rewrites", "it does not write the answer")
-        return tuple(item for item in items[answer:] if isinstance(item, int))[:1]
+        first, last = (
+            [item for item in items[places.get(answer, 0) : places.get(answer + 1)] if isinstance(item, int)]
+            for answer in (1, 3)
+        )
+        both = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
+        return (self.tokenizer.info.eos_id,) if self.tokenizer.info.eos_id in both else tuple(last[:1])
 
     # ---- shapes
 
