@@ -125,10 +125,23 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """Add a matrix product to an fp32 total [left's rows, right's columns], in place."""
     if left.dtype == torch.float32:
         total.addmm_(left, right)
-    elif left.is_cuda:
+    elif not left.is_cuda:
+        total.addmm_(left.float(), right.float())
+    elif _adds_into_fp32(left.dtype):
         torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
     else:
-        total.addmm_(left.float(), right.float())
+        total += _product(left, right)
+
+
+@cache
+def _adds_into_fp32(dtype: torch.dtype) -> bool:
+    """Try whether CUDA adds a 16-bit product to an fp32 total in one go, which some versions of torch refuse."""
+    part, total = torch.ones(8, 8, dtype=dtype, device="cuda"), torch.ones(8, 8, device="cuda")
+    try:
+        torch.addmm(total, part, part, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 9).all())
 
 
 # ---- the loss
