@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ from curate.schemas.prompts import TEMPLATES, exchanges
 from curate.split import Counter, messages_of, split_batch
 from curate.tokens import Tokenizer
 from curate.train import data, reading
+from curate.train.render import renderer
 from curate.train.resplit import Row, join, split_again
-from curate.train.spans import masked
+from curate.train.spans import masked, spans
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -143,7 +145,7 @@ def test_more_than_one_in_a_hundred_stops_the_run(tokenizer: Tokenizer, tmp_path
     path = write_set(tmp_path / "set", rows, [], told(tokenizer))
     with pytest.raises(data.ProofError, match=r"1 of 50 conversations fail the proof \(nothing_trained 1\)") as caught:
         data.load(path, tokenizer)
-    assert "'silent'" in str(caught.value)
+    assert "'silent'" in str(caught.value) and "`train: false` throughout" in str(caught.value)
     assert [one.name for one in caught.value.failures] == ["silent"]
 
 
@@ -263,6 +265,55 @@ def test_no_exchange_is_lost_by_splitting_again(
     if old == new:
         assert [piece.messages for piece in pieces] == [one.messages for one in rows] or len(split.rejected) > 0
         assert changed == 0 or split.rejected
+
+
+SAID = re.compile(r"the fox \d+\?|\d+(?: dog)+")  # the messages that `pair` makes
+
+
+@pytest.fixture(scope="module")
+def kinds(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
+    other = folder(tmp_path_factory.mktemp("kinds") / "sp", tokenizer_model=sentencepiece_model())
+    return {"tiktoken": tokenizer, "sentencepiece": tokens.load(str(other))}
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    sources=st.lists(TURNS, min_size=1, max_size=3),
+    system=st.booleans(),
+    before=st.tuples(st.sampled_from(["tiktoken", "sentencepiece"]), st.sampled_from(["plain", "vicuna", "chatml"])),
+    after=st.tuples(st.sampled_from(["tiktoken", "sentencepiece"]), st.sampled_from(["llama2", "vicuna", "alpaca"])),
+    windows=st.tuples(st.integers(60, 300), st.integers(60, 300)),
+    loss=st.sampled_from(["all", "last"]),
+)
+def test_where_set_and_model_differ_each_exchange_is_trained_on_whole_or_named(
+    kinds: dict[str, Tokenizer],
+    sources: list[list[int]],
+    system: bool,
+    before: tuple[str, str],
+    after: tuple[str, str],
+    windows: tuple[int, int],
+    loss: str,
+) -> None:
+    head = [Message("system", "Be brief.")] if system else []
+    groups: list[list[Row]] = []
+    there: list[str] = []
+    for index, sizes in enumerate(sources):
+        messages = [*head, *(m for n, size in enumerate(sizes) for m in pair(100 * index + n, size))]
+        [split] = split_batch([messages], TEMPLATES[before[1]], kinds[before[0]], windows[0])
+        pieces = [messages_of(messages, piece) for piece in split.pieces]
+        there += [m.content for piece in pieces for m in piece[len(head) :]]
+        rows = [Row(f"x{index}_{n}", n, piece, "en", "train", ("f", index)) for n, piece in enumerate(pieces)]
+        groups += [rows] if rows else []
+    made = renderer(after[1], kinds[after[0]], loss=loss)
+    taken = data.Preparing(made, windows[1], ("template",)).take(groups)
+    assert {problem.rule for _, problem in taken.lost} <= {"too_long"}
+    named = [m.content for row, _ in taken.lost for m in row.messages]
+    texts = ["".join(text for text, _ in spans(made.tokenizer, one.ids, one.mask)) for one in taken.kept]
+    told = [found[0] for text in texts for found in SAID.finditer(text)]
+    assert [content for content in there if content not in named] == told, "once each, in order, to its last word"
+    assert set(named) <= set(there)
+    assert all(len(one.ids) <= windows[1] and one.mask.any() for one in taken.kept)
+    assert taken.changed is not None and taken.changed.before == sum(map(len, groups))
 
 
 def test_it_loads_where_only_what_training_needs_is_installed() -> None:

@@ -31,6 +31,8 @@ from curate.train.resplit import Resplit, Row
 
 MANY_ROWS = 4_000  # from here on worker processes are sooner done than they take to start
 MAX_FAILING = 0.01  # of the conversations; more means that template and data do not belong together
+HINT = "give another --template, or --loss last"
+HINTS = {"nothing_trained": "take out of the set what has `train: false` throughout, or give another --loss"}
 EVAL = "eval"  # the `split` of what is measured by
 
 
@@ -251,7 +253,7 @@ def _check(taken: Taken, folder: Path, failures: list[Failure], window: int) -> 
         named = ", ".join(f"{rule} {count:,}" for rule, count in rules.most_common())
         raise ProofError(
             f"{taken.failed:,} of {taken.proven:,} conversations fail the proof ({named}), more than 1 %; "
-            f"{worst.name!r}: {worst.reason}; give another --template, or --loss last",
+            f"{worst.name!r}: {worst.reason}; {HINTS.get(worst.rule, HINT)}",
             failures,
         )
     if all(one.split == EVAL for one in taken.kept):
