@@ -106,8 +106,9 @@ def _tokenizer(told: dict[str, Any], name: str | None) -> Tokenizer:
     known = told.get("tokenizer")
     if name is not None or not isinstance(known, dict):
         return tokens.load(name)
+    wanted = told.get("recipe", {}).get("tokens", {}).get("tokenizer") or known.get("name")
     try:
-        own = tokens.load(str(known.get("name")))
+        own = tokens.load(str(wanted))
     except TokenizerError:
         own = None
     if own is None or own.info.hash != known.get("hash"):

@@ -101,6 +101,14 @@ def test_the_sets_own_tokenizer_must_be_at_hand(small: Path, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
 
 
+def test_the_sets_own_tokenizer_is_found_where_the_set_was_made(
+    tokenizer: Tokenizer, named: str, tmp_path: Path
+) -> None:
+    manifest = {**told(tokenizer), "recipe": {"name": "vicuna", "tokens": {"tokenizer": named}}}
+    made = write_set(tmp_path / "set", [row(0, "a", pair(1))], [], manifest)
+    assert convert(made, tmp_path / "out.jsonl", to="rendered").written == 1
+
+
 def test_a_dump_is_rendered_as_it_stands_or_split(named: str, tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "the dog?"}, {"from": "gpt", "value": "It sleeps."}] * 6
     dump = tmp_path / "dump.json"
