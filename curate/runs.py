@@ -206,7 +206,8 @@ def _by_bytes(
     """Return the tokens at which each stretch starts and stops in its run, and whether a token does start there.
 
     The bytes that a run's ids stand for, summed up, say where in the text each token begins. They do
-    not where the sum is not the text's length (a literal `▁` in it, or an unknown token).
+    not where the sum is not the text's length (a literal `▁` in it, or an unknown token). Half a character counts as
+    the mark that stands for it, three bytes.
     """
     starts, stops = np.array(sheet.starts, dtype=np.int64), np.array(sheet.stops, dtype=np.int64)
     table = tokenizer.byte_lengths
@@ -219,9 +220,9 @@ def _by_bytes(
     wide = [s for s, run in enumerate(sheet.stretch_runs) if not sheet.texts[run].isascii()]
     for s in wide:
         text = sheet.texts[sheet.stretch_runs[s]]
-        starts[s] = before = len(text[: starts[s]].encode("utf-8", "replace"))
-        stops[s] = before + len(text[sheet.starts[s] : stops[s]].encode("utf-8", "replace"))
-        whole[s] = stops[s] + len(text[sheet.stops[s] :].encode("utf-8", "replace"))
+        starts[s] = before = len(text[: starts[s]].encode("utf-8", "surrogatepass"))
+        stops[s] = before + len(text[sheet.starts[s] : stops[s]].encode("utf-8", "surrogatepass"))
+        whole[s] = stops[s] + len(text[sheet.stops[s] :].encode("utf-8", "surrogatepass"))
     first = offsets[runs]
     begin, prefix = ends[first], table[1]
     clean = ends[offsets[runs + 1]] - begin == whole + prefix

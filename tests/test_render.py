@@ -178,6 +178,13 @@ def test_half_characters_are_rendered_as_the_mark_that_stands_for_them(
     written = made.write([messages])
     assert proof.prove(made, [messages], written) == {}
     assert proof._step_by_step(made, [messages], written) == {}
+    both = [
+        Message("user", "a\ud800"),
+        Message("assistant", "c▁d"),
+        Message("user", "▁▁"),
+        Message("assistant", "\udc00 e"),
+    ]
+    assert proof.prove(made, [both], made.write([both])) == {}, "a `▁` that counts as a blank makes up for no half"
     mended = [Message("user", "a\ufffdb"), Message("assistant", "c\ufffdd")]
     assert written.rows.ids.tolist() == made.write([mended]).rows.ids.tolist()
 
