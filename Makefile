@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c requiremen
 .PHONY: help demo check format bench clean
 
 help:
-	@echo "make demo     install, clean the example dump into .demo/curated, show what is in it, train a tiny model on it"
+	@echo "make demo     install, clean the example dump, show what is in the set, teach a tiny model some of it and ask it"
 	@echo "make check    install, then check format, lint, types, tests and docs"
 	@echo "make format   bring the code into shape"
 	@echo "make bench    run the benchmarks (needs ../shared; the incumbent's environment is described in benchmarks/README.md)"
@@ -35,8 +35,8 @@ demo: $(VENV)/.installed
 	$(BIN)/curate clean examples/sharegpt_dump.json -o .demo/curated
 	$(BIN)/curate stats .demo/curated
 	rm -rf .demo/run
-	$(BIN)/curate finetune .demo/curated --model tiny --max-steps 10 --global-batch 8 \
-	  --setting eval.samples=1 --setting eval.max_new_tokens=48 --out .demo/run
+	$(BIN)/curate finetune .demo/curated --model tiny --limit 2 --global-batch 2 --max-tokens 256 --max-steps 100 --out .demo/run
+	$(BIN)/curate chat .demo/run --temperature 0 --prompt 'Make me a small table from inches to centimetres.'
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

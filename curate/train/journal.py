@@ -133,6 +133,10 @@ class Journal:
         self.write_facts("running")
         try:
             yield
+        except KeyboardInterrupt as stop:  # the second wish to stop, which waits for nothing
+            self.write_facts(f"stopped in step {self.step + 1}: curate finetune --resume {self.folder}")
+            stop.args = (f"what was saved stands: curate finetune --resume {self.folder}",)
+            raise
         except BaseException as error:
             self.write_facts(f"failed in step {self.step + 1}: {str(error) or type(error).__name__}")
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 
 from curate.train import evaluate, records
@@ -10,6 +11,8 @@ from curate.train.journal import Journal
 from curate.train.prepare import Prepared
 from curate.train.sampling import Sampling
 from curate.train.step import Trainer
+
+MOST = 10  # looks, where they come by epochs: a small set has many
 
 
 class Look:
@@ -24,11 +27,12 @@ class Look:
         self.taken = -1
 
     def is_due(self, step: int) -> bool:
-        """Tell whether a look is due after a step: every so many, or where an epoch ends."""
+        """Tell whether a look is due after a step: every so many, or where an epoch ends, but then `MOST` in a run."""
         if self.settings.steps:
             return step % self.settings.steps == 0
-        rows, per_epoch = self.ready.plan.steps.rows, self.ready.plan.load.rows
-        return step * rows // per_epoch > (step - 1) * rows // per_epoch
+        steps, load = self.ready.plan.steps, self.ready.plan.load
+        apart = load.rows * max(1, math.ceil(steps.total_rows / load.rows / MOST))
+        return step * steps.rows // apart > (step - 1) * steps.rows // apart
 
     def base(self) -> None:
         """Look at the model as it was before."""

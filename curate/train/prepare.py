@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from curate import tokens
 from curate.errors import CurateError, InputError, ModelError, TokenizerError
 from curate.tokens import Tokenizer
-from curate.train import attention, data, device, models, packing, plan, results
+from curate.train import attention, data, device, initial, models, packing, plan
 from curate.train.attention import Attention, Heads
 from curate.train.config import TrainConfig
 from curate.train.data import Examples, TrainingData
 from curate.train.device import Device
 from curate.train.distributed import World
+from curate.train.initial import Initial
 from curate.train.models import OWN_TEMPLATE, Source
 from curate.train.plan import Hardware, Load, Plan
 from curate.train.render import Renderer, renderer
-from curate.train.results import Result
 from curate.train.shape import Shape, Work, work
 
 Say = Callable[[str], None]
@@ -36,7 +36,7 @@ class Prepared:
 
     config: TrainConfig
     source: Source
-    init: Result | None
+    init: Initial
     data: TrainingData
     renderer: Renderer
     rows: list[list[int]]
@@ -56,7 +56,7 @@ class Prepared:
         """Return what `run.json` says of model and data."""
         return {
             "base": self.source.name,
-            "init": str(self.init) if self.init else None,
+            "init": str(self.init) if self.init.name else None,
             "method": self.config.method.kind,
             "template": self.renderer.name,
             "device": self.device.name,
@@ -69,9 +69,9 @@ class Prepared:
 def prepare(config: TrainConfig, world: World, disk: Path, say: Say) -> Prepared:
     """Settle a run; raises CurateError with what to type, but makes a plan that does not fit too (`plan.check`)."""
     folder, told = data.opened(config.data.set)
-    init = results.find(config.model.init) if config.model.init else None
+    config, init = initial.find(config, say)
     source = _source(config, init, told, say)
-    template, chat_template = _template(config, source, told, say)
+    template, chat_template = _template(config, source, init, told, say)
     shape = models.shape(source.config)
     window = _window(config, told, shape)
     say(f"reading {folder} for {source.name}, template {template}, window {window:,}")
@@ -106,13 +106,10 @@ def prepare(config: TrainConfig, world: World, disk: Path, say: Say) -> Prepared
 # ---- the model
 
 
-def _source(config: TrainConfig, init: Result | None, told: dict[str, Any], say: Say) -> Source:
-    """Find the model to train: the one named, or what an earlier result was trained from."""
-    named = config.model.name
-    if init is not None and init.base is None:  # a whole model: it is the base now
-        named = str(init.folder)
-    elif init is not None and not named:
-        named = init.base or ""
+def _source(config: TrainConfig, init: Initial, told: dict[str, Any], say: Say) -> Source:
+    """Find the model to train: the one named, or what an earlier result was trained from, or is."""
+    whole = init.result is not None and init.adapter is None
+    named = init.base if whole else config.model.name or init.base
     if not named:
         raise ModelError("no model is named; type --model with a folder, a name on the Hub, or tiny")
     own = config.model.tokenizer
@@ -139,7 +136,9 @@ def _of_set(named: str, told: dict[str, Any]) -> Tokenizer | None:
     return found
 
 
-def _template(config: TrainConfig, source: Source, told: dict[str, Any], say: Say) -> tuple[str, str | None]:
+def _template(
+    config: TrainConfig, source: Source, init: Initial, told: dict[str, Any], say: Say
+) -> tuple[str, str | None]:
     """Return the prompt template by name, and the Jinja text where it is not one of curate's.
 
     Where nothing is said, a model that was trained with a template keeps it; a base model is taught the set's.
@@ -151,7 +150,10 @@ def _template(config: TrainConfig, source: Source, told: dict[str, Any], say: Sa
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read the chat template {settings.chat_template!r}: {error}") from None
     wanted = settings.template
-    if wanted == AUTO:
+    if wanted == AUTO and init.template:
+        wanted = init.template
+        say(f"template {wanted}: {init.name} was trained with it")
+    elif wanted == AUTO:
         wanted = source.template if source.knows_template else told["template"]
         say(f"template {wanted}: {source.reason if source.knows_template else 'the set was made in it'}")
     if wanted == OWN_TEMPLATE and source.chat_template is None:

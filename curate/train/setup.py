@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from curate.errors import RunError
-from curate.train import adapters, distributed, loss, models, neftune, optimizers, step
+from curate.train import adapters, checkpoint, distributed, loss, models, neftune, optimizers, step
 from curate.train import attention as attentions
 from curate.train.attention import Attention
 from curate.train.checkpoint import Loaded, State
@@ -19,6 +18,7 @@ from curate.train.config import TrainConfig
 from curate.train.data import Examples
 from curate.train.device import DTYPES
 from curate.train.distributed import World
+from curate.train.initial import NOTHING, Initial
 from curate.train.loss import CausalLoss
 from curate.train.memory import Form
 from curate.train.prepare import Prepared
@@ -49,15 +49,9 @@ def start(ready: Prepared, world: World, say: Say, warn: Say) -> Alive:
         seed=config.train.seed,
         say=say,
     )
-    adapter = ready.init.folder if ready.init is not None and ready.init.base is not None else None
-    if adapter is not None and config.method.kind == "full":
-        raise RunError(
-            f"--init {config.model.init} is an adapter, and method full trains none: merge it first "
-            f"(curate merge {config.model.init} OUT), or give --method lora"
-        )
     how = How(config, ready.device.dtype, planned.form, planned.micro_batch, planned.checkpointed, planned.compiled)
     fed = Fed(ready.data.train, ready.rows, ready.row_tokens)
-    return equip(model, how, ready.attention, fed, world, warn=warn, adapter=adapter)
+    return equip(model, how, ready.attention, fed, world, warn=warn, init=ready.init)
 
 
 @dataclass(frozen=True)
@@ -89,18 +83,20 @@ def equip(
     world: World,
     *,
     warn: Say,
-    adapter: Path | None = None,
+    init: Initial = NOTHING,
 ) -> Alive:
-    """Make a loaded model ready to take steps; `adapter` is the folder of one to train on."""
+    """Make a loaded model ready to take steps; `init` may be an adapter to train on, or a checkpoint's weights."""
     config = how.config
-    if adapter is not None:
-        model, trainable = adapters.resume(model, adapter)
+    if init.adapter is not None:
+        model, trainable = adapters.resume(model, init.adapter)
     else:
         model, trainable = adapters.apply(model, config.method)
     chosen = attentions.prepare(model, attention)
     step.checkpoint_activations(model, how.checkpointed)
     whole = CausalLoss(model.train())
     loss.check(whole, chosen)
+    if init.weights is not None:
+        _take_over(whole, init.weights)
     if config.optimizer.neftune:
         neftune.add(whole, config.optimizer.neftune)
     if how.compiled:
@@ -123,6 +119,12 @@ def equip(
     )
     trainer.optimizer = optimizers.build(trainer.parameters.items(), config.optimizer, how.form)
     return Alive(trainer, trainable.count, trainable.total)
+
+
+def _take_over(whole: CausalLoss, path: Path) -> None:
+    """Put a checkpoint's weights into a model that is not yet spread over ranks."""
+    trained = {name: parameter for name, parameter in whole.named_parameters() if parameter.requires_grad}
+    distributed.load_weights(trained, checkpoint.load(path).weights)
 
 
 def compile_layers(model: nn.Module) -> None:
