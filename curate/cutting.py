@@ -20,6 +20,7 @@ from curate.scan import Found, scan
 from curate.streams import Note
 
 SHORT = 1 << 16  # bytes that the next proof reaches over after one that failed; doubled by each that succeeds
+LAST = 4  # the end of a long text is cut so many times finer: workers then end at about one time
 SAMPLE = 1 << 20  # bytes that the look of a record is learned from
 WINDOW = 1 << 16  # bytes that a single value is first looked for in; four times as many each time it is longer
 UNKNOWN = 64 << 20  # bytes of damage in one piece while it is not known what a record looks like
@@ -98,7 +99,7 @@ class Cutter:
 
     def __init__(self, blocks: Iterator[bytes], chunk_bytes: int, max_record_bytes: int, note: Note) -> None:
         self.text = Text(blocks)
-        self.chunk_bytes = chunk_bytes
+        self.chunk_bytes = self.whole = chunk_bytes
         self.max_record_bytes = max_record_bytes
         self.note = note
         self.in_array = False
@@ -112,6 +113,8 @@ class Cutter:
         pos = self._begin()
         while (pos := self._next(pos, reading=True)) < len(self.text.data):
             self.text.move(pos, self.chunk_bytes + max(64, self.chunk_bytes // 4))
+            if self.text.ended and self.text.start > self.whole:
+                self.chunk_bytes = max(self.whole // LAST, 1)
             cuts, pos = self._stretch()
             head = self.head.pattern if self.head else b""
             yield Stretch(self.text.start, self.text.data[: cuts[-1].stop], tuple(cuts), head)

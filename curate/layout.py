@@ -73,14 +73,7 @@ class Layout:
 
     def write(self, sheet: Sheet, messages: Sequence[Message], first: bool = True) -> None:
         """Append a rendering; `first` says whether the messages begin a prompt."""
-        template = self.template
-        plain = not template.strips  # then most contents are taken as they are
-        contents = [m.content if plain and m.tool_calls is None else content_of(template, m) for m in messages]
-        default = default_system(template, messages) if first else ""
-        key = (first, default, *[m.role for m in messages], *([] if all(contents) else map(bool, contents)))
-        shape = self._shapes.get(key)
-        if shape is None:
-            shape = self._shapes[key] = self._shape(messages, contents, first)
+        contents, shape = self._found(messages, first)
         for part in shape:
             if isinstance(part, _Mark):
                 message = None if part.ends is None else messages[part.ends]
@@ -94,6 +87,43 @@ class Layout:
                     places = start.fixed + ends[start.contents], stop.fixed + ends[stop.contents]
                     sheet.stretch(*places, self._trains(messages[index]))
         sheet.end()
+
+    def opens_apart(self, whole: Sequence[Message], own: Sequence[Message]) -> bool:
+        """Tell whether `whole`, which begins a prompt, is written as `own` that follows, but for what stands before.
+
+        That ends in a word without contents, so that its tokens are the same whatever is in the messages.
+        """
+        first, follows = self._found(whole, True)[1], self._found(own, False)[1]
+        if len(first) < len(follows):
+            return False
+        pairs = list(zip(first[len(first) - len(follows) :], follows, strict=True))
+        texts = [
+            (one.text, other.text) for one, other in pairs if isinstance(one, _Frame) and isinstance(other, _Frame)
+        ]
+        marks = sum(
+            isinstance(one, _Mark) and isinstance(other, _Mark) and one.token == other.token for one, other in pairs
+        )
+        if not isinstance(follows[0], _Frame) or len(texts) + marks < len(pairs):
+            return False
+        word, border, _ = texts[0][1].partition(" ")
+        return (
+            bool(border)
+            and "%" not in word
+            and texts[0][0].endswith(texts[0][1])
+            and texts[1:] == [(text, text) for _, text in texts[1:]]
+        )
+
+    def _found(self, messages: Sequence[Message], first: bool) -> tuple[list[str], Shape]:
+        """Return the contents of messages as they are written, and the shape that they are written in."""
+        template = self.template
+        plain = not template.strips  # then most contents are taken as they are
+        contents = [m.content if plain and m.tool_calls is None else content_of(template, m) for m in messages]
+        default = default_system(template, messages) if first else ""
+        key = (first, default, *[m.role for m in messages], *([] if all(contents) else map(bool, contents)))
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = self._shape(messages, contents, first)
+        return contents, shape
 
     def write_prompt(self, sheet: Sheet, messages: Sequence[Message]) -> None:
         """Append what asks a model for its next answer; earlier answers have the borders that training has."""

@@ -85,6 +85,12 @@ class Counting(Protocol):
 
     additive: bool
 
+    def opening(self, head: Sequence[Message], own: Sequence[Message]) -> Size | None:
+        """Return what `own` has more behind the system messages `head` that begin a prompt than where it follows.
+
+        Null where that is not one size whatever is in the messages.
+        """
+
     def sizes(self, renderings: Sequence[Rendering]) -> list[Size]:
         """Return the size of each rendering."""
 
@@ -96,6 +102,19 @@ class Counter:
 
     def __init__(self, template: Template, tokenizer: Tokenizer, roles: Collection[Role] = ANSWERS) -> None:
         self.layout = Layout(template, tokenizer, roles)
+        self._openings: dict[object, Size | None] = {}
+
+    def opening(self, head: Sequence[Message], own: Sequence[Message]) -> Size | None:
+        """Return the size of what begins a prompt, if no word of the tokenizer's holds any of it and of a message."""
+        if self.layout.tokenizer.words is None or any(message.tool_calls for message in (*head, *own)):
+            return None
+        key = tuple((m.role, m.content) for m in head), tuple((m.role, not m.content) for m in own)
+        if key not in self._openings:
+            short = [replace(message, content=message.content and "a") for message in own]
+            apart = self.layout.opens_apart([*head, *short], short)
+            first, follows = self.sizes([([*head, *short], True), (short, False)]) if apart else (None, None)
+            self._openings[key] = first and follows and Size(first.tokens - follows.tokens, 0)
+        return self._openings[key]
 
     def sizes(self, renderings: Sequence[Rendering]) -> list[Size]:
         """Return the size of each rendering."""
@@ -193,8 +212,7 @@ class _Plan:
 
     def advance(self) -> bool:
         """Place exchanges as far as the counts go; return whether all are placed."""
-        while self.next < self.count and self.next in self.begins:
-            size = self.begins[self.next]
+        while self.next < self.count and (size := self.beginning()) is not None:
             if size.tokens > self.max_tokens:
                 self.place_overlong(self.next, size)
                 self.next += 1
@@ -208,6 +226,15 @@ class _Plan:
             self.keep(self.next, stop, Size(tokens, answers))
             self.next = stop
         return self.next == self.count
+
+    def beginning(self) -> Size | None:
+        """Return the size of the next exchange at the beginning of a piece, counted or told by its size elsewhere."""
+        if self.next in self.begins:
+            return self.begins[self.next]
+        own = self.messages[self.bounds[self.next] : self.bounds[self.next + 1]]
+        opening = self.counter.opening(self.messages[: self.head], own)
+        size = self.follows[self.next]
+        return opening and Size(opening.tokens + size.tokens, size.answers)
 
     def keep(self, start: int, stop: int, size: Size, cut: int | None = None) -> None:
         """Make a piece of exchanges."""

@@ -40,7 +40,11 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
     root = tmp_path_factory.mktemp("split")
     sp = folder(root / "sp", tokenizer_model=sentencepiece_model())
     tik = folder(root / "tik", tokenizer_model=tiktoken_file())
-    built = {name: tokens.load(str(path)) for name, path in (("sentencepiece", sp), ("tiktoken", tik))}
+    words = folder(root / "words", tokenizer_model=sentencepiece_model(lines=False))
+    built = {
+        name: tokens.load(str(path)) for name, path in (("sentencepiece", sp), ("words", words), ("tiktoken", tik))
+    }
+    assert built["words"].words is not None, "counted word by word, as LLaMA-2's are"
     plain = tokens.load(str(tik))
     plain.__dict__["byte_lengths"] = None  # ids that do not tell where a token begins
     built["counted"] = plain
@@ -104,7 +108,7 @@ TURN_BY_TURN = st.tuples(st.booleans(), st.lists(st.tuples(WORDS, WORDS), max_si
 )
 
 
-@pytest.mark.parametrize("name", ["sentencepiece", "tiktoken", "counted"])
+@pytest.mark.parametrize("name", ["sentencepiece", "words", "tiktoken", "counted"])
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     batch=st.lists(st.one_of(TURN_BY_TURN, ANY_ORDER), max_size=4),
@@ -133,7 +137,7 @@ def test_every_exchange_ends_in_a_piece_that_fits_or_is_rejected(
                 assert rendered(template, name, tokenizer, longer) > window
 
 
-@pytest.mark.parametrize("name", ["sentencepiece", "tiktoken", "counted"])
+@pytest.mark.parametrize("name", ["sentencepiece", "words", "tiktoken", "counted"])
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(messages=TURN_BY_TURN, window=st.integers(1, 200))
 @example(messages=[Message("user", "q"), Message("assistant", "One. Two.\n```\na. b\n```\nThree.")], window=60)
@@ -180,6 +184,19 @@ def test_answer_tokens_are_those_of_the_answers_and_their_ends(
         prompts += segment is not None and not segment.supervised
         run, supervised = "", False
     assert whole.answers == whole.tokens - prompts
+
+
+@pytest.mark.parametrize(("template", "known"), [("vicuna", True), ("alpaca", True), ("llama2", False)])
+def test_what_begins_a_prompt_is_counted_once_where_no_word_joins_it_to_a_message(
+    template: str, known: bool, tokenizers: dict[str, Tokenizer]
+) -> None:
+    counter = Counter(TEMPLATES[template], tokenizers["words"])
+    head = [Message("system", "Be kind. ")]
+    own = [Message("user", "  x▁y \n"), Message("assistant", "\n\n z")]
+    opening = counter.opening(head, own)
+    first, follows = counter.sizes([([*head, *own], True), (own, False)])
+    assert opening == ((first.tokens - follows.tokens, 0) if known else None)
+    assert Counter(TEMPLATES[template], tokenizers["tiktoken"]).opening(head, own) is None
 
 
 def pair(tokenizer: Tokenizer, count: int, word: str) -> list[Message]:

@@ -318,6 +318,9 @@ class _Counter:
     def __init__(self, made: ChatTemplateRenderer) -> None:
         self.made = made
 
+    def opening(self, head: Sequence[Message], own: Sequence[Message]) -> None:
+        """Tell nothing: see `additive`."""
+
     def sizes(self, renderings: Sequence[Rendering]) -> list[Size]:
         """Return the size of each rendering; of one that cannot be written 0, as the proof names it later."""
         rows = self.made.write([messages for messages, _ in renderings]).rows
