@@ -119,11 +119,10 @@ def _held_out(found: Records) -> str:
 
 def _answers(pairs: Sequence[tuple[Row | None, Row]]) -> Iterator[RenderableType]:
     rendered = [str(tuned["messages"][-1]["content"]) for _, tuned in pairs if tuned.get("reference")]
-    # The template's system message, which all of them begin with.
-    opening = os.path.commonprefix(rendered) if len(rendered) > 1 else ""  # noqa: RUF071
+    opening, ending = _around(rendered)
     for base, tuned in pairs:
         grid = tables.facts()
-        asked = str(tuned["messages"][-1]["content"]).removeprefix(opening).strip()
+        asked = str(tuned["messages"][-1]["content"]).removeprefix(opening).removesuffix(ending).strip()
         grid.add_row("asked", Text(one_line(asked, LONG), "bold"))
         if base is not None:
             grid.add_row("base", Text(one_line(str(base["answer"]).strip(), LONG)))
@@ -132,6 +131,15 @@ def _answers(pairs: Sequence[tuple[Row | None, Row]]) -> Iterator[RenderableType
             grid.add_row("data", Text(one_line(str(tuned["reference"]).strip(), LONG), "dim"))
         yield grid
         yield Text()
+
+
+def _around(rendered: Sequence[str]) -> tuple[str, str]:
+    """Return what a template writes around what is asked: the words that all renderings begin and end with."""
+    if len(rendered) < 2:
+        return "", ""
+    before = os.path.commonprefix(rendered)  # noqa: RUF071
+    after = os.path.commonprefix([text[::-1] for text in rendered])[::-1]  # noqa: RUF071
+    return before[: before.rfind(" ") + 1], after[after.find(" ") :] if " " in after else ""
 
 
 def _cut(row: Row) -> str:

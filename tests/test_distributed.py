@@ -134,6 +134,12 @@ def test_torchruns_environment_is_read_and_a_broken_one_is_told() -> None:
         distributed.start("cpu", {"RANK": "first"})
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_where_torch_sees_no_gpu_that_is_told() -> None:
+    with pytest.raises(CurateError, match="no CUDA GPU here: curate doctor tells why"):
+        distributed.start("cuda", {})
+
+
 @pytest.mark.gpu
 def test_a_rank_without_a_gpu_of_its_own_is_told() -> None:
     count = torch.cuda.device_count()

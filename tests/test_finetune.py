@@ -20,6 +20,7 @@ from small_runs import ANSWER, COLOURS, QUESTION, SHORT, Heard, losses, run, tau
 from test_cli import curate_in  # noqa: E402
 
 import curate  # noqa: E402
+from curate import report_run  # noqa: E402
 from curate.cli import cli, finetune_panel  # noqa: E402
 from curate.errors import PlanError, RecipeError  # noqa: E402
 from curate.train import config, events, records  # noqa: E402
@@ -197,3 +198,9 @@ def test_the_curve_falls_as_the_loss_does() -> None:
     assert finetune_panel.curve([3.0]) == "▁"
     assert finetune_panel.curve([3.0, 2.0, 1.0]) == "█▅▁"
     assert len(finetune_panel.curve([float(n) for n in range(1000)])) == finetune_panel.CURVE
+
+
+def test_what_is_asked_is_shown_without_what_the_template_writes_around_it() -> None:
+    rendered = ["<s>Be kind. USER: What is it? ASSISTANT:", "<s>Be kind. USER: Why not? ASSISTANT:"]
+    assert report_run._around(rendered) == ("<s>Be kind. USER: ", " ASSISTANT:")
+    assert report_run._around(rendered[:1]) == ("", "")

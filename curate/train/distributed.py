@@ -51,10 +51,12 @@ def start(device: str | None = None, environment: Mapping[str, str] = os.environ
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     rank, size, local = (_number(environment, key, default) for key, default in _PLACES.items())
     if kind == "cuda":
+        if not torch.cuda.device_count():
+            raise CurateError("torch sees no CUDA GPU here: curate doctor tells why; --device cpu trains without one")
         if local >= torch.cuda.device_count():
             raise CurateError(
                 f"rank {rank} wants GPU {local}, of which there are {torch.cuda.device_count()}; "
-                f"start torchrun with --nproc-per-node {max(1, torch.cuda.device_count())}"
+                f"start torchrun with --nproc-per-node {torch.cuda.device_count()}"
             )
         torch.cuda.set_device(local)
     place = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
