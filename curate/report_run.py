@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -118,11 +117,9 @@ def _held_out(found: Records) -> str:
 
 
 def _answers(pairs: Sequence[tuple[Row | None, Row]]) -> Iterator[RenderableType]:
-    rendered = [str(tuned["messages"][-1]["content"]) for _, tuned in pairs if tuned.get("reference")]
-    opening, ending = _around(rendered)
     for base, tuned in pairs:
         grid = tables.facts()
-        asked = str(tuned["messages"][-1]["content"]).removeprefix(opening).removesuffix(ending).strip()
+        asked = str(tuned["messages"][-1]["content"]).strip()
         grid.add_row("asked", Text(one_line(asked, LONG), "bold"))
         if base is not None:
             grid.add_row("base", Text(one_line(str(base["answer"]).strip(), LONG)))
@@ -131,15 +128,6 @@ def _answers(pairs: Sequence[tuple[Row | None, Row]]) -> Iterator[RenderableType
             grid.add_row("data", Text(one_line(str(tuned["reference"]).strip(), LONG), "dim"))
         yield grid
         yield Text()
-
-
-def _around(rendered: Sequence[str]) -> tuple[str, str]:
-    """Return what a template writes around what is asked: the words that all renderings begin and end with."""
-    if len(rendered) < 2:
-        return "", ""
-    before = os.path.commonprefix(rendered)  # noqa: RUF071
-    after = os.path.commonprefix([text[::-1] for text in rendered])[::-1]  # noqa: RUF071
-    return before[: before.rfind(" ") + 1], after[after.find(" ") :] if " " in after else ""
 
 
 def _cut(row: Row) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import types
 import typing
@@ -97,6 +98,8 @@ def _choice(choices: Sequence[str], value: object, where: str) -> object:
 def _check_limits(declared: Mapping[Any, Any], value: object, where: str) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{where} = {value!r} must be a finite number")
     minimum, below = declared.get("minimum"), declared.get("below")
     if minimum is not None and not value >= minimum:  # written so that NaN fails too
         raise RecipeError(f"{where} = {value!r} must be at least {minimum}")

@@ -20,9 +20,8 @@ from small_runs import ANSWER, COLOURS, QUESTION, SHORT, Heard, losses, run, tau
 from test_cli import curate_in  # noqa: E402
 
 import curate  # noqa: E402
-from curate import report_run  # noqa: E402
 from curate.cli import cli, finetune_panel  # noqa: E402
-from curate.errors import PlanError, RecipeError  # noqa: E402
+from curate.errors import PlanError, RecipeError, RunError  # noqa: E402
 from curate.train import config, events, records  # noqa: E402
 
 
@@ -200,7 +199,35 @@ def test_the_curve_falls_as_the_loss_does() -> None:
     assert len(finetune_panel.curve([float(n) for n in range(1000)])) == finetune_panel.CURVE
 
 
-def test_what_is_asked_is_shown_without_what_the_template_writes_around_it() -> None:
-    rendered = ["<s>Be kind. USER: What is it? ASSISTANT:", "<s>Be kind. USER: Why not? ASSISTANT:"]
-    assert report_run._around(rendered) == ("<s>Be kind. USER: ", " ASSISTANT:")
-    assert report_run._around(rendered[:1]) == ("", "")
+def test_a_run_that_was_refused_leaves_its_folder_to_the_next(taught: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(RecipeError, match="finite"):
+        run(taught, out, lr=float("inf"))
+    out.mkdir()
+    for name in (".lock", "left-out.jsonl", "config.toml", "run.json"):
+        (out / name).write_text("")
+    assert run(taught, out, max_steps=1).status == "finished"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.toml").write_text("mine = true")
+    with pytest.raises(RunError, match="holds a run already"):
+        run(taught, other)
+    assert (other / "config.toml").read_text() == "mine = true"
+
+
+def test_any_method_of_pefts_is_planned_as_it_is_and_refused_before_weights_are_made(
+    taught: Path, tmp_path: Path
+) -> None:
+    found = run(taught, tmp_path / "a", method="peft", settings=(LOHA,), dry_run=True)
+    trained = run(taught, tmp_path / "b", method="peft", settings=(LOHA,), max_steps=1)
+    facts = json.loads((trained.run / records.FACTS).read_text())
+    assert found.plan.trained == facts["trained_parameters"]
+    for settings, said in (((TUNING,), "room for"), (("method.targets=['nope']",), "no layer 'nope'")):
+        method = "peft" if settings == (TUNING,) else "lora"
+        with pytest.raises(RecipeError, match=said):
+            run(taught, tmp_path / "c", method=method, settings=settings, dry_run=True)
+    assert not (tmp_path / "c").exists()
+
+
+LOHA = "method.peft={peft_type='LOHA', r=4}"
+TUNING = "method.peft={peft_type='PROMPT_TUNING', num_virtual_tokens=4}"

@@ -15,7 +15,7 @@ pytest.importorskip("peft")
 from small_runs import QUICK, SHORT, Heard, losses, run, taught_set  # noqa: E402
 
 from curate.errors import CurateError, ModelError, RunError  # noqa: E402
-from curate.train import checkpoint, events  # noqa: E402
+from curate.train import checkpoint, config, events, records  # noqa: E402
 from curate.train.journal import RunResult  # noqa: E402
 from curate.train.run import finetune  # noqa: E402
 
@@ -96,6 +96,39 @@ def test_a_checkpoint_of_an_adapter_is_taken_over_too(lora: RunResult, taught: P
     assert found.plan.trained == lora.plan.trained
     assert losses(found.run)[0] < losses(lora.run)[0] - 0.1
     assert tuned_loss(found) == pytest.approx(tuned_loss(lora), abs=0.05)
+
+
+def test_the_rate_is_that_of_the_method_in_force_and_the_run_keeps_it(
+    full: RunResult, lora: RunResult, taught: Path, tmp_path: Path
+) -> None:
+    on_full = on_from(checkpoint.checkpoints(full.run)[0], taught, tmp_path / "full", lr=None)
+    on_lora = on_from(lora.run, taught, tmp_path / "lora", lr=None, preset=config.load(full_settings()))
+    for found, kind in ((on_full, "full"), (on_lora, "lora")):
+        kept = config.load(str(found.run / records.CONFIG))
+        rates = [row["lr"] for row in records.lines(found.run / records.METRICS)]
+        assert kept.method.kind == kind
+        assert max(rates) == pytest.approx(config.LEARNING_RATES[kind])
+
+
+def full_settings() -> config.TrainConfig:
+    """A preset that trains every weight, which nobody asked of a run that begins with an adapter."""
+    return config.override(config.load(), {"method": {"kind": "full"}})
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"method": "dora"}, "is an adapter of method lora and goes on as one; leave --method out"),
+        ({"rank": 4}, "is an adapter with a rank of its own; leave method.rank out"),
+    ],
+)
+def test_a_method_that_an_adapter_has_not_is_refused(
+    lora: RunResult, taught: Path, tmp_path: Path, flags: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(RunError, match=said):
+        on_from(lora.run, taught, tmp_path / "run", **flags)
+    with pytest.raises(RunError, match=r"is of a run with method\.(kind|rank) = .* and goes on so"):
+        on_from(checkpoint.checkpoints(lora.run)[0], taught, tmp_path / "run", **flags)
 
 
 def test_what_cannot_be_begun_with_is_one_line(lora: RunResult, full: RunResult, taught: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ WRONG = {
     "true is no number": ("[tokens]\nmax_tokens = true", "tokens.max_tokens = True must be a whole number"),
     "too small": ("[tokens]\nmax_tokens = 0", "tokens.max_tokens = 0 must be at least 1"),
     "too large": ("[eval]\nfraction = 1.0", "eval.fraction = 1.0 must be less than 1"),
-    "not a number": ("[eval]\nfraction = nan", "eval.fraction = nan must be at least 0"),
+    "not a number": ("[eval]\nfraction = nan", "eval.fraction = nan must be a finite number"),
     "unknown choice": (
         "[repair]\nempty_answer = 'exchang'",
         "must be one of 'exchange', 'cut', 'record'; did you mean 'exchange'?",

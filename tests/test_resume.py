@@ -107,6 +107,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
     finetune(resume=tmp_path / "run", place="cpu", on_event=heard)
     assert any("has no checkpoint yet" in warned.text for warned in heard.of(events.Warned))
     assert losses(tmp_path / "run") == whole
+    looks = [
+        (row["step"], row["which"], str(row["messages"])) for row in records.lines(tmp_path / "run" / records.SAMPLES)
+    ]
+    assert len(looks) == len(set(looks)), "what was looked at before the kill is not there twice"
 
 
 # ---- asked to stop

@@ -108,6 +108,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(name: str, har
     assert same(found.state.optimizer, state(1).optimizer)
 
 
+def test_what_a_damaged_checkpoint_was_passed_over_for_stays_resumable(tmp_path: Path) -> None:
+    for step in (2, 4):
+        save(tmp_path, state(step), keep=2, full_states=2)
+    (checkpoint.checkpoints(tmp_path)[0] / "state.json").write_text("{")
+    assert latest(tmp_path).state.step == 2
+    save(tmp_path, state(3), keep=2, full_states=1)
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step-000003", "step-000002"]
+    assert latest(tmp_path).state.step == 3
+    assert latest(tmp_path).state.optimizer is not None
+
+
 def test_where_every_checkpoint_is_damaged_that_is_said(tmp_path: Path) -> None:
     (save(tmp_path, state(1)) / "state.json").unlink()
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole: .*step-000001.* is damaged"):

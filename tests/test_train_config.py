@@ -79,7 +79,7 @@ WRONG = {
     "unknown key": ("[train]\nepoch = 1", "unknown setting 'train.epoch'; did you mean 'epochs'?"),
     "wrong type": ("[train]\nglobal_batch = '128'", "train.global_batch = '128' must be a whole number"),
     "too small": ("[train]\nglobal_batch = 0", "train.global_batch = 0 must be at least 1"),
-    "not a number": ("[optimizer]\nlearning_rate = nan", "optimizer.learning_rate = nan must be at least 0"),
+    "not a number": ("[optimizer]\nlearning_rate = nan", "optimizer.learning_rate = nan must be a finite number"),
     "too large": ("[method]\ndropout = 1.0", "method.dropout = 1.0 must be less than 1"),
     "unknown method": ("[method]\nkind = 'lorra'", "did you mean 'lora'?"),
     "unknown logger": ("[train]\nlog = ['tensorbord']", "did you mean 'tensorboard'?"),

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from curate.errors import MissingExtra, ModelError, RecipeError, did_you_mean
+from curate.train import models
 from curate.train.attention import base
 from curate.train.config import MethodSettings
 
@@ -73,6 +74,19 @@ def apply(model: nn.Module, method: MethodSettings) -> tuple[nn.Module, Trainabl
                 f"peft cannot put {_called(settings)} into {type(model).__name__}: {_line(error)}"
             ) from error
     return _ready(model)
+
+
+def planned(config: Any, method: MethodSettings) -> int | None:
+    """Return how many parameters a method will train in a model of a configuration, no weights made; null if unknown.
+
+    Raises RecipeError for settings that do not fit the model.
+    """
+    model = models.outline(config)
+    peft_config(model, method)
+    try:
+        return apply(model, method)[1].count
+    except (RecipeError, ModelError):  # some of peft's methods cannot be made without memory
+        return None
 
 
 def resume(model: nn.Module, folder: Path) -> tuple[nn.Module, Trainable]:

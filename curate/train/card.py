@@ -129,21 +129,22 @@ def _plain(value: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>()#|!~&$])", r"\\\1", one_line(value, 200))
 
 
-def _code(value: str) -> str:
-    """Return a text as code, between more backticks than it holds."""
-    shown = one_line(value, 200).replace("|", "\\|")
+def _code(value: str, table: bool = False) -> str:
+    """Return a text as code, between more backticks than it holds; in a table a bar would end the cell."""
+    shown = one_line(value, 200)
+    shown = shown.replace("|", "\\|") if table else shown
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     return f"{ticks} {shown} {ticks}" if len(ticks) > 1 else f"`{shown}`"
 
 
 def _value(value: object) -> str:
     if isinstance(value, str):
-        return _code(value) if value else ""
+        return _code(value, table=True) if value else ""
     if isinstance(value, bool) or value is None:
         return str(value).lower() if value is not None else ""
     if isinstance(value, int):
         return f"{value:,}"
-    return _code(json.dumps(value, ensure_ascii=False, default=str))
+    return _code(json.dumps(value, ensure_ascii=False, default=str), table=True)
 
 
 def _fenced(value: str, language: str = "") -> str:

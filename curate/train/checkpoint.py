@@ -98,7 +98,7 @@ def save(run: Path, state: State, *, keep: int = 2, full_states: int = 1, writes
                 shutil.rmtree(final)
             aside.rename(final)
             _sync_folder(final.parent)
-            _thin_out(run, keep, full_states)
+            _thin_out(run, state.step, keep, full_states)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise CheckpointError(_why(final, error)) from error
@@ -118,7 +118,7 @@ def load_latest(run: Path) -> Loaded | None:
         try:
             return Loaded(load(path), path, tuple(warnings))
         except CheckpointError as error:
-            warnings.append(f"{error}; the one before it is used")
+            warnings.append(f"{error}; it is passed over")
     if warnings:
         raise CheckpointError(f"no checkpoint in {str(run / FOLDER)!r} is whole: {warnings[0]}")
     return None
@@ -279,8 +279,14 @@ def _why(final: Path, error: OSError) -> str:
 # ---- thinning out
 
 
-def _thin_out(run: Path, keep: int, full_states: int) -> None:
-    """Remove what is older than the last `keep`, and all but the weights of what is older than `full_states`."""
+def _thin_out(run: Path, step: int, keep: int, full_states: int) -> None:
+    """Remove what is older than the last `keep`, and all but the weights of what is older than `full_states`.
+
+    One of a later step than that just written is damaged, else the run would have gone on from it: it goes too.
+    """
+    later = [path for path in checkpoints(run) if int(path.name[5:]) > step]
+    for path in later:
+        _remove(path)
     for place, path in enumerate(checkpoints(run)):
         if place >= keep:
             _remove(path)

@@ -127,7 +127,7 @@ class TrainSettings:
     micro_batch: int = limits(0, 0)  # rows at once on a device; 0: as memory allows
     checkpointing: Literal["auto", "full", "none"] = "auto"  # of activations
     compile: Literal["auto", "on", "off"] = "auto"
-    seed: int = limits(0, 0)
+    seed: int = limits(0, 0, 1 << 32)
     memory_gib: float = limits(0.0, 0.0)  # of the device to use at most; 0: all
     log: tuple[Literal["tensorboard", "wandb"], ...] = ()
 

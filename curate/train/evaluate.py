@@ -259,9 +259,11 @@ def fixed_prompts(renderer: Renderer, texts: Sequence[str] = FIXED) -> list[Prom
 def data_prompts(renderer: Renderer, examples: Examples, count: int, *, said: str = "held out") -> list[Prompt]:
     """Return the prompts before the first trained answer of some conversations, evenly spread.
 
-    They are shown as they are rendered: examples keep ids, and a piece of a conversation has no messages of its own.
+    They are shown as they are rendered, without what the template writes around a single question: examples keep
+    ids, and a piece of a conversation has no messages of its own.
     """
     found = []
+    before, after = _around(renderer)
     for index in spread(len(examples), count).tolist() if count else ():
         begin, end = examples.offsets[index : index + 2].tolist()
         ids, trained = examples.ids[begin:end], examples.mask[begin:end]
@@ -269,10 +271,18 @@ def data_prompts(renderer: Renderer, examples: Examples, count: int, *, said: st
         stop = start + int(np.append(trained[start:], False).argmin())
         words = [token for token in ids[start:stop].tolist() if token not in renderer.stop_ids]
         tokenizer = renderer.tokenizer
-        asked = Message("user", tokenizer.decode(ids[:start].tolist()))
+        asked = Message("user", tokenizer.decode(ids[:start].tolist()).removeprefix(before).removesuffix(after).strip())
         answer = tokenizer.decode(words).removeprefix(serving.lead(renderer.name))
         found.append(Prompt(f"{said}: {examples.names[index]}", (asked,), tuple(ids[:start].tolist()), answer))
     return found
+
+
+def _around(renderer: Renderer) -> tuple[str, str]:
+    """Return what a renderer writes before and after a question that stands alone."""
+    question = "QUESTION"
+    whole = renderer.tokenizer.decode(renderer.generation_prompt((Message("user", question),)).tolist())
+    before, _, after = whole.rpartition(question)
+    return before, after
 
 
 def answers(

@@ -47,9 +47,10 @@ class Initial:
 NOTHING = Initial()
 
 
-def find(config: TrainConfig, say: Say) -> tuple[TrainConfig, Initial]:
+def find(config: TrainConfig, say: Say, asked: frozenset[str] = frozenset()) -> tuple[TrainConfig, Initial]:
     """Find what a run begins with, and fit the configuration to it: an adapter or a checkpoint brings its own method.
 
+    `asked` names the settings of the method that were given for this run: they are refused where they differ.
     Raises ModelError for what is none, RunError where it cannot be trained on as asked.
     """
     name = config.model.init
@@ -57,28 +58,36 @@ def find(config: TrainConfig, say: Say) -> tuple[TrainConfig, Initial]:
         return config, NOTHING
     path = Path(name).expanduser()
     if model_files.kind(path) == "checkpoint":
-        return _checkpoint(config, path, say)
+        return _checkpoint(config, path, say, asked)
     found = Initial(name, results.find(name))
-    return (_as_adapter(config, found) if found.adapter is not None else config), found
+    return (_as_adapter(config, found, asked) if found.adapter is not None else config), found
 
 
-def _as_adapter(config: TrainConfig, found: Initial) -> TrainConfig:
-    if config.method.kind == "full":
+def _as_adapter(config: TrainConfig, found: Initial, asked: frozenset[str]) -> TrainConfig:
+    wanted = config.method.kind
+    if wanted == "full" and "kind" in asked:
         raise RunError(
             f"--init {found.name} is an adapter, and method full trains none: merge it first "
             f"(curate merge {found.name} OUT), or give --method lora"
         )
     method = found.result.method if found.result is not None else ""
-    kind = next((one for one in get_args(METHOD) if one == method), config.method.kind)
+    kind = next((one for one in get_args(METHOD) if one == method), "lora" if wanted == "full" else wanted)
+    if "kind" in asked and wanted != kind:
+        raise RunError(f"--init {found.name} is an adapter of method {kind} and goes on as one; leave --method out")
+    if others := sorted(asked - {"kind"}):
+        raise RunError(f"--init {found.name} is an adapter with a {others[0]} of its own; leave method.{others[0]} out")
     return replace(config, method=replace(config.method, kind=kind))
 
 
-def _checkpoint(config: TrainConfig, path: Path, say: Say) -> tuple[TrainConfig, Initial]:
+def _checkpoint(config: TrainConfig, path: Path, say: Say, asked: frozenset[str]) -> tuple[TrainConfig, Initial]:
     """Begin with a checkpoint's weights: base, tokenizer and method are those of the run that it is of."""
     run = path.resolve().parent.parent
     if not (run / records.CONFIG).is_file():
         raise ModelError(f"the checkpoint {str(path)!r} is alone: {records.CONFIG} of its run is not in {str(run)!r}")
     before = configs.load(str(run / records.CONFIG))
+    for key in sorted(asked):
+        if (own := getattr(before.method, key)) != getattr(config.method, key):
+            raise RunError(f"{str(path)!r} is of a run with method.{key} = {own!r} and goes on so; leave yours out")
     _, under = find(before, say)
     say(f"method {before.method.kind}, as in the run of {path}")
     model = replace(

@@ -128,7 +128,8 @@ class Journal:
             run_folder.write_json(self.folder, records.PLAN, self.ready.plan.to_dict())
             data.write_left_out(self.folder / records.LEFT_OUT, self.ready.data.failures)
             self._write_masks()
-            run_folder.trim(self.folder, self.step)
+            ends = (0, self.ready.plan.steps.count)  # where a resumed run looks again
+            run_folder.trim(self.folder, self.step, looks_again=self.step in ends)
             self.loggers = loggers.start(config.train.log, self.folder, config.to_dict())
         self.write_facts("running")
         try:

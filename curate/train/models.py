@@ -335,11 +335,16 @@ def fresh(config: Any, *, dtype: torch.dtype, device: torch.device | str, seed: 
 
 def shape(config: Any) -> Shape:
     """Return a model's sizes from its configuration: its modules are made without memory, on the meta device."""
+    return shape_of(outline(config))
+
+
+def outline(config: Any) -> nn.Module:
+    """Return a model's modules without memory, on the meta device."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"), _quietly():
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.bfloat16)
-    return shape_of(model)
+        model: nn.Module = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.bfloat16)
+    return model
 
 
 def shape_of(model: Any) -> Shape:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from curate import tokens
 from curate.errors import CurateError, InputError, ModelError, TokenizerError
 from curate.tokens import Tokenizer
-from curate.train import attention, data, device, initial, models, packing, plan
+from curate.train import adapters, attention, data, device, initial, models, packing, plan
 from curate.train.attention import Attention, Heads
 from curate.train.config import TrainConfig
 from curate.train.data import Examples, TrainingData
@@ -66,10 +66,13 @@ class Prepared:
         }
 
 
-def prepare(config: TrainConfig, world: World, disk: Path, say: Say) -> Prepared:
-    """Settle a run; raises CurateError with what to type, but makes a plan that does not fit too (`plan.check`)."""
+def prepare(config: TrainConfig, world: World, disk: Path, say: Say, asked: frozenset[str] = frozenset()) -> Prepared:
+    """Settle a run; raises CurateError with what to type, but makes a plan that does not fit too (`plan.check`).
+
+    `asked` names settings of the method that somebody gave for this run, and no preset.
+    """
     folder, told = data.opened(config.data.set)
-    config, init = initial.find(config, say)
+    config, init = initial.find(config, say, asked)
     source = _source(config, init, told, say)
     template, chat_template = _template(config, source, init, told, say)
     shape = models.shape(source.config)
@@ -99,7 +102,10 @@ def prepare(config: TrainConfig, world: World, disk: Path, say: Say) -> Prepared
         ranks=world.size,
         disk=_free_disk(disk),
     )
-    planned = plan.make(config, shape, load, hardware, attention=chosen.name)
+    trained = None  # of what the plan knows itself
+    if init.adapter is None and (config.method.kind == "peft" or config.method.targets != ("all-linear",)):
+        trained = adapters.planned(source.config, config.method)
+    planned = plan.make(config, shape, load, hardware, attention=chosen.name, trained=trained)
     return Prepared(config, source, init, loaded, made, rows, row_tokens, shape, found, chosen, planned)
 
 
@@ -213,6 +219,12 @@ def _free_disk(folder: Path) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+def fitted(config: TrainConfig, found: TrainConfig) -> TrainConfig:
+    """Return the configuration with the method and the model that were found for it: those that the run has."""
+    model = replace(config.model, name=found.model.name, tokenizer=found.model.tokenizer)
+    return replace(config, model=model, method=found.method)
 
 
 # ---- the same again

@@ -70,6 +70,7 @@ def finetune(
     `section.key=value`; `place` is `cpu` or `cuda`. Raises CurateError with what to type.
     """
     changed = config.changes({"data": None if data is None else str(data), **flags}, settings)
+    asked = frozenset(key for key, value in changed.get("method", {}).items() if value is not None)
     joined = distributed.joined()  # by a caller, who then leaves the others too
     world = distributed.start(place)
     try:
@@ -83,7 +84,7 @@ def finetune(
         else:
             chosen = config.override(config.load(preset or _preset(flags)), changed)
             folder = distributed.broadcast(_on_main(world, run_folder.new, out, chosen), world)
-        return _run(chosen, folder, world, tell, resume=bool(resume), dry_run=dry_run)
+        return _run(chosen, asked, folder, world, tell, resume=bool(resume), dry_run=dry_run)
     finally:
         if not joined:
             distributed.finish()
@@ -100,7 +101,16 @@ def _on_main(world: World, find: Any, *arguments: Any) -> Any:
 # ---- the run
 
 
-def _run(chosen: TrainConfig, folder: Path, world: World, tell: OnEvent, *, resume: bool, dry_run: bool) -> RunResult:
+def _run(
+    chosen: TrainConfig,
+    asked: frozenset[str],
+    folder: Path,
+    world: World,
+    tell: OnEvent,
+    *,
+    resume: bool,
+    dry_run: bool,
+) -> RunResult:
     """Carry a run from its configuration to its result."""
 
     def say(text: str) -> None:
@@ -111,7 +121,8 @@ def _run(chosen: TrainConfig, folder: Path, world: World, tell: OnEvent, *, resu
 
     loggers.check(chosen.train.log)
     loaded = _checkpoint(folder, warn) if resume else None
-    ready = _settled(chosen, folder, world, say, loaded)
+    ready = _settled(chosen, asked, folder, world, say, loaded)
+    chosen = prepare.fitted(chosen, ready.config)
     planned = ready.plan
     tell(events.Planned(planned, ready.facts()))
     if dry_run:
@@ -176,11 +187,13 @@ def _checkpoint(folder: Path, warn: Any) -> Loaded | None:
     return loaded
 
 
-def _settled(chosen: TrainConfig, folder: Path, world: World, say: Any, loaded: Loaded | None) -> Prepared:
+def _settled(
+    chosen: TrainConfig, asked: frozenset[str], folder: Path, world: World, say: Any, loaded: Loaded | None
+) -> Prepared:
     """Prepare the run; a failed proof leaves the names of all that failed in the run's folder."""
-    asked = chosen if loaded is None else prepare.as_before(chosen, loaded.state.facts, world)
+    settings = chosen if loaded is None else prepare.as_before(chosen, loaded.state.facts, world)
     try:
-        return prepare.prepare(asked, world, folder, say)
+        return prepare.prepare(settings, world, folder, say, asked)
     except training_data.ProofError as error:
         if not world.main:
             raise

@@ -16,13 +16,24 @@ from curate.train.config import TrainConfig
 
 RUNS = Path("runs")
 LOCK = ".lock"
+UNBEGUN = {
+    LOCK,
+    records.CONFIG,
+    records.PLAN,
+    records.FACTS,
+    records.LEFT_OUT,
+    records.MASKED,
+    records.METRICS,
+    records.EVAL,
+    records.SAMPLES,
+}
 
 
 def new(out: str | Path | None, settings: TrainConfig) -> Path:
     """Return the folder of a new run: `out`, or a free one under runs/; raises RunError for one that is taken."""
     if out is not None:
         folder = Path(out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and not (folder.is_dir() and _is_free(folder)):
             raise RunError(_taken(folder))
         return folder
     name = config.run_name(settings)
@@ -31,6 +42,13 @@ def new(out: str | Path | None, settings: TrainConfig) -> Path:
         number += 1
         name = f"{config.run_name(settings)}-{number}"
     return RUNS / name
+
+
+def _is_free(folder: Path) -> bool:
+    """Tell whether a folder is empty, or holds no more than what a run leaves that ends before its first step."""
+    names = {path.name for path in folder.iterdir()}
+    unbegun = names == {records.LEFT_OUT} or (LOCK in names and names <= UNBEGUN)
+    return not names or (unbegun and not records.lines(folder / records.METRICS))
 
 
 def _taken(folder: Path) -> str:
@@ -96,11 +114,15 @@ def _write(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def trim(folder: Path, step: int) -> None:
-    """Take out the records of steps after the one that a resumed run goes on from: it will take them again."""
+def trim(folder: Path, step: int, *, looks_again: bool = False) -> None:
+    """Take out the records of steps after the one that a resumed run goes on from: it will take them again.
+
+    `looks_again` takes out what was looked at after that step too.
+    """
     for name in (records.METRICS, records.EVAL, records.SAMPLES):
         rows = records.lines(folder / name)
-        kept = [row for row in rows if not isinstance(row.get("step"), int) or row["step"] <= step]
+        last = step - 1 if looks_again and name != records.METRICS else step
+        kept = [row for row in rows if not isinstance(row.get("step"), int) or row["step"] <= last]
         if len(kept) < len(rows):
             _write(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
