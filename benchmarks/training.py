@@ -206,6 +206,7 @@ def figures(bench: Bench, steps: Steps, shape: Shape, *, full: bool, trained: in
         "step_seconds": round(steps.seconds / steps.count, 3),
         "tokens_a_step": round(steps.work.tokens / steps.count),
         "steps": steps.count,
+        "first_loss": round(steps.losses[0], 4),  # of the second step: how many come after it is up to the clock
         "last_loss": round(steps.losses[-1], 4),
     }
 
