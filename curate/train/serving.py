@@ -107,8 +107,7 @@ def write(folder: Path, serving: Serving, note: Note, *, window: int, origin: Pa
     _dump(folder / "tokenizer_config.json", _tokenizer_config(serving, window, origin))
     if info.kind == "sentencepiece":  # llama.cpp's converter reads the original where there is one
         shutil.copyfile(info.source, folder / "tokenizer.model")
-    if note.kind == "model":
-        _dump(folder / "generation_config.json", _generation_config(serving))
+    _dump(folder / "generation_config.json", _generation_config(serving))
     (folder / MODELFILE).write_text(modelfile(serving, note), "utf-8")
     (folder / NOTE).write_text(note.to_json(), "utf-8")
 
