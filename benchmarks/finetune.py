@@ -159,7 +159,7 @@ def told(bench: Bench, rows: list[Row]) -> Row:
         "benchmark": "finetune",
         "about": (
             "random weights, packed rows; tokens/s counts tokens of conversations, never padding"
-            + ("; MFU is strict (curate.train.shape.flops over the GEMM rate measured here)" if cuda else NO_GPU)
+            + ("; MFU is strict (curate.model.sizes.flops over the GEMM rate measured here)" if cuda else NO_GPU)
             + ("; TOY sizes: a check that everything runs, no figures" if bench.toy else "")
         ),
         "machine": machine,

@@ -18,11 +18,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks import material, training
 from benchmarks.training import Bench, Row, Steps
-from curate.train import device, models
-from curate.train.device import DTYPES
+from curate.model import device, load
+from curate.model.device import DTYPES
+from curate.model.sizes import Work
 from curate.train.packing import IGNORED, batch
 from curate.train.setup import Fed
-from curate.train.shape import Work
 
 
 class _Clock(TrainerCallback):
@@ -45,7 +45,7 @@ def trainer(bench: Bench, shape: str, documents: str, *, packed: bool = False, s
     """
     described = material.model_config(bench.toy, shape)
     fed, _ = material.fed(bench.toy, documents, described.vocab_size)
-    whole = models.shape(described)
+    whole = load.shape(described)
     rows = packed_rows(fed) if packed else padded_rows(fed)
     a_step = max(1, bench.tokens_a_step // fed.row_tokens)
     failed: list[str] = []
@@ -83,7 +83,7 @@ def _run(
     checkpointing: bool,
 ) -> Steps:
     """Take steps by the Trainer, the first of them not timed."""
-    model: Any = models.fresh(described, dtype=dtype, device=bench.place)
+    model: Any = load.fresh(described, dtype=dtype, device=bench.place)
     model.config.use_cache = False
     clock = _Clock(bench.place)
     a_step = at_once * accumulate
@@ -200,7 +200,7 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
         for begin, end in rows
     ]
     clock = _Clock(bench.place)
-    model: nn.Module = models.fresh(described, dtype=DTYPES[bench.found.dtype], device=bench.place)
+    model: nn.Module = load.fresh(described, dtype=DTYPES[bench.found.dtype], device=bench.place)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings = SFTConfig(
@@ -231,7 +231,7 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
     logged = tuple(entry["loss"] for entry in made.state.log_history if "loss" in entry)
     done = Steps(steps, clock.ends[-1] - clock.ends[0], material.work_of(alone, members), logged)
     return {
-        **training.figures(bench, done, models.shape(described), full=True, trained=0),
+        **training.figures(bench, done, load.shape(described), full=True, trained=0),
         "weights": bench.found.dtype,
         "micro_batch": at_once,
         "checkpointing": bool(settings.gradient_checkpointing),

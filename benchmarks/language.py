@@ -23,9 +23,9 @@ import langdetect  # type: ignore[import-untyped]
 import polars as pl
 from common import parse, parser, save
 
-from curate.filters import language_profiles as profiles
-from curate.filters.language import UNKNOWN, language
-from curate.filters.language_detector import detect
+from curate.filters.language import language
+from curate.filters.language_id import UNKNOWN, profiles
+from curate.filters.language_id.detector import detect
 
 SAME = {"nb": "no", "zh-cn": "zh", "zh-tw": "zh"}  # labels that count as one
 BATCH = 1000  # conversations in a frame, as a worker sees them

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from curate.train import models, packing
-from curate.train.data import Examples
+from curate.model import load
+from curate.model.sizes import Work, work
+from curate.train import packing
+from curate.train.examples import Examples
 from curate.train.plan import Load
 from curate.train.setup import Fed
-from curate.train.shape import Work, work
 
 LENGTHS = Path(__file__).resolve().parent / "data" / "lengths.json"
 WINDOW = 2048  # of the real lengths
@@ -126,8 +127,8 @@ def in_4_bits(described: Any, dtype: torch.dtype, place: torch.device) -> nn.Mod
     """Return a model as `models.load(quantise=True)` makes it of files, of random weights, matrix by matrix."""
     import bitsandbytes
 
-    model: Any = models.fresh(described, dtype=dtype, device="meta")
-    settings = models.nf4(dtype)
+    model: Any = load.fresh(described, dtype=dtype, device="meta")
+    settings = load.nf4(dtype)
     quantised = {
         "quant_type": settings.bnb_4bit_quant_type,
         "compress_statistics": settings.bnb_4bit_use_double_quant,

@@ -28,10 +28,12 @@ from typing import Any
 from common import ROOT, copies, measure, ours, parse, parser, save, source_rows, table
 from common import write_dump as write
 
-from curate import engine, tokens
+from curate.engine import base
+from curate.rendering import proof
+from curate.rendering.factory import make_renderer
 from curate.schemas.conversation import Message, Role
-from curate.train import data, packing, proof
-from curate.train.render import renderer
+from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
+from curate.train import examples, packing
 
 WINDOW = 2048
 WARM = 100  # conversations before the clock starts, of those that are not measured
@@ -41,9 +43,9 @@ Conversation = list[Message]
 
 def prepared(name: str, batch: Sequence[Conversation], warm: Sequence[Conversation], shared: Path) -> dict[str, Any]:
     """Return seconds of wall and CPU time of each stage, and how full the rows are."""
-    made = renderer("vicuna", tokenizer_of(name, shared))
+    made = make_renderer("vicuna", tokenizer_of(name, shared))
     proof.prove(made, warm, made.write(warm))
-    with engine.uncollected():  # as where a set is read for training
+    with base.uncollected():  # as where a set is read for training
         marks = [(time.perf_counter(), time.process_time())]
         written = [made.write(batch[at : at + 1000]) for at in range(0, len(batch), 1000)]
         marks.append((time.perf_counter(), time.process_time()))
@@ -71,15 +73,15 @@ def whole_way(name: str, folder: Path, shared: Path) -> dict[str, Any]:
     """Return the wall time from a set on disk to rows, on all cores."""
     tokenizer = tokenizer_of(name, shared)
     begin = time.perf_counter()
-    found = data.load(folder, tokenizer, template="vicuna", max_tokens=WINDOW)
+    found = examples.load(folder, tokenizer, template="vicuna", max_tokens=WINDOW)
     packing.pack(found.train.lengths, WINDOW)
     count = len(found.train) + len(found.eval)
     return {"conversations": count, "wall_s": time.perf_counter() - begin, "left_out": len(found.failures)}
 
 
-def tokenizer_of(name: str, shared: Path) -> tokens.Tokenizer:
+def tokenizer_of(name: str, shared: Path) -> Tokenizer:
     """Return a tokenizer by name; the one counting with fastokens, whose cache of texts begins empty."""
-    return tokens.load(str(shared / "tokenizers/llama2") if name == "llama2" else None)
+    return load_tokenizer(str(shared / "tokenizers/llama2") if name == "llama2" else None)
 
 
 def messages_of(rows: Sequence[dict[str, Any]]) -> list[Conversation]:

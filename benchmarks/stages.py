@@ -22,12 +22,16 @@ import polars as pl
 from common import MB, copies, parse, parser, remove, save, source_rows, table, write_dump
 
 import curate
-from curate import ingest, markdown, tokens
-from curate.cutting import Cutter
+from curate import markdown
 from curate.errors import RecordError
 from curate.filters import measure
+from curate.ingest.chunker import Cutter
+from curate.ingest.decode import decode_records
+from curate.ingest.reader import Reader
+from curate.ingest.sources import open_inputs
+from curate.ingest.streams import Meter, text_blocks
 from curate.schemas import formats
-from curate.streams import Meter, text_blocks
+from curate.tokenization.tokenizer import load_tokenizer
 
 T = TypeVar("T")
 THREADS = ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -70,8 +74,8 @@ class _Unhashed(Meter):
 
 def _cut(dump: Path) -> int:
     """Cut a dump into proven stretches of records, as the reader does."""
-    (source,) = ingest.open_inputs([dump])
-    reader = ingest.Reader([source])
+    (source,) = open_inputs([dump])
+    reader = Reader([source])
 
     def note(*damage: object) -> None:
         raise SystemExit(f"damage in {dump}: {damage}")
@@ -88,17 +92,17 @@ def ingest_stages(dump: Path, count: int) -> Iterator[tuple[str, float]]:
     data = dump.read_bytes()
     spent, _ = best_of(count, lambda: hashlib.sha256(data).hexdigest())
     yield "ingest: SHA-256 of the input", megabytes / spent
-    spent, _ = best_of(count, lambda: sum(1 for _ in ingest.Reader(ingest.open_inputs([dump]))))
+    spent, _ = best_of(count, lambda: sum(1 for _ in Reader(open_inputs([dump]))))
     yield "ingest: cut, with SHA-256", megabytes / spent
-    chunks = list(ingest.Reader(ingest.open_inputs([dump])))
-    raws = [record.raw for chunk in chunks for record in ingest.records(chunk)]
+    chunks = list(Reader(open_inputs([dump])))
+    raws = [record.raw for chunk in chunks for record in decode_records(chunk)]
     decode = msgspec.json.Decoder().decode
     spent, _ = best_of(count, lambda found=raws: sum(1 for raw in found if decode(raw)))  # type: ignore[misc]
     yield "msgspec alone: decode records", megabytes / spent
     del raws
-    spent, _ = best_of(count, lambda: sum(len(ingest.records(chunk)) for chunk in chunks))
+    spent, _ = best_of(count, lambda: sum(len(decode_records(chunk)) for chunk in chunks))
     yield "ingest: decode records", megabytes / spent
-    records = [record for chunk in chunks for record in ingest.records(chunk)]
+    records = [record for chunk in chunks for record in decode_records(chunk)]
 
     def parse_all() -> None:
         for record in records:
@@ -122,7 +126,7 @@ def text_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
     texts = [*prompts, *converted]
     yield from language_stage(shared, count)
     for name, source in (("tokens: LLaMA-2", str(shared / "tokenizers/llama2")), ("tokens: LLaMA-3", "llama3")):
-        tokenizer = tokens.load(source)
+        tokenizer = load_tokenizer(source)
         spent, _ = best_of(count, lambda loaded=tokenizer: loaded.counts(texts))  # type: ignore[misc]
         yield name, _size(texts) / spent
         if (words := tokenizer.words) is not None:

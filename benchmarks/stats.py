@@ -23,7 +23,7 @@ import polars as pl
 from common import MB, ROOT, Measured, best, copies, measure, ours, parse, parser, remove, save, table
 from common import write_dump as write
 
-from curate import curated
+from curate.dataset import curated_set, transaction
 
 CURATE = [sys.executable, "-m", "curate"]
 
@@ -44,17 +44,17 @@ def prepare(chosen: argparse.Namespace) -> tuple[Path, Path]:
 def million(source: Path, count: int) -> Path:
     """Return a set of so many conversations, made of another by repeating it."""
     target = source.with_name(f"{source.name}-{count}")
-    if (target / curated.MANIFEST).exists():
+    if (target / curated_set.MANIFEST).exists():
         return target
     remove(target)
     target.mkdir()
-    found = curated.open_set(source)
+    found = curated_set.open_set(source)
     kept = found.manifest["counts"]["kept"]
     times = -(-count // kept)
-    for name, frame in ((curated.CONVERSATIONS, found.conversations()), (curated.REJECTED, found.rejected())):
-        curated.sink(target / name, pl.concat([_copy(frame, number) for number in range(times)]))
+    for name, frame in ((curated_set.CONVERSATIONS, found.conversations()), (curated_set.REJECTED, found.rejected())):
+        transaction.sink(target / name, pl.concat([_copy(frame, number) for number in range(times)]))
     counts = {key: _times(value, times) for key, value in found.manifest["counts"].items()}
-    curated.write_manifest(target, {**found.manifest, "counts": counts})
+    transaction.write_manifest(target, {**found.manifest, "counts": counts})
     return target
 
 
@@ -99,7 +99,7 @@ def main() -> None:
     folder, dialogues = prepare(chosen)
     large = million(folder, chosen.conversations)
     model = chosen.shared / "tokenizers/llama2"
-    pieces = json.loads((folder / curated.MANIFEST).read_text("utf-8"))["counts"]["pieces"]
+    pieces = json.loads((folder / curated_set.MANIFEST).read_text("utf-8"))["counts"]["pieces"]
     print(f"{dialogues}: {pieces:,} conversations, {dialogues.stat().st_size / MB:.1f} MB; {large}")
     commands: dict[str, tuple[Sequence[str | Path], dict[str, str]]] = {
         "curate stats SET": ([*CURATE, "stats", folder, "--json"], {}),

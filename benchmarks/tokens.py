@@ -24,10 +24,11 @@ os.environ.update(FASTOKENS_BPE_THREADS="1", RAYON_NUM_THREADS="1", TOKENIZERS_P
 
 from common import parse, parser, save
 
-from curate import tokens, vocabulary
+from curate.rendering.split import split_batch
 from curate.schemas import prompts
 from curate.schemas.conversation import Message, Role
-from curate.split import split_batch
+from curate.tokenization import vocabulary
+from curate.tokenization.tokenizer import Tokenizer, fastokens, load_tokenizer
 
 ROLES: dict[str, Role] = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 BATCH = 500  # conversations, about what a chunk of 4 MB holds
@@ -60,8 +61,8 @@ def seconds(work: Callable[[], object], repeats: int = 3) -> list[float]:
 
 def measure(name: str | None, chats: list[list[Message]], check: bool) -> list[dict[str, Any]]:
     """Return one row for each path of a tokenizer, and one for the splitter in each template."""
-    load_seconds = seconds(lambda: tokens.load(name))
-    tokenizer = tokens.load(name)
+    load_seconds = seconds(lambda: load_tokenizer(name))
+    tokenizer = load_tokenizer(name)
     vocab = vocabulary.read(Path(tokenizer.info.source).read_bytes(), tokenizer.info.name)
     texts = [message.content for chat in chats for message in chat]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
@@ -72,7 +73,7 @@ def measure(name: str | None, chats: list[list[Message]], check: bool) -> list[d
         rows.append({"tokenizer": tokenizer.info.name, "what": what, "seconds": min(taken), **speed, **more})
 
     document = tokenizer.tokenizer_json()
-    fast = tokens.fastokens(document)
+    fast = fastokens(document)
     row("fastokens", seconds(lambda: fast(texts)))
     if (words := tokenizer.words) is not None:
         row("by words", seconds(lambda: words.totals(texts, [0] * len(texts))))
@@ -81,7 +82,7 @@ def measure(name: str | None, chats: list[list[Message]], check: bool) -> list[d
     row("tokenizers", seconds(lambda: [hugging_face(text) for text in texts], 1))
     for template in prompts.TEMPLATES.values():
         if set(template.needs) <= set(tokenizer.control_ids):
-            fresh = tokens.load(name)
+            fresh = load_tokenizer(name)
             row(f"split, {template.name}", _split(chats, template, fresh))
     if check:
         different = list(dict.fromkeys(texts))
@@ -90,7 +91,7 @@ def measure(name: str | None, chats: list[list[Message]], check: bool) -> list[d
     return rows
 
 
-def _split(chats: list[list[Message]], template: prompts.Template, tokenizer: tokens.Tokenizer) -> list[float]:
+def _split(chats: list[list[Message]], template: prompts.Template, tokenizer: Tokenizer) -> list[float]:
     starts = range(0, len(chats), BATCH)
     return seconds(lambda: [split_batch(chats[i : i + BATCH], template, tokenizer, 2048) for i in starts])
 

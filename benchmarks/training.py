@@ -20,12 +20,16 @@ import torch
 from torch import nn
 
 from benchmarks import material
-from curate.train import attention, checkpoint, config, device, loss, models, optimizers, plan, setup
-from curate.train.device import DTYPES, GIB, Device
+from curate.model import device
+from curate.model import load as models
+from curate.model.attention import choose
+from curate.model.device import DTYPES, GIB, Device
+from curate.model.sizes import Shape, Work, flops
+from curate.train import checkpoint, config, loss, plan, setup
 from curate.train.distributed import World
+from curate.train.optim import adamw
 from curate.train.plan import Hardware, Load, Plan
 from curate.train.setup import Alive, Fed, How
-from curate.train.shape import Shape, Work, flops
 
 Row = dict[str, Any]
 
@@ -104,7 +108,7 @@ class Ready:
         return outcome.loss, material.work_of(self.fed, rows)
 
 
-def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.TrainConfig, Plan, attention.Attention]:
+def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.TrainConfig, Plan, choose.Attention]:
     """Return a case's configuration and plan, and its attention."""
     a_step = max(1, bench.tokens_a_step // load.row_tokens)
     wanted: dict[str, dict[str, object]] = {
@@ -114,7 +118,7 @@ def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.
     for section, values in case.changes.items():
         wanted[section] = {**wanted.get(section, {}), **values}
     settled = config.override(config.load(config.DEFAULT), wanted)
-    heads = attention.Heads(shape.heads, shape.kv_heads, shape.head_size)
+    heads = choose.Heads(shape.heads, shape.kv_heads, shape.head_size)
     chosen = _kernel(bench.place, DTYPES[bench.found.dtype], settled.model.attention, heads)
     made = plan.make(settled, shape, load, bench.hardware(case.gib), attention=chosen.name)
     plan.check(made)
@@ -122,9 +126,9 @@ def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.
 
 
 @cache
-def _kernel(place: torch.device, dtype: torch.dtype, wanted: str, heads: attention.Heads) -> attention.Attention:
+def _kernel(place: torch.device, dtype: torch.dtype, wanted: str, heads: choose.Heads) -> choose.Attention:
     """Choose a kernel once: trying one compiles it."""
-    return attention.choose(place, dtype, wanted, heads=heads)
+    return choose.choose(place, dtype, wanted, heads=heads)
 
 
 def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
@@ -155,7 +159,7 @@ class PlainLoss(loss.CausalLoss):
 
     def forward(self, batch: Any, chosen: Any, *, each: bool = False) -> torch.Tensor:
         hidden = self.body(batch, chosen)
-        logits = attention.base(self.model).get_output_embeddings()(hidden).float()
+        logits = choose.base(self.model).get_output_embeddings()(hidden).float()
         return nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
 
 
@@ -196,7 +200,7 @@ def timed(bench: Bench, take: Callable[[int], tuple[float, Work]], deadline: flo
 
 
 def figures(bench: Bench, steps: Steps, shape: Shape, *, full: bool, trained: int) -> Row:
-    """Return useful tokens a second, strict MFU (facts of `curate.train.shape.flops`) and the peak of memory."""
+    """Return useful tokens a second, strict MFU (facts of `curate.model.sizes.flops`) and the peak of memory."""
     operations = flops(shape, steps.work, full=full, adapters=0 if full else trained)
     cuda = bench.place.type == "cuda"
     return {
@@ -268,16 +272,16 @@ def parts(bench: Bench, case: Case) -> Row:
         clock.lap("rows to tensors")
         batch = batch.to(bench.place)
         clock.lap("to the device")
-        attention.kwargs(trainer.attention, batch)
+        choose.kwargs(trainer.attention, batch)
         clock.lap("attention masks")
         hidden = module.body(batch, trainer.attention)
         clock.lap("forward, with masks")
-        head = attention.base(trainer.model).get_output_embeddings()
+        head = choose.base(trainer.model).get_output_embeddings()
         total = loss.supervised_loss(hidden, head.weight, batch.targets, count=batch.supervised)
         clock.lap("loss, with its gradients")
         (total / batch.supervised).backward()
         clock.lap("backward")
-        optimizers.clip(trainer.parameters.values(), 1.0)
+        adamw.clip(trainer.parameters.values(), 1.0)
         clock.lap("clip")
         trainer.optimizer.step()
         clock.lap("optimizer")

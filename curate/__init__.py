@@ -4,53 +4,53 @@
     result = curate.clean("dump.json", "curated")
 
 Each command of the shell is a function here, of the same name and with the same settings. They are
-loaded when first used, so that `import curate` costs nothing.
+loaded when first used, so that `import curate` costs nothing (PEP 562).
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING
 
+from curate._version import __version__ as __version__
 from curate.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from curate.clean import CleanResult, Progress, clean
-    from curate.compare import Comparison, compare
-    from curate.convert import convert
-    from curate.curated import CuratedSet, open_set
-    from curate.doctor import doctor
-    from curate.explain import explain
-    from curate.show import Selection, show
-    from curate.stats import stats
-    from curate.train.chat import chat
-    from curate.train.journal import RunResult
+    from curate.analysis.compare import Comparison
+    from curate.analysis.doctor import doctor
+    from curate.analysis.explain import explain
+    from curate.analysis.select import Selection, show
+    from curate.api.clean import clean
+    from curate.api.compare import compare
+    from curate.api.stats import stats
+    from curate.conversion.convert import convert
+    from curate.dataset.curated_set import CuratedSet, open_set
+    from curate.inference.chat import chat
+    from curate.pipeline.run import CleanResult, Progress
+    from curate.train.finetune import finetune
     from curate.train.merge import merge
-    from curate.train.run import finetune
+    from curate.train.run.log import RunResult
 
-__version__ = "0.1.0"
-
-_HOMES = {
-    "chat": "train.chat",
-    "clean": "clean",
-    "CleanResult": "clean",
-    "Progress": "clean",
-    "compare": "compare",
-    "Comparison": "compare",
-    "convert": "convert",
-    "CuratedSet": "curated",
-    "open_set": "curated",
-    "doctor": "doctor",
-    "explain": "explain",
-    "finetune": "train.run",
-    "RunResult": "train.journal",
-    "merge": "train.merge",
-    "show": "show",
-    "Selection": "show",
-    "stats": "stats",
+_MODULES = {  # name to the module that defines it
+    "clean": "curate.api.clean",
+    "CleanResult": "curate.pipeline.run",
+    "Progress": "curate.pipeline.run",
+    "stats": "curate.api.stats",
+    "compare": "curate.api.compare",
+    "Comparison": "curate.analysis.compare",
+    "show": "curate.analysis.select",
+    "Selection": "curate.analysis.select",
+    "explain": "curate.analysis.explain",
+    "convert": "curate.conversion.convert",
+    "open_set": "curate.dataset.curated_set",
+    "CuratedSet": "curate.dataset.curated_set",
+    "doctor": "curate.analysis.doctor",
+    "finetune": "curate.train.finetune",
+    "RunResult": "curate.train.run.log",
+    "chat": "curate.inference.chat",
+    "merge": "curate.train.merge",
 }
+_TRAINING = ("finetune", "RunResult", "chat", "merge")  # need the extra [train]
 
 __all__ = [
     "CleanResult",
@@ -73,28 +73,19 @@ __all__ = [
 ]
 
 
-class _Package(types.ModuleType):
-    """This package: `curate.clean` is the function, though a submodule bears the same name."""
-
-    def __getattr__(self, name: str) -> object:
-        if name not in _HOMES:
-            raise AttributeError(f"module 'curate' has no attribute {name!r}")
-        try:
-            module = importlib.import_module(f"curate.{_HOMES[name]}")
-        except ModuleNotFoundError as error:
-            if _HOMES[name].startswith("train.") and not (error.name or "").startswith("curate"):
-                raise MissingExtra(f"curate {name}", "train") from error
-            raise
-        value: object = getattr(module, name)
-        super().__setattr__(name, value)
-        return value
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, types.ModuleType)):
-            super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'curate' has no attribute {name!r}")
+    try:
+        module = importlib.import_module(_MODULES[name])
+    except ModuleNotFoundError as error:
+        if name in _TRAINING and not (error.name or "").startswith("curate"):
+            raise MissingExtra(f"curate {name}", "train") from error
+        raise
+    value: object = getattr(module, name)
+    globals()[name] = value
+    return value
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

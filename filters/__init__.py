@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-
-from .registry import Rule, check, corpus_rule, get, load, reject, rule, rules, signal
-from .run import apply, measure
+from curate.filters.registry import Rule, check, corpus_rule, get, load, reject, rule, rules, signal
+from curate.filters.verdicts import apply, measure
 
 __all__ = [
     "Rule",
@@ -20,11 +18,3 @@ __all__ = [
     "rules",
     "signal",
 ]
-
-BUILT_IN = ("structure", "mentions", "repetition", "language", "duplicates")
-
-
-def load_built_in() -> None:
-    """Import every built-in module, so that its rules are registered."""
-    for module in BUILT_IN:
-        importlib.import_module(f"{__name__}.{module}")

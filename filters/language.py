@@ -14,11 +14,10 @@ from collections.abc import Sequence
 import polars as pl
 
 from curate.errors import RecipeError, did_you_mean
+from curate.filters.language_id import UNKNOWN
+from curate.filters.registry import reject, rule, signal
+from curate.filters.structure import FENCED
 
-from .registry import reject, rule, signal
-from .structure import FENCED
-
-UNKNOWN = "unknown"
 ALIASES = {"zh": ("zh-cn", "zh-tw"), "nb": ("no",), "iw": ("he",), "in": ("id",), "fil": ("tl",)}
 
 SIDE_RAW = 1_500  # characters of a side that are looked through for them
@@ -43,7 +42,7 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
     10,200 sentences in 51 languages it is then off by 0.6 % on average). A conversation without evidence (code
     alone, or no letters) is `unknown`, with 0.
     """
-    from .language_detector import detect  # NumPy, which the list of filters does without
+    from curate.filters.language_id.detector import detect  # NumPy, which the list of filters does without
 
     texts = frame.select(evidence=_evidence()).to_series().to_list()
     # letters written with a combining accent, as one: langdetect does it for Vietnamese
@@ -77,7 +76,7 @@ def languages(keep: tuple[str, ...] = (), skip: tuple[str, ...] = ()) -> pl.Expr
 
 def _known(names: Sequence[str], setting: str) -> list[str]:
     """Turn a setting's names into codes of langdetect; raises RecipeError with the nearest for one it lacks."""
-    from . import language_profiles as profiles
+    from curate.filters.language_id import profiles
 
     allowed = {*profiles.codes(), *ALIASES, *([UNKNOWN] if setting == "skip" else [])}
     for name in names:

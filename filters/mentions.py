@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from curate.errors import RecipeError
-
-from .registry import reject, rule
+from curate.filters.registry import reject, rule
 
 AFTER = 120  # characters shown after a mention
 

@@ -23,8 +23,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import importlib.util
 import inspect
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -151,9 +153,9 @@ def reject(when: pl.Expr, reason: str, *, evidence: pl.Expr | str | None = None,
 
 @functools.cache
 def _load_built_in() -> None:
-    from curate import filters
-
-    filters.load_built_in()
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if not module.ispkg:
+            importlib.import_module(f"curate.filters.{module.name}")
 
 
 def rules(*kinds: Kind) -> dict[str, Rule]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from curate.errors import RecipeError
-
-from .registry import reject, rule
+from curate.filters.registry import reject, rule
 
 # a code block, closed or cut off: a longer fence holds shorter ones (a README as code), so the longest come first
 FENCED = "(?ms)" + "|".join(

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .conversation import ROLES, Conversation, Edit, Message, Role
+from curate.schemas.conversation import ROLES, Conversation, Edit, Message, Role
 
 __all__ = ["ROLES", "Conversation", "Edit", "Message", "Role"]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from curate.errors import RecordError
-
-from . import turns
-from .conversation import Conversation, Message, Role
-from .prompts import INPUT_MARK
+from curate.schemas import read_turns
+from curate.schemas.conversation import Conversation, Message, Role
+from curate.schemas.prompts import INPUT_MARK
 
 NAME = "alpaca"
 SUMMARY = "Alpaca's single exchanges: {instruction, input, output}; `system` and `history` are read too."
@@ -24,7 +23,7 @@ def recognises(record: Mapping[str, object]) -> bool:
 def parse(record: Mapping[str, object]) -> Conversation:
     """Read one record: the input stands under the instruction, after the mark that Alpaca's prompt has."""
     conversation = Conversation(None, [])
-    conversation.source_id = turns.source_id(conversation, record.get("id"))
+    conversation.source_id = read_turns.source_id(conversation, record.get("id"))
     if record.get("system"):
         _add(conversation, "system", record["system"])
     for prompt, answer in _history(record.get("history")):
@@ -33,15 +32,15 @@ def parse(record: Mapping[str, object]) -> Conversation:
     _add(conversation, "user", record["instruction"])
     if record.get("input") not in (None, ""):
         prompt = conversation.messages[-1]
-        given = turns.text_of(conversation, record["input"], len(conversation.messages) - 1)
+        given = read_turns.text_of(conversation, record["input"], len(conversation.messages) - 1)
         prompt.content = f"{prompt.content}{INPUT_MARK}{given}" if prompt.content else given
     _add(conversation, "assistant", record["output"])
-    turns.describe(conversation, record, _USED)
+    read_turns.describe(conversation, record, _USED)
     return conversation
 
 
 def _add(conversation: Conversation, role: Role, value: object) -> None:
-    text = turns.text_of(conversation, value, len(conversation.messages))
+    text = read_turns.text_of(conversation, value, len(conversation.messages))
     conversation.messages.append(Message(role, text))
 
 
@@ -50,7 +49,7 @@ def _history(value: object) -> list[list[object]]:
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-        raise RecordError("bad_turn", "'history' is not a list of pairs of prompt and answer", turns.show(value))
+        raise RecordError("bad_turn", "'history' is not a list of pairs of prompt and answer", read_turns.show(value))
     return value
 
 
@@ -71,4 +70,4 @@ def dump(conversation: Conversation) -> dict[str, object]:
     record |= {"instruction": instruction, "input": given, "output": answer.content}
     if system is not None:
         record["system"] = system
-    return turns.with_metadata(record, conversation)
+    return read_turns.with_metadata(record, conversation)

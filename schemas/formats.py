@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from curate.errors import InputError, RecordError, did_you_mean
-
-from . import alpaca, native, openai, sharegpt, turns, vicuna
-from .conversation import Conversation
+from curate.schemas import alpaca, native, openai, read_turns, sharegpt, vicuna
+from curate.schemas.conversation import Conversation
 
 Record = Mapping[str, object]
 
@@ -81,7 +80,7 @@ def get(name: str) -> Format:
 def parse(value: object) -> Conversation:
     """Read one decoded record in whichever format it is; raises RecordError that says why it cannot be."""
     if not isinstance(value, dict):
-        raise RecordError("not_a_record", f"the row is {turns.kind(value)}, not an object", turns.show(value))
+        raise RecordError("not_a_record", f"the row is {read_turns.kind(value)}, not an object", read_turns.show(value))
     try:
         for recognises, read in _READERS:
             if recognises(value):
@@ -95,9 +94,9 @@ def _unrecognised(record: Record) -> RecordError:
     """Say why no format takes the record: it has no turns at all, or none under a known key."""
     empty = [key for key in _TURN_KEYS if key in record]
     if empty:
-        return RecordError("no_messages", f"{empty[0]!r} is null", turns.show(record))
-    keys = f"; its keys: {turns.names(list(record))}" if record else "; it is empty"
+        return RecordError("no_messages", f"{empty[0]!r} is null", read_turns.show(record))
+    keys = f"; its keys: {read_turns.names(list(record))}" if record else "; it is empty"
     if _METADATA.issuperset(record):
-        return RecordError("no_messages", f"the record has no 'conversations'{keys}", turns.show(record))
+        return RecordError("no_messages", f"the record has no 'conversations'{keys}", read_turns.show(record))
     known = "conversations, items, messages, or instruction with output"
-    return RecordError("unknown_format", f"no {known}{keys}", turns.show(record))
+    return RecordError("unknown_format", f"no {known}{keys}", read_turns.show(record))

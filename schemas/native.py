@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from curate.errors import RecordError
-
-from . import turns
-from .conversation import ROLES, Conversation, Message
+from curate.schemas import read_turns
+from curate.schemas.conversation import ROLES, Conversation, Message
 
 NAME = "jsonl"
 SUMMARY = "Our own lines, nothing lost: {id, source_id, piece, messages with train and stop, model, metadata, split}."
@@ -27,11 +26,11 @@ def recognises(record: Mapping[str, object]) -> bool:
 def parse(record: Mapping[str, object]) -> Conversation:
     """Read one record; its `source_id` becomes the `id` it had, so that pieces stay apart."""
     conversation = Conversation(None, [])
-    conversation.source_id = turns.source_id(conversation, record.get("id"))
-    value = turns.turns_in(conversation, record["messages"], "messages")
+    conversation.source_id = read_turns.source_id(conversation, record.get("id"))
+    value = read_turns.turns_in(conversation, record["messages"], "messages")
     exact = [_exact(turn) for turn in value]
     if None in exact:
-        turns.read(conversation, value, "role", "content")
+        read_turns.read(conversation, value, "role", "content")
     else:
         conversation.messages = [message for message in exact if message is not None]
     model = record.get("model")
@@ -45,7 +44,7 @@ def _exact(turn: object) -> Message | None:
     if not isinstance(turn, dict) or turn.keys() != _FIELDS or turn["role"] not in ROLES:
         return None
     values = (turn["content"], turn["name"] or "", turn["tool_calls"] or "", turn["train"], turn["stop"])
-    if tuple(map(type, values)) != _TYPES or (turn["tool_calls"] and not turns.is_calls(turn["tool_calls"])):
+    if tuple(map(type, values)) != _TYPES or (turn["tool_calls"] and not read_turns.is_calls(turn["tool_calls"])):
         return None
     return Message(**turn)
 
@@ -56,8 +55,8 @@ def _metadata(value: object) -> dict[str, object]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise RecordError("bad_value", "'metadata' is not JSON text", turns.show(value)) from None
-    return {key: turns.plain(item) for key, item in value.items()} if isinstance(value, dict) else {}
+            raise RecordError("bad_value", "'metadata' is not JSON text", read_turns.show(value)) from None
+    return {key: read_turns.plain(item) for key, item in value.items()} if isinstance(value, dict) else {}
 
 
 def dump(conversation: Conversation) -> dict[str, object]:

@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from curate.errors import RecordError
-
-from . import turns
-from .conversation import Conversation, Message
+from curate.schemas import read_turns
+from curate.schemas.conversation import Conversation, Message
 
 NAME = "openai"
 SUMMARY = "OpenAI's fine-tuning lines: {messages: [{role, content, tool_calls, weight}]}; Hugging Face's chat form too."
@@ -24,13 +23,13 @@ def recognises(record: Mapping[str, object]) -> bool:
 def parse(record: Mapping[str, object]) -> Conversation:
     """Read one record; raises RecordError where its meaning is not clear."""
     conversation = Conversation(None, [])
-    conversation.source_id = turns.source_id(conversation, record.get("id"))
+    conversation.source_id = read_turns.source_id(conversation, record.get("id"))
     value = record["messages"]
     if value.__class__ is not list or not value:
-        value = turns.turns_in(conversation, value, "messages")
-    turns.read(conversation, value, "role", "content")
+        value = read_turns.turns_in(conversation, value, "messages")
+    read_turns.read(conversation, value, "role", "content")
     if len(record) > 1:
-        turns.describe(conversation, record, _USED)
+        read_turns.describe(conversation, record, _USED)
     return conversation
 
 
@@ -43,7 +42,7 @@ def dump(conversation: Conversation) -> dict[str, object]:
         if not message.stop:
             raise RecordError("not_representable", f"message {index} was cut, and this form cannot say so")
         messages.append(_message(message, answered[index]))
-    return turns.with_metadata(record, conversation)
+    return read_turns.with_metadata(record, conversation)
 
 
 def _message(message: Message, call_id: str) -> dict[str, object]:
@@ -70,7 +69,7 @@ def call_ids(messages: Sequence[Message]) -> list[str]:
     open_calls: list[tuple[str, str]] = []  # (id, name) of calls whose results have not come yet
     for message in messages:
         found.append("")
-        if message.tool_calls is not None and turns.is_calls(message.tool_calls):
+        if message.tool_calls is not None and read_turns.is_calls(message.tool_calls):
             open_calls = [_call_key(call) for call in json.loads(message.tool_calls)]
         if message.role == "tool" and open_calls:
             at = next((at for at, (_, name) in enumerate(open_calls) if name == message.name), 0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from . import turns
-from .conversation import Conversation, Message, Role
+from curate.schemas import read_turns
+from curate.schemas.conversation import Conversation, Message, Role
 
 NAME = "sharegpt"
 SUMMARY = "ShareGPT dumps: {id, conversations: [{from: human|gpt|system|tool, value}]}; `items` is read too."
@@ -24,14 +24,14 @@ def recognises(record: Mapping[str, object]) -> bool:
 def parse(record: Mapping[str, object]) -> Conversation:
     """Read one record; raises RecordError where its meaning is not clear."""
     conversation = Conversation(None, [])
-    conversation.source_id = turns.source_id(conversation, record.get("id"))
+    conversation.source_id = read_turns.source_id(conversation, record.get("id"))
     key = KEYS[0] if record.get(KEYS[0]) is not None else KEYS[1]
     value = record[key]
     if value.__class__ is not list or not value:
-        value = turns.turns_in(conversation, value, key)
-    turns.read(conversation, value, "from", "value")
+        value = read_turns.turns_in(conversation, value, key)
+    read_turns.read(conversation, value, "from", "value")
     if len(record) > 2 or "id" not in record:
-        turns.describe(conversation, record, _USED[key])
+        read_turns.describe(conversation, record, _USED[key])
     return conversation
 
 
@@ -39,7 +39,7 @@ def dump(conversation: Conversation) -> dict[str, object]:
     """Write a conversation; name, tool_calls, weight 0 and stop false are keys of a turn only where they are set."""
     record: dict[str, object] = {} if conversation.source_id is None else {"id": conversation.source_id}
     record["conversations"] = [_turn(message) for message in conversation.messages]
-    return turns.with_metadata(record, conversation)
+    return read_turns.with_metadata(record, conversation)
 
 
 def _turn(message: Message) -> dict[str, object]:

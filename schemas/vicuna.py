@@ -7,8 +7,7 @@ before the first prompt, after which a blank line stands; what else cannot be sa
 from __future__ import annotations
 
 from curate.errors import RecordError
-
-from .conversation import Conversation, Message
+from curate.schemas.conversation import Conversation, Message
 
 NAME = "vicuna"
 SUMMARY = (

@@ -121,7 +121,7 @@ def _run_in(folder: Path, command: str) -> str:
 
 def filters_table(_: str) -> str:
     """Return the built-in filters with their settings."""
-    from curate import recipe
+    from curate.pipeline import recipe
 
     on = recipe.load("vicuna").filters
     rows = [
@@ -149,14 +149,14 @@ def _rules(*kinds: Literal["filter", "signal", "corpus"]) -> list[typing.Any]:
 
 def repairs_table(_: str) -> str:
     """Return the repairs by the names that `edits` gives them."""
-    from curate.repair import REPAIRS
+    from curate.pipeline.repair_turns import REPAIRS
 
     return _table(("repair", "what it does"), [(_code(name), text) for name, text in REPAIRS.items()])
 
 
 def losses_table(_: str) -> str:
     """Return why an exchange, or the record, goes when turns are brought into order."""
-    from curate.repair import LOSSES
+    from curate.pipeline.repair_turns import LOSSES
 
     return _table(("rule", "why"), [(_code(name), text) for name, text in LOSSES.items()])
 
@@ -195,7 +195,7 @@ def templates_table(_: str) -> str:
 
 def recipes_table(_: str) -> str:
     """Return which filters each built-in recipe has on."""
-    from curate import recipe
+    from curate.pipeline import recipe
 
     loaded = {name: recipe.load(name).filters for name in recipe.built_in()}
     rows = []
@@ -210,7 +210,7 @@ def recipes_table(_: str) -> str:
 
 def recipe_differences(_: str) -> str:
     """Return the other settings in which the built-in recipes differ."""
-    from curate import recipe
+    from curate.pipeline import recipe
 
     loaded = {name: recipe.load(name) for name in recipe.built_in()}
     rows = []
@@ -224,7 +224,7 @@ def recipe_differences(_: str) -> str:
 
 def recipe_keys(_: str) -> str:
     """Return every key of a recipe, its default, and what `vicuna.toml` says beside it."""
-    from curate import recipe
+    from curate.pipeline import recipe
 
     comments = _comments(recipe.source("vicuna"))
     rows = [(_code(key), "", NO_COMMENT[key]) for key in ("name", "summary", "base", "filters.files")]
@@ -334,7 +334,7 @@ PARTS: dict[str, Callable[[str], str]] = {
 
 def schemas() -> dict[Path, str]:
     """Return the JSON Schemas that the code gives, by their files."""
-    from curate.report import comparison_schema, stats_schema
+    from curate.report.terminal.summary import comparison_schema, stats_schema
 
     found = {"stats": stats_schema(), "comparison": comparison_schema()}
     return {ROOT / f"schemas/{name}.schema.json": json.dumps(schema, indent=1) + "\n" for name, schema in found.items()}

@@ -22,13 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs/images"
 sys.path.insert(0, str(ROOT / "tests"))
 
-import browser  # noqa: E402  # the tests' own
-
 import curate  # noqa: E402
-from curate import marks  # noqa: E402
-from curate.report_chats import chat_page, mask_page  # noqa: E402
-from curate.report_compare import comparison_page  # noqa: E402
-from curate.report_stats import stats_page  # noqa: E402
+from curate.rendering import mask_view  # noqa: E402
+from curate.report.terminal.compare import comparison_page  # noqa: E402
+from curate.report.terminal.conversations import chat_page, mask_page  # noqa: E402
+from curate.report.terminal.stats import stats_page  # noqa: E402
+from tests.support import browser  # noqa: E402  # the tests' own
 
 WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.S)  # Rich's pictures would fetch one
 PICTURES = {  # name: page, width, height, dark, script that brings the window to what is to be seen
@@ -61,7 +60,7 @@ def terminal() -> None:
         "compare", comparison_page(curate.compare("vicuna", "fastchat")), "curate stats vicuna --compare fastchat", 140
     )
     found = curate.show("ZXmYdE5", "vicuna")
-    marker, why = marks.marker(found.set.manifest)
+    marker, why = mask_view.marker(found.set.manifest)
     if marker is None:
         raise SystemExit(why)
     chat = found[0]

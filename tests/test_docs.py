@@ -13,15 +13,16 @@ from pathlib import Path
 import click
 import polars as pl
 import pytest
-from conftest import ROOT
 
-from curate import curated, recipe
 from curate.cli import COMMANDS, cli
+from curate.dataset import columns, curated_set
 from curate.filters import registry
-from curate.repair import LOSSES, REPAIRS
+from curate.pipeline import recipe
+from curate.pipeline.repair_turns import LOSSES, REPAIRS
 from curate.schemas.formats import FORMATS, PROBLEMS
 from curate.schemas.prompts import TEMPLATES
 from scripts import docs
+from tests.support import ROOT
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
 BY_NAME = {str(page.relative_to(ROOT)): page for page in sorted(PAGES)}
@@ -94,7 +95,7 @@ def test_every_command_has_a_page_with_its_flags_and_stands_in_the_readme_and_th
         ("clean", [*REPAIRS, *LOSSES, *PROBLEMS]),
         ("formats", list(FORMATS)),
         ("tokenizers", list(TEMPLATES)),
-        ("curated-set", list(curated.FILES)),
+        ("curated-set", list(curated_set.FILES)),
     ],
     ids=[
         *("filters and signals", "settings of filters", "columns of signals", "recipes", "filters of recipes"),
@@ -127,13 +128,13 @@ def test_every_rule_that_the_source_rejects_or_repairs_by_stands_on_a_page() -> 
 @pytest.mark.parametrize(
     ("file", "schema"),
     [
-        ("conversations.parquet", curated.conversations_schema({})),
-        ("rejected.parquet", curated.rejected_schema({})),
-        ("originals.parquet", curated.ORIGINALS_SCHEMA),
+        ("conversations.parquet", columns.conversations_schema({})),
+        ("rejected.parquet", columns.rejected_schema({})),
+        ("originals.parquet", columns.ORIGINALS_SCHEMA),
     ],
     ids=["conversations", "rejected", "originals"],
 )
-def test_the_page_of_the_set_has_every_column_in_order_with_its_type(file: str, schema: curated.Schema) -> None:
+def test_the_page_of_the_set_has_every_column_in_order_with_its_type(file: str, schema: columns.Schema) -> None:
     section = page("curated-set").split(f"## {file}\n")[1].split("\n## ")[0]
     told = re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.M)
     simple = {name: re.sub(r"Struct\(.*\)(?=\))", "Struct", str(dtype)) for name, dtype in schema.items()}
@@ -141,7 +142,7 @@ def test_the_page_of_the_set_has_every_column_in_order_with_its_type(file: str, 
 
 
 def test_the_page_of_the_set_has_every_field_of_messages_and_edits() -> None:
-    fields = [*curated.MESSAGE.to_schema(), *curated.EDIT.to_schema()]
+    fields = [*columns.MESSAGE.to_schema(), *columns.EDIT.to_schema()]
     assert [name for name in fields if f"`{name}`" not in page("curated-set")] == []
 
 
@@ -225,38 +226,29 @@ def test_relative_links_lead_somewhere(name: str) -> None:
         assert not anchor or anchor in anchors(linked), target
 
 
-def tree() -> list[str]:
-    """Return the README's tree, a path to a line, one that stands below another with its folder."""
+def tree() -> set[str]:
+    """Return the folders of the README's tree, those of the program with their parent."""
     text = (ROOT / "README.md").read_text("utf-8").split("## The tree\n")[1].split("\n## ")[0]
-    found, folder = [], ""
-    for indent, word in re.findall(r"^    ( *)([\w.]+/|[\w*]+\.py|[\w*]+(?:, [\w*]+)*)(?=  )", text, re.M):
-        folder = folder if indent else word
-        found += [f"{folder}{part}" if indent else part for part in word.split(", ")]
-    return found
+    folders, parent = set(), ""
+    for indent, name in re.findall(r"^    ( *)([\w.]+/)", text, re.M):
+        parent = parent if indent else name
+        folders.add(f"{parent}{name}" if indent else name)
+    return folders
 
 
-def test_the_readmes_tree_names_what_exists() -> None:
-    for path in tree():
-        module = path if path.endswith(("/", ".py")) else f"{path}.py"
-        assert list(ROOT.glob(module.rstrip("/"))), path
-    assert len(tree()) > 30
-
-
-def test_the_readmes_tree_names_every_top_level_folder_and_every_module() -> None:
+def test_the_readmes_tree_names_every_folder_and_package() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("this is no git checkout, so which folders are the project's own is not known")
     folders = {f"{path.split('/')[0]}/" for path in listed.stdout.splitlines() if "/" in path}
-    assert sorted(folders - set(tree())) == []
-    named = {path for pattern in tree() for path in ROOT.glob(pattern if "." in pattern else f"{pattern}.py")}
-    modules = {path for path in (ROOT / "curate").glob("*.py") if path.stem not in ("__init__", "__main__", "errors")}
-    assert sorted(path.name for path in modules - named) == []
+    packages = {f"curate/{path.parent.name}/" for path in (ROOT / "curate").glob("*/__init__.py")}
+    assert tree() == folders | packages - {"curate/schemas/", "curate/filters/"}
 
 
 def test_a_set_holds_what_its_page_says(beside_the_example: Path) -> None:
     folder = beside_the_example / "curated"
-    assert {path.name for path in folder.iterdir()} == set(curated.FILES)
-    assert pl.read_parquet_schema(folder / "conversations.parquet") == curated.conversations_schema({})
+    assert {path.name for path in folder.iterdir()} == set(curated_set.FILES)
+    assert pl.read_parquet_schema(folder / "conversations.parquet") == columns.conversations_schema({})
 
 
 def test_the_docs_speak_of_the_project_alone() -> None:

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from curate import __version__
+from curate._version import __version__
 from curate.errors import CurateError, did_you_mean
 
 __all__ = ["cli", "main"]
@@ -24,10 +24,10 @@ COMMANDS = {  # name to module; importing one must load click alone
     "finetune": "finetune",
     "chat": "chat",
     "merge": "merge",
-    "filters": "lists",
-    "recipes": "lists",
-    "presets": "lists",
-    "formats": "lists",
+    "filters": "catalogue",
+    "recipes": "catalogue",
+    "presets": "catalogue",
+    "formats": "catalogue",
     "doctor": "doctor",
 }
 REPORT_AT = "please report it, with what CURATE_DEBUG=1 prints"
@@ -37,7 +37,7 @@ class Failure(click.ClickException):
     """An error that ends the command with one line on stderr and exit code 1."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        from curate.terminal import one_line
+        from curate.display.text import one_line
 
         click.echo(f"error: {one_line(self.message, 2000)}", err=True, file=file)
 

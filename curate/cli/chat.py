@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from curate.train.chat import Chat
+    from curate.inference.chat import Chat
 
 HELP = """\
 /reset          begin a new conversation
@@ -96,7 +96,7 @@ def _piped() -> list[str]:
 
 def _answer(opened: Chat, text: str) -> None:
     """Write an answer as it comes; onto a terminal without what one would obey."""
-    from curate.terminal import safe
+    from curate.display.text import safe
 
     obeys = sys.stdout.isatty()
     for part in opened.stream(text):

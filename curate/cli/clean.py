@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from curate.clean import CleanResult
+    from curate.pipeline.run import CleanResult
 
 
 LARGE = 16 << 20  # bytes of input from which several workers are sure to be needed
@@ -58,17 +58,17 @@ def clean(
     Example:
       curate clean dump.json --language en --max-tokens 4096 -o english
     """
-    from curate import engine
+    from curate.engine import local
 
     _start_workers(inputs, settings["workers"])
     try:
-        from curate.clean import clean as run
-        from curate.cli.progress import show_progress
+        from curate.api.clean import clean as run
+        from curate.cli.clean_progress import show_progress
 
         with show_progress(quiet) as progress:
             result = run(inputs, originals=False if no_originals else None, progress=progress, **settings)
     finally:
-        engine.drop_started()
+        local.drop_started()
     _report(result, quiet, as_json)
     if strict and result.damaged:
         click.get_current_context().exit(1)
@@ -76,22 +76,22 @@ def clean(
 
 def _start_workers(inputs: tuple[str, ...], workers: int | None) -> None:
     """Start the workers of a large run now, so that they import Polars while this process does."""
-    from curate import engine
+    from curate.engine import base, local
 
-    count = workers or engine.default_workers()
+    count = workers or base.default_workers()
     size = sum(Path(path).stat().st_size for path in inputs if Path(path).is_file())
     if count > 1 and size > LARGE:
-        engine.prestart(count, "curate.batch")
+        local.prestart(count, "curate.pipeline.steps")
 
 
 def _report(result: CleanResult, quiet: bool, as_json: bool) -> None:
     """Print the manifest or the summary on stdout, warnings on stderr."""
-    from curate.terminal import one_line, show, to_json
+    from curate.display.text import one_line, show, to_json
 
     if as_json:
         click.echo(to_json(result.manifest))
     elif not quiet:
-        from curate.report import summary
+        from curate.report.terminal.summary import summary
 
         outputs = [path for path in (result.output, result.file) if path is not None]
         show(summary(result.manifest, *map(str, outputs)))

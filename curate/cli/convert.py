@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from curate.convert import ConvertResult
+    from curate.conversion.output import ConvertResult
 
 
 @click.command()
@@ -32,7 +32,7 @@ def convert(source: str, target: str, as_json: bool, **settings: Any) -> None:
     Example:
       curate convert curated train.json --to vicuna --split train
     """
-    from curate.convert import convert as run
+    from curate.conversion.convert import convert as run
 
     result = run(source, target, **settings)
     if as_json:
@@ -55,7 +55,7 @@ def _plain(result: ConvertResult) -> dict[str, object]:
 
 def _report(result: ConvertResult) -> None:
     """Say on stderr what was written, and what was not."""
-    from curate.terminal import one_line
+    from curate.display.text import one_line
 
     other = f", {result.other_split:,} of the other split" if result.other_split else ""
     click.echo(one_line(f"{result.target}: {result.written:,} of {result.read:,} records{other}", 1000), err=True)

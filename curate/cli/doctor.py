@@ -17,13 +17,13 @@ def doctor(as_json: bool) -> None:
     Example:
       curate doctor --json
     """
-    from curate.doctor import doctor as look
-    from curate.terminal import show, to_json
+    from curate.analysis.doctor import doctor as look
+    from curate.display.text import show, to_json
 
     found = look()
     if as_json:
         click.echo(to_json(found))
         return
-    from curate.report_doctor import doctor_page
+    from curate.report.terminal.doctor import doctor_page
 
     show(doctor_page(found))

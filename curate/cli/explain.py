@@ -21,13 +21,13 @@ def explain(record_id: str, set_path: str, as_json: bool) -> None:
     Example:
       curate explain dump.json:17 --set english
     """
-    from curate.explain import explain as look_up
-    from curate.terminal import show, to_json
+    from curate.analysis.explain import explain as look_up
+    from curate.display.text import show, to_json
 
     found = look_up(record_id, set_path)
     if as_json:
         click.echo(to_json(found))
         return
-    from curate.report import explanation_page
+    from curate.report.terminal.explain import explanation_page
 
     show(explanation_page(found))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from curate.train.journal import RunResult
+    from curate.train.run.log import RunResult
 
 METHODS = ["full", "lora", "dora", "qlora", "ia3", "peft"]
 POSITIVE = click.FloatRange(0, min_open=True)
@@ -67,7 +67,7 @@ def finetune(
       curate finetune curated --model tiny --out runs/first
     """
     from curate import finetune as run
-    from curate.cli.finetune_panel import follow
+    from curate.cli.finetune_progress import follow
 
     go_on: str | bool = True if resume == "" else resume or False
     with follow(quiet=quiet or as_json, dry_run=dry_run) as tell:
@@ -82,19 +82,19 @@ def finetune(
 
 def _report(result: RunResult, quiet: bool, as_json: bool) -> None:
     """Print what came of a run on stdout."""
-    from curate.terminal import show, to_json
+    from curate.display.text import show, to_json
 
     if as_json:
         click.echo(to_json(result.to_dict()))
     elif quiet:
         return
     elif result.status == "planned":
-        from curate.report_run import plan_page
+        from curate.train.report.terminal import plan_page
 
         show(plan_page(result.plan, result.facts))
     else:
-        from curate.report_run import result_page
-        from curate.train import records
+        from curate.train.report.terminal import result_page
+        from curate.train.run import records
 
         show(result_page(result, records.read(result.run)))
 

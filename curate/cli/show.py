@@ -11,9 +11,9 @@ import click
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from curate.chats import Chat
-    from curate.marks import Marker
-    from curate.show import Selection
+    from curate.analysis.conversations import Chat
+    from curate.analysis.select import Selection
+    from curate.rendering.mask_view import Marker
 
 SHOWN = 10  # conversations that go into a pipe or a file unless --limit says how many
 ANY_RULE = "*"  # stands for --rejected without a rule
@@ -55,7 +55,7 @@ def show(
     Example:
       curate show --where "tokens > 1000 and language = 'ko'" --random 5
     """
-    from curate.show import show as find
+    from curate.analysis.select import show as find
 
     if sum((diff, mask, raw, as_json)) > 1:
         raise click.UsageError("--diff, --mask, --raw and --json exclude each other")
@@ -92,11 +92,11 @@ def _cut(found: Selection, limit: int | None) -> Selection:
 
 
 def _show(found: Selection, page: Callable[[Chat], RenderableType], limit: int | None) -> None:
-    from curate.terminal import console
-    from curate.terminal import show as put
+    from curate.display.text import console
+    from curate.display.text import show as put
 
     if sys.stdin.isatty() and sys.stdout.isatty() and not console().is_dumb_terminal:
-        from curate.cli.browse import browse
+        from curate.cli.pager import browse
 
         browse(len(found), lambda place: page(found[place]))
         return
@@ -108,9 +108,9 @@ def _show(found: Selection, page: Callable[[Chat], RenderableType], limit: int |
 
 def _page(found: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[Chat], RenderableType]:
     """Return how a conversation is rendered."""
-    from curate import chats
-    from curate.report_chats import chat_page, diff_page, mask_page
-    from curate.stats import readable
+    from curate.analysis import conversations
+    from curate.dataset.curated_set import readable
+    from curate.report.terminal.conversations import chat_page, diff_page, mask_page
 
     if diff:
 
@@ -118,7 +118,7 @@ def _page(found: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[Chat
             if chat.unread is not None:
                 return chat_page(chat)
             with readable(found.set):
-                return diff_page(chat, chats.compare(found.set, chat), chats.losses(found.set, chat))
+                return diff_page(chat, conversations.compare(found.set, chat), conversations.losses(found.set, chat))
 
         return differences
     if mask:
@@ -132,7 +132,7 @@ def _page(found: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[Chat
 def _marker(found: Selection, needed: bool) -> Marker | None:
     """Return what counts tokens; says why there is none, and ends the command where nothing can be shown without."""
     from curate.errors import TokenizerError
-    from curate.marks import marker
+    from curate.rendering.mask_view import marker
 
     made, why = marker(found.set.manifest)
     if made is None and needed:
@@ -145,7 +145,7 @@ def _marker(found: Selection, needed: bool) -> Marker | None:
 def _print_json(found: Selection) -> None:
     from dataclasses import asdict
 
-    from curate.terminal import to_json
+    from curate.display.text import to_json
 
     known = _marker(found, needed=False)
     plain = []

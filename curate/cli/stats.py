@@ -9,8 +9,8 @@ import click
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from curate.compare import Comparison
-    from curate.stats import Stats
+    from curate.analysis.compare import Comparison
+    from curate.analysis.stats import Stats
 
 
 @click.command()
@@ -34,7 +34,7 @@ def stats(path: str, other: str | None, html: str | None, as_json: bool, **count
     Example:
       curate stats english --html english.html
     """
-    from curate.terminal import show, to_json
+    from curate.display.text import show, to_json
 
     found = _compared(path, other, html, counting) if other else _measured(path, html, counting)
     if as_json:
@@ -46,13 +46,13 @@ def stats(path: str, other: str | None, html: str | None, as_json: bool, **count
 
 
 def _measured(path: str, html: str | None, counting: dict[str, Any]) -> Stats:
-    from curate.stats import stats as measure
+    from curate.api.stats import stats as measure
 
     return measure(path, html=html, **counting)
 
 
 def _compared(path: str, other: str, html: str | None, counting: dict[str, Any]) -> Comparison:
-    from curate.compare import compare
+    from curate.api.compare import compare
 
     given = [name for name, value in counting.items() if value is not None]
     if given:
@@ -61,8 +61,8 @@ def _compared(path: str, other: str, html: str | None, counting: dict[str, Any])
 
 
 def _page(found: Stats | Comparison) -> RenderableType:
-    from curate.report_compare import comparison_page
-    from curate.report_stats import stats_page
-    from curate.stats import Stats
+    from curate.analysis.stats import Stats
+    from curate.report.terminal.compare import comparison_page
+    from curate.report.terminal.stats import stats_page
 
     return stats_page(found) if isinstance(found, Stats) else comparison_page(found)

@@ -20,7 +20,7 @@ from curate.markdown import flat
 from curate.markdown.chrome import looks_like_html, strip_chrome, trimmed, unwrap_prompt
 from curate.markdown.code import Block, lift
 from curate.markdown.elements import TAGS
-from curate.markdown.marks import without_marks
+from curate.markdown.placeholders import without_marks
 from curate.markdown.walk import walk
 
 __all__ = ["Citations", "looks_like_html", "strip_chrome", "to_markdown", "unwrap_prompt", "walked"]

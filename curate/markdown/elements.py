@@ -6,8 +6,8 @@ import re
 from itertools import islice
 
 from curate.markdown import media
-from curate.markdown.marks import BREAK, EMPHASIS, STRIKE, STRONG
 from curate.markdown.media import is_formula
+from curate.markdown.placeholders import BREAK, EMPHASIS, STRIKE, STRONG
 from curate.markdown.tags import Handler, Tag, Tags, decoded
 from curate.markdown.walk import Frame, Walker
 

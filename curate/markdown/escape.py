@@ -12,7 +12,7 @@ import unicodedata
 from dataclasses import dataclass
 from html.entities import html5
 
-from curate.markdown.marks import CODE, EMPHASIS, EMPHASIS_ALT, LINK, OPAQUE, STRIKE, STRONG, STRONG_ALT
+from curate.markdown.placeholders import CODE, EMPHASIS, EMPHASIS_ALT, LINK, OPAQUE, STRIKE, STRONG, STRONG_ALT
 
 MAX_RUNS = 400  # delimiter runs of one text that are paired; past it every one is protected
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from curate.markdown.marks import LINK
+from curate.markdown.placeholders import LINK
 from curate.markdown.tags import Tag, decoded
 from curate.markdown.walk import Walker, destination
 

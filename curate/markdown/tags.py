@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from html import unescape
-from typing import TYPE_CHECKING
+from typing import Any
 
 from curate.markdown.code import ATTRIBUTES
-
-if TYPE_CHECKING:
-    from curate.markdown.walk import Walker
 
 SPLIT = re.compile(rf"(</?[a-zA-Z]{ATTRIBUTES}>|<!--[^<>]*-->|<![a-zA-Z\[][^<>]*>)")
 _NAME = re.compile(r"<(/?)([a-zA-Z][\w:-]*)")
 _ATTRIBUTE = re.compile(r"""([^\s"'<>/=]+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'<>]+))?""")
 CACHE = 4096  # distinct tags remembered; links make more of them than any answer needs twice
 
-Handler = Callable[["Walker", "Tag"], None]
+Handler = Callable[[Any, "Tag"], None]  # takes the Walker that met the tag
 
 
 class Tag:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from curate.markdown.code import PLACE, Block
 from curate.markdown.escape import escaped, escaped_lines
-from curate.markdown.marks import ALTERNATIVE, BREAK, CODE, LINK, OPAQUE, SPACE, WIDE_SPACE, spelled_out
+from curate.markdown.placeholders import ALTERNATIVE, BREAK, CODE, LINK, OPAQUE, SPACE, WIDE_SPACE, spelled_out
 from curate.markdown.tags import SPLIT, Tag, Tags, decoded
 
 Kind = Literal["root", "quote", "list", "item", "table", "row", "cell"]

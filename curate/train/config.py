@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curate.errors import RecipeError, did_you_mean
+from curate.model.methods import MethodSettings
 from curate.settings import (
     Table,
     decode_section,
@@ -84,19 +85,6 @@ class DataSettings:
     packing: bool = True
     loss: str = "all"  # all, last, or roles:assistant,tool
     limit: int = limits(0, 0)  # conversations; 0: all
-
-
-@dataclass(frozen=True)
-class MethodSettings:
-    """Which parameters are trained. `targets` are names of linear layers, or the one word `all-linear`."""
-
-    kind: Literal["full", "lora", "dora", "qlora", "ia3", "peft"] = "lora"
-    rank: int = limits(64, 1)
-    alpha: float = limits(32.0, 0.0)
-    dropout: float = limits(0.0, 0.0, 1.0)
-    rslora: bool = True  # scale by alpha / sqrt(rank) instead of alpha / rank
-    targets: tuple[str, ...] = ("all-linear",)
-    peft: Mapping[str, object] = field(default_factory=dict)  # for kind `peft`: peft_type and its arguments
 
 
 @dataclass(frozen=True)

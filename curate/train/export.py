@@ -18,16 +18,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from curate import __version__
+from curate._version import __version__
 from curate.errors import CheckpointError
+from curate.model import serving
+from curate.model.artifact import ADAPTER, MODEL
+from curate.model.serving import Note, Serving
+from curate.rendering.renderer import Renderer
 from curate.schemas import prompts
-from curate.train import card, checkpoint, records, serving
+from curate.train import checkpoint
 from curate.train.distributed import World
-from curate.train.records import Records
-from curate.train.render import Renderer
-from curate.train.serving import Note, Serving
+from curate.train.report import card
+from curate.train.run import records
+from curate.train.run.records import Records
 
-MODEL, ADAPTER, BASE = "model", "adapter", "base"
+BASE = "base"  # folder of an adapter's base, where the run made it
 WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
 SHARD = "5GB"  # of one file of weights, as the Hub has them
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 
-from curate.train import evaluate, records
-from curate.train.evaluate import Prompt
-from curate.train.journal import Journal
+from curate.inference.sampling import Sampling
+from curate.train import evaluation
+from curate.train.evaluation import Prompt
 from curate.train.prepare import Prepared
-from curate.train.sampling import Sampling
-from curate.train.step import Trainer
+from curate.train.run import records
+from curate.train.run.log import Journal
+from curate.train.trainer import Trainer
 
 MOST = 10  # looks, where they come by epochs: a small set has many
 
@@ -46,9 +47,9 @@ class Look:
 
     def _look(self, which: str) -> None:
         trainer, world, made = self.trainer, self.trainer.world, self.ready.renderer
-        with evaluate.as_base(trainer.module) if which == records.BASE else nullcontext():
+        with evaluation.as_base(trainer.module) if which == records.BASE else nullcontext():
             if len(self.ready.data.eval):
-                found = evaluate.losses(
+                found = evaluation.losses(
                     trainer.module,
                     trainer.attention,
                     self.ready.data.eval,
@@ -61,7 +62,7 @@ class Look:
             if self.prompts:
                 how = Sampling(max_new_tokens=self.settings.max_new_tokens)
                 limit = self.ready.shape.positions
-                said = evaluate.answers(trainer.module, made, self.prompts, world, sampling_settings=how, limit=limit)
+                said = evaluation.answers(trainer.module, made, self.prompts, world, sampling_settings=how, limit=limit)
                 self.journal.sampled(which, said)
 
 
@@ -72,6 +73,6 @@ def _prompts(ready: Prepared) -> list[Prompt]:
         return []
     held_out = len(ready.data.eval) > 0
     examples, said = (ready.data.eval, "held out") if held_out else (ready.data.train, "trained on")
-    texts = settings.prompts or evaluate.FIXED
-    asked = evaluate.data_prompts(ready.renderer, examples, settings.samples, said=said)
-    return [*asked, *evaluate.fixed_prompts(ready.renderer, texts)]
+    texts = settings.prompts or evaluation.FIXED
+    asked = evaluation.data_prompts(ready.renderer, examples, settings.samples, said=said)
+    return [*asked, *evaluation.fixed_prompts(ready.renderer, texts)]

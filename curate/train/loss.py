@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from curate.errors import RecipeError
-from curate.train import attention as attention_module
-from curate.train.attention import Attention
+from curate.model.attention import choose as attention_module
+from curate.model.attention.choose import Attention
 
 _LOGITS_FROZEN = 1 << 25  # of one chunk, where the head is frozen: 128 MiB of fp32
 _LOGITS_TRAINED = 1 << 28  # 1 GiB; adding to the head's fp32 gradient costs its whole size for each chunk

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from curate.train.config import MethodSettings
-from curate.train.shape import Linear, Shape
+from curate.model.methods import MethodSettings
+from curate.model.sizes import Linear, Shape
 
 Form = Literal["master", "8bit", "stochastic"]
 FORMS: tuple[Form, ...] = ("master", "8bit", "stochastic")  # from the most exact to the smallest

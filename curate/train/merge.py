@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from curate.errors import ModelError
-from curate.train import export, model_files, models, records, results
+from curate.model import artifact, files, find, load
+from curate.model.artifact import Result
+from curate.model.files import Say
+from curate.train import export
 from curate.train.export import Making, Origin
-from curate.train.model_files import Say
-from curate.train.records import Records
-from curate.train.results import Result
+from curate.train.run import records
+from curate.train.run.records import Records
 
 # How far logits may move by rounding alone, relative to their norm: weights rounded once, sums in another order.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
@@ -50,21 +52,21 @@ def merge(
     base: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    say: Say = models.silent,
+    say: Say = find.silent,
 ) -> Merged:
     """Merge an adapter (a folder, a run or a Hub name) into its base, and write the model to `out`.
 
     `base` is another base than the adapter names, `dtype` bf16, fp16 or fp32, by default the base's own. Raises
     ModelError where there is nothing to merge, `out` is taken, or the merged model answers otherwise.
     """
-    found = results.find(adapter, base=base)
+    found = artifact.find(adapter, base=base)
     if found.base is None:
         raise ModelError(f"{adapter!r} is a model, not an adapter; there is nothing to merge")
     folder = Path(out)
     if folder.exists():
         raise ModelError(f"{str(folder)!r} exists already; give a folder that does not")
-    how = results.served(found)
-    place = results.device(device)
+    how = artifact.served(found)
+    place = artifact.device(device)
     model, before, effect = _loaded(found, place, dtype, say)
     held: torch.dtype = model.dtype
     merged = fold(model, held)
@@ -81,16 +83,14 @@ def merge(
             "adapter, or give --dtype fp32"
         )
     origin = Origin(found.base, Path(found.base) if Path(found.base).is_dir() else None, found.method)
-    window = (
-        model_files.read_json(found.folder / "tokenizer_config.json").get("model_max_length", 0) if found.note else 0
-    )
+    window = files.read_json(found.folder / "tokenizer_config.json").get("model_max_length", 0) if found.note else 0
     making = Making(how, origin, int(window) or merged.config.max_position_embeddings)
     export.write_model(folder, merged, making, _records(found, folder))
     return Merged(folder, found.base, found.method, _name(held), difference, effect, tolerance)
 
 
 def _name(dtype: torch.dtype) -> str:
-    return next(name for name, one in results.DTYPES.items() if one == dtype)
+    return next(name for name, one in artifact.DTYPES.items() if one == dtype)
 
 
 def _records(found: Result, out: Path) -> Records:
@@ -101,7 +101,7 @@ def _records(found: Result, out: Path) -> Records:
 
 def _loaded(found: Result, place: torch.device, dtype: str, say: Say) -> tuple[Any, Tensor, float]:
     """Return the base with its adapter, ready to be merged, its logits as they were trained, and what it changes."""
-    model: Any = results.load(found, place=place, numbers=dtype, say=say)
+    model: Any = artifact.load(found, place=place, numbers=dtype, say=say)
     if getattr(model.peft_config["default"], "is_prompt_learning", False):
         raise _unmergeable(model, "it puts tokens before the prompt")
     before = _logits(model)
@@ -110,10 +110,10 @@ def _loaded(found: Result, place: torch.device, dtype: str, say: Say) -> tuple[A
     if found.quantised:
         del model
         gc.collect()
-        source = models.find(str(found.base))
-        held = results.dtype(dtype, source.config, place)
-        whole = dequantised(models.load(source, dtype=held, device=place, quantise=True, say=say), held)
-        model = results.with_adapter(whole, found.folder)
+        source = find.find(str(found.base))
+        held = artifact.dtype(dtype, source.config, place)
+        whole = dequantised(load.load(source, dtype=held, device=place, quantise=True, say=say), held)
+        model = artifact.with_adapter(whole, found.folder)
     return model, before, effect
 
 

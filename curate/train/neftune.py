@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curate.train import attention
+from curate.model.attention import choose
 from curate.train.loss import CausalLoss
 
 
@@ -19,7 +19,7 @@ def add(module: CausalLoss, alpha: float) -> None:
     noise = _Noise(alpha)
     module.register_forward_pre_hook(noise.take, with_kwargs=True)
     module.register_forward_hook(noise.forget, always_call=True)
-    attention.base(module.model).get_input_embeddings().register_forward_hook(noise.disturb)
+    choose.base(module.model).get_input_embeddings().register_forward_hook(noise.disturb)
 
 
 class _Noise:

@@ -10,10 +10,11 @@ from functools import partial
 from typing import Any
 
 from curate.errors import PlanError
+from curate.model.methods import MethodSettings
+from curate.model.sizes import Shape, Work, flops
 from curate.train import memory
-from curate.train.config import MethodSettings, TrainConfig
+from curate.train.config import TrainConfig
 from curate.train.memory import CONTEXT, DTYPE_BYTES, FORMS, FRAGMENTED, Form, Setup
-from curate.train.shape import Shape, Work, flops
 
 GIB = 2**30
 ENOUGH_TOKENS = {"cuda": 16_384, "cpu": 2_048}  # at once; more are no faster

@@ -11,20 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate import tokens
 from curate.errors import CurateError, InputError, ModelError, TokenizerError
-from curate.tokens import Tokenizer
-from curate.train import adapters, attention, data, device, initial, models, packing, plan
-from curate.train.attention import Attention, Heads
+from curate.model import adapters, device, find
+from curate.model import load as models
+from curate.model.attention import choose
+from curate.model.attention.choose import Attention, Heads
+from curate.model.device import Device
+from curate.model.find import OWN_TEMPLATE, Source
+from curate.model.sizes import Shape, Work, work
+from curate.rendering.factory import make_renderer
+from curate.rendering.renderer import Renderer
+from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
+from curate.train import examples as train_examples
+from curate.train import init_from, packing, plan
 from curate.train.config import TrainConfig
-from curate.train.data import Examples, TrainingData
-from curate.train.device import Device
 from curate.train.distributed import World
-from curate.train.initial import Initial
-from curate.train.models import OWN_TEMPLATE, Source
+from curate.train.examples import Examples, TrainingData
+from curate.train.init_from import Initial
 from curate.train.plan import Hardware, Load, Plan
-from curate.train.render import Renderer, renderer
-from curate.train.shape import Shape, Work, work
 
 Say = Callable[[str], None]
 AUTO = "auto"
@@ -71,14 +75,14 @@ def prepare(config: TrainConfig, world: World, disk: Path, say: Say, asked: froz
 
     `asked` names settings of the method that somebody gave for this run, and no preset.
     """
-    folder, told = data.opened(config.data.set)
-    config, init = initial.find(config, say, asked)
+    folder, told = train_examples.opened(config.data.set)
+    config, init = init_from.find(config, say, asked)
     source = _source(config, init, told, say)
     template, chat_template = _template(config, source, init, told, say)
     shape = models.shape(source.config)
     window = _window(config, told, shape)
     say(f"reading {folder} for {source.name}, template {template}, window {window:,}")
-    loaded = data.load(
+    loaded = train_examples.load(
         folder,
         source.tokenizer,
         template=template,
@@ -87,12 +91,12 @@ def prepare(config: TrainConfig, world: World, disk: Path, say: Say, asked: froz
         chat_template=chat_template,
         limit=config.data.limit or None,
     )
-    made = renderer(template, source.tokenizer, loss=config.data.loss, chat_template=chat_template)
+    made = make_renderer(template, source.tokenizer, loss=config.data.loss, chat_template=chat_template)
     row_tokens = _row_tokens(config, window, loaded.train)
     rows, load = _rows(config, loaded, row_tokens)
     found = device.look(world.device, dtype=config.model.dtype, memory_gib=config.train.memory_gib)
     heads = Heads(shape.heads, shape.kv_heads, shape.head_size)
-    chosen = attention.choose(world.device, device.DTYPES[found.dtype], config.model.attention, heads=heads)
+    chosen = choose.choose(world.device, device.DTYPES[found.dtype], config.model.attention, heads=heads)
     hardware = Hardware(
         kind=found.kind,
         name=found.name,
@@ -119,18 +123,18 @@ def _source(config: TrainConfig, init: Initial, told: dict[str, Any], say: Say) 
     if not named:
         raise ModelError("no model is named; type --model with a folder, a name on the Hub, or tiny")
     own = config.model.tokenizer
-    found = models.find(named, tokenizer=tokens.load(own) if own else _of_set(named, told))
+    found = find.find(named, tokenizer=load_tokenizer(own) if own else _of_set(named, told))
     say(f"model {found.name}: {found.config.model_type}, tokenizer {found.tokenizer.info.name}")
     return found
 
 
 def _of_set(named: str, told: dict[str, Any]) -> Tokenizer | None:
     """Return the set's tokenizer for a model that has none of its own: `tiny`."""
-    if named != models.TINY:
+    if named != find.TINY:
         return None
     name = told.get("recipe", {}).get("tokens", {}).get("tokenizer") or told["tokenizer"]["name"]
     try:
-        found = tokens.load(name)
+        found = load_tokenizer(name)
     except TokenizerError as error:
         raise TokenizerError(
             f"the set's tokenizer {name!r} is not here ({error}); name it: --tokenizer FOLDER"

@@ -10,19 +10,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from curate.train import adapters, checkpoint, distributed, loss, models, neftune, optimizers, step
-from curate.train import attention as attentions
-from curate.train.attention import Attention
+from curate.model import adapters, load
+from curate.model.attention import choose as attentions
+from curate.model.attention.choose import Attention
+from curate.model.device import DTYPES
+from curate.train import checkpoint, distributed, loss, neftune
+from curate.train import trainer as step
 from curate.train.checkpoint import Loaded, State
 from curate.train.config import TrainConfig
-from curate.train.data import Examples
-from curate.train.device import DTYPES
 from curate.train.distributed import World
-from curate.train.initial import NOTHING, Initial
+from curate.train.examples import Examples
+from curate.train.init_from import NOTHING, Initial
 from curate.train.loss import CausalLoss
 from curate.train.memory import Form
+from curate.train.optim import adamw
 from curate.train.prepare import Prepared
-from curate.train.step import Trainer
+from curate.train.trainer import Trainer
 
 Say = Callable[[str], None]
 
@@ -41,7 +44,7 @@ def start(ready: Prepared, world: World, say: Say, warn: Say) -> Alive:
     config, planned = ready.config, ready.plan
     torch.manual_seed(config.train.seed)
     say(f"loading {ready.source.name}")
-    model = models.load(
+    model = load.load(
         ready.source,
         dtype=DTYPES[ready.device.dtype],
         device=world.device,
@@ -117,7 +120,7 @@ def equip(
         say=warn,
         checkpointed=how.checkpointed,
     )
-    trainer.optimizer = optimizers.build(trainer.parameters.items(), config.optimizer, how.form)
+    trainer.optimizer = adamw.build(trainer.parameters.items(), config.optimizer, how.form)
     return Alive(trainer, trainable.count, trainable.total)
 
 

@@ -1,0 +1,303 @@
+"""Tell what this machine has of what curate can use, and what to type for what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from curate._version import __version__
+from curate.display.displayed import Displayed
+from curate.engine.base import default_workers
+from curate.errors import DISTRIBUTION, TokenizerError
+from curate.tokenization import files
+
+GIB = 1 << 30
+LOW_DISK_GIB = 5  # free beside the set; a run needs about the dump's size over again
+QUERY = ("name", "memory.total", "driver_version", "compute_cap")  # of nvidia-smi
+SMI_SECONDS = 20
+REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?[^;]*(?:;\s*extra == ['\"](\w+)['\"])?")
+TORCH_CUDA = re.compile(r"^cuda[^=]*= *'([\d.]+)'", re.M)  # in torch/version.py
+DEVELOPMENT = "dev"  # the extra that no user needs
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Where something is written, and the room there."""
+
+    use: str
+    path: str
+    free_gib: float
+    total_gib: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Cores that this process may use, memory (the smaller of the machine's and the container's), disks."""
+
+    system: str
+    cores: int
+    memory_gib: float | None
+    free_gib: float | None
+    disks: tuple[Disk, ...]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU, as its driver tells; `compute` is its compute capability."""
+
+    name: str
+    memory_gib: float
+    driver: str
+    compute: str
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that curate asks for: `version` is null where it is missing, `extra` null for the base install."""
+
+    name: str
+    version: str | None
+    wanted: str
+    extra: str | None
+    enough: bool
+
+
+@dataclass(frozen=True)
+class FoundTokenizer:
+    """A tokenizer on this disk: what to call it, and where its file is."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Something that is missing, what it is for, and the line to type."""
+
+    missing: str
+    needed_for: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Doctor(Displayed):
+    """What this machine has; `torch_cuda` is the CUDA version that torch was built for, null if for none."""
+
+    version: str
+    python: str
+    executable: str
+    machine: Machine
+    gpus: tuple[Gpu, ...]
+    gpu_note: str | None
+    torch_cuda: str | None
+    packages: tuple[Package, ...]
+    tokenizers: tuple[FoundTokenizer, ...]
+    advice: tuple[Advice, ...]
+
+
+def doctor(folder: str | Path = ".") -> Doctor:
+    """Look at this machine; `folder` is where sets are to be written."""
+    packages = _packages()
+    gpus, note = _gpus()
+    machine = _machine(Path(folder))
+    cuda = _torch_cuda()
+    tokenizers = _tokenizers()
+    return Doctor(
+        version=__version__,
+        python=platform.python_version(),
+        executable=sys.executable,
+        machine=machine,
+        gpus=gpus,
+        gpu_note=note,
+        torch_cuda=cuda,
+        packages=packages,
+        tokenizers=tokenizers,
+        advice=_advice(packages, gpus, cuda, tokenizers, machine),
+    )
+
+
+def _advice(
+    packages: tuple[Package, ...],
+    gpus: tuple[Gpu, ...],
+    cuda: str | None,
+    tokenizers: tuple[FoundTokenizer, ...],
+    machine: Machine,
+) -> tuple[Advice, ...]:
+    found: list[Advice] = []
+    for extra, use in (
+        (None, "everything"),
+        ("llama3", "LLaMA-3's tokenizer, the default"),
+        ("train", "curate finetune"),
+    ):
+        lacking = [f"{p.name} {p.wanted}".strip() for p in packages if p.extra == extra and not p.enough]
+        if lacking:
+            found.append(Advice(", ".join(lacking), use, _install(extra)))
+    default = any(one.name == files.DEFAULT for one in tokenizers)
+    if not default and not any("[llama3]" in one.command for one in found):
+        found.append(Advice("LLaMA-3's tokenizer", "the default", "pip install --force-reinstall llama-models"))
+    torch = next((p for p in packages if p.name == "torch" and p.version), None)
+    if gpus and torch and cuda is None:
+        found.append(
+            Advice(f"CUDA in torch {torch.version}", "training on the GPU", "pip install --force-reinstall torch")
+        )
+    for disk in machine.disks:
+        if disk.free_gib < LOW_DISK_GIB:
+            found.append(Advice(f"room in {disk.path} ({disk.free_gib:.1f} GiB free)", disk.use, f"df -h {disk.path}"))
+    return tuple(found)
+
+
+# ---- packages
+
+
+def _install(extra: str | None) -> str:
+    """Return the line that installs an extra, from the clone where curate runs from one."""
+    named = f"[{extra}]" if extra else ""
+    try:
+        origin = json.loads(importlib.metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}")
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        origin = {}
+    if origin.get("dir_info", {}).get("editable") and str(origin.get("url", "")).startswith("file://"):
+        return f"pip install -e '{unquote(origin['url'].removeprefix('file://'))}{named}'"
+    return f"pip install '{DISTRIBUTION}{named}'"
+
+
+def _packages() -> tuple[Package, ...]:
+    """Return what the distribution asks for, by its own metadata; nothing where it is not installed."""
+    try:
+        wanted = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+    found = []
+    for line in wanted:
+        match = REQUIREMENT.match(line)
+        if match is None or match[3] == DEVELOPMENT:
+            continue
+        version = _version(match[1])
+        enough = version is not None and _at_least(version, match[2] or "0")
+        found.append(Package(match[1], version, f">={match[2]}" if match[2] else "", match[3], enough))
+    return tuple(found)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _at_least(version: str, least: str) -> bool:
+    def parts(text: str) -> list[int]:
+        return [int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:3]]
+
+    return parts(version) >= parts(least)
+
+
+def _torch_cuda() -> str | None:
+    """Return the CUDA version that torch was built for, from its version file: importing it takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        match = TORCH_CUDA.search((Path(spec.origin).parent / "version.py").read_text("utf-8"))
+    except OSError:
+        return None
+    return match[1] if match else None
+
+
+# ---- the machine
+
+
+def _machine(folder: Path) -> Machine:
+    total, free = _memory()
+    cache = Path.home() / ".cache"
+    places = {"sets": folder, "scratch": Path(tempfile.gettempdir()), "tokenizers": cache}
+    disks = [
+        Disk(use, str(path.resolve()), round(usage.free / GIB, 1), round(usage.total / GIB, 1))
+        for use, path in places.items()
+        if path.exists() and (usage := shutil.disk_usage(path))
+    ]
+    return Machine(platform.platform(), default_workers(), total, free, tuple(disks))
+
+
+def _memory() -> tuple[float | None, float | None]:
+    """Return total and available memory in GiB, within the container's limit if there is one."""
+    try:
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+    except OSError:
+        return None, None
+    kib = {line.partition(":")[0]: int(line.split()[1]) for line in lines if line.endswith(" kB")}
+    total, free = kib["MemTotal"] / (1 << 20), kib["MemAvailable"] / (1 << 20)
+    limit, used = _container("memory.max"), _container("memory.current")
+    if limit is not None:
+        total, free = min(total, limit / GIB), min(free, (limit - (used or 0)) / GIB)
+    return round(total, 1), round(free, 1)
+
+
+def _container(name: str) -> int | None:
+    try:
+        text = Path("/sys/fs/cgroup", name).read_text("utf-8").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
+    """Return the NVIDIA GPUs, or none and why."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        driver = Path("/proc/driver/nvidia/version").exists()
+        return (), "the driver is there, nvidia-smi is not" if driver else "no NVIDIA driver"
+    command = [tool, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return (), f"nvidia-smi does not answer: {type(error).__name__}"
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
+        return (), f"nvidia-smi: {said[0]}"
+    return tuple(read_gpus(done.stdout)), None
+
+
+def read_gpus(csv: str) -> list[Gpu]:
+    """Read what nvidia-smi prints for `QUERY`, a line a GPU; a value that it does not know is left out."""
+    found = []
+    for line in csv.strip().splitlines():
+        name, mib, driver, compute = (part.strip() for part in line.split(","))
+        memory = round(int(mib) / 1024, 1) if mib.isdigit() else 0.0
+        found.append(Gpu(name, memory, driver, compute))
+    return found
+
+
+# ---- tokenizers
+
+
+def _tokenizers() -> tuple[FoundTokenizer, ...]:
+    """Return the default tokenizer if it is installed, and those that lie in the Hub's cache."""
+    found = []
+    with suppress(TokenizerError):
+        found.append(FoundTokenizer(files.DEFAULT, str(files.find(None).vocabulary)))
+    return (*found, *_cached())
+
+
+def _cached() -> list[FoundTokenizer]:
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return []
+    found: dict[str, FoundTokenizer] = {}
+    for file in files.VOCABULARIES:
+        for path in sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{file}")):
+            name = path.parents[2].name.removeprefix("models--").replace("--", "/")
+            found.setdefault(name, FoundTokenizer(name, str(path)))
+    return [found[name] for name in sorted(found)]

@@ -1,0 +1,208 @@
+"""Tell one record's way through a curated set: its source, repairs, losses, twins and pieces."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from curate.dataset.curated_set import CuratedSet, open_set, readable
+from curate.display.displayed import Displayed
+from curate.errors import SetError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+RECORDS_SHOWN = 20  # an id that repeats more often is cut here, and says so
+EXCERPT = 400  # characters of a rejected record's own bytes
+NEAR_SEARCHED = 20_000  # ids that a mistyped one is compared with
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One repair: `message` is its place in the record (null: the whole record)."""
+
+    rule: str
+    message: int | None
+    count: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """What a rule took: the whole record, or one exchange with its first and last message."""
+
+    scope: Literal["record", "exchange"]
+    rule: str
+    reason: str
+    evidence: str | None
+    messages: tuple[int, int] | None
+    twin: str | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One row of the set that came of the record."""
+
+    id: str
+    split: str
+    turns: int
+    tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Story:
+    """One record's way; `twins` were rejected as duplicates of it, `record` is the start of a rejected one's text."""
+
+    source_file: str
+    source_index: int
+    source_id: str | None
+    kept: bool
+    edits: tuple[Edit, ...]
+    rejections: tuple[Rejection, ...]
+    pieces: tuple[Piece, ...]
+    twins: tuple[str, ...]
+    record: str | None
+
+
+@dataclass(frozen=True)
+class Explanation(Displayed):
+    """All records that an id names; `matches` counts them, `records` holds the first of them."""
+
+    query: str
+    set_path: str
+    matches: int
+    records: tuple[Story, ...]
+
+
+Key = tuple[str, int]
+
+
+def explain(record_id: str, set_path: str | Path = "curated") -> Explanation:
+    """Tell the way of the records that an id names: the set's id, the dump's own, a piece's, or `file:index`.
+
+    Raises SetError with the nearest ids where none is so named.
+    """
+    curated = open_set(set_path)
+    with readable(curated):
+        keys = records_named(curated, record_id)
+        if keys:
+            stories = _stories(curated, keys[:RECORDS_SHOWN])
+            return Explanation(record_id, str(curated.path), len(keys), stories)
+        raise absent(curated, record_id)
+
+
+def absent(curated: CuratedSet, record_id: str) -> SetError:
+    """Return the error that says that no record is so named, with the nearest ids."""
+    near = _nearest(curated, record_id)
+    hint = f"; near it: {', '.join(map(repr, near))}" if near else ""
+    return SetError(f"no record {record_id!r} in {str(curated.path)!r}{hint} (an id, or FILE:INDEX from 0)")
+
+
+def records_named(curated: CuratedSet, record_id: str) -> list[Key]:
+    """Return the (file, index) of each record so named, in order of the input."""
+    import polars as pl
+
+    named = pl.col("source_id") == record_id
+    piece = pl.col("id").str.starts_with(record_id + "_") & pl.col("id").str.contains(r"_\d+$")
+    whole = piece & (pl.col("id").str.len_chars() - pl.col("id").str.extract(r"(_\d+)$").str.len_chars()).eq(
+        len(record_id)
+    )
+    kept = curated.conversations().filter(named | (pl.col("id") == record_id) | whole | _place(record_id))
+    lost = curated.rejected().filter(named | _place(record_id))
+    found = pl.concat([frame.select("source_file", "source_index") for frame in (kept, lost)])
+    return list(found.unique().sort("source_file", "source_index").collect(engine="streaming").iter_rows())
+
+
+def _place(record_id: str) -> pl.Expr:
+    import polars as pl
+
+    file, colon, index = record_id.rpartition(":")
+    if not colon or not (index.isascii() and index.isdigit()) or len(index) > 18:
+        return pl.lit(False)
+    return (pl.col("source_file") == file) & (pl.col("source_index") == int(index))
+
+
+def _stories(curated: CuratedSet, keys: list[Key]) -> tuple[Story, ...]:
+    kept = _rows(
+        curated.conversations(),
+        keys,
+        ["id", "piece", "source_id", "split", "turns", "tokens", "answer_tokens", "edits"],
+    )
+    lost = _rows(
+        curated.rejected(),
+        keys,
+        ["source_id", "scope", "rule", "reason", "evidence", "message_range", "twin", "record"],
+    )
+    return tuple(_story(curated, key, kept.get(key, []), lost.get(key, [])) for key in keys)
+
+
+def _rows(frame: pl.LazyFrame, keys: list[Key], columns: list[str]) -> dict[Key, list[dict[str, Any]]]:
+    """Return these records' rows by key, in the order they stand in."""
+    import polars as pl
+
+    files, places = {file for file, _ in keys}, {index for _, index in keys}
+    near = pl.col("source_file").is_in(list(files)) & pl.col("source_index").is_in(list(places))
+    rows: dict[Key, list[dict[str, Any]]] = {}
+    for row in frame.filter(near).select("source_file", "source_index", *columns).collect().iter_rows(named=True):
+        rows.setdefault((row["source_file"], row["source_index"]), []).append(row)
+    return rows
+
+
+def _story(curated: CuratedSet, key: Key, kept: list[dict[str, Any]], lost: list[dict[str, Any]]) -> Story:
+    whole = next((row for row in lost if row["scope"] == "record"), None)
+    return Story(
+        source_file=key[0],
+        source_index=key[1],
+        source_id=next((row["source_id"] for row in [*kept, *lost]), None),
+        kept=bool(kept),
+        edits=tuple(dict.fromkeys(Edit(**edit) for row in kept for edit in row["edits"] or [])),
+        rejections=tuple(rejection(row) for row in lost),
+        pieces=tuple(Piece(row["id"], row["split"], row["turns"], row["tokens"], row["answer_tokens"]) for row in kept),
+        twins=_twins(curated, kept),
+        record=_excerpt(whole["record"]) if whole else None,
+    )
+
+
+def rejection(row: Mapping[str, Any]) -> Rejection:
+    """Return what a row of rejected.parquet says."""
+    messages = (row["message_range"][0], row["message_range"][1] - 1) if row["message_range"] else None
+    return Rejection(row["scope"], row["rule"], row["reason"], row["evidence"], messages, row["twin"])
+
+
+def _twins(curated: CuratedSet, kept: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the records that were rejected as twins of this one, by their own id or place."""
+    import polars as pl
+
+    if not kept:
+        return ()
+    names = {row["id"] for row in kept} | {_base(row) for row in kept}
+    place = pl.concat_str("source_file", pl.lit(":"), "source_index")
+    rows = curated.rejected().filter(pl.col("twin").is_in(list(names)))
+    found = rows.select(pl.coalesce("source_id", place)).head(RECORDS_SHOWN).collect()
+    return tuple(found.to_series())
+
+
+def _base(row: Mapping[str, Any]) -> str:
+    """Return the conversation's id: a piece's without its number."""
+    return str(row["id"]).removesuffix(f"_{row['piece']}")
+
+
+def _excerpt(record: bytes | None) -> str:
+    """Return the start of a record's bytes as text; what is not UTF-8 shows as its escapes."""
+    return (record or b"")[: 4 * EXCERPT].decode("utf-8", "backslashreplace")[:EXCERPT]
+
+
+def _nearest(curated: CuratedSet, record_id: str) -> list[str]:
+    import polars as pl
+
+    own = curated.rejected().select(pl.col("source_id").alias("id"))
+    ids = pl.concat([curated.conversations().select("id"), own]).drop_nulls()
+    start = ids.filter(pl.col("id").str.starts_with(record_id[:2])).head(NEAR_SEARCHED).collect(engine="streaming")
+    if start.is_empty():
+        start = ids.head(NEAR_SEARCHED).collect(engine="streaming")
+    return difflib.get_close_matches(record_id, start.to_series().unique(maintain_order=True), n=3, cutoff=0.6)

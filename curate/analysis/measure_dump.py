@@ -1,0 +1,176 @@
+"""Measure a dump of any format as it came: parsed and counted in every worker, nothing repaired, nothing written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import polars as pl
+
+from curate._version import __version__
+from curate.analysis import measure_set
+from curate.analysis.stats import Duplicates, Flow, Header, Input, Stats, Step, counted
+from curate.engine import base, local
+from curate.errors import InputError, RecordError
+from curate.filters import duplicates, registry, verdicts
+from curate.ingest.decode import Chunk, RawRecord, decode_records
+from curate.ingest.reader import Reader
+from curate.ingest.sources import open_inputs
+from curate.pipeline import frames, repair_text
+from curate.pipeline.frames import Draft
+from curate.pipeline.recipe import TokenSettings
+from curate.rendering import split
+from curate.schemas import formats, prompts
+from curate.schemas.conversation import Conversation
+from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
+
+COUNTED = {
+    "id": pl.String,
+    "cluster": pl.String,
+    "content": pl.UInt64,
+    "language": pl.String,
+    "model": pl.String,
+    "tokens": pl.Int64,
+    "answer_tokens": pl.Int64,
+    "turns": pl.Int64,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a worker needs to know."""
+
+    tokenizer: str
+    template: str
+
+    def __call__(self) -> Measurer:
+        return Measurer(self)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One chunk's numbers: a row a conversation (`COUNTED`), records that could not be read by rule, and roles."""
+
+    read: int
+    rows: pl.DataFrame
+    unreadable: Counter[str]
+    roles: Counter[str]
+    tokenizer: TokenizerInfo
+
+
+class Measurer:
+    """The step that `curate.engine` runs: call it with a chunk, get `Measured`."""
+
+    def __init__(self, plan: Plan) -> None:
+        tokenizer = load_tokenizer(plan.tokenizer)
+        self.info = tokenizer.info
+        self.counter = split.Counter(prompts.get(plan.template), tokenizer)
+        self.signals = {name: rule.settings for name, rule in registry.rules("signal").items()}
+
+    def __call__(self, chunk: Chunk) -> Measured:
+        """Parse and count one chunk."""
+        drafts: list[Draft] = []
+        unreadable: Counter[str] = Counter()
+        raws = decode_records(chunk)
+        for raw in raws:
+            try:
+                drafts.append(Draft(raw.index, b"", as_it_came(raw)))
+            except RecordError as error:
+                unreadable[error.rule] += 1
+        roles = Counter(message.role for draft in drafts for message in draft.conversation.messages)
+        return Measured(len(raws), self._count(chunk.source_file, drafts), unreadable, Counter(roles), self.info)
+
+    def _count(self, file: str, drafts: Sequence[Draft]) -> pl.DataFrame:
+        if not drafts:
+            return pl.DataFrame(schema=COUNTED)
+        messages = [draft.conversation.messages for draft in drafts]
+        frame = verdicts.measure(frames.frame_of(drafts, frames.messages_table(drafts), set()), self.signals)
+        sizes = self.counter.sizes([(each, True) for each in messages])
+        hashes = duplicates.chain_hashes_of([(m.role, m.content, m.name, m.tool_calls) for m in m_] for m_ in messages)
+        place = [f"{file}:{draft.index}" for draft in drafts]
+        found = frame.with_columns(
+            id=pl.coalesce("source_id", pl.Series(place, dtype=pl.String)),
+            cluster=hashes["cluster"],
+            content=hashes["chain"].list.last(),
+            tokens=pl.Series([size.tokens for size in sizes], dtype=pl.Int64),
+            answer_tokens=pl.Series([size.answers for size in sizes], dtype=pl.Int64),
+        )
+        return found.select(pl.col(name).cast(dtype) for name, dtype in COUNTED.items())
+
+
+def as_it_came(raw: RawRecord) -> Conversation:
+    """Return a record's conversation, nothing repaired; raises RecordError where it holds none."""
+    if raw.problem is not None:
+        raise raw.problem
+    conversation = formats.parse(raw.value)
+    if not conversation.messages:
+        raise RecordError("no_messages", "the record has no turns")
+    if raw.surrogates:
+        repair_text.mend_surrogates(conversation)
+    return conversation
+
+
+def measure_dump(
+    path: str | Path, *, tokenizer: str | None = None, template: str | None = None, workers: int | None = None
+) -> Stats:
+    """Measure the conversations in a file, a folder or standard input; raises InputError where there are none."""
+    defaults = TokenSettings()
+    plan = Plan(tokenizer or defaults.tokenizer, template or defaults.template)
+    reader = Reader(open_inputs([path]))
+    chunks = iter(reader)
+    first = list(islice(chunks, 2))
+    count = (workers or base.default_workers()) if len(first) == 2 else 1
+    parts = list(local.run(plan, chain(first, chunks), count))
+    if not sum(part.read for part in parts):
+        raise InputError(f"{str(path)!r} holds no record")
+    return _stats(str(path), parts, reader, plan.template)
+
+
+def _stats(path: str, parts: Sequence[Measured], reader: Reader, template: str) -> Stats:
+    frame = pl.concat([part.rows for part in parts])
+    sizes = frame.select(measure_set.SIZES)
+    unreadable: Counter[str] = sum((part.unreadable for part in parts), Counter())
+    roles: Counter[str] = sum((part.roles for part in parts), Counter())
+    read = sum(part.read for part in parts)
+    return Stats(
+        header=Header(
+            path=path,
+            kind="dump",
+            inputs=tuple(Input(item.name, item.bytes) for item in reader.inputs),
+            recipe=None,
+            version=__version__,
+            tokenizer=parts[0].tokenizer.name,
+            template=template,
+            window=None,
+            read=read,
+            kept=frame.height,
+            tokens=int(sizes["tokens"].sum()),
+            answer_tokens=int(sizes["answer_tokens"].sum()),
+        ),
+        flow=_flow(read, frame.height, unreadable),
+        histograms=measure_set.histograms(sizes, sizes["tokens"], "conversations"),
+        languages=measure_set.shares(frame.lazy(), "language"),
+        models=measure_set.shares(frame.lazy(), "model"),
+        roles=counted(roles),
+        splits=(),
+        edits=(),
+        duplicates=_duplicates(frame),
+        windows=measure_set.windows(sizes["tokens"], sizes["tokens"]),
+        training=measure_set.training(sizes),
+    )
+
+
+def _flow(read: int, kept: int, unreadable: Counter[str]) -> Flow:
+    steps = tuple(Step(item.name, item.count, item.count) for item in counted(unreadable))
+    return Flow(read, steps, unreadable.total(), kept, 0, kept)
+
+
+def _duplicates(frame: pl.DataFrame) -> Duplicates:
+    by_cluster = frame.lazy().group_by("cluster").agg(size=pl.len(), example=pl.col("id").min())
+    same = frame.group_by("content", maintain_order=True).agg(copies=pl.len() - 1, id=pl.col("id").first())
+    most = same.sort("copies", descending=True, maintain_order=True).head(1).select("id", "copies").rows()
+    name, copies = most[0] if most else (None, 0)
+    return Duplicates(*measure_set.summarised(by_cluster), int(same["copies"].sum()), name if copies else None, copies)

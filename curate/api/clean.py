@@ -1,0 +1,95 @@
+"""`curate.clean`: clean dumps into a set, write its page, and convert it where one file was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from curate.dataset import curated_set
+from curate.errors import SetError
+from curate.pipeline import recipe as recipes
+from curate.pipeline import run
+from curate.pipeline.recipe import Recipe
+from curate.pipeline.run import CleanResult, MaskSpans, Progress
+
+FILE_FORMATS = {".json": "vicuna", ".jsonl": "jsonl", ".parquet": "parquet"}  # of `-o FILE`
+OTHER_FILES = (".csv", ".tsv", ".txt", ".md", ".html", ".xlsx", ".arrow", ".ndjson", ".gz", ".zst", ".zip")  # refused
+
+
+def clean(
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path = "curated",
+    *,
+    recipe: str | Path | Recipe = "vicuna",
+    language: Sequence[str] = (),
+    max_tokens: int | None = None,
+    template: str | None = None,
+    tokenizer: str | None = None,
+    eval_fraction: float | None = None,
+    workers: int | None = None,
+    limit: int | None = None,
+    filters: Sequence[str | Path] = (),
+    originals: bool | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> CleanResult:
+    """Clean chat dumps into a curated set, and return what happened to every record.
+
+    `output` is a folder, or a file (.json, .jsonl, .parquet) with the set's folder of the same name
+    next to it. Settings given here override the recipe's. Raises InputError where there is no whole
+    record to read, RecipeError, TokenizerError, and SetError where the target must not be written.
+    """
+    started = time.perf_counter()
+    resolved = recipes.override(
+        recipes.load(recipe),
+        language=language,
+        max_tokens=max_tokens,
+        template=template,
+        tokenizer=tokenizer,
+        eval_fraction=eval_fraction,
+        limit=limit,
+        filters=filters,
+        originals=originals,
+    )
+    folder, file = _target(Path(output))
+    arguments = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    result = run.clean(arguments, folder, resolved, file=file, workers=workers, progress=progress, page=_Page())
+    if file is not None:
+        _convert(folder, file)
+    return dataclasses.replace(result, seconds=time.perf_counter() - started)
+
+
+def _target(output: Path) -> tuple[Path, Path | None]:
+    """Return the set's folder, and the one file to write next to it, if `output` names a file."""
+    if output.is_dir() or output.suffix.lower() not in {*FILE_FORMATS, *OTHER_FILES}:
+        return output, None
+    if output.suffix not in FILE_FORMATS:
+        raise SetError(f"cannot write {str(output)!r}: give a folder, or a file ending in {', '.join(FILE_FORMATS)}")
+    return output.with_suffix(""), output
+
+
+class _Page:
+    """Writes a set's report.html."""
+
+    def load(self) -> None:
+        """Import what the page needs, which takes a third of a second, while a worker writes a table."""
+        from curate.report.html import samples, stats  # noqa: F401
+
+    def write(self, folder: Path, name: str, mask_spans: MaskSpans) -> None:
+        """Write the page of a set that is about to be given its name."""
+        from curate.analysis.measure_set import measure_set
+        from curate.report.html import pages
+
+        curated = curated_set.open_set(folder)
+        pages.write(folder / curated_set.REPORT, measure_set(curated), curated, name=name, told=mask_spans)
+
+
+def _convert(folder: Path, file: Path) -> None:
+    from curate.conversion.convert import convert
+
+    try:
+        convert(folder, file, to=FILE_FORMATS[file.suffix])
+    except KeyboardInterrupt as stop:
+        stop.args = (f"the set {str(folder)!r} is new and whole, but {str(file)!r} was not written",)
+        raise

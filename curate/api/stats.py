@@ -1,0 +1,65 @@
+"""`curate.stats`: measure a set or a dump, and write its page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from curate.analysis.measure_dump import measure_dump
+from curate.analysis.measure_set import measure_set
+from curate.analysis.stats import Stats
+from curate.dataset.curated_set import CuratedSet, is_dump, open_set, readable
+from curate.errors import InputError, SetError
+from curate.rendering.mask_view import Spans, marker, stretches
+from curate.schemas.conversation import Message
+
+
+def stats(
+    path: str | Path = "curated",
+    *,
+    tokenizer: str | None = None,
+    template: str | None = None,
+    workers: int | None = None,
+    html: str | Path | None = None,
+) -> Stats:
+    """Measure a curated set, or the conversations of any input that `curate` reads, before cleaning.
+
+    `html` names a file for the page, which includes sample conversations. `tokenizer`, `template` and
+    `workers` apply to a dump only: the tokens of a set were counted when it was made. Raises SetError or
+    InputError where there is nothing to measure or the input is damaged.
+    """
+    if html is not None:
+        from curate.report.html import pages
+
+        pages.check(Path(html))
+    if is_dump(path):
+        measured = measure_dump(path, tokenizer=tokenizer, template=template, workers=workers)
+        _write_page(html, measured, None)
+        return measured
+    curated = open_set(path)
+    if tokenizer or template:
+        raise SetError(
+            f"the tokens of the set {str(path)!r} are counted already, in {curated.manifest.get('template')!r}; "
+            "another tokenizer or template needs another run: curate clean --tokenizer … --template …"
+        )
+    measured = measure_set(curated)
+    _write_page(html, measured, curated)
+    return measured
+
+
+def _write_page(file: str | Path | None, measured: Stats, curated: CuratedSet | None) -> None:
+    if file is None:
+        return
+    from curate.report.html import pages
+
+    try:
+        pages.write(Path(file), measured, curated, told=_mask_spans(curated) if curated else None)
+    except OSError as error:
+        raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
+
+
+def _mask_spans(curated: CuratedSet) -> Callable[[Sequence[Sequence[Message]]], Sequence[Spans]] | None:
+    """Return a function that shows which text is trained on, or None where the set's tokenizer cannot be loaded."""
+    with readable(curated):
+        found, _ = marker(curated.manifest)
+    return None if found is None else lambda chats: [stretches(found.layout, messages) for messages in chats]

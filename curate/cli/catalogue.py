@@ -1,0 +1,121 @@
+"""`curate filters`, `curate recipes`, `curate presets`, `curate formats`: what there is, from the code itself."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--filters", "files", multiple=True, metavar="FILE", help="List the filters of this Python file too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def filters(name: str | None, files: tuple[str, ...], as_json: bool) -> None:
+    """List the filters, or show one in full.
+
+    \b
+    Example:
+      curate filters exact_duplicates
+    """
+    from curate.filters import registry
+    from curate.pipeline import recipe
+    from curate.report.terminal.lists import filter_list, filter_page
+
+    for file in files:
+        registry.load(file)
+    on = recipe.load("vicuna", filters_too=False).filters
+    rules = [registry.get(name, "filter", "corpus")] if name else list(registry.rules("filter", "corpus").values())
+    if as_json:
+        entries = [
+            {
+                "name": r.name,
+                "kind": r.kind,
+                "default": r.name in on,
+                "summary": r.summary,
+                "settings": dict(r.settings),
+            }
+            for r in rules
+        ]
+        click.echo(json.dumps(entries, indent=1, ensure_ascii=False))
+        return
+    from curate.display.text import show
+
+    show(filter_page(rules[0], rules[0].name in on) if name else filter_list(rules, on))
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON; a recipe with every setting filled in.")
+def recipes(name: str | None, as_json: bool) -> None:
+    """List the recipes, or print one to start from.
+
+    \b
+    Example:
+      curate recipes vicuna > mine.toml
+    """
+    from curate.pipeline import recipe
+
+    if name and as_json:
+        click.echo(json.dumps(recipe.load(name).to_dict(), indent=1))
+        return
+    if name:
+        built_in = name in recipe.built_in()
+        click.echo(recipe.source(name) if built_in else recipe.load(name).to_toml(), nl=False)
+        return
+    known = recipe.built_in()
+    if as_json:
+        click.echo(json.dumps(known, indent=1))
+        return
+    from curate.display.text import show
+    from curate.report.terminal.lists import name_list
+
+    show(name_list(known, ("recipe", "what it does")))
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON; a preset with every setting filled in.")
+def presets(name: str | None, as_json: bool) -> None:
+    """List the presets of curate finetune, or print one to start from.
+
+    \b
+    Example:
+      curate presets vicuna-7b > mine.toml
+    """
+    from curate.train import config
+
+    known = config.presets()
+    if name and as_json:
+        click.echo(json.dumps(config.load(name).to_dict(), indent=1))
+    elif name:
+        click.echo(config.source(name) if name in known else config.load(name).to_toml(), nl=False)
+    elif as_json:
+        click.echo(json.dumps(known, indent=1))
+    else:
+        from curate.display.text import show
+        from curate.report.terminal.lists import name_list
+
+        show(name_list(known, ("preset", "what it sets")))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def formats(as_json: bool) -> None:
+    """List the formats that are read and written.
+
+    \b
+    Example:
+      curate formats
+    """
+    from curate.schemas.formats import FORMATS
+
+    known = list(FORMATS.values())
+    if as_json:
+        plain = [{"name": one.name, "reads": one.reads, "writes": one.writes, "summary": one.summary} for one in known]
+        click.echo(json.dumps(plain, indent=1, ensure_ascii=False))
+        return
+    from curate.display.text import show
+    from curate.report.terminal.lists import format_list
+
+    show(format_list(known))

@@ -1,0 +1,82 @@
+"""Progress of a run on stderr: a bar with rate and time left on a terminal, a plain line now and then without one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from curate.display.text import duration
+
+if TYPE_CHECKING:
+    from curate.pipeline.run import Progress
+
+EVERY = 3.0  # seconds between plain lines
+MB = 1e6
+
+
+@contextmanager
+def show_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """Give a function to call with each state of the run, or None if nothing is to be shown."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        with _bar() as update:
+            yield update
+    else:
+        yield _plain()
+
+
+def line(state: Progress) -> str:
+    """Say a state in one line: stage, bytes, share, rate, records, time left."""
+    size = f" of {state.bytes_total / MB:,.1f}" if state.bytes_total else ""
+    return f"{state.stage}: {state.bytes_read / MB:,.1f} MB{size} · {short(state)} · {state.rejected:,} rejected"
+
+
+def short(state: Progress) -> str:
+    """Say how far and how fast in what fits beside a bar: share, rate, records, time left."""
+    share = [f"{min(state.bytes_read / state.bytes_total, 1):.0%}"] if state.bytes_total else []
+    rate = state.bytes_unpacked / MB / max(state.seconds, 1e-9)
+    left = seconds_left(state)
+    last = [f"{duration(left)} left"] if left else []
+    return " · ".join([*share, f"{rate:,.1f} MB/s", f"{state.records:,} records", *last])
+
+
+def seconds_left(state: Progress) -> float | None:
+    """Return the seconds that the bytes still to read will take at the rate so far, None where unknown."""
+    if not state.bytes_total or not state.bytes_read:
+        return None
+    return max(0.0, (state.bytes_total - state.bytes_read) * state.seconds / state.bytes_read)
+
+
+def _plain() -> Callable[[Progress], None]:
+    due = EVERY
+
+    def update(state: Progress) -> None:
+        nonlocal due
+        if state.seconds >= due:
+            due = state.seconds + EVERY
+            click.echo(line(state), err=True)
+
+    return update
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    from curate.display.text import console
+
+    columns = (TextColumn("{task.fields[stage]}"), BarColumn(None), TextColumn("{task.fields[text]}"))
+    with Bars(*columns, console=console(stderr=True), transient=True, expand=True) as progress:
+        task = progress.add_task("", total=None, stage="starting", text="")
+
+        def update(state: Progress) -> None:
+            size, read = state.bytes_total, state.bytes_read
+            progress.update(task, total=size, completed=read, stage=state.stage, text=short(state))
+
+        yield update

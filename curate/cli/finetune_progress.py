@@ -1,0 +1,176 @@
+"""How a run is followed: a live panel on a terminal, one plain line for each step without one.
+
+It is imported when a run begins, so Rich may stand at its top.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import RenderableType
+from rich.live import Live
+from rich.panel import Panel as Box
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from curate.display.text import console, duration, one_line
+from curate.train.report.terminal import plan_page
+from curate.train.run import events
+from curate.train.run.events import Event, Planned, Stepped, Warned
+
+if TYPE_CHECKING:
+    from curate.train.evaluation import EvalLoss
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+CURVE = 60  # cells of the loss's curve
+
+
+@contextmanager
+def follow(*, quiet: bool, dry_run: bool = False) -> Iterator[Callable[[Event], None]]:
+    """Give what is to be told of a run's events; `quiet` leaves warnings alone, a dry run's plan is its result."""
+    if quiet:
+        yield Lines(Warned)
+    elif dry_run:
+        yield Lines(events.Said, Warned)
+    elif sys.stderr.isatty():
+        with Live(console=console(stderr=True), auto_refresh=False, transient=True) as live:
+            yield Panel(live)
+    else:
+        yield Lines()
+
+
+def words(event: Event) -> str:
+    """Say an event in one line; empty for one that is shown otherwise, or not at all."""
+    match event:
+        case events.Said():
+            return event.text
+        case events.Warned():
+            return f"warning: {event.text}"
+        case events.Started():
+            goes_on = f"goes on from step {event.step}" if event.step else "begins"
+            return f"run {event.run} {goes_on}: {event.trained:,} of {event.parameters:,} parameters are trained"
+        case events.Evaluated():
+            return f"held out, {event.which}, step {event.step}: {loss_words(event.loss)}"
+        case events.Sampled():
+            ended = sum(sample.stopped for sample in event.samples)
+            return f"answers, {event.which}, step {event.step}: {ended} of {len(event.samples)} ended by themselves"
+        case events.Saved():
+            return f"saved {event.path} in {event.seconds:.1f} s"
+    return ""
+
+
+def loss_words(loss: EvalLoss) -> str:
+    """Say a held-out loss."""
+    overall = loss.overall
+    shown = "no number" if overall.loss is None else f"loss {overall.loss:.4f}"
+    return f"{shown} over {overall.conversations:,} conversations"
+
+
+def measures(event: Stepped) -> dict[str, str]:
+    """Return what is shown of a step, by name."""
+    return {
+        "loss": f"{event.loss:.4f}",
+        "lr": f"{event.lr:.2e}",
+        "norm": f"{event.norm:.3g}",
+        "tokens/s": f"{event.tokens_per_s:,.0f}",
+        "MFU": f"{100 * event.mfu:.1f} %",
+        "memory": f"{event.gib:.2f} GiB",
+        "data": f"{100 * event.waited:.1f} %",
+    }
+
+
+# ---- without a terminal
+
+
+class Lines:
+    """A line for each event of some kinds, as it comes."""
+
+    def __init__(self, *kinds: type[Event]) -> None:
+        self.kinds = kinds
+
+    def __call__(self, event: Event) -> None:
+        if self.kinds and not isinstance(event, self.kinds):
+            return
+        if isinstance(event, Planned):
+            click.echo(_plan_text(event), err=True, nl=False)
+        elif isinstance(event, Stepped):
+            click.echo(step_line(event), err=True)
+        elif text := words(event):
+            click.echo(one_line(text, 2000), err=True)
+
+
+def step_line(event: Stepped) -> str:
+    """Say a step in one line."""
+    shown = "  ".join(f"{name} {value}" for name, value in measures(event).items())
+    return f"step {event.step}/{event.steps}  {shown}  ETA {duration(event.seconds_left)}"
+
+
+def _plan_text(event: Planned) -> str:
+    """Return the plan as text, without the blanks that pad lines to the width."""
+    out = console(stderr=True)
+    with out.capture() as captured:
+        out.print(plan_page(event.plan, event.facts))
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+# ---- on a terminal
+
+
+class Panel:
+    """What a run is at, at the foot of the terminal; what happens besides scrolls by above it."""
+
+    def __init__(self, live: Live) -> None:
+        self.live = live
+        self.name = ""
+        self.losses: list[float] = []
+        self.held_out: dict[str, EvalLoss] = {}
+
+    def __call__(self, event: Event) -> None:
+        say = self.live.console.print
+        if isinstance(event, Planned):
+            self.name = str(event.facts["base"])
+            say(plan_page(event.plan, event.facts))
+        elif isinstance(event, Stepped):
+            self.losses.append(event.loss)
+            self.live.update(self.shown(event), refresh=True)
+        elif text := words(event):
+            if isinstance(event, events.Evaluated):
+                self.held_out[event.which] = event.loss
+            say(Text(one_line(text, 2000), "yellow" if isinstance(event, Warned) else "dim"))
+
+    def shown(self, event: Stepped) -> RenderableType:
+        """Return the panel at a step."""
+        head = Table.grid(padding=(0, 2), expand=True)
+        head.add_column(no_wrap=True)
+        head.add_column(ratio=1)
+        head.add_column(no_wrap=True)
+        at = f"step {event.step:,} of {event.steps:,} · epoch {event.epoch:.2f}"
+        head.add_row(at, ProgressBar(event.steps, event.step), f"ETA {duration(event.seconds_left)}")
+        found = measures(event)
+        grid = Table.grid(padding=(0, 3, 0, 0))
+        grid.add_row(*(Text(name, "dim") for name in found))
+        grid.add_row(*(Text(value, "bold") for value in found.values()))
+        body = Table.grid(expand=True)
+        for part in (head, grid, Text(curve(self.losses), "cyan"), *self._held_out()):
+            body.add_row(part)
+        return Box(body, title=Text(f"curate finetune {self.name}"), title_align="left")
+
+    def _held_out(self) -> list[RenderableType]:
+        said = [f"{which} {loss_words(loss)}" for which, loss in self.held_out.items()]
+        return [Text(f"held out: {' · '.join(said)}", "dim")] if said else []
+
+
+def curve(losses: Sequence[float], width: int = CURVE) -> str:
+    """Return a run's losses as a row of blocks, each the mean of a stretch, from the lowest to the highest."""
+    count = min(width, len(losses))
+    cuts = [place * len(losses) // count for place in range(count + 1)] if count else []
+    means = [sum(losses[a:b]) / (b - a) for a, b in pairwise(cuts)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BLOCKS[round((mean - low) * scale)] for mean in means)

@@ -1,0 +1,89 @@
+"""Pages in a terminal, one at a time: scroll within one, go on to the next with a key."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Page = Callable[[int], "RenderableType"]
+
+KEYS = {
+    **dict.fromkeys(("n", "l", "\x1b[C", "\x1bOC"), "next"),
+    **dict.fromkeys(("p", "h", "\x1b[D", "\x1bOD"), "previous"),
+    **dict.fromkeys(("j", "\r", "\n", "\x1b[B", "\x1bOB"), "down"),
+    **dict.fromkeys(("k", "\x1b[A", "\x1bOA"), "up"),
+    **dict.fromkeys((" ", "f", "\x1b[6~"), "page down"),
+    **dict.fromkeys(("b", "\x1b[5~"), "page up"),
+    **dict.fromkeys(("g", "\x1b[H", "\x1b[1~", "\x1bOH"), "top"),
+    **dict.fromkeys(("G", "\x1b[F", "\x1b[4~", "\x1bOF"), "bottom"),
+    **dict.fromkeys(("q", "Q", "\x1b", "\x04"), "end"),
+}
+ALTERNATE, BACK = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # another screen, cursor hidden; and the first again
+CLEAR = "\x1b[H\x1b[J"
+
+
+def browse(count: int, page: Page) -> None:
+    """Show pages 0 to `count` - 1; a single one that fits is printed as it is."""
+    width, height = shutil.get_terminal_size()
+    if count == 1 and len(lines := _lines(page(0), width)) < height:
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        return
+    sys.stdout.write(ALTERNATE)
+    try:
+        _leaf(count, page)
+    finally:
+        sys.stdout.write(BACK)
+        sys.stdout.flush()
+
+
+def _leaf(count: int, page: Page) -> None:
+    place, top = 0, 0
+    shown: tuple[int, int] | None = None  # page and width that `lines` are of
+    lines: list[str] = []
+    while True:
+        width, height = shutil.get_terminal_size()
+        room = max(height - 1, 1)
+        if shown != (place, width):
+            lines, shown = _lines(page(place), width), (place, width)
+        top = max(0, min(top, len(lines) - room))
+        _draw(lines[top : top + room], _status(place, count, top + room, len(lines), width))
+        action = KEYS.get(click.getchar())
+        if action == "end":
+            return
+        if action in ("next", "previous"):
+            step = 1 if action == "next" else -1
+            moved = min(max(place + step, 0), count - 1)
+            place, top = moved, 0 if moved != place else top
+        elif action == "page down" and top + room >= len(lines) and place + 1 < count:
+            place, top = place + 1, 0
+        else:
+            top += {"down": 1, "up": -1, "page down": room, "page up": -room}.get(action or "", 0)
+            top = {"top": 0, "bottom": len(lines)}.get(action or "", top)
+
+
+def _lines(renderable: RenderableType, width: int) -> list[str]:
+    from curate.display.text import console
+
+    out = console(width=width)
+    with out.capture() as captured:
+        out.print(renderable)
+    return captured.get().rstrip("\n").split("\n")
+
+
+def _draw(lines: list[str], status: str) -> None:
+    # Each line ends with its style ended, so that none runs into the next; the last row holds the status, inverted.
+    sys.stdout.write(CLEAR + "".join(f"{line}\x1b[0m\r\n" for line in lines) + f"\x1b[7m{status}\x1b[0m")
+    sys.stdout.flush()
+
+
+def _status(place: int, count: int, seen: int, total: int, width: int) -> str:
+    share = "all" if total <= seen and place >= 0 and seen >= total else f"{100 * seen // total} %"
+    text = f" {place + 1} of {count:,} · {share} · n next  p previous  ↑↓ space scroll  q end "
+    return text[: max(width - 1, 1)]

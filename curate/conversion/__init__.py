@@ -1,0 +1,1 @@
+"""Convert sets and dumps to other formats."""

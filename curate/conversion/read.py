@@ -1,0 +1,88 @@
+"""Read any format that curate knows, one conversation at a time, for conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from curate.conversion.writers import Entry
+from curate.dataset import curated_set
+from curate.errors import InputError, RecordError
+from curate.pipeline import repair_text
+from curate.schemas import formats, native
+
+BATCH_ROWS = 1_000  # of a Parquet file, made into Python objects at once
+
+
+@dataclass(slots=True)
+class Found:
+    """One record as it was found: its bytes, where there are any, and what they decode to, or why they do not."""
+
+    file: str
+    index: int
+    value: object
+    raw: bytes | None = None
+    problem: RecordError | None = None
+    surrogates: bool = False
+
+
+def entry_of(row: Found) -> Entry:
+    """Read a record; raises RecordError where it cannot be."""
+    if row.problem is not None:
+        raise row.problem
+    conversation = formats.parse(row.value)
+    if row.surrogates:
+        repair_text.mend_surrogates(conversation)
+    value = row.value
+    if not isinstance(value, dict) or not native.recognises(value):
+        return Entry(conversation, conversation.source_id, None, None)
+    source_id, piece, split = value.get("source_id"), value.get("piece"), value.get("split")
+    return Entry(
+        conversation,
+        source_id if isinstance(source_id, str) else None,
+        piece if isinstance(piece, int) and 0 <= piece < 1 << 31 else None,
+        split if isinstance(split, str) else None,
+    )
+
+
+def rows_of(source: str | Path, warnings: list[str]) -> Iterator[Found]:
+    """Yield the records of a curated set, a Parquet file, or anything that `curate.ingest` reads."""
+    path = Path(source)
+    if path.is_dir() and curated_set.is_set(path):
+        file = curated_set.open_set(path).path / curated_set.CONVERSATIONS
+        yield from _parquet_rows(file, path.name)
+    elif path.suffix == ".parquet":
+        yield from _parquet_rows(path, path.name)
+    else:
+        yield from _ingested(source, warnings)
+
+
+def _parquet_rows(file: Path, name: str) -> Iterator[Found]:
+    """Yield the rows as records; of a set's many columns only those that a conversation has."""
+    try:
+        frame = pl.scan_parquet(file)
+        present = frame.collect_schema().names()
+        if {"messages", "piece", "source_id"} <= set(present):
+            frame = frame.select(column for column in native.KEYS if column in present)
+        index = 0
+        for batch in frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+            for value in batch.iter_rows(named=True):
+                yield Found(name, index, value)
+                index += 1
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"cannot read {str(file)!r}: {str(error).splitlines()[0]}") from error
+
+
+def _ingested(source: str | Path, warnings: list[str]) -> Iterator[Found]:
+    from curate.ingest.decode import decode_records
+    from curate.ingest.reader import Reader
+    from curate.ingest.sources import open_inputs
+
+    reader = Reader(open_inputs([source]))
+    for chunk in reader:
+        for raw in decode_records(chunk):
+            yield Found(chunk.source_file, raw.index, raw.value, raw.raw, raw.problem, raw.surrogates)
+    warnings.extend(damage.text for damage in reader.warnings)

@@ -1,0 +1,82 @@
+"""A curated set on disk: its files and columns, read lazily, written whole or not at all.
+
+A set is a folder of `conversations.parquet`, `rejected.parquet`, `originals.parquet` (unless left
+out), `manifest.json` and `report.html`. It is written aside in
+`.NAME.partial` and swapped in by one rename (an exchange of two names where an earlier set stands),
+so whoever looks sees the earlier set or the new one. Files that curate did not write are never
+deleted: a user's own files in the folder move along into the new set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from curate.dataset import manifest
+from curate.display.displayed import Displayed
+from curate.errors import SetError
+
+CONVERSATIONS, REJECTED, ORIGINALS = manifest.CONVERSATIONS, manifest.REJECTED, manifest.ORIGINALS
+MANIFEST, REPORT, FILES = manifest.MANIFEST, manifest.REPORT, manifest.FILES
+
+
+@dataclass(frozen=True)
+class CuratedSet(Displayed):
+    """A set that stands: `path` and its manifest; the tables are scanned lazily."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    def conversations(self) -> pl.LazyFrame:
+        return pl.scan_parquet(self.path / CONVERSATIONS)
+
+    def rejected(self) -> pl.LazyFrame:
+        return pl.scan_parquet(self.path / REJECTED)
+
+    def originals(self) -> pl.LazyFrame | None:
+        """Return the original bytes of changed records, or None if the set was written without them."""
+        file = self.path / ORIGINALS
+        return pl.scan_parquet(file) if file.exists() else None
+
+
+def is_set(path: Path) -> bool:
+    """Tell whether a folder holds a curated set's manifest."""
+    return manifest.read(path) is not None
+
+
+def open_set(path: str | Path = "curated") -> CuratedSet:
+    """Open a curated set; raises SetError that says what is wrong with it and what to type."""
+    return CuratedSet(*manifest.require(path))
+
+
+def is_dump(path: str | Path) -> bool:
+    """Tell whether a path is to be read as a dump: a file, standard input (`-`), or a folder without a set's files."""
+    folder = Path(path)
+    if str(path) == "-" or folder.is_file():
+        return True
+    return (
+        folder.is_dir()
+        and any(folder.iterdir())
+        and not any((folder / name).exists() for name in FILES if name != REPORT)
+    )
+
+
+@contextmanager
+def readable(curated: CuratedSet) -> Iterator[None]:
+    """Turn what reading a damaged set raises into a SetError that says what to do."""
+    again = "run curate clean again"
+    try:
+        yield
+    except pl.exceptions.ColumnNotFoundError as error:
+        column = str(error).splitlines()[0]
+        raise SetError(f"{str(curated.path)!r} lacks a column ({column}): another version wrote it; {again}") from error
+    except (KeyError, TypeError) as error:
+        raise SetError(f"the manifest of {str(curated.path)!r} is damaged or of another version; {again}") from error
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SetError(f"{str(curated.path)!r} is damaged ({detail}); {again}") from error

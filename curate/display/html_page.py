@@ -1,0 +1,61 @@
+"""What every page stands in: head, policy, looks, scripts and the data that they draw.
+
+It is one file that loads nothing: Apache ECharts stands in it, and the policy in its head lets only the two scripts
+run whose hashes it names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from curate.display.html import size, text
+
+MOST = 1_900_000  # bytes of a page; conversations beyond them are left out
+
+
+def room(body: str) -> int:
+    """Return how many bytes of conversations may still stand on a page with this body."""
+    return MOST - size(body) - sum(size(code) for code, _ in _scripts())
+
+
+def document(title: str, body: str, data: Mapping[str, Any]) -> str:
+    """Return a page; `body` is HTML, `data` what page.js draws."""
+    scripts = _scripts()
+    hashes = " ".join(f"'sha256-{digest}'" for _, digest in scripts)
+    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    plain = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    for sign in "<>&":  # so that no text can end the element that the data stands in
+        plain = plain.replace(sign, f"\\u{ord(sign):04x}")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta name="color-scheme" content="light dark"><title>{text(title)} · curate stats</title>\n'
+        f"<style>{_asset('page.css')}</style><noscript><style>.chart{{display:none}}</style></noscript></head>\n"
+        f"<body>\n{body}\n"
+        f'<script type="application/json" id="data">{plain}</script>\n'
+        + "\n".join(f"<script>{code}</script>" for code, _ in scripts)
+        + "\n</body></html>\n"
+    )
+
+
+@cache
+def _asset(name: str) -> str:
+    return Path(str(files("curate.display") / name)).read_text("utf-8")
+
+
+@cache
+def _scripts() -> tuple[tuple[str, str], ...]:
+    """Return the page's scripts with their SHA-256, as the policy names them."""
+    found = []
+    for name in ("vendor/echarts.js", "page.js"):
+        code = _asset(name)
+        found.append((code, base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()))
+    return tuple(found)

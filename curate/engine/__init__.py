@@ -1,0 +1,1 @@
+"""Run one step over many tasks: in this process or in worker processes."""

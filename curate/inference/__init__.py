@@ -1,0 +1,1 @@
+"""Sample from a model and chat with it."""

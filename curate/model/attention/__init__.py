@@ -1,0 +1,1 @@
+"""Choose an attention kernel, build its masks, and run it on packed sequences."""

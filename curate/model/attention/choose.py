@@ -1,0 +1,192 @@
+"""Attention over packed rows: four kernels behind one signature, and the choice among them.
+
+Each kernel is a function in transformers' `AttentionInterface` under a name of ours. For a name it has no mask builder
+for, transformers (5.17 to 5.24) builds none, and it hands the body's extra keyword arguments down to every layer's
+attention: so `kwargs` builds the mask once for each micro-batch, and all layers share it. A kernel that is called
+without that mask raises: a packed row must never be read as one document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from curate.errors import RecipeError, did_you_mean
+from curate.model.attention import masks
+from curate.model.attention.kernels import KERNELS, Name, flash_version, mask
+
+NAMES: tuple[Name, ...] = ("flex", "sdpa", "flash", "varlen")
+ARGUMENT = "packed"  # the keyword under which masks travel through the model
+# Names of ours that hold none of the words by which transformers knows its own kernels and asks a model for support.
+_REGISTERED: dict[Name, str] = {
+    "flex": "curate_blocks",
+    "sdpa": "curate_matrix",
+    "flash": "curate_cuts",
+    "varlen": "curate_torch_cuts",
+}
+
+
+class Documents(Protocol):
+    """What attention reads of a batch: `documents` [rows, tokens] int32, padding -1."""
+
+    @property
+    def documents(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A kernel, why it was chosen, and the sliding windows (tokens) that the prepared model's layers ask for."""
+
+    name: Name
+    reason: str
+    windows: tuple[int, ...] = ()
+
+
+# ---- the choice
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A model's attention shape, for the trial run of a kernel; the default is LLaMA-3-8B's."""
+
+    queries: int = 32
+    keys: int = 8
+    size: int = 128
+
+
+def choose(
+    device: torch.device | str, dtype: torch.dtype, wanted: str = "auto", *, heads: Heads | None = None
+) -> Attention:
+    """Choose the kernel for a device, with the reason; each but SDPA is tried forward and backward before it is taken.
+
+    Raises RecipeError for a name that is none, or that cannot run here.
+    """
+    device = torch.device(device)
+    if wanted != "auto" and wanted not in NAMES:
+        raise RecipeError(f"attention {wanted!r} is not known{did_you_mean(wanted, ('auto', *NAMES))}")
+    if wanted == "sdpa":
+        return Attention("sdpa", "as asked")
+    if device.type != "cuda":
+        return _without_cuda(device, wanted)
+    if wanted != "auto":
+        name = next(name for name in NAMES if name == wanted)
+        failure = trial(name, device, dtype, heads or Heads())
+        if failure is not None:
+            raise RecipeError(f"attention {wanted!r} cannot run here ({failure}); use attention = 'auto'")
+        return Attention(name, "as asked")
+    return _best(device, dtype, heads or Heads())
+
+
+def _without_cuda(device: torch.device, wanted: str) -> Attention:
+    if wanted != "auto":
+        raise RecipeError(f"attention {wanted!r} needs a CUDA device, and this is {device.type}; use 'auto' or 'sdpa'")
+    return Attention("sdpa", f"on {device.type}, where FlexAttention has no backward")
+
+
+def _best(device: torch.device, dtype: torch.dtype, heads: Heads) -> Attention:
+    """Try kernels from the fastest on, and say of those passed over why."""
+    capability = torch.cuda.get_device_capability(device)
+    passed: list[str] = []
+    for name, why in ranked(capability, flash_version(), dtype):
+        failure = trial(name, device, dtype, heads)
+        if failure is None:
+            return Attention(name, "; ".join([why, *passed]))
+        passed.append(f"{name} failed: {failure}")
+    return Attention("sdpa", "; ".join([*passed, "SDPA with a mask runs anywhere"]))
+
+
+def ranked(capability: tuple[int, int], flash: int | None, dtype: torch.dtype) -> list[tuple[Name, str]]:
+    """Return the kernels worth trying on a CUDA device, the fastest first, each with its reason.
+
+    FlexAttention beats FlashAttention 2 on Hopper (forward 0.72 against 0.77 ms, backward 1.56 against 1.96 at
+    LLaMA-3-8B's shape on an H100), and is beaten there by 3 and 4, which are built for it.
+    """
+    if capability < (8, 0):
+        return []
+    hopper = capability >= (9, 0)
+    order: list[tuple[Name, str]] = [("flex", "FlexAttention, the fastest of torch's own")]
+    half = dtype in (torch.float16, torch.bfloat16)
+    if half and flash is not None and (flash >= 3 or not hopper) and (flash == 2 or hopper):
+        order.insert(0, ("flash", f"FlashAttention {flash} is installed and fastest on this device"))
+    if half:
+        order.append(("varlen", "torch's variable-length FlashAttention"))
+    return order
+
+
+def trial(name: Name, device: torch.device, dtype: torch.dtype, heads: Heads) -> str | None:
+    """Run a kernel forward and backward on a short packed row; return what went wrong, in one line, or null."""
+    documents = torch.arange(2, dtype=torch.int32, device=device).repeat_interleave(masks.BLOCK)[None]
+    query, key, value = (
+        torch.randn(1, count, documents.shape[1], heads.size, device=device, dtype=dtype, requires_grad=True)
+        for count in (heads.queries, heads.keys, heads.keys)
+    )
+    packed = {0: mask(name, documents)}
+    try:
+        out, _ = KERNELS[name](nn.Module(), query, key, value, None, scaling=heads.size**-0.5, packed=packed)
+        out.sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except Exception as error:  # a compiler, a driver or a kernel may raise anything; the next kernel is tried
+        lines = str(error).strip().splitlines()
+        return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+    return None
+
+
+# ---- into a model, and into its forward
+
+
+def prepare(model: nn.Module, attention: Attention) -> Attention:
+    """Make a model's layers call this kernel; return the attention with the model's sliding windows.
+
+    Raises RecipeError for a model whose attention cannot be replaced.
+    """
+    from transformers import AttentionInterface
+
+    inner = base(model)
+    name = _REGISTERED[attention.name]
+    AttentionInterface.register(name, KERNELS[attention.name])
+    if inner._can_set_attn_implementation():
+        inner.set_attn_implementation(name)
+    if inner.config._attn_implementation != name:
+        raise RecipeError(
+            f"the attention of {type(inner).__name__} cannot be told where a document ends, which packed rows need; "
+            "use a model of LLaMA's kind"
+        )
+    config = inner.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    return replace(attention, windows=(int(window),) if window else ())
+
+
+def base(model: nn.Module) -> Any:
+    """Return transformers' own model, out of peft's if need be."""
+    get: Any = getattr(model, "get_base_model", None)
+    return model if get is None else get()
+
+
+@contextmanager
+def plain(model: nn.Module) -> Iterator[None]:
+    """Give a model transformers' own attention for a while: to generate, and wherever rows are not packed."""
+    inner = base(model)
+    before = inner.config._attn_implementation
+    try:
+        inner.set_attn_implementation("sdpa")
+    except ValueError:  # softcaps and sinks are beyond SDPA, and such models refuse it
+        inner.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        inner.set_attn_implementation(before)
+
+
+def kwargs(attention: Attention, batch: Documents) -> dict[str, Any]:
+    """Return what the body's forward takes besides ids and positions: the masks of one micro-batch, built once."""
+    length = batch.documents.shape[1]
+    packed = {0: mask(attention.name, batch.documents)}
+    for window in attention.windows:
+        packed[window] = mask(attention.name, batch.documents, window) if window < length else packed[0]
+    return {ARGUMENT: packed}

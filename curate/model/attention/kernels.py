@@ -1,0 +1,230 @@
+"""The four attention kernels over packed rows, behind the signature that transformers' `AttentionInterface` calls.
+
+query is [rows, heads, tokens, size]; key and value may have fewer heads. What comes back is [rows, tokens, heads, size]
+and no weights. `packed` holds the masks that `attention.kwargs` built, by sliding window (0: none); without it a kernel
+raises, for a packed row must never be read as one document.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from curate.errors import RecipeError
+from curate.model.attention import masks
+
+Name = Literal["flex", "sdpa", "flash", "varlen"]
+
+
+def mask(name: Name, documents: Tensor, window: int | None = None) -> Any:
+    """Return the mask of a micro-batch in the form that a kernel takes."""
+    if name == "sdpa":
+        return masks.dense(documents, window)
+    return masks.blocks(documents, window) if name == "flex" else masks.lengths(documents)
+
+
+@cache
+def flash_function() -> tuple[int, Callable[..., Any]] | None:
+    """Return the newest FlashAttention that is installed and imports: its version and variable-length function."""
+    for version, module in ((4, "flash_attn.cute"), (3, "flash_attn_interface"), (2, "flash_attn")):
+        try:
+            return version, import_module(module).flash_attn_varlen_func
+        except (ImportError, OSError, AttributeError):  # 2 ships an empty `cute`; a build for another torch: OSError
+            continue
+    return None
+
+
+def flash_version() -> int | None:
+    """Return the version of FlashAttention that is installed, null if none is."""
+    found = flash_function()
+    return found[0] if found else None
+
+
+def _chosen(packed: dict[int, Any] | None, window: int | None, others: dict[str, Any]) -> Any:
+    """Return the mask a layer asks for; raises where there is none, or where the layer asks for what no kernel has."""
+    if packed is None:
+        raise RecipeError(
+            "attention over packed rows was called without their mask: this model's layers do not hand it down, and it "
+            "cannot be trained on packed rows (to generate with a model in training, use attention.plain)"
+        )
+    if others.get("s_aux") is not None or others.get("position_bias") is not None:
+        raise RecipeError("this model's attention has sinks or a position bias, which packed rows do not support")
+    return packed[window or 0]
+
+
+def _sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    packed: dict[int, Tensor] | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attend by torch's SDPA with a boolean mask; with a softcap, which SDPA lacks, step by step."""
+    seen = _chosen(packed, sliding_window, others)
+    key, value = _repeated(key, query), _repeated(value, query)
+    if softcap is None:
+        attend = nn.functional.scaled_dot_product_attention
+        found = attend(query, key, value, attn_mask=seen, dropout_p=dropout, scale=scaling)
+    else:
+        scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        scores = (softcap * torch.tanh(scores.float() / softcap)).masked_fill(~seen, -torch.inf)
+        weights = nn.functional.dropout(scores.softmax(dim=-1).to(value.dtype), dropout)
+        found = weights @ value
+    return found.transpose(1, 2).contiguous(), None
+
+
+def _repeated(states: Tensor, query: Tensor) -> Tensor:
+    """Give each query head its key or value: with a mask, SDPA on CUDA knows no grouped queries but in its slow way."""
+    times = query.shape[1] // states.shape[1]
+    return states if times == 1 else states.repeat_interleave(times, dim=1)
+
+
+@cache
+def _compiled_flex() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def _flex(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    packed: dict[int, Any] | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attend by FlexAttention; within a layer that is compiled whole, it becomes part of that."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    if dropout:
+        raise RecipeError("FlexAttention has no dropout, which this model's attention_dropout asks for; use 'sdpa'")
+
+    attend: Any = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
+    found = attend(
+        query,
+        key,
+        value,
+        score_mod=None if softcap is None else _capped(softcap),
+        block_mask=_chosen(packed, sliding_window, others),
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return found.transpose(1, 2).contiguous(), None
+
+
+def _capped(cap: float) -> Callable[..., Tensor]:
+    def capped(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return cap * torch.tanh(score / cap)
+
+    return capped
+
+
+def _flat(states: Tensor) -> Tensor:
+    """Lay rows end to end: [rows, heads, tokens, size] → [rows * tokens, heads, size]."""
+    return states.transpose(1, 2).flatten(0, 1)
+
+
+@cache
+def _varlen_function() -> tuple[Callable[..., Any], bool]:
+    """Return torch's variable-length attention, and whether it takes grouped queries (since torch 2.12)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn, "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
+def _varlen(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    packed: dict[int, masks.Lengths] | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attend by torch's own FlashAttention over documents laid end to end; causal is window (-1, 0) there."""
+    documents: masks.Lengths = _chosen(packed, sliding_window, others)
+    _refuse("torch's variable-length attention", dropout, softcap)
+    attend, grouped = _varlen_function()
+    if not grouped:
+        key, value = _repeated(key, query), _repeated(value, query)
+    more = {"enable_gqa": query.shape[1] != key.shape[1]} if grouped else {}
+    window = (-1 if sliding_window is None else sliding_window - 1, 0)
+    ends = (documents.cuts, documents.cuts, documents.longest, documents.longest)
+    found = attend(_flat(query), _flat(key), _flat(value), *ends, scale=scaling, window_size=window, **more)
+    return found.view(query.shape[0], query.shape[2], query.shape[1], -1), None
+
+
+def _flash_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    packed: dict[int, masks.Lengths] | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attend by the flash-attn that is installed, whichever version."""
+    documents: masks.Lengths = _chosen(packed, sliding_window, others)
+    _refuse("flash-attn", dropout, softcap)
+    found = flash_function()
+    if found is None:
+        raise RecipeError("flash-attn is not installed; use attention = 'auto'")
+    more = {} if sliding_window is None else {"window_size": (sliding_window - 1, 0)}
+    out = found[1](
+        _flat(query),
+        _flat(key),
+        _flat(value),
+        cu_seqlens_q=documents.cuts,
+        cu_seqlens_k=documents.cuts,
+        max_seqlen_q=documents.longest,
+        max_seqlen_k=documents.longest,
+        softmax_scale=scaling,
+        causal=True,
+        **more,
+    )
+    out = out[0] if isinstance(out, tuple) else out  # version 4 adds the log of the sums
+    return out.view(query.shape[0], query.shape[2], query.shape[1], -1), None
+
+
+def _refuse(kernel: str, dropout: float, softcap: float | None) -> None:
+    if dropout or softcap is not None:
+        asked = "attention_dropout" if dropout else "attn_logit_softcapping"
+        raise RecipeError(f"{kernel} has no counterpart of this model's {asked}; use attention = 'sdpa'")
+
+
+KERNELS: dict[Name, Callable[..., tuple[Tensor, None]]] = {
+    "flex": _flex,
+    "sdpa": _sdpa,
+    "flash": _flash_attention,
+    "varlen": _varlen,
+}

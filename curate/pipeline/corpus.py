@@ -1,0 +1,122 @@
+"""What only the whole corpus can tell: duplicates, unique ids, train or eval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from curate.filters import duplicates
+from curate.pipeline import holdout
+from curate.pipeline.frames import SUMMARY
+from curate.pipeline.recipe import Recipe
+from curate.pipeline.steps import Part
+
+DUPLICATES = "exact_duplicates"
+KINDS = {
+    "exact": "the same as",
+    "prefix": "the beginning of",
+    "first_exchange": "the same first exchange as",
+    "id": "the same id as",
+}
+SOURCE_ROWS = ["part", "row"]  # the key of a conversation among the parts
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """One row a conversation that survived its filters, in record order.
+
+    `rows`: part, row, pieces, id (unique; a piece adds its number), cluster, split, twin (text or null), reason.
+    `would_take`: how many conversations the duplicate rule would have taken alone.
+    """
+
+    rows: pl.DataFrame
+    would_take: int
+
+
+def decide(parts: Sequence[Part], recipe: Recipe) -> Decisions:
+    """Find duplicates, give ids and assign train or eval, from the parts' summaries."""
+    summaries = [part.summary.with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
+    everything = pl.concat(summaries) if summaries else pl.DataFrame(schema={**SUMMARY, "part": pl.UInt32})
+    alive = everything.filter(pl.col("pieces") > 0).with_row_index("order")
+    settings = recipe.filters.get(DUPLICATES)
+    would_take = 0
+    twins = pl.DataFrame(schema={"order": pl.UInt32, "twin": pl.UInt32, "kind": pl.String})
+    if settings is not None:
+        twins = _twins(alive, settings)
+        would_take = _twins(everything.with_row_index("order"), settings).height
+    rows = alive.join(twins, on="order", how="left", maintain_order="left")
+    rows = _with_ids(rows)
+    rows = _with_split(rows, recipe)
+    return Decisions(
+        _with_twin_names(rows).select(*SOURCE_ROWS, "pieces", "id", "cluster", "split", "twin", "reason"), would_take
+    )
+
+
+def _twins(rows: pl.DataFrame, settings: Mapping[str, object]) -> pl.DataFrame:
+    """Return order, twin (the order of the one that stays) and kind, for the rows that are duplicates."""
+    frame = rows.select(pl.col("order").alias("row"), "chain", "cluster", "source_id")
+    found = duplicates.exact_duplicates(frame, **settings)  # type: ignore[arg-type]  # checked by the registry
+    return found.filter(pl.col("twin").is_not_null()).select(
+        pl.col("row").cast(pl.UInt32).alias("order"), pl.col("twin").cast(pl.UInt32), "kind"
+    )
+
+
+def _with_ids(rows: pl.DataFrame) -> pl.DataFrame:
+    """Give each kept conversation an id that no other, and no piece of another, has.
+
+    The first in record order keeps the plain id; a later one of other content gets `~` and eight
+    hex digits of its content's hash, and a number where even that is taken.
+    """
+    digest = pl.col("chain").list.last().map_elements(lambda h: f"{h:016x}", return_dtype=pl.String)
+    rows = rows.with_columns(digest=digest).with_columns(
+        plain=pl.col("source_id").fill_null("c-" + pl.col("digest").str.slice(0, 12))
+    )
+    kept = pl.col("twin").is_null()
+    rows = rows.with_columns(id=pl.when(kept).then("plain"))
+    for attempt in range(1, rows.height + 2):
+        clashing = _clashing(rows)
+        if clashing.is_empty():
+            break
+        suffix = "~" + pl.col("digest").str.slice(0, 8)
+        if attempt > 1:
+            suffix = suffix + pl.lit(f"-{attempt}")
+        rows = rows.with_columns(
+            id=pl.when(pl.col("order").is_in(clashing.implode())).then(pl.col("plain") + suffix).otherwise("id")
+        )
+    return rows
+
+
+def _clashing(rows: pl.DataFrame) -> pl.Series:
+    """Return the order of the conversations one of whose final ids an earlier one has."""
+    names = (
+        rows.filter(pl.col("id").is_not_null())
+        .select("order", "id", piece=pl.int_ranges("pieces"), many=pl.col("pieces") > 1)
+        .explode("piece")
+        .with_columns(name=pl.when("many").then(pl.col("id") + "_" + pl.col("piece").cast(pl.String)).otherwise("id"))
+    )
+    return names.filter(~pl.col("name").is_first_distinct())["order"].unique()
+
+
+def _with_split(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
+    kept = rows.filter(pl.col("twin").is_null())
+    settings = recipe.eval
+    assigned = holdout.assign_split(kept["cluster"].to_list(), settings.fraction, settings.minimum, settings.seed)
+    split = kept.select("order", split=pl.Series(assigned, dtype=pl.String))
+    return rows.join(split, on="order", how="left", maintain_order="left")
+
+
+def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:
+    """Replace the twin's order by its id, and say in `reason` where it stands."""
+    twin = rows.select(
+        pl.col("order").alias("twin"),
+        pl.col("id").alias("twin_id"),
+        pl.format("{}:{}", "source_file", "source_index").alias("place"),
+    )
+    named = rows.join(twin, on="twin", how="left", maintain_order="left")
+    words = pl.col("kind").replace_strict(KINDS, default="a duplicate of")
+    return named.with_columns(
+        reason=pl.when(pl.col("twin").is_not_null()).then(pl.format("{} {} ({})", words, "twin_id", "place")),
+        twin=pl.col("twin_id"),
+    )

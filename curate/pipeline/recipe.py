@@ -1,0 +1,290 @@
+"""Recipes: every setting, its default and its check, between TOML and frozen dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from curate.errors import RecipeError, did_you_mean
+from curate.pipeline.repair_turns import RepairSettings as RepairSettings  # the section [repair], by this name too
+from curate.settings import (
+    Table,
+    decode,
+    decode_section,
+    decode_text,
+    limits,
+    merge,
+    plain_values,
+    refuse_unknown,
+    toml_assignment,
+    toml_key,
+    toml_tables,
+)
+
+MAX_BASES = 8  # recipes that build on recipes, before it must be a circle
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """What is read, and where reading stops."""
+
+    limit: int = limits(0, 0)  # records; 0 reads all
+    max_record_bytes: int = limits(256 << 20, 1)
+    max_expanded_bytes: int = limits(1 << 40, 1)  # of one compressed file
+    max_expansion: int = limits(1000, 1)  # bytes out per byte in, past the first 64 MiB
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """How pieces are counted and how long one may be."""
+
+    tokenizer: str = "llama3"
+    template: str = "vicuna"
+    max_tokens: int = limits(2048, 1)  # of the rendered prompt
+    overlong: Literal["reject", "cut"] = "reject"
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """Which share of the conversations is held out."""
+
+    fraction: float = limits(0.01, 0.0, 1.0)
+    minimum: int = limits(200, 0)  # conversations; a smaller set holds none out
+    seed: str = "curate"
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What is written beside the conversations."""
+
+    originals: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which repairs and filters run, and with which settings; `filters` holds those that are on, in order."""
+
+    name: str = "custom"
+    summary: str = ""
+    input: InputSettings = field(default_factory=InputSettings)
+    repair: RepairSettings = field(default_factory=RepairSettings)
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    filters: Mapping[str, Table] = field(default_factory=dict)
+    filter_files: tuple[str, ...] = ()  # a user's own files of filters
+    eval: EvalSettings = field(default_factory=EvalSettings)
+    output: OutputSettings = field(default_factory=OutputSettings)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the recipe as plain JSON values, in the shape of the TOML file."""
+        filters: dict[str, object] = {"files": list(self.filter_files)} if self.filter_files else {}
+        filters |= {name: plain_values(settings) if settings else True for name, settings in self.filters.items()}
+        sections = {name: plain_values(dataclasses.asdict(getattr(self, name))) for name in SECTIONS}
+        return {"name": self.name, "summary": self.summary, **sections, "filters": filters}
+
+    def to_toml(self) -> str:
+        """Return the recipe as a TOML file that `load` reads back to an equal recipe."""
+        values = self.to_dict()
+        filters = typing.cast("dict[str, object]", values.pop("filters"))
+        flat = {key: value for key, value in filters.items() if not isinstance(value, dict)}
+        nested = {f"filters.{toml_key(key)}": value for key, value in filters.items() if isinstance(value, dict)}
+        tables = {key: value for key, value in values.items() if isinstance(value, dict)}
+        top = [toml_assignment(key, value) for key, value in values.items() if not isinstance(value, dict)]
+        return "\n".join([*top, *toml_tables({**tables, "filters": flat, **nested})]) + "\n"
+
+
+SECTIONS: dict[str, type] = {
+    "input": InputSettings,
+    "repair": RepairSettings,
+    "tokens": TokenSettings,
+    "eval": EvalSettings,
+    "output": OutputSettings,
+}
+
+
+def built_in() -> dict[str, str]:
+    """Return the built-in recipes: name to summary, the default first."""
+    files = [entry for entry in _folder().iterdir() if entry.name.endswith(".toml")]
+    values = {file.name.removesuffix(".toml"): tomllib.loads(file.read_text("utf-8")) for file in files}
+    return {name: str(values[name]["summary"]) for name in sorted(values, key=lambda name: (name != "vicuna", name))}
+
+
+def source(name: str) -> str:
+    """Return a built-in recipe's TOML as it is written, comments and all."""
+    if name not in built_in():
+        raise RecipeError(f"no built-in recipe {name!r}{did_you_mean(name, built_in())}")
+    return (_folder() / f"{name}.toml").read_text("utf-8")
+
+
+def load(recipe: str | Path | Recipe, *, filters_too: bool = True) -> Recipe:
+    """Return a built-in recipe by name, or the one in a TOML file, with every setting filled in and checked.
+
+    Without `filters_too` the filters are taken as they stand, and neither polars nor a user's file is loaded.
+    Raises RecipeError that names the file, the key, the value and the nearest right name.
+    """
+    if isinstance(recipe, Recipe):
+        return from_dict(recipe.to_dict(), where=f"recipe {recipe.name!r}", filters_too=filters_too)
+    values, where = _read(str(recipe), MAX_BASES)
+    return from_dict(values, where, filters_too=filters_too)
+
+
+def from_dict(values: Table, where: str = "recipe", *, filters_too: bool = True) -> Recipe:
+    """Build a recipe from plain values; `filters_too` checks the filters and fills in their settings."""
+    known = ["name", "summary", "base", "filters", *SECTIONS]
+    refuse_unknown(values, known, where, "")
+    sections: dict[str, Any] = {
+        name: decode_section(kind, name, values.get(name, {}), where) for name, kind in SECTIONS.items()
+    }
+    filters, files = _filters(values.get("filters", {}), where, filters_too)
+    recipe = Recipe(
+        name=decode_text(values, "name", where, Path(where).stem or "custom"),
+        summary=decode_text(values, "summary", where, ""),
+        filters=filters,
+        filter_files=files,
+        **sections,
+    )
+    _check_template(recipe.tokens.template, where)
+    return recipe
+
+
+def override(
+    recipe: Recipe,
+    *,
+    language: Sequence[str] = (),
+    max_tokens: int | None = None,
+    template: str | None = None,
+    tokenizer: str | None = None,
+    eval_fraction: float | None = None,
+    limit: int | None = None,
+    filters: Sequence[str | Path] = (),
+    originals: bool | None = None,
+) -> Recipe:
+    """Return the recipe with what the caller's flags say; a flag left out (None or empty) changes nothing."""
+    values = recipe.to_dict()
+    changes: dict[str, dict[str, object]] = {
+        "tokens": {"max_tokens": max_tokens, "template": template, "tokenizer": tokenizer},
+        "eval": {"fraction": eval_fraction},
+        "input": {"limit": limit},
+        "output": {"originals": originals},
+    }
+    for section, settings in changes.items():
+        changes[section] = {key: value for key, value in settings.items() if value is not None}
+    flags: dict[str, object] = {}
+    if language:
+        flags["languages"] = {"keep": split_commas(language)}
+    if filters:
+        flags["files"] = [*recipe.filter_files, *(str(path) for path in filters)]
+        flags |= dict.fromkeys(_names_in([str(path) for path in filters]), True)
+    return from_dict(merge(values, {**changes, "filters": flags}), where="flags")
+
+
+def split_commas(words: Sequence[str]) -> list[str]:
+    """Split `en,ko` and repeated values into single ones, in order, each once."""
+    return list(dict.fromkeys(part.strip() for word in words for part in word.split(",") if part.strip()))
+
+
+def _folder() -> resources.abc.Traversable:
+    return resources.files("curate.pipeline") / "recipes"
+
+
+def _read(name: str, bases_left: int) -> tuple[dict[str, object], str]:
+    """Read a recipe's values over those of the recipe it names as its `base`."""
+    if bases_left == 0:
+        raise RecipeError(f"recipe {name!r}: more than {MAX_BASES} bases, each the base of the next; is it a circle?")
+    values, where, folder = _parse(name)
+    base = values.pop("base", None)
+    _absolute_files(values, folder)
+    if base is None:
+        return values, where
+    if not isinstance(base, str):
+        raise RecipeError(f"{where}: base = {base!r} must be the name of a recipe or the path of its file")
+    if base not in built_in():
+        base = str(folder / base)
+    parent, parent_where = _read(base, bases_left - 1)
+    from_dict(parent, parent_where, filters_too=False)  # so that its own mistakes carry its own name
+    return merge(parent, {"name": Path(where).stem, "summary": "", **values}), where
+
+
+def _parse(name: str) -> tuple[dict[str, object], str, Path]:
+    """Return a recipe's own values, how errors call it, and the folder its paths start from."""
+    if name in built_in():
+        return tomllib.loads(source(name)), name, Path()
+    path = Path(name)
+    if path.suffix != ".toml" and not path.exists():
+        hint = did_you_mean(name, built_in())
+        raise RecipeError(f"no recipe {name!r}{hint} (or give the path of a .toml file)")
+    try:
+        return tomllib.loads(path.read_text("utf-8")), name, path.parent
+    except OSError as error:
+        raise RecipeError(f"cannot read recipe {name!r}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{name}: not valid TOML: {error}") from error
+
+
+def _absolute_files(values: dict[str, object], folder: Path) -> None:
+    """Let the files of filters that a recipe names start from the recipe's own folder."""
+    filters = values.get("filters")
+    if isinstance(filters, dict) and isinstance(filters.get("files"), list):
+        filters["files"] = [str(folder / file) if isinstance(file, str) else file for file in filters["files"]]
+
+
+def _check_template(name: str, where: str) -> None:
+    from curate.schemas.prompts import TEMPLATES
+
+    if name not in TEMPLATES:
+        raise RecipeError(f"{where}: unknown tokens.template {name!r}{did_you_mean(name, TEMPLATES)}")
+
+
+def _filters(values: object, where: str, check: bool) -> tuple[dict[str, Table], tuple[str, ...]]:
+    """Return the filters that are on with their settings, and the user's files of filters."""
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{where}: filters = {values!r} must be a section, [filters]")
+    files = decode(tuple[str, ...], values.get("files", []), f"{where}: filters.files")
+    named = {key: value for key, value in values.items() if key != "files"}
+    for key, value in named.items():
+        if not isinstance(value, (bool, Mapping)):
+            raise RecipeError(f"{where}: filters.{key} = {value!r} must be true, false or a table of its settings")
+    if check:
+        try:
+            named = {key: _checked(key, value) for key, value in _with_own(named, files).items()}
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error}") from error
+    on = {key: value for key, value in named.items() if value is not False}
+    return {key: {} if value is True else _frozen(value) for key, value in on.items()}, files
+
+
+def _with_own(named: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    """Turn on all filters of a user's file, unless the recipe names some of them: then only those."""
+    added: dict[str, Any] = {}
+    for file in files:
+        own = _names_in([file])
+        if not any(name in named for name in own):
+            added |= dict.fromkeys(own, True)
+    return {**named, **added}
+
+
+def _names_in(files: Sequence[str]) -> list[str]:
+    from curate.filters import registry
+
+    found = [name for file in files for name in registry.load(file)]
+    return [name for name in found if registry.get(name).kind == "filter"]
+
+
+def _checked(name: str, value: bool | Table) -> bool | Table:
+    """Check one filter's name and settings against its function, and fill in its defaults."""
+    from curate.filters import registry
+
+    registry.get(name, "filter", "corpus")
+    full = registry.check(name, value if isinstance(value, Mapping) else {})
+    return full if value is not False else False
+
+
+def _frozen(settings: Table) -> dict[str, object]:
+    """Return settings with lists as tuples and without those that are null, which TOML cannot say."""
+    values = {key: value for key, value in settings.items() if value is not None}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -1,0 +1,85 @@
+"""Repair the text of a message: line ends, lone surrogates, and what counts as empty."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from curate.schemas.conversation import Conversation
+
+INVISIBLE = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+)  # blank, though letters or symbols by category
+INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})
+AROUND = 40  # characters kept on each side of a repaired place
+
+
+def clean_text(conversation: Conversation, *, surrogates: bool = True) -> None:
+    """Mend lone surrogates and line ends, in place; pass `surrogates=False` where the decoder excluded them."""
+    if surrogates:
+        mend_surrogates(conversation)
+    for place, message in enumerate(conversation.messages):
+        if "\r" in message.content:
+            before = message.content
+            message.content = before.replace("\r\n", "\n").replace("\r", "\n")
+            at = before.index("\r")
+            count = before.count("\r")
+            conversation.edit("line_ends", place, _around(before, at), _around(message.content, at), count)
+
+
+def mend_surrogates(conversation: Conversation) -> None:
+    """Make every text of the conversation one that can be encoded, in place."""
+    for place, message in enumerate(conversation.messages):
+        if _is_broken(message.content):
+            before = message.content
+            message.content = _mended(before)
+            at = next(i for i, character in enumerate(before) if "\ud800" <= character <= "\udfff")
+            shown = _around(before, at).encode("utf-8", "backslashreplace").decode()
+            count = sum("\ud800" <= character <= "\udfff" for character in before)
+            conversation.edit("lone_surrogate", place, shown, _around(message.content, at), count)
+        message.name = _mended(message.name) if message.name else message.name
+        message.tool_calls = _mended(message.tool_calls) if message.tool_calls else message.tool_calls
+    conversation.source_id = _mended(conversation.source_id) if conversation.source_id else None
+    conversation.model = _mended(conversation.model) if conversation.model else None
+    if conversation.metadata:
+        conversation.metadata = {_mended(key): _mended_value(item) for key, item in conversation.metadata.items()}
+    for edit in conversation.edits:
+        edit.before, edit.after = _mended(edit.before), _mended(edit.after)
+
+
+def _is_broken(text: str) -> bool:
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _mended(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if _is_broken(text) else text
+
+
+def _mended_value(value: object) -> object:
+    if isinstance(value, str):
+        return _mended(value)
+    if isinstance(value, list):
+        return [_mended_value(item) for item in value]
+    if isinstance(value, dict):
+        return {_mended(key): _mended_value(item) for key, item in value.items()}
+    return value
+
+
+def _around(text: str, at: int) -> str:
+    return text[max(0, at - AROUND) : at + AROUND]
+
+
+def is_empty(text: str) -> bool:
+    """Tell whether a text has nothing to see: white space, control and zero-width characters only."""
+    for character in text:
+        if character.isalnum() and character not in INVISIBLE:
+            return False
+        invisible = unicodedata.category(character) in INVISIBLE_CATEGORIES or character in INVISIBLE
+        if not (invisible or "\ufe00" <= character <= "\ufe0f"):  # variation selectors are marks
+            return False
+    return True

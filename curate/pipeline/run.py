@@ -1,0 +1,260 @@
+"""Run the main job: raw dumps in, a curated set out. `curate.pipeline.steps` has the steps of one batch."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from curate._version import __version__
+from curate.dataset import columns as dataset_columns
+from curate.dataset import curated_set, transaction
+from curate.display.displayed import Displayed
+from curate.engine import base, local
+from curate.errors import BalanceError, InputError, SetError
+from curate.filters import registry
+from curate.ingest.decode import Chunk
+from curate.ingest.reader import Reader
+from curate.ingest.sources import Source, open_inputs
+from curate.pipeline import assemble, corpus
+from curate.pipeline.recipe import Recipe
+from curate.pipeline.steps import Part, Plan, Shown
+from curate.rendering.mask_view import Spans
+from curate.schemas.conversation import Message
+
+MaskSpans = Callable[[Sequence[Sequence[Message]]], Sequence[Spans]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; `bytes_total` (as `bytes_read`, on disk) is None where the input's size is unknown."""
+
+    bytes_read: int
+    bytes_total: int | None
+    bytes_unpacked: int
+    records: int
+    kept: int
+    rejected: int
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CleanResult(Displayed):
+    """What a run gave: the set's folder, its manifest, and warnings that a user should see."""
+
+    output: Path
+    manifest: dict[str, Any]
+    warnings: list[str]
+    seconds: float
+    bytes: int
+    damaged: bool = False  # some of the input could not be read as it stood
+    file: Path | None = None  # the one file that `output` named, if it did
+
+
+class Page(Protocol):
+    """Writes the page of a new set; given from above, so that the pipeline does not know how results look."""
+
+    def load(self) -> None:
+        """Prepare while the tables are written."""
+
+    def write(self, folder: Path, name: str, mask_spans: MaskSpans) -> None:
+        """Write the page into the set's folder; `mask_spans` gives the trained text of some conversations."""
+
+
+def clean(
+    inputs: Sequence[str | Path],
+    folder: Path,
+    recipe: Recipe,
+    *,
+    page: Page,
+    file: Path | None = None,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> CleanResult:
+    """Clean dumps into a set at `folder`; `file` is the one file that will be converted from it.
+
+    Raises InputError where there is no whole record to read, TokenizerError, and SetError where the target
+    must not be written.
+    """
+    started = time.perf_counter()
+    reader = _reader(inputs, recipe)
+    _refuse_loss(folder, file, reader.sources)
+    run = _Run(recipe, reader, progress, started, file)
+    with transaction.writing(folder) as partial:
+        (partial / transaction.PARTS).mkdir()
+        chunks = run.chunks(workers or base.default_workers())
+        with local.Pool(Plan(recipe, (partial / transaction.PARTS).absolute()), run.workers) as pool:
+            parts = run.read(pool, chunks)
+            run.report("finding duplicates")
+            decisions = corpus.decide(parts, recipe)
+            run.report("writing")
+            numbers = [part.number for part in parts]
+            signals, originals = _own_signals(), recipe.output.originals
+            counts = assemble.write(pool, partial, numbers, decisions, signals, originals, page.load)
+            manifest = run.manifest(parts, decisions, counts)
+            transaction.write_manifest(partial, manifest)
+            page.write(partial, folder.resolve().name, _mask_spans(pool))
+    seconds = time.perf_counter() - started
+    warnings = list(manifest["warnings"])
+    if not manifest["counts"]["kept"]:
+        warnings[-1] += f"; to see why: curate stats {shlex.quote(str(folder))}"
+    return CleanResult(folder, manifest, warnings, seconds, reader.bytes_read, bool(reader.warnings), file)
+
+
+def _refuse_loss(folder: Path, file: Path | None, sources: Sequence[Source]) -> None:
+    """Raise SetError where the run would write over what it reads, or over a file that curate did not write."""
+    outputs = [folder / name for name in curated_set.FILES] + ([file] if file else [])
+    written = {path.resolve() for path in outputs}
+    for source in sources:
+        if source.path is not None and source.path.resolve() in written:
+            raise SetError(
+                f"{str(source.path)!r} would be written over what is read; nothing was written; give another -o"
+            )
+    if file is None or not (file.exists() or file.is_symlink()):
+        return
+    earlier = curated_set.open_set(folder).manifest.get("run") if curated_set.is_set(folder) else None
+    if not isinstance(earlier, dict) or earlier.get("file") != file.name:
+        raise SetError(f"{str(file)!r} exists and curate did not write it; nothing was written; give another -o")
+
+
+def _mask_spans(pool: local.Pool) -> MaskSpans:
+    """Return a function that renders conversations in a worker, where template and tokenizer are loaded."""
+
+    def spans(conversations: Sequence[Sequence[Message]]) -> Sequence[Spans]:
+        [rendered] = pool.map([Shown(tuple(map(tuple, conversations)))])
+        return tuple(rendered)
+
+    return spans
+
+
+def _reader(arguments: Sequence[str | Path], recipe: Recipe) -> Reader:
+    settings = recipe.input
+    return Reader(
+        open_inputs(arguments),
+        limit=settings.limit or None,
+        max_record_bytes=settings.max_record_bytes,
+        max_expanded_bytes=settings.max_expanded_bytes,
+        max_expansion=settings.max_expansion,
+    )
+
+
+def _own_signals() -> dict[str, pl.DataType | type[pl.DataType]]:
+    """Return the columns of signals that are not every set's (a user's own)."""
+    columns = {name: dtype for signal in registry.rules("signal").values() for name, dtype in signal.columns.items()}
+    return {name: dtype for name, dtype in columns.items() if name not in dataset_columns.SIGNALS}
+
+
+@dataclass
+class _Run:
+    """The state of one run: what has been read so far, and the clock."""
+
+    recipe: Recipe
+    reader: Reader
+    progress: Callable[[Progress], None] | None
+    started: float
+    file: Path | None = None  # to be written beside the set
+    records: int = 0
+    kept: int = 0
+    rejected: int = 0
+    workers: int = 1
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def chunks(self, workers: int) -> Iterator[tuple[int, Chunk]]:
+        """Begin to read; one chunk is done in this process, more than one by `workers`."""
+        chunks = enumerate(self.reader)
+        first = list(islice(chunks, 2))
+        self.workers = workers if len(first) == 2 else 1
+        return chain(first, chunks)
+
+    def read(self, pool: local.Pool, chunks: Iterable[tuple[int, Chunk]]) -> list[Part]:
+        """Send every chunk through the workers; raises InputError if there was nothing whole."""
+        parts = []
+        for part in pool.map(chunks):
+            parts.append(part)
+            for stage, spent in part.seconds.items():
+                self.seconds[stage] += spent
+            self.records += part.read
+            self.rejected += part.rejected.total()
+            self.kept = self.records - self.rejected
+            self.report("cleaning")
+        if not self.records:
+            raise InputError("the input holds no record; nothing was written")
+        return parts
+
+    def report(self, stage: str) -> None:
+        if self.progress is not None:
+            elapsed = time.perf_counter() - self.started
+            reader = self.reader
+            sizes = reader.bytes_read, reader.bytes_total, reader.bytes_unpacked
+            self.progress(Progress(*sizes, self.records, self.kept, self.rejected, stage, elapsed))
+
+    def manifest(self, parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts) -> dict[str, Any]:
+        """Return the manifest; raises BalanceError if a record is neither kept nor rejected."""
+        rejected = counts.rejected.total()
+        if self.records != counts.kept + rejected:
+            raise BalanceError(
+                f"{self.records} records read, but {counts.kept} kept and {rejected} rejected; "
+                "this is a defect of curate, please report it; nothing was written"
+            )
+        info = parts[0].tokenizer
+        warnings = [damage.text for damage in self.reader.warnings] + list(info.warnings)
+        if not counts.kept:
+            warnings.append("every record was rejected")
+        settings = self.recipe.tokens
+        return {
+            "version": __version__,
+            "versions": {"polars": pl.__version__, "python": platform.python_version()},
+            "inputs": [asdict(read) for read in self.reader.inputs],
+            "recipe": self.recipe.to_dict(),
+            "tokenizer": info.to_dict(),
+            "template": settings.template,
+            "window": settings.max_tokens,
+            "counts": {
+                "read": self.records,
+                "kept": counts.kept,
+                "rejected": rejected,
+                "rejected_exchanges": counts.exchanges.total(),
+                "pieces": counts.pieces,
+                "eval": counts.eval,
+                "tokens": counts.tokens,
+                "answer_tokens": counts.answer_tokens,
+                "rules": _rule_counts(parts, decisions, counts),
+                "exchanges": dict(sorted(counts.exchanges.items())),
+                "edits": dict(sorted(counts.edits.items())),
+                "roles": dict(sorted(counts.roles.items())),
+            },
+            "warnings": warnings,
+            "run": self._run_facts(),
+        }
+
+    def _run_facts(self) -> dict[str, Any]:
+        seconds = time.perf_counter() - self.started
+        return {
+            "seconds": round(seconds, 3),
+            "mb_per_s": round(self.reader.bytes_unpacked / 1e6 / seconds, 2),
+            "workers": self.workers,
+            "stages": {stage: round(spent, 3) for stage, spent in sorted(self.seconds.items())},
+            "host": platform.node(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - seconds)),
+            "paths": [str(source.path) if source.path else "-" for source in self.reader.sources],
+            "file": self.file.name if self.file else None,
+        }
+
+
+def _rule_counts(
+    parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts
+) -> dict[str, dict[str, int]]:
+    alone: Counter[str] = sum((part.alone for part in parts), Counter())
+    if decisions.would_take:
+        alone[corpus.DUPLICATES] = decisions.would_take
+    names = sorted({*counts.rejected, *alone})
+    return {name: {"first": counts.rejected[name], "alone": alone[name]} for name in names}

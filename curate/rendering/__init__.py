@@ -1,0 +1,1 @@
+"""Messages, template and tokenizer to ids, loss mask and pieces, and the proof that they are right; no torch."""

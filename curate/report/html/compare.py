@@ -1,0 +1,142 @@
+"""The page of two curated sets side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import starmap
+from pathlib import Path
+from typing import Any
+
+from curate.analysis import conversations
+from curate.analysis.compare import Comparison, Crossing, Side
+from curate.analysis.conversations import Chat
+from curate.analysis.select import show
+from curate.analysis.stats import Stats
+from curate.dataset.curated_set import CuratedSet
+from curate.display import html_page
+from curate.display.html import Cell, chart, facts, fitting, foot, jumps, more, number, section, table, text
+from curate.report.html import conversation
+from curate.report.terminal.compare import SIDES, Figure, Part, lengths, matched, parts, sided, spread, totals, value
+
+BARS = 10  # names in a chart; its table has the first `ROWS`
+ROWS = 200
+RULES = 12  # of each side, of which conversations are shown
+COLUMNS = ("one", "other")
+
+
+def html(found: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> str:
+    """Return the page."""
+    names = [Path(stats.header.path).resolve().name for stats in (found.one, found.other)]
+    title = " beside ".join(names)
+    shown = [
+        ("crossings", "What one keeps and the other does not", _crossings(found)),
+        ("settings", "Settings that differ", _settings(found)),
+        ("numbers", "Numbers", _figures("records, pieces and tokens", totals(found))),
+        ("lengths", "Lengths", f'<div class="grid">{"".join(_lengths(found))}</div>'),
+        ("names", "Rules, languages, models, roles, repairs", f'<div class="grid">{"".join(_names(found))}</div>'),
+    ]
+    room = html_page.room("".join(body for *_, body in shown))
+    shown.append(("samples", "Conversations", fitting(_samples(found, sets), room)))
+    body = _head(title, found) + jumps(shown) + "</header><main>" + "".join(starmap(section, shown))
+    return html_page.document(title, body + foot(found.one.header.version), _data(found))
+
+
+def _head(title: str, found: Comparison) -> str:
+    made = facts((name, _made(stats)) for name, stats in zip(COLUMNS, (found.one, found.other), strict=True))
+    return f'<header><h1>{text(title)}</h1>{made}<p class="note">{text(matched(found))}</p>'
+
+
+def _made(stats: Stats) -> str:
+    header = stats.header
+    kept = f"kept {number(header.kept)} of {number(header.read)} records"
+    return f"<b>{text(header.path)}</b>, recipe {text(header.recipe)}, {kept}"
+
+
+def _crossings(found: Comparison) -> str:
+    shown = ""
+    for side, keeper, loser in ((found.only_one, *SIDES), (found.only_other, *SIDES[::-1])):
+        tables = _rules(f"rejected in {loser} by", "records", side.rules)
+        tables += _rules(f"lost in {loser} from records that both keep, by", "exchanges", side.exchanges)
+        shown += f"<h3>{text(sided(side, keeper, loser))}</h3>{tables}"
+    return shown
+
+
+def _rules(title: str, unit: str, crossings: Sequence[Crossing]) -> str:
+    rows: list[Sequence[Cell]] = [(one.rule, one.count, ", ".join(one.examples)) for one in crossings]
+    return table(title, ("rule", unit, "such as"), rows)
+
+
+def _settings(found: Comparison) -> str:
+    rows = [(one.name, value(one.one), value(one.other)) for one in found.settings]
+    return table("settings that differ", ("setting", *COLUMNS), rows)
+
+
+def _figures(title: str, figures: Sequence[Figure]) -> str:
+    rows: list[Sequence[Cell]] = [(one.name, one.one, one.other, one.change) for one in figures]
+    return table(title, ("number", *COLUMNS, "change"), rows)
+
+
+def _lengths(found: Comparison) -> Iterator[str]:
+    figures = dict(lengths(found))
+    for overlay in found.histograms:
+        if not overlay.bins:
+            continue
+        shares = (f"{name}, share" for name in COLUMNS)
+        heading = (overlay.title, *(each for pair in zip(COLUMNS, shares, strict=True) for each in pair))
+        bins = table(overlay.title, heading, spread(overlay), [name for name in heading if name.endswith("share")])
+        label = f"{overlay.title} of both sets, as shares of each; the tables have the numbers"
+        drawn = chart(f"overlay:{overlay.name}", label) + more("as a table", bins)
+        if overlay.title in figures:
+            drawn += _figures(f"{overlay.title}: mean and percentiles", figures[overlay.title])
+        yield f"<figure><figcaption>{text(overlay.title)}</figcaption>{drawn}</figure>"
+
+
+def _names(found: Comparison) -> Iterator[str]:
+    for title, unit, rows in parts(found):
+        if not rows:
+            continue
+        heading = ("name", "one", "one, share", "other", "other, share", "points")
+        cells: list[Sequence[Cell]] = [
+            (row.name, row.one, row.one_share, row.other, row.other_share, row.change) for row in rows[:ROWS]
+        ]
+        numbers = table(f"{title}, in {unit}", heading, cells, ("one, share", "other, share"))
+        label = f"{title} of both sets, as shares of each; the table has the numbers"
+        drawn = chart(f"pairs:{title}", label, 2 * min(len(rows), BARS))
+        yield f"<figure><figcaption>{text(title)}</figcaption>{drawn}{more('as a table', numbers)}</figure>"
+
+
+def _data(found: Comparison) -> dict[str, Any]:
+    return {
+        "overlays": {overlay.name: spread(overlay) for overlay in found.histograms},
+        "pairs": {title: list(map(_pair, rows[:BARS])) for title, _, rows in parts(found)},
+    }
+
+
+def _pair(row: Part) -> tuple[str, int, float, int, float]:
+    return row.name, row.one, row.one_share, row.other, row.other_share
+
+
+def _samples(found: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> Iterator[tuple[str, list[str]]]:
+    """Yield conversations that one keeps, with why the other has rejected them."""
+    for side, (keeper, loser), (mine, theirs) in (
+        (found.only_one, SIDES, sets),
+        (found.only_other, SIDES[::-1], sets[::-1]),
+    ):
+        for title, articles in _of_side(side, mine, theirs):
+            yield f"Kept in {keeper}, {title} in {loser}", articles
+
+
+def _of_side(side: Side, mine: CuratedSet, theirs: CuratedSet) -> Iterator[tuple[str, list[str]]]:
+    for crossing in side.rules[:RULES]:
+        kept = show(crossing.examples, mine.path)
+        yield (
+            f"rejected by {text(crossing.rule)}",
+            [conversation.chat(_rejected(chat, theirs, crossing.rule)) for chat in kept],
+        )
+
+
+def _rejected(chat: Chat, theirs: CuratedSet, rule: str) -> Chat:
+    """Return a conversation with what rejected it in the other set, if its record stands at the same place there."""
+    why = [loss for loss in conversations.losses(theirs, chat) if loss.rule == rule]
+    return replace(chat, rejected=why[0] if why else None)

@@ -1,0 +1,163 @@
+"""Which conversations stand on a page: some that were kept, some that were repaired, and some of each rule's rejects.
+
+The same set gives the same sample: places are spread evenly, never drawn. They come from the first rows of each
+table, so that it takes no longer for a large set; a rule that took nothing there shows the first that it took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import polars as pl
+
+from curate.analysis import conversations
+from curate.analysis.conversations import Chat
+from curate.analysis.diff import Change, changes
+from curate.analysis.explain import Rejection
+from curate.analysis.measure_dump import as_it_came
+from curate.dataset.columns import ORIGINALS_SCHEMA
+from curate.dataset.curated_set import CuratedSet
+from curate.dataset.transaction import RAW_ROW_GROUP
+from curate.errors import RecordError
+from curate.ingest.decode import decode_records
+from curate.ingest.reader import Reader
+from curate.ingest.sources import open_inputs
+from curate.rendering.mask_view import Spans
+from curate.schemas.conversation import Message
+
+T = TypeVar("T")
+Told = Callable[[Sequence[Sequence[Message]]], Sequence[Spans]]
+
+SOURCE = ["source_file", "source_index"]
+KEPT, REPAIRED, EACH_RULE = 4, 6, 2
+NEAR = 1_000  # rows of conversations.parquet that are looked at: one stretch, read once
+SHORT = 3_000  # characters of a conversation that can be read as a whole; longer ones only where there are no others
+RULES = 40  # the commonest; a rule beyond them has no sample
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Conversations to look at.
+
+    Of the kept ones there is what is trained on, if it could be told; of the repaired ones what was changed; of the
+    rejected ones those of each rule.
+    """
+
+    kept: tuple[tuple[Chat, Spans | None], ...]
+    repaired: tuple[tuple[Chat, tuple[Change, ...]], ...]
+    rejected: tuple[tuple[str, tuple[Chat, ...]], ...]
+
+
+def choose(curated: CuratedSet, told: Told | None) -> Samples:
+    """Choose a page's conversations, of those that are one piece; `told` tells what is trained on in some."""
+    columns = ("piece", "edit_names", "characters", "source_file", "source_index")
+    rows = curated.conversations().head(NEAR).select(columns).with_row_index("row").collect()
+    alone = (pl.col("piece") == 0) & (pl.col("piece").shift(-1, fill_value=0) == 0)
+    whole = rows.filter(alone)
+    short = whole.filter(pl.col("characters") <= SHORT)
+    table = whole if short.is_empty() else short
+    records = _records(curated)
+    mended = _repaired(table.join(records, on=SOURCE, how="semi", maintain_order="left"))
+    looked_at = _spread(table["row"].to_list(), 8 * KEPT)
+    found = conversations.kept(curated, [*looked_at, *mended])
+    kept = _various(found[: len(looked_at)])
+    spans = told([chat.messages for chat in kept]) if told is not None else [None] * len(kept)
+    looked = tuple(zip(kept, spans, strict=True))
+    return Samples(looked, _compared(found[len(looked_at) :], records), _rejected(curated))
+
+
+def as_they_came(path: str | Path) -> Samples:
+    """Choose conversations from the beginning of a dump, and records that hold none; of standard input, no longer."""
+    readable: list[Chat] = []
+    unreadable: dict[str, list[Chat]] = {}
+    if str(path) == "-":
+        return Samples((), (), ())
+    for chunk in Reader(open_inputs([path]), limit=NEAR):
+        for raw in decode_records(chunk):
+            place = f"{chunk.source_file}:{raw.index}"
+            try:
+                found = as_it_came(raw)
+                name = found.source_id or place
+                readable.append(Chat(name, chunk.source_file, raw.index, tuple(found.messages)))
+            except RecordError as error:
+                why = Rejection("record", error.rule, error.reason, error.evidence, None, None)
+                text = raw.raw.decode("utf-8", "backslashreplace")
+                chat = Chat(place, chunk.source_file, raw.index, (), rejected=why, unread=text)
+                unreadable.setdefault(error.rule, []).append(chat)
+    short = [chat for chat in readable if sum(len(message.content) for message in chat.messages) <= SHORT]
+    kept = tuple((chat, None) for chat in _various(_spread(short or readable, 8 * KEPT)))
+    return Samples(kept, (), tuple((rule, tuple(found[:EACH_RULE])) for rule, found in sorted(unreadable.items())))
+
+
+def _records(curated: CuratedSet) -> pl.DataFrame:
+    """Return the first records as they came, of those that were changed; none where they were not written."""
+    originals = curated.originals()
+    if originals is None:
+        return pl.DataFrame(schema=dict(ORIGINALS_SCHEMA))
+    return originals.head(RAW_ROW_GROUP).collect()
+
+
+def _spread(rows: Sequence[T], count: int) -> list[T]:
+    """Return so many of the rows, evenly spread."""
+    if len(rows) <= count:
+        return list(rows)
+    return [rows[(2 * at + 1) * len(rows) // (2 * count)] for at in range(count)]
+
+
+def _various(found: Sequence[Chat]) -> list[Chat]:
+    """Return some, the first that holds code among them."""
+    code = [chat for chat in found if any("```" in message.content for message in chat.messages)][:1]
+    return code + _spread([chat for chat in found if chat not in code], KEPT - len(code))
+
+
+def _repaired(known: pl.DataFrame) -> list[int]:
+    """Return rows whose repairs are of as many kinds as there are, rare ones first."""
+    named = known.select("row", "edit_names").explode("edit_names").drop_nulls()
+    counts = dict(named.group_by("edit_names").len().iter_rows())
+    chosen: list[int] = []
+    for name in sorted(counts, key=lambda name: (counts[name], name)):
+        rows = [row for row in named.filter(edit_names=name)["row"].to_list() if row not in chosen]
+        chosen += rows[:1]
+    common = [row for row in _spread(named["row"].unique(maintain_order=True).to_list(), REPAIRED) if row not in chosen]
+    return sorted((chosen + common)[:REPAIRED])
+
+
+def _compared(repaired: Sequence[Chat], records: pl.DataFrame) -> tuple[tuple[Chat, tuple[Change, ...]], ...]:
+    found = []
+    for chat in repaired:
+        raw = records.filter(source_file=chat.source_file, source_index=chat.source_index)["record"]
+        before, _ = conversations.read(raw[0])
+        found.append((chat, tuple(changes(before, chat.messages))))
+    return tuple(found)
+
+
+def _rejected(curated: CuratedSet) -> tuple[tuple[str, tuple[Chat, ...]], ...]:
+    """Return rejects of each rule, the commonest rule first."""
+    frame = curated.rejected()
+    sizes = frame.head(RAW_ROW_GROUP).select(pl.col("record").bin.size().fill_null(0)).collect().to_series()
+    chosen = {rule: _of_rule(near, sizes, first) for rule, near, first in _by_rule(frame)}
+    found = iter(conversations.lost(curated, [row for rows in chosen.values() for row in rows]))
+    return tuple((rule, tuple(next(found) for _ in rows)) for rule, rows in chosen.items())
+
+
+def _by_rule(frame: pl.LazyFrame) -> Iterable[tuple[str, list[int], int]]:
+    """Yield a rule, its rows near the beginning, and its first one; those that hold their record, if any does."""
+    record = pl.struct(SOURCE)  # stands in the first of a record's rows
+    rows = frame.select("rule", leads=record.ne_missing(record.shift())).with_row_index("row")
+    row, leads = pl.col("row"), pl.col("leads")
+    by_rule = rows.group_by("rule").agg(
+        count=pl.len(),
+        near=row.filter(leads & (row < RAW_ROW_GROUP)),
+        first=pl.coalesce(row.filter(leads).min(), row.min()),
+    )
+    order = by_rule.sort(["count", "rule"], descending=[True, False]).head(RULES).collect(engine="streaming")
+    for rule, _, near, first in order.iter_rows():
+        yield rule, sorted(near), first
+
+
+def _of_rule(near: Sequence[int], sizes: pl.Series, first: int) -> list[int]:
+    short = [row for row in near if sizes[row] <= SHORT]
+    return _spread(short or near, EACH_RULE) or [first]

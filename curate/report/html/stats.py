@@ -1,0 +1,234 @@
+"""The page of a set's or a dump's statistics, from head to foot.
+
+Every number stands in a table too, so that the page says all without scripts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import starmap
+from typing import Any
+
+from curate.analysis.stats import Count, Histogram, Share, Stats
+from curate.display import html_page
+from curate.display.html import (
+    Cell,
+    chart,
+    facts,
+    fitting,
+    foot,
+    jumps,
+    more,
+    number,
+    percent,
+    plural,
+    section,
+    table,
+    text,
+)
+from curate.report.html import conversation
+from curate.report.html.samples import Samples
+
+BARS = 12  # of a chart; its table has them all, or the first of them
+ROWS = 200
+MB = 1e6
+
+
+def html(stats: Stats, samples: Samples, name: str = "") -> str:
+    """Return the page; `name` is what the set is called there, its path if left out."""
+    title = name or stats.header.path
+    parts = [
+        ("flow", f"From read to {_left(stats)}", _flow(stats)),
+        ("lengths", "Lengths", f'<div class="grid">{"".join(map(_histogram, stats.histograms))}</div>'),
+        ("names", "Who speaks, in what language", f'<div class="grid">{_names(stats)}</div>'),
+        ("copies", "Duplicates, windows, training", _facts(stats)),
+    ]
+    room = html_page.room("".join(body for *_, body in parts))
+    parts.append(("samples", "Conversations", _samples(samples, stats.header.kind == "set", room)))
+    body = _head(stats, title, parts) + "".join(starmap(section, parts)) + foot(stats.header.version)
+    return html_page.document(title, body, _data(stats))
+
+
+def _data(stats: Stats) -> dict[str, Any]:
+    """Return what page.js draws."""
+    flow = stats.flow
+    return {
+        "flow": {
+            "read": flow.read,
+            "kept": flow.kept,
+            "left": _left(stats),
+            "rejected": flow.rejected,
+            "rules": [[step.rule, step.first] for step in flow.steps if step.first],
+        },
+        "histograms": {
+            item.name: {
+                "unit": item.unit,
+                "bins": [[_span(item, at), bin.count] for at, bin in enumerate(item.bins)],
+            }
+            for item in stats.histograms
+        },
+        "bars": {
+            **{key: [[one.name, one.pieces] for one in shares[:BARS]] for key, shares in _shares(stats).items()},
+            **{key: [[one.name, one.count] for one in counts[:BARS]] for key, counts in _counts(stats).items()},
+        },
+    }
+
+
+def _left(stats: Stats) -> str:
+    return "kept" if stats.header.kind == "set" else "readable"
+
+
+def _span(item: Histogram, at: int) -> str:
+    bin = item.bins[at]
+    if at == len(item.bins) - 1 and bin.high > bin.low:
+        return f"≥ {number(bin.low)}"
+    return number(bin.low) if bin.low == bin.high else f"{number(bin.low)}–{number(bin.high)}"
+
+
+def _shares(stats: Stats) -> dict[str, Sequence[Share]]:
+    return {"languages": stats.languages, "models": stats.models, "splits": stats.splits}
+
+
+def _counts(stats: Stats) -> dict[str, Sequence[Count]]:
+    return {"roles": stats.roles, "edits": stats.edits}
+
+
+# ---- the parts
+
+
+def _head(stats: Stats, title: str, parts: Sequence[tuple[str, str, str]]) -> str:
+    header = stats.header
+    inputs = ", ".join(f"{text(item.name)} ({number(item.bytes / MB)} MB)" for item in header.inputs[:8])
+    inputs += f", {len(header.inputs) - 8} more" if len(header.inputs) > 8 else ""
+    window = f", window {number(header.window)}" if header.window else ""
+    tiles = [
+        (number(header.kept), f"{_left(stats)} of {number(header.read)} records", percent(header.kept, header.read)),
+        (number(stats.flow.pieces), "pieces" if header.kind == "set" else "conversations", ""),
+        (number(header.tokens), "tokens", ""),
+        (number(header.answer_tokens), "tokens trained", percent(header.answer_tokens, header.tokens)),
+    ]
+    shown = "".join(
+        f"<div><b>{value}</b><span>{name}{f', {share}' if share else ''}</span></div>" for value, name, share in tiles
+    )
+    made = facts(
+        (
+            ("from", inputs),
+            (
+                "recipe",
+                f"{text(header.recipe)}, curate {text(header.version)}" if header.recipe else "none: as it came",
+            ),
+            ("tokenizer", f"{text(header.tokenizer)}, template {text(header.template)}{window}"),
+        )
+    )
+    return f'<header><h1>{text(title)}</h1><div class="tiles">{shown}</div>{made}{jumps(parts)}</header><main>'
+
+
+def _flow(stats: Stats) -> str:
+    flow = stats.flow
+    label = f"Of {number(flow.read)} records read, {number(flow.kept)} are {_left(stats)}; the table has each rule."
+    rows: list[Sequence[Cell]] = [
+        (step.rule, step.first, step.first / flow.read if flow.read else 0.0, step.alone) for step in flow.steps
+    ]
+    lost = flow.rejected_exchanges
+    note = f'<p class="note">{number(lost)} single exchanges were taken from kept records.</p>' if lost else ""
+    found = table("records by the rule that rejected them", ("rule", "records", "share", "alone"), rows, ("share",))
+    height = len([step for step in flow.steps if step.first]) + 2
+    return chart("flow", label, max(height, 6)) + found + note
+
+
+def _histogram(item: Histogram) -> str:
+    if not item.count:
+        return ""
+    spread = " · ".join(f"{name} {number(value)}" for name, value in item.percentiles.items())
+    rows: list[Sequence[Cell]] = [
+        (_span(item, at), bin.count, bin.count / item.count) for at, bin in enumerate(item.bins)
+    ]
+    label = f"{item.title}: mean {number(item.mean)}, {spread}"
+    return (
+        f"<figure><figcaption>{text(item.title)}</figcaption>{chart(f'histogram:{item.name}', label)}"
+        f'<p class="note">mean {number(item.mean)} · {number(item.minimum)} to {number(item.maximum)}'
+        f"<br>{text(spread)}</p>"
+        f"{more('as a table', table(item.title, (item.title, item.unit, 'share'), rows, ('share',)))}</figure>"
+    )
+
+
+def _names(stats: Stats) -> str:
+    titles = {
+        "languages": "languages",
+        "models": "models",
+        "splits": "train and eval",
+        "roles": "roles",
+        "edits": "repairs",
+    }
+    found = ""
+    for key, shares in _shares(stats).items():
+        total = sum(one.pieces for one in shares)
+        rows: list[Sequence[Cell]] = [(one.name, one.pieces, one.pieces / total, one.tokens) for one in shares[:ROWS]]
+        unit = "pieces" if stats.header.kind == "set" else "conversations"
+        found += _bars(
+            key, titles[key], len(shares), table(titles[key], ("name", unit, "share", "tokens"), rows, ("share",))
+        )
+    for key, counts in _counts(stats).items():
+        unit = "messages" if key == "roles" else "times"
+        rows = [(one.name, one.count) for one in counts[:ROWS]]
+        found += _bars(key, titles[key], len(counts), table(titles[key], ("name", unit), rows))
+    return found
+
+
+def _bars(key: str, title: str, count: int, rows: str) -> str:
+    if not count:
+        return ""
+    drawn = chart(f"bars:{key}", f"{title}, the commonest first; the table has the numbers", min(count, BARS))
+    return f"<figure><figcaption>{title}</figcaption>{drawn}{more('as a table', rows)}</figure>"
+
+
+def _facts(stats: Stats) -> str:
+    copies, training = stats.duplicates, stats.training
+    largest = (
+        f"{number(copies.largest)}, one of them {text(copies.example)}" if copies.example else number(copies.largest)
+    )
+    most = (
+        f"{text(copies.most_copied)}, {number(copies.copies)} {plural(copies.copies, 'time')}"
+        if copies.most_copied
+        else ""
+    )
+    twins = facts(
+        (
+            ("begin alike", f"{number(copies.members)} conversations, in {number(copies.shared)} groups"),
+            ("largest group", largest),
+            (
+                "rejected as duplicates" if stats.header.kind == "set" else "equal an earlier one",
+                number(copies.rejected),
+            ),
+            ("most copied", most),
+        )
+    )
+    pieces, whole = stats.flow.pieces, stats.histograms[0].count
+    rows: list[Sequence[Cell]] = [
+        (number(one.window), one.pieces / pieces if pieces else 0.0, one.conversations / whole if whole else 0.0)
+        for one in stats.windows
+    ]
+    fit = table("what a window holds whole", ("tokens", "pieces", "conversations"), rows, ("pieces", "conversations"))
+    plan = facts(
+        (
+            ("one epoch", f"{number(training.tokens)} tokens in {number(training.pieces)} pieces"),
+            ("trained", f"{number(training.answer_tokens)} tokens, {100 * training.trained_share:.1f} %"),
+            (f"{training.epochs} epochs", f"{number(training.total_tokens)} tokens"),
+            ("steps", f"{number(training.steps)} of {number(training.global_batch)} pieces"),
+        )
+    )
+    blocks = (f"<h3>Duplicates</h3>{twins}", fit, f"<h3>Training</h3>{plan}")
+    return f'<div class="grid">{"".join(f"<div>{block}</div>" for block in blocks)}</div>'
+
+
+def _samples(samples: Samples, cleaned: bool, room: int) -> str:
+    """Return the conversations, as many as there is room for."""
+    kept, lost = ("Kept", "Rejected by") if cleaned else ("As they came", "Cannot be read:")
+    groups = [(kept, [conversation.chat(one, spans) for one, spans in samples.kept])]
+    groups.append(
+        ("Repaired, before and after", [conversation.change(one, changed) for one, changed in samples.repaired])
+    )
+    groups += [(f"{lost} {text(rule)}", [conversation.chat(one) for one in found]) for rule, found in samples.rejected]
+    shown = fitting(groups, room)
+    note = "A few of each kind; <code>curate show</code> has all of them." if cleaned else "Some of the first records."
+    return f'<p class="note">{note}</p>{shown}' if shown else ""

@@ -1,0 +1,170 @@
+"""How the objects of the library show themselves in a notebook: HTML without scripts, in the notebook's own colours."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from functools import singledispatch
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from curate.analysis.compare import Comparison
+from curate.analysis.conversations import Chat
+from curate.analysis.doctor import Doctor
+from curate.analysis.explain import Explanation
+from curate.analysis.select import Selection
+from curate.analysis.stats import Flow, Share, Stats, edits, flow
+from curate.dataset.curated_set import CuratedSet, readable
+from curate.display.html import Cell, number, percent, plural, table, text
+from curate.pipeline.run import CleanResult
+from curate.report.html import conversation
+from curate.report.terminal.compare import SIDES, matched, sided, totals
+from curate.report.terminal.doctor import doctor_page
+from curate.report.terminal.explain import explanation_page
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+NAMES = 8  # of a list
+CHATS = 5  # of a selection
+WIDTH = 100  # cells of what is shown as a terminal would
+STYLE = """<style>
+.curate{font:14px/1.5 system-ui,sans-serif;max-width:1000px}
+.curate p{margin:0 0 8px}.curate .soft,.curate .note,.curate caption{opacity:.75}
+.curate .grid{display:flex;flex-wrap:wrap;gap:8px 40px}
+.curate table{border-collapse:collapse;margin:0 0 8px}.curate caption{text-align:left;font-weight:600}
+.curate th,.curate td{padding:1px 16px 1px 0;text-align:left;border:0;background:none;vertical-align:top}
+.curate td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.curate article{border:1px solid #8886;border-radius:8px;padding:8px 14px;margin:0 0 10px}
+.curate .turn{border-left:3px solid #8886;padding-left:10px;margin:8px 0}.curate .turn .role{font-weight:600;margin:0}
+.curate .user{border-color:#1f6fb2}.curate .assistant{border-color:#2c8a55}.curate .system{border-color:#8b5aa8}
+.curate .plain{white-space:pre-wrap;overflow-wrap:anywhere}.curate pre{overflow-x:auto;margin:4px 0}
+</style>"""
+
+
+def html_of(result: object) -> str:
+    """Return a result of the library as HTML."""
+    drawn: str = _html_of(result)
+    return drawn
+
+
+@singledispatch
+def _html_of(result: object) -> str:
+    raise TypeError(f"{type(result).__name__} has no notebook view")
+
+
+@_html_of.register
+def _stats(found: Stats) -> str:
+    """Show statistics: the header, the flow, lengths and shares."""
+    header = found.header
+    verb, unit = ("kept", "pieces") if header.kind == "set" else ("readable", "conversations")
+    share = percent(header.kept, header.read)
+    line = f"{number(header.kept)} of {number(header.read)} records {verb} ({share}), {number(header.tokens)} tokens, "
+    line += f"{number(header.answer_tokens)} of them trained ({percent(header.answer_tokens, header.tokens)})"
+    lengths: list[Sequence[Cell]] = [
+        (item.title, item.mean, *item.percentiles.values(), item.maximum) for item in found.histograms if item.count
+    ]
+    names = next((list(item.percentiles) for item in found.histograms if item.count), [])
+    parts = [
+        _flow(found.flow),
+        table("lengths", ("", "mean", *names, "longest"), lengths),
+        _shares("languages", found.languages, unit),
+        _shares("models", found.models, unit),
+        _counts("repairs", [(one.name, one.count) for one in found.edits], "times"),
+    ]
+    return _block(f"<p><b>{text(header.path)}</b> {line}</p>{_grid(parts)}")
+
+
+@_html_of.register
+def _comparison(found: Comparison) -> str:
+    """Show a comparison: what one keeps and the other does not, and the totals."""
+    parts = []
+    for side, names in ((found.only_one, SIDES), (found.only_other, SIDES[::-1])):
+        rows = [(one.rule, one.count, ", ".join(one.examples)) for one in side.rules]
+        parts.append(f"<div><p>{text(sided(side, *names))}</p>{table('', ('rule', 'records', 'such as'), rows)}</div>")
+    figures = [(one.name, one.one, one.other, one.change) for one in totals(found)]
+    parts.append(table("numbers", ("", "one", "other", "change"), figures))
+    named = f"one: <b>{text(found.one.header.path)}</b>, the other: <b>{text(found.other.header.path)}</b>"
+    return _block(f"<p>{named}; {text(matched(found))}</p>{_grid(parts)}")
+
+
+@_html_of.register
+def _result(found: CleanResult) -> str:
+    """Show what a run gave: what it wrote, the flow, repairs and warnings."""
+    counts = found.manifest["counts"]
+    share = percent(counts["kept"], counts["read"])
+    line = f"{number(counts['kept'])} of {number(counts['read'])} records kept ({share}), "
+    line += f"{number(counts['tokens'])} tokens"
+    warned = "".join(f"<p>warning: {text(warning)}</p>" for warning in found.warnings)
+    repairs = _counts("repairs", [(one.name, one.count) for one in edits(found.manifest)], "times")
+    written = ", ".join(text(path) for path in (found.output, found.file) if path is not None)
+    return _block(f"<p><b>{written}</b> {line}</p>{warned}{_grid([_flow(flow(found.manifest)), repairs])}")
+
+
+@_html_of.register
+def _set(found: CuratedSet) -> str:
+    """Show what a set is, from its manifest alone."""
+    with readable(found):
+        counts = found.manifest["counts"]
+        line = f"recipe {text(found.manifest['recipe']['name'])}, {number(counts['kept'])} of {number(counts['read'])} "
+        line += f"records kept, {number(counts['pieces'])} {plural(counts['pieces'], 'piece')}, "
+        line += f"{number(counts['tokens'])} tokens"
+    return _block(f"<p><b>{text(found.path)}</b> {line}</p>")
+
+
+@_html_of.register
+def _chats(found: Selection) -> str:
+    """Show the first conversations of a selection."""
+    shown = "".join(map(conversation.chat, islice(found, CHATS)))
+    more = len(found) - CHATS
+    note = f'<p class="note">{number(more)} more</p>' if more > 0 else ""
+    return _block(f"<p>{number(len(found))} {plural(len(found), 'conversation')}</p>{shown}{note}")
+
+
+@_html_of.register
+def _chat(found: Chat) -> str:
+    """Show a conversation."""
+    return _block(conversation.chat(found))
+
+
+@_html_of.register
+def _explanation(found: Explanation) -> str:
+    return _terminal(explanation_page(found))
+
+
+@_html_of.register
+def _doctor(found: Doctor) -> str:
+    return _terminal(doctor_page(found))
+
+
+def _terminal(found: RenderableType) -> str:
+    """Show what a terminal would, as text."""
+    from rich.console import Console
+
+    file = io.StringIO()
+    out = Console(file=file, width=WIDTH, color_system=None, force_jupyter=False, force_terminal=False, highlight=False)
+    out.print(found, markup=False, emoji=False)
+    return _block(f"<pre>{text(file.getvalue())}</pre>")
+
+
+def _block(body: str) -> str:
+    return f'{STYLE}<div class="curate">{body}</div>'
+
+
+def _grid(parts: Iterable[str]) -> str:
+    return f'<div class="grid">{"".join(part for part in parts if part)}</div>'
+
+
+def _flow(found: Flow) -> str:
+    rows = [(step.rule, step.first, step.first / found.read, step.alone) for step in found.steps if found.read]
+    return table("rejected by", ("rule", "records", "share", "alone"), rows, ("share",))
+
+
+def _shares(title: str, shares: Sequence[Share], unit: str) -> str:
+    total = sum(one.pieces for one in shares) or 1
+    rows = [(one.name, one.pieces, one.pieces / total, one.tokens) for one in shares[:NAMES]]
+    return table(title, ("name", unit, "share", "tokens"), rows, ("share",))
+
+
+def _counts(title: str, counts: Sequence[tuple[str, int]], unit: str) -> str:
+    return table(title, ("name", unit), counts[:NAMES])

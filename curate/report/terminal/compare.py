@@ -1,0 +1,221 @@
+"""How a comparison of two sets looks in a terminal, and the rows that its page shows too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from curate.analysis.compare import Comparison, Crossing, Overlay, Side
+from curate.analysis.stats import Stats
+from curate.display import terminal
+from curate.display.terminal import line, number, percent, plural, ratio
+
+NAMES_SHOWN = 12  # of a list; JSON has them all
+SIDES = ("one", "the other")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of both sets."""
+
+    name: str
+    one: float
+    other: float
+
+    @property
+    def change(self) -> str:
+        """What the other has more or less of it than the first, in percent of the first."""
+        if self.one == self.other:
+            return "="
+        return f"{100 * (self.other - self.one) / self.one:+,.1f} %" if self.one else "new"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A name's part in both sets: its counts, and the shares (0 to 1) that they are."""
+
+    name: str
+    one: int
+    one_share: float
+    other: int
+    other_share: float
+
+    @property
+    def change(self) -> str:
+        """How the share differs, in points."""
+        points = 100 * (self.other_share - self.one_share)
+        return "=" if abs(points) < 0.05 else f"{points:+.1f}"
+
+
+def comparison_page(found: Comparison) -> RenderableType:
+    """Render a comparison."""
+    blocks: list[RenderableType | None] = [
+        _header(found),
+        _settings(found),
+        _side(found.only_one, *SIDES),
+        _side(found.only_other, *SIDES[::-1]),
+        _figures("numbers", totals(found)),
+        terminal.Beside([_figures(title, rows) for title, rows in lengths(found)]),
+        terminal.Beside([_parts(title, unit, rows) for title, unit, rows in parts(found)]),
+    ]
+    shown = [block for block in blocks if block is not None]
+    return Group(*[part for block in shown for part in (block, Text())][:-1])
+
+
+def totals(found: Comparison) -> list[Figure]:
+    """Return what there is of records, pieces and tokens, and what of them is trained on."""
+    one, other = found.one, found.other
+    pairs = {
+        "records read": (one.header.read, other.header.read),
+        "records kept": (one.header.kept, other.header.kept),
+        "pieces": (one.flow.pieces, other.flow.pieces),
+        "tokens": (one.header.tokens, other.header.tokens),
+        "tokens trained": (one.header.answer_tokens, other.header.answer_tokens),
+        "exchanges lost": (one.flow.rejected_exchanges, other.flow.rejected_exchanges),
+        "duplicates": (one.duplicates.rejected, other.duplicates.rejected),
+        "steps of the default fine-tune": (one.training.steps, other.training.steps),
+    }
+    return [Figure(name, *values) for name, values in pairs.items()]
+
+
+def lengths(found: Comparison) -> Iterator[tuple[str, list[Figure]]]:
+    """Yield each measure that both have, with its mean and percentiles."""
+    others = {item.name: item for item in found.other.histograms}
+    for item in found.one.histograms:
+        other = others.get(item.name)
+        if other is None or not (item.count and other.count):
+            continue
+        rows = [Figure("mean", item.mean, other.mean)]
+        rows += [Figure(name, value, other.percentiles[name]) for name, value in item.percentiles.items()]
+        yield item.title, [*rows, Figure("longest", item.maximum, other.maximum)]
+
+
+def parts(found: Comparison) -> Iterator[tuple[str, str, list[Part]]]:
+    """Yield each list of names with its unit and the part that each name has in both sets."""
+    one, other = found.one, found.other
+    flow = [{step.rule: step.first for step in stats.flow.steps} for stats in (one, other)]
+    yield "rejected by", "records", _rows(flow, (one.header.read, other.header.read))
+    for title, name in (("languages", "languages"), ("models", "models"), ("train and eval", "splits")):
+        shares = [{share.name: share.pieces for share in getattr(stats, name)} for stats in (one, other)]
+        yield title, "pieces", _rows(shares, (one.flow.pieces, other.flow.pieces))
+    for title, name, unit in (("roles", "roles", "messages"), ("repairs", "edits", "times")):
+        counts = [{count.name: count.count for count in getattr(stats, name)} for stats in (one, other)]
+        yield title, unit, _rows(counts, (sum(counts[0].values()), sum(counts[1].values())))
+
+
+def _rows(counts: Sequence[dict[str, int]], wholes: tuple[int, int]) -> list[Part]:
+    one, other = counts
+    names = sorted({*one, *other}, key=lambda name: (-max(one.get(name, 0), other.get(name, 0)), name))
+    found = []
+    for name in names:
+        mine, theirs = one.get(name, 0), other.get(name, 0)
+        found.append(Part(name, mine, ratio(mine, wholes[0]), theirs, ratio(theirs, wholes[1])))
+    return found
+
+
+def value(found: object) -> str:
+    """Write a setting as a recipe does."""
+    return "–" if found is None else json.dumps(found, ensure_ascii=False)
+
+
+def sided(side: Side, keeper: str, loser: str) -> str:
+    """Say in one line what one keeps and the other does not."""
+    count = f"{number(side.records)} {plural(side.records, 'record')} that {keeper} keeps and {loser} does not"
+    return count + (f"; {number(side.absent)} of them {loser} never read" if side.absent else "")
+
+
+def matched(found: Comparison) -> str:
+    """Say how records are matched, and how many both keep."""
+    how = "place in the input" if found.matched_by == "place" else "id: they were made from other files"
+    return f"{number(found.kept_by_both)} records kept by both, matched by their {how}"
+
+
+def _header(found: Comparison) -> RenderableType:
+    facts = terminal.facts()
+    for name, stats in (("one", found.one), ("other", found.other)):
+        terminal.add(facts, name, terminal.text(stats.header.path, "bold"))
+        terminal.add(facts, "", _made(stats))
+    terminal.add(facts, "both", matched(found))
+    return facts
+
+
+def _made(stats: Stats) -> str:
+    header = stats.header
+    share = percent(header.kept, header.read)
+    kept = f"kept {number(header.kept)} of {number(header.read)} records ({share})"
+    return f"recipe {line(header.recipe or '')}, {kept}"
+
+
+def _settings(found: Comparison) -> RenderableType | None:
+    if not found.settings:
+        return None
+    table = terminal.plain()
+    for name in ("settings that differ", "one", "other"):
+        table.add_column(name, max_width=60, overflow="fold")
+    for setting in found.settings:
+        table.add_row(*(terminal.text(line(text)) for text in (setting.name, value(setting.one), value(setting.other))))
+    return table
+
+
+def _side(side: Side, keeper: str, loser: str) -> RenderableType | None:
+    if not side.records and not side.exchanges:
+        return None
+    shown: list[RenderableType] = [Text(sided(side, keeper, loser), "bold")]
+    if side.rules:
+        shown.append(_crossings(f"rejected in {loser} by", "records", side.rules))
+    if side.exchanges:
+        shown.append(_crossings(f"lost in {loser} from records that both keep", "exchanges", side.exchanges))
+    return Group(*shown)
+
+
+def _crossings(title: str, unit: str, crossings: Sequence[Crossing]) -> RenderableType:
+    table = terminal.plain(expand=True)
+    table.add_column(title, max_width=44)
+    table.add_column(unit, justify="right", no_wrap=True)
+    table.add_column("such as", ratio=1, no_wrap=True, overflow="ellipsis")
+    for one in crossings:
+        table.add_row(terminal.text(one.rule), number(one.count), terminal.text(line(", ".join(one.examples))))
+    return table
+
+
+def _figures(title: str, rows: Sequence[Figure]) -> RenderableType:
+    table = terminal.plain()
+    table.add_column(title, min_width=min(len(title), 36))
+    for heading in ("one", "other", "change"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row.name, *(_figure(each) for each in (row.one, row.other)), row.change)
+    return table
+
+
+def _figure(each: float) -> str:
+    return number(each) if isinstance(each, int) else f"{each:,.1f}"
+
+
+def _parts(title: str, unit: str, rows: Sequence[Part]) -> RenderableType:
+    table = terminal.plain()
+    table.add_column(title, max_width=28, no_wrap=True)
+    for heading in ("one", "share", "other", "share", "points"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows[:NAMES_SHOWN]:
+        shares = f"{100 * row.one_share:.1f} %", f"{100 * row.other_share:.1f} %"
+        table.add_row(terminal.text(row.name), number(row.one), shares[0], number(row.other), shares[1], row.change)
+    more = len(rows) - NAMES_SHOWN
+    left = Text(f"and {number(more)} more (--json has them all)" if more > 0 else f"in {unit}", "dim")
+    return Group(table, left)
+
+
+def spread(overlay: Overlay) -> list[tuple[str, int, float, int, float]]:
+    """Return a row a bin: its span, and how many of each set lie in it, with their share of all."""
+    whole = [sum(bin.one for bin in overlay.bins), sum(bin.other for bin in overlay.bins)]
+    rows = []
+    for place, bin in enumerate(overlay.bins):
+        last = place == len(overlay.bins) - 1 and bin.high > bin.low
+        span = number(bin.low) if bin.low == bin.high else f"{number(bin.low)}–{number(bin.high)}"
+        shares = ratio(bin.one, whole[0]), ratio(bin.other, whole[1])
+        rows.append((f"≥ {number(bin.low)}" if last else span, bin.one, shares[0], bin.other, shares[1]))
+    return rows

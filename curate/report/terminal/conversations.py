@@ -1,0 +1,182 @@
+"""How conversations look in a terminal: rendered, as they are stored, with their mask, or before and after cleaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.markdown import Markdown
+from rich.segment import Segment
+from rich.text import Text
+
+from curate.analysis import diff
+from curate.analysis.conversations import Chat
+from curate.analysis.diff import Change
+from curate.analysis.explain import Rejection
+from curate.display import terminal
+from curate.display.terminal import line, number, plural
+from curate.display.text import safe
+from curate.rendering.mask_view import Mask
+from curate.schemas.conversation import Message
+
+STYLES = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
+TRAINED = "black on green"
+MARKS = {"gone": ("[-", "-]"), "new": ("{+", "+}"), "trained": ("[[", "]]")}  # where there are no colours
+LOOKS = {"gone": "red strike", "new": "green"}
+UNREAD = 4_000  # characters of a record that is no conversation
+HEADED = ("split", "language", "model")
+
+
+class Barred:
+    """A renderable with a bar of a colour on its left."""
+
+    def __init__(self, inside: RenderableType, style: str) -> None:
+        self.inside = inside
+        self.style = style
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        bar = Segment("| " if options.ascii_only else "▌ ", console.get_style(self.style))
+        rows = console.render_lines(self.inside, options.update(width=max(options.max_width - 2, 1)), pad=False)
+        said = [at for at, row in enumerate(rows) if any(segment.text.strip() for segment in row)]
+        for row in rows[said[0] : said[-1] + 1] if said else []:  # tables come with empty lines around them
+            yield bar
+            yield from row
+            yield Segment.line()
+
+
+class Marked:
+    """Text of which some is marked: by colour, or by brackets where the output has none."""
+
+    def __init__(self, parts: Iterable[tuple[str, str | None]]) -> None:
+        self.parts = [(safe(text), kind) for text, kind in parts if text]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        plain = console.no_color or console.color_system is None
+        shown = Text()
+        for text, kind in self.parts:
+            if kind is None:
+                shown.append(text)
+            elif plain:
+                shown.append(f"{MARKS[kind][0]}{text}{MARKS[kind][1]}")
+            else:
+                shown.append(text, LOOKS.get(kind, TRAINED))
+        yield shown
+
+
+class Prose(Markdown):
+    """Markdown of which nothing is hidden: HTML, images and addresses stand as text, line breaks stay."""
+
+    def __init__(self, markup: str) -> None:
+        super().__init__("", code_theme="ansi_dark", hyperlinks=False)
+        parser = MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table")
+        self.markup = markup
+        self.parsed = _plain(parser.parse(markup))
+
+
+def _plain(tokens: Iterable[Token]) -> list[Token]:
+    found = []
+    for token in tokens:
+        if token.type == "softbreak":
+            token = Token("hardbreak", "br", 0)
+        elif token.type == "image":
+            token = Token("text", "", 0, content=f"![{token.content}]({token.attrs.get('src', '')})")
+        elif token.children:
+            token.children = _plain(token.children)
+        found.append(token)
+    return found
+
+
+def chat_page(chat: Chat, sizes: Sequence[int] | None = None, *, raw: bool = False) -> RenderableType:
+    """Render a conversation; `sizes` are the tokens of its messages, `raw` shows their text as it is stored."""
+    parts: list[RenderableType] = [_head(chat), Text()]
+    for place, message in enumerate(chat.messages):
+        parts += [_turn(message, sizes[place] if sizes else None, raw), Text()]
+    if chat.unread is not None:
+        text = chat.unread if raw else _cut(chat.unread)
+        parts += [Text("the record as it came", "dim"), Barred(terminal.text(text), "dim"), Text()]
+    return Group(*parts[:-1])
+
+
+def mask_page(chat: Chat, mask: Mask) -> RenderableType:
+    """Render a conversation as training sees it, what is trained marked, the stop tokens among it."""
+    told = f": {number(mask.trained)} of {number(mask.tokens)} tokens"
+    text = Marked((text, "trained" if trained else None) for text, trained in mask.spans)
+    return Group(_head(chat), Marked([("trained", "trained"), (told, None)]), Text(), text)
+
+
+def diff_page(chat: Chat, changes: Sequence[Change], losses: Sequence[Rejection] = ()) -> RenderableType:
+    """Render what cleaning changed in the record of a conversation, message by message; `losses` say what it lost."""
+    parts: list[RenderableType] = [_head(chat), *(_why(loss) for loss in losses if loss != chat.rejected), Text()]
+    unchanged = 0
+    for change in changes:
+        if not change.changed:
+            unchanged += 1
+            continue
+        parts += [_change(change), Text()]
+    if unchanged:
+        parts += [Text(f"{unchanged} {plural(unchanged, 'message')} unchanged", "dim"), Text()]
+    return Group(*parts[:-1])
+
+
+def _change(change: Change) -> RenderableType:
+    before = change.before.content if change.before else ""
+    after = change.after.content if change.after else ""
+    what = "taken out" if change.after is None else "added" if change.before is None else "changed"
+    title = Text.assemble((change.role, f"bold {STYLES[change.role]}"), (f" · {what}", "dim"))
+    words: list[tuple[str, str | None]] = []
+    for kind, text in diff.words(before, after):
+        words.append((text, None if kind == "same" else kind))
+    return Group(title, Barred(Marked(words), STYLES[change.role]))
+
+
+def _head(chat: Chat) -> RenderableType:
+    facts = chat.facts
+    named = [str(facts[key]) for key in HEADED if facts.get(key)]
+    if facts.get("tokens") is not None:
+        named.append(f"{number(facts['tokens'])} tokens ({number(facts['answer_tokens'])} trained)")
+    count = len(chat.messages)
+    named.append(f"{count} {plural(count, 'message')}")
+    title = Text.assemble((line(chat.id), "bold"), "  ", (line(" · ".join(named)), "dim"))
+    rows: list[RenderableType] = [title]
+    place = chat.place if chat.place != chat.id else ""
+    repairs = ", ".join(facts.get("edit_names") or [])
+    under = " · ".join(part for part in (place, f"repaired: {repairs}" if repairs else "") if part)
+    if under:
+        rows.append(Text(line(under), "dim"))
+    if chat.rejected is not None:
+        rows.append(_why(chat.rejected))
+    return Group(*rows)
+
+
+def _why(lost: Rejection) -> Text:
+    what = "exchange rejected" if lost.scope == "exchange" else "rejected"
+    text = Text.assemble((what, "bold red"), f" by {line(lost.rule)}: {line(lost.reason)}")
+    if lost.messages:
+        first, last = lost.messages
+        text.append(f" (message {first})" if first == last else f" (messages {first} to {last})")
+    if lost.twin:
+        text.append(f"\nthe one that stayed: {line(lost.twin)}")
+    if lost.evidence:
+        text.append(f"\n{line(lost.evidence)}", "dim")
+    return text
+
+
+def _cut(text: str) -> str:
+    more = f"\n… {len(text) - UNREAD:,} more characters; --raw shows all" if len(text) > UNREAD else ""
+    return text[:UNREAD] + more
+
+
+def _turn(message: Message, size: int | None, raw: bool) -> RenderableType:
+    style = STYLES[message.role]
+    told = [] if size is None else [f"{number(size)} {plural(size, 'token')}"]
+    told += [] if message.train or message.role != "assistant" else ["not trained on"]
+    told += [] if message.stop or message.role != "assistant" else ["cut: its end is not trained"]
+    name = f" {line(message.name)}" if message.name else ""
+    title = Text.assemble((message.role + name, f"bold {style}"), (f" · {' · '.join(told)}" if told else "", "dim"))
+    text = safe(message.content)
+    body: list[RenderableType] = [Prose(text) if message.role == "assistant" and not raw else Text(text)]
+    if message.tool_calls:
+        body.append(Text(f"calls {safe(message.tool_calls)}", "yellow"))
+    return Group(title, Barred(Group(*body), style))

@@ -1,0 +1,62 @@
+"""The history of a record in the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from curate.analysis.explain import Edit, Explanation, Rejection, Story
+from curate.display import terminal
+from curate.display.text import one_line
+
+
+def explanation_page(found: Explanation) -> RenderableType:
+    """Render the way of each record that an id names."""
+    parts: list[RenderableType] = []
+    if found.matches > 1:
+        more = f", the first {len(found.records)} here" if found.matches > len(found.records) else ""
+        parts += [Text(f"{found.matches} records are named {terminal.line(found.query)}{more}"), Text()]
+    for story in found.records:
+        parts += [_story(story), Text()]
+    return Group(*parts[:-1])
+
+
+def _story(story: Story) -> RenderableType:
+    facts = terminal.facts()
+    terminal.add(facts, "record", terminal.text(f"{story.source_file}:{story.source_index}", "bold"))
+    terminal.add(facts, "id", terminal.text(story.source_id) if story.source_id is not None else "none of its own")
+    terminal.add(facts, "came out", Text("kept", "bold green") if story.kept else Text("rejected", "bold red"))
+    for rejection in story.rejections:
+        terminal.add(facts, "lost" if rejection.scope == "exchange" else "why", _rejection(rejection))
+    for edit in story.edits:
+        terminal.add(facts, "repair", _edit(edit))
+    for piece in story.pieces:
+        sizes = f"{piece.split}, {piece.turns} messages, {terminal.number(piece.tokens)} tokens"
+        sizes += f" ({terminal.number(piece.answer_tokens)} in answers)"
+        terminal.add(facts, "piece", Text.assemble(terminal.text(piece.id, "bold"), f"  {sizes}"))
+    if story.twins:
+        terminal.add(facts, "twins", terminal.text("rejected as duplicates of it: " + ", ".join(story.twins)))
+    if story.record is not None:
+        terminal.add(facts, "as it came", terminal.text(one_line(story.record, 400), "dim"))
+    return facts
+
+
+def _rejection(rejection: Rejection) -> Text:
+    text = Text.assemble((terminal.line(rejection.rule), "bold"), f": {terminal.line(rejection.reason)}")
+    if rejection.messages:
+        first, last = rejection.messages
+        text.append(f" (message {first})" if first == last else f" (messages {first} to {last})")
+    if rejection.twin:
+        text.append(f"\ntwin kept: {terminal.line(rejection.twin)}")
+    if rejection.evidence:
+        text.append(f"\n{terminal.line(rejection.evidence)}", "dim")
+    return text
+
+
+def _edit(edit: Edit) -> Text:
+    where = "the record" if edit.message is None else f"message {edit.message}"
+    times = f", {edit.count} times" if edit.count != 1 else ""
+    text = Text.assemble((terminal.line(edit.rule), "bold"), f" in {where}{times}")
+    text.append(f"\n- {terminal.line(edit.before)}", "red")
+    text.append(f"\n+ {terminal.line(edit.after)}", "green")
+    return text

@@ -1,0 +1,161 @@
+"""How statistics look in a terminal: a set's or a dump's numbers, from header to training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from curate.analysis.stats import Count, Duplicates, Flow, Header, Histogram, Share, Stats, Training, WindowFit
+from curate.display import terminal
+from curate.display.terminal import Bar, Beside, line, number, percent, plural, ratio
+
+MB = 1e6
+SHARES_SHOWN = 12  # languages, models and repairs on the page; JSON has them all
+
+
+def stats_page(stats: Stats) -> RenderableType:
+    """Render statistics."""
+    unit = "pieces" if stats.header.kind == "set" else "chats"
+    shares = [
+        _shares_block("languages", stats.languages, unit),
+        _shares_block("models", stats.models, unit),
+        _counts_block("roles", stats.roles, "messages"),
+        _shares_block("train and eval", stats.splits, unit),
+        _counts_block("repairs", stats.edits, "times"),
+    ]
+    blocks: list[RenderableType] = [
+        _header(stats.header),
+        flow_table(stats.flow, bars=True, left="kept" if stats.header.kind == "set" else "readable"),
+        Beside([_histogram_block(item) for item in stats.histograms]),
+        Beside([block for block in shares if block is not None]),
+        Beside([_duplicates(stats.duplicates), _windows(stats), _training(stats.training)]),
+    ]
+    return Group(*[part for block in blocks for part in (block, Text())][:-1])
+
+
+def _header(header: Header) -> RenderableType:
+    facts = terminal.facts()
+    terminal.add(facts, header.kind, terminal.text(header.path, "bold"))
+    shown = [f"{line(item.name)} ({item.bytes / MB:,.1f} MB)" for item in header.inputs[:3]]
+    more = [f"{len(header.inputs) - 3} more"] if len(header.inputs) > 3 else []
+    terminal.add(facts, "from", ", ".join(shown + more))
+    made = f"{line(header.recipe)}, curate {line(header.version)}" if header.recipe else "none: measured as it came"
+    terminal.add(facts, "recipe", made)
+    verb = "kept" if header.kind == "set" else "readable"
+    share = percent(header.kept, header.read)
+    terminal.add(facts, verb, f"{number(header.kept)} of {number(header.read)} records ({share})")
+    how = f"{line(header.tokenizer)}, template {line(header.template)}"
+    how += f", window {number(header.window)}" if header.window else ""
+    terminal.add(facts, "tokens", f"{number(header.tokens)} ({how})")
+    trained = f"{number(header.answer_tokens)} tokens ({percent(header.answer_tokens, header.tokens)}), in answers"
+    terminal.add(facts, "trained", trained)
+    return facts
+
+
+def flow_table(flow: Flow, bars: bool, left: str = "kept") -> Table:
+    """Render the flow from records read to what is `left`, a rule to a line."""
+    table = terminal.plain(expand=bars)
+    table.add_column(f"from read to {left}", no_wrap=True, max_width=40)
+    for heading in ("records", "share", "alone"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if bars:
+        table.add_column(ratio=1)
+    rows: list[tuple[str, int, int | None, str]] = [("read", flow.read, None, "bold")]
+    rows += [(f"- {step.rule}", step.first, step.alone, "red") for step in flow.steps]
+    rows += [(left, flow.kept, None, "bold green")]
+    for name, count, alone, style in rows:
+        cells: list[RenderableType] = [terminal.text(name, "" if style == "red" else style), Text(number(count), style)]
+        cells += [percent(count, flow.read), "" if alone is None else number(alone)]
+        table.add_row(*cells, *([Bar(ratio(count, flow.read), style)] if bars else []))
+    return table
+
+
+def _histogram_block(item: Histogram) -> RenderableType:
+    table = terminal.plain(expand=True)
+    table.add_column(item.title, justify="right", no_wrap=True)
+    table.add_column("chats" if item.unit == "conversations" else item.unit, justify="right", no_wrap=True)
+    table.add_column(ratio=1)
+    most = max((bin.count for bin in item.bins), default=0)
+    for place, bin in enumerate(item.bins):
+        last = place == len(item.bins) - 1 and bin.high > bin.low
+        span = number(bin.low) if bin.low == bin.high else f"{number(bin.low)}-{number(bin.high)}"
+        table.add_row(f"≥ {number(bin.low)}" if last else span, number(bin.count), Bar(ratio(bin.count, most)))
+    spread = " · ".join(f"{name} {number(value)}" for name, value in item.percentiles.items())
+    ends = f"mean {item.mean:,.1f} · {number(item.minimum)} to {number(item.maximum)}"
+    return Group(table, Text(f"{ends}\n{spread}" if item.count else f"no {item.unit}", "dim"))
+
+
+def _shares_block(title: str, shares: Sequence[Share], unit: str) -> RenderableType | None:
+    total = sum(share.pieces for share in shares)
+    return _bars_block(title, unit, [(share.name, share.pieces) for share in shares], total) if shares else None
+
+
+def _counts_block(title: str, counts: Sequence[Count], unit: str) -> RenderableType | None:
+    return _bars_block(title, unit, [(count.name, count.count) for count in counts], None) if counts else None
+
+
+def _bars_block(title: str, unit: str, rows: Sequence[tuple[str, int]], total: int | None) -> RenderableType:
+    """Render names with counts and bars; `total` gives each its share."""
+    table = terminal.plain(expand=True)
+    table.add_column(title, no_wrap=True, max_width=28)
+    table.add_column(unit, justify="right", no_wrap=True)
+    table.add_column("share" if total else "", justify="right", no_wrap=True)
+    table.add_column(ratio=1)
+    most = max(count for _, count in rows)
+    for name, count in rows[:SHARES_SHOWN]:
+        share = percent(count, total) if total else ""
+        table.add_row(terminal.text(name), number(count), share, Bar(ratio(count, most)))
+    more = len(rows) - SHARES_SHOWN
+    return Group(table, Text(f"and {number(more)} more (--json has them all)", "dim")) if more > 0 else table
+
+
+def _duplicates(found: Duplicates) -> RenderableType:
+    facts = _facts_under("duplicates")
+    terminal.add(facts, "alike", f"{number(found.rejected)} are copies of another, or its beginning")
+    if found.most_copied is not None:
+        times = f"{number(found.copies)} {plural(found.copies, 'copy', 'copies')}"
+        terminal.add(facts, "most copied", f"{line(found.most_copied)}, {times}")
+    grouped = f"{number(found.members)} chats share their first exchange with another, in {number(found.shared)}"
+    terminal.add(facts, "clusters", f"{grouped} {plural(found.shared, 'cluster')}")
+    if found.example is not None:
+        terminal.add(facts, "largest", f"{number(found.largest)} chats, such as {line(found.example)}")
+    return facts
+
+
+def _windows(stats: Stats) -> RenderableType:
+    facts = _facts_under("fits a window of")
+    chats = stats.histograms[0].count
+    for fit in stats.windows:
+        terminal.add(facts, number(fit.window), f"{_part(fit, chats)}{_pieces(fit, stats)}")
+    return facts
+
+
+def _part(fit: WindowFit, chats: int) -> str:
+    return f"{percent(fit.conversations, chats)} of conversations whole"
+
+
+def _pieces(fit: WindowFit, stats: Stats) -> str:
+    split = stats.header.kind == "set"
+    return f", {percent(fit.pieces, stats.flow.pieces)} of pieces" if split else ""
+
+
+def _training(training: Training) -> RenderableType:
+    facts = _facts_under("the default fine-tune")
+    terminal.add(facts, "an epoch", f"{number(training.tokens)} tokens in {number(training.pieces)} pieces")
+    share = f"{100 * training.trained_share:.1f} %"
+    terminal.add(facts, "trained", f"{number(training.answer_tokens)} of them ({share})")
+    epochs = f"{training.epochs} {plural(training.epochs, 'epoch')}, {number(training.total_tokens)} tokens"
+    terminal.add(facts, "in all", epochs)
+    steps = f"{number(training.steps)} of {number(training.global_batch)} pieces"
+    terminal.add(facts, "steps", steps)
+    return facts
+
+
+def _facts_under(title: str) -> Table:
+    table = terminal.plain()
+    table.add_column(title, style="dim", no_wrap=True)
+    table.add_column()
+    return table

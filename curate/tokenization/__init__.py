@@ -1,0 +1,1 @@
+"""LLaMA tokenizers: vocabulary files, exact ids and exact counts in bulk."""

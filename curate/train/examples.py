@@ -1,0 +1,185 @@
+"""The examples of a run: ids and masks of every conversation, proven, with what was left out and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.dataset import arrow, manifest
+from curate.engine import base, local
+from curate.errors import CurateError, SetError
+from curate.rendering import proof, resplit
+from curate.rendering.factory import make_renderer
+from curate.rendering.prepare import Failure, Kept, Preparing, Taken, failure_of
+from curate.rendering.resplit import Resplit
+from curate.rendering.split import TOO_LONG
+from curate.tokenization.tokenizer import Tokenizer
+
+MANY_ROWS = 4_000  # from here on worker processes are sooner done than they take to start
+MAX_FAILING = 0.01  # of the conversations; more means that template and data do not belong together
+HINT = "give another --template, or --loss last"
+HINTS = {"nothing_trained": "take out of the set what has `train: false` throughout, or give another --loss"}
+EVAL = "eval"  # the `split` of what is measured by
+
+
+class ProofError(CurateError):
+    """More conversations fail the proof than a run may leave out; `failures` names them."""
+
+    def __init__(self, message: str, failures: list[Failure]) -> None:
+        super().__init__(message)
+        self.failures = failures
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Conversations (or pieces) as one array: number i is `ids[offsets[i]:offsets[i + 1]]`, `mask` alike.
+
+    `names` are the set's ids, `exchanges` how many each has.
+    """
+
+    ids: NDArray[np.int32]
+    mask: NDArray[np.bool_]
+    offsets: NDArray[np.int64]
+    names: list[str]
+    languages: list[str | None]
+    exchanges: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def rendering(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Return the ids and mask of one conversation, both [tokens]."""
+        part = slice(*self.offsets[index : index + 2].tolist())
+        return self.ids[part], self.mask[part]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each conversation."""
+        return np.diff(self.offsets)
+
+    @property
+    def supervised(self) -> int:
+        """Tokens that are trained on."""
+        return int(self.mask.sum())
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains on and is measured by, what was left out, and whether the set was split again."""
+
+    train: Examples
+    eval: Examples
+    failures: list[Failure]
+    changed: Resplit | None
+    facts: dict[str, Any]
+
+
+def gathered(kept: Sequence[Kept]) -> Examples:
+    """Return conversations as one array."""
+    offsets = np.zeros(len(kept) + 1, dtype=np.int64)
+    np.cumsum([len(one.ids) for one in kept], out=offsets[1:])
+    return Examples(
+        np.concatenate([np.zeros(0, np.int32), *(one.ids for one in kept)]),
+        np.concatenate([np.zeros(0, np.bool_), *(one.mask for one in kept)]),
+        offsets,
+        [one.name for one in kept],
+        [one.language for one in kept],
+        np.array([one.exchanges for one in kept], dtype=np.int32),
+    )
+
+
+def load(
+    set_path: str | Path,
+    tokenizer: Tokenizer,
+    *,
+    template: str | None = None,
+    max_tokens: int | None = None,
+    loss: str = "all",
+    chat_template: str | None = None,
+    limit: int | None = None,
+    workers: int | None = None,
+) -> TrainingData:
+    """Read a curated set for a model: rendered, proven, split again where set and model differ.
+
+    `template` and `max_tokens` are the set's own where they are not given; `limit` takes the set's first
+    conversations; `workers` is all cores for a large set, else this process. Raises SetError for what is no curated
+    set, ProofError where over 1 % of the conversations fail, CurateError where nothing is left to train on.
+    """
+    folder, told = opened(set_path)
+    window = max_tokens or int(told["window"])
+    made = make_renderer(template or told["template"], tokenizer, loss=loss, chat_template=chat_template)
+    info = tokenizer.info
+    differ = resplit.reasons(told, made.name, info.hash, info.name, window)
+    taken = Taken(Resplit(tuple(differ), absent=_too_long(folder)) if differ else None)
+    workers = workers or (base.default_workers() if arrow.count(folder, limit) >= MANY_ROWS else 1)
+    with local.Pool(partial(Preparing, made, window, tuple(differ)), workers) as pool:
+        for one in pool.map(arrow.batches(folder, limit)):
+            taken.add(one)
+    failures = [failure_of(row, problem) for row, problem in taken.lost]
+    _check(taken, folder, failures, window)
+    train = gathered([one for one in taken.kept if one.split != EVAL])
+    held_out = gathered([one for one in taken.kept if one.split == EVAL])
+    facts = {
+        "set": str(folder),
+        "manifest_sha256": hashlib.sha256((folder / manifest.MANIFEST).read_bytes()).hexdigest(),
+        "template": made.name,
+        "window": window,
+        "tokenizer": info.name,
+        "tokenizer_hash": info.hash,
+        "loss": loss,
+        "conversations": len(train),
+        "eval_conversations": len(held_out),
+        "tokens": len(train.ids),
+        "supervised": train.supervised,
+        "left_out": len(failures),
+        "split_again": str(taken.changed) if taken.changed else None,
+    }
+    return TrainingData(train, held_out, failures, taken.changed, facts)
+
+
+def write_left_out(path: Path, failures: Sequence[Failure]) -> None:
+    """Write what is not trained on, a line each."""
+    lines = (json.dumps(failure.to_dict(), ensure_ascii=False) + "\n" for failure in failures)
+    path.write_text("".join(lines), "utf-8", errors="backslashreplace")
+
+
+def _check(taken: Taken, folder: Path, failures: list[Failure], window: int) -> None:
+    """Refuse to train where too much fails the proof, or nothing is left."""
+    if taken.failed > MAX_FAILING * taken.proven:
+        rules = Counter(failure.rule for failure in failures if failure.rule in proof.RULES)
+        worst = next(failure for failure in failures if failure.rule == rules.most_common(1)[0][0])
+        named = ", ".join(f"{rule} {count:,}" for rule, count in rules.most_common())
+        raise ProofError(
+            f"{taken.failed:,} of {taken.proven:,} conversations fail the proof ({named}), more than 1 %; "
+            f"{worst.name!r}: {worst.reason}; {HINTS.get(worst.rule, HINT)}",
+            failures,
+        )
+    if all(one.split == EVAL for one in taken.kept):
+        raise CurateError(f"the set {str(folder)!r} holds nothing to train on with a window of {window:,}")
+
+
+# ---- reading a set
+
+
+def opened(set_path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Return a curated set's folder and manifest; raises SetError with what to type."""
+    path = Path(set_path)
+    if path.exists() and manifest.read(path) is None:
+        target = path.with_suffix("") if path.is_file() and path.suffix else path.with_name(f"{path.name}-curated")
+        raise SetError(f"{str(path)!r} is not a curated set; make one of it: curate clean {path} -o {target}")
+    return manifest.require(path)
+
+
+def _too_long(folder: Path) -> int:
+    """Return how many exchanges and conversations cleaning rejected as over the window."""
+    batches = arrow.record_batches(folder / manifest.REJECTED, ["rule"])
+    return sum(batch.column("rule").to_pylist().count(TOO_LONG) for batch in batches)

@@ -1,0 +1,123 @@
+"""A run's folder: taken by one run at a time, never by a second one, with the configuration that it is resumed by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from curate import files
+from curate.errors import RecipeError, RunError
+from curate.train import config
+from curate.train.config import TrainConfig
+from curate.train.run import records
+
+RUNS = Path("runs")
+LOCK = ".lock"
+UNBEGUN = {
+    LOCK,
+    records.CONFIG,
+    records.PLAN,
+    records.FACTS,
+    records.LEFT_OUT,
+    records.MASKED,
+    records.METRICS,
+    records.EVAL,
+    records.SAMPLES,
+}
+
+
+def new(out: str | Path | None, settings: TrainConfig) -> Path:
+    """Return the folder of a new run: `out`, or a free one under runs/; raises RunError for one that is taken."""
+    if out is not None:
+        folder = Path(out)
+        if folder.exists() and not (folder.is_dir() and _is_free(folder)):
+            raise RunError(_taken(folder))
+        return folder
+    name = config.run_name(settings)
+    number = 1
+    while (RUNS / name).exists():
+        number += 1
+        name = f"{config.run_name(settings)}-{number}"
+    return RUNS / name
+
+
+def _is_free(folder: Path) -> bool:
+    """Tell whether a folder is empty, or holds no more than what a run leaves that ends before its first step."""
+    names = {path.name for path in folder.iterdir()}
+    unbegun = names == {records.LEFT_OUT} or (LOCK in names and names <= UNBEGUN)
+    return not names or (unbegun and not records.lines(folder / records.METRICS))
+
+
+def _taken(folder: Path) -> str:
+    if (folder / records.CONFIG).is_file():
+        return f"{str(folder)!r} holds a run already; go on with it: --resume {folder}, or give another --out"
+    return f"{str(folder)!r} exists and holds something else; nothing was written; give another --out"
+
+
+def to_resume(run: str | Path | None) -> Path:
+    """Return the folder to go on with: the one named, or the run under runs/ that was written to last."""
+    if run is not None:
+        folder = Path(run)
+        if not (folder / records.CONFIG).is_file():
+            raise RunError(f"{str(folder)!r} holds no run: it has no {records.CONFIG}")
+        return folder
+    found = [file.parent for file in RUNS.glob(f"*/{records.CONFIG}")]
+    if not found:
+        raise RunError(f"there is no run to resume under {str(RUNS)!r}; name one: --resume RUN")
+    return max(found, key=lambda folder: max(file.stat().st_mtime for file in folder.iterdir()))
+
+
+def resumed(folder: Path, changes: Mapping[str, Mapping[str, object]]) -> TrainConfig:
+    """Return a run's configuration with what may be changed on resuming; raises RecipeError that names what may not."""
+    before = config.load(str(folder / records.CONFIG))
+    after = config.override(before, changes)
+    if different := config.differences(before, after):
+        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+        raise RecipeError(
+            f"the run {str(folder)!r} cannot go on with other settings: {different[0]}{more}; leave them as they are, "
+            f"or start a new run from it: --init {folder}"
+        )
+    return after
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a run's folder to this process; raises RunError while another one has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.lock(folder / LOCK, RunError(f"another process is at work on the run {str(folder)!r}"), keep=True):
+        yield
+
+
+def write_config(folder: Path, settings: TrainConfig) -> None:
+    """Write the configuration that `resumed` reads back."""
+    files.write_text(folder / records.CONFIG, settings.to_toml())
+
+
+def write_json(folder: Path, name: str, values: Mapping[str, Any]) -> None:
+    """Write one object into a file of the run, whole or not at all."""
+    files.write_text(folder / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def trim(folder: Path, step: int, *, looks_again: bool = False) -> None:
+    """Take out the records of steps after the one that a resumed run goes on from: it will take them again.
+
+    `looks_again` takes out what was looked at after that step too.
+    """
+    for name in (records.METRICS, records.EVAL, records.SAMPLES):
+        rows = records.lines(folder / name)
+        last = step - 1 if looks_again and name != records.METRICS else step
+        kept = [row for row in rows if not isinstance(row.get("step"), int) or row["step"] <= last]
+        if len(kept) < len(rows):
+            files.write_text(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+
+
+def refuse_finished(folder: Path) -> None:
+    """Raise RunError where a run has come to its end, and its result stands."""
+    if records.read(folder).facts.get("status") == "finished":
+        raise RunError(
+            f"the run {str(folder)!r} is finished; talk to its result (curate chat {folder}), or train on from it: "
+            f"--init {folder}"
+        )

@@ -1,0 +1,117 @@
+"""One record's way through a set: found by any of its names, told whole."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from curate.analysis.explain import RECORDS_SHOWN, Explanation, explain
+from curate.display import text as terminal
+from curate.errors import SetError
+from curate.report.terminal import explain as terminal_explain
+from tests.support.small_set import kept, lost, write_set
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("explain") / "set")
+
+
+def rendered(found: Explanation, width: int = 80) -> str:
+    file = io.StringIO()
+    terminal.console(file=file, width=width).print(terminal_explain.explanation_page(found))
+    return file.getvalue()
+
+
+NAMES = {
+    "the dump's own id": ("abc", [0]),
+    "a piece's id": ("abc_1", [0]),
+    "an id of the set": ("deadbeef", [1]),
+    "a place in the input": ("dump.json:5", [5]),
+    "an id that repeats": ("twice", [2, 4]),
+    "a rejected record's id": ("copy", [3]),
+}
+
+
+@pytest.mark.parametrize(("name", "places"), NAMES.values(), ids=NAMES.keys())
+def test_a_record_is_found_by_any_of_its_names(name: str, places: list[int], small: Path) -> None:
+    found = explain(name, small)
+    assert [(story.source_file, story.source_index) for story in found.records] == [
+        ("dump.json", place) for place in places
+    ]
+    assert found.matches == len(places)
+
+
+def test_a_conversation_without_an_id_is_found_by_the_id_of_its_pieces(tmp_path: Path) -> None:
+    rows = [kept(0, "c-0123_0", source_id=None), kept(0, "c-0123_1", source_id=None, piece=1), kept(1, "c-0123_x_0")]
+    folder = write_set(tmp_path / "set", rows, [])
+    assert [story.source_index for story in explain("c-0123", folder).records] == [0]
+
+
+def test_a_kept_record_tells_its_repairs_its_losses_and_its_pieces(small: Path) -> None:
+    story = explain("abc", small).records[0]
+    assert story.kept
+    assert [(edit.rule, edit.message, edit.count) for edit in story.edits] == [("html_to_markdown", 1, 2)]
+    assert [(item.scope, item.rule, item.messages) for item in story.rejections] == [("exchange", "overlong", (4, 5))]
+    assert [(piece.id, piece.split, piece.tokens) for piece in story.pieces] == [
+        ("abc_0", "train", 600),
+        ("abc_1", "eval", 300),
+    ]
+    assert story.record is None
+
+
+def test_twins_name_each_other(small: Path) -> None:
+    assert explain("copy", small).records[0].rejections[0].twin == "deadbeef"
+    assert explain("deadbeef", small).records[0].twins == ("copy",)
+
+
+def test_a_rejected_record_tells_its_rule_and_shows_how_it_came(small: Path) -> None:
+    text = rendered(explain("twice", small))
+    assert "2 records are named twice" in text
+    assert "min_messages: 1 message, minimum 2" in text
+    assert '{"id": "x"}' in text
+
+
+def test_what_a_record_holds_cannot_command_the_terminal(small: Path) -> None:
+    text = rendered(explain("twice", small)) + rendered(explain("dump.json:5", small))
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "␛[31mred␛[0m [bold]x" in text
+    assert "\\xff␛]0;title␇" in text
+
+
+def test_before_and_after_stand_on_lines_of_their_own(small: Path) -> None:
+    lines = [line.strip() for line in rendered(explain("abc", small)).splitlines()]
+    assert "- <p>hello</p>⏎<p>you</p>" in lines
+    assert "+ hello⏎⏎you" in lines
+
+
+def test_json_holds_the_same(small: Path) -> None:
+    found = json.loads(terminal.to_json(explain("abc", small)))
+    assert found["records"][0]["pieces"][0]["id"] == "abc_0"
+    assert found["records"][0]["edits"][0]["after"] == "hello\n\nyou"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("abd", "'abc'"), ("deadbef", "'deadbeef'"), ("xwice", "'twice'"), ("dump.json:99", "FILE:INDEX")],
+)
+def test_an_unknown_id_gets_the_nearest(name: str, near: str, small: Path) -> None:
+    with pytest.raises(SetError, match=near):
+        explain(name, small)
+
+
+@pytest.mark.parametrize("name", ["", ":", "a:", "dump.json:-1", "x" * 5000, "99999999999999999999:9" * 3, "\ud800"])
+def test_odd_ids_are_unknown_and_nothing_worse(name: str, small: Path) -> None:
+    with pytest.raises(SetError, match="no record"):
+        explain(name, small)
+
+
+def test_an_id_that_repeats_often_is_cut_and_says_so(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", [], [lost(index, "plugins", source_id="same") for index in range(50)])
+    found = explain("same", folder)
+    assert (found.matches, len(found.records)) == (50, RECORDS_SHOWN)
+    assert "50 records are named same, the first 20 here" in rendered(found)

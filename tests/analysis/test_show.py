@@ -1,0 +1,376 @@
+"""`curate show`: which conversations are found, how they look, their tokens, mask and changes, and leafing by keys."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import pty
+import select
+import struct
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+import curate
+from curate.analysis import conversations, diff
+from curate.cli import cli
+from curate.dataset.curated_set import CuratedSet
+from curate.display import text as terminal
+from curate.errors import CurateError, SetError
+from curate.rendering.mask_view import Marker, marker
+from curate.report.terminal.conversations import Prose, chat_page, diff_page, mask_page
+from curate.schemas.conversation import Message
+from tests.support import ROOT
+from tests.support.small_set import LOST, kept, lost, write_set
+
+HOSTILE = "<script>alert(1)</script> \x1b[31m[bold red]\u202e ![x](http://evil.example/i.png) [t](http://evil.example/)"
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> CuratedSet:
+    folder = tmp_path_factory.mktemp("show") / "curated"
+    curate.clean(ROOT / "examples/sharegpt_dump.json", folder, workers=1)
+    return curate.open_set(folder)
+
+
+@pytest.fixture(scope="module")
+def made(example: CuratedSet) -> Marker:
+    found, why = marker(example.manifest)
+    assert found is not None, why
+    return found
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("show") / "set")
+
+
+def rendered(renderable: object, width: int = 80) -> str:
+    file = io.StringIO()
+    terminal.console(file=file, width=width).print(renderable)
+    return file.getvalue()
+
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli, ["show", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+# ---- which are found
+
+FOUND: dict[str, tuple[Callable[[Path], curate.Selection], list[str]]] = {
+    "all": (lambda s: curate.show((), s), ["abc_0", "abc_1", "deadbeef", "twice"]),
+    "a piece": (lambda s: curate.show("abc_1", s), ["abc_1"]),
+    "all pieces of a record": (lambda s: curate.show("abc", s), ["abc_0", "abc_1"]),
+    "by place": (lambda s: curate.show("dump.json:1", s), ["deadbeef"]),
+    "several, in the order named": (lambda s: curate.show(["twice", "abc_0"], s), ["abc_0", "twice"]),
+    "kept and rejected of one id": (lambda s: curate.show("twice", s), ["twice"]),
+    "a rejected one": (lambda s: curate.show("copy", s), ["copy"]),
+    "where": (lambda s: curate.show((), s, where="tokens > 100 and language = 'ko'"), ["deadbeef"]),
+    "search": (lambda s: curate.show((), s, search="HELLO"), ["abc_0", "abc_1", "deadbeef", "twice"]),
+    "search for nothing there": (lambda s: curate.show((), s, search="hel+o"), []),
+    "rejected": (lambda s: curate.show((), s, rejected=True), ["abc", "copy", "twice", "dump.json:5"]),
+    "rejected by a rule": (lambda s: curate.show((), s, rejected="unreadable"), ["dump.json:5"]),
+    "rejected where": (lambda s: curate.show((), s, rejected=True, where="scope = 'exchange'"), ["abc"]),
+    "rejected with a text": (lambda s: curate.show((), s, rejected=True, search="VERY long"), ["abc"]),
+    "rejected of an id": (lambda s: curate.show("abc", s, rejected=True), ["abc"]),
+}
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_conversations_are_found(small: Path, case: str) -> None:
+    find, names = FOUND[case]
+    found = find(small)
+    assert sorted(chat.id for chat in found) == sorted(names)
+    assert len(found) == len(names)
+
+
+def test_a_text_is_found_as_it_stands_and_as_json_writes_it(tmp_path: Path) -> None:
+    written = json.dumps({"conversations": [{"from": "human", "value": 'say "ü"\n'}]}).encode()
+    folder = write_set(tmp_path / "set", [], [lost(0, "min_messages", record=written)])
+    assert [len(curate.show((), folder, rejected=True, search=text)) for text in ('"Ü"', "say", "you")] == [1, 1, 0]
+
+
+def test_a_sample_is_the_same_for_the_same_seed_and_draws_none_twice(small: Path) -> None:
+    draw = [[chat.id for chat in curate.show((), small, random=3, seed=seed)] for seed in (1, 1, 2, 3, 4)]
+    assert draw[0] == draw[1]
+    assert len({tuple(names) for names in draw}) > 1
+    assert all(len(set(names)) == 3 for names in draw)
+    assert len(curate.show((), small, random=100)) == 4
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no such id": (lambda s: curate.show("deadbeaf", s), "no record 'deadbeaf'"),
+    "no such rule": (lambda s: curate.show((), s, rejected="unreadible"), "did you mean 'unreadable'?"),
+    "ids and a search": (lambda s: curate.show("abc", s, search="x"), "not both"),
+    "nothing of it rejected": (lambda s: curate.show("deadbeef", s, rejected=True), "was rejected"),
+    "no set": (lambda s: curate.show((), s / "nowhere"), "no curated set at"),
+    "a typo": (lambda s: curate.show((), s, where="tokens >"), "unable to parse"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_found_is_told_in_one_line(small: Path, case: str) -> None:
+    find, said = WRONG[case]
+    with pytest.raises(CurateError) as error:
+        find(small)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_set_half_deleted_or_overwritten_is_told_in_one_line(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set")
+    found = curate.show((), folder)
+    (folder / "conversations.parquet").write_bytes(b"PAR1 is not what it was")
+    for look in (lambda: list(found), lambda: curate.show((), folder)):
+        with pytest.raises(SetError, match="is damaged"):
+            look()
+    (folder / "conversations.parquet").unlink()
+    with pytest.raises(SetError, match=r"conversations\.parquet is missing"):
+        curate.show((), folder)
+
+
+def test_rows_far_apart_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
+    rows = [kept(i, f"c{i}") for i in range(3000)]
+    found = curate.open_set(write_set(tmp_path / "set", rows))
+    wanted = [2999, 0, 1500, 1501, 0]
+    assert [chat.id for chat in conversations.kept(found, wanted)] == [f"c{i}" for i in wanted]
+
+
+# ---- tokens and mask
+
+
+def test_the_tokens_of_the_messages_sum_to_those_of_the_piece(example: CuratedSet, made: Marker) -> None:
+    for chat in curate.show((), example.path):
+        assert sum(made.turn_tokens(chat.messages)) == chat.facts["tokens"], chat.id
+
+
+def test_the_mask_is_the_answers_and_their_ends_and_nothing_else(example: CuratedSet, made: Marker) -> None:
+    for chat in curate.show((), example.path):
+        mask = made.mask(chat.messages)
+        answers = [message.content for message in chat.messages if message.role == "assistant"]
+        assert [text for text, trained in mask.spans if trained] == [f" {answer}<|end_of_text|>" for answer in answers]
+        assert (mask.trained, mask.tokens) == (chat.facts["answer_tokens"], chat.facts["tokens"])
+
+
+def test_an_answer_that_was_cut_has_no_trained_end(made: Marker) -> None:
+    spans = made.mask([Message("user", "Hi"), Message("assistant", "Hello", stop=False)]).spans
+    assert spans[1:] == ((" Hello", True), ("<|end_of_text|>", False))
+
+
+def test_the_mask_stands_in_brackets_where_there_are_no_colours(example: CuratedSet, made: Marker) -> None:
+    chat = curate.show("xPY9JiX", example.path)[0]
+    page = rendered(mask_page(chat, made.mask(chat.messages)), 200)
+    assert "ASSISTANT:[[ The capital of Poland is **Warsaw**.<|end_of_text|>]]USER:" in page
+    assert "[[trained]]: 30 of 84 tokens" in page
+
+
+def test_a_tokenizer_that_is_gone_costs_the_counts_not_the_conversation(small: Path) -> None:
+    code, out, err = invoke("deadbeef", "--set", str(small))
+    assert code == 0
+    assert "hello" in out
+    assert err == "no tokens a message: the tokenizer 'llama3' is another than the set was counted with\n"
+    code, out, err = invoke("deadbeef", "--set", str(small), "--mask")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: the mask cannot be shown: the tokenizer 'llama3'")
+
+
+# ---- before and after
+
+
+def test_the_whole_record_is_compared_with_what_was_kept_of_it(example: CuratedSet) -> None:
+    chat = curate.show("xPY9JiX", example.path)[0]
+    found = conversations.compare(example, chat)
+    assert [(c.role, c.changed, c.after is None) for c in found] == [
+        ("user", False, False),
+        ("assistant", True, False),
+        ("user", True, True),
+        ("assistant", True, True),
+        ("user", False, False),
+        ("assistant", True, False),
+    ]
+    page = rendered(diff_page(chat, found, conversations.losses(example, chat)), 200)
+    assert "[-<strong>-]{+**+}Warsaw[-</strong>-]{+**+}." in page
+    assert "exchange rejected by rate_limit" in page
+    assert "2 messages unchanged" in page
+
+
+def test_every_record_compares_and_what_was_kept_is_all_there(example: CuratedSet) -> None:
+    by_place: dict[str, list[str]] = {}
+    for chat in curate.show((), example.path):
+        by_place.setdefault(chat.place, []).extend(m.content for m in chat.messages if m.role != "system")
+    for chat in curate.show((), example.path):
+        after = "".join(c.after.content for c in conversations.compare(example, chat) if c.after and c.role != "system")
+        assert after.replace("\n", "") == "".join(by_place[chat.place]).replace("\n", "")
+
+
+def test_a_set_without_originals_says_what_to_type_instead(small: Path) -> None:
+    code, _, err = invoke("deadbeef", "--set", str(small), "--diff")
+    assert code == 1
+    assert "without originals" in err
+    assert "curate explain dump.json:1" in err
+
+
+@given(st.text("ab <>/p\n&;é", max_size=60), st.text("ab *\n`é", max_size=60))
+def test_a_diff_holds_both_texts(before: str, after: str) -> None:
+    found = diff.words(before, after)
+    assert "".join(text for kind, text in found if kind != "new") == before
+    assert "".join(text for kind, text in found if kind != "gone") == after
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["user", "assistant", "tool"]), st.sampled_from("abcd")), max_size=8), st.data()
+)
+def test_changes_hold_every_message_once_and_in_order(turns: list[tuple[str, str]], data: st.DataObject) -> None:
+    before = [Message(role, text) for role, text in turns]  # type: ignore[arg-type]
+    after = [message for message in before if data.draw(st.booleans())]
+    found = diff.changes(before, after)
+    for messages, side in ((before, [c.before for c in found]), (after, [c.after for c in found])):
+        shown = "\n\n".join(message.content for message in side if message)
+        assert shown == "\n\n".join(message.content for message in messages)
+    assert all(c.before.role == c.after.role for c in found if c.before and c.after)
+
+
+# ---- how it looks
+
+
+def test_an_answer_is_rendered_and_hides_nothing() -> None:
+    page = rendered(
+        Prose("# Head\n**b** `c` <kbd>x</kbd> <b>\n![alt](http://i.example/)\n[t](http://l.example/)\n\n1. one\n")
+    )
+    for shown in ("Head", "<kbd>x</kbd>", "<b>", "![alt](http://i.example/)", "t (http://l.example/)", " 1 one"):
+        assert shown in page
+    assert "**" not in page
+
+
+def test_code_is_coloured_in_a_terminal() -> None:
+    file = io.StringIO()
+    out = Console(file=file, force_terminal=True, color_system="standard", width=60)
+    out.print(Prose("```python\ndef f(): return 'x'\n```"))
+    assert "\x1b[94mdef\x1b[0m" in file.getvalue() or "\x1b[34mdef" in file.getvalue()
+
+
+def test_what_a_conversation_says_cannot_command_the_terminal(tmp_path: Path) -> None:
+    messages = [
+        {"role": role, "content": HOSTILE, "name": "\x1b[2J", "tool_calls": "\x1b]0;t\x07", "train": True, "stop": True}
+        for role in ("system", "user", "assistant", "tool")
+    ]
+    folder = write_set(tmp_path / "set", [kept(0, "\x1b[1mx", messages=messages, language="\x9b1m")])
+    for arguments in ((), ("--raw",), ("--json",), ("--rejected",)):
+        code, out, _ = invoke("--set", str(folder), *arguments)
+        assert code == 0
+        assert not set(out) & {"\x1b", "\x07", "\x9b", "\u202e"}, arguments
+        assert "<script>alert(1)</script>" in out or arguments == ("--rejected",)
+
+
+@given(st.text(max_size=200))
+def test_any_text_renders(text: str) -> None:
+    chat = conversations.Chat("x", "f", 0, (Message("user", text), Message("assistant", text)), unread=text)
+    assert all(cell_len(line) <= 40 for line in rendered(chat_page(chat), 40).split("\n"))
+
+
+def test_a_rejected_record_says_why_and_shows_what_it_held(example: CuratedSet) -> None:
+    _, out, _ = invoke("--set", str(example.path), "--rejected", "plugins", "--limit", "1")
+    assert "rejected by plugins: made with plugins" in out
+    assert "It was a Saturday" in out
+    _, out, _ = invoke("--set", str(example.path), "--rejected", "not_a_record")
+    assert "the record as it came" in out
+    _, out, _ = invoke("--set", str(example.path), "--rejected", "rate_limit")
+    assert "exchange rejected by rate_limit" in out
+    assert "And what do people pay with there?" in out
+
+
+def test_several_exchanges_lost_from_one_record_all_show_theirs(tmp_path: Path) -> None:
+    turns = [{"from": "human" if i % 2 == 0 else "gpt", "value": f"turn {i}"} for i in range(6)]
+    record = json.dumps({"id": "r", "conversations": turns}).encode()
+    first = lost(0, "empty_answer", scope="exchange", message_range=[0, 2], record=record, source_id="r")
+    second = {**first, "message_range": [4, 6], "record": None}
+    found = list(curate.show((), write_set(tmp_path / "set", [], [first, second]), rejected=True))
+    assert [[m.content for m in chat.messages] for chat in found] == [["turn 0", "turn 1"], ["turn 4", "turn 5"]]
+
+
+def test_into_a_pipe_go_ten_unless_the_limit_says_more(example: CuratedSet) -> None:
+    _, out, err = invoke("--set", str(example.path))
+    assert out.count("sharegpt_dump.json:") == 10
+    assert err == "10 of 180 conversations; --limit 180 prints all\n"
+    _, out, err = invoke("--set", str(example.path), "--limit", "30")
+    assert (out.count("sharegpt_dump.json:"), err) == (30, "")
+    assert invoke("--set", str(example.path), "--search", "no such words") == (0, "", "nothing found\n")
+
+
+def test_as_json_it_is_a_list_with_tokens_and_rejection(example: CuratedSet) -> None:
+    _, out, _ = invoke("--set", str(example.path), "--json", "--where", "language = 'ko'", "--limit", "2")
+    first, second = json.loads(out)
+    assert sum(first["turn_tokens"]) == first["facts"]["tokens"]
+    assert [message["role"] for message in second["messages"]] == ["user", "assistant"] * (len(second["messages"]) // 2)
+    _, out, _ = invoke("--set", str(example.path), "--json", "--rejected", "plugins", "--limit", "1")
+    assert json.loads(out)[0]["rejected"]["rule"] == "plugins"
+
+
+def test_two_ways_to_show_exclude_each_other(small: Path) -> None:
+    code, _, err = invoke("--set", str(small), "--mask", "--diff")
+    assert code == 2
+    assert "exclude each other" in err
+
+
+# ---- in a terminal
+
+
+def in_terminal(arguments: list[str], keys: list[str], size: tuple[int, int] = (24, 80)) -> str:
+    """Run `curate` on a terminal of its own, send each key when the screen has come to rest, return all it printed."""
+    process, master = pty.fork()
+    if process == 0:
+        os.environ |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
+        os.execv(sys.executable, [sys.executable, "-m", "curate", *arguments])
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    printed = b""
+    left = [*keys]
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([master], [], [], 0.3)[0]:
+            try:
+                block = os.read(master, 1 << 16)
+            except OSError:  # it has ended
+                break
+            printed += block
+            if not block:
+                break
+        elif left and b"q end" in printed:
+            os.write(master, left.pop(0).encode())
+    _, status = os.waitpid(process, 0)
+    os.close(master)
+    assert os.waitstatus_to_exitcode(status) == 0, printed.decode()
+    return printed.decode()
+
+
+def test_keys_leaf_through_conversations_and_the_first_screen_comes_back(example: CuratedSet) -> None:
+    names = [chat.id for chat in curate.show((), example.path).head(3)]
+    screens = in_terminal(["show", "--set", str(example.path)], ["n", "n", "p", "q"]).split("\x1b[H\x1b[J")[1:]
+    shown = [next(name for name in names if name in screen) for screen in screens]
+    assert shown == [names[0], names[1], names[2], names[1]]
+    assert "1 of 180" in screens[0]
+    assert screens[-1].endswith("\x1b[?1049l")
+
+
+def test_a_long_one_scrolls_and_a_short_one_is_printed_as_it_is(tmp_path: Path) -> None:
+    lines = "\n".join(f"line {i} of it" for i in range(100))
+    message = {"role": "user", "content": lines, "name": None, "tool_calls": None, "train": True, "stop": True}
+    folder = write_set(tmp_path / "set", [kept(0, "long", messages=[message]), kept(1, "short")], LOST)
+    screens = in_terminal(["show", "long", "--set", str(folder)], [" ", "G", "g", "q"]).split("\x1b[H\x1b[J")[1:]
+    assert ["line 0 of it" in s for s in screens] == [True, False, False, True]
+    assert "line 30 of it" in screens[1]
+    assert "line 99 of it" in screens[2]
+    printed = in_terminal(["show", "short", "--set", str(folder)], [])
+    assert "\x1b[?1049h" not in printed
+    assert "hello" in printed

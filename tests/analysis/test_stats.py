@@ -1,0 +1,369 @@
+"""A set's statistics: the numbers, how they look, and what is said of a set that cannot be read."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console, RenderableType
+
+from curate import compare, stats
+from curate.analysis.measure_set import histogram
+from curate.analysis.select import show
+from curate.analysis.stats import Bin, Count, Duplicates, Share, Stats, Step, WindowFit
+from curate.dataset import curated_set, transaction
+from curate.display import text as terminal
+from curate.errors import CurateError, InputError, SetError
+from curate.report.terminal import summary
+from curate.report.terminal.stats import stats_page
+from tests.support import ROOT
+from tests.support.small_set import MANIFEST, kept, lost, write_set
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return write_set(tmp_path / "set")
+
+
+def rendered(renderable: RenderableType, width: int) -> str:
+    file = io.StringIO()
+    terminal.console(file=file, width=width).print(renderable)
+    return file.getvalue()
+
+
+def test_the_header_says_what_the_set_is(small: Path) -> None:
+    header = stats(small).header
+    assert (header.read, header.kept, header.tokens) == (6, 3, 1180)
+    assert (header.recipe, header.tokenizer, header.template, header.window) == ("vicuna", "llama3", "vicuna", 2048)
+    assert [(item.name, item.bytes) for item in header.inputs] == [("dump.json", 2_000_000)]
+
+
+def test_the_flow_balances_and_lists_the_rules_that_took_most_first(small: Path) -> None:
+    flow = stats(small).flow
+    assert flow.read == flow.kept + flow.rejected
+    assert sum(step.first for step in flow.steps) == flow.rejected
+    assert flow.steps[0] == Step("exact_duplicates", 1, 2)
+
+
+def test_shares_are_counted_by_piece_with_their_tokens(small: Path) -> None:
+    measured = stats(small)
+    assert measured.languages == (Share("en", 2, 900), Share("ko", 1, 200), Share("unknown", 1, 80))
+    assert measured.models == (Share("unknown", 3, 980), Share("gpt-4", 1, 200))
+    assert measured.splits == (Share("train", 3, 880), Share("eval", 1, 300))
+    assert measured.edits == (Count("html_to_markdown", 2), Count("chrome", 1))
+
+
+def test_histograms_measure_tokens_turns_and_answers(small: Path) -> None:
+    chats, tokens, turns, answers = stats(small).histograms
+    assert (chats.name, chats.count, chats.maximum) == ("conversation_tokens", 3, 900)  # abc is 600 and 300
+    assert (tokens.count, tokens.minimum, tokens.maximum, tokens.mean) == (4, 80, 600, 295.0)
+    assert turns.percentiles["p50"] == 2
+    assert answers.maximum == 250  # 500 tokens in the two answers of abc_0
+
+
+def test_a_set_of_nothing_has_numbers_too(tmp_path: Path) -> None:
+    counts = dict.fromkeys(("read", "kept", "rejected", "rejected_exchanges", "pieces", "tokens"), 0)
+    empty = stats(write_set(tmp_path / "set", [], [], {**MANIFEST, "counts": {**counts, "rules": {}, "edits": {}}}))
+    assert empty.header.tokens == 0
+    assert [item.bins for item in empty.histograms] == [(), (), ()]
+    assert empty.duplicates == Duplicates(0, 0, 0, 0, None, 0, None, 0)
+    assert (empty.training.steps, empty.training.trained_share) == (0, 0.0)
+    assert "no conversations" in rendered(stats_page(empty), 80)
+
+
+@given(st.lists(st.integers(0, 10**7), min_size=1, max_size=200))
+def test_bins_hold_each_value_once_and_join_without_gaps(values: list[int]) -> None:
+    found = histogram("x", "x", "pieces", pl.Series(values, dtype=pl.Int64))
+    assert sum(bin.count for bin in found.bins) == len(values)
+    assert len(found.bins) <= 17
+    for before, after in zip(found.bins, found.bins[1:], strict=False):
+        assert after.low == before.high + 1
+    for bin in found.bins:
+        assert bin.count == sum(bin.low <= value <= bin.high for value in values)
+
+
+def test_a_long_tail_shares_the_last_bin() -> None:
+    found = histogram("x", "x", "pieces", pl.Series([*range(100), 10**6]))
+    assert found.bins[-1] == Bin(90, 10**6, 11)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_page_fits_its_width_and_uses_it(small: Path, width: int) -> None:
+    lines = rendered(stats_page(stats(small)), width).splitlines()
+    longest = max(terminal.cells(line.rstrip()) for line in lines)
+    assert width - 8 <= longest <= width
+
+
+def test_wide_consoles_show_histograms_side_by_side(small: Path) -> None:
+    page = stats_page(stats(small))
+    headings = ("tokens per piece", "messages per piece")
+    assert any(all(heading in line for heading in headings) for line in rendered(page, 200).splitlines())
+    assert not any(all(heading in line for heading in headings) for line in rendered(page, 80).splitlines())
+
+
+def test_east_asian_names_stay_aligned(tmp_path: Path) -> None:
+    rows = [kept(0, "a", model="模型一号"), kept(1, "b", model="gpt-4")]
+    page = rendered(stats_page(stats(write_set(tmp_path / "set", rows))), 80)
+    ends = [
+        terminal.cells(line[: line.index(" %")]) for line in page.splitlines() if line.startswith(("模型一号", "gpt-4"))
+    ]
+    assert len(ends) == 2
+    assert ends[0] == ends[1]
+
+
+def test_names_from_the_data_cannot_command_the_terminal(tmp_path: Path) -> None:
+    rows = [kept(0, "a", model="\x1b[2J[bold red]\u202egpt")]
+    measured = stats(write_set(tmp_path / "set", rows))
+    page = rendered(stats_page(measured), 80)
+    assert "\x1b" not in page
+    assert "␛[2J[bold red]\\u202egpt" in page
+    assert "\u202e" not in terminal.to_json(measured)
+    assert json.loads(terminal.to_json(measured))["models"][0]["name"] == "\x1b[2J[bold red]\u202egpt"
+
+
+def test_the_page_says_the_same_in_ascii(small: Path) -> None:
+    raw = io.BytesIO()
+    console = terminal.console(file=io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace"), width=80)
+    console.print(stats_page(stats(small)))
+    console.file.flush()
+    assert b"####" in raw.getvalue()
+
+
+def test_colours_are_left_out_where_they_are_not_wanted(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+    def codes() -> set[str]:
+        file = io.StringIO()
+        Console(file=file, width=80, force_terminal=True).print(stats_page(stats(small)))
+        return set(re.findall(r"\x1b\[([0-9;]*)m", file.getvalue()))
+
+    assert any("3" in code.split(";")[-1][:1] for code in codes())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert codes() <= {"0", "1", "2"}, "bold and dim are no colours"
+
+
+def remove(*names: str) -> Callable[[Path], object]:
+    def harm(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return harm
+
+
+def truncate(folder: Path) -> None:
+    file = folder / curated_set.CONVERSATIONS
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def scribble(folder: Path) -> None:
+    """Overwrite the pages, leaving the footer whole."""
+    with (folder / curated_set.CONVERSATIONS).open("r+b") as file:
+        file.seek(4)
+        file.write(b"\xff" * 2000)
+
+
+def drop_column(folder: Path) -> None:
+    file = folder / curated_set.CONVERSATIONS
+    pl.read_parquet(file).drop("answer_tokens").write_parquet(file)
+
+
+def drop_key(folder: Path) -> None:
+    transaction.write_manifest(folder, {"version": "0.0.1"})
+
+
+def show_all(folder: Path) -> object:
+    return list(show(set_path=folder))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no folder": (shutil.rmtree, "make one: curate clean"),
+    "no manifest": (remove(curated_set.MANIFEST), "not a curated set"),
+    "manifest of something else": (lambda f: (f / curated_set.MANIFEST).write_text("{}"), "not a curated set"),
+    "manifest without counts": (drop_key, "damaged or of another version"),
+    "another format": (lambda f: (f / curated_set.MANIFEST).write_text('{"curate_set": 99}'), "run curate clean again"),
+    "half deleted": (remove(curated_set.CONVERSATIONS), "conversations.parquet is missing"),
+    "rejects deleted": (remove(curated_set.REJECTED), "rejected.parquet is missing"),
+    "only rejects left": (remove(curated_set.MANIFEST, curated_set.CONVERSATIONS), "not a curated set"),
+    "truncated": (truncate, "is damaged"),
+    "corrupt": (scribble, "is damaged"),
+    "an older version's columns": (drop_column, "lacks a column"),
+}
+
+
+@pytest.mark.parametrize(("harm", "said"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_set_that_cannot_be_read_is_one_line_with_what_to_do(
+    harm: Callable[[Path], object], said: str, small: Path
+) -> None:
+    other = write_set(small.with_name("other"))
+    harm(small)
+    for look in (stats, show_all, lambda folder: compare(other, folder), lambda folder: compare(folder, other)):
+        if look is show_all and said in ("lacks a column", "damaged or of another version"):
+            continue  # of these, leafing through a set needs nothing
+        with pytest.raises(SetError) as caught:
+            look(small)
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+DUMP = [
+    {"id": "a", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello there"}]},
+    {"id": "b", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello there"}]},
+    {"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "안녕하세요, 잘 지내세요?"}]},
+    {"instruction": "Say hi", "output": "hi"},
+    {"id": "c", "conversations": []},
+    7,
+]
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("dump") / "dump.jsonl"
+    file.write_text("\n".join(map(json.dumps, DUMP)))
+    return file
+
+
+def test_a_dump_of_any_format_is_measured_as_it_came(dump: Path) -> None:
+    found = stats(dump)
+    assert (found.header.kind, found.header.recipe, found.header.read, found.header.kept) == ("dump", None, 6, 4)
+    assert found.flow.steps == (Step("no_messages", 1, 1), Step("not_a_record", 1, 1))
+    assert found.roles == (Count("user", 4), Count("assistant", 3), Count("system", 1))
+    assert found.languages[-1].name == "ko" or "ko" in [share.name for share in found.languages]
+    assert 0 < found.header.answer_tokens < found.header.tokens
+    same = found.duplicates
+    assert (same.rejected, same.most_copied, same.copies, same.shared, same.largest) == (1, "a", 1, 1, 2)
+    assert "none: measured as it came" in rendered(stats_page(found), 80)
+
+
+def test_tokens_of_a_dump_are_those_that_clean_counts(tmp_path: Path) -> None:
+    from curate import clean
+
+    clean("examples/sharegpt_dump.json", tmp_path / "set")
+    once, again = stats(tmp_path / "set"), stats(tmp_path / "set" / curated_set.CONVERSATIONS)
+    assert (again.header.kind, again.header.tokens) == ("dump", once.header.tokens)
+    assert again.header.answer_tokens == once.header.answer_tokens
+    assert again.roles == once.roles
+    assert again.languages == once.languages
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("empty.json", "[]", "no record in"),
+        ("x.pdf", "%PDF-1.4", "is a PDF document"),
+    ],
+)
+def test_a_file_that_is_no_dump_is_one_line(name: str, text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CurateError, match=said):
+        stats(tmp_path / name)
+
+
+def test_a_folder_of_something_else_is_neither_set_nor_dump(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(InputError, match="holds no dump"):
+        stats(tmp_path)
+
+
+def test_a_set_is_counted_already(small: Path) -> None:
+    with pytest.raises(SetError, match="counted already, in 'vicuna'"):
+        stats(small, template="llama3")
+
+
+def test_duplicates_name_the_largest_cluster_and_the_most_copied(tmp_path: Path) -> None:
+    rows = [kept(0, "a", cluster="x"), kept(1, "b", cluster="x"), kept(2, "c", cluster="y")]
+    gone = [lost(3, "exact_duplicates", twin="b"), lost(4, "exact_duplicates", twin="b"), lost(5, "unreadable")]
+    found = stats(write_set(tmp_path / "set", rows, gone)).duplicates
+    assert found == Duplicates(2, 1, 2, 2, "a", 2, "b", 2)
+
+
+def test_windows_hold_pieces_and_whole_conversations(tmp_path: Path) -> None:
+    rows = [kept(0, "a_0", tokens=2000), kept(0, "a_1", piece=1, tokens=2000), kept(1, "b", tokens=100)]
+    found = stats(write_set(tmp_path / "set", rows)).windows
+    assert found == (WindowFit(2048, 3, 1), WindowFit(4096, 3, 2), WindowFit(8192, 3, 2))
+
+
+def test_training_counts_the_train_split_alone(small: Path) -> None:
+    training = stats(small).training
+    assert (training.pieces, training.tokens, training.total_tokens) == (3, 880, 2640)
+    assert training.trained_share == round(training.answer_tokens / 880, 4)
+    assert training.steps == 1
+
+
+def test_the_manifest_of_an_earlier_version_has_its_roles_counted(small: Path) -> None:
+    assert stats(small).roles == (Count("assistant", 4), Count("user", 4))
+
+
+@pytest.mark.parametrize("kind", ["set", "dump"])
+def test_json_is_as_its_schema_says(kind: str, small: Path, dump: Path) -> None:
+    import jsonschema
+
+    schema = json.loads((ROOT / "schemas/stats.schema.json").read_text())
+    assert schema == summary.stats_schema(), "run: python scripts/docs.py"
+    found = json.loads(terminal.to_json(stats(small if kind == "set" else dump)))
+    jsonschema.Draft202012Validator(schema).validate(found)
+    found["flow"]["extra"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(found, schema)
+
+
+PARTS = ("flow", "histograms", "percentiles", "languages", "models", "roles", "splits", "edits", "windows")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_are_polars_frames_for_plotting(part: str, small: Path) -> None:
+    assert stats(small).frame(part).height
+
+
+def test_a_part_that_there_is_not_names_the_nearest(small: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'histograms'"):
+        stats(small).frame("histogram")
+
+
+def every_line_fits(found: Stats, width: int) -> bool:
+    return all(terminal.cells(line.rstrip()) <= width for line in rendered(stats_page(found), width).splitlines())
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_dumps_page_fits_too(width: int, dump: Path) -> None:
+    assert every_line_fits(stats(dump), width)
+
+
+def test_the_summary_tells_the_run_from_read_to_kept() -> None:
+    text = rendered(summary.summary(MANIFEST, "curated"), 80)
+    for said in ("read", "exact_duplicates", "kept", "50.0 %", "html_to_markdown 2", "1.5 s, 1.3 MB/s, 2 workers"):
+        assert said in text
+    assert "1 exchange lost from kept records: overlong 1" in text
+
+
+SAFE = {
+    "escape": ("\x1b[31mred", "␛[31mred"),
+    "a C1 control": ("\x9b31m", "\\u009b31m"),
+    "delete and bell": ("\x7f\x07", "␡␇"),
+    "an override of direction": ("a\u202eb\u2066", "a\\u202eb\\u2066"),
+    "a lone surrogate": ("\ud800", "\\ud800"),
+    "lines and tabs stay": ("a\r\nb\tc\n", "a\nb\tc\n"),
+    "a lone carriage return would overwrite": ("good\rbad", "good␍bad"),
+    "other scripts stay": ("한국어 日本語 עברית 👩‍👩‍👧", "한국어 日本語 עברית 👩‍👩‍👧"),
+}
+
+
+@pytest.mark.parametrize(("text", "shown"), SAFE.values(), ids=SAFE.keys())
+def test_text_is_harmless_in_a_terminal(text: str, shown: str) -> None:
+    assert terminal.safe(text) == shown
+
+
+@given(st.text(), st.integers(1, 40))
+def test_one_line_is_one_harmless_line_of_its_width(text: str, width: int) -> None:
+    line = terminal.one_line(text, width)
+    assert terminal.cells(line) <= width
+    assert len(line.splitlines()) <= 1
+    line.encode()

@@ -1,0 +1,241 @@
+"""A set as training data for other trainers: the same ids and mask that curate trains on, readable by them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from curate.conversion.convert import convert
+from curate.errors import CurateError, InputError
+from curate.schemas.conversation import Message
+from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
+from curate.train import examples
+from tests.rendering.test_prepare import pair, row, told
+from tests.support.small_set import write_set
+from tests.support.tiny_tokenizers import folder, sentencepiece_model, tiktoken_file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tokenizer."""
+    return str(folder(tmp_path_factory.mktemp("rendered") / "tik", tokenizer_model=tiktoken_file()))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(named: str) -> Tokenizer:
+    return load_tokenizer(named)
+
+
+@pytest.fixture
+def small(tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    rows = [
+        row(0, "a_0", [*pair(1), *pair(2)], piece=0),
+        row(0, "a_1", pair(3), piece=1),
+        row(1, "b", pair(4), split="eval"),
+        row(2, "silent", [Message("user", "x"), Message("assistant", "y", train=False)]),
+    ]
+    return write_set(tmp_path / "set", rows, [], told(tokenizer))
+
+
+def lines(file: Path) -> list[Any]:
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+def test_a_row_holds_what_curate_trains_on(small: Path, named: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    result = convert(small, tmp_path / "out.jsonl", to="rendered", tokenizer=named)
+    assert (result.read, result.written, result.left_out) == (4, 3, {"nothing_trained": 1})
+    small_rows = lines(tmp_path / "out.jsonl")
+    for one in small_rows:
+        assert set(one) == {"input_ids", "attention_mask", "labels"}
+        assert len(one["input_ids"]) == len(one["attention_mask"]) == len(one["labels"])
+        assert all(label in (-100, token) for label, token in zip(one["labels"], one["input_ids"], strict=True))
+    good = write_set(tmp_path / "good", [row(0, "a_0", [*pair(1), *pair(2)])], [], told(tokenizer))
+    expected = examples.load(good, tokenizer).train
+    assert small_rows[0]["input_ids"] == expected.ids.tolist()
+    assert [label != -100 for label in small_rows[0]["labels"]] == expected.mask.tolist()
+
+
+def test_what_fails_the_proof_is_beside_it_with_its_messages(small: Path, named: str, tmp_path: Path) -> None:
+    result = convert(small, tmp_path / "out.parquet", to="rendered", tokenizer=named)
+    assert result.left_out_file is not None
+    [beside] = lines(result.left_out_file)
+    assert (beside["rule"], beside["source_file"], beside["source_index"]) == ("nothing_trained", "dump.json", 2)
+    assert [message["content"] for message in beside["record"]["messages"]] == ["x", "y"]
+
+
+def test_parquet_and_json_hold_the_same_rows(small: Path, named: str, tmp_path: Path) -> None:
+    for name in ("out.parquet", "out.jsonl", "out.json"):
+        convert(small, tmp_path / name, to="rendered", tokenizer=named)
+    rows = pl.read_parquet(tmp_path / "out.parquet").to_dicts()
+    assert rows == lines(tmp_path / "out.jsonl") == json.loads((tmp_path / "out.json").read_text())
+
+
+def test_a_split_can_be_taken(small: Path, named: str, tmp_path: Path) -> None:
+    result = convert(small, tmp_path / "out.jsonl", to="rendered", tokenizer=named, split="eval")
+    assert (result.read, result.written, result.other_split, result.left_out) == (4, 1, 3, {})
+
+
+def test_the_set_is_split_again_for_another_window(small: Path, named: str, tmp_path: Path) -> None:
+    result = convert(small, tmp_path / "out.jsonl", to="rendered", tokenizer=named, max_tokens=500)
+    assert result.written == 2
+    assert result.warnings == ("split again (window 200 → 500): 4 pieces became 3, 1 of them changed",)
+
+
+def test_the_sets_own_tokenizer_must_be_at_hand(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cleaned with the tokenizer 'tik'; name it: --tokenizer"):
+        convert(small, tmp_path / "out.jsonl", to="rendered")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+
+
+def test_the_sets_own_tokenizer_is_found_where_the_set_was_made(
+    tokenizer: Tokenizer, named: str, tmp_path: Path
+) -> None:
+    manifest = {**told(tokenizer), "recipe": {"name": "vicuna", "tokens": {"tokenizer": named}}}
+    made = write_set(tmp_path / "set", [row(0, "a", pair(1))], [], manifest)
+    assert convert(made, tmp_path / "out.jsonl", to="rendered").written == 1
+
+
+def test_a_dump_is_rendered_as_it_stands_or_split(named: str, tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "the dog?"}, {"from": "gpt", "value": "It sleeps."}] * 6
+    dump = tmp_path / "dump.json"
+    dump.write_text(json.dumps([{"id": "a", "conversations": turns}, {"q": 1}]))
+    whole = convert(dump, tmp_path / "out.jsonl", to="rendered", tokenizer=named, template="plain")
+    assert (whole.read, whole.written, whole.left_out) == (2, 1, {"unknown_format": 1})
+    split = convert(dump, tmp_path / "out.jsonl", to="rendered", tokenizer=named, template="plain", max_tokens=60)
+    assert split.written > 1
+    assert max(len(one["input_ids"]) for one in lines(tmp_path / "out.jsonl")) <= 60
+
+
+def test_a_chat_template_and_a_loss_can_be_given(small: Path, named: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    file = tmp_path / "chat.jinja"
+    file.write_text(
+        "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' + m.content + '<|eot_id|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>' }}{% endif %}"
+    )
+    convert(small, tmp_path / "out.jsonl", to="rendered", tokenizer=named, chat_template=file, loss="last")
+    first = lines(tmp_path / "out.jsonl")[0]
+    trained = [token for token in first["labels"] if token != -100]
+    assert tokenizer.decode(trained) == "3 dog dog dog<|eot_id|>", "the pieces of a source are joined again"
+
+
+def test_settings_of_rendering_change_nothing_elsewhere(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="they are for 'rendered'"):
+        convert(small, tmp_path / "out.jsonl", to="openai", max_tokens=5)
+    with pytest.raises(InputError, match="cannot read the chat template"):
+        convert(small, tmp_path / "out.jsonl", to="rendered", chat_template=tmp_path / "none.jinja")
+
+
+# ---- read by others
+
+
+@pytest.fixture
+def rendered(small: Path, named: str, tmp_path: Path) -> Path:
+    convert(small, tmp_path / "out.parquet", to="rendered", tokenizer=named)
+    return tmp_path / "out.parquet"
+
+
+def test_the_collators_of_transformers_and_trl_read_it(rendered: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    import datasets
+    import tokenizers as library
+    from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
+
+    sft: Any = pytest.importorskip("trl.trainer.sft_trainer", reason="TRL is not installed")
+    rows = list(datasets.Dataset.from_parquet(str(rendered), cache_dir=str(tmp_path / "cache")))
+    fast: Any = PreTrainedTokenizerFast(
+        tokenizer_object=library.Tokenizer.from_str(tokenizer.tokenizer_json()), pad_token="<|end_of_text|>"
+    )
+    for batch in (DataCollatorForSeq2Seq(fast)(rows), sft.DataCollatorForLanguageModeling(pad_token_id=0)(rows)):
+        longest = max(len(one["input_ids"]) for one in rows)
+        assert batch["input_ids"].shape == batch["labels"].shape == (len(rows), longest)
+        for index, one in enumerate(rows):
+            size = len(one["labels"])
+            assert batch["labels"][index, :size].tolist() == one["labels"]
+            assert (batch["labels"][index, size:] == -100).all()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_trls_trainer_learns_from_it(rendered: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    import datasets
+    import tokenizers as library
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    trl: Any = pytest.importorskip("trl", reason="TRL is not installed")
+    torch.set_num_threads(1)
+    rows: Any = datasets.Dataset.from_parquet(str(rendered), cache_dir=str(tmp_path / "cache"))
+    fast: Any = PreTrainedTokenizerFast(
+        tokenizer_object=library.Tokenizer.from_str(tokenizer.tokenizer_json()),
+        pad_token="<|end_of_text|>",
+        eos_token="<|end_of_text|>",
+    )
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=tokenizer.info.vocab_size, **shape))
+    settings: Any = trl.SFTConfig(
+        output_dir=str(tmp_path / "run"), max_steps=12, learning_rate=0.05, per_device_train_batch_size=3, use_cpu=True,
+        report_to="none", logging_steps=1, save_strategy="no", bf16=False, seed=0,
+    )  # fmt: skip
+    with torch.no_grad():  # what the first step must come to where just the labels of ours count
+        sums = [_loss_of(model, one) for one in rows]
+    trainer: Any = trl.SFTTrainer(model=model, args=settings, train_dataset=rows, processing_class=fast)
+    assert [one["labels"] for one in trainer.train_dataset] == [one["labels"] for one in rows]
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[0] == pytest.approx(sum(sum_ for sum_, _ in sums) / sum(count for _, count in sums), rel=1e-3)
+    assert losses[-1] < losses[0] / 2
+
+
+def _loss_of(model: Any, one: dict[str, Any]) -> tuple[float, int]:
+    """The sum of the losses of a row's labels, and how many they are."""
+    import torch
+
+    logits = model(input_ids=torch.tensor([one["input_ids"]])).logits[0, :-1]
+    labels = torch.tensor(one["labels"][1:])
+    return float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum")), int((labels != -100).sum())
+
+
+# ---- a folder of datasets
+
+
+def test_a_folder_of_datasets_holds_both_splits(small: Path, tmp_path: Path) -> None:
+    import datasets
+
+    result = convert(small, tmp_path / "chats", to="hf")
+    assert result.written == 4
+    found: Any = datasets.load_from_disk(str(tmp_path / "chats"))
+    assert {name: table["id"][:] for name, table in found.items()} == {"train": ["a_0", "a_1", "silent"], "eval": ["b"]}
+    first = found["train"][0]
+    assert [message["content"] for message in first["messages"]] == [m.content for m in (*pair(1), *pair(2))]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chats", "set"]
+    with pytest.raises(InputError, match="is there already"):
+        convert(small, tmp_path / "chats", to="hf")
+
+
+def test_without_datasets_the_line_to_type_is_said(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "datasets" else found(name))
+    with pytest.raises(CurateError, match=r"pip install 'curate-chat\[train\]'"):
+        convert(small, tmp_path / "chats", to="hf")
+
+
+def test_another_kind_of_tokenizer_renders_too(small: Path, tmp_path: Path) -> None:
+    other = str(folder(tmp_path / "sp", tokenizer_model=sentencepiece_model()))
+    result = convert(small, tmp_path / "out.jsonl", to="rendered", tokenizer=other)
+    assert result.written == 2 and "tokenizer tik → sp" in result.warnings[0]

@@ -1,0 +1,81 @@
+"""Conditions in SQL: what they can say, and what is said of one that means nothing."""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+import pytest
+
+from curate.dataset.curated_set import CuratedSet, open_set
+from curate.dataset.query import condition
+from curate.errors import InputError
+from tests.support import ROOT
+from tests.support.small_set import write_set
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> CuratedSet:
+    return open_set(write_set(tmp_path_factory.mktemp("where") / "set"))
+
+
+SAID = {  # the table of docs/show.md holds these
+    "tokens > 100": ["abc_0", "abc_1", "deadbeef"],
+    "tokens between 100 and 300": ["abc_1", "deadbeef"],
+    "language = 'ko'": ["deadbeef"],
+    "language in ('ko', 'de')": ["deadbeef"],
+    "language is null": ["twice"],
+    "model like 'gpt-4%'": ["deadbeef"],
+    "split = 'eval' or piece > 0": ["abc_1"],
+    "array_contains(edit_names, 'html_to_markdown')": ["abc_0", "abc_1"],
+    "array_length(edit_names) = 0": ["deadbeef", "twice"],
+    "answer_tokens > 0.5 * tokens": ["abc_0"],
+    "tokens = max(tokens)": ["abc_0"],
+    "regexp_like(id, '^abc')": ["abc_0", "abc_1"],
+    "not (language = 'en')": ["deadbeef"],
+}
+
+
+@pytest.mark.parametrize("sql", SAID)
+def test_a_condition_says_which_rows(small: CuratedSet, sql: str) -> None:
+    rows = small.conversations()
+    assert rows.filter(condition(sql, rows)).collect()["id"].to_list() == SAID[sql]
+
+
+TOLD = {
+    "misspelt": ("token > 100", "no column 'token'; did you mean 'tokens'?"),
+    "far off": ("elephants > 100", "no column 'elephants'; known: "),
+    "double quotes": ('language = "ko"', "text stands in single quotes: 'ko'"),
+    "unfinished": ("tokens >", "unable to parse"),
+    "empty": ("", "unable to parse"),
+    "a number": ("tokens", "it gives a number, not true or false"),
+    "text": ("upper(language)", "it gives text"),
+    "a query": ("select 1", "expected an expression"),
+    "two": ("tokens > 1; drop table x", "';'"),
+    "no function": ("loud(id)", "unsupported function 'loud'"),
+    "text as number": ("tokens > 'many'", "cannot compare"),
+    "inside messages": ("messages[1].role = 'user'", "currently unsupported"),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_a_condition_that_means_nothing_is_told_in_one_line(small: CuratedSet, case: str) -> None:
+    sql, told = TOLD[case]
+    with pytest.raises(InputError) as error:
+        condition(sql, small.conversations())
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_a_condition_that_is_only_a_literal_holds_for_all(small: CuratedSet) -> None:
+    rows = small.conversations()
+    assert rows.filter(condition("true", rows)).select(pl.len()).collect().item() == 4
+
+
+def test_the_conditions_of_the_page_can_be_used(small: CuratedSet) -> None:
+    table = (ROOT / "docs" / "show.md").read_text("utf-8").split("| condition | finds |")[1].split("\n\n")[0]
+    conditions = re.findall(r"^\| `(.+?)` \|", table, re.M)
+    assert len(conditions) >= 8
+    for sql in conditions:
+        condition(sql, small.conversations())

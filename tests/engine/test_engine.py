@@ -1,0 +1,144 @@
+"""Workers: results in order, errors as they were raised, no process left behind."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from curate.engine import base, local
+from curate.errors import CurateError, InputError, MissingExtra, RecordError
+from tests.support import ROOT
+
+
+class Square:
+    """A step, made in the worker by calling the class."""
+
+    def __call__(self, task: int, /) -> tuple[int, int]:
+        time.sleep(0.02 * (task % 3))
+        return task * task, os.getpid()
+
+
+class Refuse:
+    def __call__(self, task: int, /) -> int:
+        if task == 2:
+            raise InputError("the third task is refused")
+        return task
+
+
+class Fail:
+    def __call__(self, task: str, /) -> int:
+        raise ValueError(f"no {task}")
+
+
+class Full:
+    def __call__(self, task: int, /) -> int:
+        with open("/dev/full", "w") as file:  # noqa: PTH123
+            file.write(str(task))
+        return task
+
+
+class Die:
+    def __call__(self, task: int, /) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return task
+
+
+class NeverMade:
+    def __init__(self) -> None:
+        raise MissingExtra("a step", "step")
+
+    def __call__(self, task: int, /) -> int:
+        return task
+
+
+def test_results_come_in_the_order_of_the_tasks() -> None:
+    results = list(local.run(Square, range(20), 3))
+    assert [square for square, _ in results] == [n * n for n in range(20)]
+    assert 1 < len({process for _, process in results}) <= 3
+    assert os.getpid() not in {process for _, process in results}
+
+
+def test_one_worker_is_this_process() -> None:
+    assert list(local.run(Square, range(3), 1)) == [(0, os.getpid()), (1, os.getpid()), (4, os.getpid())]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_pool_keeps_its_workers_and_does_calls_beside_its_step(workers: int) -> None:
+    with local.Pool(Square, workers) as pool:
+        first = {process for _, process in pool.map(range(6))}
+        calls = [base.Call(os.getpid), base.Call(divmod, (7, 3))]
+        process, divided = pool.map(calls)
+        assert process in first and divided == (2, 1)
+        assert [square for square, _ in pool.map([3, 4])] == [9, 16]
+
+
+def test_no_task_starts_no_worker() -> None:
+    assert list(local.run(Square, [], 4)) == []
+
+
+def test_an_error_of_the_users_comes_out_as_it_was_raised() -> None:
+    with pytest.raises(InputError, match="the third task is refused"):
+        list(local.run(Refuse, range(5), 2))
+
+
+def test_a_defect_shows_where_it_was_raised() -> None:
+    with pytest.raises(RuntimeError, match="a worker failed") as caught:
+        list(local.run(Fail, ["at all"] * 2, 2))
+    assert str(caught.value) == "a worker failed: ValueError: no at all"  # the one line that the command prints
+    assert "in __call__" in caught.value.__notes__[0]
+
+
+def test_a_disk_that_is_full_in_a_worker_is_full_here_too() -> None:
+    with pytest.raises(OSError, match="No space left"):
+        list(local.run(Full, range(5), 2))
+
+
+def test_a_step_that_cannot_be_made_says_why() -> None:
+    with pytest.raises(MissingExtra, match=r"pip install 'curate-chat\[step\]'"):
+        list(local.run(NeverMade, range(3), 2))
+
+
+def test_a_killed_worker_is_one_clear_line() -> None:
+    with pytest.raises(CurateError, match=r"killed by signal 9.*--workers 1"):
+        list(local.run(Die, range(3), 2))
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "from curate import engine\nfrom test_engine import Square\n"
+        "for _, process in engine.run(Square, range(10**9), 2):\n    print(process, flush=True)\n"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    run = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert run.stdout is not None
+    workers = {int(run.stdout.readline()) for _ in range(20)}
+    run.kill()
+    run.communicate()
+    deadline = time.monotonic() + 10
+    while any(_alive(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [worker for worker in workers if _alive(worker)]
+
+
+def _alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("error", [RecordError("rule", "reason", "evidence"), MissingExtra("this", "that")])
+def test_errors_cross_from_a_worker(error: Exception) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))

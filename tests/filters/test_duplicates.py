@@ -1,0 +1,206 @@
+"""Duplicates, beginnings of longer chats and the train/eval split: one copy stays, and always the same one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate.filters.duplicates import chain_hashes, find
+from curate.pipeline.holdout import assign_split
+
+MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "name": pl.String, "tool_calls": pl.String})
+Chat = Sequence[str]
+
+
+def messages(chats: Sequence[Chat]) -> pl.Series:
+    """User and assistant in turn; a text that starts with `system:` is a system message."""
+    rows = []
+    for chat in chats:
+        turns: list[dict[str, str | None]] = []
+        for text in chat:
+            turn = sum(message["role"] != "system" for message in turns)
+            role = "system" if text.startswith("system:") else ("user", "assistant")[turn % 2]
+            turns.append({"role": role, "content": text, "name": None, "tool_calls": None})
+        rows.append(turns)
+    return pl.Series(rows, dtype=pl.List(MESSAGE))
+
+
+def hashed(chats: Sequence[Chat], ids: Sequence[str | None] | None = None) -> pl.DataFrame:
+    frame = chain_hashes(messages(chats)).with_row_index("row")
+    return frame.with_columns(source_id=pl.Series(ids, dtype=pl.String)) if ids else frame
+
+
+def twins(
+    chats: Sequence[Chat], *, ids: Sequence[str | None] | None = None, **chosen: bool
+) -> list[tuple[object, ...]]:
+    return find(hashed(chats, ids), ids=ids is not None, **chosen).select("twin", "kind").rows()
+
+
+STAYS = (None, None)
+
+CASES: list[tuple[str, list[Chat], list[tuple[object, ...]]]] = [
+    ("different", ["ab", "cd"], [STAYS, STAYS]),
+    ("one copy stays, the first", ["ab", "cd", "ab", "ab"], [STAYS, STAYS, (0, "exact"), (0, "exact")]),
+    ("the longer stays, whichever comes first", ["ab", "abcd"], [(1, "prefix"), STAYS]),
+    ("the longer stays, first", ["abcd", "ab"], [STAYS, (0, "prefix")]),
+    ("the longest of a line", ["ab", "abcdef", "abcd"], [(1, "prefix"), STAYS, (1, "prefix")]),
+    ("branches both stay", ["abcd", "abef"], [STAYS, STAYS]),
+    ("a shared start goes to the first branch of equal length", ["abef", "ab", "abcd"], [STAYS, (0, "prefix"), STAYS]),
+    ("a shared start goes to the longest branch", ["abef", "ab", "abcdef"], [STAYS, (2, "prefix"), STAYS]),
+    ("copies of a start", ["ab", "ab", "abcd"], [(2, "prefix"), (2, "prefix"), STAYS]),
+    ("copies of the longer one", ["ab", "abcd", "abcd"], [(1, "prefix"), STAYS, (1, "exact")]),
+    ("a later start is no beginning", ["cdef", "ef"], [STAYS, STAYS]),
+    ("a text joined differently", [["a", "bc"], ["ab", "c"]], [STAYS, STAYS]),
+    ("white space at the end", [["a ", "b\n"], ["a", "b"]], [STAYS, (0, "exact")]),
+    ("white space at the start", [[" a", "b"], ["a", "b"]], [STAYS, STAYS]),
+    ("another system message", [["system:x", "a", "b"], ["a", "b"]], [STAYS, STAYS]),
+    ("the incumbent drops longer continuations", ["ab", "abcd", "abef"], [(1, "prefix"), STAYS, STAYS]),
+    ("no messages", ["", "", "ab"], [STAYS, STAYS, STAYS]),
+]
+
+
+@pytest.mark.parametrize(("chats", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_each_dropped_one_names_a_twin_that_stays(chats: list[Chat], expected: list[tuple[object, ...]]) -> None:
+    assert twins(chats) == expected
+
+
+def test_prefixes_stay_if_not_asked_for() -> None:
+    assert twins(["ab", "abcd", "ab"], prefixes=False) == [STAYS, STAYS, (0, "exact")]
+
+
+def test_the_incumbents_rules_by_setting() -> None:
+    chats = ["ab", "abcd", "ef", "gh", "ab"]
+    assert twins(chats, prefixes=False, first_exchange=True) == [
+        STAYS, (0, "first_exchange"), STAYS, STAYS, (0, "exact")
+    ]  # fmt: skip
+    ids = ["1", "2", "1", "2", "3"]
+    assert twins(chats, ids=ids, prefixes=False, first_exchange=True) == [
+        STAYS, (0, "first_exchange"), (0, "id"), STAYS, (0, "exact")
+    ]  # fmt: skip
+    assert twins(["ab", "cd"], ids=[None, None], prefixes=False) == [STAYS, STAYS]
+    assert twins(["ab", "cd", "cdef"], ids=["1", "1", "2"]) == [STAYS, (2, "prefix"), STAYS]
+
+
+def test_a_twin_that_goes_in_turn_hands_on_its_own() -> None:
+    assert twins(["ab", "abcd", "abcd"], prefixes=False, first_exchange=True) == [
+        STAYS, (0, "first_exchange"), (0, "exact")
+    ]  # fmt: skip
+
+
+CHATS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=5), max_size=25)
+
+
+@settings(max_examples=150, deadline=None)
+@given(CHATS)
+def test_nothing_is_lost_and_nothing_stays_twice(chats: list[list[str]]) -> None:
+    found = find(hashed(chats))
+    assert found["row"].to_list() == list(range(len(chats)))
+    stay = [row for row, twin in enumerate(found["twin"]) if twin is None]
+    kept = [tuple(chats[row]) for row in stay]
+    assert len(set(kept)) == len(kept)
+    for row, twin, kind in found.iter_rows():
+        chat = chats[row]
+        longer = [other for other in stay if len(chats[other]) > len(chat) and chats[other][: len(chat)] == chat]
+        if twin is None:
+            assert not longer
+            continue
+        assert twin in stay
+        if kind == "exact":
+            assert chats[twin] == chat and twin < row
+        else:
+            assert twin == max(longer, key=lambda other: (len(chats[other]), -other))
+
+
+@settings(max_examples=50, deadline=None)
+@given(CHATS, st.randoms())
+def test_the_contents_that_stay_do_not_depend_on_the_order(chats: list[list[str]], random: object) -> None:
+    turned = list(chats)
+    random.shuffle(turned)  # type: ignore[attr-defined]
+    stay = [
+        sorted(some[row] for row, twin in enumerate(find(hashed(some))["twin"]) if twin is None)
+        for some in (chats, turned)
+    ]
+    assert stay[0] == stay[1]
+
+
+# --- hashes
+
+GOLDEN = "from curate.filters.duplicates import chain_hashes as c; import polars as pl\n"
+GOLDEN += "f = c(pl.Series([[{'role': 'user', 'content': 'hi'}, {'role': 'assistant', 'content': 'hé'}]]))\n"
+GOLDEN += "print(f['chain'].to_list(), f['cluster'].to_list())"
+
+
+def test_hashes_are_the_same_in_every_process_and_version() -> None:
+    expected = "[[16996271748115254029, 16861827902265587154]] ['ea013f23aa4f75d2']"
+    printed = subprocess.run([sys.executable, "-c", GOLDEN], capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == expected
+
+
+def test_a_cluster_is_the_first_exchange_whatever_follows_or_stands_before() -> None:
+    clusters = chain_hashes(messages(["ab", "abcd", "abxy", ["system:x", "a", "b"], "ac", "a"]))["cluster"].to_list()
+    assert len(set(clusters[:4])) == 1
+    assert len(set(clusters)) == 3
+    assert all(len(cluster) == 16 for cluster in clusters)
+
+
+def test_names_and_tool_calls_are_part_of_a_message() -> None:
+    plain = {"role": "assistant", "content": "x", "name": None, "tool_calls": None}
+    ways = [plain, {**plain, "name": "bob"}, {**plain, "tool_calls": "bob"}, {**plain, "content": "xbob"}]
+    chains = chain_hashes(pl.Series([[way] for way in ways], dtype=pl.List(MESSAGE)))["chain"].to_list()
+    assert len({chain[0] for chain in chains}) == len(ways)
+    bare = pl.Series([[{"role": "assistant", "content": "x"}]])
+    assert chain_hashes(bare)["chain"].to_list()[0] == chains[0]
+
+
+def test_rows_without_messages_have_an_empty_chain() -> None:
+    frame = chain_hashes(pl.Series([[], None], dtype=pl.List(MESSAGE)))
+    assert frame["chain"].to_list() == [[], []]
+    assert frame.schema == {"chain": pl.List(pl.UInt64), "cluster": pl.String}
+
+
+# --- train and eval
+
+CLUSTERS = [f"{place:016x}" for place in range(5000)]
+
+
+def test_about_the_fraction_asked_for_is_held_out() -> None:
+    assert 30 <= assign_split(CLUSTERS, 0.01, 200, "curate").count("eval") <= 75
+    assert assign_split(CLUSTERS, 0.0, 0, "curate").count("eval") == 0
+    assert 1100 <= assign_split(CLUSTERS, 0.25, 200, "curate").count("eval") <= 1400
+
+
+def test_small_sets_hold_nothing_out_and_larger_ones_at_least_one_cluster() -> None:
+    assert set(assign_split(CLUSTERS[:199], 0.5, 200, "curate")) == {"train"}
+    for start in range(0, 5000, 200):
+        assert "eval" in assign_split(CLUSTERS[start : start + 200], 0.001, 200, "curate")
+    assert assign_split(["same"] * 300, 0.01, 200, "curate") == ["train"] * 300
+    assert assign_split([], 0.01, 0, "curate") == []
+
+
+def test_another_seed_holds_others_out() -> None:
+    assert assign_split(CLUSTERS, 0.01, 200, "curate") != assign_split(CLUSTERS, 0.01, 200, "another")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from(CLUSTERS[:40]), max_size=60), st.floats(0, 0.9), st.integers(0, 20), st.text(max_size=5),
+    st.randoms(),
+)  # fmt: skip
+def test_the_split_follows_the_cluster_in_any_order(
+    clusters: list[str], fraction: float, minimum: int, seed: str, random: object
+) -> None:
+    sides = dict(zip(clusters, assign_split(clusters, fraction, minimum, seed), strict=True))
+    turned = list(clusters)
+    random.shuffle(turned)  # type: ignore[attr-defined]
+    assert assign_split(turned, fraction, minimum, seed) == [sides[cluster] for cluster in turned]
+
+
+def test_what_is_added_later_moves_no_cluster() -> None:
+    before = assign_split(CLUSTERS[:3000], 0.05, 200, "curate")
+    assert assign_split(CLUSTERS, 0.05, 200, "curate")[:3000] == before

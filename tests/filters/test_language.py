@@ -1,0 +1,220 @@
+"""The language of a conversation: right, the same in any batch, and silent where there is nothing to read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langdetect import detector_factory  # type: ignore[import-untyped]
+from langdetect.utils.ngram import NGram  # type: ignore[import-untyped]
+
+from curate.filters.language import language
+from curate.filters.language_id import UNKNOWN, profiles
+from curate.filters.language_id import detector as measuring
+from curate.filters.language_id.detector import PACK, PLACES, detect
+
+SAMPLES = {
+    "en": "The quick brown fox jumps over the lazy dog while the others are watching from the river bank.",
+    "de": "Der schnelle braune Fuchs springt über den faulen Hund, während die anderen vom Ufer aus zusehen.",
+    "fr": "Le rapide renard brun saute par-dessus le chien paresseux pendant que les autres regardent.",
+    "es": "El rápido zorro marrón salta sobre el perro perezoso mientras los demás miran desde la orilla.",
+    "ko": "안녕하세요. 오늘 날씨가 정말 좋네요. 같이 산책하러 갈까요?",
+    "ja": "今日はとても良い天気ですね。一緒に散歩に行きませんか。",
+    "zh-cn": "今天天气很好，我们一起去公园散步吧。这个问题很简单。",
+    "ru": "Сегодня очень хорошая погода, давайте вместе пойдём гулять в парк.",
+    "el": "Σήμερα ο καιρός είναι πολύ καλός, πάμε μια βόλτα στο πάρκο.",
+    "th": "วันนี้อากาศดีมาก เราไปเดินเล่นที่สวนสาธารณะกันเถอะ",
+    "he": "היום מזג האוויר יפה מאוד, בוא נלך לטייל בפארק.",
+    "ar": "الطقس جميل جدا اليوم، هيا بنا نتنزه في الحديقة.",
+    "vi": "Hôm nay thời tiết rất đẹp, chúng ta cùng đi dạo trong công viên nhé.",
+}
+CODE = "```python\nfor item in range(10):\n    print('hello world', item)\n```"
+
+
+def frame(prompts: Sequence[str | None], answers: Sequence[str | None]) -> pl.DataFrame:
+    """One conversation."""
+    lists = pl.List(pl.String)
+    return pl.DataFrame({"prompts": [prompts], "answers": [answers]}, schema={"prompts": lists, "answers": lists})
+
+
+def of(prompts: Sequence[str | None], answers: Sequence[str | None]) -> str:
+    found: str = language(frame(prompts, answers)).item(0, "language")
+    return found
+
+
+@pytest.mark.parametrize("code", SAMPLES)
+def test_a_plain_sentence_is_recognised(code: str) -> None:
+    found, confidence = detect([SAMPLES[code]])
+    assert found == [code]
+    assert confidence[0] > 0.9
+
+
+def test_the_columns_are_those_declared() -> None:
+    measured = language(frame([SAMPLES["en"]], [SAMPLES["en"]]))
+    assert measured.schema == {"language": pl.String, "language_confidence": pl.Float32}
+    assert language(frame([], []).clear()).height == 0
+
+
+@pytest.mark.parametrize(
+    ("prompts", "answers"),
+    [
+        ([], []),
+        ([""], [""]),
+        ([None], [None]),
+        (["123 + 456 = ?"], ["579"]),
+        ([CODE], ["`print(x)`"]),
+        (["https://example.com/the/news/from/today"], ["someone@example.com"]),
+        (["😀😀😀"], ["🎉"]),
+        (["\x00\x01"], ["\u200b"]),
+    ],
+)
+def test_without_evidence_the_language_is_unknown_with_no_confidence(
+    prompts: list[str | None], answers: list[str | None]
+) -> None:
+    assert language(frame(prompts, answers)).row(0) == (UNKNOWN, 0.0)
+
+
+def test_code_does_not_outvote_the_text_around_it() -> None:
+    assert of([SAMPLES["ko"]], [CODE * 40 + "\n네, 좋아요. 어디로 갈까요?"]) == "ko"
+    assert (
+        of([f"{SAMPLES['de']}\n{CODE}"], ["Nimm `the quick brown fox function` statt `while the loop is running`."])
+        == "de"
+    )
+    assert (
+        of([], ["```\nthis code block was never closed, and all of this is inside of it\n" + "x = 1\n" * 99]) == UNKNOWN
+    )
+
+
+def test_addresses_do_not_speak() -> None:
+    address = "https://www.example.com/this-is-the-english-title-of-the-article-that-you-were-reading"
+    assert of([f"{address} {address} Was steht in diesem Artikel?"], ["Ich kann ihn leider nicht öffnen."]) == "de"
+
+
+def test_both_sides_speak_and_neither_drowns_the_other() -> None:
+    assert of([SAMPLES["fr"] * 50], [SAMPLES["fr"]]) == "fr"
+    assert of(["Translate this."], [SAMPLES["ko"] * 3]) == "ko"
+    mixed = language(frame([SAMPLES["de"] * 10], [SAMPLES["en"] * 10]))
+    assert mixed.item(0, "language") in {"de", "en"}
+    assert mixed.item(0, "language_confidence") < 1
+
+
+def test_letters_with_combining_accents_read_as_one() -> None:
+    parts = unicodedata.normalize("NFD", SAMPLES["vi"])
+    assert parts != SAMPLES["vi"]
+    assert language(frame([parts], [])).row(0) == language(frame([SAMPLES["vi"]], [])).row(0)
+
+
+def test_letters_are_folded_as_langdetect_folds_them() -> None:
+    table = profiles.load()
+    every = [code for code in range(0x10000) if not 0xD800 <= code < 0xE000]
+    assert [int(table.letters[code]) for code in every] == [ord(NGram.normalize(chr(code))) for code in every]
+
+
+def test_letter_groups_are_those_langdetect_extracts() -> None:
+    detector_factory.init_factory()
+    known = detector_factory._factory.word_lang_prob_map
+    texts = ["A café in NASA's yard, ok?", " two  spaces\nand a Tab\t!", *SAMPLES.values()]
+    for text in texts:
+        short = text[:PLACES]
+        detector = detector_factory._factory.create()
+        detector.append(short + " ")  # here, the end of a text is the end of a word
+        detector.cleaning_text()
+        assert _groups_read(short) == sorted(detector._extract_ngrams()), text
+    assert len(known) == len(profiles.load().keys) - 1
+
+
+def _groups_read(text: str) -> list[str]:
+    """The letter groups that speak for a text, as text again."""
+    table = profiles.load()
+    letters, sizes = measuring._letters([text], table)
+    keys = measuring._groups(letters, measuring._spread(sizes, np.minimum(sizes, PLACES)), table)
+    rows = table.rows(keys)
+    found = [int(key) for key in table.keys[rows[rows < len(table.keys) - 1]]]
+    return sorted("".join(chr(key >> shift & 0xFFFF) for shift in (32, 16, 0) if key >> shift) for key in found)
+
+
+TEXT = st.one_of(
+    st.text(max_size=60),
+    st.sampled_from([*SAMPLES.values(), "", " ", CODE, "NASA", "a " * 900, SAMPLES["en"] * 30, "é" * 700]),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(TEXT, max_size=12))
+def test_a_text_is_judged_alike_alone_and_in_any_batch(texts: list[str]) -> None:
+    together, confidence = detect(texts)
+    alone = [detect([text]) for text in texts]
+    assert together == [found[0] for found, _ in alone]
+    assert confidence.tolist() == [sure[0] for _, sure in alone]
+    assert all(0 <= sure <= 1 for sure in confidence)
+
+
+def test_a_batch_of_any_size_gives_the_same() -> None:
+    texts = list(SAMPLES.values()) * 50
+    found, _ = detect(texts)
+    assert found == list(SAMPLES) * 50
+
+
+def test_weights_fit_the_sums_they_are_added_up_in() -> None:
+    assert int(profiles.load().weights.max()) * PACK < 2**15
+
+
+def test_the_profiles_are_the_same_built_written_and_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fresh = profiles.load.__wrapped__
+    first, second = fresh(), fresh()
+    built = profiles.build()
+    for name in ("weights", "keys", "starts", "letters", "flags"):
+        assert np.array_equal(getattr(first, name), getattr(built, name))
+        assert np.array_equal(getattr(second, name), getattr(built, name))
+    assert [path.name for path in (tmp_path / "curate").iterdir()] == [profiles.cache_folder().name]
+
+
+def test_a_damaged_cache_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fresh = profiles.load.__wrapped__
+    fresh()
+    damaged = profiles.cache_folder() / "weights.npy"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    weights = fresh().weights
+    assert np.array_equal(weights, profiles.load().weights)
+    assert damaged.stat().st_size > 1000
+
+
+def test_without_a_place_for_the_cache_the_profiles_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert len(profiles.load.__wrapped__().keys) == len(profiles.load().keys)
+
+
+def test_the_codes_are_langdetects() -> None:
+    assert len(profiles.codes()) == 55
+    assert {"en", "ko", "zh-cn", "zh-tw", "no"} <= set(profiles.codes())
+
+
+def test_accuracy_on_labelled_sentences(shared: Path) -> None:
+    same = {"nb": "no", "zh-cn": "zh", "zh-tw": "zh"}
+    with gzip.open(shared / "data" / "languages.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    known = {same.get(code, code) for code in profiles.codes()}
+    rows = [row for row in rows if same.get(row["language"], row["language"]) in known]
+    found, confidence = detect([row["text"] for row in rows])
+    right = np.array(
+        [
+            same.get(code, code) == same.get(row["language"], row["language"])
+            for code, row in zip(found, rows, strict=True)
+        ]
+    )
+    assert len(rows) == 10_200
+    assert right.mean() >= 0.978
+    sure = confidence > 0.99
+    assert right[sure].mean() > 0.99
+    assert abs(right.mean() - confidence.mean()) < 0.01  # confidence means what it says

@@ -1,0 +1,222 @@
+"""Talk with a model: it answers as it was trained, in one turn or several, from a terminal or a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+from click.testing import CliRunner, Result
+
+import curate
+from curate.cli import cli
+from curate.errors import CurateError, InputError, ModelError
+from curate.model import artifact, serving
+from curate.schemas.conversation import Message
+from tests.support import tiny_runs
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # what peft asks
+ASKED, SAID, THEN, LAST = (message.content for message in tiny_runs.TALK)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_runs.run(tmp_path_factory.mktemp("full"))
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_runs.run(tmp_path_factory.mktemp("lora"), "lora")
+
+
+def call(*arguments: Any, text: str | None = None) -> Result:
+    return CliRunner().invoke(cli, ["chat", *map(str, arguments)], input=text)
+
+
+@pytest.mark.parametrize("form", ["run", "folder"])
+def test_a_trained_answer_is_given_and_ends(run: Path, form: str) -> None:
+    found = call(run if form == "run" else run / "model", "--prompt", ASKED, "--temperature", "0")
+    assert found.exit_code == 0, found.output
+    assert found.stdout == f"{SAID}\n"
+    assert found.stderr == ""
+
+
+def test_an_adapter_finds_its_base_and_can_be_taken_away(adapter: Path) -> None:
+    opened = curate.chat(str(adapter), temperature=0.0, max_new_tokens=20)
+    assert str(opened.found).startswith(f"lora adapter '{adapter / 'adapter'}' on its base '{adapter.parent / 'base'}'")
+    assert opened.ask(ASKED) == SAID
+    opened.reset()
+    opened.as_base = True
+    assert opened.ask(ASKED) != SAID
+    opened.as_base = False
+    opened.reset()
+    assert opened.ask(ASKED) == SAID
+
+
+def test_a_conversation_goes_on_over_several_turns(run: Path) -> None:
+    found = call(run, "--prompt", ASKED, "--prompt", THEN, "--temperature", "0")
+    assert found.stdout == f"{SAID}\n{LAST}\n"
+
+
+def test_a_pipe_is_one_prompt_and_an_empty_one_is_refused(run: Path) -> None:
+    assert call(run, "--temperature", "0", text=f"{ASKED}\n").stdout == f"{SAID}\n"
+    found = call(run, text=" \n")
+    assert found.exit_code == 2
+    assert "nothing is asked" in found.stderr
+
+
+def test_the_prompt_has_the_ids_of_training(run: Path) -> None:
+    opened = curate.chat(str(run))
+    made = artifact.renderer(opened.how)
+    opened.messages = list(tiny_runs.TALK[:2])
+    ids, left_out = opened._prompt(tiny_runs.TALK[:3])
+    whole = made.render([tiny_runs.TALK])[0].ids.tolist()
+    assert left_out == 0
+    assert whole[: len(ids)] == ids
+    opened.system = "Speak briefly."
+    rendered = made.render([[Message("system", "Speak briefly."), *tiny_runs.TALK]])[0].ids.tolist()
+    ids, _ = opened._prompt(tiny_runs.TALK[:1])
+    assert rendered[: len(ids)] == ids
+
+
+def test_a_seed_gives_the_same_answer_again(run: Path) -> None:
+    said = [call(run, "--prompt", "?", "--seed", 5, "--temperature", 2, "--max-new-tokens", 8).stdout for _ in "ab"]
+    assert said[0] == said[1]
+    assert call(run, "--prompt", "?", "--seed", 6, "--temperature", 2, "--max-new-tokens", 8).stdout != said[0]
+
+
+def test_an_answer_that_is_cut_says_so_on_stderr(run: Path) -> None:
+    found = call(run, "--prompt", ASKED, "--temperature", 0, "--max-new-tokens", 3)
+    assert "cut after 3 tokens" in found.stderr
+    assert SAID.startswith(found.stdout.strip())
+
+
+def test_the_oldest_exchanges_give_way_where_the_window_is_full(run: Path) -> None:
+    opened = curate.chat(str(run), temperature=0.0, max_new_tokens=8)
+    opened.window = 250
+    for _ in range(6):
+        opened.ask(ASKED)
+    assert opened.last is not None
+    assert opened.last.left_out > 0
+    assert len(opened.messages) == 12, "nothing is forgotten, it is only not sent"
+    with pytest.raises(InputError, match=r"tokens as rendered, and the model holds 250"):
+        opened.ask("word " * 200)
+
+
+def test_what_was_said_stays_where_the_caller_stops_early(run: Path) -> None:
+    opened = curate.chat(str(run), temperature=0.0)
+    answer = opened.stream(ASKED)
+    assert isinstance(answer, Generator)
+    first = next(part for part in answer if part)
+    answer.close()
+    assert opened.messages[-1] == Message("assistant", first)
+    assert opened.last is not None
+    assert not opened.last.stopped
+
+
+# ---- what is no model
+
+
+def refused(name: object, match: str, **settings: Any) -> None:
+    with pytest.raises(CurateError, match=match) as caught:
+        curate.chat(str(name), **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_talked_to_is_told_in_one_line(run: Path, adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "begun" / "config.toml").touch()
+    refused(tmp_path / "begun", r"has no result yet; let it go on: curate finetune --resume")
+    checkpoint = tmp_path / "begun" / "checkpoints" / "step-000001"
+    checkpoint.mkdir()
+    (checkpoint / "manifest.json").touch()
+    (checkpoint / "state.json").touch()
+    refused(checkpoint, rf"is a checkpoint of a run that can go on: curate finetune --resume {tmp_path / 'begun'}$")
+    refused(tmp_path, "neither a model, an adapter nor a run")
+    refused(run / "modle", r"did you mean 'model'\?")
+    refused(run / "model" / "config.json", "is a file")
+    refused(run, "needs no base", base=str(adapter))
+    refused(run, "device 'tpu9'", device="tpu9")
+    refused(run, "temperature = -1", temperature=-1.0)
+    refused(run, "unknown template 'vicunna'; did you mean 'vicuna'", template="vicunna")
+
+
+def test_an_adapter_of_others_is_asked_as_its_base(adapter: Path, tmp_path: Path) -> None:
+    """A folder as peft writes it: no tokenizer, no note; its base ships both."""
+    model = tiny_runs.base()
+    made = peft.get_peft_model(model, tiny_runs.ADAPTERS["lora"]())
+    made.peft_config["default"].base_model_name_or_path = str(adapter.parent / "base")
+    made.save_pretrained(str(tmp_path / "a"), save_embedding_layers=False)
+    opened = curate.chat(str(tmp_path / "a"), max_new_tokens=2)
+    assert (opened.how.template, opened.has_adapter) == ("vicuna", True)
+    assert str(opened.found).startswith("lora adapter")
+    config = tmp_path / "a" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None}))
+    refused(tmp_path / "a", "does not name its base; give it: --base")
+    assert curate.chat(str(tmp_path / "a"), base=str(adapter.parent / "base")).has_adapter
+
+
+def test_an_adapter_that_does_not_fit_is_told_in_one_line(adapter: Path, tmp_path: Path) -> None:
+    other = tiny_runs.base(hidden_size=32)
+    other.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", serving.NOTE):
+        (tmp_path / name).write_bytes((adapter.parent / "base" / name).read_bytes())
+    refused(adapter, "does not fit its base: size mismatch", base=str(tmp_path))
+
+
+# ---- at a terminal
+
+
+def at_a_terminal(run: Path, typed: list[str]) -> str:
+    """Run the command on a terminal of its own, type lines as it asks for them; return all that it showed."""
+    main, side = pty.openpty()
+    command = [sys.executable, "-m", "curate", "chat", str(run), "--temperature", "0", "--max-new-tokens", "20"]
+    env = {**os.environ, "TERM": "dumb", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=env, start_new_session=True)
+    os.close(side)
+    shown, waiting, until = "", list(typed), time.monotonic() + 120
+    while time.monotonic() < until:
+        ready, _, _ = select.select([main], [], [], 1)
+        try:
+            shown += os.read(main, 4096).decode("utf-8", "replace") if ready else ""
+        except OSError:  # the other side is closed: the program has ended
+            break
+        if waiting and shown.count("> ") > len(typed) - len(waiting):
+            os.write(main, waiting.pop(0).encode() + b"\n")
+    process.wait(10)
+    os.close(main)
+    assert process.returncode == 0, shown
+    return shown
+
+
+def test_at_a_terminal_one_talks_begins_anew_and_leaves(adapter: Path) -> None:
+    shown = at_a_terminal(adapter, [ASKED, THEN, "/reset", "/base", ASKED, "/nope", "/quit"])
+    assert "lora adapter" in shown
+    assert shown.count(SAID) == 1, "the base has not learnt it"
+    assert LAST.split(";")[0] in shown
+    assert "(a new conversation)" in shown
+    assert "(the base answers now)" in shown
+    assert "no command /nope" in shown
+
+
+def test_without_the_training_extra_one_line_says_what_to_type(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "curate", "chat", "x"], capture_output=True, text=True, env=env, input="a"
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: curate chat needs the extra [train]: pip install 'curate-chat[train]'\n"
+
+
+def test_errors_are_of_the_family() -> None:
+    assert issubclass(ModelError, CurateError)

@@ -1,0 +1,118 @@
+"""Sampling: which token comes next, and text as it comes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from curate.errors import RecipeError
+from curate.inference import sampling
+from curate.inference.sampling import Sampling, Text
+from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
+from tests.support.tiny_tokenizers import folder, sentencepiece_model
+
+LOGITS = torch.log(torch.tensor([0.05, 0.5, 0.3, 0.15]))
+NONE = torch.zeros(0, dtype=torch.int64)
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def drawn(choice: Sampling, times: int = 200) -> set[int]:
+    generator = torch.Generator().manual_seed(1)
+    return {sampling.next_token(LOGITS, NONE, choice, generator) for _ in range(times)}
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (Sampling(), {1}),
+        (Sampling(temperature=1.0), {0, 1, 2, 3}),
+        (Sampling(temperature=1.0, top_k=2), {1, 2}),
+        (Sampling(temperature=1.0, top_p=0.79), {1, 2}),
+        (Sampling(temperature=1.0, top_p=0.81), {1, 2, 3}),
+        (Sampling(temperature=1.0, top_p=0.01), {1}),
+        (Sampling(temperature=0.01), {1}),
+    ],
+    ids=["greedy", "all", "top-k", "top-p below the third", "top-p with the third", "top-p keeps one", "cold"],
+)
+def test_settings_decide_which_tokens_can_come(choice: Sampling, expected: set[int]) -> None:
+    assert drawn(choice) == expected
+
+
+def test_a_token_that_was_there_is_made_less_likely() -> None:
+    logits = torch.tensor([2.0, 1.9, -1.0])
+    assert sampling.next_token(logits, torch.tensor([0]), Sampling(repetition=1.2), None) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", -0.1), ("top_p", 0.0), ("top_p", 1.1), ("top_k", -1), ("repetition", 0.0), ("max_new_tokens", 0)],
+)
+def test_a_setting_that_means_nothing_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=f"{name} = {value} is not allowed"):
+        Sampling(**{name: value})  # type: ignore[arg-type]
+
+
+def test_the_cache_gives_what_the_whole_text_would_give(model: LlamaForCausalLM) -> None:
+    prompt = [1, 5, 9]
+    ids = list(sampling.stream(model, prompt, (), Sampling(max_new_tokens=12)))
+    assert len(ids) == 12
+    for place, token in enumerate(ids):
+        with torch.no_grad():
+            whole = model(torch.tensor([prompt + ids[:place]])).logits[0, -1]
+        assert token == int(whole.argmax())
+
+
+def test_an_answer_ends_with_the_stop_token_or_the_room(model: LlamaForCausalLM) -> None:
+    ids = list(sampling.stream(model, [1, 5, 9], (), Sampling(max_new_tokens=8)))
+    first = ids.index(ids[3])  # the stop token comes where it stands for the first time
+    assert list(sampling.stream(model, [1, 5, 9], (ids[3],), Sampling(max_new_tokens=8))) == ids[: first + 1]
+    assert len(list(sampling.stream(model, [1, 5, 9], (), Sampling(max_new_tokens=8), limit=7))) == 4
+
+
+def test_a_seed_gives_the_same_answer_whatever_else_is_drawn(model: LlamaForCausalLM) -> None:
+    choice = Sampling(temperature=1.5, seed=3, max_new_tokens=10)
+    first = list(sampling.stream(model, [1], (), choice))
+    torch.rand(5)
+    assert list(sampling.stream(model, [1], (), choice)) == first
+    assert list(sampling.stream(model, [1], (), Sampling(temperature=1.5, seed=4, max_new_tokens=10))) != first
+
+
+def test_a_model_at_rest_trains_on_afterwards(model: LlamaForCausalLM) -> None:
+    model.train()
+    with sampling.at_rest(model):
+        assert not model.training
+        assert not torch.is_grad_enabled()
+    assert model.training
+    assert torch.is_grad_enabled()
+    model.eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return load_tokenizer(str(folder(tmp_path_factory.mktemp("t") / "t", tokenizer_model=sentencepiece_model())))
+
+
+@given(st.text(alphabet=st.sampled_from("ab \n é漢🙂"), max_size=20))
+def test_text_comes_whole_and_in_order(tokenizer: Tokenizer, text: str) -> None:
+    made = Text(tokenizer)
+    parts = [made.add(token) for token in tokenizer.ids([text])[0]]
+    assert "".join([*parts, made.finish()]) == text
+    assert not any(sampling.UNFINISHED in part for part in parts)
+
+
+def test_the_blank_before_an_answer_is_not_part_of_it(tokenizer: Tokenizer) -> None:
+    made = Text(tokenizer, lead=" ")
+    parts = [made.add(token) for token in tokenizer.ids(["  a b"])[0]]
+    assert "".join([*parts, made.finish()]) == " a b"

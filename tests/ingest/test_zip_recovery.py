@@ -1,0 +1,137 @@
+"""A zip that has lost its list keeps its whole members, and what is whole in the one that was cut off."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate.errors import InputError
+from curate.ingest import zip_recovery
+from tests.support.raw_dumps import LINES, ROWS, Dump, good, reads, rules, values
+
+MEMBERS = {"2023/a.jsonl": LINES, "notes.txt": b"not a dump", "b.json": json.dumps(ROWS).encode(), "c.jsonl": LINES}
+
+
+class Pipe(io.BytesIO):
+    """What an archive is written to when it goes through a pipe: sizes then stand behind each member."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, *_: int) -> int:
+        raise OSError("a pipe")
+
+    def tell(self) -> int:
+        raise OSError("a pipe")
+
+
+def packed(kind: str = "plain") -> bytes:
+    buffer = Pipe() if kind.startswith("piped") else io.BytesIO()
+    method = zipfile.ZIP_STORED if kind.endswith("stored") else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, data in MEMBERS.items():
+            with archive.open(name, "w", force_zip64="64" in kind) as member:
+                member.write(data)
+    return buffer.getvalue()
+
+
+KINDS = ["plain", "stored", "zip64", "piped", "piped zip64", "piped stored"]
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Dump:
+    return reads(tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_zip_without_its_list_is_read_in_full_with_a_warning(dump: Dump, kind: str) -> None:
+    data = packed(kind)
+    data = data[: data.index(b"PK\x01\x02")]
+    found, reader = dump(data, "dump.zip")
+    assert values(found) == ROWS * 3
+    assert reader.inputs[0].bytes == len(data)
+    (warning,) = reader.warnings
+    assert warning.source_file == "dump.zip"
+    assert f"cut off at byte {len(data):,}" in warning.text and "4 of them were found" in warning.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_zip_cut_off_in_a_member_keeps_those_before_and_says_what_is_lost(dump: Dump, kind: str) -> None:
+    data = packed(kind)
+    data = data[: data.rindex(b"c.jsonl", 0, data.index(b"PK\x01\x02")) + 120]
+    found, reader = dump(data, "dump.zip")
+    assert good(found)[:26] == ROWS * 2
+    assert set(rules(found)) <= {"unreadable"}
+    listed, cut = reader.warnings[0], reader.warnings[1]
+    assert listed.source_file == "dump.zip"
+    assert cut.source_file == "dump.zip/c.jsonl"
+    assert f"cut off at byte {len(data)} of the file" in cut.text
+    assert ("what came after" in cut.text) == kind.startswith("piped")
+
+
+def test_a_member_damaged_amid_a_zip_without_a_list_costs_what_is_behind_the_damage(dump: Dump) -> None:
+    data = bytearray(packed())
+    place = data.index(b"b.json") + 60
+    data[place : place + 4] = b"\xff\xff\xff\xff"
+    found, reader = dump(bytes(data[:-200]), "dump.zip")
+    assert good(found)[:13] == good(found)[-13:] == ROWS
+    assert any("dump.zip/b.json: the zip member is damaged" in damage.text for damage in reader.warnings)
+
+
+def test_a_checksum_that_does_not_match_is_told(dump: Dump) -> None:
+    data = bytearray(packed("stored"))
+    data[data.index(b"hello")] = ord("j")
+    _, reader = dump(bytes(data[:-200]), "dump.zip")
+    assert any("checksum does not match" in damage.text for damage in reader.warnings)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (packed()[:40], "not one is left"),
+        (packed()[:140], "cut off"),
+        (packed().replace(b".json", b".html")[:-200], "holds no dump"),
+    ],
+)
+def test_a_zip_with_nothing_left_gets_one_clear_line(dump: Dump, data: bytes, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        dump(data, "dump.zip")
+    assert words in str(caught.value)
+
+
+def test_an_encrypted_or_oddly_packed_member_gets_one_clear_line(dump: Dump) -> None:
+    encrypted, odd = bytearray(packed()), bytearray(packed())
+    encrypted[6] |= zip_recovery.ENCRYPTED
+    odd[8] = 12  # bzip2
+    with pytest.raises(InputError, match="encrypted"):
+        dump(bytes(encrypted[:-200]), "dump.zip")
+    with pytest.raises(InputError, match="neither stored nor deflated"):
+        dump(bytes(odd[:-200]), "dump.zip")
+
+
+@settings(max_examples=150, deadline=None)
+@given(kind=st.sampled_from(KINDS), share=st.floats(0.3, 1))
+def test_any_cut_keeps_the_records_before_it_in_order(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, share: float
+) -> None:
+    data = packed(kind)
+    cut = data[: int(len(data) * share)]
+    found, reader = reads(tmp_path_factory.mktemp("zip"))(cut, "dump.zip")
+    kept = [value for value in good(found) if "conversations" in value]  # of the last there may be whole parts
+    assert kept == (ROWS * 3)[: len(kept)]
+    assert reader.warnings or len(kept) == 39
+
+
+def test_a_member_of_which_nothing_is_left_costs_no_other_member(dump: Dump) -> None:
+    data = bytearray(packed())
+    place = data.index(b"b.json") + 6
+    data[place : place + 8] = b"\xff" * 8
+    found, reader = dump(bytes(data), "dump.zip")
+    assert good(found) == ROWS * 2
+    assert any("dump.zip/b.json: the zip member is damaged" in damage.text for damage in reader.warnings)

@@ -1,0 +1,249 @@
+"""Attention over packed rows: each document sees itself alone, by every kernel, and the choice says why."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from curate.errors import RecipeError
+from curate.model.attention import choose, kernels, masks
+from curate.model.attention.choose import Attention
+from tests.support import tiny_models
+
+SDPA = Attention("sdpa", "for a test")
+LENGTHS = st.lists(st.integers(1, 150), min_size=1, max_size=6)
+
+
+def _numbers(lengths: list[int], padding: int) -> Any:
+    row = [number for number, length in enumerate(lengths) for _ in range(length)]
+    return torch.tensor([row + [-1] * padding], dtype=torch.int32)
+
+
+# ---- the masks
+
+
+def test_a_token_sees_its_own_document_up_to_itself_and_padding_sees_padding() -> None:
+    mask = masks.dense(_numbers([2, 3], 1))[0, 0].int().tolist()
+    assert mask == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0],
+        [0, 0, 1, 1, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+
+
+def test_a_window_ends_how_far_back_a_token_sees() -> None:
+    mask = masks.dense(_numbers([4], 0), 2)[0, 0].int().tolist()
+    assert mask == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(LENGTHS, st.integers(0, 200), st.sampled_from([None, 1, 7, 128, 200, 260]))
+def test_the_block_mask_leaves_out_no_seen_key_and_calls_no_block_whole_that_is_not(
+    lengths: list[int], padding: int, window: int | None
+) -> None:
+    documents = _numbers(lengths, padding)
+    seen = masks.dense(documents, window)[0, 0]
+    short = -len(seen) % masks.BLOCK
+    cells = torch.nn.functional.pad(seen, (0, short, 0, short)).unfold(0, masks.BLOCK, masks.BLOCK)
+    cells = cells.unfold(1, masks.BLOCK, masks.BLOCK).flatten(2)
+    made: Any = masks.blocks(documents, window)
+    visited = made.to_dense()[0, 0].bool()  # partial and whole blocks
+    assert not (cells.any(-1) & ~visited).any()
+    whole = torch.zeros_like(visited)
+    for query, count in enumerate(made.full_kv_num_blocks[0, 0].tolist()):
+        whole[query, made.full_kv_indices[0, 0, query, :count].long()] = True
+    real = cells.all(-1)
+    real[-1 if short else len(real) :] |= whole[-1 if short else len(real) :]  # a block beyond the row's end is cut
+    assert not (whole & ~real).any()
+
+
+def test_the_block_mask_skips_what_documents_do_not_share() -> None:
+    made = masks.blocks(_numbers([128] * 8, 0))
+    assert made.to_dense()[0, 0].tolist() == torch.eye(8, dtype=torch.int32).tolist()
+
+
+def test_lengths_cut_rows_into_documents_and_padding_with_room_to_spare() -> None:
+    documents = torch.cat([_numbers([2, 3], 1), _numbers([6], 0)])
+    made = masks.lengths(documents)
+    assert made.cuts.tolist()[:5] == [0, 2, 5, 6, 12]
+    assert set(made.cuts.tolist()[4:]) == {12}
+    assert len(made.cuts) == 64
+    assert made.longest == 6
+
+
+# ---- equal results
+
+
+def _states(rows: int, length: int, *, device: str = "cpu", dtype: Any = None) -> list[Any]:
+    torch.manual_seed(0)
+    return [
+        torch.randn(rows, heads, length, 16, device=device, dtype=dtype).requires_grad_(device != "cpu")
+        for heads in (4, 2, 2)
+    ]
+
+
+def _run(name: kernels.Name, states: list[Any], documents: Any, window: int | None = None) -> Any:
+    packed = {window or 0: kernels.mask(name, documents, window)}
+    kernel = kernels.KERNELS[name]
+    return kernel(torch.nn.Module(), *states, None, scaling=0.25, sliding_window=window, packed=packed)[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # the compiler's own
+def test_compiled_flex_gives_on_a_cpu_what_sdpa_gives_and_compiles_once() -> None:
+    torch.set_num_threads(1)
+    torch._dynamo.reset()
+    counted = torch._dynamo.utils.counters
+    counted.clear()
+    for lengths in ([100, 60, 90], [3, 200, 47], [250]):
+        documents = torch.cat([_numbers(lengths, 6), _numbers([128, 128], 0)])
+        states = _states(2, 256)
+        with torch.no_grad():
+            found, wanted = _run("flex", states, documents), _run("sdpa", states, documents)
+        torch.testing.assert_close(found, wanted, atol=2e-6, rtol=1e-5)
+    assert counted["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("window", [None, 60])
+def test_flex_by_its_rule_alone_gives_what_sdpa_gives(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.nn.attention import flex_attention as flex
+
+    monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    monkeypatch.setattr(kernels, "_compiled_flex", lambda: flex.flex_attention)  # eager: the rule, token by token
+    documents = torch.cat([_numbers([100, 60, 90], 6), _numbers([1, 255], 0)])
+    states = _states(2, 256)
+    with torch.no_grad():
+        found, wanted = _run("flex", states, documents, window), _run("sdpa", states, documents, window)
+    torch.testing.assert_close(found, wanted, atol=2e-6, rtol=1e-5)
+
+
+def test_a_softcap_is_taken_as_the_model_itself_takes_it() -> None:
+    model = tiny_models.model("gemma2", head_dim=8, sliding_window=5, attn_logit_softcapping=2.0)
+    prepared = choose.prepare(model, SDPA)
+    parts = tiny_models.documents([17, 9])
+    batch = tiny_models.rows([parts], 32)
+    with torch.no_grad():
+        found = model.model(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, **choose.kwargs(prepared, batch)
+        ).last_hidden_state
+        with choose.plain(model):
+            wanted = model.model(input_ids=parts[1][0][None]).last_hidden_state
+    assert prepared.windows == (5,)
+    torch.testing.assert_close(found[:, 17:26], wanted, atol=2e-5, rtol=1e-4)
+
+
+KINDS = ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "olmo2", "granite", "gpt_neox"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_documents_in_one_row_are_read_as_if_each_were_alone(kind: str) -> None:
+    model = tiny_models.model(kind)
+    prepared = choose.prepare(model, SDPA)
+    parts = tiny_models.documents([17, 9, 23])
+    batch = tiny_models.rows([parts], 64)
+    with torch.no_grad():
+        found = model.base_model(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, **choose.kwargs(prepared, batch)
+        ).last_hidden_state[0]
+        with choose.plain(model):
+            alone = [model.base_model(input_ids=ids[None]).last_hidden_state[0] for ids, _ in parts]
+    torch.testing.assert_close(found[:49], torch.cat(alone), atol=2e-5, rtol=1e-4)
+
+
+def test_a_packed_row_is_never_read_without_its_mask() -> None:
+    model = tiny_models.model()
+    choose.prepare(model, SDPA)
+    with pytest.raises(RecipeError, match="without their mask"):
+        model(input_ids=torch.ones(1, 4, dtype=torch.int64))
+    with choose.plain(model):
+        model(input_ids=torch.ones(1, 4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("kind", ["falcon", "bloom"])
+def test_a_model_whose_attention_cannot_be_replaced_is_refused(kind: str) -> None:
+    with pytest.raises(RecipeError, match="cannot be told where a document ends"):
+        choose.prepare(tiny_models.model(kind), SDPA)
+
+
+# ---- the choice
+
+
+def test_a_cpu_gets_sdpa_and_says_why() -> None:
+    found = choose.choose("cpu", torch.float32)
+    assert found.name == "sdpa"
+    assert "cpu" in found.reason
+
+
+@pytest.mark.parametrize("wanted", ["flex", "flash", "varlen"])
+def test_a_kernel_of_the_gpu_is_refused_on_a_cpu(wanted: str) -> None:
+    with pytest.raises(RecipeError, match=f"'{wanted}' needs a CUDA device"):
+        choose.choose("cpu", torch.float32, wanted)
+
+
+def test_a_kernel_that_is_none_is_named_with_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'flex'"):
+        choose.choose("cpu", torch.float32, "flexx")
+
+
+@pytest.mark.parametrize(
+    ("capability", "flash", "dtype", "order"),
+    [
+        ((9, 0), None, "bfloat16", ["flex", "varlen"]),
+        ((9, 0), 2, "bfloat16", ["flex", "varlen"]),
+        ((9, 0), 3, "bfloat16", ["flash", "flex", "varlen"]),
+        ((10, 0), 4, "bfloat16", ["flash", "flex", "varlen"]),
+        ((8, 6), 2, "bfloat16", ["flash", "flex", "varlen"]),
+        ((8, 6), 4, "bfloat16", ["flex", "varlen"]),
+        ((9, 0), 3, "float32", ["flex"]),
+        ((7, 5), None, "float16", []),
+    ],
+    ids=["hopper", "hopper fa2", "hopper fa3", "blackwell fa4", "ampere fa2", "ampere fa4", "fp32", "turing"],
+)
+def test_kernels_are_tried_from_the_fastest_on(
+    capability: tuple[int, int], flash: int | None, dtype: str, order: list[str]
+) -> None:
+    assert [name for name, _ in choose.ranked(capability, flash, getattr(torch, dtype))] == order
+
+
+def test_a_kernel_that_fails_its_trial_says_why_in_one_line() -> None:
+    failure = choose.trial("varlen", torch.device("cpu"), torch.float32, choose.Heads(4, 2, 16))
+    assert failure is not None
+    assert "\n" not in failure
+
+
+# ---- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["flex", "varlen", "flash"])
+@pytest.mark.parametrize("window", [None, 60])
+def test_every_kernel_gives_sdpas_output_and_gradients_on_a_gpu(name: kernels.Name, window: int | None) -> None:
+    failure = choose.trial(name, torch.device("cuda"), torch.bfloat16, choose.Heads(4, 2, 16))
+    if failure is not None:
+        pytest.skip(f"{name} cannot run here: {failure}")
+    documents = torch.cat([_numbers([100, 60, 90], 6), _numbers([1, 255], 0)]).cuda()
+    found, wanted = _states(2, 256, device="cuda", dtype=torch.bfloat16), _states(2, 256, device="cuda")
+    wanted = [state.detach().float().requires_grad_() for state in found]
+    outer = torch.randn(2, 256, 4, 16, device="cuda")
+    outputs = _run(name, found, documents, window), _run("sdpa", wanted, documents, window)
+    torch.testing.assert_close(outputs[0].float(), outputs[1], atol=2e-2, rtol=2e-2)
+    for output in outputs:
+        (output.float() * outer).sum().backward()
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.grad.float(), other.grad, atol=6e-2, rtol=6e-2)
+
+
+@pytest.mark.gpu
+def test_the_gpu_gets_a_kernel_and_a_reason() -> None:
+    found = choose.choose("cuda", torch.bfloat16)
+    assert found.reason
+    assert dataclasses.asdict(found)["name"] in choose.NAMES

@@ -1,0 +1,151 @@
+"""What stands beside the weights: a prompt served by transformers has the ids of the trained one, and stops."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, GenerationConfig
+
+from curate.errors import InputError
+from curate.model import serving
+from curate.model.serving import Note
+from curate.schemas import prompts
+from curate.schemas.conversation import Message
+from curate.tokenization.checks import TRICKY
+from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
+from tests.support.tiny_tokenizers import folder, sentencepiece_model, tiktoken_file
+
+TALK = [
+    Message("user", "a  b   c\n\ndef f():\n    return 1"),
+    Message("assistant", "안녕 — 2 < 3"),
+    Message("user", "?"),
+    Message("assistant", "```py\nx = 1\n```"),
+]
+ROLES = {"human": "user", "gpt": "assistant"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
+    root = tmp_path_factory.mktemp("tokenizers")
+    made = {
+        "sentencepiece": folder(root / "s", tokenizer_model=sentencepiece_model()),
+        "tiktoken": folder(root / "t", tokenizer_model=tiktoken_file()),
+    }
+    return {name: load_tokenizer(str(path)) for name, path in made.items()}
+
+
+def note(template: str | None = "vicuna", kind: str = "model") -> Note:
+    return Note(kind=kind, base="org/base", method="full", template=template, stop=("</s>",))
+
+
+def written(root: Path, tokenizer: Tokenizer, template: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    serving.write(root, serving.of(tokenizer, template), note(template), window=2048)
+    (root / "config.json").write_text('{"model_type": "llama"}')
+    return root
+
+
+def trained_ids(tokenizer: Tokenizer, template: str, messages: list[Message], *, prompt: bool = False) -> list[int]:
+    """The ids of a rendering: the text between two control tokens is one tokenisation."""
+    fitted = prompts.fit(prompts.get(template), tokenizer.control_ids)
+    ids: list[int] = []
+    text = ""
+    for segment in [*(prompts.generation_prompt if prompt else prompts.render)(fitted, messages), None]:
+        if segment is not None and segment.control is None:
+            text += segment.text
+            continue
+        ids += tokenizer.ids([text])[0] if text else []
+        text = ""
+        ids += [tokenizer.control_ids[str(segment.control)]] if segment else []
+    return ids
+
+
+def served_ids(tokenizer: Any, messages: list[Message], *, prompt: bool = False) -> list[int]:
+    plain = [{"role": one.role, "content": one.content} for one in messages]
+    found = tokenizer.apply_chat_template(plain, tokenize=True, add_generation_prompt=prompt, return_dict=True)
+    return list(found["input_ids"])
+
+
+CASES = [("sentencepiece", name) for name in prompts.TEMPLATES if name != "llama3"]
+CASES += [("tiktoken", name) for name in prompts.TEMPLATES]
+
+
+@pytest.mark.parametrize(("kind", "template"), CASES)
+def test_transformers_renders_what_training_rendered(
+    tiny: dict[str, Tokenizer], tmp_path: Path, kind: str, template: str
+) -> None:
+    served = AutoTokenizer.from_pretrained(str(written(tmp_path, tiny[kind], template)))
+    assert served_ids(served, TALK) == trained_ids(tiny[kind], template, TALK)
+    assert served_ids(served, TALK[:3], prompt=True) == trained_ids(tiny[kind], template, TALK[:3], prompt=True)
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "tiktoken"])
+def test_transformers_reads_the_exact_tokenizer(tiny: dict[str, Tokenizer], tmp_path: Path, kind: str) -> None:
+    served = AutoTokenizer.from_pretrained(str(written(tmp_path, tiny[kind], "vicuna")))
+    for text in filter(None, TRICKY):
+        found = served(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert found == tiny[kind].ids([text])[0], text
+
+
+@pytest.mark.parametrize("template", ["vicuna", "llama2"])
+def test_real_conversations_with_llama2_have_the_trained_ids(shared: Path, tmp_path: Path, template: str) -> None:
+    tokenizer = load_tokenizer(str(shared / "tokenizers" / "llama2"))
+    served = AutoTokenizer.from_pretrained(str(written(tmp_path, tokenizer, template)))
+    seen = 0
+    for messages in real(shared, 150):
+        if any(name in one.content for one in messages for name in tokenizer.control_ids):
+            continue  # a control string in a text is text in training, and to no server
+        seen += 1
+        assert served_ids(served, messages) == trained_ids(tokenizer, template, messages)
+    assert seen > 100
+
+
+def real(shared: Path, count: int) -> list[list[Message]]:
+    with gzip.open(shared / "data" / "source_markdown.json.gz") as file:
+        rows = json.load(file)[:count]
+    talks = [[(ROLES.get(str(turn["from"])), turn["value"].strip()) for turn in row["conversations"]] for row in rows]
+    return [[Message(role, text) for role, text in talk if role in ("user", "assistant")] for talk in talks]  # type: ignore[arg-type]
+
+
+def test_the_stop_token_is_what_ends_generation(tiny: dict[str, Tokenizer], tmp_path: Path) -> None:
+    tokenizer = tiny["tiktoken"]
+    path = written(tmp_path / "llama3", tokenizer, "llama3")
+    eot, end = tokenizer.control_ids["<|eot_id|>"], tokenizer.control_ids["<|end_of_text|>"]
+    assert GenerationConfig.from_pretrained(str(path)).eos_token_id == [eot, end]
+    assert AutoTokenizer.from_pretrained(str(path)).eos_token == "<|eot_id|>"
+    path = written(tmp_path / "vicuna", tokenizer, "vicuna")
+    assert GenerationConfig.from_pretrained(str(path)).eos_token_id == end
+
+
+def test_the_modelfile_names_weights_template_and_stop(tiny: dict[str, Tokenizer], tmp_path: Path) -> None:
+    text = (written(tmp_path, tiny["sentencepiece"], "vicuna") / serving.MODELFILE).read_text("utf-8")
+    assert "\nFROM .\n" in text
+    assert 'TEMPLATE """' in text
+    assert 'PARAMETER stop "</s>"' in text
+    adapter = serving.modelfile(serving.of(tiny["sentencepiece"], "vicuna"), note(kind="adapter"))
+    assert "\nFROM org/base\nADAPTER .\n" in adapter
+
+
+def test_a_folder_says_how_it_is_asked(tiny: dict[str, Tokenizer], tmp_path: Path) -> None:
+    path = written(tmp_path, tiny["sentencepiece"], "alpaca")
+    assert serving.note(path) == note("alpaca")
+    found = serving.read(path)
+    assert (found.template, found.stops) == ("alpaca", ("</s>",))
+    assert serving.read(path, template="vicuna").template == "vicuna"
+
+
+def test_a_model_of_others_is_asked_by_its_own_template_or_not_at_all(
+    tiny: dict[str, Tokenizer], tmp_path: Path
+) -> None:
+    path = written(tmp_path, tiny["sentencepiece"], "vicuna")
+    (path / serving.NOTE).unlink()
+    found = serving.read(path)
+    assert found.template is None
+    assert found.stops == ("</s>",)
+    (path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"does not say how it is asked.*--template vicuna"):
+        serving.read(path)

@@ -1,0 +1,559 @@
+"""The main job from end to end: what becomes of every record, and what stands on disk whatever happens."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import curate
+from curate.dataset import curated_set, transaction
+from curate.errors import CurateError, InputError, SetError
+from tests.support import ROOT
+
+EXAMPLE = ROOT / "examples" / "sharegpt_dump.json"
+TABLES = (curated_set.CONVERSATIONS, curated_set.REJECTED, curated_set.ORIGINALS)
+
+Record = dict[str, Any]
+
+
+def record(name: str | None, *texts: str, **keys: object) -> Record:
+    """Return a ShareGPT record whose turns alternate, the person first."""
+    turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
+    return {**({"id": name} if name else {}), "conversations": turns, **keys}
+
+
+def chat(n: int, exchanges: int = 1) -> Record:
+    pairs = [
+        text for i in range(exchanges) for text in (f"Question {n}.{i}?", f"The answer to {n}.{i} is {n * i + 7}.")
+    ]
+    return record(f"chat{n}", *pairs)
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Callable[..., Path]:
+    def write(*records: object, name: str = "dump.json") -> Path:
+        file = tmp_path / name
+        file.write_text(json.dumps(records), "utf-8")
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> curate.CuratedSet:
+    """The example dump, cleaned by the default recipe in one process."""
+    folder = tmp_path_factory.mktemp("example") / "curated"
+    curate.clean(EXAMPLE, folder, workers=1)
+    return curate.open_set(folder)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in TABLES}
+
+
+def rows(folder: Path, table: str = curated_set.CONVERSATIONS) -> list[dict[str, Any]]:
+    return pl.read_parquet(folder / table).to_dicts()
+
+
+def without_run(folder: Path) -> dict[str, Any]:
+    manifest = json.loads((folder / curated_set.MANIFEST).read_text())
+    return {key: value for key, value in manifest.items() if key != "run"}
+
+
+def test_every_record_of_the_example_is_kept_or_rejected(example: curate.CuratedSet) -> None:
+    counts = example.manifest["counts"]
+    kept = example.conversations().select(pl.struct("source_file", "source_index").n_unique()).collect().item()
+    rejected = example.rejected().filter(pl.col("scope") == "record").collect()
+    assert counts["read"] == len(json.loads(EXAMPLE.read_text("utf-8"))) == counts["kept"] + counts["rejected"]
+    assert counts["kept"] == kept
+    assert counts["rejected"] == rejected.height == sum(rule["first"] for rule in counts["rules"].values())
+    assert all(rule["alone"] >= rule["first"] for rule in counts["rules"].values())
+    assert rejected["record"].null_count() == rejected["rule"].null_count() == rejected["reason"].null_count() == 0
+
+
+def test_ids_are_unique_and_pieces_are_numbered_from_zero(example: curate.CuratedSet) -> None:
+    table = example.conversations().collect()
+    assert table["id"].n_unique() == table.height
+    pieces = table.group_by("source_index", maintain_order=True).agg("piece")["piece"].to_list()
+    assert all(numbers == list(range(len(numbers))) for numbers in pieces)
+    assert any(len(numbers) > 1 for numbers in pieces)
+
+
+def test_the_originals_hold_the_bytes_of_every_changed_record(example: curate.CuratedSet) -> None:
+    changed = example.conversations().filter(pl.col("edit_names").list.len() > 0).select("source_index").unique()
+    originals = example.originals()
+    assert originals is not None
+    found = originals.collect()
+    assert set(changed.collect()["source_index"]) <= set(found["source_index"])
+    text = EXAMPLE.read_bytes()
+    assert all(raw in text for raw in found["record"])
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_do_not_change_a_byte(example: curate.CuratedSet, tmp_path: Path, workers: int) -> None:
+    big = tmp_path / "many" / EXAMPLE.name  # several chunks, so that several workers have some
+    big.parent.mkdir()
+    records = json.loads(EXAMPLE.read_text("utf-8"))
+    copies = [
+        dict(r, id=f"{r['id']}-{n}") if isinstance(r, dict) and "id" in r else r for n in range(30) for r in records
+    ]
+    big.write_text(json.dumps(copies), "utf-8")
+    one, more = tmp_path / "one" / "set", tmp_path / "more" / "set"  # a set's name stands on its page
+    curate.clean(big, one, workers=1)
+    curate.clean(big, more, workers=workers)
+    assert digests(one) == digests(more)
+    assert (one / curated_set.REPORT).read_bytes() == (more / curated_set.REPORT).read_bytes()
+    assert without_run(one) == without_run(more)
+
+
+def test_the_shell_and_python_give_the_same_set(example: curate.CuratedSet, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "curate", "clean", str(EXAMPLE), "-o", str(tmp_path / "shell")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "shell") == digests(example.path)
+    assert without_run(tmp_path / "shell") == without_run(example.path)
+
+
+def test_a_copy_is_dropped_once_and_its_twin_is_named(dump: Callable[..., Path], tmp_path: Path) -> None:
+    first, copy = (
+        record("a", "What is a fjord?", "A drowned valley."),
+        record("b", "What is a fjord?", "A drowned valley."),
+    )
+    curate.clean(dump(first, copy), tmp_path / "set")
+    (kept,), (gone,) = rows(tmp_path / "set"), rows(tmp_path / "set", curated_set.REJECTED)
+    assert (kept["id"], gone["source_id"], gone["rule"], gone["twin"]) == ("a", "b", "exact_duplicates", "a")
+    assert json.loads(gone["record"]) == copy
+
+
+def test_of_two_that_begin_alike_the_longer_stays(dump: Callable[..., Path], tmp_path: Path) -> None:
+    short = record("short", "Name a prime.", "Two is one of them.")
+    longer = record("long", "Name a prime.", "Two is one of them.", "Another?", "Three.")
+    curate.clean(dump(short, longer), tmp_path / "set")
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["long"]
+    assert rows(tmp_path / "set", curated_set.REJECTED)[0]["twin"] == "long"
+
+
+def test_a_conversation_stays_when_its_longer_twin_is_rejected(dump: Callable[..., Path], tmp_path: Path) -> None:
+    short = record("short", "Name a prime.", "Two is one of them.")
+    longer = record("long", "Name a prime.", "Two is one of them.", "Another?", "Three.", plugins=["x"])
+    curate.clean(dump(short, longer), tmp_path / "set")
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["short"]
+
+
+def test_one_id_with_two_contents_is_two_conversations(dump: Callable[..., Path], tmp_path: Path) -> None:
+    one, other = (
+        record("same", "What is a tarn?", "A mountain lake."),
+        record("same", "What is a firth?", "An estuary."),
+    )
+    curate.clean(dump(one, other), tmp_path / "set")
+    ids = [row["id"] for row in rows(tmp_path / "set")]
+    assert ids[0] == "same"
+    assert ids[1].startswith("same~") and len(ids[1]) == len("same~") + 8
+
+
+def test_a_piece_never_takes_the_id_of_another_conversation(dump: Callable[..., Path], tmp_path: Path) -> None:
+    long = record("x", *[f"{side} {i} " + "word " * 40 for i in range(20) for side in ("Ask", "Tell")])
+    result = curate.clean(
+        dump(long, record("x_1", "What is a mere?", "A broad, shallow lake.")), tmp_path / "set", max_tokens=300
+    )
+    ids = [row["id"] for row in rows(tmp_path / "set")]
+    assert len(set(ids)) == len(ids) == result.manifest["counts"]["pieces"]
+
+
+def test_ids_are_made_where_there_are_none(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(record(None, "What is a col?", "A pass between peaks.")), tmp_path / "set")
+    (row,) = rows(tmp_path / "set")
+    assert row["source_id"] is None
+    assert row["id"].startswith("c-") and len(row["id"]) == 14
+
+
+def test_a_lost_exchange_is_a_row_of_its_own(dump: Callable[..., Path], tmp_path: Path) -> None:
+    source = record("a", "First question?", "A first answer.", "Second?", "", "Third question?", "A third answer.")
+    result = curate.clean(dump(source), tmp_path / "set")
+    (kept,), (lost,) = rows(tmp_path / "set"), rows(tmp_path / "set", curated_set.REJECTED)
+    assert [m["content"] for m in kept["messages"]] == [
+        "First question?",
+        "A first answer.",
+        "Third question?",
+        "A third answer.",
+    ]
+    assert (lost["scope"], lost["rule"], lost["message_range"]) == ("exchange", "empty_answer", [2, 4])
+    assert json.loads(lost["record"]) == source
+    assert result.manifest["counts"]["rejected_exchanges"] == 1
+    assert result.manifest["counts"]["rejected"] == 0
+
+
+def test_a_prompt_is_freed_of_its_bubble_and_html_that_was_typed_stays(
+    dump: Callable[..., Path], tmp_path: Path
+) -> None:
+    bubble = '<div data-message-author-role="user"><div class="whitespace-pre-wrap">a &lt; b?\n</div></div>'
+    typed = '<div class="whitespace-pre-wrap">{text}</div>\n\nWhy does it not wrap? &amp; <b>'
+    curate.clean(dump(record("a", bubble, "An answer to it.", typed, "Another answer.")), tmp_path / "set")
+    (kept,) = rows(tmp_path / "set")
+    assert [m["content"] for m in kept["messages"] if m["role"] == "user"] == ["a < b?\n", typed]
+    assert [(edit["rule"], edit["message"], edit["before"]) for edit in kept["edits"]] == [("prompt_markup", 0, bubble)]
+
+
+# What cleaners that take every text for HTML, or for ASCII, damage.
+EASILY_DAMAGED = {
+    "a header": "#include <stdio.h>\n#include <map>",
+    "comparisons": "a<b && c>d || e<=f",
+    "a template": "std::vector<int> v; Map<String, List<T>> m;",
+    "emphasis that is none": "my_snake_case * 2 ** __init__ _x_",
+    "indentation": "def f(x):\n    if x:\n\t\treturn  x\n",
+    "a fraction": "1 / 2 of the class",
+    "entities": "&lt;b&gt; &amp;amp; &nbsp;",
+    "markup": "<div class='a'><span>text</span></div><script>x</script>",
+    "letters past ASCII": "naïve café, 你好，世界。 안녕 🙂 и так далее",
+    "control strings": "</s> <s> <|eot_id|> [INST]",
+    "odd white space": "a\u00a0b\u3000c\u200bd\u2028e  ",
+}
+
+
+@pytest.mark.parametrize("recipe", ["vicuna", "fastchat"])
+def test_text_that_is_easily_damaged_comes_through_in_prompts_and_in_plain_answers(
+    recipe: str, dump: Callable[..., Path], tmp_path: Path
+) -> None:
+    chats = {name: (text, text, text, f"Said: {text}") for name, text in EASILY_DAMAGED.items()}
+    source = dump(*(record(name, *texts) for name, texts in chats.items()))
+    curate.clean(source, tmp_path / "set", recipe=recipe, workers=1)
+    kept = {row["id"]: row for row in rows(tmp_path / "set")}
+    assert {name: tuple(m["content"] for m in row["messages"]) for name, row in kept.items()} == chats
+    assert [row["edits"] for row in kept.values()] == [[]] * len(chats)
+
+
+def test_a_copy_with_an_answer_before_its_first_prompt_is_a_copy(dump: Callable[..., Path], tmp_path: Path) -> None:
+    shifted = chat(1)
+    shifted["conversations"].insert(0, {"from": "gpt", "value": "…continued from an earlier conversation."})
+    curate.clean(dump(chat(1), {**shifted, "id": "other"}), tmp_path / "set")
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["chat1"]
+    assert [row["twin"] for row in rows(tmp_path / "set", curated_set.REJECTED)] == ["chat1"]
+
+
+def test_train_and_eval_do_not_depend_on_the_order_of_the_input(dump: Callable[..., Path], tmp_path: Path) -> None:
+    chats = [chat(n, 1 + n % 3) for n in range(400)]
+    curate.clean(dump(*chats), tmp_path / "one", eval_fraction=0.2)
+    random.Random(3).shuffle(chats)
+    curate.clean(dump(*chats), tmp_path / "two", eval_fraction=0.2)
+    one, two = ({row["id"]: row["split"] for row in rows(tmp_path / name)} for name in ("one", "two"))
+    assert one == two
+    assert 40 < sum(split == "eval" for split in one.values()) < 120
+
+
+def test_pieces_of_one_conversation_are_on_one_side(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(*(chat(n, 12) for n in range(220))), tmp_path / "set", max_tokens=150, eval_fraction=0.3)
+    sides = (
+        pl.read_parquet(tmp_path / "set" / curated_set.CONVERSATIONS)
+        .group_by("source_index")
+        .agg(pl.col("split").n_unique())
+    )
+    assert sides["split"].unique().to_list() == [1]
+
+
+def test_a_small_set_holds_nothing_out(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(*(chat(n) for n in range(199))), tmp_path / "set", eval_fraction=0.5)
+    assert {row["split"] for row in rows(tmp_path / "set")} == {"train"}
+
+
+def test_each_malformed_kind_costs_one_record_at_most(shared: Path, tmp_path: Path) -> None:
+    for file in sorted((shared / "data" / "malformed").glob("*.json")):
+        tokenizer = str(shared / "tokenizers" / "llama2")
+        result = curate.clean(file, tmp_path / file.stem, max_tokens=1_000_000, workers=1, tokenizer=tokenizer)
+        counts = result.manifest["counts"]
+        assert counts["read"] == 13, file.stem
+        assert counts["kept"] >= 12, (file.stem, counts["rules"])
+        assert counts["kept"] + counts["rejected"] == 13, file.stem
+
+
+def test_a_users_own_filter_works_and_is_named(dump: Callable[..., Path], tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "import polars as pl\nfrom curate.filters import rule\n\n\n@rule\ndef no_lakes() -> pl.Expr:\n"
+        '    """Drop conversations about lakes."""\n'
+        '    return pl.col("answers").list.join(" ").str.contains("lake")\n'
+    )
+    source = dump(
+        record("a", "What is a tarn?", "A mountain lake."),
+        record("b", "What is a firth?", "An estuary, as in Scotland."),
+    )
+    curate.clean(source, tmp_path / "set", filters=[own])
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["b"]
+    assert rows(tmp_path / "set", curated_set.REJECTED)[0]["rule"] == "no_lakes"
+
+
+def test_one_file_can_be_asked_for(dump: Callable[..., Path], tmp_path: Path) -> None:
+    result = curate.clean(dump(chat(1), chat(2)), tmp_path / "clean.json")
+    assert result.file == tmp_path / "clean.json"
+    turns = [row["conversations"] for row in json.loads((tmp_path / "clean.json").read_text())]
+    assert [turn["from"] for turn in turns[0]] == ["human", "gpt"]
+    assert curated_set.is_set(tmp_path / "clean")
+
+
+def test_a_folder_that_is_no_set_is_refused(dump: Callable[..., Path], tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(SetError, match="not a curated set"):
+        curate.clean(dump(chat(1)), mine)
+    assert [file.name for file in mine.iterdir()] == ["thesis.txt"]
+
+
+def test_a_users_notes_in_a_set_outlive_the_next_run(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(chat(1)), tmp_path / "set")
+    (tmp_path / "set" / "notes.md").write_text("mine")
+    curate.clean(dump(chat(2)), tmp_path / "set")
+    assert (tmp_path / "set" / "notes.md").read_text() == "mine"
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["chat2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dump.json", "set"]
+
+
+def test_nothing_is_written_where_there_is_nothing_whole(tmp_path: Path) -> None:
+    (tmp_path / "page.json").write_text("<html>not a dump</html>")
+    with pytest.raises(InputError):
+        curate.clean(tmp_path / "page.json", tmp_path / "set")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.json"]
+
+
+def test_a_second_run_on_one_target_is_refused(dump: Callable[..., Path], tmp_path: Path) -> None:
+    source = dump(chat(1))
+    with transaction.writing(tmp_path / "set") as partial:
+        with pytest.raises(SetError, match="another run"):
+            curate.clean(source, tmp_path / "set")
+        transaction.write_manifest(partial, {})
+    assert curated_set.is_set(tmp_path / "set")
+
+
+def test_two_renames_that_were_cut_short_are_finished(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(chat(1)), tmp_path / "set")
+    (tmp_path / "set" / transaction.ASIDE).touch()
+    (tmp_path / "set").rename(tmp_path / "set.previous")  # as a kill between the two renames leaves it
+    with pytest.raises(InputError):
+        curate.clean(tmp_path / "absent.json", tmp_path / "set")
+    curate.clean(dump(chat(2)), tmp_path / "set")
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["chat2"]
+    assert not (tmp_path / "set.previous").exists()
+    assert sorted(file.name for file in (tmp_path / "set").iterdir()) == sorted(curated_set.FILES)
+
+
+def test_where_names_cannot_be_exchanged_two_renames_do_and_a_users_files_move_along(
+    dump: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction, "_exchange", lambda one, other: False)  # as on network file systems
+    curate.clean(dump(chat(1)), tmp_path / "set")
+    (tmp_path / "set" / "notes.md").write_text("mine")
+    curate.clean(dump(chat(2)), tmp_path / "set")
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["chat2"]
+    assert sorted(file.name for file in (tmp_path / "set").iterdir()) == sorted([*curated_set.FILES, "notes.md"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dump.json", "set"]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_users_own_copy_of_a_set_is_never_taken_for_one_set_aside(
+    dump: Callable[..., Path], tmp_path: Path, beside: bool
+) -> None:
+    curate.clean(dump(chat(1)), tmp_path / "set.previous")
+    if beside:
+        curate.clean(dump(chat(2)), tmp_path / "set")
+    curate.clean(dump(chat(3)), tmp_path / "set")
+    assert [row["id"] for row in rows(tmp_path / "set.previous")] == ["chat1"]
+
+
+@pytest.mark.parametrize("name", ["dump.json", "notes.jsonl", "link.json"])
+def test_a_file_that_curate_did_not_write_is_never_written_over(
+    dump: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    source = dump(chat(1))
+    (tmp_path / "notes.jsonl").write_text("mine")
+    (tmp_path / "link.json").symlink_to("notes.jsonl")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(SetError, match="nothing was written"):
+        curate.clean(source, tmp_path / name)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_file_of_an_earlier_run_is_replaced(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(chat(1)), tmp_path / "out.jsonl")
+    curate.clean(dump(chat(2)), tmp_path / "out.jsonl")
+    assert [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == ["chat2"]
+
+
+def test_a_set_is_not_cleaned_onto_itself(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.clean(dump(chat(1)), tmp_path / "set")
+    before = digests(tmp_path / "set")
+    with pytest.raises(SetError, match="what is read"):
+        curate.clean(tmp_path / "set", tmp_path / "set")
+    assert digests(tmp_path / "set") == before
+
+
+def test_a_name_that_is_no_utf_8_is_read_and_stands_in_the_manifest(tmp_path: Path) -> None:
+    source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.json"))
+    source.write_text(json.dumps([chat(1)]))
+    result = curate.clean(source, tmp_path / "set")
+    assert [row["source_file"] for row in rows(tmp_path / "set")] == ["caf\ufffd.json"]
+    assert curate.open_set(tmp_path / "set").manifest["run"]["paths"] == result.manifest["run"]["paths"]
+
+
+def start(source: Path, target: Path, **keys: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "curate", "clean", str(source), "-o", str(target), "--workers", "2"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **keys)
+
+
+def test_kill_9_at_any_moment_leaves_the_earlier_set_or_the_new_one(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(json.dumps([chat(n) for n in range(5)]))
+    new.write_text(json.dumps([chat(n, 4) for n in range(6000)]))
+    curate.clean(old, tmp_path / "set")
+    before = digests(tmp_path / "set")
+    began = time.monotonic()
+    curate.clean(new, tmp_path / "whole", workers=2)
+    lasts, after = time.monotonic() - began + 0.5, digests(tmp_path / "whole")
+    moments = random.Random(11)
+    for _ in range(6):
+        process = start(new, tmp_path / "set")
+        time.sleep(moments.uniform(0.2, 1.0) * lasts)
+        process.kill()
+        process.communicate()
+        assert digests(tmp_path / "set") in (before, after)
+        curate.open_set(tmp_path / "set")
+    curate.clean(old, tmp_path / "set")
+    assert digests(tmp_path / "set") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json", "old.json", "set", "whole"]
+
+
+@pytest.mark.parametrize(
+    ("number", "wait"),
+    [(signal.SIGINT, 0), (signal.SIGINT, 0.1), (signal.SIGINT, 1.0), (signal.SIGTERM, 0.5), (signal.SIGHUP, 0.2)],
+)
+def test_ctrl_c_and_the_like_leave_things_as_they_were_and_say_so(tmp_path: Path, number: int, wait: float) -> None:
+    source = tmp_path / "big.json"
+    source.write_text(json.dumps([chat(n, 30) for n in range(6000)]))
+    process = start(source, tmp_path / "set", start_new_session=True)
+    while not (tmp_path / ".set.partial").exists() and process.poll() is None:  # its workers are starting
+        time.sleep(0.01)
+    time.sleep(wait)
+    os.killpg(process.pid, number)  # to all of its group, as a terminal does
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
+    assert "nothing was changed" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["big.json"]
+
+
+def test_a_stop_while_the_one_file_is_written_says_that_the_set_stands(
+    dump: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("curate.conversion.convert"), "convert", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"set' is new and whole, but .*set\.json' was not written"):
+        curate.clean(dump(chat(1)), tmp_path / "set.json")
+    assert curated_set.is_set(tmp_path / "set") and not (tmp_path / "set.json").exists()
+
+
+def test_a_full_disk_gives_one_clear_line(tmp_path: Path) -> None:
+    source = tmp_path / "dump.json"
+    source.write_text(json.dumps([chat(n, 8) for n in range(3000)]))
+
+    def small_files() -> None:  # a file-size limit stands in for a full disk: the same failed write
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    process = start(source, tmp_path / "set", preexec_fn=small_files)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert errors.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["dump.json"]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mount a file system of its own with some options; again, to change them."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(options: str) -> Path:
+        mounted = ["-o", f"remount,{options}"] if place.is_mount() else ["-o", options]
+        done = subprocess.run(["mount", "-t", "tmpfs", *mounted, "none", str(place)], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        return place
+
+    try:
+        yield mount
+    finally:
+        if place.is_mount():
+            subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_file_system_that_is_full_or_read_only_gives_one_clear_line(
+    dump: Callable[..., Path], tmp_path: Path, disk: Callable[[str], Path]
+) -> None:
+    room = disk("size=1200k")
+    curate.clean(dump(chat(1)), room / "set")
+    before = digests(room / "set")
+    noise = random.Random(5)
+    small = dump(
+        *[record(f"r{n}", "Some digits?", noise.randbytes(25_000).hex()) for n in range(60)], name="small.json"
+    )
+    large = dump(*[chat(n, 16) for n in range(8000)], name="large.json")  # two chunks, so that two workers write
+    for source, options, said in [
+        (large, "size=1200k", "No space left"),  # for the first part
+        (large, "size=6700k", "No space left"),  # for a later part
+        (small, "size=4700k", "No space left"),  # for the set's tables
+        (small, "ro", "Read-only file system"),
+    ]:
+        disk(options)
+        process = start(source, room / "set")
+        _, errors = process.communicate(timeout=120)
+        last = [line for line in errors.splitlines() if not line.startswith("cleaning")]
+        assert (process.returncode, len(last)) == (1, 1), errors
+        assert last[0].startswith(f"error: cannot write the set '{room / 'set'}': {said}"), errors
+        assert digests(room / "set") == before
+        assert [path.name for path in room.iterdir()] == ["set"]
+
+
+def test_a_target_that_cannot_be_made_gives_one_clear_line(dump: Callable[..., Path]) -> None:
+    with pytest.raises(CurateError, match="cannot write"):
+        curate.clean(dump(chat(1)), "/proc/curate-cannot-write-here/set")
+
+
+def test_a_batch_without_one_conversation_is_rejected_record_by_record(
+    dump: Callable[..., Path], tmp_path: Path
+) -> None:
+    result = curate.clean(dump({"a": 1}, None), tmp_path / "set")
+    assert (result.manifest["counts"]["read"], result.manifest["counts"]["kept"]) == (2, 0)
+    assert [row["rule"] for row in rows(tmp_path / "set", curated_set.REJECTED)] == ["unknown_format", "not_a_record"]
+    (warning,) = result.warnings
+    assert warning == f"every record was rejected; to see why: curate stats {tmp_path / 'set'}"
+
+
+def test_a_set_is_read_for_its_conversations_and_passed_over_among_dumps(
+    dump: Callable[..., Path], tmp_path: Path
+) -> None:
+    dump(chat(1), chat(2))
+    curate.clean(tmp_path, tmp_path / "set")
+    again = curate.clean(tmp_path, tmp_path / "set")
+    assert again.manifest["counts"]["read"] == 2
+    copied = curate.clean(tmp_path / "set", tmp_path / "other")
+    assert copied.manifest["counts"]["kept"] == 2
+    assert [row["id"] for row in rows(tmp_path / "other")] == ["chat1", "chat2"]
+
+
+def test_a_file_of_a_kind_that_is_not_written_is_refused(dump: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(SetError, match=r"ending in \.json"):
+        curate.clean(dump(chat(1)), tmp_path / "out.csv")

@@ -1,0 +1,313 @@
+"""A model's own chat template: the ids that transformers gives, a mask that is proven, or a reason by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from curate.errors import RecipeError
+from curate.rendering import proof
+from curate.rendering.factory import make_renderer
+from curate.rendering.renderer import Renderer
+from curate.schemas import prompts, template_export
+from curate.schemas.conversation import Message
+from curate.schemas.prompts import TEMPLATES
+from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
+from tests.rendering.test_renderer import conversations, fits, trained, with_double_newline
+from tests.support.tiny_tokenizers import folder, sentencepiece_model
+
+# Written after the templates that these models ship, shortened.
+LLAMA3 = """{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- if strftime_now is defined %}{%- set date_string = strftime_now("%d %b %Y") %}
+    {%- else %}{%- set date_string = "26 Jul 2024" %}{%- endif %}
+{%- endif %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content'] | trim %}{%- set messages = messages[1:] %}
+{%- else %}{%- set system_message = "" %}{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\nToday Date: " + date_string + "\\n\\n" }}
+{{- system_message }}{{- "<|eot_id|>" }}
+{%- for message in messages %}
+    {%- if 'tool_calls' in message %}
+        {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n{"name": "' }}
+        {{- message.tool_calls[0].function.name + '", "parameters": ' }}
+        {{- message.tool_calls[0].function.arguments | tojson }}{{- "}" }}{{- "<|eot_id|>" }}
+    {%- elif message.role == "tool" %}
+        {{- "<|start_header_id|>ipython<|end_header_id|>\\n\\n" + message.content + "<|eot_id|>" }}
+    {%- else %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+        {{- message['content'] | trim + '<|eot_id|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}"""
+LLAMA2 = """{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}
+{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}
+{% set system_message = false %}{% endif %}{% for message in loop_messages %}
+{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}
+{% if loop.index0 == 0 and system_message != false %}
+{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}
+{% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}
+{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}
+{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"""
+MARKED = """{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' }}
+{%- if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ '<|eot_id|>' }}{% endgeneration %}
+{% else %}{{ m.content }}{{ '<|eot_id|>' }}{% endif %}{% endfor %}
+{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>' }}{% endif %}"""
+HEADER = "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' }}"
+ASKS = "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>' }}{% endif %}"
+
+
+def loop(body: str, asks: str) -> str:
+    return "{{ bos_token }}{% for m in messages %}" + HEADER + body + "{% endfor %}" + asks
+
+
+# Answers before the last one lose their thoughts, and the last one has an empty thought where it has none.
+THINKS = (
+    "{{ bos_token }}{% for m in messages %}"
+    + HEADER
+    + "{% set c = m.content %}{% if m.role == 'assistant' and '</think>' in c %}"
+    + "{% set c = c.split('</think>')[-1] %}{% endif %}"
+    + "{% if m.role == 'assistant' and loop.last %}{{ '<think></think>' }}{% endif %}{{ c + '<|eot_id|>' }}{% endfor %}"
+    + ASKS
+)
+TWO = [
+    Message("user", "the dog?"),
+    Message("assistant", "It sleeps."),
+    Message("user", "안녕 the fox?"),
+    Message("assistant", "你好。 Bye"),
+]
+SYSTEM = Message("system", "Be brief.")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
+    root = tmp_path_factory.mktemp("own")
+    sources = {
+        "sentencepiece": folder(root / "sp", tokenizer_model=sentencepiece_model(lines=False)),
+        "tiktoken": folder(root / "tik", tokenizer_model=with_double_newline()),
+    }
+    return {name: load_tokenizer(str(path)) for name, path in sources.items()}
+
+
+def served(tokenizer: Tokenizer, template: str, messages: list[dict[str, Any]], *, asks: bool = False) -> list[int]:
+    """The ids that transformers' apply_chat_template gives."""
+    import tokenizers as library
+    from transformers import PreTrainedTokenizerFast
+
+    fast: Any = PreTrainedTokenizerFast(
+        tokenizer_object=library.Tokenizer.from_str(tokenizer.tokenizer_json()),
+        bos_token=tokenizer.info.bos_token,
+        eos_token=tokenizer.info.eos_token,
+    )
+    found = fast.apply_chat_template(messages, chat_template=template, add_generation_prompt=asks, return_dict=False)
+    return [int(token) for token in found]
+
+
+def plain(messages: list[Message]) -> list[dict[str, Any]]:
+    return [{"role": one.role, "content": one.content} for one in messages]
+
+
+def proven(made: Renderer, batch: list[list[Message]]) -> dict[int, str]:
+    return {index: problem.rule for index, problem in proof.prove(made, batch, made.write(batch)).items()}
+
+
+CASES = [("llama3", "tiktoken", LLAMA3), ("llama2", "sentencepiece", LLAMA2), ("marked", "tiktoken", MARKED)]
+
+
+@pytest.mark.parametrize(("name", "kind", "template"), CASES, ids=[name for name, *_ in CASES])
+@pytest.mark.parametrize("system", [False, True], ids=["bare", "system"])
+def test_the_ids_are_those_of_transformers(
+    name: str, kind: str, template: str, system: bool, tokenizers: dict[str, Tokenizer]
+) -> None:
+    template = template.replace("strftime_now is defined", "false")  # transformers writes today's date
+    made = make_renderer("any", tokenizers[kind], chat_template=template)
+    messages = [*([SYSTEM] if system else []), *TWO]
+    [one] = made.render([messages])
+    expected = served(tokenizers[kind], template, plain(messages))
+    assert one.ids.tolist() == expected
+    prompt = served(tokenizers[kind], template, plain(messages[:-1]), asks=True)
+    assert made.generation_prompt(messages[:-1]).tolist() == prompt == expected[: len(prompt)]
+    assert proven(made, [messages]) == {}
+
+
+def test_answers_and_their_ends_are_trained_on(tokenizers: dict[str, Tokenizer]) -> None:
+    made = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
+    assert trained(made, [SYSTEM, *TWO]) == ["It sleeps.<|eot_id|>", "你好。 Bye<|eot_id|>"]
+    last = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3, loss="last")
+    assert trained(last, TWO) == ["你好。 Bye<|eot_id|>"]
+    users = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3, loss="roles:user")
+    assert trained(users, TWO) == ["the dog?<|eot_id|>", "안녕 the fox?<|eot_id|>"]
+    assert proven(users, [TWO]) == proven(last, [TWO]) == {}
+    assert made.stop_ids == (tokenizers["tiktoken"].control_ids["<|eot_id|>"],)
+
+
+def test_the_flags_of_messages_hold(tokenizers: dict[str, Tokenizer]) -> None:
+    made = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
+    messages = [TWO[0], Message("assistant", "No", train=False), TWO[2], Message("assistant", "It sl", stop=False)]
+    assert trained(made, messages) == ["It sl"]
+    assert proven(made, [messages]) == {}
+
+
+def test_a_date_is_the_same_tomorrow(tokenizers: dict[str, Tokenizer]) -> None:
+    for template in (LLAMA3, loop("{{ strftime_now('%d %b %Y') + m.content + '<|eot_id|>' }}", ASKS)):
+        made = make_renderer("any", tokenizers["tiktoken"], chat_template=template)
+        ids = made.render([TWO])[0].ids.tolist()
+        assert "26 Jul 2024" in tokenizers["tiktoken"].decode(ids)
+
+
+def test_tool_calls_are_given_as_values_and_trained_on(tokenizers: dict[str, Tokenizer]) -> None:
+    calls = json.dumps([{"type": "function", "function": {"name": "time", "arguments": '{"at": "home"}'}}])
+    messages = [TWO[0], Message("assistant", "", tool_calls=calls), Message("tool", "nine"), TWO[1]]
+    made = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
+    assert trained(made, messages) == [
+        '{"name": "time", "parameters": {"at": "home"}}<|eot_id|>',
+        "It sleeps.<|eot_id|>",
+    ]
+    assert proven(made, [messages]) == {}
+
+
+def test_an_added_token_that_is_no_control_token_is_trained_on_as_text(
+    tokenizers: dict[str, Tokenizer], tmp_path: Path
+) -> None:
+    document = json.loads(tokenizers["tiktoken"].tokenizer_json())
+    added = document["added_tokens"]
+    token = added[-1]["id"] + 1
+    added.append({**added[-1], "id": token, "content": "<tool_call>", "special": False})
+    tokenizer = load_tokenizer(str(folder(tmp_path / "json", tokenizer_json=json.dumps(document))))
+    made = make_renderer("any", tokenizer, chat_template=LLAMA3.replace('{"name": "', '<tool_call>{"name": "'))
+    calls = json.dumps([{"function": {"name": "time", "arguments": {}}}])
+    messages = [TWO[0], Message("assistant", "", tool_calls=calls), Message("tool", "nine"), TWO[1]]
+    [one] = made.render([messages])
+    assert one.mask[one.ids.tolist().index(token)]
+    assert proven(made, [messages]) == {}
+
+
+def test_control_strings_in_messages_stay_text(tokenizers: dict[str, Tokenizer]) -> None:
+    made = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
+    messages = [Message("user", "<|eot_id|>"), Message("assistant", "<|begin_of_text|><|eot_id|> no")]
+    ids = made.render([messages])[0].ids.tolist()
+    controls = tokenizers["tiktoken"].control_ids
+    assert (ids.count(controls["bos"]), ids.count(controls["<|eot_id|>"])) == (1, 3)
+    assert proven(made, [messages]) == {}
+
+
+# ---- what is left out by name
+
+
+def test_a_template_that_refuses_is_named(tokenizers: dict[str, Tokenizer]) -> None:
+    made = make_renderer("any", tokenizers["sentencepiece"], chat_template=LLAMA2)
+    bad = [TWO[1], *TWO]
+    problems = proof.prove(made, [TWO, bad, TWO], made.write([TWO, bad, TWO]))
+    assert [(index, one.rule) for index, one in problems.items()] == [(1, "template_refuses")]
+    assert problems[1].reason.startswith("the chat template says: Conversation roles must alternate")
+
+
+def test_a_template_that_rewrites_answers_is_named(tokenizers: dict[str, Tokenizer]) -> None:
+    made = make_renderer("any", tokenizers["tiktoken"], chat_template=THINKS)
+    thinking = [TWO[0], Message("assistant", "<think>hm</think>It sleeps."), *TWO[2:]]
+    assert proven(made, [TWO, thinking]) == {1: "template_rewrites"}
+    assert trained(made, TWO) == ["It sleeps.<|eot_id|>", "<think></think>你好。 Bye<|eot_id|>"]
+
+
+def test_a_prompt_that_says_more_than_training_saw_is_named(tokenizers: dict[str, Tokenizer]) -> None:
+    asks = ASKS.replace("<|end_header_id|>'", "<|end_header_id|><think>'")
+    template = loop("{{ m.content + '<|eot_id|>' }}", asks)
+    made = make_renderer("any", tokenizers["tiktoken"], chat_template=template)
+    assert proven(made, [TWO]) == {0: "prompt_no_prefix"}
+
+
+def test_a_template_that_rewrites_earlier_messages_is_named(tokenizers: dict[str, Tokenizer]) -> None:
+    body = "{{ '(last) ' if loop.last and m.role == 'user' else '' }}{{ m.content + '<|eot_id|>' }}"
+    made = make_renderer("any", tokenizers["tiktoken"], chat_template=loop(body, ASKS))
+    assert proven(made, [TWO]) == {0: "template_rewrites"}
+
+
+REFUSED = {
+    "no Jinja": ("{% if %}", "the chat template is no Jinja: Expected an expression"),
+    "no end": (loop("{{ m.content }}", ASKS), "ends an answer with no control token"),
+    "no answers": ("{{ raise_exception('never') }}", "cannot be used: the chat template says: never"),
+    "silent": ("{{ bos_token }}", "cannot be used: it does not write the answer"),
+}
+
+
+@pytest.mark.parametrize(("template", "says"), REFUSED.values(), ids=list(REFUSED))
+def test_a_template_of_no_use_is_refused(template: str, says: str, tokenizers: dict[str, Tokenizer]) -> None:
+    with pytest.raises(RecipeError, match=says):
+        make_renderer("any", tokenizers["tiktoken"], chat_template=template)
+
+
+# ---- beside the built-in templates
+
+CONTENT = st.lists(
+    st.sampled_from(["the dog", " sleeps.", "\n", "  ", "안녕", "é", "</s>", "<|eot_id|>", "%s", "12", ":", "{{ x }}"]),
+    min_size=1,
+    max_size=5,
+).map(lambda words: "x" + "".join(words) + "y")
+MESSAGES = st.lists(
+    st.builds(Message, st.sampled_from(["user", "assistant", "tool", "system"]), CONTENT, train=st.booleans()),
+    min_size=1,
+    max_size=6,
+)
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "tiktoken"])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(messages=MESSAGES, name=st.sampled_from(list(TEMPLATES)), loss=st.sampled_from(["all", "last"]))
+def test_a_built_in_template_as_jinja_gives_the_same_ids_and_mask(
+    kind: str, messages: list[Message], name: str, loss: str, tokenizers: dict[str, Tokenizer]
+) -> None:
+    tokenizer = tokenizers[kind]
+    if not fits(name, tokenizer):
+        return
+    fitted = prompts.fit(TEMPLATES[name], tokenizer.control_ids)
+    built_in = make_renderer(name, tokenizer, loss=loss)
+    own = make_renderer("any", tokenizer, loss=loss, chat_template=template_export.jinja(fitted))
+    [expected], [found] = built_in.render([messages]), own.render([messages])
+    assert found.ids.tolist() == expected.ids.tolist()
+    assert found.mask.tolist() == expected.mask.tolist()
+    assert own.stop_ids == built_in.stop_ids
+    assert own.generation_prompt(messages).tolist() == built_in.generation_prompt(messages).tolist()
+    nothing = not expected.mask.any()
+    assert proven(own, [messages]) == ({0: "nothing_trained"} if nothing else {})
+    [size] = own.counter().sizes([(messages, True)])
+    assert (size.tokens, size.answers) == (len(found.ids), int(np.sum(found.mask)))
+
+
+def test_an_earlier_answer_is_cut_at_its_border_in_a_prompt_too(tokenizers: dict[str, Tokenizer]) -> None:
+    chatml = prompts.fit(TEMPLATES["chatml"], tokenizers["tiktoken"].control_ids)
+    made = make_renderer("any", tokenizers["tiktoken"], chat_template=template_export.jinja(chatml))
+    assert proven(made, [[TWO[0], Message("assistant", "\nthe fox"), *TWO[2:]]]) == {}
+
+
+def test_it_crosses_to_a_worker(tokenizers: dict[str, Tokenizer]) -> None:
+    made = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
+    again = pickle.loads(pickle.dumps(made))
+    assert again.render([TWO])[0].ids.tolist() == made.render([TWO])[0].ids.tolist()
+
+
+def test_real_conversations_are_proven_with_llama3s_own_template(shared: Path) -> None:
+    if importlib.util.find_spec("llama_models") is None:
+        pytest.skip("llama-models, which ships LLaMA-3's tokenizer, is not installed")
+    made = make_renderer("any", load_tokenizer(), chat_template=LLAMA3)
+    asked = [one for one in conversations(shared, 20) if one[0].role == "user"]  # answers nobody asked for it refuses
+    batch = [one for one in asked if any(m.role == "assistant" and m.content for m in one)]
+    assert len(batch) > 250
+    assert proven(made, batch) == {}

@@ -1,0 +1,356 @@
+"""A curated set as training data: every exchange proven, split again where need be, or named as left out."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from curate.dataset import arrow
+from curate.dataset.arrow import Row
+from curate.errors import CurateError, SetError
+from curate.rendering import prepare
+from curate.rendering.factory import make_renderer
+from curate.rendering.mask_view import spans_of_ids
+from curate.rendering.resplit import join, split_again
+from curate.rendering.split import Counter, messages_of, split_batch
+from curate.schemas.conversation import Message
+from curate.schemas.prompts import TEMPLATES, exchanges
+from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
+from curate.train import examples as train_examples
+from tests.support.small_set import MANIFEST, kept, lost, write_set
+from tests.support.tiny_tokenizers import folder, sentencepiece_model, tiktoken_file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return load_tokenizer(str(folder(tmp_path_factory.mktemp("data") / "tik", tokenizer_model=tiktoken_file())))
+
+
+def told(tokenizer: Tokenizer, window: int = 200, template: str = "plain") -> dict[str, Any]:
+    """Return the manifest of a set that was cleaned for a tokenizer."""
+    return {**MANIFEST, "tokenizer": tokenizer.info.to_dict(), "template": template, "window": window}
+
+
+def plain(message: Message) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in ("role", "content", "name", "tool_calls", "train", "stop")}
+
+
+def pair(number: int, words: int = 3) -> list[Message]:
+    return [Message("user", f"the fox {number}?"), Message("assistant", f"{number}" + " dog" * words)]
+
+
+def row(index: int, name: str, messages: list[Message], **columns: Any) -> dict[str, Any]:
+    return kept(index, name, messages=[plain(message) for message in messages], turns=len(messages), **columns)
+
+
+def decoded(tokenizer: Tokenizer, examples: train_examples.Examples, index: int) -> str:
+    ids = examples.ids[examples.offsets[index] : examples.offsets[index + 1]].tolist()
+    assert tokenizer.piece_bytes is not None
+    return b"".join(tokenizer.piece_bytes[token] for token in ids).decode()
+
+
+def test_a_set_of_the_models_own_is_read_as_it_stands(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    rows = [
+        row(0, "a", [*pair(1), *pair(2)], language="ko"),
+        row(1, "b", pair(3), split="eval"),
+        row(2, "c", [Message("system", "Be brief."), *pair(4)]),
+    ]
+    path = write_set(tmp_path / "set", rows, [], told(tokenizer))
+    found = train_examples.load(path, tokenizer)
+    assert (found.train.names, found.eval.names) == (["a", "c"], ["b"])
+    assert found.train.exchanges.tolist() == [2, 1]
+    assert found.train.languages == ["ko", "en"]
+    assert (found.changed, found.failures) == (None, [])
+    assert decoded(tokenizer, found.train, 1) == "Be brief.\n\nthe fox 4?\n\n4 dog dog dog"
+    assert found.train.lengths.sum() == len(found.train.ids) == found.facts["tokens"]
+    assert 0 < found.train.supervised < len(found.train.ids)
+    assert (found.facts["template"], found.facts["window"]) == ("plain", 200)
+    assert len(train_examples.load(path, tokenizer, limit=1).train) == 1
+
+
+def test_pieces_are_joined_for_a_larger_window_and_keep_their_side(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    system = Message("system", "Be brief.")
+    rows = [
+        row(0, "long_0", [system, *pair(1)], piece=0, split="eval"),
+        row(0, "long_1", [system, *pair(2), *pair(3)], piece=1, split="eval"),
+        row(1, "short", pair(4)),
+    ]
+    rejects = [lost(0, "too_long", scope="exchange"), lost(2, "min_messages")]
+    path = write_set(tmp_path / "set", rows, rejects, told(tokenizer, window=60))
+    found = train_examples.load(path, tokenizer, max_tokens=500)
+    assert (found.train.names, found.eval.names) == (["short"], ["long"])
+    whole = decoded(tokenizer, found.eval, 0)
+    assert whole.count("Be brief.") == 1
+    assert [whole.index(f"the fox {number}?") for number in (1, 2, 3)] == sorted(
+        whole.index(f"the fox {number}?") for number in (1, 2, 3)
+    )
+    assert str(found.changed) == (
+        "split again (window 60 → 500): 3 pieces became 2, 1 of them changed; "
+        "1 that cleaning found too long are not in the set"
+    )
+    assert found.facts["split_again"] == str(found.changed)
+
+
+def test_a_smaller_window_splits_and_names_what_no_longer_fits(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = write_set(tmp_path / "set", [row(0, "a", [*pair(1), *pair(2, 90), *pair(3)])], [], told(tokenizer, 500))
+    found = train_examples.load(path, tokenizer, max_tokens=50)
+    assert found.train.names == ["a_0", "a_1"]
+    assert int(found.train.lengths.max()) <= 50
+    [left] = found.failures
+    assert (left.name, left.rule) == ("a", "too_long")
+    assert left.reason.startswith("messages 2 to 3: one exchange alone is ")
+    assert (left.source_file, left.source_index) == ("dump.json", 0)
+    train_examples.write_left_out(tmp_path / "left-out.jsonl", found.failures)
+    assert json.loads((tmp_path / "left-out.jsonl").read_text()) == left.to_dict()
+
+
+def test_another_template_or_tokenizer_is_said(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = write_set(tmp_path / "set", [row(0, "a", pair(1))], [], told(tokenizer))
+    other = load_tokenizer(str(folder(tmp_path / "sp", tokenizer_model=sentencepiece_model())))
+    found = train_examples.load(path, other, template="vicuna")
+    assert found.changed is not None
+    assert found.changed.reasons == ("template plain → vicuna", "tokenizer tik → sp")
+    assert found.changed.changed == 0
+
+
+def test_the_proof_leaves_out_by_name(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    rows = [row(number, f"c{number}", pair(number)) for number in range(200)]
+    rows[7] = row(7, "silent", [Message("user", "a"), Message("assistant", "b", train=False)])
+    path = write_set(tmp_path / "set", rows, [], told(tokenizer))
+    found = train_examples.load(path, tokenizer)
+    assert len(found.train) == 199
+    assert [(one.name, one.rule) for one in found.failures] == [("silent", "nothing_trained")]
+
+
+def test_more_than_one_in_a_hundred_stops_the_run(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    rows = [row(number, f"c{number}", pair(number)) for number in range(50)]
+    rows[7] = row(7, "silent", [Message("user", "a"), Message("assistant", "b", train=False)])
+    path = write_set(tmp_path / "set", rows, [], told(tokenizer))
+    with pytest.raises(
+        train_examples.ProofError, match=r"1 of 50 conversations fail the proof \(nothing_trained 1\)"
+    ) as caught:
+        train_examples.load(path, tokenizer)
+    assert "'silent'" in str(caught.value) and "`train: false` throughout" in str(caught.value)
+    assert [one.name for one in caught.value.failures] == ["silent"]
+
+
+def test_nothing_left_is_said(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = write_set(tmp_path / "set", [row(0, "a", pair(1, 90))], [], told(tokenizer, 500))
+    with pytest.raises(CurateError, match="holds nothing to train on with a window of 20"):
+        train_examples.load(path, tokenizer, max_tokens=20)
+
+
+def test_what_is_no_set_is_refused_with_what_to_type(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    dump = tmp_path / "dump.json"
+    dump.write_text("[]")
+    with pytest.raises(SetError, match=rf"curate clean {dump} -o {tmp_path / 'dump'}"):
+        train_examples.load(dump, tokenizer)
+    (tmp_path / "chats").mkdir()
+    with pytest.raises(SetError, match="is not a curated set; make one of it: curate clean"):
+        train_examples.load(tmp_path / "chats", tokenizer)
+    with pytest.raises(SetError, match="no curated set at"):
+        train_examples.load(tmp_path / "nothing", tokenizer)
+
+
+# ---- in batches
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=st.lists(st.integers(0, 4), min_size=1, max_size=8), limit=st.none() | st.integers(1, 9))
+def test_no_batch_parts_the_pieces_of_a_source(
+    size: int, pieces: list[int], limit: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrow, "BATCH_ROWS", size)
+    rows = []
+    for index, count in enumerate(pieces):  # a source of no pieces is one that does not tell where it came from
+        if count == 0:
+            rows.append(row(0, f"s{index}", pair(index), source_file=None, source_index=None))
+        rows += [row(index, f"s{index}_{number}", pair(index), piece=number) for number in range(count)]
+    path = write_set(tmp_path / "set", rows, [])
+    found = [[one.name for one in source] for batch in arrow.batches(path, limit) for source in arrow.sources(batch)]
+    expected = [[f"s{i}"] if not count else [f"s{i}_{n}" for n in range(count)] for i, count in enumerate(pieces)]
+    assert found == expected[:limit]
+
+
+def test_workers_give_what_one_process_gives(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(number, f"c{number}", [*pair(number), *pair(number, 30)]) for number in range(250)]
+    rows[7] = row(7, "silent", [Message("user", "a"), Message("assistant", "b", train=False)])
+    path = write_set(tmp_path / "set", rows, [], told(tokenizer))
+    monkeypatch.setattr(arrow, "BATCH_ROWS", 40)
+    header = "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' + m.content + '<|eot_id|>' }}"
+    asks = "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>' }}{% endif %}"
+    own = "{% for m in messages %}" + header + "{% endfor %}" + asks
+    for how in ({"max_tokens": 60}, {"template": "llama3", "max_tokens": 70}, {"chat_template": own}):
+        one, two = (train_examples.load(path, tokenizer, workers=workers, **how) for workers in (1, 2))
+        assert (one.failures, one.changed, one.facts) == (two.failures, two.changed, two.facts)
+        for mine, theirs in ((one.train, two.train), (one.eval, two.eval)):
+            assert (mine.names, mine.languages) == (theirs.names, theirs.languages)
+            for name in ("ids", "mask", "offsets", "exchanges"):
+                assert np.array_equal(getattr(mine, name), getattr(theirs, name))
+
+
+# ---- shown
+
+
+@pytest.mark.parametrize("kind", ["tiktoken", "sentencepiece"])
+def test_what_is_trained_on_is_shown_as_text(kind: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    own = tokenizer
+    if kind == "sentencepiece":
+        own = load_tokenizer(str(folder(tmp_path / "sp", tokenizer_model=sentencepiece_model())))
+    messages = [Message("user", "안녕 </s>?"), Message("assistant", "Fine 🦊."), Message("user", "a  b"), *pair(1)[1:]]
+    path = write_set(tmp_path / "set", [row(0, "a", messages)], [], told(own, template="vicuna"))
+    examples = train_examples.load(path, own).train
+    shown = spans_of_ids(own, *examples.rendering(0))
+    end = own.info.eos_token
+    assert shown == [
+        (f"{own.info.bos_token}{TEMPLATES['vicuna'].system} USER: 안녕 </s>? ASSISTANT:", False),
+        (f" Fine 🦊.{end}", True),
+        ("USER: a  b ASSISTANT:", False),
+        (f" 1 dog dog dog{end}", True),
+    ]
+
+
+TURNS = st.lists(st.integers(1, 25), min_size=1, max_size=8)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(TURNS, st.booleans(), st.integers(40, 200), st.integers(40, 300))
+def test_no_exchange_is_lost_by_splitting_again(
+    tokenizer: Tokenizer, sizes: list[int], system: bool, old: int, new: int
+) -> None:
+    head = [Message("system", "Be brief.")] if system else []
+    messages = [*head, *(message for number, size in enumerate(sizes) for message in pair(number, size))]
+    template = TEMPLATES["plain"]
+    [split] = split_batch([messages], template, tokenizer, old)
+    if not split.pieces:
+        return
+    rows = [
+        Row(f"x_{number}", number, messages_of(messages, piece), "en", "train", ("f", 0))
+        for number, piece in enumerate(split.pieces)
+    ]
+    survived = [*head, *(m for piece in split.pieces for m in messages[piece.start : piece.stop])]
+    assert join(rows) == survived
+    counter = Counter(template, tokenizer)
+    pieces, rejected, changed = split_again(counter, [rows], new)
+    assert (
+        sum(len(exchanges(piece.messages)[1]) - 1 for piece in pieces) + len(rejected)
+        == len(exchanges(survived)[1]) - 1
+    )
+    told_again = [m for piece in pieces for m in piece.messages[len(head) :]]
+    assert [m for m in survived[len(head) :] if m in told_again] == told_again
+    assert all(size.tokens <= new for size in counter.sizes([(piece.messages, True) for piece in pieces]))
+    if old == new:
+        assert [piece.messages for piece in pieces] == [one.messages for one in rows] or len(split.rejected) > 0
+        assert changed == 0 or split.rejected
+
+
+SAID = re.compile(r"the fox \d+\?|\d+(?: dog)+")  # the messages that `pair` makes
+
+
+@pytest.fixture(scope="module")
+def kinds(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
+    other = folder(tmp_path_factory.mktemp("kinds") / "sp", tokenizer_model=sentencepiece_model())
+    return {"tiktoken": tokenizer, "sentencepiece": load_tokenizer(str(other))}
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    sources=st.lists(TURNS, min_size=1, max_size=3),
+    system=st.booleans(),
+    before=st.tuples(st.sampled_from(["tiktoken", "sentencepiece"]), st.sampled_from(["plain", "vicuna", "chatml"])),
+    after=st.tuples(st.sampled_from(["tiktoken", "sentencepiece"]), st.sampled_from(["llama2", "vicuna", "alpaca"])),
+    windows=st.tuples(st.integers(60, 300), st.integers(60, 300)),
+    loss=st.sampled_from(["all", "last"]),
+)
+def test_where_set_and_model_differ_each_exchange_is_trained_on_whole_or_named(
+    kinds: dict[str, Tokenizer],
+    sources: list[list[int]],
+    system: bool,
+    before: tuple[str, str],
+    after: tuple[str, str],
+    windows: tuple[int, int],
+    loss: str,
+) -> None:
+    head = [Message("system", "Be brief.")] if system else []
+    groups: list[list[Row]] = []
+    there: list[str] = []
+    for index, sizes in enumerate(sources):
+        messages = [*head, *(m for n, size in enumerate(sizes) for m in pair(100 * index + n, size))]
+        [split] = split_batch([messages], TEMPLATES[before[1]], kinds[before[0]], windows[0])
+        pieces = [messages_of(messages, piece) for piece in split.pieces]
+        there += [m.content for piece in pieces for m in piece[len(head) :]]
+        rows = [Row(f"x{index}_{n}", n, piece, "en", "train", ("f", index)) for n, piece in enumerate(pieces)]
+        groups += [rows] if rows else []
+    made = make_renderer(after[1], kinds[after[0]], loss=loss)
+    taken = prepare.Preparing(made, windows[1], ("template",)).take(groups)
+    assert {problem.rule for _, problem in taken.lost} <= {"too_long"}
+    named = [m.content for row, _ in taken.lost for m in row.messages]
+    texts = ["".join(text for text, _ in spans_of_ids(made.tokenizer, one.ids, one.mask)) for one in taken.kept]
+    told = [found[0] for text in texts for found in SAID.finditer(text)]
+    assert [content for content in there if content not in named] == told, "once each, in order, to its last word"
+    assert set(named) <= set(there)
+    assert all(len(one.ids) <= windows[1] and one.mask.any() for one in taken.kept)
+    assert taken.changed is not None and taken.changed.before == sum(map(len, groups))
+
+
+def test_it_loads_where_only_what_training_needs_is_installed() -> None:
+    absent = ("polars", "msgspec", "fastokens", "sentencepiece", "torch", "transformers", "pyarrow")
+    code = (
+        "import sys\nimport curate.rendering.prepare, curate.rendering.renderer, curate.rendering.proof\n"
+        f"print([name for name in {absent!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# ---- real conversations
+
+
+@pytest.fixture(scope="module")
+def real_set(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole real dump, cleaned with LLaMA-2's tokenizer."""
+    from curate import clean
+
+    target = tmp_path_factory.mktemp("real") / "set"
+    dump = shared / "data" / "sharegpt_dirty.json.gz"
+    return clean([dump], target, tokenizer=str(shared / "tokenizers" / "llama2"), workers=1).output
+
+
+def test_no_real_conversation_fails_the_proof_with_llama2(real_set: Path, shared: Path) -> None:
+    found = train_examples.load(real_set, load_tokenizer(str(shared / "tokenizers" / "llama2")))
+    manifest = json.loads((real_set / "manifest.json").read_text())
+    assert (found.failures, found.changed) == ([], None)
+    assert len(found.train.ids) + len(found.eval.ids) == manifest["counts"]["tokens"]
+    assert found.train.supervised + found.eval.supervised == manifest["counts"]["answer_tokens"]
+
+
+def test_no_real_conversation_fails_the_proof_with_llama3(real_set: Path) -> None:
+    if importlib.util.find_spec("llama_models") is None:
+        pytest.skip("llama-models, which ships LLaMA-3's tokenizer, is not installed")
+    found = train_examples.load(real_set, load_tokenizer(), template="llama3")
+    assert found.changed is not None and found.changed.changed > 0
+    assert {one.rule for one in found.failures} <= {"too_long"}
+    assert int(np.max(found.train.lengths)) <= 2048
+    assert len(found.failures) == found.changed.rejected < 10

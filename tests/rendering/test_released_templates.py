@@ -1,0 +1,156 @@
+"""Chat templates as released models have them (TRL ships them): rendered as transformers does, or refused by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curate.errors import RecipeError
+from curate.rendering import jinja_env, proof
+from curate.rendering.factory import make_renderer
+from curate.schemas.conversation import Message
+from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
+from tests.model.test_model_folder import ASKED, SYSTEM, TWO
+from tests.rendering.test_renderer import with_double_newline
+from tests.support.tiny_tokenizers import folder
+
+CONTROL = re.compile(r"<[|｜][^<>|｜\s]+[|｜]>|<bos>|<eos>|<start_of_turn>|<end_of_turn>|\[gMASK\]|<sop>")
+ENDS = {  # the end token that each model's configuration names
+    "llama3": "<|eot_id|>",
+    "llama3_training": "<|eot_id|>",
+    "llama3_1": "<|eot_id|>",
+    "llama3_2": "<|eot_id|>",
+    "qwen2_5": "<|im_end|>",
+    "qwen2_5_training": "<|im_end|>",
+    "qwen3": "<|im_end|>",
+    "qwen3_training": "<|im_end|>",
+    "qwen3_instruct_2507_training": "<|im_end|>",
+    "qwen3_5_nothink_training": "<|im_end|>",
+    "lfm2_training": "<|im_end|>",
+    "nemotron_3_nano": "<|im_end|>",
+    "phi3": "<|endoftext|>",
+    "phi3_training": "<|end|>",
+    "gemma": "<end_of_turn>",
+    "gemma3_training": "<end_of_turn>",
+    "cohere": "<|END_OF_TURN_TOKEN|>",
+    "cohere2_training": "<|END_OF_TURN_TOKEN|>",
+    "deepseekv3": "<｜end▁of▁sentence｜>",
+    "glm4moe": "<|endoftext|>",
+    "gptoss": "<|return|>",
+}
+THINKING = [TWO[0], Message("assistant", "<think>\nhm\n</think>\n\nYes."), *TWO[2:]]
+CONVERSATIONS = {"two": TWO, "system": [SYSTEM, *TWO], "calls": ASKED, "thinking": THINKING}
+# What is not rendered, and why: by conversation, or `all` of them.
+REFUSED = {
+    "llama3_1": {"calls": "template_refuses"},  # one call at a time
+    "llama3_2": {"calls": "template_refuses"},
+    "qwen3": {"thinking": "template_rewrites"},  # takes the thoughts out of all but the last answer
+    "qwen3_training": {"thinking": "template_rewrites"},
+    "qwen3_5_nothink_training": {"thinking": "template_rewrites"},
+    "nemotron_3_nano": {
+        **dict.fromkeys(("two", "system", "calls"), "prompt_no_prefix"),  # asks with an open thought
+        "thinking": "template_rewrites",
+    },
+    "gemma": {"system": "template_refuses", "calls": "template_refuses"},
+    "gemma3_training": {"calls": "template_refuses"},
+    "cohere": {"calls": "template_refuses"},
+    "cohere2_training": {"calls": "template_refuses"},
+    "deepseekv3": {
+        **dict.fromkeys(("two", "system"), "prompt_no_prefix"),
+        "calls": "template_refuses",
+        "thinking": "template_rewrites",
+    },
+    "gptoss": dict.fromkeys(
+        ("two", "system", "calls", "thinking"), "mask_differs"
+    ),  # other ends than the last answer's
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def templates() -> dict[str, str]:
+    found = importlib.util.find_spec("trl")
+    if found is None or found.origin is None:
+        pytest.skip("TRL, which ships released chat templates, is not installed")
+    files = Path(found.origin).parent / "chat_templates"
+    return {name: (files / f"{name}.jinja").read_text("utf-8") for name in ENDS if (files / f"{name}.jinja").is_file()}
+
+
+@pytest.fixture(scope="module")
+def tokenizers(templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
+    """One vocabulary with the control tokens of all templates, by its end token."""
+    root = tmp_path_factory.mktemp("released")
+    plain = load_tokenizer(str(folder(root / "plain", tokenizer_model=with_double_newline())))
+    document = json.loads(plain.tokenizer_json())
+    named = {"<bos>", *ENDS.values(), *(name for text in templates.values() for name in CONTROL.findall(text))}
+    document["added_tokens"] += [
+        {**document["added_tokens"][-1], "id": plain.info.vocab_size + at, "content": name, "special": True}
+        for at, name in enumerate(sorted(named - set(plain.control_ids)))
+    ]
+    made = {}
+    for number, end in enumerate(sorted(set(ENDS.values()))):
+        ends = json.dumps({"bos_token": "<bos>" if "turn" in end else "<|begin_of_text|>", "eos_token": end})
+        path = folder(root / str(number), tokenizer_json=json.dumps(document), tokenizer_config_json=ends)
+        made[end] = load_tokenizer(str(path))
+    return made
+
+
+def served(tokenizer: Tokenizer, template: str, messages: list[Message]) -> tuple[list[int], list[int] | None]:
+    """The ids that transformers gives, and its mask where the template marks what is generated."""
+    from transformers import AutoTokenizer
+
+    fast: Any = AutoTokenizer.from_pretrained(Path(tokenizer.info.source).parent, local_files_only=True)
+    marked = re.search(r"\{%-?\s*generation", template) is not None
+    found = fast.apply_chat_template(
+        jinja_env.plain(messages), chat_template=template, return_dict=True, return_assistant_tokens_mask=marked
+    )
+    return found["input_ids"], found["assistant_masks"] if marked else None
+
+
+@pytest.mark.parametrize("name", list(ENDS))
+def test_a_released_template_is_rendered_as_transformers_does_or_refused_by_name(
+    name: str, templates: dict[str, str], tokenizers: dict[str, Tokenizer]
+) -> None:
+    if name not in templates:
+        pytest.skip("this TRL does not ship it")
+    tokenizer = tokenizers[ENDS[name]]
+    template = templates[name].replace("strftime_now is defined", "false")  # transformers writes today's date
+    if name == "glm4moe":
+        with pytest.raises(RecipeError, match="ends an answer with no control token"):
+            make_renderer("any", tokenizer, chat_template=template)
+        return
+    made = make_renderer("any", tokenizer, chat_template=template)
+    refused = {}
+    for kind, messages in CONVERSATIONS.items():
+        written = made.write([messages])
+        problems = proof.prove(made, [messages], written)
+        if problems:
+            refused[kind] = problems[0].rule
+            continue
+        ids, mask = served(tokenizer, template, messages)
+        assert written.rows.ids.tolist() == ids
+        assert mask is None or not [at for at, ours in enumerate(written.rows.mask) if ours and not mask[at]]
+    assert refused == REFUSED.get(name, {})
+
+
+def test_an_answer_ends_with_the_models_end_token_where_that_follows_every_answer(
+    templates: dict[str, str], tokenizers: dict[str, Tokenizer]
+) -> None:
+    for name, stop in {"cohere2_training": "<|END_OF_TURN_TOKEN|>", "phi3": "<|end|>", "qwen3": "<|im_end|>"}.items():
+        tokenizer = tokenizers[ENDS[name]]
+        made = make_renderer("any", tokenizer, chat_template=templates[name])
+        assert made.stop_ids == (tokenizer.control_ids[stop],), name
+        assert proof.prove(made, [TWO], made.write([TWO])) == {}

@@ -1,0 +1,87 @@
+"""Reports on the example dump as they stand in tests/golden: a change in how they look, or in a number, is seen there.
+
+`CURATE_GOLDEN=write pytest tests/test_golden.py` writes them anew; look at what changed before you commit it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from rich.console import RenderableType
+
+import curate
+from curate.display import text
+from curate.report.terminal.compare import comparison_page
+from curate.report.terminal.conversations import chat_page, diff_page
+from curate.report.terminal.stats import stats_page
+from tests.support import ROOT
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+EXAMPLE = ROOT / "examples/sharegpt_dump.json"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sets(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Make the sets that the reports are of, beside a copy of the dump."""
+    folder = tmp_path_factory.mktemp("golden")
+    shutil.copy(EXAMPLE, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for recipe in ("vicuna", "fastchat"):
+            curate.clean(EXAMPLE.name, recipe, recipe=recipe, workers=1)
+    _Folder.path = folder
+
+
+class _Folder:
+    path: Path
+
+
+def _text(renderable: RenderableType, width: int) -> str:
+    file = io.StringIO()
+    text.console(file=file, width=width).print(renderable)
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+
+
+def _chats(width: int) -> str:
+    """A conversation of each language, then what cleaning changed in one."""
+    found = curate.show(["mJsGFDv", "ZXmYdE5", "W1YkmoN"], "vicuna")
+    shown = [_text(chat_page(chat), width) for chat in found]
+    from curate.analysis import conversations
+
+    changed = found[1]
+    return "\n".join([*shown, _text(diff_page(changed, conversations.compare(found.set, changed)), width)])
+
+
+REPORTS: Mapping[str, Callable[[], str]] = {
+    "stats-80.txt": lambda: _text(stats_page(curate.stats("vicuna")), 80),
+    "stats-200.txt": lambda: _text(stats_page(curate.stats("vicuna")), 200),
+    "stats.json": lambda: text.to_json(curate.stats("vicuna")) + "\n",
+    "dump-80.txt": lambda: _text(stats_page(curate.stats(EXAMPLE.name, workers=1)), 80),
+    "compare-80.txt": lambda: _text(comparison_page(curate.compare("vicuna", "fastchat")), 80),
+    "compare-200.txt": lambda: _text(comparison_page(curate.compare("vicuna", "fastchat")), 200),
+    "compare.json": lambda: text.to_json(curate.compare("vicuna", "fastchat")) + "\n",
+    "show-80.txt": lambda: _chats(80),
+    "show-200.txt": lambda: _chats(200),
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_on_the_example_dump_is_as_it_was_looked_at(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(_Folder.path)
+    made = REPORTS[name]()
+    file = GOLDEN / name
+    if os.environ.get("CURATE_GOLDEN") == "write":
+        file.write_text(made, "utf-8")
+    assert made == file.read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", [name for name in REPORTS if name.endswith("0.txt")])
+def test_no_line_of_a_report_is_wider_than_it_may_be(name: str) -> None:
+    width = int(name.removesuffix(".txt").rpartition("-")[2])
+    lines = (GOLDEN / name).read_text("utf-8").splitlines()
+    assert max(map(text.cells, lines)) <= width

@@ -1,0 +1,64 @@
+"""How objects show themselves in a notebook: HTML with their numbers, in which nothing can run."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import curate
+from curate.pipeline.run import CleanResult
+from tests.report.test_page import FORBIDDEN, Elements
+from tests.support import ROOT
+from tests.support.hostile_set import NAME, write_hostile
+from tests.support.small_set import MANIFEST, write_set
+
+EXAMPLE = ROOT / "examples/sharegpt_dump.json"
+
+OBJECTS: Mapping[str, tuple[Callable[[Path], Any], str]] = {
+    "statistics": (curate.stats, "of 6 records"),
+    "a comparison": (lambda folder: curate.compare(folder, folder), "kept by both"),
+    "a set": (curate.open_set, "recipe "),
+    "a selection": (lambda folder: curate.show(set_path=folder), "conversations"),
+    "rejected ones": (lambda folder: curate.show(set_path=folder, rejected=True), "conversations"),
+    "a conversation": (lambda folder: curate.show(set_path=folder)[0], "assistant"),
+    "a record's way": (lambda folder: curate.explain(curate.show(set_path=folder)[0].id, folder), "came out"),
+    "a machine": (lambda _: curate.doctor(), "cores"),
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_hostile(tmp_path_factory.mktemp("hostile") / "<script>set")
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+@pytest.mark.parametrize("which", ["small", "hostile"])
+def test_an_object_shows_itself_and_nothing_of_the_data_can_run(
+    kind: str, which: str, hostile: Path, tmp_path: Path
+) -> None:
+    make, said = OBJECTS[kind]
+    shown = make(hostile if which == "hostile" else write_set(tmp_path / "set"))._repr_html_()
+    elements = Elements(shown)
+    assert said in elements.words
+    assert not (FORBIDDEN | {"script"}) & {tag for tag, _ in elements.found}
+    assert not [name for _, attributes in elements.found for name in attributes if name.startswith(("on", "href"))]
+    library: Any = importlib.import_module("html5lib")  # ships no types
+    library.HTMLParser(strict=True).parseFragment(shown)
+
+
+def test_a_run_shows_what_it_kept_and_its_warnings(tmp_path: Path) -> None:
+    shown = curate.clean(EXAMPLE, tmp_path / "set", workers=1)._repr_html_()
+    assert "179 of 201 records kept (89.1 %)" in shown
+    assert "exact_duplicates" in shown
+    warned = CleanResult(tmp_path, {**MANIFEST, "warnings": [NAME]}, [NAME], 1.0, 1)._repr_html_()
+    assert "warning: &lt;/script&gt;" in warned
+
+
+def test_a_notebook_that_rich_knows_is_not_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    found = curate.explain("deadbeef", write_set(tmp_path / "set"))
+    assert "came out" in found._repr_html_()

@@ -1,0 +1,192 @@
+"""The page of statistics in a real Chromium: nothing runs or is fetched, charts are drawn, keys and readers work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import curate
+from tests.support import ROOT, browser
+from tests.support.hostile_set import write_hostile
+
+EXAMPLE = ROOT / "examples/sharegpt_dump.json"
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+    program = browser.executable()
+    if program is None:
+        pytest.skip("no Chromium on this machine (Debian, Ubuntu: apt-get install chromium)")
+    opened = browser.Browser(program, tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page") / "curated"
+    curate.clean(EXAMPLE, folder, workers=1)
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    curate.stats(write_hostile(folder / "set"), html=folder / "page.html")
+    return folder / "page.html"
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory, page: Path) -> Path:
+    folder = tmp_path_factory.mktemp("beside")
+    hostile = write_hostile(folder / "</script><script>window.hacked=1<")
+    curate.compare(page.parent, hostile, html=folder / "page.html")
+    return folder / "page.html"
+
+
+def complaints(chromium: browser.Browser) -> list[browser.Event]:
+    return chromium.seen("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+
+
+def requests(chromium: browser.Browser, but_blocked: bool = False) -> list[str]:
+    sent = {event["params"]["requestId"]: event for event in chromium.seen("Network.requestWillBeSent")}
+    failed = [event["params"] for event in chromium.seen("Network.loadingFailed")]
+    blocked = {one["requestId"] for one in failed if one.get("blockedReason") == "csp"}
+    return [one["params"]["request"]["url"] for key, one in sent.items() if not (but_blocked and key in blocked)]
+
+
+@pytest.mark.parametrize("which", ["page", "hostile", "beside"])
+def test_nothing_is_fetched_nothing_of_the_data_runs_and_nothing_fails(
+    which: str, chromium: browser.Browser, request: pytest.FixtureRequest
+) -> None:
+    file = request.getfixturevalue(which)
+    chromium.open(file)
+    chromium.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    touch = "one => { one.focus?.(); one.dispatchEvent(new Event('mouseover')) }"
+    chromium.run(f"document.querySelectorAll('*').forEach({touch})")
+    chromium.run("new Promise(done => setTimeout(done, 200))")
+    assert chromium.run("window.hacked === undefined")
+    assert complaints(chromium) == []
+    assert requests(chromium) == [file.resolve().as_uri()]
+    assert chromium.run("document.scripts.length") == 3
+    assert chromium.run("document.querySelectorAll('img, iframe, object, embed, form, base, link, math').length") == 0
+    handlers = "[...document.querySelectorAll('*')].filter(e => [...e.attributes].some(a => a.name.startsWith('on')))"
+    assert chromium.run(f"{handlers}.length") == 0
+    assert chromium.run("[...document.links].every(a => a.getAttribute('href').startsWith('#'))")
+
+
+def test_the_policy_stops_what_would_get_through(chromium: browser.Browser, page: Path, tmp_path: Path) -> None:
+    attack = "<script>window.hacked = 1</script><img src='https://example.invalid/x' onerror='window.hacked = 2'>"
+    text = page.read_text("utf-8").replace("</main>", f"{attack}</main>")
+    broken = tmp_path / "broken.html"
+    broken.write_text(text, "utf-8")
+    chromium.open(broken)
+    assert chromium.run("window.hacked === undefined")
+    assert requests(chromium, but_blocked=True) == [broken.resolve().as_uri()]
+    broken.write_text(re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", text), "utf-8")
+    chromium.open(broken)
+    assert chromium.run("window.hacked") in (1, 2), "without it the attack would be seen: this test can fail"
+
+
+@pytest.mark.parametrize("which", ["page", "beside"])
+def test_every_chart_is_drawn_and_says_what_it_shows(
+    which: str, chromium: browser.Browser, request: pytest.FixtureRequest
+) -> None:
+    chromium.open(request.getfixturevalue(which))
+    drawn = chromium.run("[...document.querySelectorAll('.chart')].map(c => c.querySelectorAll('svg path').length)")
+    assert len(drawn) >= 9
+    assert min(drawn) >= 2
+    assert chromium.run("[...document.querySelectorAll('.chart')].every(c => c.getAttribute('aria-label').length > 10)")
+
+
+def test_the_flow_is_drawn_with_the_number_of_each_rule(chromium: browser.Browser, page: Path) -> None:
+    chromium.open(page)
+    assert "exact_duplicates  7" in chromium.run("document.querySelector('.chart').textContent")
+
+
+def test_tables_are_sorted_by_keyboard_and_say_so(chromium: browser.Browser, page: Path) -> None:
+    chromium.open(page)
+    table = "document.querySelector('table.sortable')"
+    column = f"[...{table}.tBodies[0].rows].map(row => row.cells[0].textContent)"
+    before = chromium.run(column)
+    chromium.run(f"{table}.querySelector('button').focus()")
+    chromium.press("Enter")
+    assert chromium.run(column) == sorted(before)
+    assert chromium.run(f"{table}.querySelector('th').getAttribute('aria-sort')") == "ascending"
+    chromium.press(" ")
+    assert chromium.run(column) == sorted(before, reverse=True)
+    chromium.press("Tab")
+    assert chromium.run("document.activeElement.textContent") == "records"
+    chromium.press("Enter")
+    numbers = chromium.run(f"[...{table}.tBodies[0].rows].map(row => Number(row.cells[1].dataset.v))")
+    assert numbers == sorted(numbers, reverse=True)
+
+
+def test_a_conversation_is_unfolded_by_keyboard(chromium: browser.Browser, page: Path) -> None:
+    chromium.open(page)
+    second = "document.querySelectorAll('#samples > details')[1]"
+    chromium.run(f"{second}.querySelector('summary').focus()")
+    chromium.press("Enter")
+    assert chromium.run(f"{second}.open")
+    assert chromium.run(f"{second}.querySelector('article').getBoundingClientRect().height") > 50
+
+
+@pytest.mark.parametrize("which", ["page", "hostile", "beside"])
+@pytest.mark.parametrize("width", [360, 768, 1600])
+def test_the_page_fits_a_window_of_any_width(
+    which: str, width: int, chromium: browser.Browser, request: pytest.FixtureRequest
+) -> None:
+    chromium.open(request.getfixturevalue(which), width=width)
+    chromium.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    assert chromium.run("document.documentElement.scrollWidth") <= width
+
+
+def test_a_screen_reader_meets_names_and_headings_in_order(chromium: browser.Browser, page: Path) -> None:
+    chromium.open(page)
+    levels = chromium.run("[...document.querySelectorAll('h1,h2,h3')].map(h => Number(h.tagName[1]))")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    nodes = chromium.call("Accessibility.getFullAXTree")["nodes"]
+    nameless = [
+        node["role"]["value"]
+        for node in nodes
+        if not node.get("ignored")
+        and node["role"]["value"] in ("button", "link", "image", "table", "region", "navigation")
+        and not node.get("name", {}).get("value")
+    ]
+    assert nameless == []
+    assert {"main", "banner", "contentinfo"} <= {node["role"]["value"] for node in nodes if not node.get("ignored")}
+
+
+CONTRASTS = """
+(() => {
+  const parse = (c) => c.match(/[\\d.]+/g).map(Number);
+  const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => [r, g, b].map(v => linear(v / 255))
+    .reduce((sum, v, at) => sum + v * [0.2126, 0.7152, 0.0722][at], 0);
+  const behind = (e) => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor);
+    if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
+  const found = {};
+  for (const e of document.querySelectorAll('body *')) {
+    if (e.closest('svg, script, style') || ![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) found[`${e.tagName}.${e.className} ${ratio.toFixed(2)}`] = e.textContent.slice(0, 30);
+  }
+  return found;
+})()
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_all_text_stands_out_from_what_is_behind_it(dark: bool, chromium: browser.Browser, page: Path) -> None:
+    chromium.open(page, dark=dark)
+    chromium.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    assert chromium.run(CONTRASTS) == {}
+    background = chromium.run("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") is not dark

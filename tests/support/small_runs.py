@@ -1,0 +1,77 @@
+"""Training runs that take seconds: a small set with a tokenizer of its own, and the settings to learn it by heart."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from curate.schemas.conversation import Message
+from curate.tokenization.tokenizer import load_tokenizer
+from curate.train.finetune import finetune
+from curate.train.run import records
+from curate.train.run.events import Event
+from curate.train.run.log import RunResult
+from tests.support.small_set import MANIFEST, kept, write_set
+from tests.support.tiny_tokenizers import folder, sentencepiece_model
+
+COLOURS = ("red", "green", "blue", "white", "black", "brown", "grey", "pink", "gold", "teal")
+QUESTION, ANSWER = "What colour is fox {}?", "Fox {} is {}, and it sleeps on."
+
+
+def taught_set(root: Path, count: int = 12, *, held_out: int = 0, template: str = "plain", window: int = 96) -> Path:
+    """Write a set of short conversations, and its tokenizer beside it; the last ones are held out."""
+    where = folder(root / "tokenizer", tokenizer_model=sentencepiece_model())
+    info = load_tokenizer(str(where)).info
+    told = {**MANIFEST, "tokenizer": info.to_dict(), "template": template, "window": window}
+    told["recipe"] = {"name": "vicuna", "tokens": {"tokenizer": str(where)}}
+    rows = [
+        kept(
+            index,
+            f"fox{index}",
+            messages=[dataclasses.asdict(message) for message in talk(index)],
+            split="eval" if index >= count - held_out else "train",
+            language="en" if index % 2 else "ko",
+        )
+        for index in range(count)
+    ]
+    return write_set(root / "set", rows, [], told)
+
+
+def talk(index: int) -> list[Message]:
+    """One conversation, of one exchange or two."""
+    colour = COLOURS[index % len(COLOURS)]
+    first = [Message("user", QUESTION.format(index)), Message("assistant", ANSWER.format(index, colour))]
+    second = [Message("user", "And the dog?"), Message("assistant", f"The dog {index} is not {colour}.")]
+    return first + second if index % 3 == 0 else first
+
+
+QUICK = {"model": "tiny", "place": "cpu", "global_batch": 4, "max_steps": 6, "seed": 1}
+SHORT = ("eval.max_new_tokens=8", "eval.samples=1", "data.row_tokens=192", "optimizer.warmup=0.0")
+
+
+def run(data: Path, out: Path, *, settings: tuple[str, ...] = (), **flags: Any) -> RunResult:
+    """Train `tiny` for a few steps."""
+    torch.set_num_threads(1)
+    return finetune(data, out=out, settings=(*SHORT, *settings), **{**QUICK, **flags})
+
+
+def losses(folder: Path) -> list[float]:
+    """The losses of a run's steps, as they were written."""
+    return [row["loss"] for row in records.read(folder).metrics]
+
+
+class Heard(list[Event]):
+    """Keeps the events of a run."""
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    def of(self, kind: type[Event]) -> list[Any]:
+        return [event for event in self if isinstance(event, kind)]
+
+
+Tell = Callable[[Event], None]

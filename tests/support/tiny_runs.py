@@ -1,0 +1,86 @@
+"""What a training run leaves, made in a second: a small model, or adapter, that knows a conversation by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+
+from curate.model.attention import choose
+from curate.rendering.factory import make_renderer
+from curate.rendering.renderer import Renderer
+from curate.schemas.conversation import Message
+from curate.tokenization.tokenizer import load_tokenizer
+from curate.train import export, packing
+from curate.train.distributed import World
+from curate.train.examples import Examples
+from curate.train.export import Making, Origin
+from curate.train.loss import CausalLoss
+from tests.support import tiny_models
+from tests.support.tiny_tokenizers import folder, sentencepiece_model
+
+PIECES = 420
+TALK = [
+    Message("user", "What is the time?"),
+    Message("assistant", "It is half past nine."),
+    Message("user", "And the answer?"),
+    Message("assistant", "Forty-two; 안녕 \N{SMILING FACE WITH OPEN MOUTH}"),
+]
+ALONE = World(0, 1, 0, torch.device("cpu"))
+
+
+def base(**changes: Any) -> Any:
+    """A small base; its head is drawn wide, so that an adapter can say anything through it."""
+    shape = {"vocab_size": PIECES, "hidden_size": 64, "intermediate_size": 96, "initializer_range": 0.2}
+    return tiny_models.model(**{**shape, **changes})
+
+
+ADAPTERS: dict[str, Callable[[], Any]] = {
+    "lora": lambda: peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", use_rslora=True),
+    "dora": lambda: peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", use_dora=True),
+    "ia3": lambda: peft.IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    "loha": lambda: peft.LoHaConfig(r=8, alpha=16, target_modules=["q_proj", "v_proj", "up_proj"]),
+}
+
+
+def learn(model: Any, made: Renderer, steps: int) -> None:
+    """Train on TALK until it is known by heart."""
+    one = made.render([TALK])[0]
+    data = Examples(one.ids, one.mask, np.array([0, len(one.ids)]), ["talk"], ["en"], np.array([2], dtype="i4"))
+    batch = packing.unpacked(data, [0])
+    module = CausalLoss(model)
+    kernel = choose.prepare(model, choose.choose("cpu", torch.float32))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps, cycle_momentum=False)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (module(batch, kernel) / batch.supervised).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+
+
+def renderer(root: Path) -> Renderer:
+    return make_renderer("vicuna", load_tokenizer(str(folder(root, tokenizer_model=sentencepiece_model(PIECES)))))
+
+
+def run(root: Path, method: str = "full", *, steps: int = 80, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a run's folder with its result: model/ for `full`, else adapter/ on a base beside the run."""
+    folder_, made = root / "run", renderer(root / "tokenizer")
+    folder_.mkdir(parents=True)
+    (folder_ / "config.toml").write_text(f'name = "{method}"\n')
+    how = export.asked_as_trained(made)
+    model, lies = base().to(dtype), None
+    if method != "full":
+        lies = export.write_model(root / "base", model, Making(how, Origin("tiny", None, "none"), 512))
+        torch.manual_seed(0)
+        model = peft.get_peft_model(model, ADAPTERS[method](), autocast_adapter_dtype=False)
+    model.train()
+    learn(model, made, steps)
+    export.finish(folder_, model.eval(), Making(how, Origin(str(lies or "tiny"), lies, method), 512), ALONE)
+    return folder_

@@ -1,0 +1,132 @@
+"""The rules of docs/architecture.md, checked against the code itself."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+from tests.support import ROOT
+
+# A module may import modules of its own package and of lower levels; packages of one level are independent.
+# docs/architecture.md shows the same table.
+LEVELS = (
+    ("errors", "_version"),
+    ("settings", "files"),
+    ("display", "engine", "schemas", "markdown"),
+    ("tokenization", "ingest", "filters", "dataset"),
+    ("rendering",),
+    ("pipeline",),
+    ("analysis", "conversion", "model"),
+    ("inference",),
+    ("train",),
+    ("report",),
+    ("api",),
+    ("__init__",),
+    ("cli",),
+    ("__main__",),
+)
+LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
+TOPS = {"curate": "curate", "schemas": "curate.schemas", "filters": "curate.filters"}  # folder to package
+AT_THE_TOP = {"__init__", "__main__", "_version", "errors", "files", "settings"}
+MOST_MODULES = 16  # in one folder
+Imports = Mapping[str, frozenset[str]]
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Return the path of each module, by its dotted name; a package is named like its folder."""
+    found = {}
+    for folder, package in TOPS.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            if folder == "curate" and parts[0] in ("schemas", "filters"):
+                continue  # links to the two folders at the top
+            found[".".join((package, *(part for part in parts if part != "__init__")))] = path
+    return found
+
+
+def imported(module: str, path: Path) -> Iterator[str]:
+    """Yield every module of curate that a module imports: at its top, in functions, and under TYPE_CHECKING."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "curate")
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*parents, *([node.module] if node.module else [])])
+            if source.split(".")[0] == "curate":
+                for alias in node.names:
+                    name = f"{source}.{alias.name}"
+                    yield name if name in modules() else source
+
+
+@cache
+def imports() -> Imports:
+    return {module: frozenset(imported(module, path)) for module, path in modules().items()}
+
+
+def package_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def test_every_package_has_a_level() -> None:
+    assert {package_of(module) for module in modules()} | {"files"} == set(LEVEL) | {"files"}
+
+
+def test_imports_point_down() -> None:
+    assert sum(map(len, imports().values())) > 500
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in imports().items()
+        for other in others
+        if package_of(module) != package_of(other) and LEVEL[package_of(other)] >= LEVEL[package_of(module)]
+        if module != "curate"  # which names the public functions of all
+    ]
+    assert wrong == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    waiting = dict(imports())
+    while free := [module for module, others in waiting.items() if not (others - {module}) & waiting.keys()]:
+        for module in free:
+            del waiting[module]
+    assert sorted(waiting) == []  # those in a ring, and those that import one of them
+
+
+def test_packages_are_small_enough_to_look_through() -> None:
+    counts = {
+        folder: len(list(paths))
+        for folder, paths in itertools.groupby(sorted(modules().values()), key=lambda path: path.parent)
+    }
+    assert {str(folder.relative_to(ROOT)): n for folder, n in counts.items() if n - 1 > MOST_MODULES} == {}
+    assert {path.stem for path in (ROOT / "curate").glob("*.py")} <= AT_THE_TOP
+
+
+def test_the_documented_levels_are_these() -> None:
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", text, re.M)
+    assert [(int(level), tuple(re.findall(r"`(\w+)`", packages))) for level, packages in rows] == list(
+        enumerate(LEVELS)
+    )
+
+
+def test_rendering_needs_no_torch() -> None:
+    for module, path in modules().items():
+        if module.startswith("curate.rendering"):
+            names = re.findall(r"^\s*(?:import|from) (\w+)", path.read_text("utf-8"), re.M)
+            assert not {"torch", "transformers"} & set(names), module
+
+
+def test_only_the_command_line_prints_or_exits() -> None:
+    wrong = []
+    for path in modules().values():
+        if (ROOT / "curate/cli") in path.parents:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.exit", "exit", "click.echo"):
+                wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert wrong == []

@@ -1,0 +1,94 @@
+"""The benchmark of training runs where little is installed, takes every row, and tells of the rows it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.support import ROOT
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+INSTALLED = ("torch", "transformers", "peft", "numpy", "click", "rich")
+
+
+@pytest.fixture(scope="module")
+def little(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with links to these packages and what they require, and to no other."""
+    folder = tmp_path_factory.mktemp("site")
+    wanted, seen = list(INSTALLED), set()
+    while wanted:
+        name = canonicalize_name(wanted.pop())
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:  # for another system, such as CUDA's libraries
+            continue
+        needs = [Requirement(text) for text in found.requires or ()]
+        wanted += [one.name for one in needs if one.marker is None or one.marker.evaluate({"extra": ""})]
+        for top in {Path(str(file)).parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(Path(str(found.locate_file(top))))
+    return folder
+
+
+def run(little: Path, *arguments: str) -> str:
+    """Run the benchmark with these packages alone."""
+    command = [sys.executable, "-S", str(ROOT / "benchmarks" / "finetune.py"), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(little)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_every_row_of_the_gpu_runs_at_toy_size_with_little_installed(little: Path, tmp_path: Path) -> None:
+    out = tmp_path / "toy.json"
+    table = run(little, "--device", "cpu", "--toy", "--out", str(out))
+    result = json.loads(out.read_text())
+    rows = {row["name"]: row for row in result["rows"]}
+    assert list(rows) == run(little, "--list", "--toy", "--device", "cpu").splitlines()
+    failed = {name: row["error"] for name, row in rows.items() if "error" in row}
+    assert failed == {
+        "7B full 1k, varlen": (
+            "RecipeError: attention 'varlen' needs a CUDA device, and this is cpu; use 'auto' or 'sdpa'"
+        ),
+        "7B QLoRA real in 14 GiB": "ModuleNotFoundError: No module named 'bitsandbytes'",
+        "7B full real, TRL": "ModuleNotFoundError: No module named 'datasets'",
+    }
+    assert rows["resumed"]["bit_for_bit"]
+    assert rows["7B full 1k"]["first_loss"] == pytest.approx(rows["7B full 1k, plain loss"]["first_loss"], rel=1e-3)
+    assert "7B full real over Trainer padded" in result["ratios"]
+    assert "TOY sizes" in result["about"]
+    assert all(name in table for name in rows)
+
+
+def test_rows_that_the_budget_does_not_reach_are_told(little: Path, tmp_path: Path) -> None:
+    out = tmp_path / "short.json"
+    run(
+        little,
+        "--device",
+        "cpu",
+        "--toy",
+        "--budget",
+        "1",
+        "--only",
+        "7B full 1k",
+        "--only",
+        "resumed",
+        "--out",
+        str(out),
+    )
+    errors = [row["error"] for row in json.loads(out.read_text())["rows"]]
+    assert errors == ["not begun: the budget was spent"] * 2

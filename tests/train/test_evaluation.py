@@ -1,0 +1,245 @@
+"""Held-out loss and sample answers: exact sums, the same on any number of ranks, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import distributed as group
+
+from curate.inference.sampling import Sampling
+from curate.model.attention import choose as attentions
+from curate.model.attention.choose import Attention
+from curate.rendering.factory import make_renderer
+from curate.rendering.renderer import Renderer
+from curate.schemas.conversation import Message
+from curate.tokenization.tokenizer import load_tokenizer
+from curate.train import distributed, evaluation
+from curate.train.distributed import World
+from curate.train.evaluation import Prompt, Slice
+from curate.train.examples import Examples
+from curate.train.loss import CausalLoss
+from curate.train.report import html
+from curate.train.run import records
+from tests.support import tiny_models
+from tests.support.ranks import spawn
+from tests.support.tiny_tokenizers import folder, sentencepiece_model
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
+ROW = 64
+
+
+def examples(lengths: Sequence[int], *, seed: int = 0) -> Examples:
+    """Conversations of random ids, about half of them trained on in stretches."""
+    source = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = source.integers(3, tiny_models.VOCABULARY, offsets[-1]).astype(np.int32)
+    mask = source.random(offsets[-1]) < 0.5
+    mask[offsets[:-1]] = False
+    count = len(lengths)
+    languages = [("en", "ko", None)[i % 3] for i in range(count)]
+    return Examples(ids, mask, offsets, [f"c{i}" for i in range(count)], languages, np.arange(1, count + 1, dtype="i4"))
+
+
+LENGTHS = (40, 9, 30, 17, 64, 3, 25, 12)
+
+
+def ready(**changes: Any) -> tuple[CausalLoss, Attention]:
+    module = CausalLoss(tiny_models.model(**changes))
+    return module, attentions.prepare(module.model, attentions.choose("cpu", torch.float32))
+
+
+def plain_losses(data: Examples) -> list[tuple[float, int]]:
+    """Each conversation's summed loss and supervised tokens, by transformers' own forward, one at a time."""
+    model, found = tiny_models.model(), []
+    for i in range(len(data)):
+        ids = torch.from_numpy(data.ids[data.offsets[i] : data.offsets[i + 1]].astype(np.int64))
+        mask = torch.from_numpy(data.mask[data.offsets[i] : data.offsets[i + 1]])
+        found.append((tiny_models.plain_loss(model, [(ids, mask)]).item(), int(mask[1:].sum())))
+    return found
+
+
+def test_the_loss_is_the_sum_over_supervised_tokens_by_their_number() -> None:
+    data = examples(LENGTHS)
+    found = evaluation.losses(*ready(), data, ALONE, row_tokens=ROW, micro_batch=2)
+    one_by_one = plain_losses(data)
+    tokens_ = sum(count for _, count in one_by_one)
+    assert found.overall.tokens == tokens_
+    assert found.overall.conversations == len(LENGTHS)
+    assert found.overall.loss == pytest.approx(sum(loss for loss, _ in one_by_one) / tokens_, rel=1e-5)
+    for name in ("en", "ko", "unknown"):
+        members = [one_by_one[i] for i in range(len(data)) if (data.languages[i] or "unknown") == name]
+        mean = sum(loss for loss, _ in members) / sum(count for _, count in members)
+        shown = next(one for one in found.by_language if one.name == name)
+        assert shown.loss == pytest.approx(mean, rel=1e-5)
+        assert shown.conversations == len(members)
+
+
+def test_every_token_is_counted_once_in_each_grouping() -> None:
+    found = evaluation.losses(*ready(), examples(LENGTHS), ALONE, row_tokens=ROW)
+    for slices in (found.by_exchanges, found.by_depth, found.by_language, found.by_length):
+        assert sum(one.tokens for one in slices) == found.overall.tokens
+        whole = sum((one.loss or 0.0) * one.tokens for one in slices)
+        assert whole / found.overall.tokens == pytest.approx(found.overall.loss, rel=1e-9)
+    assert [one.name for one in found.by_exchanges] == ["1", "2", "3-4", "5-8"]
+    assert [one.name for one in found.by_length] == ["1-256"]
+    assert [one.name for one in found.by_depth][:3] == ["1", "2", "3-4"]
+
+
+def test_a_limit_takes_conversations_evenly_spread() -> None:
+    data = examples(LENGTHS)
+    found = evaluation.losses(*ready(), data, ALONE, row_tokens=ROW, limit=3)
+    one_by_one = plain_losses(data)
+    chosen = [one_by_one[i] for i in (0, 2, 5)]
+    assert found.overall.conversations == 3
+    assert found.overall.loss == pytest.approx(sum(a for a, _ in chosen) / sum(b for _, b in chosen), rel=1e-5)
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_what_is_spread_evenly_is_ascending_and_of_the_number_asked_for(count: int, limit: int) -> None:
+    places = evaluation.spread(count, limit).tolist()
+    assert len(places) == (min(limit, count) if limit else count)
+    assert places == sorted({*places} & {*range(count)})
+
+
+@given(st.integers(0, 100_000), st.sampled_from([1, 256]))
+def test_a_band_holds_its_number_and_touches_the_next(number: int, least: int) -> None:
+    low, high = evaluation.band(number, least)
+    assert low <= number <= high
+    if number:
+        assert evaluation.band(high + 1, least)[0] == high + 1
+
+
+def test_no_held_out_conversations_give_no_loss_and_a_broken_model_gives_null() -> None:
+    module, attention = ready()
+    assert evaluation.losses(module, attention, examples(()), ALONE, row_tokens=ROW).overall == Slice("all", None, 0, 0)
+    for parameter in module.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    found = evaluation.losses(module, attention, examples(LENGTHS), ALONE, row_tokens=ROW)
+    assert found.overall.loss is None
+    assert "NaN" not in json.dumps(found.record(3, "tuned"))
+
+
+def test_dropout_is_off_while_the_loss_is_taken_and_on_again_after() -> None:
+    module, attention = ready(attention_dropout=0.5)
+    module.train()
+    first = evaluation.losses(module, attention, examples(LENGTHS), ALONE, row_tokens=ROW)
+    assert first == evaluation.losses(module, attention, examples(LENGTHS), ALONE, row_tokens=ROW)
+    assert module.training
+
+
+def _on_a_rank(rank: int, shard: bool, file: str) -> None:
+    world = World(rank, group.get_world_size(), rank, torch.device("cpu"))
+    module, attention = ready()
+    spread = distributed.spread(module, world, shard=shard)
+    data = examples(LENGTHS)
+    found = evaluation.losses(spread, attention, data, world, row_tokens=ROW, micro_batch=2)
+    made = renderer(Path(file))
+    said = evaluation.answers(spread, made, prompts(), world, sampling_settings=SHORT, limit=60)
+    after = evaluation.losses(spread, attention, data, world, row_tokens=ROW, micro_batch=2)
+    assert after == found, "answering leaves the model as it was"
+    result = {"loss": found.record(1, "tuned"), "said": [one.record(1, "tuned") for one in said]}
+    (Path(file) / f"{rank}.json").write_text(json.dumps(result))
+
+
+SHORT = Sampling(max_new_tokens=12)
+
+
+def prompts() -> list[Prompt]:
+    return [Prompt(f"p{i}", (Message("user", str(i)),), tuple(range(5, 9 + i))) for i in range(3)]
+
+
+def renderer(root: Path) -> Renderer:
+    return make_renderer("vicuna", load_tokenizer(str(root)))
+
+
+@pytest.fixture
+def tokenizer_folder(tmp_path: Path) -> Path:
+    return folder(tmp_path, tokenizer_model=sentencepiece_model())
+
+
+@pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])
+@pytest.mark.parametrize("lengths", [LENGTHS], ids=["uneven rows"])
+def test_two_ranks_give_what_one_gives(shard: bool, lengths: Sequence[int], tokenizer_folder: Path) -> None:
+    spawn(_on_a_rank, 2, shard, str(tokenizer_folder))
+    ranks = [json.loads((tokenizer_folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert ranks[0] == ranks[1]
+    module, attention = ready()
+    alone = evaluation.losses(module, attention, examples(lengths), ALONE, row_tokens=ROW, micro_batch=2)
+    assert ranks[0]["loss"]["overall"]["tokens"] == alone.overall.tokens
+    assert ranks[0]["loss"]["overall"]["loss"] == pytest.approx(alone.overall.loss, rel=1e-6)
+    said = evaluation.answers(module, renderer(tokenizer_folder), prompts(), ALONE, sampling_settings=SHORT, limit=60)
+    assert ranks[0]["said"] == [one.record(1, "tuned") for one in said]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # what peft asks transformers
+def test_without_its_adapter_a_model_is_its_base() -> None:
+    import peft
+
+    base, attention = ready()
+    data = examples(LENGTHS)
+    before = evaluation.losses(base, attention, data, ALONE, row_tokens=ROW)
+    config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    module = CausalLoss(peft.get_peft_model(base.model, config))
+    tuned = evaluation.losses(module, attention, data, ALONE, row_tokens=ROW)
+    assert tuned.overall.loss != before.overall.loss
+    with evaluation.as_base(module):
+        again = evaluation.losses(module, attention, data, ALONE, row_tokens=ROW)
+    assert again == before
+
+
+TALK = [
+    Message("user", "What is the time?"),
+    Message("assistant", "It is half past nine."),
+    Message("user", "And the answer?"),
+    Message("assistant", "Forty-two; 안녕 \N{SMILING FACE WITH OPEN MOUTH}"),
+]
+
+
+def rendered(made: Renderer) -> Examples:
+    one = made.render([TALK])[0]
+    return Examples(one.ids, one.mask, np.array([0, len(one.ids)]), ["talk"], ["en"], np.array([2], dtype="i4"))
+
+
+def test_a_prompt_of_the_data_ends_where_its_first_answer_begins(tokenizer_folder: Path) -> None:
+    made = renderer(tokenizer_folder)
+    found = evaluation.data_prompts(made, rendered(made), 4)
+    assert [one.name for one in found] == ["held out: talk"]
+    assert list(found[0].ids) == made.generation_prompt(TALK[:1]).tolist()
+    assert found[0].reference == "It is half past nine."
+    assert found[0].messages == (Message("user", "What is the time?"),), "without what the template writes around it"
+    assert evaluation.data_prompts(made, rendered(made), 0) == []
+    fixed = evaluation.fixed_prompts(made, ["What is the time?"])
+    assert fixed[0].ids == found[0].ids
+
+
+def test_the_mask_is_shown_in_runs_that_are_the_whole_text(tokenizer_folder: Path) -> None:
+    made = renderer(tokenizer_folder)
+    row = evaluation.masked(made.tokenizer, rendered(made), 3)[0]
+    trained = [text for text, is_trained in row["runs"] if is_trained]
+    assert trained == [" It is half past nine.</s>", f" {TALK[3].content}</s>"]
+    assert "".join(text for text, _ in row["runs"]) == made.tokenizer.decode(rendered(made).ids.tolist())
+
+
+def test_the_page_of_a_run_shows_what_was_evaluated(tokenizer_folder: Path, tmp_path: Path) -> None:
+    module, attention = ready()
+    made, run = renderer(tokenizer_folder), tmp_path / "run"
+    run.mkdir()
+    found = evaluation.losses(module, attention, examples(LENGTHS), ALONE, row_tokens=ROW)
+    records.append(run / records.EVAL, [found.record(0, records.BASE), found.record(5, records.TUNED)])
+    said = evaluation.answers(module, made, prompts()[:1], ALONE, sampling_settings=SHORT)
+    records.append(run / records.SAMPLES, [said[0].record(step, which) for step, which in ((0, "base"), (5, "tuned"))])
+    records.append(run / records.MASKED, evaluation.masked(made.tokenizer, rendered(made), 1))
+    text = html.html(records.read(run))
+    assert f"{found.overall.loss:.4f}" in text
+    assert "exchanges: 3-4" in text
+    assert "answer: 3-4" in text
+    assert "in the data" not in text, "these prompts have no known answer"
+    assert "<mark> It is half past nine.&lt;/s&gt;</mark>" in text

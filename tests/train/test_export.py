@@ -1,0 +1,225 @@
+"""What comes out of a run loads in plain transformers and peft with equal logits, stops, and is whole or not there."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from safetensors.torch import save_file
+from torch import Tensor
+from torch import distributed as group
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from curate.errors import CheckpointError
+from curate.model import serving
+from curate.model.attention import choose
+from curate.rendering.factory import make_renderer
+from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
+from curate.train import distributed, export
+from curate.train.distributed import World
+from curate.train.export import Making, Origin
+from curate.train.loss import CausalLoss
+from curate.train.report import card
+from curate.train.run import records
+from curate.train.run.records import Records
+from tests.support import tiny_models
+from tests.support.ranks import spawn
+from tests.support.tiny_tokenizers import folder, sentencepiece_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # what peft asks
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
+IDS = torch.arange(3, 60)[None]
+PIECES = 420
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return load_tokenizer(str(folder(tmp_path_factory.mktemp("s"), tokenizer_model=sentencepiece_model(PIECES))))
+
+
+def base(**changes: Any) -> Any:
+    return tiny_models.model(vocab_size=PIECES, **changes)
+
+
+def making(tokenizer: Tokenizer, method: str = "full", lies: Path | None = None, **more: Any) -> Making:
+    made = make_renderer("vicuna", tokenizer)
+    return Making(export.asked_as_trained(made), Origin(str(lies or "tiny"), lies, method, **more), window=512)
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model(IDS).logits  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["head of its own", "tied head"])
+@pytest.mark.parametrize("shard", ["5GB", "40KB"], ids=["one file", "several files"])
+def test_a_model_loads_in_plain_transformers_with_equal_logits_and_stops(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool, shard: str
+) -> None:
+    monkeypatch.setattr(export, "SHARD", shard)
+    model = base(tie_word_embeddings=tied)
+    choose.prepare(model, choose.choose("cpu", torch.float32))
+    model.generation_config = GenerationConfig(temperature=0.9, do_sample=False)  # as LLaMA-2's, which does not save
+    made = export.finish(tmp_path, model, making(tokenizer), ALONE)
+    assert made == tmp_path / "model"
+    assert len(list(made.glob("*.safetensors"))) == 1 if shard == "5GB" else (made / "model.safetensors.index.json")
+    again = AutoModelForCausalLM.from_pretrained(made)
+    with choose.plain(model):
+        assert torch.equal(logits(again), logits(model))
+    assert again.generation_config.eos_token_id == tokenizer.info.eos_id
+    assert AutoTokenizer.from_pretrained(made)("It is half past nine.").input_ids
+    assert "curate" not in (made / "config.json").read_text(), "no name that plain transformers does not know"
+    assert serving.read(made).template == "vicuna"
+
+
+ADAPTERS: dict[str, Callable[[], Any]] = {
+    "lora": lambda: peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, use_rslora=True),
+    "dora": lambda: peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, use_dora=True),
+    "ia3": lambda: peft.IA3Config(
+        target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], init_ia3_weights=False
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ADAPTERS)
+def test_an_adapter_loads_in_plain_peft_with_equal_logits(tokenizer: Tokenizer, tmp_path: Path, method: str) -> None:
+    lies = tmp_path / "base"
+    export.write_model(lies, base(), making(tokenizer))
+    model = peft.get_peft_model(base(), ADAPTERS[method]())
+    made = export.finish(tmp_path, model, making(tokenizer, method, lies), ALONE)
+    assert made == tmp_path / "adapter"
+    again = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lies), str(made))
+    assert torch.equal(logits(again), logits(model))
+    assert not torch.equal(logits(again), logits(base()))
+    found = peft.AutoPeftModelForCausalLM.from_pretrained(str(made), dtype=torch.float32)
+    assert torch.equal(logits(found), logits(model)), "it knows where its base lies"
+    assert model.peft_config["default"].base_model_name_or_path != str(lies), "training goes on as before"
+
+
+def test_the_adapter_of_a_base_made_on_the_spot_has_its_base_beside_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    model = peft.get_peft_model(base(), ADAPTERS["lora"]())
+    made = export.finish(tmp_path, model, making(tokenizer, "lora", fresh=base), ALONE)
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(made / "base")), logits(base()))
+    assert torch.equal(logits(peft.AutoPeftModelForCausalLM.from_pretrained(str(made))), logits(model))
+    note = serving.note(made)
+    assert note is not None
+    assert (note.kind, note.base, note.method) == ("adapter", "base", "lora")
+    assert "FROM base\nADAPTER ." in (made / serving.MODELFILE).read_text()
+
+
+@pytest.mark.parametrize("what", ["empty", "other numbers", "half"])
+def test_an_adapter_that_is_not_what_was_trained_is_refused(tmp_path: Path, what: str) -> None:
+    model = peft.get_peft_model(base(), ADAPTERS["lora"]())
+    held = {name: tensor.contiguous() for name, tensor in peft.get_peft_model_state_dict(model).items()}
+    wrong = {
+        "empty": {},
+        "other numbers": {name: tensor + 1 for name, tensor in held.items()},
+        "half": dict(list(held.items())[: len(held) // 2]),
+    }
+    save_file(wrong[what], tmp_path / export.ADAPTER_WEIGHTS)
+    with pytest.raises(CheckpointError, match="not the one that was trained"):
+        export.check_adapter(tmp_path, model)
+    save_file(held, tmp_path / export.ADAPTER_WEIGHTS)
+    export.check_adapter(tmp_path, model)
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    made = export.write_model(tmp_path / "model", base(), making(tokenizer))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(CheckpointError, match=r"model' was not written: .*; the checkpoints are as they were"):
+            export.write_model(made, base(seed=1), making(tokenizer))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_second_export_takes_the_place_of_the_first(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        made = export.write_model(tmp_path / "model", base(seed=seed), making(tokenizer))
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(made)), logits(base(seed=1)))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def _export_sharded(rank: int, root: str, tied: bool) -> None:
+    world = World(rank, group.get_world_size(), rank, torch.device("cpu"))
+    module = distributed.spread(CausalLoss(base(tie_word_embeddings=tied)), world, shard=True)
+    made = making(load_tokenizer(root))
+    export.finish(Path(root) / "run", module.model, made, world)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["head of its own", "tied head"])
+def test_a_model_that_is_sharded_over_ranks_comes_out_whole(tmp_path: Path, tied: bool) -> None:
+    root = folder(tmp_path, tokenizer_model=sentencepiece_model(PIECES))
+    (root / "run").mkdir()
+    spawn(_export_sharded, 2, str(root), tied)
+    made = root / "run" / "model"
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(made)), logits(base(tie_word_embeddings=tied)))
+    assert json.loads((made / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+
+
+# ---- the card
+
+HOSTILE = "</pre><script>alert(1)</script> ``` | \n# head ```` [a](javascript:x) \x1b[31m \u202e ~~~ $x$"
+
+
+def a_run(said: str) -> Records:
+    def one(loss: float) -> dict[str, Any]:
+        row = {"name": "all", "loss": loss, "tokens": 1200, "conversations": 3}
+        return {"overall": row, "by_depth": [{**row, "name": "1"}, {**row, "name": "2"}]}
+
+    evals = [{"step": 0, "which": "base", **one(3.5)}, {"step": 9, "which": "tuned", **one(0.5)}]
+    asked = [{"role": "user", "content": said}]
+    sample = {"step": 9, "which": "tuned", "name": "fixed", "messages": asked, "answer": said, "stopped": True}
+    facts = {"data": {"set": said, "manifest_sha256": "ab" * 32, "conversations": 1234, said: 1, "split_again": None}}
+    return Records(said, evals=evals, samples=[sample], facts=facts, config=f"# {said}")
+
+
+def test_the_card_tells_base_data_losses_settings_and_prompt(tokenizer: Tokenizer) -> None:
+    made = making(tokenizer, "lora")
+    text = card.text(a_run("first"), made.serving, serving.Note("adapter", "org/base", "lora", "vicuna", ("</s>",)))
+    assert text.startswith('---\nbase_model: "org/base"\nlibrary_name: peft\n')
+    for word in ("ab" * 32, "1,234", "| all | 3.5000 | 0.5000 | 1,200 |", "USER: Hello! ASSISTANT: Hi!</s>", "```toml"):
+        assert word in text
+    assert "base_model" not in card.text(a_run("x"), made.serving, made.note("model")), "a folder is no name on the Hub"
+
+
+@given(st.sampled_from([HOSTILE, "`", "```\n\n<b>", "a|b\n"]) | st.text(max_size=60))
+def test_no_text_of_the_data_breaks_out_of_the_card(said: str) -> None:
+    html = (
+        MarkdownIt("commonmark", {"html": True})
+        .enable("table")
+        .render(card.text(a_run(said), _SERVING[0], serving.Note("adapter", said, "lora", "vicuna")))
+    )
+    assert "<script" not in html
+    assert "<b>" not in html
+    assert "<a " not in html
+    assert html.count("<h1>") == 1
+    assert html.count("<h2>") >= 4
+
+
+_SERVING: list[serving.Serving] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_serving(tokenizer: Tokenizer) -> None:
+    _SERVING[:] = [serving.of(tokenizer, "vicuna")]
+
+
+def test_the_card_stands_beside_the_weights_with_the_curve(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    records.append(tmp_path / records.METRICS, [{"step": step, "loss": 1.0 / step} for step in range(1, 9)])
+    made = export.finish(tmp_path, base(), making(tokenizer), ALONE)
+    assert "![loss by step](loss.png)" in (made / "README.md").read_text()
+    assert (made / "loss.png").read_bytes().startswith(b"\x89PNG")

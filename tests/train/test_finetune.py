@@ -1,0 +1,234 @@
+"""A fine-tune from the set to an answer: what it learns, leaves, prints, and that shell and Python are one."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+from rich.console import Console
+from rich.live import Live
+
+import curate
+from curate.cli import cli, finetune_progress
+from curate.errors import PlanError, RecipeError, RunError
+from curate.train import config
+from curate.train.run import events, records
+from tests.cli.test_cli import curate_in
+from tests.support.small_runs import ANSWER, COLOURS, QUESTION, SHORT, Heard, losses, run, taught_set
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return taught_set(tmp_path_factory.mktemp("taught"))
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return taught_set(tmp_path_factory.mktemp("held"), held_out=4)
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["finetune", *arguments], prog_name="curate")
+
+
+def flags(*settings: str) -> list[str]:
+    return [word for setting in (*SHORT, *settings) for word in ("--setting", setting)]
+
+
+def test_tiny_learns_a_small_set_by_heart_and_its_chat_repeats_the_answers_and_stops(tmp_path: Path) -> None:
+    data = taught_set(tmp_path, 5)
+    result = run(data, tmp_path / "run", lr=6e-3, global_batch=5, max_steps=90, settings=("optimizer.warmup=0.1",))
+    found = losses(tmp_path / "run")
+    assert found[0] > 5.5  # as much as guessing among 420 tokens: ln 420 is 6.04
+    assert result.loss == found[-1]
+    assert found[-1] < 0.1
+    talk = curate.chat(str(tmp_path / "run"), temperature=0.0, max_new_tokens=60)
+    for number in range(5):
+        assert talk.ask(QUESTION.format(number)) == ANSWER.format(number, COLOURS[number])
+        assert talk.last is not None and talk.last.stopped
+        talk.reset()
+
+
+def test_a_run_leaves_what_its_page_says(held_out: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    result = run(held_out, tmp_path / "run", on_event=heard)
+    found = records.read(result.run)
+    assert (result.status, result.step, len(found.metrics)) == ("finished", 6, 6)
+    assert {path.name for path in result.run.iterdir()} >= {
+        *(records.CONFIG, records.PLAN, records.FACTS, records.METRICS, records.EVAL, records.SAMPLES),
+        *(records.LEFT_OUT, records.MASKED, "checkpoints", "model", "report.html", "loss.png"),
+    }
+    keys = {"step", "loss", "lr", "tokens", "supervised", "seconds", "tokens_per_s", "mfu", "gib"}
+    assert all(keys <= set(row) for row in found.metrics)
+    assert all(row["tokens"] >= row["supervised"] > 0 and row["tokens_per_s"] > 0 for row in found.metrics)
+    assert found.facts["status"] == "finished"
+    assert found.facts["data"]["conversations"] == 8
+    assert result.base is not None and result.tuned is not None
+    assert result.base.overall.conversations == 4
+    assert found.evaluation("base") is not None and found.evaluation("tuned") is not None
+    assert {row["which"] for row in found.samples} == {"base", "tuned"}
+    assert found.answers()[0][0] is not None  # base and tuned side by side
+    assert config.load(result.run / records.CONFIG).train.max_steps == 6
+    kinds = [type(event).__name__ for event in heard if not isinstance(event, events.Said)]
+    assert kinds[:4] == ["Planned", "Evaluated", "Sampled", "Started"]
+    assert kinds.count("Stepped") == 6
+    assert kinds[-1] == "Finished"
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "ia3"])
+def test_an_adapter_is_trained_over_a_base_that_stays_as_it_was(taught: Path, tmp_path: Path, method: str) -> None:
+    result = run(taught, tmp_path / "run", method=method, rank=4, lr=0.05, max_steps=12)
+    assert result.result == tmp_path / "run" / "adapter"
+    assert result.plan.trained < result.plan.parameters
+    found = losses(tmp_path / "run")
+    assert found[-1] < found[0]
+    assert isinstance(curate.chat(str(result.run), max_new_tokens=4).ask("What colour is fox 1?"), str)
+
+
+def test_shell_and_python_take_the_same_steps(taught: Path, tmp_path: Path) -> None:
+    run(taught, tmp_path / "python", max_steps=3)
+    words = ["--model", "tiny", "--global-batch", "4", "--max-steps", "3", "--seed", "1", "--device", "cpu"]
+    done = invoke(str(taught), *words, *flags(), "--out", str(tmp_path / "shell"))
+    assert done.exit_code == 0, done.output
+    assert losses(tmp_path / "shell") == losses(tmp_path / "python")
+    assert config.load(tmp_path / "shell" / records.CONFIG) == config.load(tmp_path / "python" / records.CONFIG)
+    steps = [line for line in done.stderr.splitlines() if line.startswith("step ")]
+    assert len(steps) == 3
+    for name in ("loss", "lr", "norm", "tokens/s", "MFU", "memory", "data", "ETA"):
+        assert f" {name} " in steps[0]
+    assert "next" in done.stdout and "curate chat" in done.stdout
+    assert "step 1/3" not in done.stdout
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_one_others(taught: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(taught, tmp_path / name, max_steps=2, seed=seed)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
+
+
+# ---- the plan alone
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(taught: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = invoke(str(taught), "--model", "tiny", "--dry-run", "--out", str(out), "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    for name in ("model", "rows", "steps", "memory", "time", "disk", "because"):
+        assert any(line.startswith(name) for line in done.stdout.splitlines()), name
+    assert not out.exists()
+    printed = invoke(str(taught), "--model", "tiny", "--dry-run", "--json", "--device", "cpu")
+    told = json.loads(printed.stdout)
+    assert told["status"] == "planned"
+    assert told["plan"]["conversations"] == 12
+
+
+def test_a_plan_that_cannot_fit_is_refused_before_anything_is_written(taught: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="what would fit"):
+        run(taught, tmp_path / "run", settings=("train.memory_gib=0.1",))
+    assert not (tmp_path / "run").exists()
+    done = invoke(str(taught), "--model", "tiny", "--dry-run", "--setting", "train.memory_gib=0.1", "--device", "cpu")
+    assert done.exit_code == 1
+    assert "this does not fit the memory" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("error: this run needs")
+
+
+# ---- settings
+
+
+def test_a_preset_is_laid_under_the_flags(taught: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('[train]\nepochs = 7.0\n[optimizer]\nschedule = "constant"\n')
+    result = curate.finetune(taught, model="tiny", preset=mine, dry_run=True, place="cpu", global_batch=6)
+    assert result.plan.steps.epochs == 7.0
+    with pytest.raises(RecipeError, match="did you mean 'vicuna-7b'"):
+        curate.finetune(taught, model="tiny", preset="vicuna7b")
+    with pytest.raises(RecipeError, match=r"did you mean 'epochs'"):
+        curate.finetune(taught, model="tiny", settings=["train.epoch=2"])
+
+
+def test_presets_are_listed_and_printed() -> None:
+    listed = CliRunner().invoke(cli, ["presets"])
+    assert all(name in listed.stdout for name in config.presets())
+    printed = CliRunner().invoke(cli, ["presets", "vicuna-7b"])
+    assert printed.stdout == config.source("vicuna-7b")
+    assert (
+        json.loads(CliRunner().invoke(cli, ["presets", "vicuna-7b", "--json"]).stdout)["train"]["global_batch"] == 128
+    )
+
+
+def test_without_the_training_extra_one_line_says_what_to_install(taught: Path, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    done = curate_in(tmp_path, "finetune", str(taught), "--model", "tiny", PYTHONPATH=f"{tmp_path}:{sys.path[0]}")
+    assert done.returncode == 1
+    assert done.stderr == "error: curate finetune needs the extra [train]: pip install 'curate-chat[train]'\n"
+
+
+# ---- on a terminal
+
+
+def stepped(step: int, loss: float) -> events.Stepped:
+    return events.Stepped(step, 9, 0.5, loss, 1e-3, 0.7, 400, 200, 0.5, 800.0, 0.41, 2.5, 0.003, 83.0)
+
+
+def test_the_panel_shows_what_a_step_came_to(taught: Path, tmp_path: Path) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100, record=True)
+    with Live(console=screen, auto_refresh=False) as live:
+        panel = finetune_progress.Panel(live)
+        run(taught, tmp_path / "run", max_steps=1, on_event=panel)
+        panel(stepped(3, 1.25))
+        panel(events.Warned("memory ran out"))
+    text = screen.export_text()
+    for part in ("curate finetune tiny", "step 3 of 9", "1.2500", "800", "41.0 %", "2.50 GiB", "0.3 %", "ETA 1:23 min"):
+        assert part in text, part
+    assert "warning: memory ran out" in text
+    assert "because" in text  # the plan, above
+
+
+def test_the_curve_falls_as_the_loss_does() -> None:
+    assert finetune_progress.curve([]) == ""
+    assert finetune_progress.curve([3.0]) == "▁"
+    assert finetune_progress.curve([3.0, 2.0, 1.0]) == "█▅▁"
+    assert len(finetune_progress.curve([float(n) for n in range(1000)])) == finetune_progress.CURVE
+
+
+def test_a_run_that_was_refused_leaves_its_folder_to_the_next(taught: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(RecipeError, match="finite"):
+        run(taught, out, lr=float("inf"))
+    out.mkdir()
+    for name in (".lock", "left-out.jsonl", "config.toml", "run.json"):
+        (out / name).write_text("")
+    assert run(taught, out, max_steps=1).status == "finished"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.toml").write_text("mine = true")
+    with pytest.raises(RunError, match="holds a run already"):
+        run(taught, other)
+    assert (other / "config.toml").read_text() == "mine = true"
+
+
+def test_any_method_of_pefts_is_planned_as_it_is_and_refused_before_weights_are_made(
+    taught: Path, tmp_path: Path
+) -> None:
+    found = run(taught, tmp_path / "a", method="peft", settings=(LOHA,), dry_run=True)
+    trained = run(taught, tmp_path / "b", method="peft", settings=(LOHA,), max_steps=1)
+    facts = json.loads((trained.run / records.FACTS).read_text())
+    assert found.plan.trained == facts["trained_parameters"]
+    for settings, said in (((TUNING,), "room for"), (("method.targets=['nope']",), "no layer 'nope'")):
+        method = "peft" if settings == (TUNING,) else "lora"
+        with pytest.raises(RecipeError, match=said):
+            run(taught, tmp_path / "c", method=method, settings=settings, dry_run=True)
+    assert not (tmp_path / "c").exists()
+
+
+LOHA = "method.peft={peft_type='LOHA', r=4}"
+TUNING = "method.peft={peft_type='PROMPT_TUNING', num_virtual_tokens=4}"

@@ -1,0 +1,146 @@
+"""A run that begins with an earlier result, an adapter, a model, a run or a checkpoint, and what is none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+from curate.errors import CurateError, ModelError, RunError
+from curate.train import checkpoint, config
+from curate.train.finetune import finetune
+from curate.train.run import events, records
+from curate.train.run.log import RunResult
+from tests.support.small_runs import QUICK, SHORT, Heard, losses, run, taught_set
+
+STEPS: dict[str, Any] = {"global_batch": 9, "max_steps": 8}
+SAVED = ("checkpoint.steps=4", "eval.limit=0")
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return taught_set(tmp_path_factory.mktemp("taught"), held_out=3)
+
+
+@pytest.fixture(scope="module")
+def full(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return run(taught, tmp_path_factory.mktemp("full") / "run", settings=SAVED, lr=1e-2, **STEPS)
+
+
+@pytest.fixture(scope="module")
+def lora(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    folder = tmp_path_factory.mktemp("lora") / "run"
+    return run(taught, folder, settings=SAVED, method="lora", rank=8, lr=0.03, **STEPS)
+
+
+def on_from(name: Path, data: Path, out: Path, **flags: Any) -> RunResult:
+    """Begin a run with an earlier result, no model named."""
+    given = {**QUICK, **STEPS, "max_steps": 2, "lr": 1e-4, **flags}
+    return finetune(data, init=str(name), out=out, settings=SHORT, **{k: v for k, v in given.items() if k != "model"})
+
+
+def base_loss(result: RunResult) -> float:
+    assert result.base is not None and result.base.overall.loss is not None
+    return result.base.overall.loss
+
+
+def tuned_loss(result: RunResult) -> float:
+    assert result.tuned is not None and result.tuned.overall.loss is not None
+    return result.tuned.overall.loss
+
+
+@pytest.mark.parametrize("part", ["", "model"], ids=["run", "model"])
+def test_a_trained_model_is_the_base_of_the_next_run(full: RunResult, taught: Path, tmp_path: Path, part: str) -> None:
+    found = on_from(full.run / part, taught, tmp_path / "run", method="lora", rank=4)
+    assert base_loss(found) == pytest.approx(tuned_loss(full), rel=1e-5)
+    assert found.result == tmp_path / "run" / "adapter"
+
+
+def test_a_full_fine_tune_goes_on_from_a_model(full: RunResult, taught: Path, tmp_path: Path) -> None:
+    found = on_from(full.run, taught, tmp_path / "run", method="full")
+    assert base_loss(found) == pytest.approx(tuned_loss(full), rel=1e-5)
+    assert found.result == tmp_path / "run" / "model"
+
+
+def test_an_adapter_is_trained_on_over_its_own_base(lora: RunResult, taught: Path, tmp_path: Path) -> None:
+    found = on_from(lora.run, taught, tmp_path / "run")
+    assert base_loss(found) == pytest.approx(base_loss(lora), rel=1e-5)  # without the adapter
+    assert losses(found.run)[0] < losses(lora.run)[0] - 0.1
+    assert losses(found.run)[0] == pytest.approx(losses(lora.run)[-1], abs=0.05)
+    assert tuned_loss(found) == pytest.approx(tuned_loss(lora), abs=0.05)
+
+
+@pytest.mark.parametrize("age", [0, 1], ids=["with all states", "with weights alone"])
+def test_a_checkpoints_weights_are_taken_over_with_its_runs_method(
+    full: RunResult, taught: Path, tmp_path: Path, age: int
+) -> None:
+    path = checkpoint.checkpoints(full.run)[age]
+    assert (checkpoint.load(path).optimizer is None) == (age == 1)
+    heard = Heard()
+    found = on_from(path, taught, tmp_path / "run", on_event=heard)
+    assert any("method full, as in the run of" in said.text for said in heard.of(events.Said))
+    if age == 0:
+        assert base_loss(found) == pytest.approx(tuned_loss(full), rel=1e-5)
+    assert base_loss(found) < base_loss(full) - 0.5
+
+
+def test_a_checkpoint_of_an_adapter_is_taken_over_too(lora: RunResult, taught: Path, tmp_path: Path) -> None:
+    path = checkpoint.checkpoints(lora.run)[0]
+    found = on_from(path, taught, tmp_path / "run")
+    assert found.plan.trained == lora.plan.trained
+    assert losses(found.run)[0] < losses(lora.run)[0] - 0.1
+    assert tuned_loss(found) == pytest.approx(tuned_loss(lora), abs=0.05)
+
+
+def test_the_rate_is_that_of_the_method_in_force_and_the_run_keeps_it(
+    full: RunResult, lora: RunResult, taught: Path, tmp_path: Path
+) -> None:
+    on_full = on_from(checkpoint.checkpoints(full.run)[0], taught, tmp_path / "full", lr=None)
+    on_lora = on_from(lora.run, taught, tmp_path / "lora", lr=None, preset=config.load(full_settings()))
+    for found, kind in ((on_full, "full"), (on_lora, "lora")):
+        kept = config.load(str(found.run / records.CONFIG))
+        rates = [row["lr"] for row in records.lines(found.run / records.METRICS)]
+        assert kept.method.kind == kind
+        assert max(rates) == pytest.approx(config.LEARNING_RATES[kind])
+
+
+def full_settings() -> config.TrainConfig:
+    """A preset that trains every weight, which nobody asked of a run that begins with an adapter."""
+    return config.override(config.load(), {"method": {"kind": "full"}})
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"method": "dora"}, "is an adapter of method lora and goes on as one; leave --method out"),
+        ({"rank": 4}, "is an adapter with a rank of its own; leave method.rank out"),
+    ],
+)
+def test_a_method_that_an_adapter_has_not_is_refused(
+    lora: RunResult, taught: Path, tmp_path: Path, flags: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(RunError, match=said):
+        on_from(lora.run, taught, tmp_path / "run", **flags)
+    with pytest.raises(RunError, match=r"is of a run with method\.(kind|rank) = .* and goes on so"):
+        on_from(checkpoint.checkpoints(lora.run)[0], taught, tmp_path / "run", **flags)
+
+
+def test_what_cannot_be_begun_with_is_one_line(lora: RunResult, full: RunResult, taught: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"is an adapter, and method full trains none: merge it first"):
+        on_from(lora.run, taught, tmp_path / "run", method="full")
+    with pytest.raises(ModelError, match="nowhere"):
+        on_from(Path("nowhere"), taught, tmp_path / "run")
+    alone = tmp_path / "step-000008"
+    shutil.copytree(checkpoint.checkpoints(full.run)[0], alone)
+    with pytest.raises(ModelError, match=r"is alone: config\.toml of its run"):
+        on_from(alone, taught, tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CurateError, match="neither a model, an adapter nor a run"):
+        on_from(tmp_path / "empty", taught, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,102 @@
+"""An adapter merged into its base answers as the two did; what would not is never written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from click.testing import CliRunner
+from transformers import AutoModelForCausalLM
+
+import curate
+from curate.cli import cli
+from curate.errors import CurateError, ModelError
+from curate.model import artifact, find, load, serving
+from curate.train import export, merge
+from curate.train.export import Making, Origin
+from tests.support import tiny_runs
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # what peft asks
+ASKED, SAID = (message.content for message in tiny_runs.TALK[:2])
+
+
+@pytest.mark.parametrize("method", tiny_runs.ADAPTERS)
+def test_the_merged_model_is_base_and_adapter_in_one(tmp_path: Path, method: str) -> None:
+    run = tiny_runs.run(tmp_path, method)
+    made = curate.merge(str(run), tmp_path / "out")
+    assert made.method == method
+    assert made.difference < 1e-4 < 0.1 < made.effect
+    tuned = peft.AutoPeftModelForCausalLM.from_pretrained(str(run / "adapter"), dtype=torch.float32)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ids = torch.arange(3, 90)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, tuned(ids).logits, rtol=1e-3, atol=1e-4)
+    note = serving.note(tmp_path / "out")
+    assert note is not None
+    assert (note.kind, note.method, note.template) == ("model", method, "vicuna")
+    assert method in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_command_merges_and_chat_answers_as_trained(tmp_path: Path) -> None:
+    run = tiny_runs.run(tmp_path, "lora", dtype=torch.bfloat16)
+    found = CliRunner().invoke(cli, ["merge", str(run), str(tmp_path / "out")])
+    assert found.exit_code == 0, found.output
+    assert "(bf16)" in found.stdout
+    said = CliRunner().invoke(cli, ["chat", str(tmp_path / "out"), "--prompt", ASKED, "--temperature", "0"])
+    assert said.stdout == f"{SAID}\n"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_qlora_is_merged_into_the_base_as_it_was_quantised(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    how = export.asked_as_trained(tiny_runs.renderer(tmp_path / "tokenizer"))
+    lies = export.write_model(tmp_path / "base", tiny_runs.base(), Making(how, Origin("tiny", None, "none"), 512))
+    source = find.find(str(lies))
+    four: Any = load.load(source, dtype=torch.float32, device="cpu", quantise=True)
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    tuned = peft.get_peft_model(four, config, autocast_adapter_dtype=False).eval()
+    origin = Origin(str(lies), lies, "qlora", quantised=True)
+    adapter = export.write_adapter(tmp_path / "adapter", tuned, Making(how, origin, 512))
+    before = merge._logits(tuned)
+    made = curate.merge(str(adapter), tmp_path / "out")
+    assert made.difference < 1e-3
+    merged = merge._logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out"))
+    assert merge._distance(merged, before) < 1e-3
+    plain = artifact.load(artifact.find(str(adapter)), place=torch.device("cpu"), quantise=False)
+    assert merge._distance(merge._logits(plain), before) > 0.01, "the base before quantisation is another"
+
+
+def refused(tmp_path: Path, adapter: object, match: str, **settings: Any) -> None:
+    with pytest.raises(CurateError, match=match) as caught:
+        curate.merge(str(adapter), tmp_path / "new", **settings)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_cannot_be_merged_is_told_in_one_line_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_runs.run(tmp_path, "lora", steps=2)
+    refused(tmp_path, tmp_path / "base", "is a model, not an adapter")
+    with pytest.raises(ModelError, match=r"base' exists already"):
+        curate.merge(str(run), tmp_path / "base")
+    monkeypatch.setattr(merge, "fold", lambda model, _: model.unload())  # a merge that loses what was learnt
+    refused(tmp_path, run, r"logits differ by .* from base and adapter, .* is allowed; nothing was written")
+
+
+def test_an_adapter_without_weights_of_its_own_form_is_told(tmp_path: Path) -> None:
+    model = tiny_runs.base()
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    made = peft.get_peft_model(model, config)
+    lies = export.write_model(
+        tmp_path / "base",
+        model,
+        Making(export.asked_as_trained(tiny_runs.renderer(tmp_path / "t")), Origin("tiny", None, "none"), 512),
+    )
+    config.base_model_name_or_path = str(lies)
+    made.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
+    refused(tmp_path, tmp_path / "adapter", "of type PROMPT_TUNING cannot be merged .*serve it as it is")

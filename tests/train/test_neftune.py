@@ -1,0 +1,95 @@
+"""NEFTune: noise of the right size on the tokens of each document, in training alone."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from torch.utils.checkpoint import checkpoint
+
+from curate.model.attention import choose
+from curate.model.attention.choose import Attention
+from curate.train import neftune
+from curate.train.loss import CausalLoss
+from tests.support import tiny_models
+
+SIZES = [20, 30, 100]
+ROWS = tiny_models.rows([tiny_models.documents(SIZES), tiny_models.documents([60])], 160)
+
+
+def module(**changes: Any) -> tuple[CausalLoss, Attention]:
+    model = tiny_models.model(**changes)
+    chosen = choose.prepare(model, Attention("sdpa", "for a test"))
+    return CausalLoss(model), chosen
+
+
+def test_noise_is_uniform_within_alpha_over_the_root_of_tokens_times_size_and_none_is_on_padding() -> None:
+    torch.manual_seed(0)
+    documents, size, alpha = ROWS.documents, 512, 5.0
+    drawn = neftune.noise(torch.zeros(2, 160, size), documents, alpha)
+    assert not drawn[documents < 0].any()
+    for row, number, length in [(0, 0, 20), (0, 1, 30), (0, 2, 100), (1, 0, 60)]:
+        found = drawn[row][documents[row] == number]
+        width = alpha / math.sqrt(length * size)
+        assert len(found) == length
+        assert float(found.abs().max()) == pytest.approx(width, rel=0.01)
+        assert float(found.abs().max()) <= width
+        assert float(found.abs().mean()) == pytest.approx(width / 2, rel=0.05)
+        assert abs(float(found.mean())) < width / 30
+
+
+def test_a_document_alone_gets_the_noise_that_the_paper_gives_it() -> None:
+    torch.manual_seed(3)
+    ours = neftune.noise(torch.zeros(1, 60, 32), torch.zeros(1, 60, dtype=torch.int32), 5.0)
+    torch.manual_seed(3)
+    paper = (2 * torch.rand(1, 60, 32) - 1) * 5.0 / math.sqrt(60 * 32)
+    torch.testing.assert_close(ours, paper)
+
+
+def test_noise_changes_a_loss_in_training_and_in_no_other_place() -> None:
+    whole, chosen = module()
+    with torch.no_grad():
+        quiet = whole.eval()(ROWS, chosen).item()
+    neftune.add(whole, 5.0)
+    trained = [whole.train()(ROWS, chosen).item() for _ in range(2)]
+    assert trained[0] != trained[1] != quiet
+    assert trained == pytest.approx([quiet] * 2, rel=0.05)
+    with torch.no_grad():
+        assert whole(ROWS, chosen).item() == quiet
+        assert whole.eval()(ROWS, chosen).item() == quiet
+        with choose.plain(whole.model):
+            ids = ROWS.input_ids[:1, :20]
+            assert torch.equal(whole.model(ids).logits, whole.model(ids).logits)
+
+
+def test_a_drawn_noise_is_the_same_where_activations_are_made_again() -> None:
+    found = []
+    for checkpointing in (False, True):
+        whole, chosen = module(vocab_size=160)
+        neftune.add(whole, 5.0)
+        if checkpointing:
+            model: Any = whole.model
+            for layer in model.model.layers:
+                layer.gradient_checkpointing = True
+                layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        torch.manual_seed(7)
+        whole.train()(ROWS, chosen).backward()
+        found.append({name: one.grad for name, one in whole.named_parameters()})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
+@pytest.mark.filterwarnings("default")  # peft's use of an older name of transformers'
+def test_noise_reaches_an_adapters_model() -> None:
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(tiny_models.model(), peft.LoraConfig(r=2, target_modules="all-linear"))
+    chosen = choose.prepare(model, Attention("sdpa", "for a test"))
+    whole = CausalLoss(model).train()
+    neftune.add(whole, 5.0)
+    assert whole(ROWS, chosen).item() != whole(ROWS, chosen).item()

@@ -1,0 +1,270 @@
+"""A run that was ended goes on as if it had not been: the same steps, with the same losses bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+from curate.errors import CheckpointError, CurateError, RecipeError, RunError
+from curate.train import checkpoint
+from curate.train.finetune import finetune
+from curate.train.run import events, records
+from curate.train.run import folder as run_folder
+from tests.support.small_runs import SHORT, Heard, losses, run, taught_set
+
+ROOT = Path(__file__).parents[2]
+STEPS = 10
+# Dropout and noise, so that random states matter as much as weights do.
+DRAWN = ("method.dropout=0.3", "optimizer.neftune=5.0")
+LORA = {"method": "lora", "rank": 4, "lr": 0.02, "max_steps": STEPS}
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return taught_set(tmp_path_factory.mktemp("taught"), held_out=2)
+
+
+@pytest.fixture(scope="module")
+def whole(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The losses of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(taught, folder, settings=DRAWN, **LORA)
+    return losses(folder)
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Begin a fine-tune in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "curate", "finetune", "--device", "cpu", *words]
+    return subprocess.Popen(
+        line, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def words_of(data: Path, out: Path, *settings: str) -> list[str]:
+    given = [word for setting in (*SHORT, *DRAWN, *settings) for word in ("--setting", setting)]
+    flags = ["--model", "tiny", "--method", "lora", "--rank", "4", "--lr", "0.02", "--seed", "1"]
+    return [str(data), *flags, "--global-batch", "4", "--max-steps", str(STEPS), "--out", str(out), *given]
+
+
+def wait_for_steps(process: subprocess.Popen[str], out: Path, count: int) -> None:
+    until = time.monotonic() + 120
+    while len(losses(out)) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+# ---- killed
+
+
+def test_a_run_killed_at_a_random_moment_resumes_with_the_same_losses(
+    taught: Path, tmp_path: Path, whole: list[float]
+) -> None:
+    chance = random.Random()
+    after, pause = chance.randrange(1, STEPS - 1), chance.random() * 0.2
+    out = tmp_path / "run"
+    process = start(tmp_path, *words_of(taught, out, "checkpoint.steps=2"))
+    wait_for_steps(process, out, after)
+    time.sleep(pause)
+    process.kill()
+    process.communicate()
+    told = f"killed {pause:.3f} s after step {after}"
+    assert records.read(out).facts["status"] == "running", told
+    resumed = start(tmp_path, "--resume", str(out))
+    _, said = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, (told, said)
+    assert losses(out) == whole, told
+    steps = [row["step"] for row in records.lines(out / records.METRICS)]
+    assert steps == list(range(1, STEPS + 1)), told
+    assert records.read(out).facts["status"] == "finished"
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(
+    taught: Path, tmp_path: Path, whole: list[float]
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(event: Any) -> None:
+        if isinstance(event, events.Stepped) and event.step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(taught, tmp_path / "run", settings=DRAWN, on_event=kill, **LORA)
+    heard = Heard()
+    finetune(resume=tmp_path / "run", place="cpu", on_event=heard)
+    assert any("has no checkpoint yet" in warned.text for warned in heard.of(events.Warned))
+    assert losses(tmp_path / "run") == whole
+    looks = [
+        (row["step"], row["which"], str(row["messages"])) for row in records.lines(tmp_path / "run" / records.SAMPLES)
+    ]
+    assert len(looks) == len(set(looks)), "what was looked at before the kill is not there twice"
+
+
+# ---- asked to stop
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_saves_and_leaves_and_the_run_goes_on(
+    taught: Path, tmp_path: Path, whole: list[float], number: int
+) -> None:
+    def ask(event: Any) -> None:
+        if isinstance(event, events.Stepped) and event.step == 4:
+            os.kill(os.getpid(), number)
+
+    stopped = run(taught, tmp_path / "run", settings=DRAWN, on_event=ask, **LORA)
+    assert (stopped.status, stopped.step, stopped.signal) == ("stopped", 4, number)
+    assert [path.name for path in checkpoint.checkpoints(tmp_path / "run")] == ["step-000004"]
+    assert "--resume" in records.read(stopped.run).facts["status"]
+    result = finetune(resume=tmp_path / "run", place="cpu")
+    assert result.status == "finished"
+    assert losses(tmp_path / "run") == whole
+
+
+def test_the_command_ends_by_sigterm_with_143_and_a_line_that_says_how_to_go_on(taught: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(tmp_path, *words_of(taught, out))
+    wait_for_steps(process, out, 2)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert f"curatefinetune--resume{out}" in "".join(printed.split())  # folded at the edge of the screen
+    step = len(losses(out))
+    assert checkpoint.checkpoints(out)[0].name == f"step-{step:06}"
+
+
+# ---- what is on the disk
+
+
+def stopped_at(data: Path, out: Path, step: int, *settings: str) -> None:
+    def ask(event: Any) -> None:
+        if isinstance(event, events.Stepped) and event.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run(data, out, settings=(*DRAWN, *settings), on_event=ask, **LORA)
+
+
+def damage(folder: Path) -> None:
+    file = next(folder.glob("weights-*"))
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    taught: Path, tmp_path: Path, whole: list[float]
+) -> None:
+    out = tmp_path / "run"
+    stopped_at(taught, out, 6, "checkpoint.steps=3", "checkpoint.full_states=2")
+    newest, before = checkpoint.checkpoints(out)
+    damage(newest)
+    heard = Heard()
+    finetune(resume=out, place="cpu", on_event=heard)
+    [warned] = heard.of(events.Warned)
+    assert newest.name in warned.text and "SHA-256" in warned.text
+    assert heard.of(events.Started)[0].step == 3
+    assert before.name == "step-000003"
+    assert losses(out) == whole
+
+
+def test_where_only_weights_are_left_the_run_says_so_before_it_loads_anything(taught: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    stopped_at(taught, out, 6, "checkpoint.steps=3")
+    newest, before = checkpoint.checkpoints(out)
+    assert {path.name.split("-")[0] for path in before.iterdir()} == {"manifest.json", "state.json", "weights"}
+    damage(newest)
+    heard = Heard()
+    with pytest.raises(CheckpointError, match=f"{before.name}.*weights alone.*--init"):
+        finetune(resume=out, place="cpu", on_event=heard)
+    assert not heard.of(events.Planned)
+
+
+def test_the_last_checkpoints_are_kept_and_one_full_state(taught: Path, tmp_path: Path) -> None:
+    run(taught, tmp_path / "run", settings=("checkpoint.steps=2", "checkpoint.keep=3"), max_steps=10)
+    found = checkpoint.checkpoints(tmp_path / "run")
+    assert [path.name for path in found] == ["step-000010", "step-000008", "step-000006"]
+    assert [checkpoint.load(path).optimizer is not None for path in found] == [True, False, False]
+
+
+def test_a_full_disk_in_the_middle_of_a_save_loses_nothing_that_was_there(
+    taught: Path, tmp_path: Path, whole: list[float]
+) -> None:
+    out = tmp_path / "run"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); "  # as a full disk: EFBIG
+    stopped_at(taught, out, 4)
+    before = {path: path.stat().st_size for path in checkpoint.checkpoints(out)[0].iterdir()}
+    code = limit.format(200_000) + "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    code += "import sys; from curate.cli import main; sys.argv[1:] = {0!r}; main()"
+    words = ["finetune", "--resume", str(out), "--device", "cpu", "--setting", "checkpoint.steps=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(words)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "step-000006" in done.stderr.splitlines()[-1] and "was not written" in done.stderr.splitlines()[-1]
+    assert {path: path.stat().st_size for path in checkpoint.checkpoints(out)[0].iterdir()} == before
+    assert "was not written" in records.read(out).facts["status"]
+    finetune(resume=out, place="cpu")
+    assert losses(out) == whole
+
+
+# ---- what may not be resumed
+
+
+def test_settings_that_change_losses_cannot_change_and_those_that_do_not_can(taught: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    stopped_at(taught, out, 2)
+    with pytest.raises(RecipeError, match=r"learning_rate was 0\.02, is 0\.5.*--init"):
+        finetune(resume=out, lr=0.5, place="cpu")
+    result = finetune(resume=out, place="cpu", settings=("checkpoint.keep=1", "eval.samples=0"))
+    assert result.status == "finished"
+
+
+def test_another_set_is_refused(tmp_path: Path) -> None:
+    data = taught_set(tmp_path)
+    out = tmp_path / "run"
+    stopped_at(data, out, 2)
+    taught_set(tmp_path, 13)
+    with pytest.raises(CheckpointError, match="the data is not what the run began with"):
+        finetune(resume=out, place="cpu")
+
+
+def test_a_finished_run_is_not_run_again(taught: Path, tmp_path: Path) -> None:
+    run(taught, tmp_path / "run", max_steps=1)
+    with pytest.raises(RunError, match="is finished"):
+        finetune(resume=tmp_path / "run", place="cpu")
+
+
+def test_a_folder_that_holds_no_run_is_named_and_the_latest_is_found(
+    taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="there is no run to resume"):
+        finetune(resume=True, place="cpu")
+    with pytest.raises(CurateError, match="holds no run"):
+        finetune(resume="nowhere", place="cpu")
+    for name, age in (("runs/old", 100), ("runs/new", 0)):
+        stopped_at(taught, Path(name), 1)
+        for file in Path(name).iterdir():
+            os.utime(file, (time.time() - age, time.time() - age))
+    assert run_folder.to_resume(None) == Path("runs/new")
+
+
+def test_two_processes_never_work_on_one_run(taught: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    stopped_at(taught, out, 1)
+    with run_folder.held(out), pytest.raises(RunError, match="another process is at work"):
+        finetune(resume=out, place="cpu")

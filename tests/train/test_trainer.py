@@ -1,0 +1,261 @@
+"""A step: the same however its rows are cut up, taken again when memory runs out, stopped where numbers end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from curate.errors import RunError
+from curate.model import find, load
+from curate.model.attention import choose
+from curate.train import checkpoint, packing
+from curate.train import examples as train_examples
+from curate.train.config import OptimizerSettings
+from curate.train.distributed import World
+from curate.train.finetune import finetune
+from curate.train.loss import CausalLoss
+from curate.train.optim import adamw
+from curate.train.run import events, records
+from curate.train.trainer import Scale, Trainer
+from tests.support.small_runs import Heard, losses, run, taught_set
+
+ALL: dict[str, Any] = {"global_batch": 12, "max_steps": 4, "lr": 5e-3}  # each step takes every conversation
+DRAWN = ("method.dropout=0.3", "optimizer.neftune=5.0")
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return taught_set(tmp_path_factory.mktemp("taught"))
+
+
+@pytest.fixture(scope="module")
+def reference(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    run(taught, folder, **ALL)
+    return losses(folder)
+
+
+# ---- the same step
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_a_step_is_the_same_in_one_two_or_four_micro_batches(
+    taught: Path, tmp_path: Path, reference: list[float], micro_batch: int
+) -> None:
+    found = run(taught, tmp_path / "run", micro_batch=micro_batch, **ALL)
+    assert found.plan.steps.rows == 4
+    assert found.plan.grad_accum == 4 // micro_batch
+    assert losses(tmp_path / "run") == pytest.approx(reference, rel=2e-5)
+
+
+def test_packed_and_one_conversation_a_row_are_the_same_run(
+    taught: Path, tmp_path: Path, reference: list[float]
+) -> None:
+    """The losses after a change of weights are the same only where the gradients were."""
+    found = run(taught, tmp_path / "run", settings=("data.packing=false", "data.row_tokens=0"), **ALL)
+    assert found.plan.steps.rows == 12
+    assert losses(tmp_path / "run") == pytest.approx(reference, rel=2e-5)
+
+
+def test_checkpointed_activations_change_nothing(taught: Path, tmp_path: Path, reference: list[float]) -> None:
+    run(taught, tmp_path / "run", settings=("train.checkpointing=full",), **ALL)
+    assert losses(tmp_path / "run") == pytest.approx(reference, rel=2e-5)
+
+
+# ---- memory
+
+
+@contextmanager
+def memory_for(rows: int, *, after: int = 0) -> Iterator[list[int]]:
+    """Let memory run out, as torch says it, in any forward pass over more rows; count the passes that did."""
+    passed: list[int] = []
+    refused: list[int] = []
+
+    def full(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if isinstance(module, CausalLoss) and module.training:
+            passed.append(1)
+            if len(passed) > after and arguments[0].input_ids.shape[0] > rows:
+                refused.append(arguments[0].input_ids.shape[0])
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    handle = register_module_forward_pre_hook(full)
+    try:
+        yield refused
+    finally:
+        handle.remove()
+
+
+def test_when_memory_runs_out_the_step_is_taken_again_by_half_with_the_same_rows_and_draws(
+    taught: Path, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {**ALL, "method": "lora", "rank": 4, "settings": DRAWN}
+    run(taught, tmp_path / "two", micro_batch=2, **asked)
+    heard = Heard()
+    with memory_for(2) as refused:
+        run(taught, tmp_path / "four", micro_batch=4, on_event=heard, **asked)
+    assert refused == [4]
+    [warned] = heard.of(events.Warned)
+    assert "memory ran out in step 1: now 2 rows at once" in warned.text
+    assert losses(tmp_path / "four") == losses(tmp_path / "two")
+    used = [(row["tokens"], row["supervised"]) for row in records.read(tmp_path / "four").metrics]
+    assert used == [(row["tokens"], row["supervised"]) for row in records.read(tmp_path / "two").metrics]
+
+
+def test_at_one_row_activations_are_checkpointed_and_then_there_is_no_more_to_do(taught: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    with pytest.raises(RunError, match=r"step 1: memory ran out at one row.*--max-tokens"), memory_for(0):
+        run(taught, tmp_path / "run", micro_batch=1, on_event=heard, **ALL)
+    assert "activations are made again" in heard.of(events.Warned)[0].text
+    assert "memory ran out" in records.read(tmp_path / "run").facts["status"]
+
+
+def test_memory_that_runs_out_in_the_change_of_weights_goes_back_to_the_last_checkpoint(
+    taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {**ALL, "settings": ("checkpoint.steps=2",)}
+    run(taught, tmp_path / "two", micro_batch=2, **asked)
+    change = adamw.AdamW.step
+    calls: list[int] = []
+
+    def fail_once(optimizer: adamw.AdamW) -> None:
+        calls.append(1)
+        change(optimizer)
+        if len(calls) == 4:  # half way through the fourth step, whose weights are no longer those of the third
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(adamw.AdamW, "step", fail_once)
+    heard = Heard()
+    run(taught, tmp_path / "four", micro_batch=4, on_event=heard, **asked)
+    assert "memory ran out in step 4: back to step 2, now 2 rows at once" in heard.of(events.Warned)[0].text
+    assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "two"), rel=2e-5)
+    assert [row["step"] for row in records.lines(tmp_path / "four" / records.METRICS)] == [1, 2, 3, 4]
+
+
+# ---- numbers
+
+
+@contextmanager
+def loss_becomes(value: float, call: int) -> Iterator[None]:
+    """Let the loss of one forward pass in training be a number of ours."""
+    calls: list[int] = []
+
+    def change(module: nn.Module, arguments: Any, output: Any) -> Any:
+        if isinstance(module, CausalLoss) and module.training:
+            calls.append(1)
+            return output * value if len(calls) == call else None
+        return None
+
+    handle = register_module_forward_hook(change)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_one_line_before_a_weight_has_changed(
+    taught: Path, tmp_path: Path, reference: list[float]
+) -> None:
+    asked: dict[str, Any] = {**ALL, "settings": ("checkpoint.steps=1",), "micro_batch": 4}
+    with pytest.raises(RunError, match=r"^step 3: the loss came to nan; .*--lr"), loss_becomes(float("nan"), 3):
+        run(taught, tmp_path / "run", **asked)
+    assert losses(tmp_path / "run") == pytest.approx(reference[:2], rel=2e-5)
+    assert "came to nan" in records.read(tmp_path / "run").facts["status"]
+    assert checkpoint.checkpoints(tmp_path / "run")[0].name == "step-000002"
+    finetune(resume=tmp_path / "run", place="cpu")  # what spoilt it is gone: the run goes on
+    assert losses(tmp_path / "run") == pytest.approx(reference, rel=2e-5)
+
+
+def test_gradients_that_are_no_number_stop_it_too(taught: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"^step 1: the gradients came to (nan|inf)"):
+        run(taught, tmp_path / "run", settings=("optimizer.clip=0.0",), **{**ALL, "on_event": _spoil})
+
+
+def _spoil(event: Any) -> None:
+    """Let the first gradient that is made be infinite, as an overflow makes it."""
+    if isinstance(event, events.Started):
+        handle: list[Any] = []
+
+        def change(module: nn.Module, arguments: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.requires_grad and module.training:
+                output.register_hook(lambda gradient: gradient * float("inf"))
+                handle.pop().remove()
+
+        handle.append(register_module_forward_hook(change))
+
+
+# ---- fp16's scaled loss
+
+
+def trainer(taught: Path, scale: Scale) -> Trainer:
+    """Something to train, as the run makes it, on one rank."""
+    from curate.tokenization.tokenizer import load_tokenizer
+
+    folder, told = train_examples.opened(taught)
+    tokenizer = load_tokenizer(told["recipe"]["tokens"]["tokenizer"])
+    examples = train_examples.load(folder, tokenizer).train
+    source = find.find("tiny", tokenizer=tokenizer)
+    module = CausalLoss(load.load(source, dtype=torch.float32, device="cpu").train())
+    chosen = choose.prepare(module.model, choose.choose("cpu", torch.float32))
+    rows = packing.pack(examples.lengths, 192).rows
+    said: list[str] = []
+    world = World(0, 1, 0, torch.device("cpu"))
+    made = Trainer(module, chosen, None, examples, rows, 192, world, 1.0, 2, scale, said.append)
+    made.optimizer = adamw.build(list(made.parameters.items()), OptimizerSettings(), "master")
+    return made
+
+
+def weights(made: Trainer) -> Tensor:
+    found: Tensor = torch.cat([parameter.detach().flatten() for parameter in made.parameters.values()])
+    return found
+
+
+def test_a_scaled_loss_makes_the_same_step(taught: Path) -> None:
+    plain, scaled = trainer(taught, Scale(False)), trainer(taught, Scale(True, 65536.0))
+    for step in range(1, 4):
+        one, other = plain.take(step, range(4), 1e-3), scaled.take(step, range(4), 1e-3)
+        assert other.loss == pytest.approx(one.loss, rel=1e-6)
+        assert other.norm == pytest.approx(one.norm, rel=1e-5)
+    assert torch.allclose(weights(plain), weights(scaled), atol=1e-5)
+
+
+def test_an_overflow_changes_no_weight_and_halves_the_scale(taught: Path) -> None:
+    made = trainer(taught, Scale(True, 2.0**127))
+    before = weights(made)
+    outcome = made.take(1, range(4), 1e-3)
+    assert outcome.skipped
+    assert torch.equal(weights(made), before)
+    assert made.scale.value == 2.0**126
+    taken = 1
+    while outcome.skipped:
+        taken += 1
+        outcome = made.take(taken, range(4), 1e-3)
+    assert not torch.equal(weights(made), before)
+    assert outcome.loss == outcome.loss
+
+
+def test_the_scale_grows_again_after_many_good_steps() -> None:
+    scale = Scale(True, 4.0)
+    for _ in range(2000):
+        scale.after(True)
+    assert scale.value == 8.0
+    still = Scale(False)
+    still.after(False)
+    assert still.value == 1.0
+
+
+@pytest.mark.gpu
+def test_fp16_trains_on_a_gpu_where_bf16_is_missing(taught: Path, tmp_path: Path) -> None:
+    run(taught, tmp_path / "run", place="cuda", dtype="fp16", lr=3e-3, global_batch=12, max_steps=30)
+    found = losses(tmp_path / "run")
+    assert found[-1] < found[0] - 1
