@@ -122,7 +122,7 @@ def test_a_weight_without_a_place_is_named(tmp_path: Path) -> None:
 MEASURE = """
 import sys, threading, torch
 from pathlib import Path
-from curate.train import models
+from curate.model import find, load
 torch.set_num_threads(1)
 def own():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -134,12 +134,12 @@ def grown(dtype):
             seen.append(own())
     thread = threading.Thread(target=watch)
     thread.start()
-    model = models.load(source, dtype=dtype, device="cpu")
+    model = load.load(source, dtype=dtype, device="cpu")
     done.set()
     thread.join()
     return max(seen) - before
-source = models.find(sys.argv[1])
-models.load(models.find(sys.argv[2]), dtype=torch.float32, device="cpu")
+source = find.find(sys.argv[1])
+load.load(find.find(sys.argv[2]), dtype=torch.float32, device="cpu")
 print(grown(torch.bfloat16), grown(torch.float32))
 """
 
