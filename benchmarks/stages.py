@@ -25,7 +25,7 @@ import curate
 from curate import markdown
 from curate.errors import RecordError
 from curate.filters import measure
-from curate.ingest.chunker import Cutter
+from curate.ingest.chunker import Chunker
 from curate.ingest.decode import decode_records
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
@@ -81,7 +81,7 @@ def _cut(dump: Path) -> int:
         raise SystemExit(f"damage in {dump}: {damage}")
 
     blocks = text_blocks(source, _Unhashed(), reader.limits, note)
-    return sum(1 for _ in Cutter(blocks, reader.chunk_bytes, reader.max_record_bytes, note))
+    return sum(1 for _ in Chunker(blocks, reader.chunk_bytes, reader.max_record_bytes, note))
 
 
 def ingest_stages(dump: Path, count: int) -> Iterator[tuple[str, float]]:

@@ -14,7 +14,7 @@ from curate.analysis.explain import Rejection, rejection
 from curate.dataset.curated_set import CuratedSet
 from curate.display.displayed import Displayed
 from curate.errors import RecordError, SetError
-from curate.ingest.chunker import Cut
+from curate.ingest.chunker import RecordSpan
 from curate.ingest.decode import Chunk, decode_records
 from curate.pipeline import repair_text
 from curate.schemas import formats
@@ -93,8 +93,8 @@ def losses(curated: CuratedSet, chat: Chat) -> list[Rejection]:
 
 def read(raw: bytes) -> tuple[list[Message], str | None]:
     """Return a record's messages as they came, or no messages and its text where it is no conversation."""
-    cut = Cut(0, len(raw), 1, "record")
-    found = decode_records(Chunk("", 0, 1, 0, raw, (cut,)))[0]
+    span = RecordSpan(0, len(raw), 1, "record")
+    found = decode_records(Chunk("", 0, 1, 0, raw, (span,)))[0]
     try:
         if found.problem is not None:
             raise found.problem

@@ -1,10 +1,11 @@
-"""Where records begin and end: a text is cut into stretches of whole records, each proven by a decode.
+"""Cut a text into chunks of whole records, each checked by decoding it.
 
-The text is a run of JSON values with white space or commas between them; `[` outside a value opens an array of
-records, and `]` closes it. So one grammar holds for an array, JSON lines, values one after the other, and a mixture.
-A stretch is proven whole by decoding it as a list of raw values: as JSON can be read in one way only, both its ends
-then lie between records, and the next stretch begins at a record too. Where a stretch cannot be proven, its records
-are taken one at a time; what is no value at all is damage, which ends where the next record begins.
+The text is a sequence of JSON values separated by white space or commas; `[` outside a value opens an array of
+records, and `]` closes it. This one grammar covers an array, JSON lines, concatenated values, and any mixture.
+
+A run of records is checked by decoding it as a list of raw values. JSON can be read in one way only, so both its ends
+are then record boundaries, and the next run also begins at a record. Where a run fails, its records are taken one at
+a time. What is not a value is damage, which ends where the next record begins.
 """
 
 from __future__ import annotations
@@ -15,331 +16,341 @@ from dataclasses import dataclass
 
 import msgspec
 
-from curate.ingest.json_scan import Found, scan
-from curate.ingest.record_starts import Head, holds_record, learn
-from curate.ingest.streams import Note
+from curate.ingest.damage import ReportDamage
+from curate.ingest.json_scan import ScanResult, scan_value
+from curate.ingest.record_starts import RecordStart, is_record, learn_record_start
 
-SHORT = 1 << 16  # bytes that the next proof reaches over after one that failed; doubled by each that succeeds
-LAST = 4  # the end of a long text is cut so many times finer: workers then end at about one time
-SAMPLE = 1 << 20  # bytes that the look of a record is learned from
-WINDOW = 1 << 16  # bytes that a single value is first looked for in; four times as many each time it is longer
-UNKNOWN = 64 << 20  # bytes of damage in one piece while it is not known what a record looks like
+RUN_BYTES_AFTER_FAILURE = 1 << 16  # length of the next run after one that failed; doubled by each that succeeds
+LAST_CHUNK_DIVISOR = 4  # smaller chunks at the end of a long text, so that all workers finish at about the same time
+SAMPLE_BYTES = 1 << 20  # the start of records is learned from this much text
+FIRST_SCAN_BYTES = 1 << 16  # a single value is scanned in this many bytes first, then in four times as many
+MAX_UNKNOWN_DAMAGE = 64 << 20  # bytes of one damaged span while the start of records is unknown
 
-SPACE = re.compile(rb"(?:[ \t\r\n,]++|\xef\xbb\xbf)*+")  # a byte-order mark stands where files were joined
-LINE = re.compile(rb"\n(?=\{)")
-LINE_START = re.compile(rb"\n(?=[\[{])")
-ELEMENT = re.compile(rb"[\]}]\s*,\s*(?=[\[{])")
-PLAIN = re.compile(rb',\s*(?=["\w\[{-])')
-TAIL = re.compile(rb"\]\s*(?:\}\s*)?\Z")  # the end of an array, or of an array in an object
+GAP = re.compile(rb"(?:[ \t\r\n,]++|\xef\xbb\xbf)*+")  # joined files may have a byte-order mark between records
+NEXT_LINE = re.compile(rb"\n(?=\{)")
+NEXT_LINE_VALUE = re.compile(rb"\n(?=[\[{])")
+NEXT_ELEMENT = re.compile(rb"[\]}]\s*,\s*(?=[\[{])")
+NEXT_SCALAR = re.compile(rb',\s*(?=["\w\[{-])')
+ARRAY_END = re.compile(rb"\]\s*(?:\}\s*)?\Z")  # the end of an array, or of an array in an object
 MEMBER = re.compile(rb'[\s,]*"(?:[^"\\]|\\.)*+"\s*:\s*', re.S)
-CLOSED = re.compile(rb"\s*\}")
+OBJECT_END = re.compile(rb"\s*\}")
 OPEN_ARRAY, CLOSE_ARRAY = b"[]"
 
-_list = msgspec.json.Decoder(list[msgspec.Raw])
-_lines = msgspec.json.Decoder(msgspec.Raw)
+_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_lines_decoder = msgspec.json.Decoder(msgspec.Raw)
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """Bytes `start` to `stop` of a chunk: `count` records of one kind.
+class RecordSpan:
+    """Bytes `start` to `stop` of a chunk, with `count` records of one kind.
 
-    `array`: values with commas between them; `lines`: values with white space between them; `record`: one value;
-    `damage`: one stretch that is no value, and why.
+    Kinds: `array`, values separated by commas; `lines`, values separated by white space; `record`, one value;
+    `damage`, bytes that are not a value, and the `error` found there.
     """
 
     start: int
     stop: int
     count: int
     kind: str
-    why: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Bytes of the text from byte `start`, and the records in them."""
+class TextChunk:
+    """Bytes of the text from byte `start`, the spans of its records, and the pattern they begin with (may be empty)."""
 
     start: int
     data: bytes
-    cuts: tuple[Cut, ...]
-    head: bytes
+    spans: tuple[RecordSpan, ...]
+    record_start: bytes
 
 
-class Text:
-    """A window on a text that moves forward only; `data[0]` is byte `start` of it."""
+class TextWindow:
+    """A window on a text that only moves forward; `data[0]` is byte `start` of the text."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self.blocks = blocks
         self.data = b""
         self.start = 0
-        self.ended = False
+        self.at_end = False
 
     def move(self, by: int, size: int) -> None:
-        """Drop `by` bytes, and read on until `size` are at hand or the text ends."""
+        """Drop `by` bytes, and read until `size` are available or the text ends."""
         self.start += by
         self._read(memoryview(self.data)[by:], size)
 
     def fill(self, size: int) -> None:
-        """Read on until `size` bytes are at hand or the text ends."""
+        """Read until `size` bytes are available or the text ends."""
         if len(self.data) < size:
             self._read(memoryview(self.data), size)
 
     def _read(self, rest: memoryview, size: int) -> None:
         parts: list[bytes | memoryview] = [rest]
-        have = len(rest)
-        while have < size and not self.ended:
+        available = len(rest)
+        while available < size and not self.at_end:
             block = next(self.blocks, None)
-            self.ended = block is None
+            self.at_end = block is None
             parts.append(block or b"")
-            have += len(parts[-1])
+            available += len(parts[-1])
         self.data = b"".join(parts)
 
 
-class Cutter:
-    """Cut a text into stretches of about `chunk_bytes`; where they are cut depends on the text alone."""
+class Chunker:
+    """Cut a text into chunks of about `chunk_bytes`. The cuts depend on the text alone."""
 
-    def __init__(self, blocks: Iterator[bytes], chunk_bytes: int, max_record_bytes: int, note: Note) -> None:
-        self.text = Text(blocks)
-        self.chunk_bytes = self.whole = chunk_bytes
+    def __init__(self, blocks: Iterator[bytes], chunk_bytes: int, max_record_bytes: int, report: ReportDamage) -> None:
+        self.text = TextWindow(blocks)
+        self.chunk_bytes = self.full_chunk_bytes = chunk_bytes
         self.max_record_bytes = max_record_bytes
-        self.note = note
+        self.report = report
         self.in_array = False
         self.in_wrapper = False
-        self.arrays = 0  # of records, entered so far
-        self.head: Head | None = None
-        self.reach = chunk_bytes  # bytes that the next proof is tried on
-        self.wait = self.failures = 0  # records to take singly before the next proof
+        self.arrays = 0  # arrays of records opened so far
+        self.record_start: RecordStart | None = None
+        self.run_bytes = chunk_bytes  # length of the next run to try
+        self.skip_runs = self.failures = 0  # single records to take before the next run
 
-    def __iter__(self) -> Iterator[Stretch]:
-        pos = self._begin()
-        while (pos := self._next(pos, reading=True)) < len(self.text.data):
-            self.text.move(pos, self.chunk_bytes + max(64, self.chunk_bytes // 4))
-            if self.text.ended and self.text.start > self.whole:
-                self.chunk_bytes = max(self.whole // LAST, 1)
-            cuts, pos = self._stretch()
-            head = self.head.pattern if self.head else b""
-            yield Stretch(self.text.start, self.text.data[: cuts[-1].stop], tuple(cuts), head)
+    def __iter__(self) -> Iterator[TextChunk]:
+        position = self._begin()
+        while (position := self._next_value(position, read_more=True)) < len(self.text.data):
+            self.text.move(position, self.chunk_bytes + max(64, self.chunk_bytes // 4))
+            if self.text.at_end and self.text.start > self.full_chunk_bytes:
+                self.chunk_bytes = max(self.full_chunk_bytes // LAST_CHUNK_DIVISOR, 1)
+            spans, position = self._record_spans()
+            pattern = self.record_start.pattern if self.record_start else b""
+            yield TextChunk(self.text.start, self.text.data[: spans[-1].stop], tuple(spans), pattern)
         if self.in_array:
-            self._note(pos, 0, "the array of records is not closed: the file is cut off")
+            self._report(position, 0, "the array of records is not closed: the file is cut off")
 
-    def _note(self, pos: int, lost: int, what: str) -> None:
-        self.note(self.text.start + pos, lost, what)
+    def _report(self, position: int, lost: int, what: str) -> None:
+        self.report(self.text.start + position, lost, what)
 
     # ── moving between values ────────────────────────────────────────────────────────────────────────────────────
 
     def _begin(self) -> int:
-        """Learn what a record looks like; step into an object that only holds an array of records."""
-        self.text.fill(SAMPLE)
-        while (pos := self._space(0)) == len(self.text.data) and not self.text.ended:
-            self.text.move(pos, SAMPLE)
-        self.head = learn(self.text.data[pos : pos + SAMPLE])
-        if self.text.data[pos : pos + 1] == b"{" and (inside := self._find_array(pos + 1)) >= 0:
+        """Learn how records begin; enter an object that only wraps an array of records."""
+        self.text.fill(SAMPLE_BYTES)
+        while (position := self._skip_gap(0)) == len(self.text.data) and not self.text.at_end:
+            self.text.move(position, SAMPLE_BYTES)
+        self.record_start = learn_record_start(self.text.data[position : position + SAMPLE_BYTES])
+        if self.text.data[position : position + 1] == b"{" and (inside := self._find_array(position + 1)) >= 0:
             self.in_array = self.in_wrapper = True
             return inside
-        return pos
+        return position
 
-    def _space(self, pos: int) -> int:
-        found = SPACE.match(self.text.data, pos)
-        return found.end() if found else pos
+    def _skip_gap(self, position: int) -> int:
+        gap = GAP.match(self.text.data, position)
+        return gap.end() if gap else position
 
-    def _next(self, pos: int, *, reading: bool = False) -> int:
-        """Return where the next value begins, or the end of what is at hand (`reading`: of the text)."""
+    def _next_value(self, position: int, *, read_more: bool = False) -> int:
+        """Return where the next value begins, or the end of the window (with `read_more`, of the text)."""
         while True:
-            pos = self._space(pos)
-            if pos == len(self.text.data):
-                if self.text.ended or not reading:
-                    return pos
-                self.text.move(pos, 1)
-                pos = 0
-            elif self.text.data[pos] == CLOSE_ARRAY:
-                pos = self._leave(pos)
-            elif self.text.data[pos] == OPEN_ARRAY and not self.in_array:
+            position = self._skip_gap(position)
+            if position == len(self.text.data):
+                if self.text.at_end or not read_more:
+                    return position
+                self.text.move(position, 1)
+                position = 0
+            elif self.text.data[position] == CLOSE_ARRAY:
+                position = self._leave_array(position)
+            elif self.text.data[position] == OPEN_ARRAY and not self.in_array:
                 self.in_array = True
                 self.arrays += 1
-                pos += 1
+                position += 1
             else:
-                return pos
+                return position
 
-    def _leave(self, pos: int) -> int:
+    def _leave_array(self, position: int) -> int:
         if not self.in_array:
-            self._note(pos, 1, "a ']' closes nothing")
-            return pos + 1
+            self._report(position, 1, "a ']' closes nothing")
+            return position + 1
         self.in_array = False
         if not self.in_wrapper:
-            return pos + 1
-        inside = self._find_array(pos + 1)
+            return position + 1
+        inside = self._find_array(position + 1)
         self.in_array = self.in_wrapper = inside >= 0
-        return inside if inside >= 0 else self._leave_wrapper(pos + 1)
+        return inside if inside >= 0 else self._leave_wrapper(position + 1)
 
-    def _leave_wrapper(self, pos: int) -> int:
-        while found := MEMBER.match(self.text.data, pos):
-            value = self._value(found.end())
+    def _leave_wrapper(self, position: int) -> int:
+        while member := MEMBER.match(self.text.data, position):
+            value = self._scan_value(member.end())
             if value.end < 0:
                 break
-            pos = value.end
-        if closed := CLOSED.match(self.text.data, pos):
-            return closed.end()
-        self._note(pos, 0, "the object around the records is not closed")
-        return pos
+            position = value.end
+        if end := OBJECT_END.match(self.text.data, position):
+            return end.end()
+        self._report(position, 0, "the object around the records is not closed")
+        return position
 
-    def _find_array(self, pos: int) -> int:
-        """Walk the members of an object; return the place inside the next array of records, or -1."""
-        self.text.fill(pos + WINDOW)
-        while found := MEMBER.match(self.text.data, pos):
-            pos = found.end()
-            if self._opens_records(pos):
-                return pos + 1
-            value = self._value(pos)
+    def _find_array(self, position: int) -> int:
+        """Walk the members of an object; return the position inside the next array of records, or -1."""
+        self.text.fill(position + FIRST_SCAN_BYTES)
+        while member := MEMBER.match(self.text.data, position):
+            position = member.end()
+            if self._opens_records(position):
+                return position + 1
+            value = self._scan_value(position)
             if value.end < 0:
                 return -1
-            pos = value.end
-            self.text.fill(pos + WINDOW)
+            position = value.end
+            self.text.fill(position + FIRST_SCAN_BYTES)
         return -1
 
-    def _opens_records(self, pos: int) -> bool:
-        """Say whether an array begins here that has a record among its first values (the very first may be odd)."""
-        if self.text.data[pos : pos + 1] != b"[":
+    def _opens_records(self, position: int) -> bool:
+        """Return whether an array begins here with a record among its first three values."""
+        if self.text.data[position : position + 1] != b"[":
             return False
-        pos += 1
+        position += 1
         for _ in range(3):
-            pos = self._space(pos)
-            value = self._value(pos)
+            position = self._skip_gap(position)
+            value = self._scan_value(position)
             if value.end < 0:
                 return False
-            if holds_record(self.text.data[pos : value.end]):
+            if is_record(self.text.data[position : value.end]):
                 return True
-            pos = value.end
+            position = value.end
         return False
 
     # ── cutting ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _stretch(self) -> tuple[list[Cut], int]:
-        """Cut records from the front of what is at hand until there are enough bytes of them."""
-        cuts: list[Cut] = []
-        pos = 0
-        self.reach = self.chunk_bytes
-        self.wait = self.failures = 0
-        while pos < min(self.chunk_bytes, len(self.text.data)):
-            cut = self._proven(pos) or self._single(pos)
-            cuts.append(cut)
-            pos = self._next(cut.stop)
-        return cuts, pos
+    def _record_spans(self) -> tuple[list[RecordSpan], int]:
+        """Return spans for one chunk from the start of the window, and the position after them."""
+        spans: list[RecordSpan] = []
+        position = 0
+        self.run_bytes = self.chunk_bytes
+        self.skip_runs = self.failures = 0
+        while position < min(self.chunk_bytes, len(self.text.data)):
+            span = self._run(position) or self._single_record(position)
+            spans.append(span)
+            position = self._next_value(span.stop)
+        return spans, position
 
-    def _proven(self, pos: int) -> Cut | None:
-        """Return a cut of as many records as one decode can prove, if any."""
-        if self.wait:
-            self.wait -= 1
+    def _run(self, position: int) -> RecordSpan | None:
+        """Return a span of as many records as one decode confirms, or None."""
+        if self.skip_runs:
+            self.skip_runs -= 1
             return None
-        edge = self._edge(min(pos + min(self.reach, self.max_record_bytes // 2), self.chunk_bytes))
-        count, bad = self._count(pos, edge)
+        stop = self._boundary(min(position + min(self.run_bytes, self.max_record_bytes // 2), self.chunk_bytes))
+        count, error_at = self._count(position, stop)
         if count:
-            self.reach *= 2
+            self.run_bytes *= 2
             self.failures = 0
         else:
-            self.reach = SHORT
-            edge = self._last_edge(pos, bad)  # what comes before the record that cannot be read is whole
-            count, _ = self._count(pos, edge)
+            self.run_bytes = RUN_BYTES_AFTER_FAILURE
+            stop = self._last_boundary(position, error_at)  # everything before the unreadable record is whole
+            count, _ = self._count(position, stop)
         if count:
-            return Cut(pos, edge, count, "array" if self.in_array else "lines")
+            return RecordSpan(position, stop, count, "array" if self.in_array else "lines")
         self.failures = min(self.failures + 1, 6)
-        self.wait = 0 if bad >= 0 else 1 << self.failures
+        self.skip_runs = 0 if error_at >= 0 else 1 << self.failures
         return None
 
-    def _edge(self, pos: int) -> int:
-        """Return the end of the first record that seems to end at or after `pos`; -1 if none is at hand."""
+    def _boundary(self, position: int) -> int:
+        """Return the first likely record boundary at or after `position`; -1 if the window has none."""
         if self.in_array:
-            found = self.head.comma.search(self.text.data, pos) if self.head else None
-            if found is None and self.text.ended:
-                found = TAIL.search(self.text.data, max(0, len(self.text.data) - WINDOW))
+            match = self.record_start.separator.search(self.text.data, position) if self.record_start else None
+            if match is None and self.text.at_end:
+                match = ARRAY_END.search(self.text.data, max(0, len(self.text.data) - FIRST_SCAN_BYTES))
         else:
-            found = LINE.search(self.text.data, pos)
-            if found is None and self.text.ended:
+            match = NEXT_LINE.search(self.text.data, position)
+            if match is None and self.text.at_end:
                 return len(self.text.data)
-        return found.start() if found else -1
+        return match.start() if match else -1
 
-    def _last_edge(self, pos: int, bad: int) -> int:
-        pattern = (self.head.comma if self.head else None) if self.in_array else LINE
+    def _last_boundary(self, position: int, stop: int) -> int:
+        """Return the last likely record boundary between `position` and `stop`, or -1."""
+        pattern = (self.record_start.separator if self.record_start else None) if self.in_array else NEXT_LINE
         last = -1
-        if pattern is not None and bad > 0:
-            for found in pattern.finditer(self.text.data, pos, bad):
-                last = found.start()
+        if pattern is not None and stop > 0:
+            for match in pattern.finditer(self.text.data, position, stop):
+                last = match.start()
         return last
 
-    def _count(self, pos: int, edge: int) -> tuple[int, int]:
-        """Count the records from `pos` to `edge`: (count, -1), or (0, where it cannot be read, -1 if not known)."""
-        if not pos < edge < pos + self.max_record_bytes:
+    def _count(self, position: int, stop: int) -> tuple[int, int]:
+        """Return (number of records, -1), or (0, position of the error or -1) where they cannot be decoded."""
+        if not position < stop < position + self.max_record_bytes:
             return 0, -1
-        part = memoryview(self.text.data)[pos:edge]
+        part = memoryview(self.text.data)[position:stop]
         try:
             if self.in_array:
-                return len(_list.decode(b"".join((b"[", part, b"]")))), -1
-            values = _lines.decode_lines(part)
+                return len(_list_decoder.decode(b"".join((b"[", part, b"]")))), -1
+            values = _lines_decoder.decode_lines(part)
         except RecursionError:
             return 0, -1
         except msgspec.DecodeError as error:
-            place = str(error).rpartition("(byte ")[2].rstrip(")")
-            return 0, pos + int(place) - self.in_array if place.isdigit() else -1
-        arrays = any(memoryview(value)[0] == OPEN_ARRAY for value in values)  # these hold records, and are none
+            offset = str(error).rpartition("(byte ")[2].rstrip(")")
+            return 0, position + int(offset) - self.in_array if offset.isdigit() else -1
+        arrays = any(memoryview(value)[0] == OPEN_ARRAY for value in values)  # arrays of records, not records
         return (0, -1) if arrays else (len(values), -1)
 
-    def _single(self, pos: int) -> Cut:
-        """Cut one record, or one stretch of damage."""
-        found = self._value(pos)
-        if found.end >= 0:
-            return Cut(pos, found.end, 1, "record")
-        stop = self._damage_end(pos, cut_off=found.place < 0)
-        what = f"{found.why} at byte {self.text.start + pos + max(0, found.place)}"
-        lost = f"the damage takes {stop - pos} bytes from byte {self.text.start + pos}"
-        self._note(pos, stop - pos, f"{what}; {lost}")
-        return Cut(pos, stop, 1, "damage", f"{what}; {lost}")
+    def _single_record(self, position: int) -> RecordSpan:
+        """Return the span of one record, or of damage."""
+        result = self._scan_value(position)
+        if result.end >= 0:
+            return RecordSpan(position, result.end, 1, "record")
+        stop = self._damage_end(position, truncated=result.error_at < 0)
+        what = f"{result.error} at byte {self.text.start + position + max(0, result.error_at)}"
+        lost = f"the damage takes {stop - position} bytes from byte {self.text.start + position}"
+        self._report(position, stop - position, f"{what}; {lost}")
+        return RecordSpan(position, stop, 1, "damage", f"{what}; {lost}")
 
-    def _value(self, pos: int) -> Found:
-        """Find the end of the value at `pos`, reading on as far as it takes; `place` counts from `pos`."""
-        size = WINDOW
+    def _scan_value(self, position: int) -> ScanResult:
+        """Find the end of the value at `position`, reading as far as needed; `error_at` is relative to `position`."""
+        size = FIRST_SCAN_BYTES
         while True:
             size = min(size, self.max_record_bytes)
-            self.text.fill(pos + size)
-            final = self.text.ended and pos + size >= len(self.text.data)
-            found = scan(memoryview(self.text.data)[pos : pos + size], final=final, in_array=self.in_array)
-            if found.end >= 0:
-                return found._replace(end=pos + found.end)
-            if not found.open:
-                return found
+            self.text.fill(position + size)
+            final = self.text.at_end and position + size >= len(self.text.data)
+            result = scan_value(
+                memoryview(self.text.data)[position : position + size], final=final, in_array=self.in_array
+            )
+            if result.end >= 0:
+                return result._replace(end=position + result.end)
+            if not result.incomplete:
+                return result
             if final:
-                return Found(-1, -1, "the file ends inside a record")
+                return ScanResult(-1, -1, "the file ends inside a record")
             if size == self.max_record_bytes:
-                return Found(-1, -1, f"no end of the record within {size} bytes (max_record_bytes)")
+                return ScanResult(-1, -1, f"no end of the record within {size} bytes (max_record_bytes)")
             size *= 4
 
-    def _damage_end(self, pos: int, *, cut_off: bool) -> int:
-        """Return the end of what is damaged from `pos` on: the next record's start, less what stands between."""
-        stop = self._resume(pos)
+    def _damage_end(self, position: int, *, truncated: bool) -> int:
+        """Return the end of the damage that begins at `position`: the next record, without the gap before it."""
+        stop = self._next_record(position)
         data = self.text.data
-        if stop == len(data) and self.in_array and not cut_off:
-            closed = TAIL.search(data, max(pos + 1, len(data) - WINDOW))
-            stop = closed.start() if closed else stop
-        while stop > pos + 1 and data[stop - 1] in b" \t\r\n,":
+        if stop == len(data) and self.in_array and not truncated:
+            end = ARRAY_END.search(data, max(position + 1, len(data) - FIRST_SCAN_BYTES))
+            stop = end.start() if end else stop
+        while stop > position + 1 and data[stop - 1] in b" \t\r\n,":
             stop -= 1
         return stop
 
-    def _resume(self, pos: int) -> int:
-        """Return where the first record after `pos` seems to begin, or the end of the text."""
-        limit = pos + (self.max_record_bytes if self.head else min(self.max_record_bytes, UNKNOWN))
-        search = pos + 1
-        while self.head is None and search < limit:
-            self.text.fill(search + SAMPLE)
-            self.head = learn(self.text.data[search : search + SAMPLE], trusting=False)
-            if search + SAMPLE >= len(self.text.data):
+    def _next_record(self, position: int) -> int:
+        """Return where the first record after `position` seems to begin, or the end of the text."""
+        limit = self.max_record_bytes if self.record_start else min(self.max_record_bytes, MAX_UNKNOWN_DAMAGE)
+        limit += position
+        search = position + 1
+        while self.record_start is None and search < limit:
+            self.text.fill(search + SAMPLE_BYTES)
+            self.record_start = learn_record_start(self.text.data[search : search + SAMPLE_BYTES], at_record=False)
+            if search + SAMPLE_BYTES >= len(self.text.data):
                 break
-            search += SAMPLE
-        patterns = [self.head.start] if self.head else []
-        if not self.in_array:
-            patterns.append(LINE_START)
-        elif self.head is None:
-            patterns.append(ELEMENT if self.text.data[pos] in b"[{" else PLAIN)
-        search = pos + 1
+            search += SAMPLE_BYTES
+        patterns = self._start_patterns(position)
+        search = position + 1
         while True:
-            found = [match.end() for pattern in patterns if (match := pattern.search(self.text.data, search))]
-            if found or self.text.ended or len(self.text.data) > limit:
-                return min([*found, len(self.text.data), limit])
-            search = max(search, len(self.text.data) - WINDOW)
-            self.text.fill(pos + 2 * (len(self.text.data) - pos))
+            matches = [pattern.search(self.text.data, search) for pattern in patterns]
+            starts = [match.end() for match in matches if match]
+            if starts or self.text.at_end or len(self.text.data) > limit:
+                return min([*starts, len(self.text.data), limit])
+            search = max(search, len(self.text.data) - FIRST_SCAN_BYTES)
+            self.text.fill(position + 2 * (len(self.text.data) - position))
+
+    def _start_patterns(self, position: int) -> list[re.Pattern[bytes]]:
+        """Return patterns that end where the record after the damage at `position` may begin."""
+        patterns = [self.record_start.lookahead] if self.record_start else []
+        if not self.in_array:
+            patterns.append(NEXT_LINE_VALUE)
+        elif self.record_start is None:
+            patterns.append(NEXT_ELEMENT if self.text.data[position] in b"[{" else NEXT_SCALAR)
+        return patterns

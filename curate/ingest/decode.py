@@ -1,4 +1,4 @@
-"""Decode the bytes of records, each on its own, so that a bad one costs only itself."""
+"""Decode the bytes of records one by one, so that a bad record does not affect the others."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ import msgspec
 import numpy as np
 
 from curate.errors import RecordError
-from curate.ingest.chunker import Cut
-from curate.ingest.record_starts import comma
+from curate.ingest.chunker import RecordSpan
+from curate.ingest.record_starts import separator
 
-MAX_DEPTH = 256  # levels of objects and lists; chat formats have under ten, and parsers that recurse give up near 1,000
-HELD_BYTES = 64 << 20  # damage at the start of a file after which it is called no dump
-KEY_BLOCK = 1 << 16  # bytes whose keys are counted at a time: the arrays stay in the processor's cache
-SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-WHITE = b" \t\r\n"
+MAX_DEPTH = 256  # levels of objects and lists; chat formats have under ten, recursive parsers fail near 1,000
+KEY_BLOCK_BYTES = 1 << 16  # keys are counted in blocks of this size, so that the arrays fit the processor's cache
+SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+WHITESPACE = b" \t\r\n"
 
 _decode = msgspec.json.Decoder().decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -30,9 +29,10 @@ _decode_lines = msgspec.json.Decoder(msgspec.Raw).decode_lines
 
 @dataclass(frozen=True)
 class Chunk:
-    """Whole records of one source: `count` of them, the first at place `first` of its file, `data` at byte `start`.
+    """Whole records of one source: `count` of them, the first at index `first` of its file, `data` at byte `start`.
 
-    `cuts` say where in `data` they are; `head` is a regular expression for what a record of this file begins with.
+    `spans` locate the records in `data`. `record_start` is a regular expression for the beginning of this file's
+    records; empty if unknown.
     """
 
     source_file: str
@@ -40,15 +40,15 @@ class Chunk:
     count: int
     start: int
     data: bytes
-    cuts: tuple[Cut, ...]
-    head: bytes = b""
+    spans: tuple[RecordSpan, ...]
+    record_start: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class RawRecord:
-    """One record: its bytes exactly as they stand, and its value, or why it has none.
+    """One record: its exact bytes, and its value or the `problem` with them.
 
-    `surrogates`: texts in the value hold lone surrogates. `note`: what was read otherwise than it stands.
+    `surrogates`: the value contains lone surrogates. `note`: what was read differently from what is written.
     """
 
     index: int
@@ -59,84 +59,91 @@ class RawRecord:
     note: str = ""
 
 
-def is_json(chunk: Chunk, cut: Cut) -> bool:
-    """Say whether a cut is a record, and not a number or word as any text has them."""
-    return cut.kind == "array" or b"{" in chunk.data[cut.start : cut.stop]
+def is_json_record(chunk: Chunk, span: RecordSpan) -> bool:
+    """Return whether a span has JSON records, rather than a number or word as in any text."""
+    return span.kind == "array" or b"{" in chunk.data[span.start : span.stop]
 
 
 def decode_records(chunk: Chunk) -> list[RawRecord]:
-    """Return the records of a chunk in their order, decoded; one that cannot be read says why, and costs no other."""
-    found: list[RawRecord] = []
-    for cut in chunk.cuts:
-        if len(found) >= chunk.count:
+    """Decode the records of a chunk in order; a record that cannot be read has a `problem`."""
+    records: list[RawRecord] = []
+    for span in chunk.spans:
+        if len(records) >= chunk.count:
             break
-        index = chunk.first + len(found)
-        data = chunk.data[cut.start : cut.stop]
-        if cut.kind == "damage":
-            problem = RecordError("unreadable", cut.why, excerpt(data))
-            found.append(RawRecord(index, data, None, problem))
-        elif cut.kind == "record":
-            found.append(_read(index, data, chunk.start + cut.start))
+        index = chunk.first + len(records)
+        data = chunk.data[span.start : span.stop]
+        if span.kind == "damage":
+            problem = RecordError("unreadable", span.error, excerpt(data))
+            records.append(RawRecord(index, data, None, problem))
+        elif span.kind == "record":
+            records.append(_decode_one(index, data, chunk.start + span.start))
         else:
-            found.extend(_read_many(index, data, cut, chunk))
-    return found[: chunk.count]
+            records.extend(_decode_span(index, data, span, chunk))
+    return records[: chunk.count]
 
 
-def _read_many(index: int, data: bytes, cut: Cut, chunk: Chunk) -> list[RawRecord]:
-    raws = _split(data, cut, chunk.head)
+def _decode_span(index: int, data: bytes, span: RecordSpan, chunk: Chunk) -> list[RawRecord]:
+    """Decode all records of a span at once; where that fails or is ambiguous, decode each alone to say why."""
+    raws = _split(data, span, chunk.record_start)
     try:
         values = [_decode(raw) for raw in raws]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         values = []
-    keys, depth = _measure(values)
-    if values and depth <= MAX_DEPTH and keys == _count_keys(data):
-        return [RawRecord(place, *pair) for place, pair in enumerate(zip(raws, values, strict=True), index)]
-    found = []
-    at = 0
-    for place, raw in enumerate(_split_exactly(data, cut), index):
-        at = data.index(raw, at)
-        found.append(_read(place, raw, chunk.start + cut.start + at))
-        at += len(raw)
-    return found
+    keys, depth = _count_keys_and_depth(values)
+    if values and depth <= MAX_DEPTH and keys == _count_written_keys(data):  # equal: no key occurs twice in an object
+        return [RawRecord(number, *pair) for number, pair in enumerate(zip(raws, values, strict=True), index)]
+    records = []
+    offset = 0
+    for number, raw in enumerate(_split_exactly(data, span), index):
+        offset = data.index(raw, offset)
+        records.append(_decode_one(number, raw, chunk.start + span.start + offset))
+        offset += len(raw)
+    return records
 
 
-def _split(data: bytes, cut: Cut, head: bytes) -> list[bytes]:
-    """Split proven values, fast if it can be: as many parts as values, each of which decodes, are the values."""
-    if cut.kind == "lines":
-        parts = [line for part in data.split(b"\n") if (line := part.strip(WHITE))]
+def _split(data: bytes, span: RecordSpan, record_start: bytes) -> list[bytes]:
+    """Split a span into values, by a fast method if it gives the right number of them.
+
+    That is safe: as many parts as there are values, if each of them decodes, can only be the values.
+    """
+    if span.kind == "lines":
+        parts = [line for part in data.split(b"\n") if (line := part.strip(WHITESPACE))]
     else:
-        parts = [part.strip(WHITE) for part in comma(head).split(data)] if head else [data]
-    return parts if len(parts) == cut.count else _split_exactly(data, cut)
+        parts = [part.strip(WHITESPACE) for part in separator(record_start).split(data)] if record_start else [data]
+    return parts if len(parts) == span.count else _split_exactly(data, span)
 
 
-def _split_exactly(data: bytes, cut: Cut) -> list[bytes]:
-    if cut.kind == "lines":
+def _split_exactly(data: bytes, span: RecordSpan) -> list[bytes]:
+    if span.kind == "lines":
         return [bytes(raw) for raw in _decode_lines(data)]
     return [bytes(raw) for raw in _decode_list(b"[%b]" % data)]
 
 
-def _measure(values: Sequence[object]) -> tuple[int, int]:
-    """Return how many keys all objects in the values have, and how many levels deep the values go."""
+def _count_keys_and_depth(values: Sequence[object]) -> tuple[int, int]:
+    """Return the number of keys of all objects in the values, and the number of levels of the deepest value."""
     keys = depth = 0
     level = [value for value in values if type(value) in (dict, list)]
     while level:
         depth += 1
         dicts = [value for value in level if type(value) is dict]
         keys += sum(map(len, dicts))
-        inside = [part for value in dicts for part in value.values() if type(part) in (dict, list)]
+        children = [child for value in dicts for child in value.values() if type(child) in (dict, list)]
         if len(dicts) < len(level):
             lists = [value for value in level if type(value) is list]
-            inside += [part for value in lists for part in value if type(part) in (dict, list)]
-        level = inside
+            children += [child for value in lists for child in value if type(child) in (dict, list)]
+        level = children
     return keys, depth
 
 
-def _count_keys(data: bytes) -> int:
-    """Count the keys that stand in JSON text, as `":` not after a backslash; other spellings cost only time."""
+def _count_written_keys(data: bytes) -> int:
+    """Count the keys in JSON text: `":` without a backslash before it.
+
+    A key with white space before its colon is missed, which only costs time: its records are decoded one by one.
+    """
     text = np.frombuffer(data, np.uint8)
     keys = 0
-    for start in range(0, len(text), KEY_BLOCK):
-        block = text[start : start + KEY_BLOCK + 1]
+    for start in range(0, len(text), KEY_BLOCK_BYTES):
+        block = text[start : start + KEY_BLOCK_BYTES + 1]
         quotes = np.flatnonzero((block[:-1] == ord('"')) & (block[1:] == ord(":")))
         keys += int(np.count_nonzero(text[quotes + (start - 1)] != ord("\\")))
     return keys
@@ -145,15 +152,15 @@ def _count_keys(data: bytes) -> int:
 # ── one record ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _read(index: int, raw: bytes, offset: int) -> RawRecord:
+def _decode_one(index: int, raw: bytes, offset: int) -> RawRecord:
     """Decode one record that begins at byte `offset`, as leniently as its meaning stays clear."""
     try:
-        value, surrogates, note = _value(raw, offset)
-        keys, depth = _measure([value])
+        value, surrogates, note = _decode_leniently(raw, offset)
+        keys, depth = _count_keys_and_depth([value])
         if depth > MAX_DEPTH:
             raise _too_deep(raw, f"{depth} levels deep")
-        if keys != _count_keys(raw):
-            _refuse_duplicates(raw)
+        if keys != _count_written_keys(raw):
+            _refuse_duplicate_keys(raw)
     except RecordError as problem:
         return RawRecord(index, raw, None, problem)
     except RecursionError:
@@ -161,46 +168,50 @@ def _read(index: int, raw: bytes, offset: int) -> RawRecord:
     return RawRecord(index, raw, value, None, surrogates, note)
 
 
-def _value(raw: bytes, offset: int) -> tuple[object, bool, str]:
+def _decode_leniently(raw: bytes, offset: int) -> tuple[object, bool, str]:
+    """Return the value, whether it has lone surrogates, and a note on what was read as null."""
     try:
         return _decode(raw), False, ""
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
-    text = _text(raw, offset)
-    notes: dict[str, None] = {}
+    text = _decode_utf8(raw, offset)
+    nulls: dict[str, None] = {}  # a set in order of insertion
     try:
-        value = json.loads(text, strict=False, parse_constant=partial(_null, notes), parse_float=partial(_float, notes))
+        value = json.loads(
+            text, strict=False, parse_constant=partial(_parse_constant, nulls), parse_float=partial(_parse_float, nulls)
+        )
     except json.JSONDecodeError as error:
         at = offset + len(text[: error.pos].encode())
         raise RecordError("unreadable", f"no JSON at byte {at}: {error.msg}", excerpt(raw)) from None
     except ValueError as error:
-        words = str(error).split(";")[0]
-        raise RecordError("unreadable", f"no JSON that can be read: {words}", excerpt(raw)) from None
-    surrogates = SURROGATE.search(raw) is not None and _has_surrogates(value)
-    return value, surrogates, f"{', '.join(notes)} read as null" if notes else ""
+        cause = str(error).split(";")[0]
+        raise RecordError("unreadable", f"no JSON that can be read: {cause}", excerpt(raw)) from None
+    surrogates = SURROGATE_ESCAPE.search(raw) is not None and _has_surrogates(value)
+    return value, surrogates, f"{', '.join(nulls)} read as null" if nulls else ""
 
 
-def _text(raw: bytes, offset: int) -> str:
-    if (at := raw.find(b"\0")) >= 0:
-        zeros = raw.count(b"\0")
-        raise RecordError("unreadable", f"{zeros} zero bytes from byte {offset + at}", excerpt(raw))
+def _decode_utf8(raw: bytes, offset: int) -> str:
+    if (first := raw.find(b"\0")) >= 0:
+        count = raw.count(b"\0")
+        raise RecordError("unreadable", f"{count} zero bytes from byte {offset + first}", excerpt(raw))
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        wrong = raw[error.start : error.end].hex(" ")
-        reason = f"bytes {wrong} at byte {offset + error.start} are not UTF-8"
+        invalid = raw[error.start : error.end].hex(" ")
+        reason = f"bytes {invalid} at byte {offset + error.start} are not UTF-8"
         raise RecordError("encoding", reason, excerpt(raw[max(0, error.start - 40) : error.end + 40])) from None
 
 
-def _null(notes: dict[str, None], word: str) -> None:
-    notes[word] = None
+def _parse_constant(nulls: dict[str, None], word: str) -> None:
+    """Read NaN, Infinity or -Infinity as None, and note it."""
+    nulls[word] = None
 
 
-def _float(notes: dict[str, None], digits: str) -> float | None:
+def _parse_float(nulls: dict[str, None], digits: str) -> float | None:
     number = float(digits)
     if math.isfinite(number):
         return number
-    notes[digits[:20]] = None
+    nulls[digits[:20]] = None
     return None
 
 
@@ -212,19 +223,20 @@ def _has_surrogates(value: object) -> bool:
     return False
 
 
-def _refuse_duplicates(raw: bytes) -> None:
-    """Raise RecordError if an object has a key twice: which of the two is meant is not clear."""
-    json.loads(raw, strict=False, object_pairs_hook=_pairs)
+def _refuse_duplicate_keys(raw: bytes) -> None:
+    """Raise RecordError if an object has a key twice: it is not clear which of the two is meant."""
+    json.loads(raw, strict=False, object_pairs_hook=_unique_dict)
 
 
-def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+def _unique_dict(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        shown = json.dumps([value for name, value in pairs if name == twice])
-        raise RecordError("duplicate_keys", f"the key {twice!r} stands {names.count(twice)} times in one object", shown)
-    return made
+        repeated = next(name for name in names if names.count(name) > 1)
+        values = json.dumps([value for name, value in pairs if name == repeated])
+        count = names.count(repeated)
+        raise RecordError("duplicate_keys", f"the key {repeated!r} occurs {count} times in one object", values)
+    return unique
 
 
 def _too_deep(raw: bytes, levels: str) -> RecordError:
@@ -232,4 +244,5 @@ def _too_deep(raw: bytes, levels: str) -> RecordError:
 
 
 def excerpt(raw: bytes) -> str:
+    """Return the beginning of a record as text, as evidence."""
     return raw[:200].decode("utf-8", "backslashreplace")

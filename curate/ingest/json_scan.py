@@ -1,4 +1,8 @@
-"""Where one JSON value ends, whatever it holds: found by msgspec's parser, and past what that refuses, exactly."""
+"""Find where one JSON value ends, with msgspec's strict parser where possible.
+
+JSON that only the standard library accepts (lone surrogates, NaN, raw control characters) and values nested too
+deep for a recursive parser are handled separately.
+"""
 
 from __future__ import annotations
 
@@ -7,107 +11,112 @@ from typing import NamedTuple
 
 import msgspec
 
-MENDED = 16 << 20  # bytes of a value up to which what strict JSON refuses is looked past
-SLACK = 16  # bytes before the end of a window in which a refusal may only mean that the rest is missing
+MAX_LENIENT_BYTES = 16 << 20  # a value that is not strict JSON must end within this many bytes
+FIRST_LENIENT_BYTES = 1 << 12
+SLACK = 16  # an error in the last bytes of a window may only mean that the rest of the value is missing
 
-STARTS = frozenset(b'{["-0123456789tfnNI')
-ENDS = frozenset(b" \t\r\n,]")
-ESCAPED = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-CONTROL = bytes(32 if 0 < byte < 32 else byte for byte in range(256))  # a zero byte is damage, never text
-TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.S)
-FIRST_LOOK = 1 << 12
+VALUE_STARTS = frozenset(b'{["-0123456789tfnNI')
+VALUE_ENDS = frozenset(b" \t\r\n,]")
+SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+CONTROLS_TO_SPACES = bytes(32 if 0 < byte < 32 else byte for byte in range(256))  # a zero byte is damage, never text
+STRING_OR_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.S)
 
-_value = msgspec.json.Decoder(msgspec.Raw)
+_raw_decoder = msgspec.json.Decoder(msgspec.Raw)
 
 
-class Found(NamedTuple):
-    """`end` of the value, or -1 and `place` and `why` of what is wrong; `open`: the value runs past the window."""
+class ScanResult(NamedTuple):
+    """The `end` of a value; or -1, with the `error` and the byte of it (`error_at`).
+
+    `incomplete`: the value continues past the window.
+    """
 
     end: int
-    place: int = -1
-    why: str = ""
-    open: bool = False
+    error_at: int = -1
+    error: str = ""
+    incomplete: bool = False
 
 
-OPEN = Found(-1, -1, "", True)
+INCOMPLETE = ScanResult(-1, -1, "", True)
 
 
-def scan(window: memoryview, *, final: bool, in_array: bool) -> Found:
-    """Find the end of the value that a window begins with. `final`: nothing comes after the window.
+def scan_value(window: memoryview, *, final: bool, in_array: bool) -> ScanResult:
+    """Find the end of the value at the start of a window. `final`: nothing follows the window.
 
-    Lone surrogates, NaN, Infinity and raw control characters are looked past, as the standard parser reads them.
+    Accepts lone surrogates, NaN, Infinity and raw control characters, as the standard library does.
     """
-    if not len(window) or window[0] not in STARTS:
-        return Found(-1, 0, f"no JSON value begins with {bytes(window[:8])!r}")
-    found = _parse(window)
-    if found.end < 0 and (not found.open or b"\\u" in bytes(window[-SLACK:])):
-        found = _parse_mended(window, max(FIRST_LOOK, 2 * found.place))
-    if found.end >= 0:
-        found = _checked(window, found, in_array)
-    unsure = found.end == len(window) or (found.end < 0 and found.place >= len(window) - SLACK)
-    return OPEN if unsure and not final else found
+    if not len(window) or window[0] not in VALUE_STARTS:
+        return ScanResult(-1, 0, f"no JSON value begins with {bytes(window[:8])!r}")
+    result = _parse(window)
+    if result.end < 0 and (not result.incomplete or b"\\u" in bytes(window[-SLACK:])):
+        result = _parse_leniently(window, max(FIRST_LENIENT_BYTES, 2 * result.error_at))
+    if result.end >= 0:
+        result = _check_end(window, result.end, in_array)
+    uncertain = result.end == len(window) or (result.end < 0 and result.error_at >= len(window) - SLACK)
+    return INCOMPLETE if uncertain and not final else result
 
 
-def _parse(window: memoryview) -> Found:
+def _parse(window: memoryview) -> ScanResult:
     try:
-        _value.decode(window)
+        _raw_decoder.decode(window)
     except RecursionError:
-        return _balanced(window)
+        return _match_brackets(window)
     except msgspec.DecodeError as error:
-        words, _, place = str(error).rpartition(" (byte ")
-        if not words:
-            return OPEN  # "Input data was truncated"
-        at = int(place.rstrip(")"))
-        if "trailing characters" in words:  # not a trailing comma, which is an error inside the value
-            return Found(at - 1)  # the parser counts the first byte after the value in
-        return Found(-1, at, words.removeprefix("JSON is malformed: "))
-    return Found(len(window))
+        message, _, position = str(error).rpartition(" (byte ")
+        if not message:
+            return INCOMPLETE  # "Input data was truncated" has no position
+        offset = int(position.rstrip(")"))
+        if "trailing characters" in message:  # not "trailing comma", which is an error inside the value
+            return ScanResult(offset - 1)  # msgspec reports the position after the first trailing byte
+        return ScanResult(-1, offset, message.removeprefix("JSON is malformed: "))
+    return ScanResult(len(window))
 
 
-def _checked(window: memoryview, found: Found, in_array: bool) -> Found:
-    """Take the white space off the end, and refuse a word or number that runs into something else."""
-    end = found.end
-    after = window[end] if end < len(window) else None
+def _check_end(window: memoryview, end: int, in_array: bool) -> ScanResult:
+    """Strip trailing white space, and refuse a word or number that runs into something else."""
+    following = window[end] if end < len(window) else None
     while end > 1 and window[end - 1] in b" \t\r\n":
         end -= 1
-        after = 32
-    if in_array and window[0] not in b"{[" and after is not None and after not in ENDS:
-        return Found(-1, end, "something follows a value without a comma")
-    return Found(end)
+        following = 32
+    if in_array and window[0] not in b"{[" and following is not None and following not in VALUE_ENDS:
+        return ScanResult(-1, end, "something follows a value without a comma")
+    return ScanResult(end)
 
 
-def _parse_mended(window: memoryview, size: int) -> Found:
-    """Parse what mending leaves of a window, in as little of it as it takes."""
+def _parse_leniently(window: memoryview, size: int) -> ScanResult:
+    """Parse a window made strict, in as few of its bytes as possible: `size`, then four times as many."""
     while True:
-        part = window[: min(size, MENDED)]
-        found = _parse(memoryview(mend(bytes(part))))
-        more = found.open or found.end == len(part) or (found.end < 0 and found.place >= len(part) - SLACK)
-        if not more or len(part) == len(window):
-            return found
-        if len(part) == MENDED:
-            return Found(-1, found.place, f"no end of a value that is not strict JSON within {MENDED} bytes")
+        part = window[: min(size, MAX_LENIENT_BYTES)]
+        result = _parse(memoryview(make_strict(bytes(part))))
+        needs_more = (
+            result.incomplete or result.end == len(part) or (result.end < 0 and result.error_at >= len(part) - SLACK)
+        )
+        if not needs_more or len(part) == len(window):
+            return result
+        if len(part) == MAX_LENIENT_BYTES:
+            error = f"no end of a value that is not strict JSON within {MAX_LENIENT_BYTES} bytes"
+            return ScanResult(-1, result.error_at, error)
         size *= 4
 
 
-def mend(window: bytes) -> bytes:
-    """Replace what only the standard parser accepts, byte for byte, so that a strict one finds the same ends."""
-    text = window.translate(CONTROL).replace(b"NaN", b"0.0").replace(b"Infinity", b"0.000000")
-    return ESCAPED.sub(rb"\\u0020", text)
+def make_strict(window: bytes) -> bytes:
+    """Replace what only the standard library accepts by strict JSON of the same length, so that ends stay in place."""
+    text = window.translate(CONTROLS_TO_SPACES).replace(b"NaN", b"0.0").replace(b"Infinity", b"0.000000")
+    return SURROGATE_ESCAPE.sub(rb"\\u0020", text)
 
 
-def _balanced(window: memoryview) -> Found:
-    """Find the end of a value nested too deep for a parser that recurses, by counting brackets outside strings."""
+def _match_brackets(window: memoryview) -> ScanResult:
+    """Find the end of a value too deep for a recursive parser, by counting brackets outside strings."""
     depth = 0
-    if len(window) > MENDED:
-        return Found(-1, 0, f"nested too deep, with no end within {MENDED} bytes")
-    for token in TOKEN.finditer(window):
+    if len(window) > MAX_LENIENT_BYTES:
+        return ScanResult(-1, 0, f"nested too deep, with no end within {MAX_LENIENT_BYTES} bytes")
+    for token in STRING_OR_BRACKET.finditer(window):
         byte = window[token.start()]
         if byte in b"[{":
             depth += 1
         elif byte in b"]}":
             depth -= 1
             if not depth:
-                return Found(token.end())
+                return ScanResult(token.end())
         elif token.end() - token.start() == 1:
-            return OPEN  # a quote without its partner
-    return OPEN
+            return INCOMPLETE  # a quote that is not closed
+    return INCOMPLETE

@@ -1,4 +1,4 @@
-"""Bytes → records: whole records in chunks of a few megabytes, and each bad one alone."""
+"""Read inputs into chunks of a few megabytes of whole records; each damaged record is a record of its own."""
 
 from __future__ import annotations
 
@@ -8,25 +8,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from curate.errors import InputError
-from curate.ingest.chunker import Cutter
-from curate.ingest.decode import HELD_BYTES, Chunk, is_json
+from curate.ingest.chunker import Chunker
+from curate.ingest.damage import Damage
+from curate.ingest.decode import Chunk, is_json_record
 from curate.ingest.sources import Source, describe
 from curate.ingest.streams import Limits, Meter, text_blocks
 
-
-@dataclass(frozen=True)
-class Damage:
-    """What could not be read of an input: `bytes` lost at byte `offset` of its text (of what it expands to)."""
-
-    source_file: str
-    offset: int
-    bytes: int
-    text: str
+MAX_LEADING_DAMAGE = 64 << 20  # bytes of damage at the start of a file after which it is not taken for a dump
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """One input as it was read, on disk. `sha256` is null where `limit` stopped before the end."""
+    """One input file, as it is on disk. `sha256` is None where `limit` stopped before its end."""
 
     name: str
     bytes: int
@@ -34,11 +27,11 @@ class InputFile:
 
 
 class Reader:
-    """Read sources into chunks, in order, once; a few chunks are in memory at a time.
+    """Read sources into chunks, in order and once, with a few chunks in memory at a time.
 
-    `warnings` and `inputs` are complete when the iteration ends. `bytes_total` is null where a size cannot be known.
+    `warnings` and `inputs` are complete when the iteration ends. `bytes_total` is None where a size is unknown.
     A record of `max_record_bytes` or more is damage.
-    Raises InputError for a source that holds nothing whole, or that expands past the limits.
+    Raises InputError for a source without a whole record, or one that expands past the limits.
     """
 
     def __init__(
@@ -59,12 +52,12 @@ class Reader:
         self.records_read = 0
         self.warnings: list[Damage] = []
         self._meters: dict[str, Meter] = {}
-        self._harmed: dict[str, str] = {}
-        self._any_whole = False
+        self._container_damage: dict[str, str] = {}  # by source: what is wrong with its compression or archive
+        self._any_record = False
 
     @property
     def inputs(self) -> list[InputFile]:
-        """Return the files read so far, as they are on disk."""
+        """The files read so far, as they are on disk."""
         sizes = {source.file: source.bytes for source in self.sources}
         return [
             InputFile(name, (meter.sha256 and sizes[name]) or meter.bytes, meter.sha256)
@@ -73,84 +66,83 @@ class Reader:
 
     @property
     def bytes_read(self) -> int:
-        """Return how many bytes have been taken from disk."""
+        """The number of bytes read from disk so far."""
         return sum(meter.bytes for meter in self._meters.values())
 
     @property
     def bytes_unpacked(self) -> int:
-        """Return how many bytes of dumps that was: what compressed files held, and the others as they are."""
+        """The number of bytes of dumps read so far, after decompression."""
         return sum(meter.expanded or meter.bytes for meter in self._meters.values())
 
     @property
     def bytes_total(self) -> int | None:
-        """Return how many bytes there are on disk."""
+        """The number of bytes on disk, of all sources."""
         sizes = {source.file: source.bytes for source in self.sources}
         known = [size for size in sizes.values() if size is not None]
         return sum(known) if len(known) == len(sizes) else None
 
     def __iter__(self) -> Iterator[Chunk]:
         for source in self.sources:
-            if source.trouble and source.file not in self._meters:  # once a file, before its first member
-                self._warn(source.file, source.bytes or 0, 0, source.trouble)
-            for chunk in self._whole(source):
+            if source.damage and source.file not in self._meters:  # once for each file, before its first member
+                self._warn(source.file, source.bytes or 0, 0, source.damage)
+            for chunk in self._checked_chunks(source):
                 left = math.inf if self.limit is None else self.limit - self.records_read
                 if left <= 0:
                     return
                 chunk = chunk if chunk.count <= left else replace(chunk, count=int(left))
                 self.records_read += chunk.count
                 yield chunk
-        if not self._any_whole:
+        if not self._any_record:
             names = ", ".join(repr(source.name) for source in self.sources[:3])
-            raise InputError(f"no record in {names}: give a dump that holds some")
+            raise InputError(f"no record in {names}; give a dump that has records")
 
     def _warn(self, name: str, offset: int, lost: int, what: str) -> None:
         self.warnings.append(Damage(name, offset, lost, f"{name}: {what}"))
 
-    def _harm(self, source: Source, offset: int, lost: int, what: str) -> None:
-        """Note that what a source is packed in is damaged."""
-        self._harmed[source.name] = what
+    def _note_container_damage(self, source: Source, offset: int, lost: int, what: str) -> None:
+        """Record that the compression or archive around a source is damaged."""
+        self._container_damage[source.name] = what
         self._warn(source.name, offset, lost, what)
 
-    def _whole(self, source: Source) -> Iterator[Chunk]:
-        """Yield a source's chunks once one of them holds a whole record; raise InputError if none does.
+    def _checked_chunks(self, source: Source) -> Iterator[Chunk]:
+        """Yield a source's chunks once one of them has a whole record; raise InputError if none does.
 
-        A damaged member of a zip, beside others, may hold none.
+        One damaged member of a zip may have none, if the zip has other members.
         """
-        held: list[Chunk] = []
-        whole = False
+        pending: list[Chunk] = []
+        has_record = False
         for chunk in self._chunks(source):
-            whole = whole or any(cut.kind != "damage" and is_json(chunk, cut) for cut in chunk.cuts)
-            held.append(chunk)
-            if whole:
-                yield from held
-                held.clear()
-            elif sum(len(chunk.data) for chunk in held) > HELD_BYTES:
+            has_record = has_record or any(
+                span.kind != "damage" and is_json_record(chunk, span) for span in chunk.spans
+            )
+            pending.append(chunk)
+            if has_record:
+                yield from pending
+                pending.clear()
+            elif sum(len(chunk.data) for chunk in pending) > MAX_LEADING_DAMAGE:
                 break
-        self._any_whole = self._any_whole or whole
-        harm = self._harmed.get(source.name, "")
-        if harm and source.spare:
-            yield from held
-        elif held:
-            what = describe(held[0].data[:512])
-            tail = f"; {harm}" if harm else ": give a JSON or JSONL dump"
-            raise InputError(f"input {source.name!r} holds no whole JSON record but {what}{tail}")
+        self._any_record = self._any_record or has_record
+        damage = self._container_damage.get(source.name, "")
+        if damage and source.optional:
+            yield from pending
+        elif pending:
+            content = describe(pending[0].data[:512])
+            advice = f"; {damage}" if damage else "; give a JSON or JSONL dump"
+            raise InputError(f"input {source.name!r} has no whole JSON record; it is {content}{advice}")
 
     def _chunks(self, source: Source) -> Iterator[Chunk]:
         meter = self._meters.setdefault(source.file, Meter())
-        warned = len(self.warnings)
-        text = text_blocks(source, meter, self.limits, partial(self._harm, source))
-        cutter = Cutter(text, self.chunk_bytes, self.max_record_bytes, partial(self._warn, source.name))
+        previous_warnings = len(self.warnings)
+        text = text_blocks(source, meter, self.limits, partial(self._note_container_damage, source))
+        chunker = Chunker(text, self.chunk_bytes, self.max_record_bytes, partial(self._warn, source.name))
         first = 0
-        for stretch in cutter:
-            count = sum(cut.count for cut in stretch.cuts)
-            yield Chunk(source.name, first, count, stretch.start, stretch.data, stretch.cuts, stretch.head)
+        for part in chunker:
+            count = sum(span.count for span in part.spans)
+            yield Chunk(source.name, first, count, part.start, part.data, part.spans, part.record_start)
             first += count
-        if first or (source.spare and source.name in self._harmed):
+        if first or (source.optional and source.name in self._container_damage):
             return
-        why = [damage.text for damage in self.warnings[warned:]]
-        if why or not cutter.arrays:
-            raise InputError(f"input {source.name!r} holds no record: {'; '.join(why) or 'only white space'}")
+        reasons = [damage.text for damage in self.warnings[previous_warnings:]]
+        if reasons or not chunker.arrays:
+            raise InputError(f"input {source.name!r} has no record: {'; '.join(reasons) or 'only white space'}")
         self._warn(source.name, 0, 0, "an empty array, no record")
-
-
-# ── a chunk's records ─────────────────────────────────────────────────────────────────────────────────────────────

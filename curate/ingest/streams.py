@@ -1,4 +1,4 @@
-"""Bytes in: a source becomes blocks of UTF-8 text, unpacked, transcoded, hashed, and bounded in what it expands to."""
+"""Turn a source into blocks of UTF-8 text: decompress, transcode and hash it, and bound what it expands to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -19,19 +19,18 @@ import zstandard
 
 from curate.errors import InputError
 from curate.ingest import zip_recovery
-from curate.ingest.sources import Source, words
+from curate.ingest.damage import ReportDamage
+from curate.ingest.sources import Source, error_message
 
-BLOCK = 1 << 20  # bytes read from disk, and about what an expander hands on, at a time
-GZIP_SLICE = 1 << 17
-ZSTD_SLICE = 1 << 10  # 4 bytes of zstd can stand for 128 KiB: small slices bound what one call can expand to
-ZIP_READ = 1 << 12  # a failed checksum takes the last read with it
-RATIO_FROM = 64 << 20  # expanded bytes from which the expansion ratio is looked at
-PARQUET_ROWS = 1000
+BLOCK_BYTES = 1 << 20  # read from disk at a time, and about the size of expanded blocks
+GZIP_SLICE_BYTES = 1 << 17
+ZSTD_SLICE_BYTES = 1 << 10  # 4 bytes of zstd can expand to 128 KiB: small slices bound the result of one call
+ZIP_READ_BYTES = 1 << 12  # a failed checksum loses the last read
+MIN_RATIO_BYTES = 64 << 20  # the expansion ratio is checked from this many expanded bytes on
+PARQUET_BATCH_ROWS = 1000
 
-Buffer = bytes
-Note = Callable[[int, int, str], None]  # byte offset, bytes lost, what happened
-
-INSIDE = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "a zip"}
+Buffer = bytes  # `bytes` within Meter is its field
+COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "a zip"}
 
 BOMS = (
     (b"\xff\xfe\x00\x00", "utf-32-le"),
@@ -44,58 +43,59 @@ BOMS = (
 
 @dataclass(frozen=True)
 class Limits:
-    """How far an input may expand: bytes in all, and times its size once past `RATIO_FROM`."""
+    """How far an input may expand."""
 
-    expanded_bytes: int = 1 << 40
-    expansion: int = 1000
+    expanded_bytes: int = 1 << 40  # in all
+    expansion: int = 1000  # times its size on disk, checked from MIN_RATIO_BYTES on
 
 
 @dataclass
 class Meter:
-    """What has been read of one file on disk. `sha256` stays null unless the file was read to its end."""
+    """What has been read of one file on disk. `sha256` is None unless the file was read to its end."""
 
     bytes: int = 0
     expanded: int = 0
     sha256: str | None = None
     digest: hashlib._Hash = field(default_factory=hashlib.sha256, repr=False)
 
-    def take(self, block: Buffer) -> Buffer:
-        """Count and hash a block as it stands on disk."""
+    def update(self, block: Buffer) -> Buffer:
+        """Count and hash a block as it is on disk, and return it."""
         self.bytes += len(block)
         self.digest.update(block)
         return block
 
 
-def text_blocks(source: Source, meter: Meter, limits: Limits, note: Note) -> Iterator[bytes]:
-    """Yield the UTF-8 text behind a source, block by block; damage to a compressed stream is noted, not raised."""
+def text_blocks(source: Source, meter: Meter, limits: Limits, report: ReportDamage) -> Iterator[bytes]:
+    """Yield the UTF-8 text behind a source, block by block. Damage to a compressed stream is reported, not raised."""
     path = source.path
     if path is not None and source.kind == "parquet":
         yield from _parquet_rows(source, path, meter)
         return
     zipped = path is not None and source.kind == "zip"
-    blocks = _zip_blocks(source, path, meter, note) if path and zipped else _disk_blocks(source, meter)
+    blocks = _zip_blocks(source, path, meter, report) if path and zipped else _disk_blocks(source, meter)
     head, blocks = _peek(blocks)
     if head.startswith((b"PK\x03\x04", b"PAR1")):
-        raise InputError(f"input {source.name!r} is a zip or parquet file inside a stream: give its own path")
+        raise InputError(f"input {source.name!r} is a zip or Parquet file inside a stream; give its own path")
     if head.startswith(b"\x1f\x8b"):
-        blocks = _bounded(gunzip(blocks, note), source, meter, limits)
+        blocks = _limit_expansion(gunzip(blocks, report), source, meter, limits)
     elif head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
-        blocks = _bounded(unzstd(blocks, note), source, meter, limits)
+        blocks = _limit_expansion(unzstd(blocks, report), source, meter, limits)
     elif zipped:
-        blocks = _bounded(blocks, source, meter, limits)
-    yield from _utf8(_packed_once(blocks, source))
+        blocks = _limit_expansion(blocks, source, meter, limits)
+    yield from _transcode(_refuse_nested(blocks, source))
 
 
-def _packed_once(blocks: Iterator[bytes], source: Source) -> Iterator[bytes]:
-    """Pass text on; raise InputError where it is another archive, since what is in that is anyone's guess."""
+def _refuse_nested(blocks: Iterator[bytes], source: Source) -> Iterator[bytes]:
+    """Return the blocks; raise InputError if they are compressed once more."""
     head, blocks = _peek(blocks)
-    for start, kind in INSIDE.items():
-        if head.startswith(start):
-            raise InputError(f"input {source.name!r} is compressed twice, with {kind} inside: unpack it once")
+    for magic, kind in COMPRESSED.items():
+        if head.startswith(magic):
+            raise InputError(f"input {source.name!r} is compressed twice, with {kind} inside; unpack it once")
     return blocks
 
 
 def _peek(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """Return the first bytes, at least 4 if there are as many, and all blocks."""
     head = b""
     for block in blocks:
         head += block
@@ -109,105 +109,106 @@ def _disk_blocks(source: Source, meter: Meter) -> Iterator[bytes]:
         if source.path is None:
             yield from _read(sys.stdin.buffer, meter)
         else:
-            with source.path.open("rb") as opened:
-                yield from _read(opened, meter)
+            with source.path.open("rb") as file:
+                yield from _read(file, meter)
     except OSError as error:
-        raise InputError(f"input {source.name!r} cannot be read past byte {meter.bytes}: {words(error)}") from None
+        raise InputError(
+            f"input {source.name!r} cannot be read past byte {meter.bytes}: {error_message(error)}"
+        ) from None
     meter.sha256 = meter.digest.hexdigest()
 
 
-def _read(opened: IO[bytes], meter: Meter) -> Iterator[bytes]:
-    while block := opened.read(BLOCK):
-        yield meter.take(block)
+def _read(file: IO[bytes], meter: Meter) -> Iterator[bytes]:
+    while block := file.read(BLOCK_BYTES):
+        yield meter.update(block)
 
 
 def _hash_whole(path: Path, meter: Meter) -> None:
-    """Hash a file whose readers jump about in it; its bytes are counted as they are used, not here."""
+    """Hash a file that is read at random; its bytes are counted elsewhere, as they are used."""
     if meter.sha256 is None:
-        with path.open("rb") as opened:
-            meter.sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+        with path.open("rb") as file:
+            meter.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _zip_blocks(source: Source, path: Path, meter: Meter, note: Note) -> Iterator[bytes]:
+def _zip_blocks(source: Source, path: Path, meter: Meter, report: ReportDamage) -> Iterator[bytes]:
     try:
         _hash_whole(path, meter)
-        if source.trouble:
-            member = zip_recovery.member_at(path, source.member)
-            yield from zip_recovery.blocks(path, member, note)
+        if source.damage:
+            member = zip_recovery.member_at(path, source.member_position)
+            yield from zip_recovery.member_blocks(path, member, report)
             meter.bytes += member.stop - member.start
             return
         with zipfile.ZipFile(path) as archive:
-            entry = archive.infolist()[source.member]
-            with archive.open(entry) as opened:
-                yield from _until_damage(opened, entry.file_size, note)
+            entry = archive.infolist()[source.member_position]
+            with archive.open(entry) as file:
+                yield from _read_until_damage(file, entry.file_size, report)
             meter.bytes += entry.compress_size
     except (OSError, RuntimeError, NotImplementedError, IndexError, zipfile.BadZipFile) as error:
-        raise InputError(f"zip member {source.name!r} cannot be read: {words(error)}") from None
+        raise InputError(f"zip member {source.name!r} cannot be read: {error_message(error)}") from None
 
 
-def _until_damage(opened: IO[bytes], size: int, note: Note) -> Iterator[bytes]:
+def _read_until_damage(file: IO[bytes], size: int, report: ReportDamage) -> Iterator[bytes]:
     done = 0
     try:
-        while block := opened.read(ZIP_READ):
+        while block := file.read(ZIP_READ_BYTES):
             done += len(block)
             yield block
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         lost = max(0, size - done)
-        note(done, lost, f"the zip member is damaged ({words(error)}): up to {lost} bytes are lost")
+        report(done, lost, f"the zip member is damaged ({error_message(error)}): up to {lost} bytes are lost")
 
 
-def gunzip(blocks: Iterator[bytes], note: Note) -> Iterator[bytes]:
-    """Expand gzip of one or several members; what comes before damage is kept to the byte."""
+def gunzip(blocks: Iterator[bytes], report: ReportDamage) -> Iterator[bytes]:
+    """Expand gzip of one or several members; all bytes before any damage are kept."""
     inflate = zlib.decompressobj(31)
-    pieces = _slices(blocks, GZIP_SLICE)
+    slices = _slices(blocks, GZIP_SLICE_BYTES)
     used = expanded = 0
-    for data in pieces:
+    for data in slices:
         used += len(data)
         while data:
             if inflate.eof:
-                if not (data := data.lstrip(b"\0")):  # archives on tape and disk images are padded
+                if not (data := data.lstrip(b"\0")):  # tape archives and disk images are padded with zeros
                     break
                 inflate = zlib.decompressobj(31)
             before = inflate.copy()
             try:
-                out = inflate.decompress(data, BLOCK)
+                out = inflate.decompress(data, BLOCK_BYTES)
             except zlib.error as error:
-                yield (kept := _rescued(before, data))
-                place, lost = used - len(data), len(data) + sum(map(len, pieces))
-                note(expanded + len(kept), lost, _broken("gzip", place, lost, error))
+                yield (kept := _expand_until_damage(before, data))
+                offset, lost = used - len(data), len(data) + sum(map(len, slices))
+                report(expanded + len(kept), lost, _damaged_stream("gzip", offset, lost, error))
                 return
             expanded += len(out)
             yield out
             data = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
     if not inflate.eof:
         yield (out := inflate.flush())
-        note(expanded + len(out), 0, f"the gzip stream is cut off at byte {used} of the file")
+        report(expanded + len(out), 0, f"the gzip stream is cut off at byte {used} of the file")
 
 
-def _broken(kind: str, place: int, lost: int, error: Exception) -> str:
-    return (
-        f"the {kind} stream is damaged near byte {place} of the file ({words(error)}): {lost} bytes cannot be unpacked"
-    )
+def _damaged_stream(kind: str, offset: int, lost: int, error: Exception) -> str:
+    what = f"the {kind} stream is damaged near byte {offset} of the file ({error_message(error)})"
+    return f"{what}: {lost} bytes cannot be unpacked"
 
 
-def _rescued(inflate: zlib._Decompress, data: bytes) -> bytes:
-    """Return what a slice expands to before the byte at which it is damaged."""
+def _expand_until_damage(inflate: zlib._Decompress, data: bytes) -> bytes:
+    """Expand a damaged slice byte by byte, up to the damage."""
     kept = []
     try:
-        for place in range(len(data)):
-            kept.append(inflate.decompress(data[place : place + 1]))
+        for offset in range(len(data)):
+            kept.append(inflate.decompress(data[offset : offset + 1]))
     except zlib.error:
         pass
     return b"".join(kept)
 
 
-def unzstd(blocks: Iterator[bytes], note: Note) -> Iterator[bytes]:
-    """Expand zstandard of one or several frames; what comes before damage is kept to the block."""
+def unzstd(blocks: Iterator[bytes], report: ReportDamage) -> Iterator[bytes]:
+    """Expand zstandard of one or several frames; all blocks before any damage are kept."""
     decoder = zstandard.ZstdDecompressor(max_window_size=1 << 31)  # dumps made with `zstd --long=31` are common
     frame = decoder.decompressobj()
-    pieces = _slices(blocks, ZSTD_SLICE)
+    slices = _slices(blocks, ZSTD_SLICE_BYTES)
     used = expanded = 0
-    for data in pieces:
+    for data in slices:
         used += len(data)
         while data:
             if frame.eof:
@@ -215,48 +216,48 @@ def unzstd(blocks: Iterator[bytes], note: Note) -> Iterator[bytes]:
             try:
                 out = frame.decompress(data)
             except zstandard.ZstdError as error:
-                place, lost = used - len(data), len(data) + sum(map(len, pieces))
-                note(expanded, lost, _broken("zstd", place, lost, error))
+                offset, lost = used - len(data), len(data) + sum(map(len, slices))
+                report(expanded, lost, _damaged_stream("zstd", offset, lost, error))
                 return
             expanded += len(out)
             yield out
             data = frame.unused_data if frame.eof else b""
     if not frame.eof:
-        note(expanded, 0, f"the zstd stream is cut off at byte {used} of the file")
+        report(expanded, 0, f"the zstd stream is cut off at byte {used} of the file")
 
 
 def _slices(blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
     for block in blocks:
-        for place in range(0, len(block), size):
-            yield block[place : place + size]
+        for start in range(0, len(block), size):
+            yield block[start : start + size]
 
 
-def _bounded(blocks: Iterator[bytes], source: Source, meter: Meter, limits: Limits) -> Iterator[bytes]:
-    """Stop a stream that expands past the limits: a bomb, or a file that is not what it seems."""
+def _limit_expansion(blocks: Iterator[bytes], source: Source, meter: Meter, limits: Limits) -> Iterator[bytes]:
+    """Raise InputError for a stream that expands past the limits, such as a decompression bomb."""
     for block in blocks:
-        meter.expanded += len(block)  # over all members of a zip, which may share their bytes
+        meter.expanded += len(block)  # of all members of a zip, which may share bytes
         packed = max(1, (source.bytes or 0) if source.kind == "zip" else meter.bytes)
         if meter.expanded > limits.expanded_bytes:
             raise InputError(
-                f"input {source.name!r} expands past the limit of {limits.expanded_bytes:,} bytes (from {packed:,}): "
-                f"raise max_expanded_bytes in the recipe if that is right"
+                f"input {source.name!r} expands past the limit of {limits.expanded_bytes:,} bytes (from {packed:,}); "
+                f"if that is right, raise max_expanded_bytes in the recipe"
             )
-        if meter.expanded > max(RATIO_FROM, packed * limits.expansion):
+        if meter.expanded > max(MIN_RATIO_BYTES, packed * limits.expansion):
             raise InputError(
                 f"input {source.name!r} expands {meter.expanded // packed:,} times (from {packed:,} bytes to over "
-                f"{meter.expanded:,}), past the limit of {limits.expansion:,}: raise max_expansion if that is right"
+                f"{meter.expanded:,}), past the limit of {limits.expansion:,}; "
+                f"if that is right, raise max_expansion in the recipe"
             )
         yield block
 
 
-def _utf8(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Drop a byte-order mark and transcode what it announces; without one, text is UTF-8 and passes as it is."""
+def _transcode(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Drop a byte-order mark, and transcode to UTF-8 as it says; text without one is UTF-8 and is not changed."""
     head, blocks = _peek(blocks)
-    found = [(mark, encoding) for mark, encoding in BOMS if head.startswith(mark)]
-    if not found:
+    mark, encoding = next(((mark, encoding) for mark, encoding in BOMS if head.startswith(mark)), (b"", ""))
+    if not mark:
         yield from blocks
         return
-    mark, encoding = found[0]
     next(blocks)
     rest = itertools.chain((head[len(mark) :],), blocks)
     if encoding == "utf-8":
@@ -264,28 +265,28 @@ def _utf8(blocks: Iterator[bytes]) -> Iterator[bytes]:
         return
     decoder = codecs.getincrementaldecoder(encoding)("surrogatepass" if "16" in encoding else "replace")
     for block in rest:
-        # A lone surrogate becomes its JSON escape, so that it is still told from any other character.
+        # A lone surrogate becomes its JSON escape, so that it stays distinct from other characters.
         yield decoder.decode(block).encode("utf-8", "backslashreplace")
 
 
 def _parquet_rows(source: Source, path: Path, meter: Meter) -> Iterator[bytes]:
-    """Yield the rows of a parquet file as lines of JSON, a bounded batch at a time."""
+    """Yield the rows of a Parquet file as JSON lines, in batches."""
     import polars as pl
 
     try:
         _hash_whole(path, meter)
         scan = pl.scan_parquet(path)
         rows = max(1, scan.select(pl.len()).collect().item())
-        for batch in scan.collect_batches(chunk_size=PARQUET_ROWS, maintain_order=True):
+        for batch in scan.collect_batches(chunk_size=PARQUET_BATCH_ROWS, maintain_order=True):
             meter.bytes += (source.bytes or 0) * len(batch) // rows
-            yield b"".join(map(_row, batch.iter_rows(named=True)))
+            yield b"".join(map(_json_line, batch.iter_rows(named=True)))
     except (pl.exceptions.PolarsError, OSError) as error:
-        what = words(error).split(". ")[0]
-        raise InputError(f"input {source.name!r} is a parquet file that cannot be read: {what}") from None
+        cause = error_message(error).split(". ")[0]
+        raise InputError(f"input {source.name!r} is a Parquet file that cannot be read: {cause}") from None
     meter.bytes = source.bytes or 0
 
 
-def _row(row: dict[str, object]) -> bytes:
+def _json_line(row: dict[str, object]) -> bytes:
     try:
         return msgspec.json.encode(row) + b"\n"
     except (OverflowError, TypeError):  # integers past 64 bits, types without a JSON form

@@ -269,7 +269,7 @@ def test_a_file_that_is_no_dump_is_one_line(name: str, text: str, said: str, tmp
 
 def test_a_folder_of_something_else_is_neither_set_nor_dump(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(InputError, match="holds no dump"):
+    with pytest.raises(InputError, match="has no dump"):
         stats(tmp_path)
 
 

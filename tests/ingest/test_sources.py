@@ -199,8 +199,8 @@ def test_files_of_one_name_are_told_apart_and_a_file_given_twice_is_read_once(tm
         ("dump.json.xz", b"\xfd7zXZ\x00\x00", "xz-compressed"),
         ("text.json", b"Dear all,\nthis is a letter.\n", "text that begins with 'Dear all"),
         ("binary.json", bytes(range(128, 256)) * 9, "binary data that begins with 0x8081"),
-        ("cut.json", ARRAY[:80], "holds no whole JSON record"),
-        ("numbers.txt", b"1 2 3\n4 5 6\n", "holds no whole JSON record"),
+        ("cut.json", ARRAY[:80], "has no whole JSON record"),
+        ("numbers.txt", b"1 2 3\n4 5 6\n", "has no whole JSON record"),
         ("page.json.gz", gzip.compress(b"<html>" * 50), "an HTML page"),
         ("cut.json.gz", gzip.compress(ARRAY)[:12], "the gzip stream is cut off"),
         ("empty.json.gz", gzip.compress(b""), "only white space"),
@@ -208,8 +208,8 @@ def test_files_of_one_name_are_told_apart_and_a_file_given_twice_is_read_once(tm
         ("both.json.zst", zstandard.compress(gzip.compress(ARRAY)), "compressed twice, with gzip inside"),
         ("inner.json.zip", packed_zip({"a.json": packed_zip({"b.json": ARRAY})}), "inside a stream"),
         ("broken.zip", b"PK\x03\x04 and no more", "is a damaged zip"),
-        ("none.zip", packed_zip({"a.txt": b"x"}), "holds no dump"),
-        ("broken.parquet", b"PAR1 and no more", "a parquet file that cannot be read"),
+        ("none.zip", packed_zip({"a.txt": b"x"}), "has no dump"),
+        ("broken.parquet", b"PAR1 and no more", "a Parquet file that cannot be read"),
         ("none.json", b"[]", "no record in 'none.json'"),
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value else "",
@@ -226,7 +226,7 @@ def test_what_is_no_dump_gets_one_clear_line(dump: Dump, name: str, data: bytes,
     ("make", "words"),
     [
         pytest.param(lambda path: path, "does not exist", id="missing"),
-        pytest.param(lambda path: path.mkdir() or path, "holds no dump", id="empty folder"),
+        pytest.param(lambda path: path.mkdir() or path, "has no dump", id="empty folder"),
         pytest.param(lambda path: path.parent / "nul\0l", "cannot be read", id="a name that cannot be"),
     ],
 )
@@ -259,7 +259,10 @@ def test_an_empty_array_beside_others_is_only_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress], ids=["plain", "gzip", "zstd"])
 def test_standard_input_is_read_through_a_pipe(pack: Callable[[bytes], bytes]) -> None:
     code = (
-        "from curate.ingest import *; r = Reader(open_inputs(['-']), chunk_bytes=100)\n"
+        "from curate.ingest.decode import decode_records as records\n"
+        "from curate.ingest.reader import Reader\n"
+        "from curate.ingest.sources import open_inputs\n"
+        "r = Reader(open_inputs(['-']), chunk_bytes=100)\n"
         "print([x.value['id'] for c in r for x in records(c)], r.inputs[0].sha256, r.bytes_total)"
     )
     data = pack(ARRAY)
