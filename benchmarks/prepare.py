@@ -45,7 +45,7 @@ def prepared(name: str, batch: Sequence[Conversation], warm: Sequence[Conversati
     """Return seconds of wall and CPU time of each stage, and how full the rows are."""
     made = make_renderer("vicuna", tokenizer_of(name, shared))
     proof.prove(made, warm, made.write(warm))
-    with base.uncollected():  # as where a set is read for training
+    with base.gc_disabled():  # as where a set is read for training
         marks = [(time.perf_counter(), time.process_time())]
         written = [made.write(batch[at : at + 1000]) for at in range(0, len(batch), 1000)]
         marks.append((time.perf_counter(), time.process_time()))

@@ -1,19 +1,19 @@
-"""The errors a caller of curate can meet.
+"""The errors that curate raises.
 
-    CurateError            anything a user can mend; the command line prints it in one line and exits 1
+    CurateError            anything a user can fix; the command line prints it in one line and exits 1
     ├── InputError         an input that is missing, unreadable, empty or not in a known format
     ├── RecipeError        a recipe, setting or flag that is not allowed
     ├── TokenizerError     a tokenizer that cannot be found, read or trusted
     ├── ModelError         a model that cannot be found, read or trained
-    ├── SetError           a curated set that is absent, damaged, locked, or a target that must not be overwritten
+    ├── SetError           a curated set that is missing, damaged or locked, or a target that must not be overwritten
     ├── CheckpointError    a training run's checkpoint that cannot be written or read
-    ├── RunError           a training run whose folder is taken or absent, or that cannot go on
+    ├── RunError           a training run whose folder is missing or in use, or that cannot continue
     ├── PlanError          a training run that does not fit the device or the disk
-    ├── BalanceError       a run whose records read are not the records kept plus those rejected
+    ├── BalanceError       a run in which records were lost: those read are not those kept plus those rejected
     └── MissingExtra       a feature whose optional packages are not installed
 
-`RecordError` is not among them: it says why one record cannot become a conversation, and is
-written beside that record instead of ending the run.
+`RecordError` is separate: it says why one record cannot become a conversation. It is stored with the rejected
+record and does not end the run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DISTRIBUTION = "curate-chat"
 
 
 class CurateError(Exception):
-    """Base of all errors that a user can mend; its text is one line that says what to do."""
+    """Base of all errors that a user can fix; the message is one line that says what to do."""
 
 
 class InputError(CurateError):
@@ -33,7 +33,7 @@ class InputError(CurateError):
 
 
 class RecipeError(CurateError):
-    """A recipe, a setting or a flag holds something that is not allowed."""
+    """A recipe, setting or flag has a value that is not allowed."""
 
 
 class TokenizerError(CurateError):
@@ -45,7 +45,7 @@ class ModelError(CurateError):
 
 
 class SetError(CurateError):
-    """A curated set is absent, damaged or locked, or a target must not be overwritten."""
+    """A curated set is missing, damaged or locked, or a target must not be overwritten."""
 
 
 class CheckpointError(CurateError):
@@ -53,19 +53,19 @@ class CheckpointError(CurateError):
 
 
 class RunError(CurateError):
-    """A training run's folder is taken, absent or in use, or the run cannot go on."""
+    """A training run's folder is missing or in use, or the run cannot continue."""
 
 
 class PlanError(CurateError):
-    """A training run does not fit the device or the disk; the text says what would."""
+    """A training run does not fit the device or the disk; the message says what would."""
 
 
 class BalanceError(CurateError):
-    """Records read are not the records kept plus the records rejected: a defect of curate, never of the data."""
+    """Records read are not records kept plus records rejected: a bug in curate, never a fault of the data."""
 
 
 class MissingExtra(CurateError):
-    """A feature needs optional packages; the text holds the line to type."""
+    """A feature needs optional packages; the message has the command that installs them."""
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs the extra [{extra}]: pip install '{DISTRIBUTION}[{extra}]'")
@@ -77,7 +77,7 @@ class MissingExtra(CurateError):
 
 
 class RecordError(Exception):
-    """Why one record cannot become a conversation: `rule` names it, `reason` says it, `evidence` shows it."""
+    """Why one record cannot become a conversation: the `rule`, the `reason`, and an excerpt as `evidence`."""
 
     def __init__(self, rule: str, reason: str, evidence: str = "") -> None:
         super().__init__(f"{rule}: {reason}")
@@ -90,7 +90,7 @@ class RecordError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the nearest known word, or the list of all where none is near."""
+    """Return `; did you mean 'x'?` for the nearest known word, or a list of all words if none is near."""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if near:

@@ -1,4 +1,4 @@
-"""Settings as frozen dataclasses: decoded from TOML with their types and limits checked, and written back as TOML."""
+"""Decode settings from TOML into frozen dataclasses, with types and limits checked, and write them back as TOML."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from curate.errors import RecipeError, did_you_mean
 
 Table = Mapping[str, object]
 T = TypeVar("T")
-NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def limits(default: T, minimum: float, below: float | None = None) -> T:
-    """Declare a number with the smallest value allowed and the value it must stay under."""
+    """Declare a number that must be at least `minimum` and, if given, less than `below`."""
     return field(default=default, metadata={"minimum": minimum, "below": below})
 
 
 def merge(under: Table, over: Table) -> dict[str, object]:
-    """Lay one table over another: tables key by key, `true` keeps the settings that are there."""
+    """Override one table with another, key by key; `true` in place of a table keeps its settings."""
     merged = dict(under)
     for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[key] = merge(below, value)
-        elif not (value is True and isinstance(below, Mapping)):
+        current = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(current, Mapping):
+            merged[key] = merge(current, value)
+        elif not (value is True and isinstance(current, Mapping)):
             merged[key] = value
     return merged
 
 
-# ---- decoding; `where` names the file and the key, and begins each error
+# ---- decoding; `where` names the file and key, at the start of each error
 
 
 def decode_section(kind: type[T], name: str, values: object, where: str) -> T:
-    """Decode one section into its dataclass; raises RecipeError for what that does not hold."""
+    """Decode one section into its dataclass; raises RecipeError for an unknown key or a wrong value."""
     if not isinstance(values, Mapping):
         raise RecipeError(f"{where}: {name} = {values!r} must be a section, [{name}]")
     fields = {item.name: item for item in dataclasses.fields(typing.cast(Any, kind))}
@@ -53,7 +53,7 @@ def decode_section(kind: type[T], name: str, values: object, where: str) -> T:
 
 
 def decode(hint: Any, value: object, where: str) -> Any:
-    """Return the value as the type its field declares."""
+    """Return the value as the declared type of its field; raises RecipeError if it has another."""
     if typing.get_origin(hint) is Literal:
         return _choice(typing.get_args(hint), value, where)
     if typing.get_origin(hint) is tuple:
@@ -70,7 +70,7 @@ def decode(hint: Any, value: object, where: str) -> Any:
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        raise RecipeError(f"{where} = {value!r} must be {NAMES[hint]}")
+        raise RecipeError(f"{where} = {value!r} must be {TYPE_NAMES[hint]}")
     return value
 
 
@@ -80,7 +80,7 @@ def decode_text(values: Table, key: str, where: str, default: str) -> str:
 
 
 def refuse_unknown(values: Table, known: Iterable[str], where: str, prefix: str) -> None:
-    """Raise RecipeError for the first key that is not known, with the nearest that is."""
+    """Raise RecipeError for the first unknown key, with the nearest known one."""
     names = list(known)
     for key in values:
         if key not in names:
@@ -111,13 +111,14 @@ def _check_limits(declared: Mapping[Any, Any], value: object, where: str) -> Non
 
 
 def plain_values(values: Table) -> dict[str, object]:
-    """Return plain JSON values, without those that are null, which TOML cannot say."""
-    given = {key: value for key, value in values.items() if value is not None}
-    return {key: list(value) if isinstance(value, (tuple, set, frozenset)) else value for key, value in given.items()}
+    """Return JSON values, without those that are None, which TOML has no word for."""
+    set_values = {key: value for key, value in values.items() if value is not None}
+    sequences = (tuple, set, frozenset)
+    return {key: list(value) if isinstance(value, sequences) else value for key, value in set_values.items()}
 
 
 def toml_tables(tables: Table) -> list[str]:
-    """Return the lines of all tables that hold something, a blank line before each."""
+    """Return the lines of all tables that are not empty, with a blank line before each."""
     lines = []
     for name, values in tables.items():
         if isinstance(values, Mapping) and values:
@@ -140,6 +141,6 @@ def _toml(value: object) -> str:
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, Mapping):
         return "{" + ", ".join(toml_assignment(key, item) for key, item in value.items()) + "}"
-    if isinstance(value, str):  # JSON's escapes are TOML's, but for DEL
+    if isinstance(value, str):  # JSON's escapes are valid in TOML, which also escapes DEL
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value) if isinstance(value, bool) else repr(value)

@@ -68,7 +68,7 @@ def clean(
         with show_progress(quiet) as progress:
             result = run(inputs, originals=False if no_originals else None, progress=progress, **settings)
     finally:
-        local.drop_started()
+        local.stop_prestarted()
     _report(result, quiet, as_json)
     if strict and result.damaged:
         click.get_current_context().exit(1)

@@ -1,4 +1,4 @@
-"""What a step is, and what its workers share."""
+"""The protocol of a step, and what every engine shares."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-ONE_THREAD = {  # a worker is one core's; threads of its libraries would only wait for those of the other workers
+SINGLE_THREADED = {  # environment of a worker, which has one core: more threads would compete with other workers
     "POLARS_MAX_THREADS": "1",
     "RAYON_NUM_THREADS": "1",
     "FASTOKENS_BPE_THREADS": "1",
@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 
 class Step(Protocol[Task, Result]):
-    """Work on one task; must give the same result whichever worker runs it."""
+    """Process one task. The result must not depend on the worker that runs it."""
 
     def __call__(self, task: Task, /) -> Result: ...
 
@@ -38,23 +38,23 @@ def default_workers() -> int:
 
 @dataclass(frozen=True)
 class Call:
-    """A piece of work that brings its own function, for a worker that waits: picklable, all of it."""
+    """A task that a worker runs instead of its step: a picklable function and its arguments."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
 
     def __call__(self) -> Any:
-        """Do it."""
+        """Call the function."""
         return self.function(*self.arguments)
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Let the garbage collector rest: a batch makes millions of objects and few cycles."""
-    was = gc.isenabled()
+def gc_disabled() -> Iterator[None]:
+    """Disable the garbage collector: a batch makes millions of objects and few cycles."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if was_enabled:
             gc.enable()

@@ -1,8 +1,7 @@
-"""Run one step over many tasks in worker processes, results in the order of the tasks.
+"""Run one step over many tasks in worker processes; results are in the order of the tasks.
 
-Workers are plain child interpreters with one pipe each, so a caller's script needs no `__main__`
-guard, a worker ends when its parent does (its pipe closes, also after kill -9), and the death of a
-worker is seen at once. A step is any picklable factory of a callable; a cluster could run the same.
+A worker is a plain child interpreter with a pipe to its parent. So a caller's script needs no `__main__` guard, a
+worker ends when its parent does (the pipe closes, even after kill -9), and the death of a worker is noticed at once.
 """
 
 from __future__ import annotations
@@ -19,99 +18,99 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from curate.engine.base import ONE_THREAD, Call, R, Step, T, uncollected
+from curate.engine.base import SINGLE_THREADED, Call, R, Step, T, gc_disabled
 from curate.errors import CurateError
 
 
 def run(make_step: Callable[[], Step[T, R]], tasks: Iterable[T], workers: int) -> Iterator[R]:
-    """Yield `make_step()(task)` for each task, in order; see `Pool`."""
-    with Pool(make_step, workers) as pool:
+    """Yield `make_step()(task)` for each task, in order; see `WorkerPool`."""
+    with WorkerPool(make_step, workers) as pool:
         yield from pool.map(tasks)
 
 
-class Pool:
-    """Workers that keep their step from one call of `map` to the next.
+class WorkerPool:
+    """Workers that keep their step between calls of `map`. `make_step` must be picklable.
 
-    With one worker all runs in this process. Raises CurateError where a worker died.
+    With one worker, everything runs in this process. Raises CurateError when a worker dies.
     """
 
     def __init__(self, make_step: Callable[[], Step[Any, Any]], workers: int) -> None:
         self._make_step = make_step
         self._size = workers
         self._workers: list[_Worker] = []
-        self._step: Step[Any, Any] | None = None
+        self._own_step: Step[Any, Any] | None = None  # of this process, with one worker
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _end([worker.child for worker in self._workers])
-        drop_started()
+        _kill([worker.child for worker in self._workers])
+        stop_prestarted()
 
     def map(self, tasks: Iterable[Any]) -> Iterator[Any]:
-        """Yield the step's result for each task, or that of a `Call`, in order.
+        """Yield the step's result for each task, or the result of a `Call`, in order.
 
-        Tasks are taken one ahead of the workers, so memory is bounded by the number of workers.
+        Only one task is read ahead of the workers, so memory is bounded by the number of workers.
         """
         if self._size > 1:
             return self._map_in_workers(iter(tasks))
-        drop_started()
-        return map(self._here, tasks)
+        stop_prestarted()
+        return map(self._run_here, tasks)
 
-    def _here(self, task: object) -> object:
+    def _run_here(self, task: object) -> object:
         if isinstance(task, Call):
             return task()
-        self._step = self._step or self._make_step()
-        with uncollected():
-            return self._step(task)
+        self._own_step = self._own_step or self._make_step()
+        with gc_disabled():
+            return self._own_step(task)
 
     def _map_in_workers(self, tasks: Iterator[Any]) -> Iterator[Any]:
-        finished: dict[int, Any] = {}
-        wanted = 0
+        results: dict[int, Any] = {}  # by number of the task, until it is their turn
+        position = 0  # number of the next result to yield
         numbered = enumerate(tasks)
-        ahead = next(numbered, None)
-        while ahead is not None or any(worker.task is not None for worker in self._workers):
-            free = self._free_worker() if ahead is not None else None
-            if ahead is not None and free is not None:
-                free.give(*ahead)
-                ahead = next(numbered, None)  # read while the workers work
+        pending = next(numbered, None)
+        while pending is not None or any(worker.task is not None for worker in self._workers):
+            worker = self._free_worker() if pending is not None else None
+            if pending is not None and worker is not None:
+                worker.submit(*pending)
+                pending = next(numbered, None)  # read while the workers are busy
                 continue
-            finished.update(self._take_ready())
-            while wanted in finished:
-                yield finished.pop(wanted)
-                wanted += 1
+            results.update(self._receive_results())
+            while position in results:
+                yield results.pop(position)
+                position += 1
 
     def _free_worker(self) -> _Worker | None:
-        """Return a waiting worker, a new one while there are too few, or None."""
-        waiting = next((worker for worker in self._workers if worker.task is None), None)
-        if waiting is None and len(self._workers) < self._size:
-            waiting = _Worker(self._make_step)
-            self._workers.append(waiting)
-        return waiting
+        """Return an idle worker, else a new one if the pool is not full, else None."""
+        idle = next((worker for worker in self._workers if worker.task is None), None)
+        if idle is None and len(self._workers) < self._size:
+            idle = _Worker(self._make_step)
+            self._workers.append(idle)
+        return idle
 
-    def _take_ready(self) -> list[tuple[int, Any]]:
-        """Wait until a worker has finished; return what all that have finished give."""
+    def _receive_results(self) -> list[tuple[int, Any]]:
+        """Wait until a worker has finished; return the results of all that have."""
         busy = [worker for worker in self._workers if worker.task is not None]
         ready = wait([worker.pipe for worker in busy])
-        return [worker.take() for worker in busy if worker.pipe in ready]
+        return [worker.receive() for worker in busy if worker.pipe in ready]
 
 
-_started: list[_Child] = []  # interpreters that wait for their first step
+_prestarted: list[_Child] = []  # interpreters that wait for their first step
 
 
 def prestart(count: int, module: str) -> None:
-    """Start interpreters that import `module` while this process still imports its own; `run` will use them."""
-    _started.extend(_Child(module) for _ in range(count))
+    """Start interpreters that import `module` while this process still imports its own; the next pool uses them."""
+    _prestarted.extend(_Child(module) for _ in range(count))
 
 
-def drop_started() -> None:
-    """End the interpreters that were started ahead and not needed."""
-    _end(_started)
-    _started.clear()
+def stop_prestarted() -> None:
+    """Kill the prestarted interpreters that no pool has used."""
+    _kill(_prestarted)
+    _prestarted.clear()
 
 
-def _end(children: Sequence[_Child]) -> None:
-    """Kill children: one that waits has nothing to save, and an interpreter takes its time to leave by itself."""
+def _kill(children: Sequence[_Child]) -> None:
+    """Kill children: an idle one has nothing to save, and an interpreter is slow to exit by itself."""
     for child in children:
         child.pipe.close()
         child.process.kill()
@@ -121,29 +120,29 @@ def _end(children: Sequence[_Child]) -> None:
 
 
 class _Child:
-    """An interpreter with a pipe to it, in which a worker will run."""
+    """A child interpreter and the pipe to it."""
 
     def __init__(self, module: str = "curate.engine.local") -> None:
         ours, theirs = socket.socketpair()
         serve = f"import {module}; from curate.engine.local import _serve; _serve({theirs.fileno()})"
-        boot = f"import sys; sys.path[:] = {sys.path!r}; {serve}"
+        code = f"import sys; sys.path[:] = {sys.path!r}; {serve}"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", boot],
+            [sys.executable, "-c", code],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            process_group=0,  # a terminal's Ctrl-C goes to the parent alone, also while this starts
-            env={**os.environ, **ONE_THREAD},
+            process_group=0,  # Ctrl-C in a terminal goes to the parent alone, even during start-up
+            env={**os.environ, **SINGLE_THREADED},
         )
         theirs.close()
         self.pipe = Connection(ours.detach())
 
 
 class _Worker:
-    """A child that has been given its step: `task` is the number it works on, or None when it waits."""
+    """A child with its step. `task` is the number of the task it runs, or None while it is idle."""
 
     def __init__(self, make_step: Callable[[], Step[Any, Any]]) -> None:
-        self.child = _started.pop() if _started else _Child()
+        self.child = _prestarted.pop() if _prestarted else _Child()
         self.pipe = self.child.pipe
         self.task: int | None = None
         self._send(make_step)
@@ -152,25 +151,26 @@ class _Worker:
         try:
             self.pipe.send_bytes(pickle.dumps(value, protocol=5))
         except OSError as error:
-            raise self._death() from error
+            raise self._death_error() from error
 
-    def give(self, number: int, task: object) -> None:
+    def submit(self, number: int, task: object) -> None:
+        """Send a task; the worker must be idle."""
         self.task = number
         self._send(task)
 
-    def take(self) -> tuple[int, Any]:
-        """Return the finished task's number and result; raises what the step raised."""
+    def receive(self) -> tuple[int, Any]:
+        """Return the number and result of the finished task; raises what the step raised."""
         try:
             succeeded, result = pickle.loads(self.pipe.recv_bytes())
         except (EOFError, OSError) as error:
-            raise self._death() from error
+            raise self._death_error() from error
         if not succeeded:
             raise result
         number, self.task = self.task, None
         assert number is not None
         return number, result
 
-    def _death(self) -> CurateError:
+    def _death_error(self) -> CurateError:
         code = self.child.process.wait()
         cause = "killed by signal 9, often a lack of memory" if code == -9 else f"exit code {code}"
         return CurateError(f"a worker process died ({cause}); nothing was changed; try fewer workers: --workers 1")
@@ -186,20 +186,21 @@ def _serve(file_descriptor: int) -> None:
             pipe.recv_bytes()
             pipe.send_bytes(pickle.dumps((False, error)))
             return
-        gc.freeze()  # the step's own tables are not looked through again
+        gc.freeze()  # the step's own tables are not scanned again
         gc.disable()  # a batch makes millions of objects and few cycles; collected between batches instead
         while True:
             task = pickle.loads(pipe.recv_bytes())
-            pipe.send_bytes(_answer(step, task))
+            pipe.send_bytes(_run_task(step, task))
             del task
             gc.collect()
 
 
-def _answer(step: Step[Any, Any], task: object) -> bytes:
+def _run_task(step: Step[Any, Any], task: object) -> bytes:
+    """Return (True, result) or (False, error), pickled."""
     try:
         result = task() if isinstance(task, Call) else step(task)
         return pickle.dumps((True, result), protocol=5)
-    except (CurateError, OSError) as error:  # a full disk is the user's to mend, as in the parent
+    except (CurateError, OSError) as error:  # users can fix these, such as a full disk; raised unchanged in the parent
         return pickle.dumps((False, error))
     except Exception as error:
         failure = RuntimeError(f"a worker failed: {type(error).__name__}: {error}")

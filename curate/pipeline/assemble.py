@@ -42,7 +42,7 @@ class Counts:
 
 
 def write(
-    pool: local.Pool,
+    pool: local.WorkerPool,
     folder: Path,
     parts: Sequence[int],
     decisions: Decisions,

@@ -92,7 +92,7 @@ def clean(
     with transaction.writing(folder) as partial:
         (partial / transaction.PARTS).mkdir()
         chunks = run.chunks(workers or base.default_workers())
-        with local.Pool(Plan(recipe, (partial / transaction.PARTS).absolute()), run.workers) as pool:
+        with local.WorkerPool(Plan(recipe, (partial / transaction.PARTS).absolute()), run.workers) as pool:
             parts = run.read(pool, chunks)
             run.report("finding duplicates")
             decisions = corpus.decide(parts, recipe)
@@ -126,7 +126,7 @@ def _refuse_loss(folder: Path, file: Path | None, sources: Sequence[Source]) -> 
         raise SetError(f"{str(file)!r} exists and curate did not write it; nothing was written; give another -o")
 
 
-def _mask_spans(pool: local.Pool) -> MaskSpans:
+def _mask_spans(pool: local.WorkerPool) -> MaskSpans:
     """Return a function that renders conversations in a worker, where template and tokenizer are loaded."""
 
     def spans(conversations: Sequence[Sequence[Message]]) -> Sequence[Spans]:
@@ -175,7 +175,7 @@ class _Run:
         self.workers = workers if len(first) == 2 else 1
         return chain(first, chunks)
 
-    def read(self, pool: local.Pool, chunks: Iterable[tuple[int, Chunk]]) -> list[Part]:
+    def read(self, pool: local.WorkerPool, chunks: Iterable[tuple[int, Chunk]]) -> list[Part]:
         """Send every chunk through the workers; raises InputError if there was nothing whole."""
         parts = []
         for part in pool.map(chunks):

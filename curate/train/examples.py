@@ -121,7 +121,7 @@ def load(
     differ = resplit.reasons(told, made.name, info.hash, info.name, window)
     taken = Taken(Resplit(tuple(differ), absent=_too_long(folder)) if differ else None)
     workers = workers or (base.default_workers() if arrow.count(folder, limit) >= MANY_ROWS else 1)
-    with local.Pool(partial(Preparing, made, window, tuple(differ)), workers) as pool:
+    with local.WorkerPool(partial(Preparing, made, window, tuple(differ)), workers) as pool:
         for one in pool.map(arrow.batches(folder, limit)):
             taken.add(one)
     failures = [failure_of(row, problem) for row, problem in taken.lost]

@@ -71,7 +71,7 @@ def test_one_worker_is_this_process() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_pool_keeps_its_workers_and_does_calls_beside_its_step(workers: int) -> None:
-    with local.Pool(Square, workers) as pool:
+    with local.WorkerPool(Square, workers) as pool:
         first = {process for _, process in pool.map(range(6))}
         calls = [base.Call(os.getpid), base.Call(divmod, (7, 3))]
         process, divided = pool.map(calls)
@@ -113,10 +113,10 @@ def test_a_killed_worker_is_one_clear_line() -> None:
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
-        "from curate import engine\nfrom test_engine import Square\n"
-        "for _, process in engine.run(Square, range(10**9), 2):\n    print(process, flush=True)\n"
+        "from curate.engine import local\nfrom test_engine import Square\n"
+        "for _, process in local.run(Square, range(10**9), 2):\n    print(process, flush=True)\n"
     )
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     run = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
     )
