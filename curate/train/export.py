@@ -143,17 +143,19 @@ def _aside(final: Path) -> Iterator[Path]:
 
 
 def _whole_state(model: nn.Module, writes: bool) -> dict[str, Tensor] | None:
-    """Gather a sharded model's weights onto the CPU of the rank that writes, one at a time; null where none are."""
-    state = model.state_dict()
+    """Gather a sharded model's weights onto the CPU of the rank that writes, one at a time; None if none are sharded.
+
+    Tied weights stay one tensor under both names, as `save_pretrained` needs to write it once.
+    """
+    state = model.state_dict(keep_vars=True)  # without it, each name of a tied weight has a new tensor object
     if not any(hasattr(tensor, "full_tensor") for tensor in state.values()):
         return None
-    found: dict[str, Tensor] = {}
-    seen: dict[int, Tensor] = {}
-    for name, tensor in state.items():
-        whole = checkpoint.whole(tensor)
-        if writes:
-            found[name] = seen.setdefault(id(tensor), whole.cpu())  # tied weights stay one
-    return found
+    gathered: dict[int, Tensor] = {}
+    for tensor in state.values():
+        if id(tensor) not in gathered:
+            whole = checkpoint.whole(tensor.detach())
+            gathered[id(tensor)] = whole.cpu() if writes else whole.new_empty(0)
+    return {name: gathered[id(tensor)] for name, tensor in state.items()} if writes else {}
 
 
 def save_model(folder: Path, model: Any, state: dict[str, Tensor] | None = None) -> None:

@@ -14,6 +14,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from safetensors.torch import load_file, save_file
+
 from curate.errors import CurateError, ModelError, TokenizerError
 from curate.model import files, find, load
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
@@ -63,6 +65,18 @@ def test_a_folder_loads_with_the_weights_that_were_saved(shards: str, tied: bool
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
     ids = torch.arange(3, 20)[None]
     torch.testing.assert_close(model(ids).logits, wanted(ids).logits)
+
+
+def test_a_tied_head_that_was_saved_twice_still_loads_as_one(tmp_path: Path) -> None:
+    wanted = made(tmp_path, tie_word_embeddings=True)
+    file = tmp_path / "model.safetensors"
+    saved = load_file(file)
+    save_file({**saved, "lm_head.weight": saved["model.embed_tokens.weight"].clone()}, file, {"format": "pt"})
+    said: list[str] = []
+    model: Any = load.load(find.find(str(tmp_path)), dtype=torch.float32, device="cpu", say=said.append)
+    assert same(model, wanted)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert not said
 
 
 def test_the_legacy_form_loads_too_as_data_and_says_so(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch import distributed as group
@@ -168,6 +169,8 @@ def test_a_model_that_is_sharded_over_ranks_comes_out_whole(tmp_path: Path, tied
     made = root / "run" / "model"
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(made)), logits(base(tie_word_embeddings=tied)))
     assert json.loads((made / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    with safe_open(str(made / export.WEIGHTS), framework="pt") as file:
+        assert ("lm_head.weight" in file.keys()) != tied  # noqa: SIM118 (no mapping)
 
 
 # ---- the card

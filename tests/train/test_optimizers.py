@@ -355,6 +355,15 @@ def test_a_norm_of_bf16_gradients_is_summed_in_fp32() -> None:
     assert adamw.clip(many, 0.0) == pytest.approx(math.sqrt(3000), rel=1e-6)
 
 
+def test_a_norm_does_not_depend_on_how_a_large_tensor_is_shared_out() -> None:
+    large = torch.full((2048, 2048), 0.1)
+    exact = 2048 * float(large[0, 0])
+    # 4 million terms in fp64 are off by at most 4e6 * 2**-53 = 5e-10; torch's own fp32 norm was seen 2e-3 too low.
+    assert float(adamw.norm([large])) == pytest.approx(exact, rel=1e-9)
+    assert float(adamw.norm(large.chunk(2))) == pytest.approx(exact, rel=1e-9)
+    assert float(adamw.norm([large.t()[::2], large.t()[1::2]])) == pytest.approx(exact, rel=1e-9)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_gradients_that_are_no_numbers_are_left_and_told(bad: float) -> None:
     ours = parameters()

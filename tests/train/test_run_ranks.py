@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
+
+from safetensors.torch import load_file
 
 from curate.errors import CurateError
 from curate.model.artifact import ADAPTER, MODEL
@@ -24,8 +27,16 @@ from tests.support import ranks
 from tests.support.small_runs import losses, run, taught_set
 
 ROOT = Path(__file__).parents[2]
-SAVED = ("checkpoint.steps=2", "checkpoint.keep=9", "checkpoint.full_states=9")
-FULL: dict[str, Any] = {"global_batch": 9, "max_steps": 5, "settings": SAVED}
+SAVED = ("checkpoint.steps=1", "checkpoint.keep=9", "checkpoint.full_states=9")
+# AdamW divides by the root of the second moment plus epsilon. At 1e-8 a gradient element of 1e-9, which is rounding
+# noise, moves its weight by the whole rate, in a direction that the order of a sum decides; at 1e-3 it moves it by
+# 1e-6 of the rate, and rounding stays rounding. It also makes a step depend on the scale of the gradients.
+SMOOTH = "optimizer.epsilon=1e-3"
+# Ranks add the same fp32 numbers in another order. A sum of n numbers is off by at most n * 2**-24 of their
+# magnitudes, and no sum of these runs has over 1,024 (192 positions, 302 supervised tokens, 384 columns).
+ROUNDING = 1024 * 2**-24
+DRIFT = 4 * ROUNDING  # of the last of five steps: each of the four before has moved the weights with its own rounding
+FULL: dict[str, Any] = {"global_batch": 9, "max_steps": 5, "settings": (*SAVED, SMOOTH)}
 LORA: dict[str, Any] = {**FULL, "method": "lora", "rank": 4, "lr": 0.02}
 
 
@@ -63,16 +74,36 @@ def root(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def states(root: Path, kind: str, step: int) -> tuple[checkpoint.State, checkpoint.State]:
+    """What one rank saved at a step, and what two did."""
+    one, two = (checkpoint.load(root / f"{ranks}-{kind}" / f"checkpoints/step-{step:06}") for ranks in ("one", "two"))
+    assert list(one.weights) == list(two.weights)
+    return one, two
+
+
+def flat(tensors: Iterable[Any]) -> Any:
+    return torch.cat([tensor.flatten().double() for tensor in tensors])
+
+
+def saved_keys(folder: Path) -> dict[str, list[str]]:
+    """The names of the tensors in each file of weights below a folder."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {str(file.relative_to(folder)): sorted(load_file(file)) for file in files}
+
+
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_two_ranks_have_the_losses_the_norms_and_the_looks_of_one(root: Path, kind: str) -> None:
     one, two = (records.read(root / f"{ranks}-{kind}") for ranks in ("one", "two"))
-    for key in ("loss", "norm", "lr", "tokens", "supervised"):
+    for key in ("lr", "tokens", "supervised"):
+        assert [row[key] for row in two.metrics] == [row[key] for row in one.metrics], key
+    for key in ("loss", "norm"):
         found, wanted = ([row[key] for row in run.metrics] for run in (two, one))
-        assert found == pytest.approx(wanted, rel=2e-4), key
+        assert found[0] == pytest.approx(wanted[0], rel=ROUNDING), key
+        assert found == pytest.approx(wanted, rel=DRIFT), key
     for which in ("base", "tuned"):
         rows = [found.evaluation(which) for found in (one, two)]
         assert rows[0] is not None and rows[1] is not None
-        assert rows[1]["overall"]["loss"] == pytest.approx(rows[0]["overall"]["loss"], rel=2e-4)
+        assert rows[1]["overall"]["loss"] == pytest.approx(rows[0]["overall"]["loss"], rel=DRIFT)
         assert rows[1]["overall"]["tokens"] == rows[0]["overall"]["tokens"]
     assert [row["answer"] for row in two.samples if row["which"] == "base"] == [
         row["answer"] for row in one.samples if row["which"] == "base"
@@ -81,11 +112,18 @@ def test_two_ranks_have_the_losses_the_norms_and_the_looks_of_one(root: Path, ki
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
+def test_two_ranks_have_the_first_gradients_of_one(root: Path, kind: str) -> None:
+    # After one step the first moment is the clipped gradient times 1 - beta1.
+    one, two = (flat(slot["exp_avg"] for slot in state.optimizer["state"].values()) for state in states(root, kind, 1))
+    assert (two - one).norm() <= ROUNDING * one.norm()
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
 def test_two_ranks_write_the_weights_of_one(root: Path, kind: str) -> None:
-    one, two = (checkpoint.load(checkpoint.checkpoints(root / f"{ranks}-{kind}")[0]) for ranks in ("one", "two"))
-    assert set(one.weights) == set(two.weights)
-    for name, tensor in one.weights.items():
-        assert torch.allclose(tensor, two.weights[name], atol=5e-4), name
+    first, _ = states(root, kind, 1)
+    one, two = states(root, kind, 5)
+    change = flat(one.weights.values()) - flat(first.weights.values())
+    assert (flat(two.weights.values()) - flat(one.weights.values())).norm() <= DRIFT * change.norm()
     assert len(two.rng) == 2
     folder = MODEL if kind == "full" else ADAPTER
     assert {path.name for path in (root / f"two-{kind}" / folder).iterdir()} == {
@@ -93,9 +131,20 @@ def test_two_ranks_write_the_weights_of_one(root: Path, kind: str) -> None:
     }
 
 
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_two_ranks_save_the_tensors_of_one_and_a_tied_one_once(root: Path, kind: str) -> None:
+    result = MODEL if kind == "full" else ADAPTER
+    for folder in (result, "checkpoints/step-000005"):
+        one, two = (saved_keys(root / f"{ranks}-{kind}" / folder) for ranks in ("one", "two"))
+        two.pop("rng.safetensors", None)  # has a state for each rank
+        one.pop("rng.safetensors", None)
+        assert two == one
+        assert not [name for names in two.values() for name in names if "lm_head" in name]
+
+
 @pytest.mark.parametrize("name", ["one-stopped", "two-stopped"], ids=["one rank, then two", "two ranks, then one"])
 def test_a_run_goes_on_with_another_number_of_ranks(root: Path, name: str) -> None:
-    assert losses(root / name) == pytest.approx(losses(root / "one-full"), rel=2e-4)
+    assert losses(root / name) == pytest.approx(losses(root / "one-full"), rel=DRIFT)
     assert [row["step"] for row in records.lines(root / name / records.METRICS)] == [1, 2, 3, 4, 5]
     assert records.read(root / name).facts["status"] == "finished"
 

@@ -30,6 +30,7 @@ from curate.train.optim import eight_bit, updates
 from curate.train.optim.updates import MOMENTS, Numbers, Slot, local, way
 
 _BUCKET = 1 << 26  # elements whose fp32 gradients are made at once: 256 MiB
+_NORM_PIECE = 1 << 16  # elements: 512 KiB in fp64, which stays in cache
 # Vectors of any kind, and tables of embeddings, whose rows of rare tokens would decay without ever being trained.
 _UNDECAYED = re.compile(r"(^|[._])(embed\w*|wte|wpe|ia3_l|norm\w*|ln_\w+|\w*layernorm)([._]|$)", re.IGNORECASE)
 
@@ -198,17 +199,29 @@ def set_rate(optimizer: AdamW, rate: float) -> None:
 
 
 def norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the norm of all gradients together, summed in fp32, over the ranks where they are sharded."""
+    """Return the norm of all gradients together, over the ranks where they are sharded."""
     if not gradients:
         return torch.zeros(())
     sums: dict[Any, Tensor] = {}
     for place in {_group(gradient) for gradient in gradients}:
         parts = [local(gradient) for gradient in gradients if _group(gradient) == place]
-        norms = torch.stack(torch._foreach_norm(parts, 2, dtype=torch.float32))
-        sums[place] = norms.square().sum()
+        sums[place] = _squares(parts)
         if place is not None:
             ranks.all_reduce(sums[place], group=place)
     return torch.stack(list(sums.values())).sum().sqrt()
+
+
+def _squares(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the sum of the squares of all elements: fp32 on a GPU, fp64 on the CPU.
+
+    A GPU adds in a tree. On the CPU torch adds up a whole tensor in a few fp32 lanes, which loses 7e-5 of the norm of
+    4 million elements and 1.3e-2 of that of 131 million, and less of it the more ranks share the tensor. There the
+    sum is taken in fp64, in pieces so that no fp64 copy of a whole gradient is made.
+    """
+    if tensors[0].device.type != "cpu":
+        return torch.stack(torch._foreach_norm(list(tensors), 2, dtype=torch.float32)).square().sum()
+    pieces = [piece for tensor in tensors for piece in tensor.reshape(-1).split(_NORM_PIECE)]
+    return torch.stack(torch._foreach_norm(pieces, 2, dtype=torch.float64)).square().sum()
 
 
 def _group(gradient: Tensor) -> Any:
