@@ -154,7 +154,7 @@ def whole_run(dump: Path, scratch: Path, shared: Path) -> dict[str, float]:
     remove(output)
     result = curate.clean(dump, output, tokenizer=str(shared / "tokenizers/llama2"), language=["en"], workers=1)
     remove(output)
-    run = result.manifest["run"]
+    run = result.manifest.to_dict()["run"]
     steps: dict[str, float] = dict(run["stages"])
     steps["everything else"] = run["seconds"] - sum(steps.values())
     return {**steps, "whole": run["seconds"]}

@@ -23,7 +23,7 @@ import polars as pl
 from common import MB, ROOT, Measured, best, copies, measure, ours, parse, parser, remove, save, table
 from common import write_dump as write
 
-from curate.dataset import curated_set, transaction
+from curate.dataset import curated_set, manifest, transaction
 
 CURATE = [sys.executable, "-m", "curate"]
 
@@ -49,12 +49,12 @@ def million(source: Path, count: int) -> Path:
     remove(target)
     target.mkdir()
     found = curated_set.open_set(source)
-    kept = found.manifest["counts"]["kept"]
+    kept = found.manifest.counts.kept
     times = -(-count // kept)
     for name, frame in ((curated_set.CONVERSATIONS, found.conversations()), (curated_set.REJECTED, found.rejected())):
         transaction.sink(target / name, pl.concat([_copy(frame, number) for number in range(times)]))
-    counts = {key: _times(value, times) for key, value in found.manifest["counts"].items()}
-    transaction.write_manifest(target, {**found.manifest, "counts": counts})
+    values = found.manifest.to_dict()
+    manifest.write(target, manifest.decode({**values, "counts": _times(values["counts"], times)}))
     return target
 
 

@@ -12,6 +12,7 @@ import polars as pl
 from curate.analysis.measure_set import counts, equal_spans, lengths, measure_set, measured
 from curate.analysis.stats import Stats
 from curate.dataset.curated_set import CuratedSet, is_dump, open_set, readable
+from curate.dataset.manifest import Manifest
 from curate.display.displayed import Displayed
 from curate.errors import SetError
 
@@ -115,9 +116,8 @@ def open_comparable(path: str | Path) -> CuratedSet:
     return open_set(path)
 
 
-def _inputs(curated: CuratedSet) -> list[tuple[str, str]]:
-    with readable(curated):
-        return [(read["name"], read["sha256"]) for read in curated.manifest["inputs"]]
+def _inputs(curated: CuratedSet) -> list[tuple[str, str | None]]:
+    return [(file.name, file.sha256) for file in curated.manifest.inputs]
 
 
 class _Rows:
@@ -154,7 +154,7 @@ def _crossings(rows: pl.LazyFrame) -> list[tuple[str | None, int, list[str]]]:
     return found.sort(["count", "rule"], descending=[True, False]).collect().rows()
 
 
-def _settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Setting]:
+def _settings(one: Manifest, other: Manifest) -> Iterator[Setting]:
     """Yield the settings that differ, in the order of their names."""
     mine, theirs = (dict(_made(manifest)) for manifest in (one, other))
     for name in sorted({*mine, *theirs}):
@@ -162,12 +162,12 @@ def _settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[Sett
             yield Setting(name, mine.get(name), theirs.get(name))
 
 
-def _made(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _made(manifest: Manifest) -> Iterator[tuple[str, Any]]:
     """Yield what a set was made with: its recipe's settings, the tokenizer's file and the version."""
-    yield from _flat({name: value for name, value in manifest["recipe"].items() if name not in ("name", "summary")})
-    yield "recipe", manifest["recipe"]["name"]
-    yield "tokens.tokenizer.sha256", manifest["tokenizer"]["hash"]
-    yield "version", manifest["version"]
+    yield from _flat({name: value for name, value in manifest.recipe.items() if name not in ("name", "summary")})
+    yield "recipe", manifest.recipe_name
+    yield "tokens.tokenizer.sha256", manifest.tokenizer.hash
+    yield "version", manifest.version
 
 
 def _flat(values: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:

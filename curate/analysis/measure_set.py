@@ -76,14 +76,14 @@ def _header(curated: CuratedSet, sizes: pl.DataFrame) -> Header:
     return Header(
         path=str(curated.path),
         kind="set",
-        inputs=tuple(Input(item["name"], item["bytes"]) for item in manifest["inputs"]),
-        recipe=manifest["recipe"]["name"],
-        version=str(manifest["version"]),
-        tokenizer=manifest["tokenizer"]["name"],
-        template=manifest["template"],
-        window=manifest["window"],
-        read=manifest["counts"]["read"],
-        kept=manifest["counts"]["kept"],
+        inputs=tuple(Input(item.name, item.bytes) for item in manifest.inputs),
+        recipe=manifest.recipe_name,
+        version=manifest.version,
+        tokenizer=manifest.tokenizer.name,
+        template=manifest.template,
+        window=manifest.window,
+        read=manifest.counts.read,
+        kept=manifest.counts.kept,
         tokens=int(sizes["tokens"].sum()),
         answer_tokens=int(sizes["answer_tokens"].sum()),
     )
@@ -91,7 +91,7 @@ def _header(curated: CuratedSet, sizes: pl.DataFrame) -> Header:
 
 def _roles(curated: CuratedSet) -> tuple[Count, ...]:
     """Return messages by role, from the manifest or, where an earlier version wrote that, from the texts' table."""
-    roles = curated.manifest["counts"].get("roles")
+    roles = curated.manifest.counts.roles
     if roles is None:
         role = pl.col("messages").list.eval(pl.element().struct.field("role")).list.explode()
         found = curated.conversations().select(role.alias("role")).drop_nulls().group_by("role").len()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from curate.dataset.manifest import Manifest
 from curate.display.displayed import Displayed
 from curate.errors import InputError, did_you_mean
 
@@ -196,23 +197,23 @@ class Stats(Displayed):
         return pl.DataFrame(rows[name], infer_schema_length=None)
 
 
-def flow(manifest: Mapping[str, Any]) -> Flow:
-    """Return the flow from a manifest, the rules that took most first."""
-    counts = manifest["counts"]
-    steps = [Step(name, taken["first"], taken["alone"]) for name, taken in counts["rules"].items()]
+def flow(manifest: Manifest) -> Flow:
+    """Return the flow from a manifest, sorted by the number of records each rule rejected."""
+    counts = manifest.counts
+    steps = [Step(name, rule.first, rule.alone) for name, rule in counts.rules.items()]
     return Flow(
-        read=counts["read"],
+        read=counts.read,
         steps=tuple(sorted(steps, key=lambda step: (-step.first, -step.alone, step.rule))),
-        rejected=counts["rejected"],
-        kept=counts["kept"],
-        rejected_exchanges=counts["rejected_exchanges"],
-        pieces=counts["pieces"],
+        rejected=counts.rejected,
+        kept=counts.kept,
+        rejected_exchanges=counts.rejected_exchanges,
+        pieces=counts.pieces,
     )
 
 
-def edits(manifest: Mapping[str, Any]) -> tuple[Count, ...]:
-    """Return the repairs from a manifest, the commonest first."""
-    return counted(manifest["counts"]["edits"])
+def edits(manifest: Manifest) -> tuple[Count, ...]:
+    """Return the repairs from a manifest, most frequent first."""
+    return counted(manifest.counts.edits)
 
 
 def counted(counts: Mapping[str, int]) -> tuple[Count, ...]:

@@ -39,7 +39,7 @@ def stats(
     curated = open_set(path)
     if tokenizer or template:
         raise SetError(
-            f"the tokens of the set {str(path)!r} are counted already, in {curated.manifest.get('template')!r}; "
+            f"the tokens of the set {str(path)!r} are counted already, in {curated.manifest.template!r}; "
             "another tokenizer or template needs another run: curate clean --tokenizer … --template …"
         )
     measured = measure_set(curated)

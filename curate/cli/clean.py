@@ -89,7 +89,7 @@ def _report(result: CleanResult, quiet: bool, as_json: bool) -> None:
     from curate.display.text import one_line, show, to_json
 
     if as_json:
-        click.echo(to_json(result.manifest))
+        click.echo(to_json(result.manifest.to_dict()))
     elif not quiet:
         from curate.report.terminal.summary import summary
 

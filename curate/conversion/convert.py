@@ -12,18 +12,18 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from curate import files
 from curate.conversion.output import ConvertResult, Split, left_out_line, left_out_of
 from curate.conversion.read import Found, entry_of, rows_of
 from curate.conversion.writers import COMPRESSED, Entry, Stream, Writer, encode, open_writer
-from curate.dataset import curated_set
+from curate.dataset import manifest
 from curate.errors import CurateError, InputError, RecordError
 from curate.schemas import formats, prompts
 
 RENDERED, FOLDER = "rendered", "hf"
 PROMPTS = ("text", RENDERED)
+DEFAULT_TEMPLATE = "vicuna"
 
 
 @dataclass
@@ -132,7 +132,7 @@ def _check_target(source: str | Path, target: Path, form: formats.Format) -> Non
         raise InputError(f"there is no folder {str(target.parent)!r} to write {target.name!r} in")
     if target.suffix in COMPRESSED and (form.name == "parquet" or target.stem.endswith(".parquet")):
         raise InputError(f"{shown!r}: Parquet is compressed in itself; name the target .parquet")
-    if curated_set.is_set(target.parent) and target.name in curated_set.FILES:
+    if manifest.is_set(target.parent) and target.name in manifest.FILES:
         raise InputError(f"{shown!r} is part of a curated set; name a file outside it")
     if str(source) == "-":
         return
@@ -145,15 +145,13 @@ def _check_target(source: str | Path, target: Path, form: formats.Format) -> Non
 def _renderer(source: str | Path, template: str | None, tokenizer: str | None) -> Callable[[Entry], str]:
     """Return how a conversation is shown: in the set's own template and end token, unless others are named."""
     path = Path(source)
-    manifest = curated_set.open_set(path).manifest if path.is_dir() and curated_set.is_set(path) else {}
-    form = prompts.get(template or manifest.get("template") or "vicuna")
-    known = manifest.get("tokenizer")
-    names: dict[str, Any] = known if isinstance(known, dict) else {}
+    own = manifest.read(path)[1] if manifest.is_set(path) else None
+    form = prompts.get(template or (own.template if own else DEFAULT_TEMPLATE))
+    bos, eos = (own.tokenizer.bos_token, own.tokenizer.eos_token) if own else (None, None)
     if tokenizer is not None:
         from curate.tokenization.tokenizer import load_tokenizer
 
         loaded = load_tokenizer(tokenizer)
         form = prompts.fit(form, loaded.control_ids)
-        names = {"bos_token": loaded.info.bos_token, "eos_token": loaded.info.eos_token}
-    bos, eos = names.get("bos_token") or "<s>", names.get("eos_token") or "</s>"
-    return lambda entry: prompts.text(form, entry.conversation.messages, bos=bos, eos=eos)
+        bos, eos = loaded.info.bos_token, loaded.info.eos_token
+    return lambda entry: prompts.text(form, entry.conversation.messages, bos=bos or "<s>", eos=eos or "</s>")

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from curate.conversion.writers import Entry
-from curate.dataset import curated_set
+from curate.dataset import manifest
 from curate.errors import InputError, RecordError
 from curate.pipeline import repair_text
 from curate.schemas import formats, native
@@ -51,8 +51,8 @@ def entry_of(row: Found) -> Entry:
 def rows_of(source: str | Path, warnings: list[str]) -> Iterator[Found]:
     """Yield the records of a curated set, a Parquet file, or anything that `curate.ingest` reads."""
     path = Path(source)
-    if path.is_dir() and curated_set.is_set(path):
-        file = curated_set.open_set(path).path / curated_set.CONVERSATIONS
+    if manifest.is_set(path):
+        file = manifest.read(path)[0] / manifest.CONVERSATIONS
         yield from _parquet_rows(file, path.name)
     elif path.suffix == ".parquet":
         yield from _parquet_rows(path, path.name)

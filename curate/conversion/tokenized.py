@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -17,13 +17,15 @@ from curate import files
 from curate.conversion.output import ConvertResult, Split, left_out_line, left_out_of
 from curate.conversion.read import Found, entry_of, rows_of
 from curate.conversion.writers import Entry, Parts, Schema, Stream, encode, stream_to
-from curate.dataset import arrow, curated_set, manifest
+from curate.dataset import arrow, manifest
 from curate.dataset.arrow import Row
+from curate.dataset.manifest import Manifest
 from curate.errors import InputError, RecordError, TokenizerError
 from curate.rendering import resplit
 from curate.rendering.factory import make_renderer
 from curate.rendering.prepare import Kept, Preparing, Taken
 from curate.rendering.resplit import Resplit
+from curate.rendering.set_tokenizer import load_set_tokenizer
 from curate.schemas.conversation import Conversation, Message
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 
@@ -69,9 +71,8 @@ def write(source: str | Path, target: Path, how: Rendering, split: Split | None)
     A set is split again where the tokenizer, template or window is not its own. What fails the proof of the mask, or
     is over the window, goes to `TARGET.left-out.jsonl` by name. Raises CurateError; the target then stands as it stood.
     """
-    is_set = Path(source).is_dir() and curated_set.is_set(Path(source))
-    told = curated_set.open_set(source).manifest if is_set else {}
-    preparing = _preparing(told, how)
+    is_set = manifest.is_set(Path(source))
+    preparing = _preparing(manifest.read(source)[1] if is_set else None, how)
     changed = Resplit(preparing.reasons) if preparing.reasons else None
     tally, warnings = _Tally(), list[str]()
     with files.replacing(target) as partial, files.replacing(left_out_of(target)) as partial_left_out:
@@ -92,31 +93,28 @@ def write(source: str | Path, target: Path, how: Rendering, split: Split | None)
     return ConvertResult(target, *counts, file, tuple(warnings))
 
 
-def _preparing(told: dict[str, Any], how: Rendering) -> Preparing:
-    """Return what renders, from what was asked for and what the set's manifest tells."""
-    tokenizer = _tokenizer(told, how.tokenizer)
-    name = how.template or told.get("template") or "vicuna"
-    made = make_renderer(name, tokenizer, loss=how.loss, chat_template=how.chat_template)
-    window = how.max_tokens or told.get("window")
-    if not told:
-        return Preparing(made, window or sys.maxsize, (f"window {window}",) if window else ())
-    differ = resplit.reasons(told, made.name, tokenizer.info.hash, tokenizer.info.name, int(window or 0))
-    return Preparing(made, int(window or 0), tuple(differ))
+def _preparing(own: Manifest | None, how: Rendering) -> Preparing:
+    """Return what renders, with what was asked for; `own` are the set's settings, None for a dump."""
+    tokenizer = _tokenizer(own, how.tokenizer)
+    name = how.template or (own.template if own else "vicuna")
+    renderer = make_renderer(name, tokenizer, loss=how.loss, chat_template=how.chat_template)
+    if own is None:
+        window = how.max_tokens
+        return Preparing(renderer, window or sys.maxsize, (f"window {window}",) if window else ())
+    window = how.max_tokens or own.window
+    return Preparing(renderer, window, tuple(resplit.reasons(own, renderer.name, tokenizer.info, window)))
 
 
-def _tokenizer(told: dict[str, Any], name: str | None) -> Tokenizer:
-    """Return the tokenizer named, or the set's own where it can be found by name; else the default."""
-    known = told.get("tokenizer")
-    if name is not None or not isinstance(known, dict):
+def _tokenizer(own: Manifest | None, name: str | None) -> Tokenizer:
+    """Return the tokenizer named, else the set's own, else the default."""
+    if own is None or name is not None:
         return load_tokenizer(name)
-    wanted = told.get("recipe", {}).get("tokens", {}).get("tokenizer") or known.get("name")
     try:
-        own = load_tokenizer(str(wanted))
+        return load_set_tokenizer(own)
     except TokenizerError:
-        own = None
-    if own is None or own.info.hash != known.get("hash"):
-        raise InputError(f"the set was cleaned with the tokenizer {known.get('name')!r}; name it: --tokenizer FOLDER")
-    return own
+        raise InputError(
+            f"the set was cleaned with the tokenizer {own.tokenizer.name!r}; name it: --tokenizer FOLDER"
+        ) from None
 
 
 def _pass_on(taken: Taken, writer: _Writer, left_out: Stream, tally: _Tally, split: Split | None) -> None:

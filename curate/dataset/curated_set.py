@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from curate.dataset import manifest
+from curate.dataset.manifest import Manifest
 from curate.display.displayed import Displayed
 from curate.errors import SetError
 
@@ -30,7 +30,7 @@ class CuratedSet(Displayed):
     """A set that stands: `path` and its manifest; the tables are scanned lazily."""
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     def conversations(self) -> pl.LazyFrame:
         return pl.scan_parquet(self.path / CONVERSATIONS)
@@ -44,14 +44,9 @@ class CuratedSet(Displayed):
         return pl.scan_parquet(file) if file.exists() else None
 
 
-def is_set(path: Path) -> bool:
-    """Tell whether a folder holds a curated set's manifest."""
-    return manifest.read(path) is not None
-
-
 def open_set(path: str | Path = "curated") -> CuratedSet:
     """Open a curated set; raises SetError that says what is wrong with it and what to type."""
-    return CuratedSet(*manifest.require(path))
+    return CuratedSet(*manifest.read(path))
 
 
 def is_dump(path: str | Path) -> bool:
@@ -75,8 +70,6 @@ def readable(curated: CuratedSet) -> Iterator[None]:
     except pl.exceptions.ColumnNotFoundError as error:
         column = str(error).splitlines()[0]
         raise SetError(f"{str(curated.path)!r} lacks a column ({column}): another version wrote it; {again}") from error
-    except (KeyError, TypeError) as error:
-        raise SetError(f"the manifest of {str(curated.path)!r} is damaged or of another version; {again}") from error
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         detail = (str(error).splitlines() or [type(error).__name__])[0]
         raise SetError(f"{str(curated.path)!r} is damaged ({detail}); {again}") from error

@@ -1,8 +1,13 @@
-"""A curated set's files and its manifest, read without the tables: what a set is, and whether it is whole."""
+"""A curated set's manifest: how the set was made and what it contains. Read without opening the tables."""
 
 from __future__ import annotations
 
 import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +19,210 @@ MANIFEST, REPORT = "manifest.json", "report.html"
 FILES = (CONVERSATIONS, REJECTED, ORIGINALS, MANIFEST, REPORT)
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """Return a folder's manifest, null where it holds none of curate's."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) and manifest.get("curate_set") else None
+@dataclass(frozen=True)
+class InputFile:
+    """One input; `bytes` on disk, `sha256` is None if it was not read to its end."""
+
+    name: str
+    bytes: int
+    sha256: str | None
 
 
-def require(path: str | Path) -> tuple[Path, dict[str, Any]]:
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """The tokenizer that counted the tokens; `hash` is the SHA-256 of its vocabulary file."""
+
+    name: str
+    kind: str
+    hash: str
+    vocab_size: int | None = None
+    bos_id: int | None = None
+    eos_id: int | None = None
+    bos_token: str | None = None
+    eos_token: str | None = None
+    library: str | None = None
+
+
+@dataclass(frozen=True)
+class RuleCount:
+    """Records that a rule was the first to reject, and those it would have rejected alone."""
+
+    first: int
+    alone: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """The numbers of a set; read = kept + rejected.
+
+    Records: `read`, `kept`, `rejected`, `eval` (held out), `rules`. Exchanges lost from kept records:
+    `rejected_exchanges`, by rule `exchanges`. Tokens are summed over all pieces. `edits` counts repairs by rule,
+    `roles` messages by role (None in a set of an earlier version).
+    """
+
+    read: int
+    kept: int
+    rejected: int
+    rejected_exchanges: int
+    pieces: int
+    eval: int = 0
+    tokens: int
+    answer_tokens: int = 0
+    rules: dict[str, RuleCount]
+    exchanges: dict[str, int] = field(default_factory=dict)
+    edits: dict[str, int]
+    roles: dict[str, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """When, where and how fast a set was made: the only part that differs between two equal runs.
+
+    `stages` are seconds summed over the workers; `file` names the one file that was converted from the set.
+    """
+
+    seconds: float
+    mb_per_s: float
+    workers: int
+    stages: dict[str, float] = field(default_factory=dict)
+    host: str = ""
+    started: str = ""
+    paths: list[str] = field(default_factory=list)
+    file: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """How a set was made and what it contains. `manifest["counts"]` reads it as the plain values of the file."""
+
+    version: str
+    versions: dict[str, str] = field(default_factory=dict)
+    inputs: list[InputFile]
+    recipe: dict[str, Any]  # every setting, by section
+    tokenizer: TokenizerFacts
+    template: str
+    window: int  # the most tokens of a piece
+    counts: Counts
+    warnings: list[str] = field(default_factory=list)
+    run: RunFacts | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.recipe.get("name"), str):
+            raise ValueError("`recipe.name` must be a text")
+        if not isinstance(self.recipe.get("tokens", {}), dict):
+            raise ValueError("`recipe.tokens` must be a table")
+
+    @property
+    def recipe_name(self) -> str:
+        return str(self.recipe["name"])
+
+    def own_tokenizer(self) -> str:
+        """Return the name or folder that the set's tokenizer was loaded by."""
+        return str(self.recipe.get("tokens", {}).get("tokenizer") or self.tokenizer.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain JSON values of the file, without the format's number."""
+        return asdict(self)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.to_dict()[key]
+
+
+def is_set(folder: Path) -> bool:
+    """Tell whether a folder has a manifest of curate, of whatever version."""
+    return _format(_load(folder)) is not None
+
+
+def read(path: str | Path) -> tuple[Path, Manifest]:
     """Return a set's folder and manifest; raises SetError that says what is wrong with it and what to type."""
     folder = Path(path)
     if not folder.exists():
         raise SetError(f"no curated set at {str(path)!r}; make one: curate clean DUMP -o {path}")
     if not folder.is_dir():
         raise SetError(f"{str(path)!r} is a file, not a curated set (a folder with {MANIFEST})")
-    manifest = read(folder)
-    if manifest is None:
-        raise SetError(f"{str(path)!r} is not a curated set: it holds no readable {MANIFEST} of curate's")
-    found = manifest["curate_set"]
-    if found != FORMAT:
-        raise SetError(f"{str(path)!r} has set format {found!r}, this version reads {FORMAT}; run curate clean again")
+    values = _load(folder)
+    version = _format(values)
+    if version is None:
+        raise SetError(f"{str(path)!r} is not a curated set: it has no readable {MANIFEST} written by curate")
+    if version != FORMAT:
+        raise SetError(f"{str(path)!r} has set format {version!r}, this version reads {FORMAT}; run curate clean again")
     for name in (CONVERSATIONS, REJECTED):
         if not (folder / name).is_file():
             raise SetError(f"{str(path)!r} is incomplete: {name} is missing; run curate clean again")
-    return folder, manifest
+    try:
+        return folder, decode(values)
+    except ValueError as error:
+        raise SetError(
+            f"the manifest of {str(path)!r} is damaged or of another version ({error}); run curate clean again"
+        ) from error
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest: sorted keys, readable, UTF-8."""
+    values = {"curate_set": FORMAT, **manifest.to_dict()}
+    text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False)
+    # A file name that is not UTF-8 is decoded to lone surrogates, which are written as JSON escapes.
+    (folder / MANIFEST).write_text(text + "\n", "utf-8", errors="backslashreplace")
+
+
+def _load(folder: Path) -> object:
+    """Return what the manifest's JSON says; None if there is none. The standard library reads lone surrogates."""
+    try:
+        return json.loads((folder / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _format(values: object) -> object:
+    """Return the format number in a manifest; None if curate did not write it."""
+    return (values.get("curate_set") or None) if isinstance(values, dict) else None
+
+
+# ---- decoding, without msgspec: training reads a manifest where only the packages for training are installed
+
+EXPECTED = {int: "a whole number, 0 or more", float: "a number", str: "a text", dict: "a table", list: "a list"}
+
+
+def decode(values: object) -> Manifest:
+    """Check the values of a manifest and return it; unknown keys are ignored. Raises ValueError that names the key."""
+    manifest: Manifest = _decode(Manifest, values, "")
+    return manifest
+
+
+def _decode(kind: Any, value: object, where: str) -> Any:
+    """Return a JSON value as the type that its field declares; `where` is its key, such as `counts.kept`."""
+    if kind is Any:
+        return value
+    if isinstance(kind, types.UnionType):  # with None
+        return None if value is None else _decode(typing.get_args(kind)[0], value, where)
+    if is_dataclass(kind):
+        return _decode_fields(typing.cast(Any, kind), _typed(dict, value, where), where)
+    container, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if container is list:
+        return [_decode(arguments[0], item, f"{where}[{at}]") for at, item in enumerate(_typed(list, value, where))]
+    if container is dict:
+        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in _typed(dict, value, where).items()}
+    return _typed(kind, value, where)
+
+
+def _decode_fields(kind: Any, values: Mapping[str, object], where: str) -> Any:
+    hints = _hints(kind)
+    prefix = f"{where}." if where else ""
+    for item in fields(kind):
+        if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
+            raise ValueError(f"`{prefix}{item.name}` is missing")
+    return kind(**{name: _decode(hint, values[name], prefix + name) for name, hint in hints.items() if name in values})
+
+
+@cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _typed(kind: type, value: object, where: str) -> Any:
+    """Return a value of exactly this type; a whole number is a float too, and none is negative."""
+    if kind is float and type(value) is int:
+        return value
+    if type(value) is not kind or (kind is int and typing.cast(int, value) < 0):
+        raise ValueError(f"`{where or 'manifest'}` must be {EXPECTED[kind]}")
+    return value

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from curate import files
 from curate.dataset import manifest
-from curate.dataset.curated_set import FILES, MANIFEST, ORIGINALS, REJECTED
+from curate.dataset.curated_set import FILES, ORIGINALS, REJECTED
 from curate.errors import SetError
 
 PARTS = ".curate-parts"  # scratch of a run, inside the partial folder
@@ -83,7 +81,7 @@ def _previous(target: Path) -> Path:
 def _refuse_foreign(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise SetError(f"{str(target)!r} is not a folder; give another -o")
-    if target.is_dir() and any(target.iterdir()) and manifest.read(target) is None:
+    if target.is_dir() and any(target.iterdir()) and not manifest.is_set(target):
         raise SetError(f"{str(target)!r} holds files and is not a curated set; nothing was written; give another -o")
 
 
@@ -120,13 +118,6 @@ def _retire(old: Path, target: Path) -> None:
     (old / ASIDE).unlink(missing_ok=True)
     with suppress(OSError):  # what could not move stays, under its set-aside name
         old.rmdir()
-
-
-def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the manifest: sorted keys, readable, UTF-8."""
-    text = json.dumps({"curate_set": manifest.FORMAT, **facts}, indent=1, sort_keys=True, ensure_ascii=False)
-    # A file name that is no UTF-8 comes as lone surrogates, and stands as their JSON escapes.
-    (folder / MANIFEST).write_text(text + "\n", "utf-8", errors="backslashreplace")
 
 
 def sink(file: Path, frame: pl.LazyFrame) -> None:

@@ -7,16 +7,18 @@ import shlex
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import polars as pl
 
 from curate._version import __version__
 from curate.dataset import columns as dataset_columns
 from curate.dataset import curated_set, transaction
+from curate.dataset import manifest as manifests
+from curate.dataset.manifest import Manifest
 from curate.display.displayed import Displayed
 from curate.engine import base, local
 from curate.errors import BalanceError, InputError, SetError
@@ -52,7 +54,7 @@ class CleanResult(Displayed):
     """What a run gave: the set's folder, its manifest, and warnings that a user should see."""
 
     output: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     warnings: list[str]
     seconds: float
     bytes: int
@@ -101,11 +103,11 @@ def clean(
             signals, originals = _own_signals(), recipe.output.originals
             counts = assemble.write(pool, partial, numbers, decisions, signals, originals, page.load)
             manifest = run.manifest(parts, decisions, counts)
-            transaction.write_manifest(partial, manifest)
+            manifests.write(partial, manifest)
             page.write(partial, folder.resolve().name, _mask_spans(pool))
     seconds = time.perf_counter() - started
-    warnings = list(manifest["warnings"])
-    if not manifest["counts"]["kept"]:
+    warnings = list(manifest.warnings)
+    if not manifest.counts.kept:
         warnings[-1] += f"; to see why: curate stats {shlex.quote(str(folder))}"
     return CleanResult(folder, manifest, warnings, seconds, reader.bytes_read, bool(reader.warnings), file)
 
@@ -121,8 +123,8 @@ def _refuse_loss(folder: Path, file: Path | None, sources: Sequence[Source]) -> 
             )
     if file is None or not (file.exists() or file.is_symlink()):
         return
-    earlier = curated_set.open_set(folder).manifest.get("run") if curated_set.is_set(folder) else None
-    if not isinstance(earlier, dict) or earlier.get("file") != file.name:
+    earlier = curated_set.open_set(folder).manifest.run if manifests.is_set(folder) else None
+    if earlier is None or earlier.file != file.name:
         raise SetError(f"{str(file)!r} exists and curate did not write it; nothing was written; give another -o")
 
 
@@ -197,7 +199,7 @@ class _Run:
             sizes = reader.bytes_read, reader.bytes_total, reader.bytes_unpacked
             self.progress(Progress(*sizes, self.records, self.kept, self.rejected, stage, elapsed))
 
-    def manifest(self, parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts) -> dict[str, Any]:
+    def manifest(self, parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts) -> Manifest:
         """Return the manifest; raises BalanceError if a record is neither kept nor rejected."""
         rejected = counts.rejected.total()
         if self.records != counts.kept + rejected:
@@ -210,51 +212,51 @@ class _Run:
         if not counts.kept:
             warnings.append("every record was rejected")
         settings = self.recipe.tokens
-        return {
-            "version": __version__,
-            "versions": {"polars": pl.__version__, "python": platform.python_version()},
-            "inputs": [asdict(read) for read in self.reader.inputs],
-            "recipe": self.recipe.to_dict(),
-            "tokenizer": info.to_dict(),
-            "template": settings.template,
-            "window": settings.max_tokens,
-            "counts": {
-                "read": self.records,
-                "kept": counts.kept,
-                "rejected": rejected,
-                "rejected_exchanges": counts.exchanges.total(),
-                "pieces": counts.pieces,
-                "eval": counts.eval,
-                "tokens": counts.tokens,
-                "answer_tokens": counts.answer_tokens,
-                "rules": _rule_counts(parts, decisions, counts),
-                "exchanges": dict(sorted(counts.exchanges.items())),
-                "edits": dict(sorted(counts.edits.items())),
-                "roles": dict(sorted(counts.roles.items())),
-            },
-            "warnings": warnings,
-            "run": self._run_facts(),
-        }
+        return Manifest(
+            version=__version__,
+            versions={"polars": pl.__version__, "python": platform.python_version()},
+            inputs=[manifests.InputFile(read.name, read.bytes, read.sha256) for read in self.reader.inputs],
+            recipe=self.recipe.to_dict(),
+            tokenizer=manifests.TokenizerFacts(**info.to_dict()),
+            template=settings.template,
+            window=settings.max_tokens,
+            counts=manifests.Counts(
+                read=self.records,
+                kept=counts.kept,
+                rejected=rejected,
+                rejected_exchanges=counts.exchanges.total(),
+                pieces=counts.pieces,
+                eval=counts.eval,
+                tokens=counts.tokens,
+                answer_tokens=counts.answer_tokens,
+                rules=_rule_counts(parts, decisions, counts),
+                exchanges=dict(sorted(counts.exchanges.items())),
+                edits=dict(sorted(counts.edits.items())),
+                roles=dict(sorted(counts.roles.items())),
+            ),
+            warnings=warnings,
+            run=self._run_facts(),
+        )
 
-    def _run_facts(self) -> dict[str, Any]:
+    def _run_facts(self) -> manifests.RunFacts:
         seconds = time.perf_counter() - self.started
-        return {
-            "seconds": round(seconds, 3),
-            "mb_per_s": round(self.reader.bytes_unpacked / 1e6 / seconds, 2),
-            "workers": self.workers,
-            "stages": {stage: round(spent, 3) for stage, spent in sorted(self.seconds.items())},
-            "host": platform.node(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - seconds)),
-            "paths": [str(source.path) if source.path else "-" for source in self.reader.sources],
-            "file": self.file.name if self.file else None,
-        }
+        return manifests.RunFacts(
+            seconds=round(seconds, 3),
+            mb_per_s=round(self.reader.bytes_unpacked / 1e6 / seconds, 2),
+            workers=self.workers,
+            stages={stage: round(spent, 3) for stage, spent in sorted(self.seconds.items())},
+            host=platform.node(),
+            started=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - seconds)),
+            paths=[str(source.path) if source.path else "-" for source in self.reader.sources],
+            file=self.file.name if self.file else None,
+        )
 
 
 def _rule_counts(
     parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts
-) -> dict[str, dict[str, int]]:
+) -> dict[str, manifests.RuleCount]:
     alone: Counter[str] = sum((part.alone for part in parts), Counter())
     if decisions.would_take:
         alone[corpus.DUPLICATES] = decisions.would_take
     names = sorted({*counts.rejected, *alone})
-    return {name: {"first": counts.rejected[name], "alone": alone[name]} for name in names}
+    return {name: manifests.RuleCount(counts.rejected[name], alone[name]) for name in names}

@@ -5,20 +5,21 @@ The ids and the mask are those that training gets: see `curate.rendering.encode`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.dataset.manifest import Manifest
 from curate.errors import CurateError
 from curate.rendering import encode
 from curate.rendering.compiled_template import Layout
+from curate.rendering.set_tokenizer import load_set_tokenizer
 from curate.schemas import prompts
 from curate.schemas.conversation import Message
-from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
+from curate.tokenization.tokenizer import Tokenizer
 
 Spans = tuple[tuple[str, bool], ...]  # a rendering's text in order, control tokens by name; whether it is trained on
 
@@ -115,14 +116,9 @@ def _told(sheet: encode.Sheet, run: int, text: str) -> Iterator[tuple[str, bool]
         yield text[place:], False
 
 
-def marker(manifest: Mapping[str, Any]) -> tuple[Marker | None, str]:
-    """Return a marker with a set's template and tokenizer, or null and why there is none."""
-    named = manifest["tokenizer"]
-    wanted = manifest["recipe"].get("tokens", {}).get("tokenizer") or named["name"]
+def marker(manifest: Manifest) -> tuple[Marker | None, str]:
+    """Return a marker with a set's template and tokenizer, or None and the reason."""
     try:
-        tokenizer = load_tokenizer(wanted, few=True)
-        if tokenizer.info.hash != named["hash"]:
-            return None, f"the tokenizer {wanted!r} is another than the set was counted with"
-        return Marker(prompts.get(manifest["template"]), tokenizer), ""
+        return Marker(prompts.get(manifest.template), load_set_tokenizer(manifest, few=True)), ""
     except CurateError as error:
         return None, str(error)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from curate.dataset.arrow import Row
+from curate.dataset.manifest import Manifest
 from curate.errors import RecordError
 from curate.rendering.split import Counting, messages_of, split_with
 from curate.schemas.conversation import Message
+from curate.tokenization.tokenizer import TokenizerInfo
 
 COUNTS = ("before", "after", "changed", "rejected", "absent")
 
@@ -45,14 +46,13 @@ class Resplit:
         return f"split again ({'; '.join(self.reasons)}): {counts}"
 
 
-def reasons(manifest: dict[str, Any], template: str, tokenizer_hash: str, name: str, max_tokens: int) -> list[str]:
-    """Return in what a set and a model differ; none means that the set's pieces fit as they are."""
-    known = manifest.get("tokenizer")
-    found: dict[str, Any] = known if isinstance(known, dict) else {}
+def reasons(manifest: Manifest, template: str, tokenizer: TokenizerInfo, max_tokens: int) -> list[str]:
+    """Return how a set and a model differ; an empty list means that the set's pieces fit unchanged."""
+    own = manifest.tokenizer
     pairs = (
-        ("template", manifest.get("template"), template, manifest.get("template") == template),
-        ("tokenizer", found.get("name"), name, found.get("hash") == tokenizer_hash),
-        ("window", manifest.get("window"), max_tokens, manifest.get("window") == max_tokens),
+        ("template", manifest.template, template, manifest.template == template),
+        ("tokenizer", own.name, tokenizer.name, own.hash == tokenizer.hash),
+        ("window", manifest.window, max_tokens, manifest.window == max_tokens),
     )
     return [f"{what} {old} → {new}" for what, old, new, same in pairs if not same]
 

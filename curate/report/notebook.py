@@ -91,10 +91,10 @@ def _comparison(found: Comparison) -> str:
 @_html_of.register
 def _result(found: CleanResult) -> str:
     """Show what a run gave: what it wrote, the flow, repairs and warnings."""
-    counts = found.manifest["counts"]
-    share = percent(counts["kept"], counts["read"])
-    line = f"{number(counts['kept'])} of {number(counts['read'])} records kept ({share}), "
-    line += f"{number(counts['tokens'])} tokens"
+    counts = found.manifest.counts
+    share = percent(counts.kept, counts.read)
+    line = f"{number(counts.kept)} of {number(counts.read)} records kept ({share}), "
+    line += f"{number(counts.tokens)} tokens"
     warned = "".join(f"<p>warning: {text(warning)}</p>" for warning in found.warnings)
     repairs = _counts("repairs", [(one.name, one.count) for one in edits(found.manifest)], "times")
     written = ", ".join(text(path) for path in (found.output, found.file) if path is not None)
@@ -105,10 +105,10 @@ def _result(found: CleanResult) -> str:
 def _set(found: CuratedSet) -> str:
     """Show what a set is, from its manifest alone."""
     with readable(found):
-        counts = found.manifest["counts"]
-        line = f"recipe {text(found.manifest['recipe']['name'])}, {number(counts['kept'])} of {number(counts['read'])} "
-        line += f"records kept, {number(counts['pieces'])} {plural(counts['pieces'], 'piece')}, "
-        line += f"{number(counts['tokens'])} tokens"
+        counts = found.manifest.counts
+        line = f"recipe {text(found.manifest.recipe_name)}, {number(counts.kept)} of {number(counts.read)} "
+        line += f"records kept, {number(counts.pieces)} {plural(counts.pieces, 'piece')}, "
+        line += f"{number(counts.tokens)} tokens"
     return _block(f"<p><b>{text(found.path)}</b> {line}</p>")
 
 

@@ -48,7 +48,7 @@ class TokenizerInfo:
     library: str
     warnings: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """Return what tells one tokenizer from another, wherever its files lie."""
         return {key: value for key, value in asdict(self).items() if key not in ("source", "warnings")}
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.dataset import arrow, manifest
+from curate.dataset.manifest import Manifest
 from curate.engine import base, local
 from curate.errors import CurateError, SetError
 from curate.rendering import proof, resplit
@@ -115,10 +116,10 @@ def load(
     set, ProofError where over 1 % of the conversations fail, CurateError where nothing is left to train on.
     """
     folder, told = opened(set_path)
-    window = max_tokens or int(told["window"])
-    made = make_renderer(template or told["template"], tokenizer, loss=loss, chat_template=chat_template)
+    window = max_tokens or told.window
+    made = make_renderer(template or told.template, tokenizer, loss=loss, chat_template=chat_template)
     info = tokenizer.info
-    differ = resplit.reasons(told, made.name, info.hash, info.name, window)
+    differ = resplit.reasons(told, made.name, info, window)
     taken = Taken(Resplit(tuple(differ), absent=_too_long(folder)) if differ else None)
     workers = workers or (base.default_workers() if arrow.count(folder, limit) >= MANY_ROWS else 1)
     with local.WorkerPool(partial(Preparing, made, window, tuple(differ)), workers) as pool:
@@ -170,13 +171,13 @@ def _check(taken: Taken, folder: Path, failures: list[Failure], window: int) -> 
 # ---- reading a set
 
 
-def opened(set_path: str | Path) -> tuple[Path, dict[str, Any]]:
+def opened(set_path: str | Path) -> tuple[Path, Manifest]:
     """Return a curated set's folder and manifest; raises SetError with what to type."""
     path = Path(set_path)
-    if path.exists() and manifest.read(path) is None:
+    if path.exists() and not manifest.is_set(path):
         target = path.with_suffix("") if path.is_file() and path.suffix else path.with_name(f"{path.name}-curated")
         raise SetError(f"{str(path)!r} is not a curated set; make one of it: curate clean {path} -o {target}")
-    return manifest.require(path)
+    return manifest.read(path)
 
 
 def _too_long(folder: Path) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.dataset.manifest import Manifest
 from curate.errors import CurateError, InputError, ModelError, TokenizerError
 from curate.model import adapters, device, find
 from curate.model import load as models
@@ -21,6 +22,7 @@ from curate.model.find import OWN_TEMPLATE, Source
 from curate.model.sizes import Shape, Work, work
 from curate.rendering.factory import make_renderer
 from curate.rendering.renderer import Renderer
+from curate.rendering.set_tokenizer import load_set_tokenizer
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from curate.train import examples as train_examples
 from curate.train import init_from, packing, plan
@@ -116,7 +118,7 @@ def prepare(config: TrainConfig, world: World, disk: Path, say: Say, asked: froz
 # ---- the model
 
 
-def _source(config: TrainConfig, init: Initial, told: dict[str, Any], say: Say) -> Source:
+def _source(config: TrainConfig, init: Initial, told: Manifest, say: Say) -> Source:
     """Find the model to train: the one named, or what an earlier result was trained from, or is."""
     whole = init.result is not None and init.adapter is None
     named = init.base if whole else config.model.name or init.base
@@ -128,27 +130,17 @@ def _source(config: TrainConfig, init: Initial, told: dict[str, Any], say: Say) 
     return found
 
 
-def _of_set(named: str, told: dict[str, Any]) -> Tokenizer | None:
+def _of_set(named: str, told: Manifest) -> Tokenizer | None:
     """Return the set's tokenizer for a model that has none of its own: `tiny`."""
     if named != find.TINY:
         return None
-    name = told.get("recipe", {}).get("tokens", {}).get("tokenizer") or told["tokenizer"]["name"]
     try:
-        found = load_tokenizer(name)
+        return load_set_tokenizer(told)
     except TokenizerError as error:
-        raise TokenizerError(
-            f"the set's tokenizer {name!r} is not here ({error}); name it: --tokenizer FOLDER"
-        ) from None
-    if found.info.hash != told["tokenizer"]["hash"]:
-        raise TokenizerError(
-            f"the tokenizer {name!r} is not the one the set was made with; name it: --tokenizer FOLDER"
-        )
-    return found
+        raise TokenizerError(f"cannot load the set's tokenizer ({error}); name it: --tokenizer FOLDER") from None
 
 
-def _template(
-    config: TrainConfig, source: Source, init: Initial, told: dict[str, Any], say: Say
-) -> tuple[str, str | None]:
+def _template(config: TrainConfig, source: Source, init: Initial, told: Manifest, say: Say) -> tuple[str, str | None]:
     """Return the prompt template by name, and the Jinja text where it is not one of curate's.
 
     Where nothing is said, a model that was trained with a template keeps it; a base model is taught the set's.
@@ -164,19 +156,19 @@ def _template(
         wanted = init.template
         say(f"template {wanted}: {init.name} was trained with it")
     elif wanted == AUTO:
-        wanted = source.template if source.knows_template else told["template"]
+        wanted = source.template if source.knows_template else told.template
         say(f"template {wanted}: {source.reason if source.knows_template else 'the set was made in it'}")
     if wanted == OWN_TEMPLATE and source.chat_template is None:
         raise ModelError(f"model {source.name!r} ships no chat template; name one of curate's: --template vicuna")
     return wanted, source.chat_template if wanted == OWN_TEMPLATE else None
 
 
-def _window(config: TrainConfig, told: dict[str, Any], shape: Shape) -> int:
+def _window(config: TrainConfig, told: Manifest, shape: Shape) -> int:
     """Return the longest piece in tokens: as asked, or the set's own, at most what the model holds."""
     asked = config.data.max_tokens
     if asked > shape.positions:
         raise CurateError(f"--max-tokens {asked} is more than the model holds: {shape.positions:,}")
-    return asked or min(int(told["window"]), shape.positions)
+    return asked or min(told.window, shape.positions)
 
 
 # ---- the rows

@@ -21,7 +21,7 @@ from curate.conversion.output import ConvertResult
 from curate.dataset import columns as dataset_columns
 from curate.errors import CurateError, InputError, RecipeError
 from curate.schemas import Message, formats
-from tests.support.small_set import kept, write_set
+from tests.support.small_set import MANIFEST, kept, write_set
 
 GOOD: list[dict[str, Any]] = [
     {"id": "a", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}], "title": "T"},
@@ -204,7 +204,7 @@ def test_text_shows_each_conversation_as_its_prompt(tmp_path: Path) -> None:
 
 
 def test_text_of_a_set_takes_its_template(tmp_path: Path) -> None:
-    folder = write_set(tmp_path / "curated", manifest={"template": "chatml", "tokenizer": {"eos_token": "<END>"}})
+    folder = write_set(tmp_path / "curated", facts={**MANIFEST, "template": "chatml"})
     convert(folder, tmp_path / "out.txt", to="text")
     assert "<|im_start|>assistant\nhello" in (tmp_path / "out.txt").read_text("utf-8")
 

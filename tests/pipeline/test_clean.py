@@ -20,9 +20,10 @@ import polars as pl
 import pytest
 
 import curate
-from curate.dataset import curated_set, transaction
+from curate.dataset import curated_set, manifest, transaction
 from curate.errors import CurateError, InputError, SetError
 from tests.support import ROOT
+from tests.support.small_set import write_manifest
 
 EXAMPLE = ROOT / "examples" / "sharegpt_dump.json"
 TABLES = (curated_set.CONVERSATIONS, curated_set.REJECTED, curated_set.ORIGINALS)
@@ -300,7 +301,7 @@ def test_one_file_can_be_asked_for(dump: Callable[..., Path], tmp_path: Path) ->
     assert result.file == tmp_path / "clean.json"
     turns = [row["conversations"] for row in json.loads((tmp_path / "clean.json").read_text())]
     assert [turn["from"] for turn in turns[0]] == ["human", "gpt"]
-    assert curated_set.is_set(tmp_path / "clean")
+    assert manifest.is_set(tmp_path / "clean")
 
 
 def test_a_folder_that_is_no_set_is_refused(dump: Callable[..., Path], tmp_path: Path) -> None:
@@ -333,8 +334,8 @@ def test_a_second_run_on_one_target_is_refused(dump: Callable[..., Path], tmp_pa
     with transaction.writing(tmp_path / "set") as partial:
         with pytest.raises(SetError, match="another run"):
             curate.clean(source, tmp_path / "set")
-        transaction.write_manifest(partial, {})
-    assert curated_set.is_set(tmp_path / "set")
+        write_manifest(partial, {})
+    assert manifest.is_set(tmp_path / "set")
 
 
 def test_two_renames_that_were_cut_short_are_finished(dump: Callable[..., Path], tmp_path: Path) -> None:
@@ -404,7 +405,7 @@ def test_a_name_that_is_no_utf_8_is_read_and_stands_in_the_manifest(tmp_path: Pa
     source.write_text(json.dumps([chat(1)]))
     result = curate.clean(source, tmp_path / "set")
     assert [row["source_file"] for row in rows(tmp_path / "set")] == ["caf\ufffd.json"]
-    assert curate.open_set(tmp_path / "set").manifest["run"]["paths"] == result.manifest["run"]["paths"]
+    assert curate.open_set(tmp_path / "set").manifest.run == result.manifest.run
 
 
 def start(source: Path, target: Path, **keys: Any) -> subprocess.Popen[str]:
@@ -462,7 +463,7 @@ def test_a_stop_while_the_one_file_is_written_says_that_the_set_stands(
     monkeypatch.setattr(importlib.import_module("curate.conversion.convert"), "convert", interrupted)
     with pytest.raises(KeyboardInterrupt, match=r"set' is new and whole, but .*set\.json' was not written"):
         curate.clean(dump(chat(1)), tmp_path / "set.json")
-    assert curated_set.is_set(tmp_path / "set") and not (tmp_path / "set.json").exists()
+    assert manifest.is_set(tmp_path / "set") and not (tmp_path / "set.json").exists()
 
 
 def test_a_full_disk_gives_one_clear_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import curate
+from curate.dataset.manifest import decode
 from curate.pipeline.run import CleanResult
 from tests.report.test_page import FORBIDDEN, Elements
 from tests.support import ROOT
@@ -54,7 +55,7 @@ def test_a_run_shows_what_it_kept_and_its_warnings(tmp_path: Path) -> None:
     shown = curate.clean(EXAMPLE, tmp_path / "set", workers=1)._repr_html_()
     assert "179 of 201 records kept (89.1 %)" in shown
     assert "exact_duplicates" in shown
-    warned = CleanResult(tmp_path, {**MANIFEST, "warnings": [NAME]}, [NAME], 1.0, 1)._repr_html_()
+    warned = CleanResult(tmp_path, decode(MANIFEST), [NAME], 1.0, 1)._repr_html_()
     assert "warning: &lt;/script&gt;" in warned
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from curate.dataset import columns as dataset_columns
-from curate.dataset import curated_set, transaction
+from curate.dataset import curated_set, manifest
 
 MANIFEST: dict[str, Any] = {
     "version": "0.1.0",
@@ -102,7 +103,7 @@ def write_set(
     folder: Path,
     kept: list[dict[str, Any]] = KEPT,
     lost: list[dict[str, Any]] = LOST,
-    manifest: Mapping[str, Any] = MANIFEST,
+    facts: Mapping[str, Any] = MANIFEST,
 ) -> Path:
     """Write a set of these rows into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,5 +111,11 @@ def write_set(
         folder / curated_set.CONVERSATIONS
     )
     pl.DataFrame(lost, schema=dataset_columns.rejected_schema({})).write_parquet(folder / curated_set.REJECTED)
-    transaction.write_manifest(folder, manifest)
+    write_manifest(folder, facts)
     return folder
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write a manifest of these values, whether or not they make sense."""
+    text = json.dumps({"curate_set": manifest.FORMAT, **facts})
+    (folder / manifest.MANIFEST).write_text(text, "utf-8")

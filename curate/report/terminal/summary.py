@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from curate.analysis.stats import edits, flow
+from curate.dataset.manifest import Manifest
 from curate.display import terminal
 from curate.report.terminal.stats import flow_table
 
@@ -39,31 +40,31 @@ def _schema(described: type, title: str) -> dict[str, Any]:
     return {**head, **{key: value for key, value in own.items() if key != "title"}, "$defs": schema["$defs"]}
 
 
-def summary(manifest: Mapping[str, Any], *outputs: str) -> RenderableType:
+def summary(manifest: Manifest, *outputs: str) -> RenderableType:
     """Render the end of a run: from records read to conversations kept, then pieces, repairs and time."""
-    counts = manifest["counts"]
+    counts = manifest.counts
     facts = terminal.facts()
     terminal.add(facts, "written", terminal.text(", ".join(outputs), "bold"))
-    terminal.add(facts, "pieces", terminal.number(counts["pieces"]))
-    terminal.add(facts, "tokens", f"{terminal.number(counts['tokens'])} ({_counted_in(manifest)})")
-    if counts.get("eval"):
+    terminal.add(facts, "pieces", terminal.number(counts.pieces))
+    terminal.add(facts, "tokens", f"{terminal.number(counts.tokens)} ({_counted_in(manifest)})")
+    if counts.eval:
         terminal.add(
             facts,
             "held out",
-            f"{terminal.number(counts['eval'])} of {terminal.number(counts['kept'])} conversations, for eval",
+            f"{terminal.number(counts.eval)} of {terminal.number(counts.kept)} conversations, for eval",
         )
-    exchanges = counts["rejected_exchanges"]
+    exchanges = counts.rejected_exchanges
     if exchanges:
-        by_rule = _counted(sorted(counts.get("exchanges", {}).items(), key=lambda item: (-item[1], item[0])))
+        by_rule = _counted(sorted(counts.exchanges.items(), key=lambda item: (-item[1], item[0])))
         text = f"{terminal.number(exchanges)} {terminal.plural(exchanges, 'exchange')} lost from kept records"
         terminal.add(facts, "lost", f"{text}: {by_rule}" if by_rule else text)
     repairs = _counted([(item.name, item.count) for item in edits(manifest)])
     if repairs:
         terminal.add(facts, "repairs", repairs)
-    run = manifest.get("run")
+    run = manifest.run
     if run:
-        workers = f"{run['workers']} {terminal.plural(run['workers'], 'worker')}"
-        terminal.add(facts, "time", f"{run['seconds']:,.1f} s, {run['mb_per_s']:,.1f} MB/s, {workers}")
+        workers = f"{run.workers} {terminal.plural(run.workers, 'worker')}"
+        terminal.add(facts, "time", f"{run.seconds:,.1f} s, {run.mb_per_s:,.1f} MB/s, {workers}")
     return Group(flow_table(flow(manifest), bars=False), Text(), facts)
 
 
@@ -71,7 +72,6 @@ def _counted(items: Sequence[tuple[str, int]]) -> str:
     return " · ".join(f"{terminal.line(name)} {terminal.number(count)}" for name, count in items)
 
 
-def _counted_in(manifest: Mapping[str, Any]) -> str:
-    tokenizer = manifest["tokenizer"]["name"]
-    template, window = terminal.line(manifest["template"]), terminal.number(manifest["window"])
-    return f"{terminal.line(tokenizer)}, template {template}, window {window}"
+def _counted_in(manifest: Manifest) -> str:
+    template, window = terminal.line(manifest.template), terminal.number(manifest.window)
+    return f"{terminal.line(manifest.tokenizer.name)}, template {template}, window {window}"
