@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from curate.model import load
+from curate.model import four_bit, load
 from curate.model.sizes import Work, work
 from curate.train import packing
 from curate.train.examples import Examples
@@ -146,6 +146,8 @@ def in_4_bits(described: Any, dtype: torch.dtype, place: torch.device) -> nn.Mod
             whole = bitsandbytes.nn.Params4bit(drawn(part.weight), requires_grad=False, module=linear, **quantised)
             linear.weight = whole.to(place)
             layer.set_submodule(name, linear)
+    if place.type == "cpu":
+        four_bit.adapt(model)
     for name, parameter in [(name, one) for name, one in model.named_parameters() if one.is_meta]:
         values = torch.ones_like(parameter, device=place) if parameter.ndim == 1 else drawn(parameter)
         parent, _, last = name.rpartition(".")

@@ -126,5 +126,6 @@ def chat(
     found = artifact.find(name, base=base)
     how = artifact.served(found, template)
     choice = replace(WARM, **{key: value for key, value in settings.items() if value is not None})
-    model = artifact.load(found, place=artifact.device(device), numbers=dtype, quantise=quantise, say=say)
+    place = artifact.device(device)
+    model = artifact.load(found, place=place, numbers=dtype, quantise=quantise, inference=True, say=say)
     return Chat(model, how, system=system, choice=choice, found=found)

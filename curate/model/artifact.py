@@ -172,13 +172,17 @@ def load(
     place: torch.device,
     numbers: str = "auto",
     quantise: bool | None = None,
+    inference: bool = False,
     say: Say = model_find.silent,
 ) -> nn.Module:
-    """Load a model, or an adapter onto its base; `quantise` holds the base in 4 bits, by default as in training."""
+    """Load a model, or an adapter onto its base; `quantise` holds the base in 4 bits, by default as in training.
+
+    `inference` is that of `models.load`.
+    """
     source = model_find.find(result.base or str(result.folder))
     held = dtype(numbers, source.config, place)
     in_four = result.quantised if quantise is None else quantise
-    model = models.load(source, dtype=held, device=place, quantise=in_four, say=say)
+    model = models.load(source, dtype=held, device=place, quantise=in_four, inference=inference, say=say)
     return model.eval() if result.base is None else with_adapter(model, result.folder)
 
 

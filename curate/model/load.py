@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from curate.errors import ModelError
-from curate.model import files
+from curate.model import files, four_bit
 from curate.model.files import Say
 from curate.model.find import Source, quietly, silent
 from curate.model.sizes import Linear, Shape
@@ -31,19 +31,31 @@ def load(
     dtype: torch.dtype,
     device: torch.device | str,
     quantise: bool = False,
+    inference: bool = False,
     seed: int = 0,
     say: Say = silent,
 ) -> nn.Module:
     """Load a model's weights in `dtype` straight onto a device; `tiny` is drawn from `seed`.
 
-    `quantise` holds the layers' matrices in 4 bits (NF4, its scales quantised too: QLoRA's). `say` is told what is
-    fetched and what in the files was not used. Raises ModelError for weights that are absent, damaged or do not fit.
+    `quantise` holds the layers' matrices in 4 bits (NF4, its scales quantised too: QLoRA's); with `inference` a CPU may
+    repack them for speed, after which they can be neither trained nor dequantised. `say` is told what is fetched and
+    what in the files was not used. Raises ModelError for weights that are absent, damaged or do not fit.
     """
     device = _indexed(torch.device(device))
     if source.folder is None:
-        return _drawn(source, dtype, device, quantise, seed)
+        model = _drawn(source, dtype, device, quantise, seed)
+    else:
+        model = _fetched(source, source.folder, dtype, device, quantise, say)
+    if quantise and device.type == "cpu":
+        four_bit.adapt(model, inference=inference)
+    return model
+
+
+def _fetched(
+    source: Source, folder: Path, dtype: torch.dtype, device: torch.device, quantise: bool, say: Say
+) -> nn.Module:
     _check_quantised(source, quantise)
-    folder = files.fetch(source.name, source.folder, say)
+    folder = files.fetch(source.name, folder, say)
     found = files.weights(folder)
     if found.form == "bin":
         say(f"{source.name} has its weights in the legacy .bin form: they load more slowly, as data alone, not as code")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from curate.errors import ModelError
-from curate.model import artifact, files, find, load
+from curate.model import artifact, files, find, four_bit, load
 from curate.model.artifact import Result
 from curate.model.files import Say
 from curate.train import export
@@ -132,17 +132,8 @@ def _distance(one: Tensor, other: Tensor) -> float:
 
 def dequantised(model: Any, dtype: torch.dtype) -> nn.Module:
     """Make plain matrices of a model's 4-bit ones, in place."""
-    import bitsandbytes as bnb
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, bnb.nn.Linear4bit):
-            weight = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state).to(dtype)
-            with torch.device("meta"):
-                plain = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
-            plain.weight = nn.Parameter(weight, requires_grad=False)
-            plain.bias = module.bias
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, plain)
+    for name, module in four_bit.linears(model):
+        model.set_submodule(name, four_bit.plain(module, dtype))
     for mark in ("is_loaded_in_4bit", "is_quantized"):
         setattr(model, mark, False)
     model.hf_quantizer = None
