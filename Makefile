@@ -5,15 +5,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c requirements/constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
 
-.PHONY: help demo check format bench clean
+.PHONY: help demo check check-slow format bench clean
 
 help:
-	@echo "make demo     install, clean the example dump, show what is in the set, teach a tiny model some of it and ask it"
-	@echo "make check    install, then check format, lint, types, tests and docs"
-	@echo "make format   bring the code into shape"
-	@echo "make bench    run the benchmarks (needs ../shared; the incumbent's environment is described in benchmarks/README.md)"
-	@echo "make clean    remove the environment and all that was built"
+	@echo "make demo        install, clean the example dump, show what is in the set, teach a tiny model some of it and ask it"
+	@echo "make check       install, then check format, lint, types, and run all tests but the slow ones"
+	@echo "make check-slow  run the slow tests: several ranks, full disks, killed runs, whole dumps, recorded docs"
+	@echo "make format      bring the code into shape"
+	@echo "make bench       run the benchmarks (needs ../shared; the incumbent's environment is described in benchmarks/README.md)"
+	@echo "make clean       remove the environment and all that was built"
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,7 +44,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy curate tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
+	$(PYTEST) -m 'not slow'
+
+check-slow: $(VENV)/.installed-dev
+	$(PYTEST) -m slow
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -53,6 +53,7 @@ def run(little: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_row_of_the_gpu_runs_at_toy_size_with_little_installed(little: Path, tmp_path: Path) -> None:
     out = tmp_path / "toy.json"
     table = run(little, "--device", "cpu", "--toy", "--out", str(out))
@@ -74,6 +75,7 @@ def test_every_row_of_the_gpu_runs_at_toy_size_with_little_installed(little: Pat
     assert all(name in table for name in rows)
 
 
+@pytest.mark.slow
 def test_rows_that_the_budget_does_not_reach_are_told(little: Path, tmp_path: Path) -> None:
     out = tmp_path / "short.json"
     run(

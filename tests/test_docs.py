@@ -60,6 +60,7 @@ def built_in(*kinds: registry.Kind) -> list[registry.Rule]:
     return [rule for rule in registry.rules(*kinds).values() if rule.function.__module__.startswith("curate.")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", docs.pages(), ids=lambda path: path.name)
 def test_generated_parts_and_recorded_runs_are_what_the_code_gives_today(path: Path) -> None:
     _, stale = docs.renew(path.read_text("utf-8"))
@@ -180,6 +181,7 @@ def python_blocks() -> list[tuple[str, str]]:
     return [(name, block) for name in names for block in blocks(BY_NAME[name].read_text("utf-8"), "python")]
 
 
+@pytest.mark.slow
 def test_blocks_of_python_run(beside_the_example: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from curate import clean
 

@@ -123,6 +123,7 @@ def test_a_wheel_of_the_sdist_holds_the_same(tree: Path, wheel: Path, tmp_path: 
     assert sorted(members(build("wheel", unpacked, tmp_path))) == sorted(members(wheel))
 
 
+@pytest.mark.slow
 def test_a_wheel_works_from_another_folder(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     pip = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "-q", "--target", target, wheel)
@@ -133,6 +134,7 @@ def test_a_wheel_works_from_another_folder(wheel: Path, tmp_path: Path) -> None:
     assert "curate" in command and "clean" in command
 
 
+@pytest.mark.slow
 def test_an_editable_install_works_from_another_folder(tree: Path, tmp_path: Path) -> None:
     pip = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation", "-q")
     target = tmp_path / "site"

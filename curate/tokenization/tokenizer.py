@@ -6,7 +6,7 @@ import hashlib
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,7 +179,11 @@ def load_tokenizer(name: str | None = None, *, few: bool = False) -> Tokenizer:
     For a `few` texts the reference itself encodes, and the library for many, which takes longest to load, is not.
     Raises TokenizerError with one line that says what is wrong and what to type.
     """
-    files = tokenizer_files.find(name)
+    load = _load_once if name in (None, tokenizer_files.DEFAULT) else _load
+    return load(tokenizer_files.find(name), few)
+
+
+def _load(files: tokenizer_files.TokenizerFiles, few: bool) -> Tokenizer:
     vocab, digest = _read(files.vocabulary, files.name)
     document = built_document(vocab, digest)
     warnings = [*_disagreement(files, vocab)]
@@ -204,6 +208,9 @@ def load_tokenizer(name: str | None = None, *, few: bool = False) -> Tokenizer:
     if not few and (why := tokenizer.by_words[1]):
         tokenizer.info = replace(info, warnings=(*info.warnings, why))
     return tokenizer
+
+
+_load_once = cache(_load)  # the default takes about a second, and its file, part of an installed package, never changes
 
 
 def _read(path: Path, name: str) -> tuple[Vocabulary, str]:

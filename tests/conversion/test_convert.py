@@ -340,6 +340,7 @@ def test_no_room_left_is_one_clear_line(tmp_path: Path, to: str, name: str) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["dump.json"]
 
 
+@pytest.mark.slow
 def test_the_shared_dump_converts_whole(shared: Path, tmp_path: Path) -> None:
     result = convert(shared / "data" / "sharegpt_dirty.json.gz", tmp_path / "out.parquet", to="parquet")
     assert (result.read, balanced(result)) == (7945, True)

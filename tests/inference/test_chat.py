@@ -198,6 +198,7 @@ def at_a_terminal(run: Path, typed: list[str]) -> str:
     return shown
 
 
+@pytest.mark.slow
 def test_at_a_terminal_one_talks_begins_anew_and_leaves(adapter: Path) -> None:
     shown = at_a_terminal(adapter, [ASKED, THEN, "/reset", "/base", ASKED, "/nope", "/quit"])
     assert "lora adapter" in shown

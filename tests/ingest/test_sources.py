@@ -114,6 +114,7 @@ def test_zip_members_are_names_and_never_paths(tmp_path: Path) -> None:
 BOMB = bytes(1 << 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pack",
     [

@@ -12,6 +12,8 @@ import pytest
 from curate.markdown import looks_like_html, to_markdown, walked
 from tests.support.rendering import MARKDOWN, code_blocks, parts, rendered
 
+pytestmark = pytest.mark.slow
+
 # Answers whose markdown does not render as their HTML, and why.
 RENDERED_OTHERWISE = {
     "lvTYkNW": "an empty heading is left out",

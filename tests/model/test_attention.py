@@ -98,6 +98,7 @@ def _run(name: kernels.Name, states: list[Any], documents: Any, window: int | No
     return kernel(torch.nn.Module(), *states, None, scaling=0.25, sliding_window=window, packed=packed)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # the compiler's own
 def test_compiled_flex_gives_on_a_cpu_what_sdpa_gives_and_compiles_once() -> None:
     torch.set_num_threads(1)

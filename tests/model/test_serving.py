@@ -91,6 +91,7 @@ def test_transformers_reads_the_exact_tokenizer(tiny: dict[str, Tokenizer], tmp_
         assert found == tiny[kind].ids([text])[0], text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["vicuna", "llama2"])
 def test_real_conversations_with_llama2_have_the_trained_ids(shared: Path, tmp_path: Path, template: str) -> None:
     tokenizer = load_tokenizer(str(shared / "tokenizers" / "llama2"))

@@ -104,6 +104,7 @@ def test_the_originals_hold_the_bytes_of_every_changed_record(example: curate.Cu
     assert all(raw in text for raw in found["record"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 4])
 def test_workers_do_not_change_a_byte(example: curate.CuratedSet, tmp_path: Path, workers: int) -> None:
     big = tmp_path / "many" / EXAMPLE.name  # several chunks, so that several workers have some
@@ -270,6 +271,7 @@ def test_a_small_set_holds_nothing_out(dump: Callable[..., Path], tmp_path: Path
     assert {row["split"] for row in rows(tmp_path / "set")} == {"train"}
 
 
+@pytest.mark.slow
 def test_each_malformed_kind_costs_one_record_at_most(shared: Path, tmp_path: Path) -> None:
     for file in sorted((shared / "data" / "malformed").glob("*.json")):
         tokenizer = str(shared / "tokenizers" / "llama2")
@@ -413,6 +415,7 @@ def start(source: Path, target: Path, **keys: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **keys)
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_leaves_the_earlier_set_or_the_new_one(tmp_path: Path) -> None:
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text(json.dumps([chat(n) for n in range(5)]))
@@ -501,6 +504,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
             subprocess.run(["umount", str(place)], check=True)
 
 
+@pytest.mark.slow
 def test_a_file_system_that_is_full_or_read_only_gives_one_clear_line(
     dump: Callable[..., Path], tmp_path: Path, disk: Callable[[str], Path]
 ) -> None:

@@ -14,6 +14,8 @@ import pytest
 
 import curate
 
+pytestmark = pytest.mark.slow
+
 Row = dict[str, Any]
 SHOWN = 200  # characters of a text that an edit shows
 

@@ -303,6 +303,7 @@ def test_it_crosses_to_a_worker(tokenizers: dict[str, Tokenizer]) -> None:
     assert again.render([TWO])[0].ids.tolist() == made.render([TWO])[0].ids.tolist()
 
 
+@pytest.mark.slow
 def test_real_conversations_are_proven_with_llama3s_own_template(shared: Path) -> None:
     if importlib.util.find_spec("llama_models") is None:
         pytest.skip("llama-models, which ships LLaMA-3's tokenizer, is not installed")

@@ -338,6 +338,7 @@ def real_set(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clean([dump], target, tokenizer=str(shared / "tokenizers" / "llama2"), workers=1).output
 
 
+@pytest.mark.slow
 def test_no_real_conversation_fails_the_proof_with_llama2(real_set: Path, shared: Path) -> None:
     found = train_examples.load(real_set, load_tokenizer(str(shared / "tokenizers" / "llama2")))
     manifest = json.loads((real_set / "manifest.json").read_text())
@@ -346,6 +347,7 @@ def test_no_real_conversation_fails_the_proof_with_llama2(real_set: Path, shared
     assert found.train.supervised + found.eval.supervised == manifest["counts"]["answer_tokens"]
 
 
+@pytest.mark.slow
 def test_no_real_conversation_fails_the_proof_with_llama3(real_set: Path) -> None:
     if importlib.util.find_spec("llama_models") is None:
         pytest.skip("llama-models, which ships LLaMA-3's tokenizer, is not installed")

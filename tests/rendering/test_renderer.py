@@ -429,6 +429,7 @@ def conversations(shared: Path, step: int = 1) -> list[list[Message]]:
     return [[Message(roles[turn["from"]], turn["value"]) for turn in one["conversations"]] for one in records[::step]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama2", "llama3"])
 @pytest.mark.parametrize("template", list(TEMPLATES))
 def test_real_conversations_have_the_references_ids(name: str, template: str, shared: Path) -> None:
@@ -451,6 +452,7 @@ def test_real_conversations_have_the_references_ids(name: str, template: str, sh
         assert one.ids.tolist() == expected
 
 
+@pytest.mark.slow
 def test_llama3s_ids_are_tiktokens_for_the_whole_text(shared: Path) -> None:
     import tiktoken
 
@@ -469,6 +471,7 @@ def test_llama3s_ids_are_tiktokens_for_the_whole_text(shared: Path) -> None:
         assert one.ids.tolist() == whole.encode(text, allowed_special="all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "template"), [("llama2", "vicuna"), ("llama2", "llama2"), ("llama3", "llama3")])
 def test_real_conversations_are_proven(name: str, template: str, shared: Path) -> None:
     made = make_renderer(template, real(name, shared))

@@ -311,6 +311,7 @@ def test_pieces_say_how_many_tokens_are_trained_on(tokenizers: dict[str, Tokeniz
     assert result.pieces == [Piece(0, 2, prompt + answer, prompt, answer)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama2", "llama3"])
 def test_real_conversations_are_split_without_loss(name: str, shared: Path) -> None:
     if name == "llama3" and importlib.util.find_spec("llama_models") is None:

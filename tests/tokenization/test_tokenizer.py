@@ -298,6 +298,7 @@ def test_llama3_is_the_default_and_its_package_is_never_imported(llama3: Tokeniz
     )  # fmt: skip
     assert llama3.control_ids["<|eot_id|>"] == 128_009
     assert info.library == "fastokens"
+    assert load_tokenizer("llama3") is llama3, "a process loads it once"
     assert not {"llama_models", "models"} & set(sys.modules)
 
 
@@ -326,6 +327,7 @@ def messages(shared: Path) -> list[str]:
     return [text for text in texts if text.isascii() or text.encode("utf-8", "replace").decode() == text][::8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama2", "llama3"])
 def test_the_released_tokenizers_equal_their_references_on_real_messages(
     name: str, messages: list[str], request: pytest.FixtureRequest

@@ -119,6 +119,7 @@ def test_a_piece_that_reaches_over_a_space_or_a_line_break_is_not_fit(small: Tok
         assert not fits(json.dumps({**document, "model": {**document["model"], "vocab": vocab}})), piece
 
 
+@pytest.mark.slow
 def test_the_released_llama2_equals_its_reference_on_real_messages(shared: Path) -> None:
     import gzip
 

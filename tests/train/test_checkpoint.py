@@ -168,6 +168,7 @@ checkpoint.save(run, checkpoint.State(2, {"w": torch.ones(4)}, {"m": torch.ones(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["weights-00001.safetensors", "manifest.json", "manifest.json.new"])
 def test_a_process_killed_in_mid_save_leaves_a_whole_checkpoint(name: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), name], capture_output=True)

@@ -80,6 +80,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_ranks_know_of_each_other(two: Path) -> None:
     for rank in (json.loads((two / f"{rank}.json").read_text()) for rank in range(2)):
         assert rank["broadcast"] == {"of": 0}
@@ -88,6 +89,7 @@ def test_ranks_know_of_each_other(two: Path) -> None:
         assert rank["anywhere"] == [True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True], ids=["copies", "shards"])
 def test_gradients_are_the_mean_over_ranks_of_sums_over_micro_batches(shard: bool, two: Path) -> None:
     found = torch.load(two / f"{shard}.pt")
@@ -98,6 +100,7 @@ def test_gradients_are_the_mean_over_ranks_of_sums_over_micro_batches(shard: boo
     assert told[f"sharded {shard}"] == shard
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True], ids=["copies", "shards"])
 def test_whole_weights_are_loaded_however_the_module_is_spread(shard: bool, two: Path) -> None:
     found = torch.load(two / f"{shard}.pt")["doubled"]

@@ -165,6 +165,7 @@ def tokenizer_folder(tmp_path: Path) -> Path:
     return folder(tmp_path, tokenizer_model=sentencepiece_model())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])
 @pytest.mark.parametrize("lengths", [LENGTHS], ids=["uneven rows"])
 def test_two_ranks_give_what_one_gives(shard: bool, lengths: Sequence[int], tokenizer_folder: Path) -> None:

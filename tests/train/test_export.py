@@ -161,6 +161,7 @@ def _export_sharded(rank: int, root: str, tied: bool) -> None:
     export.finish(Path(root) / "run", module.model, made, world)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True], ids=["head of its own", "tied head"])
 def test_a_model_that_is_sharded_over_ranks_comes_out_whole(tmp_path: Path, tied: bool) -> None:
     root = folder(tmp_path, tokenizer_model=sentencepiece_model(PIECES))

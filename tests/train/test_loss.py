@@ -269,6 +269,7 @@ def _two_ranks(rank: int, folder: str) -> None:
     torch.save({"ddp": copied, "fsdp2": sharded}, Path(folder) / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_ranks_make_the_step_that_one_makes(tmp_path: Path) -> None:
     value, gradients = _step(1)
     ranks.spawn(_two_ranks, 2, str(tmp_path))

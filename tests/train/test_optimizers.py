@@ -436,6 +436,7 @@ def _train(model: Any, named: dict[str, Any], optimizer: Any, steps: range) -> l
     return norms
 
 
+@pytest.mark.slow
 def test_sharded_states_are_saved_whole_and_go_on_on_one_rank(tmp_path: Path) -> None:
     ranks.spawn(_sharded, 2, tmp_path)
     for form in FORMS:

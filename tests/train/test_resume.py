@@ -70,6 +70,7 @@ def wait_for_steps(process: subprocess.Popen[str], out: Path, count: int) -> Non
 # ---- killed
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_a_random_moment_resumes_with_the_same_losses(
     taught: Path, tmp_path: Path, whole: list[float]
 ) -> None:
@@ -199,6 +200,7 @@ def test_the_last_checkpoints_are_kept_and_one_full_state(taught: Path, tmp_path
     assert [checkpoint.load(path).optimizer is not None for path in found] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_the_middle_of_a_save_loses_nothing_that_was_there(
     taught: Path, tmp_path: Path, whole: list[float]
 ) -> None:

@@ -38,6 +38,7 @@ def stop_in_the_middle(event: events.Event) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # bitsandbytes' and peft's own
 @pytest.mark.parametrize("name", RUNS)
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(name: str, taught: Path, tmp_path: Path) -> None:

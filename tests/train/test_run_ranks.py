@@ -91,6 +91,7 @@ def saved_keys(folder: Path) -> dict[str, list[str]]:
     return {str(file.relative_to(folder)): sorted(load_file(file)) for file in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_two_ranks_have_the_losses_the_norms_and_the_looks_of_one(root: Path, kind: str) -> None:
     one, two = (records.read(root / f"{ranks}-{kind}") for ranks in ("one", "two"))
@@ -111,6 +112,7 @@ def test_two_ranks_have_the_losses_the_norms_and_the_looks_of_one(root: Path, ki
     assert two.plan["ranks"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_two_ranks_have_the_first_gradients_of_one(root: Path, kind: str) -> None:
     # After one step the first moment is the clipped gradient times 1 - beta1.
@@ -118,6 +120,7 @@ def test_two_ranks_have_the_first_gradients_of_one(root: Path, kind: str) -> Non
     assert (two - one).norm() <= ROUNDING * one.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_two_ranks_write_the_weights_of_one(root: Path, kind: str) -> None:
     first, _ = states(root, kind, 1)
@@ -131,6 +134,7 @@ def test_two_ranks_write_the_weights_of_one(root: Path, kind: str) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_two_ranks_save_the_tensors_of_one_and_a_tied_one_once(root: Path, kind: str) -> None:
     result = MODEL if kind == "full" else ADAPTER
@@ -142,6 +146,7 @@ def test_two_ranks_save_the_tensors_of_one_and_a_tied_one_once(root: Path, kind:
         assert not [name for names in two.values() for name in names if "lm_head" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one-stopped", "two-stopped"], ids=["one rank, then two", "two ranks, then one"])
 def test_a_run_goes_on_with_another_number_of_ranks(root: Path, name: str) -> None:
     assert losses(root / name) == pytest.approx(losses(root / "one-full"), rel=DRIFT)
@@ -156,6 +161,7 @@ def test_ranks_that_nobody_started_are_one_line(taught: Path, tmp_path: Path, mo
         run(taught, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_torchrun_starts_the_command_and_the_first_rank_alone_speaks(taught: Path, tmp_path: Path) -> None:
     settings = [word for key in ("eval.samples=0", "data.row_tokens=192") for word in ("--setting", key)]
     words = [str(taught), "--model", "tiny", "--max-steps", "2", "--global-batch", "4", "--device", "cpu", *settings]
