@@ -1,4 +1,4 @@
-"""What conversations look like: the shape curate works on, one module per file format, and prompt templates."""
+"""The conversation that curate works on, one module for each file format, and prompt templates."""
 
 from __future__ import annotations
 

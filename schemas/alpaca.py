@@ -1,4 +1,4 @@
-"""Alpaca's records: one instruction, perhaps an input, and its output."""
+"""Alpaca's records: an instruction, an optional input, and an output."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _USED = frozenset({"id", "instruction", "input", "output", "system", "history"})
 
 
 def recognises(record: Mapping[str, object]) -> bool:
-    """Tell whether the record holds an instruction with its output."""
+    """Return whether a record has an instruction and an output."""
     return "instruction" in record and "output" in record
 
 
 def parse(record: Mapping[str, object]) -> Conversation:
-    """Read one record: the input stands under the instruction, after the mark that Alpaca's prompt has."""
+    """Read one record; the input is appended to the instruction, after the heading of Alpaca's prompt."""
     conversation = Conversation(None, [])
-    conversation.source_id = read_turns.source_id(conversation, record.get("id"))
+    conversation.source_id = read_turns.read_source_id(conversation, record.get("id"))
     if record.get("system"):
         _add(conversation, "system", record["system"])
     for prompt, answer in _history(record.get("history")):
@@ -32,42 +32,44 @@ def parse(record: Mapping[str, object]) -> Conversation:
     _add(conversation, "user", record["instruction"])
     if record.get("input") not in (None, ""):
         prompt = conversation.messages[-1]
-        given = read_turns.text_of(conversation, record["input"], len(conversation.messages) - 1)
-        prompt.content = f"{prompt.content}{INPUT_MARK}{given}" if prompt.content else given
+        text = read_turns.read_text(conversation, record["input"], len(conversation.messages) - 1)
+        prompt.content = f"{prompt.content}{INPUT_MARK}{text}" if prompt.content else text
     _add(conversation, "assistant", record["output"])
-    read_turns.describe(conversation, record, _USED)
+    read_turns.read_other_keys(conversation, record, _USED)
     return conversation
 
 
 def _add(conversation: Conversation, role: Role, value: object) -> None:
-    text = read_turns.text_of(conversation, value, len(conversation.messages))
+    text = read_turns.read_text(conversation, value, len(conversation.messages))
     conversation.messages.append(Message(role, text))
 
 
 def _history(value: object) -> list[list[object]]:
-    """Return the earlier exchanges, pairs of prompt and answer."""
+    """Return the earlier exchanges, as pairs of prompt and answer."""
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-        raise RecordError("bad_turn", "'history' is not a list of pairs of prompt and answer", read_turns.show(value))
+        raise RecordError(
+            "bad_turn", "'history' is not a list of pairs of prompt and answer", read_turns.preview(value)
+        )
     return value
 
 
 def dump(conversation: Conversation) -> dict[str, object]:
-    """Write a single exchange; raises RecordError for what the form cannot hold."""
+    """Write a single exchange; raises RecordError for what the format cannot express."""
     messages = conversation.messages
     system = messages[0].content if messages and messages[0].role == "system" else None
     roles = [message.role for message in messages[system is not None :]]
     if roles != ["user", "assistant"]:
-        raise RecordError("not_representable", f"{len(messages)} messages; the form holds one prompt and one answer")
+        raise RecordError("not_representable", f"{len(messages)} messages; the format has one prompt and one answer")
     prompt, answer = messages[-2:]
     if answer.tool_calls is not None or not (answer.train and answer.stop):
         raise RecordError("not_representable", "the answer calls a tool, was cut, or is not to be trained on")
     record: dict[str, object] = {} if conversation.source_id is None else {"id": conversation.source_id}
-    instruction, _, given = prompt.content.partition(INPUT_MARK)
-    if not (instruction and given):
-        instruction, given = prompt.content, ""
-    record |= {"instruction": instruction, "input": given, "output": answer.content}
+    instruction, _, text = prompt.content.partition(INPUT_MARK)
+    if not (instruction and text):
+        instruction, text = prompt.content, ""
+    record |= {"instruction": instruction, "input": text, "output": answer.content}
     if system is not None:
         record["system"] = system
-    return read_turns.with_metadata(record, conversation)
+    return read_turns.add_metadata(record, conversation)

@@ -1,4 +1,4 @@
-"""The one shape every format is read into and written from: a conversation of messages."""
+"""The conversation: what every format is read into and written from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXCERPT = 200  # characters of `before` and `after` that an edit keeps
 
 @dataclass(slots=True)
 class Message:
-    """One turn. `train`: it may be supervised. `stop`: its end is a real end, so the stop token is supervised.
+    """One message. `train`: it may be supervised. `stop`: it was not cut off, so the stop token may be supervised too.
 
     `tool_calls` is JSON text, as in OpenAI's chat format.
     """
@@ -27,7 +27,7 @@ class Message:
 
 @dataclass(slots=True)
 class Edit:
-    """One repair: its rule, the message it touched (null: the whole record), how often, and what changed."""
+    """One repair: rule, index of the message (None: the whole record), count, and the text before and after."""
 
     rule: str
     message: int | None
@@ -38,9 +38,9 @@ class Edit:
 
 @dataclass(slots=True)
 class Conversation:
-    """Messages, where they came from, and what has been changed in them.
+    """Messages, the record's own id, and the repairs made.
 
-    `metadata` holds what else the record said (title, url, created and other keys), as plain JSON values.
+    `metadata` has the record's other keys (title, url, created, …) as plain JSON values.
     """
 
     source_id: str | None
@@ -50,5 +50,5 @@ class Conversation:
     edits: list[Edit] = field(default_factory=list)
 
     def edit(self, rule: str, message: int | None, before: str, after: str, count: int = 1) -> None:
-        """Note a repair; texts are cut at `EXCERPT` characters."""
+        """Record a repair; texts are cut to `EXCERPT` characters."""
         self.edits.append(Edit(rule, message, count, before[:EXCERPT], after[:EXCERPT]))

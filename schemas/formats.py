@@ -1,4 +1,4 @@
-"""The table of formats, and the reading of a record in whichever of them it is."""
+"""The table of formats, and the parser that recognises a record's format."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Record = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Format:
-    """One format: how its records are told and read, and how a conversation is written in it; null: not at all.
+    """One format: how its records are recognised and parsed, and how a conversation is written.
 
-    `dump` raises RecordError where the form cannot hold a conversation.
+    `recognises` and `parse` are None for a format that is only written, `dump` for one without a record of its own.
+    `dump` raises RecordError for a conversation that the format cannot express.
     """
 
     name: str
@@ -29,13 +30,13 @@ class Format:
 
     @property
     def reads(self) -> bool:
-        """Tell whether records of this format are read."""
+        """Whether records of this format can be read."""
         return self.parse is not None
 
 
 FORMATS: dict[str, Format] = {
-    one.name: one
-    for one in (
+    item.name: item
+    for item in (
         Format(sharegpt.NAME, sharegpt.SUMMARY, sharegpt.recognises, sharegpt.parse, sharegpt.dump),
         Format(native.NAME, native.SUMMARY, native.recognises, native.parse, native.dump),
         Format(openai.NAME, openai.SUMMARY, openai.recognises, openai.parse, openai.dump),
@@ -53,7 +54,7 @@ FORMATS: dict[str, Format] = {
         Format("text", "Each conversation as one rendered prompt in a template, under a line with its id."),
     )
 }
-# In the order in which a record is tried: our own lines also look like OpenAI's.
+# The order matters: curate's own lines also look like OpenAI's.
 _READERS = ((sharegpt.recognises, sharegpt.parse), (native.recognises, native.parse),
             (openai.recognises, openai.parse), (alpaca.recognises, alpaca.parse))  # fmt: skip
 
@@ -71,16 +72,18 @@ _METADATA = frozenset({"id", "title", "model", "url", "created", "create_time", 
 
 
 def get(name: str) -> Format:
-    """Return a format by name; raises InputError with the nearest name where there is none."""
+    """Return a format by name; raises InputError, with the nearest name, for an unknown one."""
     if name not in FORMATS:
         raise InputError(f"unknown format {name!r}{did_you_mean(name, FORMATS)}")
     return FORMATS[name]
 
 
 def parse(value: object) -> Conversation:
-    """Read one decoded record in whichever format it is; raises RecordError that says why it cannot be."""
+    """Read one decoded record, whatever its format; raises RecordError if it cannot be read."""
     if not isinstance(value, dict):
-        raise RecordError("not_a_record", f"the row is {read_turns.kind(value)}, not an object", read_turns.show(value))
+        raise RecordError(
+            "not_a_record", f"the row is {read_turns.describe_type(value)}, not an object", read_turns.preview(value)
+        )
     try:
         for recognises, read in _READERS:
             if recognises(value):
@@ -91,12 +94,12 @@ def parse(value: object) -> Conversation:
 
 
 def _unrecognised(record: Record) -> RecordError:
-    """Say why no format takes the record: it has no turns at all, or none under a known key."""
+    """Return why no format recognises the record: it has no turns, or none under a known key."""
     empty = [key for key in _TURN_KEYS if key in record]
     if empty:
-        return RecordError("no_messages", f"{empty[0]!r} is null", read_turns.show(record))
-    keys = f"; its keys: {read_turns.names(list(record))}" if record else "; it is empty"
+        return RecordError("no_messages", f"{empty[0]!r} is null", read_turns.preview(record))
+    keys = f"; its keys: {read_turns.quote_keys(list(record))}" if record else "; it is empty"
     if _METADATA.issuperset(record):
-        return RecordError("no_messages", f"the record has no 'conversations'{keys}", read_turns.show(record))
-    known = "conversations, items, messages, or instruction with output"
-    return RecordError("unknown_format", f"no {known}{keys}", read_turns.show(record))
+        return RecordError("no_messages", f"the record has no 'conversations'{keys}", read_turns.preview(record))
+    expected = "conversations, items, messages, or instruction with output"
+    return RecordError("unknown_format", f"no {expected}{keys}", read_turns.preview(record))

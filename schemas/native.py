@@ -1,4 +1,4 @@
-"""Our own records, with nothing lost: a curated set's rows as JSON lines or Parquet."""
+"""Curate's own records, a lossless format: the rows of a curated set as JSON lines or Parquet."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _TYPES = (str, str, str, bool, bool)
 
 
 def recognises(record: Mapping[str, object]) -> bool:
-    """Tell whether the record is one that curate wrote."""
+    """Return whether curate wrote this record."""
     return "piece" in record and "source_id" in record and record.get("messages") is not None
 
 
 def parse(record: Mapping[str, object]) -> Conversation:
-    """Read one record; its `source_id` becomes the `id` it had, so that pieces stay apart."""
+    """Read one record; its `id` becomes the `source_id`, so that pieces stay distinct."""
     conversation = Conversation(None, [])
-    conversation.source_id = read_turns.source_id(conversation, record.get("id"))
-    value = read_turns.turns_in(conversation, record["messages"], "messages")
+    conversation.source_id = read_turns.read_source_id(conversation, record.get("id"))
+    value = read_turns.read_turn_list(conversation, record["messages"], "messages")
     exact = [_exact(turn) for turn in value]
     if None in exact:
-        read_turns.read(conversation, value, "role", "content")
+        read_turns.read_messages(conversation, value, "role", "content")
     else:
         conversation.messages = [message for message in exact if message is not None]
     model = record.get("model")
@@ -40,11 +40,11 @@ def parse(record: Mapping[str, object]) -> Conversation:
 
 
 def _exact(turn: object) -> Message | None:
-    """Return a message that is just as we write it; null for one that needs a closer look."""
+    """Return the message of a turn exactly as `dump` writes it, or None for any other turn."""
     if not isinstance(turn, dict) or turn.keys() != _FIELDS or turn["role"] not in ROLES:
         return None
     values = (turn["content"], turn["name"] or "", turn["tool_calls"] or "", turn["train"], turn["stop"])
-    if tuple(map(type, values)) != _TYPES or (turn["tool_calls"] and not read_turns.is_calls(turn["tool_calls"])):
+    if tuple(map(type, values)) != _TYPES or (turn["tool_calls"] and not read_turns.is_json_list(turn["tool_calls"])):
         return None
     return Message(**turn)
 
@@ -55,8 +55,8 @@ def _metadata(value: object) -> dict[str, object]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise RecordError("bad_value", "'metadata' is not JSON text", read_turns.show(value)) from None
-    return {key: read_turns.plain(item) for key, item in value.items()} if isinstance(value, dict) else {}
+            raise RecordError("bad_value", "'metadata' is not JSON text", read_turns.preview(value)) from None
+    return {key: read_turns.to_plain_json(item) for key, item in value.items()} if isinstance(value, dict) else {}
 
 
 def dump(conversation: Conversation) -> dict[str, object]:

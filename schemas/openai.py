@@ -16,33 +16,33 @@ _USED = frozenset({"id", "messages"})
 
 
 def recognises(record: Mapping[str, object]) -> bool:
-    """Tell whether the record holds OpenAI's list of messages."""
+    """Return whether a record has OpenAI's list of messages."""
     return record.get("messages") is not None
 
 
 def parse(record: Mapping[str, object]) -> Conversation:
-    """Read one record; raises RecordError where its meaning is not clear."""
+    """Read one record; raises RecordError if its meaning is not clear."""
     conversation = Conversation(None, [])
-    conversation.source_id = read_turns.source_id(conversation, record.get("id"))
+    conversation.source_id = read_turns.read_source_id(conversation, record.get("id"))
     value = record["messages"]
     if value.__class__ is not list or not value:
-        value = read_turns.turns_in(conversation, value, "messages")
-    read_turns.read(conversation, value, "role", "content")
+        value = read_turns.read_turn_list(conversation, value, "messages")
+    read_turns.read_messages(conversation, value, "role", "content")
     if len(record) > 1:
-        read_turns.describe(conversation, record, _USED)
+        read_turns.read_other_keys(conversation, record, _USED)
     return conversation
 
 
 def dump(conversation: Conversation) -> dict[str, object]:
-    """Write a conversation; raises RecordError for an answer that was cut, since the form always teaches the end."""
+    """Write a conversation; raises RecordError for an answer that was cut off, as the format cannot mark one."""
     record: dict[str, object] = {} if conversation.source_id is None else {"id": conversation.source_id}
     record["messages"] = messages = []
-    answered = call_ids(conversation.messages)
+    ids = call_ids(conversation.messages)
     for index, message in enumerate(conversation.messages):
         if not message.stop:
-            raise RecordError("not_representable", f"message {index} was cut, and this form cannot say so")
-        messages.append(_message(message, answered[index]))
-    return read_turns.with_metadata(record, conversation)
+            raise RecordError("not_representable", f"message {index} was cut off, which the format cannot express")
+        messages.append(_message(message, ids[index]))
+    return read_turns.add_metadata(record, conversation)
 
 
 def _message(message: Message, call_id: str) -> dict[str, object]:
@@ -61,24 +61,24 @@ def _message(message: Message, call_id: str) -> dict[str, object]:
 
 
 def call_ids(messages: Sequence[Message]) -> list[str]:
-    """Return the id of the call that each message answers, empty where it answers none that has one.
+    """Return the id of the tool call that each message answers; empty if it answers none, or one without an id.
 
-    A tool's message answers the call of its name that is open, else the first that is.
+    A tool's message answers the first open call of its name, or else the first open call.
     """
-    found: list[str] = []
-    open_calls: list[tuple[str, str]] = []  # (id, name) of calls whose results have not come yet
+    ids: list[str] = []
+    open_calls: list[tuple[str, str]] = []  # (id, name) of calls without a result so far
     for message in messages:
-        found.append("")
-        if message.tool_calls is not None and read_turns.is_calls(message.tool_calls):
+        ids.append("")
+        if message.tool_calls is not None and read_turns.is_json_list(message.tool_calls):
             open_calls = [_call_key(call) for call in json.loads(message.tool_calls)]
         if message.role == "tool" and open_calls:
-            at = next((at for at, (_, name) in enumerate(open_calls) if name == message.name), 0)
-            found[-1] = open_calls.pop(at)[0]
-    return found
+            index = next((i for i, (_, name) in enumerate(open_calls) if name == message.name), 0)
+            ids[-1] = open_calls.pop(index)[0]
+    return ids
 
 
 def _call_key(call: object) -> tuple[str, str]:
-    """Return a call's id and the name of its function, empty where it has none."""
+    """Return a call's id and the name of its function; empty for what is missing."""
     if not isinstance(call, dict):
         return "", ""
     function = call.get("function")

@@ -1,14 +1,13 @@
 """Prompt templates: how messages become the text and control tokens that a model reads.
 
-A rendering is a list of segments, either text or one control token by name (`bos`, `eos`,
-`<|eot_id|>`), so that a control token is always placed as an id and text can never become one.
-The text between two control tokens is one tokenisation: a trainer joins neighbouring text segments,
-tokenises once, and finds the supervised characters by their offsets. Only the standard library is
-imported here, so a machine that has torch and nothing else can render.
+A rendering is a list of segments, each a text or one control token by name (`bos`, `eos`, `<|eot_id|>`). So a control
+token is always placed as an id, and no text can become one. The text between two control tokens is tokenized in one
+call: a trainer joins neighbouring text segments, tokenizes them once, and locates the supervised characters by their
+offsets. Only the standard library is imported here, so that rendering needs nothing else.
 
-Sources: FastChat's vicuna_v1.1 (colon style, `</s>` after each answer); Stanford Alpaca's prompts in
-Alpaca-LoRA's form (`### Response:` on its own line); Meta's LLaMA-2 chat and LLaMA-3 chat formats,
-whose own code strips each message; OpenAI's ChatML.
+Sources: FastChat's vicuna_v1.1 (colon style, `</s>` after each answer); Stanford Alpaca's prompts in Alpaca-LoRA's form
+(`### Response:` on its own line); Meta's LLaMA-2 chat and LLaMA-3 chat formats, whose own code strips each message;
+OpenAI's ChatML.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from typing import NamedTuple
 from curate.errors import RecipeError, did_you_mean
 from curate.schemas.conversation import Message, Role
 
-ANSWERS: tuple[Role, ...] = ("assistant",)  # who is supervised where nothing else is asked for
-INPUT_MARK = "\n\n### Input:\n"  # in an Alpaca user message: the instruction stands before it, its input after it
+ANSWERS: tuple[Role, ...] = ("assistant",)  # roles that are supervised by default
+INPUT_MARK = "\n\n### Input:\n"  # in an Alpaca prompt, between the instruction and its input
 
 
 class Control(str):
@@ -36,11 +35,10 @@ Part = str | Control
 
 
 class Segment(NamedTuple):
-    """One stretch of a rendering: text, or (text empty) the control token named in `control`.
+    """One part of a rendering: a text, or, with empty text, the control token named in `control`.
 
-    `message` is the index of the message it renders (null: the template's own words), `supervised`
-    whether it is trained on: an answer with `train`, and the token after it where `stop` holds too
-    (`render` takes other roles than the assistant's).
+    `message` is the index of the message it belongs to, None for the template's own text. `supervised`: it is trained
+    on. That is an answer with `train`, and the token after it if `stop` is also set; `render` can add other roles.
     """
 
     text: str
@@ -49,16 +47,16 @@ class Segment(NamedTuple):
     control: str | None
 
 
-Written = tuple[tuple[str, str | None], ...]  # parts as (text, null) or ("", control token)
+SegmentParts = tuple[tuple[str, str | None], ...]  # (text, None) or ("", control token) for each segment
 
 
-def _written(parts: Iterable[Part]) -> Written:
+def _segment_parts(parts: Iterable[Part]) -> SegmentParts:
     return tuple(("", str(part)) if isinstance(part, Control) else (part, None) for part in parts if part)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """How one role is written: what stands before the content and after it; `lead` and `tail` count as content."""
+    """How one role is written: `before` and `after` surround the content; `lead` and `tail` count as part of it."""
 
     before: tuple[Part, ...] = ()
     after: tuple[Part, ...] = ()
@@ -66,19 +64,19 @@ class Turn:
     tail: str = ""
 
     @cached_property
-    def written(self) -> tuple[Written, Written]:
-        """What stands before and after, ready to be put into segments."""
-        return _written(self.before), _written(self.after)
+    def segment_parts(self) -> tuple[SegmentParts, SegmentParts]:
+        """`before` and `after`, as parts of segments."""
+        return _segment_parts(self.before), _segment_parts(self.after)
 
 
 @dataclass(frozen=True)
 class Template:
     """A prompt format, as data.
 
-    `start` opens the conversation and `opens` each exchange; `join` stands between two messages of one
-    exchange that no control token parts. `system` is said where a conversation has no system message
-    (`system_with_input` if its first prompt carries an Alpaca input). `strips`: contents are stripped
-    of outer white space. `needs` names control tokens without which the format has no meaning.
+    `start` opens the conversation and `opens` each exchange. `join` separates two messages of one exchange that have no
+    control token between them. `system` is the system text of a conversation without a system message
+    (`system_with_input` if its first prompt has an Alpaca input). `strips`: outer white space of messages is removed.
+    `needs`: control tokens that the format cannot be written without.
     """
 
     name: str
@@ -98,9 +96,9 @@ class Template:
         return dict(self.turns)
 
     @cached_property
-    def written(self) -> tuple[Written, Written]:
-        """What starts a conversation and opens an exchange, ready to be put into segments."""
-        return _written(self.start), _written(self.opens)
+    def segment_parts(self) -> tuple[SegmentParts, SegmentParts]:
+        """`start` and `opens`, as parts of segments."""
+        return _segment_parts(self.start), _segment_parts(self.opens)
 
 
 VICUNA = Template(
@@ -194,17 +192,17 @@ TEMPLATES = {template.name: template for template in (VICUNA, ALPACA, LLAMA2, LL
 
 
 def get(name: str) -> Template:
-    """Return a template by name; raises RecipeError with the nearest name where there is none."""
+    """Return a template by name; raises RecipeError, with the nearest name, for an unknown one."""
     if name not in TEMPLATES:
         raise RecipeError(f"unknown template {name!r}{did_you_mean(name, TEMPLATES)}")
     return TEMPLATES[name]
 
 
 def fit(template: Template, controls: Collection[str]) -> Template:
-    """Return the template as a tokenizer with these control tokens can write it.
+    """Adapt a template to a tokenizer with these control tokens.
 
-    A missing `bos` is left out; a missing mark of ChatML is written as text, and the end of an answer
-    becomes `eos`. Raises RecipeError where the format has no meaning without a token.
+    A missing `bos` is left out. Missing ChatML tokens are written as text, and answers then end in `eos`. Raises
+    RecipeError for a format that needs a missing token.
     """
     missing = [name for name in template.needs if name not in controls]
     if missing:
@@ -218,27 +216,27 @@ def fit(template: Template, controls: Collection[str]) -> Template:
 
 @lru_cache(maxsize=64)
 def _fit(template: Template, controls: frozenset[str]) -> Template:
-    def known(parts: Iterable[Part]) -> tuple[Part, ...]:
+    def fit_parts(parts: Iterable[Part]) -> tuple[Part, ...]:
         kept = (part for part in parts if part != BOS or BOS in controls)
         return tuple(part if not isinstance(part, Control) or part in controls else str(part) for part in kept)
 
-    def turn(role: Role, old: Turn) -> Turn:
+    def fit_turn(role: Role, old: Turn) -> Turn:
         ends = [part for part in old.after if isinstance(part, Control)]
-        after = (EOS,) if role == "assistant" and not set(ends) <= controls else known(old.after)
-        return replace(old, before=known(old.before), after=after)
+        after = (EOS,) if role == "assistant" and not set(ends) <= controls else fit_parts(old.after)
+        return replace(old, before=fit_parts(old.before), after=after)
 
-    turns = tuple((role, turn(role, old)) for role, old in template.turns)
-    return replace(template, turns=turns, start=known(template.start), opens=known(template.opens))
+    turns = tuple((role, fit_turn(role, old)) for role, old in template.turns)
+    return replace(template, turns=turns, start=fit_parts(template.start), opens=fit_parts(template.opens))
 
 
-def _put(out: list[Segment], parts: Written, message: int | None, supervised: bool = False) -> None:
-    """Append parts; of them only control tokens can be supervised."""
+def _append(out: list[Segment], parts: SegmentParts, message: int | None, supervised: bool = False) -> None:
+    """Append parts; only the control tokens among them can be supervised."""
     for text, control in parts:
         out.append(Segment(text, message, supervised and control is not None, control))
 
 
 def content_of(template: Template, message: Message) -> str:
-    """Return what is said: the content, and after it the tool calls of an answer, as their JSON."""
+    """Return a message's text as rendered: the content, followed by an answer's tool calls as JSON."""
     content = message.content.strip() if template.strips else message.content
     if message.role == "assistant" and message.tool_calls:
         return f"{content}\n{message.tool_calls}" if content else message.tool_calls
@@ -246,18 +244,20 @@ def content_of(template: Template, message: Message) -> str:
 
 
 def default_system(template: Template, messages: Sequence[Message]) -> str:
-    """Return what the template says where the messages begin with no system message, else nothing."""
+    """Return the template's own system text, or an empty one if the messages begin with a system message."""
     if messages and messages[0].role == "system":
         return ""
     first = next((message.content for message in messages if message.role == "user"), "")
     return template.system_with_input if template.system_with_input and INPUT_MARK in first else template.system
 
 
-def _open(out: list[Segment], template: Template, fresh: bool, joined: bool, message: int | None) -> None:
-    """Open an exchange (`fresh`), or part a message from the text before it (`joined`)."""
-    if fresh:
-        _put(out, template.written[1], message)
-    elif joined and template.join and out and out[-1].control is None:
+def _append_opening(
+    out: list[Segment], template: Template, new_exchange: bool, joins: bool, message: int | None
+) -> None:
+    """Append what opens an exchange, or else, with `joins`, what separates a message from text before it."""
+    if new_exchange:
+        _append(out, template.segment_parts[1], message)
+    elif joins and template.join and out and out[-1].control is None:
         out.append(Segment(template.join, message, False, None))
 
 
@@ -266,28 +266,28 @@ def _render(
 ) -> tuple[list[Segment], bool]:
     """Return the segments, and whether the next message would open an exchange."""
     out: list[Segment] = []
-    fresh = True
+    new_exchange = True
     system = default_system(template, messages) if system is None else system
     if first:
-        _put(out, template.written[0], None)
+        _append(out, template.segment_parts[0], None)
     if first and system:
-        _open(out, template, fresh, True, None)
-        before, after = template.by_role["system"].written
-        _put(out, (*before, (system, None), *after), None)
-        fresh = False
+        _append_opening(out, template, new_exchange, True, None)
+        before, after = template.by_role["system"].segment_parts
+        _append(out, (*before, (system, None), *after), None)
+        new_exchange = False
     for index, message in enumerate(messages):
         turn = template.by_role[message.role]
         answer = message.role == "assistant"
-        before, after = turn.written
-        _open(out, template, fresh, not answer, index)
-        _put(out, before, index)
+        before, after = turn.segment_parts
+        _append_opening(out, template, new_exchange, not answer, index)
+        _append(out, before, index)
         supervised = message.role in roles and message.train
         content = turn.lead + content_of(template, message) + turn.tail
         if content:
             out.append(Segment(content, index, supervised, None))
-        _put(out, after, index, supervised and message.stop)
-        fresh = answer
-    return out, fresh
+        _append(out, after, index, supervised and message.stop)
+        new_exchange = answer
+    return out, new_exchange
 
 
 def render(
@@ -298,12 +298,11 @@ def render(
     system: str | None = None,
     roles: Collection[Role] = ANSWERS,
 ) -> list[Segment]:
-    """Return a conversation's segments; with `first` false, of exchanges that follow others in it.
+    """Return the segments of a conversation; with `first=False`, of exchanges from its middle.
 
-    The rendering of a conversation is that of its system message and first exchange, followed by that
-    of each later exchange with `first` false (see `exchanges`): each answer ends in a control token.
-    `system` stands in for what the template itself would say before messages without a system message.
-    `roles` are those whose messages are supervised, where their `train` holds.
+    A conversation renders as its system message and first exchange, followed by each later exchange with `first=False`
+    (see `exchanges`), because each answer ends in a control token. `system` replaces the template's own system text.
+    `roles`: whose messages are supervised, if their `train` is set.
     """
     return _render(template, messages, first, system, roles)[0]
 
@@ -311,18 +310,18 @@ def render(
 def generation_prompt(
     template: Template, messages: Sequence[Message], *, system: str | None = None, roles: Collection[Role] = ANSWERS
 ) -> list[Segment]:
-    """Return the segments that ask a model for its next answer: a prefix of that answer's rendering.
+    """Return the segments that ask a model for its next answer: a prefix of the rendering with that answer.
 
-    `system` and `roles` are as for `render`.
+    `system` and `roles` as in `render`.
     """
-    out, fresh = _render(template, messages, True, system, roles)
-    _open(out, template, fresh, False, len(messages))
-    _put(out, template.by_role["assistant"].written[0], len(messages))
+    out, new_exchange = _render(template, messages, True, system, roles)
+    _append_opening(out, template, new_exchange, False, len(messages))
+    _append(out, template.by_role["assistant"].segment_parts[0], len(messages))
     return out
 
 
 def text(template: Template, messages: Sequence[Message], *, bos: str = "<s>", eos: str = "</s>") -> str:
-    """Return a conversation as text, control tokens by name; for reading, as ids are never made from it."""
+    """Return a conversation as text, with control tokens by name. For display only: ids are never made from it."""
     names = {"bos": bos, "eos": eos}
     return "".join(
         names.get(segment.control, segment.control) if segment.control else segment.text
@@ -331,9 +330,9 @@ def text(template: Template, messages: Sequence[Message], *, bos: str = "<s>", e
 
 
 def exchanges(messages: Sequence[Message]) -> tuple[int, list[int]]:
-    """Return how many system messages lead a conversation, and where each exchange starts, then its end.
+    """Return the number of leading system messages, and the start of each exchange followed by the end of the last.
 
-    An exchange ends with an answer that a user or system message follows; what tools say stands within it.
+    An exchange ends with an answer that is followed by a user or system message. Tool messages are inside it.
     """
     head = 0
     while head < len(messages) and messages[head].role == "system":

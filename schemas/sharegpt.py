@@ -17,29 +17,29 @@ _USED = {key: frozenset({"id", key}) for key in KEYS}
 
 
 def recognises(record: Mapping[str, object]) -> bool:
-    """Tell whether the record holds ShareGPT's list of turns."""
+    """Return whether a record has ShareGPT's list of turns."""
     return record.get("conversations") is not None or record.get("items") is not None
 
 
 def parse(record: Mapping[str, object]) -> Conversation:
-    """Read one record; raises RecordError where its meaning is not clear."""
+    """Read one record; raises RecordError if its meaning is not clear."""
     conversation = Conversation(None, [])
-    conversation.source_id = read_turns.source_id(conversation, record.get("id"))
+    conversation.source_id = read_turns.read_source_id(conversation, record.get("id"))
     key = KEYS[0] if record.get(KEYS[0]) is not None else KEYS[1]
     value = record[key]
     if value.__class__ is not list or not value:
-        value = read_turns.turns_in(conversation, value, key)
-    read_turns.read(conversation, value, "from", "value")
+        value = read_turns.read_turn_list(conversation, value, key)
+    read_turns.read_messages(conversation, value, "from", "value")
     if len(record) > 2 or "id" not in record:
-        read_turns.describe(conversation, record, _USED[key])
+        read_turns.read_other_keys(conversation, record, _USED[key])
     return conversation
 
 
 def dump(conversation: Conversation) -> dict[str, object]:
-    """Write a conversation; name, tool_calls, weight 0 and stop false are keys of a turn only where they are set."""
+    """Write a conversation; turns have the keys name, tool_calls, weight (0) and stop (false) only where needed."""
     record: dict[str, object] = {} if conversation.source_id is None else {"id": conversation.source_id}
     record["conversations"] = [_turn(message) for message in conversation.messages]
-    return read_turns.with_metadata(record, conversation)
+    return read_turns.add_metadata(record, conversation)
 
 
 def _turn(message: Message) -> dict[str, object]:

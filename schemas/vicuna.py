@@ -1,7 +1,7 @@
-"""What FastChat's trainer loads: strictly alternating human and gpt, and nothing else.
+"""The format of FastChat's trainer: strictly alternating turns of human and gpt.
 
-Its trainer knows no system role, no tools and no turns left out of the loss. A system message is put
-before the first prompt, after which a blank line stands; what else cannot be said is refused.
+The trainer knows no system role, no tools, and no turns without loss. A system message is put before the first prompt,
+followed by a blank line; a conversation with anything else is refused.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ SUMMARY = (
 
 
 def dump(conversation: Conversation) -> dict[str, object]:
-    """Write a conversation; raises RecordError for what FastChat's trainer would misread."""
+    """Write a conversation; raises RecordError for one that FastChat's trainer would misread."""
     messages = conversation.messages
     system = messages[0].content if messages and messages[0].role == "system" else None
     turns = messages[system is not None :]
     for index, message in enumerate(turns):
-        if reason := _unfit(message, index):
-            at = index + (system is not None)
-            raise RecordError("not_representable", f"message {at} {reason}", message.content)
+        if problem := _problem(message, index):
+            number = index + (system is not None)
+            raise RecordError("not_representable", f"message {number} {problem}", message.content)
     if len(turns) < 2 or len(turns) % 2:
-        raise RecordError("not_representable", f"{len(turns)} turns; the form holds prompts each with an answer")
+        raise RecordError("not_representable", f"{len(turns)} turns; the format has prompts, each with an answer")
     values = [message.content for message in turns]
     if system:
         values[0] = f"{system}\n\n{values[0]}"
@@ -34,13 +34,13 @@ def dump(conversation: Conversation) -> dict[str, object]:
     return {"id": conversation.source_id, "conversations": written}
 
 
-def _unfit(message: Message, index: int) -> str | None:
-    """Say why the message at this place cannot stand in the form; null if it can."""
-    wanted = "assistant" if index % 2 else "user"
-    if message.role != wanted:
-        return f"is of role {message.role}, where {wanted} must stand"
+def _problem(message: Message, index: int) -> str | None:
+    """Return why the format cannot express the message at this index; None if it can."""
+    expected = "assistant" if index % 2 else "user"
+    if message.role != expected:
+        return f"has role {message.role}, where {expected} is expected"
     if message.tool_calls is not None:
-        return "calls a tool, which the form cannot say"
-    if wanted == "assistant" and not (message.train and message.stop):
-        return "was cut or is not to be trained on, which the form cannot say"
+        return "calls a tool, which the format cannot express"
+    if expected == "assistant" and not (message.train and message.stop):
+        return "was cut off or is not to be trained on, which the format cannot express"
     return None

@@ -37,7 +37,9 @@ def left_out_of(target: Path) -> Path:
 
 def left_out_line(row: Found, entry: Entry | None, error: RecordError) -> dict[str, object]:
     """Return the line that says why a record was left out, with all of it."""
-    record: object = row.raw.decode("utf-8", "backslashreplace") if row.raw is not None else read_turns.plain(row.value)
+    record: object = (
+        row.raw.decode("utf-8", "backslashreplace") if row.raw is not None else read_turns.to_plain_json(row.value)
+    )
     if entry is not None:
         record = native_record(entry)
     place = {"source_file": row.file, "source_index": row.index}

@@ -234,7 +234,7 @@ def part_file(parts: Path, number: int, name: str) -> Path:
 def _source_id(value: object) -> str | None:
     """Return the id of a value that could not become a conversation, if it has one that can be written."""
     found = value.get("id") if isinstance(value, dict) else None
-    return read_turns.show(found) if isinstance(found, str) else None
+    return read_turns.preview(found) if isinstance(found, str) else None
 
 
 def _unwrap(conversation: Conversation, position: int) -> None:

@@ -59,7 +59,7 @@ class Layout:
     @cached_property
     def stop_id(self) -> int:
         """The token that ends an answer."""
-        after = self.template.by_role["assistant"].written[1]
+        after = self.template.by_role["assistant"].segment_parts[1]
         return self.tokenizer.control_ids[next((control for _, control in after if control), EOS)]
 
     def write(self, sheet: Sheet, messages: Sequence[Message], first: bool = True) -> None:
