@@ -129,9 +129,9 @@ def text_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
         tokenizer = load_tokenizer(source)
         spent, _ = best_of(count, lambda loaded=tokenizer: loaded.counts(texts))  # type: ignore[misc]
         yield name, _size(texts) / spent
-        if (words := tokenizer.words) is not None:
-            words.totals(texts, [0] * len(texts))  # from the second pass on, words are known: a dump's later chunks
-            spent, _ = best_of(count, lambda found=words: found.totals(texts, [0] * len(texts)))  # type: ignore[misc]
+        if (words := tokenizer.word_counter) is not None:
+            words.count(texts, [0] * len(texts))  # from the second pass on, words are known: a dump's later chunks
+            spent, _ = best_of(count, lambda found=words: found.count(texts, [0] * len(texts)))  # type: ignore[misc]
             yield f"{name}, by words", _size(texts) / spent
     frame = pl.DataFrame({"text": texts})
     target = Path(os.devnull)

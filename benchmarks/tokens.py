@@ -28,7 +28,7 @@ from curate.rendering.split import split_batch
 from curate.schemas import prompts
 from curate.schemas.conversation import Message, Role
 from curate.tokenization import vocabulary
-from curate.tokenization.tokenizer import Tokenizer, fastokens, load_tokenizer
+from curate.tokenization.tokenizer import Tokenizer, fastokens_encoder, load_tokenizer
 
 ROLES: dict[str, Role] = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 BATCH = 500  # conversations, about what a chunk of 4 MB holds
@@ -73,12 +73,12 @@ def measure(name: str | None, chats: list[list[Message]], check: bool) -> list[d
         rows.append({"tokenizer": tokenizer.info.name, "what": what, "seconds": min(taken), **speed, **more})
 
     document = tokenizer.tokenizer_json()
-    fast = fastokens(document)
+    fast = fastokens_encoder(document)
     row("fastokens", seconds(lambda: fast(texts)))
-    if (words := tokenizer.words) is not None:
-        row("by words", seconds(lambda: words.totals(texts, [0] * len(texts))))
+    if (words := tokenizer.word_counter) is not None:
+        row("by words", seconds(lambda: words.count(texts, [0] * len(texts))))
     row(f"reference: {vocab.kind}", seconds(lambda: [vocab.reference(text) for text in texts], 1))
-    hugging_face = vocabulary.hugging_face(document)
+    hugging_face = vocabulary.hugging_face_encoder(document)
     row("tokenizers", seconds(lambda: [hugging_face(text) for text in texts], 1))
     for template in prompts.TEMPLATES.values():
         if set(template.needs) <= set(tokenizer.control_ids):

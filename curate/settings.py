@@ -16,7 +16,7 @@ from curate.errors import RecipeError, did_you_mean
 
 Table = Mapping[str, object]
 T = TypeVar("T")
-TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def limits(default: T, minimum: float, below: float | None = None) -> T:

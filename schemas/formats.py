@@ -44,14 +44,16 @@ FORMATS: dict[str, Format] = {
         Format(vicuna.NAME, vicuna.SUMMARY, sharegpt.recognises, sharegpt.parse, vicuna.dump, array=True),
         Format(
             "parquet",
-            "A Parquet file with the columns of our own lines, nothing lost.",
+            "A Parquet file with the columns of curate's own lines, lossless.",
             native.recognises,
             native.parse,
             native.dump,
         ),
-        Format("hf", "A folder that datasets.load_from_disk opens: train and eval, with the columns of our own lines."),
-        Format("rendered", "Training data for TRL, axolotl and others: {input_ids, attention_mask, labels}, proven."),
-        Format("text", "Each conversation as one rendered prompt in a template, under a line with its id."),
+        Format(
+            "hf", "A folder that datasets.load_from_disk opens: train and eval, with the columns of curate's own lines."
+        ),
+        Format("rendered", "Training data for TRL, axolotl and others: {input_ids, attention_mask, labels}, checked."),
+        Format("text", "Each conversation as rendered text, below a line with its id."),
     )
 }
 # The order matters: curate's own lines also look like OpenAI's.
@@ -60,11 +62,11 @@ _READERS = ((sharegpt.recognises, sharegpt.parse), (native.recognises, native.pa
 
 PROBLEMS: dict[str, str] = {
     "not_a_record": "The row is null, text, a number or a list, not an object.",
-    "unknown_format": "The row is an object, but holds no list of turns under a key that a known format has.",
-    "no_messages": "The row has no turns: its list is missing, null, empty or not a list.",
-    "bad_turn": "A turn is null or not an object, so what was said is unknown.",
-    "bad_value": "A turn's content is not text and has none: an image, an object, true or false.",
-    "unknown_role": "A turn's role is unknown, or missing and not settled by its neighbours.",
+    "unknown_format": "The row is an object without a list of turns under a key of any known format.",
+    "no_messages": "The row has no turns: the list is missing, null, empty or not a list.",
+    "bad_turn": "A turn is null or not an object.",
+    "bad_value": "A turn's content is not text and has no text in it: an image, an object, true or false.",
+    "unknown_role": "A turn's role is unknown, or missing and not clear from its neighbours.",
 }
 
 _TURN_KEYS = ("conversations", "items", "messages")

@@ -11,7 +11,7 @@ from curate.schemas import read_turns
 from curate.schemas.conversation import ROLES, Conversation, Message
 
 NAME = "jsonl"
-SUMMARY = "Our own lines, nothing lost: {id, source_id, piece, messages with train and stop, model, metadata, split}."
+SUMMARY = "curate's own lines, lossless: {id, source_id, piece, messages with train and stop, model, metadata, split}."
 
 KEYS = ("id", "source_id", "piece", "messages", "model", "metadata", "split")
 _FIELDS = {field.name for field in fields(Message)}

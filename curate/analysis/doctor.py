@@ -143,7 +143,7 @@ def _advice(
         lacking = [f"{p.name} {p.wanted}".strip() for p in packages if p.extra == extra and not p.enough]
         if lacking:
             found.append(Advice(", ".join(lacking), use, _install(extra)))
-    default = any(one.name == files.DEFAULT for one in tokenizers)
+    default = any(one.name == files.DEFAULT_TOKENIZER for one in tokenizers)
     if not default and not any("[llama3]" in one.command for one in found):
         found.append(Advice("LLaMA-3's tokenizer", "the default", "pip install --force-reinstall llama-models"))
     torch = next((p for p in packages if p.name == "torch" and p.version), None)
@@ -286,7 +286,7 @@ def _tokenizers() -> tuple[FoundTokenizer, ...]:
     """Return the default tokenizer if it is installed, and those that lie in the Hub's cache."""
     found = []
     with suppress(TokenizerError):
-        found.append(FoundTokenizer(files.DEFAULT, str(files.find(None).vocabulary)))
+        found.append(FoundTokenizer(files.DEFAULT_TOKENIZER, str(files.find_tokenizer_files(None).vocabulary)))
     return (*found, *_cached())
 
 
@@ -296,7 +296,7 @@ def _cached() -> list[FoundTokenizer]:
     except ImportError:
         return []
     found: dict[str, FoundTokenizer] = {}
-    for file in files.VOCABULARIES:
+    for file in files.VOCABULARY_FILES:
         for path in sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{file}")):
             name = path.parents[2].name.removeprefix("models--").replace("--", "/")
             found.setdefault(name, FoundTokenizer(name, str(path)))

@@ -19,11 +19,11 @@ from curate.model.serving import Note, Serving
 from curate.rendering.factory import make_renderer
 from curate.rendering.renderer import Renderer
 from curate.schemas import prompts
-from curate.tokenization.files import CONFIGS, VOCABULARIES
+from curate.tokenization.files import CONFIG_FILES, VOCABULARY_FILES
 from curate.tokenization.hub import HUB_NAME, download
 
 MODEL, ADAPTER = "model", "adapter"  # folders of a run's result
-_SMALL = ("*config.json", "curate.json", "*.jinja", "*.index.json", *VOCABULARIES, *CONFIGS, "adapter_model.*")
+_SMALL = ("*config.json", "curate.json", "*.jinja", "*.index.json", *VOCABULARY_FILES, *CONFIG_FILES, "adapter_model.*")
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curate.errors import ModelError, did_you_mean
-from curate.tokenization.files import CONFIGS, VOCABULARIES
+from curate.tokenization.files import CONFIG_FILES, VOCABULARY_FILES
 from curate.tokenization.hub import HUB_NAME, download
 
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
 SAFE, LEGACY = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
-_SMALL = (CONFIG, ADAPTER, "generation_config.json", "curate.json", "*.jinja", f"*{INDEX}", *VOCABULARIES, *CONFIGS)
+_SMALL = (
+    CONFIG,
+    ADAPTER,
+    "generation_config.json",
+    "curate.json",
+    "*.jinja",
+    f"*{INDEX}",
+    *VOCABULARY_FILES,
+    *CONFIG_FILES,
+)
 _POINTER = b"version https://git-lfs"
 _WHAT = "config.json, tokenizer and weights"
 

@@ -16,8 +16,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.tokenization.tokenizer import Flat, Tokenizer
-from curate.tokenization.word_counts import Words
+from curate.tokenization.tokenizer import FlatIds, Tokenizer
+from curate.tokenization.word_counts import WordCounter
 
 Counts = NDArray[np.int64]
 
@@ -88,7 +88,7 @@ class Rows:
 class _Placed:
     """Ids of all runs, and the tokens at which each stretch starts and stops among them."""
 
-    flat: Flat
+    flat: FlatIds
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
 
@@ -114,9 +114,9 @@ def encode(sheet: Sheet, tokenizer: Tokenizer) -> Rows:
 
 def sizes(sheet: Sheet, tokenizer: Tokenizer) -> Counts:
     """Return how many tokens each rendering has, and how many of them are trained on: [renderings, 2]."""
-    if tokenizer.words is None:
+    if tokenizer.word_counter is None:
         return _of_renderings(sheet, *_of_runs(sheet, _place(sheet, tokenizer)))
-    total, trained = _by_words(sheet, tokenizer.words)
+    total, trained = _count_words(sheet, tokenizer.word_counter)
     untold = np.flatnonzero(total < 0).tolist()
     if untold:
         few = _only(sheet, untold)
@@ -142,7 +142,7 @@ def _of_runs(sheet: Sheet, placed: _Placed) -> tuple[Counts, Counts]:
     return np.diff(placed.flat[1]), trained
 
 
-def _by_words(sheet: Sheet, words: Words) -> tuple[Counts, Counts]:
+def _count_words(sheet: Sheet, words: WordCounter) -> tuple[Counts, Counts]:
     """Return the same by a table of words; -1 for a run that words do not tell: its border lies within one.
 
     No token reaches over the border of a word, so a run that is told has none across the border of an answer.
@@ -155,7 +155,7 @@ def _by_words(sheet: Sheet, words: Words) -> tuple[Counts, Counts]:
         cuts[run], counted[run] = start, trained
         plain[run] = run != seen and stop == len(sheet.texts[run])
         seen = run
-    total, before = words.totals(sheet.texts, cuts)
+    total, before = words.count(sheet.texts, cuts)
     told = plain & (total >= 0) & (before >= 0)
     return np.where(told, total, -1), np.where(counted, total - before, 0)
 
@@ -201,7 +201,7 @@ def _place(sheet: Sheet, tokenizer: Tokenizer) -> _Placed:
 
 
 def _by_bytes(
-    sheet: Sheet, tokenizer: Tokenizer, flat: Flat, runs: NDArray[np.int64]
+    sheet: Sheet, tokenizer: Tokenizer, flat: FlatIds, runs: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Return the tokens at which each stretch starts and stops in its run, and whether a token does start there.
 
@@ -275,11 +275,11 @@ def _find(
 
 
 def _part(tokenizer: Tokenizer, text: str, start: int, stop: int) -> list[int]:
-    encode_text = tokenizer.encode if start == 0 else tokenizer.encode_onward
+    encode_text = tokenizer.encode if start == 0 else tokenizer.encode_continuation
     return [int(token) for token in encode_text([text[start:stop]])[0]]
 
 
-def _patched(flat: Flat, runs: dict[int, list[int]]) -> Flat:
+def _patched(flat: FlatIds, runs: dict[int, list[int]]) -> FlatIds:
     """Put other ids in the place of some runs'."""
     ids, offsets = flat
     lengths = np.diff(offsets)

@@ -119,6 +119,6 @@ def _told(sheet: encode.Sheet, run: int, text: str) -> Iterator[tuple[str, bool]
 def marker(manifest: Manifest) -> tuple[Marker | None, str]:
     """Return a marker with a set's template and tokenizer, or None and the reason."""
     try:
-        return Marker(prompts.get(manifest.template), load_set_tokenizer(manifest, few=True)), ""
+        return Marker(prompts.get(manifest.template), load_set_tokenizer(manifest, bulk=False)), ""
     except CurateError as error:
         return None, str(error)

@@ -183,14 +183,14 @@ def _as_tokenized(case: _Case, one: Expected) -> bytes:
     tokenizer = case.renderer.tokenizer
     parts = []
     for text, end in one.words:
-        ids = tokenizer.encode_onward([text])[0].tolist()
+        ids = tokenizer.encode_continuation([text])[0].tolist()
         parts += [_spelled(tokenizer, ids), b"" if end is None else marker(end)]
     return b"".join(parts)
 
 
 def _spelled(tokenizer: Tokenizer, ids: list[int]) -> bytes:
-    if tokenizer.piece_bytes is not None:
-        return b"".join(tokenizer.piece_bytes[token] for token in ids)
+    if tokenizer.token_bytes is not None:
+        return b"".join(tokenizer.token_bytes[token] for token in ids)
     before = tokenizer.ids(["x"])[0]  # a decoder may take a space from where the text begins
     return tokenizer.decode(before + ids).removeprefix(tokenizer.decode(before)).encode("utf-8", "surrogatepass")
 

@@ -180,7 +180,7 @@ class Decoding:
 
 def decoding(tokenizer: Tokenizer) -> Decoding | None:
     """Return how ids are decoded at once; null where a tokenizer's ids do not tell their bytes."""
-    pieces = tokenizer.piece_bytes
+    pieces = tokenizer.token_bytes
     if pieces is None or tokenizer.byte_lengths is None:
         return None
     table, told = [*pieces], [*pieces]

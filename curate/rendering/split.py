@@ -106,7 +106,7 @@ class Counter:
 
     def opening(self, head: Sequence[Message], own: Sequence[Message]) -> Size | None:
         """Return the size of what begins a prompt, if no word of the tokenizer's holds any of it and of a message."""
-        if self.layout.tokenizer.words is None or any(message.tool_calls for message in (*head, *own)):
+        if self.layout.tokenizer.word_counter is None or any(message.tool_calls for message in (*head, *own)):
             return None
         key = tuple((m.role, m.content) for m in head), tuple((m.role, not m.content) for m in own)
         if key not in self._openings:

@@ -1,23 +1,15 @@
-"""Keep built tokenizers on disk, so that the next process loads them at once."""
+"""Cache built tokenizer.json files on disk, so that later processes load them quickly."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from curate import files
 from curate.tokenization.vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    pass
-
-
-_FORMAT = 1  # of the cached tokenizer.json; raise it whenever what is built changes
-
-
-# ---- the cache of built tokenizer.json files
+_FORMAT = 1  # version of the cache; raise it when `Vocabulary.build` changes its result
 
 
 def _cache_folder() -> Path:
@@ -25,29 +17,32 @@ def _cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "curate" / "tokenizers"
 
 
-def built_document(vocab: Vocabulary, digest: str) -> str:
-    """Return tokenizer.json, from the cache where it holds it whole, else built and put there."""
+def load_or_build(vocab: Vocabulary, digest: str) -> str:
+    """Return a vocabulary's tokenizer.json, from the cache if it is intact there, else built and cached.
+
+    `digest` is the SHA-256 of the vocabulary file.
+    """
     if vocab.kind == "json":
         return vocab.build()
     try:
         file = _cache_folder() / f"{digest[:32]}.{_FORMAT}.json"
-        seal, _, cached = file.read_text(encoding="utf-8").partition("\n")
-        if seal == hashlib.sha256(cached.encode()).hexdigest():
-            return cached
+        checksum, _, document = file.read_text(encoding="utf-8").partition("\n")
+        if checksum == hashlib.sha256(document.encode()).hexdigest():
+            return document
     except (OSError, ValueError, RuntimeError):  # RuntimeError: no home directory
         pass
-    built = vocab.build()
-    _store(built, digest)
-    return built
+    document = vocab.build()
+    _store(document, digest)
+    return document
 
 
 def _store(document: str, digest: str) -> None:
-    """Put a built tokenizer.json into the cache, whole or not at all; without a writable cache, do nothing."""
+    """Write a tokenizer.json to the cache; do nothing if the cache is not writable."""
     try:
         folder = _cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        # Two processes may write at once: the checksum in the first line tells a damaged file when it is read.
-        seal = hashlib.sha256(document.encode()).hexdigest()
-        files.write_text(folder / f"{digest[:32]}.{_FORMAT}.json", f"{seal}\n{document}")
+        # Two processes may write at once: the checksum in the first line reveals a damaged file.
+        checksum = hashlib.sha256(document.encode()).hexdigest()
+        files.write_text(folder / f"{digest[:32]}.{_FORMAT}.json", f"{checksum}\n{document}")
     except (OSError, RuntimeError):
         return

@@ -1,10 +1,10 @@
-"""Texts on which tokenizers are known to part ways, for holding a fast one against its reference at load."""
+"""Texts on which tokenizers tend to differ, for comparing a fast one with its reference when it is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Each comes as it is, and then again with what is put around it below.
+# Each is used with every pair of `_CONTEXTS` around it.
 _CORES = (
     "a",
     "Hello world",
@@ -58,15 +58,15 @@ _CORES = (
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "ThisIsAVeryLongIdentifierWithoutAnySpaces0123456789abcdefABCDEF",
 )
-_AROUND = (("", ""), (" ", ""), ("", "  "), ("\n", "\n"), ("x", "x"), ("  \t", " \n "))
+_CONTEXTS = (("", ""), (" ", ""), ("", "  "), ("\n", "\n"), ("x", "x"), ("  \t", " \n "))
 _RUNS = tuple(
     character * count
     for character in (" ", "\n", "\t", "\r\n", "=", "-", "a", "0", "é", "漢", "😀", "▁")
     for count in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100)
 )
-TRICKY: tuple[str, ...] = (
+DIFFICULT_TEXTS: tuple[str, ...] = (
     "",
-    *(before + core + after for core in _CORES for before, after in _AROUND),
+    *(before + core + after for core in _CORES for before, after in _CONTEXTS),
     *_RUNS,
     *(f"a{' ' * count}b\n{' ' * count}c" for count in range(1, 25)),
 )
@@ -75,8 +75,8 @@ TRICKY: tuple[str, ...] = (
 def first_difference(
     texts: Sequence[str], left: Sequence[Sequence[int]], right: Sequence[Sequence[int]]
 ) -> tuple[str, list[int], list[int]] | None:
-    """Return the first text that two tokenizers do not give the same ids for, and both ids; null if none."""
-    for text, one, other in zip(texts, left, right, strict=True):
-        if list(one) != list(other):
-            return text, list(one), list(other)
+    """Return the first text for which two lists of ids differ, and both ids; None if there is none."""
+    for text, left_ids, right_ids in zip(texts, left, right, strict=True):
+        if list(left_ids) != list(right_ids):
+            return text, list(left_ids), list(right_ids)
     return None

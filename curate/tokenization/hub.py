@@ -25,14 +25,14 @@ def download(
     endpoint: str | None = None,
     cache: Path | None = None,
 ) -> Path:
-    """Download some files of a Hub repository, and nothing else, into the Hub's own cache; return the folder.
+    """Download some files of a Hub repository into the Hub's own cache; return the folder.
 
-    Raises `error` with what to do; `what` is then what to bring here by hand.
+    Raises `error` with what to do; `what` names the files to get by hand.
     """
     import huggingface_hub as hub
 
     utils: Any = importlib.import_module("huggingface_hub.utils")
-    shown = not utils.are_progress_bars_disabled()
+    bars_enabled = not utils.are_progress_bars_disabled()
     utils.disable_progress_bars()  # curate prints only from its commands
     try:
         return Path(
@@ -43,12 +43,12 @@ def download(
     except (OSError, ValueError, hub.errors.EntryNotFoundError) as cause:
         raise error(_hub_failure(name, cause, endpoint or "https://huggingface.co", what)) from None
     finally:
-        if shown:
+        if bars_enabled:
             utils.enable_progress_bars()
 
 
 def _hub_failure(name: str, error: Exception, endpoint: str, what: str) -> str:
-    """Say in one line why a download failed, and what to do."""
+    """Return in one line why a download failed, and what to do."""
     from huggingface_hub import errors
 
     causes = [error]
@@ -63,8 +63,9 @@ def _hub_failure(name: str, error: Exception, endpoint: str, what: str) -> str:
     if isinstance(error, ValueError):
         return f"{name!r} is neither a folder, a file nor a Hub name of the form org/name"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full while {name!r} is downloaded from the Hub; make room, or set HF_HOME to another disk"
+        problem = f"the disk is full, so {name!r} cannot be downloaded from the Hub"
+        return f"{problem}; free some space, or set HF_HOME to another disk"
     return (
         f"no folder {name!r} here, and the Hub cannot be reached; download its {what} "
-        "where there is a network, and give that folder"
+        "on a machine with a network, and give that folder"
     )

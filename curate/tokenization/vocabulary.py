@@ -1,8 +1,8 @@
-"""Vocabulary files: what a tokenizer file holds, told by its content, and the tokenizer.json it stands for.
+"""Read vocabulary files of three formats, recognised by content, and build the tokenizer.json for them.
 
-Three forms are read: SentencePiece models (LLaMA-1 and 2, Code Llama, Mistral), tiktoken ranks
-(LLaMA-3) and Hugging Face's tokenizer.json. For the first two the reference is the library that the
-model was made with, and tokenizer.json is built here from pieces and scores, or ranks.
+The formats are SentencePiece models (LLaMA-1 and 2, Code Llama, Mistral), tiktoken ranks (LLaMA-3) and Hugging Face's
+tokenizer.json. For the first two, the reference is the library that the model was made with, and tokenizer.json is
+built here from scores or ranks.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ LLAMA3_CONTROLS = (
     "<|image|>",
     *(f"<|reserved_special_token_{n}|>" for n in range(2, 246)),  # 256 in all
 )
-LLAMA4_RANKS = 200_000  # LLaMA-4's file has the same form, but another split pattern
+LLAMA4_RANKS = 200_000  # LLaMA-4's file has the same format, but another split pattern
 
 # Types of SentencePiece pieces (sentencepiece_model.proto).
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _BPE = 2  # TrainerSpec.ModelType
-# A run of white space on which tiktoken's regex engine runs out of stack (seen at 1,000,000, not at 100,000).
-_LONG_RUN = re.compile(r"\s{100001}")
-# Added tokens that are control tokens whatever their flag says.
+# tiktoken's regex engine runs out of stack on long white space (seen at 1,000,000 characters, not at 100,000).
+_LONG_WHITESPACE = re.compile(r"\s{100001}")
+# Added tokens that are control tokens even if they are not flagged as special.
 _CONTROL_NAME = re.compile(r"<\|[^|\s]+\|>|</?s>|<(?:unk|pad|bos|eos)>")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """One vocabulary file. `controls` maps control tokens to ids, `symbols` are pieces matched before any merge."""
+    """One vocabulary file. `controls` maps control tokens to ids; `symbols` are texts matched before any merge."""
 
     kind: Kind
     size: int
@@ -66,16 +66,15 @@ class Vocabulary:
     build: Callable[[], str] = field(repr=False)  # returns tokenizer.json
     open_reference: Callable[[], Encode] = field(repr=False)
     symbols: tuple[str, ...] = ()
-    published: str | None = field(default=None, repr=False)  # a tokenizer.json as it came, to go out again
 
     @cached_property
     def reference(self) -> Encode:
-        """The encoder that every other one is held against."""
+        """The encoder that all others are compared with."""
         return self.open_reference()
 
 
 def read(data: bytes, name: str) -> Vocabulary:
-    """Read a vocabulary file by its content; raises TokenizerError, naming `name`, where it is of no known form."""
+    """Read a vocabulary file; raises TokenizerError, with its `name`, if the format is unknown."""
     if data.startswith(b"version https://git-lfs"):
         raise TokenizerError(f"{name!r} is a Git LFS pointer, not the file itself; type: git lfs pull")
     if data.lstrip()[:1] == b"{":
@@ -85,7 +84,7 @@ def read(data: bytes, name: str) -> Vocabulary:
     model = _proto(data)
     if model is None:
         raise TokenizerError(
-            f"{name!r} is no vocabulary: neither a SentencePiece model, nor tiktoken ranks, nor a tokenizer.json"
+            f"{name!r} is not a vocabulary: neither a SentencePiece model, nor tiktoken ranks, nor a tokenizer.json"
         )
     return _sentencepiece(model, data, name)
 
@@ -96,7 +95,7 @@ def _added(token: int, content: str, *, special: bool = True) -> dict[str, objec
 
 
 def _post_processor(bos: str | None, token: int | None) -> dict[str, object] | None:
-    """Return the step that puts BOS first where a serving engine asks for special tokens."""
+    """Return the step that puts BOS first when a serving engine asks for special tokens."""
     if bos is None or token is None:
         return None
     first = {"SpecialToken": {"id": bos, "type_id": 0}}
@@ -154,23 +153,23 @@ def _sentencepiece(model: Any, data: bytes, name: str) -> Vocabulary:
 
 
 def _score_merges(pieces: list[tuple[str, float, int]]) -> list[str]:
-    """Return every pair of pieces that makes a piece, best score first (61,249 for LLaMA-2)."""
-    whole = {text for text, _, kind in pieces if kind == NORMAL}
-    found = [
+    """Return every pair of tokens that joins to a token, best score first (61,249 pairs for LLaMA-2)."""
+    tokens = {text for text, _, kind in pieces if kind == NORMAL}
+    merges = [
         (-score, f"{text[:cut]} {text[cut:]}")
         for text, score, kind in pieces
         if kind == NORMAL
         for cut in range(1, len(text))
-        if text[:cut] in whole and text[cut:] in whole
+        if text[:cut] in tokens and text[cut:] in tokens
     ]
-    found.sort(key=lambda merge: merge[0])
-    return [pair for _, pair in found]
+    merges.sort(key=lambda merge: merge[0])
+    return [pair for _, pair in merges]
 
 
 def _sentencepiece_json(
     pieces: list[tuple[str, float, int]], controls: dict[str, int], bos: str | None, trainer: Any, normalizer: Any
 ) -> str:
-    """Write a SentencePiece BPE model as tokenizer.json: white space is `▁`, and nothing is split beforehand."""
+    """Write a SentencePiece BPE model as tokenizer.json: spaces become `▁`, and no text is split beforehand."""
     steps: list[dict[str, object]] = []
     if normalizer.precompiled_charsmap:
         charsmap = base64.b64encode(normalizer.precompiled_charsmap).decode()
@@ -237,7 +236,9 @@ def _tiktoken(data: bytes, name: str) -> Vocabulary:
         encoding = tiktoken.Encoding(name, pat_str=LLAMA3_PATTERN, mergeable_ranks=ranks, special_tokens=controls)
 
         def encode(text: str) -> list[int]:
-            return hugging_face(build())(text) if _LONG_RUN.search(text) else encoding.encode_ordinary(text)
+            return (
+                hugging_face_encoder(build())(text) if _LONG_WHITESPACE.search(text) else encoding.encode_ordinary(text)
+            )
 
         return encode
 
@@ -253,19 +254,19 @@ def _tiktoken(data: bytes, name: str) -> Vocabulary:
 
 
 def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | None:
-    """Return the two halves that byte-pair merging by rank joins last to make a token, if it reaches it.
+    """Return the two halves that byte-pair merging by rank joins last to form a token; None if it cannot form it.
 
-    One pair a token is enough: merges within it happen in the same order wherever it stands, as none
-    of them crosses its ends. Tokens out of reach (844 of LLaMA-3's) are found whole (`ignore_merges`).
+    One pair for each token is enough: the merges inside a token happen in the same order in any text, as none of them
+    crosses its ends. Tokens that no merges form (844 of LLaMA-3's) are looked up whole (`ignore_merges`).
     """
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        known = [(ranks.get(parts[i] + parts[i + 1], -1), i) for i in range(len(parts) - 1)]
-        best = min((pair for pair in known if pair[0] >= 0), default=None)
+        candidates = [(ranks.get(parts[i] + parts[i + 1], -1), i) for i in range(len(parts) - 1)]
+        best = min((candidate for candidate in candidates if candidate[0] >= 0), default=None)
         if best is None:
             return None
-        at = best[1]
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        i = best[1]
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return (parts[0], parts[1]) if len(parts) == 2 else None
 
 
@@ -286,7 +287,7 @@ def _tiktoken_json(ranks: dict[bytes, int], controls: dict[str, int]) -> str:
         "byte_fallback": False,
         "ignore_merges": True,
         "vocab": {names[token]: rank for token, rank in ranks.items()},
-        # As text, not pairs: fastokens loads this form in two thirds of the time.
+        # As text rather than pairs, which fastokens loads in two thirds of the time.
         "merges": [f"{names[pair[0]]} {names[pair[1]]}" for pair in pairs if pair],
     }
     return _dump(
@@ -302,8 +303,8 @@ def _tiktoken_json(ranks: dict[bytes, int], controls: dict[str, int]) -> str:
 # ---- tokenizer.json
 
 
-def hugging_face(document: str) -> Encode:
-    """Return an encoder by the `tokenizers` library, in which control strings in text stay text."""
+def hugging_face_encoder(document: str) -> Encode:
+    """Return an encoder of the `tokenizers` library that treats control strings in a text as text."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(document)
@@ -327,17 +328,17 @@ def _json(data: bytes, name: str) -> Vocabulary:
 
     def reference() -> Encode:
         try:
-            return hugging_face(text)
+            return hugging_face_encoder(text)
         except Exception as error:  # the library raises plain Exception for what it cannot read
             raise TokenizerError(f"{name!r} cannot be read by the tokenizers library: {error}") from None
 
     bos = next((token for token in ("<s>", "<|begin_of_text|>", "<bos>") if token in controls), None)
     ends = ("</s>", "<|end_of_text|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>", "<eos>")
     eos = next((token for token in ends if token in controls), None)
-    return Vocabulary("json", size, controls, bos, eos, lambda: text, reference, published=data.decode())
+    return Vocabulary("json", size, controls, bos, eos, lambda: text, reference)
 
 
-def escaped(texts: Iterable[str]) -> re.Pattern[str] | None:
-    """Return a pattern that finds any of these texts, null if there are none."""
-    found = sorted({text for text in texts if text}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, found))) if found else None
+def match_any(texts: Iterable[str]) -> re.Pattern[str] | None:
+    """Return a pattern that matches any of these texts, or None if there are none."""
+    longest_first = sorted({text for text in texts if text}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None

@@ -1,10 +1,10 @@
-"""Counts the tokens of LLaMA-1 and 2's vocabularies word by word, since no piece of theirs reaches over a space.
+"""Count the tokens of LLaMA-1 and 2's vocabularies word by word, which is exact because no token crosses a space.
 
-Spaces become `▁`, and a piece has `▁` only at its front (`▁word`) or is a run of them; none holds a line break. So no
-merge crosses the place before a run of spaces, or either side of a line break: a text is **words** (a run of spaces
-with what follows up to the next space or line break, or one line break) whose counts add up, exactly. Words come again
-and again: those of up to 24 bytes, 99 % of them, are looked up by their own bytes, a block of texts at a time.
-`fits` says for which vocabularies this holds, and the tests hold the sums against the reference libraries.
+Spaces become `▁`. A token has `▁` only at its front (`▁word`) or is a run of `▁`; none contains a line break. So no
+merge crosses the position before a run of spaces, or either side of a line break. A text is a sequence of **words**: a
+run of spaces with what follows up to the next space or line break, or one line break. The counts of its words add up
+exactly to its own. Words are repeated often: those of up to 24 bytes, 99 % of them, are looked up by their bytes, for a
+block of texts at a time. `has_additive_words` checks a vocabulary for these properties.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Counts = NDArray[np.int64]
 Keys = list[NDArray[np.uint64]]
 Encode = Callable[[Sequence[str]], tuple[NDArray[np.uint32], NDArray[np.int64]]]
 
-SPACE, BREAK = 32, 10
-META = "▁"  # what a space is written as in the pieces
-WIDTH = 24  # bytes of a word that is looked up
-SLOTS = 18  # bits of the size of each half of the table: 524,288 words in all, 15 MB
-TOGETHER = 256  # new words that are counted as one text
-BLOCK = 1 << 19  # characters of text at a time
-_REACHES_OVER = re.compile(f"[^{META}\0]{META}|[ \n]")
+SPACE, LINE_BREAK = 32, 10
+META_SPACE = "▁"  # stands for a space in tokens
+MAX_WORD_BYTES = 24  # of a word in the table
+SLOT_BITS = 18  # each half of the table has 2 ** 18 slots: 524,288 words in all, 15 MB
+WORDS_PER_TEXT = 256  # new words are encoded as texts of this many lines
+BLOCK_CHARACTERS = 1 << 19  # of text counted at a time
+_CROSSES_WORDS = re.compile(f"[^{META_SPACE}\0]{META_SPACE}|[ \n]")
 _MULTIPLIERS = np.array(
     [
         [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x94D049BB133111EB],
@@ -34,15 +34,15 @@ _MULTIPLIERS = np.array(
     ],
     np.uint64,
 )
-_SHIFT = np.uint64(64 - SLOTS)
+_SHIFT = np.uint64(64 - SLOT_BITS)
 _MASKS = [
-    np.array([256 ** min(max(size - first, 0), 8) - 1 for size in range(WIDTH + 1)], np.uint64)
-    for first in range(0, WIDTH, 8)
-]  # of a word's bytes, eight by eight, by its length
+    np.array([256 ** min(max(size - first, 0), 8) - 1 for size in range(MAX_WORD_BYTES + 1)], np.uint64)
+    for first in range(0, MAX_WORD_BYTES, 8)
+]  # for a word's bytes, eight at a time, by its length
 
 
-def fits(document: str) -> bool:
-    """Tell whether a tokenizer.json has a vocabulary whose counts are those of its words, added up."""
+def has_additive_words(document: str) -> bool:
+    """Return whether, with this tokenizer.json, the counts of words add up to the counts of texts."""
     parsed = json.loads(document)
     model, added = parsed["model"], parsed.get("added_tokens") or []
     steps = (parsed.get("normalizer") or {}).get("normalizers", [])
@@ -51,81 +51,86 @@ def fits(document: str) -> bool:
     if model.get("type") != "BPE" or not model.get("byte_fallback") or not all(token["special"] for token in added):
         return False
     vocab: dict[str, int] = model["vocab"]
-    whole = META in vocab and all(f"<0x{byte:02X}>" in vocab for byte in range(256))  # nothing is unknown
-    return whole and not _REACHES_OVER.search("\0".join(vocab))
+    complete = META_SPACE in vocab and all(
+        f"<0x{byte:02X}>" in vocab for byte in range(256)
+    )  # no text has unknown tokens
+    return complete and not _CROSSES_WORDS.search("\0".join(vocab))
 
 
-class Words:
-    """A table of words and their counts, filled as they are met; `count` is the tokenizer's own way."""
+class WordCounter:
+    """Counts tokens with a table of words, filled as they occur. `encode` is the tokenizer's own method."""
 
     def __init__(self, encode: Encode) -> None:
         self._encode = encode
-        self._break = int(encode(["\n"])[0][-1])  # the id of a line break, which is no part of any other
-        self._table = np.zeros((2 << SLOTS, WIDTH // 8 + 1), np.uint64)  # a word's bytes, its count (0: a free slot)
-        one_break = [np.array([key], np.uint64) for key in (BREAK, *[0] * (WIDTH // 8 - 1))]
-        self._keep(one_break, np.ones(1, np.int64))
+        self._line_break_id = int(encode(["\n"])[0][-1])  # no other token contains a line break
+        self._table = np.zeros(
+            (2 << SLOT_BITS, MAX_WORD_BYTES // 8 + 1), np.uint64
+        )  # a word's bytes, its count (0: a free slot)
+        line_break = [np.array([key], np.uint64) for key in (LINE_BREAK, *[0] * (MAX_WORD_BYTES // 8 - 1))]
+        self._store(line_break, np.ones(1, np.int64))
 
-    def totals(self, texts: Sequence[str], cuts: Sequence[int]) -> tuple[Counts, Counts]:
-        """Return the tokens of each text, and those before its cut, a place in characters.
+    def count(self, texts: Sequence[str], cuts: Sequence[int]) -> tuple[Counts, Counts]:
+        """Return the number of tokens of each text, and of those before its cut, a position in characters.
 
-        -1 stands for what words do not tell: a text with a literal `▁` or a zero byte, a cut within a word, and a
-        block of texts of which one has a lone surrogate.
+        -1 means that words do not give the count: for a text with a literal `▁` or a zero byte, a cut within a word,
+        and all texts of a block that contains a lone surrogate.
         """
-        parts = [self._told(texts[block], cuts[block]) for block in _blocks(texts)]
+        parts = [self._count_block(texts[block], cuts[block]) for block in _blocks(texts)]
         total, before = zip(*parts, strict=True) if parts else ((), ())
-        nothing = np.zeros(0, np.int64)
-        return np.concatenate([nothing, *total]), np.concatenate([nothing, *before])
+        empty = np.zeros(0, np.int64)
+        return np.concatenate([empty, *total]), np.concatenate([empty, *before])
 
-    def _told(self, texts: Sequence[str], cuts: Sequence[int]) -> tuple[Counts, Counts]:
-        untold = [i for i, text in enumerate(texts) if META in text or "\0" in text]
-        if untold:
+    def _count_block(self, texts: Sequence[str], cuts: Sequence[int]) -> tuple[Counts, Counts]:
+        unsupported = [i for i, text in enumerate(texts) if META_SPACE in text or "\0" in text]
+        if unsupported:
             texts, cuts = list(texts), list(cuts)
-            for i in untold:
+            for i in unsupported:
                 texts[i], cuts[i] = "", 0
         try:
-            total, before = self._block(texts, cuts)
+            total, before = self._sum_words(texts, cuts)
         except UnicodeEncodeError:
             return np.full(len(texts), -1), np.full(len(texts), -1)
-        total[untold] = before[untold] = -1
+        total[unsupported] = before[unsupported] = -1
         return total, before
 
-    def _block(self, texts: Sequence[str], cuts: Sequence[int]) -> tuple[Counts, Counts]:
-        joined = " " + " ".join(texts)  # the space before each text is the `▁` that is put before it
-        sizes, places = (list(map(len, texts)), cuts) if joined.isascii() else _in_bytes(texts, cuts)
-        data = joined.encode() + bytes(WIDTH)
+    def _sum_words(self, texts: Sequence[str], cuts: Sequence[int]) -> tuple[Counts, Counts]:
+        joined = " " + " ".join(texts)  # the space before each text is the `▁` that the tokenizer puts there
+        sizes, byte_cuts = (list(map(len, texts)), cuts) if joined.isascii() else _in_bytes(texts, cuts)
+        data = joined.encode() + bytes(MAX_WORD_BYTES)
         ends = np.cumsum(np.array(sizes, np.int64) + 1)
         begins = ends - sizes - 1
-        starts = _starts(np.frombuffer(data, np.uint8, len(data) - WIDTH), begins)
-        summed = np.zeros(len(starts) + 1, np.int64)
-        np.cumsum(self._of_words(data, starts), out=summed[1:])
+        starts = _word_starts(np.frombuffer(data, np.uint8, len(data) - MAX_WORD_BYTES), begins)
+        sums = np.zeros(len(starts) + 1, np.int64)  # of the words before each word
+        np.cumsum(self._word_counts(data, starts), out=sums[1:])
         first = np.searchsorted(starts, begins)
-        total = summed[np.append(first[1:], len(starts))] - summed[first]
-        at = begins + places + (np.array(places) > 0)  # a cut before all of a text is before its `▁` too
-        word = np.searchsorted(starts, at)
-        before = np.where((at == ends) | (np.append(starts, -1)[word] == at), summed[word] - summed[first], -1)
+        total = sums[np.append(first[1:], len(starts))] - sums[first]
+        positions = begins + byte_cuts + (np.array(byte_cuts) > 0)  # a cut at the start of a text is before its `▁` too
+        word = np.searchsorted(starts, positions)
+        at_word = (positions == ends) | (np.append(starts, -1)[word] == positions)
+        before = np.where(at_word, sums[word] - sums[first], -1)
         empty = ends == begins + 1
         total[empty] = before[empty] = 0
         return total, before
 
-    def _of_words(self, data: bytes, starts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the count of each word; what the table lacks is counted and put there."""
-        sizes = np.diff(starts, append=len(data) - WIDTH)
-        held = np.minimum(sizes, WIDTH)
-        eight = np.ndarray((len(data) - 7,), np.uint64, data, strides=(1,))  # the bytes from each place on
-        keys = [eight[starts + 8 * part] & mask[held] for part, mask in enumerate(_MASKS)]
-        counts = self._known(keys, 0)
+    def _word_counts(self, data: bytes, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the count of each word; words that are not in the table are encoded, and stored there."""
+        sizes = np.diff(starts, append=len(data) - MAX_WORD_BYTES)
+        key_sizes = np.minimum(sizes, MAX_WORD_BYTES)
+        eight_bytes = np.ndarray((len(data) - 7,), np.uint64, data, strides=(1,))  # from each position on
+        keys = [eight_bytes[starts + 8 * part] & mask[key_sizes] for part, mask in enumerate(_MASKS)]
+        counts = self._look_up(keys, 0)
         missing = np.flatnonzero(counts == 0)
-        counts[missing] = self._known([key[missing] for key in keys], 1)
-        counts[sizes > WIDTH] = 0
+        counts[missing] = self._look_up([key[missing] for key in keys], 1)
+        counts[sizes > MAX_WORD_BYTES] = 0
         unknown = counts == 0
         if unknown.any():
-            counts[unknown] = self._counted(data, unknown, sizes)
-            new = np.flatnonzero(unknown & (sizes <= WIDTH))
-            self._keep([key[new] for key in keys], counts[new])
+            counts[unknown] = self._encode_words(data, unknown, sizes)
+            new = np.flatnonzero(unknown & (sizes <= MAX_WORD_BYTES))
+            self._store([key[new] for key in keys], counts[new])
         return counts
 
-    def _known(self, keys: Keys, choice: int) -> NDArray[np.int64]:
-        """Return the counts of the words that stand in one of their two slots, 0 for the others."""
+    def _look_up(self, keys: Keys, choice: int) -> NDArray[np.int64]:
+        """Return the counts of the words found in the first (0) or second (1) of their slots, 0 for the others."""
         rows = np.take(self._table, _slot(keys, choice), axis=0)
         same = rows[:, 0] == keys[0]
         for column, key in enumerate(keys[1:], 1):
@@ -133,31 +138,31 @@ class Words:
         counts: NDArray[np.int64] = rows[:, -1].view(np.int64) * same
         return counts
 
-    def _keep(self, keys: Keys, counts: NDArray[np.int64]) -> None:
-        """Put words into the first of their two slots if it is free, else into the second whatever stands there."""
+    def _store(self, keys: Keys, counts: NDArray[np.int64]) -> None:
+        """Store words in the first of their two slots if it is free, else in the second, replacing its word."""
         slots = _slot(keys, 0)
         slots = np.where(self._table[slots, -1] == 0, slots, _slot(keys, 1))
-        slots, one = np.unique(slots, return_index=True)  # of several words for one slot the first
-        self._table[slots] = np.stack([*keys, counts.astype(np.uint64)], axis=1)[one]
+        slots, rows = np.unique(slots, return_index=True)  # the first of several words for the same slot
+        self._table[slots] = np.stack([*keys, counts.astype(np.uint64)], axis=1)[rows]
 
-    def _counted(self, data: bytes, unknown: NDArray[np.bool_], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Count words with the tokenizer, as the lines of texts of `TOGETHER` lines."""
-        text = np.frombuffer(data, np.uint8, len(data) - WIDTH)[np.repeat(unknown, sizes)]
+    def _encode_words(self, data: bytes, unknown: NDArray[np.bool_], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Count words with the tokenizer, as lines of texts of `WORDS_PER_TEXT` lines."""
+        text = np.frombuffer(data, np.uint8, len(data) - MAX_WORD_BYTES)[np.repeat(unknown, sizes)]
         ends = np.cumsum(sizes[unknown])
-        lines = np.insert(text, ends, BREAK).tobytes().split(b"\n")[:-1]
-        texts = [b"\n".join((b"", *lines[i : i + TOGETHER], b"")) for i in range(0, len(lines), TOGETHER)]
+        lines = np.insert(text, ends, LINE_BREAK).tobytes().split(b"\n")[:-1]
+        texts = [b"\n".join((b"", *lines[i : i + WORDS_PER_TEXT], b"")) for i in range(0, len(lines), WORDS_PER_TEXT)]
         ids, _ = self._encode([text.decode() for text in texts])
-        between = np.diff(np.flatnonzero(ids == self._break)) - 1
-        found: NDArray[np.int64] = np.delete(between, np.arange(TOGETHER, len(between), TOGETHER + 1))
-        return found
+        between = np.diff(np.flatnonzero(ids == self._line_break_id)) - 1
+        counts: NDArray[np.int64] = np.delete(between, np.arange(WORDS_PER_TEXT, len(between), WORDS_PER_TEXT + 1))
+        return counts
 
 
 def _blocks(texts: Sequence[str]) -> Iterator[slice]:
-    """Yield the texts in blocks of `BLOCK` characters or little more."""
+    """Yield slices of the texts, each of about `BLOCK_CHARACTERS` characters."""
     start = size = 0
     for stop, text in enumerate(texts, 1):
         size += len(text)
-        if size >= BLOCK:
+        if size >= BLOCK_CHARACTERS:
             yield slice(start, stop)
             start, size = stop, 0
     if start < len(texts):
@@ -165,33 +170,33 @@ def _blocks(texts: Sequence[str]) -> Iterator[slice]:
 
 
 def _in_bytes(texts: Sequence[str], cuts: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Return the size of each text and the place of its cut in bytes."""
-    sizes, places = [], []
+    """Return the size of each text and the position of its cut, in bytes."""
+    sizes, byte_cuts = [], []
     for text, cut in zip(texts, cuts, strict=True):
         if text.isascii():
             sizes.append(len(text))
-            places.append(cut)
+            byte_cuts.append(cut)
         else:
-            places.append(len(text[:cut].encode()))
-            sizes.append(places[-1] + len(text[cut:].encode()))
-    return sizes, places
+            byte_cuts.append(len(text[:cut].encode()))
+            sizes.append(byte_cuts[-1] + len(text[cut:].encode()))
+    return sizes, byte_cuts
 
 
-def _starts(text: NDArray[np.uint8], begins: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where words start: at runs of spaces, on both sides of line breaks, and at the beginning of texts."""
-    spaces, breaks = text == SPACE, text == BREAK
-    found = breaks.copy()
-    found[1:] |= breaks[:-1]
-    found |= spaces
-    found[1:] &= ~(spaces[1:] & spaces[:-1])
-    found[begins] = True
-    return np.flatnonzero(found)
+def _word_starts(text: NDArray[np.uint8], begins: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where words start: at runs of spaces, on both sides of line breaks, and where texts begin."""
+    spaces, breaks = text == SPACE, text == LINE_BREAK
+    is_start = breaks.copy()
+    is_start[1:] |= breaks[:-1]
+    is_start |= spaces
+    is_start[1:] &= ~(spaces[1:] & spaces[:-1])
+    is_start[begins] = True
+    return np.flatnonzero(is_start)
 
 
 def _slot(keys: Keys, choice: int) -> NDArray[np.int64]:
-    """Return the slot of each word in the first half of the table, or in the second."""
+    """Return the slot of each word in the first half of the table (`choice` 0) or the second (1)."""
     slots = keys[0] * _MULTIPLIERS[choice][0]
     for key, multiplier in zip(keys[1:], _MULTIPLIERS[choice][1:], strict=True):
         slots ^= key * multiplier
-    found: NDArray[np.int64] = (slots >> _SHIFT).astype(np.int64) + (choice << SLOTS)
-    return found
+    rows: NDArray[np.int64] = (slots >> _SHIFT).astype(np.int64) + (choice << SLOT_BITS)
+    return rows

@@ -15,7 +15,7 @@ from curate.model import serving
 from curate.model.serving import Note
 from curate.schemas import prompts
 from curate.schemas.conversation import Message
-from curate.tokenization.checks import TRICKY
+from curate.tokenization.checks import DIFFICULT_TEXTS
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.support.tiny_tokenizers import folder, sentencepiece_model, tiktoken_file
 
@@ -86,7 +86,7 @@ def test_transformers_renders_what_training_rendered(
 @pytest.mark.parametrize("kind", ["sentencepiece", "tiktoken"])
 def test_transformers_reads_the_exact_tokenizer(tiny: dict[str, Tokenizer], tmp_path: Path, kind: str) -> None:
     served = AutoTokenizer.from_pretrained(str(written(tmp_path, tiny[kind], "vicuna")))
-    for text in filter(None, TRICKY):
+    for text in filter(None, DIFFICULT_TEXTS):
         found = served(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         assert found == tiny[kind].ids([text])[0], text
 

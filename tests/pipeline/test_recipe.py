@@ -126,7 +126,7 @@ WRONG = {
     "files is no list": ("[filters]\nfiles = 'mine.py'", "filters.files = 'mine.py' must be a list"),
     "missing file of filters": ("[filters]\nfiles = ['nowhere.py']", "nowhere.py"),
     "unknown template": ("[tokens]\ntemplate = 'vicunna'", "'vicunna'; did you mean 'vicuna'?"),
-    "name is a number": ("name = 3", "name = 3 must be a text"),
+    "name is a number": ("name = 3", "name = 3 must be text"),
     "base is a number": ("base = 3", "base = 3 must be the name of a recipe"),
     "not TOML": ("[tokens", "not valid TOML"),
     "its own base": ("base = 'mine.toml'", "is it a circle?"),

@@ -64,8 +64,8 @@ def row(index: int, name: str, messages: list[Message], **columns: Any) -> dict[
 
 def decoded(tokenizer: Tokenizer, examples: train_examples.Examples, index: int) -> str:
     ids = examples.ids[examples.offsets[index] : examples.offsets[index + 1]].tolist()
-    assert tokenizer.piece_bytes is not None
-    return b"".join(tokenizer.piece_bytes[token] for token in ids).decode()
+    assert tokenizer.token_bytes is not None
+    return b"".join(tokenizer.token_bytes[token] for token in ids).decode()
 
 
 def test_a_set_of_the_models_own_is_read_as_it_stands(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
     built = {name: load_tokenizer(str(path)) for name, path in paths.items()}
     for name, path in paths.items():
         built[f"{name}-untold"] = untold = load_tokenizer(str(path))
-        untold.__dict__["byte_lengths"] = untold.__dict__["piece_bytes"] = None
+        untold.__dict__["byte_lengths"] = untold.__dict__["token_bytes"] = None
     return built
 
 
@@ -81,7 +81,7 @@ def trained(made: Renderer, messages: list[Message]) -> list[str]:
             out.append([])
         if mask:
             out[-1].append(token)
-    pieces = made.tokenizer.piece_bytes
+    pieces = made.tokenizer.token_bytes
     assert pieces is not None
     names = {token: name for name, token in made.tokenizer.control_ids.items() if name not in ("bos", "eos")}
     return ["".join(names.get(token) or pieces[token].decode() for token in stretch) for stretch in out]

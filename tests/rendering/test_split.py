@@ -44,7 +44,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
     built = {
         name: load_tokenizer(str(path)) for name, path in (("sentencepiece", sp), ("words", words), ("tiktoken", tik))
     }
-    assert built["words"].words is not None, "counted word by word, as LLaMA-2's are"
+    assert built["words"].word_counter is not None, "counted word by word, as LLaMA-2's are"
     plain = load_tokenizer(str(tik))
     plain.__dict__["byte_lengths"] = None  # ids that do not tell where a token begins
     built["counted"] = plain

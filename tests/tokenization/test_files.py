@@ -26,8 +26,8 @@ def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 UNREADABLE = [
-    ("empty.model", b"", "is no vocabulary: neither a SentencePiece model, nor tiktoken ranks"),
-    ("noise.model", b"\x00\xff\x13noise", "is no vocabulary"),
+    ("empty.model", b"", "is not a vocabulary: neither a SentencePiece model, nor tiktoken ranks"),
+    ("noise.model", b"\x00\xff\x13noise", "is not a vocabulary"),
     ("lfs.model", b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "is a Git LFS pointer.*git lfs pull"),
     ("half.model", b"IQ== 0\nIg= x\n", "begins like a tiktoken file, but not every line is `token rank`"),
     ("gap.model", b"IQ== 0\nIg== 7\n", "has 2 tokens but ranks up to 7: it is damaged"),
@@ -52,7 +52,7 @@ def test_a_wrong_path_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path / "lama2"))
     with pytest.raises(TokenizerError, match=r"give 'llama3', a folder or file with a tokenizer, or a Hub name"):
         load_tokenizer(str(tmp_path / "absent" / "x" / "y"))
-    with pytest.raises(TokenizerError, match=r"holds neither a tokenizer.json nor a tokenizer.model"):
+    with pytest.raises(TokenizerError, match=r"has neither a tokenizer.json nor a tokenizer.model"):
         load_tokenizer(str(tmp_path))
 
 

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from curate.errors import TokenizerError
 from curate.tokenization import vocabulary
-from curate.tokenization.checks import TRICKY
-from curate.tokenization.tokenizer import Bulk, Tokenizer, fastokens, load_tokenizer, one_by_one
+from curate.tokenization.checks import DIFFICULT_TEXTS
+from curate.tokenization.tokenizer import BulkEncode, Tokenizer, encode_each, fastokens_encoder, load_tokenizer
 from tests.support.tiny_tokenizers import folder, sentencepiece_model, tiktoken_file
 
 CONTROL_STRINGS = ["<s>", "</s>", "<unk>", "<|eot_id|>", "<|begin_of_text|>", "a</s>b", "<|end_of_text|> x"]
@@ -70,7 +70,7 @@ def test_ids_are_those_of_the_reference_on_every_tricky_text(form: str, small: d
     assert small[form].info.library == "fastokens"
     assert small[form].info.warnings == ()
     encode = reference(form)
-    assert small[form].ids(list(TRICKY)) == [encode(text) for text in TRICKY]
+    assert small[form].ids(list(DIFFICULT_TEXTS)) == [encode(text) for text in DIFFICULT_TEXTS]
 
 
 @pytest.mark.parametrize("form", ["sentencepiece", "tiktoken"])
@@ -85,10 +85,10 @@ def test_ids_are_those_of_the_reference_on_any_text(form: str, small: dict[str, 
 @pytest.mark.parametrize("library", ["fastokens", "tokenizers", "reference"])
 def test_control_strings_in_text_stay_text(form: str, library: str, small: dict[str, Tokenizer]) -> None:
     document = small[form].tokenizer_json()
-    encoders: dict[str, Callable[[], Bulk]] = {
-        "fastokens": lambda: fastokens(document),
-        "tokenizers": lambda: one_by_one(vocabulary.hugging_face(document)),
-        "reference": lambda: one_by_one(reference(form)),
+    encoders: dict[str, Callable[[], BulkEncode]] = {
+        "fastokens": lambda: fastokens_encoder(document),
+        "tokenizers": lambda: encode_each(vocabulary.hugging_face_encoder(document)),
+        "reference": lambda: encode_each(reference(form)),
     }
     ids, _ = encoders[library]()(CONTROL_STRINGS)
     assert not set(ids.tolist()) & set(small[form].control_ids.values())
@@ -97,7 +97,7 @@ def test_control_strings_in_text_stay_text(form: str, library: str, small: dict[
 
 @pytest.mark.parametrize("form", FORMS)
 def test_text_comes_back_from_its_ids(form: str, small: dict[str, Tokenizer]) -> None:
-    for text in TRICKY:
+    for text in DIFFICULT_TEXTS:
         if "\u2581" not in text:  # which SentencePiece cannot tell from a space
             assert small[form].decode(small[form].ids([text])[0]) == text
 
@@ -154,7 +154,7 @@ def test_the_folders_configuration_names_the_end_token(tmp_path: Path) -> None:
     info = load_tokenizer(str(path)).info
     assert info.eos_token == "<|eot_id|>"
     assert info.warnings == (
-        "bos_token '<nonsense>' of tokenizer_config.json is no control token; using '<|begin_of_text|>'",
+        "bos_token '<nonsense>' of tokenizer_config.json is not a control token; using '<|begin_of_text|>'",
     )
 
 
@@ -165,8 +165,8 @@ def test_the_folders_configuration_names_the_end_token(tmp_path: Path) -> None:
 def test_the_json_built_gives_the_references_ids_in_hugging_faces_library(
     form: str, small: dict[str, Tokenizer]
 ) -> None:
-    encode = vocabulary.hugging_face(small[form].tokenizer_json())
-    assert [encode(text) for text in TRICKY] == [reference(form)(text) for text in TRICKY]
+    encode = vocabulary.hugging_face_encoder(small[form].tokenizer_json())
+    assert [encode(text) for text in DIFFICULT_TEXTS] == [reference(form)(text) for text in DIFFICULT_TEXTS]
 
 
 def test_the_json_built_puts_bos_first_when_a_serving_engine_asks(small: dict[str, Tokenizer]) -> None:
@@ -187,9 +187,9 @@ def test_a_json_that_differs_from_its_model_is_followed_with_a_warning(
     assert tokenizer.info.kind == "json"
     [warning] = tokenizer.info.warnings
     assert warning.startswith("tokenizer.json and tokenizer.model differ: ")
-    assert warning.endswith("following the first, as serving will")
+    assert warning.endswith("using the first, as serving engines do")
     text = "The quick brown fox"
-    assert tokenizer.ids([text]) == [vocabulary.hugging_face(json.dumps(document))(text)]
+    assert tokenizer.ids([text]) == [vocabulary.hugging_face_encoder(json.dumps(document))(text)]
     assert tokenizer.tokenizer_json() == json.dumps(document), "the folder's own goes out as it came"
 
 
@@ -233,11 +233,11 @@ def test_fastokens_is_dropped_for_a_model_where_it_makes_control_tokens_of_text(
     assert tokenizer.info.library == "sentencepiece"
     [warning] = tokenizer.info.warnings
     assert warning.startswith("fastokens is not used: for '<s> </s> <unk> <pad>' it gives [")
-    assert warning.endswith("; counting with sentencepiece, which is slower")
+    assert warning.endswith("; using sentencepiece, which is slower")
     assert not {0, 1, 2} & set(tokenizer.ids(["<s> </s> <unk>"])[0])
     assert tokenizer.ids(["a\ud800b"]) == tokenizer.ids(["a\ufffdb"])
     assert pickle.loads(pickle.dumps(tokenizer)).ids(["the dog"]) == tokenizer.ids(["the dog"])
-    assert vocabulary.hugging_face(tokenizer.tokenizer_json())("<s> x") == tokenizer.ids(["<s> x"])[0]
+    assert vocabulary.hugging_face_encoder(tokenizer.tokenizer_json())("<s> x") == tokenizer.ids(["<s> x"])[0]
 
 
 @pytest.mark.parametrize("rule", ["identity", "nmt_nfkc"])
@@ -245,13 +245,13 @@ def test_a_model_that_folds_white_space_is_exact_or_says_that_no_json_is(rule: s
     model = sentencepiece_model(normalization=rule, folds=True)
     tokenizer = load_tokenizer(str(folder(tmp_path / "folds", tokenizer_model=model)))
     processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
-    assert tokenizer.ids(list(TRICKY)) == [processor.encode(text) for text in TRICKY]
+    assert tokenizer.ids(list(DIFFICULT_TEXTS)) == [processor.encode(text) for text in DIFFICULT_TEXTS]
     try:
-        encode = vocabulary.hugging_face(tokenizer.tokenizer_json())
+        encode = vocabulary.hugging_face_encoder(tokenizer.tokenizer_json())
     except TokenizerError as error:
         assert "no exact tokenizer.json can be built for 'folds'" in str(error)
     else:
-        assert [encode(text) for text in TRICKY] == [processor.encode(text) for text in TRICKY]
+        assert [encode(text) for text in DIFFICULT_TEXTS] == [processor.encode(text) for text in DIFFICULT_TEXTS]
 
 
 # ---- the cache

@@ -12,9 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from curate.tokenization import vocabulary, word_counts
-from curate.tokenization.checks import TRICKY
+from curate.tokenization.checks import DIFFICULT_TEXTS
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
-from curate.tokenization.word_counts import Words, fits
+from curate.tokenization.word_counts import WordCounter, has_additive_words
 from tests.support.tiny_tokenizers import folder, sentencepiece_model, tiktoken_file
 
 PIECES = [
@@ -54,10 +54,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 def check(tokenizer: Tokenizer, texts: list[str], cuts: list[int]) -> None:
     """Hold all that is told against the reference; a cut's count is that of the tokens that begin before it."""
-    counter = tokenizer.words
+    counter = tokenizer.word_counter
     assert counter is not None
     reference = vocabulary.read(Path(tokenizer.info.source).read_bytes(), "it").reference
-    for text, cut, total, before in zip(texts, cuts, *counter.totals(texts, cuts), strict=True):
+    for text, cut, total, before in zip(texts, cuts, *counter.count(texts, cuts), strict=True):
         untold = "▁" in text or "\0" in text
         assert total == (-1 if untold else len(reference(text))), repr(text)
         assert before in (-1, len(reference(text[:cut])) if not untold else -1), repr((text, cut))
@@ -78,23 +78,23 @@ def test_counts_are_those_of_the_reference_for_any_text_and_cut(
 
 
 def test_counts_are_those_of_the_reference_for_every_tricky_text(small: Tokenizer) -> None:
-    check(small, list(TRICKY), [len(text) // 2 for text in TRICKY])
+    check(small, list(DIFFICULT_TEXTS), [len(text) // 2 for text in DIFFICULT_TEXTS])
 
 
 @pytest.mark.parametrize("slots", [1, 4])
 def test_words_that_share_a_slot_are_told_apart(small: Tokenizer, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of next to no slots: nearly every word drives out another one."""
-    monkeypatch.setattr(word_counts, "SLOTS", slots)
+    monkeypatch.setattr(word_counts, "SLOT_BITS", slots)
     monkeypatch.setattr(word_counts, "_SHIFT", np.uint64(64 - slots))
-    counter = Words(small.encode)
+    counter = WordCounter(small.encode)
     texts = [f"{a} {b}{c}\n{c}  {a}" for a in "abcdefg" for b in ("x", "yy", "안녕") for c in ("1", "q" * 9, "z" * 23)]
     for _ in range(2):
-        assert counter.totals(texts, [0] * len(texts))[0].tolist() == small.counts(texts).tolist()
+        assert counter.count(texts, [0] * len(texts))[0].tolist() == small.counts(texts).tolist()
 
 
 def test_a_lone_surrogate_leaves_its_block_untold(small: Tokenizer) -> None:
-    assert small.words is not None
-    assert small.words.totals(["a \ud800"], [0])[0].tolist() == [-1]
+    assert small.word_counter is not None
+    assert small.word_counter.count(["a \ud800"], [0])[0].tolist() == [-1]
 
 
 @pytest.mark.parametrize(
@@ -108,15 +108,15 @@ def test_a_lone_surrogate_leaves_its_block_untold(small: Tokenizer) -> None:
     ],
 )
 def test_other_vocabularies_are_not_counted_by_words(model: bytes, why: str, tmp_path: Path) -> None:
-    assert load_tokenizer(str(folder(tmp_path / "other", tokenizer_model=model))).words is None, why
+    assert load_tokenizer(str(folder(tmp_path / "other", tokenizer_model=model))).word_counter is None, why
 
 
 def test_a_piece_that_reaches_over_a_space_or_a_line_break_is_not_fit(small: Tokenizer) -> None:
     document = json.loads(small.tokenizer_json())
-    assert fits(json.dumps(document))
+    assert has_additive_words(json.dumps(document))
     for piece in ("of▁the", "\n\n", "a b"):
         vocab = {**document["model"]["vocab"], piece: 9_999}
-        assert not fits(json.dumps({**document, "model": {**document["model"], "vocab": vocab}})), piece
+        assert not has_additive_words(json.dumps({**document, "model": {**document["model"], "vocab": vocab}})), piece
 
 
 @pytest.mark.slow
