@@ -23,7 +23,7 @@ import tempfile
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 80  # columns of help texts and recorded runs
@@ -333,11 +333,30 @@ PARTS: dict[str, Callable[[str], str]] = {
 
 
 def schemas() -> dict[Path, str]:
-    """Return the JSON Schemas that the code gives, by their files."""
-    from curate.report.terminal.summary import comparison_schema, stats_schema
+    """Return the JSON Schemas of `stats --json` and `stats --compare --json`, by file."""
+    from curate.analysis.compare import Comparison
+    from curate.analysis.stats import Stats
 
-    found = {"stats": stats_schema(), "comparison": comparison_schema()}
-    return {ROOT / f"schemas/{name}.schema.json": json.dumps(schema, indent=1) + "\n" for name, schema in found.items()}
+    described = {
+        "stats": json_schema(Stats, "curate stats --json"),
+        "comparison": json_schema(Comparison, "curate stats --compare --json"),
+    }
+    return {
+        ROOT / f"schemas/{name}.schema.json": json.dumps(schema, indent=1) + "\n" for name, schema in described.items()
+    }
+
+
+def json_schema(kind: type, title: str) -> dict[str, Any]:
+    """Return the JSON Schema of a dataclass, with the docstrings as descriptions."""
+    import msgspec
+
+    schema = msgspec.json.schema(kind)
+    for definition in schema["$defs"].values():
+        definition["additionalProperties"] = False
+        definition["description"] = " ".join(definition["description"].split())
+    own = schema["$defs"].pop(kind.__name__)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
+    return {**head, **{key: value for key, value in own.items() if key != "title"}, "$defs": schema["$defs"]}
 
 
 def _schemas(write: bool) -> int:

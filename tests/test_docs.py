@@ -60,6 +60,11 @@ def built_in(*kinds: registry.Kind) -> list[registry.Rule]:
     return [rule for rule in registry.rules(*kinds).values() if rule.function.__module__.startswith("curate.")]
 
 
+@pytest.mark.parametrize(("path", "text"), docs.schemas().items(), ids=lambda value: getattr(value, "name", ""))
+def test_the_json_schemas_are_up_to_date(path: Path, text: str) -> None:
+    assert path.read_text("utf-8") == text, "run: python scripts/docs.py"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", docs.pages(), ids=lambda path: path.name)
 def test_generated_parts_and_recorded_runs_are_what_the_code_gives_today(path: Path) -> None:
@@ -131,7 +136,7 @@ def test_every_rule_that_the_source_rejects_or_repairs_by_stands_on_a_page() -> 
     [
         ("conversations.parquet", columns.conversations_schema({})),
         ("rejected.parquet", columns.rejected_schema({})),
-        ("originals.parquet", columns.ORIGINALS_SCHEMA),
+        ("originals.parquet", columns.ORIGINAL),
     ],
     ids=["conversations", "rejected", "originals"],
 )

@@ -11,6 +11,7 @@ import polars as pl
 
 from curate.analysis.measure_set import counts, equal_spans, lengths, measure_set, measured
 from curate.analysis.stats import Stats
+from curate.dataset import columns
 from curate.dataset.curated_set import CuratedSet, is_dump, open_set, readable
 from curate.dataset.manifest import Manifest
 from curate.display.displayed import Displayed
@@ -18,7 +19,7 @@ from curate.errors import SetError
 
 Measured = tuple[str, str, str, pl.Series]  # name, title, unit and values of a length
 EXAMPLES = 3  # ids of a crossing
-PLACE = ["source_file", "source_index"]
+PLACE = list(columns.SOURCE)
 MatchedBy = Literal["place", "id"]
 
 

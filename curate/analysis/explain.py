@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from curate.dataset.curated_set import CuratedSet, open_set, readable
 from curate.display.displayed import Displayed
 from curate.errors import SetError
+from curate.schemas.conversation import Edit
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,17 +19,6 @@ if TYPE_CHECKING:
 RECORDS_SHOWN = 20  # an id that repeats more often is cut here, and says so
 EXCERPT = 400  # characters of a rejected record's own bytes
 NEAR_SEARCHED = 20_000  # ids that a mistyped one is compared with
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One repair: `message` is its place in the record (null: the whole record)."""
-
-    rule: str
-    message: int | None
-    count: int
-    before: str
-    after: str
 
 
 @dataclass(frozen=True)
@@ -160,7 +150,7 @@ def _story(curated: CuratedSet, key: Key, kept: list[dict[str, Any]], lost: list
         source_index=key[1],
         source_id=next((row["source_id"] for row in [*kept, *lost]), None),
         kept=bool(kept),
-        edits=tuple(dict.fromkeys(Edit(**edit) for row in kept for edit in row["edits"] or [])),
+        edits=tuple({tuple(edit.values()): Edit(**edit) for row in kept for edit in row["edits"] or []}.values()),
         rejections=tuple(rejection(row) for row in lost),
         pieces=tuple(Piece(row["id"], row["split"], row["turns"], row["tokens"], row["answer_tokens"]) for row in kept),
         twins=_twins(curated, kept),

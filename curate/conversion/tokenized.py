@@ -16,8 +16,8 @@ import polars as pl
 from curate import files
 from curate.conversion.output import ConvertResult, Split, left_out_line, left_out_of
 from curate.conversion.read import Found, entry_of, rows_of
-from curate.conversion.writers import Entry, Parts, Schema, Stream, encode, stream_to
-from curate.dataset import arrow, manifest
+from curate.conversion.writers import Entry, Parts, Stream, encode, stream_to
+from curate.dataset import arrow, columns, manifest
 from curate.dataset.arrow import Row
 from curate.dataset.manifest import Manifest
 from curate.errors import InputError, RecordError, TokenizerError
@@ -30,7 +30,7 @@ from curate.schemas.conversation import Conversation, Message
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 IGNORED = -100  # the label of a token that is not trained on, as every trainer has it
-COLUMNS: Schema = {
+COLUMNS: columns.Types = {
     "input_ids": pl.List(pl.Int32),
     "attention_mask": pl.List(pl.Int8),
     "labels": pl.List(pl.Int32),

@@ -25,16 +25,6 @@ from curate.schemas.conversation import Conversation
 PART_BYTES = 32 << 20  # of text gathered before a part of a Parquet file is written
 ZSTD_LEVEL = 3
 COMPRESSED = (".gz", ".zst")
-Schema = dict[str, pl.DataType | type[pl.DataType]]
-COLUMNS: Schema = {
-    "id": pl.String,
-    "source_id": pl.String,
-    "piece": pl.Int32,
-    "messages": pl.List(columns.MESSAGE),
-    "model": pl.String,
-    "metadata": pl.String,
-    "split": pl.String,
-}
 
 
 @dataclass(slots=True)
@@ -189,7 +179,7 @@ class Text:
 class Parts:
     """The rows of a Parquet file: gathered into parts of a bounded size, then made one file."""
 
-    def __init__(self, path: Path, schema: Schema) -> None:
+    def __init__(self, path: Path, schema: columns.Types) -> None:
         self._path = path
         self._schema = schema
         self._parts = path.with_name(f"{path.name}.parts")
@@ -228,7 +218,7 @@ class Table:
     """A Parquet file with the columns of our own lines."""
 
     def __init__(self, path: Path) -> None:
-        self._parts = Parts(path, COLUMNS)
+        self._parts = Parts(path, columns.CONVERTED)
 
     def write(self, entry: Entry) -> None:
         record = native_record(entry)

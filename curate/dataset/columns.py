@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 import polars as pl
 
+Types = dict[str, pl.DataType | type[pl.DataType]]
+Schema = Mapping[str, pl.DataType | type[pl.DataType]]
+
 MESSAGE = pl.Struct(
     {
         "role": pl.String,
@@ -17,53 +20,70 @@ MESSAGE = pl.Struct(
     }
 )
 EDIT = pl.Struct({"rule": pl.String, "message": pl.Int32, "count": pl.Int32, "before": pl.String, "after": pl.String})
-SOURCE = {"source_file": pl.String, "source_index": pl.Int64}
-SIGNALS: dict[str, pl.DataType | type[pl.DataType]] = {"language": pl.String, "language_confidence": pl.Float32}
-MEASURES: dict[str, pl.DataType | type[pl.DataType]] = {"turns": pl.Int32, "characters": pl.Int64, "model": pl.String}
+SOURCE: Types = {"source_file": pl.String, "source_index": pl.Int64}
+SIGNALS: Types = {"language": pl.String, "language_confidence": pl.Float32}
+MEASURES: Types = {"turns": pl.Int32, "characters": pl.Int64, "model": pl.String}
+CONVERSATION: Types = {
+    "id": pl.String,
+    "source_id": pl.String,
+    "piece": pl.Int32,
+    "messages": pl.List(MESSAGE),
+    **SIGNALS,
+    "tokens": pl.Int32,
+    "turns": pl.Int32,
+    "prompt_tokens": pl.Int32,
+    "answer_tokens": pl.Int32,
+    "characters": pl.Int64,
+    "model": pl.String,
+    "edits": pl.List(EDIT),
+    "edit_names": pl.List(pl.String),
+    "cluster": pl.String,
+    "split": pl.String,
+    **SOURCE,
+    "metadata": pl.String,
+}
+REJECT: Types = {
+    "source_id": pl.String,
+    **SOURCE,
+    "scope": pl.String,
+    "message_range": pl.List(pl.Int32),
+    "rule": pl.String,
+    "reason": pl.String,
+    "evidence": pl.String,
+    "twin": pl.String,
+    "record": pl.Binary,
+}
+ORIGINAL: Types = {**SOURCE, "record": pl.Binary}
 
-Schema = Mapping[str, pl.DataType | type[pl.DataType]]
+# Tables of a part, from which the set is written. `row` is the conversation's place in its batch.
+ROW: Types = {"row": pl.UInt32}
+PART_PIECE: Types = {
+    **ROW,
+    **{name: CONVERSATION[name] for name in ("piece", "tokens", "prompt_tokens", "answer_tokens")},
+    **SOURCE,
+}
+PART_REJECT: Types = {**ROW, **REJECT}
+PART_ORIGINAL: Types = {**ROW, **ORIGINAL, "changed": pl.Boolean}
+PART_SUMMARY: Types = {  # what decisions over the whole corpus need of a conversation
+    **ROW,
+    **SOURCE,
+    "source_id": pl.String,
+    "chain": pl.List(pl.UInt64),  # a hash for each prefix of the messages
+    "cluster": pl.String,
+    "pieces": pl.Int32,
+}
+
+# Columns of a converted file: those of `curate convert --to parquet`.
+CONVERTED: Types = {
+    name: CONVERSATION[name] for name in ("id", "source_id", "piece", "messages", "model", "metadata", "split")
+}
 
 
-def conversations_schema(signals: Schema) -> dict[str, pl.DataType | type[pl.DataType]]:
+def conversations_schema(signals: Schema) -> Types:
     """Return the columns of conversations.parquet; `signals` are those beyond the built-in ones."""
-    return {
-        "id": pl.String,
-        "source_id": pl.String,
-        "piece": pl.Int32,
-        "messages": pl.List(MESSAGE),
-        **SIGNALS,
-        "tokens": pl.Int32,
-        "turns": pl.Int32,
-        "prompt_tokens": pl.Int32,
-        "answer_tokens": pl.Int32,
-        "characters": pl.Int64,
-        "model": pl.String,
-        "edits": pl.List(EDIT),
-        "edit_names": pl.List(pl.String),
-        "cluster": pl.String,
-        "split": pl.String,
-        **SOURCE,
-        "metadata": pl.String,
-        **signals,
-    }
+    return {**CONVERSATION, **signals}
 
 
-def rejected_schema(signals: Schema) -> dict[str, pl.DataType | type[pl.DataType]]:
-    """Return the columns of rejected.parquet; signals and measures are null where they could not be taken."""
-    return {
-        "source_id": pl.String,
-        **SOURCE,
-        "scope": pl.String,
-        "message_range": pl.List(pl.Int32),
-        "rule": pl.String,
-        "reason": pl.String,
-        "evidence": pl.String,
-        "twin": pl.String,
-        "record": pl.Binary,
-        **MEASURES,
-        **SIGNALS,
-        **signals,
-    }
-
-
-ORIGINALS_SCHEMA: Schema = {**SOURCE, "record": pl.Binary}
+def rejected_schema(signals: Schema) -> Types:
+    """Return the columns of rejected.parquet; signals and measures are null if the record was rejected before them."""
+    return {**REJECT, **MEASURES, **SIGNALS, **signals}

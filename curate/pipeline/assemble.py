@@ -61,7 +61,7 @@ def write(
         (curated_set.REJECTED, columns.rejected_schema(signals)),
     ]
     if originals:
-        tables.append((curated_set.ORIGINALS, columns.ORIGINALS_SCHEMA))
+        tables.append((curated_set.ORIGINALS, columns.ORIGINAL))
     jobs = [base.Call(_write_table, (folder, name, dict(schema), parts)) for name, schema in tables]
     return sum(pool.map(_then(jobs, meanwhile)), Counts())
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from curate.dataset import columns
 from curate.filters import duplicates
 from curate.pipeline import holdout
-from curate.pipeline.frames import SUMMARY
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.steps import Part
 
@@ -38,7 +38,7 @@ class Decisions:
 def decide(parts: Sequence[Part], recipe: Recipe) -> Decisions:
     """Find duplicates, give ids and assign train or eval, from the parts' summaries."""
     summaries = [part.summary.with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
-    everything = pl.concat(summaries) if summaries else pl.DataFrame(schema={**SUMMARY, "part": pl.UInt32})
+    everything = pl.concat(summaries) if summaries else pl.DataFrame(schema={**columns.PART_SUMMARY, "part": pl.UInt32})
     alive = everything.filter(pl.col("pieces") > 0).with_row_index("order")
     settings = recipe.filters.get(DUPLICATES)
     would_take = 0

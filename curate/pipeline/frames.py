@@ -23,36 +23,6 @@ from curate.schemas.prompts import exchanges
 FIELDS = tuple(dataset_columns.MESSAGE.to_schema())
 FOR_FILTERS = ("messages", "prompts", "answers", "html_answers")  # columns of the frame that no file holds as they are
 
-SUMMARY: dataset_columns.Schema = {
-    "row": pl.UInt32,
-    **dataset_columns.SOURCE,
-    "source_id": pl.String,
-    "chain": pl.List(pl.UInt64),
-    "cluster": pl.String,
-    "pieces": pl.Int32,
-}
-PIECE: dataset_columns.Schema = {
-    "row": pl.UInt32,
-    "piece": pl.Int32,
-    "tokens": pl.Int32,
-    "prompt_tokens": pl.Int32,
-    "answer_tokens": pl.Int32,
-    **dataset_columns.SOURCE,
-}
-ORIGINAL: dataset_columns.Schema = {"row": pl.UInt32, **dataset_columns.ORIGINALS_SCHEMA, "changed": pl.Boolean}
-REJECT: dataset_columns.Schema = {
-    "row": pl.UInt32,
-    "source_id": pl.String,
-    **dataset_columns.SOURCE,
-    "scope": pl.String,
-    "message_range": pl.List(pl.Int32),
-    "rule": pl.String,
-    "reason": pl.String,
-    "evidence": pl.String,
-    "twin": pl.String,
-    "record": pl.Binary,
-}
-
 Pieces = Mapping[int, Sequence[split.Piece]]  # a row's pieces, for the rows that have any
 
 
@@ -166,7 +136,7 @@ def summary(source_file: str, drafts: Sequence[Draft], pieces: Pieces) -> pl.Dat
         [(m.role, m.content, m.name, m.tool_calls) for m in draft.conversation.messages] for draft in drafts
     )
     found = pl.DataFrame(columns, strict=False).hstack(hashes)
-    return found.select(pl.col(name).cast(dtype) for name, dtype in SUMMARY.items())
+    return found.select(pl.col(name).cast(dtype) for name, dtype in dataset_columns.PART_SUMMARY.items())
 
 
 def kept(
@@ -184,7 +154,7 @@ def kept(
             "source_file": [source_file] * len(each),
             "source_index": [drafts[row].index for row, _, _ in each],
         },
-        schema=PIECE,
+        schema=dataset_columns.PART_PIECE,
     )
     of_source = frame.drop(*FOR_FILTERS).rename({"turns": "source_turns", "characters": "source_characters"})
     messages = _piece_messages(drafts, flat, each)
@@ -251,7 +221,7 @@ def originals(source_file: str, drafts: Sequence[Draft], pieces: Pieces) -> pl.D
             "record": [draft.raw for draft in chosen],
             "changed": [draft.changed for draft in chosen],
         },
-        schema=ORIGINAL,
+        schema=dataset_columns.PART_ORIGINAL,
     )
 
 
@@ -272,7 +242,7 @@ def rejected(source_file: str, rejects: Sequence[Reject], frame: pl.DataFrame) -
             "twin": [None] * len(ordered),
             "record": [reject.record for reject in ordered],
         },
-        schema=REJECT,
+        schema=dataset_columns.PART_REJECT,
     )
     measured = frame.drop(*FOR_FILTERS, "source_id", "metadata")
     return rows.join(measured, on="row", how="left", maintain_order="left")

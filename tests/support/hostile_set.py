@@ -81,5 +81,5 @@ def write_hostile(folder: Path) -> Path:
     }
     write_set(folder, rows, losses, manifest)
     originals = [{"source_file": NAME, "source_index": 90, "record": record(f"hello {ALL} !", f"{ALL} <b>hello</b>")}]
-    pl.DataFrame(originals, schema=dict(columns.ORIGINALS_SCHEMA)).write_parquet(folder / curated_set.ORIGINALS)
+    pl.DataFrame(originals, schema=dict(columns.ORIGINAL)).write_parquet(folder / curated_set.ORIGINALS)
     return folder

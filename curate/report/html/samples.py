@@ -18,7 +18,7 @@ from curate.analysis.conversations import Chat
 from curate.analysis.diff import Change, changes
 from curate.analysis.explain import Rejection
 from curate.analysis.measure_dump import as_it_came
-from curate.dataset.columns import ORIGINALS_SCHEMA
+from curate.dataset.columns import ORIGINAL
 from curate.dataset.curated_set import CuratedSet
 from curate.dataset.transaction import RAW_ROW_GROUP
 from curate.errors import RecordError
@@ -96,7 +96,7 @@ def _records(curated: CuratedSet) -> pl.DataFrame:
     """Return the first records as they came, of those that were changed; none where they were not written."""
     originals = curated.originals()
     if originals is None:
-        return pl.DataFrame(schema=dict(ORIGINALS_SCHEMA))
+        return pl.DataFrame(schema=dict(ORIGINAL))
     return originals.head(RAW_ROW_GROUP).collect()
 
 

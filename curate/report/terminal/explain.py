@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from curate.analysis.explain import Edit, Explanation, Rejection, Story
+from curate.analysis.explain import Explanation, Rejection, Story
 from curate.display import terminal
 from curate.display.text import one_line
+from curate.schemas.conversation import Edit
 
 
 def explanation_page(found: Explanation) -> RenderableType:

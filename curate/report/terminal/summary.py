@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -12,32 +11,6 @@ from curate.analysis.stats import edits, flow
 from curate.dataset.manifest import Manifest
 from curate.display import terminal
 from curate.report.terminal.stats import flow_table
-
-
-def stats_schema() -> dict[str, Any]:
-    """Return the JSON Schema of what `curate stats --json` prints, from the dataclasses themselves."""
-    from curate.analysis.stats import Stats
-
-    return _schema(Stats, "curate stats --json")
-
-
-def comparison_schema() -> dict[str, Any]:
-    """Return the JSON Schema of what `curate stats --compare --json` prints."""
-    from curate.analysis.compare import Comparison
-
-    return _schema(Comparison, "curate stats --compare --json")
-
-
-def _schema(described: type, title: str) -> dict[str, Any]:
-    import msgspec
-
-    schema = msgspec.json.schema(described)
-    for definition in schema["$defs"].values():
-        definition["additionalProperties"] = False
-        definition["description"] = " ".join(definition["description"].split())
-    own = schema["$defs"].pop(described.__name__)
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
-    return {**head, **{key: value for key, value in own.items() if key != "title"}, "$defs": schema["$defs"]}
 
 
 def summary(manifest: Manifest, *outputs: str) -> RenderableType:
