@@ -20,10 +20,11 @@ import torch
 from torch import nn
 
 from benchmarks import material
+from curate.display.figures import GIB
 from curate.model import device
 from curate.model import load as models
 from curate.model.attention import choose
-from curate.model.device import DTYPES, GIB, Device
+from curate.model.device import DTYPES, Device
 from curate.model.sizes import Shape, Work, flops
 from curate.train import checkpoint, config, loss, plan, setup
 from curate.train.distributed import World

@@ -19,7 +19,9 @@ record and does not end the run.
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 DISTRIBUTION = "curate-chat"
 
@@ -68,7 +70,7 @@ class MissingExtra(CurateError):
     """A feature needs optional packages; the message has the command that installs them."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs the extra [{extra}]: pip install '{DISTRIBUTION}[{extra}]'")
+        super().__init__(f"{feature} needs the extra [{extra}]: {install_command(extra)}")
         self.feature = feature
         self.extra = extra
 
@@ -87,6 +89,23 @@ class RecordError(Exception):
 
     def __reduce__(self) -> tuple[type[RecordError], tuple[str, str, str]]:
         return type(self), (self.rule, self.reason, self.evidence)
+
+
+def install_command(extra: str | None = None) -> str:
+    """Return the `pip install` line that adds an extra to this curate, which is a clone or an installed package."""
+    named = f"[{extra}]" if extra else ""
+    folder = Path(__file__).resolve().parents[1]
+    if not _is_clone(folder):
+        return f"pip install {shlex.quote(DISTRIBUTION + named)}"
+    return f"pip install -e {shlex.quote(('.' if folder == Path.cwd() else str(folder)) + named)}"
+
+
+def _is_clone(folder: Path) -> bool:
+    """Tell whether the code runs from its repository, installed with `pip install -e` or not at all."""
+    try:
+        return f'name = "{DISTRIBUTION}"' in (folder / "pyproject.toml").read_text("utf-8")
+    except OSError:
+        return False
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUP = PROJECT["tool"]["setuptools"]
 MAPPED = {"schemas": "curate.schemas", "filters": "curate.filters"}  # folders at the top → what they are imported as
+ADVICE = "from curate.errors import MissingExtra; print(MissingExtra('this', 'train'))"
 PROBE = "import curate.cli, curate.filters, curate.schemas.conversation as c; print(c.__file__)"
 COPIED = ("curate", "schemas", "filters", "pyproject.toml", "README.md", "LICENSE")
 HEAVY = ("polars", "numpy", "torch", "transformers", "msgspec", "datasets")
@@ -130,6 +132,8 @@ def test_a_wheel_works_from_another_folder(wheel: Path, tmp_path: Path) -> None:
     run(*pip, cwd=tmp_path)
     found = run(sys.executable, "-c", PROBE, cwd=tmp_path, PYTHONPATH=str(target))
     assert Path(found) == target / "curate/schemas/conversation.py"
+    advice = run(sys.executable, "-c", ADVICE, cwd=tmp_path, PYTHONPATH=str(target))
+    assert advice == "this needs the extra [train]: pip install 'curate-chat[train]'"
     command = run(target / "bin/curate", "--help", cwd=tmp_path, PYTHONPATH=str(target))
     assert "curate" in command and "clean" in command
 
@@ -141,14 +145,17 @@ def test_an_editable_install_works_from_another_folder(tree: Path, tmp_path: Pat
     run(*pip, "--target", target, "-e", tree, cwd=tmp_path)
     # -S leaves the .pth files of the running environment unread, so that only this install can be found
     paths = [str(target), *(path for path in sys.path if Path(path).resolve() != ROOT)]
-    code = f"import sys, site; sys.path[:0] = {paths!r}; site.addsitedir({str(target)!r}); {PROBE}"
-    found = Path(run(sys.executable, "-S", "-c", code, cwd=tmp_path))
+    start = f"import sys, site; sys.path[:0] = {paths!r}; site.addsitedir({str(target)!r}); "
+    found = Path(run(sys.executable, "-S", "-c", start + PROBE, cwd=tmp_path))
     assert found.resolve() == (tree / "schemas/conversation.py").resolve()
+    advice = run(sys.executable, "-S", "-c", start + ADVICE, cwd=tmp_path)
+    assert advice == f"this needs the extra [train]: pip install -e {shlex.quote(f'{tree.resolve()}[train]')}"
 
 
 def test_the_tree_works_uninstalled() -> None:
     code = "import curate.schemas.conversation as c; print(c.__file__)"
     assert run(sys.executable, "-S", "-c", code, cwd=ROOT) == str(ROOT / "curate/schemas/conversation.py")
+    assert run(sys.executable, "-S", "-c", ADVICE, cwd=ROOT).endswith("[train]: pip install -e '.[train]'")
 
 
 @pytest.mark.parametrize("module", ["curate", "curate.cli", "curate.errors", "curate.schemas.prompts"])

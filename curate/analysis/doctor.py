@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import platform
 import re
 import shutil
@@ -14,15 +13,14 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from curate._version import __version__
 from curate.display.displayed import Displayed
+from curate.display.figures import GIB, number
 from curate.engine.base import default_workers
-from curate.errors import DISTRIBUTION, TokenizerError
+from curate.errors import DISTRIBUTION, TokenizerError, install_command
 from curate.tokenization import files
 
-GIB = 1 << 30
 LOW_DISK_GIB = 5  # free beside the set; a run needs about the dump's size over again
 QUERY = ("name", "memory.total", "driver_version", "compute_cap")  # of nvidia-smi
 SMI_SECONDS = 20
@@ -135,6 +133,8 @@ def _advice(
     machine: Machine,
 ) -> tuple[Advice, ...]:
     found: list[Advice] = []
+    if not packages:
+        found.append(Advice(f"{DISTRIBUTION}, as an installed package", "everything", install_command()))
     for extra, use in (
         (None, "everything"),
         ("llama3", "LLaMA-3's tokenizer, the default"),
@@ -142,7 +142,7 @@ def _advice(
     ):
         lacking = [f"{p.name} {p.wanted}".strip() for p in packages if p.extra == extra and not p.enough]
         if lacking:
-            found.append(Advice(", ".join(lacking), use, _install(extra)))
+            found.append(Advice(", ".join(lacking), use, install_command(extra)))
     default = any(one.name == files.DEFAULT_TOKENIZER for one in tokenizers)
     if not default and not any("[llama3]" in one.command for one in found):
         found.append(Advice("LLaMA-3's tokenizer", "the default", "pip install --force-reinstall llama-models"))
@@ -153,23 +153,12 @@ def _advice(
         )
     for disk in machine.disks:
         if disk.free_gib < LOW_DISK_GIB:
-            found.append(Advice(f"room in {disk.path} ({disk.free_gib:.1f} GiB free)", disk.use, f"df -h {disk.path}"))
+            room = f"room in {disk.path} ({number(disk.free_gib)} GiB free)"
+            found.append(Advice(room, disk.use, f"df -h {disk.path}"))
     return tuple(found)
 
 
 # ---- packages
-
-
-def _install(extra: str | None) -> str:
-    """Return the line that installs an extra, from the clone where curate runs from one."""
-    named = f"[{extra}]" if extra else ""
-    try:
-        origin = json.loads(importlib.metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}")
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        origin = {}
-    if origin.get("dir_info", {}).get("editable") and str(origin.get("url", "")).startswith("file://"):
-        return f"pip install -e '{unquote(origin['url'].removeprefix('file://'))}{named}'"
-    return f"pip install '{DISTRIBUTION}{named}'"
 
 
 def _packages() -> tuple[Package, ...]:

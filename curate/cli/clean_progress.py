@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from curate.display.text import duration
+from curate.display.figures import MB, duration, mb, number
 
 if TYPE_CHECKING:
     from curate.pipeline.run import Progress
 
 EVERY = 3.0  # seconds between plain lines
-MB = 1e6
 
 
 @contextmanager
@@ -32,8 +31,8 @@ def show_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
 
 def line(state: Progress) -> str:
     """Say a state in one line: stage, bytes, share, rate, records, time left."""
-    size = f" of {state.bytes_total / MB:,.1f}" if state.bytes_total else ""
-    return f"{state.stage}: {state.bytes_read / MB:,.1f} MB{size} · {short(state)} · {state.rejected:,} rejected"
+    size = f" of {mb(state.bytes_total)}" if state.bytes_total else ""
+    return f"{state.stage}: {mb(state.bytes_read)} MB{size} · {short(state)} · {number(state.rejected)} rejected"
 
 
 def short(state: Progress) -> str:
@@ -42,7 +41,7 @@ def short(state: Progress) -> str:
     rate = state.bytes_unpacked / MB / max(state.seconds, 1e-9)
     left = seconds_left(state)
     last = [f"{duration(left)} left"] if left else []
-    return " · ".join([*share, f"{rate:,.1f} MB/s", f"{state.records:,} records", *last])
+    return " · ".join([*share, f"{number(rate)} MB/s", f"{number(state.records)} records", *last])
 
 
 def seconds_left(state: Progress) -> float | None:

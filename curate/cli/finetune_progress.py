@@ -19,7 +19,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from curate.display.text import console, duration, one_line
+from curate.display import figures
+from curate.display.figures import GIB, duration, gib, number, percent, significant
+from curate.display.text import console, one_line
 from curate.train.report.terminal import plan_page
 from curate.train.run import events
 from curate.train.run.events import Event, Planned, Stepped, Warned
@@ -54,34 +56,35 @@ def words(event: Event) -> str:
             return f"warning: {event.text}"
         case events.Started():
             goes_on = f"goes on from step {event.step}" if event.step else "begins"
-            return f"run {event.run} {goes_on}: {event.trained:,} of {event.parameters:,} parameters are trained"
+            trained = f"{number(event.trained)} of {number(event.parameters)} parameters are trained"
+            return f"run {event.run} {goes_on}: {trained}"
         case events.Evaluated():
             return f"held out, {event.which}, step {event.step}: {loss_words(event.loss)}"
         case events.Sampled():
             ended = sum(sample.stopped for sample in event.samples)
             return f"answers, {event.which}, step {event.step}: {ended} of {len(event.samples)} ended by themselves"
         case events.Saved():
-            return f"saved {event.path} in {event.seconds:.1f} s"
+            return f"saved {event.path} in {number(event.seconds)} s"
     return ""
 
 
 def loss_words(loss: EvalLoss) -> str:
     """Say a held-out loss."""
     overall = loss.overall
-    shown = "no number" if overall.loss is None else f"loss {overall.loss:.4f}"
-    return f"{shown} over {overall.conversations:,} conversations"
+    shown = "no number" if overall.loss is None else f"loss {figures.loss(overall.loss)}"
+    return f"{shown} over {number(overall.conversations)} conversations"
 
 
 def measures(event: Stepped) -> dict[str, str]:
     """Return what is shown of a step, by name."""
     return {
-        "loss": f"{event.loss:.4f}",
+        "loss": figures.loss(event.loss),
         "lr": f"{event.lr:.2e}",
-        "norm": f"{event.norm:.3g}",
-        "tokens/s": f"{event.tokens_per_s:,.0f}",
-        "MFU": f"{100 * event.mfu:.1f} %",
-        "memory": f"{event.gib:.2f} GiB",
-        "data": f"{100 * event.waited:.1f} %",
+        "norm": significant(event.norm),
+        "tokens/s": number(round(event.tokens_per_s)),
+        "MFU": percent(event.mfu),
+        "memory": f"{gib(event.gib * GIB)} GiB",
+        "data": percent(event.waited),
     }
 
 
@@ -150,7 +153,7 @@ class Panel:
         head.add_column(no_wrap=True)
         head.add_column(ratio=1)
         head.add_column(no_wrap=True)
-        at = f"step {event.step:,} of {event.steps:,} · epoch {event.epoch:.2f}"
+        at = f"step {number(event.step)} of {number(event.steps)} · epoch {event.epoch:.2f}"
         head.add_row(at, ProgressBar(event.steps, event.step), f"ETA {duration(event.seconds_left)}")
         found = measures(event)
         grid = Table.grid(padding=(0, 3, 0, 0))

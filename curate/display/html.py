@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
+from curate.display.figures import number
 from curate.display.text import safe
 
+ROLES = ("system", "user", "assistant", "tool")
 OVERHEAD = 100  # bytes about an article
 
-Cell = str | int | float | None
+STACKED = 5  # columns from which a table's rows are laid out as blocks on a narrow screen
+
+Format = Callable[[float], str]
+
+
+class Shown(NamedTuple):
+    """A figure that is written already, and the value it sorts by."""
+
+    text: str
+    value: float
+
+
+Cell = str | int | float | Shown | None
 
 
 def text(value: object) -> str:
@@ -22,47 +37,37 @@ def size(shown: str) -> int:
     return len(shown.encode("utf-8", "backslashreplace"))
 
 
-def number(value: float) -> str:
-    """Return a number with its thousands parted."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a noun for so many."""
-    return noun if count == 1 else f"{noun}s"
-
-
-def percent(part: float, whole: float) -> str:
-    """Return a share in percent."""
-    return f"{100 * part / whole if whole else 0:.1f} %"
-
-
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
     """Return names and what they are; the values are HTML already."""
     rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in pairs if value)
     return f"<dl>{rows}</dl>"
 
 
-def table(caption: str, heading: Sequence[str], rows: Iterable[Sequence[Cell]], shown: Sequence[str] = ()) -> str:
-    """Return a table; numbers stand to the right and sort by value. `shown` names columns that are shares (0 to 1)."""
+def table(
+    caption: str, heading: Sequence[str], rows: Iterable[Sequence[Cell]], formats: Mapping[str, Format] | None = None
+) -> str:
+    """Return a table; numbers are aligned to the right, sort by value, and are written by their column's `formats`."""
+    written = [(formats or {}).get(name, number) for name in heading]
+    stacked = len(heading) >= STACKED
+    labels = [f' data-label="{text(name)}"' if stacked else "" for name in heading]
     body = "".join(
-        f"<tr>{''.join(_cell(cell, name in shown) for cell, name in zip(row, heading, strict=True))}</tr>"
-        for row in rows
+        f"<tr>{''.join(_cell(*cell) for cell in zip(row, written, labels, strict=True))}</tr>" for row in rows
     )
     if not body:
         return ""
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in heading)
+    kind = "sortable stacked" if stacked else "sortable"
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{text(caption)}"><table class="sortable">'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{text(caption)}"><table class="{kind}">'
         f"<caption>{text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def _cell(value: Cell, is_share: bool) -> str:
+def _cell(value: Cell, written: Format, label: str) -> str:
     if isinstance(value, str) or value is None:
-        return f"<td>{text(value or '')}</td>"
-    shown = f"{100 * value:.1f} %" if is_share else number(value)
-    return f'<td class="n" data-v="{value}">{shown}</td>'
+        return f"<td{label}>{text(value or '')}</td>"
+    found = value if isinstance(value, Shown) else Shown(written(value), value)
+    return f'<td class="n" data-v="{found.value}"{label}>{text(found.text)}</td>'
 
 
 def section(name: str, title: str, body: str) -> str:
@@ -72,6 +77,24 @@ def section(name: str, title: str, body: str) -> str:
         if body
         else ""
     )
+
+
+def turn(role: str, body: str, note: str = "") -> str:
+    """Return a message: the name of its role, and its body, which is HTML already."""
+    shown = f' <span class="note">{text(note)}</span>' if note else ""
+    known = role if role in ROLES else "other"
+    return f'<div class="turn {known}"><p class="role">{text(role)}{shown}</p>{body}</div>'
+
+
+def plain(shown: str) -> str:
+    """Return text, escaped already, as it was typed; its direction is told from its letters."""
+    return f'<div class="plain" dir="auto">{shown}</div>'
+
+
+def cut(content: str, most: int) -> str:
+    """Return a text's first `most` characters and how many more there are, or all of it where few are left."""
+    left = len(content) - most
+    return content if left <= most // 10 else f"{content[:most]}\n… {number(left)} more characters"
 
 
 def chart(kind: str, label: str, rows: int = 0) -> str:

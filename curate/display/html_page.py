@@ -25,8 +25,8 @@ def room(body: str) -> int:
     return MOST - size(body) - sum(size(code) for code, _ in _scripts())
 
 
-def document(title: str, body: str, data: Mapping[str, Any]) -> str:
-    """Return a page; `body` is HTML, `data` what page.js draws."""
+def document(title: str, body: str, data: Mapping[str, Any], command: str = "curate stats") -> str:
+    """Return a page that `command` wrote; `body` is HTML, `data` what page.js draws."""
     scripts = _scripts()
     hashes = " ".join(f"'sha256-{digest}'" for _, digest in scripts)
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -37,10 +37,10 @@ def document(title: str, body: str, data: Mapping[str, Any]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark"><title>{text(title)} · curate stats</title>\n'
+        f'<meta name="color-scheme" content="light dark"><title>{text(title)} · {command}</title>\n'
         f"<style>{_asset('page.css')}</style><noscript><style>.chart{{display:none}}</style></noscript></head>\n"
         f"<body>\n{body}\n"
-        f'<script type="application/json" id="data">{plain}</script>\n'
+        f'<script type="application/json" id="chart-data">{plain}</script>\n'
         + "\n".join(f"<script>{code}</script>" for code, _ in scripts)
         + "\n</body></html>\n"
     )

@@ -1,10 +1,16 @@
 "use strict";
-// Draws the page's charts from the data that stands in it, and lets its tables be sorted.
+// Draws the page's charts from the data in it, and lets its tables be sorted.
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
+  const data = JSON.parse(document.getElementById("chart-data").textContent);
   const number = new Intl.NumberFormat("en-US");
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const font = "system-ui, -apple-system, 'Segoe UI', sans-serif";
+  const significant = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 4 });
+  const pen = document.createElement("canvas").getContext("2d");
+  function room(texts, size) {
+    pen.font = `${size}px ${font}`;
+    return Math.ceil(Math.max(...texts.map((text) => pen.measureText(text).width)));
+  }
   const short = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
 
   // Tooltips are drawn as text, never as HTML: names come from the data.
@@ -18,6 +24,7 @@
     axisLine: { lineStyle: { color: colour("--line") } }, axisTick: { show: false },
     axisLabel: { color: colour("--soft"), fontSize: 11 }, splitLine: { lineStyle: { color: colour("--line") } },
   });
+  const spans = () => ({ ...axis().axisLabel, alignMinLabel: "left", alignMaxLabel: "right" });
   const base = () => ({ animation: false, textStyle: { fontFamily: font } });
 
   function flow(width) {
@@ -37,11 +44,16 @@
       links.push({ source: "2", target: `r${at}`, value: count });
     });
     const texts = Object.fromEntries(nodes.map((node) => [node.name, node.text]));
+    const right = Math.max(room(Object.values(texts), 12) + 24, width < 600 ? 140 : 220);
+    const between = (width - right - 28) / 2 - 16; // pixels between two columns of the flow
+    if (rejected && room([label("rejected", rejected), label(left, kept), label("read", read)], 12) > between) {
+      return barsOf([["read", read], [left, kept], ["rejected", rejected], ...rules], width);
+    }
     return {
       ...base(),
       tooltip: tip((at) => (at.dataType === "edge" ? texts[at.data.target] : texts[at.name])),
       series: [{
-        type: "sankey", data: nodes, links, left: 4, right: width < 600 ? 140 : 220, top: 8, bottom: 8, nodeGap: 18,
+        type: "sankey", data: nodes, links, left: 4, right, top: 8, bottom: 8, nodeGap: 18,
         nodeWidth: 12, draggable: false, layoutIterations: 32, nodeAlign: "left", emphasis: { focus: "adjacency" },
         label: { color: colour("--ink"), fontSize: 12, formatter: (at) => texts[at.name] },
         lineStyle: { color: "target", opacity: 0.28, curveness: 0.5 },
@@ -49,20 +61,23 @@
     };
   }
 
-  function histogram(name) {
+  // The last label but one may reach past the bins on a narrow screen: the margin that keeps it whole.
+  const margin = (names, width) => Math.max(6, room(names, 11) / 2 - (1.5 * width) / names.length);
+
+  function histogram(name, width) {
     const { unit, bins } = data.histograms[name];
     const all = bins.reduce((sum, [, count]) => sum + count, 0) || 1;
     let seen = 0;
     const share = bins.map(([, count]) => Math.round((1000 * (seen += count)) / all) / 10);
     return {
       ...base(),
-      grid: { left: 4, right: 6, top: 26, bottom: 4, containLabel: true },
+      grid: { left: 4, right: margin(bins.map(([span]) => span), width), top: 26, bottom: 4, containLabel: true },
       legend: { right: 0, top: 0, itemHeight: 8, itemWidth: 14, textStyle: { color: colour("--soft"), fontSize: 11 } },
       tooltip: {
         ...tip((at) => `${at[0].name}\n${number.format(bins[at[0].dataIndex][1])} ${unit}\n${share[at[0].dataIndex]} % up to here`),
         trigger: "axis", axisPointer: { type: "shadow" },
       },
-      xAxis: { type: "category", data: bins.map(([span]) => span), ...axis(), splitLine: { show: false } },
+      xAxis: { type: "category", data: bins.map(([span]) => span), ...axis(), splitLine: { show: false }, axisLabel: spans() },
       yAxis: [
         { type: "value", ...axis(), minInterval: 1 },
         { type: "value", max: 100, ...axis(), splitLine: { show: false }, axisLabel: { ...axis().axisLabel, formatter: "{value} %" } },
@@ -74,11 +89,11 @@
     };
   }
 
-  function bars(name, width) {
-    const rows = data.bars[name];
+  const bars = (name, width) => barsOf(data.bars[name], width);
+  function barsOf(rows, width) {
     return {
       ...base(),
-      grid: { left: 4, right: 64, top: 4, bottom: 4, containLabel: true },
+      grid: { left: 4, right: room(rows.map(([, count]) => number.format(count)), 12) + 14, top: 4, bottom: 4, containLabel: true },
       tooltip: tip((at) => `${rows[at.dataIndex][0]}\n${number.format(rows[at.dataIndex][1])}`),
       xAxis: { type: "value", ...axis(), axisLabel: { show: false }, splitLine: { show: false } },
       yAxis: {
@@ -98,14 +113,14 @@
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
   const told = (row) => `${row[0]}\none: ${number.format(row[1])} (${percent(row[2])})\nother: ${number.format(row[3])} (${percent(row[4])})`;
 
-  function overlay(name) {
+  function overlay(name, width) {
     const rows = data.overlays[name];
     return {
       ...base(),
-      grid: { left: 4, right: 6, top: 26, bottom: 4, containLabel: true },
+      grid: { left: 4, right: margin(rows.map(([span]) => span), width), top: 26, bottom: 4, containLabel: true },
       legend: legend(),
       tooltip: { ...tip((at) => told(rows[at[0].dataIndex])), trigger: "axis", axisPointer: { type: "shadow" } },
-      xAxis: { type: "category", data: rows.map(([span]) => span), ...axis(), splitLine: { show: false } },
+      xAxis: { type: "category", data: rows.map(([span]) => span), ...axis(), splitLine: { show: false }, axisLabel: spans() },
       yAxis: { type: "value", ...axis(), axisLabel: { ...axis().axisLabel, formatter: (share) => `${Math.round(100 * share)} %` } },
       series: sides().map(([side, paint], at) => ({
         name: side, type: "bar", barGap: "0%", barCategoryGap: "18%", itemStyle: { color: paint }, data: rows.map((row) => row[2 + 2 * at]),
@@ -132,7 +147,36 @@
     };
   }
 
-  const kinds = { flow: (_, width) => flow(width), histogram, bars, overlay, pairs };
+  // Lines over a common axis; each names its colour by a property of page.css.
+  function lines(name, width) {
+    const { axis: title, series } = data.lines[name];
+    const shown = series.filter((line) => line.points.length);
+    const named = shown.length > 1;
+    const ends = shown.flatMap((line) => [line.points[0][0], line.points.at(-1)[0]]);
+    const written = (value) => significant.format(value);
+    return {
+      ...base(),
+      grid: { left: 4, right: 20, top: named ? (width < 600 ? 48 : 28) : 10, bottom: 20, containLabel: true },
+      legend: { ...legend(), show: named, left: width < 600 ? 0 : "auto" },
+      tooltip: {
+        ...tip((at) => [`${title} ${number.format(at[0].value[0])}`, ...at.map((one) => `${one.seriesName}: ${written(one.value[1])}`)].join("\n")),
+        trigger: "axis",
+      },
+      xAxis: {
+        type: "value", min: Math.min(...ends), max: Math.max(...ends), minInterval: 1, ...axis(), splitLine: { show: false },
+        name: title, nameLocation: "middle", nameGap: 22, nameTextStyle: { color: colour("--soft"), fontSize: 11 },
+        axisLabel: { ...axis().axisLabel, hideOverlap: true, showMinLabel: true, showMaxLabel: false, formatter: (value) => number.format(value) },
+      },
+      yAxis: { type: "value", scale: true, ...axis(), axisLabel: { ...axis().axisLabel, formatter: written } },
+      series: shown.map((line) => ({
+        name: line.name, type: "line", data: line.points, symbol: "circle", symbolSize: 6,
+        showSymbol: Boolean(line.marks) || line.points.length === 1, itemStyle: { color: colour(line.paint), opacity: line.faint ? 0.4 : 1 },
+        lineStyle: { color: colour(line.paint), width: line.faint ? 1 : 1.8, opacity: line.faint ? 0.4 : 1, type: line.dashed ? "dashed" : "solid" },
+      })),
+    };
+  }
+
+  const kinds = { flow: (_, width) => flow(width), histogram, bars, overlay, pairs, lines };
   const places = [...document.querySelectorAll(".chart")];
   function draw() {
     for (const place of places) {
@@ -152,7 +196,7 @@
     const heads = [...table.tHead.rows[0].cells];
     const body = table.tBodies[0];
     heads.forEach((head, at) => {
-      const numeric = body.rows[0].cells[at].classList.contains("n");
+      const numeric = [...body.rows].some((row) => row.cells[at].classList.contains("n"));
       head.classList.toggle("n", numeric);
       const button = document.createElement("button");
       button.type = "button";
@@ -160,7 +204,7 @@
       head.replaceChildren(button);
       button.addEventListener("click", () => {
         const down = head.getAttribute("aria-sort") === "descending" || (!numeric && head.getAttribute("aria-sort") !== "ascending");
-        const value = (row) => (numeric ? Number(row.cells[at].dataset.v) : row.cells[at].textContent);
+        const value = (row) => (numeric ? Number(row.cells[at].dataset.v ?? -Number.MAX_VALUE) : row.cells[at].textContent);
         const order = (one, other) => (numeric ? value(one) - value(other) : value(one).localeCompare(value(other)));
         const rows = [...body.rows].sort((one, other) => (down ? order(one, other) : order(other, one)));
         body.append(...rows);

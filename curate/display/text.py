@@ -33,7 +33,7 @@ def safe(text: str) -> str:
 
 
 def one_line(text: str, width: int = 200) -> str:
-    """Return `safe` text on one line, cut at `width` terminal cells."""
+    """Return `safe` text on one line, cut at `width` terminal cells, before a figure rather than in it."""
     shown = text[: 2 * width].replace("\r\n", "\n").translate(_VISIBLE_LINE)
     return shown if len(text) <= 2 * width and cells(shown) <= width else _cut(shown, width)
 
@@ -42,14 +42,6 @@ def to_json(value: object) -> str:
     """Return a dataclass or plain values as JSON that is safe to print: what a terminal would obey is escaped."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
     return json.dumps(plain, indent=1, ensure_ascii=False).translate(ESCAPED)
-
-
-def duration(seconds: float) -> str:
-    """Return 8 s, 3:07 min or 2:05 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
 
 
 def cells(text: str) -> int:
@@ -70,18 +62,21 @@ def _cut(text: str, width: int) -> str:
     for place, character in enumerate(text):
         taken += _cells(character)
         if taken > width - 1:
-            return text[:place] + ELLIPSIS
+            return text[:place].rstrip("0123456789.,") + ELLIPSIS  # "92…" would read as a figure
     return text + ELLIPSIS
 
 
 def show(renderable: RenderableType) -> None:
-    """Print on stdout; into a pipe or a file without the blanks that pad lines to the width."""
+    """Print on stdout; into a pipe or a file without the blanks that pad lines to the width.
+
+    A table that is wider than the terminal is left to the terminal to wrap, since cropping it would cut figures.
+    """
     out = console()
     if out.is_terminal:
-        out.print(renderable)
+        out.print(renderable, crop=False)
         return
     with out.capture() as captured:
-        out.print(renderable)
+        out.print(renderable, crop=False)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+from curate.display.figures import GIB
 from curate.errors import RecipeError
 
-GIB = 2**30
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _SIDE = {"cuda": 8192, "cpu": 512}  # of the square matrices that the rate is measured with
 _SECONDS = 0.1  # that the measurement takes at least

@@ -15,7 +15,8 @@ from curate.analysis.explain import Explanation
 from curate.analysis.select import Selection
 from curate.analysis.stats import Flow, Share, Stats, edits, flow
 from curate.dataset.curated_set import CuratedSet, readable
-from curate.display.html import Cell, number, percent, plural, table, text
+from curate.display.figures import number, percent, plural
+from curate.display.html import Cell, table, text
 from curate.pipeline.run import CleanResult
 from curate.report.html import conversation
 from curate.report.terminal.compare import SIDES, matched, sided, totals
@@ -157,13 +158,13 @@ def _grid(parts: Iterable[str]) -> str:
 
 def _flow(found: Flow) -> str:
     rows = [(step.rule, step.first, step.first / found.read, step.alone) for step in found.steps if found.read]
-    return table("rejected by", ("rule", "records", "share", "alone"), rows, ("share",))
+    return table("rejected by", ("rule", "records", "share", "alone"), rows, {"share": percent})
 
 
 def _shares(title: str, shares: Sequence[Share], unit: str) -> str:
     total = sum(one.pieces for one in shares) or 1
     rows = [(one.name, one.pieces, one.pieces / total, one.tokens) for one in shares[:NAMES]]
-    return table(title, ("name", unit, "share", "tokens"), rows, ("share",))
+    return table(title, ("name", unit, "share", "tokens"), rows, {"share": percent})
 
 
 def _counts(title: str, counts: Sequence[tuple[str, int]], unit: str) -> str:

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from curate.errors import TokenizerError, did_you_mean
+from curate.errors import TokenizerError, did_you_mean, install_command
 from curate.tokenization.hub import HUB_NAME, download
 
 DEFAULT_TOKENIZER = "llama3"
@@ -74,7 +74,7 @@ def _installed_llama3() -> TokenizerFiles:
             if file.is_file():
                 return TokenizerFiles(DEFAULT_TOKENIZER, file, None, file.parent)
     raise TokenizerError(
-        "LLaMA-3's tokenizer is not installed; type: pip install 'curate-chat[llama3]', or give --tokenizer FOLDER"
+        f"LLaMA-3's tokenizer is not installed; type: {install_command('llama3')}, or give --tokenizer FOLDER"
     )
 
 

@@ -32,6 +32,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from curate.display.figures import gib
 from curate.errors import CheckpointError
 
 FORMAT = 1
@@ -272,7 +273,7 @@ def _why(final: Path, error: OSError) -> str:
     room = ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         with suppress(OSError):
-            room = f" ({shutil.disk_usage(final.parent).free / 2**30:,.1f} GiB free)"
+            room = f" ({gib(shutil.disk_usage(final.parent).free)} GiB free)"
     return f"checkpoint {str(final)!r} was not written: {said}{room}; earlier ones are as they were"
 
 

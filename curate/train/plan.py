@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from curate.display.figures import GIB, gib, number, plural
 from curate.errors import PlanError
 from curate.model.methods import MethodSettings
 from curate.model.sizes import Shape, Work, flops
@@ -16,7 +17,6 @@ from curate.train import memory
 from curate.train.config import TrainConfig
 from curate.train.memory import CONTEXT, DTYPE_BYTES, FORMS, FRAGMENTED, Form, Setup
 
-GIB = 2**30
 ENOUGH_TOKENS = {"cuda": 16_384, "cpu": 2_048}  # at once; more are no faster
 EFFICIENCY = {("cuda", True): 0.50, ("cuda", False): 0.42, ("cpu", True): 0.30, ("cpu", False): 0.30}
 FULL = "full"
@@ -183,16 +183,16 @@ def check(planned: Plan) -> None:
     hardware = planned.hardware
     if not planned.fits_memory:
         largest = sorted(planned.parts.items(), key=lambda part: -part[1])[:3]
-        named = ", ".join(f"{name} {size / GIB:,.1f}" for name, size in largest)
+        named = ", ".join(f"{name} {gib(size)}" for name, size in largest)
         would = "; ".join(planned.suggestions) or "nothing that is known here makes it fit; take a smaller model"
         raise PlanError(
-            f"this run needs {planned.needs / GIB:,.1f} GiB, {hardware.name} has {hardware.memory / GIB:,.1f} "
+            f"this run needs {gib(planned.needs)} GiB, {hardware.name} has {gib(hardware.memory)} "
             f"({named}); what would fit: {would}"
         )
     if planned.disk > hardware.disk:
         raise PlanError(
-            f"checkpoints and the model take {planned.disk / GIB:,.1f} GiB of disk, {hardware.disk / GIB:,.1f} are "
-            f"free (one checkpoint with all states is {planned.checkpoint / GIB:,.1f}); give another --out, "
+            f"checkpoints and the model take {gib(planned.disk)} GiB of disk, {gib(hardware.disk)} are "
+            f"free (one checkpoint with all states is {gib(planned.checkpoint)}); give another --out, "
             "or an adapter's method, which saves little"
         )
 
@@ -346,15 +346,15 @@ def _disk(config: TrainConfig, shape: Shape, setup: Setup, trained: int) -> tupl
 
 def _reasons(config: TrainConfig, load: Load, count: Steps, setup: Setup, layers: int) -> Iterator[str]:
     asked = config.train.global_batch
-    rows = "row" if count.rows == 1 else "rows"
-    yield f"{count.conversations:,.0f} conversations a step = {count.rows:,} {rows} of {load.row_tokens:,} tokens"
+    rows = f"{number(count.rows)} {plural(count.rows, 'row')} of {number(load.row_tokens)} tokens"
+    yield f"{number(round(count.conversations))} conversations a step = {rows}"
     if not 0.8 < count.conversations / asked < 1.25:
         yield (
-            f"{asked} conversations a step were asked for; a row holds {load.conversations / load.rows:,.1f} on "
+            f"{asked} conversations a step were asked for; a row holds {number(load.conversations / load.rows)} on "
             "average, and a step is whole rows (smaller ones: data.row_tokens)"
         )
     how = "as asked" if config.train.micro_batch else "the most that fits, or that is any faster"
-    yield f"{setup.micro_batch} {'row' if setup.micro_batch == 1 else 'rows'} at once: {how}"
+    yield f"{setup.micro_batch} {plural(setup.micro_batch, 'row')} at once: {how}"
     if config.train.checkpointing != "auto":
         yield f"activations checkpointed: {'yes' if setup.checkpointed else 'no'}, as asked"
     elif setup.checkpointed:
@@ -378,7 +378,7 @@ def _suggestions(config: TrainConfig, shape: Shape, load: Load, hardware: Hardwa
     for words, changed, other in _changes(config, load, hardware.dtype):
         planned = _best(changed, shape, other, hardware, attention, None)
         if planned.fits_memory:
-            yield f"{words} ({planned.needs / GIB:,.1f} GiB)"
+            yield f"{words} ({gib(planned.needs)} GiB)"
     for ranks in (2, 4, 8) if hardware.ranks == 1 and config.method.kind == FULL else ():
         if _best(config, shape, load, replace(hardware, ranks=ranks), attention, None).fits_memory:
             yield f"{ranks} such devices with torchrun"

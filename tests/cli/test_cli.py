@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 import curate.cli
 from curate._version import __version__
 from curate.cli import COMMANDS, clean_progress, cli
-from curate.display.text import duration
+from curate.display.figures import duration
 from curate.errors import SetError
 from tests.support.small_set import write_set
 

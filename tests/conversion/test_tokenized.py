@@ -231,7 +231,7 @@ def test_without_datasets_the_line_to_type_is_said(
 
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "datasets" else found(name))
-    with pytest.raises(CurateError, match=r"pip install 'curate-chat\[train\]'"):
+    with pytest.raises(CurateError, match=r"the extra \[train\]: pip install -e .*\[train\]"):
         convert(small, tmp_path / "chats", to="hf")
 
 

@@ -101,7 +101,7 @@ def test_a_disk_that_is_full_in_a_worker_is_full_here_too() -> None:
 
 
 def test_a_step_that_cannot_be_made_says_why() -> None:
-    with pytest.raises(MissingExtra, match=r"pip install 'curate-chat\[step\]'"):
+    with pytest.raises(MissingExtra, match=r"the extra \[step\]: pip install -e .*\[step\]"):
         list(local.run(NeverMade, range(3), 2))
 
 

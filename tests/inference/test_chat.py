@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 
 import curate
 from curate.cli import cli
-from curate.errors import CurateError, InputError, ModelError
+from curate.errors import CurateError, InputError, ModelError, install_command
 from curate.model import artifact, serving
 from curate.schemas.conversation import Message
 from tests.support import tiny_runs
@@ -216,7 +216,7 @@ def test_without_the_training_extra_one_line_says_what_to_type(tmp_path: Path) -
         [sys.executable, "-m", "curate", "chat", "x"], capture_output=True, text=True, env=env, input="a"
     )
     assert done.returncode == 1
-    assert done.stderr == "error: curate chat needs the extra [train]: pip install 'curate-chat[train]'\n"
+    assert done.stderr == f"error: curate chat needs the extra [train]: {install_command('train')}\n"
 
 
 def test_errors_are_of_the_family() -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import curate
 from curate.analysis.conversations import Chat
 from curate.analysis.diff import Change
+from curate.display import figures
 from curate.display import html as parts
 from curate.errors import InputError
 from curate.rendering import mask_view
@@ -245,6 +246,6 @@ def test_messages_that_are_not_trained_on_are_not_marked(example: Path) -> None:
 
 
 def test_a_table_sorts_numbers_by_value() -> None:
-    shown = parts.table("t", ("name", "n"), [("a", 1234), ("b", 0.5)], ("n",))
+    shown = parts.table("t", ("name", "n"), [("a", 1234), ("b", 0.5)], {"n": figures.percent})
     assert '<td class="n" data-v="0.5">50.0 %</td>' in shown
     assert '<th scope="col">name</th>' in shown

@@ -1,4 +1,4 @@
-"""The page of statistics in a real Chromium: nothing runs or is fetched, charts are drawn, keys and readers work."""
+"""The pages in a real Chromium: nothing runs or is fetched, charts are drawn, figures are whole, keys work."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import curate
+from curate.analysis.compare import Comparison
+from curate.analysis.stats import Stats
+from curate.report.html.pages import write as write_page
+from curate.report.html.pages import write_comparison
+from curate.train.report import html as run_page
 from tests.support import ROOT, browser
+from tests.support.hostile_run import write_run
 from tests.support.hostile_set import write_hostile
+from tests.support.small_set import grown
 
 EXAMPLE = ROOT / "examples/sharegpt_dump.json"
 
@@ -48,6 +56,29 @@ def beside(tmp_path_factory: pytest.TempPathFactory, page: Path) -> Path:
     return folder / "page.html"
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_page.write(write_run(tmp_path_factory.mktemp("runs") / "first <run>"))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory, page: Path) -> Path:
+    """The page of a set of a hundred million records."""
+    file = tmp_path_factory.mktemp("large") / "page.html"
+    found = msgspec.convert(grown(msgspec.to_builtins(curate.stats(page.parent))), Stats)
+    write_page(file, found, curate.open_set(page.parent))
+    return file
+
+
+@pytest.fixture(scope="module")
+def large_beside(tmp_path_factory: pytest.TempPathFactory, beside: Path, page: Path) -> Path:
+    file = tmp_path_factory.mktemp("large") / "page.html"
+    sets = curate.open_set(page.parent), curate.open_set(page.parent)
+    found = msgspec.convert(grown(msgspec.to_builtins(curate.compare(*(one.path for one in sets)))), Comparison)
+    write_comparison(file, found, sets)
+    return file
+
+
 def complaints(chromium: browser.Browser) -> list[browser.Event]:
     return chromium.seen("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
 
@@ -59,7 +90,7 @@ def requests(chromium: browser.Browser, but_blocked: bool = False) -> list[str]:
     return [one["params"]["request"]["url"] for key, one in sent.items() if not (but_blocked and key in blocked)]
 
 
-@pytest.mark.parametrize("which", ["page", "hostile", "beside"])
+@pytest.mark.parametrize("which", ["page", "hostile", "beside", "run"])
 def test_nothing_is_fetched_nothing_of_the_data_runs_and_nothing_fails(
     which: str, chromium: browser.Browser, request: pytest.FixtureRequest
 ) -> None:
@@ -92,13 +123,13 @@ def test_the_policy_stops_what_would_get_through(chromium: browser.Browser, page
     assert chromium.run("window.hacked") in (1, 2), "without it the attack would be seen: this test can fail"
 
 
-@pytest.mark.parametrize("which", ["page", "beside"])
+@pytest.mark.parametrize(("which", "charts"), [("page", 9), ("beside", 9), ("run", 4)])
 def test_every_chart_is_drawn_and_says_what_it_shows(
-    which: str, chromium: browser.Browser, request: pytest.FixtureRequest
+    which: str, charts: int, chromium: browser.Browser, request: pytest.FixtureRequest
 ) -> None:
     chromium.open(request.getfixturevalue(which))
     drawn = chromium.run("[...document.querySelectorAll('.chart')].map(c => c.querySelectorAll('svg path').length)")
-    assert len(drawn) >= 9
+    assert len(drawn) >= charts
     assert min(drawn) >= 2
     assert chromium.run("[...document.querySelectorAll('.chart')].every(c => c.getAttribute('aria-label').length > 10)")
 
@@ -135,7 +166,7 @@ def test_a_conversation_is_unfolded_by_keyboard(chromium: browser.Browser, page:
     assert chromium.run(f"{second}.querySelector('article').getBoundingClientRect().height") > 50
 
 
-@pytest.mark.parametrize("which", ["page", "hostile", "beside"])
+@pytest.mark.parametrize("which", ["page", "hostile", "beside", "run"])
 @pytest.mark.parametrize("width", [360, 768, 1600])
 def test_the_page_fits_a_window_of_any_width(
     which: str, width: int, chromium: browser.Browser, request: pytest.FixtureRequest
@@ -143,6 +174,40 @@ def test_the_page_fits_a_window_of_any_width(
     chromium.open(request.getfixturevalue(which), width=width)
     chromium.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
     assert chromium.run("document.documentElement.scrollWidth") <= width
+
+
+CUT = """
+(() => {
+  const found = [];
+  const figure = (text) => /\\d/.test(text);
+  for (const e of document.querySelectorAll('main *, header *')) {
+    if (e.closest('svg, pre') || getComputedStyle(e).display === 'inline') continue;
+    if (e.scrollWidth > e.clientWidth + 1 && figure(e.textContent)) found.push([e.tagName, e.className, e.textContent]);
+  }
+  for (const e of document.querySelectorAll('svg text')) {
+    const [inner, outer] = [e.getBoundingClientRect(), e.closest('svg').getBoundingClientRect()];
+    const outside = inner.left < outer.left - 1 || inner.right > outer.right + 1;
+    if (outside && figure(e.textContent)) found.push(['text', e.textContent]);
+  }
+  return found;
+})()
+"""
+
+
+@pytest.mark.parametrize("which", ["page", "hostile", "beside", "run", "large", "large_beside"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_figure_is_cut(which: str, width: int, chromium: browser.Browser, request: pytest.FixtureRequest) -> None:
+    chromium.open(request.getfixturevalue(which), width=width)
+    chromium.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    assert chromium.run(CUT) == []
+    assert chromium.run("document.body.scrollWidth") <= width
+
+
+def test_a_cut_figure_would_be_found(chromium: browser.Browser, page: Path) -> None:
+    chromium.open(page, width=390)
+    chromium.run("document.querySelector('.tiles b').textContent = '1,234,567,890,123,456,789,012,345'")
+    chromium.run("document.querySelector('svg text').setAttribute('transform', 'translate(380, 20)')")
+    assert len(chromium.run(CUT)) >= 2
 
 
 def test_a_screen_reader_meets_names_and_headings_in_order(chromium: browser.Browser, page: Path) -> None:
@@ -183,9 +248,12 @@ CONTRASTS = """
 """
 
 
+@pytest.mark.parametrize("which", ["page", "run"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_all_text_stands_out_from_what_is_behind_it(dark: bool, chromium: browser.Browser, page: Path) -> None:
-    chromium.open(page, dark=dark)
+def test_all_text_stands_out_from_what_is_behind_it(
+    which: str, dark: bool, chromium: browser.Browser, request: pytest.FixtureRequest
+) -> None:
+    chromium.open(request.getfixturevalue(which), dark=dark)
     chromium.run("document.querySelectorAll('details').forEach(one => { one.open = true })")
     assert chromium.run(CONTRASTS) == {}
     background = chromium.run("getComputedStyle(document.body).backgroundColor")

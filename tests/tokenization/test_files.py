@@ -67,7 +67,7 @@ def test_a_model_that_is_not_bpe_is_refused(tmp_path: Path) -> None:
 
 def test_without_llama_models_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TokenizerError, match=r"pip install 'curate-chat\[llama3\]', or give --tokenizer FOLDER"):
+    with pytest.raises(TokenizerError, match=r"type: pip install -e .*\[llama3\]'?, or give --tokenizer FOLDER"):
         load_tokenizer(None)
 
 

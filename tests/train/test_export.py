@@ -222,8 +222,12 @@ def _one_serving(tokenizer: Tokenizer) -> None:
     _SERVING[:] = [serving.of(tokenizer, "vicuna")]
 
 
-def test_the_card_stands_beside_the_weights_with_the_curve(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    records.append(tmp_path / records.METRICS, [{"step": step, "loss": 1.0 / step} for step in range(1, 9)])
+def test_the_card_is_written_next_to_the_weights_with_the_loss_over_the_run(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    records.append(tmp_path / records.METRICS, [{"step": step, "loss": 1.0 / step} for step in range(1, 41)])
     made = export.finish(tmp_path, base(), making(tokenizer), ALONE)
-    assert "![loss by step](loss.png)" in (made / "README.md").read_text()
-    assert (made / "loss.png").read_bytes().startswith(b"\x89PNG")
+    card = (made / "README.md").read_text().partition("## Training loss\n\n")[2].partition("\n\n")[0].splitlines()
+    assert card[0] == "| up to step | loss |"
+    assert [line.split(" | ")[0] for line in card[2:]] == [f"| {step}" for step in range(4, 41, 4)]
+    assert card[2] == "| 4 | 0.5208 |"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import sys
+import shlex
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from curate.errors import PlanError, RecipeError, RunError
 from curate.train import config
 from curate.train.run import events, records
 from tests.cli.test_cli import curate_in
+from tests.support import ROOT
 from tests.support.small_runs import ANSWER, COLOURS, QUESTION, SHORT, Heard, losses, run, taught_set
 
 
@@ -65,7 +66,7 @@ def test_a_run_leaves_what_its_page_says(held_out: Path, tmp_path: Path) -> None
     assert (result.status, result.step, len(found.metrics)) == ("finished", 6, 6)
     assert {path.name for path in result.run.iterdir()} >= {
         *(records.CONFIG, records.PLAN, records.FACTS, records.METRICS, records.EVAL, records.SAMPLES),
-        *(records.LEFT_OUT, records.MASKED, "checkpoints", "model", "report.html", "loss.png"),
+        *(records.LEFT_OUT, records.MASKED, "checkpoints", "model", "report.html"),
     }
     keys = {"step", "loss", "lr", "tokens", "supervised", "seconds", "tokens_per_s", "mfu", "gib"}
     assert all(keys <= set(row) for row in found.metrics)
@@ -167,9 +168,10 @@ def test_presets_are_listed_and_printed() -> None:
 
 def test_without_the_training_extra_one_line_says_what_to_install(taught: Path, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
-    done = curate_in(tmp_path, "finetune", str(taught), "--model", "tiny", PYTHONPATH=f"{tmp_path}:{sys.path[0]}")
+    done = curate_in(tmp_path, "finetune", str(taught), "--model", "tiny", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 1
-    assert done.stderr == "error: curate finetune needs the extra [train]: pip install 'curate-chat[train]'\n"
+    typed = f"pip install -e {shlex.quote(f'{ROOT}[train]')}"
+    assert done.stderr == f"error: curate finetune needs the extra [train]: {typed}\n"
 
 
 # ---- on a terminal
@@ -191,6 +193,18 @@ def test_the_panel_shows_what_a_step_came_to(taught: Path, tmp_path: Path) -> No
         assert part in text, part
     assert "warning: memory ran out" in text
     assert "because" in text  # the plan, above
+
+
+def test_the_panel_cuts_no_figure_on_a_narrow_terminal() -> None:
+    step = events.Stepped(
+        123_456, 234_567, 2.34, 12.3456, 1e-5, 0.1234, 400, 200, 0.5, 1_234_567, 0.41, 139.8, 0.003, 8e4
+    )
+    screen = Console(file=io.StringIO(), width=80, record=True)
+    with Live(console=screen, auto_refresh=False) as live:
+        screen.print(finetune_progress.Panel(live).shown(step))
+    words = screen.export_text().split()
+    for part in ("123,456", "234,567", "12.3456", "1.00e-05", "0.1234", "1,234,567", "41.0", "139.8", "0.3", "22:13"):
+        assert part in words, part
 
 
 def test_the_curve_falls_as_the_loss_does() -> None:

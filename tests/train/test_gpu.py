@@ -17,8 +17,8 @@ pytest.importorskip("peft")
 
 from benchmarks import training
 from benchmarks.training import Bench, Case
+from curate.display.figures import GIB
 from curate.model import device
-from curate.model.device import GIB
 from curate.train import distributed
 from curate.train import trainer as step
 

@@ -15,7 +15,8 @@ from curate.analysis.select import show
 from curate.analysis.stats import Stats
 from curate.dataset.curated_set import CuratedSet
 from curate.display import html_page
-from curate.display.html import Cell, chart, facts, fitting, foot, jumps, more, number, section, table, text
+from curate.display.figures import number, percent, ratio
+from curate.display.html import Cell, Shown, chart, facts, fitting, foot, jumps, more, section, table, text
 from curate.report.html import conversation
 from curate.report.terminal.compare import SIDES, Figure, Part, lengths, matched, parts, sided, spread, totals, value
 
@@ -73,8 +74,12 @@ def _settings(found: Comparison) -> str:
 
 
 def _figures(title: str, figures: Sequence[Figure]) -> str:
-    rows: list[Sequence[Cell]] = [(one.name, one.one, one.other, one.change) for one in figures]
+    rows: list[Sequence[Cell]] = [(one.name, one.one, one.other, _change(one)) for one in figures]
     return table(title, ("number", *COLUMNS, "change"), rows)
+
+
+def _change(figure: Figure) -> Shown:
+    return Shown(figure.change, ratio(figure.other - figure.one, figure.one))
 
 
 def _lengths(found: Comparison) -> Iterator[str]:
@@ -84,7 +89,9 @@ def _lengths(found: Comparison) -> Iterator[str]:
             continue
         shares = (f"{name}, share" for name in COLUMNS)
         heading = (overlay.title, *(each for pair in zip(COLUMNS, shares, strict=True) for each in pair))
-        bins = table(overlay.title, heading, spread(overlay), [name for name in heading if name.endswith("share")])
+        bins = table(
+            overlay.title, heading, spread(overlay), {name: percent for name in heading if name.endswith("share")}
+        )
         label = f"{overlay.title} of both sets, as shares of each; the tables have the numbers"
         drawn = chart(f"overlay:{overlay.name}", label) + more("as a table", bins)
         if overlay.title in figures:
@@ -98,12 +105,16 @@ def _names(found: Comparison) -> Iterator[str]:
             continue
         heading = ("name", "one", "one, share", "other", "other, share", "points")
         cells: list[Sequence[Cell]] = [
-            (row.name, row.one, row.one_share, row.other, row.other_share, row.change) for row in rows[:ROWS]
+            (row.name, row.one, row.one_share, row.other, row.other_share, _points(row)) for row in rows[:ROWS]
         ]
-        numbers = table(f"{title}, in {unit}", heading, cells, ("one, share", "other, share"))
+        numbers = table(f"{title}, in {unit}", heading, cells, dict.fromkeys(("one, share", "other, share"), percent))
         label = f"{title} of both sets, as shares of each; the table has the numbers"
         drawn = chart(f"pairs:{title}", label, 2 * min(len(rows), BARS))
         yield f"<figure><figcaption>{text(title)}</figcaption>{drawn}{more('as a table', numbers)}</figure>"
+
+
+def _points(row: Part) -> Shown:
+    return Shown(row.change, row.other_share - row.one_share)
 
 
 def _data(found: Comparison) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from markdown_it import MarkdownIt
 from curate.analysis import diff
 from curate.analysis.conversations import Chat
 from curate.analysis.diff import Change
-from curate.display.html import more, number, plural, text
+from curate.display.figures import number, plural
+from curate.display.html import cut, more, plain, text, turn
 from curate.display.text import safe
 from curate.rendering.mask_view import Spans
 from curate.schemas.conversation import Message
@@ -39,7 +40,7 @@ TAGS = {"same": "span", "gone": "del", "new": "ins"}
 def chat(found: Chat, spans: Spans | None = None) -> str:
     """Return a conversation, its first messages in full; `spans` tell what of its rendering is trained on."""
     shown = "".join(_message(message) for message in found.messages[:MESSAGES])
-    unread = f'<pre class="plain">{text(_cut(found.unread))}</pre>' if found.unread is not None else ""
+    unread = f'<pre class="plain">{text(cut(found.unread, LONG))}</pre>' if found.unread is not None else ""
     return _article(found, shown + unread + _left(len(found.messages) - MESSAGES) + _mask(found, spans or ()))
 
 
@@ -47,14 +48,14 @@ def _mask(found: Chat, spans: Spans) -> str:
     """Return the rendering with what is trained on marked, folded away."""
     shown, room = "", MESSAGES * LONG
     for part, is_trained in spans:
-        marked = text(_cut(part, max(room, 0)))
+        marked = text(cut(part, max(room, 0)))
         shown += f"<mark>{marked}</mark>" if is_trained else marked
         room -= len(part)
         if room <= 0:
             break
     trained, tokens = (number(found.facts.get(name) or 0) for name in ("answer_tokens", "tokens"))
     told = f"as training sees it: <mark>the loss counts</mark> {trained} of {tokens} tokens"
-    return more(told, _plain(shown)) if shown else ""
+    return more(told, plain(shown)) if shown else ""
 
 
 def change(found: Chat, changes: Sequence[Change]) -> str:
@@ -76,7 +77,7 @@ def _article(found: Chat, body: str) -> str:
     why = ""
     if lost is not None:
         shown = lost.evidence if lost.evidence and not (found.unread or "").startswith(lost.evidence) else ""
-        evidence = f'<p class="evidence">{text(_cut(shown, EVIDENCE))}</p>' if shown else ""
+        evidence = f'<p class="evidence">{text(cut(shown, EVIDENCE))}</p>' if shown else ""
         twin = f" (stayed: <code>{text(lost.twin)}</code>)" if lost.twin and lost.twin not in lost.reason else ""
         why = f'<p class="why"><b>{text(lost.rule)}</b>: {text(lost.reason)}{twin}</p>{evidence}'
     place = [found.place] if found.place != found.id else []
@@ -90,10 +91,10 @@ def _left(count: int) -> str:
 
 
 def _message(message: Message) -> str:
-    content = _cut(message.content)
-    body = _prose(content) if message.role == "assistant" else _plain(text(content))
-    calls = _plain(f"calls {text(_cut(message.tool_calls))}") if message.tool_calls else ""
-    return _turn(message.role, message.name or "", body + calls)
+    content = cut(message.content, LONG)
+    body = _prose(content) if message.role == "assistant" else plain(text(content))
+    calls = plain(f"calls {text(cut(message.tool_calls, LONG))}") if message.tool_calls else ""
+    return turn(message.role, body + calls, message.name or "")
 
 
 def _changed(one: Change) -> str:
@@ -102,27 +103,12 @@ def _changed(one: Change) -> str:
     shown, room = "", 2 * LONG
     for kind, part in diff.words(before, after):
         part = _middle(part) if kind == "same" else _seen(part)
-        shown += f"<{TAGS[kind]}>{text(_cut(part, max(room, 0)))}</{TAGS[kind]}>"
+        shown += f"<{TAGS[kind]}>{text(cut(part, max(room, 0)))}</{TAGS[kind]}>"
         room -= len(part)
         if room <= 0:
             shown += "…"
             break
-    return _turn(one.role, what, _plain(shown))
-
-
-def _plain(shown: str) -> str:
-    """Return text, escaped already, as it was typed; its direction is told from its letters."""
-    return f'<div class="plain" dir="auto">{shown}</div>'
-
-
-def _turn(role: str, note: str, body: str) -> str:
-    beside = f' <span class="note">{text(note)}</span>' if note else ""
-    return f'<div class="turn {role}"><p class="role">{role}{beside}</p>{body}</div>'
-
-
-def _cut(content: str, most: int = LONG) -> str:
-    left = len(content) - most
-    return content if left <= most // 10 else f"{content[:most]}\n… {left:,} more characters"
+    return turn(one.role, plain(shown), what)
 
 
 def _middle(part: str) -> str:
@@ -142,7 +128,7 @@ def _prose(content: str) -> str:
     parser = _markdown()
     tokens = parser.parse(safe(content))
     if any(token.level >= NESTED for token in tokens):
-        return _plain(text(content))
+        return plain(text(content))
     return f'<div class="md" dir="auto">{parser.renderer.render(tokens, parser.options, {})}</div>'
 
 

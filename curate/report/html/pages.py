@@ -1,4 +1,4 @@
-"""A set's statistics and a sample of its conversations as one HTML page that needs nothing beside it.
+"""Results as HTML pages, each one file that loads nothing: a set's statistics, two sets compared, a training run.
 
 document.py  the page, from head to foot          samples.py  which conversations stand on it
 beside.py    the page of two sets side by side    talk.py     a conversation, and what changed in it

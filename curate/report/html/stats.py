@@ -11,27 +11,14 @@ from typing import Any
 
 from curate.analysis.stats import Count, Histogram, Share, Stats
 from curate.display import html_page
-from curate.display.html import (
-    Cell,
-    chart,
-    facts,
-    fitting,
-    foot,
-    jumps,
-    more,
-    number,
-    percent,
-    plural,
-    section,
-    table,
-    text,
-)
+from curate.display.figures import mb, number, percent, plural
+from curate.display.html import Cell, chart, facts, fitting, foot, jumps, more, section, table, text
 from curate.report.html import conversation
 from curate.report.html.samples import Samples
 
 BARS = 12  # of a chart; its table has them all, or the first of them
 ROWS = 200
-MB = 1e6
+SHARE = {"share": percent}
 
 
 def html(stats: Stats, samples: Samples, name: str = "") -> str:
@@ -98,7 +85,7 @@ def _counts(stats: Stats) -> dict[str, Sequence[Count]]:
 
 def _head(stats: Stats, title: str, parts: Sequence[tuple[str, str, str]]) -> str:
     header = stats.header
-    inputs = ", ".join(f"{text(item.name)} ({number(item.bytes / MB)} MB)" for item in header.inputs[:8])
+    inputs = ", ".join(f"{text(item.name)} ({mb(item.bytes)} MB)" for item in header.inputs[:8])
     inputs += f", {len(header.inputs) - 8} more" if len(header.inputs) > 8 else ""
     window = f", window {number(header.window)}" if header.window else ""
     tiles = [
@@ -131,7 +118,7 @@ def _flow(stats: Stats) -> str:
     ]
     lost = flow.rejected_exchanges
     note = f'<p class="note">{number(lost)} single exchanges were taken from kept records.</p>' if lost else ""
-    found = table("records by the rule that rejected them", ("rule", "records", "share", "alone"), rows, ("share",))
+    found = table("records by the rule that rejected them", ("rule", "records", "share", "alone"), rows, SHARE)
     height = len([step for step in flow.steps if step.first]) + 2
     return chart("flow", label, max(height, 6)) + found + note
 
@@ -148,7 +135,7 @@ def _histogram(item: Histogram) -> str:
         f"<figure><figcaption>{text(item.title)}</figcaption>{chart(f'histogram:{item.name}', label)}"
         f'<p class="note">mean {number(item.mean)} · {number(item.minimum)} to {number(item.maximum)}'
         f"<br>{text(spread)}</p>"
-        f"{more('as a table', table(item.title, (item.title, item.unit, 'share'), rows, ('share',)))}</figure>"
+        f"{more('as a table', table(item.title, (item.title, item.unit, 'share'), rows, SHARE))}</figure>"
     )
 
 
@@ -166,7 +153,7 @@ def _names(stats: Stats) -> str:
         rows: list[Sequence[Cell]] = [(one.name, one.pieces, one.pieces / total, one.tokens) for one in shares[:ROWS]]
         unit = "pieces" if stats.header.kind == "set" else "conversations"
         found += _bars(
-            key, titles[key], len(shares), table(titles[key], ("name", unit, "share", "tokens"), rows, ("share",))
+            key, titles[key], len(shares), table(titles[key], ("name", unit, "share", "tokens"), rows, SHARE)
         )
     for key, counts in _counts(stats).items():
         unit = "messages" if key == "roles" else "times"
@@ -208,11 +195,16 @@ def _facts(stats: Stats) -> str:
         (number(one.window), one.pieces / pieces if pieces else 0.0, one.conversations / whole if whole else 0.0)
         for one in stats.windows
     ]
-    fit = table("what a window holds whole", ("tokens", "pieces", "conversations"), rows, ("pieces", "conversations"))
+    fit = table(
+        "what a window holds whole",
+        ("tokens", "pieces", "conversations"),
+        rows,
+        dict.fromkeys(("pieces", "conversations"), percent),
+    )
     plan = facts(
         (
             ("one epoch", f"{number(training.tokens)} tokens in {number(training.pieces)} pieces"),
-            ("trained", f"{number(training.answer_tokens)} tokens, {100 * training.trained_share:.1f} %"),
+            ("trained", f"{number(training.answer_tokens)} tokens, {percent(training.trained_share)}"),
             (f"{training.epochs} epochs", f"{number(training.total_tokens)} tokens"),
             ("steps", f"{number(training.steps)} of {number(training.global_batch)} pieces"),
         )

@@ -12,7 +12,8 @@ from rich.text import Text
 from curate.analysis.compare import Comparison, Crossing, Overlay, Side
 from curate.analysis.stats import Stats
 from curate.display import terminal
-from curate.display.terminal import line, number, percent, plural, ratio
+from curate.display.figures import number, percent, plural, ratio
+from curate.display.terminal import FigureTable, Row, line
 
 NAMES_SHOWN = 12  # of a list; JSON has them all
 SIDES = ("one", "the other")
@@ -173,37 +174,24 @@ def _side(side: Side, keeper: str, loser: str) -> RenderableType | None:
 
 
 def _crossings(title: str, unit: str, crossings: Sequence[Crossing]) -> RenderableType:
-    table = terminal.plain(expand=True)
-    table.add_column(title, max_width=44)
-    table.add_column(unit, justify="right", no_wrap=True)
-    table.add_column("such as", ratio=1, no_wrap=True, overflow="ellipsis")
-    for one in crossings:
-        table.add_row(terminal.text(one.rule), number(one.count), terminal.text(line(", ".join(one.examples))))
-    return table
+    rows = [
+        Row(terminal.text(one.rule), [number(one.count)], terminal.text(line(", ".join(one.examples))))
+        for one in crossings
+    ]
+    return FigureTable(title, [unit], rows, rest="such as", most_name=44)
 
 
 def _figures(title: str, rows: Sequence[Figure]) -> RenderableType:
-    table = terminal.plain()
-    table.add_column(title, min_width=min(len(title), 36))
-    for heading in ("one", "other", "change"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(row.name, *(_figure(each) for each in (row.one, row.other)), row.change)
-    return table
-
-
-def _figure(each: float) -> str:
-    return number(each) if isinstance(each, int) else f"{each:,.1f}"
+    shown = [Row(Text(row.name), (number(row.one), number(row.other), row.change)) for row in rows]
+    return FigureTable(title, ("one", "other", "change"), shown, most_name=36)
 
 
 def _parts(title: str, unit: str, rows: Sequence[Part]) -> RenderableType:
-    table = terminal.plain()
-    table.add_column(title, max_width=28, no_wrap=True)
-    for heading in ("one", "share", "other", "share", "points"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    shown = []
     for row in rows[:NAMES_SHOWN]:
-        shares = f"{100 * row.one_share:.1f} %", f"{100 * row.other_share:.1f} %"
-        table.add_row(terminal.text(row.name), number(row.one), shares[0], number(row.other), shares[1], row.change)
+        figures = number(row.one), percent(row.one_share), number(row.other), percent(row.other_share), row.change
+        shown.append(Row(terminal.text(row.name), figures))
+    table = FigureTable(title, ("one", "share", "other", "share", "points"), shown)
     more = len(rows) - NAMES_SHOWN
     left = Text(f"and {number(more)} more (--json has them all)" if more > 0 else f"in {unit}", "dim")
     return Group(table, left)

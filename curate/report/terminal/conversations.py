@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.markdown import Markdown
+from rich.markdown import Markdown, TableElement
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from curate.analysis import diff
@@ -16,7 +18,8 @@ from curate.analysis.conversations import Chat
 from curate.analysis.diff import Change
 from curate.analysis.explain import Rejection
 from curate.display import terminal
-from curate.display.terminal import line, number, plural
+from curate.display.figures import number, plural
+from curate.display.terminal import line
 from curate.display.text import safe
 from curate.rendering.mask_view import Mask
 from curate.schemas.conversation import Message
@@ -65,8 +68,20 @@ class Marked:
         yield shown
 
 
+class FoldedTable(TableElement):
+    """A table of markdown whose cells are folded where they do not fit, not cut."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for table in super().__rich_console__(console, options):
+            for column in table.columns if isinstance(table, Table) else ():
+                column.overflow = "fold"
+            yield table
+
+
 class Prose(Markdown):
     """Markdown of which nothing is hidden: HTML, images and addresses stand as text, line breaks stay."""
+
+    elements: ClassVar = {**Markdown.elements, "table_open": FoldedTable}
 
     def __init__(self, markup: str) -> None:
         super().__init__("", code_theme="ansi_dark", hyperlinks=False)
@@ -164,7 +179,7 @@ def _why(lost: Rejection) -> Text:
 
 
 def _cut(text: str) -> str:
-    more = f"\n… {len(text) - UNREAD:,} more characters; --raw shows all" if len(text) > UNREAD else ""
+    more = f"\n… {number(len(text) - UNREAD)} more characters; --raw shows all" if len(text) > UNREAD else ""
     return text[:UNREAD] + more
 
 

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from curate.analysis.doctor import Doctor, Package
 from curate.display import terminal
+from curate.display.figures import number
 from curate.display.text import safe
 
 
@@ -19,12 +20,12 @@ def doctor_page(found: Doctor) -> RenderableType:
     terminal.add(facts, "system", terminal.text(machine.system))
     terminal.add(facts, "cores", str(machine.cores))
     if machine.memory_gib is not None:
-        terminal.add(facts, "memory", f"{machine.memory_gib:,.1f} GiB, {machine.free_gib:,.1f} free")
+        terminal.add(facts, "memory", f"{number(machine.memory_gib)} GiB, {number(machine.free_gib or 0.0)} free")
     for disk in machine.disks:
-        room = f"{disk.free_gib:,.1f} of {disk.total_gib:,.1f} GiB free in {disk.path}"
+        room = f"{number(disk.free_gib)} of {number(disk.total_gib)} GiB free in {disk.path}"
         terminal.add(facts, f"disk, {disk.use}", terminal.text(room))
     for gpu in found.gpus:
-        text = f"{gpu.name}, {gpu.memory_gib:,.1f} GiB, driver {gpu.driver}, compute capability {gpu.compute}"
+        text = f"{gpu.name}, {number(gpu.memory_gib)} GiB, driver {gpu.driver}, compute capability {gpu.compute}"
         terminal.add(facts, "GPU", terminal.text(text))
     if found.gpu_note:
         terminal.add(facts, "GPU", terminal.text(f"none: {found.gpu_note}"))

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from curate.analysis.explain import Explanation, Rejection, Story
 from curate.display import terminal
+from curate.display.figures import number
 from curate.display.text import one_line
 from curate.schemas.conversation import Edit
 
@@ -32,8 +33,8 @@ def _story(story: Story) -> RenderableType:
     for edit in story.edits:
         terminal.add(facts, "repair", _edit(edit))
     for piece in story.pieces:
-        sizes = f"{piece.split}, {piece.turns} messages, {terminal.number(piece.tokens)} tokens"
-        sizes += f" ({terminal.number(piece.answer_tokens)} in answers)"
+        sizes = f"{piece.split}, {piece.turns} messages, {number(piece.tokens)} tokens"
+        sizes += f" ({number(piece.answer_tokens)} in answers)"
         terminal.add(facts, "piece", Text.assemble(terminal.text(piece.id, "bold"), f"  {sizes}"))
     if story.twins:
         terminal.add(facts, "twins", terminal.text("rejected as duplicates of it: " + ", ".join(story.twins)))

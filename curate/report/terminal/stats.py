@@ -10,9 +10,9 @@ from rich.text import Text
 
 from curate.analysis.stats import Count, Duplicates, Flow, Header, Histogram, Share, Stats, Training, WindowFit
 from curate.display import terminal
-from curate.display.terminal import Bar, Beside, line, number, percent, plural, ratio
+from curate.display.figures import mb, number, percent, plural, ratio
+from curate.display.terminal import Bar, Beside, FigureTable, Row, line
 
-MB = 1e6
 SHARES_SHOWN = 12  # languages, models and repairs on the page; JSON has them all
 
 
@@ -39,7 +39,7 @@ def stats_page(stats: Stats) -> RenderableType:
 def _header(header: Header) -> RenderableType:
     facts = terminal.facts()
     terminal.add(facts, header.kind, terminal.text(header.path, "bold"))
-    shown = [f"{line(item.name)} ({item.bytes / MB:,.1f} MB)" for item in header.inputs[:3]]
+    shown = [f"{line(item.name)} ({mb(item.bytes)} MB)" for item in header.inputs[:3]]
     more = [f"{len(header.inputs) - 3} more"] if len(header.inputs) > 3 else []
     terminal.add(facts, "from", ", ".join(shown + more))
     made = f"{line(header.recipe)}, curate {line(header.version)}" if header.recipe else "none: measured as it came"
@@ -55,36 +55,32 @@ def _header(header: Header) -> RenderableType:
     return facts
 
 
-def flow_table(flow: Flow, bars: bool, left: str = "kept") -> Table:
+def flow_table(flow: Flow, bars: bool, left: str = "kept") -> FigureTable:
     """Render the flow from records read to what is `left`, a rule to a line."""
-    table = terminal.plain(expand=bars)
-    table.add_column(f"from read to {left}", no_wrap=True, max_width=40)
-    for heading in ("records", "share", "alone"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if bars:
-        table.add_column(ratio=1)
-    rows: list[tuple[str, int, int | None, str]] = [("read", flow.read, None, "bold")]
-    rows += [(f"- {step.rule}", step.first, step.alone, "red") for step in flow.steps]
-    rows += [(left, flow.kept, None, "bold green")]
-    for name, count, alone, style in rows:
-        cells: list[RenderableType] = [terminal.text(name, "" if style == "red" else style), Text(number(count), style)]
-        cells += [percent(count, flow.read), "" if alone is None else number(alone)]
-        table.add_row(*cells, *([Bar(ratio(count, flow.read), style)] if bars else []))
-    return table
+    lines: list[tuple[str, int, int | None, str]] = [("read", flow.read, None, "bold")]
+    lines += [(f"- {step.rule}", step.first, step.alone, "red") for step in flow.steps]
+    lines += [(left, flow.kept, None, "bold green")]
+    rows = []
+    for name, count, alone, style in lines:
+        cells = Text(number(count), style), percent(count, flow.read), "" if alone is None else number(alone)
+        shown = terminal.text(name, "" if style == "red" else style)
+        rows.append(Row(shown, cells, Bar(ratio(count, flow.read), style)))
+    headings = ("records", "share", "alone")
+    return FigureTable(f"from read to {left}", headings, rows, rest="" if bars else None, most_name=40)
 
 
 def _histogram_block(item: Histogram) -> RenderableType:
-    table = terminal.plain(expand=True)
-    table.add_column(item.title, justify="right", no_wrap=True)
-    table.add_column("chats" if item.unit == "conversations" else item.unit, justify="right", no_wrap=True)
-    table.add_column(ratio=1)
+    rows = []
     most = max((bin.count for bin in item.bins), default=0)
     for place, bin in enumerate(item.bins):
         last = place == len(item.bins) - 1 and bin.high > bin.low
         span = number(bin.low) if bin.low == bin.high else f"{number(bin.low)}-{number(bin.high)}"
-        table.add_row(f"≥ {number(bin.low)}" if last else span, number(bin.count), Bar(ratio(bin.count, most)))
+        figures = f"≥ {number(bin.low)}" if last else span, number(bin.count)
+        rows.append(Row(Text(), figures, Bar(ratio(bin.count, most))))
+    unit = "chats" if item.unit == "conversations" else item.unit
+    table = FigureTable(None, (item.title, unit), rows, rest="")
     spread = " · ".join(f"{name} {number(value)}" for name, value in item.percentiles.items())
-    ends = f"mean {item.mean:,.1f} · {number(item.minimum)} to {number(item.maximum)}"
+    ends = f"mean {number(item.mean)} · {number(item.minimum)} to {number(item.maximum)}"
     return Group(table, Text(f"{ends}\n{spread}" if item.count else f"no {item.unit}", "dim"))
 
 
@@ -99,15 +95,12 @@ def _counts_block(title: str, counts: Sequence[Count], unit: str) -> RenderableT
 
 def _bars_block(title: str, unit: str, rows: Sequence[tuple[str, int]], total: int | None) -> RenderableType:
     """Render names with counts and bars; `total` gives each its share."""
-    table = terminal.plain(expand=True)
-    table.add_column(title, no_wrap=True, max_width=28)
-    table.add_column(unit, justify="right", no_wrap=True)
-    table.add_column("share" if total else "", justify="right", no_wrap=True)
-    table.add_column(ratio=1)
     most = max(count for _, count in rows)
-    for name, count in rows[:SHARES_SHOWN]:
-        share = percent(count, total) if total else ""
-        table.add_row(terminal.text(name), number(count), share, Bar(ratio(count, most)))
+    shown = [
+        Row(terminal.text(name), (number(count), percent(count, total) if total else ""), Bar(ratio(count, most)))
+        for name, count in rows[:SHARES_SHOWN]
+    ]
+    table = FigureTable(title, (unit, "share" if total else ""), shown, rest="")
     more = len(rows) - SHARES_SHOWN
     return Group(table, Text(f"and {number(more)} more (--json has them all)", "dim")) if more > 0 else table
 
@@ -145,7 +138,7 @@ def _pieces(fit: WindowFit, stats: Stats) -> str:
 def _training(training: Training) -> RenderableType:
     facts = _facts_under("the default fine-tune")
     terminal.add(facts, "an epoch", f"{number(training.tokens)} tokens in {number(training.pieces)} pieces")
-    share = f"{100 * training.trained_share:.1f} %"
+    share = percent(training.trained_share)
     terminal.add(facts, "trained", f"{number(training.answer_tokens)} of them ({share})")
     epochs = f"{training.epochs} {plural(training.epochs, 'epoch')}, {number(training.total_tokens)} tokens"
     terminal.add(facts, "in all", epochs)

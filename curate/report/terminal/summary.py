@@ -10,6 +10,7 @@ from rich.text import Text
 from curate.analysis.stats import edits, flow
 from curate.dataset.manifest import Manifest
 from curate.display import terminal
+from curate.display.figures import number, plural
 from curate.report.terminal.stats import flow_table
 
 
@@ -18,33 +19,33 @@ def summary(manifest: Manifest, *outputs: str) -> RenderableType:
     counts = manifest.counts
     facts = terminal.facts()
     terminal.add(facts, "written", terminal.text(", ".join(outputs), "bold"))
-    terminal.add(facts, "pieces", terminal.number(counts.pieces))
-    terminal.add(facts, "tokens", f"{terminal.number(counts.tokens)} ({_counted_in(manifest)})")
+    terminal.add(facts, "pieces", number(counts.pieces))
+    terminal.add(facts, "tokens", f"{number(counts.tokens)} ({_counted_in(manifest)})")
     if counts.eval:
         terminal.add(
             facts,
             "held out",
-            f"{terminal.number(counts.eval)} of {terminal.number(counts.kept)} conversations, for eval",
+            f"{number(counts.eval)} of {number(counts.kept)} conversations, for eval",
         )
     exchanges = counts.rejected_exchanges
     if exchanges:
         by_rule = _counted(sorted(counts.exchanges.items(), key=lambda item: (-item[1], item[0])))
-        text = f"{terminal.number(exchanges)} {terminal.plural(exchanges, 'exchange')} lost from kept records"
+        text = f"{number(exchanges)} {plural(exchanges, 'exchange')} lost from kept records"
         terminal.add(facts, "lost", f"{text}: {by_rule}" if by_rule else text)
     repairs = _counted([(item.name, item.count) for item in edits(manifest)])
     if repairs:
         terminal.add(facts, "repairs", repairs)
     run = manifest.run
     if run:
-        workers = f"{run.workers} {terminal.plural(run.workers, 'worker')}"
-        terminal.add(facts, "time", f"{run.seconds:,.1f} s, {run.mb_per_s:,.1f} MB/s, {workers}")
+        workers = f"{run.workers} {plural(run.workers, 'worker')}"
+        terminal.add(facts, "time", f"{number(run.seconds)} s, {number(run.mb_per_s)} MB/s, {workers}")
     return Group(flow_table(flow(manifest), bars=False), Text(), facts)
 
 
 def _counted(items: Sequence[tuple[str, int]]) -> str:
-    return " · ".join(f"{terminal.line(name)} {terminal.number(count)}" for name, count in items)
+    return " · ".join(f"{terminal.line(name)} {number(count)}" for name, count in items)
 
 
 def _counted_in(manifest: Manifest) -> str:
-    template, window = terminal.line(manifest.template), terminal.number(manifest.window)
+    template, window = terminal.line(manifest.template), number(manifest.window)
     return f"{terminal.line(manifest.tokenizer.name)}, template {template}, window {window}"

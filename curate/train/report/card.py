@@ -1,4 +1,4 @@
-"""The model card: README.md beside the weights, from what the run wrote down: base, data, losses, curve, settings."""
+"""The model card: README.md beside the weights, from what the run wrote down: base, data, losses, settings."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from curate.display.figures import loss, number
 from curate.display.text import one_line, safe
 from curate.model.serving import Note, Serving
 from curate.schemas.conversation import Message
 from curate.schemas.prompts import text as prompt_text
-from curate.train.report import html
 from curate.train.run import records
 from curate.train.run.records import Records, Row
 
 CARD = "README.md"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 LONG = 600  # characters of an answer
+LOSSES = 10  # rows of the training loss
 
 
 def write(folder: Path, found: Records, serving: Serving, note: Note) -> None:
-    """Write the card into a model's folder, the picture of the loss beside it if matplotlib is there to draw it."""
-    picture = html.picture(folder / html.PICTURE, found)
-    (folder / CARD).write_text(text(found, serving, note, picture=picture), "utf-8", "backslashreplace")
+    """Write the card into a model's folder."""
+    (folder / CARD).write_text(text(found, serving, note), "utf-8", "backslashreplace")
 
 
-def text(found: Records, serving: Serving, note: Note, *, picture: bool = False) -> str:
+def text(found: Records, serving: Serving, note: Note) -> str:
     """Return the card's markdown."""
     parts = [
         _front(note),
@@ -35,7 +35,7 @@ def text(found: Records, serving: Serving, note: Note, *, picture: bool = False)
         _section("How it is asked", _asked(serving)),
         _section("Data", _facts(found.facts.get("data"))),
         _section("Held-out loss", _losses(found)),
-        _section("Loss", f"![loss by step]({html.PICTURE})" if picture else ""),
+        _section("Training loss", _course(found)),
         _section("An answer", _answer(found)),
         _section("Settings", _fenced(found.config, "toml")),
     ]
@@ -92,8 +92,14 @@ def _losses(found: Records) -> str:
     slices += [
         (f"answer {one.get('name')}", before.get(one.get("name"), {}), one) for one in tuned.get("by_depth") or []
     ]
-    rows = [(name, _loss(old), _loss(new), f"{new.get('tokens', 0):,}") for name, old, new in slices]
+    rows = [(name, _loss(old), _loss(new), number(new.get("tokens", 0))) for name, old, new in slices]
     return _table(("", "base", "tuned", "tokens"), rows)
+
+
+def _course(found: Records) -> str:
+    """Return the loss over the run in a few rows, each the mean since the row before."""
+    curve = records.thinned(records.points(found.metrics, "loss"), LOSSES)
+    return _table(("up to step", "loss"), [(number(step), loss(value)) for step, value in curve]) if curve else ""
 
 
 def _row(evaluation: Row | None, key: str) -> Row:
@@ -102,7 +108,7 @@ def _row(evaluation: Row | None, key: str) -> Row:
 
 
 def _loss(row: Row) -> str:
-    return f"{row['loss']:.4f}" if isinstance(row.get("loss"), int | float) else ""
+    return loss(row["loss"]) if isinstance(row.get("loss"), int | float) else ""
 
 
 def _answer(found: Records) -> str:
@@ -144,7 +150,7 @@ def _value(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return str(value).lower() if value is not None else ""
     if isinstance(value, int):
-        return f"{value:,}"
+        return number(value)
     return _code(json.dumps(value, ensure_ascii=False, default=str), table=True)
 
 

@@ -9,14 +9,14 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from curate.display import terminal
-from curate.display.text import duration, one_line, safe
+from curate.display.figures import duration, gib, loss, number, percent, plural, significant
+from curate.display.text import one_line, safe
 
 if TYPE_CHECKING:
     from curate.train.plan import Plan
     from curate.train.run.log import RunResult
     from curate.train.run.records import Records, Row
 
-GIB = 2**30
 ANSWERS = 3  # of the prompts, shown side by side; the run's page has them all
 LONG = 240  # terminal cells of one answer
 
@@ -30,22 +30,26 @@ def plan_page(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
     grid = terminal.facts()
     share = 100 * planned.trained / planned.parameters
     init = f", trained on from {facts['init']}" if facts.get("init") else ""
-    terminal.add(grid, "model", terminal.text(f"{facts['base']}, {planned.parameters:,} parameters{init}"))
-    terminal.add(grid, "method", f"{facts['method']}: {planned.trained:,} parameters trained ({share:.3g} %)")
+    terminal.add(grid, "model", terminal.text(f"{facts['base']}, {number(planned.parameters)} parameters{init}"))
+    terminal.add(
+        grid, "method", f"{facts['method']}: {number(planned.trained)} parameters trained ({significant(share)} %)"
+    )
     terminal.add(grid, "data", terminal.text(_data(planned, facts["data"])))
     if again := facts["data"].get("split_again"):
         terminal.add(grid, "", terminal.text(str(again)))
-    padded = f"; a row for each conversation would be {100 * load.padded_utilisation:.1f} % full"
-    filled = f"{100 * load.utilisation:.1f} % full"
-    terminal.add(grid, "rows", f"{load.rows:,} of {load.row_tokens:,} tokens, {filled}{padded}")
+    padded = f"; a row for each conversation would be {percent(load.padded_utilisation)} full"
+    filled = f"{percent(load.utilisation)} full"
+    terminal.add(grid, "rows", f"{number(load.rows)} of {number(load.row_tokens)} tokens, {filled}{padded}")
     terminal.add(grid, "steps", _steps(planned))
     where = f"{hardware.ranks} × {hardware.name}" if hardware.ranks > 1 else hardware.name
     terminal.add(grid, "device", terminal.text(f"{where}; {facts['dtype']}"))
     terminal.add(grid, "attention", terminal.text(str(facts["attention"])))
     terminal.add(grid, "memory", _memory(planned))
-    terminal.add(grid, "time", f"about {duration(planned.seconds)}, at {hardware.rate / 1e12:,.3g} TFLOP/s measured")
-    room = f"{planned.disk / GIB:,.2f} GiB of {hardware.disk / GIB:,.1f} free"
-    terminal.add(grid, "disk", f"{room} (a checkpoint {planned.checkpoint / GIB:,.2f})")
+    terminal.add(
+        grid, "time", f"about {duration(planned.seconds)}, at {significant(hardware.rate / 1e12)} TFLOP/s measured"
+    )
+    room = f"{gib(planned.disk)} GiB of {gib(hardware.disk)} free"
+    terminal.add(grid, "disk", f"{room} (a checkpoint {gib(planned.checkpoint)})")
     for place, reason in enumerate(planned.reasons):
         terminal.add(grid, "" if place else "because", terminal.text(reason))
     return Group(grid, *_misfit(planned))
@@ -53,24 +57,25 @@ def plan_page(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
 
 def _data(planned: Plan, told: Mapping[str, Any]) -> str:
     load = planned.load
-    left = f", {told['left_out']:,} left out" if told.get("left_out") else ""
-    held = f", {told['eval_conversations']:,} held out" if told.get("eval_conversations") else ", none held out"
-    named = f"{told['set']}: {load.conversations:,} conversations{held}{left}"
-    return f"{named}; {load.work.tokens:,} tokens, {load.work.supervised:,} trained on (template {told['template']})"
+    left = f", {number(told['left_out'])} left out" if told.get("left_out") else ""
+    held = f", {number(told['eval_conversations'])} held out" if told.get("eval_conversations") else ", none held out"
+    named = f"{told['set']}: {number(load.conversations)} conversations{held}{left}"
+    tokens = f"{number(load.work.tokens)} tokens, {number(load.work.supervised)} trained on"
+    return f"{named}; {tokens} (template {told['template']})"
 
 
 def _steps(planned: Plan) -> str:
     steps, ranks = planned.steps, planned.hardware.ranks
     portions = f"{planned.micro_batch} at once" + (f", {planned.grad_accum} times" if planned.grad_accum > 1 else "")
-    each = f"{steps.conversations:,.0f} conversations in {steps.rows:,} {terminal.plural(steps.rows, 'row')}"
+    each = f"{number(round(steps.conversations))} conversations in {number(steps.rows)} {plural(steps.rows, 'row')}"
     many = f" on each of {ranks} ranks" if ranks > 1 else ""
-    return f"{steps.count:,} of {each} ({portions}{many}); {steps.epochs:g} epochs"
+    return f"{number(steps.count)} of {each} ({portions}{many}); {steps.epochs:g} epochs"
 
 
 def _memory(planned: Plan) -> str:
     largest = sorted(planned.parts.items(), key=lambda part: -part[1])
-    named = " · ".join(f"{name} {size / GIB:,.2f}" for name, size in largest if size / GIB >= 0.005)
-    return f"{planned.needs / GIB:,.2f} GiB of {planned.hardware.memory / GIB:,.1f}: {named}"
+    named = " · ".join(f"{name} {gib(size)}" for name, size in largest if gib(size) != gib(0))
+    return f"{gib(planned.needs)} GiB of {gib(planned.hardware.memory)}: {named}"
 
 
 def _misfit(planned: Plan) -> Iterator[RenderableType]:
@@ -89,9 +94,9 @@ def result_page(result: RunResult, found: Records) -> RenderableType:
     grid = terminal.facts()
     losses = [row["loss"] for row in found.metrics if isinstance(row.get("loss"), int | float)]
     taken = duration(float(found.facts.get("seconds") or 0))
-    terminal.add(grid, "steps", f"{result.step:,} of {result.plan.steps.count:,} in {taken}")
+    terminal.add(grid, "steps", f"{number(result.step)} of {number(result.plan.steps.count)} in {taken}")
     if losses:
-        terminal.add(grid, "loss", f"{losses[0]:.4g} → {losses[-1]:.4g}")
+        terminal.add(grid, "loss", f"{loss(losses[0])} → {loss(losses[-1])}")
     if held := _held_out(found):
         terminal.add(grid, "held out", held)
     terminal.add(grid, "written", _folded(str(result.result or result.run), "bold"))
@@ -112,7 +117,9 @@ def _folded(text: str, style: str = "") -> Text:
 
 def _held_out(found: Records) -> str:
     rows = [(name, found.evaluation(which)) for name, which in (("base", "base"), ("tuned", "tuned"))]
-    said = [f"{name} {row['overall']['loss']:.4g}" for name, row in rows if row and row["overall"]["loss"] is not None]
+    said = [
+        f"{name} {loss(row['overall']['loss'])}" for name, row in rows if row and row["overall"]["loss"] is not None
+    ]
     return " → ".join(said)
 
 

@@ -265,7 +265,7 @@ class Journal:
         return self._end("finished", result, None)
 
     def _end(self, status: str, result: Path | None, number: int | None) -> RunResult:
-        report = html.write(self.folder)[0] if self.world.main else None
+        report = html.write(self.folder) if self.world.main else None
         self.tell(events.Finished(self.folder, status, self.step, result, report))
         base, tuned = (self.losses.get(which) for which in (records.BASE, records.TUNED))
         return RunResult(

@@ -1,4 +1,4 @@
-"""What a run leaves behind, read back: its metrics, evaluations, samples, plan and facts, as plain values.
+"""What a run leaves behind, read back: its metrics and their curves, evaluations, samples, plan and facts.
 
 One JSON object a line, appended while the run goes on; a last line that was cut by a kill is passed over, and so
 are the lines of steps that a resumed run took again: the later ones hold.
@@ -7,12 +7,15 @@ are the lines of steps that a resumed run took again: the later ones hold.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+Point = tuple[int, float]  # a step and its value
 METRICS, EVAL, SAMPLES, MASKED, LEFT_OUT = (
     "metrics.jsonl",
     "eval.jsonl",
@@ -81,6 +84,36 @@ def lines(path: Path) -> list[Row]:
         if isinstance(row, dict):
             found.append(row)
     return found
+
+
+def points(rows: Iterable[Row], key: str) -> list[Point]:
+    """Return the curve of a value over the steps, without the steps at which it is no finite number."""
+    values = [(row["step"], row.get(key)) for row in rows]
+    return [(step, float(value)) for step, value in values if isinstance(value, int | float) and math.isfinite(value)]
+
+
+def held_out(found: Records, which: str) -> list[Point]:
+    """Return the held-out loss of the `base` or the `tuned` model over the steps."""
+    rows = [row for row in found.evals if row.get("which") == which and isinstance(row.get("overall"), dict)]
+    return points([{"step": row["step"], "loss": row["overall"].get("loss")} for row in rows], "loss")
+
+
+def smoothed(curve: Sequence[Point], weight: float = 0.9) -> list[Point]:
+    """Return the exponential running mean of a curve, with the bias of its start corrected as in Adam."""
+    out, mean = [], 0.0
+    for count, (step, value) in enumerate(curve, 1):
+        mean = weight * mean + (1 - weight) * value
+        out.append((step, mean / (1 - weight**count)))
+    return out
+
+
+def thinned(curve: Sequence[Point], most: int) -> list[Point]:
+    """Return at most so many points of a curve, each the mean of its stretch of steps."""
+    if len(curve) <= most:
+        return list(curve)
+    cuts = [place * len(curve) // most for place in range(most + 1)]
+    stretches = [curve[a:b] for a, b in pairwise(cuts)]
+    return [(one[-1][0], sum(value for _, value in one) / len(one)) for one in stretches]
 
 
 def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

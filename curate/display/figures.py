@@ -1,0 +1,55 @@
+"""Figures as text: counts, shares, losses, sizes and times. Reports, pages and progress lines write them with these."""
+
+from __future__ import annotations
+
+GIB = 2**30
+MB = 10**6
+
+
+def number(value: float) -> str:
+    """Return a figure with its thousands separated: 1,234, or 1,234.5 for a float."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def significant(value: float) -> str:
+    """Return a measured value with four significant digits: 0.0001235, 12.35, 12,346."""
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def loss(value: float, *, signed: bool = False) -> str:
+    """Return a loss with four decimals; `signed` shows the sign of a change."""
+    return f"{value:+.4f}" if signed else f"{value:.4f}"
+
+
+def ratio(part: float, whole: float) -> float:
+    """Return part / whole, 0 where the whole is 0."""
+    return part / whole if whole else 0.0
+
+
+def percent(part: float, whole: float = 1.0) -> str:
+    """Return a share in percent: 12.5 %."""
+    return f"{100 * ratio(part, whole):.1f} %"
+
+
+def mb(size: float) -> str:
+    """Return bytes in MB, without the unit: 1,234.5."""
+    return f"{size / MB:,.1f}"
+
+
+def gib(size: float) -> str:
+    """Return bytes in GiB, without the unit: 0.52, 79.6."""
+    value = size / GIB
+    return f"{value:.2f}" if value < 10 else f"{value:,.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Return 8 s, 3:07 min or 2:05 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
+
+
+def plural(count: int, noun: str, many: str = "") -> str:
+    """Return the noun in the form that the count asks for."""
+    return noun if count == 1 else many or f"{noun}s"

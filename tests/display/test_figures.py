@@ -1,0 +1,149 @@
+"""Figures: how they are written, and that no terminal report cuts one."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import RenderableType
+from rich.text import Text
+
+import curate
+from curate.analysis.compare import Comparison
+from curate.analysis.stats import Stats
+from curate.display import figures
+from curate.display import terminal as tables
+from curate.display import text as terminal
+from curate.filters import registry
+from curate.pipeline import recipe
+from curate.report.terminal import explain, summary
+from curate.report.terminal import lists as terminal_lists
+from curate.report.terminal.compare import comparison_page
+from curate.report.terminal.conversations import Prose, chat_page, mask_page
+from curate.report.terminal.doctor import doctor_page
+from curate.report.terminal.stats import stats_page
+from curate.schemas.formats import FORMATS
+from tests.support import ROOT
+from tests.support.small_set import grown
+
+EXAMPLE = ROOT / "examples/sharegpt_dump.json"
+FIGURE = re.compile(r"(?<![\w.-])[+-]?\d[\d,.]*(?![\w.])")
+CUT = re.compile(r"\d[,.]?…")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (figures.number(1234567), "1,234,567"),
+        (figures.number(1234.56), "1,234.6"),
+        (figures.significant(0.000123456), "0.0001235"),
+        (figures.significant(12345.6), "12,346"),
+        (figures.loss(0.5), "0.5000"),
+        (figures.loss(0.5, signed=True), "+0.5000"),
+        (figures.percent(1, 8), "12.5 %"),
+        (figures.percent(0.125), "12.5 %"),
+        (figures.percent(1, 0), "0.0 %"),
+        (figures.mb(1_234_567_890), "1,234.6"),
+        (figures.gib(2**29), "0.50"),
+        (figures.gib(2**40), "1,024.0"),
+        (figures.plural(1, "copy", "copies"), "copy"),
+        (figures.plural(2, "row"), "rows"),
+    ],
+)
+def test_a_figure_is_written_one_way(written: str, expected: str) -> None:
+    assert written == expected
+
+
+# ---- terminal reports
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("sets")
+    for name in ("vicuna", "fastchat"):
+        curate.clean(EXAMPLE, folder / name, recipe=name, workers=1)
+    return folder / "vicuna", folder / "fastchat"
+
+
+def text(renderable: RenderableType, width: int) -> str:
+    file = io.StringIO()
+    terminal.console(file=file, width=width).print(renderable, crop=False)
+    return file.getvalue()
+
+
+def figures_in(shown: str) -> Counter[str]:
+    return Counter(FIGURE.findall(shown))
+
+
+def large(found: Any, kind: type) -> Any:
+    return msgspec.convert(grown(msgspec.to_builtins(found)), kind)
+
+
+@pytest.mark.parametrize("factor", [1, 987_654])
+@pytest.mark.parametrize("width", [60, 80, 112, 120])
+def test_statistics_and_comparisons_show_every_figure_whole(sets: tuple[Path, Path], width: int, factor: int) -> None:
+    found, compared = curate.stats(sets[0]), curate.compare(*sets)
+    if factor > 1:
+        found, compared = large(found, Stats), large(compared, Comparison)
+    for page in (stats_page(found), comparison_page(compared)):
+        shown = text(page, width)
+        assert figures_in(shown) == figures_in(text(page, 400))
+        assert not CUT.search(shown)
+
+
+def lists() -> list[RenderableType]:
+    on = recipe.load("vicuna", filters_too=False).filters
+    return [
+        terminal_lists.filter_list(list(registry.rules("filter", "corpus").values()), on),
+        terminal_lists.name_list(recipe.built_in(), ("recipe", "what it does")),
+        terminal_lists.format_list(list(FORMATS.values())),
+        doctor_page(curate.doctor()),
+    ]
+
+
+def conversations(folder: Path) -> list[RenderableType]:
+    from curate.rendering import mask_view
+
+    marker, _ = mask_view.marker(curate.open_set(folder).manifest)
+    assert marker is not None
+    chats = list(curate.show([], folder, where="tokens > 200"))
+    told = [explain.explanation_page(curate.explain(chat.id, folder)) for chat in chats[:5]]
+    return [
+        *told,
+        summary.summary(curate.open_set(folder).manifest, "curated"),
+        *(chat_page(chat, marker.turn_tokens(chat.messages)) for chat in chats),
+        *(mask_page(chat, marker.mask(chat.messages)) for chat in chats[:3]),
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_lists_stories_and_conversations_cut_no_figure(sets: tuple[Path, Path], width: int) -> None:
+    for page in [*lists(), *conversations(sets[0])]:
+        shown = text(page, width)
+        assert len(shown) > 20
+        assert not CUT.search(shown), CUT.findall(shown)
+
+
+def test_a_table_in_an_answer_folds_its_figures() -> None:
+    row = "|" + "1,234,567,890 |" * 9
+    shown = text(Prose(f"{row}\n{'|---' * 9}|\n{row}"), 60)
+    assert "…" not in shown
+    assert len(re.findall(r"\d", shown)) == 2 * 9 * 10
+
+
+def test_a_table_of_figures_gives_way_in_names_and_headings_alone() -> None:
+    rows = [tables.Row(Text("a name that is long"), ("1,234,567", "12.5 %"))]
+    table = tables.FigureTable("names", ("so many records", "share"), rows)
+    wide, narrow, narrowest = (text(table, width).splitlines() for width in (80, 40, 10))
+    assert wide[0].split() == ["names", "so", "many", "records", "share"]
+    assert "a name that is long" in wide[1]
+    assert narrow[0].split() != wide[0].split()
+    for shown in (wide, narrow, narrowest):
+        assert "1,234,567" in "".join(shown) and "12.5 %" in "".join(shown)
+    assert max(map(len, narrow)) <= 40
+    assert max(map(len, narrowest)) > 10, "the terminal wraps it"
