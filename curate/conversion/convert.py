@@ -1,22 +1,18 @@
-"""Conversations from one file format to another: any that is read, into any that is written.
+"""Convert conversations from any format that curate reads to any that it writes.
 
-Records stream through one at a time, so memory does not grow with the file. What is written stands
-aside until it is whole. A record that cannot be read, or that the target format cannot hold, is
-written to `TARGET.left-out.jsonl` with the rule and the reason, never dropped in silence.
+Records stream through one at a time, so memory does not grow with the file. The target appears once it is complete.
+A record that cannot be read, or that the target format cannot represent, is written to `TARGET.left-out.jsonl` with
+the rule and the reason.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from curate import files
-from curate.conversion.output import ConvertResult, Split, left_out_line, left_out_of
-from curate.conversion.read import Found, entry_of, rows_of
-from curate.conversion.writers import COMPRESSED, Entry, Stream, Writer, encode, open_writer
+from curate.conversion.output import ConvertResult, Split, left_out_file, open_output
+from curate.conversion.read import read_entry, read_records
+from curate.conversion.writers import COMPRESSED, Entry, Writer, open_writer
 from curate.dataset import manifest
 from curate.errors import CurateError, InputError, RecordError
 from curate.schemas import formats, prompts
@@ -24,15 +20,6 @@ from curate.schemas import formats, prompts
 RENDERED, FOLDER = "rendered", "hf"
 PROMPTS = ("text", RENDERED)
 DEFAULT_TEMPLATE = "vicuna"
-
-
-@dataclass
-class _Tally:
-    read: int = 0
-    written: int = 0
-    other_split: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    edits: Counter[str] = field(default_factory=Counter)
 
 
 def convert(
@@ -52,7 +39,7 @@ def convert(
     A target ending in `.json` becomes one JSON array, any other text target lines; `.gz` and `.zst` compress; that of
     `hf` is a folder. `template` and `tokenizer` are for `text` (for the names of its control tokens) and `rendered`;
     `max_tokens`, `loss` and `chat_template` (a file) for `rendered` alone, where what is not given is the set's own.
-    Raises CurateError in one line; the target then stands as it stood.
+    Raises CurateError in one line and leaves the target unchanged.
     """
     form = formats.get(to)
     path = Path(target)
@@ -65,8 +52,8 @@ def convert(
         if to == RENDERED:
             from curate.conversion import tokenized
 
-            how = tokenized.Rendering(template, tokenizer, max_tokens, loss or "all", _read(chat_template))
-            return tokenized.write(source, path, how, split)
+            rendering = tokenized.Rendering(template, tokenizer, max_tokens, loss or "all", _read(chat_template))
+            return tokenized.write(source, path, rendering, split)
         render = _renderer(source, template, tokenizer) if to == "text" else None
         return _convert(source, path, lambda partial: open_writer(partial, path, form, render), split)
     except OSError as error:
@@ -82,45 +69,25 @@ def _read(chat_template: str | Path | None) -> str | None:
 
 
 def _convert(
-    source: str | Path, target: Path, writer_to: Callable[[Path], Writer], split: Split | None
+    source: str | Path, target: Path, open_writer: Callable[[Path], Writer[Entry]], split: Split | None
 ) -> ConvertResult:
-    left_out_file = left_out_of(target)
     warnings: list[str] = []
-    tally = _Tally()
-    with files.replacing(target) as partial, files.replacing(left_out_file) as partial_left_out:
-        with closing(Stream(partial_left_out)) as left_out, closing(writer_to(partial)) as writer:
-            for row in rows_of(source, warnings):
-                _pass_on(row, writer, left_out, tally, split)
-            writer.finish()
-        if not tally.left_out:
-            partial_left_out.unlink()
-            left_out_file.unlink(missing_ok=True)  # an earlier run's
-    found = left_out_file if tally.left_out else None
-    counts = (tally.read, tally.written, dict(tally.left_out), tally.other_split, dict(tally.edits))
-    return ConvertResult(target, *counts, found, tuple(warnings))
-
-
-def _pass_on(row: Found, writer: Writer, left_out: Stream, tally: _Tally, split: Split | None) -> None:
-    """Write one record, or say in `left_out` why it is not written."""
-    tally.read += 1
-    entry: Entry | None = None
-    try:
-        entry = entry_of(row)
-        tally.edits.update(edit.rule for edit in entry.conversation.edits)
-        if split and entry.split is None:
-            raise InputError(f"{row.file!r} has no train and eval; only a curated set does")
-        if split and entry.split != split:
-            tally.other_split += 1
-            return
-        writer.write(entry)
-        tally.written += 1
-    except RecordError as error:
-        tally.left_out[error.rule] += 1
-        left_out.line(encode(left_out_line(row, entry, error)))
+    with open_output(target, split, open_writer) as output:
+        for record in read_records(source, warnings):
+            output.read += 1
+            entry: Entry | None = None
+            try:
+                entry = read_entry(record)
+                output.count_edits(entry)
+                if output.selects(entry.split, record.file):
+                    output.write(entry)
+            except RecordError as error:
+                output.leave_out(record, entry, error)
+    return output.result(warnings)
 
 
 def _check_target(source: str | Path, target: Path, form: formats.Format) -> None:
-    """Refuse a target that cannot be written, or that what is read would be lost to."""
+    """Raise InputError if the target cannot be written, or would overwrite the source."""
     shown = str(target)
     if form.name == FOLDER and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{shown!r} is there already; 'hf' writes a folder of its own: name a new one")
@@ -137,13 +104,13 @@ def _check_target(source: str | Path, target: Path, form: formats.Format) -> Non
     if str(source) == "-":
         return
     read = Path(source).resolve()
-    for written in (target, left_out_of(target)):
+    for written in (target, left_out_file(target)):
         if read == written.resolve() or read in written.resolve().parents:
             raise InputError(f"{shown!r} would be written over what is read ({str(source)!r}); name another target")
 
 
 def _renderer(source: str | Path, template: str | None, tokenizer: str | None) -> Callable[[Entry], str]:
-    """Return how a conversation is shown: in the set's own template and end token, unless others are named."""
+    """Return a function that writes a conversation as a prompt, by default in the set's template and end token."""
     path = Path(source)
     own = manifest.read(path)[1] if manifest.is_set(path) else None
     form = prompts.get(template or (own.template if own else DEFAULT_TEMPLATE))

@@ -1,46 +1,111 @@
-"""Where a conversion writes: its target, the file of what was left out, and its result."""
+"""What a conversion writes: its target, the file of records that were left out, and the counts of its result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
-from curate.conversion.read import Found
-from curate.conversion.writers import Entry, native_record
-from curate.errors import RecordError
+from curate import files
+from curate.conversion.read import InputRecord
+from curate.conversion.writers import Entry, Stream, Writer, encode, native_record
+from curate.errors import InputError, RecordError
 from curate.schemas import read_turns
 
 Split = Literal["train", "eval"]
 LEFT_OUT = ".left-out.jsonl"
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """What became of the records: read = written + left_out + other_split."""
+    """How many records were written: read = written + left_out + other_split."""
 
     target: Path
     read: int
     written: int
     left_out: Mapping[str, int]  # by rule
-    other_split: int  # read, but not of the split asked for
-    edits: Mapping[str, int]  # repairs that reading took, by rule
+    other_split: int  # read, but not in the requested split
+    edits: Mapping[str, int]  # repairs made while reading, by rule
     left_out_file: Path | None
     warnings: tuple[str, ...]
 
 
-def left_out_of(target: Path) -> Path:
-    """Return the file beside a target that says what is not in it."""
+@dataclass
+class Output(Generic[Item]):
+    """An open target and its file of left-out records; counts what goes where. `split` None writes both splits."""
+
+    target: Path
+    split: Split | None
+    writer: Writer[Item]
+    left_out_lines: Stream
+    read: int = 0
+    written: int = 0
+    other_split: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    edits: Counter[str] = field(default_factory=Counter)
+
+    def count_edits(self, entry: Entry) -> None:
+        """Count the repairs that reading an entry took."""
+        self.edits.update(edit.rule for edit in entry.conversation.edits)
+
+    def selects(self, split: str | None, file: str) -> bool:
+        """Tell whether to write this split; raises InputError if a split is asked for and the file has none."""
+        if self.split and split is None:
+            raise InputError(f"{file!r} has no train and eval; only a curated set does")
+        if self.split and split != self.split:
+            self.other_split += 1
+            return False
+        return True
+
+    def write(self, item: Item) -> None:
+        """Write one item; raises RecordError if the target format cannot represent it."""
+        self.writer.write(item)
+        self.written += 1
+
+    def leave_out(self, record: InputRecord, entry: Entry | None, error: RecordError) -> None:
+        """Write the whole record to the file of left-out records, with the rule and the reason."""
+        self.left_out[error.rule] += 1
+        self.left_out_lines.line(encode(_left_out_line(record, entry, error)))
+
+    def result(self, warnings: list[str]) -> ConvertResult:
+        """Return the counts."""
+        file = left_out_file(self.target) if self.left_out else None
+        counts = (self.read, self.written, dict(self.left_out), self.other_split, dict(self.edits))
+        return ConvertResult(self.target, *counts, file, tuple(warnings))
+
+
+@contextmanager
+def open_output(
+    target: Path, split: Split | None, open_writer: Callable[[Path], Writer[Item]]
+) -> Iterator[Output[Item]]:
+    """Open a target; both files are replaced when the block ends without an error, else they stay unchanged."""
+    left_out = left_out_file(target)
+    with files.replacing(target) as partial, files.replacing(left_out) as partial_left_out:
+        with closing(Stream(partial_left_out)) as lines, closing(open_writer(partial)) as writer:
+            output = Output(target, split, writer, lines)
+            yield output
+            writer.finish()
+        if not output.left_out:
+            partial_left_out.unlink()
+            left_out.unlink(missing_ok=True)  # from an earlier conversion
+
+
+def left_out_file(target: Path) -> Path:
+    """Return the file that lists the records missing from a target."""
     return target.with_name(target.name + LEFT_OUT)
 
 
-def left_out_line(row: Found, entry: Entry | None, error: RecordError) -> dict[str, object]:
-    """Return the line that says why a record was left out, with all of it."""
-    record: object = (
-        row.raw.decode("utf-8", "backslashreplace") if row.raw is not None else read_turns.to_plain_json(row.value)
-    )
+def _left_out_line(row: InputRecord, entry: Entry | None, error: RecordError) -> dict[str, object]:
+    record: object
     if entry is not None:
         record = native_record(entry)
+    elif row.raw is not None:
+        record = row.raw.decode("utf-8", "backslashreplace")
+    else:
+        record = read_turns.to_plain_json(row.value)
     place = {"source_file": row.file, "source_index": row.index}
     return {**place, "rule": error.rule, "reason": error.reason, "evidence": error.evidence, "record": record}

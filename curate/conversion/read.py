@@ -18,8 +18,8 @@ BATCH_ROWS = 1_000  # of a Parquet file, made into Python objects at once
 
 
 @dataclass(slots=True)
-class Found:
-    """One record as it was found: its bytes, where there are any, and what they decode to, or why they do not."""
+class InputRecord:
+    """One record: its bytes (None from Parquet) and the value they decode to, or the `problem` that prevented it."""
 
     file: str
     index: int
@@ -29,8 +29,8 @@ class Found:
     surrogates: bool = False
 
 
-def entry_of(row: Found) -> Entry:
-    """Read a record; raises RecordError where it cannot be."""
+def read_entry(row: InputRecord) -> Entry:
+    """Read a record; raises RecordError if it is not a conversation."""
     if row.problem is not None:
         raise row.problem
     conversation = formats.parse(row.value)
@@ -48,7 +48,7 @@ def entry_of(row: Found) -> Entry:
     )
 
 
-def rows_of(source: str | Path, warnings: list[str]) -> Iterator[Found]:
+def read_records(source: str | Path, warnings: list[str]) -> Iterator[InputRecord]:
     """Yield the records of a curated set, a Parquet file, or anything that `curate.ingest` reads."""
     path = Path(source)
     if manifest.is_set(path):
@@ -60,7 +60,7 @@ def rows_of(source: str | Path, warnings: list[str]) -> Iterator[Found]:
         yield from _ingested(source, warnings)
 
 
-def _parquet_rows(file: Path, name: str) -> Iterator[Found]:
+def _parquet_rows(file: Path, name: str) -> Iterator[InputRecord]:
     """Yield the rows as records; of a set's many columns only those that a conversation has."""
     try:
         frame = pl.scan_parquet(file)
@@ -70,13 +70,13 @@ def _parquet_rows(file: Path, name: str) -> Iterator[Found]:
         index = 0
         for batch in frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
             for value in batch.iter_rows(named=True):
-                yield Found(name, index, value)
+                yield InputRecord(name, index, value)
                 index += 1
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"cannot read {str(file)!r}: {str(error).splitlines()[0]}") from error
 
 
-def _ingested(source: str | Path, warnings: list[str]) -> Iterator[Found]:
+def _ingested(source: str | Path, warnings: list[str]) -> Iterator[InputRecord]:
     from curate.ingest.decode import decode_records
     from curate.ingest.reader import Reader
     from curate.ingest.sources import open_inputs
@@ -84,5 +84,5 @@ def _ingested(source: str | Path, warnings: list[str]) -> Iterator[Found]:
     reader = Reader(open_inputs([source]))
     for chunk in reader:
         for raw in decode_records(chunk):
-            yield Found(chunk.source_file, raw.index, raw.value, raw.raw, raw.problem, raw.surrogates)
+            yield InputRecord(chunk.source_file, raw.index, raw.value, raw.raw, raw.problem, raw.surrogates)
     warnings.extend(damage.text for damage in reader.warnings)

@@ -1,4 +1,4 @@
-"""Writers of conversations: JSON, rendered text and Parquet files, each record as it comes."""
+"""Write conversations one by one: as JSON, rendered text, Parquet, or a folder of Hugging Face's datasets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 
 import msgspec
 import polars as pl
@@ -25,11 +25,12 @@ from curate.schemas.conversation import Conversation
 PART_BYTES = 32 << 20  # of text gathered before a part of a Parquet file is written
 ZSTD_LEVEL = 3
 COMPRESSED = (".gz", ".zst")
+Item = TypeVar("Item", contravariant=True)
 
 
 @dataclass(slots=True)
 class Entry:
-    """A conversation with what a curated set knows of it besides; its own `source_id` is the row's id."""
+    """A conversation with the columns of its row in a set; `conversation.source_id` is the row's id."""
 
     conversation: Conversation
     source_id: str | None
@@ -37,22 +38,22 @@ class Entry:
     split: str | None
 
 
-class Writer(Protocol):
-    """Takes conversations one by one; raises RecordError for one that the format cannot hold."""
+class Writer(Protocol[Item]):
+    """Writes items one by one; raises RecordError for one that the format cannot represent."""
 
-    def write(self, entry: Entry) -> None: ...
+    def write(self, item: Item, /) -> None: ...
 
     def finish(self) -> None:
         """Complete the file."""
 
     def close(self) -> None:
-        """Let go of files and scratch, whether or not the file is complete."""
+        """Close files and delete scratch, whether or not the file is complete."""
 
 
 def native_record(entry: Entry) -> dict[str, object]:
     """Return our own record of an entry, with nothing lost."""
-    beside = {"source_id": entry.source_id, "piece": entry.piece, "split": entry.split}
-    return {**native.dump(entry.conversation), **beside}
+    columns_of_set = {"source_id": entry.source_id, "piece": entry.piece, "split": entry.split}
+    return {**native.dump(entry.conversation), **columns_of_set}
 
 
 def encode(record: object) -> bytes:
@@ -63,31 +64,33 @@ def encode(record: object) -> bytes:
         return json.dumps(record, default=str).encode()
 
 
-def open_writer(partial: Path, target: Path, form: formats.Format, render: Callable[[Entry], str] | None) -> Writer:
-    """Open what writes `form` to `partial`, in the layout and compression that the target's name asks for."""
+def open_writer(
+    partial: Path, target: Path, form: formats.Format, render: Callable[[Entry], str] | None
+) -> Writer[Entry]:
+    """Open a writer of a format to `partial`; the target's name decides on array or lines, and on compression."""
     if form.name == "parquet":
-        return Table(partial)
+        return conversation_table(partial)
     if form.name == "hf":
-        return HuggingFace(partial)
+        return HuggingFaceWriter(partial)
     stream, array = stream_to(partial, target)
     if render is not None:
-        return Text(stream, render)
-    return Json(stream, form, form.array or array)
+        return TextWriter(stream, render)
+    return JsonWriter(stream, form.array or array, _to_record(form))
 
 
 def stream_to(partial: Path, target: Path) -> tuple[Stream, bool]:
-    """Open a stream compressed as the target's name says, and tell whether that asks for one array."""
+    """Open a stream, compressed as the target's suffix says, and tell whether that suffix means one JSON array."""
     ending = target.suffix if target.suffix in COMPRESSED else ""
     return Stream(partial, ending), target.name.removesuffix(ending).endswith(".json")
 
 
 class Stream:
-    """A file of bytes, compressed as its name's ending says."""
+    """A file of bytes, compressed as the suffix `ending` says."""
 
     def __init__(self, path: Path, ending: str = "") -> None:
         self._raw = path.open("wb")
         self._out: BinaryIO = self._raw
-        if ending == ".gz":  # no name and no time, so that the same records give the same bytes
+        if ending == ".gz":  # no name or time in the header: the same records give the same bytes
             self._out = io.BufferedWriter(gzip.GzipFile("", "wb", fileobj=self._raw, mtime=0))
         elif ending == ".zst":
             import zstandard
@@ -102,7 +105,7 @@ class Stream:
         self._out.write(b"\n")
 
     def record(self, data: bytes, before: int | None) -> None:
-        """Write a record: a line, or with `before` one of an array, after so many others."""
+        """Write a record: a line, or if `before` is given, an item of an array after that many others."""
         if before is None:
             self.line(data)
             return
@@ -110,7 +113,7 @@ class Stream:
         self._out.write(data)
 
     def end_array(self, written: int) -> None:
-        """End an array of so many records."""
+        """Close an array that has this many records."""
         self._out.write(b"\n]\n" if written else b"[]\n")
 
     def close(self) -> None:
@@ -120,28 +123,18 @@ class Stream:
             self._raw.close()
 
 
-class Json:
-    """JSON records: one array, or a line each."""
+class JsonWriter(Generic[Item]):
+    """Writes JSON records: one array, or one per line. `to_record` makes the record of an item."""
 
-    def __init__(self, stream: Stream, form: formats.Format, array: bool) -> None:
+    def __init__(self, stream: Stream, array: bool, to_record: Callable[[Item], object]) -> None:
         self._stream = stream
         self._array = array
-        self._form = form
+        self._to_record = to_record
         self._written = 0
 
-    def write(self, entry: Entry) -> None:
-        self._stream.record(encode(self._record(entry)), self._written if self._array else None)
+    def write(self, item: Item) -> None:
+        self._stream.record(encode(self._to_record(item)), self._written if self._array else None)
         self._written += 1
-
-    def _record(self, entry: Entry) -> dict[str, object]:
-        if self._form.name == native.NAME:
-            return native_record(entry)
-        if self._form.dump is None:
-            raise InputError(f"{self._form.name!r} is not written as records")
-        record = self._form.dump(entry.conversation)
-        if "id" in record and record["id"] is None:
-            record["id"] = _content_id(entry.conversation)
-        return record
 
     def finish(self) -> None:
         if self._array:
@@ -151,13 +144,30 @@ class Json:
         self._stream.close()
 
 
+def _to_record(form: formats.Format) -> Callable[[Entry], dict[str, object]]:
+    """Return the function that makes a format's record of an entry."""
+    dump = form.dump
+    if form.name == native.NAME:
+        return native_record
+    if dump is None:
+        raise InputError(f"{form.name!r} is not written as records")
+
+    def record_of(entry: Entry) -> dict[str, object]:
+        record = dump(entry.conversation)
+        if "id" in record and record["id"] is None:
+            record["id"] = _content_id(entry.conversation)
+        return record
+
+    return record_of
+
+
 def _content_id(conversation: Conversation) -> str:
     """Name a conversation without an id by its content."""
     data = json.dumps([[message.role, message.content] for message in conversation.messages])
     return f"c-{hashlib.sha256(data.encode()).hexdigest()[:12]}"
 
 
-class Text:
+class TextWriter:
     """Rendered prompts, each under a line with its id."""
 
     def __init__(self, stream: Stream, render: Callable[[Entry], str]) -> None:
@@ -176,12 +186,23 @@ class Text:
         self._stream.close()
 
 
-class Parts:
-    """The rows of a Parquet file: gathered into parts of a bounded size, then made one file."""
+class ParquetWriter(Generic[Item]):
+    """Writes a Parquet file: rows are gathered into parts of a bounded size, which `finish` joins.
 
-    def __init__(self, path: Path, schema: columns.Types) -> None:
+    `to_row` makes the row of an item, `size_of` estimates its bytes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        schema: columns.Types,
+        to_row: Callable[[Item], dict[str, object]],
+        size_of: Callable[[Item], int],
+    ) -> None:
         self._path = path
         self._schema = schema
+        self._to_row = to_row
+        self._size_of = size_of
         self._parts = path.with_name(f"{path.name}.parts")
         shutil.rmtree(self._parts, ignore_errors=True)
         self._parts.mkdir()
@@ -189,10 +210,9 @@ class Parts:
         self._bytes = 0
         self._count = 0
 
-    def add(self, row: dict[str, object], size: int) -> None:
-        """Take a row of about so many bytes."""
-        self._rows.append(row)
-        self._bytes += size
+    def write(self, item: Item) -> None:
+        self._rows.append(self._to_row(item))
+        self._bytes += self._size_of(item)
         if self._bytes > PART_BYTES:
             self._flush()
 
@@ -214,26 +234,22 @@ class Parts:
         shutil.rmtree(self._parts, ignore_errors=True)
 
 
-class Table:
-    """A Parquet file with the columns of our own lines."""
-
-    def __init__(self, path: Path) -> None:
-        self._parts = Parts(path, columns.CONVERTED)
-
-    def write(self, entry: Entry) -> None:
-        record = native_record(entry)
-        record["metadata"] = encode(entry.conversation.metadata).decode() if entry.conversation.metadata else None
-        self._parts.add(record, sum(len(message.content) for message in entry.conversation.messages))
-
-    def finish(self) -> None:
-        self._parts.finish()
-
-    def close(self) -> None:
-        self._parts.close()
+def conversation_table(path: Path) -> ParquetWriter[Entry]:
+    """Open a Parquet file with the columns of our own records."""
+    return ParquetWriter(path, columns.CONVERTED, _table_row, _text_size)
 
 
-class HuggingFace:
-    """A folder as `datasets` saves it: a table for `train`, and one for `eval` where there is one."""
+def _table_row(entry: Entry) -> dict[str, object]:
+    metadata = entry.conversation.metadata
+    return {**native_record(entry), "metadata": encode(metadata).decode() if metadata else None}
+
+
+def _text_size(entry: Entry) -> int:
+    return sum(len(message.content) for message in entry.conversation.messages)
+
+
+class HuggingFaceWriter:
+    """Writes a folder as `datasets` saves it: a table for `train`, and one for `eval` if there are any."""
 
     def __init__(self, folder: Path) -> None:
         if importlib.util.find_spec("datasets") is None:
@@ -242,12 +258,12 @@ class HuggingFace:
         self._scratch = folder.with_name(f"{folder.name}.scratch")
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir()
-        self._tables: dict[str, Table] = {}
+        self._tables: dict[str, ParquetWriter[Entry]] = {}
 
     def write(self, entry: Entry) -> None:
         split = entry.split or "train"
         if split not in self._tables:
-            self._tables[split] = Table(self._scratch / f"{split}.parquet")
+            self._tables[split] = conversation_table(self._scratch / f"{split}.parquet")
         self._tables[split].write(entry)
 
     def finish(self) -> None:
@@ -257,14 +273,14 @@ class HuggingFace:
         try:
             for table in self._tables.values():
                 table.finish()
-            made = library.DatasetDict({split: self._read(library, split) for split in self._tables})
-            made.save_to_disk(str(self._folder))
+            dataset = library.DatasetDict({split: self._read(library, split) for split in self._tables})
+            dataset.save_to_disk(str(self._folder))
         finally:
             if shown:
                 library.enable_progress_bar()
 
     def _read(self, library: Any, split: str) -> Any:
-        """Open a table from its file, through a cache of its own, so that memory does not grow with it."""
+        """Open a table as memory-mapped Arrow, cached in the scratch folder, so that memory does not grow with it."""
         cache = str(self._scratch / "cache")
         return library.Dataset.from_parquet(str(self._scratch / f"{split}.parquet"), cache_dir=cache, split=split)
 
