@@ -6,11 +6,13 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Unpack
 
 from curate.dataset import curated_set
 from curate.errors import SetError
 from curate.pipeline import recipe as recipes
 from curate.pipeline import run
+from curate.pipeline.overrides import Overrides
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult, MaskSpans, Progress
 
@@ -23,35 +25,19 @@ def clean(
     output: str | Path = "curated",
     *,
     recipe: str | Path | Recipe = "vicuna",
-    language: Sequence[str] = (),
-    max_tokens: int | None = None,
-    template: str | None = None,
-    tokenizer: str | None = None,
-    eval_fraction: float | None = None,
     workers: int | None = None,
-    limit: int | None = None,
-    filters: Sequence[str | Path] = (),
-    originals: bool | None = None,
     progress: Callable[[Progress], None] | None = None,
+    **overrides: Unpack[Overrides],
 ) -> CleanResult:
     """Clean chat dumps into a curated set, and return what happened to every record.
 
     `output` is a folder, or a file (.json, .jsonl, .parquet) with the set's folder of the same name
-    next to it. Settings given here override the recipe's. Raises InputError where there is no whole
+    next to it. `overrides` are settings that override the recipe's: see
+    `curate.pipeline.overrides.Overrides`. Raises InputError where there is no whole
     record to read, RecipeError, TokenizerError, and SetError where the target must not be written.
     """
     started = time.perf_counter()
-    resolved = recipes.override(
-        recipes.load(recipe),
-        language=language,
-        max_tokens=max_tokens,
-        template=template,
-        tokenizer=tokenizer,
-        eval_fraction=eval_fraction,
-        limit=limit,
-        filters=filters,
-        originals=originals,
-    )
+    resolved = recipes.override(recipes.load(recipe), **overrides)
     folder, file = _target(Path(output))
     arguments = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     result = run.clean(arguments, folder, resolved, file=file, workers=workers, progress=progress, page=_Page())

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from curate.pipeline.overrides import Override, declared
 
 if TYPE_CHECKING:
     from curate.pipeline.run import CleanResult
 
 
 LARGE = 16 << 20  # bytes of input from which several workers are sure to be needed
+
+
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for each setting of the recipe that the command may override."""
+    for name, (kind, override) in reversed(declared().items()):
+        command = _option(name, kind, override)(command)
+    return command
+
+
+def _option(name: str, kind: object, override: Override) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    flag = override.flag or f"--{name.replace('_', '-')}"
+    if kind == bool | None:  # a flag that turns the setting off
+        return click.option(flag, name, flag_value=False, type=bool, default=None, help=override.help)
+    kinds: dict[object, click.ParamType[Any]] = {
+        int | None: click.IntRange(min=override.minimum),
+        float | None: click.FloatRange(override.minimum, override.below, max_open=True),
+    }
+    many = kind in (Sequence[str], Sequence[str | Path])
+    return click.option(flag, name, type=kinds.get(kind), multiple=many, metavar=override.metavar, help=override.help)
 
 
 @click.command()
@@ -24,26 +46,14 @@ LARGE = 16 << 20  # bytes of input from which several workers are sure to be nee
     help="Set to write; a .json, .jsonl or .parquet also writes that one file.",
 )
 @click.option("--recipe", default="vicuna", show_default=True, help="Built-in recipe (curate recipes) or a .toml file.")
-@click.option(
-    "--language", multiple=True, metavar="CODE", help="Keep these languages only, such as en; repeat, or en,ko."
-)
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest piece, in tokens of the rendered prompt.")
-@click.option("--template", help="Prompt template that pieces are counted in.")
-@click.option("--tokenizer", help="Name, folder, file or Hub name of the tokenizer.")
-@click.option(
-    "--eval", "eval_fraction", type=click.FloatRange(0, 1, max_open=True), help="Share of conversations held out."
-)
+@recipe_options
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes; all cores if left out.")
-@click.option("--limit", type=click.IntRange(min=1), help="Stop after this many records.")
-@click.option("--filters", multiple=True, metavar="FILE", help="Python file with filters of your own; may repeat.")
 @click.option("--strict", is_flag=True, help="Exit 1 if an input is damaged; the set is written all the same.")
-@click.option("--no-originals", is_flag=True, help="Do not keep the original bytes of changed records.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no summary; warnings only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's manifest as JSON.")
 def clean(
     inputs: tuple[str, ...],
     strict: bool,
-    no_originals: bool,
     quiet: bool,
     as_json: bool,
     **settings: Any,
@@ -66,7 +76,7 @@ def clean(
         from curate.cli.clean_progress import show_progress
 
         with show_progress(quiet) as progress:
-            result = run(inputs, originals=False if no_originals else None, progress=progress, **settings)
+            result = run(inputs, progress=progress, **settings)
     finally:
         local.stop_prestarted()
     _report(result, quiet, as_json)

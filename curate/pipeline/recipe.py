@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from curate.errors import RecipeError, did_you_mean
+from curate.pipeline.overrides import Overrides, declared
 from curate.pipeline.repair_turns import RepairSettings as RepairSettings  # the section [repair], by this name too
 from curate.settings import (
     Table,
@@ -152,35 +153,34 @@ def from_dict(values: Table, where: str = "recipe", *, filters_too: bool = True)
     return recipe
 
 
-def override(
-    recipe: Recipe,
-    *,
-    language: Sequence[str] = (),
-    max_tokens: int | None = None,
-    template: str | None = None,
-    tokenizer: str | None = None,
-    eval_fraction: float | None = None,
-    limit: int | None = None,
-    filters: Sequence[str | Path] = (),
-    originals: bool | None = None,
-) -> Recipe:
-    """Return the recipe with what the caller's flags say; a flag left out (None or empty) changes nothing."""
-    values = recipe.to_dict()
-    changes: dict[str, dict[str, object]] = {
-        "tokens": {"max_tokens": max_tokens, "template": template, "tokenizer": tokenizer},
-        "eval": {"fraction": eval_fraction},
-        "input": {"limit": limit},
-        "output": {"originals": originals},
-    }
-    for section, settings in changes.items():
-        changes[section] = {key: value for key, value in settings.items() if value is not None}
-    flags: dict[str, object] = {}
+def override(recipe: Recipe, **overrides: Unpack[Overrides]) -> Recipe:
+    """Return the recipe with the caller's settings; one that is None or empty changes nothing.
+
+    Raises TypeError for a name that is not declared in `Overrides`, RecipeError for a value that is not allowed.
+    """
+    settings = declared()
+    changes: dict[str, dict[str, object]] = {}
+    for name, value in overrides.items():
+        if name not in settings:
+            raise TypeError(f"unexpected keyword argument {name!r}{did_you_mean(name, settings)}")
+        if value is None or value == ():
+            continue
+        section, _, key = settings[name][1].key.partition(".")
+        changes.setdefault(section, {})[key] = value
+    if "filters" in changes:
+        changes["filters"] = _filter_changes(recipe, overrides.get("language", ()), overrides.get("filters", ()))
+    return from_dict(merge(recipe.to_dict(), changes), where="flags")
+
+
+def _filter_changes(recipe: Recipe, language: Sequence[str], files: Sequence[str | Path]) -> dict[str, object]:
+    """Return changes to the filters: languages to keep, and the filters of a user's own files, turned on."""
+    changes: dict[str, object] = {}
     if language:
-        flags["languages"] = {"keep": split_commas(language)}
-    if filters:
-        flags["files"] = [*recipe.filter_files, *(str(path) for path in filters)]
-        flags |= dict.fromkeys(_names_in([str(path) for path in filters]), True)
-    return from_dict(merge(values, {**changes, "filters": flags}), where="flags")
+        changes["languages"] = {"keep": split_commas(language)}
+    if files:
+        names = [str(path) for path in files]
+        changes |= {"files": [*recipe.filter_files, *names], **dict.fromkeys(_names_in(names), True)}
+    return changes
 
 
 def split_commas(words: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from curate.errors import RecipeError
 from curate.pipeline import recipe
+from curate.pipeline.overrides import declared
 from curate.pipeline.recipe import Recipe, load, override
 
 
@@ -239,3 +240,15 @@ def test_any_recipe_comes_back_from_toml_and_from_plain_values(made: Recipe) -> 
     read = tomllib.loads(made.to_toml())
     assert recipe.from_dict(read, filters_too=False) == made
     assert recipe.from_dict(made.to_dict(), filters_too=False) == made
+
+
+def test_a_setting_that_does_not_exist_is_a_type_error_with_the_nearest_name() -> None:
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'max_token'; did you mean 'max_tokens'\?"):
+        recipe.override(recipe.load("vicuna"), max_token=5)  # type: ignore[call-arg]
+
+
+def test_every_override_is_a_setting_of_a_recipe() -> None:
+    values = recipe.load("vicuna").to_dict()
+    for name, (_, declaration) in declared().items():
+        section, _, key = declaration.key.partition(".")
+        assert key.split(".")[0] in values[section] or section == "filters", name  # type: ignore[operator]

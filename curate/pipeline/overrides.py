@@ -1,0 +1,54 @@
+"""The settings of `clean` that override a recipe, declared once: the function and the command derive from here.
+
+The command line imports this module to list its options, so it needs the standard library alone.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple, TypedDict
+
+
+class Override(NamedTuple):
+    """A setting of the recipe under `key`, and its option on the command line."""
+
+    key: str  # section and name, such as tokens.max_tokens
+    help: str
+    flag: str = ""  # if it is not the setting's own name
+    metavar: str | None = None
+    minimum: int | None = None
+    below: int | None = None
+
+
+class Overrides(TypedDict, total=False):
+    """Values for settings of the recipe; one that is left out, None or empty changes nothing."""
+
+    language: Annotated[
+        Sequence[str],
+        Override("filters.languages.keep", "Keep only these languages, such as en. Repeat, or en,ko.", metavar="CODE"),
+    ]
+    max_tokens: Annotated[
+        int | None, Override("tokens.max_tokens", "Longest piece, in tokens of the rendered prompt.", minimum=1)
+    ]
+    template: Annotated[str | None, Override("tokens.template", "Prompt template that tokens are counted in.")]
+    tokenizer: Annotated[str | None, Override("tokens.tokenizer", "Name, folder, file or Hub name of the tokenizer.")]
+    eval_fraction: Annotated[
+        float | None, Override("eval.fraction", "Share of conversations held out.", "--eval", minimum=0, below=1)
+    ]
+    limit: Annotated[int | None, Override("input.limit", "Stop after this many records.", minimum=1)]
+    filters: Annotated[
+        Sequence[str | Path],
+        Override("filters.files", "Python file with filters of your own. Can be repeated.", metavar="FILE"),
+    ]
+    originals: Annotated[
+        bool | None,
+        Override("output.originals", "Do not keep the original bytes of changed records.", "--no-originals"),
+    ]
+
+
+def declared() -> dict[str, tuple[object, Override]]:
+    """Return each setting's type and declaration, by its name, in order."""
+    hints = typing.get_type_hints(Overrides, include_extras=True)
+    return {name: typing.get_args(hint)[:2] for name, hint in hints.items()}
