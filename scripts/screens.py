@@ -24,9 +24,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import curate  # noqa: E402
 from curate.rendering import mask_view  # noqa: E402
-from curate.report.terminal.compare import comparison_page  # noqa: E402
-from curate.report.terminal.conversations import chat_page, mask_page  # noqa: E402
-from curate.report.terminal.stats import stats_page  # noqa: E402
+from curate.report.terminal.compare import render_comparison  # noqa: E402
+from curate.report.terminal.conversations import render_conversation, render_mask  # noqa: E402
+from curate.report.terminal.stats import render_stats  # noqa: E402
 from tests.support import browser  # noqa: E402  # the tests' own
 
 WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.S)  # Rich's pictures would fetch one
@@ -55,17 +55,20 @@ def main() -> None:
 
 def terminal() -> None:
     """Write what the terminal shows."""
-    save("stats", stats_page(curate.stats("vicuna")), "curate stats", 140)
+    save("stats", render_stats(curate.stats("vicuna")), "curate stats", 140)
     save(
-        "compare", comparison_page(curate.compare("vicuna", "fastchat")), "curate stats vicuna --compare fastchat", 140
+        "compare",
+        render_comparison(curate.compare("vicuna", "fastchat")),
+        "curate stats vicuna --compare fastchat",
+        140,
     )
     found = curate.show("ZXmYdE5", "vicuna")
     marker, why = mask_view.marker(found.set.manifest)
     if marker is None:
         raise SystemExit(why)
     chat = found[0]
-    shown = chat_page(chat, marker.turn_tokens(chat.messages))
-    save("show", Group(shown, Text(), mask_page(chat, marker.mask(chat.messages))), "curate show ZXmYdE5 --mask", 100)
+    shown = render_conversation(chat, marker.turn_tokens(chat.messages))
+    save("show", Group(shown, Text(), render_mask(chat, marker.mask(chat.messages))), "curate show ZXmYdE5 --mask", 100)
 
 
 def save(name: str, shown: RenderableType, title: str, width: int) -> None:

@@ -20,7 +20,7 @@ def filters(name: str | None, files: tuple[str, ...], as_json: bool) -> None:
     """
     from curate.filters import registry
     from curate.pipeline import recipe
-    from curate.report.terminal.lists import filter_list, filter_page
+    from curate.report.terminal.lists import render_filter, render_filters
 
     for file in files:
         registry.load(file)
@@ -41,7 +41,7 @@ def filters(name: str | None, files: tuple[str, ...], as_json: bool) -> None:
         return
     from curate.display.text import show
 
-    show(filter_page(rules[0], rules[0].name in on) if name else filter_list(rules, on))
+    show(render_filter(rules[0], rules[0].name in on) if name else render_filters(rules, on))
 
 
 @click.command()
@@ -68,9 +68,9 @@ def recipes(name: str | None, as_json: bool) -> None:
         click.echo(json.dumps(known, indent=1))
         return
     from curate.display.text import show
-    from curate.report.terminal.lists import name_list
+    from curate.report.terminal.lists import render_names
 
-    show(name_list(known, ("recipe", "what it does")))
+    show(render_names(known, ("recipe", "what it does")))
 
 
 @click.command()
@@ -94,9 +94,9 @@ def presets(name: str | None, as_json: bool) -> None:
         click.echo(json.dumps(known, indent=1))
     else:
         from curate.display.text import show
-        from curate.report.terminal.lists import name_list
+        from curate.report.terminal.lists import render_names
 
-        show(name_list(known, ("preset", "what it sets")))
+        show(render_names(known, ("preset", "what it sets")))
 
 
 @click.command()
@@ -116,6 +116,6 @@ def formats(as_json: bool) -> None:
         click.echo(json.dumps(plain, indent=1, ensure_ascii=False))
         return
     from curate.display.text import show
-    from curate.report.terminal.lists import format_list
+    from curate.report.terminal.lists import render_formats
 
-    show(format_list(known))
+    show(render_formats(known))

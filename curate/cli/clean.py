@@ -101,9 +101,9 @@ def _report(result: CleanResult, quiet: bool, as_json: bool) -> None:
     if as_json:
         click.echo(to_json(result.manifest.to_dict()))
     elif not quiet:
-        from curate.report.terminal.summary import summary
+        from curate.report.terminal.summary import render_summary
 
         outputs = [path for path in (result.output, result.file) if path is not None]
-        show(summary(result.manifest, *map(str, outputs)))
+        show(render_summary(result.manifest, *map(str, outputs)))
     for warning in result.warnings:
         click.echo(f"warning: {one_line(warning, 1000)}", err=True)

@@ -24,6 +24,6 @@ def doctor(as_json: bool) -> None:
     if as_json:
         click.echo(to_json(found))
         return
-    from curate.report.terminal.doctor import doctor_page
+    from curate.report.terminal.doctor import render_doctor
 
-    show(doctor_page(found))
+    show(render_doctor(found))

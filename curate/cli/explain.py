@@ -28,6 +28,6 @@ def explain(record_id: str, set_path: str, as_json: bool) -> None:
     if as_json:
         click.echo(to_json(found))
         return
-    from curate.report.terminal.explain import explanation_page
+    from curate.report.terminal.explain import render_explanation
 
-    show(explanation_page(found))
+    show(render_explanation(found))

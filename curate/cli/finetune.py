@@ -89,14 +89,14 @@ def _report(result: RunResult, quiet: bool, as_json: bool) -> None:
     elif quiet:
         return
     elif result.status == "planned":
-        from curate.train.report.terminal import plan_page
+        from curate.train.report.terminal import render_plan
 
-        show(plan_page(result.plan, result.facts))
+        show(render_plan(result.plan, result.facts))
     else:
-        from curate.train.report.terminal import result_page
+        from curate.train.report.terminal import render_result
         from curate.train.run import records
 
-        show(result_page(result, records.read(result.run)))
+        show(render_result(result, records.read(result.run)))
 
 
 def _refuse_misfit(result: RunResult) -> None:

@@ -22,7 +22,7 @@ from rich.text import Text
 from curate.display import figures
 from curate.display.figures import GIB, duration, gib, number, percent, significant
 from curate.display.text import console, one_line
-from curate.train.report.terminal import plan_page
+from curate.train.report.terminal import render_plan
 from curate.train.run import events
 from curate.train.run.events import Event, Planned, Stepped, Warned
 
@@ -118,7 +118,7 @@ def _plan_text(event: Planned) -> str:
     """Return the plan as text, without the blanks that pad lines to the width."""
     out = console(stderr=True)
     with out.capture() as captured:
-        out.print(plan_page(event.plan, event.facts))
+        out.print(render_plan(event.plan, event.facts))
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
@@ -138,7 +138,7 @@ class Panel:
         say = self.live.console.print
         if isinstance(event, Planned):
             self.name = str(event.facts["base"])
-            say(plan_page(event.plan, event.facts))
+            say(render_plan(event.plan, event.facts))
         elif isinstance(event, Stepped):
             self.losses.append(event.loss)
             self.live.update(self.shown(event), refresh=True)

@@ -83,58 +83,60 @@ def _seed(seed: int | None) -> int:
     return seed
 
 
-def _cut(found: Selection, limit: int | None) -> Selection:
+def _cut(selection: Selection, limit: int | None) -> Selection:
     """Return what is printed of it where nobody can leaf through it; says what is left out."""
-    if limit is not None or len(found) <= SHOWN:
-        return found
-    click.echo(f"{SHOWN} of {len(found):,} conversations; --limit {len(found)} prints all", err=True)
-    return found.head(SHOWN)
+    if limit is not None or len(selection) <= SHOWN:
+        return selection
+    click.echo(f"{SHOWN} of {len(selection):,} conversations; --limit {len(selection)} prints all", err=True)
+    return selection.head(SHOWN)
 
 
-def _show(found: Selection, page: Callable[[Chat], RenderableType], limit: int | None) -> None:
+def _show(selection: Selection, page: Callable[[Chat], RenderableType], limit: int | None) -> None:
     from curate.display.text import console
     from curate.display.text import show as put
 
     if sys.stdin.isatty() and sys.stdout.isatty() and not console().is_dumb_terminal:
         from curate.cli.pager import browse
 
-        browse(len(found), lambda place: page(found[place]))
+        browse(len(selection), lambda place: page(selection[place]))
         return
-    for place, chat in enumerate(_cut(found, limit)):
+    for place, chat in enumerate(_cut(selection, limit)):
         if place:
             click.echo()
         put(page(chat))
 
 
-def _page(found: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[Chat], RenderableType]:
+def _page(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[Chat], RenderableType]:
     """Return how a conversation is rendered."""
     from curate.analysis import conversations
     from curate.dataset.curated_set import readable
-    from curate.report.terminal.conversations import chat_page, diff_page, mask_page
+    from curate.report.terminal.conversations import render_conversation, render_diff, render_mask
 
     if diff:
 
         def differences(chat: Chat) -> RenderableType:
             if chat.unread is not None:
-                return chat_page(chat)
-            with readable(found.set):
-                return diff_page(chat, conversations.compare(found.set, chat), conversations.losses(found.set, chat))
+                return render_conversation(chat)
+            with readable(selection.set):
+                return render_diff(
+                    chat, conversations.compare(selection.set, chat), conversations.losses(selection.set, chat)
+                )
 
         return differences
     if mask:
-        made = _marker(found, needed=True)
+        made = _marker(selection, needed=True)
         assert made is not None
-        return lambda chat: mask_page(chat, made.mask(chat.messages))
-    known = _marker(found, needed=False)
-    return lambda chat: chat_page(chat, known.turn_tokens(chat.messages) if known else None, raw=raw)
+        return lambda chat: render_mask(chat, made.mask(chat.messages))
+    known = _marker(selection, needed=False)
+    return lambda chat: render_conversation(chat, known.turn_tokens(chat.messages) if known else None, raw=raw)
 
 
-def _marker(found: Selection, needed: bool) -> Marker | None:
+def _marker(selection: Selection, needed: bool) -> Marker | None:
     """Return what counts tokens; says why there is none, and ends the command where nothing can be shown without."""
     from curate.errors import TokenizerError
     from curate.rendering.mask_view import marker
 
-    made, why = marker(found.set.manifest)
+    made, why = marker(selection.set.manifest)
     if made is None and needed:
         raise TokenizerError(f"the mask cannot be shown: {why}")
     if made is None:
@@ -142,14 +144,14 @@ def _marker(found: Selection, needed: bool) -> Marker | None:
     return made
 
 
-def _print_json(found: Selection) -> None:
+def _print_json(selection: Selection) -> None:
     from dataclasses import asdict
 
     from curate.display.text import to_json
 
-    known = _marker(found, needed=False)
+    known = _marker(selection, needed=False)
     plain = []
-    for chat in found:
+    for chat in selection:
         sizes = known.turn_tokens(chat.messages) if known else None
         plain.append({**asdict(chat), "turn_tokens": sizes})
     click.echo(to_json(plain))

@@ -60,9 +60,9 @@ def _compared(path: str, other: str, html: str | None, counting: dict[str, Any])
     return compare(path, other, html=html)
 
 
-def _page(found: Stats | Comparison) -> RenderableType:
+def _page(result: Stats | Comparison) -> RenderableType:
     from curate.analysis.stats import Stats
-    from curate.report.terminal.compare import comparison_page
-    from curate.report.terminal.stats import stats_page
+    from curate.report.terminal.compare import render_comparison
+    from curate.report.terminal.stats import render_stats
 
-    return stats_page(found) if isinstance(found, Stats) else comparison_page(found)
+    return render_stats(result) if isinstance(result, Stats) else render_comparison(result)

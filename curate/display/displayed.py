@@ -13,5 +13,5 @@ class Displayed:
 
     def _repr_html_(self) -> str:
         notebook = importlib.import_module("curate.report.notebook")
-        html: str = notebook.html_of(self)
+        html: str = notebook.to_html(self)
         return html

@@ -15,14 +15,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from curate.display.html import size, text
+from curate.display.html import byte_size, escape
 
-MOST = 1_900_000  # bytes of a page; conversations beyond them are left out
+MAX_BYTES = 1_900_000  # bytes of a page; conversations beyond them are left out
 
 
-def room(body: str) -> int:
+def bytes_left(body: str) -> int:
     """Return how many bytes of conversations may still stand on a page with this body."""
-    return MOST - size(body) - sum(size(code) for code, _ in _scripts())
+    return MAX_BYTES - byte_size(body) - sum(byte_size(code) for code, _ in _scripts())
 
 
 def document(title: str, body: str, data: Mapping[str, Any], command: str = "curate stats") -> str:
@@ -37,7 +37,7 @@ def document(title: str, body: str, data: Mapping[str, Any], command: str = "cur
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark"><title>{text(title)} · {command}</title>\n'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)} · {command}</title>\n'
         f"<style>{_asset('page.css')}</style><noscript><style>.chart{{display:none}}</style></noscript></head>\n"
         f"<body>\n{body}\n"
         f'<script type="application/json" id="chart-data">{plain}</script>\n'

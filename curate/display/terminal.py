@@ -41,14 +41,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a `FigureTable`; `rest` fills what the figures leave of the width."""
+    """A row of a `NumberTable`; `rest` fills what the figures leave of the width."""
 
     name: Text
     figures: Sequence[str | Text]
     rest: RenderableType = ""
 
 
-class FigureTable:
+class NumberTable:
     """A table of names and figures: where it is narrow, names are cut and headings wrap, but no figure is cut.
 
     `title` heads the names, which take `most_name` cells at most; None leaves them out. A `rest` heads the last
@@ -72,7 +72,7 @@ class FigureTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         names, figures, rest = self._widths(options.max_width)
-        table = plain()
+        table = plain_table()
         if self.title is not None:
             table.add_column(self.title, width=names)
         for heading, width in zip(self.headings, figures, strict=True):
@@ -123,7 +123,7 @@ def _fitted(cell: RenderableType, width: int) -> RenderableType:
     return Text(one_line(cell.plain, width), cell.style) if isinstance(cell, Text) else cell
 
 
-class Beside:
+class SideBySide:
     """Blocks side by side where each has `least` cells and the width that its figures need, else in one column."""
 
     def __init__(self, blocks: Sequence[RenderableType], least: int = 56) -> None:
@@ -146,12 +146,12 @@ class Beside:
         yield grid
 
 
-def plain(expand: bool = False) -> Table:
+def plain_table(expand: bool = False) -> Table:
     """Return a table without rules, its header dim."""
     return Table(box=None, expand=expand, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
 
 
-def facts() -> Table:
+def label_grid() -> Table:
     """Return a grid of names and what they are."""
     facts = Table.grid(padding=(0, 2, 0, 0))
     facts.add_column(style="dim", no_wrap=True)
@@ -159,16 +159,16 @@ def facts() -> Table:
     return facts
 
 
-def add(facts: Table, name: str, value: RenderableType) -> None:
+def add_row(facts: Table, name: str, value: RenderableType) -> None:
     """Add a line to a grid of facts."""
     facts.add_row(name, Text(value) if isinstance(value, str) else value)
 
 
-def text(text: str, style: str = "") -> Text:
+def safe_text(text: str, style: str = "") -> Text:
     """Return text of a record, a file or a user as it may be printed."""
     return Text(safe(text), style)
 
 
-def line(text: str) -> str:
+def safe_line(text: str) -> str:
     """Return text of a record on one line."""
     return one_line(text, 400)

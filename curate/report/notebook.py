@@ -16,12 +16,12 @@ from curate.analysis.select import Selection
 from curate.analysis.stats import Flow, Share, Stats, edits, flow
 from curate.dataset.curated_set import CuratedSet, readable
 from curate.display.figures import number, percent, plural
-from curate.display.html import Cell, table, text
+from curate.display.html import Cell, escape, table
 from curate.pipeline.run import CleanResult
 from curate.report.html import conversation
-from curate.report.terminal.compare import SIDES, matched, sided, totals
-from curate.report.terminal.doctor import doctor_page
-from curate.report.terminal.explain import explanation_page
+from curate.report.terminal.compare import SIDES, describe_matching, describe_side, total_figures
+from curate.report.terminal.doctor import render_doctor
+from curate.report.terminal.explain import render_explanation
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,7 +43,7 @@ STYLE = """<style>
 </style>"""
 
 
-def html_of(result: object) -> str:
+def to_html(result: object) -> str:
     """Return a result of the library as HTML."""
     drawn: str = _html_of(result)
     return drawn
@@ -55,97 +55,101 @@ def _html_of(result: object) -> str:
 
 
 @_html_of.register
-def _stats(found: Stats) -> str:
+def _stats(stats: Stats) -> str:
     """Show statistics: the header, the flow, lengths and shares."""
-    header = found.header
+    header = stats.header
     verb, unit = ("kept", "pieces") if header.kind == "set" else ("readable", "conversations")
     share = percent(header.kept, header.read)
     line = f"{number(header.kept)} of {number(header.read)} records {verb} ({share}), {number(header.tokens)} tokens, "
     line += f"{number(header.answer_tokens)} of them trained ({percent(header.answer_tokens, header.tokens)})"
     lengths: list[Sequence[Cell]] = [
-        (item.title, item.mean, *item.percentiles.values(), item.maximum) for item in found.histograms if item.count
+        (item.title, item.mean, *item.percentiles.values(), item.maximum) for item in stats.histograms if item.count
     ]
-    names = next((list(item.percentiles) for item in found.histograms if item.count), [])
+    names = next((list(item.percentiles) for item in stats.histograms if item.count), [])
     parts = [
-        _flow(found.flow),
+        _flow(stats.flow),
         table("lengths", ("", "mean", *names, "longest"), lengths),
-        _shares("languages", found.languages, unit),
-        _shares("models", found.models, unit),
-        _counts("repairs", [(one.name, one.count) for one in found.edits], "times"),
+        _shares("languages", stats.languages, unit),
+        _shares("models", stats.models, unit),
+        _counts("repairs", [(one.name, one.count) for one in stats.edits], "times"),
     ]
-    return _block(f"<p><b>{text(header.path)}</b> {line}</p>{_grid(parts)}")
+    return _block(f"<p><b>{escape(header.path)}</b> {line}</p>{_grid(parts)}")
 
 
 @_html_of.register
-def _comparison(found: Comparison) -> str:
+def _comparison(comparison: Comparison) -> str:
     """Show a comparison: what one keeps and the other does not, and the totals."""
     parts = []
-    for side, names in ((found.only_one, SIDES), (found.only_other, SIDES[::-1])):
+    for side, names in ((comparison.only_one, SIDES), (comparison.only_other, SIDES[::-1])):
         rows = [(one.rule, one.count, ", ".join(one.examples)) for one in side.rules]
-        parts.append(f"<div><p>{text(sided(side, *names))}</p>{table('', ('rule', 'records', 'such as'), rows)}</div>")
-    figures = [(one.name, one.one, one.other, one.change) for one in totals(found)]
+        parts.append(
+            f"<div><p>{escape(describe_side(side, *names))}</p>{table('', ('rule', 'records', 'such as'), rows)}</div>"
+        )
+    figures = [(one.name, one.one, one.other, one.change) for one in total_figures(comparison)]
     parts.append(table("numbers", ("", "one", "other", "change"), figures))
-    named = f"one: <b>{text(found.one.header.path)}</b>, the other: <b>{text(found.other.header.path)}</b>"
-    return _block(f"<p>{named}; {text(matched(found))}</p>{_grid(parts)}")
+    named = (
+        f"one: <b>{escape(comparison.one.header.path)}</b>, the other: <b>{escape(comparison.other.header.path)}</b>"
+    )
+    return _block(f"<p>{named}; {escape(describe_matching(comparison))}</p>{_grid(parts)}")
 
 
 @_html_of.register
-def _result(found: CleanResult) -> str:
+def _result(result: CleanResult) -> str:
     """Show what a run gave: what it wrote, the flow, repairs and warnings."""
-    counts = found.manifest.counts
+    counts = result.manifest.counts
     share = percent(counts.kept, counts.read)
     line = f"{number(counts.kept)} of {number(counts.read)} records kept ({share}), "
     line += f"{number(counts.tokens)} tokens"
-    warned = "".join(f"<p>warning: {text(warning)}</p>" for warning in found.warnings)
-    repairs = _counts("repairs", [(one.name, one.count) for one in edits(found.manifest)], "times")
-    written = ", ".join(text(path) for path in (found.output, found.file) if path is not None)
-    return _block(f"<p><b>{written}</b> {line}</p>{warned}{_grid([_flow(flow(found.manifest)), repairs])}")
+    warned = "".join(f"<p>warning: {escape(warning)}</p>" for warning in result.warnings)
+    repairs = _counts("repairs", [(one.name, one.count) for one in edits(result.manifest)], "times")
+    written = ", ".join(escape(path) for path in (result.output, result.file) if path is not None)
+    return _block(f"<p><b>{written}</b> {line}</p>{warned}{_grid([_flow(flow(result.manifest)), repairs])}")
 
 
 @_html_of.register
-def _set(found: CuratedSet) -> str:
+def _set(curated: CuratedSet) -> str:
     """Show what a set is, from its manifest alone."""
-    with readable(found):
-        counts = found.manifest.counts
-        line = f"recipe {text(found.manifest.recipe_name)}, {number(counts.kept)} of {number(counts.read)} "
+    with readable(curated):
+        counts = curated.manifest.counts
+        line = f"recipe {escape(curated.manifest.recipe_name)}, {number(counts.kept)} of {number(counts.read)} "
         line += f"records kept, {number(counts.pieces)} {plural(counts.pieces, 'piece')}, "
         line += f"{number(counts.tokens)} tokens"
-    return _block(f"<p><b>{text(found.path)}</b> {line}</p>")
+    return _block(f"<p><b>{escape(curated.path)}</b> {line}</p>")
 
 
 @_html_of.register
-def _chats(found: Selection) -> str:
+def _chats(selection: Selection) -> str:
     """Show the first conversations of a selection."""
-    shown = "".join(map(conversation.chat, islice(found, CHATS)))
-    more = len(found) - CHATS
+    shown = "".join(map(conversation.render_conversation, islice(selection, CHATS)))
+    more = len(selection) - CHATS
     note = f'<p class="note">{number(more)} more</p>' if more > 0 else ""
-    return _block(f"<p>{number(len(found))} {plural(len(found), 'conversation')}</p>{shown}{note}")
+    return _block(f"<p>{number(len(selection))} {plural(len(selection), 'conversation')}</p>{shown}{note}")
 
 
 @_html_of.register
-def _chat(found: Chat) -> str:
+def _chat(chat: Chat) -> str:
     """Show a conversation."""
-    return _block(conversation.chat(found))
+    return _block(conversation.render_conversation(chat))
 
 
 @_html_of.register
-def _explanation(found: Explanation) -> str:
-    return _terminal(explanation_page(found))
+def _explanation(explanation: Explanation) -> str:
+    return _terminal(render_explanation(explanation))
 
 
 @_html_of.register
-def _doctor(found: Doctor) -> str:
-    return _terminal(doctor_page(found))
+def _doctor(report: Doctor) -> str:
+    return _terminal(render_doctor(report))
 
 
-def _terminal(found: RenderableType) -> str:
+def _terminal(renderable: RenderableType) -> str:
     """Show what a terminal would, as text."""
     from rich.console import Console
 
     file = io.StringIO()
     out = Console(file=file, width=WIDTH, color_system=None, force_jupyter=False, force_terminal=False, highlight=False)
-    out.print(found, markup=False, emoji=False)
-    return _block(f"<pre>{text(file.getvalue())}</pre>")
+    out.print(renderable, markup=False, emoji=False)
+    return _block(f"<pre>{escape(file.getvalue())}</pre>")
 
 
 def _block(body: str) -> str:
@@ -156,8 +160,8 @@ def _grid(parts: Iterable[str]) -> str:
     return f'<div class="grid">{"".join(part for part in parts if part)}</div>'
 
 
-def _flow(found: Flow) -> str:
-    rows = [(step.rule, step.first, step.first / found.read, step.alone) for step in found.steps if found.read]
+def _flow(flow: Flow) -> str:
+    rows = [(step.rule, step.first, step.first / flow.read, step.alone) for step in flow.steps if flow.read]
     return table("rejected by", ("rule", "records", "share", "alone"), rows, {"share": percent})
 
 

@@ -20,7 +20,7 @@ from curate.analysis.compare import Comparison, Crossing, Setting
 from curate.cli.stats import stats as command
 from curate.display import text as terminal
 from curate.errors import CurateError, SetError
-from curate.report.terminal.compare import comparison_page
+from curate.report.terminal.compare import render_comparison
 from tests.report.test_page import FORBIDDEN, Elements
 from tests.support import ROOT
 from tests.support.hostile_set import write_hostile
@@ -53,7 +53,7 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def rendered(found: Comparison, width: int) -> str:
     file = io.StringIO()
-    terminal.console(file=file, width=width).print(comparison_page(found))
+    terminal.console(file=file, width=width).print(render_comparison(found))
     return file.getvalue()
 
 

@@ -16,7 +16,7 @@ import pytest
 from curate import doctor as look
 from curate.analysis.doctor import Gpu, read_gpus
 from curate.display import text as terminal
-from curate.report.terminal.doctor import doctor_page
+from curate.report.terminal.doctor import render_doctor
 from tests.support import ROOT
 
 SMI = "NVIDIA H100 80GB HBM3, 81559, 570.86.15, 9.0\nNVIDIA GB10, [N/A], 580.95.05, 12.1\n"
@@ -57,7 +57,7 @@ def test_this_machine_is_told() -> None:
     assert all(package.enough for package in found.packages if package.extra is None)
     assert {disk.use for disk in found.machine.disks} >= {"sets", "scratch"}
     file = io.StringIO()
-    terminal.console(file=file, width=80).print(doctor_page(found))
+    terminal.console(file=file, width=80).print(render_doctor(found))
     page = file.getvalue()
     assert "polars" in page
     assert all(terminal.cells(line) <= 80 for line in page.splitlines())

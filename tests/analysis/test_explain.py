@@ -22,7 +22,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rendered(found: Explanation, width: int = 80) -> str:
     file = io.StringIO()
-    terminal.console(file=file, width=width).print(terminal_explain.explanation_page(found))
+    terminal.console(file=file, width=width).print(terminal_explain.render_explanation(found))
     return file.getvalue()
 
 

@@ -29,7 +29,7 @@ from curate.dataset.curated_set import CuratedSet
 from curate.display import text as terminal
 from curate.errors import CurateError, SetError
 from curate.rendering.mask_view import Marker, marker
-from curate.report.terminal.conversations import Prose, chat_page, diff_page, mask_page
+from curate.report.terminal.conversations import Prose, render_conversation, render_diff, render_mask
 from curate.schemas.conversation import Message
 from tests.support import ROOT
 from tests.support.small_set import LOST, kept, lost, write_set
@@ -171,7 +171,7 @@ def test_an_answer_that_was_cut_has_no_trained_end(made: Marker) -> None:
 
 def test_the_mask_stands_in_brackets_where_there_are_no_colours(example: CuratedSet, made: Marker) -> None:
     chat = curate.show("xPY9JiX", example.path)[0]
-    page = rendered(mask_page(chat, made.mask(chat.messages)), 200)
+    page = rendered(render_mask(chat, made.mask(chat.messages)), 200)
     assert "ASSISTANT:[[ The capital of Poland is **Warsaw**.<|end_of_text|>]]USER:" in page
     assert "[[trained]]: 30 of 84 tokens" in page
 
@@ -200,7 +200,7 @@ def test_the_whole_record_is_compared_with_what_was_kept_of_it(example: CuratedS
         ("user", False, False),
         ("assistant", True, False),
     ]
-    page = rendered(diff_page(chat, found, conversations.losses(example, chat)), 200)
+    page = rendered(render_diff(chat, found, conversations.losses(example, chat)), 200)
     assert "[-<strong>-]{+**+}Warsaw[-</strong>-]{+**+}." in page
     assert "exchange rejected by rate_limit" in page
     assert "2 messages unchanged" in page
@@ -277,7 +277,7 @@ def test_what_a_conversation_says_cannot_command_the_terminal(tmp_path: Path) ->
 @given(st.text(max_size=200))
 def test_any_text_renders(text: str) -> None:
     chat = conversations.Chat("x", "f", 0, (Message("user", text), Message("assistant", text)), unread=text)
-    assert all(cell_len(line) <= 40 for line in rendered(chat_page(chat), 40).split("\n"))
+    assert all(cell_len(line) <= 40 for line in rendered(render_conversation(chat), 40).split("\n"))
 
 
 def test_a_rejected_record_says_why_and_shows_what_it_held(example: CuratedSet) -> None:

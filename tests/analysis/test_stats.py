@@ -25,7 +25,7 @@ from curate.dataset.manifest import decode
 from curate.display import text as terminal
 from curate.errors import CurateError, InputError, SetError
 from curate.report.terminal import summary
-from curate.report.terminal.stats import stats_page
+from curate.report.terminal.stats import render_stats
 from tests.support import ROOT
 from tests.support.small_set import MANIFEST, kept, lost, write_manifest, write_set
 
@@ -78,7 +78,7 @@ def test_a_set_of_nothing_has_numbers_too(tmp_path: Path) -> None:
     assert [item.bins for item in empty.histograms] == [(), (), ()]
     assert empty.duplicates == Duplicates(0, 0, 0, 0, None, 0, None, 0)
     assert (empty.training.steps, empty.training.trained_share) == (0, 0.0)
-    assert "no conversations" in rendered(stats_page(empty), 80)
+    assert "no conversations" in rendered(render_stats(empty), 80)
 
 
 @given(st.lists(st.integers(0, 10**7), min_size=1, max_size=200))
@@ -99,13 +99,13 @@ def test_a_long_tail_shares_the_last_bin() -> None:
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_the_page_fits_its_width_and_uses_it(small: Path, width: int) -> None:
-    lines = rendered(stats_page(stats(small)), width).splitlines()
+    lines = rendered(render_stats(stats(small)), width).splitlines()
     longest = max(terminal.cells(line.rstrip()) for line in lines)
     assert width - 8 <= longest <= width
 
 
 def test_wide_consoles_show_histograms_side_by_side(small: Path) -> None:
-    page = stats_page(stats(small))
+    page = render_stats(stats(small))
     headings = ("tokens per piece", "messages per piece")
     assert any(all(heading in line for heading in headings) for line in rendered(page, 200).splitlines())
     assert not any(all(heading in line for heading in headings) for line in rendered(page, 80).splitlines())
@@ -113,7 +113,7 @@ def test_wide_consoles_show_histograms_side_by_side(small: Path) -> None:
 
 def test_east_asian_names_stay_aligned(tmp_path: Path) -> None:
     rows = [kept(0, "a", model="模型一号"), kept(1, "b", model="gpt-4")]
-    page = rendered(stats_page(stats(write_set(tmp_path / "set", rows))), 80)
+    page = rendered(render_stats(stats(write_set(tmp_path / "set", rows))), 80)
     ends = [
         terminal.cells(line[: line.index(" %")]) for line in page.splitlines() if line.startswith(("模型一号", "gpt-4"))
     ]
@@ -124,7 +124,7 @@ def test_east_asian_names_stay_aligned(tmp_path: Path) -> None:
 def test_names_from_the_data_cannot_command_the_terminal(tmp_path: Path) -> None:
     rows = [kept(0, "a", model="\x1b[2J[bold red]\u202egpt")]
     measured = stats(write_set(tmp_path / "set", rows))
-    page = rendered(stats_page(measured), 80)
+    page = rendered(render_stats(measured), 80)
     assert "\x1b" not in page
     assert "␛[2J[bold red]\\u202egpt" in page
     assert "\u202e" not in terminal.to_json(measured)
@@ -134,7 +134,7 @@ def test_names_from_the_data_cannot_command_the_terminal(tmp_path: Path) -> None
 def test_the_page_says_the_same_in_ascii(small: Path) -> None:
     raw = io.BytesIO()
     console = terminal.console(file=io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace"), width=80)
-    console.print(stats_page(stats(small)))
+    console.print(render_stats(stats(small)))
     console.file.flush()
     assert b"####" in raw.getvalue()
 
@@ -144,7 +144,7 @@ def test_colours_are_left_out_where_they_are_not_wanted(small: Path, monkeypatch
 
     def codes() -> set[str]:
         file = io.StringIO()
-        Console(file=file, width=80, force_terminal=True).print(stats_page(stats(small)))
+        Console(file=file, width=80, force_terminal=True).print(render_stats(stats(small)))
         return set(re.findall(r"\x1b\[([0-9;]*)m", file.getvalue()))
 
     assert any("3" in code.split(";")[-1][:1] for code in codes())
@@ -241,7 +241,7 @@ def test_a_dump_of_any_format_is_measured_as_it_came(dump: Path) -> None:
     assert 0 < found.header.answer_tokens < found.header.tokens
     same = found.duplicates
     assert (same.rejected, same.most_copied, same.copies, same.shared, same.largest) == (1, "a", 1, 1, 2)
-    assert "none: measured as it came" in rendered(stats_page(found), 80)
+    assert "none: measured as it came" in rendered(render_stats(found), 80)
 
 
 def test_tokens_of_a_dump_are_those_that_clean_counts(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_a_part_that_there_is_not_names_the_nearest(small: Path) -> None:
 
 
 def every_line_fits(found: Stats, width: int) -> bool:
-    return all(terminal.cells(line.rstrip()) <= width for line in rendered(stats_page(found), width).splitlines())
+    return all(terminal.cells(line.rstrip()) <= width for line in rendered(render_stats(found), width).splitlines())
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -338,7 +338,7 @@ def test_a_dumps_page_fits_too(width: int, dump: Path) -> None:
 
 
 def test_the_summary_tells_the_run_from_read_to_kept() -> None:
-    text = rendered(summary.summary(decode(MANIFEST), "curated"), 80)
+    text = rendered(summary.render_summary(decode(MANIFEST), "curated"), 80)
     for said in ("read", "exact_duplicates", "kept", "50.0 %", "html_to_markdown 2", "1.5 s, 1.3 MB/s, 2 workers"):
         assert said in text
     assert "1 exchange lost from kept records: overlong 1" in text

@@ -23,10 +23,10 @@ from curate.filters import registry
 from curate.pipeline import recipe
 from curate.report.terminal import explain, summary
 from curate.report.terminal import lists as terminal_lists
-from curate.report.terminal.compare import comparison_page
-from curate.report.terminal.conversations import Prose, chat_page, mask_page
-from curate.report.terminal.doctor import doctor_page
-from curate.report.terminal.stats import stats_page
+from curate.report.terminal.compare import render_comparison
+from curate.report.terminal.conversations import Prose, render_conversation, render_mask
+from curate.report.terminal.doctor import render_doctor
+from curate.report.terminal.stats import render_stats
 from curate.schemas.formats import FORMATS
 from tests.support import ROOT
 from tests.support.small_set import grown
@@ -90,7 +90,7 @@ def test_statistics_and_comparisons_show_every_figure_whole(sets: tuple[Path, Pa
     found, compared = curate.stats(sets[0]), curate.compare(*sets)
     if factor > 1:
         found, compared = large(found, Stats), large(compared, Comparison)
-    for page in (stats_page(found), comparison_page(compared)):
+    for page in (render_stats(found), render_comparison(compared)):
         shown = text(page, width)
         assert figures_in(shown) == figures_in(text(page, 400))
         assert not CUT.search(shown)
@@ -99,10 +99,10 @@ def test_statistics_and_comparisons_show_every_figure_whole(sets: tuple[Path, Pa
 def lists() -> list[RenderableType]:
     on = recipe.load("vicuna", filters_too=False).filters
     return [
-        terminal_lists.filter_list(list(registry.rules("filter", "corpus").values()), on),
-        terminal_lists.name_list(recipe.built_in(), ("recipe", "what it does")),
-        terminal_lists.format_list(list(FORMATS.values())),
-        doctor_page(curate.doctor()),
+        terminal_lists.render_filters(list(registry.rules("filter", "corpus").values()), on),
+        terminal_lists.render_names(recipe.built_in(), ("recipe", "what it does")),
+        terminal_lists.render_formats(list(FORMATS.values())),
+        render_doctor(curate.doctor()),
     ]
 
 
@@ -112,12 +112,12 @@ def conversations(folder: Path) -> list[RenderableType]:
     marker, _ = mask_view.marker(curate.open_set(folder).manifest)
     assert marker is not None
     chats = list(curate.show([], folder, where="tokens > 200"))
-    told = [explain.explanation_page(curate.explain(chat.id, folder)) for chat in chats[:5]]
+    told = [explain.render_explanation(curate.explain(chat.id, folder)) for chat in chats[:5]]
     return [
         *told,
-        summary.summary(curate.open_set(folder).manifest, "curated"),
-        *(chat_page(chat, marker.turn_tokens(chat.messages)) for chat in chats),
-        *(mask_page(chat, marker.mask(chat.messages)) for chat in chats[:3]),
+        summary.render_summary(curate.open_set(folder).manifest, "curated"),
+        *(render_conversation(chat, marker.turn_tokens(chat.messages)) for chat in chats),
+        *(render_mask(chat, marker.mask(chat.messages)) for chat in chats[:3]),
     ]
 
 
@@ -138,7 +138,7 @@ def test_a_table_in_an_answer_folds_its_figures() -> None:
 
 def test_a_table_of_figures_gives_way_in_names_and_headings_alone() -> None:
     rows = [tables.Row(Text("a name that is long"), ("1,234,567", "12.5 %"))]
-    table = tables.FigureTable("names", ("so many records", "share"), rows)
+    table = tables.NumberTable("names", ("so many records", "share"), rows)
     wide, narrow, narrowest = (text(table, width).splitlines() for width in (80, 40, 10))
     assert wide[0].split() == ["names", "so", "many", "records", "share"]
     assert "a name that is long" in wide[1]

@@ -1,6 +1,6 @@
 """Reports on the example dump as they stand in tests/golden: a change in how they look, or in a number, is seen there.
 
-`CURATE_GOLDEN=write pytest tests/test_golden.py` writes them anew; look at what changed before you commit it.
+`CURATE_GOLDEN=write pytest tests/report/test_golden.py` rewrites them; review the diff before you commit it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from rich.console import RenderableType
 
 import curate
 from curate.display import text
-from curate.report.terminal.compare import comparison_page
-from curate.report.terminal.conversations import chat_page, diff_page
-from curate.report.terminal.stats import stats_page
+from curate.report.terminal.compare import render_comparison
+from curate.report.terminal.conversations import render_conversation, render_diff
+from curate.report.terminal.stats import render_stats
 from tests.support import ROOT
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -50,20 +50,20 @@ def _text(renderable: RenderableType, width: int) -> str:
 def _chats(width: int) -> str:
     """A conversation of each language, then what cleaning changed in one."""
     found = curate.show(["mJsGFDv", "ZXmYdE5", "W1YkmoN"], "vicuna")
-    shown = [_text(chat_page(chat), width) for chat in found]
+    shown = [_text(render_conversation(chat), width) for chat in found]
     from curate.analysis import conversations
 
     changed = found[1]
-    return "\n".join([*shown, _text(diff_page(changed, conversations.compare(found.set, changed)), width)])
+    return "\n".join([*shown, _text(render_diff(changed, conversations.compare(found.set, changed)), width)])
 
 
 REPORTS: Mapping[str, Callable[[], str]] = {
-    "stats-80.txt": lambda: _text(stats_page(curate.stats("vicuna")), 80),
-    "stats-200.txt": lambda: _text(stats_page(curate.stats("vicuna")), 200),
+    "stats-80.txt": lambda: _text(render_stats(curate.stats("vicuna")), 80),
+    "stats-200.txt": lambda: _text(render_stats(curate.stats("vicuna")), 200),
     "stats.json": lambda: text.to_json(curate.stats("vicuna")) + "\n",
-    "dump-80.txt": lambda: _text(stats_page(curate.stats(EXAMPLE.name, workers=1)), 80),
-    "compare-80.txt": lambda: _text(comparison_page(curate.compare("vicuna", "fastchat")), 80),
-    "compare-200.txt": lambda: _text(comparison_page(curate.compare("vicuna", "fastchat")), 200),
+    "dump-80.txt": lambda: _text(render_stats(curate.stats(EXAMPLE.name, workers=1)), 80),
+    "compare-80.txt": lambda: _text(render_comparison(curate.compare("vicuna", "fastchat")), 80),
+    "compare-200.txt": lambda: _text(render_comparison(curate.compare("vicuna", "fastchat")), 200),
     "compare.json": lambda: text.to_json(curate.compare("vicuna", "fastchat")) + "\n",
     "show-80.txt": lambda: _chats(80),
     "show-200.txt": lambda: _chats(200),

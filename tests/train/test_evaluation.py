@@ -240,7 +240,7 @@ def test_the_page_of_a_run_shows_what_was_evaluated(tokenizer_folder: Path, tmp_
     said = evaluation.answers(module, made, prompts()[:1], ALONE, sampling_settings=SHORT)
     records.append(run / records.SAMPLES, [said[0].record(step, which) for step, which in ((0, "base"), (5, "tuned"))])
     records.append(run / records.MASKED, evaluation.masked(made.tokenizer, rendered(made), 1))
-    text = html.html(records.read(run))
+    text = html.render(records.read(run))
     assert f"{found.overall.loss:.4f}" in text
     assert "exchanges: 3-4" in text
     assert "answer: 3-4" in text

@@ -55,7 +55,7 @@ def test_the_page_is_whole_html(run: Path) -> None:
 
 
 def test_the_page_shows_both_losses_and_the_last_answers_side_by_side(run: Path) -> None:
-    text = html.html(records.read(run))
+    text = html.render(records.read(run))
     assert ">all</td>" in text
     assert "3.5000" in text
     assert "0.5000" in text
@@ -69,7 +69,7 @@ def test_the_page_shows_both_losses_and_the_last_answers_side_by_side(run: Path)
 
 
 def test_without_scripts_the_figures_are_in_tables(run: Path) -> None:
-    shown = html.html(records.read(run))
+    shown = html.render(records.read(run))
     tables = "".join(re.findall(r"<table.*?</table>", shown, re.S))
     for caption in ("training loss", "held-out loss over the run", "the run by steps"):
         assert f"<caption>{caption}</caption>" in tables
@@ -81,7 +81,7 @@ def test_without_scripts_the_figures_are_in_tables(run: Path) -> None:
 
 
 def test_each_chart_has_its_lines(run: Path) -> None:
-    shown = html.html(records.read(run))
+    shown = html.render(records.read(run))
     lines = json.loads(shown.partition('id="chart-data">')[2].partition("</script>")[0])["lines"]
     charts = re.findall(r'data-chart="lines:(\w+)"', shown)
     assert charts == ["loss", "lr", "tokens_per_s", "gib"], "MFU is 0 throughout on a device of unknown speed"

@@ -16,9 +16,32 @@ from curate.analysis.stats import Stats
 from curate.dataset.curated_set import CuratedSet
 from curate.display import html_page
 from curate.display.figures import number, percent, ratio
-from curate.display.html import Cell, Shown, chart, facts, fitting, foot, jumps, more, section, table, text
+from curate.display.html import (
+    Cell,
+    Formatted,
+    chart,
+    collapsible,
+    collapsible_groups,
+    definition_list,
+    escape,
+    footer,
+    navigation,
+    section,
+    table,
+)
 from curate.report.html import conversation
-from curate.report.terminal.compare import SIDES, Figure, Part, lengths, matched, parts, sided, spread, totals, value
+from curate.report.terminal.compare import (
+    SIDES,
+    Figure,
+    Part,
+    describe_matching,
+    describe_side,
+    format_setting,
+    histogram_rows,
+    length_figures,
+    name_shares,
+    total_figures,
+)
 
 BARS = 10  # names in a chart; its table has the first `ROWS`
 ROWS = 200
@@ -26,40 +49,42 @@ RULES = 12  # of each side, of which conversations are shown
 COLUMNS = ("one", "other")
 
 
-def html(found: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> str:
+def render(comparison: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> str:
     """Return the page."""
-    names = [Path(stats.header.path).resolve().name for stats in (found.one, found.other)]
+    names = [Path(stats.header.path).resolve().name for stats in (comparison.one, comparison.other)]
     title = " beside ".join(names)
     shown = [
-        ("crossings", "What one keeps and the other does not", _crossings(found)),
-        ("settings", "Settings that differ", _settings(found)),
-        ("numbers", "Numbers", _figures("records, pieces and tokens", totals(found))),
-        ("lengths", "Lengths", f'<div class="grid">{"".join(_lengths(found))}</div>'),
-        ("names", "Rules, languages, models, roles, repairs", f'<div class="grid">{"".join(_names(found))}</div>'),
+        ("crossings", "What one keeps and the other does not", _crossings(comparison)),
+        ("settings", "Settings that differ", _settings(comparison)),
+        ("numbers", "Numbers", _figures("records, pieces and tokens", total_figures(comparison))),
+        ("lengths", "Lengths", f'<div class="grid">{"".join(_lengths(comparison))}</div>'),
+        ("names", "Rules, languages, models, roles, repairs", f'<div class="grid">{"".join(_names(comparison))}</div>'),
     ]
-    room = html_page.room("".join(body for *_, body in shown))
-    shown.append(("samples", "Conversations", fitting(_samples(found, sets), room)))
-    body = _head(title, found) + jumps(shown) + "</header><main>" + "".join(starmap(section, shown))
-    return html_page.document(title, body + foot(found.one.header.version), _data(found))
+    room = html_page.bytes_left("".join(body for *_, body in shown))
+    shown.append(("samples", "Conversations", collapsible_groups(_samples(comparison, sets), room)))
+    body = _head(title, comparison) + navigation(shown) + "</header><main>" + "".join(starmap(section, shown))
+    return html_page.document(title, body + footer(comparison.one.header.version), _data(comparison))
 
 
-def _head(title: str, found: Comparison) -> str:
-    made = facts((name, _made(stats)) for name, stats in zip(COLUMNS, (found.one, found.other), strict=True))
-    return f'<header><h1>{text(title)}</h1>{made}<p class="note">{text(matched(found))}</p>'
+def _head(title: str, comparison: Comparison) -> str:
+    made = definition_list(
+        (name, _made(stats)) for name, stats in zip(COLUMNS, (comparison.one, comparison.other), strict=True)
+    )
+    return f'<header><h1>{escape(title)}</h1>{made}<p class="note">{escape(describe_matching(comparison))}</p>'
 
 
 def _made(stats: Stats) -> str:
     header = stats.header
     kept = f"kept {number(header.kept)} of {number(header.read)} records"
-    return f"<b>{text(header.path)}</b>, recipe {text(header.recipe)}, {kept}"
+    return f"<b>{escape(header.path)}</b>, recipe {escape(header.recipe)}, {kept}"
 
 
-def _crossings(found: Comparison) -> str:
+def _crossings(comparison: Comparison) -> str:
     shown = ""
-    for side, keeper, loser in ((found.only_one, *SIDES), (found.only_other, *SIDES[::-1])):
+    for side, keeper, loser in ((comparison.only_one, *SIDES), (comparison.only_other, *SIDES[::-1])):
         tables = _rules(f"rejected in {loser} by", "records", side.rules)
         tables += _rules(f"lost in {loser} from records that both keep, by", "exchanges", side.exchanges)
-        shown += f"<h3>{text(sided(side, keeper, loser))}</h3>{tables}"
+        shown += f"<h3>{escape(describe_side(side, keeper, loser))}</h3>{tables}"
     return shown
 
 
@@ -68,8 +93,8 @@ def _rules(title: str, unit: str, crossings: Sequence[Crossing]) -> str:
     return table(title, ("rule", unit, "such as"), rows)
 
 
-def _settings(found: Comparison) -> str:
-    rows = [(one.name, value(one.one), value(one.other)) for one in found.settings]
+def _settings(comparison: Comparison) -> str:
+    rows = [(one.name, format_setting(one.one), format_setting(one.other)) for one in comparison.settings]
     return table("settings that differ", ("setting", *COLUMNS), rows)
 
 
@@ -78,29 +103,32 @@ def _figures(title: str, figures: Sequence[Figure]) -> str:
     return table(title, ("number", *COLUMNS, "change"), rows)
 
 
-def _change(figure: Figure) -> Shown:
-    return Shown(figure.change, ratio(figure.other - figure.one, figure.one))
+def _change(figure: Figure) -> Formatted:
+    return Formatted(figure.change, ratio(figure.other - figure.one, figure.one))
 
 
-def _lengths(found: Comparison) -> Iterator[str]:
-    figures = dict(lengths(found))
-    for overlay in found.histograms:
+def _lengths(comparison: Comparison) -> Iterator[str]:
+    figures = dict(length_figures(comparison))
+    for overlay in comparison.histograms:
         if not overlay.bins:
             continue
         shares = (f"{name}, share" for name in COLUMNS)
         heading = (overlay.title, *(each for pair in zip(COLUMNS, shares, strict=True) for each in pair))
         bins = table(
-            overlay.title, heading, spread(overlay), {name: percent for name in heading if name.endswith("share")}
+            overlay.title,
+            heading,
+            histogram_rows(overlay),
+            {name: percent for name in heading if name.endswith("share")},
         )
         label = f"{overlay.title} of both sets, as shares of each; the tables have the numbers"
-        drawn = chart(f"overlay:{overlay.name}", label) + more("as a table", bins)
+        drawn = chart(f"overlay:{overlay.name}", label) + collapsible("as a table", bins)
         if overlay.title in figures:
             drawn += _figures(f"{overlay.title}: mean and percentiles", figures[overlay.title])
-        yield f"<figure><figcaption>{text(overlay.title)}</figcaption>{drawn}</figure>"
+        yield f"<figure><figcaption>{escape(overlay.title)}</figcaption>{drawn}</figure>"
 
 
-def _names(found: Comparison) -> Iterator[str]:
-    for title, unit, rows in parts(found):
+def _names(comparison: Comparison) -> Iterator[str]:
+    for title, unit, rows in name_shares(comparison):
         if not rows:
             continue
         heading = ("name", "one", "one, share", "other", "other, share", "points")
@@ -110,17 +138,17 @@ def _names(found: Comparison) -> Iterator[str]:
         numbers = table(f"{title}, in {unit}", heading, cells, dict.fromkeys(("one, share", "other, share"), percent))
         label = f"{title} of both sets, as shares of each; the table has the numbers"
         drawn = chart(f"pairs:{title}", label, 2 * min(len(rows), BARS))
-        yield f"<figure><figcaption>{text(title)}</figcaption>{drawn}{more('as a table', numbers)}</figure>"
+        yield f"<figure><figcaption>{escape(title)}</figcaption>{drawn}{collapsible('as a table', numbers)}</figure>"
 
 
-def _points(row: Part) -> Shown:
-    return Shown(row.change, row.other_share - row.one_share)
+def _points(row: Part) -> Formatted:
+    return Formatted(row.change, row.other_share - row.one_share)
 
 
-def _data(found: Comparison) -> dict[str, Any]:
+def _data(comparison: Comparison) -> dict[str, Any]:
     return {
-        "overlays": {overlay.name: spread(overlay) for overlay in found.histograms},
-        "pairs": {title: list(map(_pair, rows[:BARS])) for title, _, rows in parts(found)},
+        "overlays": {overlay.name: histogram_rows(overlay) for overlay in comparison.histograms},
+        "pairs": {title: list(map(_pair, rows[:BARS])) for title, _, rows in name_shares(comparison)},
     }
 
 
@@ -128,11 +156,11 @@ def _pair(row: Part) -> tuple[str, int, float, int, float]:
     return row.name, row.one, row.one_share, row.other, row.other_share
 
 
-def _samples(found: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> Iterator[tuple[str, list[str]]]:
+def _samples(comparison: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> Iterator[tuple[str, list[str]]]:
     """Yield conversations that one keeps, with why the other has rejected them."""
     for side, (keeper, loser), (mine, theirs) in (
-        (found.only_one, SIDES, sets),
-        (found.only_other, SIDES[::-1], sets[::-1]),
+        (comparison.only_one, SIDES, sets),
+        (comparison.only_other, SIDES[::-1], sets[::-1]),
     ):
         for title, articles in _of_side(side, mine, theirs):
             yield f"Kept in {keeper}, {title} in {loser}", articles
@@ -142,8 +170,8 @@ def _of_side(side: Side, mine: CuratedSet, theirs: CuratedSet) -> Iterator[tuple
     for crossing in side.rules[:RULES]:
         kept = show(crossing.examples, mine.path)
         yield (
-            f"rejected by {text(crossing.rule)}",
-            [conversation.chat(_rejected(chat, theirs, crossing.rule)) for chat in kept],
+            f"rejected by {escape(crossing.rule)}",
+            [conversation.render_conversation(_rejected(chat, theirs, crossing.rule)) for chat in kept],
         )
 
 

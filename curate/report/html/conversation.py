@@ -16,7 +16,7 @@ from curate.analysis import diff
 from curate.analysis.conversations import Chat
 from curate.analysis.diff import Change
 from curate.display.figures import number, plural
-from curate.display.html import cut, more, plain, text, turn
+from curate.display.html import collapsible, escape, message_block, preformatted, truncate
 from curate.display.text import safe
 from curate.rendering.mask_view import Spans
 from curate.schemas.conversation import Message
@@ -37,52 +37,52 @@ LANGUAGES = frozenset(_NAMED.split())
 TAGS = {"same": "span", "gone": "del", "new": "ins"}
 
 
-def chat(found: Chat, spans: Spans | None = None) -> str:
+def render_conversation(chat: Chat, spans: Spans | None = None) -> str:
     """Return a conversation, its first messages in full; `spans` tell what of its rendering is trained on."""
-    shown = "".join(_message(message) for message in found.messages[:MESSAGES])
-    unread = f'<pre class="plain">{text(cut(found.unread, LONG))}</pre>' if found.unread is not None else ""
-    return _article(found, shown + unread + _left(len(found.messages) - MESSAGES) + _mask(found, spans or ()))
+    shown = "".join(_message(message) for message in chat.messages[:MESSAGES])
+    unread = f'<pre class="plain">{escape(truncate(chat.unread, LONG))}</pre>' if chat.unread is not None else ""
+    return _article(chat, shown + unread + _left(len(chat.messages) - MESSAGES) + _mask(chat, spans or ()))
 
 
-def _mask(found: Chat, spans: Spans) -> str:
+def _mask(chat: Chat, spans: Spans) -> str:
     """Return the rendering with what is trained on marked, folded away."""
     shown, room = "", MESSAGES * LONG
     for part, is_trained in spans:
-        marked = text(cut(part, max(room, 0)))
+        marked = escape(truncate(part, max(room, 0)))
         shown += f"<mark>{marked}</mark>" if is_trained else marked
         room -= len(part)
         if room <= 0:
             break
-    trained, tokens = (number(found.facts.get(name) or 0) for name in ("answer_tokens", "tokens"))
+    trained, tokens = (number(chat.facts.get(name) or 0) for name in ("answer_tokens", "tokens"))
     told = f"as training sees it: <mark>the loss counts</mark> {trained} of {tokens} tokens"
-    return more(told, plain(shown)) if shown else ""
+    return collapsible(told, preformatted(shown)) if shown else ""
 
 
-def change(found: Chat, changes: Sequence[Change]) -> str:
+def render_changes(chat: Chat, changes: Sequence[Change]) -> str:
     """Return what cleaning changed in a conversation, message by message."""
     changed = [one for one in changes if one.changed]
     shown = "".join(_changed(one) for one in changed[:CHANGES])
     same = len(changes) - len(changed)
     note = f'<p class="note">{same} {plural(same, "message")} unchanged</p>' if same else ""
-    return _article(found, shown + note + _left(len(changed) - CHANGES))
+    return _article(chat, shown + note + _left(len(changed) - CHANGES))
 
 
-def _article(found: Chat, body: str) -> str:
-    facts = found.facts
+def _article(chat: Chat, body: str) -> str:
+    facts = chat.facts
     told = [str(facts[key]) for key in ("split", "language", "model") if facts.get(key)]
     if facts.get("tokens") is not None:
         told.append(f"{number(facts['tokens'])} tokens")
     told += facts.get("edit_names") or []
-    lost = found.rejected
+    lost = chat.rejected
     why = ""
     if lost is not None:
-        shown = lost.evidence if lost.evidence and not (found.unread or "").startswith(lost.evidence) else ""
-        evidence = f'<p class="evidence">{text(cut(shown, EVIDENCE))}</p>' if shown else ""
-        twin = f" (stayed: <code>{text(lost.twin)}</code>)" if lost.twin and lost.twin not in lost.reason else ""
-        why = f'<p class="why"><b>{text(lost.rule)}</b>: {text(lost.reason)}{twin}</p>{evidence}'
-    place = [found.place] if found.place != found.id else []
-    beside = text(" · ".join([*place, *told]))
-    head = f'<p class="head"><b>{text(found.id)}</b> <span class="note">{beside}</span></p>'
+        shown = lost.evidence if lost.evidence and not (chat.unread or "").startswith(lost.evidence) else ""
+        evidence = f'<p class="evidence">{escape(truncate(shown, EVIDENCE))}</p>' if shown else ""
+        twin = f" (stayed: <code>{escape(lost.twin)}</code>)" if lost.twin and lost.twin not in lost.reason else ""
+        why = f'<p class="why"><b>{escape(lost.rule)}</b>: {escape(lost.reason)}{twin}</p>{evidence}'
+    place = [chat.place] if chat.place != chat.id else []
+    beside = escape(" · ".join([*place, *told]))
+    head = f'<p class="head"><b>{escape(chat.id)}</b> <span class="note">{beside}</span></p>'
     return f"<article>{head}{why}{body}</article>"
 
 
@@ -91,10 +91,10 @@ def _left(count: int) -> str:
 
 
 def _message(message: Message) -> str:
-    content = cut(message.content, LONG)
-    body = _prose(content) if message.role == "assistant" else plain(text(content))
-    calls = plain(f"calls {text(cut(message.tool_calls, LONG))}") if message.tool_calls else ""
-    return turn(message.role, body + calls, message.name or "")
+    content = truncate(message.content, LONG)
+    body = _prose(content) if message.role == "assistant" else preformatted(escape(content))
+    calls = preformatted(f"calls {escape(truncate(message.tool_calls, LONG))}") if message.tool_calls else ""
+    return message_block(message.role, body + calls, message.name or "")
 
 
 def _changed(one: Change) -> str:
@@ -103,12 +103,12 @@ def _changed(one: Change) -> str:
     shown, room = "", 2 * LONG
     for kind, part in diff.words(before, after):
         part = _middle(part) if kind == "same" else _seen(part)
-        shown += f"<{TAGS[kind]}>{text(cut(part, max(room, 0)))}</{TAGS[kind]}>"
+        shown += f"<{TAGS[kind]}>{escape(truncate(part, max(room, 0)))}</{TAGS[kind]}>"
         room -= len(part)
         if room <= 0:
             shown += "…"
             break
-    return turn(one.role, plain(shown), what)
+    return message_block(one.role, preformatted(shown), what)
 
 
 def _middle(part: str) -> str:
@@ -128,7 +128,7 @@ def _prose(content: str) -> str:
     parser = _markdown()
     tokens = parser.parse(safe(content))
     if any(token.level >= NESTED for token in tokens):
-        return plain(text(content))
+        return preformatted(escape(content))
     return f'<div class="md" dir="auto">{parser.renderer.render(tokens, parser.options, {})}</div>'
 
 
@@ -156,7 +156,7 @@ def _link_close(self: Any, tokens: Sequence[Any], index: int, options: Any, env:
     opened = max(at for at in range(index) if tokens[at].type == "link_open")
     words = "".join(token.content for token in tokens[opened:index])
     address = str(tokens[opened].attrs.get("href", ""))
-    return "</u>" if words == address else f"</u> ({text(address)})"
+    return "</u>" if words == address else f"</u> ({escape(address)})"
 
 
 def _highlighted(code: str, language: str, _: str) -> str:

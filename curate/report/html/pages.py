@@ -49,19 +49,19 @@ def write(
     from curate.report.html import stats as document
 
     if curated is None:
-        chosen = samples.as_they_came(stats.header.path)
+        chosen = samples.sample_dump(stats.header.path)
     else:
         with readable(curated):
-            chosen = samples.choose(curated, told)
-    files.write_text(file, document.html(stats, chosen, name or _name(stats)))
+            chosen = samples.sample_set(curated, told)
+    files.write_text(file, document.render(stats, chosen, name or _name(stats)))
 
 
-def write_comparison(file: Path, found: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> None:
+def write_comparison(file: Path, comparison: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> None:
     """Write the page of a comparison, with conversations that one of the sets keeps alone; raises InputError."""
     from curate.report.html import compare
 
     try:
-        files.write_text(file, compare.html(found, sets))
+        files.write_text(file, compare.render(comparison, sets))
     except OSError as error:
         raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
 

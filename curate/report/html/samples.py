@@ -51,7 +51,7 @@ class Samples:
     rejected: tuple[tuple[str, tuple[Chat, ...]], ...]
 
 
-def choose(curated: CuratedSet, told: Told | None) -> Samples:
+def sample_set(curated: CuratedSet, told: Told | None) -> Samples:
     """Choose a page's conversations, of those that are one piece; `told` tells what is trained on in some."""
     columns = ("piece", "edit_names", "characters", "source_file", "source_index")
     rows = curated.conversations().head(NEAR).select(columns).with_row_index("row").collect()
@@ -69,7 +69,7 @@ def choose(curated: CuratedSet, told: Told | None) -> Samples:
     return Samples(looked, _compared(found[len(looked_at) :], records), _rejected(curated))
 
 
-def as_they_came(path: str | Path) -> Samples:
+def sample_dump(path: str | Path) -> Samples:
     """Choose conversations from the beginning of a dump, and records that hold none; of standard input, no longer."""
     readable: list[Chat] = []
     unreadable: dict[str, list[Chat]] = {}

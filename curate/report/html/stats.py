@@ -12,7 +12,18 @@ from typing import Any
 from curate.analysis.stats import Count, Histogram, Share, Stats
 from curate.display import html_page
 from curate.display.figures import mb, number, percent, plural
-from curate.display.html import Cell, chart, facts, fitting, foot, jumps, more, section, table, text
+from curate.display.html import (
+    Cell,
+    chart,
+    collapsible,
+    collapsible_groups,
+    definition_list,
+    escape,
+    footer,
+    navigation,
+    section,
+    table,
+)
 from curate.report.html import conversation
 from curate.report.html.samples import Samples
 
@@ -21,7 +32,7 @@ ROWS = 200
 SHARE = {"share": percent}
 
 
-def html(stats: Stats, samples: Samples, name: str = "") -> str:
+def render(stats: Stats, samples: Samples, name: str = "") -> str:
     """Return the page; `name` is what the set is called there, its path if left out."""
     title = name or stats.header.path
     parts = [
@@ -30,9 +41,9 @@ def html(stats: Stats, samples: Samples, name: str = "") -> str:
         ("names", "Who speaks, in what language", f'<div class="grid">{_names(stats)}</div>'),
         ("copies", "Duplicates, windows, training", _facts(stats)),
     ]
-    room = html_page.room("".join(body for *_, body in parts))
+    room = html_page.bytes_left("".join(body for *_, body in parts))
     parts.append(("samples", "Conversations", _samples(samples, stats.header.kind == "set", room)))
-    body = _head(stats, title, parts) + "".join(starmap(section, parts)) + foot(stats.header.version)
+    body = _head(stats, title, parts) + "".join(starmap(section, parts)) + footer(stats.header.version)
     return html_page.document(title, body, _data(stats))
 
 
@@ -85,7 +96,7 @@ def _counts(stats: Stats) -> dict[str, Sequence[Count]]:
 
 def _head(stats: Stats, title: str, parts: Sequence[tuple[str, str, str]]) -> str:
     header = stats.header
-    inputs = ", ".join(f"{text(item.name)} ({mb(item.bytes)} MB)" for item in header.inputs[:8])
+    inputs = ", ".join(f"{escape(item.name)} ({mb(item.bytes)} MB)" for item in header.inputs[:8])
     inputs += f", {len(header.inputs) - 8} more" if len(header.inputs) > 8 else ""
     window = f", window {number(header.window)}" if header.window else ""
     tiles = [
@@ -97,17 +108,17 @@ def _head(stats: Stats, title: str, parts: Sequence[tuple[str, str, str]]) -> st
     shown = "".join(
         f"<div><b>{value}</b><span>{name}{f', {share}' if share else ''}</span></div>" for value, name, share in tiles
     )
-    made = facts(
+    made = definition_list(
         (
             ("from", inputs),
             (
                 "recipe",
-                f"{text(header.recipe)}, curate {text(header.version)}" if header.recipe else "none: as it came",
+                f"{escape(header.recipe)}, curate {escape(header.version)}" if header.recipe else "none: as it came",
             ),
-            ("tokenizer", f"{text(header.tokenizer)}, template {text(header.template)}{window}"),
+            ("tokenizer", f"{escape(header.tokenizer)}, template {escape(header.template)}{window}"),
         )
     )
-    return f'<header><h1>{text(title)}</h1><div class="tiles">{shown}</div>{made}{jumps(parts)}</header><main>'
+    return f'<header><h1>{escape(title)}</h1><div class="tiles">{shown}</div>{made}{navigation(parts)}</header><main>'
 
 
 def _flow(stats: Stats) -> str:
@@ -132,10 +143,10 @@ def _histogram(item: Histogram) -> str:
     ]
     label = f"{item.title}: mean {number(item.mean)}, {spread}"
     return (
-        f"<figure><figcaption>{text(item.title)}</figcaption>{chart(f'histogram:{item.name}', label)}"
+        f"<figure><figcaption>{escape(item.title)}</figcaption>{chart(f'histogram:{item.name}', label)}"
         f'<p class="note">mean {number(item.mean)} · {number(item.minimum)} to {number(item.maximum)}'
-        f"<br>{text(spread)}</p>"
-        f"{more('as a table', table(item.title, (item.title, item.unit, 'share'), rows, SHARE))}</figure>"
+        f"<br>{escape(spread)}</p>"
+        f"{collapsible('as a table', table(item.title, (item.title, item.unit, 'share'), rows, SHARE))}</figure>"
     )
 
 
@@ -166,20 +177,20 @@ def _bars(key: str, title: str, count: int, rows: str) -> str:
     if not count:
         return ""
     drawn = chart(f"bars:{key}", f"{title}, the commonest first; the table has the numbers", min(count, BARS))
-    return f"<figure><figcaption>{title}</figcaption>{drawn}{more('as a table', rows)}</figure>"
+    return f"<figure><figcaption>{title}</figcaption>{drawn}{collapsible('as a table', rows)}</figure>"
 
 
 def _facts(stats: Stats) -> str:
     copies, training = stats.duplicates, stats.training
     largest = (
-        f"{number(copies.largest)}, one of them {text(copies.example)}" if copies.example else number(copies.largest)
+        f"{number(copies.largest)}, one of them {escape(copies.example)}" if copies.example else number(copies.largest)
     )
     most = (
-        f"{text(copies.most_copied)}, {number(copies.copies)} {plural(copies.copies, 'time')}"
+        f"{escape(copies.most_copied)}, {number(copies.copies)} {plural(copies.copies, 'time')}"
         if copies.most_copied
         else ""
     )
-    twins = facts(
+    twins = definition_list(
         (
             ("begin alike", f"{number(copies.members)} conversations, in {number(copies.shared)} groups"),
             ("largest group", largest),
@@ -201,7 +212,7 @@ def _facts(stats: Stats) -> str:
         rows,
         dict.fromkeys(("pieces", "conversations"), percent),
     )
-    plan = facts(
+    plan = definition_list(
         (
             ("one epoch", f"{number(training.tokens)} tokens in {number(training.pieces)} pieces"),
             ("trained", f"{number(training.answer_tokens)} tokens, {percent(training.trained_share)}"),
@@ -216,11 +227,14 @@ def _facts(stats: Stats) -> str:
 def _samples(samples: Samples, cleaned: bool, room: int) -> str:
     """Return the conversations, as many as there is room for."""
     kept, lost = ("Kept", "Rejected by") if cleaned else ("As they came", "Cannot be read:")
-    groups = [(kept, [conversation.chat(one, spans) for one, spans in samples.kept])]
+    groups = [(kept, [conversation.render_conversation(one, spans) for one, spans in samples.kept])]
     groups.append(
-        ("Repaired, before and after", [conversation.change(one, changed) for one, changed in samples.repaired])
+        ("Repaired, before and after", [conversation.render_changes(one, changed) for one, changed in samples.repaired])
     )
-    groups += [(f"{lost} {text(rule)}", [conversation.chat(one) for one in found]) for rule, found in samples.rejected]
-    shown = fitting(groups, room)
+    groups += [
+        (f"{lost} {escape(rule)}", [conversation.render_conversation(one) for one in found])
+        for rule, found in samples.rejected
+    ]
+    shown = collapsible_groups(groups, room)
     note = "A few of each kind; <code>curate show</code> has all of them." if cleaned else "Some of the first records."
     return f'<p class="note">{note}</p>{shown}' if shown else ""

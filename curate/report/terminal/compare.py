@@ -13,7 +13,7 @@ from curate.analysis.compare import Comparison, Crossing, Overlay, Side
 from curate.analysis.stats import Stats
 from curate.display import terminal
 from curate.display.figures import number, percent, plural, ratio
-from curate.display.terminal import FigureTable, Row, line
+from curate.display.terminal import NumberTable, Row, safe_line
 
 NAMES_SHOWN = 12  # of a list; JSON has them all
 SIDES = ("one", "the other")
@@ -52,24 +52,24 @@ class Part:
         return "=" if abs(points) < 0.05 else f"{points:+.1f}"
 
 
-def comparison_page(found: Comparison) -> RenderableType:
+def render_comparison(comparison: Comparison) -> RenderableType:
     """Render a comparison."""
     blocks: list[RenderableType | None] = [
-        _header(found),
-        _settings(found),
-        _side(found.only_one, *SIDES),
-        _side(found.only_other, *SIDES[::-1]),
-        _figures("numbers", totals(found)),
-        terminal.Beside([_figures(title, rows) for title, rows in lengths(found)]),
-        terminal.Beside([_parts(title, unit, rows) for title, unit, rows in parts(found)]),
+        _header(comparison),
+        _settings(comparison),
+        _side(comparison.only_one, *SIDES),
+        _side(comparison.only_other, *SIDES[::-1]),
+        _figures("numbers", total_figures(comparison)),
+        terminal.SideBySide([_figures(title, rows) for title, rows in length_figures(comparison)]),
+        terminal.SideBySide([_parts(title, unit, rows) for title, unit, rows in name_shares(comparison)]),
     ]
     shown = [block for block in blocks if block is not None]
     return Group(*[part for block in shown for part in (block, Text())][:-1])
 
 
-def totals(found: Comparison) -> list[Figure]:
+def total_figures(comparison: Comparison) -> list[Figure]:
     """Return what there is of records, pieces and tokens, and what of them is trained on."""
-    one, other = found.one, found.other
+    one, other = comparison.one, comparison.other
     pairs = {
         "records read": (one.header.read, other.header.read),
         "records kept": (one.header.kept, other.header.kept),
@@ -83,10 +83,10 @@ def totals(found: Comparison) -> list[Figure]:
     return [Figure(name, *values) for name, values in pairs.items()]
 
 
-def lengths(found: Comparison) -> Iterator[tuple[str, list[Figure]]]:
+def length_figures(comparison: Comparison) -> Iterator[tuple[str, list[Figure]]]:
     """Yield each measure that both have, with its mean and percentiles."""
-    others = {item.name: item for item in found.other.histograms}
-    for item in found.one.histograms:
+    others = {item.name: item for item in comparison.other.histograms}
+    for item in comparison.one.histograms:
         other = others.get(item.name)
         if other is None or not (item.count and other.count):
             continue
@@ -95,9 +95,9 @@ def lengths(found: Comparison) -> Iterator[tuple[str, list[Figure]]]:
         yield item.title, [*rows, Figure("longest", item.maximum, other.maximum)]
 
 
-def parts(found: Comparison) -> Iterator[tuple[str, str, list[Part]]]:
+def name_shares(comparison: Comparison) -> Iterator[tuple[str, str, list[Part]]]:
     """Yield each list of names with its unit and the part that each name has in both sets."""
-    one, other = found.one, found.other
+    one, other = comparison.one, comparison.other
     flow = [{step.rule: step.first for step in stats.flow.steps} for stats in (one, other)]
     yield "rejected by", "records", _rows(flow, (one.header.read, other.header.read))
     for title, name in (("languages", "languages"), ("models", "models"), ("train and eval", "splits")):
@@ -118,29 +118,29 @@ def _rows(counts: Sequence[dict[str, int]], wholes: tuple[int, int]) -> list[Par
     return found
 
 
-def value(found: object) -> str:
+def format_setting(found: object) -> str:
     """Write a setting as a recipe does."""
     return "–" if found is None else json.dumps(found, ensure_ascii=False)
 
 
-def sided(side: Side, keeper: str, loser: str) -> str:
+def describe_side(side: Side, keeper: str, loser: str) -> str:
     """Say in one line what one keeps and the other does not."""
     count = f"{number(side.records)} {plural(side.records, 'record')} that {keeper} keeps and {loser} does not"
     return count + (f"; {number(side.absent)} of them {loser} never read" if side.absent else "")
 
 
-def matched(found: Comparison) -> str:
+def describe_matching(comparison: Comparison) -> str:
     """Say how records are matched, and how many both keep."""
-    how = "place in the input" if found.matched_by == "place" else "id: they were made from other files"
-    return f"{number(found.kept_by_both)} records kept by both, matched by their {how}"
+    how = "place in the input" if comparison.matched_by == "place" else "id: they were made from other files"
+    return f"{number(comparison.kept_by_both)} records kept by both, matched by their {how}"
 
 
-def _header(found: Comparison) -> RenderableType:
-    facts = terminal.facts()
-    for name, stats in (("one", found.one), ("other", found.other)):
-        terminal.add(facts, name, terminal.text(stats.header.path, "bold"))
-        terminal.add(facts, "", _made(stats))
-    terminal.add(facts, "both", matched(found))
+def _header(comparison: Comparison) -> RenderableType:
+    facts = terminal.label_grid()
+    for name, stats in (("one", comparison.one), ("other", comparison.other)):
+        terminal.add_row(facts, name, terminal.safe_text(stats.header.path, "bold"))
+        terminal.add_row(facts, "", _made(stats))
+    terminal.add_row(facts, "both", describe_matching(comparison))
     return facts
 
 
@@ -148,24 +148,29 @@ def _made(stats: Stats) -> str:
     header = stats.header
     share = percent(header.kept, header.read)
     kept = f"kept {number(header.kept)} of {number(header.read)} records ({share})"
-    return f"recipe {line(header.recipe or '')}, {kept}"
+    return f"recipe {safe_line(header.recipe or '')}, {kept}"
 
 
-def _settings(found: Comparison) -> RenderableType | None:
-    if not found.settings:
+def _settings(comparison: Comparison) -> RenderableType | None:
+    if not comparison.settings:
         return None
-    table = terminal.plain()
+    table = terminal.plain_table()
     for name in ("settings that differ", "one", "other"):
         table.add_column(name, max_width=60, overflow="fold")
-    for setting in found.settings:
-        table.add_row(*(terminal.text(line(text)) for text in (setting.name, value(setting.one), value(setting.other))))
+    for setting in comparison.settings:
+        table.add_row(
+            *(
+                terminal.safe_text(safe_line(text))
+                for text in (setting.name, format_setting(setting.one), format_setting(setting.other))
+            )
+        )
     return table
 
 
 def _side(side: Side, keeper: str, loser: str) -> RenderableType | None:
     if not side.records and not side.exchanges:
         return None
-    shown: list[RenderableType] = [Text(sided(side, keeper, loser), "bold")]
+    shown: list[RenderableType] = [Text(describe_side(side, keeper, loser), "bold")]
     if side.rules:
         shown.append(_crossings(f"rejected in {loser} by", "records", side.rules))
     if side.exchanges:
@@ -175,29 +180,29 @@ def _side(side: Side, keeper: str, loser: str) -> RenderableType | None:
 
 def _crossings(title: str, unit: str, crossings: Sequence[Crossing]) -> RenderableType:
     rows = [
-        Row(terminal.text(one.rule), [number(one.count)], terminal.text(line(", ".join(one.examples))))
+        Row(terminal.safe_text(one.rule), [number(one.count)], terminal.safe_text(safe_line(", ".join(one.examples))))
         for one in crossings
     ]
-    return FigureTable(title, [unit], rows, rest="such as", most_name=44)
+    return NumberTable(title, [unit], rows, rest="such as", most_name=44)
 
 
 def _figures(title: str, rows: Sequence[Figure]) -> RenderableType:
     shown = [Row(Text(row.name), (number(row.one), number(row.other), row.change)) for row in rows]
-    return FigureTable(title, ("one", "other", "change"), shown, most_name=36)
+    return NumberTable(title, ("one", "other", "change"), shown, most_name=36)
 
 
 def _parts(title: str, unit: str, rows: Sequence[Part]) -> RenderableType:
     shown = []
     for row in rows[:NAMES_SHOWN]:
         figures = number(row.one), percent(row.one_share), number(row.other), percent(row.other_share), row.change
-        shown.append(Row(terminal.text(row.name), figures))
-    table = FigureTable(title, ("one", "share", "other", "share", "points"), shown)
+        shown.append(Row(terminal.safe_text(row.name), figures))
+    table = NumberTable(title, ("one", "share", "other", "share", "points"), shown)
     more = len(rows) - NAMES_SHOWN
     left = Text(f"and {number(more)} more (--json has them all)" if more > 0 else f"in {unit}", "dim")
     return Group(table, left)
 
 
-def spread(overlay: Overlay) -> list[tuple[str, int, float, int, float]]:
+def histogram_rows(overlay: Overlay) -> list[tuple[str, int, float, int, float]]:
     """Return a row a bin: its span, and how many of each set lie in it, with their share of all."""
     whole = [sum(bin.one for bin in overlay.bins), sum(bin.other for bin in overlay.bins)]
     rows = []

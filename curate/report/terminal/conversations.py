@@ -19,7 +19,7 @@ from curate.analysis.diff import Change
 from curate.analysis.explain import Rejection
 from curate.display import terminal
 from curate.display.figures import number, plural
-from curate.display.terminal import line
+from curate.display.terminal import safe_line
 from curate.display.text import safe
 from curate.rendering.mask_view import Mask
 from curate.schemas.conversation import Message
@@ -103,25 +103,25 @@ def _plain(tokens: Iterable[Token]) -> list[Token]:
     return found
 
 
-def chat_page(chat: Chat, sizes: Sequence[int] | None = None, *, raw: bool = False) -> RenderableType:
+def render_conversation(chat: Chat, sizes: Sequence[int] | None = None, *, raw: bool = False) -> RenderableType:
     """Render a conversation; `sizes` are the tokens of its messages, `raw` shows their text as it is stored."""
     parts: list[RenderableType] = [_head(chat), Text()]
     for place, message in enumerate(chat.messages):
         parts += [_turn(message, sizes[place] if sizes else None, raw), Text()]
     if chat.unread is not None:
         text = chat.unread if raw else _cut(chat.unread)
-        parts += [Text("the record as it came", "dim"), Barred(terminal.text(text), "dim"), Text()]
+        parts += [Text("the record as it came", "dim"), Barred(terminal.safe_text(text), "dim"), Text()]
     return Group(*parts[:-1])
 
 
-def mask_page(chat: Chat, mask: Mask) -> RenderableType:
+def render_mask(chat: Chat, mask: Mask) -> RenderableType:
     """Render a conversation as training sees it, what is trained marked, the stop tokens among it."""
     told = f": {number(mask.trained)} of {number(mask.tokens)} tokens"
     text = Marked((text, "trained" if trained else None) for text, trained in mask.spans)
     return Group(_head(chat), Marked([("trained", "trained"), (told, None)]), Text(), text)
 
 
-def diff_page(chat: Chat, changes: Sequence[Change], losses: Sequence[Rejection] = ()) -> RenderableType:
+def render_diff(chat: Chat, changes: Sequence[Change], losses: Sequence[Rejection] = ()) -> RenderableType:
     """Render what cleaning changed in the record of a conversation, message by message; `losses` say what it lost."""
     parts: list[RenderableType] = [_head(chat), *(_why(loss) for loss in losses if loss != chat.rejected), Text()]
     unchanged = 0
@@ -153,13 +153,13 @@ def _head(chat: Chat) -> RenderableType:
         named.append(f"{number(facts['tokens'])} tokens ({number(facts['answer_tokens'])} trained)")
     count = len(chat.messages)
     named.append(f"{count} {plural(count, 'message')}")
-    title = Text.assemble((line(chat.id), "bold"), "  ", (line(" · ".join(named)), "dim"))
+    title = Text.assemble((safe_line(chat.id), "bold"), "  ", (safe_line(" · ".join(named)), "dim"))
     rows: list[RenderableType] = [title]
     place = chat.place if chat.place != chat.id else ""
     repairs = ", ".join(facts.get("edit_names") or [])
     under = " · ".join(part for part in (place, f"repaired: {repairs}" if repairs else "") if part)
     if under:
-        rows.append(Text(line(under), "dim"))
+        rows.append(Text(safe_line(under), "dim"))
     if chat.rejected is not None:
         rows.append(_why(chat.rejected))
     return Group(*rows)
@@ -167,14 +167,14 @@ def _head(chat: Chat) -> RenderableType:
 
 def _why(lost: Rejection) -> Text:
     what = "exchange rejected" if lost.scope == "exchange" else "rejected"
-    text = Text.assemble((what, "bold red"), f" by {line(lost.rule)}: {line(lost.reason)}")
+    text = Text.assemble((what, "bold red"), f" by {safe_line(lost.rule)}: {safe_line(lost.reason)}")
     if lost.messages:
         first, last = lost.messages
         text.append(f" (message {first})" if first == last else f" (messages {first} to {last})")
     if lost.twin:
-        text.append(f"\nthe one that stayed: {line(lost.twin)}")
+        text.append(f"\nthe one that stayed: {safe_line(lost.twin)}")
     if lost.evidence:
-        text.append(f"\n{line(lost.evidence)}", "dim")
+        text.append(f"\n{safe_line(lost.evidence)}", "dim")
     return text
 
 
@@ -188,7 +188,7 @@ def _turn(message: Message, size: int | None, raw: bool) -> RenderableType:
     told = [] if size is None else [f"{number(size)} {plural(size, 'token')}"]
     told += [] if message.train or message.role != "assistant" else ["not trained on"]
     told += [] if message.stop or message.role != "assistant" else ["cut: its end is not trained"]
-    name = f" {line(message.name)}" if message.name else ""
+    name = f" {safe_line(message.name)}" if message.name else ""
     title = Text.assemble((message.role + name, f"bold {style}"), (f" · {' · '.join(told)}" if told else "", "dim"))
     text = safe(message.content)
     body: list[RenderableType] = [Prose(text) if message.role == "assistant" and not raw else Text(text)]

@@ -11,31 +11,31 @@ from curate.display.figures import number
 from curate.display.text import safe
 
 
-def doctor_page(found: Doctor) -> RenderableType:
+def render_doctor(report: Doctor) -> RenderableType:
     """Render what a machine has, and what to type for what is missing."""
-    facts = terminal.facts()
-    terminal.add(facts, "curate", f"{found.version}, Python {found.python}")
-    terminal.add(facts, "run by", _folded(found.executable))
-    machine = found.machine
-    terminal.add(facts, "system", terminal.text(machine.system))
-    terminal.add(facts, "cores", str(machine.cores))
+    facts = terminal.label_grid()
+    terminal.add_row(facts, "curate", f"{report.version}, Python {report.python}")
+    terminal.add_row(facts, "run by", _folded(report.executable))
+    machine = report.machine
+    terminal.add_row(facts, "system", terminal.safe_text(machine.system))
+    terminal.add_row(facts, "cores", str(machine.cores))
     if machine.memory_gib is not None:
-        terminal.add(facts, "memory", f"{number(machine.memory_gib)} GiB, {number(machine.free_gib or 0.0)} free")
+        terminal.add_row(facts, "memory", f"{number(machine.memory_gib)} GiB, {number(machine.free_gib or 0.0)} free")
     for disk in machine.disks:
         room = f"{number(disk.free_gib)} of {number(disk.total_gib)} GiB free in {disk.path}"
-        terminal.add(facts, f"disk, {disk.use}", terminal.text(room))
-    for gpu in found.gpus:
+        terminal.add_row(facts, f"disk, {disk.use}", terminal.safe_text(room))
+    for gpu in report.gpus:
         text = f"{gpu.name}, {number(gpu.memory_gib)} GiB, driver {gpu.driver}, compute capability {gpu.compute}"
-        terminal.add(facts, "GPU", terminal.text(text))
-    if found.gpu_note:
-        terminal.add(facts, "GPU", terminal.text(f"none: {found.gpu_note}"))
-    for one in found.tokenizers:
-        terminal.add(facts, "tokenizer", _folded(f"{one.name}: {one.path}"))
+        terminal.add_row(facts, "GPU", terminal.safe_text(text))
+    if report.gpu_note:
+        terminal.add_row(facts, "GPU", terminal.safe_text(f"none: {report.gpu_note}"))
+    for one in report.tokenizers:
+        terminal.add_row(facts, "tokenizer", _folded(f"{one.name}: {one.path}"))
     for extra in (None, "llama3", "train"):
-        mine = [package for package in found.packages if package.extra == extra]
+        mine = [package for package in report.packages if package.extra == extra]
         if mine:
-            terminal.add(facts, f"[{extra}]" if extra else "packages", _packages(mine))
-    return Group(facts, Text(), _advice(found))
+            terminal.add_row(facts, f"[{extra}]" if extra else "packages", _packages(mine))
+    return Group(facts, Text(), _advice(report))
 
 
 def _folded(path: str) -> Text:
@@ -53,13 +53,15 @@ def _packages(packages: list[Package]) -> Text:
     return text
 
 
-def _advice(found: Doctor) -> RenderableType:
-    if not found.advice:
+def _advice(report: Doctor) -> RenderableType:
+    if not report.advice:
         return Text("nothing is missing", "green")
-    table = terminal.plain()
+    table = terminal.plain_table()
     table.add_column("missing", max_width=34)
     table.add_column("needed for")
     table.add_column("type", overflow="fold")
-    for one in found.advice:
-        table.add_row(terminal.text(one.missing, "bold"), one.needed_for, terminal.text(one.command, "bold cyan"))
+    for one in report.advice:
+        table.add_row(
+            terminal.safe_text(one.missing, "bold"), one.needed_for, terminal.safe_text(one.command, "bold cyan")
+        )
     return table

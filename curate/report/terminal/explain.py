@@ -12,53 +12,58 @@ from curate.display.text import one_line
 from curate.schemas.conversation import Edit
 
 
-def explanation_page(found: Explanation) -> RenderableType:
+def render_explanation(explanation: Explanation) -> RenderableType:
     """Render the way of each record that an id names."""
     parts: list[RenderableType] = []
-    if found.matches > 1:
-        more = f", the first {len(found.records)} here" if found.matches > len(found.records) else ""
-        parts += [Text(f"{found.matches} records are named {terminal.line(found.query)}{more}"), Text()]
-    for story in found.records:
+    if explanation.matches > 1:
+        more = f", the first {len(explanation.records)} here" if explanation.matches > len(explanation.records) else ""
+        parts += [
+            Text(f"{explanation.matches} records are named {terminal.safe_line(explanation.query)}{more}"),
+            Text(),
+        ]
+    for story in explanation.records:
         parts += [_story(story), Text()]
     return Group(*parts[:-1])
 
 
 def _story(story: Story) -> RenderableType:
-    facts = terminal.facts()
-    terminal.add(facts, "record", terminal.text(f"{story.source_file}:{story.source_index}", "bold"))
-    terminal.add(facts, "id", terminal.text(story.source_id) if story.source_id is not None else "none of its own")
-    terminal.add(facts, "came out", Text("kept", "bold green") if story.kept else Text("rejected", "bold red"))
+    facts = terminal.label_grid()
+    terminal.add_row(facts, "record", terminal.safe_text(f"{story.source_file}:{story.source_index}", "bold"))
+    terminal.add_row(
+        facts, "id", terminal.safe_text(story.source_id) if story.source_id is not None else "none of its own"
+    )
+    terminal.add_row(facts, "came out", Text("kept", "bold green") if story.kept else Text("rejected", "bold red"))
     for rejection in story.rejections:
-        terminal.add(facts, "lost" if rejection.scope == "exchange" else "why", _rejection(rejection))
+        terminal.add_row(facts, "lost" if rejection.scope == "exchange" else "why", _rejection(rejection))
     for edit in story.edits:
-        terminal.add(facts, "repair", _edit(edit))
+        terminal.add_row(facts, "repair", _edit(edit))
     for piece in story.pieces:
         sizes = f"{piece.split}, {piece.turns} messages, {number(piece.tokens)} tokens"
         sizes += f" ({number(piece.answer_tokens)} in answers)"
-        terminal.add(facts, "piece", Text.assemble(terminal.text(piece.id, "bold"), f"  {sizes}"))
+        terminal.add_row(facts, "piece", Text.assemble(terminal.safe_text(piece.id, "bold"), f"  {sizes}"))
     if story.twins:
-        terminal.add(facts, "twins", terminal.text("rejected as duplicates of it: " + ", ".join(story.twins)))
+        terminal.add_row(facts, "twins", terminal.safe_text("rejected as duplicates of it: " + ", ".join(story.twins)))
     if story.record is not None:
-        terminal.add(facts, "as it came", terminal.text(one_line(story.record, 400), "dim"))
+        terminal.add_row(facts, "as it came", terminal.safe_text(one_line(story.record, 400), "dim"))
     return facts
 
 
 def _rejection(rejection: Rejection) -> Text:
-    text = Text.assemble((terminal.line(rejection.rule), "bold"), f": {terminal.line(rejection.reason)}")
+    text = Text.assemble((terminal.safe_line(rejection.rule), "bold"), f": {terminal.safe_line(rejection.reason)}")
     if rejection.messages:
         first, last = rejection.messages
         text.append(f" (message {first})" if first == last else f" (messages {first} to {last})")
     if rejection.twin:
-        text.append(f"\ntwin kept: {terminal.line(rejection.twin)}")
+        text.append(f"\ntwin kept: {terminal.safe_line(rejection.twin)}")
     if rejection.evidence:
-        text.append(f"\n{terminal.line(rejection.evidence)}", "dim")
+        text.append(f"\n{terminal.safe_line(rejection.evidence)}", "dim")
     return text
 
 
 def _edit(edit: Edit) -> Text:
     where = "the record" if edit.message is None else f"message {edit.message}"
     times = f", {edit.count} times" if edit.count != 1 else ""
-    text = Text.assemble((terminal.line(edit.rule), "bold"), f" in {where}{times}")
-    text.append(f"\n- {terminal.line(edit.before)}", "red")
-    text.append(f"\n+ {terminal.line(edit.after)}", "green")
+    text = Text.assemble((terminal.safe_line(edit.rule), "bold"), f" in {where}{times}")
+    text.append(f"\n- {terminal.safe_line(edit.before)}", "red")
+    text.append(f"\n+ {terminal.safe_line(edit.after)}", "green")
     return text

@@ -11,12 +11,12 @@ from rich.text import Text
 from curate.analysis.stats import Count, Duplicates, Flow, Header, Histogram, Share, Stats, Training, WindowFit
 from curate.display import terminal
 from curate.display.figures import mb, number, percent, plural, ratio
-from curate.display.terminal import Bar, Beside, FigureTable, Row, line
+from curate.display.terminal import Bar, NumberTable, Row, SideBySide, safe_line
 
 SHARES_SHOWN = 12  # languages, models and repairs on the page; JSON has them all
 
 
-def stats_page(stats: Stats) -> RenderableType:
+def render_stats(stats: Stats) -> RenderableType:
     """Render statistics."""
     unit = "pieces" if stats.header.kind == "set" else "chats"
     shares = [
@@ -28,34 +28,38 @@ def stats_page(stats: Stats) -> RenderableType:
     ]
     blocks: list[RenderableType] = [
         _header(stats.header),
-        flow_table(stats.flow, bars=True, left="kept" if stats.header.kind == "set" else "readable"),
-        Beside([_histogram_block(item) for item in stats.histograms]),
-        Beside([block for block in shares if block is not None]),
-        Beside([_duplicates(stats.duplicates), _windows(stats), _training(stats.training)]),
+        render_flow(stats.flow, bars=True, left="kept" if stats.header.kind == "set" else "readable"),
+        SideBySide([_histogram_block(item) for item in stats.histograms]),
+        SideBySide([block for block in shares if block is not None]),
+        SideBySide([_duplicates(stats.duplicates), _windows(stats), _training(stats.training)]),
     ]
     return Group(*[part for block in blocks for part in (block, Text())][:-1])
 
 
 def _header(header: Header) -> RenderableType:
-    facts = terminal.facts()
-    terminal.add(facts, header.kind, terminal.text(header.path, "bold"))
-    shown = [f"{line(item.name)} ({mb(item.bytes)} MB)" for item in header.inputs[:3]]
+    facts = terminal.label_grid()
+    terminal.add_row(facts, header.kind, terminal.safe_text(header.path, "bold"))
+    shown = [f"{safe_line(item.name)} ({mb(item.bytes)} MB)" for item in header.inputs[:3]]
     more = [f"{len(header.inputs) - 3} more"] if len(header.inputs) > 3 else []
-    terminal.add(facts, "from", ", ".join(shown + more))
-    made = f"{line(header.recipe)}, curate {line(header.version)}" if header.recipe else "none: measured as it came"
-    terminal.add(facts, "recipe", made)
+    terminal.add_row(facts, "from", ", ".join(shown + more))
+    made = (
+        f"{safe_line(header.recipe)}, curate {safe_line(header.version)}"
+        if header.recipe
+        else "none: measured as it came"
+    )
+    terminal.add_row(facts, "recipe", made)
     verb = "kept" if header.kind == "set" else "readable"
     share = percent(header.kept, header.read)
-    terminal.add(facts, verb, f"{number(header.kept)} of {number(header.read)} records ({share})")
-    how = f"{line(header.tokenizer)}, template {line(header.template)}"
+    terminal.add_row(facts, verb, f"{number(header.kept)} of {number(header.read)} records ({share})")
+    how = f"{safe_line(header.tokenizer)}, template {safe_line(header.template)}"
     how += f", window {number(header.window)}" if header.window else ""
-    terminal.add(facts, "tokens", f"{number(header.tokens)} ({how})")
+    terminal.add_row(facts, "tokens", f"{number(header.tokens)} ({how})")
     trained = f"{number(header.answer_tokens)} tokens ({percent(header.answer_tokens, header.tokens)}), in answers"
-    terminal.add(facts, "trained", trained)
+    terminal.add_row(facts, "trained", trained)
     return facts
 
 
-def flow_table(flow: Flow, bars: bool, left: str = "kept") -> FigureTable:
+def render_flow(flow: Flow, bars: bool, left: str = "kept") -> NumberTable:
     """Render the flow from records read to what is `left`, a rule to a line."""
     lines: list[tuple[str, int, int | None, str]] = [("read", flow.read, None, "bold")]
     lines += [(f"- {step.rule}", step.first, step.alone, "red") for step in flow.steps]
@@ -63,10 +67,10 @@ def flow_table(flow: Flow, bars: bool, left: str = "kept") -> FigureTable:
     rows = []
     for name, count, alone, style in lines:
         cells = Text(number(count), style), percent(count, flow.read), "" if alone is None else number(alone)
-        shown = terminal.text(name, "" if style == "red" else style)
+        shown = terminal.safe_text(name, "" if style == "red" else style)
         rows.append(Row(shown, cells, Bar(ratio(count, flow.read), style)))
     headings = ("records", "share", "alone")
-    return FigureTable(f"from read to {left}", headings, rows, rest="" if bars else None, most_name=40)
+    return NumberTable(f"from read to {left}", headings, rows, rest="" if bars else None, most_name=40)
 
 
 def _histogram_block(item: Histogram) -> RenderableType:
@@ -78,7 +82,7 @@ def _histogram_block(item: Histogram) -> RenderableType:
         figures = f"≥ {number(bin.low)}" if last else span, number(bin.count)
         rows.append(Row(Text(), figures, Bar(ratio(bin.count, most))))
     unit = "chats" if item.unit == "conversations" else item.unit
-    table = FigureTable(None, (item.title, unit), rows, rest="")
+    table = NumberTable(None, (item.title, unit), rows, rest="")
     spread = " · ".join(f"{name} {number(value)}" for name, value in item.percentiles.items())
     ends = f"mean {number(item.mean)} · {number(item.minimum)} to {number(item.maximum)}"
     return Group(table, Text(f"{ends}\n{spread}" if item.count else f"no {item.unit}", "dim"))
@@ -97,24 +101,28 @@ def _bars_block(title: str, unit: str, rows: Sequence[tuple[str, int]], total: i
     """Render names with counts and bars; `total` gives each its share."""
     most = max(count for _, count in rows)
     shown = [
-        Row(terminal.text(name), (number(count), percent(count, total) if total else ""), Bar(ratio(count, most)))
+        Row(terminal.safe_text(name), (number(count), percent(count, total) if total else ""), Bar(ratio(count, most)))
         for name, count in rows[:SHARES_SHOWN]
     ]
-    table = FigureTable(title, (unit, "share" if total else ""), shown, rest="")
+    table = NumberTable(title, (unit, "share" if total else ""), shown, rest="")
     more = len(rows) - SHARES_SHOWN
     return Group(table, Text(f"and {number(more)} more (--json has them all)", "dim")) if more > 0 else table
 
 
-def _duplicates(found: Duplicates) -> RenderableType:
+def _duplicates(duplicates: Duplicates) -> RenderableType:
     facts = _facts_under("duplicates")
-    terminal.add(facts, "alike", f"{number(found.rejected)} are copies of another, or its beginning")
-    if found.most_copied is not None:
-        times = f"{number(found.copies)} {plural(found.copies, 'copy', 'copies')}"
-        terminal.add(facts, "most copied", f"{line(found.most_copied)}, {times}")
-    grouped = f"{number(found.members)} chats share their first exchange with another, in {number(found.shared)}"
-    terminal.add(facts, "clusters", f"{grouped} {plural(found.shared, 'cluster')}")
-    if found.example is not None:
-        terminal.add(facts, "largest", f"{number(found.largest)} chats, such as {line(found.example)}")
+    terminal.add_row(facts, "alike", f"{number(duplicates.rejected)} are copies of another, or its beginning")
+    if duplicates.most_copied is not None:
+        times = f"{number(duplicates.copies)} {plural(duplicates.copies, 'copy', 'copies')}"
+        terminal.add_row(facts, "most copied", f"{safe_line(duplicates.most_copied)}, {times}")
+    grouped = (
+        f"{number(duplicates.members)} chats share their first exchange with another, in {number(duplicates.shared)}"
+    )
+    terminal.add_row(facts, "clusters", f"{grouped} {plural(duplicates.shared, 'cluster')}")
+    if duplicates.example is not None:
+        terminal.add_row(
+            facts, "largest", f"{number(duplicates.largest)} chats, such as {safe_line(duplicates.example)}"
+        )
     return facts
 
 
@@ -122,7 +130,7 @@ def _windows(stats: Stats) -> RenderableType:
     facts = _facts_under("fits a window of")
     chats = stats.histograms[0].count
     for fit in stats.windows:
-        terminal.add(facts, number(fit.window), f"{_part(fit, chats)}{_pieces(fit, stats)}")
+        terminal.add_row(facts, number(fit.window), f"{_part(fit, chats)}{_pieces(fit, stats)}")
     return facts
 
 
@@ -137,18 +145,18 @@ def _pieces(fit: WindowFit, stats: Stats) -> str:
 
 def _training(training: Training) -> RenderableType:
     facts = _facts_under("the default fine-tune")
-    terminal.add(facts, "an epoch", f"{number(training.tokens)} tokens in {number(training.pieces)} pieces")
+    terminal.add_row(facts, "an epoch", f"{number(training.tokens)} tokens in {number(training.pieces)} pieces")
     share = percent(training.trained_share)
-    terminal.add(facts, "trained", f"{number(training.answer_tokens)} of them ({share})")
+    terminal.add_row(facts, "trained", f"{number(training.answer_tokens)} of them ({share})")
     epochs = f"{training.epochs} {plural(training.epochs, 'epoch')}, {number(training.total_tokens)} tokens"
-    terminal.add(facts, "in all", epochs)
+    terminal.add_row(facts, "in all", epochs)
     steps = f"{number(training.steps)} of {number(training.global_batch)} pieces"
-    terminal.add(facts, "steps", steps)
+    terminal.add_row(facts, "steps", steps)
     return facts
 
 
 def _facts_under(title: str) -> Table:
-    table = terminal.plain()
+    table = terminal.plain_table()
     table.add_column(title, style="dim", no_wrap=True)
     table.add_column()
     return table

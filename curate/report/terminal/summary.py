@@ -11,18 +11,18 @@ from curate.analysis.stats import edits, flow
 from curate.dataset.manifest import Manifest
 from curate.display import terminal
 from curate.display.figures import number, plural
-from curate.report.terminal.stats import flow_table
+from curate.report.terminal.stats import render_flow
 
 
-def summary(manifest: Manifest, *outputs: str) -> RenderableType:
+def render_summary(manifest: Manifest, *outputs: str) -> RenderableType:
     """Render the end of a run: from records read to conversations kept, then pieces, repairs and time."""
     counts = manifest.counts
-    facts = terminal.facts()
-    terminal.add(facts, "written", terminal.text(", ".join(outputs), "bold"))
-    terminal.add(facts, "pieces", number(counts.pieces))
-    terminal.add(facts, "tokens", f"{number(counts.tokens)} ({_counted_in(manifest)})")
+    facts = terminal.label_grid()
+    terminal.add_row(facts, "written", terminal.safe_text(", ".join(outputs), "bold"))
+    terminal.add_row(facts, "pieces", number(counts.pieces))
+    terminal.add_row(facts, "tokens", f"{number(counts.tokens)} ({_counted_in(manifest)})")
     if counts.eval:
-        terminal.add(
+        terminal.add_row(
             facts,
             "held out",
             f"{number(counts.eval)} of {number(counts.kept)} conversations, for eval",
@@ -31,21 +31,21 @@ def summary(manifest: Manifest, *outputs: str) -> RenderableType:
     if exchanges:
         by_rule = _counted(sorted(counts.exchanges.items(), key=lambda item: (-item[1], item[0])))
         text = f"{number(exchanges)} {plural(exchanges, 'exchange')} lost from kept records"
-        terminal.add(facts, "lost", f"{text}: {by_rule}" if by_rule else text)
+        terminal.add_row(facts, "lost", f"{text}: {by_rule}" if by_rule else text)
     repairs = _counted([(item.name, item.count) for item in edits(manifest)])
     if repairs:
-        terminal.add(facts, "repairs", repairs)
+        terminal.add_row(facts, "repairs", repairs)
     run = manifest.run
     if run:
         workers = f"{run.workers} {plural(run.workers, 'worker')}"
-        terminal.add(facts, "time", f"{number(run.seconds)} s, {number(run.mb_per_s)} MB/s, {workers}")
-    return Group(flow_table(flow(manifest), bars=False), Text(), facts)
+        terminal.add_row(facts, "time", f"{number(run.seconds)} s, {number(run.mb_per_s)} MB/s, {workers}")
+    return Group(render_flow(flow(manifest), bars=False), Text(), facts)
 
 
 def _counted(items: Sequence[tuple[str, int]]) -> str:
-    return " · ".join(f"{terminal.line(name)} {number(count)}" for name, count in items)
+    return " · ".join(f"{terminal.safe_line(name)} {number(count)}" for name, count in items)
 
 
 def _counted_in(manifest: Manifest) -> str:
-    template, window = terminal.line(manifest.template), number(manifest.window)
-    return f"{terminal.line(manifest.tokenizer.name)}, template {template}, window {window}"
+    template, window = terminal.safe_line(manifest.template), number(manifest.window)
+    return f"{terminal.safe_line(manifest.tokenizer.name)}, template {template}, window {window}"

@@ -21,23 +21,23 @@ LONG = 600  # characters of an answer
 LOSSES = 10  # rows of the training loss
 
 
-def write(folder: Path, found: Records, serving: Serving, note: Note) -> None:
+def write(folder: Path, history: Records, serving: Serving, note: Note) -> None:
     """Write the card into a model's folder."""
-    (folder / CARD).write_text(text(found, serving, note), "utf-8", "backslashreplace")
+    (folder / CARD).write_text(text(history, serving, note), "utf-8", "backslashreplace")
 
 
-def text(found: Records, serving: Serving, note: Note) -> str:
+def text(history: Records, serving: Serving, note: Note) -> str:
     """Return the card's markdown."""
     parts = [
         _front(note),
-        f"# {_plain(found.name)}",
+        f"# {_plain(history.name)}",
         _what(note),
         _section("How it is asked", _asked(serving)),
-        _section("Data", _facts(found.facts.get("data"))),
-        _section("Held-out loss", _losses(found)),
-        _section("Training loss", _course(found)),
-        _section("An answer", _answer(found)),
-        _section("Settings", _fenced(found.config, "toml")),
+        _section("Data", _facts(history.facts.get("data"))),
+        _section("Held-out loss", _losses(history)),
+        _section("Training loss", _course(history)),
+        _section("An answer", _answer(history)),
+        _section("Settings", _fenced(history.config, "toml")),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -83,8 +83,8 @@ def _facts(facts: object) -> str:
     return _table(("", ""), [(_plain(str(name).replace("_", " ")), _value(value)) for name, value in facts.items()])
 
 
-def _losses(found: Records) -> str:
-    base, tuned = found.evaluation(records.BASE), found.evaluation(records.TUNED)
+def _losses(history: Records) -> str:
+    base, tuned = history.evaluation(records.BASE), history.evaluation(records.TUNED)
     if tuned is None:
         return ""
     slices = [("all", _row(base, "overall"), _row(tuned, "overall"))]
@@ -96,9 +96,9 @@ def _losses(found: Records) -> str:
     return _table(("", "base", "tuned", "tokens"), rows)
 
 
-def _course(found: Records) -> str:
+def _course(history: Records) -> str:
     """Return the loss over the run in a few rows, each the mean since the row before."""
-    curve = records.thinned(records.points(found.metrics, "loss"), LOSSES)
+    curve = records.thinned(records.points(history.metrics, "loss"), LOSSES)
     return _table(("up to step", "loss"), [(number(step), loss(value)) for step, value in curve]) if curve else ""
 
 
@@ -111,9 +111,9 @@ def _loss(row: Row) -> str:
     return loss(row["loss"]) if isinstance(row.get("loss"), int | float) else ""
 
 
-def _answer(found: Records) -> str:
+def _answer(history: Records) -> str:
     """Return the last answer to a prompt, the first of those that were asked."""
-    for _, row in found.answers():
+    for _, row in history.answers():
         asked = "\n\n".join(str(one.get("content")) for one in row.get("messages") or [] if isinstance(one, dict))
         said = str(row.get("answer", ""))
         return f"Asked:\n\n{_fenced(_cut(asked))}\n\nIt said:\n\n{_fenced(_cut(said))}"

@@ -12,7 +12,20 @@ from curate import files
 from curate._version import __version__
 from curate.display import html_page
 from curate.display.figures import loss, number, percent, significant
-from curate.display.html import Cell, chart, cut, facts, foot, jumps, more, plain, section, table, text, turn
+from curate.display.html import (
+    Cell,
+    chart,
+    collapsible,
+    definition_list,
+    escape,
+    footer,
+    message_block,
+    navigation,
+    preformatted,
+    section,
+    table,
+    truncate,
+)
 from curate.train.run import records
 from curate.train.run.records import Point, Records, Row
 
@@ -40,31 +53,31 @@ FORMATS = {
 def write(run: Path) -> Path:
     """Write the page of a run as far as it has come; return the file."""
     file = run / REPORT
-    files.write_text(file, html(records.read(run)))
+    files.write_text(file, render(records.read(run)))
     return file
 
 
-def html(found: Records) -> str:
+def render(history: Records) -> str:
     """Return the page of a run."""
     parts = [
-        ("loss", "Loss", _loss(found)),
-        ("held-out", "Held-out loss", _held_out(found)),
-        ("answers", "Answers", "".join(starmap(_answers, found.answers()))),
-        ("course", "Course of the run", _course(found)),
-        ("data", "Data", _facts(found.facts.get("data"))),
-        ("left-out", "Left out of training", _left_out(found.left_out)),
-        ("mask", "What is trained on", "".join(map(_masked, found.masked))),
-        ("plan", "Plan and measurement", _plan(found)),
-        ("config", "Configuration", f'<pre class="plain">{text(found.config)}</pre>' if found.config else ""),
+        ("loss", "Loss", _loss(history)),
+        ("held-out", "Held-out loss", _held_out(history)),
+        ("answers", "Answers", "".join(starmap(_answers, history.answers()))),
+        ("course", "Course of the run", _course(history)),
+        ("data", "Data", _facts(history.facts.get("data"))),
+        ("left-out", "Left out of training", _left_out(history.left_out)),
+        ("mask", "What is trained on", "".join(map(_masked, history.masked))),
+        ("plan", "Plan and measurement", _plan(history)),
+        ("config", "Configuration", f'<pre class="plain">{escape(history.config)}</pre>' if history.config else ""),
     ]
-    body = _head(found, parts) + "".join(starmap(section, parts)) + foot(__version__)
-    return html_page.document(found.name, body, {"lines": _lines(found)}, "curate finetune")
+    body = _head(history, parts) + "".join(starmap(section, parts)) + footer(__version__)
+    return html_page.document(history.name, body, {"lines": _lines(history)}, "curate finetune")
 
 
-def _head(found: Records, parts: Sequence[tuple[str, str, str]]) -> str:
+def _head(history: Records, parts: Sequence[tuple[str, str, str]]) -> str:
     """Return the run in figures: what was trained and how, and the losses."""
-    last = found.metrics[-1] if found.metrics else {}
-    base, tuned = (_overall(found.evaluation(which)) for which in (records.BASE, records.TUNED))
+    last = history.metrics[-1] if history.metrics else {}
+    base, tuned = (_overall(history.evaluation(which)) for which in (records.BASE, records.TUNED))
     tiles = [
         (number(last["step"]) if last else "", "steps"),
         (_loss_text(last), "training loss"),
@@ -72,8 +85,11 @@ def _head(found: Records, parts: Sequence[tuple[str, str, str]]) -> str:
         (_loss_text(tuned), "held-out loss, tuned"),
     ]
     shown = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for value, name in tiles if value)
-    made = facts((name, text(found.facts.get(name) or "")) for name in ("base", "method", "template", "status"))
-    return f'<header><h1>{text(found.name)}</h1><div class="tiles">{shown}</div>{made}{jumps(parts)}</header><main>'
+    made = definition_list(
+        (name, escape(history.facts.get(name) or "")) for name in ("base", "method", "template", "status")
+    )
+    title = f'<h1>{escape(history.name)}</h1><div class="tiles">{shown}</div>'
+    return f"<header>{title}{made}{navigation(parts)}</header><main>"
 
 
 def _overall(row: Row | None) -> Row:
@@ -88,17 +104,17 @@ def _loss_text(row: Row) -> str:
 # ---- charts
 
 
-def _lines(found: Records) -> dict[str, Any]:
+def _lines(history: Records) -> dict[str, Any]:
     """Return the lines that page.js draws: `paint` names a colour of page.css."""
-    steps = records.points(found.metrics, "loss")
-    tuned, base = (records.held_out(found, which) for which in (records.TUNED, records.BASE))
+    steps = records.points(history.metrics, "loss")
+    tuned, base = (records.held_out(history, which) for which in (records.TUNED, records.BASE))
     losses = [
         _line("each step", steps, "--accent", faint=True),
         _line("running mean", records.smoothed(steps), "--accent"),
         _line("tuned, held out", tuned, "--tool", marks=True),
         _line("base, held out", _level(base, steps), "--soft", dashed=True, marks=len(base) == 1 and not steps),
     ]
-    course = {key: [_line(title, records.points(found.metrics, key), "--accent")] for key, title in COURSE}
+    course = {key: [_line(title, records.points(history.metrics, key), "--accent")] for key, title in COURSE}
     charts = {"loss": losses, **course}
     return {name: {"axis": "step", "series": series} for name, series in charts.items()}
 
@@ -114,9 +130,9 @@ def _level(base: Sequence[Point], steps: Sequence[Point]) -> list[Point]:
     return [(min(base[0][0], steps[0][0]), base[0][1]), (max(base[-1][0], steps[-1][0]), base[0][1])]
 
 
-def _loss(found: Records) -> str:
-    steps = records.points(found.metrics, "loss")
-    tuned, base = (records.held_out(found, which) for which in (records.TUNED, records.BASE))
+def _loss(history: Records) -> str:
+    steps = records.points(history.metrics, "loss")
+    tuned, base = (records.held_out(history, which) for which in (records.TUNED, records.BASE))
     if not (steps or tuned or base):
         return ""
     every = _every(steps)
@@ -126,7 +142,7 @@ def _loss(found: Records) -> str:
     looks += [(step, "tuned", value) for step, value in tuned]
     tables = table("training loss", ("step", "loss", "running mean"), rows, FORMATS)
     tables += table("held-out loss over the run", ("step", "model", "loss"), looks, FORMATS)
-    return chart("lines:loss", "loss by step; the table has the numbers") + more("as a table", tables)
+    return chart("lines:loss", "loss by step; the table has the numbers") + collapsible("as a table", tables)
 
 
 def _every(points: Sequence[Point]) -> list[Point]:
@@ -135,9 +151,9 @@ def _every(points: Sequence[Point]) -> list[Point]:
     return [points[place] for place in range((len(points) - 1) % stride, len(points), stride)]
 
 
-def _course(found: Records) -> str:
+def _course(history: Records) -> str:
     """Return the charts of learning rate, tokens per second, MFU and memory, and a table of all."""
-    curves = {key: records.points(found.metrics, key) for key, _ in COURSE}
+    curves = {key: records.points(history.metrics, key) for key, _ in COURSE}
     shown = [(key, title) for key, title in COURSE if any(value for _, value in curves[key])]
     if not shown:
         return ""
@@ -151,14 +167,14 @@ def _course(found: Records) -> str:
         (step, *(value.get(step) for value in values)) for step, _ in _every([(step, 0.0) for step in steps])
     ]
     tables = table("the run by steps", ("step", *(title for _, title in shown)), rows, FORMATS)
-    return f'<div class="grid">{drawn}</div>{more("as a table", tables)}'
+    return f'<div class="grid">{drawn}</div>{collapsible("as a table", tables)}'
 
 
 # ---- held-out losses and answers
 
 
-def _held_out(found: Records) -> str:
-    base, tuned = found.evaluation(records.BASE), found.evaluation(records.TUNED)
+def _held_out(history: Records) -> str:
+    base, tuned = history.evaluation(records.BASE), history.evaluation(records.TUNED)
     newest = tuned or base
     if newest is None:
         return ""
@@ -185,7 +201,7 @@ def _slice(name: str, base: Row, now: Row, is_tuned: bool) -> tuple[Cell, ...]:
 def _answers(base: Row | None, tuned: Row) -> str:
     """Return one prompt with the answers of both models next to each other, and the data's if there is one."""
     asked = "".join(
-        turn(str(one.get("role")), _typed(one.get("content")))
+        message_block(str(one.get("role")), _typed(one.get("content")))
         for one in tuned.get("messages") or []
         if isinstance(one, dict)
     )
@@ -193,16 +209,18 @@ def _answers(base: Row | None, tuned: Row) -> str:
     if isinstance(tuned.get("reference"), str):
         answers.append(("in the data", {"answer": tuned["reference"], "stopped": True}))
     shown = "".join(_answer(title, row) for title, row in answers if row)
-    name = f'<p class="note">{text(tuned["name"])}</p>' if tuned.get("name") else ""
+    name = f'<p class="note">{escape(tuned["name"])}</p>' if tuned.get("name") else ""
     return f'<article>{name}{asked}<div class="answers">{shown}</div></article>'
 
 
 def _answer(title: str, row: Row) -> str:
-    return turn("assistant", _typed(row.get("answer", "")), title if row.get("stopped") else f"{title}, did not stop")
+    return message_block(
+        "assistant", _typed(row.get("answer", "")), title if row.get("stopped") else f"{title}, did not stop"
+    )
 
 
 def _typed(content: object) -> str:
-    return plain(text(cut(str(content), LONG)))
+    return preformatted(escape(truncate(str(content), LONG)))
 
 
 # ---- data, mask, plan
@@ -211,21 +229,21 @@ def _typed(content: object) -> str:
 def _facts(values: object) -> str:
     if not isinstance(values, Mapping):
         return ""
-    return facts(
-        (text(str(name).replace("_", " ")), _value(value)) for name, value in values.items() if value is not None
+    return definition_list(
+        (escape(str(name).replace("_", " ")), _value(value)) for name, value in values.items() if value is not None
     )
 
 
 def _value(value: object) -> str:
     """Return a plain value of the run's records as HTML."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{text(key)} {_value(one)}" for key, one in value.items())
+        return ", ".join(f"{escape(key)} {_value(one)}" for key, one in value.items())
     if isinstance(value, list):
         return "<br>".join(map(_value, value))
     if isinstance(value, str):
-        return text(value)
+        return escape(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return text(json.dumps(value, ensure_ascii=False, default=str))
+        return escape(json.dumps(value, ensure_ascii=False, default=str))
     return number(value) if isinstance(value, int) else significant(value)
 
 
@@ -239,31 +257,31 @@ def _masked(row: Row) -> str:
     """Return one conversation, its trained tokens marked; `runs` are [text, trained] in order."""
     runs = [run for run in row.get("runs") or [] if isinstance(run, list) and len(run) == 2]
     shown = "".join(f"<mark>{part}</mark>" if trained else part for part, trained in _within(runs, LONG_MASK))
-    return more(f"<mark>trained on</mark> in {text(row.get('name'))}", plain(shown))
+    return collapsible(f"<mark>trained on</mark> in {escape(row.get('name'))}", preformatted(shown))
 
 
 def _within(runs: Iterable[Sequence[Any]], room: int) -> Iterator[tuple[str, bool]]:
     """Yield the runs, escaped, until the room in characters is used up."""
     for part, trained in runs:
-        yield text(cut(str(part), max(room, 0))), bool(trained)
+        yield escape(truncate(str(part), max(room, 0))), bool(trained)
         room -= len(str(part))
         if room <= 0:
             break
 
 
-def _plan(found: Records) -> str:
+def _plan(history: Records) -> str:
     """Return the plan, with what was measured where it was."""
-    memory = [value for _, value in records.points(found.metrics, "gib")]
+    memory = [value for _, value in records.points(history.metrics, "gib")]
     measured = {
         "peak_gib": max(memory, default=None),
-        "steps": found.metrics[-1]["step"] if found.metrics else None,
-        "seconds": found.facts.get("seconds"),
+        "steps": history.metrics[-1]["step"] if history.metrics else None,
+        "seconds": history.facts.get("seconds"),
     }
-    return facts(
+    return definition_list(
         (
-            text(name.replace("_", " ")),
+            escape(name.replace("_", " ")),
             _value(value)
             + (f' <span class="note">measured {_value(measured[name])}</span>' if measured.get(name) else ""),
         )
-        for name, value in found.plan.items()
+        for name, value in history.plan.items()
     )

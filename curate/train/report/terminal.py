@@ -24,34 +24,36 @@ LONG = 240  # terminal cells of one answer
 # ---- before
 
 
-def plan_page(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
+def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
     """Render what a run will do, need and take, and why."""
     load, hardware = planned.load, planned.hardware
-    grid = terminal.facts()
+    grid = terminal.label_grid()
     share = 100 * planned.trained / planned.parameters
     init = f", trained on from {facts['init']}" if facts.get("init") else ""
-    terminal.add(grid, "model", terminal.text(f"{facts['base']}, {number(planned.parameters)} parameters{init}"))
-    terminal.add(
+    terminal.add_row(
+        grid, "model", terminal.safe_text(f"{facts['base']}, {number(planned.parameters)} parameters{init}")
+    )
+    terminal.add_row(
         grid, "method", f"{facts['method']}: {number(planned.trained)} parameters trained ({significant(share)} %)"
     )
-    terminal.add(grid, "data", terminal.text(_data(planned, facts["data"])))
+    terminal.add_row(grid, "data", terminal.safe_text(_data(planned, facts["data"])))
     if again := facts["data"].get("split_again"):
-        terminal.add(grid, "", terminal.text(str(again)))
+        terminal.add_row(grid, "", terminal.safe_text(str(again)))
     padded = f"; a row for each conversation would be {percent(load.padded_utilisation)} full"
     filled = f"{percent(load.utilisation)} full"
-    terminal.add(grid, "rows", f"{number(load.rows)} of {number(load.row_tokens)} tokens, {filled}{padded}")
-    terminal.add(grid, "steps", _steps(planned))
+    terminal.add_row(grid, "rows", f"{number(load.rows)} of {number(load.row_tokens)} tokens, {filled}{padded}")
+    terminal.add_row(grid, "steps", _steps(planned))
     where = f"{hardware.ranks} × {hardware.name}" if hardware.ranks > 1 else hardware.name
-    terminal.add(grid, "device", terminal.text(f"{where}; {facts['dtype']}"))
-    terminal.add(grid, "attention", terminal.text(str(facts["attention"])))
-    terminal.add(grid, "memory", _memory(planned))
-    terminal.add(
+    terminal.add_row(grid, "device", terminal.safe_text(f"{where}; {facts['dtype']}"))
+    terminal.add_row(grid, "attention", terminal.safe_text(str(facts["attention"])))
+    terminal.add_row(grid, "memory", _memory(planned))
+    terminal.add_row(
         grid, "time", f"about {duration(planned.seconds)}, at {significant(hardware.rate / 1e12)} TFLOP/s measured"
     )
     room = f"{gib(planned.disk)} GiB of {gib(hardware.disk)} free"
-    terminal.add(grid, "disk", f"{room} (a checkpoint {gib(planned.checkpoint)})")
+    terminal.add_row(grid, "disk", f"{room} (a checkpoint {gib(planned.checkpoint)})")
     for place, reason in enumerate(planned.reasons):
-        terminal.add(grid, "" if place else "because", terminal.text(reason))
+        terminal.add_row(grid, "" if place else "because", terminal.safe_text(reason))
     return Group(grid, *_misfit(planned))
 
 
@@ -89,24 +91,24 @@ def _misfit(planned: Plan) -> Iterator[RenderableType]:
 # ---- after
 
 
-def result_page(result: RunResult, found: Records) -> RenderableType:
+def render_result(result: RunResult, history: Records) -> RenderableType:
     """Render how a run ended: losses before and after, where its result is, and some answers side by side."""
-    grid = terminal.facts()
-    losses = [row["loss"] for row in found.metrics if isinstance(row.get("loss"), int | float)]
-    taken = duration(float(found.facts.get("seconds") or 0))
-    terminal.add(grid, "steps", f"{number(result.step)} of {number(result.plan.steps.count)} in {taken}")
+    grid = terminal.label_grid()
+    losses = [row["loss"] for row in history.metrics if isinstance(row.get("loss"), int | float)]
+    taken = duration(float(history.facts.get("seconds") or 0))
+    terminal.add_row(grid, "steps", f"{number(result.step)} of {number(result.plan.steps.count)} in {taken}")
     if losses:
-        terminal.add(grid, "loss", f"{loss(losses[0])} → {loss(losses[-1])}")
-    if held := _held_out(found):
-        terminal.add(grid, "held out", held)
-    terminal.add(grid, "written", _folded(str(result.result or result.run), "bold"))
+        terminal.add_row(grid, "loss", f"{loss(losses[0])} → {loss(losses[-1])}")
+    if held := _held_out(history):
+        terminal.add_row(grid, "held out", held)
+    terminal.add_row(grid, "written", _folded(str(result.result or result.run), "bold"))
     if result.report:
-        terminal.add(grid, "page", _folded(str(result.report)))
+        terminal.add_row(grid, "page", _folded(str(result.report)))
     if result.status == "finished":
-        terminal.add(grid, "next", _folded(f"curate chat {result.run}", "bold cyan"))
+        terminal.add_row(grid, "next", _folded(f"curate chat {result.run}", "bold cyan"))
     else:
-        terminal.add(grid, "go on", _folded(f"curate finetune --resume {result.run}", "bold cyan"))
-    answers = found.answers()[:ANSWERS] if result.status == "finished" else []
+        terminal.add_row(grid, "go on", _folded(f"curate finetune --resume {result.run}", "bold cyan"))
+    answers = history.answers()[:ANSWERS] if result.status == "finished" else []
     return Group(*_answers(answers), grid)
 
 
@@ -115,8 +117,8 @@ def _folded(text: str, style: str = "") -> Text:
     return Text(safe(text), style, overflow="fold")
 
 
-def _held_out(found: Records) -> str:
-    rows = [(name, found.evaluation(which)) for name, which in (("base", "base"), ("tuned", "tuned"))]
+def _held_out(history: Records) -> str:
+    rows = [(name, history.evaluation(which)) for name, which in (("base", "base"), ("tuned", "tuned"))]
     said = [
         f"{name} {loss(row['overall']['loss'])}" for name, row in rows if row and row["overall"]["loss"] is not None
     ]
@@ -125,7 +127,7 @@ def _held_out(found: Records) -> str:
 
 def _answers(pairs: Sequence[tuple[Row | None, Row]]) -> Iterator[RenderableType]:
     for base, tuned in pairs:
-        grid = terminal.facts()
+        grid = terminal.label_grid()
         asked = str(tuned["messages"][-1]["content"]).strip()
         grid.add_row("asked", Text(one_line(asked, LONG), "bold"))
         if base is not None:
