@@ -21,8 +21,7 @@ from benchmarks.training import Bench, Row, Steps
 from curate.model import device, load
 from curate.model.device import DTYPES
 from curate.model.sizes import Work
-from curate.train.packing import IGNORED, batch
-from curate.train.setup import Fed
+from curate.train.packing import IGNORED, PackedData, batch
 
 
 class _Clock(TrainerCallback):
@@ -44,10 +43,10 @@ def trainer(bench: Bench, shape: str, documents: str, *, packed: bool = False, s
     Weights are fp32 under bf16 autocast as published, or bf16 where those do not fit the card.
     """
     described = material.model_config(bench.toy, shape)
-    fed, _ = material.fed(bench.toy, documents, described.vocab_size)
+    data, _ = material.packed_data(bench.toy, documents, described.vocab_size)
     whole = load.shape(described)
-    rows = packed_rows(fed) if packed else padded_rows(fed)
-    a_step = max(1, bench.tokens_a_step // fed.row_tokens)
+    rows = packed_rows(data) if packed else padded_rows(data)
+    a_step = max(1, bench.tokens_a_step // data.row_tokens)
     failed: list[str] = []
     whole_states = 16 * whole.parameters < bench.found.memory  # fp32 weights, gradients and two moments
     dtypes = [torch.float32] if whole_states else []
@@ -62,7 +61,7 @@ def trainer(bench: Bench, shape: str, documents: str, *, packed: bool = False, s
             else:
                 found = training.figures(bench, done, whole, full=True, trained=0)
                 how = {"weights": str(dtype)[6:], "micro_batch": at_once, "checkpointing": not packed, "said": failed}
-                return {**found, **how, "padded_tokens_a_step": at_once * max(1, a_step // at_once) * fed.row_tokens}
+                return {**found, **how, "padded_tokens_a_step": at_once * max(1, a_step // at_once) * data.row_tokens}
             training.forget(bench)
     return {"error": "; ".join(failed)}
 
@@ -149,34 +148,34 @@ def stacked(rows: Sequence[Row]) -> Row:
     return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def padded_rows(fed: Fed) -> list[Row]:
+def padded_rows(data: PackedData) -> list[Row]:
     """Return each conversation in a row of its own, padded to the window, as FastChat's `preprocess` leaves it."""
     found = []
-    for index, (begin, end) in enumerate(zip(fed.examples.offsets[:-1], fed.examples.offsets[1:], strict=True)):
-        ids = np.zeros(fed.row_tokens, np.int64)
-        labels = np.full(fed.row_tokens, IGNORED, np.int64)
+    for index, (begin, end) in enumerate(zip(data.examples.offsets[:-1], data.examples.offsets[1:], strict=True)):
+        ids = np.zeros(data.row_tokens, np.int64)
+        labels = np.full(data.row_tokens, IGNORED, np.int64)
         size = int(end - begin)
-        ids[:size] = fed.examples.ids[begin:end]
-        labels[:size] = np.where(fed.examples.mask[begin:end], ids[:size], IGNORED)
-        seen = np.arange(fed.row_tokens) < size
+        ids[:size] = data.examples.ids[begin:end]
+        labels[:size] = np.where(data.examples.mask[begin:end], ids[:size], IGNORED)
+        seen = np.arange(data.row_tokens) < size
         arrays = {"input_ids": ids, "labels": labels, "attention_mask": seen.astype(np.int64)}
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        one = Fed(fed.examples, [[index]], fed.row_tokens)
+        one = PackedData(data.examples, [[index]], data.row_tokens)
         found.append({"tensors": tensors, "work": material.work_of(one, [0])})
     return found
 
 
-def packed_rows(fed: Fed) -> list[Row]:
+def packed_rows(data: PackedData) -> list[Row]:
     """Return curate's rows as transformers takes packed ones: by their position ids, without a mask."""
     found = []
-    for place, members in enumerate(fed.rows):
-        made = batch(fed.examples, [members], fed.row_tokens)
+    for place, members in enumerate(data.rows):
+        made = batch(data.examples, [members], data.row_tokens)
         labels = torch.full_like(made.targets, IGNORED)
         labels[:, 1:] = made.targets[:, :-1]
         positions = made.position_ids.clone()
         positions[made.documents < 0] = torch.arange(int((made.documents < 0).sum()))  # padding as one more document
         tensors = {"input_ids": made.input_ids[0], "labels": labels[0], "position_ids": positions[0]}
-        found.append({"tensors": tensors, "work": material.work_of(fed, [place])})
+        found.append({"tensors": tensors, "work": material.work_of(data, [place])})
     return found
 
 
@@ -186,16 +185,16 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
     from trl import SFTConfig, SFTTrainer
 
     described = material.model_config(bench.toy, shape)
-    fed, _ = material.fed(bench.toy, documents, described.vocab_size)
+    data, _ = material.packed_data(bench.toy, documents, described.vocab_size)
     cuda = bench.place.type == "cuda"
     at_once = 8 if cuda else 2
-    accumulate = max(1, bench.tokens_a_step // fed.row_tokens // at_once)
+    accumulate = max(1, bench.tokens_a_step // data.row_tokens // at_once)
     a_step = at_once * accumulate
-    rows = [fed.examples.offsets[place : place + 2] for place in range(a_step * (steps + 1))]
+    rows = [data.examples.offsets[place : place + 2] for place in range(a_step * (steps + 1))]
     used = [
         {
-            "input_ids": fed.examples.ids[begin:end].tolist(),
-            "completion_mask": fed.examples.mask[begin:end].astype(int).tolist(),
+            "input_ids": data.examples.ids[begin:end].tolist(),
+            "completion_mask": data.examples.mask[begin:end].astype(int).tolist(),
         }
         for begin, end in rows
     ]
@@ -205,7 +204,7 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
         warnings.simplefilter("ignore")
         settings = SFTConfig(
             output_dir=folder,
-            max_length=fed.row_tokens,
+            max_length=data.row_tokens,
             per_device_train_batch_size=at_once,
             gradient_accumulation_steps=accumulate,
             max_steps=steps + 1,
@@ -227,7 +226,7 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
         made._get_train_sampler = lambda *_: None
         made.train()
     members = list(range(a_step, a_step * (steps + 1)))
-    alone = Fed(fed.examples, [[index] for index in range(len(fed.examples.names))], fed.row_tokens)
+    alone = PackedData(data.examples, [[index] for index in range(len(data.examples.offsets) - 1)], data.row_tokens)
     logged = tuple(entry["loss"] for entry in made.state.log_history if "loss" in entry)
     done = Steps(steps, clock.ends[-1] - clock.ends[0], material.work_of(alone, members), logged)
     return {

@@ -18,8 +18,8 @@ from curate.model import four_bit, load
 from curate.model.sizes import Work, work
 from curate.train import packing
 from curate.train.examples import Examples
+from curate.train.packing import PackedData
 from curate.train.plan import Load
-from curate.train.setup import Fed
 
 LENGTHS = Path(__file__).resolve().parent / "data" / "lengths.json"
 WINDOW = 2048  # of the real lengths
@@ -91,7 +91,7 @@ def examples(sizes: Sequence[int], vocabulary: int, share: float) -> Examples:
     return Examples(ids, mask, offsets, names, [None] * len(names), np.ones(len(names), np.int32))
 
 
-def fed(toy: bool, documents: str, vocabulary: int) -> tuple[Fed, Load]:
+def packed_data(toy: bool, documents: str, vocabulary: int) -> tuple[PackedData, Load]:
     """Return packed rows, and what the plan must know of them."""
     sizes, row_tokens = lengths(toy, documents)
     made = examples(sizes, vocabulary, ANSWERS if documents == "real" else 1.0)
@@ -109,18 +109,17 @@ def fed(toy: bool, documents: str, vocabulary: int) -> tuple[Fed, Load]:
         padded_utilisation=packed.padded_utilisation,
         most_supervised=most,
     )
-    return Fed(made, packed.rows, row_tokens), told
+    return PackedData(made, packed.rows, row_tokens), told
 
 
-def work_of(fed: Fed, rows: Sequence[int]) -> Work:
+def work_of(packed: PackedData, rows: Sequence[int]) -> Work:
     """Return the work of some rows, without their padding."""
-    members = [index for row in rows for index in fed.rows[row]]
-    sizes = fed.examples.lengths[members]
+    members = [index for row in rows for index in packed.rows[row]]
     supervised = sum(
-        int(fed.examples.mask[begin + 1 : end].sum())
-        for begin, end in (fed.examples.offsets[index : index + 2] for index in members)
+        int(packed.examples.mask[begin + 1 : end].sum())
+        for begin, end in (packed.examples.offsets[index : index + 2] for index in members)
     )
-    return work(sizes.tolist(), supervised)
+    return work(packed.lengths(rows), supervised)
 
 
 def in_4_bits(described: Any, dtype: torch.dtype, place: torch.device) -> nn.Module:

@@ -1,6 +1,6 @@
 """Steps of curate's own on random weights, timed and weighed: what `benchmarks/finetune.py` makes its rows of.
 
-Nothing of the training is written anew here: a case is a configuration, planned, equipped and stepped by `curate.train`
+Nothing of the training is written anew here: a case is a configuration, planned and stepped by `curate.train`
 as a run does it. Imports torch, transformers, peft, numpy, click and rich alone.
 """
 
@@ -26,11 +26,13 @@ from curate.model import load as models
 from curate.model.attention import choose
 from curate.model.device import DTYPES, Device
 from curate.model.sizes import Shape, Work, flops
-from curate.train import checkpoint, config, loss, plan, setup
+from curate.train import checkpoint, config, loss
 from curate.train.distributed import World
 from curate.train.optim import adamw
-from curate.train.plan import Hardware, Load, Plan
-from curate.train.setup import Alive, Fed, How
+from curate.train.packing import PackedData
+from curate.train.plan import Hardware, Load, Plan, Planner
+from curate.train.run.events import Event, Reporter, Warned
+from curate.train.trainer import Trainer, TrainerInputs
 
 Row = dict[str, Any]
 
@@ -92,21 +94,20 @@ class Ready:
 
     case: Case
     shape: Shape
-    fed: Fed
+    data: PackedData
     planned: Plan
-    alive: Alive
+    trainer: Trainer
     said: list[str]
 
     def rows(self, step: int) -> list[int]:
         """Return the rows of a step."""
-        count, total = self.planned.steps.rows, len(self.fed.rows)
+        count, total = self.planned.steps.rows, len(self.data.rows)
         return [(step * count + place) % total for place in range(count)]
 
     def take(self, step: int) -> tuple[float, Work]:
         """Take a step by the run's own trainer; return its loss and its work."""
         rows = self.rows(step)
-        outcome = self.alive.trainer.take(step + 1, rows, 1e-5)
-        return outcome.loss, material.work_of(self.fed, rows)
+        return self.trainer.step(step + 1, rows, 1e-5).loss, material.work_of(self.data, rows)
 
 
 def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.TrainConfig, Plan, choose.Attention]:
@@ -121,8 +122,8 @@ def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.
     settled = config.override(config.load(config.DEFAULT), wanted)
     heads = choose.Heads(shape.heads, shape.kv_heads, shape.head_size)
     chosen = _kernel(bench.place, DTYPES[bench.found.dtype], settled.model.attention, heads)
-    made = plan.make(settled, shape, load, bench.hardware(case.gib), attention=chosen.name)
-    plan.check(made)
+    made = Planner(settled, shape, load, bench.hardware(case.gib), chosen.name).plan()
+    made.require_fit()
     return settled, made, chosen
 
 
@@ -138,7 +139,7 @@ def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
     if layers:
         described.num_hidden_layers = layers
     shape = models.shape(described)
-    rows, load = material.fed(bench.toy, case.documents, shape.vocabulary)
+    data, load = material.packed_data(bench.toy, case.documents, shape.vocabulary)
     settled, made, chosen = planned(bench, case, shape, load)
     said: list[str] = []
     dtype = DTYPES[bench.found.dtype]
@@ -148,11 +149,15 @@ def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
         if quantised
         else models.fresh(described, dtype=dtype, device=bench.place)
     )
-    how = How(settled, bench.found.dtype, made.form, made.micro_batch, made.checkpointed, made.compiled)
-    alive = setup.equip(model, how, chosen, rows, bench.world, warn=said.append)
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Warned):
+            said.append(event.text)
+
+    trainer = Trainer(model, TrainerInputs(settled, made, chosen, data, bench.world, reporter=Reporter(hear)))
     if case.plain_loss:
-        alive.trainer.module = PlainLoss(alive.trainer.model)
-    return Ready(case, shape, rows, made, alive, said)
+        trainer.module = PlainLoss(trainer.model)
+    return Ready(case, shape, data, made, trainer, said)
 
 
 class PlainLoss(loss.CausalLoss):
@@ -221,19 +226,19 @@ def measure(bench: Bench, case: Case, deadline: float) -> Row:
     with held_to(bench, case.gib):
         made = ready(bench, case)
         steps = timed(bench, made.take, deadline)
-        found = figures(bench, steps, made.shape, full=case.method == "full", trained=made.alive.trained)
-        trainer = made.alive.trainer
+        found = figures(bench, steps, made.shape, full=case.method == "full", trained=made.trainer.trainable.count)
+        trainer = made.trainer
         return {
             **found,
             "planned_peak_gib": round(made.planned.peak / GIB, 3),
             "micro_batch": trainer.micro_batch,
-            "row_tokens": made.fed.row_tokens,
+            "row_tokens": made.data.row_tokens,
             "grad_accum": made.planned.grad_accum,
             "checkpointed_layers": trainer.checkpointed,
             "optimizer": made.planned.form,
             "compiled": made.planned.compiled,
             "attention": made.planned.attention,
-            "trained": made.alive.trained,
+            "trained": made.trainer.trainable.count,
             "said": made.said,
         }
 
@@ -263,13 +268,13 @@ def forget(bench: Bench) -> None:
 def parts(bench: Bench, case: Case) -> Row:
     """Return the milliseconds of a step's parts for one micro-batch, each waited for, and of the optimizer's step."""
     made = ready(bench, case)
-    trainer = made.alive.trainer
+    trainer = made.trainer
     module: Any = trainer.module
     take = made.rows(0)[: trainer.micro_batch]
     best: dict[str, float] = {}
     for _ in range(3):
         clock = _Clock(bench.place, best)
-        batch = trainer._batch(take)
+        batch = trainer.data.batch(take)
         clock.lap("rows to tensors")
         batch = batch.to(bench.place)
         clock.lap("to the device")
@@ -313,13 +318,13 @@ def resume(bench: Bench, case: Case) -> Row:
     with TemporaryDirectory() as folder:
         first = ready(bench, case, layers=2)
         found = [first.take(step)[0] for step in range(2)]
-        trainer = first.alive.trainer
-        checkpoint.save(Path(folder), setup.state(trainer, 2, {}))
+        trainer = first.trainer
+        checkpoint.save(Path(folder), trainer.state(2, {}))
         loaded = checkpoint.load_latest(Path(folder))
         if loaded is None:
             raise RuntimeError("the checkpoint is not there")
         again = ready(bench, case, layers=2)
-        begin = setup.restore(again.alive.trainer, loaded)
+        begin = again.trainer.restore(loaded)
         found += [again.take(step)[0] for step in range(begin, 4)]
     worst = max(abs(one - other) / abs(one) for one, other in zip(wanted, found, strict=True))
     return {"losses": wanted, "resumed_losses": found, "bit_for_bit": wanted == found, "largest_difference": worst}

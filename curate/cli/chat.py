@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from curate.model.choices import DTYPES
+
 if TYPE_CHECKING:
     from curate.inference.chat import Chat
 
@@ -40,9 +42,7 @@ HELP = """\
 @click.option(
     "--4bit/--no-4bit", "quantise", default=None, help="Hold the weights in 4 bits; by default as in training."
 )
-@click.option(
-    "--dtype", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", help="Numbers to compute in."
-)
+@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Numbers to compute in.")
 @click.option("--device", default="auto", help="Where to compute: auto, cpu, cuda.")
 def chat(
     model: str,

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from curate.model.choices import ATTENTION, DTYPES, METHODS
+
 if TYPE_CHECKING:
     from curate.train.run.log import RunResult
 
-METHODS = ["full", "lora", "dora", "qlora", "ia3", "peft"]
 POSITIVE = click.FloatRange(0, min_open=True)
 
 
@@ -18,7 +19,7 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.argument("data", required=False, metavar="[SET]")
 @click.option("--model", metavar="NAME", help="A folder, a name on the Hub, or tiny, which is made on the spot.")
 @click.option("--preset", metavar="NAME|FILE", help="Published settings (curate presets), or a .toml file of yours.")
-@click.option("--method", type=click.Choice(METHODS), help="Which parameters are trained.")
+@click.option("--method", type=click.Choice(list(METHODS)), help="Which parameters are trained.")
 @click.option("--out", type=click.Path(), metavar="RUN", help="Folder of the run.  [default: runs/MODEL-METHOD]")
 @click.option("--epochs", type=POSITIVE, help="Times through the set.")
 @click.option("--max-steps", type=click.IntRange(1), help="So many steps, whatever the epochs.")
@@ -30,8 +31,8 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--chat-template", type=click.Path(), metavar="FILE", help="A Jinja template of your own instead.")
 @click.option("--loss", metavar="WHICH", help="What is trained on: all answers, last, or roles:assistant,tool.")
 @click.option("--rank", type=click.IntRange(1), help="Rank of an adapter.")
-@click.option("--dtype", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), help="Numbers to compute in.")
-@click.option("--attention", type=click.Choice(["auto", "flex", "sdpa", "flash", "varlen"]), help="Attention kernel.")
+@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), help="Numbers to compute in.")
+@click.option("--attention", type=click.Choice(["auto", *ATTENTION]), help="Attention kernel.")
 @click.option("--tokenizer", metavar="NAME", help="Another tokenizer than the model's own.")
 @click.option("--limit", type=click.IntRange(1), help="Train on the set's first conversations only.")
 @click.option("--seed", type=click.IntRange(0), help="Of the order of rows, new weights and dropout.")
@@ -75,7 +76,7 @@ def finetune(
     if int(os.environ.get("RANK", "0")) == 0:
         _report(result, quiet, as_json)
     if dry_run:
-        _refuse_misfit(result)
+        result.plan.require_fit()
     if result.signal is not None:
         click.get_current_context().exit(128 + result.signal)
 
@@ -97,9 +98,3 @@ def _report(result: RunResult, quiet: bool, as_json: bool) -> None:
         from curate.train.run import records
 
         show(render_result(result, records.read(result.run)))
-
-
-def _refuse_misfit(result: RunResult) -> None:
-    from curate.train import plan
-
-    plan.check(result.plan)

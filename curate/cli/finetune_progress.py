@@ -27,7 +27,7 @@ from curate.train.run import events
 from curate.train.run.events import Event, Planned, Stepped, Warned
 
 if TYPE_CHECKING:
-    from curate.train.evaluation import EvalLoss
+    from curate.train.run.records import EvalLoss
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE = 60  # cells of the loss's curve

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
+from curate.model.choices import DTYPES
+
 
 @click.command()
 @click.argument("adapter")
 @click.argument("out", type=click.Path(file_okay=False))
 @click.option("--base", help="Another base than the adapter names: a folder or a Hub name.")
-@click.option("--dtype", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", help="Numbers of OUT.")
+@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Numbers of OUT.")
 @click.option("--device", default="auto", help="Where to merge: auto, cpu, cuda.")
 def merge(adapter: str, out: str, base: str | None, dtype: str, device: str) -> None:
     """Merge an adapter into its base, as one model.

@@ -115,7 +115,7 @@ def chat(
     device: str = "auto",
     dtype: str = "auto",
     quantise: bool | None = None,
-    say: Say = find.silent,
+    say: Say = find.ignore_message,
     **settings: Any,
 ) -> Chat:
     """Open a conversation with a model, an adapter on its base, or what a run made.

@@ -21,9 +21,8 @@ from torch import nn
 from curate.errors import MissingExtra, ModelError, RecipeError, did_you_mean
 from curate.model import load
 from curate.model.attention.choose import base
-from curate.model.methods import MethodSettings
+from curate.model.choices import ALL_LINEAR, MethodSettings
 
-ALL_LINEAR = "all-linear"
 _PROMPTS = "it puts tokens of its own before the prompt, which packed rows have no room for"
 _REFUSED = {  # peft's methods that train elsewhere than in the layers, and why they cannot be used here
     "PROMPT_TUNING": _PROMPTS,
@@ -61,7 +60,7 @@ def apply(model: nn.Module, method: MethodSettings) -> tuple[nn.Module, Trainabl
 
     Raises RecipeError for settings that do not fit the model, MissingExtra without peft.
     """
-    if method.kind == "full":
+    if method.full:
         model.requires_grad_(True)
         return model, trainable(model)
     peft = _peft()

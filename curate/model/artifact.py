@@ -14,6 +14,7 @@ from curate.errors import CurateError, ModelError
 from curate.model import files, serving
 from curate.model import find as model_find
 from curate.model import load as models
+from curate.model.device import DTYPES
 from curate.model.files import Say
 from curate.model.serving import Note, Serving
 from curate.rendering.factory import make_renderer
@@ -151,9 +152,6 @@ def device(name: str = "auto") -> torch.device:
     return wanted
 
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
 def dtype(name: str, config: Any, place: torch.device) -> torch.dtype:
     """Return the numbers to compute in; `auto` is what the weights are in, but what the device is slow at."""
     if name != "auto":
@@ -173,7 +171,7 @@ def load(
     numbers: str = "auto",
     quantise: bool | None = None,
     inference: bool = False,
-    say: Say = model_find.silent,
+    say: Say = model_find.ignore_message,
 ) -> nn.Module:
     """Load a model, or an adapter onto its base; `quantise` holds the base in 4 bits, by default as in training.
 

@@ -1,4 +1,4 @@
-"""The device a rank works on: its memory, the numbers it computes with, and how fast it multiplies matrices."""
+"""The device of a rank: its memory, its dtype, and its measured rate of matrix products."""
 
 from __future__ import annotations
 
@@ -13,29 +13,27 @@ import torch
 
 from curate.display.figures import GIB
 from curate.errors import RecipeError
+from curate.model import choices
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-_SIDE = {"cuda": 8192, "cpu": 512}  # of the square matrices that the rate is measured with
-_SECONDS = 0.1  # that the measurement takes at least
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, attribute) for name, attribute in choices.DTYPES.items()}
+_SIDE = {"cuda": 8192, "cpu": 512}  # of the square matrices that the rate is measured with; large enough for the peak
+_SECONDS = 0.1  # of measurement, at least
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a run may count on: `memory` bytes for all that it holds, and `rate`, floating-point operations a second.
+    """A device as measured."""
 
-    The rate is measured: matrix products of the run's own type, large enough to reach the device's ceiling.
-    """
-
-    kind: str
+    kind: str  # torch's: cuda, cpu, mps
     name: str
-    memory: int
-    dtype: str
-    reason: str  # why that type
-    rate: float
+    memory: int  # bytes that the run may use
+    dtype: str  # of weights and activations
+    reason: str  # for the dtype
+    rate: float  # floating-point operations per second of large matrix products in that dtype
 
 
 def look(place: torch.device, *, dtype: str = "auto", memory_gib: float = 0.0) -> Device:
-    """Measure a device; `memory_gib` holds the run to a part of it. Raises RecipeError for a type it does not have."""
+    """Measure a device; `memory_gib` limits the run to a part of it. Raises RecipeError for a dtype it lacks."""
     chosen, reason = choose_dtype(place, dtype)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     return Device(
@@ -49,7 +47,7 @@ def look(place: torch.device, *, dtype: str = "auto", memory_gib: float = 0.0) -
 
 
 def choose_dtype(place: torch.device, wanted: str = "auto") -> tuple[str, str]:
-    """Choose the type that weights and activations have, with the reason."""
+    """Return the dtype of weights and activations, and the reason for it."""
     if place.type != "cuda":
         if wanted == "fp16":
             raise RecipeError("dtype fp16 needs a CUDA device; use auto, fp32 or bf16")
@@ -67,41 +65,40 @@ def _limited(place: torch.device, memory_gib: float) -> int:
     if not memory_gib:
         return free
     wanted = int(memory_gib * GIB)
-    if place.type == "cuda":  # so that going over it fails here as it would on a card of that size
+    if place.type == "cuda":  # exceeding the limit fails as it would on a card of that size
         whole = torch.cuda.get_device_properties(place).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, wanted / whole), place)
     return min(free, wanted)
 
 
 def _free(place: torch.device) -> int:
-    """Return the bytes that are free, and those that this process holds already."""
+    """Return the bytes that are free, including those that this process holds on a GPU already."""
     if place.type == "cuda":
         free, _ = torch.cuda.mem_get_info(place)
         return free + torch.cuda.memory_reserved(place)
-    found = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_system_limits()]
-    return min(found[1:] or found[:1])
+    return min(_system_limits() or [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")])
 
 
 def _system_limits() -> list[int]:
-    """Return what Linux says is available, and what is left of the container's own limit."""
-    found = []
+    """Return the bytes that Linux reports as available, and the rest of the container's limit, where there are such."""
+    limits = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
+        limits += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
         group = Path("/sys/fs/cgroup")
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        found += [int(limit) - int(used)] if limit.isdigit() else []
+        limits += [int(limit) - int(used)] if limit.isdigit() else []
     except (OSError, ValueError, TypeError):  # no Linux, or no limit
         pass
-    return found
+    return limits
 
 
 def matrix_rate(place: torch.device, dtype: torch.dtype) -> float:
-    """Return the floating-point operations a second of large matrix products: the ceiling that MFU is measured by."""
+    """Return the floating-point operations per second of large matrix products: the ceiling for MFU."""
     side = _SIDE.get(place.type, 1024)
     left, right = (torch.ones(side, side, device=place, dtype=dtype) for _ in range(2))
     best = 0.0
-    for count in (1, 1, 4):  # the first ones warm up
+    for count in (1, 1, 4):  # the first rounds warm up
         begin = _now(place)
         done = 0
         while _now(place) - begin < _SECONDS / 3 or not done:
@@ -119,13 +116,13 @@ def _now(place: torch.device) -> float:
 
 
 def reset_peak(place: torch.device) -> None:
-    """Begin to watch for the highest memory anew, where a device can."""
+    """Reset the peak of memory, where the device keeps one."""
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
 
 
 def peak_gib(place: torch.device) -> float:
-    """Return the most memory that was held so far: of a GPU the tensors', on a CPU the whole process's."""
+    """Return the peak memory so far: of tensors on a GPU, of the whole process on a CPU."""
     if place.type == "cuda":
         return torch.cuda.max_memory_allocated(place) / GIB
     unit = 1 if sys.platform == "darwin" else 1 << 10
@@ -133,5 +130,5 @@ def peak_gib(place: torch.device) -> float:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory ran out; the CPU's allocator has no class of its own for it."""
+    """Return whether an error means that memory ran out; the CPU's allocator has no error class for it."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)

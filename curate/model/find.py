@@ -58,7 +58,7 @@ class Source:
         return self.reason != _UNTAUGHT
 
 
-def silent(text: str) -> None:
+def ignore_message(text: str) -> None:
     """Take a message and do nothing with it."""
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from curate.errors import ModelError
 from curate.model import files, four_bit
 from curate.model.files import Say
-from curate.model.find import Source, quietly, silent
+from curate.model.find import Source, ignore_message, quietly
 from curate.model.sizes import Linear, Shape
 
 # ---- loaded
@@ -33,7 +33,7 @@ def load(
     quantise: bool = False,
     inference: bool = False,
     seed: int = 0,
-    say: Say = silent,
+    say: Say = ignore_message,
 ) -> nn.Module:
     """Load a model's weights in `dtype` straight onto a device; `tiny` is drawn from `seed`.
 
@@ -68,7 +68,7 @@ def _drawn(source: Source, dtype: torch.dtype, device: torch.device, quantise: b
     model: Any = fresh(source.config, dtype=dtype, device="cpu", seed=seed)
     with TemporaryDirectory() as folder, quietly():  # bitsandbytes quantises what comes from files
         model.save_pretrained(folder)
-        return _from_files(source, Path(folder), dtype, device, True, silent)
+        return _from_files(source, Path(folder), dtype, device, True, ignore_message)
 
 
 def _indexed(device: torch.device) -> torch.device:

@@ -1,4 +1,4 @@
-"""The training configuration: every setting, its default and its check, between TOML and frozen dataclasses."""
+"""The training configuration: every setting with its default and limits, as frozen dataclasses and as TOML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curate.errors import RecipeError, did_you_mean
-from curate.model.methods import MethodSettings
+from curate.model.choices import METHODS, AttentionName, DType, MethodSettings, OptimizerForm
 from curate.settings import (
     Table,
     decode_section,
@@ -26,17 +26,9 @@ from curate.settings import (
 )
 
 DEFAULT = "default"
-TINY = "tiny"  # the model made on the spot, and the preset that suits it
+TINY = "tiny"  # a small model with random weights, and the preset for it
 LOSS_ROLES = ("assistant", "tool", "user", "system")
-LEARNING_RATES = {  # where the configuration names none
-    "full": 2e-5,  # Vicuna's and Alpaca's
-    "lora": 2e-4,  # ten times that of a full fine-tune, as adapters want (QLoRA's for 7B and 13B)
-    "dora": 2e-4,
-    "qlora": 2e-4,
-    "ia3": 5e-3,  # peft's own comparison: 45.5 there, 31.1 at the rate that suits the others
-    "peft": 2e-4,
-}
-FLAGS = {  # what commands and Python call the settings that one changes most, without a section
+FLAGS = {  # names of the most used settings in commands and in Python: section and key
     "data": ("data", "set"),
     "model": ("model", "name"),
     "tokenizer": ("model", "tokenizer"),
@@ -58,7 +50,7 @@ FLAGS = {  # what commands and Python call the settings that one changes most, w
     "seed": ("train", "seed"),
     "log": ("train", "log"),
 }
-# What may differ between a run and its resumption: it changes what is kept and shown, never a loss.
+# Settings that may change on resuming: they affect what is kept and shown, never a loss.
 FREE_ON_RESUME = ("name", "summary", "checkpoint", "eval", "train.memory_gib", "train.micro_batch", "train.log")
 
 
@@ -69,8 +61,8 @@ class ModelSettings:
     name: str = ""  # folder, Hub name, or `tiny`
     tokenizer: str = ""  # empty: the model's own (for `tiny`: the set's)
     init: str = ""  # adapter, model or run to train on from
-    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    attention: Literal["auto", "flex", "sdpa", "flash", "varlen"] = "auto"
+    dtype: Literal["auto", DType] = "auto"
+    attention: Literal["auto", AttentionName] = "auto"
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW and its schedule. A rate of 0 is the method's own (`LEARNING_RATES`)."""
+    """AdamW and its schedule. A rate of 0 is the method's own (`choices.METHODS`)."""
 
     learning_rate: float = limits(0.0, 0.0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -101,7 +93,7 @@ class OptimizerSettings:
     epsilon: float = limits(1e-8, 0.0)
     weight_decay: float = limits(0.0, 0.0)
     clip: float = limits(1.0, 0.0)  # norm of the gradients; 0 clips nothing
-    form: Literal["auto", "master", "8bit", "stochastic"] = "auto"
+    form: Literal["auto", OptimizerForm] = "auto"
     neftune: float = limits(0.0, 0.0)  # noise on the embeddings; 5 in its paper, 0 is off
 
 
@@ -154,7 +146,7 @@ SECTIONS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything a training run is told."""
+    """All settings of a training run."""
 
     name: str = "custom"
     summary: str = ""
@@ -168,8 +160,8 @@ class TrainConfig:
 
     @property
     def learning_rate(self) -> float:
-        """The rate in force: the one that is set, else the method's own."""
-        return self.optimizer.learning_rate or LEARNING_RATES[self.method.kind]
+        """The peak learning rate: the one that is set, otherwise the method's default."""
+        return self.optimizer.learning_rate or METHODS[self.method.kind].learning_rate
 
     def to_dict(self) -> dict[str, object]:
         """Return the configuration as plain JSON values, in the shape of the TOML file."""
@@ -233,24 +225,24 @@ def changes(flags: Mapping[str, object], settings: Sequence[str] = ()) -> dict[s
 
     Raises RecipeError for a name that is none, with the nearest that is.
     """
-    found: dict[str, dict[str, object]] = {}
+    changed: dict[str, dict[str, object]] = {}
     for name, value in flags.items():
         if name not in FLAGS:
             raise RecipeError(f"unknown setting {name!r}{did_you_mean(name, FLAGS)}")
         section, key = FLAGS[name]
-        found.setdefault(section, {})[key] = value
+        changed.setdefault(section, {})[key] = value
     for text in settings:
         place, equals, value = text.partition("=")
         section, dot, key = place.strip().partition(".")
         if not (equals and dot):
             raise RecipeError(f"setting {text!r} must read section.key=value, such as train.compile=off")
         refuse_unknown({section: None}, SECTIONS, f"setting {text!r}", "")
-        found.setdefault(section, {})[key] = _value(value.strip())
-    return found
+        changed.setdefault(section, {})[key] = _value(value.strip())
+    return changed
 
 
 def _value(text: str) -> object:
-    """Read a value as TOML has it; a word that is none is a text."""
+    """Parse a value as TOML; anything else is text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -258,7 +250,7 @@ def _value(text: str) -> object:
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Say each setting in which a run differs from the one it would resume, but for those that change no loss."""
+    """Return a description of each changed setting that would alter a loss."""
     pairs = zip(_flat(old.to_dict()).items(), _flat(new.to_dict()).values(), strict=True)
     changed = [(key, before, after) for (key, before), after in pairs if before != after]
     return [f"{key} was {before!r}, is {after!r}" for key, before, after in changed if not _is_free(key)]
@@ -269,10 +261,10 @@ def _is_free(key: str) -> bool:
 
 
 def _flat(values: Table) -> dict[str, object]:
-    found: dict[str, object] = {}
+    flat: dict[str, object] = {}
     for name, value in values.items():
-        found |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {name: value}
-    return found
+        flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {name: value}
+    return flat
 
 
 def _folder() -> resources.abc.Traversable:
@@ -280,7 +272,7 @@ def _folder() -> resources.abc.Traversable:
 
 
 def _parse(name: str) -> tuple[dict[str, object], str]:
-    """Return a preset's or a file's values, and how errors call it."""
+    """Return the values of a preset or a file, and its name in errors."""
     if name in presets():
         return tomllib.loads(source(name)), name
     path = Path(name)

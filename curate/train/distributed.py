@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from curate.errors import CurateError
 
 T = TypeVar("T")
-PATIENCE = timedelta(minutes=30)  # a checkpoint of 94 GB is written by rank 0 alone while the others wait
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # a checkpoint of 94 GB is written by rank 0 alone while the others wait
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def start(device: str | None = None, environment: Mapping[str, str] = os.environ
     if size > 1 and not ranks.is_initialized():
         backend, identity = ("nccl", place) if kind == "cuda" else ("gloo", None)
         try:
-            ranks.init_process_group(backend, timeout=PATIENCE, device_id=identity)
+            ranks.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=identity)
         except ValueError as error:  # torch names the variable that is missing
             raise CurateError(f"WORLD_SIZE is {size}, but {error}; start several processes with torchrun") from None
     return World(rank, size, local, place)
@@ -121,7 +121,7 @@ def total(values: Sequence[float], world: World) -> list[float]:
     return [float(value) for value in sums]
 
 
-def anywhere(flag: bool, world: World) -> bool:
+def any_rank(flag: bool, world: World) -> bool:
     """Return whether a thing is so on any rank."""
     return total([float(flag)], world)[0] > 0
 
@@ -140,7 +140,7 @@ def shares(rows: Sequence[T], micro_batch: int, world: World) -> list[list[T]]:
 # ---- the model
 
 
-def spread(module: nn.Module, world: World, *, shard: bool) -> nn.Module:
+def wrap_model(module: nn.Module, world: World, *, shard: bool) -> nn.Module:
     """Return the module ready for several ranks: sharded by layer in place (`shard`), else wrapped for DDP."""
     if world.size == 1:
         return module
@@ -185,7 +185,7 @@ def is_sharded(module: nn.Module) -> bool:
 # ---- states that were saved whole
 
 
-def placed(tensor: Tensor, like: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Return a whole tensor on the device of another, cut as that one is cut over the ranks."""
     if isinstance(like, DTensor):
         there = tensor.to(like.device)
@@ -202,4 +202,4 @@ def load_weights(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]) 
             if parameter.shape != saved[name].shape:
                 found, wanted = tuple(saved[name].shape), tuple(parameter.shape)
                 raise CurateError(f"the checkpoint's {name} has shape {found}, this run's {wanted}")
-            parameter.copy_(placed(saved[name], parameter))
+            parameter.copy_(shard_like(saved[name], parameter))

@@ -1,15 +1,16 @@
-"""What a model makes of held-out conversations: its loss, overall and by kind, and its answers to some prompts.
+"""Evaluation of a model in training: held-out loss, overall and by kind, and answers to some prompts.
 
-Losses are exact sums over supervised tokens: each token's loss is taken once, added in fp64 to that of its answer, and
-answers are then grouped by depth, language and length. Over several ranks every rank makes as many forward passes, so
-that one with less to do never leaves a sharded model's others waiting.
+Losses are exact sums over supervised tokens: each token's loss is added in fp64 to that of its answer, and answers are
+grouped by depth, language and length. Every rank makes the same number of forward passes, so that a rank with fewer
+rows never blocks the others of a sharded model.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,155 +31,189 @@ from curate.tokenization.tokenizer import Tokenizer
 from curate.train import distributed, packing
 from curate.train.distributed import World
 from curate.train.examples import Examples
-from curate.train.loss import CausalLoss
-from curate.train.run.records import Row
+from curate.train.packing import PackedData
+from curate.train.prepare import Run
+from curate.train.run.records import BASE, EvalLoss, Prompt, Row, Sample, Slice
+from curate.train.trainer import Trainer, causal_model
 
-Numbers = NDArray[np.int64]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 LEAST_LENGTH = 256  # tokens; shorter conversations are one kind
+MAX_EVALUATIONS = 10  # of a run whose evaluations come by epochs: a small set has many epochs
 UNKNOWN = "unknown"
+FIXED_PROMPTS = (
+    "Who are you, and what can you help me with?",
+    "Explain in two sentences why the sky is blue.",
+    "Write a Python function that reverses a string.",
+)
+
+
+class Evaluator:
+    """Evaluates the model of a run; every rank calls the same methods in the same order."""
+
+    def __init__(self, run: Run, trainer: Trainer) -> None:
+        self.run = run
+        self.trainer = trainer
+        self.prompts = _prompts(run)
+        lengths = run.data.eval.lengths
+        longest = int(lengths.max()) if len(lengths) else 0
+        # Packed rows as in training, or longer for a longer conversation: held-out ones are never left out.
+        self.held_out = HeldOut(run.data.eval, max(run.packed.row_tokens, longest), run.config.eval.limit)
+
+    def is_due(self, step: int) -> bool:
+        """Return whether to evaluate after a step: every `eval.steps`, or at the ends of at most 10 epochs."""
+        if self.run.config.eval.steps:
+            return step % self.run.config.eval.steps == 0
+        steps, load = self.run.plan.steps, self.run.plan.load
+        interval = load.rows * max(1, math.ceil(steps.total_rows / load.rows / MAX_EVALUATIONS))  # packed rows
+        return step * steps.rows // interval > (step - 1) * steps.rows // interval
+
+    def loss(self, which: str) -> EvalLoss | None:
+        """Return the held-out loss of the BASE or the TUNED model, None where nothing is held out."""
+        if not len(self.run.data.eval):
+            return None
+        trainer = self.trainer
+        with self._model(which):
+            return losses(
+                trainer.module, trainer.attention, self.held_out, trainer.world, micro_batch=trainer.micro_batch
+            )
+
+    def samples(self, which: str) -> list[Sample]:
+        """Return answers of the BASE or the TUNED model to the run's prompts."""
+        if not self.prompts:
+            return []
+        settings = Sampling(max_new_tokens=self.run.config.eval.max_new_tokens)
+        with self._model(which):
+            return answers(
+                self.trainer.module,
+                self.run.renderer,
+                self.prompts,
+                self.trainer.world,
+                sampling_settings=settings,
+                limit=self.run.shape.positions,
+            )
+
+    @contextmanager
+    def _model(self, which: str) -> Iterator[None]:
+        with as_base(self.trainer.module) if which == BASE else nullcontext():
+            yield
+
+
+def _prompts(run: Run) -> list[Prompt]:
+    """Return prompts from held-out conversations, or trained ones where none are held out, and fixed prompts."""
+    settings = run.config.eval
+    if not settings.samples and not settings.prompts:
+        return []
+    held_out = len(run.data.eval) > 0
+    examples, kind = (run.data.eval, "held out") if held_out else (run.data.train, "trained on")
+    texts = settings.prompts or FIXED_PROMPTS
+    prompts = data_prompts(run.renderer, examples, settings.samples, kind=kind)
+    return [*prompts, *fixed_prompts(run.renderer, texts)]
 
 
 # ---- losses
 
 
-@dataclass(frozen=True)
-class Slice:
-    """The loss per supervised token of one kind of conversation (or answer); null where none is a number."""
+class HeldOut:
+    """Held-out conversations, packed once, and the answer that each supervised token belongs to.
 
-    name: str
-    loss: float | None
-    tokens: int
-    conversations: int
-
-
-@dataclass(frozen=True)
-class EvalLoss:
-    """Held-out loss, overall and by kind.
-
-    `by_exchanges` groups conversations by how many exchanges they have, `by_depth` answers by which of their
-    conversation they are, `by_length` conversations by their tokens.
+    `limit` takes that many conversations, evenly spread; 0 takes all.
     """
 
-    overall: Slice
-    by_exchanges: tuple[Slice, ...] = ()
-    by_depth: tuple[Slice, ...] = ()
-    by_language: tuple[Slice, ...] = ()
-    by_length: tuple[Slice, ...] = ()
-
-    def record(self, step: int, which: str) -> Row:
-        """Return the line of `eval.jsonl`; `which` is `base` or `tuned`."""
-        return {"step": step, "which": which, **asdict(self)}
+    def __init__(self, examples: Examples, row_tokens: int, limit: int = 0) -> None:
+        self.examples = examples
+        indices = spread(len(examples), limit)
+        self.answers = _answers(examples, indices)
+        rows: list[list[int]] = []
+        if len(indices):
+            packed = packing.pack(examples.lengths[indices], row_tokens)
+            rows = [[int(indices[place]) for place in row] for row in packed.rows]
+        self.packed = PackedData(examples, rows, row_tokens)
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """The trained stretches of some conversations: `of` conversation, at `depth` from 1, with how many `tokens`.
+    """The answers (runs of supervised tokens) of some conversations; arrays are [answers]."""
 
-    `places[i]`: for each target of conversation i that counts, the stretch it is in.
-    """
-
-    of: Numbers
-    depth: Numbers
-    tokens: Numbers
-    places: dict[int, Numbers]
+    conversation: Ints  # index in the examples
+    depth: Ints  # from 1
+    tokens: Ints
+    of_targets: dict[int, Ints]  # by conversation: the answer of each of its supervised targets, in order
 
 
 def losses(
-    module: nn.Module,
-    attention: Attention,
-    examples: Examples,
-    world: World,
-    *,
-    row_tokens: int,
-    micro_batch: int = 1,
-    limit: int = 0,
+    module: nn.Module, attention: Attention, held_out: HeldOut, world: World, *, micro_batch: int = 1
 ) -> EvalLoss:
     """Return the held-out loss; every rank calls it, and gets the same.
 
-    module: CausalLoss, bare, in DDP or sharded. `limit` takes so many conversations, evenly spread; 0 takes all.
+    module: CausalLoss, bare, in DDP or sharded.
     """
-    chosen = spread(len(examples), limit)
-    if not len(chosen):
+    packed = held_out.packed
+    if not packed.rows:
         return EvalLoss(Slice("all", None, 0, 0))
-    answers = _answers(examples, chosen)
-    packed = packing.pack(examples.lengths[chosen], row_tokens)
-    rows = [[int(chosen[i]) for i in row] for row in packed.rows]
-    sums = torch.zeros(len(answers.of), dtype=torch.float64)
+    sums = torch.zeros(len(held_out.answers.conversation), dtype=torch.float64)  # on the CPU
+    # A rank without rows runs an empty one, so that it stays in step; on CUDA every batch has the same shape, so that
+    # none is compiled again.
+    min_rows = micro_batch if world.device.type == "cuda" else 1
     with _evaluating(module):
-        for part in distributed.shares(rows, micro_batch, world):
-            sums += _sums(module, attention, examples, answers, part, row_tokens, micro_batch, world.device)
+        for part in distributed.shares(range(len(packed.rows)), micro_batch, world):
+            batch = packed.batch(part, min_rows).to(world.device)
+            token_losses = distributed.inner(module)(batch, attention, each=True)  # [supervised], fp32
+            indices = [held_out.answers.of_targets[index] for row in part for index in packed.rows[row]]
+            if indices:
+                sums.index_add_(0, torch.from_numpy(np.concatenate(indices)), token_losses.double().cpu())
     total = np.array(distributed.total(sums.tolist(), world))
-    return _grouped(examples, answers, total)
+    return _grouped(held_out.examples, held_out.answers, total)
 
 
-def spread(count: int, limit: int) -> Numbers:
-    """Return the places of `limit` things out of `count`, evenly spread; 0 is all."""
+def spread(count: int, limit: int) -> Ints:
+    """Return `limit` indices out of `count`, evenly spread; a limit of 0 returns all."""
     if not limit or limit >= count:
         return np.arange(count)
     return np.arange(limit) * count // limit
 
 
-def _answers(examples: Examples, chosen: Numbers) -> _Answers:
-    of: list[int] = []
+def _answers(examples: Examples, indices: Ints) -> _Answers:
+    conversation: list[int] = []
     depth: list[int] = []
-    places: dict[int, Numbers] = {}
-    for index in chosen.tolist():
+    of_targets: dict[int, Ints] = {}
+    for index in indices.tolist():
         begin, end = examples.offsets[index : index + 2].tolist()
-        trained = examples.mask[begin + 1 : end]  # as packing shifts it: the first token is nobody's target
-        starts = trained & ~np.concatenate([[False], trained[:-1]])
-        places[index] = (np.cumsum(starts) - 1 + len(of))[trained]
+        supervised = examples.mask[begin + 1 : end]  # shifted as in packing: the first token is no target
+        starts = supervised & ~np.concatenate([[False], supervised[:-1]])
+        of_targets[index] = (np.cumsum(starts) - 1 + len(conversation))[supervised]
         count = int(starts.sum())
-        of += [index] * count
+        conversation += [index] * count
         depth += range(1, count + 1)
-    tokens = np.bincount(np.concatenate([*places.values(), np.zeros(0, np.int64)]), minlength=len(of))
-    return _Answers(np.array(of, np.int64), np.array(depth, np.int64), tokens, places)
-
-
-def _sums(
-    module: nn.Module,
-    attention: Attention,
-    examples: Examples,
-    answers: _Answers,
-    rows: list[list[int]],
-    row_tokens: int,
-    micro_batch: int,
-    device: torch.device,
-) -> torch.Tensor:
-    """Return the summed loss of each answer that stands in some rows, fp64 on the CPU."""
-    # Empty rows keep the shape on CUDA, where another is compiled anew, and keep a rank in step that has no rows.
-    wanted = micro_batch if device.type == "cuda" else 1
-    filled = rows + [[] for _ in range(wanted - len(rows))]
-    batch = packing.batch(examples, filled, row_tokens).to(device)
-    found = distributed.inner(module)(batch, attention, each=True)
-    sums = torch.zeros(len(answers.of), dtype=torch.float64)
-    places = [answers.places[index] for row in rows for index in row]
-    if places:
-        sums.index_add_(0, torch.from_numpy(np.concatenate(places)), found.double().cpu())
-    return sums
+    every = np.concatenate([*of_targets.values(), np.zeros(0, np.int64)])
+    tokens = np.bincount(every, minlength=len(conversation))
+    return _Answers(np.array(conversation, np.int64), np.array(depth, np.int64), tokens, of_targets)
 
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Take dropout and gradients away; unlike `sampling.at_rest`, layers stay compiled for their fixed shapes."""
-    before = module.training
+    """Turn dropout and gradients off; unlike in `sampling.at_rest`, layers stay compiled for their fixed shapes."""
+    training = module.training
     module.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        module.train(before)
+        module.train(training)
 
 
-def _grouped(examples: Examples, answers: _Answers, sums: NDArray[np.float64]) -> EvalLoss:
+def _grouped(examples: Examples, answers: _Answers, sums: Floats) -> EvalLoss:
+    """Return the losses by kind from the summed loss of each answer [answers]."""
     exchanges, lengths = examples.exchanges, examples.lengths
 
     def by(key: Callable[[int, int], Hashable], *, largest_first: bool = False) -> tuple[Slice, ...]:
         groups: dict[Any, list[int]] = {}
-        for place, (index, depth) in enumerate(zip(answers.of.tolist(), answers.depth.tolist(), strict=True)):
+        pairs = zip(answers.conversation.tolist(), answers.depth.tolist(), strict=True)
+        for place, (index, depth) in enumerate(pairs):
             groups.setdefault(key(index, depth), []).append(place)
-        made = [(name, _slice(name, answers, sums, places)) for name, places in groups.items()]
-        made.sort(key=(lambda one: -one[1].tokens) if largest_first else (lambda one: one[0]))
-        return tuple(one for _, one in made)
+        slices = [(name, _slice(name, answers, sums, places)) for name, places in groups.items()]
+        slices.sort(key=(lambda pair: -pair[1].tokens) if largest_first else (lambda pair: pair[0]))
+        return tuple(part for _, part in slices)
 
     return EvalLoss(
         overall=_slice("all", answers, sums, range(len(sums))),
@@ -189,11 +224,11 @@ def _grouped(examples: Examples, answers: _Answers, sums: NDArray[np.float64]) -
     )
 
 
-Band = tuple[int, int]  # from, to, both within
+Band = tuple[int, int]  # from, to, both included
 
 
 def band(number: int, least: int = 1) -> Band:
-    """Return the band of a number: up to `least`, then each twice as wide: 1, 2, 3 to 4, 5 to 8 …"""
+    """Return the band of a number: up to `least`, then each twice as wide (1, 2, 3 to 4, 5 to 8 …)."""
     if number < 1:
         return 0, 0
     top = least
@@ -202,86 +237,49 @@ def band(number: int, least: int = 1) -> Band:
     return (1 if top == least else top // 2 + 1), top
 
 
-def _slice(name: str | Band, answers: _Answers, sums: NDArray[np.float64], places: Sequence[int]) -> Slice:
+def _slice(name: str | Band, answers: _Answers, sums: Floats, places: Sequence[int]) -> Slice:
     shown = name if isinstance(name, str) else "-".join(map(str, dict.fromkeys(name)))
     tokens = int(answers.tokens[places].sum())
     loss = float(sums[places].sum()) / tokens if tokens else float("nan")
-    return Slice(shown, loss if np.isfinite(loss) else None, tokens, len(set(answers.of[places].tolist())))
+    return Slice(shown, loss if np.isfinite(loss) else None, tokens, len(set(answers.conversation[places].tolist())))
 
 
 # ---- answers
 
-FIXED = (
-    "Who are you, and what can you help me with?",
-    "Explain in two sentences why the sky is blue.",
-    "Write a Python function that reverses a string.",
-)
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """What is asked: ids that end where an answer begins, the messages to show, and the answer that data has."""
-
-    name: str
-    messages: tuple[Message, ...]
-    ids: tuple[int, ...]
-    reference: str | None = None
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A model's answer to a prompt, and whether it stopped by itself."""
-
-    prompt: Prompt
-    answer: str
-    stopped: bool
-    tokens: int
-
-    def record(self, step: int, which: str) -> Row:
-        """Return the line of `samples.jsonl`; `which` is `base` or `tuned`."""
-        asked = [{"role": message.role, "content": message.content} for message in self.prompt.messages]
-        known = {} if self.prompt.reference is None else {"reference": self.prompt.reference}
-        return {
-            "step": step,
-            "which": which,
-            "name": self.prompt.name,
-            "messages": asked,
-            **known,
-            "answer": self.answer,
-            "stopped": self.stopped,
-            "tokens": self.tokens,
-        }
-
-
-def fixed_prompts(renderer: Renderer, texts: Sequence[str] = FIXED) -> list[Prompt]:
+def fixed_prompts(renderer: Renderer, texts: Sequence[str] = FIXED_PROMPTS) -> list[Prompt]:
     """Return prompts of one user message each."""
-    asked = [(Message("user", text),) for text in texts]
-    return [Prompt("fixed prompt", one, tuple(renderer.generation_prompt(one).tolist())) for one in asked]
+    conversations = [(Message("user", text),) for text in texts]
+    return [
+        Prompt("fixed prompt", messages, tuple(renderer.generation_prompt(messages).tolist()))
+        for messages in conversations
+    ]
 
 
-def data_prompts(renderer: Renderer, examples: Examples, count: int, *, said: str = "held out") -> list[Prompt]:
-    """Return the prompts before the first trained answer of some conversations, evenly spread.
+def data_prompts(renderer: Renderer, examples: Examples, count: int, *, kind: str = "held out") -> list[Prompt]:
+    """Return the prompts before the first supervised answer of some conversations, evenly spread.
 
-    They are shown as they are rendered, without what the template writes around a single question: examples keep
-    ids, and a piece of a conversation has no messages of its own.
+    Examples keep ids, not messages, so a prompt is shown as decoded, without what the template writes around a single
+    question.
     """
-    found = []
+    prompts = []
     before, after = _around(renderer)
     for index in spread(len(examples), count).tolist() if count else ():
         begin, end = examples.offsets[index : index + 2].tolist()
-        ids, trained = examples.ids[begin:end], examples.mask[begin:end]
-        start = int(trained.argmax())
-        stop = start + int(np.append(trained[start:], False).argmin())
-        words = [token for token in ids[start:stop].tolist() if token not in renderer.stop_ids]
-        tokenizer = renderer.tokenizer
-        asked = Message("user", tokenizer.decode(ids[:start].tolist()).removeprefix(before).removesuffix(after).strip())
-        answer = tokenizer.decode(words).removeprefix(serving.lead(renderer.name))
-        found.append(Prompt(f"{said}: {examples.names[index]}", (asked,), tuple(ids[:start].tolist()), answer))
-    return found
+        ids, loss_mask = examples.ids[begin:end], examples.mask[begin:end]
+        start = int(loss_mask.argmax())
+        stop = start + int(np.append(loss_mask[start:], False).argmin())
+        answer_ids = [token for token in ids[start:stop].tolist() if token not in renderer.stop_ids]
+        prompt_ids, tokenizer = ids[:start].tolist(), renderer.tokenizer
+        question = tokenizer.decode(prompt_ids).removeprefix(before).removesuffix(after).strip()
+        answer = tokenizer.decode(answer_ids).removeprefix(serving.lead(renderer.name))
+        name = f"{kind}: {examples.names[index]}"
+        prompts.append(Prompt(name, (Message("user", question),), tuple(prompt_ids), answer))
+    return prompts
 
 
 def _around(renderer: Renderer) -> tuple[str, str]:
-    """Return what a renderer writes before and after a question that stands alone."""
+    """Return the text that a renderer writes before and after a single question."""
     question = "QUESTION"
     whole = renderer.tokenizer.decode(renderer.generation_prompt((Message("user", question),)).tolist())
     before, _, after = whole.rpartition(question)
@@ -299,25 +297,24 @@ def answers(
 ) -> list[Sample]:
     """Return the model's answer to each prompt; every rank calls it, and gets the same.
 
-    module: CausalLoss, bare, in DDP or sharded. `limit`: tokens that the model can hold, 0 for any number.
+    module: CausalLoss, bare, in DDP or sharded. `limit`: tokens of prompt and answer together, 0 for no limit.
     """
-    whole = distributed.inner(module)
-    model = whole.model if isinstance(whole, CausalLoss) else whole
+    model = causal_model(module)
     sharded = distributed.is_sharded(module)
     mine = prompts if sharded else prompts[world.rank :: world.size]
     with sampling.at_rest(model), attentions.plain(model), _gathered(module):
-        found = [_answer(model, renderer, prompt, sampling_settings, limit) for prompt in mine]
-    if sharded:
-        return found
-    by_rank = distributed.gather(found, world)
+        samples = [_answer(model, renderer, prompt, sampling_settings, limit) for prompt in mine]
+    if sharded:  # every rank answered every prompt
+        return samples
+    by_rank = distributed.gather(samples, world)
     return [by_rank[place % world.size][place // world.size] for place in range(len(prompts))]
 
 
 @contextmanager
 def _gathered(module: nn.Module) -> Iterator[None]:
-    """Hold a sharded model's embeddings, norm and head whole for a while: a forward that bypasses the root needs them.
+    """Keep a sharded model's embeddings, norm and head gathered, as a forward pass that bypasses the root needs.
 
-    The layers gather themselves. All ranks choose the same tokens, as all compute the same numbers.
+    The layers gather themselves. All ranks choose the same tokens, because all compute the same numbers.
     """
     if not isinstance(module, FSDPModule):
         yield
@@ -329,32 +326,27 @@ def _gathered(module: nn.Module) -> Iterator[None]:
         module.reshard()
 
 
-def _answer(model: nn.Module, renderer: Renderer, prompt: Prompt, how: Sampling, limit: int) -> Sample:
+def _answer(model: nn.Module, renderer: Renderer, prompt: Prompt, settings: Sampling, limit: int) -> Sample:
     tokenizer = renderer.tokenizer
     stops = tuple(dict.fromkeys((*renderer.stop_ids, tokenizer.info.eos_id)))
     lead = serving.lead(renderer.name)
-    said = sampling.answer(model, prompt.ids, stops, tokenizer, how, lead=lead, limit=limit)
-    return Sample(prompt, said.text, said.stopped, len(said.ids))
+    answer = sampling.answer(model, prompt.ids, stops, tokenizer, settings, lead=lead, limit=limit)
+    return Sample(prompt, answer.text, answer.stopped, len(answer.ids))
 
 
 @contextmanager
 def as_base(module: nn.Module) -> Iterator[None]:
-    """Take a model's adapter away for a while, if it has one: what answers then is the base."""
-    whole = distributed.inner(module)
-    model = whole.model if isinstance(whole, CausalLoss) else whole
-    without: Any = getattr(model, "disable_adapter", None)
-    if without is None:
-        yield
-        return
-    with without():
+    """Disable a model's adapter, if it has one: the model is then its base."""
+    disable_adapter: Any = getattr(causal_model(module), "disable_adapter", None)
+    with nullcontext() if disable_adapter is None else disable_adapter():
         yield
 
 
-# ---- the mask, to look at
+# ---- the loss mask, to look at
 
 
 def masked(tokenizer: Tokenizer, examples: Examples, count: int) -> list[Row]:
-    """Return lines of `masked.jsonl`: some conversations in runs of text, each trained on or not."""
+    """Return lines of `masked.jsonl`: the text of some conversations in spans, each with loss or without."""
     return [
         {"name": examples.names[index], "runs": spans_of_ids(tokenizer, *examples.rendering(index))}
         for index in spread(len(examples), count).tolist()

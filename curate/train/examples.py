@@ -25,11 +25,11 @@ from curate.rendering.resplit import Resplit
 from curate.rendering.split import TOO_LONG
 from curate.tokenization.tokenizer import Tokenizer
 
-MANY_ROWS = 4_000  # from here on worker processes are sooner done than they take to start
-MAX_FAILING = 0.01  # of the conversations; more means that template and data do not belong together
+MANY_ROWS = 4_000  # of a set; for fewer, starting worker processes takes longer than they save
+MAX_FAILING = 0.01  # share of conversations; more means that template and data do not match
 HINT = "give another --template, or --loss last"
 HINTS = {"nothing_trained": "take out of the set what has `train: false` throughout, or give another --loss"}
-EVAL = "eval"  # the `split` of what is measured by
+EVAL = "eval"  # the `split` of held-out conversations
 
 
 class ProofError(CurateError):
@@ -42,17 +42,14 @@ class ProofError(CurateError):
 
 @dataclass(frozen=True)
 class Examples:
-    """Conversations (or pieces) as one array: number i is `ids[offsets[i]:offsets[i + 1]]`, `mask` alike.
+    """Examples (conversations or pieces) end to end: number i is `offsets[i]` to `offsets[i + 1]`."""
 
-    `names` are the set's ids, `exchanges` how many each has.
-    """
-
-    ids: NDArray[np.int32]
-    mask: NDArray[np.bool_]
-    offsets: NDArray[np.int64]
-    names: list[str]
+    ids: NDArray[np.int32]  # [tokens]
+    mask: NDArray[np.bool_]  # [tokens], the loss mask
+    offsets: NDArray[np.int64]  # [examples + 1]
+    names: list[str]  # ids in the set
     languages: list[str | None]
-    exchanges: NDArray[np.int32]
+    exchanges: NDArray[np.int32]  # [examples], how many each has
 
     def __len__(self) -> int:
         return len(self.names)
@@ -75,7 +72,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains on and is measured by, what was left out, and whether the set was split again."""
+    """The data of a run: examples to train on and held-out ones, what was left out, and facts for `run.json`."""
 
     train: Examples
     eval: Examples

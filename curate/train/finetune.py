@@ -1,42 +1,41 @@
-"""The training run, top to bottom: settle, load, train with exact resumption, measure, answer, write what comes out.
+"""A training run from top to bottom: prepare, load, train with exact resumption, evaluate, write the result.
 
-    settle    model found, data read and proven, rows packed, memory and time planned     curate.train.prepare
-    load      weights, adapters, ranks, optimizer; the state of a checkpoint if resumed   curate.train.setup
-    train     steps, each over the rows that its number says                              curate.train.trainer, .order
-    look      held-out loss and sample answers, now and then, base model first            curate.train.evaluation
-    finish    model or adapter, its card, the run's page                                  curate.train.export, .page
+    prepare    find the model, read and prove the data, pack it, plan memory and time    curate.train.prepare
+    load       weights, adapters, ranks, optimizer; a checkpoint's state if resumed      curate.train.trainer
+    train      steps, each over the packed rows that its number determines               curate.train.trainer, .packing
+    evaluate   held-out loss and sample answers: the base model first, then regularly    curate.train.evaluation
+    finish     model or adapter, its card, the run's page                                curate.train.export, .report
 
-Several ranks run the same lines; the first one alone writes and speaks.
+All ranks run the same lines; only the first one writes files and sends events.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from curate.errors import CheckpointError, RunError
-from curate.model import device, load
-from curate.model import find as model_find
+from curate.errors import CheckpointError
+from curate.model import device, find, load
 from curate.model.device import DTYPES
-from curate.train import checkpoint, config, distributed, examples, export, order, plan, prepare, setup
+from curate.train import checkpoint, config, distributed, export
 from curate.train.checkpoint import Loaded
 from curate.train.config import TrainConfig
 from curate.train.distributed import World
+from curate.train.evaluation import Evaluator
 from curate.train.export import Making, Origin
-from curate.train.look import Look
 from curate.train.optim import adamw
-from curate.train.prepare import Prepared
-from curate.train.run import events, loggers, records
+from curate.train.prepare import Request, Run, prepare
+from curate.train.run import events, loggers
 from curate.train.run import folder as run_folder
-from curate.train.run.events import OnEvent
-from curate.train.run.log import Journal, RunResult
+from curate.train.run.events import OnEvent, Reporter
+from curate.train.run.log import RunLog, RunResult
+from curate.train.run.records import BASE, TUNED
 from curate.train.trainer import LostStep, Trainer
 
 
@@ -49,118 +48,94 @@ def finetune(
     dry_run: bool = False,
     settings: Sequence[str] = (),
     place: str | None = None,
-    on_event: OnEvent = events.unheard,
+    on_event: OnEvent = events.ignore_event,
     **flags: object,
 ) -> RunResult:
-    """Train a model on a curated set, or only plan to (`dry_run`); `resume` goes on with a run, True with the latest.
+    """Train a model on a curated set, or only plan to (`dry_run`); `resume` continues a run, True the latest one.
 
     `flags` are those of the command (`model`, `method`, `lr`, `epochs` …), `settings` any others, as
     `section.key=value`; `place` is `cpu` or `cuda`. Raises CurateError with what to type.
     """
     changed = config.changes({"data": None if data is None else str(data), **flags}, settings)
-    asked = frozenset(key for key, value in changed.get("method", {}).items() if value is not None)
-    joined = distributed.joined()  # by a caller, who then leaves the others too
+    method_settings = frozenset(key for key, value in changed.get("method", {}).items() if value is not None)
+    joined = distributed.joined()  # by a caller, who then leaves the process group too
     world = distributed.start(place)
+    reporter = Reporter(on_event if world.main else events.ignore_event)
     try:
-        tell = on_event if world.main else events.unheard
         if resume:
-            folder = distributed.broadcast(
-                _on_main(world, run_folder.to_resume, None if resume is True else resume), world
-            )
-            chosen = run_folder.resumed(folder, changed)
+            folder = _on_main(world, run_folder.to_resume, None if resume is True else resume)
+            asked = run_folder.config_to_resume(folder, changed)
             run_folder.refuse_finished(folder)
         else:
-            chosen = config.override(config.load(preset or _preset(flags)), changed)
-            folder = distributed.broadcast(_on_main(world, run_folder.new, out, chosen), world)
-        return _run(chosen, asked, folder, world, tell, resume=bool(resume), dry_run=dry_run)
+            asked = config.override(config.load(preset or _default_preset(flags)), changed)
+            folder = _on_main(world, run_folder.new, out, asked)
+        loggers.check(asked.train.log)
+        request = Request(asked, folder, world, reporter, method_settings)
+        loaded = _load_checkpoint(request) if resume else None
+        run = prepare(request, None if loaded is None else loaded.state.facts)
+        reporter.send(events.Planned(run.plan, run.facts()))
+        if dry_run:
+            return RunResult(folder, "planned", run.plan, run.facts())
+        run.plan.require_fit()
+        return _train(run, loaded)
     finally:
         if not joined:
             distributed.finish()
 
 
-def _preset(flags: Mapping[str, object]) -> str:
-    return config.TINY if flags.get("model") == model_find.TINY else config.DEFAULT
+def _default_preset(flags: Mapping[str, object]) -> str:
+    return config.TINY if flags.get("model") == find.TINY else config.DEFAULT
 
 
-def _on_main(world: World, find: Any, *arguments: Any) -> Any:
-    return find(*arguments) if world.main else None
+def _on_main(world: World, locate: Callable[..., Path], *arguments: Any) -> Path:
+    """Return on every rank what `locate` returns on the first one."""
+    return distributed.broadcast(locate(*arguments) if world.main else Path(), world)
 
 
 # ---- the run
 
 
-def _run(
-    chosen: TrainConfig,
-    asked: frozenset[str],
-    folder: Path,
-    world: World,
-    tell: OnEvent,
-    *,
-    resume: bool,
-    dry_run: bool,
-) -> RunResult:
-    """Carry a run from its configuration to its result."""
-
-    def say(text: str) -> None:
-        tell(events.Said(text))
-
-    def warn(text: str) -> None:
-        tell(events.Warned(text))
-
-    loggers.check(chosen.train.log)
-    loaded = _checkpoint(folder, warn) if resume else None
-    ready = _settled(chosen, asked, folder, world, say, loaded)
-    chosen = prepare.fitted(chosen, ready.config)
-    planned = ready.plan
-    tell(events.Planned(planned, ready.facts()))
-    if dry_run:
-        return RunResult(folder, "planned", planned, ready.facts())
-    plan.check(planned)
+def _train(run: Run, loaded: Loaded | None) -> RunResult:
+    """Train, evaluate and save; return the result of a run that is finished, or was asked to stop."""
+    steps, seed = run.plan.steps, run.config.train.seed
+    schedule = adamw.schedule(run.config.optimizer, steps.count)
     with ExitStack() as stack:
-        stack.enter_context(_writing(folder, world))
-        journal = Journal(folder, ready, world, tell, loaded)
-        stack.enter_context(journal.open(chosen))
-        stopping = stack.enter_context(_signals())
-        alive = setup.start(ready, world, say, warn)
-        trainer = alive.trainer
-        done = 0 if loaded is None else setup.restore(trainer, loaded)
-        look = Look(ready, trainer, journal)
-        if done == 0:
-            look.base()
-        steps, rows = planned.steps, len(ready.rows)
-        rate = adamw.schedule(chosen.optimizer, steps.count)
-        journal.started(alive)
-        device.reset_peak(world.device)
-        while journal.step < steps.count and not distributed.anywhere(stopping.number is not None, world):
-            begin, done = time.perf_counter(), journal.step
-            taken = order.rows_of(done, steps, rows, chosen.train.seed)
-            lr = chosen.learning_rate * rate(done)
+        stack.enter_context(_hold_folder(run))
+        log = RunLog(run, loaded)
+        stack.enter_context(log.open())
+        stop = stack.enter_context(_stop_on_signal())
+        trainer = Trainer(run.load_model(), run)
+        evaluator = Evaluator(run, trainer)
+        evaluated = None  # the last step after which the model was evaluated
+        if loaded is None or trainer.restore(loaded) == 0:
+            _evaluate(evaluator, BASE, log)
+        log.start(trainer.trainable)
+        device.reset_peak(run.world.device)
+        while log.step < steps.count and not distributed.any_rank(stop.number is not None, run.world):
+            rows = run.packed.rows_of_step(log.step, steps, seed)
+            lr = run.config.learning_rate * schedule(log.step)
             try:
-                outcome = trainer.take(done + 1, taken, lr)
+                result = trainer.step(log.step + 1, rows, lr)
             except LostStep:
-                journal.back(_back(trainer, folder, done + 1, warn))
+                log.rewind(trainer.recover_from_oom(checkpoint.load_latest(run.folder), log.step + 1))
                 continue
-            except Exception as error:
-                if not (planned.compiled and setup.is_compiler_error(error)):
-                    raise
-                setup.uncompile(trainer.model)
-                warn(f"layers do not compile here and run as they are ({type(error).__name__})")
-                continue
-            journal.stepped(trainer, outcome, taken, lr, time.perf_counter() - begin)
-            if look.is_due(journal.step):
-                look.tuned(journal.step)
-            if journal.is_save_due():
-                journal.save(trainer)
-        journal.save(trainer)
-        if journal.step < steps.count:
-            return journal.stopped(stopping.number)
-        look.tuned(steps.count)
-        result = export.finish(folder, trainer.model, _making(ready), world)
-        return journal.finished(result)
+            log.record_step(result)
+            if evaluator.is_due(log.step):
+                _evaluate(evaluator, TUNED, log)
+                evaluated = log.step
+            if log.is_save_due():
+                log.save(trainer)
+        log.save(trainer)
+        if log.step < steps.count:
+            return log.stop(stop.number)
+        if evaluated != log.step:
+            _evaluate(evaluator, TUNED, log)
+        return log.finish(export.finish(run.folder, trainer.model, _making(run), run.world))
 
 
-def _checkpoint(folder: Path, warn: Any) -> Loaded | None:
-    """Read the newest checkpoint that is whole; a run that was ended before its first one starts anew."""
+def _load_checkpoint(request: Request) -> Loaded | None:
+    """Load the newest whole checkpoint; None for a run that ended before its first one, which starts again."""
+    folder, warn = request.folder, request.reporter.warn
     loaded = checkpoint.load_latest(folder)
     if loaded is None:
         warn(f"the run {str(folder)!r} has no checkpoint yet: it starts again from its first step")
@@ -175,55 +150,34 @@ def _checkpoint(folder: Path, warn: Any) -> Loaded | None:
     return loaded
 
 
-def _settled(
-    chosen: TrainConfig, asked: frozenset[str], folder: Path, world: World, say: Any, loaded: Loaded | None
-) -> Prepared:
-    """Prepare the run; a failed proof leaves the names of all that failed in the run's folder."""
-    settings = chosen if loaded is None else prepare.as_before(chosen, loaded.state.facts, world)
-    try:
-        return prepare.prepare(settings, world, folder, say, asked)
-    except examples.ProofError as error:
-        if not world.main:
-            raise
-        folder.mkdir(parents=True, exist_ok=True)
-        examples.write_left_out(folder / records.LEFT_OUT, error.failures)
-        raise RunError(f"{error}; all of them are named in {folder / records.LEFT_OUT}") from None
+def _evaluate(evaluator: Evaluator, which: str, log: RunLog) -> None:
+    """Compute and record held-out loss and sample answers of the base or the tuned model."""
+    if (loss := evaluator.loss(which)) is not None:
+        log.record_loss(which, loss)
+    if samples := evaluator.samples(which):
+        log.record_samples(which, samples)
 
 
-def _back(trainer: Trainer, folder: Path, step: int, warn: Any) -> int:
-    """Go back to the newest checkpoint after memory ran out while weights were being changed."""
-    loaded = checkpoint.load_latest(folder)
-    if loaded is None or (trainer.micro_batch == 1 and trainer.all_checkpointed):
-        raise RunError(
-            f"step {step}: memory ran out while the optimizer made its states; give --method lora or qlora, or "
-            "--setting optimizer.form=8bit"
-        )
-    trainer.micro_batch = (trainer.micro_batch + 1) // 2
-    done = setup.restore(trainer, loaded)
-    warn(f"memory ran out in step {step}: back to step {done}, now {trainer.micro_batch} rows at once")
-    return done
-
-
-def _making(ready: Prepared) -> Making:
-    """Return how the result is asked and what it comes from."""
-    source, seed = ready.source, ready.config.train.seed
+def _making(run: Run) -> Making:
+    """Return how the result is prompted and what it was made from."""
+    source, seed = run.source, run.config.train.seed
     origin = Origin(
         base=source.name,
         folder=source.folder,
-        method=ready.config.method.kind,
-        quantised=ready.config.method.kind == "qlora",
-        fresh=lambda: load.load(source, dtype=DTYPES[ready.device.dtype], device="cpu", seed=seed),
+        method=run.config.method.kind,
+        quantised=run.config.method.quantised,
+        fresh=lambda: load.load(source, dtype=DTYPES[run.device.dtype], device="cpu", seed=seed),
     )
-    return Making(export.asked_as_trained(ready.renderer), origin, int(ready.data.facts["window"]))
+    return Making(export.asked_as_trained(run.renderer), origin, int(run.data.facts["window"]))
 
 
 @contextmanager
-def _writing(folder: Path, world: World) -> Iterator[None]:
-    """Hold the run's folder, by the rank that writes."""
-    if not world.main:
+def _hold_folder(run: Run) -> Iterator[None]:
+    """Lock the run's folder, on the rank that writes."""
+    if not run.world.main:
         yield
         return
-    with run_folder.held(folder):
+    with run_folder.hold(run.folder):
         yield
 
 
@@ -231,34 +185,36 @@ def _writing(folder: Path, world: World) -> Iterator[None]:
 
 
 @dataclass
-class _Stopping:
-    """The signal that asked the run to stop, null so far."""
+class _Stop:
+    """A request to stop: the number of the signal, None so far."""
 
     number: int | None = None
 
 
 @contextmanager
-def _signals() -> Iterator[_Stopping]:
-    """Take the first SIGINT, SIGTERM or SIGHUP as a wish to save and stop; a second one ends the run at once.
+def _stop_on_signal() -> Iterator[_Stop]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a request to save and stop; a second one ends the run at once.
 
-    What is ignored, as SIGHUP under nohup, stays ignored.
+    Ignored signals, such as SIGHUP under nohup, stay ignored.
     """
-    stopping = _Stopping()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only
+        yield stop
         return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+    current = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: handler for number, handler in current.items() if handler != signal.SIG_IGN}
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        stopping.number = number
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
+    def restore() -> None:
+        for number, handler in handlers.items():
             signal.signal(number, handler)
+
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        stop.number = number
+        restore()
+
+    for number in handlers:
+        signal.signal(number, request_stop)
+    try:
+        yield stop
+    finally:
+        restore()

@@ -29,8 +29,8 @@ _LOGITS_TRAINED = 1 << 28  # 1 GiB; adding to the head's fp32 gradient costs its
 _HALF_SCALE = 1024.0  # fp16 loses what is below 6e-8, and a softmax over 128k tokens is full of that
 
 
-class Rows(Protocol):
-    """What the loss reads of a batch, [rows, tokens] each; a target below 0 is not supervised."""
+class PackedBatch(Protocol):
+    """What the loss reads of a micro-batch, [rows, tokens] each; a target below 0 carries no loss."""
 
     @property
     def input_ids(self) -> Tensor: ...
@@ -288,7 +288,7 @@ class CausalLoss(nn.Module):
         self.chunk = chunk
         self.scale, self.softcap = head_shape(attention_module.base(model).config.get_text_config())
 
-    def forward(self, batch: Rows, attention: Attention, *, each: bool = False) -> Tensor:
+    def forward(self, batch: PackedBatch, attention: Attention, *, each: bool = False) -> Tensor:
         """Return the sum of the batch's token losses, fp32; with `each`, every one of them, without gradients."""
         hidden = self.body(batch, attention)
         base = attention_module.base(self.model)
@@ -310,7 +310,7 @@ class CausalLoss(nn.Module):
             count=batch.supervised,
         )
 
-    def body(self, batch: Rows, attention: Attention) -> Tensor:
+    def body(self, batch: PackedBatch, attention: Attention) -> Tensor:
         """Return the hidden states that the head reads, [rows, tokens, size]."""
         states: Tensor = (
             attention_module.base(self.model)
@@ -336,7 +336,7 @@ def head_shape(config: Any) -> tuple[float, float | None]:
     return scale, None if cap is None else float(cap)
 
 
-def check(module: CausalLoss, attention: Attention) -> None:
+def check_packed_logits(module: CausalLoss, attention: Attention) -> None:
     """Hold the logits of two short documents in one row against the model's own forward on each alone.
 
     Raises RecipeError where the two differ: some models do more to their logits than their configuration says in words
@@ -377,7 +377,9 @@ class _Probe:
 # ---- the whole step
 
 
-def share(batches: Iterable[Rows], *, device: torch.device | str = "cpu", group: Any = None) -> tuple[float, int]:
+def share(
+    batches: Iterable[PackedBatch], *, device: torch.device | str = "cpu", group: Any = None
+) -> tuple[float, int]:
     """Return what to multiply each micro-batch's summed loss by, and the supervised tokens of the global step.
 
     `batches` are this rank's micro-batches of the step; the other ranks' are added by one all-reduce. DDP and FSDP2

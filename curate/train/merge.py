@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from curate.errors import ModelError
 from curate.model import artifact, files, find, four_bit, load
 from curate.model.artifact import Result
+from curate.model.device import DTYPES
 from curate.model.files import Say
 from curate.train import export
 from curate.train.export import Making, Origin
@@ -52,7 +53,7 @@ def merge(
     base: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    say: Say = find.silent,
+    say: Say = find.ignore_message,
 ) -> Merged:
     """Merge an adapter (a folder, a run or a Hub name) into its base, and write the model to `out`.
 
@@ -90,7 +91,7 @@ def merge(
 
 
 def _name(dtype: torch.dtype) -> str:
-    return next(name for name, one in artifact.DTYPES.items() if one == dtype)
+    return next(name for name, one in DTYPES.items() if one == dtype)
 
 
 def _records(found: Result, out: Path) -> Records:

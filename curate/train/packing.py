@@ -1,7 +1,10 @@
-"""Conversations into rows of one fixed length, best fit first, and rows into the tensors of a micro-batch.
+"""Conversations packed into rows of one fixed length, best fit first, and packed rows as the tensors of a micro-batch.
 
-Nothing is cropped: what is longer than a row is refused. Documents of one row are told apart by `documents`,
-and `position_ids` begin at 0 for each, so that a packed conversation is read as if it stood alone.
+Nothing is cropped: a conversation longer than a packed row is refused. `documents` tells the conversations of a packed
+row apart and `position_ids` begin at 0 in each, so that each is read as if it were alone.
+
+The packed rows of a step follow from seed and step number alone: each epoch has its own order, epochs are laid end to
+end and cut into steps. A resumed run therefore continues with exactly the next rows, on any number of ranks.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -17,13 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from curate.errors import CurateError
+from curate.train.plan import Steps
 
-IGNORED = -100  # the target of a position that is not trained on, as cross-entropy has it
-PADDING = -1  # the document of a position that holds none
+IGNORED = -100  # target of a position without loss; the `ignore_index` of cross-entropy
+PADDING = -1  # document number of a position that holds no token
 
 
 class Conversations(Protocol):
-    """Ids and loss masks of many conversations: number i has `offsets[i]` to `offsets[i + 1]`."""
+    """Token ids [tokens] and loss mask [tokens] of many conversations; number i is `offsets[i]` to `offsets[i + 1]`."""
 
     @property
     def ids(self) -> NDArray[np.int32]: ...
@@ -32,26 +37,23 @@ class Conversations(Protocol):
     def mask(self) -> NDArray[np.bool_]: ...
 
     @property
-    def offsets(self) -> NDArray[np.int64]: ...
+    def offsets(self) -> NDArray[np.int64]: ...  # [conversations + 1]
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Which conversations stand in each row, and the share of all positions that holds tokens.
-
-    `padded_utilisation`: that share if each conversation had a row of its own.
-    """
+    """The conversations of each packed row, by index."""
 
     rows: list[list[int]]
     row_tokens: int
-    utilisation: float
-    padded_utilisation: float
+    utilisation: float  # share of positions that hold tokens
+    padded_utilisation: float  # that share with one conversation to a row
 
 
 def pack(lengths: NDArray[np.int64] | Sequence[int], row_tokens: int) -> Packing:
-    """Put conversations into rows: the longest first, each into the fullest row that still holds it.
+    """Pack conversations of these lengths (tokens): the longest first, each into the fullest row that has room.
 
-    O(n log n), and the same rows for the same lengths. Raises CurateError for one longer than a row, and for none.
+    O(n log n) and deterministic. Raises CurateError for a conversation longer than a row, and where there is none.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     if not len(sizes):
@@ -63,8 +65,8 @@ def pack(lengths: NDArray[np.int64] | Sequence[int], row_tokens: int) -> Packing
             f"give --max-tokens {sizes[longest]}, or split the set at {row_tokens}"
         )
     rows: list[list[int]] = []
-    free: list[int] = []  # what is free in open rows, each figure once, ascending
-    open_rows: dict[int, list[int]] = {}  # rows by what is free in them; the one opened first is last
+    free: list[int] = []  # distinct numbers of free tokens in open rows, ascending
+    open_rows: dict[int, list[int]] = {}  # rows by their free tokens; the one opened first is last
     for index in np.argsort(-sizes, kind="stable").tolist():
         size = int(sizes[index])
         at = bisect_left(free, size)
@@ -88,21 +90,16 @@ def pack(lengths: NDArray[np.int64] | Sequence[int], row_tokens: int) -> Packing
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch, each [rows, tokens].
+    """One micro-batch; each tensor is [micro_batch, row_tokens]."""
 
-    `targets` are shifted already: that of position t is the id at t + 1, IGNORED where it is not trained on or is
-    another document's. `position_ids` begin at 0 in each document. `documents` (int32) counts each row's from 0;
-    padding is PADDING. `supervised`: how many targets count.
-    """
-
-    input_ids: Tensor
-    targets: Tensor
-    position_ids: Tensor
-    documents: Tensor
-    supervised: int
+    input_ids: Tensor  # int64
+    targets: Tensor  # int64, shifted: the id at t + 1, IGNORED if that has no loss or belongs to another document
+    position_ids: Tensor  # int64, from 0 in each document
+    documents: Tensor  # int32, from 0 in each row; PADDING at the end
+    supervised: int  # targets that carry loss
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on a device."""
+        """Return the batch on a device; the copy does not wait for the device."""
         return Batch(
             self.input_ids.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),
@@ -112,8 +109,43 @@ class Batch:
         )
 
 
+@dataclass(frozen=True)
+class PackedData:
+    """Conversations and the packed rows that they are trained in."""
+
+    examples: Conversations
+    rows: Sequence[Sequence[int]]  # conversations of each packed row, by index
+    row_tokens: int
+
+    def batch(self, rows: Sequence[int], min_rows: int = 0) -> Batch:
+        """Return the tensors of some packed rows, with empty rows appended up to `min_rows`."""
+        members = [self.rows[row] for row in rows]
+        return batch(self.examples, members + [()] * (min_rows - len(members)), self.row_tokens)
+
+    def lengths(self, rows: Sequence[int]) -> list[int]:
+        """Return the tokens of each conversation in some packed rows."""
+        members = np.array([index for row in rows for index in self.rows[row]], dtype=np.int64)
+        offsets = self.examples.offsets
+        lengths: list[int] = (offsets[members + 1] - offsets[members]).tolist()
+        return lengths
+
+    def rows_of_step(self, step: int, steps: Steps, seed: int) -> list[int]:
+        """Return the packed rows of a step, counted from 0, over all ranks."""
+        start = step * steps.rows
+        stop = min(start + steps.rows, steps.total_rows)
+        count = len(self.rows)
+        return [int(epoch_order(count, place // count, seed)[place % count]) for place in range(start, stop)]
+
+
+@lru_cache(maxsize=2)  # a step spans two epochs at most, unless the data is smaller than a step
+def epoch_order(rows: int, epoch: int, seed: int) -> NDArray[np.int64]:
+    """Return an epoch's order of packed rows: a permutation by Philox, which is the same on every platform."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    return generator.permutation(rows)
+
+
 def batch(examples: Conversations, rows: Sequence[Sequence[int]], row_tokens: int, pad_id: int = 0) -> Batch:
-    """Return the tensors of some rows of a packing."""
+    """Return the tensors of some packed rows, each given as the conversations in it."""
     shape = (len(rows), row_tokens)
     ids = np.full(shape, pad_id, dtype=np.int64)
     targets = np.full(shape, IGNORED, dtype=np.int64)
@@ -138,6 +170,6 @@ def batch(examples: Conversations, rows: Sequence[Sequence[int]], row_tokens: in
 
 
 def unpacked(examples: Conversations, indices: Sequence[int], pad_id: int = 0) -> Batch:
-    """Return one conversation a row, padded to the longest."""
+    """Return a batch with one conversation to a row, padded to the longest."""
     longest = max((int(examples.offsets[i + 1] - examples.offsets[i]) for i in indices), default=0)
     return batch(examples, [[index] for index in indices], longest, pad_id)

@@ -1,113 +1,129 @@
-"""The plan before a run: rows, steps, memory by part, time and disk, what was chosen and why; needs no weights."""
+"""The plan before a run: steps, memory by part, time and disk, with the reason for each choice. Needs no weights."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 from curate.display.figures import GIB, gib, number, plural
 from curate.errors import PlanError
-from curate.model.methods import MethodSettings
+from curate.model.choices import OPTIMIZER_FORMS, MethodSettings, OptimizerForm
 from curate.model.sizes import Shape, Work, flops
 from curate.train import memory
 from curate.train.config import TrainConfig
-from curate.train.memory import CONTEXT, DTYPE_BYTES, FORMS, FRAGMENTED, Form, Setup
+from curate.train.memory import CONTEXT, FRAGMENTATION, Setup
 
-ENOUGH_TOKENS = {"cuda": 16_384, "cpu": 2_048}  # at once; more are no faster
+ENOUGH_TOKENS = {"cuda": 16_384, "cpu": 2_048}  # of a micro-batch; more are no faster
+OVERHEAD_TOKENS = 256  # a device idles at the start of a micro-batch for about as long as these would take; a guess
+# Share of the measured matrix rate that training reaches, by device and whether every weight is trained.
 EFFICIENCY = {("cuda", True): 0.50, ("cuda", False): 0.42, ("cpu", True): 0.30, ("cpu", False): 0.30}
-FULL = "full"
+SUGGESTED_RANKS = (2, 4, 8)  # numbers of devices to suggest where one is too small
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the plan reckons with: one rank's device, how many ranks, and the free bytes where the run is written.
+    """The hardware of a run: one rank's device, the number of ranks, and the disk."""
 
-    `rate`: floating-point operations a second that the device's matrix products were measured at.
-    """
-
-    kind: str
+    kind: str  # cuda or cpu
     name: str
-    memory: int
+    memory: int  # bytes free on one device
     dtype: str
-    rate: float
+    rate: float  # floating-point operations per second, measured on the device's matrix products
     ranks: int
-    disk: int
+    disk: int  # bytes free where the run is written
 
 
 @dataclass(frozen=True)
 class Load:
-    """The data as it will be fed: `work` of one epoch, `held_out` of one evaluation, `rows` packed to `row_tokens`."""
+    """The data of a run, as packed."""
 
     conversations: int
-    rows: int
-    row_tokens: int
-    work: Work
-    held_out: Work
-    utilisation: float = 1.0
-    padded_utilisation: float = 1.0
-    most_supervised: int = 0  # tokens of one row
+    rows: int  # packed rows of one epoch
+    row_tokens: int  # tokens of a packed row, padding included
+    work: Work  # of one epoch
+    held_out: Work  # of one evaluation
+    utilisation: float = 1.0  # share of positions that hold tokens
+    padded_utilisation: float = 1.0  # that share with one conversation to a row
+    most_supervised: int = 0  # supervised tokens of one packed row, at most
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps of a run. A step takes `rows` rows, of the epochs' rows laid end to end; the last one what is left."""
+    """The optimizer steps of a run over its epochs' packed rows, laid end to end; the last step takes what is left."""
 
     count: int
-    rows: int
-    conversations: float
-    total_rows: int
+    rows: int  # packed rows of a step, over all ranks
+    conversations: float  # of a step, on average
+    total_rows: int  # packed rows of the whole run
     epochs: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do and need. `parts` are the bytes of one rank at its highest moment."""
+    """What a run will do and need."""
 
     steps: Steps
     load: Load
     hardware: Hardware
     parameters: int
-    trained: int
-    micro_batch: int
-    grad_accum: int
-    checkpointed: int  # layers whose activations are made again in the backward pass
-    form: Form
+    trained: int  # parameters
+    micro_batch: int  # packed rows in one forward pass on one device
+    grad_accum: int  # micro-batches of a step on one device
+    checkpointed: int  # layers whose activations are computed again in the backward pass
+    form: OptimizerForm
     compiled: bool
     attention: str
-    parts: dict[str, int]
-    flops: float
-    seconds: float
-    checkpoint: int
-    disk: int
+    parts: dict[str, int]  # bytes of one rank at the step's peak
+    flops: float  # of the training, strictly counted
+    seconds: float  # of the whole run, estimated
+    checkpoint: int  # bytes of one with all states
+    disk: int  # bytes on disk at once, at most
     reasons: tuple[str, ...]
-    suggestions: tuple[str, ...] = ()
+    suggestions: tuple[str, ...] = ()  # what would fit, if this does not
 
     @property
     def peak(self) -> int:
-        """Bytes of tensors at the highest moment."""
+        """Bytes of tensors at the step's peak."""
         return sum(self.parts.values())
 
     @property
     def needs(self) -> int:
-        """Bytes of the device's memory: the tensors, what an allocator holds beyond them, and torch itself."""
-        return int(self.peak * (1 + FRAGMENTED)) + CONTEXT.get(self.hardware.kind, CONTEXT["cpu"])
+        """Bytes of device memory: the tensors, the allocator's fragmentation, and torch itself."""
+        return int(self.peak * (1 + FRAGMENTATION)) + CONTEXT.get(self.hardware.kind, CONTEXT["cpu"])
 
     @property
     def fits(self) -> bool:
-        """Whether the device has the memory and the disk the room."""
+        """Whether the run fits the device's memory and the disk."""
         return self.fits_memory and self.disk <= self.hardware.disk
 
     @property
     def fits_memory(self) -> bool:
-        """Whether the device has the memory."""
+        """Whether the run fits the device's memory."""
         return self.needs <= self.hardware.memory
 
+    def require_fit(self) -> None:
+        """Raise PlanError where the run does not fit the memory or the disk: one line with what would."""
+        if not self.fits_memory:
+            largest = sorted(self.parts.items(), key=lambda part: -part[1])[:3]
+            named = ", ".join(f"{name} {gib(size)}" for name, size in largest)
+            would = "; ".join(self.suggestions) or "nothing that is known here makes it fit; take a smaller model"
+            raise PlanError(
+                f"this run needs {gib(self.needs)} GiB, {self.hardware.name} has "
+                f"{gib(self.hardware.memory)} ({named}); what would fit: {would}"
+            )
+        if self.disk > self.hardware.disk:
+            raise PlanError(
+                f"checkpoints and the model take {gib(self.disk)} GiB of disk, {gib(self.hardware.disk)} "
+                f"are free (one checkpoint with all states is {gib(self.checkpoint)}); give another --out, "
+                "or an adapter's method, which saves little"
+            )
+
     def to_dict(self) -> dict[str, Any]:
-        """Return what `plan.json` says."""
+        """Return the contents of `plan.json`."""
         steps, load, hardware = self.steps, self.load, self.hardware
         return {
             "model_parameters": self.parameters,
@@ -147,255 +163,243 @@ class Plan:
         }
 
 
-# ---- steps
+# ---- planning
 
 
-def steps(config: TrainConfig, load: Load) -> Steps:
-    """Return how many steps of how many rows; a global batch counts conversations, as the published recipes do."""
-    per_row = load.conversations / load.rows
-    rows = max(1, round(config.train.global_batch / per_row))
-    if config.train.max_steps:
-        count = config.train.max_steps
-        return Steps(count, rows, rows * per_row, count * rows, round(count * rows / load.rows, 3))
-    total = max(1, round(load.rows * config.train.epochs))
-    return Steps(math.ceil(total / rows), rows, rows * per_row, total, config.train.epochs)
+@dataclass(frozen=True)
+class Planner:
+    """Chooses micro-batch, activation checkpointing and optimizer form for the hardware, and estimates their cost."""
 
+    config: TrainConfig
+    shape: Shape
+    load: Load
+    hardware: Hardware
+    attention: str
+    trained: int | None = None  # parameters, where they are known; otherwise estimated from the shape
 
-# ---- the plan
+    def plan(self) -> Plan:
+        """Return the plan to run by. One that does not fit is returned as well, with suggestions of what would."""
+        best = self.best()
+        return best if best.fits_memory else replace(best, suggestions=tuple(self.suggestions()))
 
+    @cached_property
+    def steps(self) -> Steps:
+        """The steps of the run; `global_batch` counts conversations, as the published recipes do."""
+        train, load = self.config.train, self.load
+        per_row = load.conversations / load.rows
+        rows = max(1, round(train.global_batch / per_row))
+        if train.max_steps:
+            total = train.max_steps * rows
+            return Steps(train.max_steps, rows, rows * per_row, total, round(total / load.rows, 3))
+        total = max(1, round(load.rows * train.epochs))
+        return Steps(math.ceil(total / rows), rows, rows * per_row, total, train.epochs)
 
-def make(
-    config: TrainConfig, shape: Shape, load: Load, hardware: Hardware, *, attention: str, trained: int | None = None
-) -> Plan:
-    """Choose micro-batch, checkpointing and optimizer form for what the device has, and reckon what they cost.
+    def best(self) -> Plan:
+        """Return the fastest of the most exact plans that fit, or the smallest plan if none fits."""
+        rejected: list[Plan] = []
+        for form, checkpointing in self._modes():
+            fitting = []
+            for micro_batch in self._micro_batches():
+                plan = self._evaluate(form, micro_batch, self.shape.layers if checkpointing else 0)
+                if not plan.fits_memory:
+                    rejected.append(plan)
+                elif checkpointing and self.config.train.checkpointing == "auto":
+                    fitting.append(self._with_fewest_checkpointed(plan))
+                else:
+                    fitting.append(plan)
+            if fitting:
+                return min(fitting, key=self._cost_per_token)
+        return min(rejected, key=lambda plan: plan.needs)
 
-    `trained` is the number of trained parameters where it is known, else it is reckoned. A plan that does not fit is
-    returned as well, with what would fit instead.
-    """
-    planned = _best(config, shape, load, hardware, attention, trained)
-    if planned.fits_memory:
-        return planned
-    return replace(planned, suggestions=tuple(_suggestions(config, shape, load, hardware, attention)))
+    # ---- the candidates, in order of preference
 
+    def _modes(self) -> Iterator[tuple[OptimizerForm, bool]]:
+        """Yield optimizer forms, each without and with activation checkpointing: speed is given up before exactness."""
+        checkpointing = {"auto": (False, True), "full": (True,), "none": (False,)}[self.config.train.checkpointing]
+        for form in self._forms():
+            for checkpointed in checkpointing:
+                yield form, checkpointed
 
-def check(planned: Plan) -> None:
-    """Raise PlanError where the plan does not fit the device or the disk: one line with what would."""
-    hardware = planned.hardware
-    if not planned.fits_memory:
-        largest = sorted(planned.parts.items(), key=lambda part: -part[1])[:3]
-        named = ", ".join(f"{name} {gib(size)}" for name, size in largest)
-        would = "; ".join(planned.suggestions) or "nothing that is known here makes it fit; take a smaller model"
-        raise PlanError(
-            f"this run needs {gib(planned.needs)} GiB, {hardware.name} has {gib(hardware.memory)} "
-            f"({named}); what would fit: {would}"
-        )
-    if planned.disk > hardware.disk:
-        raise PlanError(
-            f"checkpoints and the model take {gib(planned.disk)} GiB of disk, {gib(hardware.disk)} are "
-            f"free (one checkpoint with all states is {gib(planned.checkpoint)}); give another --out, "
-            "or an adapter's method, which saves little"
-        )
+    def _forms(self) -> Sequence[OptimizerForm]:
+        if self.config.optimizer.form != "auto":
+            return (self.config.optimizer.form,)
+        if not self.config.method.full:
+            return ("master",)  # an adapter's states are small
+        return self._available_forms()
 
+    def _available_forms(self) -> Sequence[OptimizerForm]:
+        """Return the forms that the dtype allows: fp16 has no range for small moments."""
+        return OPTIMIZER_FORMS if self.hardware.dtype != "fp16" else ("master", "8bit")
 
-def _best(
-    config: TrainConfig, shape: Shape, load: Load, hardware: Hardware, attention: str, trained: int | None
-) -> Plan:
-    """Return the first of the ways to do it that fits, from the most exact and fastest on; else the smallest."""
-    smallest: Plan | None = None
-    sizes = list(_micro_batches(config, steps(config, load), load, hardware))
-    for form, checkpointing in _ways(config, hardware.dtype):
-        fitting = []
-        for micro_batch in sizes:
-            make = partial(_plan, config, shape, load, hardware, attention, trained, form, micro_batch=micro_batch)
-            planned = make(checkpointed=shape.layers if checkpointing else 0)
-            smallest = min((smallest or planned, planned), key=lambda one: one.needs)
-            if planned.fits_memory:
-                some = checkpointing and config.train.checkpointing == "auto"
-                fitting.append(_fewest(make, shape.layers) if some else planned)
-        if fitting:
-            return min(fitting, key=lambda one: _slowness(one, shape))
-    if smallest is None:
-        raise PlanError("there is no way to run this")  # _ways and _micro_batches are never empty
-    return smallest
+    def _micro_batches(self) -> Iterator[int]:
+        """Yield micro-batches from the largest that is any faster down to one packed row.
 
-
-def _fewest(make: Callable[..., Plan], layers: int) -> Plan:
-    """Return the plan with the fewest checkpointed layers that fits, knowing that it does with all of them."""
-    count = bisect_left(range(1, layers), True, key=lambda some: make(checkpointed=some).fits_memory) + 1
-    return make(checkpointed=count)
-
-
-def _slowness(planned: Plan, shape: Shape) -> float:
-    """Return what a token costs against one of a large micro-batch with all activations kept.
-
-    A checkpointed layer is run forward once more: of 3 passes of a full fine-tune, of 2 of an adapter's, whose base
-    has no gradients. Small micro-batches leave a device waiting: what for some 256 tokens more would take, a guess.
-    """
-    passes = 3 if planned.trained == planned.parameters else 2
-    again = planned.checkpointed / (shape.layers * passes)
-    return (1 + again) * (1 + 256 / (planned.micro_batch * planned.load.row_tokens))
-
-
-def _ways(config: TrainConfig, dtype: str) -> Iterator[tuple[Form, bool]]:
-    """Yield optimizer forms and whether activations are checkpointed: exactness is given up after speed."""
-    wanted, asked = config.train.checkpointing, config.optimizer.form
-    forms: Sequence[Form] = _forms(dtype) if asked == "auto" else (asked,)
-    if config.method.kind != "full" and asked == "auto":
-        forms = ("master",)  # an adapter's states are small
-    for form in forms:
-        for checkpointing in (False, True):
-            if wanted == "auto" or checkpointing == (wanted == "full"):
-                yield form, checkpointing
-
-
-def _forms(dtype: str) -> Sequence[Form]:
-    return FORMS if dtype != "fp16" else FORMS[:2]  # fp16 has no room for moments
-
-
-def _micro_batches(config: TrainConfig, count: Steps, load: Load, hardware: Hardware) -> Iterator[int]:
-    """Yield rows at once from the most that are any faster down to one; rows of a step are spread evenly."""
-    mine = math.ceil(count.rows / hardware.ranks)
-    if config.train.micro_batch:
-        yield min(config.train.micro_batch, mine)
-        return
-    enough = ENOUGH_TOKENS.get(hardware.kind, ENOUGH_TOKENS["cpu"])
-    most = max(1, min(mine, enough // load.row_tokens))
-    even = (math.ceil(mine / math.ceil(mine / size)) for size in range(most, 0, -1))
-    yield from dict.fromkeys(even)
-
-
-def _plan(
-    config: TrainConfig,
-    shape: Shape,
-    load: Load,
-    hardware: Hardware,
-    attention: str,
-    trained: int | None,
-    form: Form,
-    *,
-    checkpointed: int,
-    micro_batch: int,
-) -> Plan:
-    count = steps(config, load)
-    accumulates = math.ceil(count.rows / (micro_batch * hardware.ranks))
-    auto = hardware.kind == "cuda" and config.method.kind != "qlora"  # whose matrices are bitsandbytes' own calls
-    compiled = auto if config.train.compile == "auto" else config.train.compile == "on"
-    setup = Setup(
-        method=config.method,
-        dtype=hardware.dtype,
-        form=form,
-        checkpointed=checkpointed,
-        compiled=compiled,
-        attention=attention,
-        micro_batch=micro_batch,
-        row_tokens=load.row_tokens,
-        supervised=micro_batch * (load.most_supervised or load.row_tokens),
-        accumulates=accumulates > 1,
-        ranks=hardware.ranks,
-    )
-    number = memory.trainable(config.method, shape) if trained is None else trained
-    operations, seconds = _time(config, shape, load, hardware, setup, number)
-    saved, disk = _disk(config, shape, setup, number)
-    return Plan(
-        steps=count,
-        load=load,
-        hardware=hardware,
-        parameters=shape.parameters,
-        trained=number,
-        micro_batch=micro_batch,
-        grad_accum=accumulates,
-        checkpointed=checkpointed,
-        form=form,
-        compiled=compiled,
-        attention=attention,
-        parts=memory.parts(setup, shape, number),
-        flops=operations,
-        seconds=seconds,
-        checkpoint=saved,
-        disk=disk,
-        reasons=tuple(_reasons(config, load, count, setup, shape.layers)),
-    )
-
-
-def _time(
-    config: TrainConfig, shape: Shape, load: Load, hardware: Hardware, setup: Setup, trained: int
-) -> tuple[float, float]:
-    """Return the run's floating-point operations, strictly counted, and the seconds they are guessed to take."""
-    full = setup.full
-    epochs = steps(config, load).total_rows / load.rows
-    training = flops(shape, load.work, full=full, adapters=0 if full else trained) * epochs
-    forward = flops(shape, load.work, full=True) / 3 * epochs
-    looks = max(1.0, epochs) + 1
-    measuring = looks * flops(shape, load.held_out, full=True) / 3
-    rate = hardware.rate * hardware.ranks * EFFICIENCY.get((hardware.kind, full), 0.3)
-    return training, (training + forward * setup.checkpointed / shape.layers + measuring) / rate
-
-
-def _disk(config: TrainConfig, shape: Shape, setup: Setup, trained: int) -> tuple[int, int]:
-    """Return the bytes of one checkpoint with all states, and of all that is on the disk at once at the worst.
-
-    That is: those that are kept, one more that is being written, and the model that comes out.
-    """
-    weights = trained * setup.item
-    whole = int(weights + trained * memory.state_bytes(setup.form, setup.item))
-    kept = config.checkpoint
-    full_states = min(kept.keep, kept.full_states)
-    out = shape.parameters * DTYPE_BYTES[setup.dtype] if setup.full else weights
-    return whole, int(whole * (full_states + 1) + weights * (kept.keep - full_states) + out)
-
-
-def _reasons(config: TrainConfig, load: Load, count: Steps, setup: Setup, layers: int) -> Iterator[str]:
-    asked = config.train.global_batch
-    rows = f"{number(count.rows)} {plural(count.rows, 'row')} of {number(load.row_tokens)} tokens"
-    yield f"{number(round(count.conversations))} conversations a step = {rows}"
-    if not 0.8 < count.conversations / asked < 1.25:
-        yield (
-            f"{asked} conversations a step were asked for; a row holds {number(load.conversations / load.rows)} on "
-            "average, and a step is whole rows (smaller ones: data.row_tokens)"
-        )
-    how = "as asked" if config.train.micro_batch else "the most that fits, or that is any faster"
-    yield f"{setup.micro_batch} {plural(setup.micro_batch, 'row')} at once: {how}"
-    if config.train.checkpointing != "auto":
-        yield f"activations checkpointed: {'yes' if setup.checkpointed else 'no'}, as asked"
-    elif setup.checkpointed:
-        which = (
-            "activations" if setup.checkpointed == layers else f"activations of {setup.checkpointed} of {layers} layers"
-        )
-        yield f"{which} are made again in the backward pass: kept, they would not fit"
-    else:
-        yield "activations are kept: they fit"
-    if config.optimizer.form != "auto":
-        yield f"optimizer {setup.form}: as asked"
-    elif setup.form != "master":
-        yield f"optimizer {setup.form}: more exact states would not fit"
-
-
-# ---- what would fit
-
-
-def _suggestions(config: TrainConfig, shape: Shape, load: Load, hardware: Hardware, attention: str) -> Iterator[str]:
-    """Yield what would make the run fit, the nearest to what was asked first."""
-    for words, changed, other in _changes(config, load, hardware.dtype):
-        planned = _best(changed, shape, other, hardware, attention, None)
-        if planned.fits_memory:
-            yield f"{words} ({gib(planned.needs)} GiB)"
-    for ranks in (2, 4, 8) if hardware.ranks == 1 and config.method.kind == FULL else ():
-        if _best(config, shape, load, replace(hardware, ranks=ranks), attention, None).fits_memory:
-            yield f"{ranks} such devices with torchrun"
+        Each divides a rank's packed rows of a step as evenly as its number of micro-batches allows.
+        """
+        own_rows = math.ceil(self.steps.rows / self.hardware.ranks)
+        if self.config.train.micro_batch:
+            yield min(self.config.train.micro_batch, own_rows)
             return
+        enough_tokens = ENOUGH_TOKENS.get(self.hardware.kind, ENOUGH_TOKENS["cpu"])
+        most = max(1, min(own_rows, enough_tokens // self.load.row_tokens))
+        even = (math.ceil(own_rows / math.ceil(own_rows / size)) for size in range(most, 0, -1))
+        yield from dict.fromkeys(even)
 
+    def _with_fewest_checkpointed(self, plan: Plan) -> Plan:
+        """Return the plan with the fewest checkpointed layers that fits; `plan`, with all of them, does."""
 
-def _changes(config: TrainConfig, load: Load, dtype: str) -> Iterator[tuple[str, TrainConfig, Load]]:
-    train, method = config.train, config.method
-    free = replace(config, train=replace(train, micro_batch=0, checkpointing="auto"))
-    if train.micro_batch or train.checkpointing == "none":
-        yield "micro_batch 0 and checkpointing auto", free, load
-    if method.kind == FULL and config.optimizer.form == "master":
-        for form in _forms(dtype)[1:]:
-            yield f"optimizer.form {form}", replace(free, optimizer=replace(config.optimizer, form=form)), load
-    if load.row_tokens > 512:
-        half = replace(load, row_tokens=load.row_tokens // 2, most_supervised=load.most_supervised // 2)
-        yield f"--max-tokens {half.row_tokens}", free, half
-    for kind in ("lora", "qlora"):
-        if method.kind in (FULL, "lora", "dora") and kind != method.kind:
-            yield f"--method {kind}", replace(free, method=MethodSettings(kind=kind)), load
+        def fits(checkpointed: int) -> bool:
+            return self._evaluate(plan.form, plan.micro_batch, checkpointed).fits_memory
+
+        fewest = bisect_left(range(1, self.shape.layers), True, key=fits) + 1
+        return self._evaluate(plan.form, plan.micro_batch, fewest)
+
+    def _cost_per_token(self, plan: Plan) -> float:
+        """Return the time of a token relative to one in a large micro-batch with all activations kept.
+
+        A checkpointed layer runs forward once more, on top of 3 passes in full fine-tuning (forward, and the gradients
+        of inputs and weights) or 2 with an adapter, whose frozen base needs no weight gradients.
+        """
+        passes = 3 if plan.trained == plan.parameters else 2
+        recomputation = plan.checkpointed / (self.shape.layers * passes)
+        overhead = OVERHEAD_TOKENS / (plan.micro_batch * plan.load.row_tokens)
+        return (1 + recomputation) * (1 + overhead)
+
+    # ---- one candidate
+
+    def _evaluate(self, form: OptimizerForm, micro_batch: int, checkpointed: int) -> Plan:
+        """Return the plan with these choices."""
+        setup = self._setup(form, micro_batch, checkpointed)
+        trained = self._trained_parameters
+        training_flops, seconds = self._time(setup)
+        checkpoint, disk = self._disk(setup)
+        return Plan(
+            steps=self.steps,
+            load=self.load,
+            hardware=self.hardware,
+            parameters=self.shape.parameters,
+            trained=trained,
+            micro_batch=micro_batch,
+            grad_accum=self._grad_accum(micro_batch),
+            checkpointed=checkpointed,
+            form=form,
+            compiled=setup.compiled,
+            attention=self.attention,
+            parts=memory.parts(setup, self.shape, trained),
+            flops=training_flops,
+            seconds=seconds,
+            checkpoint=checkpoint,
+            disk=disk,
+            reasons=tuple(self._reasons(setup)),
+        )
+
+    def _setup(self, form: OptimizerForm, micro_batch: int, checkpointed: int) -> Setup:
+        load, hardware = self.load, self.hardware
+        # Not over 4-bit matrices, which are bitsandbytes' own calls.
+        compiles = hardware.kind == "cuda" and not self.config.method.quantised
+        return Setup(
+            method=self.config.method,
+            dtype=hardware.dtype,
+            form=form,
+            checkpointed=checkpointed,
+            compiled={"auto": compiles, "on": True, "off": False}[self.config.train.compile],
+            attention=self.attention,
+            micro_batch=micro_batch,
+            row_tokens=load.row_tokens,
+            supervised=micro_batch * (load.most_supervised or load.row_tokens),
+            accumulates=self._grad_accum(micro_batch) > 1,
+            ranks=hardware.ranks,
+        )
+
+    def _grad_accum(self, micro_batch: int) -> int:
+        return math.ceil(self.steps.rows / (micro_batch * self.hardware.ranks))
+
+    @cached_property
+    def _trained_parameters(self) -> int:
+        return memory.trained_parameters(self.config.method, self.shape) if self.trained is None else self.trained
+
+    def _time(self, setup: Setup) -> tuple[float, float]:
+        """Return the floating-point operations of training, strictly counted, and the estimated seconds of the run."""
+        load, full = self.load, setup.full
+        epochs = self.steps.total_rows / load.rows
+        training = flops(self.shape, load.work, full=full, adapters=0 if full else self._trained_parameters) * epochs
+        forward = flops(self.shape, load.work, full=True) / 3 * epochs  # a third of forward and backward
+        recomputation = forward * setup.checkpointed / self.shape.layers
+        evaluations = max(1.0, epochs) + 1  # the base model, then each epoch
+        evaluation = evaluations * flops(self.shape, load.held_out, full=True) / 3
+        efficiency = EFFICIENCY.get((self.hardware.kind, full), 0.3)
+        rate = self.hardware.rate * self.hardware.ranks * efficiency
+        return training, (training + recomputation + evaluation) / rate
+
+    def _disk(self, setup: Setup) -> tuple[int, int]:
+        """Return the bytes of one checkpoint with all states, and of everything that is on disk at once, at most.
+
+        That is the checkpoints that are kept, one more that is being written, and the resulting model.
+        """
+        trained, settings = self._trained_parameters, self.config.checkpoint
+        weights = trained * setup.itemsize
+        checkpoint = int(weights + trained * memory.state_bytes(setup.form, setup.itemsize))
+        full_states = min(settings.keep, settings.full_states)
+        kept = checkpoint * (full_states + 1) + weights * (settings.keep - full_states)
+        result = self.shape.parameters * setup.itemsize if setup.full else weights
+        return checkpoint, int(kept + result)
+
+    # ---- in words
+
+    def _reasons(self, setup: Setup) -> Iterator[str]:
+        """Yield a sentence for each choice."""
+        steps, load, train = self.steps, self.load, self.config.train
+        rows = f"{number(steps.rows)} {plural(steps.rows, 'row')} of {number(load.row_tokens)} tokens"
+        yield f"{number(round(steps.conversations))} conversations a step = {rows}"
+        if not 0.8 < steps.conversations / train.global_batch < 1.25:
+            yield (
+                f"{train.global_batch} conversations a step were asked for; a row holds "
+                f"{number(load.conversations / load.rows)} on average, and a step is whole rows (smaller ones: "
+                "data.row_tokens)"
+            )
+        how = "as asked" if train.micro_batch else "the most that fits, or that is any faster"
+        yield f"{setup.micro_batch} {plural(setup.micro_batch, 'row')} at once: {how}"
+        yield self._checkpointing_reason(setup)
+        if self.config.optimizer.form != "auto":
+            yield f"optimizer {setup.form}: as asked"
+        elif setup.form != "master":
+            yield f"optimizer {setup.form}: more exact states would not fit"
+
+    def _checkpointing_reason(self, setup: Setup) -> str:
+        layers = self.shape.layers
+        if self.config.train.checkpointing != "auto":
+            return f"activations checkpointed: {'yes' if setup.checkpointed else 'no'}, as asked"
+        if not setup.checkpointed:
+            return "activations are kept: they fit"
+        some = "" if setup.checkpointed == layers else f" of {setup.checkpointed} of {layers} layers"
+        return f"activations{some} are made again in the backward pass: kept, they would not fit"
+
+    def suggestions(self) -> Iterator[str]:
+        """Yield changes that would make the run fit, the nearest to what was asked first."""
+        for change, planner in self._changes():
+            plan = planner.best()
+            if plan.fits_memory:
+                yield f"{change} ({gib(plan.needs)} GiB)"
+        for ranks in SUGGESTED_RANKS if self.hardware.ranks == 1 and self.config.method.full else ():
+            if replace(self, hardware=replace(self.hardware, ranks=ranks), trained=None).best().fits_memory:
+                yield f"{ranks} such devices with torchrun"
+                return
+
+    def _changes(self) -> Iterator[tuple[str, Planner]]:
+        """Yield changes that need less memory, in words and as planners."""
+        config, load = self.config, self.load
+        free = replace(config, train=replace(config.train, micro_batch=0, checkpointing="auto"))
+        unrestricted = replace(self, config=free, trained=None)
+        if config.train.micro_batch or config.train.checkpointing == "none":
+            yield "micro_batch 0 and checkpointing auto", unrestricted
+        if config.method.full and config.optimizer.form == "master":
+            for form in self._available_forms()[1:]:
+                smaller = replace(free, optimizer=replace(config.optimizer, form=form))
+                yield f"optimizer.form {form}", replace(unrestricted, config=smaller)
+        if load.row_tokens > 512:
+            half = replace(load, row_tokens=load.row_tokens // 2, most_supervised=load.most_supervised // 2)
+            yield f"--max-tokens {half.row_tokens}", replace(unrestricted, load=half)
+        for kind in ("lora", "qlora"):
+            if config.method.kind in ("full", "lora", "dora") and kind != config.method.kind:
+                method = MethodSettings(kind=kind)
+                yield f"--method {kind}", replace(unrestricted, config=replace(free, method=method))

@@ -1,7 +1,9 @@
-"""One optimizer step: micro-batches forward and backward, the loss shared out over them all, and what can go wrong.
+"""The trainer: a model, its optimizer and its packed data, and one optimizer step over them.
 
-Weights change in the optimizer's step alone. Whatever fails before it (memory, a loss that is no number) leaves the run
-as it was: a step that ran out of memory is taken again in smaller portions, with the same rows and the same draws.
+A step runs its packed rows forward and backward in micro-batches and scales the summed loss once, by the supervised
+tokens of the whole global batch. Weights change only in the optimizer's update. Whatever fails before that (memory, a
+compiler, a loss that is not finite) leaves them as they were: a step that ran out of memory is repeated with smaller
+micro-batches, with the same rows and the same random draws.
 """
 
 from __future__ import annotations
@@ -9,25 +11,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from curate.errors import RunError
-from curate.model import device
+from curate.model import adapters, device
+from curate.model.adapters import Trainable
 from curate.model.attention import choose as attentions
 from curate.model.attention.choose import Attention
-from curate.train import distributed, packing
+from curate.train import checkpoint, distributed, neftune
+from curate.train.checkpoint import Loaded, State
+from curate.train.config import TrainConfig
 from curate.train.distributed import World
-from curate.train.examples import Examples
-from curate.train.loss import CausalLoss, share
+from curate.train.init_from import FROM_SCRATCH, Initial
+from curate.train.loss import CausalLoss, check_packed_logits, share
 from curate.train.optim import adamw
-from curate.train.packing import Batch
+from curate.train.packing import PackedData
+from curate.train.plan import Plan
+from curate.train.run.events import Reporter
 
-Say = Callable[[str], None]
-Random = dict[str, Tensor]
-GROWTH_STEPS = 2000  # good steps after which an fp16 loss is scaled up again
+RandomState = dict[str, Tensor]  # by device kind
+INITIAL_LOSS_SCALE = 65536.0  # this and the interval as in torch's GradScaler
+GROWTH_INTERVAL = 2000  # finite steps after which an fp16 loss is scaled up again
 
 
 class LostStep(Exception):
@@ -35,129 +43,157 @@ class LostStep(Exception):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a step came to: the loss per supervised token, the gradients' norm before clipping, seconds it waited.
+class TrainerInputs:
+    """What a trainer needs besides the model."""
 
-    `skipped`: an fp16 gradient overflowed, so nothing was changed but the scale.
-    """
+    config: TrainConfig
+    plan: Plan
+    attention: Attention
+    packed: PackedData
+    world: World
+    init: Initial = field(default=FROM_SCRATCH, kw_only=True)
+    reporter: Reporter = field(default_factory=Reporter, kw_only=True)
 
-    loss: float
-    norm: float
-    supervised: int
-    waited: float
-    skipped: bool = False
+
+@dataclass(frozen=True)
+class StepResult:
+    """A finished step."""
+
+    step: int  # from 1
+    rows: Sequence[int]  # packed rows, over all ranks
+    lr: float
+    loss: float  # per supervised token of the global batch
+    norm: float  # of the gradients, before clipping
+    supervised: int  # tokens
+    seconds: float
+    data_seconds: float  # of them, spent on preparing tensors
+    skipped: bool  # an fp16 gradient overflowed, so only the loss scale changed
 
 
 @dataclass
-class Scale:
-    """The factor on an fp16 loss, so that small gradients are not lost; 1 and still for any other type."""
+class LossScale:
+    """The factor on an fp16 loss, so that small gradients do not underflow; constant 1 for any other type."""
 
     active: bool
     value: float = 1.0
-    good: int = 0
+    finite_steps: int = 0  # since the last change
 
-    def after(self, finite: bool) -> None:
-        """Halve it after an overflow; double it after many good steps."""
+    @classmethod
+    def for_dtype(cls, dtype: str) -> LossScale:
+        """Return the scale to begin with."""
+        return cls(True, INITIAL_LOSS_SCALE) if dtype == "fp16" else cls(False)
+
+    def update(self, finite: bool) -> None:
+        """Halve the scale after an overflow; double it after many finite steps."""
         if not self.active:
             return
-        self.good = self.good + 1 if finite else 0
+        self.finite_steps = self.finite_steps + 1 if finite else 0
         if not finite:
             self.value = max(1.0, self.value / 2)
-        elif self.good >= GROWTH_STEPS:
-            self.value, self.good = self.value * 2, 0
+        elif self.finite_steps >= GROWTH_INTERVAL:
+            self.value, self.finite_steps = self.value * 2, 0
 
 
-def scale_for(dtype: str) -> Scale:
-    """Return the scale of a type."""
-    return Scale(dtype == "fp16", 65536.0 if dtype == "fp16" else 1.0)
-
-
-@dataclass
 class Trainer:
-    """What is being trained and by what; the one thing here that changes as the run goes on."""
+    """Owns model, optimizer and data, and takes steps. All that changes during a run is in here.
 
-    module: nn.Module  # CausalLoss, in DDP, sharded, or bare
-    attention: Attention
-    optimizer: Any
-    examples: Examples
-    rows: Sequence[Sequence[int]]
-    row_tokens: int
-    world: World
-    clip: float
-    micro_batch: int
-    scale: Scale
-    say: Say
-    checkpointed: int = 0  # layers
-    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+    Every rank has one, and calls the same methods in the same order.
+    """
 
-    def __post_init__(self) -> None:
-        named = distributed.inner(self.module).named_parameters()
-        self.parameters = {name: parameter for name, parameter in named if parameter.requires_grad}
+    def __init__(self, model: nn.Module, inputs: TrainerInputs) -> None:
+        """Make a loaded model ready to train: adapters, attention, activation checkpointing, compilation, ranks."""
+        config, plan = inputs.config, inputs.plan
+        self.data = inputs.packed
+        self.world = inputs.world
+        self.reporter = inputs.reporter
+        self.max_norm = config.optimizer.clip
+        self.micro_batch = plan.micro_batch  # packed rows
+        self.checkpointed = plan.checkpointed  # layers
+        self.compiled = plan.compiled
+        self.loss_scale = LossScale.for_dtype(plan.hardware.dtype)
+        self.trainable: Trainable
+        if inputs.init.adapter is not None:
+            model, self.trainable = adapters.resume(model, inputs.init.adapter)
+        else:
+            model, self.trainable = adapters.apply(model, config.method)
+        self.attention = attentions.prepare(model, inputs.attention)
+        checkpoint_activations(model, plan.checkpointed)
+        causal_loss = CausalLoss(model.train())
+        check_packed_logits(causal_loss, self.attention)
+        if inputs.init.weights is not None:
+            _load_weights(causal_loss, inputs.init.weights)
+        if config.optimizer.neftune:
+            neftune.add(causal_loss, config.optimizer.neftune)
+        if plan.compiled:
+            _compile_layers(model)
+        self.module = distributed.wrap_model(causal_loss, self.world, shard=config.method.full)
+        self.parameters = _trained(distributed.inner(self.module))  # sharded ones, where FSDP2 replaced them
+        torch.manual_seed(config.train.seed + self.world.rank)  # each rank draws its own dropout
+        self.optimizer = adamw.build(self.parameters.items(), config.optimizer, plan.form)
 
     @property
     def model(self) -> nn.Module:
-        """The model itself, as transformers or peft made it."""
-        whole = distributed.inner(self.module)
-        return whole.model if isinstance(whole, CausalLoss) else whole
+        """The model as transformers or peft made it."""
+        return causal_model(self.module)
 
     @property
     def all_checkpointed(self) -> bool:
-        """Whether every layer keeps its inputs alone: no fewer activations can be kept."""
+        """Whether every layer keeps only its inputs: activations cannot shrink any further."""
         return self.checkpointed >= len(distributed.layers(self.model))
 
-    def take(self, step: int, rows: Sequence[int], lr: float) -> Outcome:
-        """Take a step over these rows, counted from 1 for what is said of it.
+    def step(self, step: int, rows: Sequence[int], lr: float) -> StepResult:
+        """Take a step, numbered from 1, over these packed rows of the global batch.
 
-        Raises RunError where the loss or a gradient is no number, or memory ends; LostStep where the weights are lost.
+        Raises RunError where the loss or a gradient is not finite or memory cannot be reduced any further, LostStep
+        where memory ran out during the update of the weights.
         """
+        begin = time.perf_counter()
         while True:
             draws = random_state(self.world)
             try:
-                outcome = self._gradients(rows)
-            except RuntimeError as error:
-                self._refuse_if_not_memory(error, step)
-            else:
+                loss, supervised, data_seconds = self._backward(rows)
                 break
-            self._make_smaller(step)  # outside the handler, whose error still holds the tensors that filled the memory
+            except Exception as error:
+                recover = self._recovery(error, step)
+            recover()  # outside the handler, whose error keeps alive the tensors that filled the memory
             set_random_state(draws, self.world)
-        return self._update(step, outcome, lr)
+        norm, skipped = self._update(step, loss, lr)
+        seconds = time.perf_counter() - begin
+        return StepResult(step, rows, lr, loss, norm, supervised, seconds, data_seconds, skipped)
 
     # ---- forward and backward
 
-    def _gradients(self, rows: Sequence[int]) -> Outcome:
-        """Make the step's gradients; its norm is still open."""
+    def _backward(self, rows: Sequence[int]) -> tuple[float, int, float]:
+        """Compute the step's gradients; return its loss, its supervised tokens and the seconds spent on data."""
+        place = self.world.device
         begin = time.perf_counter()
-        batches = [self._batch(part) for part in distributed.shares(rows, self.micro_batch, self.world)]
-        waited = time.perf_counter() - begin
-        factor, supervised = share(batches, device=self.world.device)
-        total = torch.zeros((), dtype=torch.float64 if self.world.device.type != "mps" else torch.float32)
-        total = total.to(self.world.device)
+        # On CUDA every micro-batch has the same shape, so that the last one of a step compiles nothing again.
+        min_rows = self.micro_batch if place.type == "cuda" else 1
+        parts = distributed.shares(rows, self.micro_batch, self.world)
+        batches = [self.data.batch(part, min_rows) for part in parts]
+        data_seconds = time.perf_counter() - begin
+        factor, supervised = share(batches, device=place)
+        total = torch.zeros((), dtype=torch.float64 if place.type != "mps" else torch.float32).to(place)
         for number, batch in enumerate(batches, 1):
             with distributed.accumulating(self.module, number == len(batches)):
-                summed: Tensor = self.module(batch.to(self.world.device), self.attention)
-                (summed * (factor * self.scale.value)).backward()
-            total += summed.detach()
-        loss = distributed.total([float(total)], self.world)[0] / max(supervised, 1)
-        return Outcome(loss, 0.0, supervised, waited)
+                summed: Tensor = self.module(batch.to(place), self.attention)
+                (summed * (factor * self.loss_scale.value)).backward()
+            total += summed.detach()  # stays on the device: the CPU waits once a step, not once a micro-batch
+        mean = distributed.total([float(total)], self.world)[0] / max(supervised, 1)
+        return mean, supervised, data_seconds
 
-    def _batch(self, part: Sequence[int]) -> Batch:
-        """Return the tensors of some rows; on CUDA always as many, so that the last ones compile nothing anew."""
-        members = [list(self.rows[row]) for row in part]
-        wanted = self.micro_batch if self.world.device.type == "cuda" else 1
-        members += [[] for _ in range(wanted - len(members))]
-        return packing.batch(self.examples, members, self.row_tokens)
+    # ---- the update
 
-    # ---- the change
-
-    def _update(self, step: int, outcome: Outcome, lr: float) -> Outcome:
-        norm = adamw.clip(self.parameters.values(), self.clip, scale=self.scale.value)
-        finite = torch.isfinite(torch.tensor([norm, outcome.loss])).all().item()
-        if not finite and not self.scale.active:
+    def _update(self, step: int, loss: float, lr: float) -> tuple[float, bool]:
+        """Clip the gradients and update the weights; return the gradients' norm and whether the update was skipped."""
+        norm = adamw.clip(self.parameters.values(), self.max_norm, scale=self.loss_scale.value)
+        finite = bool(torch.isfinite(torch.tensor([norm, loss])).all())
+        if not finite and not self.loss_scale.active:
             self.optimizer.zero_grad(set_to_none=True)
-            what = "the loss" if outcome.loss != outcome.loss else "the gradients"
+            what, value = ("the loss", loss) if loss != loss else ("the gradients", norm)
             raise RunError(
-                f"step {step}: {what} came to {outcome.loss if what == 'the loss' else norm}; nothing was changed by "
-                "this step. Lower the rate (--lr), or look at the rows of this step for damaged text"
+                f"step {step}: {what} came to {value}; nothing was changed by this step. Lower the rate (--lr), or "
+                "look at the rows of this step for damaged text"
             )
         if finite:
             try:
@@ -166,32 +202,40 @@ class Trainer:
             except RuntimeError as error:
                 if not device.is_out_of_memory(error):
                     raise
-                self.optimizer.zero_grad(set_to_none=True)  # or the step that is taken again would add to them
+                self.optimizer.zero_grad(set_to_none=True)  # the repeated step would add to them
                 raise LostStep from None
         self.optimizer.zero_grad(set_to_none=True)
-        self.scale.after(bool(finite))
-        if self.scale.active and not finite and self.scale.value <= 1.0:
+        self.loss_scale.update(finite)
+        if self.loss_scale.active and not finite and self.loss_scale.value <= 1.0:
             raise RunError(f"step {step}: the fp16 loss is no number at any scale; lower the rate (--lr)")
-        return Outcome(outcome.loss, norm, outcome.supervised, outcome.waited, not finite)
+        return norm, not finite
 
-    # ---- memory
+    # ---- what can go wrong
 
-    def _refuse_if_not_memory(self, error: RuntimeError, step: int) -> None:
-        if not device.is_out_of_memory(error):
-            raise error
-        if self.world.size > 1:  # the others wait for this rank in the middle of their step
+    def _recovery(self, error: Exception, step: int) -> Callable[[], None]:
+        """Return what lets the step be repeated; raise RunError, or the error itself, where nothing does."""
+        if device.is_out_of_memory(error):
+            self._require_reducible_memory(error, step)
+            return lambda: self._reduce_memory(step)
+        if self.compiled and is_compiler_error(error):
+            name = type(error).__name__
+            return lambda: self._uncompile(name)
+        raise error
+
+    def _require_reducible_memory(self, error: Exception, step: int) -> None:
+        if self.world.size > 1:  # the other ranks wait for this one in the middle of their step
             raise RunError(
                 f"step {step}: rank {self.world.rank} ran out of memory at {self.micro_batch} rows at once; go on with "
                 f"--resume and --micro-batch {max(1, self.micro_batch // 2)}"
             ) from error
         if self.micro_batch == 1 and self.all_checkpointed:
             raise RunError(
-                f"step {step}: memory ran out at one row of {self.row_tokens:,} tokens with checkpointing; give a "
+                f"step {step}: memory ran out at one row of {self.data.row_tokens:,} tokens with checkpointing; give a "
                 "smaller --max-tokens, or --method lora or qlora"
             ) from error
 
-    def _make_smaller(self, step: int) -> None:
-        """Take half as many rows at once, or keep fewer activations; the step's rows stay what they are."""
+    def _reduce_memory(self, step: int) -> None:
+        """Halve the micro-batch or, at one packed row, checkpoint all activations; the step's rows stay the same."""
         self.optimizer.zero_grad(set_to_none=True)
         if self.world.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -202,29 +246,113 @@ class Trainer:
             self.checkpointed = len(distributed.layers(self.model))
             checkpoint_activations(self.model, self.checkpointed)
             what = "activations are made again in the backward pass from now on"
-        self.say(f"memory ran out in step {step}: {what}; the step is taken again, its rows are the same")
+        self.reporter.warn(f"memory ran out in step {step}: {what}; the step is taken again, its rows are the same")
+
+    def _uncompile(self, error: str) -> None:
+        """Run the layers without the compiler from now on."""
+        self.optimizer.zero_grad(set_to_none=True)
+        torch._dynamo.reset()
+        for layer in distributed.layers(self.model):
+            layer._compiled_call_impl = None
+        self.compiled = False
+        self.reporter.warn(f"layers do not compile here and run as they are ({error})")
+
+    def recover_from_oom(self, loaded: Loaded | None, step: int) -> int:
+        """Restore a checkpoint and halve the micro-batch after a LostStep; return the checkpoint's step.
+
+        Raises RunError where there is no checkpoint, or memory cannot be reduced any further.
+        """
+        if loaded is None or (self.micro_batch == 1 and self.all_checkpointed):
+            raise RunError(
+                f"step {step}: memory ran out while the optimizer made its states; give --method lora or qlora, or "
+                "--setting optimizer.form=8bit"
+            )
+        self.micro_batch = (self.micro_batch + 1) // 2
+        restored = self.restore(loaded)
+        self.reporter.warn(
+            f"memory ran out in step {step}: back to step {restored}, now {self.micro_batch} rows at once"
+        )
+        return restored
+
+    # ---- to and from a checkpoint
+
+    def state(self, step: int, facts: dict[str, Any]) -> State:
+        """Return the state after a step, with all that an exact resumption needs; `facts` are the run's own."""
+        activations = "none" if not self.checkpointed else "full" if self.all_checkpointed else "auto"
+        return State(
+            step=step,
+            weights=dict(self.parameters),
+            optimizer=self.optimizer.state_dict(),
+            rng=tuple(distributed.gather(random_state(self.world), self.world)),
+            facts={
+                **facts,
+                "scale": self.loss_scale.value,
+                "good": self.loss_scale.finite_steps,
+                "micro_batch": self.micro_batch,
+                "checkpointing": activations,
+            },
+        )
+
+    def restore(self, loaded: Loaded) -> int:
+        """Continue from a checkpoint; return its step. Raises CheckpointError where it is of another run."""
+        state = loaded.state
+        distributed.load_weights(self.parameters, state.weights)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.loss_scale.value, self.loss_scale.finite_steps = state.facts["scale"], state.facts["good"]
+        if state.rng:  # at another number of ranks each takes one of the states that there are
+            set_random_state(dict(state.rng[self.world.rank % len(state.rng)]), self.world)
+        return state.step
+
+
+# ---- preparing the model
+
+
+def causal_model(module: nn.Module) -> nn.Module:
+    """Return the model as transformers or peft made it, without CausalLoss, DDP or FSDP2 around it."""
+    causal_loss = distributed.inner(module)
+    return causal_loss.model if isinstance(causal_loss, CausalLoss) else causal_loss
 
 
 def checkpoint_activations(model: nn.Module, count: int) -> None:
-    """Have a model's first `count` layers keep their inputs alone, and make the rest again in the backward pass.
+    """Let a model's first `count` layers keep only their inputs, and compute the rest again in the backward pass.
 
-    The first, because their turn in the backward pass comes when later ones have given back what they kept.
+    The first ones, because the backward pass reaches them when the later layers have freed their activations.
     """
     if not count:
         return
-    whole: Any = attentions.base(model)
-    named = "activation_checkpointing_enable"  # so since transformers 5.24
-    enable = getattr(whole, named, None) or whole.gradient_checkpointing_enable
+    base: Any = attentions.base(model)
+    # transformers 5.24 renamed the method
+    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     layers: Sequence[Any] = distributed.layers(model)
     for layer in layers[count:]:
         layer.gradient_checkpointing = False
 
 
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _load_weights(causal_loss: CausalLoss, path: Path) -> None:
+    """Load a checkpoint's weights into a model that is not distributed over ranks yet."""
+    distributed.load_weights(_trained(causal_loss), checkpoint.load(path).weights)
+
+
+def _compile_layers(model: nn.Module) -> None:
+    """Compile each layer by itself: all have the same code, so one compilation serves them all."""
+    for layer in distributed.layers(model):
+        layer.compile()
+
+
+def is_compiler_error(error: Exception) -> bool:
+    """Return whether an error came from torch's compiler and not from the code that it compiled."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton"))
+
+
 # ---- random states, without which dropout and noise would differ after a resumption
 
 
-def random_state(world: World) -> Random:
+def random_state(world: World) -> RandomState:
     """Return this rank's random states."""
     states = {"cpu": torch.get_rng_state()}
     if world.device.type == "cuda":
@@ -232,8 +360,8 @@ def random_state(world: World) -> Random:
     return states
 
 
-def set_random_state(states: Random, world: World) -> None:
-    """Put this rank's random states back."""
+def set_random_state(states: RandomState, world: World) -> None:
+    """Restore this rank's random states."""
     torch.set_rng_state(states["cpu"])
     if world.device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], world.device)

@@ -17,7 +17,7 @@ from curate.errors import ModelError, RecipeError
 from curate.model import adapters, find, load
 from curate.model.attention import choose
 from curate.model.attention.choose import Attention
-from curate.model.methods import MethodSettings
+from curate.model.choices import MethodSettings
 from curate.tokenization.tokenizer import load_tokenizer
 from curate.train import config
 from curate.train.loss import CausalLoss

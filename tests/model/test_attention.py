@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 from curate.errors import RecipeError
 from curate.model.attention import choose, kernels, masks
 from curate.model.attention.choose import Attention
+from curate.model.choices import ATTENTION, AttentionName
 from tests.support import tiny_models
 
 SDPA = Attention("sdpa", "for a test")
@@ -75,10 +76,10 @@ def test_the_block_mask_skips_what_documents_do_not_share() -> None:
 def test_lengths_cut_rows_into_documents_and_padding_with_room_to_spare() -> None:
     documents = torch.cat([_numbers([2, 3], 1), _numbers([6], 0)])
     made = masks.lengths(documents)
-    assert made.cuts.tolist()[:5] == [0, 2, 5, 6, 12]
-    assert set(made.cuts.tolist()[4:]) == {12}
-    assert len(made.cuts) == 64
-    assert made.longest == 6
+    assert made.cu_seqlens.tolist()[:5] == [0, 2, 5, 6, 12]
+    assert set(made.cu_seqlens.tolist()[4:]) == {12}
+    assert len(made.cu_seqlens) == 64
+    assert made.max_seqlen == 6
 
 
 # ---- equal results
@@ -92,10 +93,10 @@ def _states(rows: int, length: int, *, device: str = "cpu", dtype: Any = None) -
     ]
 
 
-def _run(name: kernels.Name, states: list[Any], documents: Any, window: int | None = None) -> Any:
-    packed = {window or 0: kernels.mask(name, documents, window)}
+def _run(name: AttentionName, states: list[Any], documents: Any, window: int | None = None) -> Any:
     kernel = kernels.KERNELS[name]
-    return kernel(torch.nn.Module(), *states, None, scaling=0.25, sliding_window=window, packed=packed)[0]
+    packed = {window or 0: kernel.mask(documents, window)}
+    return kernel.attend(torch.nn.Module(), *states, None, scaling=0.25, sliding_window=window, packed=packed)[0]
 
 
 @pytest.mark.slow
@@ -227,7 +228,7 @@ def test_a_kernel_that_fails_its_trial_says_why_in_one_line() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["flex", "varlen", "flash"])
 @pytest.mark.parametrize("window", [None, 60])
-def test_every_kernel_gives_sdpas_output_and_gradients_on_a_gpu(name: kernels.Name, window: int | None) -> None:
+def test_every_kernel_gives_sdpas_output_and_gradients_on_a_gpu(name: AttentionName, window: int | None) -> None:
     failure = choose.trial(name, torch.device("cuda"), torch.bfloat16, choose.Heads(4, 2, 16))
     if failure is not None:
         pytest.skip(f"{name} cannot run here: {failure}")
@@ -247,4 +248,4 @@ def test_every_kernel_gives_sdpas_output_and_gradients_on_a_gpu(name: kernels.Na
 def test_the_gpu_gets_a_kernel_and_a_reason() -> None:
     found = choose.choose("cuda", torch.bfloat16)
     assert found.reason
-    assert dataclasses.asdict(found)["name"] in choose.NAMES
+    assert dataclasses.asdict(found)["name"] in ATTENTION

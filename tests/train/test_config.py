@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.errors import RecipeError
-from curate.model.methods import MethodSettings
+from curate.model.choices import MethodSettings
 from curate.train import config
 from curate.train.config import TrainConfig, load, override
 

@@ -57,11 +57,11 @@ def _on_two(rank: int, folder: Path) -> None:
         "broadcast": distributed.broadcast({"of": rank}, world),
         "gather": distributed.gather(rank, world),
         "total": distributed.total([1.0, rank + 0.5], world),
-        "anywhere": [distributed.anywhere(flag, world) for flag in (rank == 1, False)],
+        "any_rank": [distributed.any_rank(flag, world) for flag in (rank == 1, False)],
     }
     parts = [rows(4)[rank::2], rows(6)[rank::2]]
     for shard in (False, True):
-        module = distributed.spread(net(), world, shard=shard)
+        module = distributed.wrap_model(net(), world, shard=shard)
         made = gradients(module, parts)
         found[f"sharded {shard}"] = distributed.is_sharded(module)
         saved = {name: 0.0 + one.detach() for name, one in net().named_parameters()}
@@ -86,7 +86,7 @@ def test_ranks_know_of_each_other(two: Path) -> None:
         assert rank["broadcast"] == {"of": 0}
         assert rank["gather"] == [0, 1]
         assert rank["total"] == [2.0, 2.0]
-        assert rank["anywhere"] == [True, False]
+        assert rank["any_rank"] == [True, False]
 
 
 @pytest.mark.slow
@@ -110,12 +110,12 @@ def test_whole_weights_are_loaded_however_the_module_is_spread(shard: bool, two:
 
 def test_one_rank_needs_none_of_it() -> None:
     module = torch.nn.Linear(2, 2)
-    assert distributed.spread(module, ALONE, shard=True) is module
+    assert distributed.wrap_model(module, ALONE, shard=True) is module
     assert distributed.inner(module) is module
     assert distributed.broadcast(3, ALONE) == 3
     assert distributed.gather(3, ALONE) == [3]
     assert distributed.total([3.0], ALONE) == [3.0]
-    assert distributed.anywhere(True, ALONE)
+    assert distributed.any_rank(True, ALONE)
 
 
 @given(st.lists(st.integers(), unique=True), st.integers(1, 5), st.integers(1, 5))

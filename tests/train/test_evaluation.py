@@ -23,11 +23,12 @@ from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import load_tokenizer
 from curate.train import distributed, evaluation
 from curate.train.distributed import World
-from curate.train.evaluation import Prompt, Slice
+from curate.train.evaluation import HeldOut
 from curate.train.examples import Examples
 from curate.train.loss import CausalLoss
 from curate.train.report import html
 from curate.train.run import records
+from curate.train.run.records import Prompt, Slice
 from tests.support import tiny_models
 from tests.support.ranks import spawn
 from tests.support.tiny_tokenizers import folder, sentencepiece_model
@@ -46,6 +47,10 @@ def examples(lengths: Sequence[int], *, seed: int = 0) -> Examples:
     count = len(lengths)
     languages = [("en", "ko", None)[i % 3] for i in range(count)]
     return Examples(ids, mask, offsets, [f"c{i}" for i in range(count)], languages, np.arange(1, count + 1, dtype="i4"))
+
+
+def held_out(lengths: Sequence[int], limit: int = 0) -> HeldOut:
+    return HeldOut(examples(lengths), ROW, limit)
 
 
 LENGTHS = (40, 9, 30, 17, 64, 3, 25, 12)
@@ -68,7 +73,7 @@ def plain_losses(data: Examples) -> list[tuple[float, int]]:
 
 def test_the_loss_is_the_sum_over_supervised_tokens_by_their_number() -> None:
     data = examples(LENGTHS)
-    found = evaluation.losses(*ready(), data, ALONE, row_tokens=ROW, micro_batch=2)
+    found = evaluation.losses(*ready(), held_out(LENGTHS), ALONE, micro_batch=2)
     one_by_one = plain_losses(data)
     tokens_ = sum(count for _, count in one_by_one)
     assert found.overall.tokens == tokens_
@@ -83,7 +88,7 @@ def test_the_loss_is_the_sum_over_supervised_tokens_by_their_number() -> None:
 
 
 def test_every_token_is_counted_once_in_each_grouping() -> None:
-    found = evaluation.losses(*ready(), examples(LENGTHS), ALONE, row_tokens=ROW)
+    found = evaluation.losses(*ready(), held_out(LENGTHS), ALONE)
     for slices in (found.by_exchanges, found.by_depth, found.by_language, found.by_length):
         assert sum(one.tokens for one in slices) == found.overall.tokens
         whole = sum((one.loss or 0.0) * one.tokens for one in slices)
@@ -95,7 +100,7 @@ def test_every_token_is_counted_once_in_each_grouping() -> None:
 
 def test_a_limit_takes_conversations_evenly_spread() -> None:
     data = examples(LENGTHS)
-    found = evaluation.losses(*ready(), data, ALONE, row_tokens=ROW, limit=3)
+    found = evaluation.losses(*ready(), held_out(LENGTHS, limit=3), ALONE)
     one_by_one = plain_losses(data)
     chosen = [one_by_one[i] for i in (0, 2, 5)]
     assert found.overall.conversations == 3
@@ -119,10 +124,10 @@ def test_a_band_holds_its_number_and_touches_the_next(number: int, least: int) -
 
 def test_no_held_out_conversations_give_no_loss_and_a_broken_model_gives_null() -> None:
     module, attention = ready()
-    assert evaluation.losses(module, attention, examples(()), ALONE, row_tokens=ROW).overall == Slice("all", None, 0, 0)
+    assert evaluation.losses(module, attention, held_out(()), ALONE).overall == Slice("all", None, 0, 0)
     for parameter in module.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
-    found = evaluation.losses(module, attention, examples(LENGTHS), ALONE, row_tokens=ROW)
+    found = evaluation.losses(module, attention, held_out(LENGTHS), ALONE)
     assert found.overall.loss is None
     assert "NaN" not in json.dumps(found.record(3, "tuned"))
 
@@ -130,20 +135,20 @@ def test_no_held_out_conversations_give_no_loss_and_a_broken_model_gives_null() 
 def test_dropout_is_off_while_the_loss_is_taken_and_on_again_after() -> None:
     module, attention = ready(attention_dropout=0.5)
     module.train()
-    first = evaluation.losses(module, attention, examples(LENGTHS), ALONE, row_tokens=ROW)
-    assert first == evaluation.losses(module, attention, examples(LENGTHS), ALONE, row_tokens=ROW)
+    first = evaluation.losses(module, attention, held_out(LENGTHS), ALONE)
+    assert first == evaluation.losses(module, attention, held_out(LENGTHS), ALONE)
     assert module.training
 
 
 def _on_a_rank(rank: int, shard: bool, file: str) -> None:
     world = World(rank, group.get_world_size(), rank, torch.device("cpu"))
     module, attention = ready()
-    spread = distributed.spread(module, world, shard=shard)
-    data = examples(LENGTHS)
-    found = evaluation.losses(spread, attention, data, world, row_tokens=ROW, micro_batch=2)
+    spread = distributed.wrap_model(module, world, shard=shard)
+    data = held_out(LENGTHS)
+    found = evaluation.losses(spread, attention, data, world, micro_batch=2)
     made = renderer(Path(file))
     said = evaluation.answers(spread, made, prompts(), world, sampling_settings=SHORT, limit=60)
-    after = evaluation.losses(spread, attention, data, world, row_tokens=ROW, micro_batch=2)
+    after = evaluation.losses(spread, attention, data, world, micro_batch=2)
     assert after == found, "answering leaves the model as it was"
     result = {"loss": found.record(1, "tuned"), "said": [one.record(1, "tuned") for one in said]}
     (Path(file) / f"{rank}.json").write_text(json.dumps(result))
@@ -173,7 +178,7 @@ def test_two_ranks_give_what_one_gives(shard: bool, lengths: Sequence[int], toke
     ranks = [json.loads((tokenizer_folder / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1]
     module, attention = ready()
-    alone = evaluation.losses(module, attention, examples(lengths), ALONE, row_tokens=ROW, micro_batch=2)
+    alone = evaluation.losses(module, attention, held_out(lengths), ALONE, micro_batch=2)
     assert ranks[0]["loss"]["overall"]["tokens"] == alone.overall.tokens
     assert ranks[0]["loss"]["overall"]["loss"] == pytest.approx(alone.overall.loss, rel=1e-6)
     said = evaluation.answers(module, renderer(tokenizer_folder), prompts(), ALONE, sampling_settings=SHORT, limit=60)
@@ -185,14 +190,14 @@ def test_without_its_adapter_a_model_is_its_base() -> None:
     import peft
 
     base, attention = ready()
-    data = examples(LENGTHS)
-    before = evaluation.losses(base, attention, data, ALONE, row_tokens=ROW)
+    data = held_out(LENGTHS)
+    before = evaluation.losses(base, attention, data, ALONE)
     config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
     module = CausalLoss(peft.get_peft_model(base.model, config))
-    tuned = evaluation.losses(module, attention, data, ALONE, row_tokens=ROW)
+    tuned = evaluation.losses(module, attention, data, ALONE)
     assert tuned.overall.loss != before.overall.loss
     with evaluation.as_base(module):
-        again = evaluation.losses(module, attention, data, ALONE, row_tokens=ROW)
+        again = evaluation.losses(module, attention, data, ALONE)
     assert again == before
 
 
@@ -235,7 +240,7 @@ def test_the_page_of_a_run_shows_what_was_evaluated(tokenizer_folder: Path, tmp_
     module, attention = ready()
     made, run = renderer(tokenizer_folder), tmp_path / "run"
     run.mkdir()
-    found = evaluation.losses(module, attention, examples(LENGTHS), ALONE, row_tokens=ROW)
+    found = evaluation.losses(module, attention, held_out(LENGTHS), ALONE)
     records.append(run / records.EVAL, [found.record(0, records.BASE), found.record(5, records.TUNED)])
     said = evaluation.answers(module, made, prompts()[:1], ALONE, sampling_settings=SHORT)
     records.append(run / records.SAMPLES, [said[0].record(step, which) for step, which in ((0, "base"), (5, "tuned"))])

@@ -156,7 +156,7 @@ def test_a_second_export_takes_the_place_of_the_first(tokenizer: Tokenizer, tmp_
 
 def _export_sharded(rank: int, root: str, tied: bool) -> None:
     world = World(rank, group.get_world_size(), rank, torch.device("cpu"))
-    module = distributed.spread(CausalLoss(base(tie_word_embeddings=tied)), world, shard=True)
+    module = distributed.wrap_model(CausalLoss(base(tie_word_embeddings=tied)), world, shard=True)
     made = making(load_tokenizer(root))
     export.finish(Path(root) / "run", module.model, made, world)  # type: ignore[arg-type]
 

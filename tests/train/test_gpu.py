@@ -51,16 +51,16 @@ def losses(made: training.Ready, count: int) -> list[float]:
 def test_weights_of_16_bits_learn_by_a_scaled_loss(toy: Bench) -> None:
     half = replace(toy, found=replace(toy.found, dtype="fp16"))
     made = training.ready(half, Case("fp16", "7B", "full", "1k", {"optimizer": {"form": "master"}}))
-    trainer = made.alive.trainer
+    trainer = made.trainer
     rows = made.rows(0)
-    trainer.scale.value = 2.0**60  # too much for fp16: the step is skipped, nothing changes
+    trainer.loss_scale.value = 2.0**60  # too much for fp16: the step is skipped, nothing changes
     before = {name: one.detach().clone() for name, one in trainer.parameters.items()}
-    outcome = trainer.take(1, rows, 1e-3)
+    outcome = trainer.step(1, rows, 1e-3)
     assert outcome.skipped
-    assert trainer.scale.value == 2.0**59
+    assert trainer.loss_scale.value == 2.0**59
     assert all(torch.equal(one, before[name]) for name, one in trainer.parameters.items())
-    trainer.scale.value = 1024.0
-    found = [trainer.take(number, rows, 1e-3).loss for number in range(2, 8)]
+    trainer.loss_scale.value = 1024.0
+    found = [trainer.step(number, rows, 1e-3).loss for number in range(2, 8)]
     assert found[-1] < found[0] - 0.3
 
 
@@ -76,8 +76,8 @@ def test_activations_made_again_change_no_loss(toy: Bench, method: str) -> None:
     found = []
     for layers in (0, 1, 2):
         made = training.ready(toy, Case("x", "7B", method, "1k", {"train": {"checkpointing": "none"}}))
-        step.checkpoint_activations(made.alive.trainer.model, layers)
-        flags = [layer.gradient_checkpointing for layer in distributed.layers(made.alive.trainer.model)]
+        step.checkpoint_activations(made.trainer.model, layers)
+        flags = [layer.gradient_checkpointing for layer in distributed.layers(made.trainer.model)]
         assert flags == [place < layers for place in range(2)]
         found.append(losses(made, 3))
     for other in found[1:]:
@@ -87,10 +87,10 @@ def test_activations_made_again_change_no_loss(toy: Bench, method: str) -> None:
 def test_matrices_in_4_bits_train_as_the_runs_own_loader_makes_them(toy: Bench) -> None:
     pytest.importorskip("bitsandbytes")
     made = training.ready(toy, Case("qlora", "7B", "qlora", "1k"))
-    frozen = [one for name, one in made.alive.trainer.model.named_parameters() if not one.requires_grad]
+    frozen = [one for name, one in made.trainer.model.named_parameters() if not one.requires_grad]
     assert sum(one.dtype == torch.uint8 for one in frozen) == 7 * 2
     rows = made.rows(0)
-    found = [made.alive.trainer.take(number, rows, 5e-3).loss for number in range(1, 7)]
+    found = [made.trainer.step(number, rows, 5e-3).loss for number in range(1, 7)]
     assert found[-1] < found[0]
 
 
@@ -158,5 +158,5 @@ def test_memory_that_ends_halves_the_micro_batch_and_keeps_the_loss(card: Bench)
     with training.held_to(card, 0.75 * needed):
         again = training.ready(card, case, layers=4)
         assert again.take(0)[0] == pytest.approx(wanted, rel=2e-3)
-    assert again.alive.trainer.micro_batch < 4
+    assert again.trainer.micro_batch < 4
     assert "memory ran out in step 1" in again.said[0]

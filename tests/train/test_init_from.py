@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from curate.errors import CurateError, ModelError, RunError
+from curate.model import choices
 from curate.train import checkpoint, config
 from curate.train.finetune import finetune
 from curate.train.run import events, records
@@ -107,7 +108,7 @@ def test_the_rate_is_that_of_the_method_in_force_and_the_run_keeps_it(
         kept = config.load(str(found.run / records.CONFIG))
         rates = [row["lr"] for row in records.lines(found.run / records.METRICS)]
         assert kept.method.kind == kind
-        assert max(rates) == pytest.approx(config.LEARNING_RATES[kind])
+        assert max(rates) == pytest.approx(choices.METHODS[kind].learning_rate)
 
 
 def full_settings() -> config.TrainConfig:

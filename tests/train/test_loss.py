@@ -201,17 +201,17 @@ def test_an_adapter_on_the_head_itself_is_trained_too() -> None:
 def test_the_check_passes_a_model_that_is_understood_and_refuses_one_that_is_not() -> None:
     model = tiny_models.model("gemma2", head_dim=8, final_logit_softcapping=0.1)
     prepared = choose.prepare(model, SDPA)
-    loss.check(loss.CausalLoss(model), prepared)
+    loss.check_packed_logits(loss.CausalLoss(model), prepared)
     module = loss.CausalLoss(model)
     module.softcap = None  # as if its configuration's word for the cap were not known
     with pytest.raises(RecipeError, match="is not head and softmax over a body"):
-        loss.check(module, prepared)
+        loss.check_packed_logits(module, prepared)
 
 
 def test_the_check_refuses_a_model_that_carries_a_state_from_document_to_document() -> None:
     model: Any = tiny_models.model("mamba", state_size=4, intermediate_size=64, expand=2, num_heads=None)
     with pytest.raises(RecipeError):
-        loss.check(loss.CausalLoss(model), choose.prepare(model, SDPA))
+        loss.check_packed_logits(loss.CausalLoss(model), choose.prepare(model, SDPA))
 
 
 # ---- the whole step

@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 from curate.model.attention import choose
-from curate.model.methods import MethodSettings
+from curate.model.choices import MethodSettings
 from curate.model.sizes import Linear, Shape
 from curate.train import memory
 from curate.train.loss import CausalLoss
@@ -66,7 +66,7 @@ def reckoned_and_measured(
     shape = shape_of(model)
     model = model if kind == "full" else adapted(model, method).to(DTYPES[dtype])
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    assert memory.trainable(method, shape) == sum(parameter.numel() for parameter in trained)
+    assert memory.trained_parameters(method, shape) == sum(parameter.numel() for parameter in trained)
     chosen = choose.prepare(model, choose.Attention("sdpa", "for a test"))
     layers = round(checkpointed * shape.layers)
     checkpoint_activations(model, layers)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from curate.errors import CheckpointError, RecipeError
+from curate.model.choices import OPTIMIZER_FORMS
 from curate.train import checkpoint, distributed, memory
 from curate.train.config import OptimizerSettings
-from curate.train.memory import FORMS
 from curate.train.optim import adamw, eight_bit, updates
 from tests.support import ranks, tiny_models
 
@@ -216,7 +216,7 @@ def run_theirs(optimizer: Any, of: dict[str, Any], steps: range) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", OPTIMIZER_FORMS)
 @pytest.mark.parametrize(("dtype", "item"), [(torch.float32, 4), (torch.bfloat16, 2)], ids=["fp32", "bf16"])
 def test_the_states_take_what_the_plan_reckons(form: Any, dtype: Any, item: int) -> None:
     weight = torch.nn.Parameter(torch.zeros(512, 512, dtype=dtype))
@@ -229,7 +229,7 @@ def test_the_states_take_what_the_plan_reckons(form: Any, dtype: Any, item: int)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", OPTIMIZER_FORMS)
 def test_a_model_learns_as_fast_by_any_form(form: Any, dtype: Any) -> None:
     parts = tiny_models.documents([20, 30, 14])
 
@@ -257,7 +257,7 @@ def test_a_model_learns_as_fast_by_any_form(form: Any, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", OPTIMIZER_FORMS)
 def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(form: Any, dtype: Any, tmp_path: Path) -> None:
     straight = parameters(dtype)
     run(adamw.build(straight.items(), DECAYING, form), straight, range(6))
@@ -414,9 +414,9 @@ UNEVEN: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 97}  # rows th
 def _sharded(rank: int, folder: Path) -> None:
     """Train sharded models, one for each form; rank 0 saves them whole, with the norms that clipping saw."""
     world = distributed.World(rank, 2, rank, torch.device("cpu"))
-    for form in FORMS:
+    for form in OPTIMIZER_FORMS:
         model = tiny_models.model(**UNEVEN).to(torch.bfloat16)
-        distributed.spread(model, world, shard=True)
+        distributed.wrap_model(model, world, shard=True)
         named = dict(model.named_parameters())
         optimizer = adamw.build(named.items(), DECAYING, form)
         norms = _train(model, named, optimizer, range(3))
@@ -439,7 +439,7 @@ def _train(model: Any, named: dict[str, Any], optimizer: Any, steps: range) -> l
 @pytest.mark.slow
 def test_sharded_states_are_saved_whole_and_go_on_on_one_rank(tmp_path: Path) -> None:
     ranks.spawn(_sharded, 2, tmp_path)
-    for form in FORMS:
+    for form in OPTIMIZER_FORMS:
         loaded = checkpoint.load_latest(tmp_path / form)
         assert loaded is not None
         alone = tiny_models.model(**UNEVEN).to(torch.bfloat16)
@@ -479,7 +479,7 @@ def test_an_update_that_does_not_compile_runs_as_it_is_written() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", OPTIMIZER_FORMS)
 def test_the_gpu_goes_where_the_cpu_goes(form: Any) -> None:
     ours = parameters(torch.bfloat16)
     there = {name: torch.nn.Parameter(one.detach().cuda()) for name, one in ours.items()}

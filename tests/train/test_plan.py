@@ -12,9 +12,9 @@ torch = pytest.importorskip("torch")
 from curate.errors import PlanError, RecipeError
 from curate.model import device
 from curate.model.sizes import Linear, Shape, Work
-from curate.train import config, plan
+from curate.train import config
 from curate.train.config import TrainConfig
-from curate.train.plan import Hardware, Load, Plan
+from curate.train.plan import Hardware, Load, Plan, Planner, Steps
 
 GIB = 2**30
 VICUNA = Load(  # 125,000 conversations, 370M tokens, as the model card of v1.3 says
@@ -42,11 +42,15 @@ def card(gib: float, ranks: int = 1, disk: float = 1000, dtype: str = "bf16") ->
 
 def planned(hardware: Hardware, load: Load = MANY_A_ROW, preset: str = "default", **changes: dict[str, Any]) -> Plan:
     made = config.override(config.load(preset), changes)
-    return plan.make(made, llama2_7b(), load, hardware, attention="flex")
+    return Planner(made, llama2_7b(), load, hardware, attention="flex").plan()
+
+
+def steps(settings: TrainConfig, load: Load) -> Steps:
+    return Planner(settings, llama2_7b(), load, card(80), attention="flex").steps
 
 
 def test_a_global_batch_counts_conversations() -> None:
-    found = plan.steps(TrainConfig(), MANY_A_ROW)  # 3.125 a row
+    found = steps(TrainConfig(), MANY_A_ROW)  # 3.125 a row
     assert (found.rows, found.conversations) == (41, 128.125)
     assert found.count == 2342  # 100,000 conversations × 3 epochs ÷ 128 is 2,344
     assert "128 conversations a step = 41 rows of 2,048 tokens" in planned(card(80)).reasons
@@ -55,9 +59,9 @@ def test_a_global_batch_counts_conversations() -> None:
 def test_the_last_step_takes_what_is_left_and_max_steps_says_all() -> None:
     load = replace(MANY_A_ROW, conversations=10, rows=10)
     few = config.override(TrainConfig(), {"train": {"global_batch": 4, "epochs": 1.0}})
-    found = plan.steps(few, load)
+    found = steps(few, load)
     assert (found.count, found.rows, found.total_rows) == (3, 4, 10)
-    found = plan.steps(config.override(few, {"train": {"max_steps": 7}}), load)
+    found = steps(config.override(few, {"train": {"max_steps": 7}}), load)
     assert (found.count, found.total_rows, found.epochs) == (7, 28, 2.8)
 
 
@@ -117,7 +121,7 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
     found = planned(card(24), method={"kind": "full"})
     assert not found.fits
     with pytest.raises(PlanError) as caught:
-        plan.check(found)
+        found.require_fit()
     said = str(caught.value)
     assert "a card of 24 GiB has 24.0" in said
     assert "--method lora (" in said and "--method qlora (" in said and "4 such devices with torchrun" in said
@@ -141,7 +145,7 @@ def test_a_full_7b_state_is_94_gb_and_the_disk_must_hold_it() -> None:
     found = planned(card(141, disk=150), method={"kind": "full"}, optimizer={"form": "master"})
     assert found.checkpoint == 14 * 6_738_415_616  # weights in bf16, three fp32 tensors of the optimizer
     with pytest.raises(PlanError, match=r"of disk, 150.0 are free .* is 87.9"):
-        plan.check(found)
+        found.require_fit()
     assert planned(card(141, disk=150), method={"kind": "lora"}).fits
 
 

@@ -268,5 +268,5 @@ def test_a_folder_that_holds_no_run_is_named_and_the_latest_is_found(
 def test_two_processes_never_work_on_one_run(taught: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     stopped_at(taught, out, 1)
-    with run_folder.held(out), pytest.raises(RunError, match="another process is at work"):
+    with run_folder.hold(out), pytest.raises(RunError, match="another process is at work"):
         finetune(resume=out, place="cpu")

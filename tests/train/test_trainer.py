@@ -19,15 +19,17 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from curate.errors import RunError
 from curate.model import find, load
 from curate.model.attention import choose
-from curate.train import checkpoint, packing
+from curate.model.sizes import work
+from curate.train import checkpoint, config, packing
 from curate.train import examples as train_examples
-from curate.train.config import OptimizerSettings
 from curate.train.distributed import World
 from curate.train.finetune import finetune
 from curate.train.loss import CausalLoss
 from curate.train.optim import adamw
+from curate.train.packing import PackedData
+from curate.train.plan import Hardware, Load, Planner
 from curate.train.run import events, records
-from curate.train.trainer import Scale, Trainer
+from curate.train.trainer import LossScale, Trainer, TrainerInputs
 from tests.support.small_runs import Heard, losses, run, taught_set
 
 ALL: dict[str, Any] = {"global_batch": 12, "max_steps": 4, "lr": 5e-3}  # each step takes every conversation
@@ -197,21 +199,23 @@ def _spoil(event: Any) -> None:
 # ---- fp16's scaled loss
 
 
-def trainer(taught: Path, scale: Scale) -> Trainer:
-    """Something to train, as the run makes it, on one rank."""
-    from curate.tokenization.tokenizer import load_tokenizer
+def trainer(taught: Path, scale: LossScale) -> Trainer:
+    """A trainer of every weight on one rank, two packed rows at once."""
+    from curate.rendering.set_tokenizer import load_set_tokenizer
 
-    folder, told = train_examples.opened(taught)
-    tokenizer = load_tokenizer(told["recipe"]["tokens"]["tokenizer"])
+    folder, manifest = train_examples.opened(taught)
+    tokenizer = load_set_tokenizer(manifest)
     examples = train_examples.load(folder, tokenizer).train
     source = find.find("tiny", tokenizer=tokenizer)
-    module = CausalLoss(load.load(source, dtype=torch.float32, device="cpu").train())
-    chosen = choose.prepare(module.model, choose.choose("cpu", torch.float32))
-    rows = packing.pack(examples.lengths, 192).rows
-    said: list[str] = []
-    world = World(0, 1, 0, torch.device("cpu"))
-    made = Trainer(module, chosen, None, examples, rows, 192, world, 1.0, 2, scale, said.append)
-    made.optimizer = adamw.build(list(made.parameters.items()), OptimizerSettings(), "master")
+    model = load.load(source, dtype=torch.float32, device="cpu")
+    packed = PackedData(examples, packing.pack(examples.lengths, 192).rows, 192)
+    settings = config.override(config.load(config.TINY), {"method": {"kind": "full"}, "train": {"micro_batch": 2}})
+    kernel = choose.choose("cpu", torch.float32)
+    data_load = Load(len(examples), len(packed.rows), 192, work([], 0), work([], 0))
+    hardware = Hardware("cpu", "a CPU", 1 << 40, "fp32", 1e9, 1, 1 << 40)
+    plan = Planner(settings, load.shape(source.config), data_load, hardware, kernel.name).plan()
+    made = Trainer(model, TrainerInputs(settings, plan, kernel, packed, World(0, 1, 0, torch.device("cpu"))))
+    made.loss_scale = scale
     return made
 
 
@@ -221,36 +225,36 @@ def weights(made: Trainer) -> Tensor:
 
 
 def test_a_scaled_loss_makes_the_same_step(taught: Path) -> None:
-    plain, scaled = trainer(taught, Scale(False)), trainer(taught, Scale(True, 65536.0))
+    plain, scaled = trainer(taught, LossScale(False)), trainer(taught, LossScale(True, 65536.0))
     for step in range(1, 4):
-        one, other = plain.take(step, range(4), 1e-3), scaled.take(step, range(4), 1e-3)
+        one, other = plain.step(step, range(4), 1e-3), scaled.step(step, range(4), 1e-3)
         assert other.loss == pytest.approx(one.loss, rel=1e-6)
         assert other.norm == pytest.approx(one.norm, rel=1e-5)
     assert torch.allclose(weights(plain), weights(scaled), atol=1e-5)
 
 
 def test_an_overflow_changes_no_weight_and_halves_the_scale(taught: Path) -> None:
-    made = trainer(taught, Scale(True, 2.0**136))  # past fp32's 2**128 for any gradient element above 2**-8
+    made = trainer(taught, LossScale(True, 2.0**136))  # past fp32's 2**128 for any gradient element above 2**-8
     before = weights(made)
-    outcome = made.take(1, range(4), 1e-3)
+    outcome = made.step(1, range(4), 1e-3)
     assert outcome.skipped
     assert torch.equal(weights(made), before)
-    assert made.scale.value == 2.0**135
+    assert made.loss_scale.value == 2.0**135
     taken = 1
     while outcome.skipped:
         taken += 1
-        outcome = made.take(taken, range(4), 1e-3)
+        outcome = made.step(taken, range(4), 1e-3)
     assert not torch.equal(weights(made), before)
     assert outcome.loss == outcome.loss
 
 
 def test_the_scale_grows_again_after_many_good_steps() -> None:
-    scale = Scale(True, 4.0)
+    scale = LossScale(True, 4.0)
     for _ in range(2000):
-        scale.after(True)
+        scale.update(True)
     assert scale.value == 8.0
-    still = Scale(False)
-    still.after(False)
+    still = LossScale(False)
+    still.update(False)
     assert still.value == 1.0
 
 

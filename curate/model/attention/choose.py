@@ -1,9 +1,9 @@
 """Attention over packed rows: four kernels behind one signature, and the choice among them.
 
-Each kernel is a function in transformers' `AttentionInterface` under a name of ours. For a name it has no mask builder
-for, transformers (5.17 to 5.24) builds none, and it hands the body's extra keyword arguments down to every layer's
-attention: so `kwargs` builds the mask once for each micro-batch, and all layers share it. A kernel that is called
-without that mask raises: a packed row must never be read as one document.
+Each kernel is registered in transformers' `AttentionInterface` under a name of its own. transformers (5.17 to 5.24)
+builds no mask for a name that it does not know, and passes extra keyword arguments of the model body to every layer's
+attention: `kwargs` builds the mask once for each micro-batch, and all layers share it. A kernel raises without that
+mask, because a packed row must never be read as one document.
 """
 
 from __future__ import annotations
@@ -18,17 +18,10 @@ from torch import Tensor, nn
 
 from curate.errors import RecipeError, did_you_mean
 from curate.model.attention import masks
-from curate.model.attention.kernels import KERNELS, Name, flash_version, mask
+from curate.model.attention.kernels import KERNELS, flash_version
+from curate.model.choices import ATTENTION, AttentionName
 
-NAMES: tuple[Name, ...] = ("flex", "sdpa", "flash", "varlen")
-ARGUMENT = "packed"  # the keyword under which masks travel through the model
-# Names of ours that hold none of the words by which transformers knows its own kernels and asks a model for support.
-_REGISTERED: dict[Name, str] = {
-    "flex": "curate_blocks",
-    "sdpa": "curate_matrix",
-    "flash": "curate_cuts",
-    "varlen": "curate_torch_cuts",
-}
+ARGUMENT = "packed"  # the keyword argument that passes masks through the model
 
 
 class Documents(Protocol):
@@ -40,11 +33,11 @@ class Documents(Protocol):
 
 @dataclass(frozen=True)
 class Attention:
-    """A kernel, why it was chosen, and the sliding windows (tokens) that the prepared model's layers ask for."""
+    """A chosen kernel."""
 
-    name: Name
-    reason: str
-    windows: tuple[int, ...] = ()
+    name: AttentionName
+    reason: str  # why it was chosen
+    windows: tuple[int, ...] = ()  # sliding windows of the model's layers, in tokens
 
 
 # ---- the choice
@@ -67,14 +60,14 @@ def choose(
     Raises RecipeError for a name that is none, or that cannot run here.
     """
     device = torch.device(device)
-    if wanted != "auto" and wanted not in NAMES:
-        raise RecipeError(f"attention {wanted!r} is not known{did_you_mean(wanted, ('auto', *NAMES))}")
+    if wanted != "auto" and wanted not in ATTENTION:
+        raise RecipeError(f"attention {wanted!r} is not known{did_you_mean(wanted, ('auto', *ATTENTION))}")
     if wanted == "sdpa":
         return Attention("sdpa", "as asked")
     if device.type != "cuda":
         return _without_cuda(device, wanted)
     if wanted != "auto":
-        name = next(name for name in NAMES if name == wanted)
+        name = next(name for name in ATTENTION if name == wanted)
         failure = trial(name, device, dtype, heads or Heads())
         if failure is not None:
             raise RecipeError(f"attention {wanted!r} cannot run here ({failure}); use attention = 'auto'")
@@ -89,7 +82,7 @@ def _without_cuda(device: torch.device, wanted: str) -> Attention:
 
 
 def _best(device: torch.device, dtype: torch.dtype, heads: Heads) -> Attention:
-    """Try kernels from the fastest on, and say of those passed over why."""
+    """Return the fastest kernel that runs, with the reason why others were passed over."""
     capability = torch.cuda.get_device_capability(device)
     passed: list[str] = []
     for name, why in ranked(capability, flash_version(), dtype):
@@ -100,7 +93,7 @@ def _best(device: torch.device, dtype: torch.dtype, heads: Heads) -> Attention:
     return Attention("sdpa", "; ".join([*passed, "SDPA with a mask runs anywhere"]))
 
 
-def ranked(capability: tuple[int, int], flash: int | None, dtype: torch.dtype) -> list[tuple[Name, str]]:
+def ranked(capability: tuple[int, int], flash: int | None, dtype: torch.dtype) -> list[tuple[AttentionName, str]]:
     """Return the kernels worth trying on a CUDA device, the fastest first, each with its reason.
 
     FlexAttention beats FlashAttention 2 on Hopper (forward 0.72 against 0.77 ms, backward 1.56 against 1.96 at
@@ -109,7 +102,7 @@ def ranked(capability: tuple[int, int], flash: int | None, dtype: torch.dtype) -
     if capability < (8, 0):
         return []
     hopper = capability >= (9, 0)
-    order: list[tuple[Name, str]] = [("flex", "FlexAttention, the fastest of torch's own")]
+    order: list[tuple[AttentionName, str]] = [("flex", "FlexAttention, the fastest of torch's own")]
     half = dtype in (torch.float16, torch.bfloat16)
     if half and flash is not None and (flash >= 3 or not hopper) and (flash == 2 or hopper):
         order.insert(0, ("flash", f"FlashAttention {flash} is installed and fastest on this device"))
@@ -118,16 +111,17 @@ def ranked(capability: tuple[int, int], flash: int | None, dtype: torch.dtype) -
     return order
 
 
-def trial(name: Name, device: torch.device, dtype: torch.dtype, heads: Heads) -> str | None:
-    """Run a kernel forward and backward on a short packed row; return what went wrong, in one line, or null."""
+def trial(name: AttentionName, device: torch.device, dtype: torch.dtype, heads: Heads) -> str | None:
+    """Run a kernel forward and backward on a short packed row; return what went wrong in one line, or None."""
     documents = torch.arange(2, dtype=torch.int32, device=device).repeat_interleave(masks.BLOCK)[None]
     query, key, value = (
         torch.randn(1, count, documents.shape[1], heads.size, device=device, dtype=dtype, requires_grad=True)
         for count in (heads.queries, heads.keys, heads.keys)
     )
-    packed = {0: mask(name, documents)}
+    kernel = KERNELS[name]
+    packed = {0: kernel.mask(documents, None)}
     try:
-        out, _ = KERNELS[name](nn.Module(), query, key, value, None, scaling=heads.size**-0.5, packed=packed)
+        out, _ = kernel.attend(nn.Module(), query, key, value, None, scaling=heads.size**-0.5, packed=packed)
         out.sum().backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -148,11 +142,11 @@ def prepare(model: nn.Module, attention: Attention) -> Attention:
     from transformers import AttentionInterface
 
     inner = base(model)
-    name = _REGISTERED[attention.name]
-    AttentionInterface.register(name, KERNELS[attention.name])
+    kernel = KERNELS[attention.name]
+    AttentionInterface.register(kernel.registered, kernel.attend)
     if inner._can_set_attn_implementation():
-        inner.set_attn_implementation(name)
-    if inner.config._attn_implementation != name:
+        inner.set_attn_implementation(kernel.registered)
+    if inner.config._attn_implementation != kernel.registered:
         raise RecipeError(
             f"the attention of {type(inner).__name__} cannot be told where a document ends, which packed rows need; "
             "use a model of LLaMA's kind"
@@ -186,7 +180,8 @@ def plain(model: nn.Module) -> Iterator[None]:
 def kwargs(attention: Attention, batch: Documents) -> dict[str, Any]:
     """Return what the body's forward takes besides ids and positions: the masks of one micro-batch, built once."""
     length = batch.documents.shape[1]
-    packed = {0: mask(attention.name, batch.documents)}
+    mask = KERNELS[attention.name].mask
+    packed = {0: mask(batch.documents, None)}
     for window in attention.windows:
-        packed[window] = mask(attention.name, batch.documents, window) if window < length else packed[0]
+        packed[window] = mask(batch.documents, window) if window < length else packed[0]
     return {ARGUMENT: packed}

@@ -1,32 +1,25 @@
 """The four attention kernels over packed rows, behind the signature that transformers' `AttentionInterface` calls.
 
-query is [rows, heads, tokens, size]; key and value may have fewer heads. What comes back is [rows, tokens, heads, size]
-and no weights. `packed` holds the masks that `attention.kwargs` built, by sliding window (0: none); without it a kernel
-raises, for a packed row must never be read as one document.
+query is [rows, heads, tokens, size]; key and value may have fewer heads (grouped queries). The output is
+[rows, tokens, heads, size], without attention weights. `packed` holds the masks that `choose.kwargs` built, by sliding
+window (0: none); without it a kernel raises, because a packed row must never be read as one document.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from curate.errors import RecipeError
 from curate.model.attention import masks
-
-Name = Literal["flex", "sdpa", "flash", "varlen"]
-
-
-def mask(name: Name, documents: Tensor, window: int | None = None) -> Any:
-    """Return the mask of a micro-batch in the form that a kernel takes."""
-    if name == "sdpa":
-        return masks.dense(documents, window)
-    return masks.blocks(documents, window) if name == "flex" else masks.lengths(documents)
+from curate.model.choices import AttentionName
 
 
 @cache
@@ -41,13 +34,13 @@ def flash_function() -> tuple[int, Callable[..., Any]] | None:
 
 
 def flash_version() -> int | None:
-    """Return the version of FlashAttention that is installed, null if none is."""
-    found = flash_function()
-    return found[0] if found else None
+    """Return the version of FlashAttention that is installed, None if none is."""
+    installed = flash_function()
+    return installed[0] if installed else None
 
 
 def _chosen(packed: dict[int, Any] | None, window: int | None, others: dict[str, Any]) -> Any:
-    """Return the mask a layer asks for; raises where there is none, or where the layer asks for what no kernel has."""
+    """Return the mask for a layer; raises where there is none, or where the layer needs what no kernel has."""
     if packed is None:
         raise RecipeError(
             "attention over packed rows was called without their mask: this model's layers do not hand it down, and it "
@@ -72,22 +65,22 @@ def _sdpa(
     packed: dict[int, Tensor] | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attend by torch's SDPA with a boolean mask; with a softcap, which SDPA lacks, step by step."""
+    """Attend by torch's SDPA with a boolean mask; with a softcap, which SDPA lacks, by explicit scores."""
     seen = _chosen(packed, sliding_window, others)
     key, value = _repeated(key, query), _repeated(value, query)
     if softcap is None:
         attend = nn.functional.scaled_dot_product_attention
-        found = attend(query, key, value, attn_mask=seen, dropout_p=dropout, scale=scaling)
+        out = attend(query, key, value, attn_mask=seen, dropout_p=dropout, scale=scaling)
     else:
         scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         scores = (softcap * torch.tanh(scores.float() / softcap)).masked_fill(~seen, -torch.inf)
         weights = nn.functional.dropout(scores.softmax(dim=-1).to(value.dtype), dropout)
-        found = weights @ value
-    return found.transpose(1, 2).contiguous(), None
+        out = weights @ value
+    return out.transpose(1, 2).contiguous(), None
 
 
 def _repeated(states: Tensor, query: Tensor) -> Tensor:
-    """Give each query head its key or value: with a mask, SDPA on CUDA knows no grouped queries but in its slow way."""
+    """Repeat keys or values for each query head: with a mask, SDPA on CUDA groups queries only in its slow path."""
     times = query.shape[1] // states.shape[1]
     return states if times == 1 else states.repeat_interleave(times, dim=1)
 
@@ -113,14 +106,14 @@ def _flex(
     packed: dict[int, Any] | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attend by FlexAttention; within a layer that is compiled whole, it becomes part of that."""
+    """Attend by FlexAttention; in a compiled layer it is compiled as part of the layer."""
     from torch.nn.attention.flex_attention import flex_attention
 
     if dropout:
         raise RecipeError("FlexAttention has no dropout, which this model's attention_dropout asks for; use 'sdpa'")
 
     attend: Any = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
-    found = attend(
+    out = attend(
         query,
         key,
         value,
@@ -129,7 +122,7 @@ def _flex(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return found.transpose(1, 2).contiguous(), None
+    return out.transpose(1, 2).contiguous(), None
 
 
 def _capped(cap: float) -> Callable[..., Tensor]:
@@ -174,9 +167,9 @@ def _varlen(
         key, value = _repeated(key, query), _repeated(value, query)
     more = {"enable_gqa": query.shape[1] != key.shape[1]} if grouped else {}
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
-    ends = (documents.cuts, documents.cuts, documents.longest, documents.longest)
-    found = attend(_flat(query), _flat(key), _flat(value), *ends, scale=scaling, window_size=window, **more)
-    return found.view(query.shape[0], query.shape[2], query.shape[1], -1), None
+    ends = (documents.cu_seqlens, documents.cu_seqlens, documents.max_seqlen, documents.max_seqlen)
+    out = attend(_flat(query), _flat(key), _flat(value), *ends, scale=scaling, window_size=window, **more)
+    return out.view(query.shape[0], query.shape[2], query.shape[1], -1), None
 
 
 def _flash_attention(
@@ -193,26 +186,26 @@ def _flash_attention(
     packed: dict[int, masks.Lengths] | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attend by the flash-attn that is installed, whichever version."""
+    """Attend by the installed version of flash-attn."""
     documents: masks.Lengths = _chosen(packed, sliding_window, others)
     _refuse("flash-attn", dropout, softcap)
-    found = flash_function()
-    if found is None:
+    installed = flash_function()
+    if installed is None:
         raise RecipeError("flash-attn is not installed; use attention = 'auto'")
     more = {} if sliding_window is None else {"window_size": (sliding_window - 1, 0)}
-    out = found[1](
+    out = installed[1](
         _flat(query),
         _flat(key),
         _flat(value),
-        cu_seqlens_q=documents.cuts,
-        cu_seqlens_k=documents.cuts,
-        max_seqlen_q=documents.longest,
-        max_seqlen_k=documents.longest,
+        cu_seqlens_q=documents.cu_seqlens,
+        cu_seqlens_k=documents.cu_seqlens,
+        max_seqlen_q=documents.max_seqlen,
+        max_seqlen_k=documents.max_seqlen,
         softmax_scale=scaling,
         causal=True,
         **more,
     )
-    out = out[0] if isinstance(out, tuple) else out  # version 4 adds the log of the sums
+    out = out[0] if isinstance(out, tuple) else out  # version 4 adds the log-sum-exp
     return out.view(query.shape[0], query.shape[2], query.shape[1], -1), None
 
 
@@ -222,9 +215,22 @@ def _refuse(kernel: str, dropout: float, softcap: float | None) -> None:
         raise RecipeError(f"{kernel} has no counterpart of this model's {asked}; use attention = 'sdpa'")
 
 
-KERNELS: dict[Name, Callable[..., tuple[Tensor, None]]] = {
-    "flex": _flex,
-    "sdpa": _sdpa,
-    "flash": _flash_attention,
-    "varlen": _varlen,
+@dataclass(frozen=True)
+class Kernel:
+    """An attention function, the mask it takes, and its name in transformers' `AttentionInterface`.
+
+    `mask(documents, window)` takes documents [rows, tokens] and a sliding window in tokens, None without one.
+    """
+
+    attend: Callable[..., tuple[Tensor, None]]
+    mask: Callable[[Tensor, int | None], Any]
+    # None of the words by which transformers knows its own kernels and asks a model whether it supports them.
+    registered: str
+
+
+KERNELS: dict[AttentionName, Kernel] = {
+    "flex": Kernel(_flex, masks.blocks, "curate_blocks"),
+    "sdpa": Kernel(_sdpa, masks.dense, "curate_matrix"),
+    "flash": Kernel(_flash_attention, masks.lengths, "curate_cuts"),
+    "varlen": Kernel(_varlen, masks.lengths, "curate_torch_cuts"),
 }

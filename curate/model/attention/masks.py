@@ -1,9 +1,8 @@
-"""Which token of a packed row may see which: its own document's, up to itself.
+"""Attention masks of packed rows: a token sees the tokens of its own document, up to itself.
 
-The rule is written three times, once for each kind of kernel: as a boolean matrix (SDPA), as FlexAttention's block
-mask, and as the cumulative lengths that variable-length kernels take. `documents` is [rows, tokens], one number a
-document, padding -1. Padding sees itself alone, as one more document, so that no query is left without a key: a
-softmax over nothing would be NaN.
+The rule exists in three forms, one for each kind of kernel: a boolean matrix (SDPA), FlexAttention's block mask, and
+the cumulative lengths of variable-length kernels. `documents` is [rows, tokens] int32, a number for each document, -1
+for padding. Padding sees only itself, as one more document, because a query without any key gives NaN in softmax.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (row, head, query, key) → seen
 
 BLOCK = 128  # tokens on each side of a block of FlexAttention's mask: its kernels' own default
-_PADDING = torch.iinfo(torch.int32).max  # after every document, so that a row's numbers never fall
+_CU_SEQLENS_MULTIPLE = 64  # entries; as many documents as most micro-batches have
+_PADDING = torch.iinfo(torch.int32).max  # greater than any document, so that the numbers of a row ascend
 
 
 def dense(documents: Tensor, window: int | None = None) -> Tensor:
@@ -33,16 +33,16 @@ def dense(documents: Tensor, window: int | None = None) -> Tensor:
 
 
 def _distance(length: int, device: torch.device) -> Tensor:
-    """How far each key (column) lies before each query (row)."""
+    """Return how many places each key (column) lies before each query (row)."""
     places = torch.arange(length, device=device)
     return places[:, None] - places[None, :]
 
 
 def blocks(documents: Tensor, window: int | None = None) -> BlockMask:
-    """Return the mask as FlexAttention's block mask, found from each block's first and last document.
+    """Return FlexAttention's block mask, computed from the first and last document of each block.
 
-    No [tokens, tokens] matrix is made: 16 blocks of 128 tokens tell all there is to know of a row of 2,048, and the
-    token-wise rule is asked only in blocks where documents meet or the diagonal passes.
+    No [tokens, tokens] matrix is built: 16 blocks of 128 tokens describe a row of 2,048, and the token-wise rule is
+    evaluated only in blocks where documents meet or the diagonal passes.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -72,39 +72,39 @@ def _block_map(row: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
     first, last = row.view(-1, count, BLOCK).aminmax(dim=2)
     steps = _distance(count, row.device)
     some = (steps >= 0) & (last[:, None, :] >= first[:, :, None]) & (first[:, None, :] <= last[:, :, None])
-    one = (first == last)[:, None, :] & (first == last)[:, :, None] & (first[:, None, :] == first[:, :, None])
-    whole = (steps > 0) & one
+    same = (first == last)[:, None, :] & (first == last)[:, :, None] & (first[:, None, :] == first[:, :, None])
+    whole = (steps > 0) & same
     if window is not None:  # distances within a pair of blocks: (steps - 1) * BLOCK + 1 … (steps + 1) * BLOCK - 1
         some = some & ((steps - 1) * BLOCK + 1 < window)
         whole = whole & ((steps + 1) * BLOCK - 1 < window)
     return some, whole
 
 
-def _ordered(found: Tensor) -> tuple[Tensor, Tensor]:
+def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Return how many key blocks each query block has [rows, 1, blocks], and which, those it has first."""
-    counts = found.sum(dim=-1, dtype=torch.int32)
-    order = found.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
+    counts = blocks.sum(dim=-1, dtype=torch.int32)
+    order = blocks.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
     return counts.unsqueeze(1), order.unsqueeze(1)
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Documents as stretches of the rows laid end to end: `cuts` [documents + 1] int32, `longest` an upper bound."""
+    """Documents as cumulative lengths over packed rows laid end to end, as variable-length kernels take them."""
 
-    cuts: Tensor
-    longest: int
+    cu_seqlens: Tensor  # [documents + 1] int32, in tokens; begins with 0, ends with rows * tokens
+    max_seqlen: int  # tokens; an upper bound
 
 
-def lengths(documents: Tensor, room: int = 64) -> Lengths:
-    """Return where documents start in the rows laid end to end, as variable-length kernels want it.
+def lengths(documents: Tensor, window: int | None = None) -> Lengths:
+    """Return where documents [rows, tokens] start in the rows laid end to end; the kernels apply `window` themselves.
 
-    The cuts are padded with empty documents to a multiple of `room`, and the longest is taken to be a whole row:
-    shapes and numbers that stay the same from batch to batch, so that nothing is compiled again.
+    `cu_seqlens` is padded with empty documents to a multiple of 64 and `max_seqlen` is a whole row: shapes and numbers
+    stay the same from batch to batch, so nothing is compiled again.
     """
     rows, length = documents.shape
     starts = torch.ones_like(documents, dtype=torch.bool)
     starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    found = starts.flatten().nonzero().flatten()
-    short = -(len(found) + 1) % room
-    cuts = torch.nn.functional.pad(found, (0, short + 1), value=rows * length)
-    return Lengths(cuts.to(torch.int32), length)
+    first_tokens = starts.flatten().nonzero().flatten()
+    padding = -(len(first_tokens) + 1) % _CU_SEQLENS_MULTIPLE
+    cu_seqlens = torch.nn.functional.pad(first_tokens, (0, padding + 1), value=rows * length)
+    return Lengths(cu_seqlens.to(torch.int32), max_seqlen=length)

@@ -23,11 +23,11 @@ from torch.distributed.tensor import DTensor
 
 from curate.errors import CheckpointError, PlanError, RecipeError
 from curate.model import device
+from curate.model.choices import OptimizerForm
 from curate.train import distributed
 from curate.train.config import OptimizerSettings
-from curate.train.memory import Form
 from curate.train.optim import eight_bit, updates
-from curate.train.optim.updates import MOMENTS, Numbers, Slot, local, way
+from curate.train.optim.updates import MOMENTS, Numbers, Slot, local, update_kind
 
 _BUCKET = 1 << 26  # elements whose fp32 gradients are made at once: 256 MiB
 _NORM_PIECE = 1 << 16  # elements: 512 KiB in fp64, which stays in cache
@@ -50,7 +50,7 @@ class AdamW:
         self,
         named: Iterable[tuple[str, nn.Parameter]],
         *,
-        form: Form,
+        form: OptimizerForm,
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-8,
         weight_decay: float = 0.0,
@@ -82,7 +82,7 @@ class AdamW:
                 continue
             decay = self.weight_decay if moved[0].decays else 0.0
             numbers = Numbers(self.steps, self.rate, decay, *self.betas, self.epsilon)
-            updates.UPDATES[way(moved[0])](moved, numbers)
+            updates.UPDATES[update_kind(moved[0])](moved, numbers)
 
     # ---- to and from a checkpoint
 
@@ -121,7 +121,7 @@ def _fill(slot: Slot, saved: Mapping[str, Tensor]) -> None:
             raise CheckpointError(
                 f"the checkpoint's {name} of {slot.name} has shape {tuple(found.shape)}, not {wanted}"
             )
-        part = found if isinstance(found, DTensor) else distributed.placed(found, slot.parameter)
+        part = found if isinstance(found, DTensor) else distributed.shard_like(found, slot.parameter)
         value.copy_(local(part))
 
 
@@ -141,7 +141,7 @@ def _spread(part: Tensor, parameter: Tensor) -> Tensor:
 # ---- states
 
 
-def _states(parameter: nn.Parameter, form: Form) -> dict[str, Tensor]:
+def _states(parameter: nn.Parameter, form: OptimizerForm) -> dict[str, Tensor]:
     weight = local(parameter)
     if form == "stochastic" and weight.dtype == torch.float16:
         raise RecipeError(
@@ -162,7 +162,7 @@ def _buckets(slots: Iterable[Slot]) -> Iterator[list[Slot]]:
     """Yield the parameters that are updated together: in one way, with one decay, not too many at once."""
     open_ones: dict[tuple[str, bool], list[Slot]] = {}
     for slot in slots:
-        key = way(slot), slot.decays
+        key = update_kind(slot), slot.decays
         bucket = open_ones.setdefault(key, [])
         if bucket and sum(local(one.parameter).numel() for one in (*bucket, slot)) > _BUCKET:
             yield open_ones.pop(key)
@@ -174,7 +174,7 @@ def _buckets(slots: Iterable[Slot]) -> Iterator[list[Slot]]:
 # ---- what the run calls
 
 
-def build(named: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings, form: Form) -> AdamW:
+def build(named: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings, form: OptimizerForm) -> AdamW:
     """Return the optimizer of some parameters, with its states; raises PlanError where they do not fit the memory."""
     try:
         return AdamW(

@@ -28,7 +28,7 @@ _COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
 
 @dataclass
 class Slot:
-    """A parameter, and the tensors kept for it: of a sharded one this rank's part."""
+    """A parameter and its optimizer states; of a sharded one, this rank's part."""
 
     name: str
     parameter: nn.Parameter
@@ -43,9 +43,9 @@ class Slot:
 
 @dataclass(frozen=True)
 class Numbers:
-    """The numbers of one step."""
+    """The scalars of one step."""
 
-    step: int
+    step: int  # from 1
     rate: float
     decay: float
     beta1: float
@@ -53,19 +53,19 @@ class Numbers:
     epsilon: float
 
     def on(self, place: torch.device) -> Tensor:
-        """Return what an update multiplies by as a tensor, so that a compiled one serves all steps."""
+        """Return the scalars as a tensor [6], so that a compiled update is not compiled again for each step."""
         corrections = 1 - self.beta1**self.step, math.sqrt(1 - self.beta2**self.step)
         values = self.rate * self.decay, self.rate / corrections[0], self.beta1, self.beta2, corrections[1]
         return torch.tensor([*values, self.epsilon], dtype=torch.float32).to(place, non_blocking=True)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return this rank's part of a sharded tensor, any other as it is."""
+    """Return this rank's part of a sharded tensor, any other tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
 
 
-def way(slot: Slot) -> str:
-    """Return how a parameter is updated, which its states tell."""
+def update_kind(slot: Slot) -> str:
+    """Return the form of update for a parameter, by the states it has."""
     if "exp_avg_scale" in slot.state:
         return "8bit"
     return "stochastic" if slot.state["exp_avg"].dtype == torch.bfloat16 else "master"
@@ -75,7 +75,7 @@ def way(slot: Slot) -> str:
 
 
 def _gradient(slot: Slot) -> Tensor:
-    return local(cast(Tensor, slot.parameter.grad))  # those without one are not asked
+    return local(cast(Tensor, slot.parameter.grad))  # callers skip parameters without one
 
 
 def _update_exactly(slots: Sequence[Slot], numbers: Numbers) -> None:

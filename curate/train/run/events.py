@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: frozen events, for a screen, a log or a program to take as it likes."""
+"""The events of a run in progress, for a terminal, a log or a program to handle."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from curate.train.evaluation import EvalLoss, Sample
     from curate.train.plan import Plan
+    from curate.train.run.records import EvalLoss, Sample
 
 
 @dataclass(frozen=True)
 class Said:
-    """A line about what is being done."""
+    """A line about what the run is doing."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Warned:
-    """A line about something that is not as it should be, while the run goes on."""
+    """A line about a problem that does not stop the run."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What the run will do; `facts` are those of `run.json` so far."""
+    """The run is planned; `facts` are the contents of `run.json` so far."""
 
     plan: Plan
     facts: dict[str, Any]
@@ -36,40 +36,36 @@ class Planned:
 
 @dataclass(frozen=True)
 class Started:
-    """The first step is next: from which step on, in which folder."""
+    """The first step is about to begin."""
 
     run: Path
-    step: int
+    step: int  # steps that are done already
     steps: int
-    trained: int
+    trained: int  # parameters
     parameters: int
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """A step is done. `loss` is per supervised token of the whole global step, `norm` that of its gradients.
+    """A step is done."""
 
-    `mfu` counts strictly, over the device's measured matrix products; `gib` is the most memory held so far;
-    `seconds_left` goes by the latest steps; `waited` is the share of the time that went into fetching data.
-    """
-
-    step: int
+    step: int  # from 1
     steps: int
     epoch: float
-    loss: float
+    loss: float  # per supervised token of the global batch
     lr: float
-    norm: float
-    tokens: int
-    supervised: int
+    norm: float  # of the gradients, before clipping
+    tokens: int  # without padding
+    supervised: int  # tokens
     seconds: float
     tokens_per_s: float
-    mfu: float
-    gib: float
-    waited: float
-    seconds_left: float
+    mfu: float  # strictly counted, over the measured rate of the device's matrix products
+    gib: float  # peak memory so far
+    waited: float  # share of the time spent on preparing tensors
+    seconds_left: float  # by the latest steps
 
     def record(self) -> dict[str, Any]:
-        """Return the line of `metrics.jsonl`."""
+        """Return the step's line of `metrics.jsonl`."""
         return {
             "step": self.step,
             "epoch": round(self.epoch, 4),
@@ -88,7 +84,7 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The held-out loss was taken, of the `base` or the `tuned` model."""
+    """The held-out loss was computed, of the `base` or the `tuned` model."""
 
     step: int
     which: str
@@ -106,7 +102,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint stands."""
+    """A checkpoint was written."""
 
     step: int
     path: Path
@@ -128,5 +124,20 @@ Event = Said | Warned | Planned | Started | Stepped | Evaluated | Sampled | Save
 OnEvent = Callable[[Event], None]
 
 
-def unheard(event: Event) -> None:
-    """Take an event and do nothing with it."""
+def ignore_event(event: Event) -> None:
+    """Do nothing with an event."""
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Sends a run's events to whoever follows it."""
+
+    send: OnEvent = ignore_event
+
+    def say(self, text: str) -> None:
+        """Report what the run is doing."""
+        self.send(Said(text))
+
+    def warn(self, text: str) -> None:
+        """Report a problem that does not stop the run."""
+        self.send(Warned(text))

@@ -1,4 +1,4 @@
-"""A run's folder: taken by one run at a time, never by a second one, with the configuration that it is resumed by."""
+"""A run's folder: holds one run, is locked while that works, and keeps the configuration that it resumes with."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from curate.train.run import records
 
 RUNS = Path("runs")
 LOCK = ".lock"
+# Files of a run that ended before its first checkpoint; such a folder may be used again if no step was recorded.
 UNBEGUN = {
     LOCK,
     records.CONFIG,
@@ -45,7 +46,7 @@ def new(out: str | Path | None, settings: TrainConfig) -> Path:
 
 
 def _is_free(folder: Path) -> bool:
-    """Tell whether a folder is empty, or holds no more than what a run leaves that ends before its first step."""
+    """Return whether a folder is empty, or holds only what a run leaves that ended before its first step."""
     names = {path.name for path in folder.iterdir()}
     unbegun = names == {records.LEFT_OUT} or (LOCK in names and names <= UNBEGUN)
     return not names or (unbegun and not records.lines(folder / records.METRICS))
@@ -58,20 +59,20 @@ def _taken(folder: Path) -> str:
 
 
 def to_resume(run: str | Path | None) -> Path:
-    """Return the folder to go on with: the one named, or the run under runs/ that was written to last."""
+    """Return the folder to resume: the one named, or the run under runs/ that was written to last."""
     if run is not None:
         folder = Path(run)
         if not (folder / records.CONFIG).is_file():
             raise RunError(f"{str(folder)!r} holds no run: it has no {records.CONFIG}")
         return folder
-    found = [file.parent for file in RUNS.glob(f"*/{records.CONFIG}")]
-    if not found:
+    runs = [file.parent for file in RUNS.glob(f"*/{records.CONFIG}")]
+    if not runs:
         raise RunError(f"there is no run to resume under {str(RUNS)!r}; name one: --resume RUN")
-    return max(found, key=lambda folder: max(file.stat().st_mtime for file in folder.iterdir()))
+    return max(runs, key=lambda folder: max(file.stat().st_mtime for file in folder.iterdir()))
 
 
-def resumed(folder: Path, changes: Mapping[str, Mapping[str, object]]) -> TrainConfig:
-    """Return a run's configuration with what may be changed on resuming; raises RecipeError that names what may not."""
+def config_to_resume(folder: Path, changes: Mapping[str, Mapping[str, object]]) -> TrainConfig:
+    """Return a run's configuration with changes; raises RecipeError for a change that would alter a loss."""
     before = config.load(str(folder / records.CONFIG))
     after = config.override(before, changes)
     if different := config.differences(before, after):
@@ -84,38 +85,38 @@ def resumed(folder: Path, changes: Mapping[str, Mapping[str, object]]) -> TrainC
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep a run's folder to this process; raises RunError while another one has it."""
+def hold(folder: Path) -> Iterator[None]:
+    """Lock a run's folder for this process; raises RunError while another one holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with files.lock(folder / LOCK, RunError(f"another process is at work on the run {str(folder)!r}"), keep=True):
         yield
 
 
 def write_config(folder: Path, settings: TrainConfig) -> None:
-    """Write the configuration that `resumed` reads back."""
+    """Write the configuration that `config_to_resume` reads back."""
     files.write_text(folder / records.CONFIG, settings.to_toml())
 
 
 def write_json(folder: Path, name: str, values: Mapping[str, Any]) -> None:
-    """Write one object into a file of the run, whole or not at all."""
+    """Write a JSON file of the run, whole or not at all."""
     files.write_text(folder / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
-def trim(folder: Path, step: int, *, looks_again: bool = False) -> None:
-    """Take out the records of steps after the one that a resumed run goes on from: it will take them again.
+def trim(folder: Path, step: int, *, evaluates_again: bool = False) -> None:
+    """Remove the records of steps after the one that a run continues from: it will repeat them.
 
-    `looks_again` takes out what was looked at after that step too.
+    `evaluates_again` also removes the evaluation after that step.
     """
     for name in (records.METRICS, records.EVAL, records.SAMPLES):
         rows = records.lines(folder / name)
-        last = step - 1 if looks_again and name != records.METRICS else step
+        last = step - 1 if evaluates_again and name != records.METRICS else step
         kept = [row for row in rows if not isinstance(row.get("step"), int) or row["step"] <= last]
         if len(kept) < len(rows):
             files.write_text(folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
 
 def refuse_finished(folder: Path) -> None:
-    """Raise RunError where a run has come to its end, and its result stands."""
+    """Raise RunError for a run that is finished: there is nothing to resume."""
     if records.read(folder).facts.get("status") == "finished":
         raise RunError(
             f"the run {str(folder)!r} is finished; talk to its result (curate chat {folder}), or train on from it: "

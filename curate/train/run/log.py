@@ -1,4 +1,7 @@
-"""What a run writes down as it goes, and tells: metrics, checkpoints, facts, and the page; by the first rank alone."""
+"""What a run records as it proceeds, and reports: metrics, checkpoints, facts, and its page.
+
+Rank 0 writes the files; methods that compute across ranks are called by all of them.
+"""
 
 from __future__ import annotations
 
@@ -17,48 +20,43 @@ import numpy as np
 from curate._version import __version__
 from curate.errors import CheckpointError
 from curate.model import device, sizes
-from curate.train import checkpoint, distributed, evaluation, prepare, setup
-from curate.train import examples as train_examples
+from curate.model.adapters import Trainable
+from curate.train import checkpoint, distributed, evaluation, examples
 from curate.train.checkpoint import Loaded
-from curate.train.config import TrainConfig
-from curate.train.distributed import World
-from curate.train.evaluation import EvalLoss, Sample
 from curate.train.plan import Plan
-from curate.train.prepare import Prepared
+from curate.train.prepare import Run
 from curate.train.report import html
 from curate.train.run import events, loggers, records
 from curate.train.run import folder as run_folder
-from curate.train.run.events import OnEvent, Stepped
-from curate.train.setup import Alive
-from curate.train.trainer import Outcome, Trainer
+from curate.train.run.events import Stepped
+from curate.train.run.records import EvalLoss, Sample
+from curate.train.trainer import StepResult, Trainer
 
-SHOWN_MASKS = 8  # conversations whose mask the run's page shows
-RECENT = 20  # steps that the time left goes by
+SHOWN_MASKS = 8  # conversations whose loss mask the run's page shows
+RECENT = 20  # steps that the remaining time is estimated from
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
+# Facts of the data that may not change before a run is resumed.
 SAME = ("manifest_sha256", "template", "window", "tokenizer_hash", "conversations", "tokens", "supervised")
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run: `status` is `planned`, `finished` or `stopped`; `result` the folder with what was trained.
+    """The result of a run."""
 
-    `signal` is the one that stopped it. `loss` is that of the last step, `base` and `tuned` the held-out losses.
-    """
-
-    run: Path
-    status: str
+    run: Path  # its folder
+    status: str  # planned, finished or stopped
     plan: Plan
     facts: Mapping[str, Any]
     step: int = 0
-    loss: float | None = None
-    base: EvalLoss | None = None
-    tuned: EvalLoss | None = None
-    result: Path | None = None
-    report: Path | None = None
-    signal: int | None = None
+    loss: float | None = None  # of the last step
+    base: EvalLoss | None = None  # held out, before training
+    tuned: EvalLoss | None = None  # held out, after training
+    result: Path | None = None  # folder with the model or adapter
+    report: Path | None = None  # the run's page
+    signal: int | None = None  # that stopped the run
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `curate finetune --json` prints."""
+        """Return the output of `curate finetune --json`."""
         held_out = {which: loss.overall.loss for which, loss in (("base", self.base), ("tuned", self.tuned)) if loss}
         return {
             "run": str(self.run),
@@ -74,58 +72,58 @@ class RunResult:
         }
 
 
-class Journal:
-    """The run's records so far."""
+class RunLog:
+    """The records of a run: its counters so far, and the files they are written to."""
 
-    def __init__(self, folder: Path, ready: Prepared, world: World, tell: OnEvent, loaded: Loaded | None) -> None:
-        self.folder = folder
-        self.ready = ready
-        self.world = world
-        self.tell = tell
-        self.step = 0 if loaded is None else loaded.state.step
+    def __init__(self, run: Run, loaded: Loaded | None) -> None:
         before: Mapping[str, Any] = {} if loaded is None else loaded.state.facts
-        self.seconds: float = before.get("seconds", 0.0)
+        self.run = run
+        self.folder = run.folder
+        self.world = run.world
+        self.send = run.reporter.send
+        self.step = 0 if loaded is None else loaded.state.step  # steps that are done
+        self.seconds: float = before.get("seconds", 0.0)  # of training, without evaluations
+        self.loss: float | None = before.get("loss")  # of the last step
         self.saved_step = self.step
         self.saved_at = time.monotonic()
-        self.loss: float | None = before.get("loss")
-        self.losses: dict[str, EvalLoss] = {}
-        self.recent: deque[float] = deque(maxlen=RECENT)
-        self.lengths = ready.data.train.lengths
+        self.losses: dict[str, EvalLoss] = {}  # held out, by BASE and TUNED
+        self.recent_seconds: deque[float] = deque(maxlen=RECENT)
         self.loggers: list[loggers.Logger] = []
-        self.facts: dict[str, Any] = {**ready.facts(), "versions": _versions()}
+        self.facts: dict[str, Any] = {**run.facts(), "versions": _versions()}
         if loaded is not None:
-            self._check_same_data(before["data"])
+            self._require_same_data(before["data"])
 
-    def _check_same_data(self, before: Mapping[str, Any]) -> None:
-        """Refuse to go on with other data than the run began with: its rows would not be the next ones."""
-        for key, value in self._identity().items():
+    def _require_same_data(self, before: Mapping[str, Any]) -> None:
+        """Refuse to resume with other data: the rows of a step number would be different ones."""
+        for key, value in self._data_identity().items():
             if before.get(key) != value:
                 raise CheckpointError(
                     f"the data is not what the run began with: {key} was {before.get(key)!r}, is {value!r}; put the "
                     "set back as it was, or start a new run"
                 )
 
-    def _identity(self) -> dict[str, Any]:
-        facts, rows = self.ready.data.facts, self.ready.rows
-        return {**{key: facts[key] for key in SAME}, "rows": len(rows), "row_tokens": self.ready.row_tokens}
+    def _data_identity(self) -> dict[str, Any]:
+        facts, packed = self.run.data.facts, self.run.packed
+        return {**{key: facts[key] for key in SAME}, "rows": len(packed.rows), "row_tokens": packed.row_tokens}
 
     # ---- the beginning
 
     @contextmanager
-    def open(self, config: TrainConfig) -> Iterator[None]:
-        """Write what is known before the first step; note how the run ended, should it end by an error."""
+    def open(self) -> Iterator[None]:
+        """Write what is known before the first step; on an error, record how the run ended."""
+        requested = self.run.requested
         if self.world.main:
-            run_folder.write_config(self.folder, config)
-            run_folder.write_json(self.folder, records.PLAN, self.ready.plan.to_dict())
-            train_examples.write_left_out(self.folder / records.LEFT_OUT, self.ready.data.failures)
+            run_folder.write_config(self.folder, requested)
+            run_folder.write_json(self.folder, records.PLAN, self.run.plan.to_dict())
+            examples.write_left_out(self.folder / records.LEFT_OUT, self.run.data.failures)
             self._write_masks()
-            ends = (0, self.ready.plan.steps.count)  # where a resumed run looks again
-            run_folder.trim(self.folder, self.step, looks_again=self.step in ends)
-            self.loggers = loggers.start(config.train.log, self.folder, config.to_dict())
+            evaluates_again = self.step in (0, self.run.plan.steps.count)
+            run_folder.trim(self.folder, self.step, evaluates_again=evaluates_again)
+            self.loggers = loggers.start(requested.train.log, self.folder, requested.to_dict())
         self.write_facts("running")
         try:
             yield
-        except KeyboardInterrupt as stop:  # the second wish to stop, which waits for nothing
+        except KeyboardInterrupt as stop:  # the second signal, which does not wait for a checkpoint
             self.write_facts(f"stopped in step {self.step + 1}: curate finetune --resume {self.folder}")
             stop.args = (f"what was saved stands: curate finetune --resume {self.folder}",)
             raise
@@ -133,161 +131,161 @@ class Journal:
             self.write_facts(f"failed in step {self.step + 1}: {str(error) or type(error).__name__}")
             raise
         finally:
-            for one in self.loggers:
-                one.close()
+            for logger in self.loggers:
+                logger.close()
 
     def _write_masks(self) -> None:
         (self.folder / records.MASKED).unlink(missing_ok=True)
-        tokenizer, examples = self.ready.source.tokenizer, self.ready.data.train
-        records.append(self.folder / records.MASKED, evaluation.masked(tokenizer, examples, SHOWN_MASKS))
+        lines = evaluation.masked(self.run.source.tokenizer, self.run.data.train, SHOWN_MASKS)
+        records.append(self.folder / records.MASKED, lines)
 
-    def started(self, alive: Alive) -> None:
-        """Tell that the first step is next."""
-        self.facts |= {"trained_parameters": alive.trained, "parameters": alive.parameters}
+    def start(self, trainable: Trainable) -> None:
+        """Record and report that training begins."""
+        self.facts |= {"trained_parameters": trainable.count, "parameters": trainable.total}
         self.write_facts("running")
-        count = self.ready.plan.steps.count
-        self.tell(events.Started(self.folder, self.step, count, alive.trained, alive.parameters))
+        count = self.run.plan.steps.count
+        self.send(events.Started(self.folder, self.step, count, trainable.count, trainable.total))
 
     # ---- steps
 
-    def stepped(self, trainer: Trainer, outcome: Outcome, rows: Sequence[int], lr: float, seconds: float) -> None:
-        """Write down and tell a step."""
-        self.step += 1
-        self.seconds += seconds
-        self.recent.append(seconds)
-        steps, load = self.ready.plan.steps, self.ready.plan.load
-        members = [index for row in rows for index in self.ready.rows[row]]
-        work = sizes.work(self.lengths[members].tolist(), outcome.supervised)
+    def record_step(self, result: StepResult) -> None:
+        """Record and report a step."""
+        self.step = result.step
+        self.seconds += result.seconds
+        self.loss = result.loss
+        self.recent_seconds.append(result.seconds)
+        steps, load = self.run.plan.steps, self.run.plan.load
+        work = sizes.work(self.run.packed.lengths(result.rows), result.supervised)
         event = Stepped(
             step=self.step,
             steps=steps.count,
             epoch=min(self.step * steps.rows, steps.total_rows) / load.rows,
-            loss=outcome.loss,
-            lr=lr,
-            norm=outcome.norm,
+            loss=result.loss,
+            lr=result.lr,
+            norm=result.norm,
             tokens=work.tokens,
             supervised=work.supervised,
-            seconds=seconds,
-            tokens_per_s=work.tokens / seconds,
-            mfu=self._mfu(work, seconds),
+            seconds=result.seconds,
+            tokens_per_s=work.tokens / result.seconds,
+            mfu=self._mfu(work, result.seconds),
             gib=max(distributed.gather(device.peak_gib(self.world.device), self.world)),
-            waited=outcome.waited / seconds,
-            seconds_left=(steps.count - self.step) * float(np.mean(self.recent)),
+            waited=result.data_seconds / result.seconds,
+            seconds_left=(steps.count - self.step) * float(np.mean(self.recent_seconds)),
         )
-        self.loss = outcome.loss
-        if outcome.skipped:
-            self.tell(events.Warned(f"step {self.step}: an fp16 gradient overflowed; the loss is scaled down"))
+        if result.skipped:
+            self.run.reporter.warn(f"step {self.step}: an fp16 gradient overflowed; the loss is scaled down")
         if self.world.main:
             records.append(self.folder / records.METRICS, [event.record()])
         self._log({name: value for name, value in event.record().items() if name in loggers.SHOWN})
-        self.tell(event)
+        self.send(event)
 
     def _mfu(self, work: sizes.Work, seconds: float) -> float:
-        planned, full = self.ready.plan, self.ready.config.method.kind == "full"
-        done = sizes.flops(self.ready.shape, work, full=full, adapters=0 if full else planned.trained)
-        return done / seconds / (self.ready.device.rate * self.world.size)
+        """Return the model FLOPs utilisation: strictly counted operations over the measured rate of all ranks."""
+        full = self.run.config.method.full
+        adapters = 0 if full else self.run.plan.trained
+        flops = sizes.flops(self.run.shape, work, full=full, adapters=adapters)
+        return flops / seconds / (self.run.device.rate * self.world.size)
 
     def _log(self, values: Mapping[str, float]) -> None:
-        for one in self.loggers:
-            one.numbers(dict(values), self.step)
+        for logger in self.loggers:
+            logger.numbers(dict(values), self.step)
 
-    def back(self, step: int) -> None:
-        """Forget the steps after one that the run has gone back to."""
+    def rewind(self, step: int) -> None:
+        """Remove the records of the steps after one that the run went back to."""
         self.step = self.saved_step = step
         if self.world.main:
             run_folder.trim(self.folder, step)
 
-    # ---- looks
+    # ---- evaluations
 
-    def evaluated(self, which: str, loss: EvalLoss) -> None:
-        """Write down and tell a held-out loss."""
+    def record_loss(self, which: str, loss: EvalLoss) -> None:
+        """Record and report a held-out loss."""
         self.losses[which] = loss
         if self.world.main:
             records.append(self.folder / records.EVAL, [loss.record(self.step, which)])
         if loss.overall.loss is not None:
             self._log({f"held out, {which}": loss.overall.loss})
-        self.tell(events.Evaluated(self.step, which, loss))
+        self.send(events.Evaluated(self.step, which, loss))
 
-    def sampled(self, which: str, samples: Sequence[Sample]) -> None:
-        """Write down and tell some answers."""
+    def record_samples(self, which: str, samples: Sequence[Sample]) -> None:
+        """Record and report sample answers."""
         if self.world.main:
-            records.append(self.folder / records.SAMPLES, [one.record(self.step, which) for one in samples])
-        self.tell(events.Sampled(self.step, which, tuple(samples)))
+            records.append(self.folder / records.SAMPLES, [sample.record(self.step, which) for sample in samples])
+        self.send(events.Sampled(self.step, which, tuple(samples)))
 
     # ---- checkpoints
 
     def is_save_due(self) -> bool:
-        """Tell whether a checkpoint is due, by steps or by rank 0's clock."""
-        due = self.ready.config.checkpoint
+        """Return whether a checkpoint is due, by steps or by the clock of rank 0."""
+        due = self.run.config.checkpoint
         by_steps = bool(due.steps) and self.step - self.saved_step >= due.steps
         by_clock = bool(due.minutes) and time.monotonic() - self.saved_at >= due.minutes * 60
         return by_steps or (bool(due.minutes) and distributed.broadcast(by_clock, self.world))
 
     def save(self, trainer: Trainer) -> None:
-        """Write a checkpoint of this step, unless there is one; every rank calls it."""
+        """Write a checkpoint of this step unless there is one; every rank calls it."""
         if self.saved_step == self.step and self.step:
             return
         begin = time.perf_counter()
         facts = {
-            **prepare.choices(self.ready),
-            "data": self._identity(),
+            **self.run.choices(),
+            "data": self._data_identity(),
             "seconds": self.seconds,
             "loss": self.loss,
         }
-        keep = self.ready.config.checkpoint
+        settings = self.run.config.checkpoint
         path = checkpoint.save(
             self.folder,
-            setup.state(trainer, self.step, facts),
-            keep=keep.keep,
-            full_states=keep.full_states,
+            trainer.state(self.step, facts),
+            keep=settings.keep,
+            full_states=settings.full_states,
             writes=self.world.main,
         )
         self.saved_step, self.saved_at = self.step, time.monotonic()
-        self.tell(events.Saved(self.step, path, time.perf_counter() - begin))
+        self.send(events.Saved(self.step, path, time.perf_counter() - begin))
 
     # ---- the end
 
     def write_facts(self, status: str) -> None:
         """Write `run.json`."""
         if self.world.main:
-            now = {"status": status, "step": self.step, "seconds": round(self.seconds, 1)}
-            run_folder.write_json(self.folder, records.FACTS, {**now, **self.facts})
+            progress = {"status": status, "step": self.step, "seconds": round(self.seconds, 1)}
+            run_folder.write_json(self.folder, records.FACTS, {**progress, **self.facts})
 
-    def stopped(self, number: int | None) -> RunResult:
-        """Write down and tell that the run was asked to stop; it can go on."""
+    def stop(self, signal: int | None) -> RunResult:
+        """Record and report that the run stopped at a signal; it can be resumed."""
         self.write_facts(f"stopped at step {self.step}: curate finetune --resume {self.folder}")
-        return self._end("stopped", None, number)
+        return self._end("stopped", None, signal)
 
-    def finished(self, result: Path) -> RunResult:
-        """Write down and tell that the run is over, and where its result is."""
+    def finish(self, result: Path) -> RunResult:
+        """Record and report that the run is finished, with the folder of its result."""
         self.facts["result"] = str(result)
         self.write_facts("finished")
         return self._end("finished", result, None)
 
-    def _end(self, status: str, result: Path | None, number: int | None) -> RunResult:
+    def _end(self, status: str, result: Path | None, signal: int | None) -> RunResult:
         report = html.write(self.folder) if self.world.main else None
-        self.tell(events.Finished(self.folder, status, self.step, result, report))
-        base, tuned = (self.losses.get(which) for which in (records.BASE, records.TUNED))
+        self.send(events.Finished(self.folder, status, self.step, result, report))
         return RunResult(
             run=self.folder,
             status=status,
-            plan=self.ready.plan,
+            plan=self.run.plan,
             facts=self.facts,
             step=self.step,
             loss=self.loss,
-            base=base,
-            tuned=tuned,
+            base=self.losses.get(records.BASE),
+            tuned=self.losses.get(records.TUNED),
             result=result,
             report=report,
-            signal=number,
+            signal=signal,
         )
 
 
 def _versions() -> dict[str, str]:
-    found = {"curate": __version__, "python": platform.python_version()}
+    versions = {"curate": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

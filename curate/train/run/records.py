@@ -1,7 +1,7 @@
-"""What a run leaves behind, read back: its metrics and their curves, evaluations, samples, plan and facts.
+"""The files of a run: metrics, evaluations and samples as JSON lines, plan and facts as JSON; written and read back.
 
-One JSON object a line, appended while the run goes on; a last line that was cut by a kill is passed over, and so
-are the lines of steps that a resumed run took again: the later ones hold.
+Lines are appended as the run proceeds. A last line cut by a kill is skipped; of a step that a resumed run repeated,
+the later line counts.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from curate.schemas.conversation import Message
 
 Row = dict[str, Any]
 Point = tuple[int, float]  # a step and its value
@@ -24,12 +26,78 @@ METRICS, EVAL, SAMPLES, MASKED, LEFT_OUT = (
     "left-out.jsonl",
 )
 CONFIG, PLAN, FACTS = "config.toml", "plan.json", "run.json"
-BASE, TUNED = "base", "tuned"  # `which` of an evaluation or a sample
+BASE, TUNED = "base", "tuned"  # `which` model an evaluation or a sample is of: before or after training
+
+
+# ---- evaluations, as the run records them
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The loss of one kind of conversation or answer."""
+
+    name: str
+    loss: float | None  # per supervised token; None where it is not finite
+    tokens: int  # supervised
+    conversations: int
+
+
+@dataclass(frozen=True)
+class EvalLoss:
+    """Held-out loss, overall and by kind."""
+
+    overall: Slice
+    by_exchanges: tuple[Slice, ...] = ()  # conversations by their number of exchanges
+    by_depth: tuple[Slice, ...] = ()  # answers by their position in the conversation, from 1
+    by_language: tuple[Slice, ...] = ()
+    by_length: tuple[Slice, ...] = ()  # conversations by their tokens
+
+    def record(self, step: int, which: str) -> Row:
+        """Return the line of `eval.jsonl`; `which` is BASE or TUNED."""
+        return {"step": step, "which": which, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt to answer."""
+
+    name: str
+    messages: tuple[Message, ...]  # to show
+    ids: tuple[int, ...]  # end where the answer begins
+    reference: str | None = None  # the answer in the data
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A model's answer to a prompt."""
+
+    prompt: Prompt
+    answer: str
+    stopped: bool  # by a stop token, not by the limit
+    tokens: int
+
+    def record(self, step: int, which: str) -> Row:
+        """Return the line of `samples.jsonl`; `which` is BASE or TUNED."""
+        asked = [{"role": message.role, "content": message.content} for message in self.prompt.messages]
+        known = {} if self.prompt.reference is None else {"reference": self.prompt.reference}
+        return {
+            "step": step,
+            "which": which,
+            "name": self.prompt.name,
+            "messages": asked,
+            **known,
+            "answer": self.answer,
+            "stopped": self.stopped,
+            "tokens": self.tokens,
+        }
+
+
+# ---- reading
 
 
 @dataclass(frozen=True)
 class Records:
-    """A run's records, each list in the order of its steps; `facts` is what `run.json` says of model and data."""
+    """The files of a run, each list in the order of its steps."""
 
     name: str
     metrics: list[Row] = field(default_factory=list)
@@ -59,7 +127,7 @@ def _key(row: Row) -> str:
 
 
 def read(run: Path) -> Records:
-    """Read a run's folder; what is not there yet is empty."""
+    """Read a run's folder; a file that does not exist yet is empty."""
     return Records(
         name=run.resolve().name,
         metrics=_by_step(lines(run / METRICS), ("step",)),
@@ -80,7 +148,7 @@ def lines(path: Path) -> list[Row]:
         try:
             row = json.loads(line)
         except ValueError:
-            continue  # the kill that cut it also cut what it would have said
+            continue  # cut by a kill
         if isinstance(row, dict):
             found.append(row)
     return found
