@@ -15,7 +15,7 @@ A **signal** measures: it takes the frame and returns columns to add to it. A **
 of hashes of the whole set (duplicates) once the workers are done. Both may have settings after the frame.
 
 Columns a filter can read: `source_id, messages, prompts, answers` (lists of text: user and assistant
-contents), `html_answers` (list of bool, which answers came as ChatGPT's HTML), `turns` (messages),
+contents), `html_answers` (list of bool, which answers were or may have been HTML), `turns` (messages),
 `characters`, `model`, `metadata` (JSON text or null), and every signal's columns.
 """
 

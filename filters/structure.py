@@ -12,13 +12,20 @@ FENCED = "(?ms)" + "|".join(
     rf"^[ \t>]*{fence}[^`\n]*(?:\n.*?(?:^[ \t>]*{fence}`*[ \t]*$|\z)|\z)"
     for fence in ("`{5,}", "`{4}", "`{3}", "~{3,}")
 )
-# what starts another list: an item with another number, a heading, a line in bold, a ruled line
+# What starts another list: an item with another number, a heading ("Step 2: …" and "II. …" too), a line in bold,
+# a ruled line.
 OTHER_LIST = (
     r"(?m)^(?:(?:[02-9]|[0-9]{2,})[.)] | {0,3}#{1,6} "
+    r"|\p{L}{1,12} (?:[0-9]{1,3}|[IVX]{1,4})(?:[:：.)]| ?[-–—]|[ \t]*$)|[IVX]{2,4}[.)] "
+    r"|第[0-9一二三四五六七八九十]{1,3}\p{L}"
     r"| {0,3}(?:\*\*|__)[^\n]*(?:\*\*|__)[:：]?[ \t]*$| {0,3}(?:-{3,}|\*{3,}|_{3,}|[─━═]{3,})[ \t]*$).*"
 )
-# and right before an item: "The steps:", or a section such as "B. Filling" (but no row of options A, B, C)
-LEAD_IN = r"(?:[:：][*_ \t]*|\n[ \t]*\n[A-Z][.)] [^\n]*)\n(?:[ \t]*\n)*1[.)] "
+# And right before an item: "The steps:", a section such as "B. Filling" (but no row of options A, B, C), or a short
+# title such as "Lunch": a line by itself that ends no sentence.
+LEAD_IN = (
+    r"(?:[:：][*_ \t]*|\n[ \t]*\n(?:[A-Z][.)] [^\n]*|[\p{Lu}\p{Lo}][^\n]{0,58}[^\n\s.!?,;…。！？，；]))"
+    r"\n(?:[ \t]*\n)*1[.)] "
+)
 BROKEN = r"((?m:^)1[.)] [^\x02]*?\n1[.)] [^\n]*)"  # at the margin: an inner list has numbers of its own
 
 
@@ -84,10 +91,11 @@ def _model_name(model: pl.Expr) -> pl.Expr:
 def list_indices(any_source: bool = False) -> pl.Expr:
     """Drop conversations with a numbered list whose items all became `1.` when someone converted the HTML.
 
-    Such a converter starts each item anew after a code block or a paragraph. Only answers that did not come as
-    HTML can be damaged so (ours are converted here, with their numbers), and only items of one list: another
-    number, a heading, a line in bold, or a line that ends in a colon right before it starts another list.
-    `any_source` is FastChat's rule instead, `\\n1. [^2]*\\n1. ` in any message, code and healthy lists included.
+    Such a converter restarts the numbers after each code block, bullet list or paragraph. Answers that curate itself
+    converts from HTML keep their numbers and are not checked; nor are the rows of a curated set, which were checked
+    when it was made. The items must belong to one list: another number, a heading, a line in bold or a short title
+    between them starts a new one, and so does a line that ends in a colon right before an item. `any_source` is
+    FastChat's rule instead, `\\n1. [^2]*\\n1. ` in any message, code and sound lists included.
     """
     if any_source:
         every = pl.concat_list(pl.col("prompts"), pl.col("answers"))

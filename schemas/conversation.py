@@ -14,7 +14,9 @@ EXCERPT = 200  # characters of `before` and `after` that an edit keeps
 class Message:
     """One message. `train`: it may be supervised. `stop`: it was not cut off, so the stop token may be supervised too.
 
-    `tool_calls` is JSON text, as in OpenAI's chat format.
+    `tool_calls` is JSON text, as in OpenAI's chat format. `was_html`: the text was or may have been converted from
+    ChatGPT's HTML, at least in part. `place`: its index among the messages that were read (of the first, if several
+    were joined), for edits and rejects. Neither is compared or written.
     """
 
     role: Role
@@ -23,6 +25,8 @@ class Message:
     tool_calls: str | None = None
     train: bool = True
     stop: bool = True
+    was_html: bool = field(default=False, compare=False)
+    place: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ NAME = "jsonl"
 SUMMARY = "curate's own lines, lossless: {id, source_id, piece, messages with train and stop, model, metadata, split}."
 
 KEYS = ("id", "source_id", "piece", "messages", "model", "metadata", "split")
-_FIELDS = {field.name for field in fields(Message)}
+_FIELDS = {field.name for field in fields(Message) if field.compare}
 _TYPES = (str, str, str, bool, bool)
 
 
@@ -33,6 +33,9 @@ def parse(record: Mapping[str, object]) -> Conversation:
         read_turns.read_messages(conversation, value, "role", "content")
     else:
         conversation.messages = [message for message in exact if message is not None]
+    if record.get("piece") is not None:  # a row of a curated set, which does not say which answers were HTML
+        for message in conversation.messages:
+            message.was_html = message.role == "assistant"
     model = record.get("model")
     conversation.model = model if isinstance(model, str) else None
     conversation.metadata = _metadata(record.get("metadata"))

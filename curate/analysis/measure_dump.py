@@ -87,7 +87,7 @@ class Measurer:
         if not drafts:
             return pl.DataFrame(schema=COUNTED)
         messages = [draft.conversation.messages for draft in drafts]
-        frame = verdicts.measure(frames.frame_of(drafts, frames.messages_table(drafts), set()), self.signals)
+        frame = verdicts.measure(frames.frame_of(drafts, frames.messages_table(drafts)), self.signals)
         sizes = self.counter.sizes([(each, True) for each in messages])
         hashes = duplicates.chain_hashes_of([(m.role, m.content, m.name, m.tool_calls) for m in m_] for m_ in messages)
         place = [f"{file}:{draft.index}" for draft in drafts]

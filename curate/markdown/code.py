@@ -23,7 +23,7 @@ _TAG = re.compile(rf"</?[a-zA-Z]{ATTRIBUTES}>")
 _UPPER_TAG = re.compile(r"</?[A-Z][A-Z0-9]*")
 _HIGHLIGHT = re.compile(rf"</?(?:span|code|wbr)\b{ATTRIBUTES}>")
 _SPAN = re.compile(r'<span class="hljs-[a-z_ -]*">')
-_LINE_BREAK = re.compile(r"<br\s*/?>")
+_LINE_BREAK = re.compile(r"<br\s*/?>(?:</br\s*>)?|</br\s*>")
 _BOX = re.compile(rf"</?(?:div|span|section|p)\b{ATTRIBUTES}>")
 _EDITOR_LINE = re.compile(r"</div>\s*(?=<div\b)")
 _EMPTY_LINE = re.compile(r"<br\s*/?></div>")  # what an editor puts into an empty line, for its height
@@ -188,4 +188,16 @@ def _text(body: str) -> str:
         body = _HIGHLIGHT.sub("", _LINE_BREAK.sub("\n", body))
     if "&" in body:
         body = unescape(body)
-    return body.removesuffix("\n")
+    return _without_blank_end(body.removesuffix("\n"))
+
+
+def _without_blank_end(code: str) -> str:
+    """Drop last lines that hold only spaces: an indentation with nothing after it; empty lines stay."""
+    if code[-1:] not in (" ", "\t"):
+        return code
+    end = len(code.rstrip(" \t\n"))
+    lines = code[end:].split("\n")
+    first = 1 if end else 0  # what follows the last character is the end of its line
+    while len(lines) > first and lines[-1]:
+        lines.pop()
+    return code[:end] + "\n".join(lines)

@@ -83,6 +83,13 @@ def line_break(walker: Walker, tag: Tag) -> None:
         walker.inline.append(BREAK)
 
 
+def end_line_break(walker: Walker, tag: Tag) -> None:
+    """`</br>` is a line break, as in browsers, except right after `<br>`, which it closes."""
+    tokens, at = walker.tokens, walker.at
+    if at < 2 or tokens[at - 1] or walker.tags[tokens[at - 2]].name != "br":
+        line_break(walker, tag)
+
+
 def rule(walker: Walker, tag: Tag) -> None:
     # In an item `---` would underline the text above it, or be taken for the item's own marker.
     walker.write_aside("rule", "***" if walker.frame.kind == "item" else "---")
@@ -335,6 +342,7 @@ _HANDLERS: dict[str, Handler] = {
     "blockquote": quote,
     "/blockquote": end_quote,
     "br": line_break,
+    "/br": end_line_break,
     "button": button,
     "code": code_span,
     "hr": rule,

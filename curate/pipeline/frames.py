@@ -28,18 +28,18 @@ Pieces = Mapping[int, Sequence[split.Piece]]  # a row's pieces, for the rows tha
 
 @dataclass(slots=True)
 class Draft:
-    """A record on its way: its bytes, the conversation in it, what it lost, and where its messages stood."""
+    """A record in progress: its bytes, the conversation in it, and what it lost."""
 
     index: int
     raw: bytes
     conversation: Conversation
     lost: list[repair_turns.Lost] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
 
     def lose(self, rejected: Sequence[split.Rejected]) -> None:
         """Note exchanges that fit no window, by the places their messages had in the source."""
+        messages = self.conversation.messages
         for exchange in rejected:
-            span = self.places[exchange.start], self.places[exchange.stop - 1] + 1
+            span = messages[exchange.start].place, messages[exchange.stop - 1].place + 1
             self.lost.append(repair_turns.Lost(span, exchange.rule, exchange.reason, exchange.evidence))
 
     @property
@@ -89,11 +89,11 @@ def _of_messages(messages: Sequence[Message]) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=dataset_columns.MESSAGE.to_schema())
 
 
-def frame_of(drafts: Sequence[Draft], flat: pl.DataFrame, converted: set[str]) -> pl.DataFrame:
-    """Return one row a conversation, with the columns that filters read; `converted` are texts that were HTML."""
+def frame_of(drafts: Sequence[Draft], flat: pl.DataFrame) -> pl.DataFrame:
+    """Return one row a conversation, with the columns that filters read."""
     is_answer = pl.col("role") == "assistant"
     conversations = [draft.conversation for draft in drafts]
-    html = [message.content in converted for conversation in conversations for message in conversation.messages]
+    html = [message.was_html for conversation in conversations for message in conversation.messages]
     grouped = flat.with_columns(html=pl.Series(html, dtype=pl.Boolean)).group_by("row", maintain_order=True)
     frame = grouped.agg(
         messages=pl.struct(FIELDS),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from curate.errors import RecordError
 from curate.pipeline.repair_text import is_empty
@@ -81,28 +81,7 @@ class Lost:
     evidence: str
 
 
-class Turn(NamedTuple):
-    """A message and its place among those that were read."""
-
-    place: int
-    message: Message
-
-
-class Ordered(NamedTuple):
-    """A conversation in order, what it lost, and for each message left the place it had (the first of those joined)."""
-
-    conversation: Conversation
-    lost: list[Lost]
-    places: list[int]
-
-
-def order_turns(conversation: Conversation, settings: RepairSettings) -> tuple[Conversation, list[Lost]]:
-    """Bring the turns into order, in place: see `order`."""
-    ordered = order(conversation, settings)
-    return ordered.conversation, ordered.lost
-
-
-def order(conversation: Conversation, settings: RepairSettings) -> Ordered:
+def order(conversation: Conversation, settings: RepairSettings) -> list[Lost]:
     """Bring the turns into order, in place: a system message or none, then prompts each with its answer.
 
     To be called when answers are markdown already: HTML without text is not empty. Tools' outputs stay
@@ -112,19 +91,20 @@ def order(conversation: Conversation, settings: RepairSettings) -> Ordered:
         reason = f"the role of turn {mapped[0].message} is {mapped[0].before[:40]!r}, and roles are not to be mapped"
         raise RecordError("role_alias", reason, mapped[0].before)
     messages = conversation.messages
+    for place, message in enumerate(messages):
+        message.place = place
     if _is_in_order(messages, settings):
-        return Ordered(conversation, [], list(range(len(messages))))
-    system, turns = _take_system(conversation, [Turn(*pair) for pair in enumerate(messages)])
+        return []
+    system, turns = _take_system(conversation, messages)
     turns = _cut_ends(conversation, turns, settings)
     kept, lost = _sort_exchanges(conversation, _exchanges(turns), settings)
     if not kept:
         raise _nothing_left(conversation, lost)
-    while kept[-1][-1].message.role != "assistant":  # the exchange after it was lost
+    while kept[-1][-1].role != "assistant":  # the exchange after it was lost
         cut = kept[-1].pop()
-        conversation.edit("trailing_prompt", cut.place, cut.message.content, "")
-    ordered = [*system, *(turn for exchange in kept for turn in exchange)]
-    conversation.messages = [turn.message for turn in ordered]
-    return Ordered(conversation, lost, [turn.place for turn in ordered])
+        conversation.edit("trailing_prompt", cut.place, cut.content, "")
+    conversation.messages = [*system, *(turn for exchange in kept for turn in exchange)]
+    return lost
 
 
 def _is_in_order(messages: Sequence[Message], settings: RepairSettings) -> bool:
@@ -153,36 +133,36 @@ def _is_blank(text: str, settings: RepairSettings) -> bool:
     return is_empty(text) or (settings.empty_answer == "cut" and not text.lstrip()[0].isprintable())
 
 
-def _take_system(conversation: Conversation, turns: Sequence[Turn]) -> tuple[list[Turn], list[Turn]]:
+def _take_system(conversation: Conversation, turns: Sequence[Message]) -> tuple[list[Message], list[Message]]:
     """Part the system message from the others; those after the first, or amid the turns, are joined to it.
 
     One after the last answer stays with the turns, where it is cut with the trailing ones.
     """
-    last = max((turn.place for turn in turns if turn.message.role == "assistant"), default=-1)
-    first = next((turn.place for turn in turns if turn.message.role == "user"), len(turns))
-    found: list[Turn] = []
-    others: list[Turn] = []
+    last = max((turn.place for turn in turns if turn.role == "assistant"), default=-1)
+    first = next((turn.place for turn in turns if turn.role == "user"), len(turns))
+    found: list[Message] = []
+    others: list[Message] = []
     for turn in turns:
-        if turn.message.role != "system" or turn.place > max(first, last):
+        if turn.role != "system" or turn.place > max(first, last):
             others.append(turn)
-        elif is_empty(turn.message.content):
-            conversation.edit("empty_turn", turn.place, turn.message.content, "")
+        elif is_empty(turn.content):
+            conversation.edit("empty_turn", turn.place, turn.content, "")
         else:
             if found or turn.place > first:
-                conversation.edit("join_system", turn.place, turn.message.content, turn.message.content)
+                conversation.edit("join_system", turn.place, turn.content, turn.content)
             found.append(turn)
     if not found:
         return [], others
-    text = "\n\n".join(turn.message.content for turn in found)
-    return [Turn(found[0].place, replace(found[0].message, content=text))], others
+    text = "\n\n".join(turn.content for turn in found)
+    return [replace(found[0], content=text)], others
 
 
-def _cut_ends(conversation: Conversation, turns: list[Turn], settings: RepairSettings) -> list[Turn]:
+def _cut_ends(conversation: Conversation, turns: list[Message], settings: RepairSettings) -> list[Message]:
     """Cut what stands before the first prompt and after the last answer."""
     first, past = 0, len(turns)
-    while first < past and turns[first].message.role != "user":
+    while first < past and turns[first].role != "user":
         first += 1
-    while past > first and turns[past - 1].message.role != "assistant":
+    while past > first and turns[past - 1].role != "assistant":
         past -= 1
     for rule, allowed, cut in (
         ("leading_answer", settings.leading_answer, turns[:first]),
@@ -191,34 +171,34 @@ def _cut_ends(conversation: Conversation, turns: list[Turn], settings: RepairSet
         if cut and not allowed:
             where = "before the first prompt" if cut[0].place == turns[0].place else "after the last answer"
             reason = f"{len(cut)} turns stand {where}, from turn {cut[0].place}"
-            raise RecordError(rule, reason, cut[0].message.content)
+            raise RecordError(rule, reason, cut[0].content)
         for turn in cut:
-            conversation.edit(rule, turn.place, turn.message.content, "")
+            conversation.edit(rule, turn.place, turn.content, "")
     return turns[first:past]
 
 
-def _exchanges(turns: Sequence[Turn]) -> list[list[Turn]]:
+def _exchanges(turns: Sequence[Message]) -> list[list[Message]]:
     """Part the turns into exchanges: prompts in a row, and all up to the next prompt."""
-    exchanges: list[list[Turn]] = []
+    exchanges: list[list[Message]] = []
     before = ""
     for turn in turns:
-        if turn.message.role == "user" and before != "user":
+        if turn.role == "user" and before != "user":
             exchanges.append([])
         exchanges[-1].append(turn)
-        before = turn.message.role
+        before = turn.role
     return exchanges
 
 
 def _sort_exchanges(
-    conversation: Conversation, exchanges: list[list[Turn]], settings: RepairSettings
-) -> tuple[list[list[Turn]], list[Lost]]:
+    conversation: Conversation, exchanges: list[list[Message]], settings: RepairSettings
+) -> tuple[list[list[Message]], list[Lost]]:
     """Return the exchanges that stay, their turns joined, and those that are lost."""
-    kept: list[list[Turn]] = []
+    kept: list[list[Message]] = []
     lost: list[Lost] = []
     for exchange in exchanges:
         place, past = exchange[0].place, exchange[-1].place + 1
         if settings.single_round and kept:
-            shown = exchange[0].message.content[:200]
+            shown = exchange[0].content[:200]
             lost.append(Lost((place, past), "single_round", "only the first exchange is kept", shown))
             continue
         fault = _fault(exchange, settings)
@@ -237,63 +217,63 @@ def _sort_exchanges(
     return kept, lost
 
 
-def _is_blank_turn(turn: Turn, settings: RepairSettings) -> bool:
-    return turn.message.tool_calls is None and _is_blank(turn.message.content, settings)
+def _is_blank_turn(turn: Message, settings: RepairSettings) -> bool:
+    return turn.tool_calls is None and _is_blank(turn.content, settings)
 
 
-def _fault(exchange: Sequence[Turn], settings: RepairSettings) -> RecordError | None:
+def _fault(exchange: Sequence[Message], settings: RepairSettings) -> RecordError | None:
     """Return why the exchange cannot stay; null if it can.
 
     One empty turn among several of its role is only cut, unless a setting gives up more than the exchange.
     """
     enough = all if settings.empty_answer == "exchange" else any
-    prompts = [turn for turn in exchange if turn.message.role == "user"]
-    answers = [turn for turn in exchange if turn.message.role == "assistant"]
+    prompts = [turn for turn in exchange if turn.role == "user"]
+    answers = [turn for turn in exchange if turn.role == "assistant"]
     if not answers:
         reason = f"the prompt, message {prompts[0].place}, has no answer, only a tool's output"
-        return RecordError("no_answer", reason, exchange[0].message.content)
+        return RecordError("no_answer", reason, exchange[0].content)
     for rule, turns in (("empty_prompt", prompts), ("empty_answer", answers)):
         if enough(_is_blank_turn(turn, settings) for turn in turns):
             blank = next(turn for turn in turns if _is_blank_turn(turn, settings))
-            why = "has no text" if is_empty(blank.message.content) else "begins with an unprintable character"
-            reason = f"message {blank.place}, of role {blank.message.role}, {why}"
-            return RecordError(rule, reason, exchange[0].message.content)
+            why = "has no text" if is_empty(blank.content) else "begins with an unprintable character"
+            reason = f"message {blank.place}, of role {blank.role}, {why}"
+            return RecordError(rule, reason, exchange[0].content)
     for turn in answers:
-        if settings.rate_limit != "keep" and turn.message.content.startswith(RATE_LIMIT):
-            return RecordError("rate_limit", f"message {turn.place} is a rate-limit notice", turn.message.content)
+        if settings.rate_limit != "keep" and turn.content.startswith(RATE_LIMIT):
+            return RecordError("rate_limit", f"message {turn.place} is a rate-limit notice", turn.content)
     return None
 
 
-def _without_empty(conversation: Conversation, exchange: list[Turn]) -> list[Turn]:
+def _without_empty(conversation: Conversation, exchange: list[Message]) -> list[Message]:
     """Cut empty turns that stand beside others of their role; a tool's output may be empty."""
     left = []
     for turn in exchange:
-        message = turn.message
-        if message.role != "tool" and message.tool_calls is None and is_empty(message.content):
-            conversation.edit("empty_turn", turn.place, message.content, "")
+        if turn.role != "tool" and turn.tool_calls is None and is_empty(turn.content):
+            conversation.edit("empty_turn", turn.place, turn.content, "")
         else:
             left.append(turn)
     return left
 
 
-def _join(conversation: Conversation, exchange: Sequence[Turn], settings: RepairSettings) -> list[Turn]:
+def _join(conversation: Conversation, exchange: Sequence[Message], settings: RepairSettings) -> list[Message]:
     """Join consecutive turns of one role, but for tools' outputs; one that only repeats is cut."""
-    joined: list[Turn] = []
+    joined: list[Message] = []
     for turn in exchange:
-        role = turn.message.role
-        if not joined or joined[-1].message.role != role or role == "tool":
+        role = turn.role
+        if not joined or joined[-1].role != role or role == "tool":
             joined.append(turn)
             continue
         if not settings.join_turns:
             reason = f"message {turn.place} is the second of role {role} in a row"
-            raise RecordError("role_order", reason, turn.message.content)
-        place, before = joined[-1]
-        if (before.content, before.tool_calls) == (turn.message.content, turn.message.tool_calls):
-            conversation.edit("repeated_turn", turn.place, turn.message.content, "")
+            raise RecordError("role_order", reason, turn.content)
+        before = joined[-1]
+        if (before.content, before.tool_calls) == (turn.content, turn.tool_calls):
+            conversation.edit("repeated_turn", turn.place, turn.content, "")
+            before.was_html = before.was_html or turn.was_html
             continue
-        both = _joined(before, turn.message)
-        conversation.edit("join_turns", turn.place, turn.message.content, both.content)
-        joined[-1] = Turn(place, both)
+        both = _joined(before, turn)
+        conversation.edit("join_turns", turn.place, turn.content, both.content)
+        joined[-1] = both
     return joined
 
 
@@ -309,6 +289,8 @@ def _joined(one: Message, other: Message) -> Message:
         tool_calls,
         one.train and other.train,
         other.stop,
+        one.was_html or other.was_html,
+        one.place,
     )
 
 

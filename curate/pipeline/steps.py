@@ -99,12 +99,12 @@ class Cleaner:
         with self._timed("parse"):
             drafts, read = self._parse(chunk, rejects)
         with self._timed("markdown"):
-            converted = self._to_markdown(drafts)
+            self._to_markdown(drafts)
         with self._timed("repair"):
             drafts = self._order(drafts, rejects)
         with self._timed("frame"):
             flat = frames.messages_table(drafts)
-            frame = frames.frame_of(drafts, flat, converted)
+            frame = frames.frame_of(drafts, flat)
         with self._timed("signals"):
             frame = run.measure(frame, self.signals)
         with self._timed("filters"):
@@ -146,8 +146,8 @@ class Cleaner:
                 rejects.append(frames.reject_record(raw.index, raw.raw, _source_id(raw.value), error))
         return drafts, len(raws)
 
-    def _to_markdown(self, drafts: Sequence[Draft]) -> set[str]:
-        """Turn HTML answers to markdown, all in one call; return the texts that came of it."""
+    def _to_markdown(self, drafts: Sequence[Draft]) -> None:
+        """Convert the HTML answers of all conversations to markdown in one call."""
         settings = self.recipe.repair
         found: list[tuple[Conversation, int]] = []
         for draft in drafts:
@@ -165,15 +165,12 @@ class Cleaner:
             citations=settings.citations,
         )
         _replace(found, texts)
-        return set(texts)
 
     def _order(self, drafts: Sequence[Draft], rejects: list[Reject]) -> list[Draft]:
         kept = []
         for draft in drafts:
             try:
-                draft.conversation, draft.lost, draft.places = repair_turns.order(
-                    draft.conversation, self.recipe.repair
-                )
+                draft.lost = repair_turns.order(draft.conversation, self.recipe.repair)
                 kept.append(draft)
             except RecordError as error:
                 rejects.append(frames.reject_record(draft.index, draft.raw, draft.conversation.source_id, error))
@@ -261,6 +258,7 @@ def _replace(found: Sequence[tuple[Conversation, int]], texts: Sequence[str]) ->
         if count := counts.pop(id(conversation), 0):
             conversation.edit("html_to_markdown", position, message.content, text, count)
         message.content = text
+        message.was_html = True
 
 
 def _counts(rejects: Sequence[Reject]) -> tuple[Counter[str], Counter[str]]:

@@ -62,6 +62,7 @@ def verdict(row: dict[str, object], name: str, **chosen: object) -> dict[str, ob
 
 BROKEN_BY_CODE = "Steps:\n\n1. Install it:\n```\npip install x\n```\n1. Run it:\n```\nx\n```"
 BROKEN_BY_BULLETS = "1. Enqueue:\n* push\n* count\n1. Dequeue:\n* pop"
+BROKEN_BY_PROSE = "1. Paxos:\n\nPaxos reaches agreement.\n\n1. Raft:\n\nRaft elects a leader."
 BROKEN_BY_TEXT = "**English:**\n\n1. Choose a verb.\n\na) go\nb) goes\n\n1. Choose a tense.\n\na) past"
 
 DROPPED: list[tuple[str, dict[str, object], dict[str, object], str]] = [
@@ -75,6 +76,7 @@ DROPPED: list[tuple[str, dict[str, object], dict[str, object], str]] = [
     ("list_indices", {}, chat(BROKEN_BY_CODE), "items of one list are all numbered 1."),
     ("list_indices", {}, chat(BROKEN_BY_BULLETS), "items of one list are all numbered 1."),
     ("list_indices", {}, chat(BROKEN_BY_TEXT), "items of one list are all numbered 1."),
+    ("list_indices", {}, chat(BROKEN_BY_PROSE), "items of one list are all numbered 1."),
     ("list_indices", {}, chat(["Fine.", BROKEN_BY_CODE]), "items of one list are all numbered 1."),
     ("list_indices", {"any_source": True}, chat("Yes.", "So:\n1. a\n1. b"), "items of one list are all numbered 1."),
     ("list_indices", {"any_source": True}, chat(BROKEN_BY_CODE, html=True), "items of one list are all numbered 1."),
@@ -128,6 +130,14 @@ KEPT: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("list_indices", {}, chat("**Pre-set (500m)**\n\n1. 5x100m\n\n**Main set**\n\n1. 15x100m")),
     ("list_indices", {}, chat("Advantages:\n\n1. It is fast.\n\nDrawbacks:\n\n1. It is loud.")),
     ("list_indices", {}, chat("A. Base\n1. Mix.\n\nB. Filling\n1. Whip.")),
+    (
+        "list_indices",
+        {},
+        chat("Step 1: The board\n1. Unpack it.\n2. Earth it.\nStep 2: The card\n1. Push.\nStep 3: Cables\n1. Plug."),
+    ),
+    ("list_indices", {}, chat("II. Places\n1. The park.\nIII. Tips\n1. Go early.")),
+    ("list_indices", {}, chat("Breakfast\n\n1. Eggs.\n\nLunch (light)\n\n1. Soup.")),
+    ("list_indices", {}, chat("早餐\n1. 粥\n\n午餐\n1. 面")),
     ("list_indices", {}, chat("Lazy numbering in code:\n\n```markdown\n1. a\n\n1. b\n```\nrenders as 1, 2.")),
     ("list_indices", {}, chat("````markdown\n1. a\n```sh\nx\n```\n1. b\n```sh\ny\n```\n````")),
     ("list_indices", {}, chat("1. one\n```\nx\n```\n2. two\n```\ny\n```\n3. three")),

@@ -210,6 +210,45 @@ def test_a_prompt_is_freed_of_its_bubble_and_html_that_was_typed_stays(
     assert [(edit["rule"], edit["message"], edit["before"]) for edit in kept["edits"]] == [("prompt_markup", 0, bubble)]
 
 
+HTML_ITEM = "<ol><li>{}</li></ol><pre><code>x\n</code></pre>"
+RESTARTED = f'<div class="markdown prose">{HTML_ITEM.format("Install it:")}{HTML_ITEM.format("Run it:")}</div>'
+RESTARTED_TEXT = "1. Install it:\n\n```\nx\n```\n\n1. Run it:\n\n```\nx\n```"
+JOINED = {
+    "html, then text": (RESTARTED, "And that is all."),
+    "text, then html": ("Let me see.", RESTARTED),
+    "html twice": (RESTARTED, f"{RESTARTED[:-6]}<p>Again.</p></div>"),
+}
+
+
+@pytest.mark.parametrize("answers", JOINED.values(), ids=JOINED)
+def test_an_answer_that_was_html_is_known_as_such_after_a_join(
+    answers: tuple[str, str], dump: Callable[..., Path], tmp_path: Path
+) -> None:
+    joined = record("joined", "How do I start?", answers[0])
+    joined["conversations"].append({"from": "gpt", "value": answers[1]})
+    curate.clean(dump(joined, record("text", "How do I start?", RESTARTED_TEXT)), tmp_path / "set")
+    assert [row["id"] for row in rows(tmp_path / "set")] == ["joined"]
+    assert [(row["source_id"], row["rule"]) for row in rows(tmp_path / "set", curated_set.REJECTED)] == [
+        ("text", "list_indices")
+    ]
+
+
+@pytest.mark.parametrize("name", ["set", "set.jsonl", "set.parquet"])
+def test_no_list_of_a_curated_set_is_taken_for_a_damaged_one(
+    name: str, dump: Callable[..., Path], tmp_path: Path
+) -> None:
+    curate.clean(dump(record("html", "How do I start?", RESTARTED)), tmp_path / name)
+    for before, after in ((name, "again"), ("again", "once-more")):
+        curate.clean(tmp_path / before, tmp_path / after)
+        assert [row["messages"][1]["content"] for row in rows(tmp_path / after)] == [RESTARTED_TEXT]
+
+
+def test_a_dump_in_our_own_lines_is_searched_for_damaged_lists(dump: Callable[..., Path], tmp_path: Path) -> None:
+    curate.convert(dump(record("text", "How do I start?", RESTARTED_TEXT)), tmp_path / "dump.jsonl", to="jsonl")
+    curate.clean(tmp_path / "dump.jsonl", tmp_path / "set")
+    assert [row["rule"] for row in rows(tmp_path / "set", curated_set.REJECTED)] == ["list_indices"]
+
+
 # What cleaners that take every text for HTML, or for ASCII, damage.
 EASILY_DAMAGED = {
     "a header": "#include <stdio.h>\n#include <map>",

@@ -29,6 +29,10 @@ def chat(*turns: str) -> Conversation:
     return Conversation("x", [Message(ROLES[turn[0]], turn[2:]) for turn in turns])
 
 
+def order(conversation: Conversation, settings: RepairSettings) -> tuple[Conversation, list[repair_turns.Lost]]:
+    return conversation, repair_turns.order(conversation, settings)
+
+
 def shown(conversation: Conversation) -> list[str]:
     return [f"{message.role[0]} {message.content}" for message in conversation.messages]
 
@@ -104,11 +108,11 @@ def edits(conversation: Conversation) -> list[tuple[str, int | None]]:
 def test_turns_are_brought_into_order(
     turns: list[str], kept: list[str], places: list[int], noted: list[tuple[str, int | None]]
 ) -> None:
-    ordered = repair_turns.order(chat(*turns), DEFAULT)
-    assert shown(ordered.conversation) == kept
-    assert ordered.places == places
-    assert ordered.lost == []
-    assert edits(ordered.conversation) == noted
+    conversation, lost = order(chat(*turns), DEFAULT)
+    assert shown(conversation) == kept
+    assert [message.place for message in conversation.messages] == places
+    assert lost == []
+    assert edits(conversation) == noted
 
 
 @pytest.mark.parametrize(
@@ -141,7 +145,7 @@ def test_turns_are_brought_into_order(
 def test_an_exchange_without_substance_goes_alone(
     turns: list[str], kept: list[str], lost: list[tuple[str, tuple[int, int]]]
 ) -> None:
-    conversation, found = repair_turns.order_turns(chat(*turns), DEFAULT)
+    conversation, found = order(chat(*turns), DEFAULT)
     assert shown(conversation) == kept
     assert [(one.rule, one.message_range) for one in found] == lost
     assert all(one.rule in LOSSES and one.reason for one in found)
@@ -151,42 +155,40 @@ def test_an_exchange_without_substance_goes_alone(
 def test_a_setting_gives_up_the_record_instead(rule: str) -> None:
     answer = {"empty_answer": "a ", "rate_limit": "a " + LIMIT}[rule]
     with pytest.raises(RecordError) as caught:
-        repair_turns.order_turns(
-            chat("u 1", answer, "u 2", "a 3"), RepairSettings(empty_answer="record", rate_limit="record")
-        )
+        order(chat("u 1", answer, "u 2", "a 3"), RepairSettings(empty_answer="record", rate_limit="record"))
     assert caught.value.rule == rule
 
 
 def test_a_setting_ends_the_conversation_at_an_empty_answer() -> None:
     settings = RepairSettings(empty_answer="cut")
-    conversation, lost = repair_turns.order_turns(chat("u 1", "a 2", "u 3", "a ", "u 5", "a 6"), settings)
+    conversation, lost = order(chat("u 1", "a 2", "u 3", "a ", "u 5", "a 6"), settings)
     assert shown(conversation) == ["u 1", "a 2"]
     assert [(one.rule, one.message_range) for one in lost] == [("empty_answer", (2, 6))]
 
 
 def test_where_one_cuts_a_turn_that_begins_unprintably_counts_as_empty() -> None:
     turns = ("u 1", "a 2", "u \u200bhello", "a 4")
-    conversation, (lost_one,) = repair_turns.order_turns(chat(*turns), RepairSettings(empty_answer="cut"))
+    conversation, (lost_one,) = order(chat(*turns), RepairSettings(empty_answer="cut"))
     assert shown(conversation) == ["u 1", "a 2"]
     assert lost_one.reason.startswith("message 2, of role user, begins with an unprintable character")
-    conversation, lost = repair_turns.order_turns(chat(*turns), DEFAULT)
+    conversation, lost = order(chat(*turns), DEFAULT)
     assert (shown(conversation), lost) == (list(turns), [])
 
 
 def test_where_one_cuts_white_space_before_a_turn_does_not_make_it_empty() -> None:
     turns = ["u \n\tldr r0, =x", "a  2"]
-    conversation, lost = repair_turns.order_turns(chat(*turns), RepairSettings(empty_answer="cut"))
+    conversation, lost = order(chat(*turns), RepairSettings(empty_answer="cut"))
     assert (shown(conversation), lost) == (turns, [])
 
 
 def test_rate_limit_notices_can_be_kept() -> None:
-    conversation, lost = repair_turns.order_turns(chat("u 1", "a " + LIMIT), RepairSettings(rate_limit="keep"))
+    conversation, lost = order(chat("u 1", "a " + LIMIT), RepairSettings(rate_limit="keep"))
     assert (len(conversation.messages), lost) == (2, [])
 
 
 def test_a_single_round_keeps_the_first_exchange_and_names_the_others() -> None:
     settings = RepairSettings(single_round=True)
-    conversation, lost = repair_turns.order_turns(chat("s 0", "u 1", "a 2", "u 3", "a 4", "u 5", "a 6"), settings)
+    conversation, lost = order(chat("s 0", "u 1", "a 2", "u 3", "a 4", "u 5", "a 6"), settings)
     assert shown(conversation) == ["s 0", "u 1", "a 2"]
     assert [(one.rule, one.message_range) for one in lost] == [("single_round", (3, 5)), ("single_round", (5, 7))]
 
@@ -204,7 +206,7 @@ def test_a_single_round_keeps_the_first_exchange_and_names_the_others() -> None:
 )
 def test_a_record_with_nothing_left_says_why(turns: list[str], rule: str) -> None:
     with pytest.raises(RecordError) as caught:
-        repair_turns.order_turns(chat(*turns), DEFAULT)
+        order(chat(*turns), DEFAULT)
     assert caught.value.rule == rule
 
 
@@ -219,30 +221,31 @@ def test_a_record_with_nothing_left_says_why(turns: list[str], rule: str) -> Non
 )
 def test_a_repair_that_is_off_rejects_instead(turns: list[str], settings: RepairSettings, rule: str) -> None:
     with pytest.raises(RecordError) as caught:
-        repair_turns.order_turns(chat(*turns), settings)
+        order(chat(*turns), settings)
     assert caught.value.rule == rule
 
 
 def test_role_aliases_are_refused_where_they_are_not_to_be_mapped() -> None:
     record = {"conversations": [{"from": "human", "value": "hi"}, {"from": "bing", "value": "hello"}]}
     with pytest.raises(RecordError, match="'bing'"):
-        repair_turns.order_turns(formats.parse(record), RepairSettings(roles=False))
-    assert repair_turns.order_turns(formats.parse(record), DEFAULT)[1] == []
+        order(formats.parse(record), RepairSettings(roles=False))
+    assert order(formats.parse(record), DEFAULT)[1] == []
 
 
 def test_a_call_of_a_tool_is_not_empty_and_is_not_joined_over_its_result() -> None:
     call = Message("assistant", "", tool_calls='[{"id":"1"}]')
     messages = [Message("user", "hi"), call, Message("tool", "42"), Message("assistant", "It is 42.")]
-    conversation, lost = repair_turns.order_turns(Conversation("x", list(messages)), DEFAULT)
+    conversation, lost = order(Conversation("x", list(messages)), DEFAULT)
     assert (conversation.messages, lost, conversation.edits) == (messages, [], [])
 
 
 def test_joined_answers_keep_their_calls_and_the_stricter_flags() -> None:
     first = Message("assistant", "Let me see.", train=False, tool_calls='[{"id":"1"}]')
-    second = Message("assistant", "", stop=False, tool_calls='[{"id":"2"}]')
-    conversation, _ = repair_turns.order_turns(Conversation("x", [Message("user", "hi"), first, second]), DEFAULT)
+    second = Message("assistant", "", stop=False, tool_calls='[{"id":"2"}]', was_html=True)
+    conversation, _ = order(Conversation("x", [Message("user", "hi"), first, second]), DEFAULT)
     joined = conversation.messages[1]
     assert (joined.content, joined.train, joined.stop) == ("Let me see.", False, False)
+    assert (joined.was_html, joined.place) == (True, 1)
     assert json.loads(joined.tool_calls or "") == [{"id": "1"}, {"id": "2"}]
 
 
@@ -335,20 +338,20 @@ def test_turns_end_in_order_and_all_are_accounted_for(
     ]
     conversation = Conversation("x", list(messages))
     try:
-        ordered = repair_turns.order(conversation, settings)
+        losses = repair_turns.order(conversation, settings)
     except RecordError as error:
         assert error.rule in LOSSES
         return
-    _assert_in_order(ordered.conversation.messages)
-    assert len(ordered.places) == len(set(ordered.places)) == len(ordered.conversation.messages)
+    _assert_in_order(conversation.messages)
+    left = {message.place: message for message in conversation.messages}
+    assert len(left) == len(conversation.messages)
     assert {edit.rule for edit in conversation.edits} <= set(REPAIRS)
-    taken = {place for lost in ordered.lost for place in range(*lost.message_range)}
+    taken = {place for lost in losses for place in range(*lost.message_range)}
     noted = {edit.message: edit.before for edit in conversation.edits}
     for place, message in enumerate(messages):
-        if place in ordered.places:
-            kept = ordered.conversation.messages[ordered.places.index(place)]
-            assert kept.role == message.role
-            assert kept.content.startswith(message.content)
+        if place in left:
+            assert left[place].role == message.role
+            assert left[place].content.startswith(message.content)
         else:
             assert place in taken or noted[place] == message.content
 
@@ -367,11 +370,11 @@ def _assert_in_order(messages: list[Message]) -> None:
 def test_what_is_in_order_stays_as_it_is(turns: list[tuple[Role, str, bool]]) -> None:
     conversation = Conversation("x", [Message(role, text) for role, text, _ in turns])
     try:
-        once, _ = repair_turns.order_turns(conversation, DEFAULT)
+        once, _ = order(conversation, DEFAULT)
     except RecordError:
         return
     messages, noted = list(once.messages), len(once.edits)
-    again, lost = repair_turns.order_turns(once, DEFAULT)
+    again, lost = order(once, DEFAULT)
     assert (again.messages, lost, len(again.edits)) == (messages, [], noted)
 
 
@@ -402,7 +405,7 @@ def repaired(row: dict[str, Any]) -> tuple[Counter[str], Conversation | None]:
             if message.role == "assistant" and message.content.startswith('<div class="markdown'):
                 message.content = message.content.split(">", 1)[1].removesuffix("</div>").removeprefix("<p>")
         repair_text.clean_text(conversation)
-        conversation, lost = repair_turns.order_turns(conversation, DEFAULT)
+        conversation, lost = order(conversation, DEFAULT)
     except RecordError as error:
         return Counter([error.rule]), None
     rules.update(edit.rule for edit in conversation.edits)
