@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.support import ROOT
+from tests.support.tiny_tokenizers import folder, sentencepiece_model
+
+
+def pytest_configure() -> None:
+    """Take SIGINT as from a terminal: a shell that runs pytest in the background has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a small SentencePiece tokenizer, which loads in milliseconds."""
+    return str(folder(tmp_path_factory.mktemp("tiny"), tokenizer_model=sentencepiece_model()))
 
 
 @pytest.fixture(scope="session")

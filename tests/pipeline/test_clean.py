@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
 import os
 import random
-import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -310,11 +311,9 @@ def test_a_small_set_holds_nothing_out(dump: Callable[..., Path], tmp_path: Path
     assert {row["split"] for row in rows(tmp_path / "set")} == {"train"}
 
 
-@pytest.mark.slow
-def test_each_malformed_kind_costs_one_record_at_most(shared: Path, tmp_path: Path) -> None:
+def test_each_malformed_kind_costs_one_record_at_most(shared: Path, tmp_path: Path, tiny_tokenizer: str) -> None:
     for file in sorted((shared / "data" / "malformed").glob("*.json")):
-        tokenizer = str(shared / "tokenizers" / "llama2")
-        result = curate.clean(file, tmp_path / file.stem, max_tokens=1_000_000, workers=1, tokenizer=tokenizer)
+        result = curate.clean(file, tmp_path / file.stem, max_tokens=1_000_000, workers=1, tokenizer=tiny_tokenizer)
         counts = result.manifest["counts"]
         assert counts["read"] == 13, file.stem
         assert counts["kept"] >= 12, (file.stem, counts["rules"])
@@ -449,51 +448,82 @@ def test_a_name_that_is_no_utf_8_is_read_and_stands_in_the_manifest(tmp_path: Pa
     assert curate.open_set(tmp_path / "set").manifest.run == result.manifest.run
 
 
-def start(source: Path, target: Path, **keys: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "curate", "clean", str(source), "-o", str(target), "--workers", "2"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **keys)
+def start(
+    source: Path, target: Path, *options: str, first: str = "", within: Sequence[str] = (), **keys: Any
+) -> subprocess.Popen[str]:
+    """Start `curate clean` with two workers, after some statements, by a command that runs another."""
+    program = f"{first}\nfrom curate.cli import main\nmain()"
+    command = [*within, sys.executable, "-c", program, "clean", str(source), "-o", str(target), "--workers", "2"]
+    return subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **keys
+    )
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_leaves_the_earlier_set_or_the_new_one(tmp_path: Path) -> None:
+def test_kill_9_at_any_moment_leaves_the_earlier_set_or_the_new_one(tmp_path: Path, tiny_tokenizer: str) -> None:
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text(json.dumps([chat(n) for n in range(5)]))
     new.write_text(json.dumps([chat(n, 4) for n in range(6000)]))
-    curate.clean(old, tmp_path / "set")
+    curate.clean(old, tmp_path / "set", tokenizer=tiny_tokenizer)
     before = digests(tmp_path / "set")
     began = time.monotonic()
-    curate.clean(new, tmp_path / "whole", workers=2)
+    curate.clean(new, tmp_path / "whole", workers=2, tokenizer=tiny_tokenizer)
     lasts, after = time.monotonic() - began + 0.5, digests(tmp_path / "whole")
     moments = random.Random(11)
     for _ in range(6):
-        process = start(new, tmp_path / "set")
+        process = start(new, tmp_path / "set", "--tokenizer", tiny_tokenizer)
         time.sleep(moments.uniform(0.2, 1.0) * lasts)
         process.kill()
         process.communicate()
         assert digests(tmp_path / "set") in (before, after)
         curate.open_set(tmp_path / "set")
-    curate.clean(old, tmp_path / "set")
+    curate.clean(old, tmp_path / "set", tokenizer=tiny_tokenizer)
     assert digests(tmp_path / "set") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json", "old.json", "set", "whole"]
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dump that takes seconds to clean."""
+    source = tmp_path_factory.mktemp("big") / "big.json"
+    source.write_text(json.dumps([chat(n, 30) for n in range(6000)]))
+    return source
+
+
+def wait_for_workers(process: subprocess.Popen[str], target: Path) -> None:
+    """Wait until the run has begun to write, which it does before its workers start."""
+    while not (target.parent / f".{target.name}.partial").exists() and process.poll() is None:
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
     ("number", "wait"),
     [(signal.SIGINT, 0), (signal.SIGINT, 0.1), (signal.SIGINT, 1.0), (signal.SIGTERM, 0.5), (signal.SIGHUP, 0.2)],
 )
-def test_ctrl_c_and_the_like_leave_things_as_they_were_and_say_so(tmp_path: Path, number: int, wait: float) -> None:
-    source = tmp_path / "big.json"
-    source.write_text(json.dumps([chat(n, 30) for n in range(6000)]))
-    process = start(source, tmp_path / "set", start_new_session=True)
-    while not (tmp_path / ".set.partial").exists() and process.poll() is None:  # its workers are starting
-        time.sleep(0.01)
+def test_ctrl_c_and_the_like_leave_things_as_they_were_and_say_so(
+    big: Path, tmp_path: Path, tiny_tokenizer: str, number: int, wait: float
+) -> None:
+    at_a_terminal = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # also where nohup runs the tests
+    process = start(big, tmp_path / "set", "--tokenizer", tiny_tokenizer, first=at_a_terminal, start_new_session=True)
+    wait_for_workers(process, tmp_path / "set")
     time.sleep(wait)
     os.killpg(process.pid, number)  # to all of its group, as a terminal does
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number, errors
     assert "Traceback" not in errors
     assert "nothing was changed" in errors
-    assert [path.name for path in tmp_path.iterdir()] == ["big.json"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hangup_under_nohup_stops_nothing(dump: Callable[..., Path], tmp_path: Path, tiny_tokenizer: str) -> None:
+    source = dump(*[chat(n) for n in range(500)])
+    under_nohup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    process = start(source, tmp_path / "set", "--tokenizer", tiny_tokenizer, first=under_nohup, start_new_session=True)
+    wait_for_workers(process, tmp_path / "set")
+    os.killpg(process.pid, signal.SIGHUP)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert len(rows(tmp_path / "set")) == 500
 
 
 def test_a_stop_while_the_one_file_is_written_says_that_the_set_stands(
@@ -508,14 +538,12 @@ def test_a_stop_while_the_one_file_is_written_says_that_the_set_stands(
     assert manifest.is_set(tmp_path / "set") and not (tmp_path / "set.json").exists()
 
 
-def test_a_full_disk_gives_one_clear_line(tmp_path: Path) -> None:
+def test_a_full_disk_gives_one_clear_line(tmp_path: Path, tiny_tokenizer: str) -> None:
     source = tmp_path / "dump.json"
     source.write_text(json.dumps([chat(n, 8) for n in range(3000)]))
-
-    def small_files() -> None:  # a file-size limit stands in for a full disk: the same failed write
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-
-    process = start(source, tmp_path / "set", preexec_fn=small_files)
+    # A file-size limit stands in for a full disk: the same failed write.
+    small_files = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
+    process = start(source, tmp_path / "set", "--tokenizer", tiny_tokenizer, first=small_files)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
     assert errors.strip().splitlines()[-1].startswith("error: ")
@@ -523,33 +551,69 @@ def test_a_full_disk_gives_one_clear_line(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["dump.json"]
 
 
+class Disk:
+    """A file system that only a shell and its children see, so that it ends with the tests even if they are killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shell = subprocess.Popen(
+            ["unshare", "--mount", "sh"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def mount(self, options: str) -> str:
+        """Mount it, or mount it again with other options; return what went wrong."""
+        assert self.shell.stdin and self.shell.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self.shell.stdin.write(f"mount -t tmpfs -o {options} none '{self.folder}'; echo done $?\n")
+            self.shell.stdin.flush()
+        answer = ""
+        while (line := self.shell.stdout.readline()) and not line.startswith("done "):
+            answer += line
+        return "" if line == "done 0\n" else answer.strip() or "no answer"
+
+    @property
+    def within(self) -> list[str]:
+        """The command that runs another where the file system is seen."""
+        return ["nsenter", f"--mount=/proc/{self.shell.pid}/ns/mnt"]
+
+    @property
+    def seen(self) -> Path:
+        """The folder, seen from outside."""
+        return Path(f"/proc/{self.shell.pid}/root{self.folder}")
+
+
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mount a file system of its own with some options; again, to change them."""
-    place = tmp_path / "disk"
-    place.mkdir()
-
-    def mount(options: str) -> Path:
-        mounted = ["-o", f"remount,{options}"] if place.is_mount() else ["-o", options]
-        done = subprocess.run(["mount", "-t", "tmpfs", *mounted, "none", str(place)], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-        return place
-
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    if shutil.which("unshare") is None or shutil.which("nsenter") is None:
+        pytest.skip("no file system can be mounted here: util-linux is not installed")
+    (tmp_path / "disk").mkdir()
+    disk = Disk(tmp_path / "disk")
     try:
-        yield mount
+        if problem := disk.mount("size=1200k"):
+            pytest.skip(f"no file system can be mounted here: {problem}")
+        yield disk
     finally:
-        if place.is_mount():
-            subprocess.run(["umount", str(place)], check=True)
+        disk.shell.communicate()
 
 
 @pytest.mark.slow
 def test_a_file_system_that_is_full_or_read_only_gives_one_clear_line(
-    dump: Callable[..., Path], tmp_path: Path, disk: Callable[[str], Path]
+    dump: Callable[..., Path], tmp_path: Path, disk: Disk, tiny_tokenizer: str
 ) -> None:
-    room = disk("size=1200k")
-    curate.clean(dump(chat(1)), room / "set")
-    before = digests(room / "set")
+    target = disk.folder / "set"
+
+    def run(source: Path) -> tuple[int, str]:
+        process = start(source, target, "--tokenizer", tiny_tokenizer, within=disk.within)
+        _, errors = process.communicate(timeout=120)
+        return process.returncode, errors
+
+    code, errors = run(dump(chat(1)))
+    assert code == 0, errors
+    before = digests(disk.seen / "set")
     noise = random.Random(5)
     small = dump(
         *[record(f"r{n}", "Some digits?", noise.randbytes(25_000).hex()) for n in range(60)], name="small.json"
@@ -561,14 +625,14 @@ def test_a_file_system_that_is_full_or_read_only_gives_one_clear_line(
         (small, "size=4700k", "No space left"),  # for the set's tables
         (small, "ro", "Read-only file system"),
     ]:
-        disk(options)
-        process = start(source, room / "set")
-        _, errors = process.communicate(timeout=120)
+        assert disk.mount(f"remount,{options}") == ""
+        code, errors = run(source)
         last = [line for line in errors.splitlines() if not line.startswith("cleaning")]
-        assert (process.returncode, len(last)) == (1, 1), errors
-        assert last[0].startswith(f"error: cannot write the set '{room / 'set'}': {said}"), errors
-        assert digests(room / "set") == before
-        assert [path.name for path in room.iterdir()] == ["set"]
+        assert (code, len(last)) == (1, 1), errors
+        assert last[0].startswith(f"error: cannot write the set '{target}': {said}"), errors
+        assert digests(disk.seen / "set") == before
+        assert [path.name for path in disk.seen.iterdir()] == ["set"]
+    assert list(disk.folder.iterdir()) == [], "no file of these runs is outside that file system"
 
 
 def test_a_target_that_cannot_be_made_gives_one_clear_line(dump: Callable[..., Path]) -> None:
