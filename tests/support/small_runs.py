@@ -50,7 +50,7 @@ def talk(index: int) -> list[Message]:
 
 
 QUICK = {"model": "tiny", "place": "cpu", "global_batch": 4, "max_steps": 6, "seed": 1}
-SHORT = ("eval.max_new_tokens=8", "eval.samples=1", "data.row_tokens=192", "optimizer.warmup=0.0")
+SHORT = ("eval.max_new_tokens=3", "eval.samples=1", "data.row_tokens=192", "optimizer.warmup=0.0")
 
 
 def run(data: Path, out: Path, *, settings: tuple[str, ...] = (), **flags: Any) -> RunResult:

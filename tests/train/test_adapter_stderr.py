@@ -47,6 +47,7 @@ def chat(run: Path) -> list[str]:
     return ["chat", str(run), "--prompt=What is the time?", "--max-new-tokens=3", "--device=cpu"]
 
 
+@pytest.mark.slow
 def test_standard_error_is_empty_for_every_method_and_command(tmp_path: Path) -> None:
     data = taught_set(tmp_path / "taught", held_out=2)
     asked = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,11 +38,25 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """The losses of a run that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
+def finished(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
     run(taught, folder, settings=DRAWN, **LORA)
-    return losses(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(finished: Path) -> list[float]:
+    """The losses of a run that nothing interrupted."""
+    return losses(finished)
+
+
+@pytest.fixture(scope="module")
+def stopped(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, stopped after 6 of its steps with full checkpoints of steps 3 and 6; tests resume copies of it."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    stopped_at(taught, folder, 6, "checkpoint.steps=3", "checkpoint.full_states=2")
+    return folder
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -135,6 +150,7 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(
     assert losses(tmp_path / "run") == whole
 
 
+@pytest.mark.slow
 def test_the_command_ends_by_sigterm_with_143_and_a_line_that_says_how_to_go_on(taught: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(tmp_path, *words_of(taught, out))
@@ -145,6 +161,19 @@ def test_the_command_ends_by_sigterm_with_143_and_a_line_that_says_how_to_go_on(
     assert f"curatefinetune--resume{out}" in "".join(printed.split())  # folded at the edge of the screen
     step = len(losses(out))
     assert checkpoint.checkpoints(out)[0].name == f"step-{step:06}"
+
+
+def test_a_signal_that_is_ignored_as_under_nohup_stops_nothing(taught: Path, tmp_path: Path) -> None:
+    def hang_up(event: Any) -> None:
+        if isinstance(event, events.Stepped) and event.step == 1:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        result = run(taught, tmp_path / "run", on_event=hang_up, max_steps=2)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (result.status, result.step) == ("finished", 2)
 
 
 # ---- what is on the disk
@@ -166,10 +195,9 @@ def damage(folder: Path) -> None:
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
-    taught: Path, tmp_path: Path, whole: list[float]
+    stopped: Path, tmp_path: Path, whole: list[float]
 ) -> None:
-    out = tmp_path / "run"
-    stopped_at(taught, out, 6, "checkpoint.steps=3", "checkpoint.full_states=2")
+    out = shutil.copytree(stopped, tmp_path / "run")
     newest, before = checkpoint.checkpoints(out)
     damage(newest)
     heard = Heard()
@@ -226,9 +254,8 @@ def test_a_full_disk_in_the_middle_of_a_save_loses_nothing_that_was_there(
 # ---- what may not be resumed
 
 
-def test_settings_that_change_losses_cannot_change_and_those_that_do_not_can(taught: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    stopped_at(taught, out, 2)
+def test_settings_that_change_losses_cannot_change_and_those_that_do_not_can(stopped: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(stopped, tmp_path / "run")
     with pytest.raises(RecipeError, match=r"learning_rate was 0\.02, is 0\.5.*--init"):
         finetune(resume=out, lr=0.5, place="cpu")
     result = finetune(resume=out, place="cpu", settings=("checkpoint.keep=1", "eval.samples=0"))
@@ -244,14 +271,13 @@ def test_another_set_is_refused(tmp_path: Path) -> None:
         finetune(resume=out, place="cpu")
 
 
-def test_a_finished_run_is_not_run_again(taught: Path, tmp_path: Path) -> None:
-    run(taught, tmp_path / "run", max_steps=1)
+def test_a_finished_run_is_not_run_again(finished: Path) -> None:
     with pytest.raises(RunError, match="is finished"):
-        finetune(resume=tmp_path / "run", place="cpu")
+        finetune(resume=finished, place="cpu")
 
 
 def test_a_folder_that_holds_no_run_is_named_and_the_latest_is_found(
-    taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match="there is no run to resume"):
@@ -259,14 +285,12 @@ def test_a_folder_that_holds_no_run_is_named_and_the_latest_is_found(
     with pytest.raises(CurateError, match="holds no run"):
         finetune(resume="nowhere", place="cpu")
     for name, age in (("runs/old", 100), ("runs/new", 0)):
-        stopped_at(taught, Path(name), 1)
+        shutil.copytree(stopped, name)
         for file in Path(name).iterdir():
             os.utime(file, (time.time() - age, time.time() - age))
     assert run_folder.to_resume(None) == Path("runs/new")
 
 
-def test_two_processes_never_work_on_one_run(taught: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    stopped_at(taught, out, 1)
-    with run_folder.hold(out), pytest.raises(RunError, match="another process is at work"):
-        finetune(resume=out, place="cpu")
+def test_two_processes_never_work_on_one_run(stopped: Path) -> None:
+    with run_folder.hold(stopped), pytest.raises(RunError, match="another process is at work"):
+        finetune(resume=stopped, place="cpu")
