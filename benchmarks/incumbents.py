@@ -156,7 +156,7 @@ def padded_rows(data: PackedData) -> list[Row]:
         labels = np.full(data.row_tokens, IGNORED, np.int64)
         size = int(end - begin)
         ids[:size] = data.examples.ids[begin:end]
-        labels[:size] = np.where(data.examples.mask[begin:end], ids[:size], IGNORED)
+        labels[:size] = np.where(data.examples.loss_mask[begin:end], ids[:size], IGNORED)
         seen = np.arange(data.row_tokens) < size
         arrays = {"input_ids": ids, "labels": labels, "attention_mask": seen.astype(np.int64)}
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -194,7 +194,7 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
     used = [
         {
             "input_ids": data.examples.ids[begin:end].tolist(),
-            "completion_mask": data.examples.mask[begin:end].astype(int).tolist(),
+            "completion_mask": data.examples.loss_mask[begin:end].astype(int).tolist(),
         }
         for begin, end in rows
     ]

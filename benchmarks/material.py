@@ -96,9 +96,9 @@ def packed_data(toy: bool, documents: str, vocabulary: int) -> tuple[PackedData,
     sizes, row_tokens = lengths(toy, documents)
     made = examples(sizes, vocabulary, ANSWERS if documents == "real" else 1.0)
     packed = packing.pack(made.lengths, row_tokens)
-    supervised = np.add.reduceat(made.mask, made.offsets[:-1])
+    supervised = np.add.reduceat(made.loss_mask, made.offsets[:-1])
     most = max(int(supervised[row].sum()) for row in packed.rows)
-    whole = work(sizes, int(made.mask.sum()))
+    whole = work(sizes, int(made.loss_mask.sum()))
     told = Load(
         conversations=len(sizes),
         rows=len(packed.rows),
@@ -116,7 +116,7 @@ def work_of(packed: PackedData, rows: Sequence[int]) -> Work:
     """Return the work of some rows, without their padding."""
     members = [index for row in rows for index in packed.rows[row]]
     supervised = sum(
-        int(packed.examples.mask[begin + 1 : end].sum())
+        int(packed.examples.loss_mask[begin + 1 : end].sum())
         for begin, end in (packed.examples.offsets[index : index + 2] for index in members)
     )
     return work(packed.lengths(rows), supervised)

@@ -44,14 +44,14 @@ Conversation = list[Message]
 def prepared(name: str, batch: Sequence[Conversation], warm: Sequence[Conversation], shared: Path) -> dict[str, Any]:
     """Return seconds of wall and CPU time of each stage, and how full the rows are."""
     made = make_renderer("vicuna", tokenizer_of(name, shared))
-    proof.prove(made, warm, made.write(warm))
+    proof.prove(made, warm, made.render_batch(warm))
     with base.gc_disabled():  # as where a set is read for training
         marks = [(time.perf_counter(), time.process_time())]
-        written = [made.write(batch[at : at + 1000]) for at in range(0, len(batch), 1000)]
+        written = [made.render_batch(batch[at : at + 1000]) for at in range(0, len(batch), 1000)]
         marks.append((time.perf_counter(), time.process_time()))
         failed = sum(len(proof.prove(made, batch[at * 1000 : (at + 1) * 1000], one)) for at, one in enumerate(written))
         marks.append((time.perf_counter(), time.process_time()))
-    lengths = [size for one in written for size in one.rows.lengths.tolist() if size <= WINDOW]
+    lengths = [size for one in written for size in one.encoded.lengths.tolist() if size <= WINDOW]
     packed = packing.pack(lengths, WINDOW)
     marks.append((time.perf_counter(), time.process_time()))
     taken = {

@@ -63,12 +63,12 @@ def terminal() -> None:
         140,
     )
     found = curate.show("ZXmYdE5", "vicuna")
-    marker, why = mask_view.marker(found.set.manifest)
-    if marker is None:
+    viewer, why = mask_view.load_viewer(found.set.manifest)
+    if viewer is None:
         raise SystemExit(why)
     chat = found[0]
-    shown = render_conversation(chat, marker.turn_tokens(chat.messages))
-    save("show", Group(shown, Text(), render_mask(chat, marker.mask(chat.messages))), "curate show ZXmYdE5 --mask", 100)
+    shown = render_conversation(chat, viewer.count_message_tokens(chat.messages))
+    save("show", Group(shown, Text(), render_mask(chat, viewer.view(chat.messages))), "curate show ZXmYdE5 --mask", 100)
 
 
 def save(name: str, shown: RenderableType, title: str, width: int) -> None:

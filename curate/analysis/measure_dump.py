@@ -67,7 +67,7 @@ class Measurer:
     def __init__(self, plan: Plan) -> None:
         tokenizer = load_tokenizer(plan.tokenizer)
         self.info = tokenizer.info
-        self.counter = split.Counter(prompts.get(plan.template), tokenizer)
+        self.counter = split.TemplateCounter(prompts.get(plan.template), tokenizer)
         self.signals = {name: rule.settings for name, rule in registry.rules("signal").items()}
 
     def __call__(self, chunk: Chunk) -> Measured:
@@ -96,7 +96,7 @@ class Measurer:
             cluster=hashes["cluster"],
             content=hashes["chain"].list.last(),
             tokens=pl.Series([size.tokens for size in sizes], dtype=pl.Int64),
-            answer_tokens=pl.Series([size.answers for size in sizes], dtype=pl.Int64),
+            answer_tokens=pl.Series([size.answer_tokens for size in sizes], dtype=pl.Int64),
         )
         return found.select(pl.col(name).cast(dtype) for name, dtype in COUNTED.items())
 

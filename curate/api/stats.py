@@ -10,7 +10,7 @@ from curate.analysis.measure_set import measure_set
 from curate.analysis.stats import Stats
 from curate.dataset.curated_set import CuratedSet, is_dump, open_set, readable
 from curate.errors import InputError, SetError
-from curate.rendering.mask_view import Spans, marker, stretches
+from curate.rendering.mask_view import MaskedText, load_viewer, masked_text
 from curate.schemas.conversation import Message
 
 
@@ -58,8 +58,8 @@ def _write_page(file: str | Path | None, measured: Stats, curated: CuratedSet | 
         raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
 
 
-def _mask_spans(curated: CuratedSet) -> Callable[[Sequence[Sequence[Message]]], Sequence[Spans]] | None:
+def _mask_spans(curated: CuratedSet) -> Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]] | None:
     """Return a function that shows which text is trained on, or None where the set's tokenizer cannot be loaded."""
     with readable(curated):
-        found, _ = marker(curated.manifest)
-    return None if found is None else lambda chats: [stretches(found.layout, messages) for messages in chats]
+        viewer, _ = load_viewer(curated.manifest)
+    return None if viewer is None else lambda chats: [masked_text(viewer.compiled, messages) for messages in chats]

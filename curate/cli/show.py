@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from curate.analysis.conversations import Chat
     from curate.analysis.select import Selection
-    from curate.rendering.mask_view import Marker
+    from curate.rendering.mask_view import MaskViewer
 
 SHOWN = 10  # conversations that go into a pipe or a file unless --limit says how many
 ANY_RULE = "*"  # stands for --rejected without a rule
@@ -124,24 +124,24 @@ def _page(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[
 
         return differences
     if mask:
-        made = _marker(selection, needed=True)
-        assert made is not None
-        return lambda chat: render_mask(chat, made.mask(chat.messages))
-    known = _marker(selection, needed=False)
-    return lambda chat: render_conversation(chat, known.turn_tokens(chat.messages) if known else None, raw=raw)
+        viewer = _viewer(selection, needed=True)
+        assert viewer is not None
+        return lambda chat: render_mask(chat, viewer.view(chat.messages))
+    known = _viewer(selection, needed=False)
+    return lambda chat: render_conversation(chat, known.count_message_tokens(chat.messages) if known else None, raw=raw)
 
 
-def _marker(selection: Selection, needed: bool) -> Marker | None:
+def _viewer(selection: Selection, needed: bool) -> MaskViewer | None:
     """Return what counts tokens; says why there is none, and ends the command where nothing can be shown without."""
     from curate.errors import TokenizerError
-    from curate.rendering.mask_view import marker
+    from curate.rendering.mask_view import load_viewer
 
-    made, why = marker(selection.set.manifest)
-    if made is None and needed:
+    viewer, why = load_viewer(selection.set.manifest)
+    if viewer is None and needed:
         raise TokenizerError(f"the mask cannot be shown: {why}")
-    if made is None:
+    if viewer is None:
         click.echo(f"no tokens a message: {why}", err=True)
-    return made
+    return viewer
 
 
 def _print_json(selection: Selection) -> None:
@@ -149,9 +149,9 @@ def _print_json(selection: Selection) -> None:
 
     from curate.display.text import to_json
 
-    known = _marker(selection, needed=False)
+    known = _viewer(selection, needed=False)
     plain = []
     for chat in selection:
-        sizes = known.turn_tokens(chat.messages) if known else None
+        sizes = known.count_message_tokens(chat.messages) if known else None
         plain.append({**asdict(chat), "turn_tokens": sizes})
     click.echo(to_json(plain))

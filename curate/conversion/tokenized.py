@@ -17,10 +17,9 @@ from curate.dataset import arrow, columns, manifest
 from curate.dataset.arrow import Row
 from curate.dataset.manifest import Manifest
 from curate.errors import InputError, RecordError, TokenizerError
-from curate.rendering import resplit
 from curate.rendering.factory import make_renderer
-from curate.rendering.prepare import Kept, Preparing, Taken
-from curate.rendering.resplit import Resplit
+from curate.rendering.prepare import ExamplePreparer, PreparedBatch, PreparedExample
+from curate.rendering.resplit import ResplitSummary, differences
 from curate.rendering.set_tokenizer import load_set_tokenizer
 from curate.schemas.conversation import Conversation, Message
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
@@ -51,30 +50,30 @@ def write(source: str | Path, target: Path, rendering: Rendering, split: Split |
     is over the window, goes to `TARGET.left-out.jsonl`. Raises CurateError and leaves the target unchanged.
     """
     is_set = manifest.is_set(Path(source))
-    preparing = _preparing(manifest.read(source)[1] if is_set else None, rendering)
-    changed = Resplit(preparing.reasons) if preparing.reasons else None
+    preparer = _preparer(manifest.read(source)[1] if is_set else None, rendering)
+    changed = ResplitSummary(preparer.reasons) if preparer.reasons else None
     warnings: list[str] = []
     with open_output(target, split, lambda partial: _open(partial, target)) as output:
         rows = _set_rows(Path(source), output) if is_set else _file_rows(source, output, warnings)
         for sources in arrow.together(rows):
-            taken = preparing.take(sources)
-            _write_examples(taken, output)
-            changed = changed and taken.changed and changed.plus(taken.changed)
+            prepared = preparer.prepare(sources)
+            _write_examples(prepared, output)
+            changed = changed and prepared.resplit and changed + prepared.resplit
     if changed is not None:
         warnings.append(str(changed))
     return output.result(warnings)
 
 
-def _preparing(own: Manifest | None, rendering: Rendering) -> Preparing:
+def _preparer(own: Manifest | None, rendering: Rendering) -> ExamplePreparer:
     """Return the renderer with its window; `own` is the set's manifest, None for a dump."""
     tokenizer = _tokenizer(own, rendering.tokenizer)
     name = rendering.template or (own.template if own else "vicuna")
     renderer = make_renderer(name, tokenizer, loss=rendering.loss, chat_template=rendering.chat_template)
     if own is None:
         window = rendering.max_tokens
-        return Preparing(renderer, window or sys.maxsize, (f"window {window}",) if window else ())
+        return ExamplePreparer(renderer, window or sys.maxsize, (f"window {window}",) if window else ())
     window = rendering.max_tokens or own.window
-    return Preparing(renderer, window, tuple(resplit.reasons(own, renderer.name, tokenizer.info, window)))
+    return ExamplePreparer(renderer, window, tuple(differences(own, renderer.name, tokenizer.info, window)))
 
 
 def _tokenizer(own: Manifest | None, name: str | None) -> Tokenizer:
@@ -89,11 +88,11 @@ def _tokenizer(own: Manifest | None, name: str | None) -> Tokenizer:
         ) from None
 
 
-def _write_examples(taken: Taken, output: Output[Kept]) -> None:
-    for example in taken.kept:
+def _write_examples(prepared: PreparedBatch, output: Output[PreparedExample]) -> None:
+    for example in prepared.examples:
         if output.selects(example.split, example.name):
             output.write(example)
-    for row, error in taken.lost:
+    for row, error in prepared.left_out:
         if output.selects(row.split, row.name):
             entry = Entry(Conversation(row.name, row.messages), None, None, row.split)
             output.leave_out(InputRecord(row.source[0] or "", row.source[1] or 0, None), entry, error)
@@ -102,7 +101,7 @@ def _write_examples(taken: Taken, output: Output[Kept]) -> None:
 # ---- reading
 
 
-def _set_rows(folder: Path, output: Output[Kept]) -> Iterator[Row]:
+def _set_rows(folder: Path, output: Output[PreparedExample]) -> Iterator[Row]:
     """Yield a set's rows, read with Polars, so that converting does not need pyarrow."""
     file = folder / manifest.CONVERSATIONS
     try:
@@ -116,7 +115,7 @@ def _set_rows(folder: Path, output: Output[Kept]) -> Iterator[Row]:
         raise InputError(f"cannot read {str(file)!r}: {str(error).splitlines()[0]}") from error
 
 
-def _file_rows(source: str | Path, output: Output[Kept], warnings: list[str]) -> Iterator[Row]:
+def _file_rows(source: str | Path, output: Output[PreparedExample], warnings: list[str]) -> Iterator[Row]:
     """Yield a file's conversations, each as a source of its own; what cannot be read is left out."""
     for record in read_records(source, warnings):
         output.read += 1
@@ -135,14 +134,14 @@ def _file_rows(source: str | Path, output: Output[Kept], warnings: list[str]) ->
 # ---- writing
 
 
-def _open(partial: Path, target: Path) -> Writer[Kept]:
+def _open(partial: Path, target: Path) -> Writer[PreparedExample]:
     if target.suffix == ".parquet":
         return ParquetWriter(partial, COLUMNS, _record, lambda example: 9 * len(example.ids))
     stream, array = stream_to(partial, target)
     return JsonWriter(stream, array, _record)
 
 
-def _record(example: Kept) -> dict[str, object]:
+def _record(example: PreparedExample) -> dict[str, object]:
     """Return a row; `labels` are the ids, not shifted: models shift them."""
-    labels = np.where(example.mask, example.ids, IGNORED).tolist()
+    labels = np.where(example.loss_mask, example.ids, IGNORED).tolist()
     return {"input_ids": example.ids.tolist(), "attention_mask": [1] * len(example.ids), "labels": labels}

@@ -35,7 +35,7 @@ class Draft:
     conversation: Conversation
     lost: list[repair_turns.Lost] = field(default_factory=list)
 
-    def lose(self, rejected: Sequence[split.Rejected]) -> None:
+    def lose(self, rejected: Sequence[split.RejectedExchange]) -> None:
         """Note exchanges that fit no window, by the places their messages had in the source."""
         messages = self.conversation.messages
         for exchange in rejected:
@@ -198,7 +198,7 @@ def _piece_messages(
         counts.append(len(chosen))
         if piece.cut is not None:
             places[-1] = table.height + len(ends)
-            ends.append(split.messages_of(messages, piece)[-1])
+            ends.append(split.piece_messages(messages, piece)[-1])
     if ends:
         table = pl.concat([table, _of_messages(ends)])
     owners = pl.Series("owner", np.repeat(np.arange(len(each), dtype=np.uint32), counts), dtype=pl.UInt32)

@@ -29,10 +29,10 @@ from curate.ingest.sources import Source, open_inputs
 from curate.pipeline import assemble, corpus
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.steps import Part, Plan, Shown
-from curate.rendering.mask_view import Spans
+from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
 
-MaskSpans = Callable[[Sequence[Sequence[Message]]], Sequence[Spans]]
+MaskSpans = Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _refuse_loss(folder: Path, file: Path | None, sources: Sequence[Source]) -> 
 def _mask_spans(pool: local.WorkerPool) -> MaskSpans:
     """Return a function that renders conversations in a worker, where template and tokenizer are loaded."""
 
-    def spans(conversations: Sequence[Sequence[Message]]) -> Sequence[Spans]:
+    def spans(conversations: Sequence[Sequence[Message]]) -> Sequence[MaskedText]:
         [rendered] = pool.map([Shown(tuple(map(tuple, conversations)))])
         return tuple(rendered)
 

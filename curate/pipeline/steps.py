@@ -26,8 +26,8 @@ from curate.pipeline import frames, repair_text, repair_turns
 from curate.pipeline.frames import Draft, Reject
 from curate.pipeline.recipe import Recipe
 from curate.rendering import split
-from curate.rendering.compiled_template import Layout
-from curate.rendering.mask_view import Spans, stretches
+from curate.rendering.compiled_template import CompiledTemplate
+from curate.rendering.mask_view import MaskedText, masked_text
 from curate.schemas import formats, prompts, read_turns
 from curate.schemas.conversation import Conversation, Message
 from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
@@ -86,11 +86,11 @@ class Cleaner:
         self.signals = {name: signal.settings for name, signal in registry.rules("signal").items()}
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def __call__(self, task: tuple[int, Chunk] | Shown) -> Part | tuple[Spans, ...]:
+    def __call__(self, task: tuple[int, Chunk] | Shown) -> Part | tuple[MaskedText, ...]:
         """Clean one chunk and write its part; or tell what is trained on in conversations."""
         if isinstance(task, Shown):
-            layout = Layout(self.template, self.tokenizer)
-            return tuple(stretches(layout, messages) for messages in task.conversations)
+            compiled = CompiledTemplate(self.template, self.tokenizer)
+            return tuple(masked_text(compiled, messages) for messages in task.conversations)
         return self._clean(*task)
 
     def _clean(self, number: int, chunk: Chunk) -> Part:

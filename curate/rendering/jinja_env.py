@@ -1,4 +1,4 @@
-"""A Jinja chat template as a function of messages, in an environment as transformers makes it."""
+"""Compile a Jinja chat template in an environment like that of transformers, and convert messages to its input."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from curate.errors import MissingExtra, RecipeError
 from curate.schemas.conversation import Message
 from curate.schemas.openai import call_ids
 
-_GUARDED = re.compile(r"strftime_now\s+is\s+defined")
+# A template that tests for `strftime_now` has a date of its own to fall back on, so it gets none here.
+_OPTIONAL_DATE = re.compile(r"strftime_now\s+is\s+defined")
 _TODAY = datetime(2024, 7, 26)  # LLaMA-3.1's own default: a run resumed tomorrow must render the same ids
 
 
-def plain(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Return messages as chat templates take them: tool calls as values, their arguments too, results by their call."""
-    found = []
+def message_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return messages as chat templates expect them, tool calls and their arguments parsed from JSON."""
+    dicts = []
     for message, call_id in zip(messages, call_ids(messages), strict=True):
-        plain: dict[str, Any] = {"role": message.role, "content": message.content}
+        fields: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.name is not None:
-            plain["name"] = message.name
+            fields["name"] = message.name
         if message.tool_calls:
-            plain["tool_calls"] = _calls(message.tool_calls)
+            fields["tool_calls"] = _parse_calls(message.tool_calls)
         if call_id:
-            plain["tool_call_id"] = call_id
-        found.append(plain)
-    return found
+            fields["tool_call_id"] = call_id
+        dicts.append(fields)
+    return dicts
 
 
-def _calls(text: str) -> Any:
+def _parse_calls(text: str) -> Any:
+    """Return tool calls as values; what is not JSON stays text."""
     try:
         calls = json.loads(text)
     except ValueError:
@@ -47,9 +49,9 @@ def _calls(text: str) -> Any:
 
 
 def compile_template(chat_template: str) -> Callable[..., str]:
-    """Return a chat template as a function, in an environment as transformers makes it; raises RecipeError.
+    """Return a chat template as a function; raises RecipeError if it is not valid Jinja.
 
-    `{% generation %}` marks are read over. The date is a fixed one where a template asks for it unguarded.
+    `{% generation %}` tags are ignored. A template that needs today's date always gets the same one.
     """
     try:
         import jinja2
@@ -61,7 +63,7 @@ def compile_template(chat_template: str) -> Callable[..., str]:
         raise MissingExtra("a model's own chat template", "train") from None
 
     class Generation(Extension):
-        """Passes over the marks by which some templates tell what a model wrote; it is told from the prompts here."""
+        """Ignores the tags with which some templates mark answers; answers are found without them."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -69,19 +71,19 @@ def compile_template(chat_template: str) -> Callable[..., str]:
             line = next(parser.stream).lineno
             return Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
 
-    def refuse(message: str) -> None:
+    def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
     def tojson(value: object, ensure_ascii: bool = False, **settings: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **settings)
 
     settings = {"trim_blocks": True, "lstrip_blocks": True, "extensions": [Generation, loopcontrols]}
-    made = ImmutableSandboxedEnvironment(**settings)
-    made.filters["tojson"] = tojson
-    made.globals["raise_exception"] = refuse
-    if not _GUARDED.search(chat_template):
-        made.globals["strftime_now"] = _TODAY.strftime
+    environment = ImmutableSandboxedEnvironment(**settings)
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    if not _OPTIONAL_DATE.search(chat_template):
+        environment.globals["strftime_now"] = _TODAY.strftime
     try:
-        return made.from_string(chat_template).render
+        return environment.from_string(chat_template).render
     except jinja2.TemplateSyntaxError as error:
-        raise RecipeError(f"the chat template is no Jinja: {error.message} (line {error.lineno})") from None
+        raise RecipeError(f"the chat template is not valid Jinja: {error.message} (line {error.lineno})") from None

@@ -1,79 +1,104 @@
-"""A model's own Jinja chat template as a renderer: its text found piece by piece, so that ids and mask can be proven.
+"""Render with a model's own Jinja chat template, as `apply_chat_template` of transformers does.
 
-A template is a program that writes one text. Rendered once with holes in place of the contents, it shows what it
-writes itself: that is cut at control tokens, and what is asked with is told from what is answered. The holes are then
-filled, and what comes out must be what the template writes of the messages themselves; where it is not (a template
-that takes thoughts out of earlier answers), the conversation is left out by name. A control string in a message
-stays text, as it stands in a hole.
+A template is a program that writes one text. It is rendered once with placeholders instead of contents: what remains is
+the template's own text, which is cut at control tokens and divided between prompts and answers. The placeholders are
+then filled, and the result must equal what the template writes for the messages themselves. Where it does not (some
+templates remove the reasoning from earlier answers), the conversation is left out by name. A control string in a
+message stays text, because contents are only put in after the text is cut.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
+from typing import NamedTuple
 
 import numpy as np
 
 from curate.errors import RecipeError, RecordError
-from curate.rendering import encode, jinja_env
-from curate.rendering.encode import Sheet
-from curate.rendering.placeholders import Cutter, Hole, Literal, Part, Words, filled, parting, variants
-from curate.rendering.renderer import Base, Expected, Loss, Written
-from curate.rendering.split import Counting, Rendering, Size
+from curate.rendering import jinja_env
+from curate.rendering.encode import encode
+from curate.rendering.expected import EndedText, ExpectedSpans
+from curate.rendering.placeholders import (
+    EscapedControl,
+    Item,
+    Placeholder,
+    TemplatePart,
+    TemplateScanner,
+    show_difference,
+    strip_variants,
+)
+from curate.rendering.renderer import LossRule, RenderedBatch, Renderer
+from curate.rendering.split import Fragment, Size, TokenCounter
+from curate.rendering.text_batch import TextBatch
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """What all conversations of the same roles have in common; `problems`: answers that cannot be trained on."""
+class _Skeleton:
+    """What all conversations with the same roles share.
 
-    parts: list[Part]
+    `problems`: why an answer cannot be supervised, by message index.
+    """
+
+    parts: list[TemplatePart]
     problems: dict[int, RecordError] = field(default_factory=dict)
 
 
-class ChatTemplateRenderer(Base):
-    """Renders with a Jinja chat template, as `apply_chat_template` of transformers does."""
+class _Span(NamedTuple):
+    """Characters of a block that belong to one message."""
 
-    def __init__(self, chat_template: str, tokenizer: Tokenizer, loss: Loss) -> None:
+    message: int
+    start: int
+    stop: int
+    supervised: bool
+
+
+class JinjaRenderer(Renderer):
+    """Renders with a Jinja chat template; raises RecipeError for one that cannot be used."""
+
+    def __init__(self, chat_template: str, tokenizer: Tokenizer, loss: LossRule) -> None:
         self.chat_template = chat_template
         self.name = f"own:{hashlib.sha256(chat_template.encode()).hexdigest()[:12]}"
         self.tokenizer = tokenizer
         self.loss = loss
-        self._shapes: dict[object, _Shape] = {}
-        names = {name: token for name, token in tokenizer.control_ids.items() if name not in ("bos", "eos")}
-        self._cutter = Cutter(names)
+        self._skeletons: dict[object, _Skeleton] = {}
+        # A template writes control tokens by their own names; `bos` and `eos` are curate's aliases.
+        own_names = {name: token for name, token in tokenizer.control_ids.items() if name not in ("bos", "eos")}
+        self._scanner = TemplateScanner(own_names)
         self._check()
 
-    def __reduce__(self) -> tuple[type[ChatTemplateRenderer], tuple[str, Tokenizer, Loss]]:
+    def __reduce__(self) -> tuple[type[JinjaRenderer], tuple[str, Tokenizer, LossRule]]:
         return type(self), (self.chat_template, self.tokenizer, self.loss)
 
     def _check(self) -> None:
-        """Refuse a template that cannot be rendered, ends no answer, or is read otherwise where it is served."""
+        """Refuse a template that fails, has no stop token, or is tokenized differently by a server."""
+        question = [Message("user", "Hello there")]
         try:
             stops = self.stop_ids
-            written = self.write_prompts([[Message("user", "Hello there")]])
+            prompt = self.render_prompts([question])
         except RecordError as error:
             raise RecipeError(f"the chat template cannot be used: {error.reason}") from None
         if not stops:
             raise RecipeError("the chat template ends an answer with no control token, so a model would never stop")
-        for problem in written.problems.values():
+        for problem in prompt.problems.values():
             raise RecipeError(f"the chat template cannot be used: {problem.reason}")
-        served = self._served([Message("user", "Hello there")])
-        if written.rows.ids.tolist() != served:
+        ids, served = prompt.encoded.ids.tolist(), self._served_ids(question)
+        if ids != served:
             raise RecipeError(
-                "the chat template is tokenised otherwise where it is served "
-                f"({parting(written.rows.ids.tolist(), served)}); name one of curate's own templates"
+                "the chat template's prompt is tokenized differently by a server "
+                f"({show_difference(ids, served)}); name one of curate's own templates with --template"
             )
 
-    def _served(self, messages: Sequence[Message]) -> list[int]:
-        """Return the ids by which a server asks: the whole text at once, control strings read as such."""
+    def _served_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the prompt's ids as a server makes them: the whole text in one call, control strings as tokens."""
         from tokenizers import Tokenizer as HuggingFace
 
-        text = self._text(messages, asks=True)
+        text = self._apply(messages, add_generation_prompt=True)
         return list(HuggingFace.from_str(self.tokenizer.tokenizer_json()).encode(text, add_special_tokens=False).ids)
 
     # ---- the template's text
@@ -82,246 +107,268 @@ class ChatTemplateRenderer(Base):
     def _template(self) -> Callable[..., str]:
         return jinja_env.compile_template(self.chat_template)
 
-    def _text(self, messages: Sequence[Message], *, asks: bool = False) -> str:
+    def _apply(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
         """Return what the template writes; raises RecordError where it refuses."""
         info = self.tokenizer.info
         try:
             return self._template(
-                messages=jinja_env.plain(messages),
+                messages=jinja_env.message_dicts(messages),
                 tools=None,
                 documents=None,
-                add_generation_prompt=asks,
+                add_generation_prompt=add_generation_prompt,
                 bos_token=info.bos_token or "",
                 eos_token=info.eos_token,
             )
         except Exception as error:  # a template is a program: it may raise anything
-            said = str(error).strip().splitlines() or [type(error).__name__]
-            raise RecordError("template_refuses", f"the chat template says: {said[0]}") from None
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise RecordError("template_refuses", f"the chat template says: {lines[0]}") from None
 
-    def _holed(self, messages: Sequence[Message], *, asks: bool = False) -> str:
-        return self._text(self._cutter.holed(messages), asks=asks)
+    def _apply_to_placeholders(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+        blank = self._scanner.insert_placeholders(messages)
+        return self._apply(blank, add_generation_prompt=add_generation_prompt)
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """What ends an answer: the end token where it follows every answer, else the first control token that does.
-
-        None where there is none.
-        """
+        """The end token if it follows every answer, else the first control token that does; empty if none does."""
         messages = [Message("user", "x"), Message("assistant", "x")] * 2
-        items = [item for item, _ in self._cutter.items(self._holed(messages))]
-        places = {item.message: at for at, item in enumerate(items) if isinstance(item, Hole)}
-        if 3 not in places:
+        items = [item for item, _ in self._scanner.scan(self._apply_to_placeholders(messages))]
+        places = {item.message: place for place, item in enumerate(items) if isinstance(item, Placeholder)}
+        if 3 not in places:  # the second answer
             raise RecordError("template_rewrites", "it does not write the answer")
         first, last = (
             [item for item in items[places.get(answer, 0) : places.get(answer + 1)] if isinstance(item, int)]
             for answer in (1, 3)
         )
-        both = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
-        return (self.tokenizer.info.eos_id,) if self.tokenizer.info.eos_id in both else tuple(last[:1])
+        common = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
+        eos = self.tokenizer.info.eos_id
+        return (eos,) if eos in common else tuple(last[:1])
 
-    # ---- shapes
+    # ---- skeletons
 
-    def _shape(self, messages: Sequence[Message], *, asks: bool = False) -> _Shape:
-        """Return the shape of these messages; raises RecordError where the template refuses them."""
-        key = asks, *((m.role, bool(m.content), m.name, m.tool_calls) for m in messages)
-        shape = self._shapes.get(key)
-        if shape is None:
-            shape = self._shapes[key] = self._find_shape(messages, asks)
-        return shape
+    def _skeleton(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> _Skeleton:
+        """Return the skeleton of these messages; raises RecordError where the template refuses them."""
+        key = add_generation_prompt, *((m.role, bool(m.content), m.name, m.tool_calls) for m in messages)
+        skeleton = self._skeletons.get(key)
+        if skeleton is None:
+            skeleton = self._skeletons[key] = self._build_skeleton(messages, add_generation_prompt)
+        return skeleton
 
-    def _find_shape(self, messages: Sequence[Message], asks: bool) -> _Shape:
-        whole = self._holed(messages, asks=asks)
+    def _build_skeleton(self, messages: Sequence[Message], add_generation_prompt: bool) -> _Skeleton:
+        whole = self._apply_to_placeholders(messages, add_generation_prompt=add_generation_prompt)
+        items = self._scanner.scan(whole)
+        starts, problems = self._locate_answers(messages, whole)
+        written = {item.message for item, _ in items if isinstance(item, Placeholder)}
+        for index, message in enumerate(messages):
+            if message.role == "assistant" and message.content and index not in written:
+                reason = "the chat template does not write what the answer says"
+                problems[index] = RecordError("template_rewrites", reason)
+        return _Skeleton(self._assign(_cut_at(items, starts), starts, messages), problems)
+
+    def _locate_answers(self, messages: Sequence[Message], whole: str) -> tuple[dict[int, int], dict[int, RecordError]]:
+        """Return the answer that starts at a position of the text, and why others cannot be located, by index."""
+        starts: dict[int, int] = {}
         problems: dict[int, RecordError] = {}
-        starts: dict[int, int] = {}  # place in the text -> the answer that begins there
         for index, message in enumerate(messages):
             if message.role == "assistant":
                 try:
-                    starts[self._start(messages[:index], whole)] = index
+                    starts[self._answer_start(messages[:index], whole)] = index
                 except RecordError as error:
                     problems[index] = error
-        found = self._cutter.items(whole)
-        written = {item.message for item, _ in found if isinstance(item, Hole)}
-        reason = "the chat template does not write what the answer says"
-        problems |= {
-            i: RecordError("template_rewrites", reason)
-            for i, m in enumerate(messages)
-            if m.role == "assistant" and m.content and i not in written
-        }
-        items: list[tuple[str | int | Hole, int]] = []
-        for item, place in found:
-            size = len(item) if isinstance(item, str) and not isinstance(item, Literal) else 0
-            cut = next((at for at in starts if place < at < place + size), None)
-            if isinstance(item, str) and cut is not None:
-                items += [(item[: cut - place], place), (item[cut - place :], cut)]
-            else:
-                items.append((item, place))
-        return _Shape(self._owned(items, starts, messages), problems)
+        return starts, problems
 
-    def _start(self, before: Sequence[Message], whole: str) -> int:
-        """Return where an answer begins: what asks for it must be how the text begins."""
-        prompt = self._holed(before, asks=True)
+    def _answer_start(self, before: Sequence[Message], whole: str) -> int:
+        """Return where an answer starts: after its generation prompt, with which the text must begin."""
+        prompt = self._apply_to_placeholders(before, add_generation_prompt=True)
         if whole.startswith(prompt):
             return len(prompt)
-        if not whole.startswith(self._holed(before)):
-            reason = "the chat template writes earlier messages otherwise once later ones follow"
+        if not whole.startswith(self._apply_to_placeholders(before)):
+            reason = "the chat template writes earlier messages differently when later ones follow"
             raise RecordError("template_rewrites", reason)
-        reason = "the chat template asks for an answer with words that do not stand before it"
-        raise RecordError("prompt_no_prefix", reason, parting(prompt, whole))
+        reason = "the chat template's generation prompt is not what it writes before the answer"
+        raise RecordError("prompt_no_prefix", reason, show_difference(prompt, whole))
 
-    def _owned(
-        self, items: list[tuple[str | int | Hole, int]], starts: dict[int, int], messages: Sequence[Message]
-    ) -> list[Part]:
-        """Tell whose words each part is: an answer's from where it begins to its stop token, another's its content."""
-        parts: list[Part] = []
-        owner: int | None = None
-        tail = False
-        before: int | None = None  # whose content has just been written
+    def _assign(
+        self, items: Sequence[tuple[Item, int]], starts: dict[int, int], messages: Sequence[Message]
+    ) -> list[TemplatePart]:
+        """Assign each item to a message: a content to its own, all from an answer's start to its stop token to it."""
+        parts: list[TemplatePart] = []
+        answer: int | None = None  # the answer that is being written
+        after_content = False
+        previous: int | None = None  # the message whose content was the last item
         for item, place in items:
             if place in starts:
-                owner = starts[place]
-                tail = not messages[owner].content
-            if isinstance(item, Hole) and item.message != owner:
-                owner = None
-                parts.append(Part(item, item.message))
-            elif owner is None and isinstance(item, int):  # what ends a message that is no answer
-                parts.append(Part(item, before, tail=True))
+                answer = starts[place]
+                after_content = not messages[answer].content
+            if isinstance(item, Placeholder) and item.message != answer:
+                answer = None
+                parts.append(TemplatePart(item, item.message))
+            elif answer is None and isinstance(item, int):  # a control token after another message's content ends it
+                parts.append(TemplatePart(item, previous, after_content=True))
             else:
-                parts.append(Part(item, owner, tail))
-                tail = tail or isinstance(item, Hole)
-                if isinstance(item, int) and tail and item in self.stop_ids:
-                    owner, tail = None, False
-            before = item.message if isinstance(item, Hole) else None
+                parts.append(TemplatePart(item, answer, after_content))
+                after_content = after_content or isinstance(item, Placeholder)
+                if isinstance(item, int) and after_content and item in self.stop_ids:
+                    answer, after_content = None, False
+            previous = item.message if isinstance(item, Placeholder) else None
         return parts
 
-    # ---- writing
+    # ---- rendering
 
-    def write(self, conversations: Sequence[Sequence[Message]]) -> Written:
-        """Return many renderings at once, and why there are none of some conversations."""
-        return self._write(conversations, asks=False)
+    def render_batch(self, conversations: Sequence[Sequence[Message]]) -> RenderedBatch:
+        """Render many conversations at once."""
+        return self._render(conversations, add_generation_prompt=False)
 
-    def write_prompts(self, conversations: Sequence[Sequence[Message]]) -> Written:
-        """Return what asks for the next answer, for each conversation."""
-        return self._write(conversations, asks=True)
+    def render_prompts(self, conversations: Sequence[Sequence[Message]]) -> RenderedBatch:
+        """Render the generation prompt after each conversation."""
+        rendered = self._render(conversations, add_generation_prompt=True)
+        unsupervised = np.zeros_like(rendered.encoded.loss_mask)
+        return replace(rendered, encoded=replace(rendered.encoded, loss_mask=unsupervised))
 
-    def _write(self, conversations: Sequence[Sequence[Message]], *, asks: bool) -> Written:
-        sheet = Sheet()
+    def _render(self, conversations: Sequence[Sequence[Message]], *, add_generation_prompt: bool) -> RenderedBatch:
+        batch = TextBatch()
         problems: dict[int, RecordError] = {}
         for index, messages in enumerate(conversations):
             try:
-                self._put(sheet, messages, asks)
+                self._append(batch, messages, add_generation_prompt)
             except RecordError as error:
                 problems[index] = error
-            sheet.end()
-        rows = encode.encode(sheet, self.tokenizer)
-        return Written(replace(rows, mask=np.zeros_like(rows.mask)) if asks else rows, problems)
+            batch.end_rendering()
+        return RenderedBatch(encode(batch, self.tokenizer), problems)
 
-    def _put(self, sheet: Sheet, messages: Sequence[Message], asks: bool) -> None:
-        """Append a rendering; raises RecordError where the template refuses or rewrites the messages."""
-        real = self._text(messages, asks=asks)
-        shape = self._shape(messages, asks=asks)
-        texts = [filled(part.item, messages, self._cutter.names) for part in shape.parts]
-        if "".join(texts) != real:
+    def _append(self, batch: TextBatch, messages: Sequence[Message], add_generation_prompt: bool) -> None:
+        """Append a rendering; raises RecordError where the template refuses or changes the messages."""
+        text = self._apply(messages, add_generation_prompt=add_generation_prompt)
+        skeleton = self._skeleton(messages, add_generation_prompt=add_generation_prompt)
+        texts = [self._scanner.fill(part.item, messages) for part in skeleton.parts]
+        if "".join(texts) != text:
             reason = "the chat template changes what the messages say"
-            raise RecordError("template_rewrites", reason, parting("".join(texts), real))
-        selected = self.loss.select(messages)
-        for index, problem in shape.problems.items():
-            if self._trains(selected[index]) and not asks:
+            raise RecordError("template_rewrites", reason, show_difference("".join(texts), text))
+        selected = self.loss.apply(messages)
+        for index, problem in skeleton.problems.items():
+            if self.loss.supervises(selected[index]) and not add_generation_prompt:
                 raise problem
-        self._put_parts(sheet, shape.parts, texts, selected)
+        self._append_parts(batch, skeleton.parts, texts, selected)
 
-    def _put_parts(
-        self, sheet: Sheet, parts: Sequence[Part], texts: Sequence[str], messages: Sequence[Message]
+    def _append_parts(
+        self, batch: TextBatch, parts: Sequence[TemplatePart], texts: Sequence[str], messages: Sequence[Message]
     ) -> None:
-        run = ""
-        stretches: list[tuple[int, int, int, bool]] = []  # owner, start, stop, trained
-        for part, text in zip([*parts, Part(-1)], [*texts, ""], strict=True):
-            message = None if part.owner is None else messages[part.owner]
-            trained = message is not None and self._trains(message) and (message.stop or not part.tail)
+        block = ""
+        spans: list[_Span] = []
+        for part, text in zip(parts, texts, strict=True):
+            supervised = self._supervises(part, messages)
             if isinstance(part.item, int):
-                if run:
-                    sheet.run(run)
-                for _, start, stop, counts in stretches:
-                    sheet.stretch(start, stop, counts)
-                run, stretches = "", []
-                if part.item >= 0:
-                    sheet.mark(part.item, trained)
+                _end_block(batch, block, spans)
+                batch.add_control(part.item, supervised)
+                block, spans = "", []
                 continue
-            if part.owner is not None and message is not None and (message.role == "assistant" or trained):
-                last = stretches[-1] if stretches else None
-                if last and last[0] == part.owner and last[2] == len(run) and last[3] == trained:
-                    stretches[-1] = (part.owner, last[1], len(run) + len(text), trained)
-                elif text:
-                    stretches.append((part.owner, len(run), len(run) + len(text), trained))
-            run += text
+            # An answer's span is marked even if it is not supervised: its prompt ends there, so no token may cross.
+            if part.message is not None and (supervised or messages[part.message].role == "assistant"):
+                _extend(spans, _Span(part.message, len(block), len(block) + len(text), supervised))
+            block += text
+        _end_block(batch, block, spans)
 
-    def _trains(self, message: Message) -> bool:
-        return message.train and message.role in self.loss.roles
+    def _supervises(self, part: TemplatePart, messages: Sequence[Message]) -> bool:
+        if part.message is None or not self.loss.supervises(messages[part.message]):
+            return False
+        return messages[part.message].stop or not part.after_content
 
-    # ---- what must be found
+    # ---- for the proof
 
-    def expected(self, messages: Sequence[Message]) -> Expected:
-        """Return what a rendering must hold: each answer by the text that follows what asks for it."""
-        selected = self.loss.select(messages)
-        told = self._cutter.guarded(messages)
-        full = self._text(told)
-        parts = self._shape(messages).parts
-        words: list[Words] = []
-        asked: list[str] = []
+    def expected_spans(self, messages: Sequence[Message]) -> ExpectedSpans:
+        """Return what the supervised spans must say: an answer is what the template writes after its prompt."""
+        selected = self.loss.apply(messages)
+        escaped = self._scanner.escape_controls(messages)
+        whole = self._apply(escaped)
+        parts = self._skeleton(messages).parts
+        texts: list[EndedText] = []
+        before_answers: list[str] = []
         for index, message in enumerate(selected):
-            if not self._trains(message):
+            if not self.loss.supervises(message):
                 continue
-            own = [at for at, part in enumerate(parts) if part.owner == index]
+            own = [place for place, part in enumerate(parts) if part.message == index]
             if message.role == "assistant":
-                said = self._answer(full[len(self._text(told[:index], asks=True)) :], message)
-                words += said
-                if not any(text or end for text, end in said):
-                    continue
-                back = [at for at in range(own[0]) if isinstance(parts[at].item, int)] if own else []
-                before = parts[back[-1] + 1 if back else 0 : own[0]] if own else []
-                asked.append("".join(filled(part.item, messages, self._cutter.names) for part in before))
+                prompt = self._apply(escaped[:index], add_generation_prompt=True)
+                answer = self._expected_answer(whole[len(prompt) :], message)
+                texts += answer
+                if any(text or end for text, end in answer):
+                    before_answers.append(self._text_before(parts, own[0], messages) if own else "")
             elif own:
-                mark = parts[own[-1]].item
-                end = mark if isinstance(mark, int) and message.stop else None
-                words.append((filled(parts[own[0]].item, messages, self._cutter.names), end))
+                end = parts[own[-1]].item
+                stop = end if isinstance(end, int) and message.stop else None
+                texts.append((self._scanner.fill(parts[own[0]].item, messages), stop))
         bos = self.tokenizer.info.bos_id
-        return Expected(words, asked, sum(part.item == bos for part in parts))
+        return ExpectedSpans(texts, before_answers, sum(part.item == bos for part in parts))
 
-    def _answer(self, after: str, message: Message) -> list[Words]:
-        """Return an answer's words from the text that follows what asks for it, up to the stop token."""
-        if not self._cutter.has_controls(message.content):
-            after = self._cutter.until(after, self.stop_ids)
-        content = next((text for text in variants(message.content) if text in after), message.content)
-        at = after.find(content)
-        lead, rest = after[: max(at, 0)], after[max(at, 0) + len(content) :]
-        said = self._cutter.words(lead)
-        said[-1] = (said[-1][0] + content, None)
+    def _text_before(self, parts: Sequence[TemplatePart], place: int, messages: Sequence[Message]) -> str:
+        """Return the text between the last control token and the part at `place`."""
+        controls = [i for i in range(place) if isinstance(parts[i].item, int)]
+        block = parts[controls[-1] + 1 if controls else 0 : place]
+        return "".join(self._scanner.fill(part.item, messages) for part in block)
+
+    def _expected_answer(self, after: str, message: Message) -> list[EndedText]:
+        """Return an answer up to its stop token, cut at control tokens; `after` is the text after its prompt."""
+        scanner = self._scanner
+        if not scanner.has_control(message.content):
+            after = scanner.until_control(after, self.stop_ids)
+        content = next((text for text in strip_variants(message.content) if text in after), message.content)
+        place = after.find(content)
+        lead, rest = after[: max(place, 0)], after[max(place, 0) + len(content) :]
+        texts = scanner.split_at_controls(lead)
+        texts[-1] = (texts[-1][0] + content, None)
         if not message.stop:
-            return said
-        for text, control in self._cutter.words(self._cutter.until(rest, self.stop_ids)):
-            said[-1] = (said[-1][0] + text, control)
+            return texts
+        for text, control in scanner.split_at_controls(scanner.until_control(rest, self.stop_ids)):
+            texts[-1] = (texts[-1][0] + text, control)
             if control in self.stop_ids:
-                return said
-            said.append(("", None))
-        return said
+                return texts
+            texts.append(("", None))
+        return texts
 
-    def counter(self) -> Counting:
-        """Return what the splitter counts pieces with."""
-        return _Counter(self)
+    def counter(self) -> TokenCounter:
+        """Return a counter of whole renderings."""
+        return _WholeCounter(self)
 
 
-class _Counter:
-    """Counts whole renderings: what a template writes of one exchange may depend on the others."""
+def _cut_at(items: Sequence[tuple[Item, int]], positions: Collection[int]) -> list[tuple[Item, int]]:
+    """Return the items, a text in two where one of `positions` is inside it."""
+    pieces: list[tuple[Item, int]] = []
+    for item, place in items:
+        cut = None
+        if isinstance(item, str) and not isinstance(item, EscapedControl):
+            cut = next((position for position in positions if place < position < place + len(item)), None)
+        if isinstance(item, str) and cut is not None:
+            pieces += [(item[: cut - place], place), (item[cut - place :], cut)]
+        else:
+            pieces.append((item, place))
+    return pieces
+
+
+def _extend(spans: list[_Span], span: _Span) -> None:
+    """Append a span, joined to the last one if it continues it; an empty one is not appended."""
+    last = spans[-1] if spans else None
+    if last and (last.message, last.stop, last.supervised) == (span.message, span.start, span.supervised):
+        spans[-1] = last._replace(stop=span.stop)
+    elif span.start < span.stop:
+        spans.append(span)
+
+
+def _end_block(batch: TextBatch, text: str, spans: Sequence[_Span]) -> None:
+    if text:
+        batch.add_block(text)
+        for span in spans:
+            batch.add_span(span.start, span.stop, span.supervised)
+
+
+class _WholeCounter(TokenCounter):
+    """Counts whole renderings: how a template writes one exchange may depend on the others."""
 
     additive = False
 
-    def __init__(self, made: ChatTemplateRenderer) -> None:
-        self.made = made
+    def __init__(self, renderer: JinjaRenderer) -> None:
+        self._renderer = renderer
 
-    def opening(self, head: Sequence[Message], own: Sequence[Message]) -> None:
-        """Tell nothing: see `additive`."""
-
-    def sizes(self, renderings: Sequence[Rendering]) -> list[Size]:
-        """Return the size of each rendering; of one that cannot be written 0, as the proof names it later."""
-        rows = self.made.write([messages for messages, _ in renderings]).rows
-        cuts = zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True)
-        return [Size(stop - start, int(rows.mask[start:stop].sum())) for start, stop in cuts]
+    def sizes(self, renderings: Sequence[Fragment]) -> list[Size]:
+        """Return the size of each rendering; 0 tokens for one that fails, which the proof reports later."""
+        encoded = self._renderer.render_batch([messages for messages, _ in renderings]).encoded
+        parts = map(encoded.tokens_of, range(len(encoded)))
+        return [Size(part.stop - part.start, int(encoded.loss_mask[part].sum())) for part in parts]

@@ -1,11 +1,11 @@
-"""A conversation as its template and tokenizer write it: tokens of each message, and what is trained on.
+"""A conversation's rendering made readable: which text is supervised, and how many tokens each message adds.
 
-The ids and the mask are those that training gets: see `curate.rendering.encode`.
+Ids and loss mask are those of training: `curate.rendering.encode` makes both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
@@ -14,111 +14,110 @@ from numpy.typing import NDArray
 
 from curate.dataset.manifest import Manifest
 from curate.errors import CurateError
-from curate.rendering import encode
-from curate.rendering.compiled_template import Layout
+from curate.rendering.compiled_template import CompiledTemplate
+from curate.rendering.encode import encode
 from curate.rendering.set_tokenizer import load_set_tokenizer
+from curate.rendering.text_batch import TextBatch
 from curate.schemas import prompts
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import Tokenizer
 
-Spans = tuple[tuple[str, bool], ...]  # a rendering's text in order, control tokens by name; whether it is trained on
+# The text of a rendering in order, control tokens by name, and for each part whether it is supervised.
+MaskedText = tuple[tuple[str, bool], ...]
 
 
 @dataclass(frozen=True)
-class Mask:
-    """A rendering: `trained` of its `tokens`."""
+class MaskView:
+    """A rendering: `supervised` of its `tokens` count in the loss."""
 
-    spans: Spans
+    text: MaskedText
     tokens: int
-    trained: int
+    supervised: int
 
 
-class Marker:
-    """Writes conversations in one template and tokenizer, to be looked at."""
+class MaskViewer:
+    """Renders conversations in one template and tokenizer for display."""
 
     def __init__(self, template: prompts.Template, tokenizer: Tokenizer) -> None:
-        self.layout = Layout(template, tokenizer)
+        self.compiled = CompiledTemplate(template, tokenizer)
 
-    def turn_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """Return the tokens that each message adds to the rendering; they sum to those of the whole.
+    def count_message_tokens(self, messages: Sequence[Message]) -> list[int]:
+        """Return how many tokens each message adds to the rendering; they sum to the whole.
 
-        The first has the template's own words before it among them.
+        The first message includes what the template itself writes before it.
         """
-        sheet = encode.Sheet()
+        # Each message is counted as the growth of its exchange's rendering. Exchanges add up: see `split`.
+        batch = TextBatch()
         _, starts = prompts.exchanges(messages)
-        first_end = starts[1] if len(starts) > 1 else len(messages)
-        spans = [(0, first_end), *pairwise(starts[1:])]
-        for start, stop in spans:
+        first_stop = starts[1] if len(starts) > 1 else len(messages)
+        ranges = [(0, first_stop), *pairwise(starts[1:])]  # the first one with the system messages
+        for start, stop in ranges:
             for end in range(start + 1, stop + 1):
-                self.layout.write(sheet, messages[start:end], first=start == 0)
-        sizes = encode.encode(sheet, self.layout.tokenizer).lengths.tolist() if messages else []
-        found: list[int] = []
-        for start, stop in spans:
-            counts = [0, *sizes[start:stop]]
-            found += [int(after - before) for before, after in pairwise(counts)]
-        return found
+                self.compiled.append(batch, messages[start:end], first=start == 0)
+        sizes = encode(batch, self.compiled.tokenizer).lengths.tolist() if messages else []
+        counts: list[int] = []
+        for start, stop in ranges:
+            counts += [int(after - before) for before, after in pairwise([0, *sizes[start:stop]])]
+        return counts
 
-    def mask(self, messages: Sequence[Message]) -> Mask:
-        """Return the rendering with what is trained on, the stop tokens among it, as its ids tell."""
-        sheet = encode.Sheet()
-        self.layout.write(sheet, messages)
-        rows = encode.encode(sheet, self.layout.tokenizer)
-        return Mask(
-            tuple(spans_of_ids(self.layout.tokenizer, rows.ids, rows.mask)), len(rows.ids), int(rows.mask.sum())
-        )
+    def view(self, messages: Sequence[Message]) -> MaskView:
+        """Return the rendering with its loss mask, decoded from its ids."""
+        batch = TextBatch()
+        self.compiled.append(batch, messages)
+        encoded = encode(batch, self.compiled.tokenizer)
+        text = decode_masked(self.compiled.tokenizer, encoded.ids, encoded.loss_mask)
+        return MaskView(tuple(text), len(encoded.ids), int(encoded.loss_mask.sum()))
 
 
-def spans_of_ids(tokenizer: Tokenizer, ids: NDArray[np.int32], mask: NDArray[np.bool_]) -> list[tuple[str, bool]]:
-    """Return the stretches of one rendering (`ids` and `mask` are [tokens]); of neighbours one is trained on."""
+def load_viewer(manifest: Manifest) -> tuple[MaskViewer | None, str]:
+    """Return a viewer with a set's template and tokenizer, or None and the reason."""
+    try:
+        return MaskViewer(prompts.get(manifest.template), load_set_tokenizer(manifest, bulk=False)), ""
+    except CurateError as error:
+        return None, str(error)
+
+
+def decode_masked(tokenizer: Tokenizer, ids: NDArray[np.int32], loss_mask: NDArray[np.bool_]) -> list[tuple[str, bool]]:
+    """Decode one rendering (`ids` and `loss_mask` are [tokens]) to parts that are alternately supervised or not."""
     controls = set(tokenizer.control_ids.values())
-    pairs = list(zip(ids.tolist(), mask.tolist(), strict=True))
-    out: list[tuple[str, bool]] = []
-    run: list[int] = []  # ids since the last control token: a decoder may write the first ones otherwise
-    for (is_control, trained), group in groupby(pairs, key=lambda pair: (pair[0] in controls, pair[1])):
-        found = [token for token, _ in group]
-        before = tokenizer.decode(run) if run else ""
-        run = [] if is_control else [*run, *found]
-        text = tokenizer.decode(found) if is_control else tokenizer.decode(run).removeprefix(before)
-        if out and out[-1][1] == trained:
-            text = out.pop()[0] + text
-        out.append((text, trained))
-    return out
+    pairs = zip(ids.tolist(), loss_mask.tolist(), strict=True)
+    parts: list[tuple[str, bool]] = []
+    block: list[int] = []  # ids since the last control token; decoded together, as the first ids may decode differently
+    for (is_control, supervised), group in groupby(pairs, key=lambda pair: (pair[0] in controls, pair[1])):
+        tokens = [token for token, _ in group]
+        before = tokenizer.decode(block) if block else ""
+        block = [] if is_control else [*block, *tokens]
+        text = tokenizer.decode(tokens) if is_control else tokenizer.decode(block).removeprefix(before)
+        if parts and parts[-1][1] == supervised:
+            text = parts.pop()[0] + text
+        parts.append((text, supervised))
+    return parts
 
 
-def stretches(layout: Layout, messages: Sequence[Message]) -> Spans:
-    """Return the spans of a rendering as its layout writes them, without a token being made: what its ids tell too."""
-    sheet = encode.Sheet()
-    layout.write(sheet, messages)
-    names = {token: name for name, token in layout.tokenizer.control_ids.items() if name not in ("bos", "eos")}
-    marks = [(run, names[token], trained) for run, token, trained in _marks(sheet)]
-    found: list[tuple[str, bool]] = []
-    for run, text in enumerate([*sheet.texts, ""]):
-        while marks and marks[0][0] == run:
-            found.append(marks.pop(0)[1:])
-        found += _told(sheet, run, text)
-    groups = groupby(found, key=lambda one: one[1])
-    return tuple(("".join(text for text, _ in same), trained) for trained, same in groups)
+def masked_text(compiled: CompiledTemplate, messages: Sequence[Message]) -> MaskedText:
+    """Return a rendering's text and mask without tokenizing it: the same as decoding its ids, but faster."""
+    batch = TextBatch()
+    compiled.append(batch, messages)
+    controls = batch.controls
+    names = {token: name for name, token in compiled.tokenizer.control_ids.items() if name not in ("bos", "eos")}
+    parts: list[tuple[str, bool]] = []
+    done = 0  # control tokens that are written
+    for block, text in enumerate([*batch.blocks.text, ""]):
+        while done < len(controls) and controls.block[done] == block:
+            parts.append((names[controls.token[done]], controls.supervised[done]))
+            done += 1
+        parts += _cut_block(batch, block, text)
+    groups = groupby(parts, key=lambda part: part[1])
+    return tuple(("".join(text for text, _ in group), supervised) for supervised, group in groups)
 
 
-def _marks(sheet: encode.Sheet) -> Iterable[tuple[int, int, bool]]:
-    return zip(sheet.mark_runs, sheet.marks, sheet.mark_trained, strict=True)
-
-
-def _told(sheet: encode.Sheet, run: int, text: str) -> Iterator[tuple[str, bool]]:
-    """Yield a run's text, cut where what is trained on begins and ends."""
+def _cut_block(batch: TextBatch, block: int, text: str) -> Iterator[tuple[str, bool]]:
+    """Yield a block's text, cut where supervised spans start and stop."""
     place = 0
-    for of, start, stop, trained in zip(sheet.stretch_runs, sheet.starts, sheet.stops, sheet.trained, strict=True):
-        if of == run and trained and start < stop:
+    for owner, start, stop, supervised in batch.spans.rows():
+        if owner == block and supervised and start < stop:
             yield text[place:start], False
             yield text[start:stop], True
             place = stop
     if place < len(text):
         yield text[place:], False
-
-
-def marker(manifest: Manifest) -> tuple[Marker | None, str]:
-    """Return a marker with a set's template and tokenizer, or None and the reason."""
-    try:
-        return Marker(prompts.get(manifest.template), load_set_tokenizer(manifest, bulk=False)), ""
-    except CurateError as error:
-        return None, str(error)

@@ -1,4 +1,4 @@
-"""A chat template's text, cut at control tokens and at the holes that stand for contents."""
+"""Placeholders for the contents of messages, and a chat template's text cut at placeholders and control tokens."""
 
 from __future__ import annotations
 
@@ -9,120 +9,133 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from curate.errors import RecordError
+from curate.rendering.expected import EndedText
 from curate.schemas.conversation import Message
 
-Words = tuple[str, int | None]  # a text, and the control token that ends it
-
-# A hole is white space, gone in the output where the template strips, around a number and a quotation mark, escaped
-# where the template writes JSON.
+# A placeholder is the message's index and a quotation mark between two private-use characters, with white space around
+# them. In the template's output the white space is gone if the template strips contents, and a backslash is before the
+# quotation mark if it writes them as JSON.
 _EDGE = "\u2003"
-_HOLE = re.compile(f'({_EDGE}?)\ue0f0(\\d+)(\\\\?)"\ue0f1({_EDGE}?)')
-_KEPT = re.compile("\ue0f2(\\d+)\ue0f3")  # where a name or a tool call says a control string, by its id
-_MARKS = re.compile("[\ue0f0-\ue0f3]")
+_PLACEHOLDER = re.compile(f'({_EDGE}?)\ue0f0(\\d+)(\\\\?)"\ue0f1({_EDGE}?)')
+_ESCAPED_CONTROL = re.compile("\ue0f2(\\d+)\ue0f3")  # a control string in a name or a tool call, by its id
+_RESERVED = re.compile("[\ue0f0-\ue0f3]")
 
 
-class Literal(str):
-    """A control string that is text."""
+class EscapedControl(str):
+    """A control string that a message says: text, not a control token."""
 
 
 @dataclass(frozen=True)
-class Hole:
-    """Where a content stands; `left`, `right`: white space at its ends is kept; `quoted`: as a string of JSON."""
+class Placeholder:
+    """The content of message number `message`.
+
+    `keeps_left` and `keeps_right`: white space at that end is written too. `quoted`: it is within a JSON string.
+    """
 
     message: int
-    left: bool
-    right: bool
+    keeps_left: bool
+    keeps_right: bool
     quoted: bool
 
 
-@dataclass(frozen=True)
-class Part:
-    """A stretch of a rendering: text, a control token's id, or a hole.
+Item = str | int | Placeholder  # text, a control token's id, or a placeholder
 
-    `owner`: the message whose words it is, as a model would write them; `tail`: it stands after the content.
+
+@dataclass(frozen=True)
+class TemplatePart:
+    """One item of a rendering; `message` is the index of the message whose text it is, as a model would write it.
+
+    `after_content`: it comes after the message's content.
     """
 
-    item: str | int | Hole
-    owner: int | None = None
-    tail: bool = False
+    item: Item
+    message: int | None = None
+    after_content: bool = False
 
 
-class Cutter:
-    """Cuts texts at the control tokens of a tokenizer; `ids` are theirs by name."""
+class TemplateScanner:
+    """Puts placeholders into messages, and finds them and control tokens in the text that a template writes."""
 
-    def __init__(self, ids: Mapping[str, int]) -> None:
-        self.ids = ids
-        self.names = {token: name for name, token in ids.items()}
-        self._control = re.compile("|".join(map(re.escape, sorted(ids, key=len, reverse=True))) or "(?!)")
+    def __init__(self, control_ids: Mapping[str, int]) -> None:
+        self.control_ids = control_ids
+        self.control_names = {token: name for name, token in control_ids.items()}
+        longest_first = sorted(control_ids, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
-    def holed(self, messages: Sequence[Message]) -> list[Message]:
-        """Return messages with holes for contents."""
+    def insert_placeholders(self, messages: Sequence[Message]) -> list[Message]:
+        """Return messages with placeholders instead of contents, and escaped control strings."""
         return [
             replace(m, content=f'{_EDGE}\ue0f0{i}"\ue0f1{_EDGE}' if m.content else "")
-            for i, m in enumerate(self.guarded(messages))
+            for i, m in enumerate(self.escape_controls(messages))
         ]
 
-    def guarded(self, messages: Sequence[Message]) -> list[Message]:
-        """Return messages in whose names and tool calls control strings are marked, so that they stay text."""
+    def escape_controls(self, messages: Sequence[Message]) -> list[Message]:
+        """Return messages with the control strings in names and tool calls escaped, so that they stay text."""
 
-        def marked(text: str | None) -> str | None:
-            if text and _MARKS.search(text):
-                raise RecordError("template_refuses", "a name or a tool call holds characters that stand for contents")
-            return text and self._control.sub(lambda found: f"\ue0f2{self.ids[found[0]]}\ue0f3", text)
+        def escape(text: str | None) -> str | None:
+            if text and _RESERVED.search(text):
+                reason = "a name or a tool call has one of the characters U+E0F0 to U+E0F3, which are reserved"
+                raise RecordError("template_refuses", reason)
+            return text and self._control.sub(lambda match: f"\ue0f2{self.control_ids[match[0]]}\ue0f3", text)
 
-        return [replace(m, name=marked(m.name), tool_calls=marked(m.tool_calls)) for m in messages]
+        return [replace(m, name=escape(m.name), tool_calls=escape(m.tool_calls)) for m in messages]
 
-    def items(self, text: str) -> list[tuple[str | int | Hole, int]]:
-        """Cut a text with holes into text, control tokens and holes, each with its place."""
-        out: list[tuple[str | int | Hole, int]] = []
+    def scan(self, text: str) -> list[tuple[Item, int]]:
+        """Cut a template's text into items, each with its position in characters."""
+        items: list[tuple[Item, int]] = []
         done = 0
-        found = [*_HOLE.finditer(text), *_KEPT.finditer(text), *self._control.finditer(text)]
-        for match in sorted(found, key=lambda one: one.start()):
+        matches = [*_PLACEHOLDER.finditer(text), *_ESCAPED_CONTROL.finditer(text), *self._control.finditer(text)]
+        for match in sorted(matches, key=lambda match: match.start()):
             if match.start() > done:
-                out.append((text[done : match.start()], done))
-            out.append((self._item(match), match.start()))
+                items.append((text[done : match.start()], done))
+            items.append((self._item(match), match.start()))
             done = match.end()
-        return [*out, (text[done:], done)] if done < len(text) else out
+        return [*items, (text[done:], done)] if done < len(text) else items
 
-    def _item(self, match: re.Match[str]) -> str | int | Hole:
-        if match.re is _HOLE:
-            return Hole(int(match[2]), bool(match[1]), bool(match[4]), bool(match[3]))
-        return Literal(self.names.get(int(match[1]), match[0])) if match.re is _KEPT else self.ids[match[0]]
+    def _item(self, match: re.Match[str]) -> Item:
+        if match.re is _PLACEHOLDER:
+            return Placeholder(int(match[2]), bool(match[1]), bool(match[4]), bool(match[3]))
+        if match.re is _ESCAPED_CONTROL:
+            return EscapedControl(self.control_names.get(int(match[1]), match[0]))
+        return self.control_ids[match[0]]
 
-    def words(self, text: str) -> list[Words]:
-        """Cut the template's own text at control tokens."""
-        out: list[Words] = [("", None)]
-        for item, _ in self.items(text):
-            said = out.pop()[0]
-            out += [(said, item), ("", None)] if isinstance(item, int) else [(said + str(item), None)]
-        return out
+    def split_at_controls(self, text: str) -> list[EndedText]:
+        """Cut text without placeholders after each control token; the last part has none, and may be empty."""
+        texts: list[EndedText] = [("", None)]
+        for item, _ in self.scan(text):
+            last = texts.pop()[0]
+            texts += [(last, item), ("", None)] if isinstance(item, int) else [(last + str(item), None)]
+        return texts
 
-    def until(self, text: str, stops: Collection[int]) -> str:
-        """Return a text up to the first of some control tokens, that token too."""
-        ends = (found.end() for found in self._control.finditer(text) if self.ids[found[0]] in stops)
+    def until_control(self, text: str, tokens: Collection[int]) -> str:
+        """Return the text up to and including the first control token of `tokens`; all of it if there is none."""
+        ends = (match.end() for match in self._control.finditer(text) if self.control_ids[match[0]] in tokens)
         return text[: next(ends, None)]
 
-    def has_controls(self, text: str) -> bool:
-        """Tell whether a text says a control token."""
+    def has_control(self, text: str) -> bool:
+        """Return whether a text contains a control string."""
         return self._control.search(text) is not None
 
+    def fill(self, item: Item, messages: Sequence[Message]) -> str:
+        """Return an item as text: control tokens by name, a placeholder by its message's content."""
+        if isinstance(item, int):
+            return self.control_names[item]
+        if isinstance(item, str):
+            return item
+        content = messages[item.message].content
+        content = content if item.keeps_left else content.lstrip()
+        content = content if item.keeps_right else content.rstrip()
+        return json.dumps(content, ensure_ascii=False)[1:-1] if item.quoted else content
 
-def filled(item: str | int | Hole, messages: Sequence[Message], names: dict[int, str]) -> str:
-    if isinstance(item, int):
-        return names[item]
-    if isinstance(item, str):
-        return item
-    content = messages[item.message].content
-    content = content if item.left else content.lstrip()
-    content = content if item.right else content.rstrip()
-    return json.dumps(content, ensure_ascii=False)[1:-1] if item.quoted else content
 
-
-def variants(content: str) -> tuple[str, ...]:
+def strip_variants(content: str) -> tuple[str, ...]:
+    """Return a content in the forms that a template may write: unchanged, or stripped at one end or both."""
     return content, content.rstrip(), content.lstrip(), content.strip()
 
 
-def parting(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
-    """Show where two texts, or two lists of ids, part."""
-    at = next((i for i, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), len(ours))
-    return f"{ours[max(0, at - 10) : at + 40]!r} and {theirs[max(0, at - 10) : at + 40]!r}"
+def show_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
+    """Return what follows where two texts, or two lists of ids, first differ, for an error message."""
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    place = next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
+    window = slice(max(0, place - 10), place + 40)
+    return f"{ours[window]!r} and {theirs[window]!r}"

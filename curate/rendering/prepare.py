@@ -1,8 +1,8 @@
-"""A curated set as what a run trains on: ids and masks of all its conversations, proven, with what was left out.
+"""Prepare a curated set for training: ids and loss masks of all conversations, proven, and what was left out.
 
-Read in batches (`curate.dataset.arrow`), so that the memory it takes is that of the ids; of a large set each core takes
-its share. Where set and model differ in template, tokenizer or window, the set is split again
-(`curate.rendering.resplit`). Nothing is cropped; a conversation or exchange that is not trained on has a `Failure`
+The set is read in batches (`curate.dataset.arrow`), so memory holds little more than the ids; worker processes share a
+large set. Where set and model differ in template, tokenizer or window, the set is split again first
+(`curate.rendering.resplit`). Nothing is truncated: a conversation or exchange that cannot be trained on is left out
 with its reason.
 """
 
@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from curate.dataset import arrow
 from curate.dataset.arrow import Row
 from curate.errors import RecordError
-from curate.rendering import proof, resplit
+from curate.rendering import proof
 from curate.rendering.renderer import Renderer
-from curate.rendering.resplit import Resplit
+from curate.rendering.resplit import ResplitSummary, resplit
 from curate.rendering.split import TOO_LONG
 from curate.schemas.prompts import exchanges
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A conversation, or an exchange of one, that is not trained on: by which rule and why."""
+    """A conversation, or an exchange of one, that is left out: the rule, and why."""
 
     name: str
     rule: str
@@ -36,86 +36,90 @@ class Failure:
     source_index: int | None
 
     def to_dict(self) -> dict[str, object]:
-        """Return the line that says it."""
+        """Return the failure as a JSON object."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Kept:
-    """One conversation that is trained on, or measured by: `ids` and `mask` are [tokens]; its messages are let go."""
+class PreparedExample:
+    """One conversation or piece, ready for training or evaluation: `ids` and `loss_mask` are [tokens]."""
 
     name: str
     language: str | None
     split: str
     exchanges: int
     ids: NDArray[np.int32]
-    mask: NDArray[np.bool_]
+    loss_mask: NDArray[np.bool_]
 
 
 @dataclass
-class Taken:
-    """What came of some sources: what is kept and what is lost, each in the order they came.
+class PreparedBatch:
+    """Examples of some conversations, and what was left out, both in the order of the set.
 
-    A lost row holds the messages that are not trained on. `changed` counts what was split again.
+    `left_out` has a row of the messages that are not trained on, and the reason. Of `rendered` conversations or pieces,
+    `failed` did not pass the proof. `resplit` is None if the set's own pieces are used.
     """
 
-    changed: Resplit | None
-    kept: list[Kept] = field(default_factory=list)
-    lost: list[tuple[Row, RecordError]] = field(default_factory=list)
-    proven: int = 0
+    resplit: ResplitSummary | None
+    examples: list[PreparedExample] = field(default_factory=list)
+    left_out: list[tuple[Row, RecordError]] = field(default_factory=list)
+    rendered: int = 0
     failed: int = 0
 
-    def add(self, other: Taken) -> None:
-        """Append what came of later sources."""
-        self.kept += other.kept
-        self.lost += other.lost
-        self.proven += other.proven
-        self.failed += other.failed
-        if self.changed is not None and other.changed is not None:
-            self.changed = self.changed.plus(other.changed)
+    def extend(self, later: PreparedBatch) -> None:
+        """Append a batch that comes later in the set."""
+        self.examples += later.examples
+        self.left_out += later.left_out
+        self.rendered += later.rendered
+        self.failed += later.failed
+        if self.resplit is not None and later.resplit is not None:
+            self.resplit += later.resplit
 
 
 @dataclass(frozen=True)
-class Preparing:
-    """Splits again if need be, renders and proves; with `reasons` each source is split again."""
+class ExamplePreparer:
+    """Renders and proves conversations, after splitting them again if there are `reasons` to; can be pickled."""
 
-    made: Renderer
+    renderer: Renderer
     max_tokens: int
     reasons: tuple[str, ...] = ()
 
-    def __call__(self, batch: bytes) -> Taken:
-        """Return what comes of a batch of `reading.batches`."""
-        return self.take(arrow.sources(batch))
+    def __call__(self, batch: bytes) -> PreparedBatch:
+        """Prepare a batch of `arrow.batches`."""
+        return self.prepare(arrow.sources(batch))
 
-    def take(self, sources: Sequence[list[Row]]) -> Taken:
-        """Return what comes of some sources."""
-        taken = Taken(Resplit(self.reasons) if self.reasons else None)
+    def prepare(self, sources: Sequence[list[Row]]) -> PreparedBatch:
+        """Prepare conversations, each given as its pieces in order."""
         rows = [row for source in sources for row in source]
-        if taken.changed is not None:
-            before = len(rows)
-            rows, taken.lost, changed = resplit.split_again(self.made.counter(), sources, self.max_tokens)
-            taken.changed = Resplit(self.reasons, before, len(rows), changed, len(taken.lost))
-        self._render(taken, rows)
-        return taken
+        prepared = PreparedBatch(None)
+        if self.reasons:
+            again = resplit(self.renderer.counter(), sources, self.max_tokens)
+            counts = len(rows), len(again.pieces), again.changed, len(again.rejected)
+            prepared = PreparedBatch(ResplitSummary(self.reasons, *counts), left_out=again.rejected)
+            rows = again.pieces
+        self._render(prepared, rows)
+        return prepared
 
-    def _render(self, taken: Taken, rows: Sequence[Row]) -> None:
+    def _render(self, prepared: PreparedBatch, rows: Sequence[Row]) -> None:
         conversations = [row.messages for row in rows]
-        written = self.made.write(conversations)
-        problems = proof.prove(self.made, conversations, written)
-        taken.proven += len(rows)
-        taken.failed += len(problems)
-        found = written.rows
-        for index, (row, size) in enumerate(zip(rows, found.lengths.tolist(), strict=True)):
+        rendered = self.renderer.render_batch(conversations)
+        problems = proof.prove(self.renderer, conversations, rendered)
+        prepared.rendered += len(rows)
+        prepared.failed += len(problems)
+        encoded = rendered.encoded
+        for index, (row, size) in enumerate(zip(rows, encoded.lengths.tolist(), strict=True)):
             if index not in problems and size > self.max_tokens:
                 reason = f"{size} tokens as rendered, window {self.max_tokens}"
                 problems[index] = RecordError(TOO_LONG, reason)
             if index in problems:
-                taken.lost.append((row, problems[index]))
+                prepared.left_out.append((row, problems[index]))
                 continue
-            part = slice(*found.offsets[index : index + 2].tolist())
+            tokens = encoded.tokens_of(index)
             count = max(0, len(exchanges(row.messages)[1]) - 1)
-            taken.kept.append(Kept(row.name, row.language, row.split, count, found.ids[part], found.mask[part]))
+            ids, loss_mask = encoded.ids[tokens], encoded.loss_mask[tokens]
+            prepared.examples.append(PreparedExample(row.name, row.language, row.split, count, ids, loss_mask))
 
 
 def failure_of(row: Row, problem: RecordError) -> Failure:
+    """Return the failure of a row that is left out."""
     return Failure(row.name, problem.rule, problem.reason, problem.evidence, *row.source)

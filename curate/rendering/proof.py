@@ -1,9 +1,9 @@
-"""The proof of the mask, on every conversation, before the first step.
+"""The proof of ids and loss mask, for every conversation, before the first training step.
 
-What is trained on, decoded, is the answers' text and the token that ends each; every trained answer is closed;
-BOS stands where the template puts it and nowhere else; what a model will be asked with is a prefix of what it
-is trained on; and there is something to train on. Messages are compared as text with decoded ids, so neither the
-rendering's shapes nor its offsets are taken on trust. A conversation that fails is left out by name.
+It checks that the supervised ids decode to the answers' text and the stop token after each; that every supervised
+answer is closed; that begin tokens are exactly where the template puts them; that generation prompts are prefixes of
+the training ids; and that something is supervised. Messages are compared with decoded ids as text, so the proof does
+not rely on skeletons or offsets. A conversation that fails is left out by name.
 """
 
 from __future__ import annotations
@@ -16,260 +16,257 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import RecordError
-from curate.rendering.encode import Rows
-from curate.rendering.placeholders import Words
-from curate.rendering.proof_fast import accepted, begins_run, marker, stretches
-from curate.rendering.renderer import Expected, Renderer, Written
+from curate.rendering.encode import EncodedBatch
+from curate.rendering.expected import EndedText, ExpectedSpans, utf8
+from curate.rendering.proof_fast import accept, control_bytes, starts_block, supervised_spans
+from curate.rendering.renderer import RenderedBatch, Renderer
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import Tokenizer
 
-Problems = dict[int, RecordError]  # by the conversation's place in the batch
+Problems = dict[int, RecordError]  # by the conversation's index in the batch
 
 RULES = {
     "nothing_trained": "No token of the conversation is trained on.",
-    "wrong_bos": "The begin token does not stand just where the template puts it.",
-    "mask_differs": "What is trained on, decoded, is not the answers' text with the token that ends each.",
+    "wrong_bos": "The begin token is not exactly where the template puts it.",
+    "mask_differs": "The tokens that are trained on, decoded, are not the answers' text with their stop tokens.",
     "not_closed": "No stop token follows an answer.",
-    "prompt_no_prefix": "What the model will be asked with is not how the training ids begin.",
+    "prompt_no_prefix": "The ids that the model will be prompted with are not a prefix of the training ids.",
     "template_refuses": "The chat template refuses the conversation.",
-    "template_rewrites": "The chat template changes an answer, or earlier messages once later ones follow.",
+    "template_rewrites": "The chat template changes an answer, or changes earlier messages when later ones follow.",
 }
-SAMPLED = 100  # one in so many is proven step by step though it was accepted
-EVIDENCE = 200  # characters of what was found and of what was expected
+SAMPLE_EVERY = 100  # one rendering in so many is proven step by step, even if the fast proof accepts it
+EVIDENCE = 200  # characters of decoded and expected text
 
 
 @dataclass(frozen=True)
-class _Case:
-    """A batch under proof."""
+class _Batch:
+    """A batch that is being proven."""
 
     renderer: Renderer
     conversations: Sequence[Sequence[Message]]
-    rows: Rows
-    expected: list[Expected]
-    owners: NDArray[np.int64]  # the conversation of each token
+    encoded: EncodedBatch
+    expected: list[ExpectedSpans]  # [conversations]
+    owners: NDArray[np.int64]  # the conversation of each token: [tokens]
+
+    def count(self, tokens: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return how many of the selected tokens each conversation has: [conversations]."""
+        return np.bincount(self.owners[tokens], minlength=len(self.encoded))
 
 
-def prove(renderer: Renderer, conversations: Sequence[Sequence[Message]], written: Written) -> Problems:
-    """Return why conversations fail, by their place in the batch; the first reason of each.
+def prove(renderer: Renderer, conversations: Sequence[Sequence[Message]], rendered: RenderedBatch) -> Problems:
+    """Return the first problem of each conversation that fails.
 
-    Most are accepted in bulk (`proof_fast`); the others, and one in 100 of all, are proven step by step.
+    The fast proof accepts most conversations. The others, and one in 100 of all, are proven step by step.
     """
-    proven = _at_once(renderer, conversations, written)
-    proven[::SAMPLED] = False
-    places = np.flatnonzero(~proven).tolist()
-    if not places:
+    accepted = _accept_fast(renderer, conversations, rendered)
+    accepted[::SAMPLE_EVERY] = False
+    indices = np.flatnonzero(~accepted).tolist()
+    if not indices:
         return {}
-    part = Written(_only(written.rows, places), {places.index(i): why for i, why in written.problems.items()})
-    found = _step_by_step(renderer, [conversations[place] for place in places], part)
-    return {places[index]: problem for index, problem in found.items()}
+    problems = {indices.index(i): problem for i, problem in rendered.problems.items()}
+    rest = RenderedBatch(rendered.encoded.select(indices), problems)
+    found = prove_stepwise(renderer, [conversations[i] for i in indices], rest)
+    return {indices[i]: problem for i, problem in found.items()}
 
 
-def _at_once(renderer: Renderer, conversations: Sequence[Sequence[Message]], written: Written) -> NDArray[np.bool_]:
-    """Tell which conversations are proven by comparing whole renderings."""
-    told = [None if i in written.problems else renderer.told(one) for i, one in enumerate(conversations)]
-    how = renderer.decoding if any(told) else None
-    if how is None:
-        return np.zeros(len(told), dtype=np.bool_)
-    return accepted(written.rows, told, how, renderer.tokenizer)
-
-
-def _only(rows: Rows, places: Sequence[int]) -> Rows:
-    """Return some of the renderings."""
-    parts = [slice(*rows.offsets[place : place + 2].tolist()) for place in places]
-    offsets = np.zeros(len(places) + 1, dtype=np.int64)
-    np.cumsum([part.stop - part.start for part in parts], out=offsets[1:])
-    return Rows(
-        np.concatenate([rows.ids[part] for part in parts]), np.concatenate([rows.mask[part] for part in parts]), offsets
-    )
-
-
-def _step_by_step(renderer: Renderer, conversations: Sequence[Sequence[Message]], written: Written) -> Problems:
-    rows = written.rows
+def _accept_fast(
+    renderer: Renderer, conversations: Sequence[Sequence[Message]], rendered: RenderedBatch
+) -> NDArray[np.bool_]:
+    """Return which conversations the fast proof accepts: [conversations]."""
     expected = [
-        Expected([], [], 0) if i in written.problems else renderer.expected(messages)
+        None if i in rendered.problems else renderer.expected_text(messages) for i, messages in enumerate(conversations)
+    ]
+    table = renderer.byte_table if any(expected) else None
+    if table is None:
+        return np.zeros(len(expected), dtype=np.bool_)
+    return accept(rendered.encoded, expected, table, renderer.tokenizer)
+
+
+def prove_stepwise(renderer: Renderer, conversations: Sequence[Sequence[Message]], rendered: RenderedBatch) -> Problems:
+    """Return the first problem of each conversation that fails, without the fast proof."""
+    encoded = rendered.encoded
+    expected = [
+        ExpectedSpans([], [], 0) if i in rendered.problems else renderer.expected_spans(messages)
         for i, messages in enumerate(conversations)
     ]
-    owners = np.repeat(np.arange(len(rows)), rows.lengths)
-    case = _Case(renderer, conversations, rows, expected, owners)
-    problems: Problems = dict(written.problems)
-    for check in (_trained, _bos, _text, _closed, _prompts):
-        for index, problem in check(case).items():
+    owners = np.repeat(np.arange(len(encoded)), encoded.lengths)
+    batch = _Batch(renderer, conversations, encoded, expected, owners)
+    problems: Problems = dict(rendered.problems)
+    for check in (_check_supervised, _check_bos, _check_text, _check_stops, _check_prompts):
+        for index, problem in check(batch).items():
             problems.setdefault(index, problem)
     return problems
 
 
-def _trained(case: _Case) -> Problems:
-    count = np.bincount(case.owners[case.rows.mask], minlength=len(case.rows))
-    reason = "no answer of it may be trained on, or it has none"
-    return {int(i): RecordError("nothing_trained", reason) for i in np.flatnonzero(count == 0)}
+def _check_supervised(batch: _Batch) -> Problems:
+    reason = "it has no answer that may be trained on"
+    missing = np.flatnonzero(batch.count(batch.encoded.loss_mask) == 0)
+    return {int(i): RecordError("nothing_trained", reason) for i in missing}
 
 
-def _bos(case: _Case) -> Problems:
-    """Hold the begin tokens to the template: as many as it writes, the first at the start, no two together."""
-    bos = case.renderer.tokenizer.info.bos_id
+def _check_bos(batch: _Batch) -> Problems:
+    """Check the begin tokens: as many as the template writes, the first at the start, no two in a row."""
+    bos = batch.renderer.tokenizer.info.bos_id
     if bos is None:
         return {}
-    ids, offsets = case.rows.ids, case.rows.offsets
-    found = np.bincount(case.owners[ids == bos], minlength=len(case.rows))
-    wanted = np.array([one.bos for one in case.expected], dtype=np.int64)
-    double = (ids[1:] == bos) & (ids[:-1] == bos) & (case.owners[1:] == case.owners[:-1])
-    double &= bos not in case.renderer.stop_ids  # where it ends answers too, one may begin what follows
-    wrong = (found != wanted) | (np.bincount(case.owners[:-1][double], minlength=len(case.rows)) > 0)
-    starts = np.flatnonzero(case.rows.lengths)
-    wrong[starts] |= (wanted[starts] > 0) & (ids[offsets[starts]] != bos)
+    ids, offsets = batch.encoded.ids, batch.encoded.offsets
+    counts = batch.count(ids == bos)
+    wanted = np.array([expected.bos_count for expected in batch.expected], dtype=np.int64)
+    wrong = counts != wanted
+    if bos not in batch.renderer.stop_ids:  # where it also ends answers, one may follow another
+        repeated = (ids[1:] == bos) & (ids[:-1] == bos) & (batch.owners[1:] == batch.owners[:-1])
+        wrong[batch.owners[1:][repeated]] = True
+    nonempty = np.flatnonzero(batch.encoded.lengths)
+    wrong[nonempty] |= (wanted[nonempty] > 0) & (ids[offsets[nonempty]] != bos)
     return {
-        int(i): RecordError("wrong_bos", f"{found[i]} begin tokens, {wanted[i]} expected, the first at the start")
+        int(i): RecordError("wrong_bos", f"{counts[i]} begin tokens, {wanted[i]} expected, the first at the start")
         for i in np.flatnonzero(wrong)
     }
 
 
-# ---- what is trained on, as text
+# ---- supervised text
 
 
-def _text(case: _Case) -> Problems:
-    """Hold the decoded supervised ids to the messages."""
-    found = _decoded(case)
+def _check_text(batch: _Batch) -> Problems:
+    """Compare the decoded supervised ids with the messages."""
     problems = {}
-    for index, one in enumerate(case.expected):
-        wanted = b"".join(chain.from_iterable(map(_stream, one.words)))
-        if found[index] != wanted and found[index] != _as_tokenized(case, one):
-            evidence = _difference(found[index], wanted)
-            problems[index] = RecordError("mask_differs", "the trained tokens do not spell the answers", evidence)
+    for index, (text, expected) in enumerate(zip(_decode_supervised(batch), batch.expected, strict=True)):
+        wanted = b"".join(chain.from_iterable(map(_to_bytes, expected.texts)))
+        if text != wanted and text != _as_tokenized(batch.renderer.tokenizer, expected):
+            evidence = _show_difference(text, wanted)
+            problems[index] = RecordError("mask_differs", "the trained tokens do not decode to the answers", evidence)
     return problems
 
 
-def _stream(words: Words) -> tuple[bytes, bytes]:
-    """Return a message's text and its end, as they must be found."""
-    text, end = words
-    return text.encode("utf-8", "surrogatepass"), b"" if end is None else marker(end)
+def _to_bytes(ended: EndedText) -> tuple[bytes, bytes]:
+    text, end = ended
+    return utf8(text), b"" if end is None else control_bytes(end)
 
 
-def _decoded(case: _Case) -> list[bytes]:
-    """Return each conversation's supervised ids as bytes, stop tokens as markers."""
-    rows, how = case.rows, case.renderer.decoding
-    if how is None:
-        return [_decoded_slowly(case, index) for index in range(len(rows))]
-    texts = [how.table[token] for token in rows.ids[rows.mask].tolist()]
-    if how.prefixed:  # the space that is put before a run is not the message's
-        for place in np.flatnonzero(begins_run(rows, how.controls)[rows.mask]).tolist():
-            texts[place] = texts[place].removeprefix(b" ")
-    ends = np.cumsum(np.bincount(case.owners[rows.mask], minlength=len(rows))).tolist()
-    return [b"".join(texts[start:stop]) for start, stop in zip([0, *ends], ends, strict=False)]
+def _decode_supervised(batch: _Batch) -> list[bytes]:
+    """Return the supervised ids of each conversation as bytes, stop tokens as `control_bytes`."""
+    encoded, table = batch.encoded, batch.renderer.byte_table
+    if table is None:
+        return [_decode_with_library(batch, index) for index in range(len(encoded))]
+    pieces = [table.pieces[token] for token in encoded.ids[encoded.loss_mask].tolist()]
+    if table.prefixed:  # the space that the tokenizer puts before a block is not the message's
+        for place in np.flatnonzero(starts_block(encoded, table.controls)[encoded.loss_mask]).tolist():
+            pieces[place] = pieces[place].removeprefix(b" ")
+    ends = np.cumsum(batch.count(encoded.loss_mask)).tolist()
+    return [b"".join(pieces[start:stop]) for start, stop in zip([0, *ends], ends, strict=False)]
 
 
-def _decoded_slowly(case: _Case, index: int) -> bytes:
-    """Decode one conversation by Hugging Face's library, each stretch behind what comes before it in its run."""
-    start, stop = case.rows.offsets[index : index + 2]
-    ids, mask = case.rows.ids[start:stop].tolist(), case.rows.mask[start:stop].tolist()
-    controls = set(case.renderer.tokenizer.control_ids.values())
-    out: list[bytes] = []
-    run: list[int] = []
-    pairs = zip(ids, mask, strict=True)
-    for (is_control, trained), group in groupby(pairs, key=lambda pair: (pair[0] in controls, pair[1])):
-        tokens = [token for token, _ in group]
+def _decode_with_library(batch: _Batch, index: int) -> bytes:
+    """Decode one conversation with Hugging Face's library, each supervised span after the rest of its block."""
+    encoded, tokenizer = batch.encoded, batch.renderer.tokenizer
+    tokens = encoded.tokens_of(index)
+    controls = set(tokenizer.control_ids.values())
+    parts: list[bytes] = []
+    block: list[int] = []  # ids since the last control token
+    pairs = zip(encoded.ids[tokens].tolist(), encoded.loss_mask[tokens].tolist(), strict=True)
+    for (is_control, supervised), group in groupby(pairs, key=lambda pair: (pair[0] in controls, pair[1])):
+        ids = [token for token, _ in group]
         if is_control:
-            out += [marker(token) for token in tokens if trained]
-            run = []
+            parts += [control_bytes(token) for token in ids if supervised]
+            block = []
             continue
-        if trained:
-            before, now = (case.renderer.tokenizer.decode(part) for part in (run, run + tokens))
-            out.append(now.removeprefix(before).encode("utf-8", "surrogatepass"))
-        run += tokens
-    return b"".join(out)
-
-
-def _as_tokenized(case: _Case, one: Expected) -> bytes:
-    """Return what is expected as the tokenizer itself spells it: it may write `▁` as a space, or compose accents."""
-    tokenizer = case.renderer.tokenizer
-    parts = []
-    for text, end in one.words:
-        ids = tokenizer.encode_continuation([text])[0].tolist()
-        parts += [_spelled(tokenizer, ids), b"" if end is None else marker(end)]
+        if supervised:
+            before, after = tokenizer.decode(block), tokenizer.decode(block + ids)
+            parts.append(utf8(after.removeprefix(before)))
+        block += ids
     return b"".join(parts)
 
 
-def _spelled(tokenizer: Tokenizer, ids: list[int]) -> bytes:
+def _as_tokenized(tokenizer: Tokenizer, expected: ExpectedSpans) -> bytes:
+    """Return the expected text after a round trip: a tokenizer may write `▁` as a space, or compose accents."""
+    parts = []
+    for text, end in expected.texts:
+        ids = tokenizer.encode_continuation([text])[0].tolist()
+        parts += [_decode(tokenizer, ids), b"" if end is None else control_bytes(end)]
+    return b"".join(parts)
+
+
+def _decode(tokenizer: Tokenizer, ids: list[int]) -> bytes:
     if tokenizer.token_bytes is not None:
         return b"".join(tokenizer.token_bytes[token] for token in ids)
-    before = tokenizer.ids(["x"])[0]  # a decoder may take a space from where the text begins
-    return tokenizer.decode(before + ids).removeprefix(tokenizer.decode(before)).encode("utf-8", "surrogatepass")
+    before = tokenizer.ids(["x"])[0]  # a decoder may drop a space at the start of a text
+    return utf8(tokenizer.decode(before + ids).removeprefix(tokenizer.decode(before)))
 
 
-def _difference(found: bytes, wanted: bytes) -> str:
-    """Show where two texts part."""
-    at = next((i for i, (one, other) in enumerate(zip(found, wanted, strict=False)) if one != other), 0)
-    shown = [text[max(0, at - 20) : at + EVIDENCE // 2].decode("utf-8", "replace") for text in (found, wanted)]
-    return f"found {shown[0]!r}, expected {shown[1]!r}"
+def _show_difference(decoded: bytes, wanted: bytes) -> str:
+    place = next((i for i, (ours, theirs) in enumerate(zip(decoded, wanted, strict=False)) if ours != theirs), 0)
+    window = slice(max(0, place - 20), place + EVIDENCE // 2)
+    shown = [text[window].decode("utf-8", "replace") for text in (decoded, wanted)]
+    return f"decoded {shown[0]!r}, expected {shown[1]!r}"
 
 
-# ---- ends and beginnings
+# ---- stop tokens and prompts
 
 
-def _closed(case: _Case) -> Problems:
-    """Tell where a trained answer has no stop token at its end, trained or not."""
-    if case.renderer.loss.roles != {"assistant"}:
-        return {}  # what else is trained on may have no end; an answer's is part of the text that was compared
-    _, stops = stretches(case.rows)
-    ids = np.append(case.rows.ids, -1)
-    owners = np.append(case.owners, -1)
-    closed = np.isin(ids[stops - 1], case.renderer.stop_ids)
-    closed |= np.isin(ids[stops], case.renderer.stop_ids) & (owners[stops] == owners[stops - 1])
+def _check_stops(batch: _Batch) -> Problems:
+    """Check that each supervised answer ends in a stop token or is followed by one."""
+    if batch.renderer.loss.roles != {"assistant"}:
+        return {}  # other roles may have no stop token; an answer's is part of the text that was compared
+    _, stops = supervised_spans(batch.encoded)
+    stop_ids = batch.renderer.stop_ids
+    ids = np.append(batch.encoded.ids, -1)  # `stops` may be one past the last token
+    owners = np.append(batch.owners, -1)
+    closed = np.isin(ids[stops - 1], stop_ids)
+    closed |= np.isin(ids[stops], stop_ids) & (owners[stops] == owners[stops - 1])
     return {
-        int(i): RecordError("not_closed", "an answer is followed by no stop token")
+        int(i): RecordError("not_closed", "no stop token follows an answer")
         for i in owners[stops[~closed] - 1].tolist()
     }
 
 
-def _prompts(case: _Case) -> Problems:
-    """Tell where what a model is asked with is not how the training ids begin.
+def _check_prompts(batch: _Batch) -> Problems:
+    """Check that generation prompts are prefixes of the training ids.
 
-    Asked for the last answer, all ids before it are compared; for an earlier one those since the last control token,
-    as what stands before that is the same text in both.
+    For the last supervised answer all ids before it are compared. For earlier ones only those since the last control
+    token: the text before that is the same in prompt and rendering, and has been compared.
     """
-    problems = _whole_prompts(case)
-    if case.renderer.loss.roles != {"assistant"}:
+    problems = _check_last_prompts(batch)
+    if batch.renderer.loss.roles != {"assistant"}:
         return problems
-    starts, _ = stretches(case.rows)
-    count = np.bincount(case.owners[starts], minlength=len(case.rows)).tolist()
-    firsts = np.searchsorted(case.owners[starts], np.arange(len(case.rows))).tolist()
-    wanted = [(index, asked) for index, one in enumerate(case.expected) for asked in one.asked]
-    tails, offsets = case.renderer.tokenizer.encode([asked for _, asked in wanted])
-    place = 0
-    for index, one in enumerate(case.expected):
-        if count[index] != len(one.asked):
-            reason = f"{count[index]} stretches are trained on, {len(one.asked)} answers expected"
+    starts, _ = supervised_spans(batch.encoded)
+    counts = np.bincount(batch.owners[starts], minlength=len(batch.encoded)).tolist()
+    firsts = np.searchsorted(batch.owners[starts], np.arange(len(batch.encoded))).tolist()
+    prompts = [prompt for expected in batch.expected for prompt in expected.prompts]
+    prompt_ids, offsets = batch.renderer.tokenizer.encode(prompts)
+    done = 0  # prompts of earlier conversations
+    for index, expected in enumerate(batch.expected):
+        if counts[index] != len(expected.prompts):
+            reason = f"{counts[index]} spans are trained on, {len(expected.prompts)} answers expected"
             problems.setdefault(index, RecordError("mask_differs", reason))
         else:
-            for k in range(len(one.asked)):
+            for k, prompt in enumerate(expected.prompts):
                 start = int(starts[firsts[index] + k])
-                tail = tails[offsets[place + k] : offsets[place + k + 1]]
-                if not np.array_equal(case.rows.ids[max(0, start - len(tail)) : start], tail):
-                    problems.setdefault(index, _no_prefix(one.asked[k]))
-        place += len(one.asked)
+                wanted = prompt_ids[offsets[done + k] : offsets[done + k + 1]]
+                if not np.array_equal(batch.encoded.ids[max(0, start - len(wanted)) : start], wanted):
+                    problems.setdefault(index, _no_prefix(prompt))
+        done += len(expected.prompts)
     return problems
 
 
-def _whole_prompts(case: _Case) -> Problems:
-    """Hold what asks for each conversation's last trained answer to the training ids."""
-    places: list[int] = []
-    asked: list[Sequence[Message]] = []
-    for index, messages in enumerate(case.conversations):
-        selected = case.renderer.loss.select(messages)
-        trained = [i for i, message in enumerate(selected) if message.role == "assistant" and message.train]
-        if trained and case.expected[index].words:
-            places.append(index)
-            asked.append(messages[: trained[-1]])
-    written = case.renderer.write_prompts(asked)
-    offsets = case.rows.offsets
-    problems = {places[i]: problem for i, problem in written.problems.items()}
-    for i, index in enumerate(places):
-        prompt = written.rows.ids[written.rows.offsets[i] : written.rows.offsets[i + 1]]
-        start, stop = offsets[index : index + 2]
-        if len(prompt) >= stop - start or not np.array_equal(case.rows.ids[start : start + len(prompt)], prompt):
-            problems.setdefault(index, _no_prefix(asked[i][-1].content if asked[i] else ""))
+def _check_last_prompts(batch: _Batch) -> Problems:
+    """Check the whole generation prompt of each conversation's last supervised answer."""
+    prompts: dict[int, Sequence[Message]] = {}  # the messages before that answer, by conversation
+    for index, messages in enumerate(batch.conversations):
+        selected = batch.renderer.loss.apply(messages)
+        answers = [i for i, message in enumerate(selected) if message.role == "assistant" and message.train]
+        if answers and batch.expected[index].texts:
+            prompts[index] = messages[: answers[-1]]
+    rendered = batch.renderer.render_prompts(list(prompts.values()))
+    indices = list(prompts)
+    problems = {indices[i]: problem for i, problem in rendered.problems.items()}
+    for i, (index, messages) in enumerate(prompts.items()):
+        prompt = rendered.encoded.ids[rendered.encoded.tokens_of(i)]
+        ids = batch.encoded.ids[batch.encoded.tokens_of(index)]
+        if len(prompt) >= len(ids) or not np.array_equal(ids[: len(prompt)], prompt):
+            problems.setdefault(index, _no_prefix(messages[-1].content if messages else ""))
     return problems
 
 
-def _no_prefix(asked: str) -> RecordError:
-    reason = "the ids that ask for an answer are not those it is trained behind"
-    return RecordError("prompt_no_prefix", reason, asked[-EVIDENCE:])
+def _no_prefix(prompt: str) -> RecordError:
+    reason = "the generation prompt's ids are not those before the answer"
+    return RecordError("prompt_no_prefix", reason, prompt[-EVIDENCE:])

@@ -1,196 +1,62 @@
-"""The quick half of the proof: what a built-in template says a rendering must spell, held against all ids at once.
+"""The fast half of the proof: compare whole batches of ids with the expected text of built-in templates.
 
-A conversation is accepted where its ids, decoded, are its whole prompt byte for byte; the mask lies on just the bytes
-of the answers and the tokens that end them; and the ids before each answer are those by which it is asked for. Anything
-else is left to `curate.rendering.proof`, which says what is wrong. What is told here comes from the template's
-segments and the messages, and shares nothing with how the ids and the mask were made.
+A rendering is accepted if its ids decode to the whole prompt byte for byte, the loss mask covers exactly the bytes of
+the answers and their stop tokens, and the ids before each answer are those of the generation prompt. Everything else
+goes to `curate.rendering.proof`, which says what is wrong. The expected text comes from the template's segments and the
+messages (`curate.rendering.expected`), and shares nothing with the code that makes ids and mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.rendering.encode import Rows
-from curate.schemas import prompts
-from curate.schemas.conversation import Message
-from curate.schemas.prompts import Segment, Template, content_of, default_system
+from curate.rendering.encode import EncodedBatch
+from curate.rendering.expected import ExpectedText, control_chars, utf8
 from curate.tokenization.tokenizer import Tokenizer
 
-BLOCK = 32  # renderings decoded at once: their bytes' places fit a processor's cache
-_HOLE = "\0"  # stands for a content while a plan is made
-_UNKNOWN: Any = object()
+DECODED_AT_ONCE = 32  # renderings; the byte positions of so many fit a CPU cache
 
 
-def marker(token: int) -> bytes:
-    """Return what stands for a control token: no UTF-8 text holds the byte 0xff."""
+def control_bytes(token: int) -> bytes:
+    """Return bytes that stand for a control token; UTF-8 never has the byte 0xff."""
     return b"\xff%d\xff" % token
 
 
-def _marked(token: int) -> str:
-    """Return what stands for a control token in what is told: two surrogates, which no text has that is told."""
-    return chr(0xD800 + (token >> 10)) + chr(0xDC00 + (token & 0x3FF))
-
-
-class Told(NamedTuple):
-    """What a rendering must spell: all of it, the byte ranges that are trained on, and the text before each answer.
-
-    `asked` begins after the last control token before the answer.
-    """
-
-    whole: bytes
-    trained: list[tuple[int, int]]
-    asked: list[str]
-
-
-class _Plan(NamedTuple):
-    """The same for all conversations with such roles and flags; `text` has %s for each of `contents` (indices).
-
-    A place is a count of fixed bytes, and of the contents before it.
-    """
-
-    text: str
-    contents: tuple[int, ...]
-    trained: list[tuple[int, int, int, int]]  # the places from and to
-    asked: list[tuple[str, tuple[int, ...]]]  # texts with %s, and the contents that belong there
-    last: int  # the last message that is trained on
-
-
-class Teller:
-    """Tells renderings in one template, of conversations whose answers are trained on."""
-
-    def __init__(self, template: Template, tokenizer: Tokenizer, stop_id: int) -> None:
-        self._template = template
-        self._controls = tokenizer.control_ids
-        self._stop = stop_id
-        self._plans: dict[object, _Plan | None] = {}
-
-    def tell(self, messages: Sequence[Message]) -> Told | None:
-        """Return what must be found; null where that cannot be told quickly."""
-        template = self._template
-        plain = not template.strips  # then most contents are taken as they are
-        contents = [m.content if plain and m.tool_calls is None else content_of(template, m) for m in messages]
-        system = default_system(template, messages)
-        flags = [(m.role, m.train, m.stop) for m in messages]
-        key = (system, *flags, *([] if all(contents) else map(bool, contents)))
-        plan = self._plans.get(key, _UNKNOWN)
-        if plan is _UNKNOWN:
-            plan = self._plans[key] = self._plan(messages, contents, system)
-        if plan is None or default_system(template, messages[: plan.last]) != system:
-            return None
-        inside = [contents[i] for i in plan.contents]
-        try:
-            sizes = [len(text) if text.isascii() else len(text.encode()) for text in inside]
-        except UnicodeEncodeError:  # a lone surrogate, as control tokens are written here
-            return None
-        ends = [0, *accumulate(sizes)]
-        return Told(
-            (plan.text % tuple(inside)).encode("utf-8", "surrogatepass"),
-            [(start + ends[before], stop + ends[within]) for start, before, stop, within in plan.trained],
-            [text % tuple([contents[i] for i in places]) for text, places in plan.asked],
-        )
-
-    def _plan(self, messages: Sequence[Message], contents: Sequence[str], system: str) -> _Plan | None:
-        """Find a plan; null where nothing is trained on, an answer is not closed, or a prompt is no prefix."""
-        holes = [
-            replace(message, content=_HOLE if text else "", tool_calls=None)
-            for message, text in zip(messages, contents, strict=True)
-        ]
-        segments = prompts.render(self._template, holes, system=system)
-        trained = [i for i, one in enumerate(segments) if one.supervised]
-        if not trained:
-            return None
-        last = segments[trained[-1]].message or 0
-        prompt = prompts.generation_prompt(self._template, holes[:last], system=system)
-        first = next(i for i in trained if segments[i].message == last)
-        if self._text(prompt) != self._text(segments[:first]) or not self._closed(segments):
-            return None
-        return self._parts(segments, last)
-
-    def _text(self, segments: Sequence[Segment]) -> str:
-        return "".join(self._written(one) for one in segments)
-
-    def _written(self, one: Segment) -> str:
-        return one.text if one.control is None else _marked(self._controls[one.control])
-
-    def _closed(self, segments: Sequence[Segment]) -> bool:
-        """Tell whether the first control token after the words of each trained answer is the stop token."""
-        ends = [
-            next((later.control for later in segments[i:] if later.control), None)
-            for i, one in enumerate(segments)
-            if one.supervised
-        ]
-        return all(end is not None and self._controls[end] == self._stop for end in ends)
-
-    def _parts(self, segments: Sequence[Segment], last: int) -> _Plan:
-        run, written = "", list[str]()  # the text since the last control token; all of it
-        contents, run_contents = list[int](), list[int]()
-        trained: list[tuple[int, int, int, int]] = []
-        asked: list[tuple[str, tuple[int, ...]]] = []
-        seen: set[int | None] = set()
-        place = 0, 0
-        for one in segments:
-            if one.supervised and one.message not in seen:
-                seen.add(one.message)
-                asked.append((_frame(run), tuple(run_contents)))
-            text = self._written(one)
-            inside = [one.message or 0] if _HOLE in one.text else []
-            written.append(text)
-            contents += inside
-            run, run_contents = (run + text, run_contents + inside) if one.control is None else ("", [])
-            begin, place = place, (place[0] + len(_bytes(text)) - len(inside), len(contents))
-            if one.supervised:
-                joins = trained and trained[-1][2:] == begin
-                trained.append((*(trained.pop()[:2] if joins else begin), *place))
-        return _Plan(_frame("".join(written)), tuple(contents), trained, asked, last)
-
-
-def _frame(text: str) -> str:
-    """Return a text with holes as one to be formatted."""
-    return text.replace("%", "%%").replace(_HOLE, "%s")
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-# ---- held against ids
-
-
 @dataclass(frozen=True)
-class Decoding:
-    """The bytes of each id, control tokens as markers; `prefixed`: a space is put before a text, which is not said.
+class ByteTable:
+    """The bytes that each id decodes to.
 
-    `flat` holds them one after another (and one byte more), control tokens as they are told: id i has `lengths[i]`
-    from `begins[i]` on.
+    `pieces` has control tokens as `control_bytes`. `flat` joins the bytes of all ids, control tokens as
+    `control_chars`: id i is at `starts[i]`, `lengths[i]` bytes long. `controls` are the ids of control tokens.
+    `prefixed`: the tokenizer puts a space before every text, which is not part of the text.
     """
 
-    table: list[bytes]
+    pieces: list[bytes]
     flat: NDArray[np.uint8]
-    begins: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+    starts: NDArray[np.int64]  # [vocabulary]
+    lengths: NDArray[np.int64]  # [vocabulary]
     controls: NDArray[np.int64]
     prefixed: bool
 
 
-def decoding(tokenizer: Tokenizer) -> Decoding | None:
-    """Return how ids are decoded at once; null where a tokenizer's ids do not tell their bytes."""
-    pieces = tokenizer.token_bytes
-    if pieces is None or tokenizer.byte_lengths is None:
+def byte_table(tokenizer: Tokenizer) -> ByteTable | None:
+    """Return the table of a tokenizer, or None where ids cannot be decoded one by one."""
+    known = tokenizer.token_bytes
+    if known is None or tokenizer.byte_lengths is None:
         return None
-    table, told = [*pieces], [*pieces]
+    pieces, spelled = [*known], [*known]
     controls = sorted(set(tokenizer.control_ids.values()))
     for token in controls:
-        table[token], told[token] = marker(token), _bytes(_marked(token))
-    lengths = np.fromiter(map(len, told), dtype=np.int64, count=len(told))
-    flat = np.frombuffer(b"".join([*told, b"\0"]), dtype=np.uint8)
-    return Decoding(
-        table,
+        pieces[token], spelled[token] = control_bytes(token), utf8(control_chars(token))
+    lengths = np.fromiter(map(len, spelled), dtype=np.int64, count=len(spelled))
+    flat = np.frombuffer(b"".join([*spelled, b"\0"]), dtype=np.uint8)  # one more byte: the last piece may be empty
+    return ByteTable(
+        pieces,
         flat,
         np.cumsum(lengths) - lengths,
         lengths,
@@ -199,106 +65,108 @@ def decoding(tokenizer: Tokenizer) -> Decoding | None:
     )
 
 
-def accepted(rows: Rows, told: Sequence[Told | None], decoded: Decoding, tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """Tell which renderings are proven."""
-    owners = np.repeat(np.arange(len(rows)), rows.lengths)
-    sizes, spelled = _spell(rows, decoded)
-    good = np.array(
-        [one is not None and one.whole == text for one, text in zip(told, spelled, strict=True)], dtype=np.bool_
+def accept(
+    batch: EncodedBatch, expected: Sequence[ExpectedText | None], table: ByteTable, tokenizer: Tokenizer
+) -> NDArray[np.bool_]:
+    """Return which renderings are proven: [renderings]. One without an expected text is not."""
+    owners = np.repeat(np.arange(len(batch)), batch.lengths)  # the rendering of each token
+    sizes, texts = _decode(batch, table)
+    accepted = np.array(
+        [want is not None and want.whole == text for want, text in zip(expected, texts, strict=True)], dtype=np.bool_
     )
-    starts, stops = stretches(rows)
-    good &= _lies_on(told, good, owners, sizes, (starts, stops))
-    return good & _asked(rows, told, good, owners, starts, tokenizer)
+    starts, stops = supervised_spans(batch)
+    accepted &= _mask_matches(expected, accepted, owners, sizes, (starts, stops))
+    return accepted & _prompts_match(batch, expected, accepted, owners, starts, tokenizer)
 
 
-def stretches(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where each unbroken stretch of trained tokens starts and stops; none reaches into another rendering."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], rows.mask, [False]]).astype(np.int8)))
-    borders = rows.offsets[1:-1]
-    inside = borders[(borders > 0) & (borders < len(rows.mask))]
-    inside = inside[rows.mask[inside - 1] & rows.mask[inside]]
-    return np.sort(np.concatenate([edges[::2], inside])), np.sort(np.concatenate([edges[1::2], inside]))
+def supervised_spans(batch: EncodedBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the start and stop token of each run of supervised tokens; two renderings never share a run."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], batch.loss_mask, [False]]).astype(np.int8)))
+    borders = batch.offsets[1:-1]
+    borders = borders[(borders > 0) & (borders < len(batch.loss_mask))]
+    borders = borders[batch.loss_mask[borders - 1] & batch.loss_mask[borders]]  # where two renderings touch
+    return np.sort(np.concatenate([edges[::2], borders])), np.sort(np.concatenate([edges[1::2], borders]))
 
 
-def begins_run(rows: Rows, controls: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell which tokens are the first after a control token, or of a rendering."""
-    control = np.isin(rows.ids, controls)
-    begins = np.zeros(len(rows.ids), dtype=np.bool_)
-    begins[1:] = control[:-1] & ~control[1:]
-    begins[rows.offsets[:-1][rows.lengths > 0]] = True
-    return begins
+def starts_block(batch: EncodedBatch, controls: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which tokens are the first of a block or of a rendering: [tokens]."""
+    control = np.isin(batch.ids, controls)
+    starts = np.zeros(len(batch.ids), dtype=np.bool_)
+    starts[1:] = control[:-1] & ~control[1:]
+    starts[batch.offsets[:-1][batch.lengths > 0]] = True
+    return starts
 
 
-def _spell(rows: Rows, decoded: Decoding) -> tuple[NDArray[np.int64], list[bytes]]:
-    """Return each token's bytes in number, and each rendering spelled."""
-    begins = decoded.begins[rows.ids]
-    sizes = decoded.lengths[rows.ids]
-    if decoded.prefixed:
-        first = np.flatnonzero(begins_run(rows, decoded.controls) & (decoded.flat[begins] == ord(" ")) & (sizes > 0))
-        begins[first] += 1
+def _decode(batch: EncodedBatch, table: ByteTable) -> tuple[NDArray[np.int64], list[bytes]]:
+    """Return the bytes that each token decodes to, in number, and each rendering decoded."""
+    starts = table.starts[batch.ids]
+    sizes = table.lengths[batch.ids]
+    if table.prefixed:
+        first = np.flatnonzero(starts_block(batch, table.controls) & (table.flat[starts] == ord(" ")) & (sizes > 0))
+        starts[first] += 1
         sizes[first] -= 1
-    ends = np.zeros(len(sizes) + 1, dtype=np.int64)
+    ends = np.zeros(len(sizes) + 1, dtype=np.int64)  # bytes before each token
     np.cumsum(sizes, out=ends[1:])
-    out: list[bytes] = []
-    for at in range(0, len(rows), BLOCK):
-        cuts = rows.offsets[at : at + BLOCK + 1]
+    texts: list[bytes] = []
+    for index in range(0, len(batch), DECODED_AT_ONCE):
+        cuts = batch.offsets[index : index + DECODED_AT_ONCE + 1]
         part = slice(*cuts[[0, -1]].tolist())
-        places = np.repeat(begins[part] - ends[part], sizes[part])
+        places = np.repeat(starts[part] - ends[part], sizes[part])  # for each byte, where it is in `flat`
         places += np.arange(ends[part.start], ends[part.stop])
-        text = decoded.flat[places].tobytes()
-        out += [text[start:stop] for start, stop in pairwise((ends[cuts] - ends[part.start]).tolist())]
-    return sizes, out
+        text = table.flat[places].tobytes()
+        texts += [text[start:stop] for start, stop in pairwise((ends[cuts] - ends[part.start]).tolist())]
+    return sizes, texts
 
 
-def _lies_on(
-    told: Sequence[Told | None],
-    good: NDArray[np.bool_],
+def _mask_matches(
+    expected: Sequence[ExpectedText | None],
+    candidates: NDArray[np.bool_],
     owners: NDArray[np.int64],
     sizes: NDArray[np.int64],
-    found: tuple[NDArray[np.int64], NDArray[np.int64]],
+    spans: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> NDArray[np.bool_]:
-    """Tell where the mask lies on just the bytes that are trained on."""
+    """Return for which candidates the loss mask covers exactly the bytes that are to be supervised."""
     bytes_before = np.zeros(len(sizes) + 1, dtype=np.int64)
     np.cumsum(sizes, out=bytes_before[1:])
-    firsts = np.searchsorted(owners, np.arange(len(told)))
-    expected: list[tuple[int, int]] = []
-    counts = np.bincount(owners[found[0]], minlength=len(told))
-    right = good.copy()
-    for index in np.flatnonzero(good).tolist():
-        one = told[index]
-        right[index] = one is not None and len(one.trained) == counts[index]
-        if one is not None and right[index]:
-            expected += one.trained
-    chosen = right[owners[found[0]]]
-    owner = owners[found[0]][chosen]
-    places = [bytes_before[edge[chosen]] - bytes_before[firsts[owner]] for edge in found]
-    wanted = np.array(expected, dtype=np.int64).reshape(-1, 2)
-    right[owner[(places[0] != wanted[:, 0]) | (places[1] != wanted[:, 1])]] = False
-    return right
+    first_tokens = np.searchsorted(owners, np.arange(len(expected)))
+    counts = np.bincount(owners[spans[0]], minlength=len(expected))
+    matches = candidates.copy()
+    ranges: list[tuple[int, int]] = []
+    for index in np.flatnonzero(candidates).tolist():
+        want = expected[index]
+        matches[index] = want is not None and len(want.supervised) == counts[index]
+        if want is not None and matches[index]:
+            ranges += want.supervised
+    compared = matches[owners[spans[0]]]
+    owner = owners[spans[0]][compared]
+    starts, stops = (bytes_before[edge[compared]] - bytes_before[first_tokens[owner]] for edge in spans)
+    wanted = np.array(ranges, dtype=np.int64).reshape(-1, 2)
+    matches[owner[(starts != wanted[:, 0]) | (stops != wanted[:, 1])]] = False
+    return matches
 
 
-def _asked(
-    rows: Rows,
-    told: Sequence[Told | None],
-    good: NDArray[np.bool_],
+def _prompts_match(
+    batch: EncodedBatch,
+    expected: Sequence[ExpectedText | None],
+    candidates: NDArray[np.bool_],
     owners: NDArray[np.int64],
     starts: NDArray[np.int64],
     tokenizer: Tokenizer,
 ) -> NDArray[np.bool_]:
-    """Tell where the ids before each answer are those of the text that asks for it."""
-    right = good.copy()
-    counts = np.bincount(owners[starts], minlength=len(told))
+    """Return for which candidates the ids before each answer are those of its prompt, tokenized by itself."""
+    counts = np.bincount(owners[starts], minlength=len(expected))
+    matches = candidates.copy()
     texts: list[str] = []
-    for index in np.flatnonzero(good).tolist():
-        one = told[index]
-        right[index] = one is not None and len(one.asked) == counts[index]
-        if one is not None and right[index]:
-            texts += one.asked
-    chosen = starts[right[owners[starts]]]
+    for index in np.flatnonzero(candidates).tolist():
+        want = expected[index]
+        matches[index] = want is not None and len(want.prompts) == counts[index]
+        if want is not None and matches[index]:
+            texts += want.prompts
+    answers = starts[matches[owners[starts]]]  # first token of each answer, in the order of `texts`
     ids, offsets = tokenizer.encode(texts)
     sizes = np.diff(offsets)
-    answer = np.repeat(np.arange(len(chosen)), sizes)
-    places = chosen[answer] - sizes[answer] + np.arange(len(ids)) - offsets[answer]
-    wrong = (places < rows.offsets[owners[chosen[answer]]]) | (rows.ids[np.maximum(places, 0)] != ids)
-    right[owners[chosen[answer[wrong]]]] = False
-    return right
+    answer = np.repeat(np.arange(len(answers)), sizes)  # for each prompt token
+    places = answers[answer] - sizes[answer] + np.arange(len(ids)) - offsets[answer]
+    wrong = (places < batch.offsets[owners[answers[answer]]]) | (batch.ids[np.maximum(places, 0)] != ids)
+    matches[owners[answers[answer[wrong]]]] = False
+    return matches

@@ -1,7 +1,7 @@
-"""A set split again for another template, tokenizer or window than it was cleaned for.
+"""Split a curated set again for another template, tokenizer or window than it was cleaned for.
 
-The pieces of one source are joined: the system message once, its exchanges in order, those that cleaning rejected
-absent. What comes of it is split by clean's own splitter, whole exchanges again, counted as they will be trained on.
+The pieces of one conversation are joined: the system message once, then its exchanges in order, without those that
+cleaning rejected. The result is split by the same splitter as in `clean`, with the counter of the new renderer.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ from dataclasses import dataclass, replace
 from curate.dataset.arrow import Row
 from curate.dataset.manifest import Manifest
 from curate.errors import RecordError
-from curate.rendering.split import Counting, messages_of, split_with
+from curate.rendering.split import SplitResult, TokenCounter, piece_messages, split_with
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import TokenizerInfo
 
-COUNTS = ("before", "after", "changed", "rejected", "absent")
-
 
 @dataclass(frozen=True)
-class Resplit:
-    """Why a set was split again, and what came of it.
+class ResplitSummary:
+    """Why a set was split again, and how many pieces changed.
 
-    `changed`: pieces that hold other messages than any piece of the set. `rejected`: exchanges over the new window.
-    `absent`: exchanges and conversations that cleaning rejected as over the set's own window, and that are not in it.
+    `before` and `after` count pieces; `changed`: pieces with other messages than any piece of the set. `rejected`:
+    exchanges over the new window. `absent`: exchanges and conversations that cleaning rejected as over the set's own
+    window, so that they are not in the set.
     """
 
     reasons: tuple[str, ...]
@@ -34,31 +33,48 @@ class Resplit:
     rejected: int = 0
     absent: int = 0
 
-    def plus(self, other: Resplit) -> Resplit:
-        """Return both counts together."""
-        pairs = ((getattr(self, name), getattr(other, name)) for name in COUNTS)
-        return Resplit(self.reasons, *(one + two for one, two in pairs))
+    def __add__(self, other: ResplitSummary) -> ResplitSummary:
+        return ResplitSummary(
+            self.reasons,
+            self.before + other.before,
+            self.after + other.after,
+            self.changed + other.changed,
+            self.rejected + other.rejected,
+            self.absent + other.absent,
+        )
 
     def __str__(self) -> str:
         over = f", {self.rejected:,} exchanges over the window left out" if self.rejected else ""
-        absent = f"; {self.absent:,} that cleaning found too long are not in the set" if self.absent else ""
+        absent = f"; {self.absent:,} that cleaning rejected as too long are not in the set" if self.absent else ""
         counts = f"{self.before:,} pieces became {self.after:,}, {self.changed:,} of them changed{over}{absent}"
         return f"split again ({'; '.join(self.reasons)}): {counts}"
 
 
-def reasons(manifest: Manifest, template: str, tokenizer: TokenizerInfo, max_tokens: int) -> list[str]:
-    """Return how a set and a model differ; an empty list means that the set's pieces fit unchanged."""
+@dataclass
+class ResplitBatch:
+    """Pieces of some conversations after splitting again.
+
+    `rejected`: for each exchange that no longer fits, a row of its messages alone, and the reason.
+    """
+
+    pieces: list[Row]
+    rejected: list[tuple[Row, RecordError]]
+    changed: int = 0  # pieces with other messages than before
+
+
+def differences(manifest: Manifest, template: str, tokenizer: TokenizerInfo, max_tokens: int) -> list[str]:
+    """Return how a set and a model differ, as `what old → new`; empty if the set's pieces fit unchanged."""
     own = manifest.tokenizer
-    pairs = (
+    compared = (
         ("template", manifest.template, template, manifest.template == template),
         ("tokenizer", own.name, tokenizer.name, own.hash == tokenizer.hash),
         ("window", manifest.window, max_tokens, manifest.window == max_tokens),
     )
-    return [f"{what} {old} → {new}" for what, old, new, same in pairs if not same]
+    return [f"{what} {old} → {new}" for what, old, new, same in compared if not same]
 
 
-def join(rows: Sequence[Row]) -> list[Message]:
-    """Return the messages of one source from its pieces, in their order."""
+def join_pieces(rows: Sequence[Row]) -> list[Message]:
+    """Return the messages of one conversation from its pieces in order."""
     head = _shared_head([row.messages for row in rows])
     return [*rows[0].messages[:head], *(message for row in rows for message in row.messages[head:])]
 
@@ -73,42 +89,40 @@ def _shared_head(pieces: Sequence[Sequence[Message]]) -> int:
     return head
 
 
-def split_again(
-    counter: Counting, sources: Sequence[Sequence[Row]], max_tokens: int
-) -> tuple[list[Row], list[tuple[Row, RecordError]], int]:
-    """Return the new pieces, what no longer fits, and how many pieces are changed.
-
-    An exchange that does not fit comes as a row of its messages alone, with the reason.
-    """
-    joined = [join(rows) for rows in sources]
-    pieces: list[Row] = []
-    rejected: list[tuple[Row, RecordError]] = []
-    changed = 0
-    for rows, messages, split in zip(sources, joined, split_with(counter, joined, max_tokens), strict=True):
-        base = replace(rows[0], name=_base(rows))
-        old = _ranges(rows)
-        for number, piece in enumerate(split.pieces):
-            name = base.name if len(split.pieces) == 1 else f"{base.name}_{number}"
-            pieces.append(replace(base, name=name, piece=number, messages=messages_of(messages, piece)))
-            changed += (piece.start, piece.stop) not in old
-        for lost in split.rejected:
-            where = f"messages {lost.start} to {lost.stop - 1}: {lost.reason}"
-            row = replace(base, messages=list(messages[lost.start : lost.stop]))
-            rejected.append((row, RecordError(lost.rule, where, lost.evidence)))
-    return pieces, rejected, changed
+def resplit(counter: TokenCounter, sources: Sequence[Sequence[Row]], max_tokens: int) -> ResplitBatch:
+    """Split conversations again; each of `sources` is the pieces of one conversation in order."""
+    joined = [join_pieces(rows) for rows in sources]
+    batch = ResplitBatch([], [])
+    for rows, messages, result in zip(sources, joined, split_with(counter, joined, max_tokens), strict=True):
+        _add(batch, rows, messages, result)
+    return batch
 
 
-def _base(rows: Sequence[Row]) -> str:
-    """Return the id of a source: of several pieces without the number at its end."""
+def _add(batch: ResplitBatch, rows: Sequence[Row], messages: Sequence[Message], result: SplitResult) -> None:
+    """Add the new pieces and rejected exchanges of one conversation."""
+    base = replace(rows[0], name=_source_name(rows))
+    old = _ranges(rows)
+    for number, piece in enumerate(result.pieces):
+        name = base.name if len(result.pieces) == 1 else f"{base.name}_{number}"
+        batch.pieces.append(replace(base, name=name, piece=number, messages=piece_messages(messages, piece)))
+        batch.changed += (piece.start, piece.stop) not in old
+    for exchange in result.rejected:
+        reason = f"messages {exchange.start} to {exchange.stop - 1}: {exchange.reason}"
+        row = replace(base, messages=list(messages[exchange.start : exchange.stop]))
+        batch.rejected.append((row, RecordError(exchange.rule, reason, exchange.evidence)))
+
+
+def _source_name(rows: Sequence[Row]) -> str:
+    """Return the id of a conversation: that of its only piece, or that of its first without the number at the end."""
     return rows[0].name if len(rows) == 1 else rows[0].name.removesuffix(f"_{rows[0].piece}")
 
 
 def _ranges(rows: Sequence[Row]) -> set[tuple[int, int]]:
-    """Return where each piece's own messages stand in the joined conversation."""
-    head = at = _shared_head([row.messages for row in rows])
-    found = set()
+    """Return the messages of the joined conversation, start and stop, that each piece has below the system messages."""
+    start = head = _shared_head([row.messages for row in rows])
+    ranges = set()
     for row in rows:
-        stop = at + len(row.messages) - head
-        found.add((at, stop))
-        at = stop
-    return found
+        stop = start + len(row.messages) - head
+        ranges.add((start, stop))
+        start = stop
+    return ranges

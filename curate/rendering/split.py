@@ -1,42 +1,43 @@
-"""Conversations cut into pieces that fit a model's window, counted on the rendered prompt of each piece.
+"""Split conversations into pieces that fit a model's window, by the token count of each rendered piece.
 
-A piece is whole exchanges under the conversation's system message. Its tokens are the sum of its
-exchanges' tokens, exactly: each rendered exchange ends in a control token, and no token reaches across
-one (see `curate.rendering.encode`), so none reaches from one exchange into the next (a property test holds this for
-every template). Only an exchange that begins a piece is rendered differently, below the system
-message, and it is counted in that form.
+A piece is whole exchanges under the conversation's system message. Its tokens are exactly the sum of its exchanges'
+tokens: each rendered exchange ends in a control token, and no token crosses one, so none crosses from one exchange to
+the next (a property test checks every template). Only the first exchange of a piece is rendered differently, below the
+system message, and it is counted in that form.
 """
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from curate.errors import RecipeError
-from curate.rendering import encode
-from curate.rendering.compiled_template import ANSWERS, Layout
+from curate.rendering.compiled_template import ANSWERS, CompiledTemplate
+from curate.rendering.encode import count_tokens
+from curate.rendering.text_batch import TextBatch
 from curate.schemas.conversation import Message, Role
 from curate.schemas.prompts import Template, exchanges
 from curate.tokenization.tokenizer import Tokenizer
 
 Overlong = Literal["reject", "cut"]
 TOO_LONG = "too_long"
-EVIDENCE = 200  # characters of a rejected exchange that are shown
+EVIDENCE = 200  # characters of a rejected exchange
 
-# Where an answer may end: after a sentence (Western or CJK), but not after the "1." of a list, or before a line break.
+# Where an answer may be cut: after a sentence (Western or CJK, but not the "1." of a list), or before a line break.
 _ENDS = re.compile(r"(?<!\d)[.!?…][\"'”’)\]*_]*(?=\s)|[。！？][」』”’）]*|(?<=\S)(?=\n)")
 _FENCE = re.compile(r"^ {0,3}(```|~~~)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Messages `start` to `stop` under the leading system messages; `tokens` is their rendered length.
+    """Messages `start` to `stop` under the leading system messages.
 
-    `answer_tokens` are those supervised, `prompt_tokens` the others. `cut`: how many characters of the
-    last answer are kept, where it did not fit (null: all of it).
+    `tokens` is the rendered length: the supervised `answer_tokens` and all others, `prompt_tokens`. `cut` is how many
+    characters are kept of a last answer that does not fit (None: all of it).
     """
 
     start: int
@@ -48,8 +49,8 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """An exchange that cannot fit the window even alone."""
+class RejectedExchange:
+    """Messages `start` to `stop`: an exchange that alone is over the window."""
 
     start: int
     stop: int
@@ -59,80 +60,93 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Split:
-    """What became of one conversation: every exchange is in one piece or one reject."""
+class SplitResult:
+    """One conversation after splitting: each exchange is in one piece or rejected."""
 
     pieces: list[Piece] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[RejectedExchange] = field(default_factory=list)
+
+
+# ---- counting
 
 
 class Size(NamedTuple):
     """Tokens of a rendering, and how many of them are supervised."""
 
     tokens: int
-    answers: int
+    answer_tokens: int
 
 
-Rendering = tuple[Sequence[Message], bool]  # the flag says whether the messages begin a prompt
+Fragment = tuple[Sequence[Message], bool]  # messages, and whether they start a prompt
 
 
-class Counting(Protocol):
-    """Counts renderings, many at a time.
+class TokenCounter(ABC):
+    """Counts the tokens of renderings, many at a time.
 
-    `additive`: a piece's tokens are those of its first exchange and of each later one counted with the flag false.
-    Otherwise only renderings that begin a prompt are asked for.
+    `additive`: the tokens of a piece are those of its first exchange, as the start of a prompt, and of each later one,
+    as a fragment that follows. A counter that is not additive is only given whole pieces.
     """
 
     additive: bool
 
-    def opening(self, head: Sequence[Message], own: Sequence[Message]) -> Size | None:
-        """Return what `own` has more behind the system messages `head` that begin a prompt than where it follows.
+    @abstractmethod
+    def sizes(self, fragments: Sequence[Fragment]) -> list[Size]:
+        """Return the size of each rendered fragment."""
 
-        Null where that is not one size whatever is in the messages.
+    def opening(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
+        """Return what an exchange gains at the start of a prompt, below the system messages `head`.
+
+        None where that depends on what the messages say; the exchange is then counted in both forms.
         """
-
-    def sizes(self, renderings: Sequence[Rendering]) -> list[Size]:
-        """Return the size of each rendering."""
+        return None
 
 
-class Counter:
-    """Counts renderings in one template and tokenizer."""
+class TemplateCounter(TokenCounter):
+    """Counts renderings in a built-in template."""
 
     additive = True
 
     def __init__(self, template: Template, tokenizer: Tokenizer, roles: Collection[Role] = ANSWERS) -> None:
-        self.layout = Layout(template, tokenizer, roles)
+        self._compiled = CompiledTemplate(template, tokenizer, roles)
         self._openings: dict[object, Size | None] = {}
 
-    def opening(self, head: Sequence[Message], own: Sequence[Message]) -> Size | None:
-        """Return the size of what begins a prompt, if no word of the tokenizer's holds any of it and of a message."""
-        if self.layout.tokenizer.word_counter is None or any(message.tool_calls for message in (*head, *own)):
+    def sizes(self, fragments: Sequence[Fragment]) -> list[Size]:
+        """Return the size of each rendered fragment."""
+        batch = TextBatch()
+        for messages, first in fragments:
+            self._compiled.append(batch, messages, first)
+        return list(map(Size._make, count_tokens(batch, self._compiled.tokenizer).tolist()))
+
+    def opening(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
+        """Return what an exchange gains at the start of a prompt, if the opening ends at the end of a word."""
+        if self._compiled.tokenizer.word_counter is None or any(message.tool_calls for message in (*head, *exchange)):
             return None
-        key = tuple((m.role, m.content) for m in head), tuple((m.role, not m.content) for m in own)
+        key = tuple((m.role, m.content) for m in head), tuple((m.role, not m.content) for m in exchange)
         if key not in self._openings:
-            short = [replace(message, content=message.content and "a") for message in own]
-            apart = self.layout.opens_apart([*head, *short], short)
-            first, follows = self.sizes([([*head, *short], True), (short, False)]) if apart else (None, None)
-            self._openings[key] = first and follows and Size(first.tokens - follows.tokens, 0)
+            self._openings[key] = self._count_opening(head, exchange)
         return self._openings[key]
 
-    def sizes(self, renderings: Sequence[Rendering]) -> list[Size]:
-        """Return the size of each rendering."""
-        sheet = encode.Sheet()
-        for messages, first in renderings:
-            self.layout.write(sheet, messages, first)
-        return list(map(Size._make, encode.sizes(sheet, self.layout.tokenizer).tolist()))
+    def _count_opening(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
+        short = [replace(message, content=message.content and "a") for message in exchange]
+        opened = [*head, *short]
+        if not self._compiled.opening_is_fixed(opened, short):
+            return None
+        first, following = self.sizes([(opened, True), (short, False)])
+        return Size(first.tokens - following.tokens, 0)
 
 
-def messages_of(messages: Sequence[Message], piece: Piece) -> list[Message]:
-    """Return a piece's messages: the system messages, its exchanges, and the last answer cut where it was."""
+# ---- splitting
+
+
+def piece_messages(messages: Sequence[Message], piece: Piece) -> list[Message]:
+    """Return a piece's messages: the system messages and its exchanges, the last answer shortened if it was cut."""
     head = exchanges(messages)[0]
     chosen = [*messages[:head], *messages[piece.start : piece.stop]]
-    return chosen if piece.cut is None else _shortened(chosen, piece.cut)
+    return chosen if piece.cut is None else _shorten(chosen, piece.cut)
 
 
-def _shortened(messages: Sequence[Message], characters: int) -> list[Message]:
-    """Return messages whose last one keeps so many characters, its end being no real end."""
+def _shorten(messages: Sequence[Message], characters: int) -> list[Message]:
+    """Return messages with the last one cut to `characters`, its stop token no longer supervised."""
     last = messages[-1]
     return [*messages[:-1], replace(last, content=last.content[:characters], stop=False)]
 
@@ -143,57 +157,61 @@ def split_batch(
     tokenizer: Tokenizer,
     max_tokens: int,
     overlong: Overlong = "reject",
-) -> list[Split]:
-    """Cut each conversation into the longest pieces that `max_tokens` holds, in order.
+) -> list[SplitResult]:
+    """Split each conversation into the longest pieces of at most `max_tokens`, in order.
 
-    An exchange too long for the window by itself is rejected, or with `overlong="cut"` kept with its
-    answer cut at a sentence end. Raises RecipeError for settings that are not allowed.
+    An exchange that alone is too long is rejected, or with `overlong="cut"` kept with its answer cut at the end of a
+    sentence. Raises RecipeError for invalid settings.
     """
-    return split_with(Counter(template, tokenizer), conversations, max_tokens, overlong)
+    return split_with(TemplateCounter(template, tokenizer), conversations, max_tokens, overlong)
 
 
 def split_with(
-    counter: Counting, conversations: Sequence[Sequence[Message]], max_tokens: int, overlong: Overlong = "reject"
-) -> list[Split]:
-    """Cut each conversation as `split_batch` does, with what counts its renderings."""
+    counter: TokenCounter, conversations: Sequence[Sequence[Message]], max_tokens: int, overlong: Overlong = "reject"
+) -> list[SplitResult]:
+    """Split each conversation as `split_batch` does, with a counter of its own."""
     if max_tokens < 1:
         raise RecipeError(f"max_tokens must be at least 1, not {max_tokens!r}")
     if overlong not in ("reject", "cut"):
         raise RecipeError(f"overlong must be 'reject' or 'cut', not {overlong!r}")
-    plans = [_Plan(messages, counter, max_tokens, overlong == "cut") for messages in conversations]
+    splitters = [_Splitter(messages, counter, max_tokens, overlong == "cut") for messages in conversations]
     if counter.additive:
-        _place_added(counter, plans)
+        _split_by_sums(counter, splitters)
     else:
-        _place_searched(counter, plans)
-    return [plan.split for plan in plans]
+        _split_by_search(counter, splitters)
+    return [splitter.result for splitter in splitters]
 
 
-def _place_added(counter: Counting, plans: Sequence[_Plan]) -> None:
-    """Place exchanges by sums of their sizes."""
-    wanted = [(plan, k) for plan in plans for k in range(plan.count)]
-    sizes = counter.sizes([plan.rendering(k, first=k == 0) for plan, k in wanted])
-    for (plan, k), size in zip(wanted, sizes, strict=True):
-        (plan.begins if k == 0 else plan.follows)[k] = size
-    waiting = [plan for plan in plans if not plan.advance()]
+def _split_by_sums(counter: TokenCounter, splitters: Sequence[_Splitter]) -> None:
+    """Place exchanges by adding up their sizes; each is counted once in most conversations."""
+    pairs = [(splitter, k) for splitter in splitters for k in range(splitter.count)]
+    sizes = counter.sizes([splitter.fragment(k, first=k == 0) for splitter, k in pairs])
+    for (splitter, k), size in zip(pairs, sizes, strict=True):
+        (splitter.first_sizes if k == 0 else splitter.later_sizes)[k] = size
+    waiting = [splitter for splitter in splitters if not splitter.advance()]
     while waiting:  # one round for each further piece of the longest conversation
-        sizes = counter.sizes([plan.rendering(plan.next, first=True) for plan in waiting])
-        for plan, size in zip(waiting, sizes, strict=True):
-            plan.begins[plan.next] = size
-        waiting = [plan for plan in waiting if not plan.advance()]
+        sizes = counter.sizes([splitter.fragment(splitter.next, first=True) for splitter in waiting])
+        for splitter, size in zip(waiting, sizes, strict=True):
+            splitter.first_sizes[splitter.next] = size
+        waiting = [splitter for splitter in waiting if not splitter.advance()]
 
 
-def _place_searched(counter: Counting, plans: Sequence[_Plan]) -> None:
-    """Place exchanges by counting whole pieces: all that is left first, then by halves, every plan in each round."""
-    searches = [_Search(plan) for plan in plans if plan.count]
+def _split_by_search(counter: TokenCounter, splitters: Sequence[_Splitter]) -> None:
+    """Place exchanges by counting whole pieces: first all that is left, then by binary search, all in each round."""
+    searches = [_Search(splitter) for splitter in splitters if splitter.count]
     while searches:
-        sizes = counter.sizes([search.plan.rendering(search.start, search.tried, first=True) for search in searches])
+        fragments = [search.splitter.fragment(search.start, search.tried, first=True) for search in searches]
+        sizes = counter.sizes(fragments)
         searches = [search for search, size in zip(searches, sizes, strict=True) if not search.advance(size)]
 
 
-class _Plan:
-    """One conversation on its way into pieces: what is counted already, and which exchange comes next."""
+class _Splitter:
+    """One conversation while it is split: sizes counted so far, and the next exchange to place.
 
-    def __init__(self, messages: Sequence[Message], counter: Counting, max_tokens: int, cuts: bool) -> None:
+    Exchange k is messages `bounds[k]` to `bounds[k + 1]`.
+    """
+
+    def __init__(self, messages: Sequence[Message], counter: TokenCounter, max_tokens: int, cuts: bool) -> None:
         self.messages = messages
         self.counter = counter
         self.max_tokens = max_tokens
@@ -201,110 +219,111 @@ class _Plan:
         self.head, self.bounds = exchanges(messages)
         self.count = max(0, len(self.bounds) - 1)
         self.next = 0
-        self.begins: dict[int, Size] = {}  # exchange -> size at the beginning of a piece
-        self.follows: dict[int, Size] = {}  # exchange -> size after another one
-        self.split = Split()
+        self.first_sizes: dict[int, Size] = {}  # by exchange, as the first of a piece
+        self.later_sizes: dict[int, Size] = {}  # by exchange, after another one
+        self.result = SplitResult()
 
-    def rendering(self, exchange: int, stop: int = 0, *, first: bool) -> Rendering:
-        """Return what to render for an exchange, or all up to `stop`, that begins a piece, or follows another in it."""
+    def fragment(self, exchange: int, stop: int = 0, *, first: bool) -> Fragment:
+        """Return one exchange, or all from it up to `stop`, as the first of a piece or after others."""
         own = self.messages[self.bounds[exchange] : self.bounds[stop or exchange + 1]]
         return ([*self.messages[: self.head], *own] if first else own), first
 
     def advance(self) -> bool:
-        """Place exchanges as far as the counts go; return whether all are placed."""
-        while self.next < self.count and (size := self.beginning()) is not None:
+        """Place exchanges until a size is missing; return whether all are placed."""
+        while self.next < self.count and (size := self._first_size()) is not None:
             if size.tokens > self.max_tokens:
                 self.place_overlong(self.next, size)
                 self.next += 1
                 continue
-            tokens, answers = size
+            tokens, answer_tokens = size
             stop = self.next + 1
-            while stop < self.count and tokens + self.follows[stop].tokens <= self.max_tokens:
-                tokens += self.follows[stop].tokens
-                answers += self.follows[stop].answers
+            while stop < self.count and tokens + self.later_sizes[stop].tokens <= self.max_tokens:
+                tokens += self.later_sizes[stop].tokens
+                answer_tokens += self.later_sizes[stop].answer_tokens
                 stop += 1
-            self.keep(self.next, stop, Size(tokens, answers))
+            self.add_piece(self.next, stop, Size(tokens, answer_tokens))
             self.next = stop
         return self.next == self.count
 
-    def beginning(self) -> Size | None:
-        """Return the size of the next exchange at the beginning of a piece, counted or told by its size elsewhere."""
-        if self.next in self.begins:
-            return self.begins[self.next]
+    def _first_size(self) -> Size | None:
+        """Return the next exchange's size as the first of a piece: counted, or derived from its other size."""
+        if self.next in self.first_sizes:
+            return self.first_sizes[self.next]
         own = self.messages[self.bounds[self.next] : self.bounds[self.next + 1]]
         opening = self.counter.opening(self.messages[: self.head], own)
-        size = self.follows[self.next]
-        return opening and Size(opening.tokens + size.tokens, size.answers)
+        size = self.later_sizes[self.next]
+        return opening and Size(opening.tokens + size.tokens, size.answer_tokens)
 
-    def keep(self, start: int, stop: int, size: Size, cut: int | None = None) -> None:
-        """Make a piece of exchanges."""
-        prompt = size.tokens - size.answers
-        piece = Piece(self.bounds[start], self.bounds[stop], size.tokens, prompt, size.answers, cut)
-        self.split.pieces.append(piece)
+    def add_piece(self, start: int, stop: int, size: Size, cut: int | None = None) -> None:
+        """Make a piece of exchanges `start` to `stop`."""
+        prompt_tokens = size.tokens - size.answer_tokens
+        piece = Piece(self.bounds[start], self.bounds[stop], size.tokens, prompt_tokens, size.answer_tokens, cut)
+        self.result.pieces.append(piece)
 
     def place_overlong(self, exchange: int, size: Size) -> None:
-        """Reject an exchange that is over the window by itself, or keep it with its answer cut."""
-        messages, _ = self.rendering(exchange, first=True)
-        found = _fitting_cut(messages, self.counter, self.max_tokens) if self.cuts else None
-        if found:
-            self.keep(exchange, exchange + 1, found[1], found[0])
+        """Reject an exchange that alone is over the window, or keep it with its answer cut."""
+        messages, _ = self.fragment(exchange, first=True)
+        fitting = _fitting_cut(messages, self.counter, self.max_tokens) if self.cuts else None
+        if fitting:
+            characters, size = fitting
+            self.add_piece(exchange, exchange + 1, size, characters)
             return
         start, stop = self.bounds[exchange], self.bounds[exchange + 1]
         reason = f"one exchange alone is {size.tokens} tokens as rendered, window {self.max_tokens}"
         evidence = self.messages[start].content[:EVIDENCE]
-        self.split.rejected.append(Rejected(start, stop, TOO_LONG, reason, evidence))
+        self.result.rejected.append(RejectedExchange(start, stop, TOO_LONG, reason, evidence))
 
 
 class _Search:
-    """The search for one plan's next piece: it holds the exchanges from `start`, at most up to `tried`."""
+    """A binary search for the next piece of one conversation: exchanges `start` to at most `tried`."""
 
-    def __init__(self, plan: _Plan) -> None:
-        self.plan = plan
+    def __init__(self, splitter: _Splitter) -> None:
+        self.splitter = splitter
         self.start = 0
         self._begin()
 
     def _begin(self) -> None:
-        self.fits: tuple[int, Size] | None = None  # the longest stop that is known to fit
-        self.high = self.plan.count  # the longest that may
+        self.best: tuple[int, Size] | None = None  # the largest stop known to fit
+        self.high = self.splitter.count  # the largest stop that may fit
         self.tried = self.high
 
     def advance(self, size: Size) -> bool:
-        """Take the size of what was tried; return whether all exchanges are placed."""
-        if size.tokens <= self.plan.max_tokens:
-            self.fits = (self.tried, size)
+        """Use the size of what was tried; return whether all exchanges are placed."""
+        if size.tokens <= self.splitter.max_tokens:
+            self.best = (self.tried, size)
         else:
             self.high = self.tried - 1
-        low = self.fits[0] if self.fits else self.start
+        low = self.best[0] if self.best else self.start
         if low < self.high:
             self.tried = (low + self.high + 1) // 2
             return False
-        if self.fits:
-            self.plan.keep(self.start, *self.fits)
-            self.start = self.fits[0]
+        if self.best:
+            self.splitter.add_piece(self.start, *self.best)
+            self.start = self.best[0]
         else:
-            self.plan.place_overlong(self.start, size)
+            self.splitter.place_overlong(self.start, size)
             self.start += 1
         self._begin()
-        return self.start == self.plan.count
+        return self.start == self.splitter.count
 
 
-def _fitting_cut(messages: Sequence[Message], counter: Counting, max_tokens: int) -> tuple[int, Size] | None:
-    """Return how many characters of the last answer fit, to a sentence's end, and the size then; null if none do.
+def _fitting_cut(messages: Sequence[Message], counter: TokenCounter, max_tokens: int) -> tuple[int, Size] | None:
+    """Return how many characters of the last answer fit, up to the end of a sentence, and the size with them.
 
-    An end outside code is taken before any within it.
+    None if not even one sentence fits. An end outside of code blocks is preferred.
     """
     last = messages[-1]
     if last.role != "assistant" or last.tool_calls:
         return None
     fences = [match.start() for match in _FENCE.finditer(last.content)]
     ends = [match.end() for match in _ENDS.finditer(last.content)]
-    outside = [end for end in ends if bisect_left(fences, end) % 2 == 0]
+    outside = [end for end in ends if bisect_left(fences, end) % 2 == 0]  # after an even number of fences
     for candidates in (outside, ends):
         best: tuple[int, Size] | None = None
         low, high = 0, len(candidates)
         while low < high:
             middle = (low + high) // 2
-            size = counter.sizes([(_shortened(messages, candidates[middle]), True)])[0]
+            size = counter.sizes([(_shorten(messages, candidates[middle]), True)])[0]
             if size.tokens <= max_tokens:
                 best, low = (candidates[middle], size), middle + 1
             else:

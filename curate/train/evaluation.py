@@ -24,7 +24,7 @@ from curate.inference.sampling import Sampling
 from curate.model import serving
 from curate.model.attention import choose as attentions
 from curate.model.attention.choose import Attention
-from curate.rendering.mask_view import spans_of_ids
+from curate.rendering.mask_view import decode_masked
 from curate.rendering.renderer import Renderer
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import Tokenizer
@@ -179,7 +179,7 @@ def _answers(examples: Examples, indices: Ints) -> _Answers:
     of_targets: dict[int, Ints] = {}
     for index in indices.tolist():
         begin, end = examples.offsets[index : index + 2].tolist()
-        supervised = examples.mask[begin + 1 : end]  # shifted as in packing: the first token is no target
+        supervised = examples.loss_mask[begin + 1 : end]  # shifted as in packing: the first token is no target
         starts = supervised & ~np.concatenate([[False], supervised[:-1]])
         of_targets[index] = (np.cumsum(starts) - 1 + len(conversation))[supervised]
         count = int(starts.sum())
@@ -266,7 +266,7 @@ def data_prompts(renderer: Renderer, examples: Examples, count: int, *, kind: st
     before, after = _around(renderer)
     for index in spread(len(examples), count).tolist() if count else ():
         begin, end = examples.offsets[index : index + 2].tolist()
-        ids, loss_mask = examples.ids[begin:end], examples.mask[begin:end]
+        ids, loss_mask = examples.ids[begin:end], examples.loss_mask[begin:end]
         start = int(loss_mask.argmax())
         stop = start + int(np.append(loss_mask[start:], False).argmin())
         answer_ids = [token for token in ids[start:stop].tolist() if token not in renderer.stop_ids]
@@ -348,6 +348,6 @@ def as_base(module: nn.Module) -> Iterator[None]:
 def masked(tokenizer: Tokenizer, examples: Examples, count: int) -> list[Row]:
     """Return lines of `masked.jsonl`: the text of some conversations in spans, each with loss or without."""
     return [
-        {"name": examples.names[index], "runs": spans_of_ids(tokenizer, *examples.rendering(index))}
+        {"name": examples.names[index], "runs": decode_masked(tokenizer, *examples.rendering(index))}
         for index in spread(len(examples), count).tolist()
     ]

@@ -18,10 +18,10 @@ from curate.dataset import arrow, manifest
 from curate.dataset.manifest import Manifest
 from curate.engine import base, local
 from curate.errors import CurateError, SetError
-from curate.rendering import proof, resplit
+from curate.rendering import proof
 from curate.rendering.factory import make_renderer
-from curate.rendering.prepare import Failure, Kept, Preparing, Taken, failure_of
-from curate.rendering.resplit import Resplit
+from curate.rendering.prepare import ExamplePreparer, Failure, PreparedBatch, PreparedExample, failure_of
+from curate.rendering.resplit import ResplitSummary, differences
 from curate.rendering.split import TOO_LONG
 from curate.tokenization.tokenizer import Tokenizer
 
@@ -45,7 +45,7 @@ class Examples:
     """Examples (conversations or pieces) end to end: number i is `offsets[i]` to `offsets[i + 1]`."""
 
     ids: NDArray[np.int32]  # [tokens]
-    mask: NDArray[np.bool_]  # [tokens], the loss mask
+    loss_mask: NDArray[np.bool_]  # [tokens]
     offsets: NDArray[np.int64]  # [examples + 1]
     names: list[str]  # ids in the set
     languages: list[str | None]
@@ -57,7 +57,7 @@ class Examples:
     def rendering(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Return the ids and mask of one conversation, both [tokens]."""
         part = slice(*self.offsets[index : index + 2].tolist())
-        return self.ids[part], self.mask[part]
+        return self.ids[part], self.loss_mask[part]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -67,7 +67,7 @@ class Examples:
     @property
     def supervised(self) -> int:
         """Tokens that are trained on."""
-        return int(self.mask.sum())
+        return int(self.loss_mask.sum())
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,17 @@ class TrainingData:
     train: Examples
     eval: Examples
     failures: list[Failure]
-    changed: Resplit | None
+    changed: ResplitSummary | None
     facts: dict[str, Any]
 
 
-def gathered(kept: Sequence[Kept]) -> Examples:
+def gathered(kept: Sequence[PreparedExample]) -> Examples:
     """Return conversations as one array."""
     offsets = np.zeros(len(kept) + 1, dtype=np.int64)
     np.cumsum([len(one.ids) for one in kept], out=offsets[1:])
     return Examples(
         np.concatenate([np.zeros(0, np.int32), *(one.ids for one in kept)]),
-        np.concatenate([np.zeros(0, np.bool_), *(one.mask for one in kept)]),
+        np.concatenate([np.zeros(0, np.bool_), *(one.loss_mask for one in kept)]),
         offsets,
         [one.name for one in kept],
         [one.language for one in kept],
@@ -116,16 +116,16 @@ def load(
     window = max_tokens or told.window
     made = make_renderer(template or told.template, tokenizer, loss=loss, chat_template=chat_template)
     info = tokenizer.info
-    differ = resplit.reasons(told, made.name, info, window)
-    taken = Taken(Resplit(tuple(differ), absent=_too_long(folder)) if differ else None)
+    differ = differences(told, made.name, info, window)
+    prepared = PreparedBatch(ResplitSummary(tuple(differ), absent=_too_long(folder)) if differ else None)
     workers = workers or (base.default_workers() if arrow.count(folder, limit) >= MANY_ROWS else 1)
-    with local.WorkerPool(partial(Preparing, made, window, tuple(differ)), workers) as pool:
+    with local.WorkerPool(partial(ExamplePreparer, made, window, tuple(differ)), workers) as pool:
         for one in pool.map(arrow.batches(folder, limit)):
-            taken.add(one)
-    failures = [failure_of(row, problem) for row, problem in taken.lost]
-    _check(taken, folder, failures, window)
-    train = gathered([one for one in taken.kept if one.split != EVAL])
-    held_out = gathered([one for one in taken.kept if one.split == EVAL])
+            prepared.extend(one)
+    failures = [failure_of(row, problem) for row, problem in prepared.left_out]
+    _check(prepared, folder, failures, window)
+    train = gathered([one for one in prepared.examples if one.split != EVAL])
+    held_out = gathered([one for one in prepared.examples if one.split == EVAL])
     facts = {
         "set": str(folder),
         "manifest_sha256": hashlib.sha256((folder / manifest.MANIFEST).read_bytes()).hexdigest(),
@@ -139,9 +139,9 @@ def load(
         "tokens": len(train.ids),
         "supervised": train.supervised,
         "left_out": len(failures),
-        "split_again": str(taken.changed) if taken.changed else None,
+        "split_again": str(prepared.resplit) if prepared.resplit else None,
     }
-    return TrainingData(train, held_out, failures, taken.changed, facts)
+    return TrainingData(train, held_out, failures, prepared.resplit, facts)
 
 
 def write_left_out(path: Path, failures: Sequence[Failure]) -> None:
@@ -150,18 +150,18 @@ def write_left_out(path: Path, failures: Sequence[Failure]) -> None:
     path.write_text("".join(lines), "utf-8", errors="backslashreplace")
 
 
-def _check(taken: Taken, folder: Path, failures: list[Failure], window: int) -> None:
+def _check(prepared: PreparedBatch, folder: Path, failures: list[Failure], window: int) -> None:
     """Refuse to train where too much fails the proof, or nothing is left."""
-    if taken.failed > MAX_FAILING * taken.proven:
+    if prepared.failed > MAX_FAILING * prepared.rendered:
         rules = Counter(failure.rule for failure in failures if failure.rule in proof.RULES)
         worst = next(failure for failure in failures if failure.rule == rules.most_common(1)[0][0])
         named = ", ".join(f"{rule} {count:,}" for rule, count in rules.most_common())
         raise ProofError(
-            f"{taken.failed:,} of {taken.proven:,} conversations fail the proof ({named}), more than 1 %; "
+            f"{prepared.failed:,} of {prepared.rendered:,} conversations fail the proof ({named}), more than 1 %; "
             f"{worst.name!r}: {worst.reason}; {HINTS.get(worst.rule, HINT)}",
             failures,
         )
-    if all(one.split == EVAL for one in taken.kept):
+    if all(one.split == EVAL for one in prepared.examples):
         raise CurateError(f"the set {str(folder)!r} holds nothing to train on with a window of {window:,}")
 
 

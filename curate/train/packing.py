@@ -34,7 +34,7 @@ class Conversations(Protocol):
     def ids(self) -> NDArray[np.int32]: ...
 
     @property
-    def mask(self) -> NDArray[np.bool_]: ...
+    def loss_mask(self) -> NDArray[np.bool_]: ...
 
     @property
     def offsets(self) -> NDArray[np.int64]: ...  # [conversations + 1]
@@ -160,7 +160,7 @@ def batch(examples: Conversations, rows: Sequence[Sequence[int]], row_tokens: in
                 raise CurateError(f"conversation {index} does not fit its row of {row_tokens:,} tokens")
             own = examples.ids[begin:end]
             ids[row, at:stop] = own
-            targets[row, at : stop - 1] = np.where(examples.mask[begin + 1 : end], own[1:], IGNORED)
+            targets[row, at : stop - 1] = np.where(examples.loss_mask[begin + 1 : end], own[1:], IGNORED)
             positions[row, at:stop] = np.arange(end - begin)
             documents[row, at:stop] = number
             at = stop

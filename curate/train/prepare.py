@@ -292,8 +292,8 @@ def _pack(config: TrainConfig, dataset: TrainingData, window: int) -> tuple[Pack
 
 def _supervised(examples: Examples) -> NDArray[np.int64]:
     """Return the supervised tokens of each conversation [conversations]; its first token is no target."""
-    counts = np.add.reduceat(examples.mask.astype(np.int64), examples.offsets[:-1])
-    return counts - examples.mask[examples.offsets[:-1]]
+    counts = np.add.reduceat(examples.loss_mask.astype(np.int64), examples.offsets[:-1])
+    return counts - examples.loss_mask[examples.offsets[:-1]]
 
 
 def _free_disk(folder: Path) -> int:

@@ -28,7 +28,7 @@ from curate.cli import cli
 from curate.dataset.curated_set import CuratedSet
 from curate.display import text as terminal
 from curate.errors import CurateError, SetError
-from curate.rendering.mask_view import Marker, marker
+from curate.rendering.mask_view import MaskViewer, load_viewer
 from curate.report.terminal.conversations import Prose, render_conversation, render_diff, render_mask
 from curate.schemas.conversation import Message
 from tests.support import ROOT
@@ -45,8 +45,8 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> CuratedSet:
 
 
 @pytest.fixture(scope="module")
-def made(example: CuratedSet) -> Marker:
-    found, why = marker(example.manifest)
+def viewer(example: CuratedSet) -> MaskViewer:
+    found, why = load_viewer(example.manifest)
     assert found is not None, why
     return found
 
@@ -151,27 +151,27 @@ def test_rows_far_apart_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
 # ---- tokens and mask
 
 
-def test_the_tokens_of_the_messages_sum_to_those_of_the_piece(example: CuratedSet, made: Marker) -> None:
+def test_the_tokens_of_the_messages_sum_to_those_of_the_piece(example: CuratedSet, viewer: MaskViewer) -> None:
     for chat in curate.show((), example.path):
-        assert sum(made.turn_tokens(chat.messages)) == chat.facts["tokens"], chat.id
+        assert sum(viewer.count_message_tokens(chat.messages)) == chat.facts["tokens"], chat.id
 
 
-def test_the_mask_is_the_answers_and_their_ends_and_nothing_else(example: CuratedSet, made: Marker) -> None:
+def test_the_mask_is_the_answers_and_their_ends_and_nothing_else(example: CuratedSet, viewer: MaskViewer) -> None:
     for chat in curate.show((), example.path):
-        mask = made.mask(chat.messages)
+        mask = viewer.view(chat.messages)
         answers = [message.content for message in chat.messages if message.role == "assistant"]
-        assert [text for text, trained in mask.spans if trained] == [f" {answer}<|end_of_text|>" for answer in answers]
-        assert (mask.trained, mask.tokens) == (chat.facts["answer_tokens"], chat.facts["tokens"])
+        assert [text for text, trained in mask.text if trained] == [f" {answer}<|end_of_text|>" for answer in answers]
+        assert (mask.supervised, mask.tokens) == (chat.facts["answer_tokens"], chat.facts["tokens"])
 
 
-def test_an_answer_that_was_cut_has_no_trained_end(made: Marker) -> None:
-    spans = made.mask([Message("user", "Hi"), Message("assistant", "Hello", stop=False)]).spans
+def test_an_answer_that_was_cut_has_no_trained_end(viewer: MaskViewer) -> None:
+    spans = viewer.view([Message("user", "Hi"), Message("assistant", "Hello", stop=False)]).text
     assert spans[1:] == ((" Hello", True), ("<|end_of_text|>", False))
 
 
-def test_the_mask_stands_in_brackets_where_there_are_no_colours(example: CuratedSet, made: Marker) -> None:
+def test_the_mask_stands_in_brackets_where_there_are_no_colours(example: CuratedSet, viewer: MaskViewer) -> None:
     chat = curate.show("xPY9JiX", example.path)[0]
-    page = rendered(render_mask(chat, made.mask(chat.messages)), 200)
+    page = rendered(render_mask(chat, viewer.view(chat.messages)), 200)
     assert "ASSISTANT:[[ The capital of Poland is **Warsaw**.<|end_of_text|>]]USER:" in page
     assert "[[trained]]: 30 of 84 tokens" in page
 

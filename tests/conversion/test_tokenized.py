@@ -65,7 +65,7 @@ def test_a_row_holds_what_curate_trains_on(small: Path, named: str, tokenizer: T
     good = write_set(tmp_path / "good", [row(0, "a_0", [*pair(1), *pair(2)])], [], told(tokenizer))
     expected = examples.load(good, tokenizer).train
     assert small_rows[0]["input_ids"] == expected.ids.tolist()
-    assert [label != -100 for label in small_rows[0]["labels"]] == expected.mask.tolist()
+    assert [label != -100 for label in small_rows[0]["labels"]] == expected.loss_mask.tolist()
 
 
 def test_what_fails_the_proof_is_beside_it_with_its_messages(small: Path, named: str, tmp_path: Path) -> None:

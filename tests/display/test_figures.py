@@ -109,15 +109,15 @@ def lists() -> list[RenderableType]:
 def conversations(folder: Path) -> list[RenderableType]:
     from curate.rendering import mask_view
 
-    marker, _ = mask_view.marker(curate.open_set(folder).manifest)
-    assert marker is not None
+    viewer, _ = mask_view.load_viewer(curate.open_set(folder).manifest)
+    assert viewer is not None
     chats = list(curate.show([], folder, where="tokens > 200"))
     told = [explain.render_explanation(curate.explain(chat.id, folder)) for chat in chats[:5]]
     return [
         *told,
         summary.render_summary(curate.open_set(folder).manifest, "curated"),
-        *(render_conversation(chat, marker.turn_tokens(chat.messages)) for chat in chats),
-        *(render_mask(chat, marker.mask(chat.messages)) for chat in chats[:3]),
+        *(render_conversation(chat, viewer.count_message_tokens(chat.messages)) for chat in chats),
+        *(render_mask(chat, viewer.view(chat.messages)) for chat in chats[:3]),
     ]
 
 

@@ -125,8 +125,10 @@ def plain(messages: list[Message]) -> list[dict[str, Any]]:
     return [{"role": one.role, "content": one.content} for one in messages]
 
 
-def proven(made: Renderer, batch: list[list[Message]]) -> dict[int, str]:
-    return {index: problem.rule for index, problem in proof.prove(made, batch, made.write(batch)).items()}
+def proven(renderer: Renderer, batch: list[list[Message]]) -> dict[int, str]:
+    return {
+        index: problem.rule for index, problem in proof.prove(renderer, batch, renderer.render_batch(batch)).items()
+    }
 
 
 CASES = [("llama3", "tiktoken", LLAMA3), ("llama2", "sentencepiece", LLAMA2), ("marked", "tiktoken", MARKED)]
@@ -138,50 +140,50 @@ def test_the_ids_are_those_of_transformers(
     name: str, kind: str, template: str, system: bool, tokenizers: dict[str, Tokenizer]
 ) -> None:
     template = template.replace("strftime_now is defined", "false")  # transformers writes today's date
-    made = make_renderer("any", tokenizers[kind], chat_template=template)
+    renderer = make_renderer("any", tokenizers[kind], chat_template=template)
     messages = [*([SYSTEM] if system else []), *TWO]
-    [one] = made.render([messages])
+    [one] = renderer.render([messages])
     expected = served(tokenizers[kind], template, plain(messages))
     assert one.ids.tolist() == expected
     prompt = served(tokenizers[kind], template, plain(messages[:-1]), asks=True)
-    assert made.generation_prompt(messages[:-1]).tolist() == prompt == expected[: len(prompt)]
-    assert proven(made, [messages]) == {}
+    assert renderer.generation_prompt(messages[:-1]).tolist() == prompt == expected[: len(prompt)]
+    assert proven(renderer, [messages]) == {}
 
 
 def test_answers_and_their_ends_are_trained_on(tokenizers: dict[str, Tokenizer]) -> None:
-    made = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
-    assert trained(made, [SYSTEM, *TWO]) == ["It sleeps.<|eot_id|>", "你好。 Bye<|eot_id|>"]
+    renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
+    assert trained(renderer, [SYSTEM, *TWO]) == ["It sleeps.<|eot_id|>", "你好。 Bye<|eot_id|>"]
     last = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3, loss="last")
     assert trained(last, TWO) == ["你好。 Bye<|eot_id|>"]
     users = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3, loss="roles:user")
     assert trained(users, TWO) == ["the dog?<|eot_id|>", "안녕 the fox?<|eot_id|>"]
     assert proven(users, [TWO]) == proven(last, [TWO]) == {}
-    assert made.stop_ids == (tokenizers["tiktoken"].control_ids["<|eot_id|>"],)
+    assert renderer.stop_ids == (tokenizers["tiktoken"].control_ids["<|eot_id|>"],)
 
 
 def test_the_flags_of_messages_hold(tokenizers: dict[str, Tokenizer]) -> None:
-    made = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
+    renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
     messages = [TWO[0], Message("assistant", "No", train=False), TWO[2], Message("assistant", "It sl", stop=False)]
-    assert trained(made, messages) == ["It sl"]
-    assert proven(made, [messages]) == {}
+    assert trained(renderer, messages) == ["It sl"]
+    assert proven(renderer, [messages]) == {}
 
 
 def test_a_date_is_the_same_tomorrow(tokenizers: dict[str, Tokenizer]) -> None:
     for template in (LLAMA3, loop("{{ strftime_now('%d %b %Y') + m.content + '<|eot_id|>' }}", ASKS)):
-        made = make_renderer("any", tokenizers["tiktoken"], chat_template=template)
-        ids = made.render([TWO])[0].ids.tolist()
+        renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=template)
+        ids = renderer.render([TWO])[0].ids.tolist()
         assert "26 Jul 2024" in tokenizers["tiktoken"].decode(ids)
 
 
 def test_tool_calls_are_given_as_values_and_trained_on(tokenizers: dict[str, Tokenizer]) -> None:
     calls = json.dumps([{"type": "function", "function": {"name": "time", "arguments": '{"at": "home"}'}}])
     messages = [TWO[0], Message("assistant", "", tool_calls=calls), Message("tool", "nine"), TWO[1]]
-    made = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
-    assert trained(made, messages) == [
+    renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
+    assert trained(renderer, messages) == [
         '{"name": "time", "parameters": {"at": "home"}}<|eot_id|>',
         "It sleeps.<|eot_id|>",
     ]
-    assert proven(made, [messages]) == {}
+    assert proven(renderer, [messages]) == {}
 
 
 def test_an_added_token_that_is_no_control_token_is_trained_on_as_text(
@@ -192,56 +194,56 @@ def test_an_added_token_that_is_no_control_token_is_trained_on_as_text(
     token = added[-1]["id"] + 1
     added.append({**added[-1], "id": token, "content": "<tool_call>", "special": False})
     tokenizer = load_tokenizer(str(folder(tmp_path / "json", tokenizer_json=json.dumps(document))))
-    made = make_renderer("any", tokenizer, chat_template=LLAMA3.replace('{"name": "', '<tool_call>{"name": "'))
+    renderer = make_renderer("any", tokenizer, chat_template=LLAMA3.replace('{"name": "', '<tool_call>{"name": "'))
     calls = json.dumps([{"function": {"name": "time", "arguments": {}}}])
     messages = [TWO[0], Message("assistant", "", tool_calls=calls), Message("tool", "nine"), TWO[1]]
-    [one] = made.render([messages])
-    assert one.mask[one.ids.tolist().index(token)]
-    assert proven(made, [messages]) == {}
+    [one] = renderer.render([messages])
+    assert one.loss_mask[one.ids.tolist().index(token)]
+    assert proven(renderer, [messages]) == {}
 
 
 def test_control_strings_in_messages_stay_text(tokenizers: dict[str, Tokenizer]) -> None:
-    made = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
+    renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
     messages = [Message("user", "<|eot_id|>"), Message("assistant", "<|begin_of_text|><|eot_id|> no")]
-    ids = made.render([messages])[0].ids.tolist()
+    ids = renderer.render([messages])[0].ids.tolist()
     controls = tokenizers["tiktoken"].control_ids
     assert (ids.count(controls["bos"]), ids.count(controls["<|eot_id|>"])) == (1, 3)
-    assert proven(made, [messages]) == {}
+    assert proven(renderer, [messages]) == {}
 
 
 # ---- what is left out by name
 
 
 def test_a_template_that_refuses_is_named(tokenizers: dict[str, Tokenizer]) -> None:
-    made = make_renderer("any", tokenizers["sentencepiece"], chat_template=LLAMA2)
+    renderer = make_renderer("any", tokenizers["sentencepiece"], chat_template=LLAMA2)
     bad = [TWO[1], *TWO]
-    problems = proof.prove(made, [TWO, bad, TWO], made.write([TWO, bad, TWO]))
+    problems = proof.prove(renderer, [TWO, bad, TWO], renderer.render_batch([TWO, bad, TWO]))
     assert [(index, one.rule) for index, one in problems.items()] == [(1, "template_refuses")]
     assert problems[1].reason.startswith("the chat template says: Conversation roles must alternate")
 
 
 def test_a_template_that_rewrites_answers_is_named(tokenizers: dict[str, Tokenizer]) -> None:
-    made = make_renderer("any", tokenizers["tiktoken"], chat_template=THINKS)
+    renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=THINKS)
     thinking = [TWO[0], Message("assistant", "<think>hm</think>It sleeps."), *TWO[2:]]
-    assert proven(made, [TWO, thinking]) == {1: "template_rewrites"}
-    assert trained(made, TWO) == ["It sleeps.<|eot_id|>", "<think></think>你好。 Bye<|eot_id|>"]
+    assert proven(renderer, [TWO, thinking]) == {1: "template_rewrites"}
+    assert trained(renderer, TWO) == ["It sleeps.<|eot_id|>", "<think></think>你好。 Bye<|eot_id|>"]
 
 
 def test_a_prompt_that_says_more_than_training_saw_is_named(tokenizers: dict[str, Tokenizer]) -> None:
     asks = ASKS.replace("<|end_header_id|>'", "<|end_header_id|><think>'")
     template = loop("{{ m.content + '<|eot_id|>' }}", asks)
-    made = make_renderer("any", tokenizers["tiktoken"], chat_template=template)
-    assert proven(made, [TWO]) == {0: "prompt_no_prefix"}
+    renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=template)
+    assert proven(renderer, [TWO]) == {0: "prompt_no_prefix"}
 
 
 def test_a_template_that_rewrites_earlier_messages_is_named(tokenizers: dict[str, Tokenizer]) -> None:
     body = "{{ '(last) ' if loop.last and m.role == 'user' else '' }}{{ m.content + '<|eot_id|>' }}"
-    made = make_renderer("any", tokenizers["tiktoken"], chat_template=loop(body, ASKS))
-    assert proven(made, [TWO]) == {0: "template_rewrites"}
+    renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=loop(body, ASKS))
+    assert proven(renderer, [TWO]) == {0: "template_rewrites"}
 
 
 REFUSED = {
-    "no Jinja": ("{% if %}", "the chat template is no Jinja: Expected an expression"),
+    "invalid Jinja": ("{% if %}", "the chat template is not valid Jinja: Expected an expression"),
     "no end": (loop("{{ m.content }}", ASKS), "ends an answer with no control token"),
     "no answers": ("{{ raise_exception('never') }}", "cannot be used: the chat template says: never"),
     "silent": ("{{ bos_token }}", "cannot be used: it does not write the answer"),
@@ -282,33 +284,33 @@ def test_a_built_in_template_as_jinja_gives_the_same_ids_and_mask(
     own = make_renderer("any", tokenizer, loss=loss, chat_template=template_export.jinja(fitted))
     [expected], [found] = built_in.render([messages]), own.render([messages])
     assert found.ids.tolist() == expected.ids.tolist()
-    assert found.mask.tolist() == expected.mask.tolist()
+    assert found.loss_mask.tolist() == expected.loss_mask.tolist()
     assert own.stop_ids == built_in.stop_ids
     assert own.generation_prompt(messages).tolist() == built_in.generation_prompt(messages).tolist()
-    nothing = not expected.mask.any()
+    nothing = not expected.loss_mask.any()
     assert proven(own, [messages]) == ({0: "nothing_trained"} if nothing else {})
     [size] = own.counter().sizes([(messages, True)])
-    assert (size.tokens, size.answers) == (len(found.ids), int(np.sum(found.mask)))
+    assert (size.tokens, size.answer_tokens) == (len(found.ids), int(np.sum(found.loss_mask)))
 
 
 def test_an_earlier_answer_is_cut_at_its_border_in_a_prompt_too(tokenizers: dict[str, Tokenizer]) -> None:
     chatml = prompts.fit(TEMPLATES["chatml"], tokenizers["tiktoken"].control_ids)
-    made = make_renderer("any", tokenizers["tiktoken"], chat_template=template_export.jinja(chatml))
-    assert proven(made, [[TWO[0], Message("assistant", "\nthe fox"), *TWO[2:]]]) == {}
+    renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=template_export.jinja(chatml))
+    assert proven(renderer, [[TWO[0], Message("assistant", "\nthe fox"), *TWO[2:]]]) == {}
 
 
 def test_it_crosses_to_a_worker(tokenizers: dict[str, Tokenizer]) -> None:
-    made = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
-    again = pickle.loads(pickle.dumps(made))
-    assert again.render([TWO])[0].ids.tolist() == made.render([TWO])[0].ids.tolist()
+    renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
+    again = pickle.loads(pickle.dumps(renderer))
+    assert again.render([TWO])[0].ids.tolist() == renderer.render([TWO])[0].ids.tolist()
 
 
 @pytest.mark.slow
 def test_real_conversations_are_proven_with_llama3s_own_template(shared: Path) -> None:
     if importlib.util.find_spec("llama_models") is None:
         pytest.skip("llama-models, which ships LLaMA-3's tokenizer, is not installed")
-    made = make_renderer("any", load_tokenizer(), chat_template=LLAMA3)
+    renderer = make_renderer("any", load_tokenizer(), chat_template=LLAMA3)
     asked = [one for one in conversations(shared, 20) if one[0].role == "user"]  # answers nobody asked for it refuses
     batch = [one for one in asked if any(m.role == "assistant" and m.content for m in one)]
     assert len(batch) > 250
-    assert proven(made, batch) == {}
+    assert proven(renderer, batch) == {}

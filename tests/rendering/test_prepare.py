@@ -21,9 +21,9 @@ from curate.dataset.arrow import Row
 from curate.errors import CurateError, SetError
 from curate.rendering import prepare
 from curate.rendering.factory import make_renderer
-from curate.rendering.mask_view import spans_of_ids
-from curate.rendering.resplit import join, split_again
-from curate.rendering.split import Counter, messages_of, split_batch
+from curate.rendering.mask_view import decode_masked
+from curate.rendering.resplit import join_pieces, resplit
+from curate.rendering.split import TemplateCounter, piece_messages, split_batch
 from curate.schemas.conversation import Message
 from curate.schemas.prompts import TEMPLATES, exchanges
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
@@ -105,7 +105,7 @@ def test_pieces_are_joined_for_a_larger_window_and_keep_their_side(tokenizer: To
     )
     assert str(found.changed) == (
         "split again (window 60 → 500): 3 pieces became 2, 1 of them changed; "
-        "1 that cleaning found too long are not in the set"
+        "1 that cleaning rejected as too long are not in the set"
     )
     assert found.facts["split_again"] == str(found.changed)
 
@@ -207,7 +207,7 @@ def test_workers_give_what_one_process_gives(
         assert (one.failures, one.changed, one.facts) == (two.failures, two.changed, two.facts)
         for mine, theirs in ((one.train, two.train), (one.eval, two.eval)):
             assert (mine.names, mine.languages) == (theirs.names, theirs.languages)
-            for name in ("ids", "mask", "offsets", "exchanges"):
+            for name in ("ids", "loss_mask", "offsets", "exchanges"):
                 assert np.array_equal(getattr(mine, name), getattr(theirs, name))
 
 
@@ -222,7 +222,7 @@ def test_what_is_trained_on_is_shown_as_text(kind: str, tokenizer: Tokenizer, tm
     messages = [Message("user", "안녕 </s>?"), Message("assistant", "Fine 🦊."), Message("user", "a  b"), *pair(1)[1:]]
     path = write_set(tmp_path / "set", [row(0, "a", messages)], [], told(own, template="vicuna"))
     examples = train_examples.load(path, own).train
-    shown = spans_of_ids(own, *examples.rendering(0))
+    shown = decode_masked(own, *examples.rendering(0))
     end = own.info.eos_token
     assert shown == [
         (f"{own.info.bos_token}{TEMPLATES['vicuna'].system} USER: 안녕 </s>? ASSISTANT:", False),
@@ -247,23 +247,23 @@ def test_no_exchange_is_lost_by_splitting_again(
     if not split.pieces:
         return
     rows = [
-        Row(f"x_{number}", number, messages_of(messages, piece), "en", "train", ("f", 0))
+        Row(f"x_{number}", number, piece_messages(messages, piece), "en", "train", ("f", 0))
         for number, piece in enumerate(split.pieces)
     ]
     survived = [*head, *(m for piece in split.pieces for m in messages[piece.start : piece.stop])]
-    assert join(rows) == survived
-    counter = Counter(template, tokenizer)
-    pieces, rejected, changed = split_again(counter, [rows], new)
+    assert join_pieces(rows) == survived
+    counter = TemplateCounter(template, tokenizer)
+    again = resplit(counter, [rows], new)
     assert (
-        sum(len(exchanges(piece.messages)[1]) - 1 for piece in pieces) + len(rejected)
+        sum(len(exchanges(piece.messages)[1]) - 1 for piece in again.pieces) + len(again.rejected)
         == len(exchanges(survived)[1]) - 1
     )
-    told_again = [m for piece in pieces for m in piece.messages[len(head) :]]
+    told_again = [m for piece in again.pieces for m in piece.messages[len(head) :]]
     assert [m for m in survived[len(head) :] if m in told_again] == told_again
-    assert all(size.tokens <= new for size in counter.sizes([(piece.messages, True) for piece in pieces]))
+    assert all(size.tokens <= new for size in counter.sizes([(piece.messages, True) for piece in again.pieces]))
     if old == new:
-        assert [piece.messages for piece in pieces] == [one.messages for one in rows] or len(split.rejected) > 0
-        assert changed == 0 or split.rejected
+        assert [piece.messages for piece in again.pieces] == [one.messages for one in rows] or len(split.rejected) > 0
+        assert again.changed == 0 or split.rejected
 
 
 SAID = re.compile(r"the fox \d+\?|\d+(?: dog)+")  # the messages that `pair` makes
@@ -299,20 +299,23 @@ def test_where_set_and_model_differ_each_exchange_is_trained_on_whole_or_named(
     for index, sizes in enumerate(sources):
         messages = [*head, *(m for n, size in enumerate(sizes) for m in pair(100 * index + n, size))]
         [split] = split_batch([messages], TEMPLATES[before[1]], kinds[before[0]], windows[0])
-        pieces = [messages_of(messages, piece) for piece in split.pieces]
+        pieces = [piece_messages(messages, piece) for piece in split.pieces]
         there += [m.content for piece in pieces for m in piece[len(head) :]]
         rows = [Row(f"x{index}_{n}", n, piece, "en", "train", ("f", index)) for n, piece in enumerate(pieces)]
         groups += [rows] if rows else []
-    made = make_renderer(after[1], kinds[after[0]], loss=loss)
-    taken = prepare.Preparing(made, windows[1], ("template",)).take(groups)
-    assert {problem.rule for _, problem in taken.lost} <= {"too_long"}
-    named = [m.content for row, _ in taken.lost for m in row.messages]
-    texts = ["".join(text for text, _ in spans_of_ids(made.tokenizer, one.ids, one.mask)) for one in taken.kept]
+    renderer = make_renderer(after[1], kinds[after[0]], loss=loss)
+    prepared = prepare.ExamplePreparer(renderer, windows[1], ("template",)).prepare(groups)
+    assert {problem.rule for _, problem in prepared.left_out} <= {"too_long"}
+    named = [m.content for row, _ in prepared.left_out for m in row.messages]
+    texts = [
+        "".join(text for text, _ in decode_masked(renderer.tokenizer, one.ids, one.loss_mask))
+        for one in prepared.examples
+    ]
     told = [found[0] for text in texts for found in SAID.finditer(text)]
     assert [content for content in there if content not in named] == told, "once each, in order, to its last word"
     assert set(named) <= set(there)
-    assert all(len(one.ids) <= windows[1] and one.mask.any() for one in taken.kept)
-    assert taken.changed is not None and taken.changed.before == sum(map(len, groups))
+    assert all(len(one.ids) <= windows[1] and one.loss_mask.any() for one in prepared.examples)
+    assert prepared.resplit is not None and prepared.resplit.before == sum(map(len, groups))
 
 
 def test_it_loads_where_only_what_training_needs_is_installed() -> None:

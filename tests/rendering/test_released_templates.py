@@ -100,12 +100,12 @@ def tokenizers(templates: dict[str, str], tmp_path_factory: pytest.TempPathFacto
         {**document["added_tokens"][-1], "id": plain.info.vocab_size + at, "content": name, "special": True}
         for at, name in enumerate(sorted(named - set(plain.control_ids)))
     ]
-    made = {}
+    loaded = {}
     for number, end in enumerate(sorted(set(ENDS.values()))):
         ends = json.dumps({"bos_token": "<bos>" if "turn" in end else "<|begin_of_text|>", "eos_token": end})
         path = folder(root / str(number), tokenizer_json=json.dumps(document), tokenizer_config_json=ends)
-        made[end] = load_tokenizer(str(path))
-    return made
+        loaded[end] = load_tokenizer(str(path))
+    return loaded
 
 
 def served(tokenizer: Tokenizer, template: str, messages: list[Message]) -> tuple[list[int], list[int] | None]:
@@ -115,7 +115,7 @@ def served(tokenizer: Tokenizer, template: str, messages: list[Message]) -> tupl
     fast: Any = AutoTokenizer.from_pretrained(Path(tokenizer.info.source).parent, local_files_only=True)
     marked = re.search(r"\{%-?\s*generation", template) is not None
     found = fast.apply_chat_template(
-        jinja_env.plain(messages), chat_template=template, return_dict=True, return_assistant_tokens_mask=marked
+        jinja_env.message_dicts(messages), chat_template=template, return_dict=True, return_assistant_tokens_mask=marked
     )
     return found["input_ids"], found["assistant_masks"] if marked else None
 
@@ -132,17 +132,17 @@ def test_a_released_template_is_rendered_as_transformers_does_or_refused_by_name
         with pytest.raises(RecipeError, match="ends an answer with no control token"):
             make_renderer("any", tokenizer, chat_template=template)
         return
-    made = make_renderer("any", tokenizer, chat_template=template)
+    renderer = make_renderer("any", tokenizer, chat_template=template)
     refused = {}
     for kind, messages in CONVERSATIONS.items():
-        written = made.write([messages])
-        problems = proof.prove(made, [messages], written)
+        rendered = renderer.render_batch([messages])
+        problems = proof.prove(renderer, [messages], rendered)
         if problems:
             refused[kind] = problems[0].rule
             continue
         ids, mask = served(tokenizer, template, messages)
-        assert written.rows.ids.tolist() == ids
-        assert mask is None or not [at for at, ours in enumerate(written.rows.mask) if ours and not mask[at]]
+        assert rendered.encoded.ids.tolist() == ids
+        assert mask is None or not [at for at, ours in enumerate(rendered.encoded.loss_mask) if ours and not mask[at]]
     assert refused == REFUSED.get(name, {})
 
 
@@ -151,6 +151,6 @@ def test_an_answer_ends_with_the_models_end_token_where_that_follows_every_answe
 ) -> None:
     for name, stop in {"cohere2_training": "<|END_OF_TURN_TOKEN|>", "phi3": "<|end|>", "qwen3": "<|im_end|>"}.items():
         tokenizer = tokenizers[ENDS[name]]
-        made = make_renderer("any", tokenizer, chat_template=templates[name])
-        assert made.stop_ids == (tokenizer.control_ids[stop],), name
-        assert proof.prove(made, [TWO], made.write([TWO])) == {}
+        renderer = make_renderer("any", tokenizer, chat_template=templates[name])
+        assert renderer.stop_ids == (tokenizer.control_ids[stop],), name
+        assert proof.prove(renderer, [TWO], renderer.render_batch([TWO])) == {}

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from curate.errors import CurateError, RecipeError
 from curate.rendering import proof
-from curate.rendering.encode import Rows
+from curate.rendering.encode import EncodedBatch
 from curate.rendering.factory import make_renderer
-from curate.rendering.renderer import Renderer, Written
+from curate.rendering.renderer import RenderedBatch, Renderer
 from curate.schemas import prompts
 from curate.schemas.conversation import Message, Role
 from curate.schemas.prompts import TEMPLATES
@@ -72,18 +72,18 @@ def fits(template: str, tokenizer: Tokenizer) -> bool:
     return set(TEMPLATES[template].needs) <= set(tokenizer.control_ids)
 
 
-def trained(made: Renderer, messages: list[Message]) -> list[str]:
+def trained(renderer: Renderer, messages: list[Message]) -> list[str]:
     """Return each trained stretch, decoded, control tokens by name."""
-    [one] = made.render([messages])
+    [one] = renderer.render([messages])
     out: list[list[int]] = []
-    for before, token, mask in zip([False, *one.mask[:-1]], one.ids.tolist(), one.mask, strict=True):
+    for before, token, mask in zip([False, *one.loss_mask[:-1]], one.ids.tolist(), one.loss_mask, strict=True):
         if mask and not before:
             out.append([])
         if mask:
             out[-1].append(token)
-    pieces = made.tokenizer.token_bytes
+    pieces = renderer.tokenizer.token_bytes
     assert pieces is not None
-    names = {token: name for name, token in made.tokenizer.control_ids.items() if name not in ("bos", "eos")}
+    names = {token: name for name, token in renderer.tokenizer.control_ids.items() if name not in ("bos", "eos")}
     return ["".join(names.get(token) or pieces[token].decode() for token in stretch) for stretch in out]
 
 
@@ -93,9 +93,9 @@ def trained(made: Renderer, messages: list[Message]) -> list[str]:
 @pytest.mark.parametrize("name", ["sentencepiece", "tiktoken"])
 def test_the_answers_and_their_ends_are_trained_on(name: str, tokenizers: dict[str, Tokenizer]) -> None:
     end = tokenizers[name].info.eos_token
-    made = make_renderer("vicuna", tokenizers[name])
-    assert trained(made, TWO) == [f" It sleeps.{end}", f" 你好。 Bye{end}"]
-    assert made.stop_ids == (tokenizers[name].info.eos_id,)
+    renderer = make_renderer("vicuna", tokenizers[name])
+    assert trained(renderer, TWO) == [f" It sleeps.{end}", f" 你好。 Bye{end}"]
+    assert renderer.stop_ids == (tokenizers[name].info.eos_id,)
 
 
 LOSSES = [
@@ -109,14 +109,14 @@ LOSSES = [
 
 @pytest.mark.parametrize(("loss", "expected"), LOSSES, ids=[loss for loss, _ in LOSSES])
 def test_the_loss_says_whose_words_count(loss: str, expected: list[str], tokenizers: dict[str, Tokenizer]) -> None:
-    made = make_renderer("vicuna", tokenizers["sentencepiece"], loss=loss)
-    assert trained(made, [Message("system", "Be brief."), *TWO]) == expected
+    renderer = make_renderer("vicuna", tokenizers["sentencepiece"], loss=loss)
+    assert trained(renderer, [Message("system", "Be brief."), *TWO]) == expected
 
 
 def test_what_tools_say_is_trained_on_where_it_is_asked_for(tokenizers: dict[str, Tokenizer]) -> None:
     messages = [*TWO[:1], Message("assistant", "", tool_calls="[]"), Message("tool", "the sun"), TWO[1]]
-    made = make_renderer("llama3", tokenizers["tiktoken"], loss="roles:tool")
-    assert trained(made, messages) == ["the sun<|eot_id|>"]
+    renderer = make_renderer("llama3", tokenizers["tiktoken"], loss="roles:tool")
+    assert trained(renderer, messages) == ["the sun<|eot_id|>"]
 
 
 @pytest.mark.parametrize(
@@ -127,10 +127,10 @@ def test_what_tools_say_is_trained_on_where_it_is_asked_for(tokenizers: dict[str
 def test_train_and_stop_of_a_message_are_kept(
     train: bool, stop: bool, expected: list[str], tokenizers: dict[str, Tokenizer]
 ) -> None:
-    made = make_renderer("llama3", tokenizers["tiktoken"])
+    renderer = make_renderer("llama3", tokenizers["tiktoken"])
     messages = [TWO[0], Message("assistant", "the fox", train=train, stop=stop)]
-    assert trained(made, messages) == expected
-    assert made.render([messages])[0].ids[-1] in made.stop_ids, "closed even where its end is not trained on"
+    assert trained(renderer, messages) == expected
+    assert renderer.render([messages])[0].ids[-1] in renderer.stop_ids, "closed even where its end is not trained on"
 
 
 @pytest.mark.parametrize(
@@ -149,12 +149,12 @@ def test_an_unknown_loss_is_refused(loss: str, says: str, tokenizers: dict[str, 
 
 
 def test_control_strings_in_messages_stay_text(tokenizers: dict[str, Tokenizer]) -> None:
-    made = make_renderer("llama3", tokenizers["tiktoken"])
+    renderer = make_renderer("llama3", tokenizers["tiktoken"])
     messages = [Message("user", "<|eot_id|>"), Message("assistant", "<|begin_of_text|><|eot_id|>")]
-    ids = made.render([messages])[0].ids.tolist()
+    ids = renderer.render([messages])[0].ids.tolist()
     controls = tokenizers["tiktoken"].control_ids
     assert (ids.count(controls["bos"]), ids.count(controls["<|eot_id|>"])) == (1, 2)
-    assert proof.prove(made, [messages], made.write([messages])) == {}
+    assert proof.prove(renderer, [messages], renderer.render_batch([messages])) == {}
 
 
 @pytest.mark.parametrize("template", [name for name, one in TEMPLATES.items() if not one.needs])
@@ -164,30 +164,32 @@ def test_one_token_may_begin_and_end(template: str, tokenizers: dict[str, Tokeni
     named = json.dumps({"bos_token": end, "eos_token": end})
     tokenizer = load_tokenizer(str(folder(tmp_path / "one", tokenizer_json=document, tokenizer_config_json=named)))
     assert tokenizer.info.bos_id == tokenizer.info.eos_id
-    made = make_renderer(template, tokenizer)
-    written = made.write([TWO, TWO[:2]])
-    assert proof.prove(made, [TWO, TWO[:2]], written) == {}
-    assert set(proof.prove(made, [TWO, TWO[:2]], without(written, 0))) == {0}
+    renderer = make_renderer(template, tokenizer)
+    rendered = renderer.render_batch([TWO, TWO[:2]])
+    assert proof.prove(renderer, [TWO, TWO[:2]], rendered) == {}
+    assert set(proof.prove(renderer, [TWO, TWO[:2]], without(rendered, 0))) == {0}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_half_characters_are_rendered_as_the_mark_that_stands_for_them(
     name: str, tokenizers: dict[str, Tokenizer]
 ) -> None:
-    made = make_renderer("vicuna", tokenizers[name])
+    renderer = make_renderer("vicuna", tokenizers[name])
     messages = [Message("user", "a\ud800b"), Message("assistant", "c\udc00d")]
-    written = made.write([messages])
-    assert proof.prove(made, [messages], written) == {}
-    assert proof._step_by_step(made, [messages], written) == {}
+    rendered = renderer.render_batch([messages])
+    assert proof.prove(renderer, [messages], rendered) == {}
+    assert proof.prove_stepwise(renderer, [messages], rendered) == {}
     both = [
         Message("user", "a\ud800"),
         Message("assistant", "c▁d"),
         Message("user", "▁▁"),
         Message("assistant", "\udc00 e"),
     ]
-    assert proof.prove(made, [both], made.write([both])) == {}, "a `▁` that counts as a blank makes up for no half"
+    assert proof.prove(renderer, [both], renderer.render_batch([both])) == {}, (
+        "a `▁` that counts as a blank makes up for no half"
+    )
     mended = [Message("user", "a\ufffdb"), Message("assistant", "c\ufffdd")]
-    assert written.rows.ids.tolist() == made.write([mended]).rows.ids.tolist()
+    assert rendered.encoded.ids.tolist() == renderer.render_batch([mended]).encoded.ids.tolist()
 
 
 # ---- ids
@@ -197,16 +199,18 @@ def test_a_token_that_would_reach_into_an_answer_is_cut_at_its_border(tokenizers
     tokenizer = tokenizers["tiktoken"]
     [double] = tokenizer.ids(["\n\n"])[0]
     [single] = tokenizer.ids(["\n"])[0]
-    made = make_renderer("chatml", tokenizer)
+    renderer = make_renderer("chatml", tokenizer)
     messages = [Message("user", "the dog"), Message("assistant", "\nthe fox")]
-    ids = made.render([messages])[0].ids.tolist()
-    prompt = made.generation_prompt(messages[:1]).tolist()
+    ids = renderer.render([messages])[0].ids.tolist()
+    prompt = renderer.generation_prompt(messages[:1]).tolist()
     assert ids[: len(prompt)] == prompt
     assert (prompt[-1], ids[len(prompt)]) == (single, single)
     whole = prompts.text(prompts.fit(TEMPLATES["chatml"], tokenizer.control_ids), messages, bos="", eos="")
     assert tokenizer.ids([whole])[0].count(double) == ids.count(double) + 1, "one tokenisation would have joined them"
     longer = [*messages, *TWO[:2]]
-    assert proof.prove(made, [longer], made.write([longer])) == {}, "it is cut in what a later answer is asked with too"
+    assert proof.prove(renderer, [longer], renderer.render_batch([longer])) == {}, (
+        "it is cut in what a later answer is asked with too"
+    )
 
 
 CONTENT = st.lists(
@@ -242,11 +246,11 @@ def test_every_rendering_is_proven(
     tokenizer = tokenizers[name]
     if not fits(template, tokenizer):
         return
-    made = make_renderer(template, tokenizer, loss=loss)
-    written = made.write(batch)
-    assert len(written.rows) == len(batch)
-    for index, problem in proof.prove(made, batch, written).items():
-        answers = [m for m in made.loss.select(batch[index]) if m.role == "assistant" and m.train]
+    renderer = make_renderer(template, tokenizer, loss=loss)
+    rendered = renderer.render_batch(batch)
+    assert len(rendered.encoded) == len(batch)
+    for index, problem in proof.prove(renderer, batch, rendered).items():
+        answers = [m for m in renderer.loss.apply(batch[index]) if m.role == "assistant" and m.train]
         nothing = not any(f"{m.content}{m.tool_calls or ''}".strip() for m in answers)
         assert problem.rule == "nothing_trained" and nothing, problem
 
@@ -259,11 +263,11 @@ def test_the_generation_prompt_is_a_prefix_wherever_an_answer_follows(
 ) -> None:
     if not fits(template, tokenizers[name]):
         return
-    made = make_renderer(template, tokenizers[name])
-    ids = made.render([messages])[0].ids
+    renderer = make_renderer(template, tokenizers[name])
+    ids = renderer.render([messages])[0].ids
     for index, message in enumerate(messages):
         if message.role == "assistant":
-            prompt = made.generation_prompt(messages[:index])
+            prompt = renderer.generation_prompt(messages[:index])
             assert ids[: len(prompt)].tolist() == prompt.tolist()
 
 
@@ -275,97 +279,108 @@ def test_the_splitter_counts_what_is_rendered(
 ) -> None:
     if not fits(template, tokenizers[name]):
         return
-    made = make_renderer(template, tokenizers[name])
-    rows = made.write(batch).rows
-    sizes = made.counter().sizes([(messages, True) for messages in batch])
-    supervised = [int(rows.mask[start:stop].sum()) for start, stop in zip(rows.offsets, rows.offsets[1:], strict=False)]
-    assert [(size.tokens, size.answers) for size in sizes] == list(zip(rows.lengths, supervised, strict=True))
+    renderer = make_renderer(template, tokenizers[name])
+    encoded = renderer.render_batch(batch).encoded
+    sizes = renderer.counter().sizes([(messages, True) for messages in batch])
+    supervised = [
+        int(encoded.loss_mask[start:stop].sum())
+        for start, stop in zip(encoded.offsets, encoded.offsets[1:], strict=False)
+    ]
+    assert [(size.tokens, size.answer_tokens) for size in sizes] == list(zip(encoded.lengths, supervised, strict=True))
 
 
 # ---- the proof
 
 
-def tampered(written: Written, **changes: Any) -> Written:
-    parts = {"ids": written.rows.ids.copy(), "mask": written.rows.mask.copy(), "offsets": written.rows.offsets.copy()}
-    return Written(Rows(**{**parts, **changes}))
+def tampered(rendered: RenderedBatch, **changes: Any) -> RenderedBatch:
+    parts = {
+        "ids": rendered.encoded.ids.copy(),
+        "loss_mask": rendered.encoded.loss_mask.copy(),
+        "offsets": rendered.encoded.offsets.copy(),
+    }
+    return RenderedBatch(EncodedBatch(**{**parts, **changes}))
 
 
-def without(written: Written, place: int) -> Written:
-    rows = written.rows
-    offsets = rows.offsets - (rows.offsets > place)
-    return Written(Rows(np.delete(rows.ids, place), np.delete(rows.mask, place), offsets))
+def without(rendered: RenderedBatch, place: int) -> RenderedBatch:
+    encoded = rendered.encoded
+    offsets = encoded.offsets - (encoded.offsets > place)
+    return RenderedBatch(EncodedBatch(np.delete(encoded.ids, place), np.delete(encoded.loss_mask, place), offsets))
 
 
 @pytest.fixture(scope="module", params=["vicuna", "llama3"])
-def proven(request: pytest.FixtureRequest, tokenizers: dict[str, Tokenizer]) -> tuple[Renderer, Written]:
-    made = make_renderer(request.param, tokenizers["tiktoken"])
-    written = made.write([TWO, TWO])
-    assert proof.prove(made, [TWO, TWO], written) == {}
-    return made, written
+def proven(request: pytest.FixtureRequest, tokenizers: dict[str, Tokenizer]) -> tuple[Renderer, RenderedBatch]:
+    renderer = make_renderer(request.param, tokenizers["tiktoken"])
+    rendered = renderer.render_batch([TWO, TWO])
+    assert proof.prove(renderer, [TWO, TWO], rendered) == {}
+    return renderer, rendered
 
 
-def rules(made: Renderer, written: Written) -> dict[int, str]:
-    return {index: problem.rule for index, problem in proof.prove(made, [TWO, TWO], written).items()}
+def rules(renderer: Renderer, rendered: RenderedBatch) -> dict[int, str]:
+    return {index: problem.rule for index, problem in proof.prove(renderer, [TWO, TWO], rendered).items()}
 
 
-def test_a_mask_of_nothing_is_found(proven: tuple[Renderer, Written]) -> None:
-    made, written = proven
-    assert rules(made, tampered(written, mask=np.zeros_like(written.rows.mask))) == {
+def test_a_mask_of_nothing_is_found(proven: tuple[Renderer, RenderedBatch]) -> None:
+    renderer, rendered = proven
+    assert rules(renderer, tampered(rendered, loss_mask=np.zeros_like(rendered.encoded.loss_mask))) == {
         0: "nothing_trained",
         1: "nothing_trained",
     }
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
-def test_a_mask_off_by_one_token_is_found(shift: int, proven: tuple[Renderer, Written]) -> None:
-    made, written = proven
-    assert set(rules(made, tampered(written, mask=np.roll(written.rows.mask, shift)))) == {0, 1}
+def test_a_mask_off_by_one_token_is_found(shift: int, proven: tuple[Renderer, RenderedBatch]) -> None:
+    renderer, rendered = proven
+    assert set(rules(renderer, tampered(rendered, loss_mask=np.roll(rendered.encoded.loss_mask, shift)))) == {0, 1}
 
 
-def test_each_single_token_of_the_mask_counts(proven: tuple[Renderer, Written]) -> None:
-    made, written = proven
-    border = int(written.rows.offsets[1])
-    for place in range(len(written.rows.mask)):
-        mask = written.rows.mask.copy()
+def test_each_single_token_of_the_mask_counts(proven: tuple[Renderer, RenderedBatch]) -> None:
+    renderer, rendered = proven
+    border = int(rendered.encoded.offsets[1])
+    for place in range(len(rendered.encoded.loss_mask)):
+        mask = rendered.encoded.loss_mask.copy()
         mask[place] = ~mask[place]
-        assert set(rules(made, tampered(written, mask=mask))) == {int(place >= border)}
+        assert set(rules(renderer, tampered(rendered, loss_mask=mask))) == {int(place >= border)}
 
 
-def test_an_answer_without_its_end_is_found(proven: tuple[Renderer, Written]) -> None:
-    made, written = proven
-    place = int(written.rows.offsets[1]) - 1
-    assert written.rows.ids[place] in made.stop_ids
-    assert rules(made, without(written, place)) == {0: "mask_differs"}
+def test_an_answer_without_its_end_is_found(proven: tuple[Renderer, RenderedBatch]) -> None:
+    renderer, rendered = proven
+    place = int(rendered.encoded.offsets[1]) - 1
+    assert rendered.encoded.ids[place] in renderer.stop_ids
+    assert rules(renderer, without(rendered, place)) == {0: "mask_differs"}
 
 
-def test_an_answer_whose_end_is_not_trained_must_still_be_closed(proven: tuple[Renderer, Written]) -> None:
-    made, _ = proven
+def test_an_answer_whose_end_is_not_trained_must_still_be_closed(proven: tuple[Renderer, RenderedBatch]) -> None:
+    renderer, _ = proven
     messages = [TWO[0], Message("assistant", "the fox", stop=False)]
-    written = made.write([messages])
-    assert proof.prove(made, [messages], written) == {}
-    open_ended = without(written, len(written.rows.ids) - 1)
-    assert [one.rule for one in proof.prove(made, [messages], open_ended).values()] == ["not_closed"]
+    rendered = renderer.render_batch([messages])
+    assert proof.prove(renderer, [messages], rendered) == {}
+    open_ended = without(rendered, len(rendered.encoded.ids) - 1)
+    assert [one.rule for one in proof.prove(renderer, [messages], open_ended).values()] == ["not_closed"]
 
 
-def test_a_second_begin_token_is_found(proven: tuple[Renderer, Written]) -> None:
-    made, written = proven
-    rows = written.rows
-    double = Written(
-        Rows(np.insert(rows.ids, 0, rows.ids[0]), np.insert(rows.mask, 0, False), rows.offsets + (rows.offsets > 0))
+def test_a_second_begin_token_is_found(proven: tuple[Renderer, RenderedBatch]) -> None:
+    renderer, rendered = proven
+    encoded = rendered.encoded
+    double = RenderedBatch(
+        EncodedBatch(
+            np.insert(encoded.ids, 0, encoded.ids[0]),
+            np.insert(encoded.loss_mask, 0, False),
+            encoded.offsets + (encoded.offsets > 0),
+        )
     )
-    assert rules(made, double) == {0: "wrong_bos"}
-    assert rules(made, without(written, 0)) == {0: "wrong_bos"}
+    assert rules(renderer, double) == {0: "wrong_bos"}
+    assert rules(renderer, without(rendered, 0)) == {0: "wrong_bos"}
 
 
-def test_a_prompt_that_is_tokenised_otherwise_is_found(proven: tuple[Renderer, Written]) -> None:
-    made, written = proven
-    ids = written.rows.ids.copy()
-    place = int(np.flatnonzero(written.rows.mask)[0]) - 1
+def test_a_prompt_that_is_tokenised_otherwise_is_found(proven: tuple[Renderer, RenderedBatch]) -> None:
+    renderer, rendered = proven
+    ids = rendered.encoded.ids.copy()
+    place = int(np.flatnonzero(rendered.encoded.loss_mask)[0]) - 1
     ids[place] = 10 if ids[place] != 10 else 11
-    assert rules(made, tampered(written, ids=ids)) == {0: "prompt_no_prefix"}
-    ids = written.rows.ids.copy()
+    assert rules(renderer, tampered(rendered, ids=ids)) == {0: "prompt_no_prefix"}
+    ids = rendered.encoded.ids.copy()
     ids[1] += 1
-    assert 0 in rules(made, tampered(written, ids=ids))
+    assert 0 in rules(renderer, tampered(rendered, ids=ids))
 
 
 EDITS = st.lists(st.tuples(st.sampled_from(["mask", "ids", "gone"]), st.integers(0, 10_000)), min_size=1, max_size=2)
@@ -379,18 +394,18 @@ def test_what_is_accepted_at_once_passes_every_step(
 ) -> None:
     if not fits(template, tokenizers[name]):
         return
-    made = make_renderer(template, tokenizers[name])
-    written = made.write(batch)
+    renderer = make_renderer(template, tokenizers[name])
+    rendered = renderer.render_batch(batch)
     for what, place in edits:
-        if not len(written.rows.ids):
+        if not len(rendered.encoded.ids):
             return
-        at = place % len(written.rows.ids)
-        ids, mask = written.rows.ids.copy(), written.rows.mask.copy()
+        at = place % len(rendered.encoded.ids)
+        ids, mask = rendered.encoded.ids.copy(), rendered.encoded.loss_mask.copy()
         mask[at] ^= what == "mask"
         ids[at] = ids[at - 1] if what == "ids" else ids[at]
-        written = without(written, at) if what == "gone" else tampered(written, ids=ids, mask=mask)
-    accepted = proof._at_once(made, batch, written)
-    steps = proof._step_by_step(made, batch, written)
+        rendered = without(rendered, at) if what == "gone" else tampered(rendered, ids=ids, loss_mask=mask)
+    accepted = proof._accept_fast(renderer, batch, rendered)
+    steps = proof.prove_stepwise(renderer, batch, rendered)
     assert [index for index in steps if accepted[index]] == []
 
 
@@ -398,9 +413,9 @@ def test_sound_conversations_are_accepted_at_once(tokenizers: dict[str, Tokenize
     for name in ("sentencepiece", "words", "tiktoken"):
         for template in TEMPLATES:
             if fits(template, tokenizers[name]):
-                made = make_renderer(template, tokenizers[name], loss="last")
+                renderer = make_renderer(template, tokenizers[name], loss="last")
                 batch = [TWO, [Message("system", "Be brief."), *TWO], TWO[:2]]
-                assert proof._at_once(made, batch, made.write(batch)).tolist() == [True] * 3
+                assert proof._accept_fast(renderer, batch, renderer.render_batch(batch)).tolist() == [True] * 3
 
 
 def test_every_rule_of_the_proof_is_explained() -> None:
@@ -474,10 +489,10 @@ def test_llama3s_ids_are_tiktokens_for_the_whole_text(shared: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "template"), [("llama2", "vicuna"), ("llama2", "llama2"), ("llama3", "llama3")])
 def test_real_conversations_are_proven(name: str, template: str, shared: Path) -> None:
-    made = make_renderer(template, real(name, shared))
+    renderer = make_renderer(template, real(name, shared))
     batch = [one for one in conversations(shared, 4) if any(m.role == "assistant" and m.content for m in one)]
     assert len(batch) > 1500
-    assert proof.prove(made, batch, made.write(batch)) == {}
+    assert proof.prove(renderer, batch, renderer.render_batch(batch)) == {}
 
 
 def test_the_page_on_the_mask_tells_every_rule_of_the_proof_in_its_own_words() -> None:

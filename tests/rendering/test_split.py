@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from curate.errors import RecipeError
-from curate.rendering.split import Counter, Piece, Split, messages_of, split_batch
+from curate.rendering.split import Piece, SplitResult, TemplateCounter, piece_messages, split_batch
 from curate.schemas.conversation import Message, Role
 from curate.schemas.prompts import TEMPLATES, Template, exchanges, fit, render
 from curate.tokenization import vocabulary
@@ -53,7 +53,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
     return built
 
 
-def rendered(template: Template, name: str, tokenizer: Tokenizer, messages: list[Message]) -> int:
+def count_with_reference(template: Template, name: str, tokenizer: Tokenizer, messages: list[Message]) -> int:
     """Count the tokens of a whole rendering by the reference library."""
     total, run = 0, ""
     for segment in render(fit(template, tokenizer.control_ids), messages):
@@ -65,7 +65,7 @@ def rendered(template: Template, name: str, tokenizer: Tokenizer, messages: list
     return total + (len(REFERENCES[name](run)) if run else 0)
 
 
-def check(messages: list[Message], result: Split, template: Template, tokenizer: Tokenizer, name: str) -> None:
+def check(messages: list[Message], result: SplitResult, template: Template, tokenizer: Tokenizer, name: str) -> None:
     """Hold one result to the promises."""
     head, bounds = exchanges(messages)
     places = sorted(
@@ -76,7 +76,7 @@ def check(messages: list[Message], result: Split, template: Template, tokenizer:
     assert {edge for place in places for edge in place} <= set(bounds), "whole exchanges only"
     assert result.pieces == sorted(result.pieces, key=lambda piece: piece.start)
     for piece in result.pieces:
-        assert piece.tokens == rendered(template, name, tokenizer, messages_of(messages, piece))
+        assert piece.tokens == count_with_reference(template, name, tokenizer, piece_messages(messages, piece))
         assert piece.tokens == piece.prompt_tokens + piece.answer_tokens
     for reject in result.rejected:
         assert (reject.rule, [reject.start, reject.stop]) == ("too_long", bounds[bounds.index(reject.start) :][:2])
@@ -129,12 +129,12 @@ def test_every_exchange_ends_in_a_piece_that_fits_or_is_rejected(
         head, _ = exchanges(messages)
         for reject in result.rejected:
             alone = [*messages[:head], *messages[reject.start : reject.stop]]
-            assert rendered(template, name, tokenizer, alone) > window
+            assert count_with_reference(template, name, tokenizer, alone) > window
         for left, right in pairwise(result.pieces):
             if left.stop == right.start:  # as long as they can be
                 first_of_right = min(bound for bound in exchanges(messages)[1] if bound > right.start)
                 longer = [*messages[:head], *messages[left.start : first_of_right]]
-                assert rendered(template, name, tokenizer, longer) > window
+                assert count_with_reference(template, name, tokenizer, longer) > window
 
 
 @pytest.mark.parametrize("name", ["sentencepiece", "words", "tiktoken", "counted"])
@@ -150,7 +150,7 @@ def test_cut_answers_fit_and_are_not_said_to_end(
     for piece in result.pieces:
         assert piece.tokens <= window
         if piece.cut is not None:
-            last = messages_of(messages, piece)[-1]
+            last = piece_messages(messages, piece)[-1]
             assert (last.role, last.stop) == ("assistant", False)
             assert messages[piece.stop - 1].content.startswith(last.content)
             assert 0 < len(last.content) <= len(messages[piece.stop - 1].content)
@@ -167,9 +167,9 @@ def test_answer_tokens_are_those_of_the_answers_and_their_ends(
     messages = [Message("user", "안녕 the dog"), Message("assistant", "the dog sleeps."), Message("user", "a")]
     messages.append(Message("assistant", "b"))
     fitted = fit(template, tokenizer.control_ids)
-    whole = Counter(template, tokenizer).sizes([(messages, True)])[0]
+    whole = TemplateCounter(template, tokenizer).sizes([(messages, True)])[0]
     quiet = [Message(m.role, m.content, train=False) for m in messages]
-    assert Counter(template, tokenizer).sizes([(quiet, True)])[0] == (whole.tokens, 0)
+    assert TemplateCounter(template, tokenizer).sizes([(quiet, True)])[0] == (whole.tokens, 0)
     prompts = 0
     run, supervised = "", False
     for segment in [*render(fitted, messages), None]:
@@ -183,20 +183,20 @@ def test_answer_tokens_are_those_of_the_answers_and_their_ends(
             prompts += len(REFERENCES[name](run))
         prompts += segment is not None and not segment.supervised
         run, supervised = "", False
-    assert whole.answers == whole.tokens - prompts
+    assert whole.answer_tokens == whole.tokens - prompts
 
 
 @pytest.mark.parametrize(("template", "known"), [("vicuna", True), ("alpaca", True), ("llama2", False)])
 def test_what_begins_a_prompt_is_counted_once_where_no_word_joins_it_to_a_message(
     template: str, known: bool, tokenizers: dict[str, Tokenizer]
 ) -> None:
-    counter = Counter(TEMPLATES[template], tokenizers["words"])
+    counter = TemplateCounter(TEMPLATES[template], tokenizers["words"])
     head = [Message("system", "Be kind. ")]
     own = [Message("user", "  x▁y \n"), Message("assistant", "\n\n z")]
     opening = counter.opening(head, own)
     first, follows = counter.sizes([([*head, *own], True), (own, False)])
     assert opening == ((first.tokens - follows.tokens, 0) if known else None)
-    assert Counter(TEMPLATES[template], tokenizers["tiktoken"]).opening(head, own) is None
+    assert TemplateCounter(TEMPLATES[template], tokenizers["tiktoken"]).opening(head, own) is None
 
 
 def pair(tokenizer: Tokenizer, count: int, word: str) -> list[Message]:
@@ -204,7 +204,7 @@ def pair(tokenizer: Tokenizer, count: int, word: str) -> list[Message]:
     question = Message("user", "a")
     for words in range(1, 200):
         answer = Message("assistant", word * words)
-        if Counter(PLAIN, tokenizer).sizes([([question, answer], False)])[0].tokens >= count:
+        if TemplateCounter(PLAIN, tokenizer).sizes([([question, answer], False)])[0].tokens >= count:
             return [question, answer]
     raise AssertionError("no answer is as long")
 
@@ -223,7 +223,7 @@ def test_an_over_long_first_pair_is_rejected_and_leaves_no_empty_piece(tokenizer
     [result] = split_batch([messages], PLAIN, tokenizer, 100)
     assert [(piece.start, piece.stop) for piece in result.pieces] == [(2, 4)]
     [reject] = result.rejected
-    size = Counter(PLAIN, tokenizer).sizes([(messages[:2], True)])[0].tokens
+    size = TemplateCounter(PLAIN, tokenizer).sizes([(messages[:2], True)])[0].tokens
     assert (reject.start, reject.stop, reject.rule) == (0, 2, "too_long")
     assert reject.reason == f"one exchange alone is {size} tokens as rendered, window 100"
     assert reject.evidence == "a"
@@ -233,7 +233,7 @@ def test_the_system_message_is_on_every_piece(tokenizers: dict[str, Tokenizer]) 
     tokenizer = tokenizers["tiktoken"]
     messages = [Message("system", "Be brief."), *pair(tokenizer, 60, " dog"), *pair(tokenizer, 60, " fox")]
     [result] = split_batch([messages], PLAIN, tokenizer, 100)
-    assert [messages_of(messages, piece)[0].content for piece in result.pieces] == ["Be brief."] * 2
+    assert [piece_messages(messages, piece)[0].content for piece in result.pieces] == ["Be brief."] * 2
 
 
 def test_a_system_message_longer_than_the_window_rejects_every_exchange(tokenizers: dict[str, Tokenizer]) -> None:
@@ -262,7 +262,7 @@ def cut_of(tokenizer: Tokenizer, answer: str, window: int) -> str | None:
     """Return what is kept of an answer to `q` at a window, null if it is rejected."""
     messages = [Message("user", "q"), Message("assistant", answer)]
     [result] = split_batch([messages], PLAIN, tokenizer, window, overlong="cut")
-    return messages_of(messages, result.pieces[0])[-1].content if result.pieces else None
+    return piece_messages(messages, result.pieces[0])[-1].content if result.pieces else None
 
 
 CUTS = [
@@ -299,7 +299,7 @@ def test_settings_that_are_not_allowed_are_refused(
 
 def test_nothing_gives_nothing(tokenizers: dict[str, Tokenizer]) -> None:
     results = split_batch([[], [Message("system", "alone")]], VICUNA, tokenizers["tiktoken"], 100)
-    assert results == [Split(), Split()]
+    assert results == [SplitResult(), SplitResult()]
     assert split_batch([], VICUNA, tokenizers["tiktoken"], 100) == []
 
 

@@ -221,29 +221,29 @@ def test_a_rule_that_took_its_first_record_late_shows_it(tmp_path: Path) -> None
     assert "the one" in found
 
 
-def spans_of(example: Path) -> Iterator[tuple[mask_view.Marker, tuple[Message, ...]]]:
+def spans_of(example: Path) -> Iterator[tuple[mask_view.MaskViewer, tuple[Message, ...]]]:
     opened = curate.open_set(example)
-    marker, _ = mask_view.marker(opened.manifest)
-    assert marker is not None
+    viewer, _ = mask_view.load_viewer(opened.manifest)
+    assert viewer is not None
     for (rows,) in opened.conversations().filter(piece=0).select("messages").collect().iter_rows():
-        yield marker, tuple(Message(**row) for row in rows)
+        yield viewer, tuple(Message(**row) for row in rows)
 
 
 def test_what_the_page_marks_is_what_the_ids_of_training_tell(example: Path) -> None:
-    for marker, messages in spans_of(example):
-        told = marker.mask(messages).spans
+    for viewer, messages in spans_of(example):
+        told = viewer.view(messages).text
         groups = groupby(told, key=lambda one: one[1])
         joined = [("".join(text for text, _ in same), trained) for trained, same in groups]
-        assert list(mask_view.stretches(marker.layout, messages)) == joined
+        assert list(mask_view.masked_text(viewer.compiled, messages)) == joined
 
 
 def test_messages_that_are_not_trained_on_are_not_marked(example: Path) -> None:
-    marker, _ = next(spans_of(example))
+    viewer, _ = next(spans_of(example))
     asked, told = Message("user", "one"), Message("assistant", "two")
     cut = Message("assistant", "four", stop=False)
-    found = mask_view.stretches(marker.layout, [asked, Message("assistant", "two", train=False), asked, cut])
+    found = mask_view.masked_text(viewer.compiled, [asked, Message("assistant", "two", train=False), asked, cut])
     assert [text.strip() for text, trained in found if trained] == ["four"]
-    found = mask_view.stretches(marker.layout, [asked, told])
+    found = mask_view.masked_text(viewer.compiled, [asked, told])
     assert found[-1] == (" two<|end_of_text|>", True)
 
 

@@ -50,7 +50,7 @@ ADAPTERS: dict[str, Callable[[], Any]] = {
 def learn(model: Any, made: Renderer, steps: int) -> None:
     """Train on TALK until it is known by heart."""
     one = made.render([TALK])[0]
-    data = Examples(one.ids, one.mask, np.array([0, len(one.ids)]), ["talk"], ["en"], np.array([2], dtype="i4"))
+    data = Examples(one.ids, one.loss_mask, np.array([0, len(one.ids)]), ["talk"], ["en"], np.array([2], dtype="i4"))
     batch = packing.unpacked(data, [0])
     module = CausalLoss(model)
     kernel = choose.prepare(model, choose.choose("cpu", torch.float32))

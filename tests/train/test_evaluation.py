@@ -66,7 +66,7 @@ def plain_losses(data: Examples) -> list[tuple[float, int]]:
     model, found = tiny_models.model(), []
     for i in range(len(data)):
         ids = torch.from_numpy(data.ids[data.offsets[i] : data.offsets[i + 1]].astype(np.int64))
-        mask = torch.from_numpy(data.mask[data.offsets[i] : data.offsets[i + 1]])
+        mask = torch.from_numpy(data.loss_mask[data.offsets[i] : data.offsets[i + 1]])
         found.append((tiny_models.plain_loss(model, [(ids, mask)]).item(), int(mask[1:].sum())))
     return found
 
@@ -211,7 +211,7 @@ TALK = [
 
 def rendered(made: Renderer) -> Examples:
     one = made.render([TALK])[0]
-    return Examples(one.ids, one.mask, np.array([0, len(one.ids)]), ["talk"], ["en"], np.array([2], dtype="i4"))
+    return Examples(one.ids, one.loss_mask, np.array([0, len(one.ids)]), ["talk"], ["en"], np.array([2], dtype="i4"))
 
 
 def test_a_prompt_of_the_data_ends_where_its_first_answer_begins(tokenizer_folder: Path) -> None:

@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import CurateError
-from curate.rendering.encode import Rows
+from curate.rendering.encode import EncodedBatch
 from curate.train.packing import IGNORED, PADDING, batch, pack, unpacked
 
 LENGTHS = Path(__file__).parents[2] / "benchmarks" / "data" / "lengths.json"
 
 
-def examples(lengths: list[int], seed: int = 0) -> Rows:
+def examples(lengths: list[int], seed: int = 0) -> EncodedBatch:
     """Return conversations of these lengths with ids from 1 and a mask at random."""
     rng = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     total = int(offsets[-1])
-    return Rows(rng.integers(1, 50, total).astype(np.int32), rng.random(total) < 0.5, offsets)
+    return EncodedBatch(rng.integers(1, 50, total).astype(np.int32), rng.random(total) < 0.5, offsets)
 
 
 SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=60)
@@ -65,7 +65,7 @@ def test_a_batch_holds_each_document_as_it_stands(lengths: list[int], row_tokens
             begin, end = source.offsets[index], source.offsets[index + 1]
             assert tensors.input_ids[row, at].tolist() == source.ids[begin:end].tolist()
             assert tensors.position_ids[row, at].tolist() == list(range(lengths[index]))
-            shifted = np.where(source.mask[begin + 1 : end], source.ids[begin + 1 : end], IGNORED)
+            shifted = np.where(source.loss_mask[begin + 1 : end], source.ids[begin + 1 : end], IGNORED)
             assert tensors.targets[row, at].tolist() == [*shifted.tolist(), IGNORED]
 
 

@@ -18,7 +18,7 @@ from curate.analysis.diff import Change
 from curate.display.figures import number, plural
 from curate.display.html import collapsible, escape, message_block, preformatted, truncate
 from curate.display.text import safe
-from curate.rendering.mask_view import Spans
+from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
 
 LONG = 2_500  # characters of a message; past them it is cut, and says so
@@ -37,14 +37,14 @@ LANGUAGES = frozenset(_NAMED.split())
 TAGS = {"same": "span", "gone": "del", "new": "ins"}
 
 
-def render_conversation(chat: Chat, spans: Spans | None = None) -> str:
+def render_conversation(chat: Chat, spans: MaskedText | None = None) -> str:
     """Return a conversation, its first messages in full; `spans` tell what of its rendering is trained on."""
     shown = "".join(_message(message) for message in chat.messages[:MESSAGES])
     unread = f'<pre class="plain">{escape(truncate(chat.unread, LONG))}</pre>' if chat.unread is not None else ""
     return _article(chat, shown + unread + _left(len(chat.messages) - MESSAGES) + _mask(chat, spans or ()))
 
 
-def _mask(chat: Chat, spans: Spans) -> str:
+def _mask(chat: Chat, spans: MaskedText) -> str:
     """Return the rendering with what is trained on marked, folded away."""
     shown, room = "", MESSAGES * LONG
     for part, is_trained in spans:

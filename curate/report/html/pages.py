@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from curate.analysis.compare import Comparison
     from curate.analysis.stats import Stats
     from curate.dataset.curated_set import CuratedSet
-    from curate.rendering.mask_view import Spans
+    from curate.rendering.mask_view import MaskedText
     from curate.schemas.conversation import Message
 
 ENDINGS = (".html", ".htm")
@@ -37,7 +37,7 @@ def write(
     curated: CuratedSet | None = None,
     *,
     name: str = "",
-    told: Callable[[Sequence[Sequence[Message]]], Sequence[Spans]] | None = None,
+    told: Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]] | None = None,
 ) -> None:
     """Write the page of statistics, with conversations of the set that they are of.
 

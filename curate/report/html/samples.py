@@ -25,11 +25,11 @@ from curate.errors import RecordError
 from curate.ingest.decode import decode_records
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
-from curate.rendering.mask_view import Spans
+from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
 
 T = TypeVar("T")
-Told = Callable[[Sequence[Sequence[Message]]], Sequence[Spans]]
+Told = Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]]
 
 SOURCE = ["source_file", "source_index"]
 KEPT, REPAIRED, EACH_RULE = 4, 6, 2
@@ -46,7 +46,7 @@ class Samples:
     rejected ones those of each rule.
     """
 
-    kept: tuple[tuple[Chat, Spans | None], ...]
+    kept: tuple[tuple[Chat, MaskedText | None], ...]
     repaired: tuple[tuple[Chat, tuple[Change, ...]], ...]
     rejected: tuple[tuple[str, tuple[Chat, ...]], ...]
 

@@ -21,7 +21,7 @@ from curate.display import terminal
 from curate.display.figures import number, plural
 from curate.display.terminal import safe_line
 from curate.display.text import safe
-from curate.rendering.mask_view import Mask
+from curate.rendering.mask_view import MaskView
 from curate.schemas.conversation import Message
 
 STYLES = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
@@ -114,10 +114,10 @@ def render_conversation(chat: Chat, sizes: Sequence[int] | None = None, *, raw: 
     return Group(*parts[:-1])
 
 
-def render_mask(chat: Chat, mask: Mask) -> RenderableType:
+def render_mask(chat: Chat, mask: MaskView) -> RenderableType:
     """Render a conversation as training sees it, what is trained marked, the stop tokens among it."""
-    told = f": {number(mask.trained)} of {number(mask.tokens)} tokens"
-    text = Marked((text, "trained" if trained else None) for text, trained in mask.spans)
+    told = f": {number(mask.supervised)} of {number(mask.tokens)} tokens"
+    text = Marked((text, "trained" if trained else None) for text, trained in mask.text)
     return Group(_head(chat), Marked([("trained", "trained"), (told, None)]), Text(), text)
 
 
