@@ -78,12 +78,11 @@ A renderer does all of this. The ids that ask for an answer, the *generation pro
 How the modules follow one another:
 
     split              pieces that fit a window, counted by encode.count_tokens
-    factory            the renderer of a template: template_renderer or jinja_renderer, both a renderer.Renderer
+    factory            a template → its renderer.Renderer: a template_renderer or a jinja_renderer
     compiled_template  a built-in template → text_batch
     placeholders       a model's own Jinja template (jinja_env) cut into parts → text_batch
     encode             text_batch → ids, loss mask and offsets
     proof, proof_fast  ids and loss mask compared with what the messages require (expected)
-    set_tokenizer      the tokenizer that a set was cleaned with
     prepare, resplit   a curated set → proven examples, split again where set and model differ
     mask_view          a rendering and its loss mask for display
 """

@@ -1,12 +1,14 @@
-"""Choose the renderer for a built-in template or a model's own chat template."""
+"""Create renderers: for a built-in template or a model's own chat template, with the tokenizer of a set."""
 
 from __future__ import annotations
 
+from curate.dataset.manifest import Manifest
+from curate.errors import TokenizerError
 from curate.rendering.jinja_renderer import JinjaRenderer
 from curate.rendering.renderer import Renderer, parse_loss
 from curate.rendering.template_renderer import TemplateRenderer
 from curate.schemas import prompts
-from curate.tokenization.tokenizer import Tokenizer
+from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 
 def make_renderer(
@@ -21,3 +23,15 @@ def make_renderer(
     if chat_template is not None:
         return JinjaRenderer(chat_template, tokenizer, rule)
     return TemplateRenderer(prompts.get(template), tokenizer, rule)
+
+
+def load_set_tokenizer(manifest: Manifest, *, bulk: bool = True) -> Tokenizer:
+    """Load a set's tokenizer by name (`bulk` as in `load_tokenizer`).
+
+    Raises TokenizerError if it is not found, or has another vocabulary.
+    """
+    name = manifest.own_tokenizer()
+    tokenizer = load_tokenizer(name, bulk=bulk)
+    if tokenizer.info.hash != manifest.tokenizer.hash:
+        raise TokenizerError(f"the tokenizer {name!r} is not the one that the set was cleaned with")
+    return tokenizer

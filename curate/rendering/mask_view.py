@@ -16,7 +16,7 @@ from curate.dataset.manifest import Manifest
 from curate.errors import CurateError
 from curate.rendering.compiled_template import CompiledTemplate
 from curate.rendering.encode import encode
-from curate.rendering.set_tokenizer import load_set_tokenizer
+from curate.rendering.factory import load_set_tokenizer
 from curate.rendering.text_batch import TextBatch
 from curate.schemas import prompts
 from curate.schemas.conversation import Message

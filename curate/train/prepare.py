@@ -22,9 +22,8 @@ from curate.model.choices import ALL_LINEAR
 from curate.model.device import DTYPES, Device
 from curate.model.find import OWN_TEMPLATE, Source
 from curate.model.sizes import Shape, Work, work
-from curate.rendering.factory import make_renderer
+from curate.rendering.factory import load_set_tokenizer, make_renderer
 from curate.rendering.renderer import Renderer
-from curate.rendering.set_tokenizer import load_set_tokenizer
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from curate.train import examples, init_from, packing
 from curate.train.config import TrainConfig

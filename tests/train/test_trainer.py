@@ -201,7 +201,7 @@ def _spoil(event: Any) -> None:
 
 def trainer(taught: Path, scale: LossScale) -> Trainer:
     """A trainer of every weight on one rank, two packed rows at once."""
-    from curate.rendering.set_tokenizer import load_set_tokenizer
+    from curate.rendering.factory import load_set_tokenizer
 
     folder, manifest = train_examples.opened(taught)
     tokenizer = load_set_tokenizer(manifest)
