@@ -6,10 +6,13 @@ import dataclasses
 import json
 import math
 import re
+import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from curate.errors import RecipeError, did_you_mean
@@ -34,6 +37,62 @@ def merge(under: Table, over: Table) -> dict[str, object]:
         elif not (value is True and isinstance(current, Mapping)):
             merged[key] = value
     return merged
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The built-in TOML files of one kind in a package: `noun` names the kind in errors, `default` is listed first."""
+
+    package: str
+    folder: str
+    noun: str
+    default: str
+
+    def _path(self) -> resources.abc.Traversable:
+        return resources.files(self.package) / self.folder
+
+    def summaries(self) -> dict[str, str]:
+        """Return the names of the files with their one-line summaries, the default first."""
+        files = [entry for entry in self._path().iterdir() if entry.name.endswith(".toml")]
+        values = {file.name.removesuffix(".toml"): tomllib.loads(file.read_text("utf-8")) for file in files}
+        ordered = sorted(values, key=lambda name: (name != self.default, name))
+        return {name: str(values[name]["summary"]) for name in ordered}
+
+    def source(self, name: str) -> str:
+        """Return the text of a built-in file, with its comments; raises RecipeError for an unknown name."""
+        if name not in self.summaries():
+            raise RecipeError(f"no built-in {self.noun} {name!r}{did_you_mean(name, self.summaries())}")
+        return (self._path() / f"{name}.toml").read_text("utf-8")
+
+    def read(self, name: str) -> tuple[dict[str, object], str, Path]:
+        """Return a file's values, its name in errors, and the folder that its paths are relative to.
+
+        Raises RecipeError for a name that is neither, and for a file that cannot be read or is not TOML.
+        """
+        known = self.summaries()
+        if name in known:
+            return tomllib.loads(self.source(name)), name, Path()
+        path = Path(name)
+        if path.suffix != ".toml" and not path.exists():
+            raise RecipeError(f"no {self.noun} {name!r}{did_you_mean(name, known)} (or give the path of a .toml file)")
+        try:
+            return tomllib.loads(path.read_text("utf-8")), name, path.parent
+        except OSError as error:
+            raise RecipeError(f"cannot read {self.noun} {name!r}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{name}: not valid TOML: {error}") from error
+
+
+def decode_sections(values: Table, sections: Mapping[str, type], where: str) -> dict[str, Any]:
+    """Decode every section into its dataclass, and the name and summary of the file."""
+    decoded: dict[str, Any] = {
+        name: decode_section(kind, name, values.get(name, {}), where) for name, kind in sections.items()
+    }
+    return {
+        "name": decode_text(values, "name", where, Path(where).stem or "custom"),
+        "summary": decode_text(values, "summary", where, ""),
+        **decoded,
+    }
 
 
 # ---- decoding; `where` names the file and key, at the start of each error

@@ -197,7 +197,7 @@ def recipes_table(_: str) -> str:
     """Return which filters each built-in recipe has on."""
     from curate.pipeline import recipe
 
-    loaded = {name: recipe.load(name).filters for name in recipe.built_in()}
+    loaded = {name: recipe.load(name).filters for name in recipe.RECIPES.summaries()}
     rows = []
     for rule in _rules("filter", "corpus"):
         cells = [
@@ -212,7 +212,7 @@ def recipe_differences(_: str) -> str:
     """Return the other settings in which the built-in recipes differ."""
     from curate.pipeline import recipe
 
-    loaded = {name: recipe.load(name) for name in recipe.built_in()}
+    loaded = {name: recipe.load(name) for name in recipe.RECIPES.summaries()}
     rows = []
     for section, kind in recipe.SECTIONS.items():
         for item in dataclasses.fields(kind):
@@ -226,7 +226,7 @@ def recipe_keys(_: str) -> str:
     """Return every key of a recipe, its default, and what `vicuna.toml` says beside it."""
     from curate.pipeline import recipe
 
-    comments = _comments(recipe.source("vicuna"))
+    comments = _comments(recipe.RECIPES.source("vicuna"))
     rows = [(_code(key), "", NO_COMMENT[key]) for key in ("name", "summary", "base", "filters.files")]
     for section, kind in recipe.SECTIONS.items():
         hints = typing.get_type_hints(kind)
@@ -240,14 +240,16 @@ def presets_table(_: str) -> str:
     """Return the presets."""
     from curate.train import config
 
-    return _table(("preset", "what it sets"), [(_code(name), text) for name, text in config.presets().items()])
+    return _table(
+        ("preset", "what it sets"), [(_code(name), text) for name, text in config.PRESETS.summaries().items()]
+    )
 
 
 def preset_differences(_: str) -> str:
     """Return the settings in which presets differ from each other."""
     from curate.train import config
 
-    loaded = {name: config.load(name) for name in config.presets()}
+    loaded = {name: config.load(name) for name in config.PRESETS.summaries()}
     rows = []
     for section, kind in config.SECTIONS.items():
         for item in dataclasses.fields(kind):
@@ -261,7 +263,7 @@ def preset_keys(_: str) -> str:
     """Return every key of a preset, its default, and what `default.toml` says beside it."""
     from curate.train import config
 
-    comments = _comments(config.source(config.DEFAULT))
+    comments = _comments(config.PRESETS.source(config.DEFAULT))
     default = config.load(config.DEFAULT)
     rows = [
         (_code(f"{section}.{item.name}"), _code(_toml(getattr(getattr(default, section), item.name))))

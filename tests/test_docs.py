@@ -96,7 +96,7 @@ def test_every_command_has_a_page_with_its_flags_and_stands_in_the_readme_and_th
         ("filters", [rule.name for rule in built_in()]),
         ("filters", [key for rule in built_in() for key in rule.settings]),
         ("filters", [column for rule in built_in("signal") for column in rule.columns]),
-        ("recipes", list(recipe.built_in())),
+        ("recipes", list(recipe.RECIPES.summaries())),
         ("recipes", [rule.name for rule in built_in("filter", "corpus")]),
         ("clean", [*REPAIRS, *LOSSES, *PROBLEMS]),
         ("formats", list(FORMATS)),

@@ -60,10 +60,10 @@ def recipes(name: str | None, as_json: bool) -> None:
         click.echo(json.dumps(recipe.load(name).to_dict(), indent=1))
         return
     if name:
-        built_in = name in recipe.built_in()
-        click.echo(recipe.source(name) if built_in else recipe.load(name).to_toml(), nl=False)
+        built_in = name in recipe.RECIPES.summaries()
+        click.echo(recipe.RECIPES.source(name) if built_in else recipe.load(name).to_toml(), nl=False)
         return
-    known = recipe.built_in()
+    known = recipe.RECIPES.summaries()
     if as_json:
         click.echo(json.dumps(known, indent=1))
         return
@@ -85,11 +85,11 @@ def presets(name: str | None, as_json: bool) -> None:
     """
     from curate.train import config
 
-    known = config.presets()
+    known = config.PRESETS.summaries()
     if name and as_json:
         click.echo(json.dumps(config.load(name).to_dict(), indent=1))
     elif name:
-        click.echo(config.source(name) if name in known else config.load(name).to_toml(), nl=False)
+        click.echo(config.PRESETS.source(name) if name in known else config.load(name).to_toml(), nl=False)
     elif as_json:
         click.echo(json.dumps(known, indent=1))
     else:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -15,10 +13,10 @@ from curate.errors import RecipeError, did_you_mean
 from curate.pipeline.overrides import Overrides, declared
 from curate.pipeline.repair_turns import RepairSettings as RepairSettings  # the section [repair], by this name too
 from curate.settings import (
+    Catalogue,
     Table,
     decode,
-    decode_section,
-    decode_text,
+    decode_sections,
     limits,
     merge,
     plain_values,
@@ -28,6 +26,7 @@ from curate.settings import (
     toml_tables,
 )
 
+RECIPES = Catalogue("curate.pipeline", "recipes", "recipe", "vicuna")
 MAX_BASES = 8  # recipes that build on recipes, before it must be a circle
 
 
@@ -108,20 +107,6 @@ SECTIONS: dict[str, type] = {
 }
 
 
-def built_in() -> dict[str, str]:
-    """Return the built-in recipes: name to summary, the default first."""
-    files = [entry for entry in _folder().iterdir() if entry.name.endswith(".toml")]
-    values = {file.name.removesuffix(".toml"): tomllib.loads(file.read_text("utf-8")) for file in files}
-    return {name: str(values[name]["summary"]) for name in sorted(values, key=lambda name: (name != "vicuna", name))}
-
-
-def source(name: str) -> str:
-    """Return a built-in recipe's TOML as it is written, comments and all."""
-    if name not in built_in():
-        raise RecipeError(f"no built-in recipe {name!r}{did_you_mean(name, built_in())}")
-    return (_folder() / f"{name}.toml").read_text("utf-8")
-
-
 def load(recipe: str | Path | Recipe, *, filters_too: bool = True) -> Recipe:
     """Return a built-in recipe by name, or the one in a TOML file, with every setting filled in and checked.
 
@@ -138,17 +123,8 @@ def from_dict(values: Table, where: str = "recipe", *, filters_too: bool = True)
     """Build a recipe from plain values; `filters_too` checks the filters and fills in their settings."""
     known = ["name", "summary", "base", "filters", *SECTIONS]
     refuse_unknown(values, known, where, "")
-    sections: dict[str, Any] = {
-        name: decode_section(kind, name, values.get(name, {}), where) for name, kind in SECTIONS.items()
-    }
     filters, files = _filters(values.get("filters", {}), where, filters_too)
-    recipe = Recipe(
-        name=decode_text(values, "name", where, Path(where).stem or "custom"),
-        summary=decode_text(values, "summary", where, ""),
-        filters=filters,
-        filter_files=files,
-        **sections,
-    )
+    recipe = Recipe(**decode_sections(values, SECTIONS, where), filters=filters, filter_files=files)
     _check_template(recipe.tokens.template, where)
     return recipe
 
@@ -188,42 +164,22 @@ def split_commas(words: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(part.strip() for word in words for part in word.split(",") if part.strip()))
 
 
-def _folder() -> resources.abc.Traversable:
-    return resources.files("curate.pipeline") / "recipes"
-
-
 def _read(name: str, bases_left: int) -> tuple[dict[str, object], str]:
     """Read a recipe's values over those of the recipe it names as its `base`."""
     if bases_left == 0:
         raise RecipeError(f"recipe {name!r}: more than {MAX_BASES} bases, each the base of the next; is it a circle?")
-    values, where, folder = _parse(name)
+    values, where, folder = RECIPES.read(name)
     base = values.pop("base", None)
     _absolute_files(values, folder)
     if base is None:
         return values, where
     if not isinstance(base, str):
         raise RecipeError(f"{where}: base = {base!r} must be the name of a recipe or the path of its file")
-    if base not in built_in():
+    if base not in RECIPES.summaries():
         base = str(folder / base)
     parent, parent_where = _read(base, bases_left - 1)
     from_dict(parent, parent_where, filters_too=False)  # so that its own mistakes carry its own name
     return merge(parent, {"name": Path(where).stem, "summary": "", **values}), where
-
-
-def _parse(name: str) -> tuple[dict[str, object], str, Path]:
-    """Return a recipe's own values, how errors call it, and the folder its paths start from."""
-    if name in built_in():
-        return tomllib.loads(source(name)), name, Path()
-    path = Path(name)
-    if path.suffix != ".toml" and not path.exists():
-        hint = did_you_mean(name, built_in())
-        raise RecipeError(f"no recipe {name!r}{hint} (or give the path of a .toml file)")
-    try:
-        return tomllib.loads(path.read_text("utf-8")), name, path.parent
-    except OSError as error:
-        raise RecipeError(f"cannot read recipe {name!r}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{name}: not valid TOML: {error}") from error
 
 
 def _absolute_files(values: dict[str, object], folder: Path) -> None:

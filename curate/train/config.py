@@ -7,16 +7,15 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from curate.errors import RecipeError, did_you_mean
 from curate.model.choices import METHODS, AttentionName, DType, MethodSettings, OptimizerForm
 from curate.settings import (
+    Catalogue,
     Table,
-    decode_section,
-    decode_text,
+    decode_sections,
     limits,
     merge,
     plain_values,
@@ -26,6 +25,7 @@ from curate.settings import (
 )
 
 DEFAULT = "default"
+PRESETS = Catalogue("curate.train", "presets", "preset", DEFAULT)
 TINY = "tiny"  # a small model with random weights, and the preset for it
 LOSS_ROLES = ("assistant", "tool", "user", "system")
 FLAGS = {  # names of the most used settings in commands and in Python: section and key
@@ -175,20 +175,6 @@ class TrainConfig:
         return "\n".join([*top, *toml_tables(values)]) + "\n"
 
 
-def presets() -> dict[str, str]:
-    """Return the presets: name to summary, the default first."""
-    files = [entry for entry in _folder().iterdir() if entry.name.endswith(".toml")]
-    values = {file.name.removesuffix(".toml"): tomllib.loads(file.read_text("utf-8")) for file in files}
-    return {name: str(values[name]["summary"]) for name in sorted(values, key=lambda name: (name != DEFAULT, name))}
-
-
-def source(name: str) -> str:
-    """Return a preset's TOML as it is written, comments and all."""
-    if name not in presets():
-        raise RecipeError(f"no preset {name!r}{did_you_mean(name, presets())}")
-    return (_folder() / f"{name}.toml").read_text("utf-8")
-
-
 def load(preset: str | Path | TrainConfig = DEFAULT) -> TrainConfig:
     """Return a preset by name, or the configuration in a TOML file, with every setting filled in and checked.
 
@@ -196,17 +182,14 @@ def load(preset: str | Path | TrainConfig = DEFAULT) -> TrainConfig:
     """
     if isinstance(preset, TrainConfig):
         return from_dict(preset.to_dict(), f"configuration {preset.name!r}")
-    return from_dict(*_parse(str(preset)))
+    values, where, _ = PRESETS.read(str(preset))
+    return from_dict(values, where)
 
 
 def from_dict(values: Table, where: str = "configuration") -> TrainConfig:
     """Build a configuration from plain values; raises RecipeError for what is not allowed."""
     refuse_unknown(values, ["name", "summary", *SECTIONS], where, "")
-    sections: dict[str, Any] = {
-        name: decode_section(kind, name, values.get(name, {}), where) for name, kind in SECTIONS.items()
-    }
-    name = decode_text(values, "name", where, Path(where).stem or "custom")
-    config = TrainConfig(name=name, summary=decode_text(values, "summary", where, ""), **sections)
+    config = TrainConfig(**decode_sections(values, SECTIONS, where))
     _check(config, where)
     return config
 
@@ -265,25 +248,6 @@ def _flat(values: Table) -> dict[str, object]:
     for name, value in values.items():
         flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {name: value}
     return flat
-
-
-def _folder() -> resources.abc.Traversable:
-    return resources.files("curate.train") / "presets"
-
-
-def _parse(name: str) -> tuple[dict[str, object], str]:
-    """Return the values of a preset or a file, and its name in errors."""
-    if name in presets():
-        return tomllib.loads(source(name)), name
-    path = Path(name)
-    if path.suffix != ".toml" and not path.exists():
-        raise RecipeError(f"no preset {name!r}{did_you_mean(name, presets())} (or give the path of a .toml file)")
-    try:
-        return tomllib.loads(path.read_text("utf-8")), name
-    except OSError as error:
-        raise RecipeError(f"cannot read preset {name!r}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{name}: not valid TOML: {error}") from error
 
 
 # ---- what no single field can tell

@@ -100,7 +100,7 @@ def lists() -> list[RenderableType]:
     on = recipe.load("vicuna", filters_too=False).filters
     return [
         terminal_lists.render_filters(list(registry.rules("filter", "corpus").values()), on),
-        terminal_lists.render_names(recipe.built_in(), ("recipe", "what it does")),
+        terminal_lists.render_names(recipe.RECIPES.summaries(), ("recipe", "what it does")),
         terminal_lists.render_formats(list(FORMATS.values())),
         render_doctor(curate.doctor()),
     ]

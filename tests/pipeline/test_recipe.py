@@ -41,7 +41,7 @@ def test_the_defaults_of_the_dataclasses_are_those_of_vicuna() -> None:
 
 
 def test_vicuna_names_every_setting_there_is() -> None:
-    values = tomllib.loads(recipe.source("vicuna"))
+    values = tomllib.loads(recipe.RECIPES.source("vicuna"))
     for name, kind in recipe.SECTIONS.items():
         assert list(values[name]) == [item.name for item in dataclasses.fields(kind)]
 
@@ -63,8 +63,8 @@ def test_fastchat_decides_as_the_incumbent() -> None:
 
 
 def test_built_in_recipes_are_listed_with_the_default_first() -> None:
-    assert list(recipe.built_in()) == ["vicuna", "fastchat", "strict"]
-    assert all(recipe.built_in().values())
+    assert list(recipe.RECIPES.summaries()) == ["vicuna", "fastchat", "strict"]
+    assert all(recipe.RECIPES.summaries().values())
 
 
 @pytest.mark.parametrize("name", ["vicuna", "strict", "fastchat"])
@@ -208,7 +208,10 @@ def test_filters_of_ones_own_by_flag_are_added(tmp_path: Path) -> None:
 
 
 def test_recipes_are_read_without_polars() -> None:
-    code = "import sys, curate.pipeline.recipe as r; r.built_in(); r.source('strict'); print('polars' in sys.modules)"
+    code = (
+        "import sys; from curate.pipeline.recipe import RECIPES; RECIPES.summaries(); RECIPES.source('strict'); "
+        "print('polars' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

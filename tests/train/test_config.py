@@ -26,7 +26,7 @@ def written(folder: Path, text: str, name: str = "mine.toml") -> Path:
 
 
 def test_the_default_preset_is_what_the_dataclasses_say_and_names_every_setting() -> None:
-    values = tomllib.loads(config.source("default"))
+    values = tomllib.loads(config.PRESETS.source("default"))
     for name, kind in config.SECTIONS.items():
         assert getattr(load(), name) == kind()
         assert list(values[name]) == [item.name for item in dataclasses.fields(kind) if item.name != "peft"]
@@ -55,12 +55,12 @@ def test_each_method_has_a_rate_of_its_own_until_one_is_set() -> None:
 
 
 def test_presets_are_listed_with_the_default_first_and_all_load() -> None:
-    assert next(iter(config.presets())) == "default"
-    assert {"vicuna-7b", "vicuna-13b", "alpaca-7b", "alpaca-lora-7b"} < set(config.presets())
-    assert [load(name).name for name in config.presets()] == list(config.presets())
+    assert next(iter(config.PRESETS.summaries())) == "default"
+    assert {"vicuna-7b", "vicuna-13b", "alpaca-7b", "alpaca-lora-7b"} < set(config.PRESETS.summaries())
+    assert [load(name).name for name in config.PRESETS.summaries()] == list(config.PRESETS.summaries())
 
 
-@pytest.mark.parametrize("name", config.presets())
+@pytest.mark.parametrize("name", config.PRESETS.summaries())
 def test_a_preset_comes_back_from_its_own_toml(name: str, tmp_path: Path) -> None:
     first = load(name)
     assert load(written(tmp_path, first.to_toml())) == first

@@ -158,9 +158,9 @@ def test_a_preset_is_laid_under_the_flags(taught: Path, tmp_path: Path) -> None:
 
 def test_presets_are_listed_and_printed() -> None:
     listed = CliRunner().invoke(cli, ["presets"])
-    assert all(name in listed.stdout for name in config.presets())
+    assert all(name in listed.stdout for name in config.PRESETS.summaries())
     printed = CliRunner().invoke(cli, ["presets", "vicuna-7b"])
-    assert printed.stdout == config.source("vicuna-7b")
+    assert printed.stdout == config.PRESETS.source("vicuna-7b")
     assert (
         json.loads(CliRunner().invoke(cli, ["presets", "vicuna-7b", "--json"]).stdout)["train"]["global_batch"] == 128
     )
