@@ -1,4 +1,4 @@
-# Two commands set everything up: `make demo` and `make check`. Both make the environment they need with pip.
+# Two commands set everything up: `make demo` and `make check`. Both create the environment they need with pip.
 #   make PYTHON=python3.12 check    with another interpreter (3.11 or newer)
 
 PYTHON ?= python3
@@ -10,18 +10,18 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --maxprocesses=
 .PHONY: help demo check check-slow format bench clean
 
 help:
-	@echo "make demo        install, clean the example dump, show what is in the set, teach a tiny model some of it and ask it"
+	@echo "make demo        install, clean the example dump, show what is in the set, train a tiny model on some of it and chat with it"
 	@echo "make check       install, then check format, lint, types, and run all tests but the slow ones"
 	@echo "make check-slow  run the slow tests: several ranks, full disks, killed runs, whole dumps, recorded docs"
-	@echo "make format      bring the code into shape"
+	@echo "make format      format the code"
 	@echo "make bench       run the benchmarks (needs ../shared; the incumbent's environment is described in benchmarks/README.md)"
-	@echo "make clean       remove the environment and all that was built"
+	@echo "make clean       remove the environment and everything built"
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "curate needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
-	  { echo "no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	  { echo "cannot create a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
 # The stamps are older than what they depend on as soon as a requirement changes.
 $(VENV)/.installed: $(BIN)/pip pyproject.toml requirements/constraints.txt

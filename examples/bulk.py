@@ -1,4 +1,4 @@
-"""Little conversations made from tables: countries, elements, weekdays, percentages, conversions, code."""
+"""Short conversations generated from tables: countries, elements, weekdays, percentages, conversions, code."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ ELEMENTS = (
 
 
 def element_turns() -> Iterator[tuple[str, str]]:
-    """One question and answer for each element; also the matter of the very long chat."""
+    """One question and answer for each element; also the content of the very long conversation."""
     for name, symbol, number, mass, use in ELEMENTS:
         yield (
             f"What should I remember about {name}?",
@@ -192,7 +192,7 @@ def element_turns() -> Iterator[tuple[str, str]]:
 
 
 def elements() -> Iterator[Chat]:
-    """Two elements a chat."""
+    """Two elements per conversation."""
     pairs = list(element_turns())
     for at in range(0, 20, 2):
         yield chat(f"elements-{at // 2}", ("v3", "v7")[at // 2 % 2], *pairs[at], *pairs[at + 1])
@@ -216,7 +216,7 @@ DATES = ((1969, 7, 20), (1989, 11, 9), (2000, 1, 1))
 
 
 def weekdays() -> Iterator[Chat]:
-    """Days of the week, worked out by the calendar."""
+    """Days of the week, computed from the calendar."""
     for number, (year, month, day) in enumerate(DATES):
         when = datetime.date(year, month, day)
         for language in LANGUAGES:
@@ -375,6 +375,6 @@ def trains() -> Iterator[Chat]:
 
 
 def all_chats() -> list[Chat]:
-    """Return every conversation made from a table, in a fixed order."""
+    """Return every generated conversation, in a fixed order."""
     made = (countries(), elements(), weekdays(), discounts(), conversions(), trains(), code())
     return [chat for family in made for chat in family]

@@ -1,4 +1,4 @@
-"""Dirt that falls on a conversation in its place: each kind, the chats it falls on, and what it does to the row."""
+"""Kinds of dirt added to existing conversations: which conversations get each kind, and how it changes the row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATE_LIMIT = ROOT + "<p>{}Too many requests in 1 hour. Try again later.</p></div
 
 
 def digest(name: str) -> int:
-    """Return a number that a name always has: ids and the order of rows come from it."""
+    """Return a stable number for a name, used for ids and the order of rows."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 

@@ -1,6 +1,6 @@
-"""Render markdown as ChatGPT's page did, in the layouts of several years: the making of an answer's HTML.
+"""Render markdown to the HTML of an answer on ChatGPT's page, in the layouts of several years.
 
-Only what the example conversations use is known here: headings, lists, tables, quotes, fences, task lists,
+This supports only what the example conversations use: headings, lists, tables, quotes, fences, task lists,
 maths and inline marks. A line break inside a paragraph becomes `<br>`.
 """
 
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layout:
-    """One year's look: the classes of the answer's root, what stands between blocks, and the code block."""
+    """One year's layout: the classes of the answer's root, the text between blocks, and the code block."""
 
     root: str
     code: Callable[[str, str], str]
-    between: str = ""  # 2022 to 2024 have nothing between blocks, 2025 on a line feed
-    loose: bool = False  # list items hold a paragraph even when the list is simple
+    between: str = ""  # nothing from 2022 to 2024, a line feed since 2025
+    loose: bool = False  # list items contain a paragraph even in a simple list
 
 
 COPY = '<svg stroke="currentColor" fill="none" viewBox="0 0 24 24" class="h-4 w-4"><path d="M16 4h2v14"></path></svg>'
@@ -50,7 +50,7 @@ def code_v2(language: str, code: str) -> str:
 
 
 def code_v3(language: str, code: str) -> str:
-    """2023: the language's name stands in the header's first span."""
+    """2023: the language's name is in the header's first span."""
     classes = f"!whitespace-pre hljs language-{language}" if language else "!whitespace-pre hljs"
     return (
         '<pre><div class="bg-black rounded-md mb-4"><div class="flex items-center relative text-gray-200 bg-gray-800 '
@@ -239,7 +239,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def _list(lines: list[str], at: int, look: Layout) -> tuple[str, int]:
-    """Return a list with all that is indented below its items, and the line after it."""
+    """Return the HTML of a list, including blocks indented below its items, and the line after it."""
     first = ITEM.match(lines[at])
     assert first is not None
     ordered, items = first["mark"][0].isdigit(), []
@@ -258,7 +258,7 @@ def _list(lines: list[str], at: int, look: Layout) -> tuple[str, int]:
 
 
 def _goes_on(lines: list[str], at: int, width: int) -> bool:
-    """Whether an empty line stands inside an item: something indented follows it."""
+    """Return whether an empty line is inside an item: something indented follows it."""
     return not lines[at].strip() and at + 1 < len(lines) and lines[at + 1].startswith(" " * width)
 
 

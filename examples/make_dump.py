@@ -1,9 +1,9 @@
-"""Make `sharegpt_dump.json`: about 200 ShareGPT rows with every kind of dirt that real dumps have.
+"""Write `sharegpt_dump.json`: about 200 ShareGPT rows with every kind of dirt found in real dumps.
 
     python examples/make_dump.py
 
-The conversations come from `source/*.md` (written by hand) and `bulk.py` (made from tables), their HTML from
-`layouts.py`. Which row carries which dirt is written to `dump_kinds.json`. The same bytes come out each time.
+The conversations come from `source/*.md` (written by hand) and `bulk.py` (generated from tables), their HTML from
+`layouts.py`. `dump_kinds.json` lists the kind of dirt in each row. The output is the same bytes every time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def share_id(name: str) -> str:
-    """Return seven letters and digits, as ShareGPT's ids are."""
+    """Return an id of seven letters and digits, like ShareGPT's."""
     number = digest(name)
     return "".join(LETTERS[number // 62**place % 62] for place in range(7))
 
@@ -55,7 +55,7 @@ def long_chat() -> Chat:
 
 
 def chats() -> list[Chat]:
-    """Return every conversation as it was before any dirt fell on it."""
+    """Return every conversation before any dirt is added."""
     written = (chat for name in SOURCES for chat in read_source(FOLDER / "source" / f"{name}.md"))
     return [*written, *all_chats(), long_chat()]
 
@@ -82,7 +82,7 @@ def answered(name: str, *texts: str) -> Row:
 
 
 def own_rows() -> Iterator[tuple[str, Row]]:
-    """Yield (kind, row) for dirt that needs a conversation of its own."""
+    """Yield (kind, row) for dirt that needs its own conversation."""
     yield "single_turn", plain("single-1", "Can you help me with my garden?")
     yield "single_turn", plain("single-2", "¿Me ayudas con un poema?")
     yield "no_turns", {"id": share_id("empty-1"), "conversations": []}
@@ -172,7 +172,7 @@ def own_rows() -> Iterator[tuple[str, Row]]:
 
 
 def _restarted_list() -> Row:
-    """Return an answer whose list starts again at 1 after each block of code."""
+    """Return an answer whose list restarts at 1 after each code block."""
     steps = (("Make the folder:", "mkdir notes"), ("Enter it:", "cd notes"), ("Start:", "git init"))
     parts = (
         f"<ol><li>{text}</li></ol>" + render(f"```bash\n{code}\n```").removeprefix(ROOT).removesuffix("</div>")
@@ -183,7 +183,7 @@ def _restarted_list() -> Row:
 
 
 def copies(clean: dict[str, Row]) -> Iterator[tuple[str, Row]]:
-    """Yield (kind, row) for rows that repeat others, in whole or in part."""
+    """Yield (kind, row) for rows that repeat other rows, completely or in part."""
     for name in ("tides", "country-4-ko"):
         yield "duplicate_row", clean[name]
     for name in ("de-miete", "quadratic", "units-0"):
@@ -201,7 +201,7 @@ def copies(clean: dict[str, Row]) -> Iterator[tuple[str, Row]]:
 
 
 def malformed(clean: dict[str, Row]) -> Iterator[tuple[str, object]]:
-    """Yield (kind, row) for rows that are not what a row should be, each kind once."""
+    """Yield (kind, row) for malformed rows, each kind once."""
     bases = (clean[f"train-{number}-{language}"] for language in ("de", "es", "ja", "ko") for number in range(4))
 
     def base(kind: str) -> Row:
@@ -240,7 +240,7 @@ def malformed(clean: dict[str, Row]) -> Iterator[tuple[str, object]]:
 
 
 def odd_characters() -> Iterator[tuple[str, object]]:
-    """Yield (kind, row) for rows that a strict JSON or HTML reader chokes on."""
+    """Yield (kind, row) for rows that break a strict JSON or HTML parser."""
     yield (
         "lone_surrogate_prompt",
         answered(
@@ -261,7 +261,7 @@ def odd_characters() -> Iterator[tuple[str, object]]:
 
 
 def all_rows() -> list[tuple[str, str, object]]:
-    """Return (sort key, kind, row) of every row; the kind of an untouched one is `clean`."""
+    """Return (sort key, kind, row) of every row; rows without dirt have the kind `clean`."""
     rows = {chat.name: to_row(chat) for chat in chats()}
     kinds = {name: kind for kind, (names, _) in IN_PLACE.items() for name in names}
     for names, change in IN_PLACE.values():
@@ -275,7 +275,7 @@ def all_rows() -> list[tuple[str, str, object]]:
 
 
 def to_json(row: object) -> str:
-    """Return one row as JSON on one line; escapes only where UTF-8 cannot hold the text."""
+    """Return one row as JSON on one line; escape only what UTF-8 cannot encode."""
     text = json.dumps(row, ensure_ascii=False)
     try:
         text.encode()
@@ -285,7 +285,7 @@ def to_json(row: object) -> str:
 
 
 def build() -> tuple[str, str]:
-    """Return the dump and the table of which rows (from 0) carry which dirt, as JSON texts."""
+    """Return the dump and a table of the dirt in each row (from 0), as JSON texts."""
     rows = all_rows()
     kinds: dict[str, list[int]] = {}
     for index, (_, kind, _) in enumerate(rows):
@@ -296,7 +296,7 @@ def build() -> tuple[str, str]:
 
 
 def main() -> None:
-    """Write both files beside this script."""
+    """Write both files to the folder of this script."""
     dump, table = build()
     (FOLDER / "sharegpt_dump.json").write_text(dump, encoding="utf-8", newline="\n")
     (FOLDER / "dump_kinds.json").write_text(table, encoding="utf-8", newline="\n")

@@ -1,7 +1,7 @@
-"""Filters of one's own, for `curate clean dump.json --filters examples/my_filters.py`.
+"""Your own filters, for `curate clean dump.json --filters examples/my_filters.py`.
 
-Each is a function that returns a Polars expression: its name is the recipe key and the rule written beside
-what it rejects, its keyword defaults are its settings, its docstring's first line is its documentation.
+Each filter is a function that returns a Polars expression. Its name is the key in a recipe and the rule of its
+rejects, its keyword defaults are its settings, and the first line of its docstring is its documentation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from curate.filters import reject, rule
 
 @rule
 def shouting(share: float = 0.5, minimum: int = 20) -> pl.Expr:
-    """Drop conversations whose prompts are in capitals for more than `share` of their letters."""
+    """Drop conversations in which more than `share` of the letters in prompts are capitals."""
     text = pl.col("prompts").list.join("\n")
     letters = text.str.count_matches(r"\p{L}")
     capitals = text.str.count_matches(r"\p{Lu}")
