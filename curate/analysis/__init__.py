@@ -1,1 +1,1 @@
-"""Read-only views of a set or a dump: statistics, comparison, the history of a record, conversations to look at."""
+"""Read-only views of a set or a dump: statistics, comparison, the history of a record, selected conversations."""

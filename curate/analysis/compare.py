@@ -1,4 +1,4 @@
-"""Two curated sets side by side: what one keeps and the other rejects, and how their numbers differ."""
+"""Compare two curated sets: records that only one keeps, settings that differ, and lengths side by side."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any, Literal
 
 import polars as pl
 
-from curate.analysis.measure_set import counts, equal_spans, lengths, measure_set, measured
+from curate.analysis.measure_set import counts, equal_spans, length_series, lengths, measure_set
 from curate.analysis.stats import Stats
 from curate.dataset import columns
-from curate.dataset.curated_set import CuratedSet, is_dump, open_set, readable
+from curate.dataset.curated_set import CuratedSet, is_dump, open_set, translate_errors
 from curate.dataset.manifest import Manifest
 from curate.display.displayed import Displayed
 from curate.errors import SetError
 
 Measured = tuple[str, str, str, pl.Series]  # name, title, unit and values of a length
-EXAMPLES = 3  # ids of a crossing
+EXAMPLES = 3  # ids given for each rule
 PLACE = list(columns.SOURCE)
 MatchedBy = Literal["place", "id"]
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """What one set keeps and the other rejects by this rule: `count`, and the ids of some `examples`."""
+class RuleDifference:
+    """Records that one set keeps and the other rejects by this rule: `count`, and a few ids as `examples`."""
 
     rule: str
     count: int
@@ -36,19 +36,19 @@ class Crossing:
 class Side:
     """What one set keeps and the other does not.
 
-    `records` are kept here alone: rejected there by one of `rules`, or `absent`, never read there. `exchanges` were
-    lost there from records that both keep.
+    `records` are kept by this set alone: the other rejected them by one of `rules`, or never read them (`absent`).
+    `exchanges` were rejected by the other set from records that both keep.
     """
 
     records: int
     absent: int
-    rules: tuple[Crossing, ...]
-    exchanges: tuple[Crossing, ...]
+    rules: tuple[RuleDifference, ...]
+    exchanges: tuple[RuleDifference, ...]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting in which the runs that made two sets differ; null where one has no such setting."""
+    """A setting that differs between the runs of two sets; None if a run had no such setting."""
 
     name: str
     one: Any
@@ -56,8 +56,8 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """How many values of each set lie from `low` up to and including `high`."""
+class PairedBin:
+    """A bin of two histograms: the number of values from `low` up to and including `high` in each set."""
 
     low: int
     high: int
@@ -66,21 +66,21 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Overlay:
-    """How one measure is spread over both sets, in the same bins."""
+class PairedHistogram:
+    """Histograms of one measure for both sets, with the same bins."""
 
     name: str
     title: str
     unit: str
-    bins: tuple[Pair, ...]
+    bins: tuple[PairedBin, ...]
 
 
 @dataclass(frozen=True)
 class Comparison(Displayed):
-    """Two sets side by side.
+    """The differences of two sets.
 
-    Records are `matched_by` their place where both were made from the same files, else by their ids. `only_one` is
-    what the first keeps and the other does not, `only_other` the opposite.
+    Records are `matched_by` their place if both sets were made from the same files, else by their ids. `only_one` is
+    what the first set keeps and the second does not, `only_other` the opposite.
     """
 
     one: Stats
@@ -90,15 +90,15 @@ class Comparison(Displayed):
     only_one: Side
     only_other: Side
     settings: tuple[Setting, ...]
-    histograms: tuple[Overlay, ...]
+    histograms: tuple[PairedHistogram, ...]
 
 
 def compare_sets(first: CuratedSet, second: CuratedSet) -> Comparison:
-    """Compare two open sets; raises SetError where one is damaged."""
+    """Compare two open sets; raises SetError if one is damaged."""
     stats = measure_set(first), measure_set(second)
     by: MatchedBy = "place" if _inputs(first) == _inputs(second) else "id"
     mine, theirs = _Rows(first, by), _Rows(second, by)
-    with readable(first), readable(second):
+    with translate_errors(first), translate_errors(second):
         return Comparison(
             *stats,
             matched_by=by,
@@ -106,14 +106,16 @@ def compare_sets(first: CuratedSet, second: CuratedSet) -> Comparison:
             only_one=_side(mine, theirs),
             only_other=_side(theirs, mine),
             settings=tuple(_settings(first.manifest, second.manifest)),
-            histograms=_overlays(first, second),
+            histograms=_histograms(first, second),
         )
 
 
 def open_comparable(path: str | Path) -> CuratedSet:
-    """Open a set that is to be compared; raises SetError for anything else."""
+    """Open a set for comparison; raises SetError for anything else."""
     if is_dump(path):
-        raise SetError(f"{str(path)!r} is not a curated set, and only sets are compared; make one: curate clean {path}")
+        raise SetError(
+            f"{str(path)!r} is not a curated set, and only sets can be compared; make one: curate clean {path}"
+        )
     return open_set(path)
 
 
@@ -127,7 +129,7 @@ class _Rows:
     def __init__(self, curated: CuratedSet, by: MatchedBy) -> None:
         self.key = PLACE if by == "place" else ["key"]
         rows, rejected = curated.conversations(), curated.rejected()
-        if by == "id":  # a record without an id of its own is kept under one of its content
+        if by == "id":  # a record without an id is kept under one derived from its content
             rows = rows.with_columns(key=pl.coalesce("source_id", "id"))
             rejected = rejected.with_columns(key=pl.col("source_id"))
         named = pl.coalesce("source_id", pl.format("{}:{}", *PLACE)).alias("id")
@@ -141,30 +143,32 @@ class _Rows:
 def _side(mine: _Rows, theirs: _Rows) -> Side:
     key = mine.key
     alone = mine.kept.join(theirs.kept, on=key, how="anti", maintain_order="left")
-    taken = _crossings(alone.join(theirs.lost, on=key, how="left", maintain_order="left"))
+    taken = _rule_differences(alone.join(theirs.lost, on=key, how="left", maintain_order="left"))
     both = theirs.exchanges.join(mine.kept, on=key, how="semi").join(theirs.kept, on=key, how="semi")
     lost = both.join(mine.exchanges, on=[*key, "first"], how="anti", maintain_order="left")
     absent = sum(count for rule, count, _ in taken if rule is None)
-    rules = tuple(Crossing(rule, count, tuple(ids)) for rule, count, ids in taken if rule is not None)
-    exchanges = tuple(Crossing(rule, count, tuple(ids)) for rule, count, ids in _crossings(lost) if rule is not None)
-    return Side(absent + sum(one.count for one in rules), absent, rules, exchanges)
+    rules = tuple(RuleDifference(rule, count, tuple(ids)) for rule, count, ids in taken if rule is not None)
+    exchanges = tuple(
+        RuleDifference(rule, count, tuple(ids)) for rule, count, ids in _rule_differences(lost) if rule is not None
+    )
+    return Side(absent + sum(rule.count for rule in rules), absent, rules, exchanges)
 
 
-def _crossings(rows: pl.LazyFrame) -> list[tuple[str | None, int, list[str]]]:
-    found = rows.group_by("rule", maintain_order=True).agg(count=pl.len(), examples=pl.col("id").head(EXAMPLES))
-    return found.sort(["count", "rule"], descending=[True, False]).collect().rows()
+def _rule_differences(rows: pl.LazyFrame) -> list[tuple[str | None, int, list[str]]]:
+    counts = rows.group_by("rule", maintain_order=True).agg(count=pl.len(), examples=pl.col("id").head(EXAMPLES))
+    return counts.sort(["count", "rule"], descending=[True, False]).collect().rows()
 
 
-def _settings(one: Manifest, other: Manifest) -> Iterator[Setting]:
+def _settings(first: Manifest, second: Manifest) -> Iterator[Setting]:
     """Yield the settings that differ, in the order of their names."""
-    mine, theirs = (dict(_made(manifest)) for manifest in (one, other))
+    mine, theirs = (dict(_flat_settings(manifest)) for manifest in (first, second))
     for name in sorted({*mine, *theirs}):
         if mine.get(name) != theirs.get(name):
             yield Setting(name, mine.get(name), theirs.get(name))
 
 
-def _made(manifest: Manifest) -> Iterator[tuple[str, Any]]:
-    """Yield what a set was made with: its recipe's settings, the tokenizer's file and the version."""
+def _flat_settings(manifest: Manifest) -> Iterator[tuple[str, Any]]:
+    """Yield what a set was made with: its recipe's settings, the tokenizer's hash and curate's version."""
     yield from _flat({name: value for name, value in manifest.recipe.items() if name not in ("name", "summary")})
     yield "recipe", manifest.recipe_name
     yield "tokens.tokenizer.sha256", manifest.tokenizer.hash
@@ -179,20 +183,20 @@ def _flat(values: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any
             yield f"{under}{name}", value
 
 
-def _overlays(one: CuratedSet, other: CuratedSet) -> tuple[Overlay, ...]:
-    sizes = [lengths(curated.conversations()) for curated in (one, other)]
+def _histograms(first: CuratedSet, second: CuratedSet) -> tuple[PairedHistogram, ...]:
+    sizes = [lengths(curated.conversations()) for curated in (first, second)]
     apart = any(len(whole) != pieces.height for pieces, whole in sizes)
-    mine, theirs = (measured(*found, "pieces", apart) for found in sizes)
-    return tuple(map(_overlay, mine, theirs))
+    mine, theirs = (length_series(*tables, "pieces", apart) for tables in sizes)
+    return tuple(map(_histogram, mine, theirs))
 
 
-def _overlay(one: Measured, other: Measured) -> Overlay:
-    name, title, unit, values = one
-    both = pl.concat([values, other[3]]).drop_nulls()
+def _histogram(first: Measured, second: Measured) -> PairedHistogram:
+    name, title, unit, values = first
+    both = pl.concat([values, second[3]]).drop_nulls()
     if both.is_empty():
-        return Overlay(name, title, unit, ())
+        return PairedHistogram(name, title, unit, ())
     p99 = int(both.quantile(0.99, "nearest") or 0)
     spans = equal_spans(int(both.min()), p99, int(both.max()))  # type: ignore[arg-type]
-    mine, theirs = (counts(each.drop_nulls(), spans) for each in (values, other[3]))
-    bins = [Pair(low, high, *counts) for (low, high), *counts in zip(spans, mine, theirs, strict=True)]
-    return Overlay(name, title, unit, tuple(bins))
+    mine, theirs = (counts(each.drop_nulls(), spans) for each in (values, second[3]))
+    bins = [PairedBin(low, high, *counts) for (low, high), *counts in zip(spans, mine, theirs, strict=True)]
+    return PairedHistogram(name, title, unit, tuple(bins))

@@ -1,4 +1,4 @@
-"""Conversations to look at: rows of a curated set with their messages, rejected records read again, originals."""
+"""Read conversations to show: kept rows with their messages, rejected records parsed again, and originals."""
 
 from __future__ import annotations
 
@@ -20,17 +20,25 @@ from curate.pipeline import repair_text
 from curate.schemas import formats
 from curate.schemas.conversation import Message
 
-NEAR = 1_000  # rows that lie no further apart are read in one go
-OWN = ("id", "source_id", "source_file", "source_index", "messages", "record", "cluster")  # not among a chat's facts
+NEAR = 1_000  # rows this close together are read at once
+OWN = (
+    "id",
+    "source_id",
+    "source_file",
+    "source_index",
+    "messages",
+    "record",
+    "cluster",
+)  # not among the facts of a view
 LOST = ("scope", "rule", "reason", "evidence", "message_range", "twin")
 
 
 @dataclass(frozen=True)
-class Chat(Displayed):
-    """One row of a set: a piece that was kept, or a record or exchange that was `rejected`.
+class ConversationView(Displayed):
+    """One row of a set to show: a kept piece, or a `rejected` record or exchange.
 
-    `id` is the set's; of a rejected one the dump's own, or its place. `facts` are the row's other columns.
-    `unread` is the text of a record that holds no messages.
+    `id` is the set's id; for a rejected row the dump's own, or its place. `facts` are the row's other columns.
+    `unread` is the text of a record without readable messages.
     """
 
     id: str
@@ -43,63 +51,62 @@ class Chat(Displayed):
 
     @property
     def place(self) -> str:
-        """Where it stood in the input."""
+        """The record's place in the input, as `file:index`."""
         return f"{self.source_file}:{self.source_index}"
 
 
-def kept(curated: CuratedSet, rows: Sequence[int]) -> list[Chat]:
-    """Return these rows of conversations.parquet, in the order asked for."""
+def read_kept(curated: CuratedSet, rows: Sequence[int]) -> list[ConversationView]:
+    """Read these rows of conversations.parquet, in the order given."""
     return [_kept(row) for row in _take(curated.conversations(), rows)]
 
 
-def lost(curated: CuratedSet, rows: Sequence[int]) -> list[Chat]:
-    """Return these rows of rejected.parquet; HTML of answers is shown as the markdown it stands for."""
-    found = list(_take(curated.rejected(), rows))
-    missing = [(row["source_file"], row["source_index"]) for row in found if row["record"] is None]
+def read_rejected(curated: CuratedSet, rows: Sequence[int]) -> list[ConversationView]:
+    """Read these rows of rejected.parquet; answers in HTML are converted to markdown."""
+    rejected = list(_take(curated.rejected(), rows))
+    missing = [(row["source_file"], row["source_index"]) for row in rejected if row["record"] is None]
     records = _records(curated.rejected(), missing) if missing else {}
-    return [_lost(row, row["record"] or records.get((row["source_file"], row["source_index"]))) for row in found]
+    return [_lost(row, row["record"] or records.get((row["source_file"], row["source_index"]))) for row in rejected]
 
 
-def compare(curated: CuratedSet, chat: Chat) -> list[Change]:
-    """Return how the whole record of a chat was changed: every message as it came, and as it was kept.
+def diff_record(curated: CuratedSet, chat: ConversationView) -> list[Change]:
+    """Compare a whole record with its original: every message before and after cleaning.
 
-    The text as it came is that of the originals; a record that is not among them was not changed. Raises SetError
-    where a set was written without them.
+    A record that is not among the originals was not changed. Raises SetError if the set was written without originals.
     """
     place = (chat.source_file, chat.source_index)
     raw = _records(curated.rejected(), [place]).get(place)
     originals = curated.originals()
     if raw is None and originals is None:
         raise SetError(
-            f"{str(curated.path)!r} was written without originals, so what was changed cannot be shown; "
-            f"curate explain {chat.place} tells the repairs"
+            f"{str(curated.path)!r} was written without originals, so its changes cannot be shown; "
+            f"curate explain {chat.place} lists the repairs"
         )
     if raw is None and originals is not None:
         raw = _records(originals, [place]).get(place)
     after = _whole(curated, place)
     if raw is None:
         return changes(after, after)
-    before, unread = read(raw)
+    before, unread = parse_record(raw)
     if unread is not None:
         before = [Message("user", unread)]
     return changes(before, after)
 
 
-def losses(curated: CuratedSet, chat: Chat) -> list[Rejection]:
-    """Return what was rejected of a chat's record: exchanges, or the whole."""
+def find_rejections(curated: CuratedSet, chat: ConversationView) -> list[Rejection]:
+    """Return the rejections of a record: of exchanges, or of the whole record."""
     mine = (pl.col("source_file") == chat.source_file) & (pl.col("source_index") == chat.source_index)
     return [rejection(row) for row in curated.rejected().filter(mine).select(LOST).collect().iter_rows(named=True)]
 
 
-def read(raw: bytes) -> tuple[list[Message], str | None]:
-    """Return a record's messages as they came, or no messages and its text where it is no conversation."""
+def parse_record(raw: bytes) -> tuple[list[Message], str | None]:
+    """Parse a record without repairs; returns no messages, and the record's text, if it is not a conversation."""
     span = RecordSpan(0, len(raw), 1, "record")
-    found = decode_records(Chunk("", 0, 1, 0, raw, (span,)))[0]
+    record = decode_records(Chunk("", 0, 1, 0, raw, (span,)))[0]
     try:
-        if found.problem is not None:
-            raise found.problem
-        conversation = formats.parse(found.value)
-        if found.surrogates:
+        if record.problem is not None:
+            raise record.problem
+        conversation = formats.parse(record.value)
+        if record.surrogates:
             repair_text.mend_surrogates(conversation)
         if conversation.messages:
             return conversation.messages, None
@@ -108,20 +115,20 @@ def read(raw: bytes) -> tuple[list[Message], str | None]:
     return [], raw.decode("utf-8", "backslashreplace")
 
 
-def readable(messages: Iterable[Message]) -> list[Message]:
-    """Return messages with answers that are ChatGPT's HTML as markdown."""
-    found = list(messages)
-    answers = [m for m in found if m.role == "assistant" and markdown.looks_like_html(m.content)]
+def convert_html(messages: Iterable[Message]) -> list[Message]:
+    """Return the messages, with answers in ChatGPT's HTML converted to markdown in place."""
+    converted = list(messages)
+    answers = [m for m in converted if m.role == "assistant" and markdown.looks_like_html(m.content)]
     for message, text in zip(answers, markdown.to_markdown([m.content for m in answers]), strict=True):
         message.content = text
-    return found
+    return converted
 
 
 def _take(frame: pl.LazyFrame, rows: Sequence[int]) -> Iterable[Mapping[str, Any]]:
-    """Yield rows by number, in the order asked for; those that lie near each other are read together."""
-    wanted = sorted(set(rows))
+    """Yield rows by number, in the order given; rows near each other are read together."""
+    ordered = sorted(set(rows))
     groups: list[list[int]] = []
-    for row in wanted:
+    for row in ordered:
         if groups and row - groups[-1][-1] <= NEAR:
             groups[-1].append(row)
         else:
@@ -129,27 +136,27 @@ def _take(frame: pl.LazyFrame, rows: Sequence[int]) -> Iterable[Mapping[str, Any
     frames = [frame.slice(g[0], g[-1] - g[0] + 1).select(pl.all().gather([n - g[0] for n in g])) for g in groups]
     if not frames:
         return
-    found = pl.concat(pl.collect_all(frames))
-    place = {row: at for at, row in enumerate(wanted)}
+    table = pl.concat(pl.collect_all(frames))
+    place = {row: at for at, row in enumerate(ordered)}
     for row in rows:
-        yield found.row(place[row], named=True)
+        yield table.row(place[row], named=True)
 
 
-def _kept(row: Mapping[str, Any]) -> Chat:
+def _kept(row: Mapping[str, Any]) -> ConversationView:
     messages = tuple(Message(**message) for message in row["messages"])
     facts = {key: value for key, value in row.items() if key not in OWN}
-    return Chat(row["id"], row["source_file"], row["source_index"], messages, facts)
+    return ConversationView(row["id"], row["source_file"], row["source_index"], messages, facts)
 
 
-def _lost(row: Mapping[str, Any], record: bytes | None) -> Chat:
+def _lost(row: Mapping[str, Any], record: bytes | None) -> ConversationView:
     place = f"{row['source_file']}:{row['source_index']}"
-    messages, unread = read(record or b"")
+    messages, unread = parse_record(record or b"")
     span = row["message_range"]
     if span:
         messages = messages[span[0] : span[1]]
     facts = {key: value for key, value in row.items() if key not in (*OWN, *LOST)}
-    shown = tuple(readable(messages))
-    return Chat(
+    shown = tuple(convert_html(messages))
+    return ConversationView(
         row["source_id"] or place, row["source_file"], row["source_index"], shown, facts, rejection(row), unread
     )
 
@@ -163,13 +170,13 @@ def _records(frame: pl.LazyFrame, places: Sequence[tuple[str, int]]) -> dict[tup
 
 
 def _whole(curated: CuratedSet, place: tuple[str, int]) -> list[Message]:
-    """Return all that was kept of a record: its pieces joined, with the system messages of the first alone."""
+    """Return the kept messages of a record: its pieces joined, with system messages from the first only."""
     file, number = place
     rows = curated.conversations().filter((pl.col("source_file") == file) & (pl.col("source_index") == number))
-    found: list[Message] = []
+    joined: list[Message] = []
     for (messages,) in rows.sort("piece").select("messages").collect().iter_rows():
         piece = [Message(**message) for message in messages]
-        while found and piece and piece[0].role == "system":
+        while joined and piece and piece[0].role == "system":
             piece = piece[1:]
-        found += piece
-    return found
+        joined += piece
+    return joined

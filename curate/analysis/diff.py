@@ -1,4 +1,4 @@
-"""What cleaning changed in a conversation: messages before and after, paired, and the words that differ."""
+"""Show what cleaning changed in a conversation: messages before and after, paired, and the words that differ."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ from typing import Literal
 from curate.schemas.conversation import Message
 
 Kind = Literal["same", "gone", "new"]
-Words = tuple[tuple[Kind, str], ...]  # joined without `new` they are the text before, without `gone` the one after
+Words = tuple[tuple[Kind, str], ...]  # without `new` they join to the text before, without `gone` to the text after
 
 TOKEN = re.compile(r"</?[a-zA-Z][^<>]*>|\w+ ?|\s+|[^\w\s] ?")
 TAG = re.compile(r"<[^<>]*>")
 MANY = 6_000  # words and marks of both texts together; past that, lines are compared
-KEY = 60  # letters and digits that a message is known by, before and after
+KEY = 60  # leading letters and digits by which a message is matched before and after
 
 
 @dataclass(frozen=True)
 class Change:
-    """A message before and after; null where it went, or came. Messages of one role in a row count as one."""
+    """A message before and after; None if it was removed, or added. Consecutive messages of one role count as one."""
 
     before: Message | None
     after: Message | None
 
     @property
     def role(self) -> str:
-        """Whose message it is."""
+        """The role of the message."""
         message = self.after or self.before
         return message.role if message else ""
 
     @property
     def changed(self) -> bool:
-        """Whether the text is another."""
+        """Whether the text differs."""
         return self.before is None or self.after is None or self.before.content != self.after.content
 
 
 def changes(before: Sequence[Message], after: Sequence[Message]) -> list[Change]:
-    """Pair the messages of a record as it came with those that were kept, in order."""
+    """Pair the messages of an original record with those that were kept, in order."""
     old, new = _joined(before), _joined(after)
     matcher = difflib.SequenceMatcher(None, [_key(m) for m in old], [_key(m) for m in new], autojunk=False)
-    found: list[Change] = []
+    result: list[Change] = []
     for kind, i, i_end, j, j_end in matcher.get_opcodes():
         if kind == "equal":
-            found += [Change(*pair) for pair in zip(old[i:i_end], new[j:j_end], strict=True)]
+            result += [Change(*pair) for pair in zip(old[i:i_end], new[j:j_end], strict=True)]
         else:
-            found += _paired(old[i:i_end], new[j:j_end])
-    return found
+            result += _paired(old[i:i_end], new[j:j_end])
+    return result
 
 
 def words(before: str, after: str) -> Words:
-    """Return both texts as one, what went and what came marked; an HTML tag is one word."""
+    """Return both texts merged, with removed and added words marked; an HTML tag is one word."""
     if before == after:
         return (("same", before),) if before else ()
     old, new = TOKEN.findall(before), TOKEN.findall(after)
@@ -83,13 +83,13 @@ def _joined(messages: Sequence[Message]) -> list[Message]:
 
 
 def _key(message: Message) -> tuple[str, str]:
-    """Return what a message is known by, whatever markup its text is in."""
+    """Return a key by which a message is matched, independent of the markup of its text."""
     start = TAG.sub(" ", message.content[: 40 * KEY])
     return message.role, "".join(filter(str.isalnum, html.unescape(start)))[:KEY]
 
 
 def _paired(old: list[Message], new: list[Message]) -> Iterator[Change]:
-    """Pair messages of one role, in order, where nothing else tells which belong together."""
+    """Pair messages of the same role in order, as their texts do not match."""
     while old or new:
         at = next((k for k, message in enumerate(old) if new and message.role == new[0].role), None)
         if at is None:

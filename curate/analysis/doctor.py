@@ -1,4 +1,4 @@
-"""Tell what this machine has of what curate can use, and what to type for what is missing."""
+"""Check what this machine has of what curate can use, and say how to install what is missing."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Package:
 
 
 @dataclass(frozen=True)
-class FoundTokenizer:
+class LocalTokenizer:
     """A tokenizer on this disk: what to call it, and where its file is."""
 
     name: str
@@ -100,7 +100,7 @@ class Doctor(Displayed):
     gpu_note: str | None
     torch_cuda: str | None
     packages: tuple[Package, ...]
-    tokenizers: tuple[FoundTokenizer, ...]
+    tokenizers: tuple[LocalTokenizer, ...]
     advice: tuple[Advice, ...]
 
 
@@ -129,7 +129,7 @@ def _advice(
     packages: tuple[Package, ...],
     gpus: tuple[Gpu, ...],
     cuda: str | None,
-    tokenizers: tuple[FoundTokenizer, ...],
+    tokenizers: tuple[LocalTokenizer, ...],
     machine: Machine,
 ) -> tuple[Advice, ...]:
     found: list[Advice] = []
@@ -271,22 +271,22 @@ def read_gpus(csv: str) -> list[Gpu]:
 # ---- tokenizers
 
 
-def _tokenizers() -> tuple[FoundTokenizer, ...]:
+def _tokenizers() -> tuple[LocalTokenizer, ...]:
     """Return the default tokenizer if it is installed, and those that lie in the Hub's cache."""
     found = []
     with suppress(TokenizerError):
-        found.append(FoundTokenizer(files.DEFAULT_TOKENIZER, str(files.find_tokenizer_files(None).vocabulary)))
+        found.append(LocalTokenizer(files.DEFAULT_TOKENIZER, str(files.find_tokenizer_files(None).vocabulary)))
     return (*found, *_cached())
 
 
-def _cached() -> list[FoundTokenizer]:
+def _cached() -> list[LocalTokenizer]:
     try:
         from huggingface_hub import constants
     except ImportError:
         return []
-    found: dict[str, FoundTokenizer] = {}
+    found: dict[str, LocalTokenizer] = {}
     for file in files.VOCABULARY_FILES:
         for path in sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{file}")):
             name = path.parents[2].name.removeprefix("models--").replace("--", "/")
-            found.setdefault(name, FoundTokenizer(name, str(path)))
+            found.setdefault(name, LocalTokenizer(name, str(path)))
     return [found[name] for name in sorted(found)]

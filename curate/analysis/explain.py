@@ -1,4 +1,4 @@
-"""Tell one record's way through a curated set: its source, repairs, losses, twins and pieces."""
+"""Explain what happened to one record: its source, repairs, rejections, twins and pieces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from curate.dataset.curated_set import CuratedSet, open_set, readable
+from curate.dataset.curated_set import CuratedSet, open_set, translate_errors
 from curate.display.displayed import Displayed
 from curate.errors import SetError
 from curate.schemas.conversation import Edit
@@ -16,14 +16,14 @@ from curate.schemas.conversation import Edit
 if TYPE_CHECKING:
     import polars as pl
 
-RECORDS_SHOWN = 20  # an id that repeats more often is cut here, and says so
+RECORDS_SHOWN = 20  # of an id that occurs more often; the rest are counted only
 EXCERPT = 400  # characters of a rejected record's own bytes
-NEAR_SEARCHED = 20_000  # ids that a mistyped one is compared with
+NEAR_SEARCHED = 20_000  # ids compared with a mistyped one
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """What a rule took: the whole record, or one exchange with its first and last message."""
+    """A rejection by a rule: of the whole record, or of one exchange with its first and last message."""
 
     scope: Literal["record", "exchange"]
     rule: str
@@ -35,7 +35,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Piece:
-    """One row of the set that came of the record."""
+    """One row of the set made from the record."""
 
     id: str
     split: str
@@ -45,8 +45,8 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Story:
-    """One record's way; `twins` were rejected as duplicates of it, `record` is the start of a rejected one's text."""
+class RecordHistory:
+    """What happened to one record; `twins` were rejected as its duplicates, `record` starts a rejected one's text."""
 
     source_file: str
     source_index: int
@@ -61,40 +61,40 @@ class Story:
 
 @dataclass(frozen=True)
 class Explanation(Displayed):
-    """All records that an id names; `matches` counts them, `records` holds the first of them."""
+    """The records that an id names: `matches` is their number, `records` has the first of them."""
 
     query: str
     set_path: str
     matches: int
-    records: tuple[Story, ...]
+    records: tuple[RecordHistory, ...]
 
 
 Key = tuple[str, int]
 
 
 def explain(record_id: str, set_path: str | Path = "curated") -> Explanation:
-    """Tell the way of the records that an id names: the set's id, the dump's own, a piece's, or `file:index`.
+    """Explain the records that an id names: the set's id, the dump's own, a piece's, or `file:index`.
 
-    Raises SetError with the nearest ids where none is so named.
+    Raises SetError with similar ids if there is no such record.
     """
     curated = open_set(set_path)
-    with readable(curated):
-        keys = records_named(curated, record_id)
+    with translate_errors(curated):
+        keys = find_records(curated, record_id)
         if keys:
-            stories = _stories(curated, keys[:RECORDS_SHOWN])
-            return Explanation(record_id, str(curated.path), len(keys), stories)
-        raise absent(curated, record_id)
+            histories = _histories(curated, keys[:RECORDS_SHOWN])
+            return Explanation(record_id, str(curated.path), len(keys), histories)
+        raise unknown_id(curated, record_id)
 
 
-def absent(curated: CuratedSet, record_id: str) -> SetError:
-    """Return the error that says that no record is so named, with the nearest ids."""
+def unknown_id(curated: CuratedSet, record_id: str) -> SetError:
+    """Return the error for an id that names no record, with similar ids."""
     near = _nearest(curated, record_id)
-    hint = f"; near it: {', '.join(map(repr, near))}" if near else ""
+    hint = f"; similar ids: {', '.join(map(repr, near))}" if near else ""
     return SetError(f"no record {record_id!r} in {str(curated.path)!r}{hint} (an id, or FILE:INDEX from 0)")
 
 
-def records_named(curated: CuratedSet, record_id: str) -> list[Key]:
-    """Return the (file, index) of each record so named, in order of the input."""
+def find_records(curated: CuratedSet, record_id: str) -> list[Key]:
+    """Return the (file, index) of each record that an id names, in the order of the input."""
     import polars as pl
 
     named = pl.col("source_id") == record_id
@@ -104,8 +104,8 @@ def records_named(curated: CuratedSet, record_id: str) -> list[Key]:
     )
     kept = curated.conversations().filter(named | (pl.col("id") == record_id) | whole | _place(record_id))
     lost = curated.rejected().filter(named | _place(record_id))
-    found = pl.concat([frame.select("source_file", "source_index") for frame in (kept, lost)])
-    return list(found.unique().sort("source_file", "source_index").collect(engine="streaming").iter_rows())
+    keys = pl.concat([frame.select("source_file", "source_index") for frame in (kept, lost)])
+    return list(keys.unique().sort("source_file", "source_index").collect(engine="streaming").iter_rows())
 
 
 def _place(record_id: str) -> pl.Expr:
@@ -117,7 +117,7 @@ def _place(record_id: str) -> pl.Expr:
     return (pl.col("source_file") == file) & (pl.col("source_index") == int(index))
 
 
-def _stories(curated: CuratedSet, keys: list[Key]) -> tuple[Story, ...]:
+def _histories(curated: CuratedSet, keys: list[Key]) -> tuple[RecordHistory, ...]:
     kept = _rows(
         curated.conversations(),
         keys,
@@ -128,11 +128,11 @@ def _stories(curated: CuratedSet, keys: list[Key]) -> tuple[Story, ...]:
         keys,
         ["source_id", "scope", "rule", "reason", "evidence", "message_range", "twin", "record"],
     )
-    return tuple(_story(curated, key, kept.get(key, []), lost.get(key, [])) for key in keys)
+    return tuple(_history(curated, key, kept.get(key, []), lost.get(key, [])) for key in keys)
 
 
 def _rows(frame: pl.LazyFrame, keys: list[Key], columns: list[str]) -> dict[Key, list[dict[str, Any]]]:
-    """Return these records' rows by key, in the order they stand in."""
+    """Return the rows of these records by key, in the order of the table."""
     import polars as pl
 
     files, places = {file for file, _ in keys}, {index for _, index in keys}
@@ -143,9 +143,9 @@ def _rows(frame: pl.LazyFrame, keys: list[Key], columns: list[str]) -> dict[Key,
     return rows
 
 
-def _story(curated: CuratedSet, key: Key, kept: list[dict[str, Any]], lost: list[dict[str, Any]]) -> Story:
+def _history(curated: CuratedSet, key: Key, kept: list[dict[str, Any]], lost: list[dict[str, Any]]) -> RecordHistory:
     whole = next((row for row in lost if row["scope"] == "record"), None)
-    return Story(
+    return RecordHistory(
         source_file=key[0],
         source_index=key[1],
         source_id=next((row["source_id"] for row in [*kept, *lost]), None),
@@ -159,13 +159,13 @@ def _story(curated: CuratedSet, key: Key, kept: list[dict[str, Any]], lost: list
 
 
 def rejection(row: Mapping[str, Any]) -> Rejection:
-    """Return what a row of rejected.parquet says."""
+    """Return the rejection that a row of rejected.parquet describes."""
     messages = (row["message_range"][0], row["message_range"][1] - 1) if row["message_range"] else None
     return Rejection(row["scope"], row["rule"], row["reason"], row["evidence"], messages, row["twin"])
 
 
 def _twins(curated: CuratedSet, kept: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return the records that were rejected as twins of this one, by their own id or place."""
+    """Return the ids, or places, of the records that were rejected as duplicates of this one."""
     import polars as pl
 
     if not kept:
@@ -173,8 +173,8 @@ def _twins(curated: CuratedSet, kept: list[dict[str, Any]]) -> tuple[str, ...]:
     names = {row["id"] for row in kept} | {_base(row) for row in kept}
     place = pl.concat_str("source_file", pl.lit(":"), "source_index")
     rows = curated.rejected().filter(pl.col("twin").is_in(list(names)))
-    found = rows.select(pl.coalesce("source_id", place)).head(RECORDS_SHOWN).collect()
-    return tuple(found.to_series())
+    ids = rows.select(pl.coalesce("source_id", place)).head(RECORDS_SHOWN).collect()
+    return tuple(ids.to_series())
 
 
 def _base(row: Mapping[str, Any]) -> str:
@@ -183,7 +183,7 @@ def _base(row: Mapping[str, Any]) -> str:
 
 
 def _excerpt(record: bytes | None) -> str:
-    """Return the start of a record's bytes as text; what is not UTF-8 shows as its escapes."""
+    """Return the start of a record's bytes as text; bytes that are not UTF-8 are escaped."""
     return (record or b"")[: 4 * EXCERPT].decode("utf-8", "backslashreplace")[:EXCERPT]
 
 

@@ -1,4 +1,4 @@
-"""Measure a dump of any format as it came: parsed and counted in every worker, nothing repaired, nothing written."""
+"""Measure a dump before cleaning: parsed and counted in every worker; nothing is repaired or written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import polars as pl
 
 from curate._version import __version__
 from curate.analysis import measure_set
-from curate.analysis.stats import Duplicates, Flow, Header, Input, Stats, Step, counted
+from curate.analysis.stats import Duplicates, Flow, Header, Input, Stats, Step, sort_counts
 from curate.engine import base, local
 from curate.errors import InputError, RecordError
 from curate.filters import duplicates, registry, verdicts
@@ -41,7 +41,7 @@ COUNTED = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a worker needs to know."""
+    """The settings of a worker."""
 
     tokenizer: str
     template: str
@@ -52,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Measured:
-    """One chunk's numbers: a row a conversation (`COUNTED`), records that could not be read by rule, and roles."""
+    """The numbers of one chunk: a row per conversation (`COUNTED`), unreadable records by rule, and roles."""
 
     read: int
     rows: pl.DataFrame
@@ -77,7 +77,7 @@ class Measurer:
         raws = decode_records(chunk)
         for raw in raws:
             try:
-                drafts.append(Draft(raw.index, b"", as_it_came(raw)))
+                drafts.append(Draft(raw.index, b"", parse_unrepaired(raw)))
             except RecordError as error:
                 unreadable[error.rule] += 1
         roles = Counter(message.role for draft in drafts for message in draft.conversation.messages)
@@ -91,18 +91,18 @@ class Measurer:
         sizes = self.counter.sizes([(each, True) for each in messages])
         hashes = duplicates.chain_hashes_of([(m.role, m.content, m.name, m.tool_calls) for m in m_] for m_ in messages)
         place = [f"{file}:{draft.index}" for draft in drafts]
-        found = frame.with_columns(
+        counted = frame.with_columns(
             id=pl.coalesce("source_id", pl.Series(place, dtype=pl.String)),
             cluster=hashes["cluster"],
             content=hashes["chain"].list.last(),
             tokens=pl.Series([size.tokens for size in sizes], dtype=pl.Int64),
             answer_tokens=pl.Series([size.answer_tokens for size in sizes], dtype=pl.Int64),
         )
-        return found.select(pl.col(name).cast(dtype) for name, dtype in COUNTED.items())
+        return counted.select(pl.col(name).cast(dtype) for name, dtype in COUNTED.items())
 
 
-def as_it_came(raw: RawRecord) -> Conversation:
-    """Return a record's conversation, nothing repaired; raises RecordError where it holds none."""
+def parse_unrepaired(raw: RawRecord) -> Conversation:
+    """Parse a record without repairs; raises RecordError if it has no conversation."""
     if raw.problem is not None:
         raise raw.problem
     conversation = formats.parse(raw.value)
@@ -116,7 +116,7 @@ def as_it_came(raw: RawRecord) -> Conversation:
 def measure_dump(
     path: str | Path, *, tokenizer: str | None = None, template: str | None = None, workers: int | None = None
 ) -> Stats:
-    """Measure the conversations in a file, a folder or standard input; raises InputError where there are none."""
+    """Measure the conversations in a file, a folder or standard input; raises InputError if there are none."""
     defaults = TokenSettings()
     plan = Plan(tokenizer or defaults.tokenizer, template or defaults.template)
     reader = Reader(open_inputs([path]))
@@ -154,7 +154,7 @@ def _stats(path: str, parts: Sequence[Measured], reader: Reader, template: str) 
         histograms=measure_set.histograms(sizes, sizes["tokens"], "conversations"),
         languages=measure_set.shares(frame.lazy(), "language"),
         models=measure_set.shares(frame.lazy(), "model"),
-        roles=counted(roles),
+        roles=sort_counts(roles),
         splits=(),
         edits=(),
         duplicates=_duplicates(frame),
@@ -164,7 +164,7 @@ def _stats(path: str, parts: Sequence[Measured], reader: Reader, template: str) 
 
 
 def _flow(read: int, kept: int, unreadable: Counter[str]) -> Flow:
-    steps = tuple(Step(item.name, item.count, item.count) for item in counted(unreadable))
+    steps = tuple(Step(item.name, item.count, item.count) for item in sort_counts(unreadable))
     return Flow(read, steps, unreadable.total(), kept, 0, kept)
 
 
@@ -173,4 +173,6 @@ def _duplicates(frame: pl.DataFrame) -> Duplicates:
     same = frame.group_by("content", maintain_order=True).agg(copies=pl.len() - 1, id=pl.col("id").first())
     most = same.sort("copies", descending=True, maintain_order=True).head(1).select("id", "copies").rows()
     name, copies = most[0] if most else (None, 0)
-    return Duplicates(*measure_set.summarised(by_cluster), int(same["copies"].sum()), name if copies else None, copies)
+    return Duplicates(
+        *measure_set.summarize_clusters(by_cluster), int(same["copies"].sum()), name if copies else None, copies
+    )

@@ -1,4 +1,4 @@
-"""Find conversations of a curated set to look at: by id, by a condition, by their text, at random, by the rule."""
+"""Select conversations of a curated set to show: by id, condition, text or rejecting rule, or at random."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 import polars as pl
 
 from curate.analysis import conversations
-from curate.analysis.conversations import Chat
-from curate.analysis.explain import absent, records_named
-from curate.dataset.curated_set import CuratedSet, open_set, readable
-from curate.dataset.query import condition
+from curate.analysis.conversations import ConversationView
+from curate.analysis.explain import find_records, unknown_id
+from curate.dataset.curated_set import CuratedSet, open_set, translate_errors
+from curate.dataset.query import parse_condition
 from curate.display.displayed import Displayed
 from curate.errors import InputError, did_you_mean
 
-READ_AHEAD = 20  # conversations read at once while one goes through them
+READ_AHEAD = 20  # conversations read at once during iteration
 
 
 @dataclass(frozen=True)
 class Selection(Displayed):
-    """Conversations of a set, read when they are looked at: `kept` and `rejected` are row numbers of the two tables."""
+    """Conversations of a set, read on access: `kept` and `rejected` are row numbers of the two tables."""
 
     set: CuratedSet
     kept: Sequence[int]
@@ -32,26 +32,28 @@ class Selection(Displayed):
     def __len__(self) -> int:
         return len(self.kept) + len(self.rejected)
 
-    def __iter__(self) -> Iterator[Chat]:
+    def __iter__(self) -> Iterator[ConversationView]:
         for start in range(0, len(self), READ_AHEAD):
             yield from self.read(start, READ_AHEAD)
 
-    def __getitem__(self, place: int) -> Chat:
+    def __getitem__(self, place: int) -> ConversationView:
         count = len(self)
         if not -count <= place < count:
             raise IndexError(f"conversation {place} of {count}")
         return self.read(place % count, 1)[0]
 
-    def read(self, start: int, count: int) -> list[Chat]:
-        """Return `count` conversations from place `start` on; raises SetError where the set is damaged."""
-        with readable(self.set):
-            found = conversations.kept(self.set, self.kept[start : start + count])
+    def read(self, start: int, count: int) -> list[ConversationView]:
+        """Return `count` conversations from place `start` on; raises SetError if the set is damaged."""
+        with translate_errors(self.set):
+            views = conversations.read_kept(self.set, self.kept[start : start + count])
             first = max(0, start - len(self.kept))
-            left = count - len(found)
-            return found + (conversations.lost(self.set, self.rejected[first : first + left]) if left > 0 else [])
+            left = count - len(views)
+            return views + (
+                conversations.read_rejected(self.set, self.rejected[first : first + left]) if left > 0 else []
+            )
 
     def head(self, count: int) -> Selection:
-        """Return the first of them."""
+        """Return the first `count` conversations."""
         kept = self.kept[:count]
         return Selection(self.set, kept, self.rejected[: count - len(kept)])
 
@@ -66,33 +68,33 @@ def show(
     seed: int | None = None,
     rejected: str | bool = False,
 ) -> Selection:
-    """Find conversations of a set; all of them if nothing narrows it down.
+    """Select conversations of a set; all of them without further arguments.
 
-    `ids`: of the set, the dump's own, or `file:index`. `where` is a condition in SQL over the columns, `search` a
-    text in any message, capitals aside. `random` takes so many of what was found. `rejected` looks among the
-    rejects, a text among those of one rule. Raises SetError or InputError in one line.
+    `ids`: of the set, the dump's own, or `file:index`. `where` is an SQL condition over the columns, `search` a
+    text in any message, ignoring case. `random` draws that many of the matches. `rejected` selects rejected records,
+    those of one rule if it is a text. Raises SetError or InputError in one line.
     """
     curated = open_set(set_path)
     names = [ids] if isinstance(ids, str) else list(ids)
     if names and (where or search or random):
-        raise InputError("give ids, or what to look for (where, search, random), not both")
-    with readable(curated):
-        found = _named(curated, names, bool(rejected)) if names else _matching(curated, where, search, rejected)
-    return found if random is None else _sampled(found, random, seed)
+        raise InputError("give ids, or a search (where, search, random), not both")
+    with translate_errors(curated):
+        selection = _named(curated, names, bool(rejected)) if names else _matching(curated, where, search, rejected)
+    return selection if random is None else _sample(selection, random, seed)
 
 
 def _matching(curated: CuratedSet, where: str | None, search: str | None, rejected: str | bool) -> Selection:
     frame = curated.rejected() if rejected else curated.conversations()
-    condition_ = condition(where, frame) if where is not None else None
+    condition = parse_condition(where, frame) if where is not None else None
     if isinstance(rejected, str):
         _check_rule(curated, rejected)
         frame = frame.with_row_index("_row").filter(pl.col("rule") == rejected)
     else:
         frame = frame.with_row_index("_row")
-    if condition_ is not None:
-        frame = frame.filter(condition_)
+    if condition is not None:
+        frame = frame.filter(condition)
     if search:
-        frame = frame.filter(_says_in_record(search) if rejected else _says(search))
+        frame = frame.filter(_record_contains(search) if rejected else _contains(search))
     rows = frame.select("_row").collect(engine="streaming").to_series().sort().to_list()
     return Selection(curated, (), rows) if rejected else Selection(curated, rows, ())
 
@@ -103,19 +105,19 @@ def _check_rule(curated: CuratedSet, rule: str) -> None:
         raise InputError(f"no record was rejected by {rule!r}{did_you_mean(rule, known)}")
 
 
-def _says(text: str) -> pl.Expr:
-    """Tell whether any message holds a text, capitals aside."""
+def _contains(text: str) -> pl.Expr:
+    """Match conversations in which any message contains a text, ignoring case."""
     pattern = f"(?i){pl.escape_regex(text)}"
-    said = pl.element().struct.field("content").str.contains(pattern)
-    called = pl.element().struct.field("tool_calls").str.contains(pattern)
-    return pl.col("messages").list.eval(said | called.fill_null(False)).list.any()
+    content = pl.element().struct.field("content").str.contains(pattern)
+    calls = pl.element().struct.field("tool_calls").str.contains(pattern)
+    return pl.col("messages").list.eval(content | calls.fill_null(False)).list.any()
 
 
-def _says_in_record(text: str) -> pl.Expr:
-    """Tell whether a record's bytes, its reason or its evidence hold a text, as it stands or as JSON writes it."""
-    forms = {text, text.lower(), text.upper()}  # as JSON writes what is not ASCII, capitals differ in their numbers
+def _record_contains(text: str) -> pl.Expr:
+    """Match rejects whose record, reason or evidence contains a text, literally or as escaped in JSON."""
+    forms = {text, text.lower(), text.upper()}  # escapes of non-ASCII letters differ between upper and lower case
     written = {text} | {json.dumps(form, ensure_ascii=ascii)[1:-1] for form in forms for ascii in (True, False)}
-    pattern = f"(?i){'|'.join(pl.escape_regex(one) for one in sorted(written))}"
+    pattern = f"(?i){'|'.join(pl.escape_regex(form) for form in sorted(written))}"
     record = pl.col("record").map_batches(_decoded, return_dtype=pl.String)
     return pl.any_horizontal(
         column.str.contains(pattern).fill_null(False) for column in (record, pl.col("reason"), pl.col("evidence"))
@@ -123,29 +125,29 @@ def _says_in_record(text: str) -> pl.Expr:
 
 
 def _decoded(records: pl.Series) -> pl.Series:
-    """Return bytes as text; Polars' own cast gives up the whole column for one record that is no UTF-8."""
+    """Return bytes as text; Polars' own cast fails the whole column for one record that is not UTF-8."""
     return pl.Series([record and record.decode("utf-8", "replace") for record in records], dtype=pl.String)
 
 
 def _named(curated: CuratedSet, names: Sequence[str], rejected: bool) -> Selection:
-    """Return the rows that the ids name: a piece by its own id, else all pieces of a record, else its rejection."""
+    """Return the rows that the ids name: a piece by its own id, else all pieces of a record, else its rejections."""
     kept: list[int] = []
     lost: list[int] = []
     for name in names:
         whole = [] if rejected else _rows(curated.conversations(), pl.col("id") == name)
-        keys = [] if whole else records_named(curated, name)
+        keys = [] if whole else find_records(curated, name)
         if not whole and not keys:
-            raise absent(curated, name)
+            raise unknown_id(curated, name)
         place = pl.any_horizontal(
             pl.lit(False),
             *((pl.col("source_file") == file) & (pl.col("source_index") == index) for file, index in keys),
         )
-        found = whole or (_rows(curated.conversations(), place) if not rejected else [])
-        kept += found
-        if not found:
+        rows = whole or (_rows(curated.conversations(), place) if not rejected else [])
+        kept += rows
+        if not rows:
             lost += _rows(curated.rejected(), place)
     if rejected and not lost:
-        raise InputError(f"nothing of {', '.join(map(repr, names))} was rejected; leave --rejected out")
+        raise InputError(f"no part of {', '.join(map(repr, names))} was rejected; leave out --rejected")
     return Selection(curated, tuple(dict.fromkeys(kept)), tuple(dict.fromkeys(lost)))
 
 
@@ -154,9 +156,11 @@ def _rows(frame: pl.LazyFrame, which: pl.Expr) -> list[int]:
     return rows.collect(engine="streaming").to_series().sort().to_list()
 
 
-def _sampled(found: Selection, count: int, seed: int | None) -> Selection:
-    """Return so many, drawn without putting back; the same for the same seed."""
-    drawn = sorted(chance.Random(seed).sample(range(len(found)), min(count, len(found))))
-    whole = len(found.kept)
-    kept = tuple(found.kept[at] for at in drawn if at < whole)
-    return Selection(found.set, kept, tuple(found.rejected[at - whole] for at in drawn if at >= whole))
+def _sample(selection: Selection, count: int, seed: int | None) -> Selection:
+    """Draw `count` conversations without replacement; the same for the same seed."""
+    drawn = sorted(chance.Random(seed).sample(range(len(selection)), min(count, len(selection))))
+    kept_count = len(selection.kept)
+    kept = tuple(selection.kept[at] for at in drawn if at < kept_count)
+    return Selection(
+        selection.set, kept, tuple(selection.rejected[at - kept_count] for at in drawn if at >= kept_count)
+    )

@@ -1,6 +1,6 @@
 """The numbers of a curated set or a dump, as frozen dataclasses.
 
-Terminal, page and JSON are three faces of `Stats`; `schemas/stats.schema.json` describes the third.
+`Stats` is shown in the terminal, as a page and as JSON, which `schemas/stats.schema.json` describes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Kind = Literal["set", "dump"]
 
 @dataclass(frozen=True)
 class Input:
-    """One file that was read: `bytes` as they lay on disk."""
+    """One input file; `bytes` on disk."""
 
     name: str
     bytes: int
@@ -31,9 +31,9 @@ class Input:
 
 @dataclass(frozen=True)
 class Header:
-    """What was measured and what made it: a curated set, or a dump as it came.
+    """What was measured: a curated set, or a dump before cleaning.
 
-    `recipe` and `window` are null for a dump. `tokens` is the sum over all pieces (a dump's
+    `recipe` and `window` are None for a dump. `tokens` is the sum over all pieces (a dump's
     conversations), as rendered in `template`; `answer_tokens` are those that will be trained.
     """
 
@@ -53,7 +53,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Step:
-    """One rule of the flow: the records it took `first`, and those it would have taken `alone`."""
+    """A rule: the records that it was the `first` to reject, and those that it would have rejected `alone`."""
 
     rule: str
     first: int
@@ -83,7 +83,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How one measure is spread over `unit`; `percentiles` maps `p50` and the like to values, empty without rows."""
+    """The distribution of one measure over `unit`; `percentiles` maps names such as `p50` to values."""
 
     name: str
     title: str
@@ -98,7 +98,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Share:
-    """A name with the pieces that carry it and their tokens; null is named `unknown`."""
+    """A name with its pieces and their tokens; a missing value is named `unknown`."""
 
     name: str
     pieces: int
@@ -107,7 +107,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Count:
-    """A name and how often it was met: repairs by places mended, roles by messages."""
+    """A name and its count: of repairs, or of messages with a role."""
 
     name: str
     count: int
@@ -115,12 +115,11 @@ class Count:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Conversations that are, or begin, alike.
+    """Conversations that are equal, or begin alike.
 
-    `clusters` counts groups of conversations with the same first exchange, `shared` those of two or more, with
-    `members` in them; `largest` is the size of the greatest, and `example` the id of its first. `rejected` were
-    taken out of a set as duplicates of a kept one (of a dump: equal an earlier one); `most_copied` is the id with the
-    most such `copies`.
+    `clusters` is the number of groups with the same first exchange, `shared` of those with two or more conversations,
+    which have `members` in all; `largest` is the size of the largest, `example` an id in it. `rejected` records were
+    duplicates of a kept one (in a dump: equal to an earlier one); `most_copied` is the id with the most `copies`.
     """
 
     clusters: int
@@ -135,7 +134,7 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class WindowFit:
-    """How much fits a window of so many tokens whole: pieces, and conversations with their pieces joined."""
+    """What fits a window of this many tokens: pieces, and whole conversations."""
 
     window: int
     pieces: int
@@ -144,7 +143,7 @@ class WindowFit:
 
 @dataclass(frozen=True)
 class Training:
-    """What the default fine-tune would go through: the `train` split, `epochs` times, `global_batch` a step.
+    """What the default fine-tune trains on: the `train` split, `epochs` times, `global_batch` pieces a step.
 
     `tokens` and `answer_tokens` are of one epoch; `trained_share` is the share of tokens that the loss counts.
     """
@@ -161,7 +160,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Stats(Displayed):
-    """All numbers of one set or dump; terminal, page and JSON are faces of this object."""
+    """All numbers of one set or dump."""
 
     header: Header
     flow: Flow
@@ -176,9 +175,9 @@ class Stats(Displayed):
     training: Training
 
     def frame(self, name: str) -> pl.DataFrame:
-        """Return a part as a Polars frame, for plotting; raises InputError for a name that there is not.
+        """Return a part as a Polars frame, for plotting; raises InputError for an unknown part.
 
-        Parts are `flow`, `histograms` (a row a bin), `percentiles`, `languages`, `models`, `roles`, `splits`, `edits`
+        Parts are `flow`, `histograms` (a row per bin), `percentiles`, `languages`, `models`, `roles`, `splits`, `edits`
         and `windows`.
         """
         import polars as pl
@@ -213,9 +212,9 @@ def flow(manifest: Manifest) -> Flow:
 
 def edits(manifest: Manifest) -> tuple[Count, ...]:
     """Return the repairs from a manifest, most frequent first."""
-    return counted(manifest.counts.edits)
+    return sort_counts(manifest.counts.edits)
 
 
-def counted(counts: Mapping[str, int]) -> tuple[Count, ...]:
-    """Return names with their counts, the commonest first."""
+def sort_counts(counts: Mapping[str, int]) -> tuple[Count, ...]:
+    """Return names with their counts, most frequent first."""
     return tuple(Count(name, counts[name]) for name in sorted(counts, key=lambda name: (-counts[name], name)))

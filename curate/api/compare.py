@@ -10,7 +10,7 @@ from curate.analysis.compare import Comparison, compare_sets, open_comparable
 def compare(one: str | Path, other: str | Path, *, html: str | Path | None = None) -> Comparison:
     """Compare two curated sets, such as those of two recipes over one dump.
 
-    `html` names a file for the page. Raises SetError where a path is not a set, or the set is damaged.
+    `html` names a file for the page. Raises SetError if a path is not a set, or the set is damaged.
     """
     if html is not None:
         from curate.report.html import pages

@@ -8,7 +8,7 @@ from pathlib import Path
 from curate.analysis.measure_dump import measure_dump
 from curate.analysis.measure_set import measure_set
 from curate.analysis.stats import Stats
-from curate.dataset.curated_set import CuratedSet, is_dump, open_set, readable
+from curate.dataset.curated_set import CuratedSet, is_dump, open_set, translate_errors
 from curate.errors import InputError, SetError
 from curate.rendering.mask_view import MaskedText, load_viewer, masked_text
 from curate.schemas.conversation import Message
@@ -60,6 +60,6 @@ def _write_page(file: str | Path | None, measured: Stats, curated: CuratedSet | 
 
 def _mask_spans(curated: CuratedSet) -> Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]] | None:
     """Return a function that shows which text is trained on, or None where the set's tokenizer cannot be loaded."""
-    with readable(curated):
+    with translate_errors(curated):
         viewer, _ = load_viewer(curated.manifest)
     return None if viewer is None else lambda chats: [masked_text(viewer.compiled, messages) for messages in chats]

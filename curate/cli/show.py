@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from curate.analysis.conversations import Chat
+    from curate.analysis.conversations import ConversationView
     from curate.analysis.select import Selection
     from curate.rendering.mask_view import MaskViewer
 
@@ -91,7 +91,7 @@ def _cut(selection: Selection, limit: int | None) -> Selection:
     return selection.head(SHOWN)
 
 
-def _show(selection: Selection, page: Callable[[Chat], RenderableType], limit: int | None) -> None:
+def _show(selection: Selection, page: Callable[[ConversationView], RenderableType], limit: int | None) -> None:
     from curate.display.text import console
     from curate.display.text import show as put
 
@@ -106,20 +106,22 @@ def _show(selection: Selection, page: Callable[[Chat], RenderableType], limit: i
         put(page(chat))
 
 
-def _page(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[Chat], RenderableType]:
+def _page(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[ConversationView], RenderableType]:
     """Return how a conversation is rendered."""
     from curate.analysis import conversations
-    from curate.dataset.curated_set import readable
+    from curate.dataset.curated_set import translate_errors
     from curate.report.terminal.conversations import render_conversation, render_diff, render_mask
 
     if diff:
 
-        def differences(chat: Chat) -> RenderableType:
+        def differences(chat: ConversationView) -> RenderableType:
             if chat.unread is not None:
                 return render_conversation(chat)
-            with readable(selection.set):
+            with translate_errors(selection.set):
                 return render_diff(
-                    chat, conversations.compare(selection.set, chat), conversations.losses(selection.set, chat)
+                    chat,
+                    conversations.diff_record(selection.set, chat),
+                    conversations.find_rejections(selection.set, chat),
                 )
 
         return differences

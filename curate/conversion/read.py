@@ -14,7 +14,7 @@ from curate.errors import InputError, RecordError
 from curate.pipeline import repair_text
 from curate.schemas import formats, native
 
-BATCH_ROWS = 1_000  # of a Parquet file, made into Python objects at once
+BATCH_ROWS = 1_000  # of a Parquet file, converted to Python objects at once
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ def read_records(source: str | Path, warnings: list[str]) -> Iterator[InputRecor
 
 
 def _parquet_rows(file: Path, name: str) -> Iterator[InputRecord]:
-    """Yield the rows as records; of a set's many columns only those that a conversation has."""
+    """Yield the rows as records; of a set, only the columns of a conversation."""
     try:
         frame = pl.scan_parquet(file)
         present = frame.collect_schema().names()

@@ -54,7 +54,7 @@ def write(source: str | Path, target: Path, rendering: Rendering, split: Split |
     warnings: list[str] = []
     with open_output(target, split, lambda partial: _open(partial, target)) as output:
         rows = _set_rows(Path(source), output) if is_set else _file_rows(source, output, warnings)
-        for sources in arrow.together(rows):
+        for sources in arrow.batch_sources(rows):
             prepared = preparer.prepare(sources)
             _write_examples(prepared, output)
             changed = changed and prepared.resplit and changed + prepared.resplit

@@ -1,6 +1,6 @@
-"""A curated set's conversations, read by pyarrow in batches that hold whole sources.
+"""Read a curated set's conversations with pyarrow, in batches that never divide a source.
 
-A batch is bytes (a stream of Arrow's), so that a worker process decodes it and the one that reads it does not.
+A batch is the bytes of an Arrow stream, so that worker processes decode it, not the process that reads the file.
 """
 
 from __future__ import annotations
@@ -23,52 +23,52 @@ Source = tuple[str | None, int | None]
 
 @dataclass(frozen=True)
 class Row:
-    """One conversation, or piece of one, as a set holds it."""
+    """One row of a set: a conversation, or a piece of one."""
 
     name: str
     piece: int
     messages: list[Message]
     language: str | None
     split: str
-    source: tuple[str | None, int | None]  # the file it came from, and its place there
+    source: Source  # file, and the record's index in it
 
 
-def count(folder: Path, limit: int | None = None) -> int:
-    """Return about how many rows of a set are read."""
+def count_rows(folder: Path, limit: int | None = None) -> int:
+    """Return how many rows are read at most; `limit` is in sources."""
     rows = int(_open(folder / manifest.CONVERSATIONS).metadata.num_rows)
     return rows if limit is None else min(rows, limit)
 
 
-def batches(folder: Path, limit: int | None = None) -> Iterator[bytes]:
-    """Yield a set's first sources, or all, about BATCH_ROWS rows at a time."""
-    waiting: list[Any] = []  # record batches, of which the last source may go on in the next one
+def read_batches(folder: Path, limit: int | None = None) -> Iterator[bytes]:
+    """Yield the first `limit` sources of a set, or all, about BATCH_ROWS rows at a time."""
+    pending: list[Any] = []  # record batches; the last source may continue in the next one
     rows = 0
     last: Source | None = None
     for batch in record_batches(folder / manifest.CONVERSATIONS, COLUMNS):
-        begins, last = _begins(batch, last)
-        if limit is not None and len(begins) > limit:
-            waiting.append(batch.slice(0, begins[limit]))
+        starts, last = _source_starts(batch, last)
+        if limit is not None and len(starts) > limit:
+            pending.append(batch.slice(0, starts[limit]))
             break
-        limit = None if limit is None else limit - len(begins)
-        if begins and rows + begins[-1] >= BATCH_ROWS:
-            yield _bytes([*waiting, batch.slice(0, begins[-1])])
-            waiting, rows = [], 0
-            batch = batch.slice(begins[-1])
-        waiting.append(batch)
+        limit = None if limit is None else limit - len(starts)
+        if starts and rows + starts[-1] >= BATCH_ROWS:
+            yield _bytes([*pending, batch.slice(0, starts[-1])])
+            pending, rows = [], 0
+            batch = batch.slice(starts[-1])
+        pending.append(batch)
         rows += len(batch)
-    if waiting:
-        yield _bytes(waiting)
+    if pending:
+        yield _bytes(pending)
 
 
-def _begins(batch: Any, last: Source | None) -> tuple[list[int], Source | None]:
-    """Return the rows at which a source begins, and the source of the last row."""
-    found = []
+def _source_starts(batch: Any, last: Source | None) -> tuple[list[int], Source | None]:
+    """Return the rows at which a source starts, and the source of the last row."""
+    starts = []
     pairs = zip(batch.column("source_file").to_pylist(), batch.column("source_index").to_pylist(), strict=True)
-    for place, source in enumerate(pairs):
+    for row, source in enumerate(pairs):
         if source != last or source[1] is None:
-            found.append(place)
+            starts.append(row)
         last = source
-    return found, last
+    return starts, last
 
 
 def _bytes(batches: Sequence[Any]) -> bytes:
@@ -80,24 +80,24 @@ def _bytes(batches: Sequence[Any]) -> bytes:
     return bytes(out.getvalue().to_pybytes())
 
 
-def sources(batch: bytes) -> list[list[Row]]:
+def decode_batch(batch: bytes) -> list[list[Row]]:
     """Return the sources of a batch, each with its pieces in order."""
     arrow: Any = importlib.import_module("pyarrow")
     with arrow.ipc.open_stream(batch) as stream:
-        return list(grouped(row for part in stream for row in _decoded(part)))
+        return list(group_sources(row for part in stream for row in _decoded(part)))
 
 
-def grouped(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def group_sources(rows: Iterable[Row]) -> Iterator[list[Row]]:
     """Yield the rows of each source, its pieces in order."""
     for _, group in groupby(enumerate(rows), key=_source):
         yield sorted((row for _, row in group), key=lambda row: row.piece)
 
 
-def together(rows: Iterable[Row]) -> Iterator[list[list[Row]]]:
+def batch_sources(rows: Iterable[Row]) -> Iterator[list[list[Row]]]:
     """Yield sources, each with its pieces in order, about BATCH_ROWS rows at a time."""
     batch: list[list[Row]] = []
     size = 0
-    for source in grouped(rows):
+    for source in group_sources(rows):
         batch.append(source)
         size += len(source)
         if size >= BATCH_ROWS:
@@ -108,13 +108,13 @@ def together(rows: Iterable[Row]) -> Iterator[list[list[Row]]]:
 
 
 def _source(numbered: tuple[int, Row]) -> tuple[object, ...]:
-    """Return what the pieces of one source have in common; a row that does not tell its source stands alone."""
+    """Return a key shared by the pieces of one source; a row without a source index has one of its own."""
     number, row = numbered
     return row.source if row.source[1] is not None else (number,)
 
 
 def record_batches(file: Path, columns: list[str]) -> Iterator[Any]:
-    """Yield columns of a Parquet file as pyarrow has them, in batches; raises InputError where it is damaged."""
+    """Yield columns of a Parquet file as pyarrow record batches; raises InputError if the file is damaged."""
     opened = _open(file)
     try:
         yield from opened.iter_batches(BATCH_ROWS, columns=columns)
@@ -138,15 +138,15 @@ def _damaged(file: Path, error: Exception) -> InputError:
 
 
 def _decoded(batch: Any) -> Iterator[Row]:
-    """Yield a record batch's rows; the messages are taken column by column, at a fifth of the time of whole rows."""
+    """Yield a record batch's rows. Messages are read by column, in a fifth of the time of whole rows."""
     columns = {name: batch.column(name) for name in COLUMNS}
     lists = columns.pop("messages")
     flat = lists.flatten()
     fields = [flat.field(name).to_pylist() for name in ("role", "content", "name", "tool_calls", "train", "stop")]
     messages = [Message(*values) for values in zip(*fields, strict=True)]
     counts = lists.value_lengths().fill_null(0).to_pylist()
-    at = 0
+    start = 0
     plain = [columns[name].to_pylist() for name in COLUMNS if name != "messages"]
     for count, (name, piece, language, split, file, index) in zip(counts, zip(*plain, strict=True), strict=True):
-        yield Row(name, piece or 0, messages[at : at + count], language, split or "train", (file, index))
-        at += count
+        yield Row(name, piece or 0, messages[start : start + count], language, split or "train", (file, index))
+        start += count

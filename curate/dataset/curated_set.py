@@ -1,10 +1,9 @@
 """A curated set on disk: its files and columns, read lazily, written whole or not at all.
 
-A set is a folder of `conversations.parquet`, `rejected.parquet`, `originals.parquet` (unless left
-out), `manifest.json` and `report.html`. It is written aside in
-`.NAME.partial` and swapped in by one rename (an exchange of two names where an earlier set stands),
-so whoever looks sees the earlier set or the new one. Files that curate did not write are never
-deleted: a user's own files in the folder move along into the new set.
+A set is a folder of `conversations.parquet`, `rejected.parquet`, `originals.parquet` (optional), `manifest.json` and
+`report.html`. It is written to `.NAME.partial` and swapped in by one rename (an exchange of two names if there is an
+earlier set), so a reader sees either the earlier set or the new one. Files that curate did not write are never
+deleted: a user's own files in the folder move to the new set.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MANIFEST, REPORT, FILES = manifest.MANIFEST, manifest.REPORT, manifest.FILES
 
 @dataclass(frozen=True)
 class CuratedSet(Displayed):
-    """A set that stands: `path` and its manifest; the tables are scanned lazily."""
+    """A set on disk: its folder and manifest. The tables are scanned lazily."""
 
     path: Path
     manifest: Manifest
@@ -50,7 +49,7 @@ def open_set(path: str | Path = "curated") -> CuratedSet:
 
 
 def is_dump(path: str | Path) -> bool:
-    """Tell whether a path is to be read as a dump: a file, standard input (`-`), or a folder without a set's files."""
+    """Tell whether a path is read as a dump: a file, standard input (`-`), or a folder without a set's files."""
     folder = Path(path)
     if str(path) == "-" or folder.is_file():
         return True
@@ -62,8 +61,8 @@ def is_dump(path: str | Path) -> bool:
 
 
 @contextmanager
-def readable(curated: CuratedSet) -> Iterator[None]:
-    """Turn what reading a damaged set raises into a SetError that says what to do."""
+def translate_errors(curated: CuratedSet) -> Iterator[None]:
+    """Raise errors of reading a damaged set as a SetError that says what to do."""
     again = "run curate clean again"
     try:
         yield

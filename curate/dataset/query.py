@@ -7,29 +7,29 @@ import polars as pl
 from curate.errors import InputError, did_you_mean
 
 
-def condition(sql: str, frame: pl.LazyFrame) -> pl.Expr:
-    """Return what `pl.sql_expr` makes of a condition; raises InputError in one line where the frame can't answer it.
+def parse_condition(sql: str, frame: pl.LazyFrame) -> pl.Expr:
+    """Parse a condition and check it against a frame; raises InputError in one line if it cannot be evaluated.
 
-    Columns of text, numbers and truth values are compared, `array_contains(edit_names, 'chrome')` looks into a
-    list; the fields of messages are out of its reach.
+    Conditions compare columns of text, numbers and truth values; `array_contains(edit_names, 'chrome')` searches a
+    list. The fields of messages cannot be used.
     """
     try:
-        found = pl.sql_expr(sql)
+        expression = pl.sql_expr(sql)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _refused(sql, _first(error)) from error
     columns = frame.collect_schema()
-    for name in found.meta.root_names():
+    for name in expression.meta.root_names():
         if name not in columns:
             quoted = f'"{name}"' in sql
-            hint = f"; text stands in single quotes: '{name}'" if quoted else did_you_mean(name, columns)
+            hint = f"; write text in single quotes: '{name}'" if quoted else did_you_mean(name, columns)
             raise _refused(sql, f"there is no column {name!r}{hint}")
     try:
-        kind = frame.clear().select(found.alias("_")).collect().schema["_"]
+        kind = frame.clear().select(expression.alias("_")).collect().schema["_"]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _refused(sql, _first(error)) from error
     if kind != pl.Boolean:
         raise _refused(sql, f"it gives {_kind(kind)}, not true or false; compare it with something")
-    return found
+    return expression
 
 
 def _refused(sql: str, why: str) -> InputError:
@@ -37,7 +37,7 @@ def _refused(sql: str, why: str) -> InputError:
 
 
 def _first(error: BaseException) -> str:
-    """Return the first line of what Polars says; the rest is its query plan."""
+    """Return the first line of a Polars error; the rest is the query plan."""
     return (str(error).splitlines() or [type(error).__name__])[0].partition(": Subscript(")[0]
 
 

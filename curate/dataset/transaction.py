@@ -16,17 +16,17 @@ from curate.dataset.curated_set import FILES, ORIGINALS, REJECTED
 from curate.errors import SetError
 
 PARTS = ".curate-parts"  # scratch of a run, inside the partial folder
-ASIDE = ".curate-set-aside"  # stands in an earlier set while its name is given to the new one
+ASIDE = ".curate-set-aside"  # marks an earlier set while the new one takes its name
 ROW_GROUP = 20_000  # rows; by record order, so that the bytes do not depend on the workers
-RAW_ROW_GROUP = 2_000  # of tables that hold records as they came, ten times larger: a row group is in memory whole
+RAW_ROW_GROUP = 2_000  # of tables with raw records, ten times larger: a row group is in memory at once
 
 
 @contextmanager
 def writing(target: Path) -> Iterator[Path]:
-    """Give a folder to write a set into; when the block ends well, swap it in as `target`.
+    """Yield a folder to write a set into; when the block ends without an error, swap it in as `target`.
 
-    Refuses (SetError) a target that is neither absent, an empty folder, nor a set of ours, and one
-    that another run is writing. On any error the target stays as it was and the partial is removed.
+    Raises SetError if the target exists and is neither an empty folder nor a curated set, or if another run is
+    writing it. On any error the target stays unchanged and the partial folder is removed.
     """
     target = target.resolve()  # a link to a larger disk is followed, and stays a link
     partial = files.partial_name(target)
@@ -45,11 +45,9 @@ def writing(target: Path) -> Iterator[Path]:
                 if partial.exists():
                     _retire(partial, target)
     except OSError as error:
-        raise SetError(
-            f"cannot write the set {str(target)!r}: {error.strerror or error}; it stays as it was"
-        ) from error
+        raise SetError(f"cannot write the set {str(target)!r}: {error.strerror or error}; it is unchanged") from error
     except pl.exceptions.ComputeError as error:
-        raise SetError(f"cannot write the set {str(target)!r}: {why_not_written(error)}; it stays as it was") from error
+        raise SetError(f"cannot write the set {str(target)!r}: {why_not_written(error)}; it is unchanged") from error
 
 
 def _lock_of(target: Path) -> Path:
@@ -61,9 +59,9 @@ def _busy(target: Path) -> SetError:
 
 
 def _recover(target: Path, partial: Path) -> None:
-    """Undo what a run that was killed left: an earlier set under its set-aside name, a partial folder."""
+    """Clean up after a killed run: restore an earlier set that was set aside, remove a partial folder."""
     previous = _previous(target)
-    if (previous / ASIDE).exists():  # without that the folder is a user's own copy
+    if (previous / ASIDE).exists():  # without the mark, the folder is a user's own copy
         if not target.exists():
             previous.rename(target)
         else:
@@ -82,7 +80,7 @@ def _refuse_foreign(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise SetError(f"{str(target)!r} is not a folder; give another -o")
     if target.is_dir() and any(target.iterdir()) and not manifest.is_set(target):
-        raise SetError(f"{str(target)!r} holds files and is not a curated set; nothing was written; give another -o")
+        raise SetError(f"{str(target)!r} contains files and is not a curated set; nothing was written; give another -o")
 
 
 def _swap_in(partial: Path, target: Path) -> None:
@@ -91,39 +89,39 @@ def _swap_in(partial: Path, target: Path) -> None:
     elif not _exchange(partial, target):
         previous = _previous(target)
         if previous.exists():
-            raise SetError(f"{str(previous)!r} stands in the way of setting the earlier set aside; move it")
+            raise SetError(f"{str(previous)!r} is in the way: the earlier set is renamed to it; move it")
         (target / ASIDE).touch()
         target.rename(previous)
         partial.rename(target)
         _retire(previous, target)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step (Linux's renameat2 with RENAME_EXCHANGE); False where it cannot be done."""
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step (Linux's renameat2 with RENAME_EXCHANGE); False if the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
     at_cwd, rename_exchange = -100, 2
-    return bool(renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), rename_exchange) == 0)
+    return bool(renameat2(at_cwd, os.fsencode(first), at_cwd, os.fsencode(second), rename_exchange) == 0)
 
 
 def _retire(old: Path, target: Path) -> None:
-    """Delete what curate wrote into `old`; anything else in it is the user's and moves into `target`."""
+    """Delete the files of curate in `old`; any others are the user's and move into `target`."""
     files.remove(old / PARTS)
     for name in FILES:
         (old / name).unlink(missing_ok=True)
-    for left in sorted(old.iterdir()):
-        if left.name != ASIDE and not (target / left.name).exists() and target.is_dir():
-            left.rename(target / left.name)
+    for path in sorted(old.iterdir()):
+        if path.name != ASIDE and not (target / path.name).exists() and target.is_dir():
+            path.rename(target / path.name)
     (old / ASIDE).unlink(missing_ok=True)
-    with suppress(OSError):  # what could not move stays, under its set-aside name
+    with suppress(OSError):  # files that could not be moved stay, under the set-aside name
         old.rmdir()
 
 
 def sink(file: Path, frame: pl.LazyFrame) -> None:
     """Write a table to its file, rows in the order given, in row groups of a fixed size.
 
-    Raises OSError with one line where the file cannot be written.
+    Raises OSError in one line if the file cannot be written.
     """
     try:
         frame.sink_parquet(
@@ -138,5 +136,5 @@ def sink(file: Path, frame: pl.LazyFrame) -> None:
 
 
 def why_not_written(error: Exception) -> str:
-    """Return the cause that a library gives for a failed write, on one line and without its own names for it."""
+    """Return the cause in a library's error of a failed write, on one line."""
     return str(error).splitlines()[0].rpartition("underlying IO error: ")[2]

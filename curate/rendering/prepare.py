@@ -86,7 +86,7 @@ class ExamplePreparer:
 
     def __call__(self, batch: bytes) -> PreparedBatch:
         """Prepare a batch of `arrow.batches`."""
-        return self.prepare(arrow.sources(batch))
+        return self.prepare(arrow.decode_batch(batch))
 
     def prepare(self, sources: Sequence[list[Row]]) -> PreparedBatch:
         """Prepare conversations, each given as its pieces in order."""

@@ -9,12 +9,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from curate.analysis.compare import Comparison
-from curate.analysis.conversations import Chat
+from curate.analysis.conversations import ConversationView
 from curate.analysis.doctor import Doctor
 from curate.analysis.explain import Explanation
 from curate.analysis.select import Selection
 from curate.analysis.stats import Flow, Share, Stats, edits, flow
-from curate.dataset.curated_set import CuratedSet, readable
+from curate.dataset.curated_set import CuratedSet, translate_errors
 from curate.display.figures import number, percent, plural
 from curate.display.html import Cell, escape, table
 from curate.pipeline.run import CleanResult
@@ -109,7 +109,7 @@ def _result(result: CleanResult) -> str:
 @_html_of.register
 def _set(curated: CuratedSet) -> str:
     """Show what a set is, from its manifest alone."""
-    with readable(curated):
+    with translate_errors(curated):
         counts = curated.manifest.counts
         line = f"recipe {escape(curated.manifest.recipe_name)}, {number(counts.kept)} of {number(counts.read)} "
         line += f"records kept, {number(counts.pieces)} {plural(counts.pieces, 'piece')}, "
@@ -127,7 +127,7 @@ def _chats(selection: Selection) -> str:
 
 
 @_html_of.register
-def _chat(chat: Chat) -> str:
+def _chat(chat: ConversationView) -> str:
     """Show a conversation."""
     return _block(conversation.render_conversation(chat))
 

@@ -118,9 +118,9 @@ def load(
     info = tokenizer.info
     differ = differences(told, made.name, info, window)
     prepared = PreparedBatch(ResplitSummary(tuple(differ), absent=_too_long(folder)) if differ else None)
-    workers = workers or (base.default_workers() if arrow.count(folder, limit) >= MANY_ROWS else 1)
+    workers = workers or (base.default_workers() if arrow.count_rows(folder, limit) >= MANY_ROWS else 1)
     with local.WorkerPool(partial(ExamplePreparer, made, window, tuple(differ)), workers) as pool:
-        for one in pool.map(arrow.batches(folder, limit)):
+        for one in pool.map(arrow.read_batches(folder, limit)):
             prepared.extend(one)
     failures = [failure_of(row, problem) for row, problem in prepared.left_out]
     _check(prepared, folder, failures, window)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import curate
-from curate.analysis.compare import Comparison, Crossing, Setting
+from curate.analysis.compare import Comparison, RuleDifference, Setting
 from curate.cli.stats import stats as command
 from curate.display import text as terminal
 from curate.errors import CurateError, SetError
@@ -60,14 +60,14 @@ def rendered(found: Comparison, width: int) -> str:
 def test_records_that_one_keeps_and_the_other_rejects_are_named_with_the_rule(two: tuple[Path, Path]) -> None:
     found = curate.compare(*two)
     assert (found.matched_by, found.kept_by_both) == ("place", 1)
-    assert found.only_one.rules == (Crossing("too_few_turns", 1, ("deadbeef",)),)
+    assert found.only_one.rules == (RuleDifference("too_few_turns", 1, ("deadbeef",)),)
     assert (found.only_one.records, found.only_one.absent) == (2, 1), "the other never read record 2"
-    assert found.only_other.rules == (Crossing("min_messages", 1, ("found",)),)
+    assert found.only_other.rules == (RuleDifference("min_messages", 1, ("found",)),)
 
 
 def test_exchanges_that_one_lost_alone_are_named(two: tuple[Path, Path]) -> None:
     found = curate.compare(*two)
-    assert found.only_one.exchanges == (Crossing("rate_limit", 1, ("abc",)),), "that of messages 4 to 6 both lost"
+    assert found.only_one.exchanges == (RuleDifference("rate_limit", 1, ("abc",)),), "that of messages 4 to 6 both lost"
     assert found.only_other.exchanges == ()
 
 
@@ -83,7 +83,7 @@ def test_sets_of_other_files_are_matched_by_id(tmp_path: Path) -> None:
     later = write_set(tmp_path / "later", rows, losses, {**MANIFEST, "inputs": inputs})
     found = curate.compare(write_set(tmp_path / "one"), later)
     assert (found.matched_by, found.kept_by_both) == ("id", 2)
-    assert found.only_one.rules == (Crossing("plugins", 1, ("twice",)),)
+    assert found.only_one.rules == (RuleDifference("plugins", 1, ("twice",)),)
 
 
 def test_a_set_beside_itself_differs_in_nothing(recipes: tuple[Path, Path]) -> None:
@@ -164,7 +164,7 @@ def test_json_is_as_its_schema_says(two: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (str(EXAMPLE), r"is not a curated set, and only sets are compared; make one: curate clean"),
+        (str(EXAMPLE), r"is not a curated set, and only sets can be compared; make one: curate clean"),
         ("absent", r"no curated set at 'absent'; make one"),
     ],
     ids=["a dump", "nothing"],

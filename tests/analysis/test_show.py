@@ -145,7 +145,7 @@ def test_rows_far_apart_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
     rows = [kept(i, f"c{i}") for i in range(3000)]
     found = curate.open_set(write_set(tmp_path / "set", rows))
     wanted = [2999, 0, 1500, 1501, 0]
-    assert [chat.id for chat in conversations.kept(found, wanted)] == [f"c{i}" for i in wanted]
+    assert [chat.id for chat in conversations.read_kept(found, wanted)] == [f"c{i}" for i in wanted]
 
 
 # ---- tokens and mask
@@ -191,7 +191,7 @@ def test_a_tokenizer_that_is_gone_costs_the_counts_not_the_conversation(small: P
 
 def test_the_whole_record_is_compared_with_what_was_kept_of_it(example: CuratedSet) -> None:
     chat = curate.show("xPY9JiX", example.path)[0]
-    found = conversations.compare(example, chat)
+    found = conversations.diff_record(example, chat)
     assert [(c.role, c.changed, c.after is None) for c in found] == [
         ("user", False, False),
         ("assistant", True, False),
@@ -200,7 +200,7 @@ def test_the_whole_record_is_compared_with_what_was_kept_of_it(example: CuratedS
         ("user", False, False),
         ("assistant", True, False),
     ]
-    page = rendered(render_diff(chat, found, conversations.losses(example, chat)), 200)
+    page = rendered(render_diff(chat, found, conversations.find_rejections(example, chat)), 200)
     assert "[-<strong>-]{+**+}Warsaw[-</strong>-]{+**+}." in page
     assert "exchange rejected by rate_limit" in page
     assert "2 messages unchanged" in page
@@ -211,7 +211,9 @@ def test_every_record_compares_and_what_was_kept_is_all_there(example: CuratedSe
     for chat in curate.show((), example.path):
         by_place.setdefault(chat.place, []).extend(m.content for m in chat.messages if m.role != "system")
     for chat in curate.show((), example.path):
-        after = "".join(c.after.content for c in conversations.compare(example, chat) if c.after and c.role != "system")
+        after = "".join(
+            c.after.content for c in conversations.diff_record(example, chat) if c.after and c.role != "system"
+        )
         assert after.replace("\n", "") == "".join(by_place[chat.place]).replace("\n", "")
 
 
@@ -276,7 +278,7 @@ def test_what_a_conversation_says_cannot_command_the_terminal(tmp_path: Path) ->
 
 @given(st.text(max_size=200))
 def test_any_text_renders(text: str) -> None:
-    chat = conversations.Chat("x", "f", 0, (Message("user", text), Message("assistant", text)), unread=text)
+    chat = conversations.ConversationView("x", "f", 0, (Message("user", text), Message("assistant", text)), unread=text)
     assert all(cell_len(line) <= 40 for line in rendered(render_conversation(chat), 40).split("\n"))
 
 

@@ -275,7 +275,7 @@ def test_a_folder_of_something_else_is_neither_set_nor_dump(tmp_path: Path) -> N
 
 
 def test_a_set_is_counted_already(small: Path) -> None:
-    with pytest.raises(SetError, match="counted already, in 'vicuna'"):
+    with pytest.raises(SetError, match="counted when it was cleaned, in 'vicuna'"):
         stats(small, template="llama3")
 
 

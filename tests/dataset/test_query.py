@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from curate.dataset.curated_set import CuratedSet, open_set
-from curate.dataset.query import condition
+from curate.dataset.query import parse_condition
 from curate.errors import InputError
 from tests.support import ROOT
 from tests.support.small_set import write_set
@@ -39,13 +39,13 @@ SAID = {  # the table of docs/show.md holds these
 @pytest.mark.parametrize("sql", SAID)
 def test_a_condition_says_which_rows(small: CuratedSet, sql: str) -> None:
     rows = small.conversations()
-    assert rows.filter(condition(sql, rows)).collect()["id"].to_list() == SAID[sql]
+    assert rows.filter(parse_condition(sql, rows)).collect()["id"].to_list() == SAID[sql]
 
 
 TOLD = {
     "misspelt": ("token > 100", "no column 'token'; did you mean 'tokens'?"),
     "far off": ("elephants > 100", "no column 'elephants'; known: "),
-    "double quotes": ('language = "ko"', "text stands in single quotes: 'ko'"),
+    "double quotes": ('language = "ko"', "write text in single quotes: 'ko'"),
     "unfinished": ("tokens >", "unable to parse"),
     "empty": ("", "unable to parse"),
     "a number": ("tokens", "it gives a number, not true or false"),
@@ -62,7 +62,7 @@ TOLD = {
 def test_a_condition_that_means_nothing_is_told_in_one_line(small: CuratedSet, case: str) -> None:
     sql, told = TOLD[case]
     with pytest.raises(InputError) as error:
-        condition(sql, small.conversations())
+        parse_condition(sql, small.conversations())
     assert told in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
@@ -70,7 +70,7 @@ def test_a_condition_that_means_nothing_is_told_in_one_line(small: CuratedSet, c
 
 def test_a_condition_that_is_only_a_literal_holds_for_all(small: CuratedSet) -> None:
     rows = small.conversations()
-    assert rows.filter(condition("true", rows)).select(pl.len()).collect().item() == 4
+    assert rows.filter(parse_condition("true", rows)).select(pl.len()).collect().item() == 4
 
 
 def test_the_conditions_of_the_page_can_be_used(small: CuratedSet) -> None:
@@ -78,4 +78,4 @@ def test_the_conditions_of_the_page_can_be_used(small: CuratedSet) -> None:
     conditions = re.findall(r"^\| `(.+?)` \|", table, re.M)
     assert len(conditions) >= 8
     for sql in conditions:
-        condition(sql, small.conversations())
+        parse_condition(sql, small.conversations())

@@ -187,7 +187,11 @@ def test_no_batch_parts_the_pieces_of_a_source(
             rows.append(row(0, f"s{index}", pair(index), source_file=None, source_index=None))
         rows += [row(index, f"s{index}_{number}", pair(index), piece=number) for number in range(count)]
     path = write_set(tmp_path / "set", rows, [])
-    found = [[one.name for one in source] for batch in arrow.batches(path, limit) for source in arrow.sources(batch)]
+    found = [
+        [one.name for one in source]
+        for batch in arrow.read_batches(path, limit)
+        for source in arrow.decode_batch(batch)
+    ]
     expected = [[f"s{i}"] if not count else [f"s{i}_{n}" for n in range(count)] for i, count in enumerate(pieces)]
     assert found == expected[:limit]
 

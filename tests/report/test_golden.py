@@ -54,7 +54,7 @@ def _chats(width: int) -> str:
     from curate.analysis import conversations
 
     changed = found[1]
-    return "\n".join([*shown, _text(render_diff(changed, conversations.compare(found.set, changed)), width)])
+    return "\n".join([*shown, _text(render_diff(changed, conversations.diff_record(found.set, changed)), width)])
 
 
 REPORTS: Mapping[str, Callable[[], str]] = {

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import curate
-from curate.analysis.conversations import Chat
+from curate.analysis.conversations import ConversationView
 from curate.analysis.diff import Change
 from curate.display import figures
 from curate.display import html as parts
@@ -135,7 +135,7 @@ def test_the_page_is_whole_html(which: str, request: pytest.FixtureRequest) -> N
 
 @given(st.text(max_size=200), st.sampled_from(["user", "assistant"]))
 def test_any_text_makes_a_conversation_without_other_elements(content: str, role: Any) -> None:
-    found = Elements(conversation.render_conversation(Chat(content, content, 0, (Message(role, content),))))
+    found = Elements(conversation.render_conversation(ConversationView(content, content, 0, (Message(role, content),))))
     assert not (FORBIDDEN | {"script", "style"}) & {tag for tag, _ in found.found}
     assert not [name for _, attributes in found.found for name in attributes if name.startswith(("on", "href", "src"))]
 
@@ -143,7 +143,7 @@ def test_any_text_makes_a_conversation_without_other_elements(content: str, role
 @pytest.mark.parametrize("language", sorted(conversation.LANGUAGES))
 def test_code_of_each_language_is_told_apart(language: str) -> None:
     shown = conversation.render_conversation(
-        Chat("a", "f", 0, (Message("assistant", f"```{language}\n-x = 'a < b' # 1\n```"),))
+        ConversationView("a", "f", 0, (Message("assistant", f"```{language}\n-x = 'a < b' # 1\n```"),))
     )
     assert "&lt;" in shown
     assert '<span class="' in shown[shown.index("<pre>") :]
@@ -151,7 +151,7 @@ def test_code_of_each_language_is_told_apart(language: str) -> None:
 
 def test_links_say_where_they_lead_and_lead_nowhere() -> None:
     shown = conversation.render_conversation(
-        Chat("a", "f", 0, (Message("assistant", "[here](https://a.example/?q=1&r=2) <https://b.example>"),))
+        ConversationView("a", "f", 0, (Message("assistant", "[here](https://a.example/?q=1&r=2) <https://b.example>"),))
     )
     assert "<u>here</u> (https://a.example/?q=1&amp;r=2)" in shown
     assert "<u>https://b.example</u>" in shown
@@ -160,14 +160,16 @@ def test_links_say_where_they_lead_and_lead_nowhere() -> None:
 
 @pytest.mark.parametrize("sign", ["- ", "> ", "1. "])
 def test_what_is_nested_too_deeply_to_draw_stands_as_typed(sign: str) -> None:
-    shown = conversation.render_conversation(Chat("a", "f", 0, (Message("assistant", sign * 300 + "the core"),)))
+    shown = conversation.render_conversation(
+        ConversationView("a", "f", 0, (Message("assistant", sign * 300 + "the core"),))
+    )
     assert "the core" in shown
     assert html.escape(sign * 300) in shown
 
 
 def test_line_ends_that_cleaning_changed_are_seen() -> None:
     pair = Change(Message("user", "one\r\ntwo"), Message("user", "one\ntwo"))
-    shown = conversation.render_changes(Chat("a", "f", 0, ()), [pair])
+    shown = conversation.render_changes(ConversationView("a", "f", 0, ()), [pair])
     assert "<del>␍⏎\n</del><ins>⏎\n</ins>" in shown
 
 

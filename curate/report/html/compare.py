@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from curate.analysis import conversations
-from curate.analysis.compare import Comparison, Crossing, Side
-from curate.analysis.conversations import Chat
+from curate.analysis.compare import Comparison, RuleDifference, Side
+from curate.analysis.conversations import ConversationView
 from curate.analysis.select import show
 from curate.analysis.stats import Stats
 from curate.dataset.curated_set import CuratedSet
@@ -54,7 +54,7 @@ def render(comparison: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> str:
     names = [Path(stats.header.path).resolve().name for stats in (comparison.one, comparison.other)]
     title = " beside ".join(names)
     shown = [
-        ("crossings", "What one keeps and the other does not", _crossings(comparison)),
+        ("differences", "What one keeps and the other does not", _rule_differences(comparison)),
         ("settings", "Settings that differ", _settings(comparison)),
         ("numbers", "Numbers", _figures("records, pieces and tokens", total_figures(comparison))),
         ("lengths", "Lengths", f'<div class="grid">{"".join(_lengths(comparison))}</div>'),
@@ -79,7 +79,7 @@ def _made(stats: Stats) -> str:
     return f"<b>{escape(header.path)}</b>, recipe {escape(header.recipe)}, {kept}"
 
 
-def _crossings(comparison: Comparison) -> str:
+def _rule_differences(comparison: Comparison) -> str:
     shown = ""
     for side, keeper, loser in ((comparison.only_one, *SIDES), (comparison.only_other, *SIDES[::-1])):
         tables = _rules(f"rejected in {loser} by", "records", side.rules)
@@ -88,8 +88,8 @@ def _crossings(comparison: Comparison) -> str:
     return shown
 
 
-def _rules(title: str, unit: str, crossings: Sequence[Crossing]) -> str:
-    rows: list[Sequence[Cell]] = [(one.rule, one.count, ", ".join(one.examples)) for one in crossings]
+def _rules(title: str, unit: str, differences: Sequence[RuleDifference]) -> str:
+    rows: list[Sequence[Cell]] = [(one.rule, one.count, ", ".join(one.examples)) for one in differences]
     return table(title, ("rule", unit, "such as"), rows)
 
 
@@ -175,7 +175,7 @@ def _of_side(side: Side, mine: CuratedSet, theirs: CuratedSet) -> Iterator[tuple
         )
 
 
-def _rejected(chat: Chat, theirs: CuratedSet, rule: str) -> Chat:
+def _rejected(chat: ConversationView, theirs: CuratedSet, rule: str) -> ConversationView:
     """Return a conversation with what rejected it in the other set, if its record stands at the same place there."""
-    why = [loss for loss in conversations.losses(theirs, chat) if loss.rule == rule]
+    why = [loss for loss in conversations.find_rejections(theirs, chat) if loss.rule == rule]
     return replace(chat, rejected=why[0] if why else None)

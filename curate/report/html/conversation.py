@@ -13,7 +13,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from curate.analysis import diff
-from curate.analysis.conversations import Chat
+from curate.analysis.conversations import ConversationView
 from curate.analysis.diff import Change
 from curate.display.figures import number, plural
 from curate.display.html import collapsible, escape, message_block, preformatted, truncate
@@ -37,14 +37,14 @@ LANGUAGES = frozenset(_NAMED.split())
 TAGS = {"same": "span", "gone": "del", "new": "ins"}
 
 
-def render_conversation(chat: Chat, spans: MaskedText | None = None) -> str:
+def render_conversation(chat: ConversationView, spans: MaskedText | None = None) -> str:
     """Return a conversation, its first messages in full; `spans` tell what of its rendering is trained on."""
     shown = "".join(_message(message) for message in chat.messages[:MESSAGES])
     unread = f'<pre class="plain">{escape(truncate(chat.unread, LONG))}</pre>' if chat.unread is not None else ""
     return _article(chat, shown + unread + _left(len(chat.messages) - MESSAGES) + _mask(chat, spans or ()))
 
 
-def _mask(chat: Chat, spans: MaskedText) -> str:
+def _mask(chat: ConversationView, spans: MaskedText) -> str:
     """Return the rendering with what is trained on marked, folded away."""
     shown, room = "", MESSAGES * LONG
     for part, is_trained in spans:
@@ -58,7 +58,7 @@ def _mask(chat: Chat, spans: MaskedText) -> str:
     return collapsible(told, preformatted(shown)) if shown else ""
 
 
-def render_changes(chat: Chat, changes: Sequence[Change]) -> str:
+def render_changes(chat: ConversationView, changes: Sequence[Change]) -> str:
     """Return what cleaning changed in a conversation, message by message."""
     changed = [one for one in changes if one.changed]
     shown = "".join(_changed(one) for one in changed[:CHANGES])
@@ -67,7 +67,7 @@ def render_changes(chat: Chat, changes: Sequence[Change]) -> str:
     return _article(chat, shown + note + _left(len(changed) - CHANGES))
 
 
-def _article(chat: Chat, body: str) -> str:
+def _article(chat: ConversationView, body: str) -> str:
     facts = chat.facts
     told = [str(facts[key]) for key in ("split", "language", "model") if facts.get(key)]
     if facts.get("tokens") is not None:

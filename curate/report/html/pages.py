@@ -44,14 +44,14 @@ def write(
     `name` is what the set is called there, that of its folder if left out; `told` tells what is trained on in
     conversations. The same set gives the same page. Raises OSError where it cannot be written.
     """
-    from curate.dataset.curated_set import readable
+    from curate.dataset.curated_set import translate_errors
     from curate.report.html import samples
     from curate.report.html import stats as document
 
     if curated is None:
         chosen = samples.sample_dump(stats.header.path)
     else:
-        with readable(curated):
+        with translate_errors(curated):
             chosen = samples.sample_set(curated, told)
     files.write_text(file, document.render(stats, chosen, name or _name(stats)))
 

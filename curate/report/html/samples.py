@@ -14,10 +14,10 @@ from typing import TypeVar
 import polars as pl
 
 from curate.analysis import conversations
-from curate.analysis.conversations import Chat
+from curate.analysis.conversations import ConversationView
 from curate.analysis.diff import Change, changes
 from curate.analysis.explain import Rejection
-from curate.analysis.measure_dump import as_it_came
+from curate.analysis.measure_dump import parse_unrepaired
 from curate.dataset.columns import ORIGINAL
 from curate.dataset.curated_set import CuratedSet
 from curate.dataset.transaction import RAW_ROW_GROUP
@@ -46,9 +46,9 @@ class Samples:
     rejected ones those of each rule.
     """
 
-    kept: tuple[tuple[Chat, MaskedText | None], ...]
-    repaired: tuple[tuple[Chat, tuple[Change, ...]], ...]
-    rejected: tuple[tuple[str, tuple[Chat, ...]], ...]
+    kept: tuple[tuple[ConversationView, MaskedText | None], ...]
+    repaired: tuple[tuple[ConversationView, tuple[Change, ...]], ...]
+    rejected: tuple[tuple[str, tuple[ConversationView, ...]], ...]
 
 
 def sample_set(curated: CuratedSet, told: Told | None) -> Samples:
@@ -62,7 +62,7 @@ def sample_set(curated: CuratedSet, told: Told | None) -> Samples:
     records = _records(curated)
     mended = _repaired(table.join(records, on=SOURCE, how="semi", maintain_order="left"))
     looked_at = _spread(table["row"].to_list(), 8 * KEPT)
-    found = conversations.kept(curated, [*looked_at, *mended])
+    found = conversations.read_kept(curated, [*looked_at, *mended])
     kept = _various(found[: len(looked_at)])
     spans = told([chat.messages for chat in kept]) if told is not None else [None] * len(kept)
     looked = tuple(zip(kept, spans, strict=True))
@@ -71,21 +71,21 @@ def sample_set(curated: CuratedSet, told: Told | None) -> Samples:
 
 def sample_dump(path: str | Path) -> Samples:
     """Choose conversations from the beginning of a dump, and records that hold none; of standard input, no longer."""
-    readable: list[Chat] = []
-    unreadable: dict[str, list[Chat]] = {}
+    readable: list[ConversationView] = []
+    unreadable: dict[str, list[ConversationView]] = {}
     if str(path) == "-":
         return Samples((), (), ())
     for chunk in Reader(open_inputs([path]), limit=NEAR):
         for raw in decode_records(chunk):
             place = f"{chunk.source_file}:{raw.index}"
             try:
-                found = as_it_came(raw)
+                found = parse_unrepaired(raw)
                 name = found.source_id or place
-                readable.append(Chat(name, chunk.source_file, raw.index, tuple(found.messages)))
+                readable.append(ConversationView(name, chunk.source_file, raw.index, tuple(found.messages)))
             except RecordError as error:
                 why = Rejection("record", error.rule, error.reason, error.evidence, None, None)
                 text = raw.raw.decode("utf-8", "backslashreplace")
-                chat = Chat(place, chunk.source_file, raw.index, (), rejected=why, unread=text)
+                chat = ConversationView(place, chunk.source_file, raw.index, (), rejected=why, unread=text)
                 unreadable.setdefault(error.rule, []).append(chat)
     short = [chat for chat in readable if sum(len(message.content) for message in chat.messages) <= SHORT]
     kept = tuple((chat, None) for chat in _various(_spread(short or readable, 8 * KEPT)))
@@ -107,7 +107,7 @@ def _spread(rows: Sequence[T], count: int) -> list[T]:
     return [rows[(2 * at + 1) * len(rows) // (2 * count)] for at in range(count)]
 
 
-def _various(found: Sequence[Chat]) -> list[Chat]:
+def _various(found: Sequence[ConversationView]) -> list[ConversationView]:
     """Return some, the first that holds code among them."""
     code = [chat for chat in found if any("```" in message.content for message in chat.messages)][:1]
     return code + _spread([chat for chat in found if chat not in code], KEPT - len(code))
@@ -125,21 +125,23 @@ def _repaired(known: pl.DataFrame) -> list[int]:
     return sorted((chosen + common)[:REPAIRED])
 
 
-def _compared(repaired: Sequence[Chat], records: pl.DataFrame) -> tuple[tuple[Chat, tuple[Change, ...]], ...]:
+def _compared(
+    repaired: Sequence[ConversationView], records: pl.DataFrame
+) -> tuple[tuple[ConversationView, tuple[Change, ...]], ...]:
     found = []
     for chat in repaired:
         raw = records.filter(source_file=chat.source_file, source_index=chat.source_index)["record"]
-        before, _ = conversations.read(raw[0])
+        before, _ = conversations.parse_record(raw[0])
         found.append((chat, tuple(changes(before, chat.messages))))
     return tuple(found)
 
 
-def _rejected(curated: CuratedSet) -> tuple[tuple[str, tuple[Chat, ...]], ...]:
+def _rejected(curated: CuratedSet) -> tuple[tuple[str, tuple[ConversationView, ...]], ...]:
     """Return rejects of each rule, the commonest rule first."""
     frame = curated.rejected()
     sizes = frame.head(RAW_ROW_GROUP).select(pl.col("record").bin.size().fill_null(0)).collect().to_series()
     chosen = {rule: _of_rule(near, sizes, first) for rule, near, first in _by_rule(frame)}
-    found = iter(conversations.lost(curated, [row for rows in chosen.values() for row in rows]))
+    found = iter(conversations.read_rejected(curated, [row for rows in chosen.values() for row in rows]))
     return tuple((rule, tuple(next(found) for _ in rows)) for rule, rows in chosen.items())
 
 

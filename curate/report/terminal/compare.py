@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from curate.analysis.compare import Comparison, Crossing, Overlay, Side
+from curate.analysis.compare import Comparison, PairedHistogram, RuleDifference, Side
 from curate.analysis.stats import Stats
 from curate.display import terminal
 from curate.display.figures import number, percent, plural, ratio
@@ -172,16 +172,16 @@ def _side(side: Side, keeper: str, loser: str) -> RenderableType | None:
         return None
     shown: list[RenderableType] = [Text(describe_side(side, keeper, loser), "bold")]
     if side.rules:
-        shown.append(_crossings(f"rejected in {loser} by", "records", side.rules))
+        shown.append(_rule_differences(f"rejected in {loser} by", "records", side.rules))
     if side.exchanges:
-        shown.append(_crossings(f"lost in {loser} from records that both keep", "exchanges", side.exchanges))
+        shown.append(_rule_differences(f"lost in {loser} from records that both keep", "exchanges", side.exchanges))
     return Group(*shown)
 
 
-def _crossings(title: str, unit: str, crossings: Sequence[Crossing]) -> RenderableType:
+def _rule_differences(title: str, unit: str, differences: Sequence[RuleDifference]) -> RenderableType:
     rows = [
         Row(terminal.safe_text(one.rule), [number(one.count)], terminal.safe_text(safe_line(", ".join(one.examples))))
-        for one in crossings
+        for one in differences
     ]
     return NumberTable(title, [unit], rows, rest="such as", most_name=44)
 
@@ -202,7 +202,7 @@ def _parts(title: str, unit: str, rows: Sequence[Part]) -> RenderableType:
     return Group(table, left)
 
 
-def histogram_rows(overlay: Overlay) -> list[tuple[str, int, float, int, float]]:
+def histogram_rows(overlay: PairedHistogram) -> list[tuple[str, int, float, int, float]]:
     """Return a row a bin: its span, and how many of each set lie in it, with their share of all."""
     whole = [sum(bin.one for bin in overlay.bins), sum(bin.other for bin in overlay.bins)]
     rows = []

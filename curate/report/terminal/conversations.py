@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from curate.analysis import diff
-from curate.analysis.conversations import Chat
+from curate.analysis.conversations import ConversationView
 from curate.analysis.diff import Change
 from curate.analysis.explain import Rejection
 from curate.display import terminal
@@ -103,7 +103,9 @@ def _plain(tokens: Iterable[Token]) -> list[Token]:
     return found
 
 
-def render_conversation(chat: Chat, sizes: Sequence[int] | None = None, *, raw: bool = False) -> RenderableType:
+def render_conversation(
+    chat: ConversationView, sizes: Sequence[int] | None = None, *, raw: bool = False
+) -> RenderableType:
     """Render a conversation; `sizes` are the tokens of its messages, `raw` shows their text as it is stored."""
     parts: list[RenderableType] = [_head(chat), Text()]
     for place, message in enumerate(chat.messages):
@@ -114,14 +116,14 @@ def render_conversation(chat: Chat, sizes: Sequence[int] | None = None, *, raw: 
     return Group(*parts[:-1])
 
 
-def render_mask(chat: Chat, mask: MaskView) -> RenderableType:
+def render_mask(chat: ConversationView, mask: MaskView) -> RenderableType:
     """Render a conversation as training sees it, what is trained marked, the stop tokens among it."""
     told = f": {number(mask.supervised)} of {number(mask.tokens)} tokens"
     text = Marked((text, "trained" if trained else None) for text, trained in mask.text)
     return Group(_head(chat), Marked([("trained", "trained"), (told, None)]), Text(), text)
 
 
-def render_diff(chat: Chat, changes: Sequence[Change], losses: Sequence[Rejection] = ()) -> RenderableType:
+def render_diff(chat: ConversationView, changes: Sequence[Change], losses: Sequence[Rejection] = ()) -> RenderableType:
     """Render what cleaning changed in the record of a conversation, message by message; `losses` say what it lost."""
     parts: list[RenderableType] = [_head(chat), *(_why(loss) for loss in losses if loss != chat.rejected), Text()]
     unchanged = 0
@@ -146,7 +148,7 @@ def _change(change: Change) -> RenderableType:
     return Group(title, Barred(Marked(words), STYLES[change.role]))
 
 
-def _head(chat: Chat) -> RenderableType:
+def _head(chat: ConversationView) -> RenderableType:
     facts = chat.facts
     named = [str(facts[key]) for key in HEADED if facts.get(key)]
     if facts.get("tokens") is not None:

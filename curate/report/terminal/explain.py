@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from curate.analysis.explain import Explanation, Rejection, Story
+from curate.analysis.explain import Explanation, RecordHistory, Rejection
 from curate.display import terminal
 from curate.display.figures import number
 from curate.display.text import one_line
@@ -26,7 +26,7 @@ def render_explanation(explanation: Explanation) -> RenderableType:
     return Group(*parts[:-1])
 
 
-def _story(story: Story) -> RenderableType:
+def _story(story: RecordHistory) -> RenderableType:
     facts = terminal.label_grid()
     terminal.add_row(facts, "record", terminal.safe_text(f"{story.source_file}:{story.source_index}", "bold"))
     terminal.add_row(
