@@ -74,7 +74,7 @@ def test_a_condition_that_is_only_a_literal_holds_for_all(small: CuratedSet) -> 
 
 
 def test_the_conditions_of_the_page_can_be_used(small: CuratedSet) -> None:
-    table = (ROOT / "docs" / "show.md").read_text("utf-8").split("| condition | finds |")[1].split("\n\n")[0]
+    table = (ROOT / "docs" / "show.md").read_text("utf-8").split("| condition | matches |")[1].split("\n\n")[0]
     conditions = re.findall(r"^\| `(.+?)` \|", table, re.M)
     assert len(conditions) >= 8
     for sql in conditions:
