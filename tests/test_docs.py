@@ -14,6 +14,7 @@ import click
 import polars as pl
 import pytest
 
+import curate
 from curate.cli import COMMANDS, cli
 from curate.dataset import columns, curated_set
 from curate.filters import registry
@@ -174,9 +175,11 @@ def test_formats_languages_recipes_and_templates_in_command_lines_exist() -> Non
 
 @pytest.fixture(scope="module")
 def beside_the_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the example dump and the set that its first Python block makes."""
+    """A folder with the example dump and the set that the README's first Python block makes of it."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "examples", folder / "examples")
+    with contextlib.chdir(folder):
+        curate.clean("examples/sharegpt_dump.json", "curated")
     return folder
 
 
@@ -188,11 +191,8 @@ def python_blocks() -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 def test_blocks_of_python_run(beside_the_example: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from curate import clean
-
     done = []
     with contextlib.chdir(beside_the_example):
-        clean("examples/sharegpt_dump.json", "curated")
         for name, block in python_blocks():
             if "@rule" in block:  # a file of filters: it is loaded as one
                 Path("own.py").write_text(block, "utf-8")

@@ -316,7 +316,7 @@ def dump_in(folder: Path) -> Path:
     return file
 
 
-def test_clean_then_stats_then_explain(tmp_path: Path) -> None:
+def test_clean_then_stats_then_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dump_in(tmp_path)
     done = curate_in(tmp_path, "clean", "dump.json", "--workers", "1")
     assert done.returncode == 0
@@ -324,26 +324,29 @@ def test_clean_then_stats_then_explain(tmp_path: Path) -> None:
     assert "kept" in done.stdout
     assert "html_to_markdown" in done.stdout
     assert "MB/s" in done.stdout
-    assert "100.0 %" in curate_in(tmp_path, "stats").stdout
-    assert "+ Call `sorted` on it" in curate_in(tmp_path, "explain", "chat3").stdout
+    monkeypatch.chdir(tmp_path)
+    assert "100.0 %" in invoke("stats").stdout
+    assert "+ Call `sorted` on it" in invoke("explain", "chat3").stdout
 
 
-def test_clean_as_json_prints_the_manifest_alone(tmp_path: Path) -> None:
+def test_clean_as_json_prints_the_manifest_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dump_in(tmp_path)
-    done = curate_in(tmp_path, "clean", "dump.json", "--json", "--limit", "2", "--workers", "1", "-o", "two")
+    monkeypatch.chdir(tmp_path)
+    done = invoke("clean", "dump.json", "--json", "--limit", "2", "--workers", "1", "-o", "two")
     manifest = json.loads(done.stdout)
     assert manifest["counts"]["read"] == 2
     assert manifest["recipe"]["input"]["limit"] == 2
 
 
-def test_damage_warns_and_is_an_exit_code_only_when_strict(tmp_path: Path) -> None:
+def test_damage_warns_and_is_an_exit_code_only_when_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = dump_in(tmp_path)
     file.write_bytes(file.read_bytes()[:-100])
-    done = curate_in(tmp_path, "clean", "dump.json", "--workers", "1")
-    assert done.returncode == 0
+    monkeypatch.chdir(tmp_path)
+    done = invoke("clean", "dump.json", "--workers", "1")
+    assert done.exit_code == 0
     assert [line for line in done.stderr.splitlines() if line.startswith("warning: ") and "dump.json" in line]
-    strict = curate_in(tmp_path, "clean", "dump.json", "--workers", "1", "--strict", "--quiet")
-    assert (strict.returncode, strict.stdout) == (1, "")
+    strict = invoke("clean", "dump.json", "--workers", "1", "--strict", "--quiet")
+    assert (strict.exit_code, strict.stdout) == (1, "")
 
 
 WRONG_RUNS = {

@@ -158,6 +158,7 @@ print(grown(torch.bfloat16), grown(torch.float32))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_loading_holds_no_second_copy(tmp_path: Path) -> None:
     shape = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 6, "dtype": torch.bfloat16}

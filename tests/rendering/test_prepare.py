@@ -196,6 +196,7 @@ def test_no_batch_parts_the_pieces_of_a_source(
     assert found == expected[:limit]
 
 
+@pytest.mark.slow
 def test_workers_give_what_one_process_gives(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
