@@ -138,8 +138,8 @@ def _about(opened: Chat) -> str:
     model = opened.model
     place = next(model.parameters()).device
     numbers = str(model.dtype).removeprefix("torch.")
-    asked = opened.how.template or "its own chat template"
-    return f"{opened.found}\nprompt: {asked}; {numbers} on {place}; /help tells more"
+    asked = opened.serving.template or "its own chat template"
+    return f"{opened.artifact}\nprompt: {asked}; {numbers} on {place}; /help tells more"
 
 
 def _obeyed(opened: Chat, text: str) -> bool:

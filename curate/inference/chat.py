@@ -1,4 +1,4 @@
-"""A conversation with a model: its messages rendered as in training, answers token by token, the window kept."""
+"""Chat with a model: prompts as in training, answers token by token, within the model's window."""
 
 from __future__ import annotations
 
@@ -11,51 +11,58 @@ from typing import Any
 from torch import nn
 
 from curate.errors import InputError
-from curate.inference import sampling
+from curate.inference import sampling as generate
 from curate.inference.sampling import Sampling
-from curate.model import artifact, find, serving
+from curate.model import artifact as artifacts
+from curate.model import find
 from curate.model.artifact import Result
 from curate.model.files import Say
-from curate.model.serving import Serving
+from curate.model.serving import Serving, lead
 from curate.schemas.conversation import Message
 
-WARM = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=512)  # for talk; an evaluation is greedy
+DEFAULT_SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=512)  # an evaluation is greedy instead
 
 
 @dataclass(frozen=True)
-class Said:
-    """How an answer went: whether it stopped by itself, its tokens and seconds, and the exchanges left out before."""
+class AnswerStats:
+    """How an answer was generated."""
 
-    stopped: bool
-    tokens: int
+    stopped: bool  # by a stop token, not by a limit or the caller
+    tokens: int  # without the stop token
     seconds: float
-    left_out: int
+    left_out: int  # earlier exchanges that did not fit the window
 
 
 class Chat:
-    """A conversation of several turns; `messages` is what was said so far."""
+    """A conversation with a model over several messages."""
 
     def __init__(
-        self, model: nn.Module, how: Serving, *, system: str = "", choice: Sampling = WARM, found: Result | None = None
+        self,
+        model: nn.Module,
+        serving: Serving,
+        *,
+        system: str = "",
+        sampling: Sampling = DEFAULT_SAMPLING,
+        artifact: Result | None = None,
     ) -> None:
         self.model: Any = model.eval()
-        self.how = how
+        self.serving = serving
         self.system = system
-        self.sampling = choice
-        self.found = found
-        self.renderer = artifact.renderer(how)
-        self.window: int = _window(self.model)
+        self.sampling = sampling
+        self.artifact = artifact  # where the model came from
+        self.renderer = artifacts.renderer(serving)
+        self.window: int = _window(self.model)  # tokens of prompt and answer, 0 if unknown
         self.messages: list[Message] = []
-        self.as_base = False  # answers without the adapter
-        self.last: Said | None = None
+        self.as_base = False  # answer without the adapter
+        self.last: AnswerStats | None = None
 
     @property
     def has_adapter(self) -> bool:
-        """Whether there is an adapter that can be taken away."""
+        """Whether the model has an adapter, which `as_base` turns off."""
         return hasattr(self.model, "disable_adapter")
 
     def reset(self) -> None:
-        """Forget what was said."""
+        """Begin a new conversation."""
         self.messages = []
 
     def ask(self, text: str) -> str:
@@ -63,46 +70,47 @@ class Chat:
         return "".join(self.stream(text))
 
     def stream(self, text: str) -> Iterator[str]:
-        """Yield the answer to a message as it comes; what was said so far stays, should the caller stop early.
+        """Yield the answer to a message piece by piece; if the caller stops early, `messages` keeps what it got.
 
         Raises InputError for a message that does not fit the model's window.
         """
-        asked = [*self.messages, Message("user", text)]
-        prompt, left_out = self._prompt(asked)
-        written = sampling.Text(self.how.tokenizer, serving.lead(self.how.template))
-        stops, start = self.how.stop_ids, time.perf_counter()
-        stopped, count, said = False, 0, ""
+        messages = [*self.messages, Message("user", text)]
+        prompt, left_out = self._prompt(messages)
+        decoder = generate.Text(self.serving.tokenizer, lead(self.serving.template))
+        stops, start = self.serving.stop_ids, time.perf_counter()
+        stopped, count, answer = False, 0, ""
         try:
             with self.model.disable_adapter() if self.as_base and self.has_adapter else nullcontext():
-                for token in sampling.stream(self.model, prompt, stops, self.sampling, limit=self.window):
+                for token in generate.stream(self.model, prompt, stops, self.sampling, limit=self.window):
                     stopped = token in stops
                     if not stopped:
                         count += 1
-                        new = written.add(token)
-                        said += new
+                        new = decoder.add(token)
+                        answer += new
                         yield new
-            rest = written.finish()
-            said += rest
+            rest = decoder.finish()
+            answer += rest
             yield rest
         finally:
-            self.messages = [*asked, Message("assistant", said)]
-            self.last = Said(stopped, count, time.perf_counter() - start, left_out)
+            self.messages = [*messages, Message("assistant", answer)]
+            self.last = AnswerStats(stopped, count, time.perf_counter() - start, left_out)
 
     def _prompt(self, messages: list[Message]) -> tuple[list[int], int]:
-        """Return the ids that ask for the next answer, and how many exchanges had to be left out from the start."""
+        """Return the ids of the prompt, and how many of the first exchanges were left out to fit the window."""
         opening = [Message("system", self.system)] if self.system else []
-        least = min(self.sampling.max_new_tokens, max(1, self.window // 4))
+        answer_size = min(self.sampling.max_new_tokens, max(1, self.window // 4))  # tokens to leave free
         for left_out in range(0, len(messages), 2):
             ids: list[int] = self.renderer.generation_prompt([*opening, *messages[left_out:]]).tolist()
-            if not self.window or len(ids) + least <= self.window:
+            if not self.window or len(ids) + answer_size <= self.window:
                 return ids, left_out // 2
         raise InputError(
-            f"the message has {len(ids):,} tokens as rendered, and the model holds {self.window:,} with its answer"
+            f"the prompt has {len(ids):,} tokens, too many for the model's window of {self.window:,} with an answer; "
+            "send a shorter message"
         )
 
 
 def _window(model: Any) -> int:
-    """Return the tokens that a model holds, 0 where it does not say."""
+    """Return the longest sequence that a model supports in tokens, 0 if unknown."""
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0)
 
 
@@ -118,14 +126,14 @@ def chat(
     say: Say = find.ignore_message,
     **settings: Any,
 ) -> Chat:
-    """Open a conversation with a model, an adapter on its base, or what a run made.
+    """Load a model, an adapter on its base, or the result of a run, and return a conversation with it.
 
-    `settings` are those of `Sampling`: temperature, top_p, top_k, repetition, seed, max_new_tokens. `quantise` holds
+    `settings` are those of `Sampling`: temperature, top_p, top_k, repetition, seed, max_new_tokens. `quantise` keeps
     the weights in 4 bits, by default as in training. Raises CurateError with what to type.
     """
-    found = artifact.find(name, base=base)
-    how = artifact.served(found, template)
-    choice = replace(WARM, **{key: value for key, value in settings.items() if value is not None})
-    place = artifact.device(device)
-    model = artifact.load(found, place=place, numbers=dtype, quantise=quantise, inference=True, say=say)
-    return Chat(model, how, system=system, choice=choice, found=found)
+    artifact = artifacts.find(name, base=base)
+    serving = artifacts.served(artifact, template)
+    sampling = replace(DEFAULT_SAMPLING, **{key: value for key, value in settings.items() if value is not None})
+    place = artifacts.device(device)
+    model = artifacts.load(artifact, place=place, numbers=dtype, quantise=quantise, inference=True, say=say)
+    return Chat(model, serving, system=system, sampling=sampling, artifact=artifact)

@@ -1,8 +1,7 @@
-"""Answers, one token at a time: the next token by temperature, top-k and top-p, until a stop token.
+"""Generate answers token by token, with temperature, top-k and top-p, until a stop token.
 
-A loop of our own over the model's cache rather than transformers' `generate`: a caller sees each token as it
-comes and can stop, a seed gives the same answer whatever else used the random state, and a folder's own
-`generation_config.json` cannot change what was asked for.
+transformers' `generate` is not used, so that a caller gets each token at once and can stop, a seed gives the same
+answer whatever else draws random numbers, and a model's `generation_config.json` cannot change the settings.
 """
 
 from __future__ import annotations
@@ -20,22 +19,19 @@ from curate.errors import RecipeError
 from curate.model.attention import choose
 from curate.tokenization.tokenizer import Tokenizer
 
-UNFINISHED = "\ufffd"  # what a decoder writes for bytes that the next token may complete
+UNFINISHED = "\ufffd"  # a decoder writes it for the first bytes of a character that the next token may complete
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. Temperature 0 takes the likeliest; `top_k` 0 and `top_p` 1 leave all in.
+    """How the next token is chosen, greedily by default."""
 
-    `repetition` above 1 makes tokens that were there already less likely (CTRL, arXiv 1909.05858).
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition: float = 1.0
-    seed: int | None = None
-    max_new_tokens: int = 256
+    temperature: float = 0.0  # 0 takes the most likely token
+    top_p: float = 1.0  # choose among the most likely tokens that sum up to this probability; 1 is all
+    top_k: int = 0  # choose among this many of the most likely tokens; 0 is all
+    repetition: float = 1.0  # above 1, tokens that occurred before are less likely (CTRL, arXiv 1909.05858)
+    seed: int | None = None  # None draws from torch's own random state
+    max_new_tokens: int = 256  # of an answer
 
     def __post_init__(self) -> None:
         wrong = {
@@ -51,31 +47,33 @@ class Sampling:
 
 
 ALLOWED = {
-    "temperature": "it is 0 (the likeliest token) or more",
-    "top_p": "it is above 0, and 1 at most",
-    "top_k": "it is 0 (all tokens) or more",
-    "repetition": "it is above 0; 1 changes nothing",
-    "max_new_tokens": "it is 1 or more",
+    "temperature": "give 0 (the most likely token) or more",
+    "top_p": "give a number above 0, and 1 (all tokens) at most",
+    "top_k": "give 0 (all tokens) or more",
+    "repetition": "give a number above 0; 1 changes nothing",
+    "max_new_tokens": "give 1 or more",
 }
 GREEDY = Sampling()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said: its ids without the stop token, as text, and whether it stopped by itself."""
+    """A generated answer."""
 
-    ids: tuple[int, ...]
+    ids: tuple[int, ...]  # without the stop token
     text: str
-    stopped: bool
+    stopped: bool  # by a stop token, not by a limit
 
 
 def next_token(logits: Tensor, seen: Tensor, sampling: Sampling, generator: torch.Generator | None) -> int:
-    """Choose a token by fp32 logits [vocabulary]; `seen` are the ids so far."""
+    """Return the next token, chosen by logits [vocabulary]; `seen` are the ids so far [tokens]."""
     logits = logits.float()
     if sampling.repetition != 1.0:
-        picked = logits[seen]
+        seen_logits = logits[seen]
         logits = logits.clone()
-        logits[seen] = torch.where(picked > 0, picked / sampling.repetition, picked * sampling.repetition)
+        logits[seen] = torch.where(
+            seen_logits > 0, seen_logits / sampling.repetition, seen_logits * sampling.repetition
+        )
     if sampling.temperature == 0:
         return int(logits.argmax())
     logits = logits / sampling.temperature
@@ -83,17 +81,17 @@ def next_token(logits: Tensor, seen: Tensor, sampling: Sampling, generator: torc
         least = logits.topk(min(sampling.top_k, len(logits))).values[-1]
         logits = logits.masked_fill(logits < least, -torch.inf)
     if sampling.top_p < 1:
-        ordered, places = logits.sort(descending=True)
-        shares = ordered.softmax(dim=-1)
-        # A token goes where those before it already hold top_p; the likeliest has none before it and stays.
-        drop = shares.cumsum(dim=-1) - shares >= sampling.top_p
-        logits = logits.index_fill(0, places[drop], -torch.inf)
+        ordered, tokens = logits.sort(descending=True)
+        probabilities = ordered.softmax(dim=-1)
+        # Drop a token if more likely ones already sum up to top_p; the most likely one always stays.
+        drop = probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p
+        logits = logits.index_fill(0, tokens[drop], -torch.inf)
     return int(torch.multinomial(logits.softmax(dim=-1), 1, generator=generator))
 
 
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
-    """Put a model out of training for a while: no dropout, no gradients, none of its compiled layers' fixed shapes."""
+    """Use a model in training for inference: no dropout, no gradients, and no compiled layers, which fix shapes."""
     before = model.training
     model.eval()
     try:
@@ -106,10 +104,10 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 def stream(
     model: nn.Module, prompt: Sequence[int], stop_ids: Sequence[int], sampling: Sampling = GREEDY, *, limit: int = 0
 ) -> Iterator[int]:
-    """Yield the answer's ids as they are chosen, the stop token last, if it comes.
+    """Yield the ids of an answer one by one, including the stop token that ends it.
 
-    model: transformers' or peft's causal model, with an attention that keeps a cache (`attention.plain`).
-    `limit` is the most tokens that prompt and answer may have together, 0 for no limit.
+    `model` is a causal model of transformers or peft whose attention supports a cache: for a model in training, use
+    `attention.choose.plain`. `limit` is the most tokens of prompt and answer together, 0 for no limit.
     """
     device = next(model.parameters()).device
     generator = None
@@ -119,7 +117,7 @@ def stream(
     room = sampling.max_new_tokens if not limit else min(sampling.max_new_tokens, limit - len(prompt))
     cache, seen = _cache(model), ids
     for _ in range(room):
-        with torch.no_grad():  # within the loop: a caller between two tokens is not ours to hold
+        with torch.no_grad():  # not around `yield`: it would last in the caller
             out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **cache)
         token = next_token(out.logits[0, -1], seen[0], sampling, generator)
         yield token
@@ -130,25 +128,25 @@ def stream(
 
 
 def _cache(model: nn.Module) -> dict[str, Any]:
-    """Return an empty cache under the name that the model's forward takes it by: transformers 5.24 renamed it."""
+    """Return an empty cache as the keyword argument of the model's forward, which transformers 5.24 renamed."""
     from transformers import DynamicCache
 
-    whole = choose.base(model)
-    named = inspect.signature(whole.forward).parameters
-    return {"cache" if "cache" in named else "past_key_values": DynamicCache(config=whole.config)}
+    inner = choose.base(model)
+    parameters = inspect.signature(inner.forward).parameters
+    return {"cache" if "cache" in parameters else "past_key_values": DynamicCache(config=inner.config)}
 
 
 class Text:
-    """Turns ids into text as they come: what cannot change any more is given out, `lead` at its start is not."""
+    """Decodes ids to text one by one, without `lead` at the start; text is returned once no later id can change it."""
 
     def __init__(self, tokenizer: Tokenizer, lead: str = "") -> None:
         self.tokenizer = tokenizer
         self.lead = lead
         self.ids: list[int] = []
-        self.given = 0
+        self.returned = 0  # characters
 
     def add(self, token: int) -> str:
-        """Return the text that this token completes, perhaps none."""
+        """Return the text that this token completes, which may be empty."""
         self.ids.append(token)
         text = self.text
         if text.endswith(UNFINISHED):
@@ -156,17 +154,17 @@ class Text:
         return self._rest(text)
 
     def finish(self) -> str:
-        """Return what is left, whether or not its last character is whole."""
+        """Return the rest of the text, even if its last character is incomplete."""
         return self._rest(self.text)
 
     @property
     def text(self) -> str:
-        """All of the text so far."""
+        """The whole text so far."""
         return self.tokenizer.decode(self.ids).removeprefix(self.lead) if self.lead else self.tokenizer.decode(self.ids)
 
     def _rest(self, text: str) -> str:
-        new, self.given = text[self.given :], len(text)
-        return new
+        rest, self.returned = text[self.returned :], len(text)
+        return rest
 
 
 def answer(
@@ -179,10 +177,9 @@ def answer(
     lead: str = "",
     limit: int = 0,
 ) -> Answer:
-    """Return the whole answer to a prompt."""
+    """Return the answer to a prompt; `lead` is removed from the start of its text."""
     ids = list(stream(model, prompt, stop_ids, sampling, limit=limit))
     stopped = bool(ids) and ids[-1] in stop_ids
-    said = ids[:-1] if stopped else ids
     text = Text(tokenizer, lead)
-    text.ids = said
-    return Answer(tuple(said), text.text, stopped)
+    text.ids = ids[:-1] if stopped else ids
+    return Answer(tuple(text.ids), text.text, stopped)

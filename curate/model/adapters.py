@@ -1,8 +1,8 @@
-"""Which parameters are trained: all of them, or an adapter's, put into the model by peft.
+"""Choose the trained parameters: all of them, or those of an adapter that peft adds to the model.
 
-Adapters keep the model's own type rather than fp32, which would make peft cast every wrapped layer's input up and
-back; the optimizer holds their fp32 copies. Nothing else of the model is changed: activation checkpointing without
-re-entry needs no gradient at the inputs, and norms train nowhere in fp32 while the rest is bf16.
+Adapters have the dtype of the model. In fp32, peft would cast the input of every wrapped layer up and its output back;
+the optimizer keeps fp32 copies instead. peft's `prepare_model_for_kbit_training` is not used: activation checkpointing
+without re-entry needs no gradient at the inputs, and norms in fp32 among bf16 layers would only cost casts.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from curate.model import load
 from curate.model.attention.choose import base
 from curate.model.choices import ALL_LINEAR, MethodSettings
 
-_PROMPTS = "it puts tokens of its own before the prompt, which packed rows have no room for"
-_REFUSED = {  # peft's methods that train elsewhere than in the layers, and why they cannot be used here
+_PROMPTS = "it adds tokens before each prompt, for which packed rows have no room"
+_REFUSED = {  # peft's methods that do not work on packed rows, and why
     "PROMPT_TUNING": _PROMPTS,
     "MULTITASK_PROMPT_TUNING": _PROMPTS,
     "P_TUNING": _PROMPTS,
@@ -32,31 +32,38 @@ _REFUSED = {  # peft's methods that train elsewhere than in the layers, and why 
     "CPT": _PROMPTS,
     "CARTRIDGE": _PROMPTS,
     "ADAPTION_PROMPT": _PROMPTS,
-    "ADALORA": "it learns its ranks by a loss of its own, beside that of the answers",
+    "ADALORA": "it adds a loss of its own, by which it learns ranks",
     "XLORA": "it mixes adapters that are trained already",
-    "POLY": "it wants a task's number with every row",
+    "POLY": "it needs a task number for every row",
 }
-
-_OWN_TARGETS = ("IA3", "LN_TUNING", "TRAINABLE_TOKENS")  # made for other layers than all linear ones: peft knows which
+_OWN_TARGETS = ("IA3", "LN_TUNING", "TRAINABLE_TOKENS")  # peft chooses their layers, which are not all linear
+# Warnings of peft 0.21 that mean nothing here; all others are shown.
+_HARMLESS = (
+    ".is_gradient_checkpointing. is deprecated",  # peft reads a property that transformers 5 renamed
+    "Unsupported layer type .*Norm",  # from the check of sizes that all methods share; LN_TUNING trains norms
+    "Failed to load the CUDA extension",  # BOFT then computes the same by torch's operations
+)
+# peft only warns where a file lacks weights of the adapter, which then stay at their initial values.
+_MISSING_WEIGHTS = ".*Found missing adapter keys"
 
 
 @dataclass(frozen=True)
 class Trainable:
-    """What is trained: names and number of the parameters, out of `total` that the model has with them."""
+    """The trained parameters of a model."""
 
-    method: str  # full, or peft's name for it
+    method: str  # full, or peft's name in lower case
     names: tuple[str, ...]
-    count: int
-    total: int
+    count: int  # numbers in these parameters
+    total: int  # numbers in all parameters, adapters included
 
     @property
     def share(self) -> float:
-        """The part of all parameters that is trained."""
+        """The trained part of all parameters, from 0 to 1."""
         return self.count / self.total
 
 
 def apply(model: nn.Module, method: MethodSettings) -> tuple[nn.Module, Trainable]:
-    """Set which parameters are trained, adapters put in where the method has them; return model and trained ones.
+    """Set which parameters of a model are trained, adding an adapter if the method has one; return both.
 
     Raises RecipeError for settings that do not fit the model, MissingExtra without peft.
     """
@@ -65,18 +72,18 @@ def apply(model: nn.Module, method: MethodSettings) -> tuple[nn.Module, Trainabl
         return model, trainable(model)
     peft = _peft()
     settings = peft_config(model, method)
-    with _quietly():
+    with peft_warnings():
         try:
             model = peft.get_peft_model(model, settings, autocast_adapter_dtype=False)
         except (ValueError, TypeError, NotImplementedError, RuntimeError, ImportError, IndexError) as error:
             raise RecipeError(
-                f"peft cannot put {_called(settings)} into {type(model).__name__}: {_line(error)}"
+                f"peft cannot put {_method_name(settings)} into {type(model).__name__}: {_line(error)}"
             ) from error
     return _ready(model)
 
 
 def planned(config: Any, method: MethodSettings) -> int | None:
-    """Return how many parameters a method will train in a model of a configuration, no weights made; null if unknown.
+    """Return how many parameters a method would train in a model, given its configuration; None if unknown.
 
     Raises RecipeError for settings that do not fit the model.
     """
@@ -84,21 +91,21 @@ def planned(config: Any, method: MethodSettings) -> int | None:
     peft_config(model, method)
     try:
         return apply(model, method)[1].count
-    except (RecipeError, ModelError):  # some of peft's methods cannot be made without memory
+    except (RecipeError, ModelError):  # some methods of peft do not work on the meta device
         return None
 
 
 def resume(model: nn.Module, folder: Path) -> tuple[nn.Module, Trainable]:
-    """Put the adapter of a folder into a model to train it on, with its own settings; as `apply` otherwise.
+    """Add the adapter in a folder to a model, to continue its training; return what `apply` returns.
 
-    Raises ModelError where its weights are absent, empty or of another model.
+    Raises ModelError where its weights are missing, empty or do not fit the model.
     """
     peft = _peft()
     _check_adapter(folder)
-    with _quietly():
+    with peft_warnings():
         try:
             model = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True, autocast_adapter_dtype=False)
-        except (ValueError, TypeError, RuntimeError, OSError, KeyError) as error:
+        except (ValueError, TypeError, RuntimeError, OSError, KeyError, UserWarning) as error:
             raise ModelError(f"the adapter {str(folder)!r} does not fit the model: {_line(error)}") from error
     return _ready(model)
 
@@ -112,70 +119,74 @@ def _peft() -> Any:
 
 
 def _line(error: Exception) -> str:
+    """Return the message of an error of a library in one line, not too long."""
     return " ".join(str(error).split())[:300]
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep peft's warnings from the screen; what of them concerns a user is an error here."""
+def peft_warnings() -> Iterator[None]:
+    """Ignore harmless warnings of peft, and raise UserWarning for weights that an adapter's file lacks."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        for message in _HARMLESS:
+            warnings.filterwarnings("ignore", message)
+        warnings.filterwarnings("error", _MISSING_WEIGHTS, UserWarning)
         yield
 
 
 def _check_adapter(folder: Path) -> None:
-    """Refuse an adapter without weights: an empty file has been the end of many a run."""
+    """Raise ModelError for an adapter without weights, of which peft would only warn."""
     from safetensors import SafetensorError, safe_open
 
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
-        raise ModelError(f"the adapter {str(folder)!r} has no {file.name}; save it anew as safetensors")
+        raise ModelError(f"the adapter {str(folder)!r} has no {file.name}; save it again as safetensors")
     try:
-        with safe_open(file, "pt") as found:
-            empty = not found.keys()
+        with safe_open(file, "pt") as tensors:
+            empty = not tensors.keys()
     except SafetensorError as error:
-        raise ModelError(f"{str(file)!r} is damaged: {_line(error)}") from None
+        raise ModelError(f"{str(file)!r} is damaged ({_line(error)}); copy it again") from None
     if empty:
-        raise ModelError(f"{str(file)!r} holds no weights; the run that wrote it saved nothing")
+        raise ModelError(f"{str(file)!r} has no weights; give an adapter that was saved with them")
 
 
 def _ready(model: nn.Module) -> tuple[nn.Module, Trainable]:
-    """Bring an adapter's parameters into the model's type, and make sure that the layers hold them."""
+    """Cast an adapter to the model's dtype; raise RecipeError where it is not inside the layers, or empty."""
     inner = base(model)
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != inner.dtype:
             parameter.data = parameter.data.to(inner.dtype)
-    found = trainable(model)
+    trained = trainable(model)
     within = {id(parameter) for parameter in inner.parameters() if parameter.requires_grad}
-    outside = [name for name, parameter in _trained(model) if id(parameter) not in within]
-    if outside or not found.names:
-        what = f"{outside[0]} stands outside the layers" if outside else "nothing would be trained"
-        raise RecipeError(f"method {found.method} cannot be used with packed rows: {what}; use lora")
-    return model, found
+    outside = [name for name, parameter in _trained_parameters(model) if id(parameter) not in within]
+    if outside or not trained.names:
+        what = f"{outside[0]} is outside the layers" if outside else "it trains no parameter"
+        raise RecipeError(f"method {trained.method} cannot be used with packed rows: {what}; use lora")
+    return model, trained
 
 
-def _trained(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+def _trained_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def trainable(model: nn.Module) -> Trainable:
-    """Return what is trained in a model as it stands; a matrix in 4 bits counts as what it stands for."""
-    trained = dict(_trained(model))
+    """Return the parameters that a model trains."""
+    trained = dict(_trained_parameters(model))
     settings: Mapping[str, Any] = getattr(model, "peft_config", None) or {}
     return Trainable(
-        method="+".join(map(_called, settings.values())) or "full",
+        method="+".join(map(_method_name, settings.values())) or "full",
         names=tuple(trained),
         count=sum(parameter.numel() for parameter in trained.values()),
-        total=sum(_numbers(parameter) for parameter in model.parameters()),
+        total=sum(_size(parameter) for parameter in model.parameters()),
     )
 
 
-def _called(settings: Any) -> str:
-    """Return peft's name for a method, in small letters."""
+def _method_name(settings: Any) -> str:
+    """Return peft's name of a method, in lower case."""
     return str(getattr(settings.peft_type, "value", settings.peft_type)).lower()
 
 
-def _numbers(parameter: nn.Parameter) -> int:
+def _size(parameter: nn.Parameter) -> int:
+    """Return how many numbers a parameter has; 4-bit storage has two in a byte, and knows its shape before."""
     state: Any = getattr(parameter, "quant_state", None)
     return int(torch.Size(state.shape).numel()) if state is not None else parameter.numel()
 
@@ -184,7 +195,7 @@ def _numbers(parameter: nn.Parameter) -> int:
 
 
 def peft_config(model: nn.Module, method: MethodSettings) -> Any:
-    """Return peft's settings for a method on a model; raises RecipeError with the nearest right name."""
+    """Return peft's settings for a method on a model; raises RecipeError for unknown layers, methods and keys."""
     peft = _peft()
     if method.kind == "peft":
         return _any_config(model, method)
@@ -202,7 +213,7 @@ def peft_config(model: nn.Module, method: MethodSettings) -> Any:
 
 
 def _targets(model: nn.Module, targets: tuple[str, ...]) -> str | list[str]:
-    """Return the layers that are meant: peft's word for all but the head (QLoRA's choice), or names that exist."""
+    """Return peft's `all-linear` (all but the head, QLoRA's choice) or the named layers, which must exist."""
     if targets == (ALL_LINEAR,):
         return ALL_LINEAR
     known = linear_names(model)
@@ -214,15 +225,15 @@ def _targets(model: nn.Module, targets: tuple[str, ...]) -> str | list[str]:
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """Return the names of a model's matrices that an adapter can be put on: linear layers and embeddings."""
+    """Return the names of a model's matrices that can have an adapter: linear layers and embeddings."""
     kinds = (nn.Linear, nn.Embedding)
     return [name for name, part in model.named_modules() if isinstance(part, kinds) or type(part).__name__ == "Conv1D"]
 
 
 def _ia3_targets(model: nn.Module, targets: tuple[str, ...]) -> dict[str, list[str]]:
-    """Return IA3's layers: keys, values and the last of the feed-forward (arXiv 2205.05638), by peft's table of names.
+    """Return IA3's layers: keys, values and the last feed-forward layer (arXiv 2205.05638), by peft's table of names.
 
-    A feed-forward layer is scaled at its input, another at its output.
+    Feed-forward layers are scaled at their inputs, the others at their outputs.
     """
     from peft.utils import constants
 
@@ -231,34 +242,37 @@ def _ia3_targets(model: nn.Module, targets: tuple[str, ...]) -> dict[str, list[s
     inputs = constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
     if targets != (ALL_LINEAR,):
         names = list(_targets(model, targets))
-        scaled = {name for one in inputs.values() for name in one}
-        return {"target_modules": names, "feedforward_modules": [name for name in names if name in scaled]}
+        feedforward = {name for layers in inputs.values() for name in layers}
+        return {"target_modules": names, "feedforward_modules": [name for name in names if name in feedforward]}
     if kind not in all_names:
-        raise RecipeError(f"ia3 knows no layers of a {kind!r} model; name keys, values and the last feed-forward layer")
+        raise RecipeError(
+            f"peft does not know the layers that ia3 trains in a {kind!r} model; "
+            "set method.targets to keys, values and the last feed-forward layer"
+        )
     return {"target_modules": list(all_names[kind]), "feedforward_modules": list(inputs[kind])}
 
 
 def _any_config(model: nn.Module, method: MethodSettings) -> Any:
-    """Return the settings of any of peft's methods by `method.peft`: its peft_type and what its class takes."""
+    """Return the settings of any method of peft, from `method.peft`: peft_type and arguments of its class."""
     import peft
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    known = {kind.value: made for kind, made in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    known = {kind.value: settings for kind, settings in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     name = str(method.peft.get("peft_type", "")).upper()
     if name not in known:
         raise RecipeError(f"method.peft: peft {peft.__version__} has no peft_type {name!r}{did_you_mean(name, known)}")
     if name in _REFUSED:
         raise RecipeError(f"method.peft: {name} cannot be used with packed rows: {_REFUSED[name]}; use lora")
     fields = {field.name for field in dataclasses.fields(known[name]) if field.init}
-    given = {"task_type": "CAUSAL_LM", **{key: value for key, value in method.peft.items() if key != "peft_type"}}
-    for key in given:
+    values = {"task_type": "CAUSAL_LM", **{key: value for key, value in method.peft.items() if key != "peft_type"}}
+    for key in values:
         if key not in fields:
-            raise RecipeError(f"method.peft: {name} takes no {key!r}{did_you_mean(key, fields)}")
-    named = method.targets != (ALL_LINEAR,) or name not in _OWN_TARGETS
-    if "target_modules" in fields and "target_modules" not in given and named:
-        given["target_modules"] = _targets(model, method.targets)
+            raise RecipeError(f"method.peft: {name} has no setting {key!r}{did_you_mean(key, fields)}")
+    set_targets = method.targets != (ALL_LINEAR,) or name not in _OWN_TARGETS
+    if set_targets and "target_modules" in fields and "target_modules" not in values:
+        values["target_modules"] = _targets(model, method.targets)
     try:
-        with _quietly():
-            return known[name](**given)
+        with peft_warnings():
+            return known[name](**values)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"method.peft: {_line(error)}") from None

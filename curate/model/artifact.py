@@ -1,8 +1,7 @@
-"""A model to talk to or to merge: found by run, folder or Hub name, told from an adapter, and loaded with its base."""
+"""A model or adapter to chat with or to merge: find it by run, folder or Hub name, and load it with its base."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from curate.errors import CurateError, ModelError
 from curate.model import files, serving
 from curate.model import find as model_find
 from curate.model import load as models
+from curate.model.adapters import peft_warnings
 from curate.model.device import DTYPES
 from curate.model.files import Say
 from curate.model.serving import Note, Serving
@@ -23,30 +23,27 @@ from curate.schemas import prompts
 from curate.tokenization.files import CONFIG_FILES, VOCABULARY_FILES
 from curate.tokenization.hub import HUB_NAME, download
 
-MODEL, ADAPTER = "model", "adapter"  # folders of a run's result
+MODEL, ADAPTER = "model", "adapter"  # subfolders of a run, for its result
 _SMALL = ("*config.json", "curate.json", "*.jinja", "*.index.json", *VOCABULARY_FILES, *CONFIG_FILES, "adapter_model.*")
 
 
 @dataclass(frozen=True)
 class Result:
-    """A model or an adapter in a folder; `base` is the adapter's, by folder or Hub name, and null for a model.
+    """A model or an adapter on disk."""
 
-    `note` is what curate wrote beside it, null for a model of others. `quantised`: its base was held in 4 bits.
-    """
-
-    name: str
+    name: str  # as the user wrote it
     folder: Path
-    base: str | None
-    note: Note | None
+    base: str | None  # folder or Hub name of an adapter's base, None for a model
+    note: Note | None  # curate.json, None where curate did not write the folder
 
     @property
     def quantised(self) -> bool:
-        """Whether the adapter was trained over a base in 4 bits."""
+        """Whether the adapter was trained on a base in 4 bits."""
         return self.note is not None and self.note.quantised
 
     @property
     def method(self) -> str:
-        """How the adapter or model was trained, as far as that is known."""
+        """The training method, empty if unknown."""
         if self.note is not None:
             return self.note.method
         if self.base is None:
@@ -56,29 +53,31 @@ class Result:
     def __str__(self) -> str:
         if self.base is None:
             return f"model {str(self.folder)!r}" if self.folder.name != self.name else f"model {self.name!r}"
-        held = ", held in 4 bits" if self.quantised else ""
-        return f"{self.method} adapter {str(self.folder)!r} on its base {self.base!r}{held}"
+        bits = " in 4 bits" if self.quantised else ""
+        return f"{self.method} adapter {str(self.folder)!r} on its base {self.base!r}{bits}"
 
 
 def find(name: str, *, base: str | None = None) -> Result:
-    """Find a model by folder, run folder or Hub name, no weight touched; `base` is another base for an adapter.
+    """Find a model or adapter by folder, run folder or Hub name, without reading weights.
 
-    Raises ModelError with what to type.
+    `base` replaces the base that an adapter names. Raises ModelError with what to type.
     """
     folder = _folder(name)
     kind = files.kind(folder)
     if kind == "run":
-        folder = _of_run(folder)
+        folder = _result_of_run(folder)
         kind = files.kind(folder)
     if kind == "checkpoint":
         run = folder.parent.parent
-        raise ModelError(f"{name!r} is a checkpoint of a run that can go on: curate finetune --resume {run}")
+        raise ModelError(f"{name!r} is a checkpoint; continue its run: curate finetune --resume {run}")
     if kind not in ("model", "adapter"):
-        raise ModelError(f"{name!r} is neither a model, an adapter nor a run: it holds no config.json")
+        raise ModelError(
+            f"{name!r} is neither a model, an adapter nor a run: it has no config.json; give the folder of one"
+        )
     if kind == "model" and base is not None:
-        raise ModelError(f"{name!r} is a model and needs no base; leave --base {base} away")
-    found = (base or _base(folder)) if kind == "adapter" else None
-    return Result(name, folder, found, serving.note(folder))
+        raise ModelError(f"{name!r} is a model, not an adapter; leave out --base {base}")
+    base = (base or _base(folder)) if kind == "adapter" else None
+    return Result(name, folder, base, serving.note(folder))
 
 
 def _folder(name: str) -> Path:
@@ -86,36 +85,32 @@ def _folder(name: str) -> Path:
     if path.is_dir():
         return path
     if path.is_file() or not HUB_NAME.fullmatch(name) or path.parent.is_dir():
-        return files.locate(name)  # which says what is wrong with it
+        return files.locate(name)  # raises the error that fits
     return download(name, _SMALL, what="config.json, tokenizer and weights", error=ModelError)
 
 
-def _of_run(run: Path) -> Path:
-    """Return the folder with a run's result: the newer one, should a run have been told both kinds."""
-    made = [run / kind for kind in (MODEL, ADAPTER) if files.kind(run / kind)]
-    if not made:
-        raise ModelError(f"the run {str(run)!r} has no result yet; let it go on: curate finetune --resume {run}")
-    return max(made, key=lambda folder: folder.stat().st_mtime)
+def _result_of_run(run: Path) -> Path:
+    """Return the folder with a run's result, the newer one where there is a model and an adapter."""
+    results = [run / kind for kind in (MODEL, ADAPTER) if files.kind(run / kind)]
+    if not results:
+        raise ModelError(f"the run {str(run)!r} has no result yet; continue it: curate finetune --resume {run}")
+    return max(results, key=lambda folder: folder.stat().st_mtime)
 
 
 def _base(adapter: Path) -> str:
-    """Return an adapter's base: beside it, or as it names it."""
-    said = serving.note(adapter)
-    names = [said.base] if said else []
-    names.append(str(files.read_json(adapter / files.ADAPTER).get("base_model_name_or_path") or ""))
-    for name in names:
-        if name and (adapter / name).is_dir():
-            return str(adapter / name)
-    known = [name for name in names if name]
-    if not known:
+    """Return the base that an adapter names, as a path where it is a folder relative to the adapter."""
+    note = serving.note(adapter)
+    recorded = [note.base if note else "", files.read_json(adapter / files.ADAPTER).get("base_model_name_or_path")]
+    names = [str(name) for name in recorded if name]
+    if not names:
         raise ModelError(f"the adapter {str(adapter)!r} does not name its base; give it: --base FOLDER")
-    return known[0]
+    return next((str(adapter / name) for name in names if (adapter / name).is_dir()), names[0])
 
 
 def served(result: Result, template: str | None = None) -> Serving:
-    """Return how a result is asked: as it was trained, or by a built-in template of another name.
+    """Return the prompt format of a model or adapter: that of training, or a built-in template by name.
 
-    An adapter of others ships no tokenizer; its base's is taken, and the template that suits the base.
+    An adapter that curate did not write may have no tokenizer; its base's tokenizer and template are used instead.
     """
     try:
         return serving.read(result.folder, template=template)
@@ -125,22 +120,21 @@ def served(result: Result, template: str | None = None) -> Serving:
     source = model_find.find(result.base)
     if template or source.template in prompts.TEMPLATES:
         return serving.of(source.tokenizer, template or source.template)
-    ends = [source.tokenizer.info.eos_id]
-    return serving.of_own(source.tokenizer, source.chat_template or "", ends)
+    return serving.of_own(source.tokenizer, source.chat_template or "", [source.tokenizer.info.eos_id])
 
 
 def renderer(how: Serving) -> Renderer:
-    """Return the renderer that writes prompts as training did."""
+    """Return the renderer that builds prompts as training did."""
     if how.template is not None:
         return make_renderer(how.template, how.tokenizer)
     return make_renderer(model_find.OWN_TEMPLATE, how.tokenizer, chat_template=how.chat_template)
 
 
-# ---- loaded
+# ---- load
 
 
 def device(name: str = "auto") -> torch.device:
-    """Return a device by name; `auto` is CUDA where there is one. Raises ModelError for one that is not there."""
+    """Return a device by name; `auto` is CUDA if available, else the CPU. Raises ModelError for an unusable one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -153,7 +147,10 @@ def device(name: str = "auto") -> torch.device:
 
 
 def dtype(name: str, config: Any, place: torch.device) -> torch.dtype:
-    """Return the numbers to compute in; `auto` is what the weights are in, but what the device is slow at."""
+    """Return the dtype to compute in; `auto` is that of the weights on disk, unless the device is slow at it.
+
+    A GPU then computes fp32 weights in half precision, a CPU fp16 weights in fp32.
+    """
     if name != "auto":
         return DTYPES[name]
     stored = getattr(config, "dtype", None)
@@ -173,29 +170,28 @@ def load(
     inference: bool = False,
     say: Say = model_find.ignore_message,
 ) -> nn.Module:
-    """Load a model, or an adapter onto its base; `quantise` holds the base in 4 bits, by default as in training.
+    """Load a model, or an adapter on its base; `quantise` keeps the base in 4 bits, by default as in training.
 
-    `inference` is that of `models.load`.
+    `inference` is that of `curate.model.load.load`.
     """
     source = model_find.find(result.base or str(result.folder))
-    held = dtype(numbers, source.config, place)
-    in_four = result.quantised if quantise is None else quantise
-    model = models.load(source, dtype=held, device=place, quantise=in_four, inference=inference, say=say)
+    quantise = result.quantised if quantise is None else quantise
+    kind = dtype(numbers, source.config, place)
+    model = models.load(source, dtype=kind, device=place, quantise=quantise, inference=inference, say=say)
     return model.eval() if result.base is None else with_adapter(model, result.folder)
 
 
 def with_adapter(model: nn.Module, folder: Path) -> nn.Module:
-    """Put an adapter from a folder onto its base; raises ModelError where the two do not belong together."""
+    """Add the adapter in a folder to its base; raises ModelError where it does not fit."""
     import peft
 
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".is_gradient_checkpointing", FutureWarning)  # peft asks transformers
-            # Its numbers stay in their own type: peft would make fp32 of them, and round otherwise than in training.
-            found: nn.Module = peft.PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
-    except (RuntimeError, ValueError, KeyError) as error:
+        with peft_warnings():
+            # peft would cast the adapter to fp32, and results would be rounded otherwise than in training.
+            adapted: nn.Module = peft.PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+    except (RuntimeError, ValueError, KeyError, UserWarning) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError(
             f"the adapter {str(folder)!r} does not fit its base: {lines[min(1, len(lines) - 1)]}"
         ) from None
-    return found.eval()
+    return adapted.eval()

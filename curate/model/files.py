@@ -1,6 +1,6 @@
-"""A model's files: what a folder holds, which of its files are the weights, and how they come from the Hub.
+"""The files of a model: what kind of folder it is, which files are the weights, and downloads from the Hub.
 
-Nothing here reads a weight. What is wrong with a folder is told before anything is loaded from it, in one line.
+No weights are loaded here. A damaged or incomplete folder is an error of one line before loading begins.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SMALL = (
     *VOCABULARY_FILES,
     *CONFIG_FILES,
 )
-_POINTER = b"version https://git-lfs"
+_LFS_HEADER = b"version https://git-lfs"  # a pointer file of Git LFS begins so
 _WHAT = "config.json, tokenizer and weights"
 
 Kind = Literal["model", "adapter", "run", "checkpoint"]
@@ -39,27 +39,27 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Weights:
-    """The files that hold a model's weights, in the order of its index, and their size."""
+    """The files with a model's weights."""
 
-    files: tuple[Path, ...]
+    files: tuple[Path, ...]  # sorted by name
     form: Literal["safetensors", "bin"]
-    bytes: int
+    bytes: int  # of all files
 
 
 def kind(folder: Path) -> Kind | None:
-    """Tell what a folder is: a model, a peft adapter, a training run of ours or one of its checkpoints, or none."""
+    """Return what a folder is: a model, a peft adapter, a training run or one of its checkpoints, or None."""
     if (folder / ADAPTER).is_file():
         return "adapter"
     if (folder / CONFIG).is_file():
         return "model"
     if (folder / "manifest.json").is_file() and (folder / "state.json").is_file():
         return "checkpoint"
-    made = any((folder / part).is_dir() for part in ("checkpoints", "model", "adapter"))
-    return "run" if made and (folder / "config.toml").is_file() else None
+    has_results = any((folder / part).is_dir() for part in ("checkpoints", "model", "adapter"))
+    return "run" if has_results and (folder / "config.toml").is_file() else None
 
 
 def locate(name: str) -> Path:
-    """Return the folder of a model by its path, or by its Hub name, of which only the small files are fetched.
+    """Return the folder of a model, given its path or Hub name; from the Hub, download all files except the weights.
 
     Raises ModelError with what to type instead.
     """
@@ -79,15 +79,15 @@ def locate(name: str) -> Path:
 def _no_folder(path: Path) -> str:
     if path.suffix == ".gguf":
         return _gguf(str(path))
-    return f"{str(path)!r} is a file; give the folder that holds it, with config.json and the tokenizer beside it"
+    return f"{str(path)!r} is a file; give its folder, with config.json, tokenizer and weights"
 
 
 def _gguf(name: str) -> str:
-    return f"{name!r} is GGUF, made for inference alone; give the Hugging Face folder or Hub name it was converted from"
+    return f"{name!r} is GGUF, a format for inference; give the Hugging Face folder or Hub name it was converted from"
 
 
 def _nearest(path: Path) -> str:
-    """Return a hint: the nearest name in the folder that was meant, or the forms that are allowed."""
+    """Return a hint: the nearest name in the same folder, or what a model's name may be."""
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = did_you_mean(path.name, [*names, "tiny"])
     if "did you mean" in hint:
@@ -96,51 +96,51 @@ def _nearest(path: Path) -> str:
 
 
 def _not_a_model(folder: Path, name: str) -> str:
-    """Say what a folder is that is no model, and what to do with it."""
+    """Return an error message: what the folder is instead of a model, and how to use it."""
     what = kind(folder)
     if what == "adapter":
         base = read_json(folder / ADAPTER).get("base_model_name_or_path")
-        return f"{name!r} is an adapter, not a model: type --init {name} to train on from it (its base is {base!r})"
+        return f"{name!r} is an adapter, not a model: to continue training from it, type --init {name} (base: {base!r})"
     if what is not None:
-        return f"{name!r} is a {what} of curate, not a model: type --init {name} to train on from it"
+        return f"{name!r} is a {what} of curate, not a model: to continue training from it, type --init {name}"
     names = {entry.name for entry in folder.iterdir()}
     if any(entry.endswith(".gguf") for entry in names):
         return _gguf(name)
     if "params.json" in names:
         return (
-            f"{name!r} is in Meta's own format; convert it to Hugging Face's with transformers' "
+            f"{name!r} is in Meta's format; convert it to Hugging Face's with transformers' "
             "convert_llama_weights_to_hf, or give its Hub name ending in -hf"
         )
-    return f"{name!r} holds no config.json, so it is no model in Hugging Face's format"
+    return f"{name!r} has no config.json; give a model in Hugging Face's format"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON file's object; raises ModelError that names the file."""
+    """Return the object in a JSON file; raises ModelError with the path."""
     try:
         data = path.read_bytes()
-        if data.startswith(_POINTER):
+        if data.startswith(_LFS_HEADER):
             raise ModelError(_pointer(path))
-        found = json.loads(data)
+        values = json.loads(data)
     except OSError as error:
         raise ModelError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except ValueError as error:
         raise ModelError(f"{str(path)!r} is not valid JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{str(path)!r} holds a {type(found).__name__}, not an object")
-    return found
+    if not isinstance(values, dict):
+        raise ModelError(f"{str(path)!r} is a JSON {type(values).__name__}, not an object; download it again")
+    return values
 
 
 def _pointer(path: Path) -> str:
     return f"{str(path)!r} is a Git LFS pointer, not the file itself; type: git lfs pull"
 
 
-# ---- the weights
+# ---- weights
 
 
 def weights(folder: Path) -> Weights:
-    """Find a model's weights and hold each file against its header, so that half a download is named before loading.
+    """Return a model's files of weights, each checked against its header so that a partial download is found early.
 
-    Raises ModelError for what is missing, damaged or of a form that cannot be trained.
+    Raises ModelError for files that are missing, damaged or in a format that cannot be trained.
     """
     for single, form in ((SAFE, "safetensors"), (LEGACY, "bin")):
         index, file = folder / f"{single}{INDEX}", folder / single
@@ -151,33 +151,42 @@ def weights(folder: Path) -> Weights:
             return _checked([file], form)
     if any(entry.suffix == ".gguf" for entry in folder.iterdir()):
         raise ModelError(_gguf(str(folder)))
-    raise ModelError(f"{str(folder)!r} holds no weights: neither {SAFE} nor {LEGACY}, in one file or with an index")
+    raise ModelError(f"{str(folder)!r} has no weights: neither {SAFE} nor {LEGACY}, in one file or with an index")
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    found = read_json(index).get("weight_map")
-    if not isinstance(found, dict) or not found:
-        raise ModelError(f"{str(index)!r} names no weights; download it again")
-    outside = [name for name in found.values() if not isinstance(name, str) or Path(name).name != name]
+    """Return the file name of each weight by an index; a name must not lead out of the folder."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{str(index)!r} lists no weights; download it again")
+    outside = [name for name in weight_map.values() if not isinstance(name, str) or Path(name).name != name]
     if outside:
-        raise ModelError(f"{str(index)!r} names {outside[0]!r}, which is no file beside it")
-    return found
+        raise ModelError(f"{str(index)!r} lists {outside[0]!r}, which is not a file of its folder; download it again")
+    return weight_map
 
 
 def _checked(files: Sequence[Path], form: Any) -> Weights:
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         folder = str(files[0].parent)
-        raise ModelError(f"{folder!r} lacks {absent[0]} ({len(absent)} of {len(files)} files of weights are missing)")
+        raise ModelError(
+            f"{folder!r} lacks {absent[0]} ({len(absent)} of {len(files)} files of weights are missing); "
+            "download it again"
+        )
     for file in files:
         _check(file, form)
     return Weights(tuple(files), form, sum(file.stat().st_size for file in files))
 
 
 def _check(file: Path, form: str) -> None:
+    """Raise ModelError unless a file is as long as its safetensors header says.
+
+    The format: 8 bytes with the header's length, little-endian, the header as JSON, then the tensors; `data_offsets`
+    count from the end of the header (https://huggingface.co/docs/safetensors).
+    """
     with file.open("rb") as stream:
         start = stream.read(32)
-        if start.startswith(_POINTER):
+        if start.startswith(_LFS_HEADER):
             raise ModelError(_pointer(file))
         if form != "safetensors":
             return
@@ -188,20 +197,20 @@ def _check(file: Path, form: str) -> None:
             header = json.loads(stream.read(length)) if 0 < length <= size - 8 else None
             ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]  # type: ignore[union-attr]
         except (ValueError, AttributeError, KeyError, TypeError, IndexError):
-            raise ModelError(f"{str(file)!r} is no safetensors file, or a damaged one; download it again") from None
-    wanted = 8 + length + max(ends, default=0)
-    if size != wanted:
-        raise ModelError(f"{str(file)!r} has {size:,} bytes, its header says {wanted:,}; download it again")
+            raise ModelError(f"{str(file)!r} is damaged, or not a safetensors file; download it again") from None
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise ModelError(f"{str(file)!r} has {size:,} bytes, its header says {expected:,}; download it again")
 
 
 def fetch(name: str, folder: Path, say: Say) -> Path:
-    """Return a folder with the weights in it: as it is, or for a Hub name after their download.
+    """Return the folder of a model with its weights, which are downloaded for a Hub name.
 
-    `say` is told what is fetched. The revision is that of the small files, which the folder's name tells.
+    The revision is that of the files downloaded before: the name of their folder in the Hub's cache.
     """
     if Path(name).expanduser().is_dir():
         return folder
-    say(f"fetching the weights of {name} from the Hub, unless they are in its cache")
+    say(f"downloading the weights of {name} from the Hub, unless they are in its cache")
     for single in (SAFE, LEGACY):
         index = folder / f"{single}{INDEX}"
         files = sorted(set(_weight_map(index).values())) if index.is_file() else [single]

@@ -1,4 +1,4 @@
-"""Find a model by folder, Hub name or `tiny`, and read everything about it but its weights."""
+"""Find a model by folder, Hub name or `tiny`, and read its configuration, tokenizer and template, but no weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 from curate.errors import ModelError, TokenizerError
 from curate.model import files, serving
 from curate.schemas import prompts
+from curate.tokenization.files import VOCABULARY_FILES
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 TINY = "tiny"
-OWN_TEMPLATE = "model"  # the model's own chat template, by the name that `data.template` has for it
-# LLaMA's form; 8.6M parameters with LLaMA-3's vocabulary, 2.4M with LLaMA-2's.
+OWN_TEMPLATE = "model"  # value of `data.template` for the model's own chat template
+# LLaMA's architecture: 8.6M parameters with LLaMA-3's vocabulary, 2.4M with LLaMA-2's.
 _TINY_SHAPE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 384,
@@ -26,35 +27,31 @@ _TINY_SHAPE: dict[str, Any] = {
     "max_position_embeddings": 32_768,
     "tie_word_embeddings": True,
 }
-_NAMED = (  # what released models are called, and the prompt they were trained with
+_TEMPLATE_BY_NAME = (  # patterns of released models' names, and the template that they were trained with
     (r"vicuna", "vicuna"),
     (r"alpaca", "alpaca"),
     (r"llama-?2.*chat|code-?llama.*instruct", "llama2"),
     (r"llama-?3.*instruct", "llama3"),
 )
 _UNTAUGHT = "it has no chat template, so Vicuna's is taught"
-_HEADS = ("forcausallm", "lmheadmodel", "withlmhead")  # how classes that end in a language model's head are called
+_HEADS = ("forcausallm", "lmheadmodel", "withlmhead")  # endings of the class names of language models, in lower case
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model as its folder tells it, no weight touched.
+    """A model on disk, without its weights."""
 
-    `config` is transformers' configuration, `folder` null for `tiny`. `template` is the model's natural prompt: a
-    built-in one by name, or `model` for its own `chat_template`; `reason` says why that one.
-    """
-
-    name: str
-    folder: Path | None
-    config: Any
+    name: str  # as the user wrote it
+    folder: Path | None  # None for `tiny`
+    config: Any  # of transformers
     tokenizer: Tokenizer
-    chat_template: str | None
-    template: str
-    reason: str
+    chat_template: str | None  # Jinja, where the model has its own
+    template: str  # the template that suits the model: a built-in one, or `model` for its own
+    reason: str  # for that template
 
     @property
     def knows_template(self) -> bool:
-        """Whether the model was trained with its template; a base model has yet to be taught one."""
+        """Whether the model was trained with its template; a base model was trained with none."""
         return self.reason != _UNTAUGHT
 
 
@@ -62,32 +59,32 @@ def ignore_message(text: str) -> None:
     """Take a message and do nothing with it."""
 
 
-# ---- found
+# ---- find
 
 
 def find(name: str, *, tokenizer: Tokenizer | None = None) -> Source:
-    """Find a model by folder, Hub name, or `tiny`; `tokenizer` stands in for its own (`tiny` needs the set's).
+    """Find a model by folder, Hub name or `tiny`; `tokenizer` replaces its own, and `tiny`, without one, needs it.
 
-    Raises ModelError or TokenizerError: one line with what to type.
+    Raises ModelError or TokenizerError with what to type.
     """
     if name == TINY:
         return _tiny(tokenizer)
     if not name:
-        raise ModelError("no model is named; type --model with a folder, a Hub name or tiny")
+        raise ModelError("no model is given; type --model with a folder, a Hub name or tiny")
     folder = files.locate(name)
     config = _config(name, folder)
-    own = tokenizer or _tokenizer(name, folder)
-    _check_vocabulary(name, config, own)
+    tokenizer = tokenizer or _tokenizer(name, folder)
+    _check_vocabulary(name, config, tokenizer)
     chat_template = serving.own_chat_template(folder)
-    template, reason = natural(name, serving.note(folder), chat_template, own)
-    return Source(name, folder, config, own, chat_template, template, reason)
+    template, reason = natural(name, serving.note(folder), chat_template, tokenizer)
+    return Source(name, folder, config, tokenizer, chat_template, template, reason)
 
 
 def _tiny(tokenizer: Tokenizer | None) -> Source:
     from transformers import LlamaConfig
 
     if tokenizer is None:
-        raise ModelError("model 'tiny' has no tokenizer of its own; it takes the set's, so name a curated set")
+        raise ModelError("model 'tiny' uses the tokenizer of a curated set; give a set")
     info = tokenizer.info
     config = LlamaConfig(
         vocab_size=info.vocab_size, bos_token_id=info.bos_id, eos_token_id=info.eos_id, pad_token_id=None, **_TINY_SHAPE
@@ -98,29 +95,39 @@ def _tiny(tokenizer: Tokenizer | None) -> Source:
 
 
 def _config(name: str, folder: Path) -> Any:
-    """Return a model's configuration; raises ModelError for one that is not a causal language model of transformers."""
+    """Return a model's configuration; raises ModelError unless transformers has it as a causal language model."""
     from transformers import AutoConfig, __version__
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
-    plain = files.read_json(folder / files.CONFIG)
-    model_type = plain.get("model_type")
+    values = files.read_json(folder / files.CONFIG)
+    model_type = values.get("model_type")
     try:
         with quietly():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError, TypeError) as error:
-        if plain.get("auto_map"):
-            raise ModelError(f"{name!r} needs Python code from its own folder, which is not run here") from None
+        if values.get("auto_map"):
+            raise ModelError(
+                f"{name!r} needs Python code from its own folder, which curate does not run; "
+                "give a model that transformers supports"
+            ) from None
         if model_type is None:
-            raise ModelError(f"the config.json of {name!r} names no model_type; give a model of transformers") from None
+            raise ModelError(
+                f"the config.json of {name!r} has no model_type; give a model that transformers supports"
+            ) from None
         why = str(error).strip().partition("\n")[0]
         raise ModelError(f"transformers {__version__} cannot read the config.json of {name!r}: {why}") from None
-    said = [str(one) for one in config.architectures or []]
-    wanted = KNOWN.get(config.model_type)
-    wanted = wanted if isinstance(wanted, str) else None
-    if wanted is None or (said and wanted not in said and not any(_has_head(one) for one in said)):
-        what = said[0] if said else f"of type {config.model_type!r}"
-        raise ModelError(f"{name!r} is {what}, not a causal language model; give one such as a LLaMA")
+    _check_causal(name, config, KNOWN.get(config.model_type))
     return config
+
+
+def _check_causal(name: str, config: Any, expected: object) -> None:
+    """Raise ModelError unless a model is causal; `expected` is transformers' class name for its type, if it has one."""
+    architectures = [str(architecture) for architecture in config.architectures or []]
+    causal = isinstance(expected, str) and (not architectures or expected in architectures)
+    if causal or (isinstance(expected, str) and any(map(_has_head, architectures))):
+        return
+    what = architectures[0] if architectures else f"of type {config.model_type!r}"
+    raise ModelError(f"{name!r} is {what}, not a causal language model; give one such as a LLaMA")
 
 
 def _has_head(architecture: str) -> bool:
@@ -128,42 +135,39 @@ def _has_head(architecture: str) -> bool:
 
 
 def _tokenizer(name: str, folder: Path) -> Tokenizer:
-    try:
-        return load_tokenizer(str(folder))
-    except TokenizerError as error:
-        if "holds neither" not in str(error):
-            raise
+    if not any((folder / file).is_file() for file in VOCABULARY_FILES):
         raise TokenizerError(
-            f"model {name!r} has no tokenizer: neither a tokenizer.json nor a tokenizer.model; name one: "
+            f"model {name!r} has no tokenizer: neither a tokenizer.json nor a tokenizer.model; give one: "
             "--tokenizer FOLDER"
-        ) from None
+        )
+    return load_tokenizer(str(folder))
 
 
 def _check_vocabulary(name: str, config: Any, tokenizer: Tokenizer) -> None:
     rows, ids = config.get_text_config().vocab_size, tokenizer.info.vocab_size
     if ids > rows:
         raise TokenizerError(
-            f"tokenizer {tokenizer.info.name!r} has {ids:,} tokens, model {name!r} embeddings for {rows:,}; "
-            "give the model's own with --tokenizer"
+            f"tokenizer {tokenizer.info.name!r} has {ids:,} tokens, but model {name!r} has embeddings for {rows:,}; "
+            "give the model's own tokenizer: --tokenizer FOLDER"
         )
 
 
 def natural(name: str, note: serving.Note | None, chat_template: str | None, tokenizer: Tokenizer) -> tuple[str, str]:
-    """Return the prompt template that suits a model, and why: what it was trained with, as far as that is known."""
+    """Return the template that a model was trained with, as far as that is known, and the reason."""
     if note is not None and note.template is not None:
         return note.template, "its curate.json says so"
     if chat_template is not None:
         return OWN_TEMPLATE, "it ships a chat template"
-    for pattern, template in _NAMED:
+    for pattern, template in _TEMPLATE_BY_NAME:
         needs = prompts.get(template).needs
-        if re.search(pattern, Path(name).name.lower()) and all(one in tokenizer.control_ids for one in needs):
+        if re.search(pattern, Path(name).name.lower()) and all(token in tokenizer.control_ids for token in needs):
             return template, f"models named like {Path(name).name!r} were trained with it"
     return "vicuna", _UNTAUGHT
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep transformers from drawing bars and from logging what is told here by errors and messages."""
+    """Turn off transformers' progress bars and logs: curate reports the same by errors and messages."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

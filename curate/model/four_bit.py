@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 
 _VECTOR = 16  # columns that AVX-512 dequantises at once; a K that it does not divide takes the scalar path
-_HALF = 32  # the smallest block that bitsandbytes allows
-_PACK_ROWS, _PACK_COLUMNS = 32, 64
+_HALF = 32  # half a block of 64, and the smallest that bitsandbytes allows
+_PACK_ROWS, _PACK_COLUMNS = 32, 64  # of which N and K must be multiples for repacking
 
 
 def adapt(model: Any, *, inference: bool = False) -> None:
     """Keep a model's 4-bit matrices off the paths of bitsandbytes that are wrong for them on a CPU.
 
-    With `inference`, matrices in bf16 that can be repacked still are: decoding is about 20 times as fast so, and as
+    With `inference`, bf16 matrices of a suitable size may still be repacked: decoding is about 20 times as fast, and as
     accurate. The model must then be neither trained nor dequantised.
     """
     for name, module in linears(model):
@@ -50,7 +50,7 @@ def linears(model: nn.Module) -> list[tuple[str, Any]]:
 
 
 def plain(module: Any, dtype: torch.dtype) -> nn.Linear:
-    """Return a layer in `dtype` with the values that a 4-bit one holds; it must not be repacked."""
+    """Return a plain layer in `dtype` with the values of a 4-bit one, which must not be repacked."""
     with torch.device("meta"):
         linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
     linear.weight = nn.Parameter(dequantised(module.weight).to(dtype), requires_grad=False)
@@ -59,13 +59,13 @@ def plain(module: Any, dtype: torch.dtype) -> nn.Linear:
 
 
 def dequantised(weight: Any) -> Tensor:
-    """Return a 4-bit matrix as numbers, [N, K]."""
+    """Return the values of a 4-bit matrix, [N, K]."""
     from bitsandbytes.functional import dequantize_4bit
 
     flat = copy.copy(weight.quant_state)
-    flat.shape = torch.Size((1, math.prod(flat.shape)))  # as one row: its first scale is the first on every path
-    whole: Tensor = dequantize_4bit(weight.data, flat)
-    return whole.view(weight.quant_state.shape)
+    flat.shape = torch.Size((1, math.prod(flat.shape)))  # one row, whose first scale is right on every path
+    values: Tensor = dequantize_4bit(weight.data, flat)
+    return values.view(weight.quant_state.shape)
 
 
 def _packs(module: Any) -> bool:
@@ -75,15 +75,15 @@ def _packs(module: Any) -> bool:
 
 
 def _halve_blocks(state: Any) -> None:
-    """Divide the blocks of a quantised matrix into blocks of 32, so that they end with its rows; the values stay."""
+    """Halve the blocks of a quantised matrix, so that blocks end where rows end; its values do not change."""
     from bitsandbytes.functional import dequantize_blockwise
 
     scales = state.absmax
     if state.nested:  # scales in 8 bits have scales of their own, one for every 256, so they cannot be repeated
         scales = dequantize_blockwise(scales, state.state2) + state.offset
         state.nested, state.state2, state.offset = False, None, None
-    parts = scales.repeat_interleave(state.blocksize // _HALF)
-    state.absmax = parts[: math.prod(state.shape) // _HALF]  # the last block may have been shorter
+    halves = scales.repeat_interleave(state.blocksize // _HALF)
+    state.absmax = halves[: math.prod(state.shape) // _HALF]  # the last block may have been shorter
     state.blocksize = _HALF
 
 

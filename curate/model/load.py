@@ -1,7 +1,7 @@
-"""Base models: found by folder, Hub name or `tiny` without touching weights, then loaded with one copy in memory.
+"""Load a model's weights with one copy in memory, or measure a model without them.
 
-The loader is transformers' own: modules on the meta device, tensors streamed from mapped safetensors files straight to
-where they stay. What it would only log (a weight that is missing and drawn at random) is an error here.
+transformers loads: modules start on the meta device, and tensors go from mapped safetensors files straight to their
+device. transformers only logs a missing weight and initializes it at random; here that is an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from curate.model.files import Say
 from curate.model.find import Source, ignore_message, quietly
 from curate.model.sizes import Linear, Shape
 
-# ---- loaded
+# ---- load
 
 
 def load(
@@ -35,11 +35,11 @@ def load(
     seed: int = 0,
     say: Say = ignore_message,
 ) -> nn.Module:
-    """Load a model's weights in `dtype` straight onto a device; `tiny` is drawn from `seed`.
+    """Load a model's weights in `dtype` onto a device; `tiny` gets random weights from `seed`.
 
-    `quantise` holds the layers' matrices in 4 bits (NF4, its scales quantised too: QLoRA's); with `inference` a CPU may
-    repack them for speed, after which they can be neither trained nor dequantised. `say` is told what is fetched and
-    what in the files was not used. Raises ModelError for weights that are absent, damaged or do not fit.
+    `quantise` keeps the matrices of the layers in 4 bits (see `nf4`). With `inference`, a CPU may repack these for
+    speed, after which they can be neither trained nor dequantised. `say` gets messages about downloads and unused
+    weights. Raises ModelError for weights that are missing, damaged or do not fit.
     """
     device = _indexed(torch.device(device))
     if source.folder is None:
@@ -56,9 +56,8 @@ def _fetched(
 ) -> nn.Module:
     _check_quantised(source, quantise)
     folder = files.fetch(source.name, folder, say)
-    found = files.weights(folder)
-    if found.form == "bin":
-        say(f"{source.name} has its weights in the legacy .bin form: they load more slowly, as data alone, not as code")
+    if files.weights(folder).form == "bin":
+        say(f"{source.name} has its weights in legacy .bin files, which load more slowly than safetensors")
     return _from_files(source, folder, dtype, device, quantise, say)
 
 
@@ -66,25 +65,26 @@ def _drawn(source: Source, dtype: torch.dtype, device: torch.device, quantise: b
     if not quantise:
         return fresh(source.config, dtype=dtype, device=device, seed=seed)
     model: Any = fresh(source.config, dtype=dtype, device="cpu", seed=seed)
-    with TemporaryDirectory() as folder, quietly():  # bitsandbytes quantises what comes from files
+    with TemporaryDirectory() as folder, quietly():  # transformers quantises only weights from files
         model.save_pretrained(folder)
         return _from_files(source, Path(folder), dtype, device, True, ignore_message)
 
 
 def _indexed(device: torch.device) -> torch.device:
+    """Return the device with an index: each rank has its own current GPU."""
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
 
 
 def _check_quantised(source: Source, quantise: bool) -> None:
-    """Refuse weights that were quantised by others, but for bitsandbytes' 4 bits, which qlora trains on."""
-    given = getattr(source.config, "quantization_config", None)
-    if not given:
+    """Refuse weights that are quantised on disk, except bitsandbytes' 4 bits for QLoRA."""
+    settings: Any = getattr(source.config, "quantization_config", None)
+    if not settings:
         return
-    method = given.get("quant_method") if isinstance(given, dict) else getattr(given, "quant_method", None)
-    four = given.get("load_in_4bit") if isinstance(given, dict) else getattr(given, "load_in_4bit", False)
-    if not (quantise and four):
+    values = settings if isinstance(settings, dict) else vars(settings)
+    method = values.get("quant_method")
+    if not (quantise and (values.get("load_in_4bit") or values.get("_load_in_4bit"))):
         raise ModelError(
             f"the weights of {source.name!r} are quantised already ({getattr(method, 'value', method)}); "
             "give the model they were made from"
@@ -105,24 +105,24 @@ def _from_files(
                 device_map={"": device},
                 attn_implementation="sdpa" if _takes_sdpa(source.config) else "eager",
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are told of, and are errors here
+                ignore_mismatched_sizes=True,  # so that `info` lists them all; _check_loaded raises
                 local_files_only=True,
                 trust_remote_code=False,
-                weights_only=True,
+                weights_only=True,  # a .bin file is a pickle, which could run code
                 **({"quantization_config": nf4(dtype)} if quantise else {}),
             )
     except torch.OutOfMemoryError:
         raise
     except pickle.UnpicklingError:
         raise ModelError(
-            f"the legacy .bin files of {source.name!r} hold code besides weights, or are damaged; give safetensors"
+            f"the legacy .bin files of {source.name!r} contain code, or are damaged; give a model with safetensors"
         ) from None
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         why = str(error).strip().partition("\n")[0]
         raise ModelError(f"the weights of {source.name!r} cannot be loaded: {why}") from error
     _check_loaded(source.name, info, say)
-    whole: nn.Module = model
-    return whole
+    loaded: nn.Module = model
+    return loaded
 
 
 def _takes_sdpa(config: Any) -> bool:
@@ -132,7 +132,7 @@ def _takes_sdpa(config: Any) -> bool:
 
 
 def nf4(dtype: torch.dtype) -> Any:
-    """Return QLoRA's quantisation (arXiv 2305.14314): 4-bit normal floats, their scales in 8 bits, sums in `dtype`."""
+    """Return QLoRA's quantisation (arXiv 2305.14314): 4-bit NormalFloat, scales in 8 bits, products in `dtype`."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -145,16 +145,16 @@ def nf4(dtype: torch.dtype) -> Any:
 
 
 def _check_loaded(name: str, info: dict[str, Any], say: Say) -> None:
-    """Raise for weights that the files lack or have in another shape; name those that the model has no place for."""
+    """Raise ModelError for weights that are missing or have another shape; report those that the model does not use."""
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"the weights of {name!r} lack {_first(missing)}; download it again")
-    if other := sorted(info["mismatched_keys"]):
-        key, found, wanted = other[0]
-        raise ModelError(f"{key} of {name!r} has shape {tuple(found)}, its config.json says {tuple(wanted)}")
-    if wrong := sorted(map(str, info["error_msgs"])):
-        raise ModelError(f"the weights of {name!r} cannot be loaded: {_first(wrong)}")
+    if mismatched := sorted(info["mismatched_keys"]):
+        key, shape, expected = mismatched[0]
+        raise ModelError(f"{key} of {name!r} has shape {tuple(shape)}, its config.json says {tuple(expected)}")
+    if errors := sorted(map(str, info["error_msgs"])):
+        raise ModelError(f"the weights of {name!r} cannot be loaded: {_first(errors)}")
     if unused := sorted(map(str, info["unexpected_keys"])):
-        say(f"weights of {name} without a place in the model are left out: {_first(unused)}")
+        say(f"ignoring weights of {name} that the model does not use: {_first(unused)}")
 
 
 def _first(names: Sequence[str]) -> str:
@@ -162,27 +162,27 @@ def _first(names: Sequence[str]) -> str:
 
 
 def fresh(config: Any, *, dtype: torch.dtype, device: torch.device | str, seed: int = 0) -> nn.Module:
-    """Make a model of a configuration with random weights drawn from `seed` on its device, moving no random state."""
+    """Return a model with random weights from `seed`; torch's own random state stays as it was."""
     from transformers import AutoModelForCausalLM
 
     place = _indexed(torch.device(device))
-    cards = [place.index] if place.type == "cuda" else []
-    with torch.random.fork_rng(devices=cards), place, quietly():
+    gpus = [place.index] if place.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus), place, quietly():
         torch.manual_seed(seed)
         model: nn.Module = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype)
     return model.eval()
 
 
-# ---- measured without weights
+# ---- measure
 
 
 def shape(config: Any) -> Shape:
-    """Return a model's sizes from its configuration: its modules are made without memory, on the meta device."""
+    """Return the sizes of a model from its configuration, without allocating weights."""
     return shape_of(outline(config))
 
 
 def outline(config: Any) -> nn.Module:
-    """Return a model's modules without memory, on the meta device."""
+    """Return a model on the meta device: its modules and shapes without memory."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"), quietly():
@@ -191,33 +191,33 @@ def outline(config: Any) -> nn.Module:
 
 
 def shape_of(model: Any) -> Shape:
-    """Return the sizes of a model that is there, on whatever device, before adapters are put into it."""
+    """Return the sizes of a model on any device, before adapters are added."""
     config = model.config.get_text_config()
-    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     heads = config.num_attention_heads if getattr(config, "num_attention_heads", None) else 1
     return Shape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        embeddings=table.numel(),
-        head=0 if head is table else head.numel(),
+        embeddings=embedding.numel(),
+        head=0 if head is embedding else head.numel(),
         linears=_linears(model.base_model),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,  # GPT-2's default
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        vocabulary=len(table),
+        vocabulary=len(embedding),
         positions=getattr(config, "max_position_embeddings", None) or 2048,
     )
 
 
 def _linears(body: nn.Module) -> tuple[Linear, ...]:
-    """Return the matrices of the layers, in the order they first come; GPT-2 calls its own Conv1D."""
-    counts: dict[tuple[str, int, int], int] = {}
+    """Return the matrices of the layers, grouped by name and size, in order of first appearance."""
+    counts: dict[tuple[str, int, int], int] = {}  # (name, inputs, outputs) → how many
     for name, module in body.named_modules():
         if isinstance(module, nn.Linear):
             inputs, outputs = module.in_features, module.out_features
-        elif type(module).__name__ == "Conv1D":
+        elif type(module).__name__ == "Conv1D":  # GPT-2's linear layer, with a transposed weight
             inputs, outputs = (int(size) for size in module.weight.shape)
         else:
             continue

@@ -1,11 +1,11 @@
-"""How a trained model is asked: the files beside its weights that make a served prompt the trained one.
+"""The files next to a model's weights that let a server build the same prompts as training.
 
-A folder of ours holds, besides weights: `tokenizer.json` (the exact one that training counted with),
-`tokenizer_config.json` with the chat template, `generation_config.json` with the stop tokens, a `Modelfile`
-for Ollama, and `curate.json`, which says what made it; `read` finds the way back from a folder to a prompt.
+curate writes `tokenizer.json` (the tokenizer of training, exactly), `tokenizer_config.json` with the chat template,
+`generation_config.json` with the stop tokens, a `Modelfile` for Ollama, and `curate.json`, which records how the model
+was trained. `read` returns the prompt format of a folder with such files.
 
-The tokenizer's class is written as `PreTrainedTokenizerFast` and never as `LlamaTokenizer`: transformers 5 builds
-the latter's normaliser anew, and of 137 tricky texts 136 then get other ids than in training.
+`tokenizer_class` is always `PreTrainedTokenizerFast`: for `LlamaTokenizer`, transformers 5 builds its own normalizer,
+and 136 of 137 difficult texts then get other ids than in training.
 """
 
 from __future__ import annotations
@@ -25,86 +25,83 @@ NOTE = "curate.json"
 MODELFILE = "Modelfile"
 CHAT_TEMPLATE = "chat_template.jinja"
 FORMAT = 1  # of curate.json
-KEPT_KEYS = ("pad_token", "unk_token", "additional_special_tokens")  # of the base's tokenizer_config.json
+KEPT_KEYS = ("pad_token", "unk_token", "additional_special_tokens")  # copied from the base's tokenizer_config.json
 
 
 @dataclass(frozen=True)
 class Serving:
-    """A prompt as a server renders it, and what ends an answer.
-
-    `template` names a built-in template, or is null for a Jinja template of the model's own; `chat_template` is
-    Jinja either way. `stops` and `stop_ids` are the tokens that end an answer, the trained one first.
-    """
+    """The prompt format of a model: tokenizer, template and stop tokens."""
 
     tokenizer: Tokenizer
-    chat_template: str
-    stop_ids: tuple[int, ...]
-    stops: tuple[str, ...]
-    template: str | None = None
+    chat_template: str  # Jinja, also for a built-in template
+    stop_ids: tuple[int, ...]  # the tokens that end an answer, the trained one first
+    stops: tuple[str, ...]  # their names; fewer than `stop_ids` where one has no name
+    template: str | None = None  # name of a built-in template; None for the model's own
 
     @property
     def fitted(self) -> prompts.Template | None:
-        """The built-in template as this tokenizer writes it."""
+        """The built-in template with this tokenizer's control tokens."""
         if self.template is None:
             return None
         return prompts.fit(prompts.get(self.template), self.tokenizer.control_ids)
 
 
 def of(tokenizer: Tokenizer, template: str) -> Serving:
-    """Return how prompts of a built-in template are served; raises RecipeError where the tokenizer cannot write it."""
+    """Return the serving form of a built-in template; raises RecipeError where the tokenizer lacks its tokens."""
     fitted = prompts.fit(prompts.get(template), tokenizer.control_ids)
     stop = tokenizer.control_ids[template_export.stop_token(fitted)]
     return _serving(tokenizer, template_export.jinja(fitted), (stop,), template)
 
 
 def of_own(tokenizer: Tokenizer, chat_template: str, stop_ids: Sequence[int]) -> Serving:
-    """Return how prompts of a model's own Jinja template are served; `stop_ids` is what ends an answer in it."""
+    """Return the serving form of a model's own Jinja template; `stop_ids` are the tokens that end its answers."""
     return _serving(tokenizer, chat_template, stop_ids, None)
 
 
 def _serving(tokenizer: Tokenizer, chat_template: str, stops: Sequence[int], template: str | None) -> Serving:
     names = {token: name for name, token in tokenizer.control_ids.items() if name not in ("bos", "eos")}
     stop_ids = tuple(dict.fromkeys((*stops, tokenizer.info.eos_id)))
-    said = tuple(names[token] for token in stop_ids if token in names)
-    return Serving(tokenizer, chat_template, stop_ids, said, template)
+    stop_names = tuple(names[token] for token in stop_ids if token in names)
+    return Serving(tokenizer, chat_template, stop_ids, stop_names, template)
 
 
 def lead(template: str | None) -> str:
-    """Return what a template writes between the prompt and the words of an answer, which is no part of them."""
+    """Return what a built-in template writes between the prompt and the text of an answer, such as a blank."""
     return prompts.get(template).by_role["assistant"].lead if template in prompts.TEMPLATES else ""
 
 
-# ---- written
+# ---- write
 
 
 @dataclass(frozen=True)
 class Note:
-    """What `curate.json` says: how the folder came to be, and how it is asked."""
+    """The contents of `curate.json`: how the model was trained, and its prompt template."""
 
     kind: str  # model or adapter
-    base: str
+    base: str  # folder or Hub name
     method: str
-    template: str | None
+    template: str | None  # as in Serving
     stop: tuple[str, ...] = ()
     quantised: bool = False  # the base was held in 4 bits (NF4) while the adapter was trained
     version: str = ""
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)  # further keys, written but not read
 
     def to_json(self) -> str:
-        """Return the file's text."""
-        plain = {"curate_model": FORMAT, **{key: value for key, value in vars(self).items() if key != "more"}}
-        return json.dumps({**plain, **self.more}, indent=1, ensure_ascii=False) + "\n"
+        """Return the text of the file."""
+        values = {"curate_model": FORMAT, **{key: value for key, value in vars(self).items() if key != "more"}}
+        return json.dumps({**values, **self.more}, indent=1, ensure_ascii=False) + "\n"
 
 
 def write(folder: Path, serving: Serving, note: Note, *, window: int, origin: Path | None = None) -> None:
-    """Write all that stands beside the weights but the model card; `origin` is the base's folder, if it has one.
+    """Write the files next to the weights, except the model card.
 
-    Raises TokenizerError where no exact tokenizer.json can be built.
+    `window` is in tokens, `origin` the folder of the base, None where it has none. Raises TokenizerError where no exact
+    tokenizer.json can be built.
     """
     info = serving.tokenizer.info
     (folder / "tokenizer.json").write_text(serving.tokenizer.tokenizer_json(), "utf-8")
     _dump(folder / "tokenizer_config.json", _tokenizer_config(serving, window, origin))
-    if info.kind == "sentencepiece":  # llama.cpp's converter reads the original where there is one
+    if info.kind == "sentencepiece":  # llama.cpp's converter prefers the original file
         shutil.copyfile(info.source, folder / "tokenizer.model")
     _dump(folder / "generation_config.json", _generation_config(serving))
     (folder / MODELFILE).write_text(modelfile(serving, note), "utf-8")
@@ -116,15 +113,15 @@ def _dump(path: Path, values: Mapping[str, object]) -> None:
 
 
 def _tokenizer_config(serving: Serving, window: int, origin: Path | None) -> dict[str, object]:
-    """Return tokenizer_config.json; a built-in template's stop token is the tokenizer's end, as serving expects it."""
+    """Return tokenizer_config.json; servers stop at `eos_token`, so it is the stop token of a built-in template."""
     info = serving.tokenizer.info
-    own = _json(origin / "tokenizer_config.json") if origin else {}
-    end = serving.stops[0] if serving.template is not None else info.eos_token
+    base_config = _json(origin / "tokenizer_config.json") if origin else {}
+    eos_token = serving.stops[0] if serving.template is not None else info.eos_token
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **({} if info.bos_token is None else {"bos_token": info.bos_token}),
-        "eos_token": end,
-        **{key: own[key] for key in KEPT_KEYS if own.get(key)},
+        "eos_token": eos_token,
+        **{key: base_config[key] for key in KEPT_KEYS if base_config.get(key)},
         "model_max_length": window,
         "clean_up_tokenization_spaces": False,
         "chat_template": serving.chat_template,
@@ -132,26 +129,27 @@ def _tokenizer_config(serving: Serving, window: int, origin: Path | None) -> dic
 
 
 def _generation_config(serving: Serving) -> dict[str, object]:
-    info, ends = serving.tokenizer.info, list(serving.stop_ids)
-    first = {} if info.bos_id is None else {"bos_token_id": info.bos_id}
-    return {**first, "eos_token_id": ends if len(ends) > 1 else ends[0], "pad_token_id": ends[-1]}
+    info, stop_ids = serving.tokenizer.info, list(serving.stop_ids)
+    bos = {} if info.bos_id is None else {"bos_token_id": info.bos_id}
+    return {**bos, "eos_token_id": stop_ids if len(stop_ids) > 1 else stop_ids[0], "pad_token_id": stop_ids[-1]}
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, empty where there is none: every file here is optional."""
     try:
-        found = json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return values if isinstance(values, dict) else {}
 
 
 def modelfile(serving: Serving, note: Note) -> str:
-    """Return an Ollama Modelfile: where the weights are, the prompt in Go's template language, the stop tokens."""
-    start = ["FROM ."] if note.kind == "model" else [f"FROM {note.base}", "ADAPTER ."]
-    lines = ["# ollama create NAME -f Modelfile; for a GGUF file, FROM its path instead.", *start]
+    """Return an Ollama Modelfile: the path of the weights, the prompt as a Go template, the stop tokens."""
+    weights = ["FROM ."] if note.kind == "model" else [f"FROM {note.base}", "ADAPTER ."]
+    lines = ["# ollama create NAME -f Modelfile; for a GGUF file, FROM its path instead.", *weights]
     fitted = serving.fitted
     if fitted is None:
-        lines.append("# The prompt is a Jinja template of the model's own, which Ollama reads from a GGUF file alone.")
+        lines.append("# The model has its own Jinja chat template, which Ollama reads only from a GGUF file.")
     else:
         info = serving.tokenizer.info
         text = template_export.ollama(fitted, info.bos_token or "", info.eos_token)
@@ -164,42 +162,42 @@ def modelfile(serving: Serving, note: Note) -> str:
 
 
 def note(folder: Path) -> Note | None:
-    """Return what `curate.json` of a folder says, or null where there is none."""
-    found = _json(folder / NOTE)
-    if found.get("curate_model") != FORMAT:
+    """Return the contents of a folder's `curate.json`, None where there is none."""
+    values = _json(folder / NOTE)
+    if values.get("curate_model") != FORMAT:
         return None
-    known = {key: found[key] for key in ("kind", "base", "method", "template", "quantised", "version") if key in found}
-    return Note(**known, stop=tuple(found.get("stop", ())))
+    keys = ("kind", "base", "method", "template", "quantised", "version")
+    return Note(**{key: values[key] for key in keys if key in values}, stop=tuple(values.get("stop", ())))
 
 
 def read(folder: Path, *, template: str | None = None) -> Serving:
-    """Return how the model in a folder is asked: as its `curate.json` says, or by its own chat template.
+    """Return the prompt format of a model in a folder, from its `curate.json` or else its own chat template.
 
-    `template` names a built-in template instead. Raises TokenizerError or InputError with what to type.
+    `template` names a built-in template to use instead. Raises TokenizerError, or InputError without any template.
     """
     tokenizer = load_tokenizer(str(folder))
-    said = note(folder)
-    name = template or (said.template if said else None)
+    recorded = note(folder)
+    name = template or (recorded.template if recorded else None)
     if name is not None:
         return of(tokenizer, name)
-    own = own_chat_template(folder)
-    if own is None:
+    chat_template = own_chat_template(folder)
+    if chat_template is None:
         raise InputError(
-            f"{str(folder)!r} does not say how it is asked: it has no chat template; name one: --template "
+            f"the model in {str(folder)!r} has no chat template; name a built-in one: --template "
             + "|".join(prompts.TEMPLATES)
         )
-    ends = _json(folder / "generation_config.json").get("eos_token_id", [])
-    return of_own(tokenizer, own, ends if isinstance(ends, list) else [ends])
+    eos_ids = _json(folder / "generation_config.json").get("eos_token_id", [])  # a number or a list
+    return of_own(tokenizer, chat_template, eos_ids if isinstance(eos_ids, list) else [eos_ids])
 
 
 def own_chat_template(folder: Path) -> str | None:
-    """Return the Jinja chat template that a model's folder ships, or null."""
+    """Return the Jinja chat template in a model's folder, None where there is none."""
     try:
         return (folder / CHAT_TEMPLATE).read_text("utf-8")
     except OSError:
         pass
-    found = _json(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(found, list):  # several by name, in older folders
-        named = {str(one.get("name")): one.get("template") for one in found if isinstance(one, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
+    template = _json(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):  # older folders have several, by name
+        by_name = {str(entry.get("name")): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = by_name.get("default")
+    return template if isinstance(template, str) else None

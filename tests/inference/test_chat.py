@@ -52,7 +52,9 @@ def test_a_trained_answer_is_given_and_ends(run: Path, form: str) -> None:
 
 def test_an_adapter_finds_its_base_and_can_be_taken_away(adapter: Path) -> None:
     opened = curate.chat(str(adapter), temperature=0.0, max_new_tokens=20)
-    assert str(opened.found).startswith(f"lora adapter '{adapter / 'adapter'}' on its base '{adapter.parent / 'base'}'")
+    assert str(opened.artifact).startswith(
+        f"lora adapter '{adapter / 'adapter'}' on its base '{adapter.parent / 'base'}'"
+    )
     assert opened.ask(ASKED) == SAID
     opened.reset()
     opened.as_base = True
@@ -76,7 +78,7 @@ def test_a_pipe_is_one_prompt_and_an_empty_one_is_refused(run: Path) -> None:
 
 def test_the_prompt_has_the_ids_of_training(run: Path) -> None:
     opened = curate.chat(str(run))
-    made = artifact.renderer(opened.how)
+    made = artifact.renderer(opened.serving)
     opened.messages = list(tiny_runs.TALK[:2])
     ids, left_out = opened._prompt(tiny_runs.TALK[:3])
     whole = made.render([tiny_runs.TALK])[0].ids.tolist()
@@ -108,7 +110,7 @@ def test_the_oldest_exchanges_give_way_where_the_window_is_full(run: Path) -> No
     assert opened.last is not None
     assert opened.last.left_out > 0
     assert len(opened.messages) == 12, "nothing is forgotten, it is only not sent"
-    with pytest.raises(InputError, match=r"tokens as rendered, and the model holds 250"):
+    with pytest.raises(InputError, match=r"tokens, too many for the model's window of 250"):
         opened.ask("word " * 200)
 
 
@@ -135,16 +137,16 @@ def refused(name: object, match: str, **settings: Any) -> None:
 def test_what_cannot_be_talked_to_is_told_in_one_line(run: Path, adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
     (tmp_path / "begun" / "config.toml").touch()
-    refused(tmp_path / "begun", r"has no result yet; let it go on: curate finetune --resume")
+    refused(tmp_path / "begun", r"has no result yet; continue it: curate finetune --resume")
     checkpoint = tmp_path / "begun" / "checkpoints" / "step-000001"
     checkpoint.mkdir()
     (checkpoint / "manifest.json").touch()
     (checkpoint / "state.json").touch()
-    refused(checkpoint, rf"is a checkpoint of a run that can go on: curate finetune --resume {tmp_path / 'begun'}$")
+    refused(checkpoint, rf"is a checkpoint; continue its run: curate finetune --resume {tmp_path / 'begun'}$")
     refused(tmp_path, "neither a model, an adapter nor a run")
     refused(run / "modle", r"did you mean 'model'\?")
     refused(run / "model" / "config.json", "is a file")
-    refused(run, "needs no base", base=str(adapter))
+    refused(run, "is a model, not an adapter; leave out --base", base=str(adapter))
     refused(run, "device 'tpu9'", device="tpu9")
     refused(run, "temperature = -1", temperature=-1.0)
     refused(run, "unknown template 'vicunna'; did you mean 'vicuna'", template="vicunna")
@@ -157,8 +159,8 @@ def test_an_adapter_of_others_is_asked_as_its_base(adapter: Path, tmp_path: Path
     made.peft_config["default"].base_model_name_or_path = str(adapter.parent / "base")
     made.save_pretrained(str(tmp_path / "a"), save_embedding_layers=False)
     opened = curate.chat(str(tmp_path / "a"), max_new_tokens=2)
-    assert (opened.how.template, opened.has_adapter) == ("vicuna", True)
-    assert str(opened.found).startswith("lora adapter")
+    assert (opened.serving.template, opened.has_adapter) == ("vicuna", True)
+    assert str(opened.artifact).startswith("lora adapter")
     config = tmp_path / "a" / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None}))
     refused(tmp_path / "a", "does not name its base; give it: --base")

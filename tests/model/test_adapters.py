@@ -111,6 +111,7 @@ def test_the_default_is_what_did_best_in_pefts_comparison() -> None:
 PEFT = ["BOFT", "LOKR", "HRA", "VERA", "OFT", "GLORA", "RANDLORA", "DELORA"]
 
 
+@pytest.mark.filterwarnings("default:Invalid `oft_block_size`:UserWarning")  # a size that a user would want to know
 @pytest.mark.parametrize("name", PEFT)
 def test_any_of_pefts_methods_that_work_on_layers_trains(name: str) -> None:
     model, trained = applied(tiny_models.model(), kind="peft", peft={"peft_type": name})
@@ -123,10 +124,14 @@ def test_any_of_pefts_methods_that_work_on_layers_trains(name: str) -> None:
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("target", {"targets": ("q_prj",)}, r"method.targets: the model has no layer 'q_prj'; did you mean 'q_proj'\?"),
     ("type", {"kind": "peft", "peft": {"peft_type": "lohaa"}}, r"has no peft_type 'LOHAA'; did you mean 'LOHA'\?"),
-    ("key", {"kind": "peft", "peft": {"peft_type": "LOHA", "rr": 4}}, r"LOHA takes no 'rr'; did you mean 'r'|known:"),
+    (
+        "key",
+        {"kind": "peft", "peft": {"peft_type": "LOHA", "rr": 4}},
+        r"LOHA has no setting 'rr'; did you mean 'r'|known:",
+    ),
     ("value", {"kind": "peft", "peft": {"peft_type": "LOHA", "r": -4}}, "peft cannot put loha into LlamaForCausalLM"),
-    ("prompt", {"kind": "peft", "peft": {"peft_type": "PREFIX_TUNING"}}, "cannot be used with packed rows: it puts"),
-    ("outside", {"kind": "peft", "peft": {"peft_type": "SHADOW"}}, "stands outside the layers; use lora"),
+    ("prompt", {"kind": "peft", "peft": {"peft_type": "PREFIX_TUNING"}}, "cannot be used with packed rows: it adds"),
+    ("outside", {"kind": "peft", "peft": {"peft_type": "SHADOW"}}, "is outside the layers; use lora"),
 ]
 
 
@@ -139,7 +144,9 @@ def test_settings_that_do_not_fit_are_one_line(settings: dict[str, Any], says: s
 
 def test_ia3_wants_names_where_pefts_table_has_none() -> None:
     model = tiny_models.model("olmo2")
-    with pytest.raises(RecipeError, match="ia3 knows no layers of a 'olmo2' model; name keys, values"):
+    with pytest.raises(
+        RecipeError, match=r"peft does not know the layers that ia3 trains in a 'olmo2' model; set method\.targets"
+    ):
         applied(model, kind="ia3")
     _, trained = applied(model, kind="ia3", targets=("k_proj", "v_proj", "down_proj"))
     assert trained.count == 2 * (16 + 16 + 48)  # the last by its inputs
@@ -209,14 +216,20 @@ def test_an_adapter_that_was_saved_is_trained_on_from_where_it_stood(kind: Any, 
 
 
 def test_an_adapter_without_weights_or_of_another_model_is_refused(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import load_file, save_file
 
     model, _ = applied(tiny_models.model(), rank=4)
     model.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="does not fit the model"):
         adapters.resume(tiny_models.model(hidden_size=64), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    weights = load_file(file)
+    missing = min(weights)
+    save_file({name: weight for name, weight in weights.items() if name != missing}, file)
+    with pytest.raises(ModelError, match="does not fit the model: Found missing adapter keys"):
+        adapters.resume(tiny_models.model(), tmp_path)
     save_file({}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match="holds no weights; the run that wrote it saved nothing"):
+    with pytest.raises(ModelError, match="has no weights; give an adapter that was saved with them"):
         adapters.resume(tiny_models.model(), tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"x" * 40)
     with pytest.raises(ModelError, match="is damaged"):

@@ -86,14 +86,14 @@ def test_the_legacy_form_loads_too_as_data_and_says_so(tmp_path: Path) -> None:
     said: list[str] = []
     model = load.load(find.find(str(tmp_path)), dtype=torch.float32, device="cpu", say=said.append)
     assert same(model, wanted)
-    assert "legacy .bin form" in said[0]
+    assert "legacy .bin files" in said[0]
 
 
 def test_code_hidden_in_a_legacy_file_is_not_run(tmp_path: Path) -> None:
     made(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save({"model.norm.weight": Trap(tmp_path / "sprung")}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="hold code besides weights"):
+    with pytest.raises(ModelError, match="contain code, or are damaged"):
         load.load(find.find(str(tmp_path)), dtype=torch.float32, device="cpu")
     assert not (tmp_path / "sprung").exists()
 
@@ -130,7 +130,7 @@ def test_a_weight_without_a_place_is_named(tmp_path: Path) -> None:
     save_file({**tensors, "model.extra.weight": torch.ones(2)}, tmp_path / "model.safetensors")
     said: list[str] = []
     load.load(find.find(str(tmp_path)), dtype=torch.float32, device="cpu", say=said.append)
-    assert said == [f"weights of {tmp_path} without a place in the model are left out: model.extra.weight"]
+    assert said == [f"ignoring weights of {tmp_path} that the model does not use: model.extra.weight"]
 
 
 MEASURE = """
@@ -198,7 +198,7 @@ def test_a_models_facts_are_read_without_its_weights(tmp_path: Path) -> None:
     source = find.find(str(tmp_path))
     assert (source.config.hidden_size, source.tokenizer.info.kind) == (32, "sentencepiece")
     assert (source.chat_template, source.template) == ("{{ bos_token }}", "model")
-    with pytest.raises(ModelError, match=r"holds no weights: neither model.safetensors nor pytorch_model.bin"):
+    with pytest.raises(ModelError, match=r"has no weights: neither model.safetensors nor pytorch_model.bin"):
         load.load(source, dtype=torch.float32, device="cpu")
 
 
@@ -206,16 +206,16 @@ Damage = Callable[[Path], object]
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"
 WRONG: list[tuple[str, Damage, str]] = [
     ("no tokenizer", lambda at: (at / "tokenizer.model").unlink(), r"has no tokenizer: .*--tokenizer FOLDER"),
-    ("no config", lambda at: (at / "config.json").unlink(), "holds no config.json, so it is no model"),
+    ("no config", lambda at: (at / "config.json").unlink(), "has no config.json; give a model in"),
     ("broken config", lambda at: (at / "config.json").write_text("{"), "is not valid JSON"),
-    ("a list", lambda at: (at / "config.json").write_text("[]"), "holds a list, not an object"),
+    ("a list", lambda at: (at / "config.json").write_text("[]"), "is a JSON list, not an object"),
     ("pointer", lambda at: (at / "config.json").write_bytes(POINTER), "is a Git LFS pointer.*git lfs pull"),
-    ("no type", lambda at: (at / "config.json").write_text("{}"), "names no model_type"),
+    ("no type", lambda at: (at / "config.json").write_text("{}"), "has no model_type"),
     ("new type", lambda at: edit(at, "config.json", model_type="llama99"), r"transformers 5\S* cannot read.*llama99"),
     (
         "own code",
         lambda at: edit(at, "config.json", model_type="mine", auto_map={"AutoConfig": "mine.Config"}),
-        "needs Python code from its own folder, which is not run",
+        "needs Python code from its own folder, which curate does not run",
     ),
     ("encoder", lambda at: edit(at, "config.json", model_type="t5"), "not a causal language model"),
     (
@@ -223,12 +223,16 @@ WRONG: list[tuple[str, Damage, str]] = [
         lambda at: edit(at, "config.json", architectures=["LlamaForSequenceClassification"]),
         "is LlamaForSequenceClassification, not a causal language model",
     ),
-    ("small table", lambda at: edit(at, "config.json", vocab_size=100), r"has 420 tokens, .* embeddings for 100"),
+    ("small table", lambda at: edit(at, "config.json", vocab_size=100), r"has 420 tokens, but .* embeddings for 100"),
     ("pointed weights", lambda at: (at / "model.safetensors").write_bytes(POINTER), "is a Git LFS pointer"),
     ("half weights", lambda at: (at / "model.safetensors").write_bytes(half(at)), r"bytes, its header says [\d,]+"),
-    ("noise", lambda at: (at / "model.safetensors").write_bytes(b"noise" * 99), "is no safetensors file"),
-    ("empty", lambda at: (at / "model.safetensors").write_bytes(b""), "is no safetensors file"),
-    ("gguf", lambda at: (at / "model.safetensors").rename(at / "model.gguf"), "is GGUF, made for inference alone"),
+    (
+        "noise",
+        lambda at: (at / "model.safetensors").write_bytes(b"noise" * 99),
+        "is damaged, or not a safetensors file",
+    ),
+    ("empty", lambda at: (at / "model.safetensors").write_bytes(b""), "is damaged, or not a safetensors file"),
+    ("gguf", lambda at: (at / "model.safetensors").rename(at / "model.gguf"), "is GGUF, a format for inference"),
     (
         "quantised",
         lambda at: edit(at, "config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
@@ -237,7 +241,7 @@ WRONG: list[tuple[str, Damage, str]] = [
     (
         "outside",
         lambda at: (at / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}'),
-        "which is no file beside it",
+        "which is not a file of its folder",
     ),
 ]
 
@@ -270,24 +274,24 @@ def test_a_wrong_path_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
         find.find(str(tmp_path / "lama"))
     with pytest.raises(ModelError, match="give a folder in Hugging Face's format, a Hub name such as"):
         find.find(str(tmp_path / "x" / "y" / "z"))
-    with pytest.raises(ModelError, match="is a file; give the folder that holds it"):
+    with pytest.raises(ModelError, match="is a file; give its folder"):
         find.find(str(tmp_path / "llama" / "config.json"))
-    with pytest.raises(ModelError, match="no model is named"):
+    with pytest.raises(ModelError, match="no model is given"):
         find.find("")
 
 
 def test_what_is_no_model_but_can_be_trained_on_from_is_answered_with_init(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
-    with pytest.raises(ModelError, match=r"is an adapter, not a model: type --init .* \(its base is 'org/base'\)"):
+    with pytest.raises(ModelError, match=r"is an adapter, not a model: .* type --init .* \(base: 'org/base'\)"):
         find.find(str(tmp_path))
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.toml").write_text("")
-    with pytest.raises(ModelError, match="is a run of curate, not a model: type --init"):
+    with pytest.raises(ModelError, match=r"is a run of curate, not a model: .* type --init"):
         find.find(str(run))
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta" / "params.json").write_text("{}")
-    with pytest.raises(ModelError, match="is in Meta's own format; convert it"):
+    with pytest.raises(ModelError, match="is in Meta's format; convert it"):
         find.find(str(tmp_path / "meta"))
 
 
@@ -307,7 +311,7 @@ def test_a_hub_name_fetches_small_files_first_and_weights_when_they_are_loaded(
         said: list[str] = []
         model = load.load(source, dtype=torch.float32, device="cpu", say=said.append)
     assert same(model, wanted)
-    assert said == ["fetching the weights of org/open from the Hub, unless they are in its cache"]
+    assert said == ["downloading the weights of org/open from the Hub, unless they are in its cache"]
     assert not list(source.folder.glob("*.bin"))
     hubs.point(monkeypatch, hubs.NOWHERE)
     again = load.load(find.find("org/open"), dtype=torch.float32, device="cpu")  # now without a network
@@ -359,7 +363,7 @@ def test_tiny_is_the_same_for_a_seed_and_leaves_the_random_state_alone(llama3: T
     assert not same(one, load.load(source, dtype=torch.float32, device="cpu", seed=2))
     assert one.lm_head.weight is one.model.embed_tokens.weight
     assert one.config.vocab_size == llama3.info.vocab_size
-    with pytest.raises(ModelError, match="takes the set's"):
+    with pytest.raises(ModelError, match="uses the tokenizer of a curated set"):
         find.find("tiny")
 
 

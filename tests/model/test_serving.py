@@ -148,5 +148,5 @@ def test_a_model_of_others_is_asked_by_its_own_template_or_not_at_all(
     assert found.template is None
     assert found.stops == ("</s>",)
     (path / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(InputError, match=r"does not say how it is asked.*--template vicuna"):
+    with pytest.raises(InputError, match=r"has no chat template.*--template vicuna"):
         serving.read(path)
