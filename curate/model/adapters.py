@@ -41,7 +41,6 @@ _OWN_TARGETS = ("IA3", "LN_TUNING", "TRAINABLE_TOKENS")  # peft chooses their la
 _HARMLESS = (
     ".is_gradient_checkpointing. is deprecated",  # peft reads a property that transformers 5 renamed
     "Unsupported layer type .*Norm",  # from the check of sizes that all methods share; LN_TUNING trains norms
-    "Failed to load the CUDA extension",  # BOFT then computes the same by torch's operations
 )
 # peft only warns where a file lacks weights of the adapter, which then stay at their initial values.
 _MISSING_WEIGHTS = ".*Found missing adapter keys"
