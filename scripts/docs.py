@@ -1,10 +1,10 @@
-"""Write the generated parts of the documentation: help texts, tables made from the code, recorded runs.
+"""Write the generated parts of the documentation: help texts, tables from the code, recorded runs.
 
     python scripts/docs.py            bring README.md and docs/ up to date
     python scripts/docs.py --check    exit 1 and name the parts that are out of date
 
-A part stands between `<!-- generated: NAME -->` and `<!-- end -->`; NAME is a key of `PARTS`, and what follows
-it is that part's argument (`help clean`, `run stats`). Runs really run, on the example dump, in a scratch folder.
+A part is between `<!-- generated: NAME -->` and `<!-- end -->`. NAME is a key of `PARTS`, followed by that part's
+argument (`help clean`, `run stats`). Example runs are executed on the example dump, in a scratch folder.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ CLOCK = re.compile(r"^time .*$", re.M)  # the one line of a recorded run that no
 
 NO_COMMENT = {
     "method.peft": 'for `kind = "peft"`: a `peft_type`, such as LOHA, and the arguments of its class',
-    "name": "What the set's manifest and `curate stats` call it; the file's name if left out.",
+    "name": "The name in the set's manifest and in `curate stats`; by default the file's name.",
     "summary": "One line for `curate recipes`.",
-    "base": "A recipe that this one starts from: a built-in name, or a file beside this one.",
-    "filters.files": "Python files with filters of your own, from the recipe's folder; see [filters](filters.md).",
-    "eval.seed": "another text holds out another share",
+    "base": "The recipe that this one starts from: a built-in name, or a file in the same folder.",
+    "filters.files": "Python files with your own filters, relative to the recipe's folder; see [filters](filters.md).",
+    "eval.seed": "another text holds out other conversations",
 }
 
 
 def pages() -> list[Path]:
-    """Return the pages that may hold generated parts."""
+    """Return the pages that may contain generated parts."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def renew(text: str) -> tuple[str, list[str]]:
-    """Return a page with its parts made anew, and the names of those that were out of date."""
+    """Return a page with its parts regenerated, and the names of those that were out of date."""
     stale: list[str] = []
 
     def part(found: re.Match[str]) -> str:
@@ -73,12 +73,12 @@ def make(name: str) -> str:
 
 
 def command_help(command: str) -> str:
-    """Return a command's --help as a block of text, as a terminal of 80 columns shows it."""
+    """Return a command's --help as a text block, as shown in a terminal of 80 columns."""
     return _block(_run_in(ROOT, f"{command} --help"))
 
 
 def recorded_run(line: str) -> str:
-    """Return a command and what it prints; `| head -N` after it cuts the output there, as a shell would."""
+    """Return a command and what it prints; `| head -N` after it truncates the output as in a shell."""
     command, _, pipe = line.partition(" | ")
     lines = 0
     if pipe:
@@ -92,7 +92,7 @@ def recorded_run(line: str) -> str:
 
 @functools.cache
 def _scratch() -> tuple[Path, str]:
-    """Return a folder with the example dump and the set that `curate clean` makes of it, and what that printed."""
+    """Return a folder with the example dump and its curated set, and what `curate clean` printed."""
     folder = Path(tempfile.mkdtemp(prefix="curate-docs-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / DUMP).parent.mkdir()
@@ -132,7 +132,7 @@ def filters_table(_: str) -> str:
 
 
 def signals_table(_: str) -> str:
-    """Return the built-in signals with the columns they give."""
+    """Return the built-in signals with their columns."""
     rows = [
         (_code(rule.name), ", ".join(map(_code, rule.columns)), _settings(rule.settings) or "none", rule.summary)
         for rule in _rules("signal")
@@ -141,35 +141,35 @@ def signals_table(_: str) -> str:
 
 
 def _rules(*kinds: Literal["filter", "signal", "corpus"]) -> list[typing.Any]:
-    """Return the rules that curate itself registers, and none of a user's file."""
+    """Return the rules that curate itself registers, without those of a user's file."""
     from curate.filters import registry
 
     return [rule for rule in registry.rules(*kinds).values() if rule.function.__module__.startswith("curate.")]
 
 
 def repairs_table(_: str) -> str:
-    """Return the repairs by the names that `edits` gives them."""
+    """Return the repairs by their names in `edits`."""
     from curate.pipeline.repair_turns import REPAIRS
 
     return _table(("repair", "what it does"), [(_code(name), text) for name, text in REPAIRS.items()])
 
 
 def losses_table(_: str) -> str:
-    """Return why an exchange, or the record, goes when turns are brought into order."""
+    """Return the reasons to reject an exchange, or its record, while putting turns in order."""
     from curate.pipeline.repair_turns import LOSSES
 
     return _table(("rule", "why"), [(_code(name), text) for name, text in LOSSES.items()])
 
 
 def problems_table(_: str) -> str:
-    """Return why a record cannot become a conversation."""
+    """Return the reasons why a record cannot become a conversation."""
     from curate.schemas.formats import PROBLEMS
 
     return _table(("rule", "why"), [(_code(name), text) for name, text in PROBLEMS.items()])
 
 
 def formats_table(_: str) -> str:
-    """Return the formats, and what each is written as."""
+    """Return the formats, and how each is written."""
     from curate.schemas.formats import FORMATS
 
     def written(form: typing.Any) -> str:
@@ -179,7 +179,7 @@ def formats_table(_: str) -> str:
         return known.get(form.name, array) if form.writes else "no"
 
     rows = [(_code(one.name), "yes" if one.reads else "no", written(one), one.summary) for one in FORMATS.values()]
-    return _table(("format", "read", "written as", "what it holds"), rows)
+    return _table(("format", "read", "written as", "contents"), rows)
 
 
 def templates_table(_: str) -> str:
@@ -194,7 +194,7 @@ def templates_table(_: str) -> str:
 
 
 def recipes_table(_: str) -> str:
-    """Return which filters each built-in recipe has on."""
+    """Return the filters that each built-in recipe turns on."""
     from curate.pipeline import recipe
 
     loaded = {name: recipe.load(name).filters for name in recipe.RECIPES.summaries()}
@@ -223,7 +223,7 @@ def recipe_differences(_: str) -> str:
 
 
 def recipe_keys(_: str) -> str:
-    """Return every key of a recipe, its default, and what `vicuna.toml` says beside it."""
+    """Return every key of a recipe, its default, and its comment in `vicuna.toml`."""
     from curate.pipeline import recipe
 
     comments = _comments(recipe.RECIPES.source("vicuna"))
@@ -233,7 +233,7 @@ def recipe_keys(_: str) -> str:
         for item in dataclasses.fields(kind):
             key = f"{section}.{item.name}"
             rows.append((_code(key), _code(_toml(item.default)), comments[key] + _choices(hints[item.name])))
-    return _table(("key", "default", "what it says"), rows)
+    return _table(("key", "default", "meaning"), rows)
 
 
 def presets_table(_: str) -> str:
@@ -260,7 +260,7 @@ def preset_differences(_: str) -> str:
 
 
 def preset_keys(_: str) -> str:
-    """Return every key of a preset, its default, and what `default.toml` says beside it."""
+    """Return every key of a preset, its default, and its comment in `default.toml`."""
     from curate.train import config
 
     comments = _comments(config.PRESETS.source(config.DEFAULT))
@@ -270,7 +270,7 @@ def preset_keys(_: str) -> str:
         for section, kind in config.SECTIONS.items()
         for item in dataclasses.fields(kind)
     ]
-    return _table(("key", "default", "what it says"), [(*row, comments[row[0].strip("`")]) for row in rows])
+    return _table(("key", "default", "meaning"), [(*row, comments[row[0].strip("`")]) for row in rows])
 
 
 def _comments(toml: str) -> dict[str, str]:
@@ -371,7 +371,7 @@ def _schemas(write: bool) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the pages, or with --check only say what is out of date."""
+    """Write the pages, or with --check only report what is out of date."""
     if arguments not in ([], ["--check"]):
         print("usage: python scripts/docs.py [--check]", file=sys.stderr)
         return 2

@@ -1,8 +1,8 @@
-"""Take the pictures of docs/images: what the terminal shows, exported by Rich, and the page in a headless Chromium.
+"""Take the screenshots in docs/images: the terminal, exported by Rich, and the page, in a headless Chromium.
 
     python scripts/screens.py
 
-The example dump is cleaned in a scratch folder. Without a Chromium the pictures of the page stay as they are.
+The example dump is cleaned in a scratch folder. Without Chromium, the screenshots of the page are not renewed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.text import Text
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs/images"
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
 import curate  # noqa: E402
 from curate.rendering import mask_view  # noqa: E402
@@ -29,17 +29,17 @@ from curate.report.terminal.conversations import render_conversation, render_mas
 from curate.report.terminal.stats import render_stats  # noqa: E402
 from tests.support import browser  # noqa: E402  # the tests' own
 
-WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.S)  # Rich's pictures would fetch one
-PICTURES = {  # name: page, width, height, dark, script that brings the window to what is to be seen
+WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.S)  # Rich's SVG would fetch one
+PICTURES = {  # name: page, width, height, dark, script that scrolls to the part to show
     "page-light": ("vicuna/report.html", 1280, 1500, False, ""),
     "page-dark": ("vicuna/report.html", 1280, 1100, True, "document.getElementById('samples').scrollIntoView()"),
     "page-mobile": ("vicuna/report.html", 390, 1400, False, ""),
-    "page-compare": ("beside.html", 1280, 1500, False, ""),
+    "page-compare": ("compare.html", 1280, 1500, False, ""),
 }
 
 
 def main() -> None:
-    """Write all pictures."""
+    """Write all screenshots."""
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
@@ -47,14 +47,14 @@ def main() -> None:
         for recipe in ("vicuna", "fastchat"):
             curate.clean("sharegpt_dump.json", recipe, recipe=recipe, workers=1)
         terminal()
-        curate.compare("vicuna", "fastchat", html="beside.html")
+        curate.compare("vicuna", "fastchat", html="compare.html")
         pages(Path(scratch))
     for file in sorted(IMAGES.iterdir()):
         print(f"{file.relative_to(ROOT)}  {file.stat().st_size // 1000} kB")
 
 
 def terminal() -> None:
-    """Write what the terminal shows."""
+    """Write the screenshots of the terminal."""
     save("stats", render_stats(curate.stats("vicuna")), "curate stats", 140)
     save(
         "compare",
