@@ -39,8 +39,8 @@ def stats(
     curated = open_set(path)
     if tokenizer or template:
         raise SetError(
-            f"the tokens of the set {str(path)!r} are counted already, in {curated.manifest.template!r}; "
-            "another tokenizer or template needs another run: curate clean --tokenizer … --template …"
+            f"the tokens of the set {str(path)!r} were counted when it was cleaned, in {curated.manifest.template!r}; "
+            "to change tokenizer or template, clean again: curate clean --tokenizer … --template …"
         )
     measured = measure_set(curated)
     _write_page(html, measured, curated)
