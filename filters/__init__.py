@@ -1,4 +1,4 @@
-"""Reasons to reject a conversation, and signals measured on it: one small function each."""
+"""Filters that reject conversations, and signals that measure them: one small function each."""
 
 from __future__ import annotations
 

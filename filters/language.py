@@ -1,8 +1,8 @@
-"""The language a conversation is in, measured with langdetect's own profiles, and the filter on it.
+"""The language of a conversation, identified with langdetect's profiles, and the filter on it.
 
-langdetect draws letter groups at random until it is sure, so that two runs differ. Here every place of the evidence
-speaks at once: the weights of its letter groups are summed by language, and the largest sum wins. Measured
-in batches of conversations with one gather per batch; see `language_profiles` for the weights.
+langdetect samples letter groups at random until it is sure, so two runs can differ. Here all sampled positions count
+at once: the weights of their letter groups are summed by language, and the largest sum wins. One gather serves a
+batch of conversations; `language_id.profiles` explains the weights.
 """
 
 from __future__ import annotations
@@ -20,77 +20,78 @@ from curate.filters.structure import FENCED
 
 ALIASES = {"zh": ("zh-cn", "zh-tw"), "nb": ("no",), "iw": ("he",), "in": ("id",), "fil": ("tl",)}
 
-SIDE_RAW = 1_500  # characters of a side that are looked through for them
-SIDE = 300  # characters of evidence taken from the prompts, and again from the answers
+SIDE_EVIDENCE = 300  # characters of evidence from the prompts, and as many from the answers
+SIDE_SCANNED = 1_500  # characters of a side that are searched for evidence
 
-CODE_BLOCK = r"(?ms)^[ \t>]*(?:`{3,}|~{3,}).*?(?:^[ \t>]*(?:`{3,}|~{3,})[ \t]*$|\z)"
 INLINE_CODE = r"`[^`\n]+`"
-ADDRESS = r"https?://[-_.?&~;+=/#0-9A-Za-z%:@,!]+|[-_.0-9A-Za-z]+@[-_.0-9A-Za-z]+"
+URL_OR_EMAIL = r"https?://[-_.?&~;+=/#0-9A-Za-z%:@,!]+|[-_.0-9A-Za-z]+@[-_.0-9A-Za-z]+"
 
 
 @signal(language=pl.String, language_confidence=pl.Float32)
 def language(frame: pl.DataFrame) -> pl.DataFrame:
-    """Measure the language of each conversation and how sure that is, code and addresses left out.
+    """Measure the language of each conversation and the confidence in it, ignoring code and addresses.
 
-    Evidence is the first 300 characters of the prompts and the first 300 of the answers, as one text, so that neither
-    a long paste nor a long answer speaks alone. Where the two differ (a translation), the longer side wins, and the
-    one in another script than Latin if it has at least twice the letters. Confidence is the winner's share of
+    Evidence is the first 300 characters of the prompts and the first 300 of the answers, as one text, so neither
+    a long paste nor a long answer decides alone. Where the two sides differ (a translation), the longer one wins; a
+    non-Latin script wins if it has at least twice as many letters. Confidence is the winner's share of
 
-        exp(score[l] / 256 * min(1, 30 / n))    over all languages l, n = letter groups read,
+        exp(score[l] / 256 * min(1, 30 / n))    over all languages l, n = number of letter groups,
 
-    in four decimals: the posterior of langdetect's naive Bayes, as if at most 30 groups were independent (on
-    10,200 sentences in 51 languages it is then off by 0.6 % on average). A conversation without evidence (code
-    alone, or no letters) is `unknown`, with 0.
+    rounded to four decimals: the posterior of langdetect's naive Bayes, assuming at most 30 independent groups (on
+    10,200 sentences in 51 languages it is then off by 0.6 % on average). A conversation without evidence (only
+    code, or no letters) is `unknown`, with confidence 0.
     """
-    from curate.filters.language_id.detector import detect  # NumPy, which the list of filters does without
+    from curate.filters.language_id.detector import detect  # imports NumPy: late, to keep `curate filters` fast
 
     texts = frame.select(evidence=_evidence()).to_series().to_list()
-    # letters written with a combining accent, as one: langdetect does it for Vietnamese
-    found, confidence = detect([text if text.isascii() else unicodedata.normalize("NFC", text) for text in texts])
+    # NFC joins letters and combining accents; langdetect does so for Vietnamese
+    codes, confidence = detect([text if text.isascii() else unicodedata.normalize("NFC", text) for text in texts])
     return pl.DataFrame(
-        {"language": found, "language_confidence": confidence},
+        {"language": codes, "language_confidence": confidence},
         schema={"language": pl.String, "language_confidence": pl.Float32},
     )
 
 
 @rule
 def languages(keep: tuple[str, ...] = (), skip: tuple[str, ...] = ()) -> pl.Expr:
-    """Drop conversations in other languages than those in `keep`, or in one of `skip`; unknown ones stay.
+    """Keep only conversations in the languages in `keep`, and drop those in `skip`; unknown languages are kept.
 
-    Codes are langdetect's (`en`, `ko`, `zh-cn`, …); `zh` stands for both Chinese ones. `skip = ["unknown"]` drops
-    those in which no language was found.
+    Codes are langdetect's (`en`, `ko`, `zh-cn`, …); `zh` means both Chinese codes. `skip = ["unknown"]` drops
+    conversations whose language could not be identified.
     """
-    kept, skipped = _known(keep, "keep"), _known(skip, "skip")
-    found = pl.col("language")
-    dropped = found.is_in(skipped) | (pl.lit(bool(kept)) & ~found.is_in([*kept, UNKNOWN]))
-    wanted = f"kept are {', '.join(keep)}" if kept else f"skipped are {', '.join(skip)}"
+    kept, skipped = _language_codes(keep, "keep"), _language_codes(skip, "skip")
+    detected = pl.col("language")
+    dropped = detected.is_in(skipped) | (pl.lit(bool(kept)) & ~detected.is_in([*kept, UNKNOWN]))
+    setting = f"kept are {', '.join(keep)}" if kept else f"skipped are {', '.join(skip)}"
     return reject(
         dropped,
-        "language {found} ({sure}), {wanted}",
+        "language {language} ({confidence}), {setting}",
         evidence=pl.col("answers").list.first(),
-        found=found,
-        sure=pl.col("language_confidence").cast(pl.Float64).round(2),
-        wanted=wanted,
+        language=detected,
+        confidence=pl.col("language_confidence").cast(pl.Float64).round(2),
+        setting=setting,
     )
 
 
-def _known(names: Sequence[str], setting: str) -> list[str]:
-    """Turn a setting's names into codes of langdetect; raises RecipeError with the nearest for one it lacks."""
+def _language_codes(names: Sequence[str], setting: str) -> list[str]:
+    """Return langdetect's codes for a setting's names; raises RecipeError with the closest name for an unknown one."""
     from curate.filters.language_id import profiles
 
     allowed = {*profiles.codes(), *ALIASES, *([UNKNOWN] if setting == "skip" else [])}
     for name in names:
         if name not in allowed:
-            raise RecipeError(f"filter 'languages': {setting} holds {name!r}, unknown{did_you_mean(name, allowed)}")
+            raise RecipeError(
+                f"filter 'languages': unknown language {name!r} in {setting}{did_you_mean(name, allowed)}"
+            )
     return list(itertools.chain.from_iterable(ALIASES.get(name, (name,)) for name in names))
 
 
 def _evidence() -> pl.Expr:
-    """Return what the language is read from: the first words of both sides, without code and addresses."""
+    """Return the text to identify: the start of both sides, without code and addresses."""
     return pl.concat_str([_side("prompts"), _side("answers")], separator="\n", ignore_nulls=True)
 
 
 def _side(column: str) -> pl.Expr:
-    text = pl.col(column).list.join("\n", ignore_nulls=True).str.slice(0, SIDE_RAW).str.replace_all(FENCED, " ")
-    text = text.str.slice(0, 2 * SIDE)
-    return text.str.replace_all(INLINE_CODE, " ").str.replace_all(ADDRESS, " ").str.slice(0, SIDE)
+    text = pl.col(column).list.join("\n", ignore_nulls=True).str.slice(0, SIDE_SCANNED).str.replace_all(FENCED, " ")
+    text = text.str.slice(0, 2 * SIDE_EVIDENCE)  # the patterns below are slow on long texts
+    return text.str.replace_all(INLINE_CODE, " ").str.replace_all(URL_OR_EMAIL, " ").str.slice(0, SIDE_EVIDENCE)

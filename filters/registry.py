@@ -1,9 +1,9 @@
-"""The one table of rules: what each filter, signal and corpus rule is called, does, and can be set to.
+"""The registry of rules: the name, documentation and settings of each filter, signal and corpus rule.
 
 A **filter** is a function that returns a Polars expression over one row per conversation. Null keeps
-the row; `true`, or a text that says why (with the numbers in it), drops it; `reject` builds such an
-expression. The function's name is the recipe key and the rule written beside each reject, its keyword
-defaults are its settings, and the first line of its docstring is its documentation:
+the row; `true`, or a text that gives the reason with its numbers, drops it. `reject` builds such an
+expression. The function's name is the key in recipes and the rule recorded with each reject, its keyword
+defaults are its settings, and the first paragraph of its docstring is its documentation:
 
     @rule
     def too_short(minimum: int = 16) -> pl.Expr:
@@ -11,12 +11,12 @@ defaults are its settings, and the first line of its docstring is its documentat
         return reject(pl.col("characters") < minimum, "{characters} characters, minimum {minimum}",
                       characters=pl.col("characters"), minimum=minimum)
 
-A **signal** measures: it takes the frame and returns columns to add to it. A **corpus rule** takes a frame
-of hashes of the whole set (duplicates) once the workers are done. Both may have settings after the frame.
+A **signal** is a function that takes the frame and returns columns to add to it. A **corpus rule** takes a frame
+of hashes of the whole set (to find duplicates) when the workers are done. Both may have settings after the frame.
 
-Columns a filter can read: `source_id, messages, prompts, answers` (lists of text: user and assistant
-contents), `html_answers` (list of bool, which answers were or may have been HTML), `turns` (messages),
-`characters`, `model`, `metadata` (JSON text or null), and every signal's columns.
+Columns that a filter can read: `source_id`, `messages`, `prompts` and `answers` (lists of text: user and assistant
+contents), `html_answers` (list of bool: which answers were or may have been HTML), `turns` (number of messages),
+`characters`, `model`, `metadata` (JSON text or null), and the columns of all signals.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ Kind = Literal["filter", "signal", "corpus"]
 Function = TypeVar("Function", bound=Callable[..., object])
 
 VERDICT = pl.Struct({"reason": pl.String, "evidence": pl.String})
-EVIDENCE = 200  # characters of evidence that are kept
+EVIDENCE = 200  # most characters of evidence
 USER_MODULE = "curate_user_filters_"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One registered rule: `settings` maps each setting's name to its default."""
+    """A registered rule; `settings` maps each setting's name to its default."""
 
     name: str
     kind: Kind
@@ -60,35 +60,38 @@ class Rule:
 
     @property
     def label(self) -> str:
-        """How messages name the rule: its kind and name, and the file of one that is not built in."""
+        """The rule's name in messages: kind and name, and the file of a user's own rule."""
         module = self.function.__module__
         file = None if module.startswith("curate.") else getattr(sys.modules.get(module), "__file__", None)
         return f"{self.kind} {self.name!r}" + (f" in {file!r}" if file else "")
 
     def expression(self, settings: Mapping[str, object]) -> pl.Expr:
-        """Return what the filter gives: an expression of bool, text or verdict, null where a row is kept."""
+        """Return the filter's expression (bool, text or verdict; null keeps the row).
+
+        Raises RecipeError if the function fails or returns anything else.
+        """
         try:
-            built = self.function(**{**self.settings, **settings})
+            expression = self.function(**{**self.settings, **settings})
         except RecipeError:
             raise
         except Exception as error:
             raise RecipeError(f"{self.label} failed: {first_line(error)}") from error
-        if not isinstance(built, pl.Expr):
-            raise RecipeError(f"{self.label} returned {type(built).__name__}, not a Polars expression")
-        return built
+        if not isinstance(expression, pl.Expr):
+            raise RecipeError(f"{self.label} returned {type(expression).__name__}, not a Polars expression")
+        return expression
 
 
 _RULES: dict[str, Rule] = {}
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error as `Type: text`, without the query plan that Polars prints on the lines below."""
+    """Return an error as `Type: text`, without the query plan that Polars appends on further lines."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _defaults(function: Callable[..., object], kind: Kind, name: str) -> dict[str, object]:
-    """Read the settings off a signature; a signal and a corpus rule take the frame first."""
+    """Return the settings in a function's signature; a signal and a corpus rule take the frame first."""
     parameters = list(inspect.signature(function).parameters.values())
     settings = parameters if kind == "filter" else parameters[1:]
     for parameter in settings:
@@ -102,7 +105,7 @@ def _register(function: Callable[..., object], kind: Kind, columns: Mapping[str,
     doc = inspect.cleandoc(function.__doc__ or "")
     if not doc:
         raise RecipeError(f"{kind} {name!r} has no docstring; its first line is its documentation")
-    # a notebook's cell is run again and again; anywhere else the second of a name would silence the first
+    # a notebook cell may run many times; anywhere else a second rule of the same name is a mistake
     if name in _RULES and function.__module__ != "__main__":
         raise RecipeError(f"{kind} {name!r} is already defined: {_RULES[name].label}; give it another name")
     summary = doc.split("\n\n")[0].replace("\n", " ")
@@ -116,7 +119,7 @@ def rule(function: Function) -> Function:
 
 
 def corpus_rule(function: Function) -> Function:
-    """Register a rule that needs the whole set at once: a function of a frame of hashes (and settings)."""
+    """Register a rule on the whole set: a function of a frame of hashes (and settings)."""
     _register(function, "corpus", {})
     return function
 
@@ -133,9 +136,9 @@ def signal(**columns: pl.DataType | type[pl.DataType]) -> Callable[[Function], F
 
 
 def reject(when: pl.Expr, reason: str, *, evidence: pl.Expr | str | None = None, **values: pl.Expr | object) -> pl.Expr:
-    """Return a verdict: null where `when` is not true, else `reason` with its `{names}` filled from `values`.
+    """Return a verdict: null unless `when` is true, else `reason` with its `{names}` filled in from `values`.
 
-    `evidence` is the piece of text that shows it, cut at 200 characters.
+    `evidence` is an excerpt that shows why, cut to 200 characters.
     """
     parts: list[pl.Expr] = []
     for text, name in re.findall(r"([^{}]*)(?:\{(\w+)\})?", reason):
@@ -144,9 +147,9 @@ def reject(when: pl.Expr, reason: str, *, evidence: pl.Expr | str | None = None,
         if name:
             value = values[name]
             parts.append(value.cast(pl.String) if isinstance(value, pl.Expr) else pl.lit(str(value)))
-    shown = evidence if isinstance(evidence, pl.Expr) else pl.lit(evidence, dtype=pl.String)
+    excerpt = evidence if isinstance(evidence, pl.Expr) else pl.lit(evidence, dtype=pl.String)
     verdict = pl.struct(
-        reason=pl.concat_str(parts, ignore_nulls=True), evidence=shown.cast(pl.String).str.slice(0, EVIDENCE)
+        reason=pl.concat_str(parts, ignore_nulls=True), evidence=excerpt.cast(pl.String).str.slice(0, EVIDENCE)
     )
     return pl.when(when.fill_null(False)).then(verdict).otherwise(pl.lit(None, dtype=VERDICT))
 
@@ -159,13 +162,13 @@ def _load_built_in() -> None:
 
 
 def rules(*kinds: Kind) -> dict[str, Rule]:
-    """Return the registered rules of these kinds (all kinds, if none is named), in order of name."""
+    """Return the registered rules of these kinds (by default all), sorted by name."""
     _load_built_in()
     return {name: _RULES[name] for name in sorted(_RULES) if not kinds or _RULES[name].kind in kinds}
 
 
 def get(name: str, *kinds: Kind) -> Rule:
-    """Return one rule by name; raises RecipeError with the nearest name where there is none."""
+    """Return a rule by name; raises RecipeError with the closest name if there is none."""
     known = rules(*kinds)
     if name not in known:
         raise RecipeError(f"unknown filter {name!r}{did_you_mean(name, known)}")
@@ -173,38 +176,42 @@ def get(name: str, *kinds: Kind) -> Rule:
 
 
 def check(name: str, settings: Mapping[str, object] | None = None) -> dict[str, object]:
-    """Return a rule's settings in full, `settings` over its defaults; raises RecipeError for what is not allowed."""
-    found = get(name)
-    given = settings or {}
-    for key in given:
-        if key not in found.settings:
-            hint = did_you_mean(key, found.settings) or "; it has none"
-            raise RecipeError(f"{found.label} has no setting {key!r}{hint}")
-    full = {key: _conform(found, key, given[key]) if key in given else value for key, value in found.settings.items()}
-    if found.kind == "filter":
-        found.expression(full)  # a filter checks the values that a type cannot, such as a language's code
-    return full
+    """Return all settings of a rule, `settings` over its defaults; raises RecipeError for an invalid name or value."""
+    known = get(name)
+    values = settings or {}
+    for key in values:
+        if key not in known.settings:
+            hint = did_you_mean(key, known.settings) or "; it has none"
+            raise RecipeError(f"{known.label} has no setting {key!r}{hint}")
+    complete = {
+        key: _convert(known, key, values[key]) if key in values else default for key, default in known.settings.items()
+    }
+    if known.kind == "filter":
+        known.expression(complete)  # the function checks what a type cannot express, such as language codes
+    return complete
 
 
-def _conform(found: Rule, key: str, value: object) -> object:
-    """Return `value` as its default's type; TOML's arrays become tuples, whole numbers pass for fractions."""
-    default = found.settings[key]
+def _convert(known: Rule, key: str, value: object) -> object:
+    """Return `value` in the type of its default: a TOML array as a tuple, a whole number as a float."""
+    default = known.settings[key]
     if isinstance(default, tuple | list):
-        kind, words = (type(default[0]) if default else str), "a list of "
+        kind, prefix = (type(default[0]) if default else str), "a list of "
         if isinstance(value, tuple | list) and all(type(item) is kind for item in value):
             return tuple(value)
     else:
-        kind, words = type(default), ""
+        kind, prefix = type(default), ""
         if default is None or type(value) is kind:
             return value
         if kind is float and type(value) is int:
             return float(value)
-    words += {bool: "true or false", int: "whole number", float: "number", str: "text"}.get(kind, kind.__name__)
-    raise RecipeError(f"{found.label}: {key} = {value!r} is not allowed; give {words}, like {_example(default)}")
+    expected = {bool: "true or false", int: "whole number", float: "number", str: "text"}.get(kind, kind.__name__)
+    raise RecipeError(
+        f"{known.label}: {key} = {value!r} is not allowed; give {prefix}{expected}, like {_example(default)}"
+    )
 
 
 def _example(default: object) -> str:
-    """Write a default the way TOML does."""
+    """Return a default as TOML."""
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, tuple | list):
@@ -212,15 +219,16 @@ def _example(default: object) -> str:
     return f'"{default}"' if isinstance(default, str) else str(default)
 
 
-def _forget(module: str) -> None:
+def forget(module: str) -> None:
+    """Unregister the rules that a module defined."""
     for name in [name for name, known in _RULES.items() if known.function.__module__ == module]:
         del _RULES[name]
 
 
 def load(path: str | Path) -> list[str]:
-    """Run a user's own file of filters and return the names it registered; raises RecipeError if it fails.
+    """Import a user's file of filters and return the names it registers; raises RecipeError if it fails.
 
-    Loading a file again replaces what it registered before; a name that another file or curate has is refused.
+    Loading a file again replaces its earlier rules. A name that curate or another file uses is refused.
     """
     file = Path(path)
     digest = hashlib.blake2b(str(file.resolve()).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
@@ -228,16 +236,16 @@ def load(path: str | Path) -> list[str]:
     if spec is None or spec.loader is None or not file.is_file():
         raise RecipeError(f"no file of filters at {str(path)!r}; give a Python file (.py)")
     _load_built_in()
-    _forget(spec.name)
+    forget(spec.name)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        _forget(spec.name)
+        forget(spec.name)
         text = str(error) if isinstance(error, RecipeError) else first_line(error)
         raise RecipeError(f"filters file {str(path)!r} failed: {text}") from error
-    found = [name for name, known in rules().items() if known.function.__module__ == spec.name]
-    if not found:
+    names = [name for name, known in rules().items() if known.function.__module__ == spec.name]
+    if not names:
         raise RecipeError(f"filters file {str(path)!r} defines no filter; decorate one with @curate.filters.rule")
-    return found
+    return names

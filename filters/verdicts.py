@@ -1,4 +1,4 @@
-"""Run a recipe's signals and filters over a batch of conversations, one Polars plan for all filters."""
+"""Apply a recipe's signals and filters to a batch of conversations, with one Polars query for all filters."""
 
 from __future__ import annotations
 
@@ -9,132 +9,135 @@ import polars as pl
 from curate.errors import RecipeError
 from curate.filters.registry import EVIDENCE, VERDICT, Rule, first_line, get, reject, rules
 
-FAILURES = (Exception, pl.exceptions.PanicException)  # what a user's expression can end in
-Chosen = Mapping[str, Mapping[str, object]]  # rule's name -> its settings, in the recipe's order
+FAILURES = (Exception, pl.exceptions.PanicException)  # what a user's expression may raise
+RuleSettings = Mapping[str, Mapping[str, object]]  # rule name to settings, in the recipe's order
 
 
-def measure(frame: pl.DataFrame, chosen: Chosen | None = None) -> pl.DataFrame:
-    """Return the frame with the columns of the chosen signals added, or of all that are registered.
+def measure(frame: pl.DataFrame, signals: RuleSettings | None = None) -> pl.DataFrame:
+    """Return the frame with the columns of these signals added, by default of all registered signals.
 
-    Names that are no signals are passed over.
+    Names of other rules are ignored.
     """
-    for name, settings in ({key: {} for key in rules("signal")} if chosen is None else chosen).items():
-        found = get(name)
-        if found.kind == "signal":
-            frame = frame.hstack(_measured(found, settings, frame))
+    for name, settings in ({key: {} for key in rules("signal")} if signals is None else signals).items():
+        rule = get(name)
+        if rule.kind == "signal":
+            frame = frame.hstack(_measure(rule, settings, frame))
     return frame
 
 
-def _measured(found: Rule, settings: Mapping[str, object], frame: pl.DataFrame) -> pl.DataFrame:
+def _measure(rule: Rule, settings: Mapping[str, object], frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a signal's columns; raises RecipeError if it fails or returns other columns or rows than declared."""
     try:
-        measured = found.function(frame, **{**found.settings, **settings})
+        measured = rule.function(frame, **{**rule.settings, **settings})
     except FAILURES as error:
-        raise RecipeError(f"{found.label} failed: {first_line(error)}") from error
-    if not isinstance(measured, pl.DataFrame) or dict(measured.schema) != dict(found.columns):
-        got = dict(measured.schema) if isinstance(measured, pl.DataFrame) else type(measured).__name__
-        raise RecipeError(f"{found.label} must return a frame of {dict(found.columns)}, not {got}")
+        raise RecipeError(f"{rule.label} failed: {first_line(error)}") from error
+    if not isinstance(measured, pl.DataFrame) or dict(measured.schema) != dict(rule.columns):
+        actual = dict(measured.schema) if isinstance(measured, pl.DataFrame) else type(measured).__name__
+        raise RecipeError(f"{rule.label} must return a frame of {dict(rule.columns)}, not {actual}")
     if measured.height != frame.height:
-        raise RecipeError(f"{found.label} returned {measured.height} rows for {frame.height} conversations")
+        raise RecipeError(f"{rule.label} returned {measured.height} rows for {frame.height} conversations")
     return measured
 
 
 KEPT: dict[str, pl.DataType] = {"rule": pl.String(), "reason": pl.String(), "evidence": pl.String()}
 
 
-def apply(frame: pl.DataFrame, chosen: Chosen) -> pl.DataFrame:
-    """Return who rejects each row: see `Filters`."""
-    return Filters(chosen).apply(frame)
+def apply(frame: pl.DataFrame, filters: RuleSettings) -> pl.DataFrame:
+    """Return which filters reject each row; see `Filters.apply`."""
+    return Filters(filters).apply(frame)
 
 
 class Filters:
-    """A recipe's filters, built once and tried once for a shape of frame; names that are no filters are passed over."""
+    """A recipe's filters, built once and checked once per frame schema; names of other rules are ignored."""
 
-    def __init__(self, chosen: Chosen) -> None:
-        self._built = [
-            (found, found.expression(chosen[name])) for name in chosen if (found := get(name)).kind == "filter"
+    def __init__(self, filters: RuleSettings) -> None:
+        self._filters = [
+            (rule, rule.expression(filters[name])) for name in filters if (rule := get(name)).kind == "filter"
         ]
         self._verdicts: dict[tuple[tuple[str, pl.DataType], ...], list[pl.Expr]] = {}
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Return who rejects each row: `rule`, `reason`, `evidence` of the first in the recipe's order, all in `rules`.
+        """Return `rule`, `reason` and `evidence` of the first filter that rejects each row, and `rules`: all that do.
 
-        The first three are null, and `rules` empty, where the row is kept. A filter's two counts: what it took first
-        is in `rule`, what it would have taken alone in `rules`.
+        Filters run in the recipe's order. For a kept row the first three are None and `rules` is empty. `rules`
+        gives the count of what each filter would reject on its own.
         """
-        if not self._built or frame.is_empty():
+        if not self._filters or frame.is_empty():
             return pl.DataFrame(
                 {**dict.fromkeys(KEPT), "rules": [[]] * frame.height}, schema={**KEPT, "rules": pl.List(pl.String)}
             )
-        verdicts = self._tried(frame)
-        names = [found.name for found, _ in self._built]
+        verdicts = self._checked_verdicts(frame)
+        names = [rule.name for rule, _ in self._filters]
         try:
             return frame.lazy().with_columns(verdicts).select(*_outcome(names)).collect()
         except FAILURES as error:
-            raise _blame(self._built, frame, error) from error
+            raise _failure(self._filters, frame, error) from error
 
-    def _tried(self, frame: pl.DataFrame) -> list[pl.Expr]:
-        """Return the verdicts' expressions; raises RecipeError for a filter that cannot be used on such a frame."""
-        shape = tuple(frame.schema.items())
-        if shape not in self._verdicts:
-            rows = frame.head(1).vstack(frame.head(1))
-            self._verdicts[shape] = [
-                _verdict(found, built, rows).alias(f"verdict {found.name}") for found, built in self._built
+    def _checked_verdicts(self, frame: pl.DataFrame) -> list[pl.Expr]:
+        """Return the filters' verdict expressions; raises RecipeError for a filter that fails on this schema."""
+        schema = tuple(frame.schema.items())
+        if schema not in self._verdicts:
+            rows = frame.head(1).vstack(frame.head(1))  # two rows tell a column from a single value
+            self._verdicts[schema] = [
+                _verdict(rule, expression, rows).alias(f"verdict {rule.name}") for rule, expression in self._filters
             ]
-        return self._verdicts[shape]
+        return self._verdicts[schema]
 
 
 def _outcome(names: Sequence[str]) -> list[pl.Expr]:
-    """Bring the columns of verdicts, one per filter, to the columns that `apply` returns."""
+    """Return the columns of `Filters.apply` from one verdict column per filter."""
     verdicts = [pl.col(f"verdict {name}").struct for name in names]
-    taken = [verdict.field("reason").is_not_null() for verdict in verdicts]
+    rejects = [verdict.field("reason").is_not_null() for verdict in verdicts]
     first = pl.lit(None, dtype=pl.String)
     evidence = pl.lit(None, dtype=pl.String)
-    for name, took, verdict in reversed(list(zip(names, taken, verdicts, strict=True))):
-        first = pl.when(took).then(pl.lit(name)).otherwise(first)
-        evidence = pl.when(took).then(verdict.field("evidence").str.slice(0, EVIDENCE)).otherwise(evidence)
-    each = [pl.when(took).then(pl.lit(name)) for name, took in zip(names, taken, strict=True)]
+    for name, rejected, verdict in reversed(list(zip(names, rejects, verdicts, strict=True))):
+        first = pl.when(rejected).then(pl.lit(name)).otherwise(first)
+        evidence = pl.when(rejected).then(verdict.field("evidence").str.slice(0, EVIDENCE)).otherwise(evidence)
+    rules = [pl.when(rejected).then(pl.lit(name)) for name, rejected in zip(names, rejects, strict=True)]
     reason = pl.coalesce([verdict.field("reason") for verdict in verdicts])
     return [
         first.alias("rule"),
         reason.alias("reason"),
         evidence.alias("evidence"),
-        pl.concat_list(each).list.drop_nulls().alias("rules"),
+        pl.concat_list(rules).list.drop_nulls().alias("rules"),
     ]
 
 
-def _verdict(found: Rule, built: pl.Expr, rows: pl.DataFrame) -> pl.Expr:
-    """Bring what a filter gives (true, text or a verdict) to a verdict, after trying it on two rows."""
-    dtype = _try(found, built, rows)
+def _verdict(rule: Rule, expression: pl.Expr, rows: pl.DataFrame) -> pl.Expr:
+    """Return a filter's expression (bool, text or verdict) as a verdict, after checking it on two rows."""
+    dtype = _check(rule, expression, rows)
     if dtype == pl.Boolean:
-        return reject(built, found.summary.replace("{", "(").replace("}", ")"))
+        return reject(expression, rule.summary.replace("{", "(").replace("}", ")"))
     if dtype == pl.String:
-        return pl.when(built.is_not_null()).then(pl.struct(reason=built, evidence=pl.lit(None, dtype=pl.String)))
+        return pl.when(expression.is_not_null()).then(
+            pl.struct(reason=expression, evidence=pl.lit(None, dtype=pl.String))
+        )
     if dtype == pl.Null:
         return pl.lit(None, dtype=VERDICT)
     if dtype == VERDICT:
-        return built
-    raise RecipeError(f"{found.label} gives {dtype}; allowed are true, text, or a verdict from curate.filters.reject")
+        return expression
+    raise RecipeError(f"{rule.label} gives {dtype}; allowed are true, text, or a verdict from curate.filters.reject")
 
 
-def _try(found: Rule, built: pl.Expr, rows: pl.DataFrame) -> pl.DataType:
-    """Return the type a filter gives; raises RecipeError if it fails or gives another number of rows.
+def _check(rule: Rule, expression: pl.Expr, rows: pl.DataFrame) -> pl.DataType:
+    """Return the type of a filter's expression; raises RecipeError if it fails or gives another number of rows.
 
-    A constant is stretched over the batch; one value drawn from the batch's rows would differ by batch.
+    A constant applies to every row. A single value computed from the rows is refused: it would differ by batch.
     """
     try:
-        given = rows.select(verdict=built)["verdict"]
+        values = rows.select(verdict=expression)["verdict"]
     except FAILURES as error:
-        raise RecipeError(f"{found.label} failed: {first_line(error)}") from error
-    if len(given) != rows.height and built.meta.root_names():
-        raise RecipeError(f"{found.label} gives {len(given)} values for {rows.height} rows; give one for each row")
-    return given.dtype
+        raise RecipeError(f"{rule.label} failed: {first_line(error)}") from error
+    if len(values) != rows.height and expression.meta.root_names():
+        raise RecipeError(f"{rule.label} gives {len(values)} values for {rows.height} rows; give one for each row")
+    return values.dtype
 
 
-def _blame(filters: Sequence[tuple[Rule, pl.Expr]], frame: pl.DataFrame, error: Exception) -> RecipeError:
-    """Find the filter that fails on these rows, and say so."""
-    for found, built in filters:
+def _failure(filters: Sequence[tuple[Rule, pl.Expr]], frame: pl.DataFrame, error: Exception) -> RecipeError:
+    """Return an error that names the filter that fails on these rows."""
+    for rule, expression in filters:
         try:
-            frame.select(verdict=built)
-        except FAILURES as own:
-            return RecipeError(f"{found.label} failed: {first_line(own)}")
+            frame.select(verdict=expression)
+        except FAILURES as failure:
+            return RecipeError(f"{rule.label} failed: {first_line(failure)}")
     return RecipeError(f"the filters failed: {first_line(error)}")

@@ -197,7 +197,7 @@ def test_blocks_of_python_run(beside_the_example: Path, capsys: pytest.CaptureFi
             if "@rule" in block:  # a file of filters: it is loaded as one
                 Path("own.py").write_text(block, "utf-8")
                 assert registry.load("own.py") == ["long_winded", "questions"]
-                registry._forget(registry._RULES["questions"].function.__module__)
+                registry.forget(registry.get("questions").function.__module__)
                 continue
             exec(compile(block, name, "exec"), {"__name__": "docs"})
             done.append(name)
@@ -212,7 +212,7 @@ def test_blocks_of_toml_are_recipes(tmp_path: Path) -> None:
     for block in found:
         (tmp_path / "mine.toml").write_text(block, "utf-8")
         assert recipe.load(tmp_path / "mine.toml").filters
-    registry._forget(registry.get("shouting").function.__module__)
+    registry.forget(registry.get("shouting").function.__module__)
 
 
 def anchors(path: Path) -> set[str]:

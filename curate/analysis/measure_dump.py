@@ -89,7 +89,7 @@ class Measurer:
         messages = [draft.conversation.messages for draft in drafts]
         frame = verdicts.measure(frames.frame_of(drafts, frames.messages_table(drafts)), self.signals)
         sizes = self.counter.sizes([(each, True) for each in messages])
-        hashes = duplicates.chain_hashes_of([(m.role, m.content, m.name, m.tool_calls) for m in m_] for m_ in messages)
+        hashes = duplicates.chain_hashes([(m.role, m.content, m.name, m.tool_calls) for m in m_] for m_ in messages)
         place = [f"{file}:{draft.index}" for draft in drafts]
         counted = frame.with_columns(
             id=pl.coalesce("source_id", pl.Series(place, dtype=pl.String)),

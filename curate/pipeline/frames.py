@@ -132,7 +132,7 @@ def summary(source_file: str, drafts: Sequence[Draft], pieces: Pieces) -> pl.Dat
         "source_id": [draft.conversation.source_id for draft in drafts],
         "pieces": [len(pieces.get(row, ())) for row in range(len(drafts))],
     }
-    hashes = duplicates.chain_hashes_of(
+    hashes = duplicates.chain_hashes(
         [(m.role, m.content, m.name, m.tool_calls) for m in draft.conversation.messages] for draft in drafts
     )
     found = pl.DataFrame(columns, strict=False).hstack(hashes)

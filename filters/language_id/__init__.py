@@ -1,3 +1,3 @@
-"""Language identification with langdetect's profiles as one matrix."""
+"""Identify languages with langdetect's profiles, stored as one matrix."""
 
-UNKNOWN = "unknown"  # the language of a text with nothing to read
+UNKNOWN = "unknown"  # the language of a text without letters

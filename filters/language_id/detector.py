@@ -1,4 +1,4 @@
-"""The language of texts by langdetect's profiles: weights of letter groups, summed by language in one gather."""
+"""Detect the language of texts: weights of letter groups, summed by language in one gather."""
 
 from __future__ import annotations
 
@@ -10,56 +10,59 @@ from numpy.typing import NDArray
 
 from curate.filters.language_id import UNKNOWN, profiles
 
-PLACES = 128  # places in the evidence at which letter groups are read, evenly spread; 240 tell no more
-PACK = 12  # letter groups whose weights add up within 16 bits: 12 * 256 * ln(1 + 1 / alpha) = 30,425
-PLACES_PACKED = PACK // 3
-INDEPENDENT = 30  # letter groups overlap: however many, they count as so many independent ones (see `language`)
-BLOCK = 256  # conversations measured at once, so that the work stays in the processor's cache
+MAX_POSITIONS = 128  # positions at which letter groups are read, evenly spaced; 240 are no more accurate
+PACK = 12  # letter groups whose weights sum within 16 bits: 12 * 256 * ln(1 + 1 / alpha) = 30,425
+POSITIONS_PER_PACK = PACK // 3  # three groups (one, two and three letters) end at a position
+INDEPENDENT = 30  # letter groups overlap: they count as at most this many independent ones (see `language`)
+BLOCK = 256  # texts per step, so that the arrays stay in the processor's cache
 
 
 def detect(texts: Sequence[str]) -> tuple[list[str], NDArray[np.float32]]:
-    """Return the language of each text and how sure that is (see `language`); texts are read whole."""
+    """Return the language of each text and the confidence in it (0 to 1, see `language`)."""
     codes = profiles.codes()
-    found: list[str] = []
-    sure: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
+    languages: list[str] = []
+    confidences: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
     for at in range(0, len(texts), BLOCK):
         scores, groups = _scores(texts[at : at + BLOCK])
         best = scores.argmax(axis=1)
-        found += [codes[code] if some else UNKNOWN for code, some in zip(best, groups, strict=True)]
-        sure.append(_confidence(scores, groups))
-    return found, np.concatenate(sure)
+        languages += [codes[column] if count else UNKNOWN for column, count in zip(best, groups, strict=True)]
+        confidences.append(_confidence(scores, groups))
+    return languages, np.concatenate(confidences)
 
 
 def _confidence(scores: NDArray[np.int32], groups: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the share of the best language, 0 where there was nothing to read."""
+    """Return the posterior of the best language, 0 for a text without letter groups."""
     weight = np.minimum(1.0, INDEPENDENT / np.maximum(groups, 1)) / profiles.STEPS
     behind = (scores - scores.max(axis=1, keepdims=True)) * weight[:, None]
     return np.where(groups > 0, np.round(1 / np.exp(behind).sum(axis=1), 4), 0).astype(np.float32)
 
 
 def _scores(texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the summed weights (texts, languages) of each text, and how many letter groups spoke."""
+    """Return the summed weights, (texts, languages), and the number of known letter groups of each text."""
     table = profiles.load()
     letters, sizes = _letters(texts, table)
-    places = np.minimum(sizes, PLACES)
-    rows = table.rows(_groups(letters, _spread(sizes, places), table))
-    silent = np.int32(len(table.weights) - 1)
-    packs = -(-places // PLACES_PACKED)
+    counts = np.minimum(sizes, MAX_POSITIONS)
+    rows = table.rows(_groups(letters, _sample_positions(sizes, counts), table))  # (positions, 3)
+    zero_row = np.int32(len(table.weights) - 1)
+    packs = -(-counts // POSITIONS_PER_PACK)  # of each text, rounded up
     first = np.cumsum(packs) - packs
-    padded = np.full((int(packs.sum()) * PLACES_PACKED, 3), silent)
-    padded[np.arange(len(rows)) + np.repeat(first * PLACES_PACKED - (np.cumsum(places) - places), places)] = rows
-    spoke = (padded != silent).reshape(-1, PACK).sum(axis=1)
+    padded = np.full((int(packs.sum()) * POSITIONS_PER_PACK, 3), zero_row)  # every text starts at a pack
+    padded[np.arange(len(rows)) + np.repeat(first * POSITIONS_PER_PACK - (np.cumsum(counts) - counts), counts)] = rows
+    known = (padded != zero_row).reshape(-1, PACK).sum(axis=1)
     scores = np.zeros((len(texts), table.weights.shape[1]), np.int32)
     groups = np.zeros(len(texts), np.int64)
-    some = packs > 0
-    if some.any():
-        scores[some] = np.add.reduceat(_packed(padded, table), first[some], axis=0, dtype=np.int32)
-        groups[some] = np.add.reduceat(spoke, first[some])
+    nonempty = packs > 0
+    if nonempty.any():
+        scores[nonempty] = np.add.reduceat(_sum_packs(padded, table), first[nonempty], axis=0, dtype=np.int32)
+        groups[nonempty] = np.add.reduceat(known, first[nonempty])
     return scores, groups
 
 
-def _packed(rows: NDArray[np.int32], table: profiles.Profiles) -> NDArray[np.int16]:
-    """Add up the weights of `PACK` letter groups at a time: in 16 bits, with no copy of all, five times as fast."""
+def _sum_packs(rows: NDArray[np.int32], table: profiles.Profiles) -> NDArray[np.int16]:
+    """Return the sum of weights of each `PACK` letter groups, (packs, languages).
+
+    In 16 bits and without gathering all weights at once, this is five times as fast.
+    """
     columns = np.ascontiguousarray(rows.reshape(-1, PACK).T)
     total: NDArray[np.int16] = np.take(table.weights, columns[0], axis=0)
     for column in columns[1:]:
@@ -68,17 +71,17 @@ def _packed(rows: NDArray[np.int32], table: profiles.Profiles) -> NDArray[np.int
 
 
 def _letters(texts: Sequence[str], table: profiles.Profiles) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-    """Return the folded letters of all texts in a row, runs of spaces as one, and how many each text has."""
+    """Return the folded letters of all texts, concatenated with runs of spaces as one, and each text's length."""
     sizes = np.fromiter((len(text) + 1 for text in texts), np.int64, len(texts))
     wide = np.frombuffer(("\0".join(texts) + "\0").encode("utf-32-le", "replace"), np.uint32)
     codes = np.where(wide < 0x10000, wide, profiles.SPACE).astype(np.uint16)
     flags = table.flags[codes]
     latin = _per_text(flags & profiles.LATIN, sizes)
     other = _per_text(flags & profiles.OTHER_SCRIPT, sizes) // profiles.OTHER_SCRIPT
-    foreign = latin * 2 < other  # Latin words in a text of another script say nothing (langdetect)
-    if foreign.any():
-        stay = ~(np.repeat(foreign, sizes) & (flags & profiles.LATIN > 0))
-        codes, sizes = codes[stay], _per_text(stay, sizes)
+    non_latin = latin * 2 < other  # langdetect then ignores Latin words
+    if non_latin.any():
+        keep = ~(np.repeat(non_latin, sizes) & (flags & profiles.LATIN > 0))
+        codes, sizes = codes[keep], _per_text(keep, sizes)
     letters = table.letters[codes]
     space = letters == profiles.SPACE
     single = ~space
@@ -87,27 +90,27 @@ def _letters(texts: Sequence[str], table: profiles.Profiles) -> tuple[NDArray[np
 
 
 def _per_text(values: NDArray[np.integer[Any]] | NDArray[np.bool_], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Add up the values of each text; none is empty, for a space ends each."""
+    """Return the sum of each text's values; `reduceat` is safe since no text is empty: a space ends each."""
     summed: NDArray[np.int64] = np.add.reduceat(values, np.cumsum(sizes) - sizes, dtype=np.int64)
     return summed
 
 
-def _spread(sizes: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where in the row of letters each text is read: `places` of its `sizes` letters, evenly spread."""
-    nth = np.arange(places.sum()) - np.repeat(np.cumsum(places) - places, places)
-    start = np.repeat(np.cumsum(sizes) - sizes, places)
-    spread: NDArray[np.int64] = start + nth * np.repeat(sizes, places) // np.repeat(places, places)
-    return spread
+def _sample_positions(sizes: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return positions in the concatenated letters: `counts` per text, evenly spaced over its `sizes` letters."""
+    nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    start = np.repeat(np.cumsum(sizes) - sizes, counts)
+    positions: NDArray[np.int64] = start + nth * np.repeat(sizes, counts) // np.repeat(counts, counts)
+    return positions
 
 
-def _groups(letters: NDArray[np.uint16], places: NDArray[np.int64], table: profiles.Profiles) -> NDArray[np.uint64]:
-    """Return (places, 3) keys: the one, two, three letters that end at each place, 0 where langdetect passes over."""
+def _groups(letters: NDArray[np.uint16], positions: NDArray[np.int64], table: profiles.Profiles) -> NDArray[np.uint64]:
+    """Return (positions, 3) keys: the last one, two and three letters at each position, 0 where langdetect skips."""
     padded = np.concatenate([np.full(2, profiles.SPACE, np.uint16), letters])
-    last, second, third = padded[places + 2], padded[places + 1], padded[places]
+    last, second, third = padded[positions + 2], padded[positions + 1], padded[positions]
     ends, breaks = last == profiles.SPACE, second == profiles.SPACE
     upper = table.flags & profiles.UPPER > 0
-    capitals = upper[last] & upper[second]  # a word in capitals is passed over
-    keys = np.empty((len(places), 3), np.uint64)
+    capitals = upper[last] & upper[second]  # langdetect skips words in capitals
+    keys = np.empty((len(positions), 3), np.uint64)
     keys[:, 0] = last
     keys[:, 1] = keys[:, 0] | second.astype(np.uint64) << np.uint64(16)
     keys[:, 2] = keys[:, 1] | third.astype(np.uint64) << np.uint64(32)

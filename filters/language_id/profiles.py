@@ -1,12 +1,12 @@
-"""langdetect's own profiles as one matrix: what each letter group says for each language, kept ready on disk.
+"""langdetect's profiles as one matrix: the weight of each letter group for each language, cached on disk.
 
-The profiles are counts of groups of one, two and three letters in Wikipedia's text, by language (Shuyo,
-language-detection, Apache-2.0; langdetect is its Python port). Here group g speaks for language l with
+The profiles count groups of one, two and three letters in Wikipedia's text, by language (Shuyo,
+language-detection, Apache-2.0; langdetect is its Python port). The weight of group g for language l is
 
     weight = round(256 * ln(1 + p / alpha)),   p = share of g among l's groups of its length, alpha = 0.5 / 10,000
 
-which is langdetect's own log-probability less the constant ln(alpha). Whole numbers add up to the same sum in any
-order, so that a score depends on the text alone: not on the batch, the machine or the number of threads.
+which is langdetect's log-probability minus the constant ln(alpha). Integers add up to the same sum in any
+order, so a score depends on the text alone, not on the batch, the machine or the number of threads.
 """
 
 from __future__ import annotations
@@ -26,78 +26,78 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT = 1  # of the files on disk; a change here makes old ones be left alone
+FORMAT = 1  # version of the cached files; other versions are ignored
 ALPHA = 0.5 / 10_000  # langdetect's ALPHA_DEFAULT / BASE_FREQ
 STEPS = 256  # weight steps per natural logarithm
-HASH_BITS = 19  # buckets of groups: 2^19 for 88 thousand, five in the fullest
+HASH_BITS = 19  # 2^19 buckets for 88 thousand groups; at most five share a bucket
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio (Knuth, Fibonacci hashing)
 SPACE = 32
 
-# what a character is to the cleaning, as flags
+# flags of a character
 LATIN, OTHER_SCRIPT, UPPER = 1, 2, 4
 
 
 @dataclass(frozen=True)
 class Profiles:
-    """The matrix and the tables around it, one row of `weights` for each letter group and a last one of zeros."""
+    """The matrix of weights and its lookup tables; the last row of `weights` is zero."""
 
     weights: NDArray[np.int16]  # (groups + 1, languages)
-    keys: NDArray[np.uint64]  # (groups + 1,) the letters of each group, 16 bits each, in order of bucket
-    starts: NDArray[np.int32]  # (2^HASH_BITS + 1,) where each bucket begins in `keys`
+    keys: NDArray[np.uint64]  # (groups + 1,) letters of each group, 16 bits each, sorted by bucket
+    starts: NDArray[np.int32]  # (2^HASH_BITS + 1,) start of each bucket in `keys`
     letters: NDArray[np.uint16]  # (65536,) each character as langdetect folds it
     flags: NDArray[np.uint8]  # (65536,) LATIN, OTHER_SCRIPT, UPPER
 
     def rows(self, keys: NDArray[np.uint64]) -> NDArray[np.int32]:
-        """Return the row of each letter group in `weights`; the last row for those that no profile knows."""
+        """Return each letter group's row in `weights`; the last row for unknown groups."""
         flat = keys.ravel()
         bucket = buckets(flat)
         rows = self.starts[bucket]
         end = self.starts[bucket + 1]
-        left = np.flatnonzero(self.keys[rows] != flat)
-        while len(left):
-            rows[left] += 1
-            over = rows[left] >= end[left]
-            rows[left[over]] = len(self.keys) - 1
-            left = left[~over]
-            left = left[self.keys[rows[left]] != flat[left]]
+        open_keys = np.flatnonzero(self.keys[rows] != flat)  # indices still to look up
+        while len(open_keys):
+            rows[open_keys] += 1
+            missing = rows[open_keys] >= end[open_keys]
+            rows[open_keys[missing]] = len(self.keys) - 1
+            open_keys = open_keys[~missing]
+            open_keys = open_keys[self.keys[rows[open_keys]] != flat[open_keys]]
         return rows.reshape(keys.shape)
 
 
 def buckets(keys: NDArray[np.uint64]) -> NDArray[np.int32]:
-    """Return the bucket each letter group hashes to."""
+    """Return the hash bucket of each letter group."""
     return ((keys * MULTIPLIER) >> np.uint64(64 - HASH_BITS)).astype(np.int32)
 
 
 def _folder() -> Path:
     spec = importlib.util.find_spec("langdetect")
-    places = list(spec.submodule_search_locations or []) if spec else []
-    return Path(places[0], "profiles")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    return Path(folders[0], "profiles")
 
 
 @functools.cache
 def codes() -> tuple[str, ...]:
-    """Return the codes of the languages langdetect knows, in alphabetical order."""
+    """Return langdetect's language codes, sorted."""
     return tuple(sorted(path.name for path in _folder().iterdir() if not path.name.startswith((".", "_"))))
 
 
 @functools.cache
 def load() -> Profiles:
-    """Return the profiles, mapped from the user's cache (shared between processes), or built where there is none."""
+    """Return the profiles, memory-mapped from the user's cache, or built where there is no cache."""
     try:
         folder = cache_folder()
     except RuntimeError:  # a user without a home
         return build()
-    found = _read(folder)
-    if found is None:
-        found = build()
-        if _write(folder, found):
-            found = _read(folder) or found  # mapped, so that processes share it
-    return found
+    profiles = _read(folder)
+    if profiles is None:
+        profiles = build()
+        if _write(folder, profiles):
+            profiles = _read(folder) or profiles  # mapped memory is shared between processes
+    return profiles
 
 
 def cache_folder() -> Path:
-    """Return where the built arrays are kept: `$XDG_CACHE_HOME/curate`, or `~/.cache/curate`."""
-    home = os.environ.get("XDG_CACHE_HOME", "")  # a relative one is to be ignored (XDG base directories)
+    """Return the folder of the cached arrays, in `$XDG_CACHE_HOME/curate` or `~/.cache/curate`."""
+    home = os.environ.get("XDG_CACHE_HOME", "")  # the XDG specification says to ignore a relative path
     return Path(
         home if Path(home).is_absolute() else Path("~/.cache").expanduser(),
         "curate",
@@ -112,27 +112,27 @@ def _read(folder: Path) -> Profiles | None:
         }
     except (OSError, ValueError, EOFError):
         return None
-    found = Profiles(**arrays)
-    return found if found.weights.shape == (len(found.keys), len(codes())) else None
+    profiles = Profiles(**arrays)
+    return profiles if profiles.weights.shape == (len(profiles.keys), len(codes())) else None
 
 
 def _write(folder: Path, profiles: Profiles) -> bool:
-    """Write the arrays aside and rename them into place; false where that is not possible."""
+    """Write the arrays to a temporary folder and rename it; return False if that is not possible."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
-            ready = Path(aside, "ready")
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+            ready = Path(temporary, "ready")
             ready.mkdir()
             for field in fields(profiles):
                 with (ready / f"{field.name}.npy").open("wb") as file:
                     np.save(file, getattr(profiles, field.name))
                     file.flush()
-                    os.fsync(file.fileno())  # or a crash could leave arrays of zeros behind, of the right shape
+                    os.fsync(file.fileno())  # a crash could otherwise leave arrays of zeros of the right shape
             if folder.exists() and _read(folder) is None:
                 shutil.rmtree(folder)
             ready.rename(folder)
     except OSError:
-        return False  # read-only, full, or another process was first
+        return False  # read-only or full disk, or another process was faster
     return True
 
 
@@ -148,7 +148,7 @@ def build() -> Profiles:
 
 
 def _weights() -> dict[str, NDArray[np.int16]]:
-    """Return each letter group's weights, one for each language."""
+    """Return the weights of each letter group, (languages,)."""
     weights: dict[str, NDArray[np.int16]] = {}
     for column, code in enumerate(codes()):
         profile: dict[str, Any] = json.loads(Path(_folder(), code).read_text(encoding="utf-8"))
@@ -162,7 +162,7 @@ def _weights() -> dict[str, NDArray[np.int16]]:
 
 
 def _key(group: str) -> int:
-    """Pack a group's letters, 16 bits each, the last one lowest."""
+    """Return a group's letters as one integer, 16 bits each, the last letter lowest."""
     key = 0
     for letter in group:
         key = key << 16 | ord(letter)
@@ -170,7 +170,7 @@ def _key(group: str) -> int:
 
 
 def _letters() -> NDArray[np.uint16]:
-    """Fold every character of the basic plane as langdetect does: punctuation to space, Hangul to one letter…"""
+    """Return langdetect's folding of the basic plane: punctuation becomes a space, all Hangul one letter, and so on."""
     from langdetect.utils.ngram import NGram  # type: ignore[import-untyped]
 
     folded = (SPACE if 0xD800 <= code < 0xE000 else ord(NGram.normalize(chr(code))) for code in range(0x10000))
@@ -178,11 +178,11 @@ def _letters() -> NDArray[np.uint16]:
 
 
 def _flags() -> NDArray[np.uint8]:
-    """Say of every character of the basic plane whether it is basic Latin, of another script, a folded capital."""
+    """Return the flags of all characters of the basic plane: basic Latin, another script, folds to a capital."""
     code = np.arange(0x10000)
     letter = np.fromiter((unicodedata.category(chr(c))[0] in "LM" for c in range(0x10000)), bool, 0x10000)
-    # langdetect's bounds: 'A' to 'z' with what lies between, and all from U+0300 but Vietnamese; symbols and
-    # emoji, which it counts as another script, are left out here
+    # langdetect's bounds: all from 'A' to 'z', and all from U+0300 except Vietnamese. Unlike there, symbols and emoji
+    # are not another script.
     latin = (code >= ord("A")) & (code <= ord("z"))
     other = letter & (code >= 0x300) & ~((code >= 0x1E00) & (code <= 0x1EFF))
     upper = np.fromiter((chr(c).isupper() for c in _letters()), bool, 0x10000)

@@ -1,4 +1,4 @@
-"""Duplicates, beginnings of longer chats and the train/eval split: one copy stays, and always the same one."""
+"""Duplicates, prefixes of longer chats and the train/eval split: one copy is kept, and always the same one."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.filters.duplicates import chain_hashes, find
+from curate.filters.duplicates import MessageFields, chain_hashes, exact_duplicates
 from curate.pipeline.holdout import assign_split
 
-MESSAGE = pl.Struct({"role": pl.String, "content": pl.String, "name": pl.String, "tool_calls": pl.String})
 Chat = Sequence[str]
 
 
-def messages(chats: Sequence[Chat]) -> pl.Series:
-    """User and assistant in turn; a text that starts with `system:` is a system message."""
+def messages(chats: Sequence[Chat]) -> list[list[MessageFields]]:
+    """Return messages of alternating user and assistant; a text that starts with `system:` is a system message."""
     rows = []
     for chat in chats:
-        turns: list[dict[str, str | None]] = []
+        row: list[MessageFields] = []
         for text in chat:
-            turn = sum(message["role"] != "system" for message in turns)
-            role = "system" if text.startswith("system:") else ("user", "assistant")[turn % 2]
-            turns.append({"role": role, "content": text, "name": None, "tool_calls": None})
-        rows.append(turns)
-    return pl.Series(rows, dtype=pl.List(MESSAGE))
+            position = sum(message[0] != "system" for message in row)
+            role = "system" if text.startswith("system:") else ("user", "assistant")[position % 2]
+            row.append((role, text, None, None))
+        rows.append(row)
+    return rows
 
 
 def hashed(chats: Sequence[Chat], ids: Sequence[str | None] | None = None) -> pl.DataFrame:
@@ -37,9 +36,9 @@ def hashed(chats: Sequence[Chat], ids: Sequence[str | None] | None = None) -> pl
 
 
 def twins(
-    chats: Sequence[Chat], *, ids: Sequence[str | None] | None = None, **chosen: bool
+    chats: Sequence[Chat], *, ids: Sequence[str | None] | None = None, **options: bool
 ) -> list[tuple[object, ...]]:
-    return find(hashed(chats, ids), ids=ids is not None, **chosen).select("twin", "kind").rows()
+    return exact_duplicates(hashed(chats, ids), ids=ids is not None, **options).select("twin", "kind").rows()
 
 
 STAYS = (None, None)
@@ -99,12 +98,12 @@ CHATS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=5), max_s
 @settings(max_examples=150, deadline=None)
 @given(CHATS)
 def test_nothing_is_lost_and_nothing_stays_twice(chats: list[list[str]]) -> None:
-    found = find(hashed(chats))
-    assert found["row"].to_list() == list(range(len(chats)))
-    stay = [row for row, twin in enumerate(found["twin"]) if twin is None]
+    result = exact_duplicates(hashed(chats))
+    assert result["row"].to_list() == list(range(len(chats)))
+    stay = [row for row, twin in enumerate(result["twin"]) if twin is None]
     kept = [tuple(chats[row]) for row in stay]
     assert len(set(kept)) == len(kept)
-    for row, twin, kind in found.iter_rows():
+    for row, twin, kind in result.iter_rows():
         chat = chats[row]
         longer = [other for other in stay if len(chats[other]) > len(chat) and chats[other][: len(chat)] == chat]
         if twin is None:
@@ -123,16 +122,16 @@ def test_the_contents_that_stay_do_not_depend_on_the_order(chats: list[list[str]
     turned = list(chats)
     random.shuffle(turned)  # type: ignore[attr-defined]
     stay = [
-        sorted(some[row] for row, twin in enumerate(find(hashed(some))["twin"]) if twin is None)
-        for some in (chats, turned)
+        sorted(order[row] for row, twin in enumerate(exact_duplicates(hashed(order))["twin"]) if twin is None)
+        for order in (chats, turned)
     ]
     assert stay[0] == stay[1]
 
 
 # --- hashes
 
-GOLDEN = "from curate.filters.duplicates import chain_hashes as c; import polars as pl\n"
-GOLDEN += "f = c(pl.Series([[{'role': 'user', 'content': 'hi'}, {'role': 'assistant', 'content': 'hé'}]]))\n"
+GOLDEN = "from curate.filters.duplicates import chain_hashes\n"
+GOLDEN += "f = chain_hashes([[('user', 'hi', None, None), ('assistant', 'hé', None, None)]])\n"
 GOLDEN += "print(f['chain'].to_list(), f['cluster'].to_list())"
 
 
@@ -150,16 +149,18 @@ def test_a_cluster_is_the_first_exchange_whatever_follows_or_stands_before() -> 
 
 
 def test_names_and_tool_calls_are_part_of_a_message() -> None:
-    plain = {"role": "assistant", "content": "x", "name": None, "tool_calls": None}
-    ways = [plain, {**plain, "name": "bob"}, {**plain, "tool_calls": "bob"}, {**plain, "content": "xbob"}]
-    chains = chain_hashes(pl.Series([[way] for way in ways], dtype=pl.List(MESSAGE)))["chain"].to_list()
-    assert len({chain[0] for chain in chains}) == len(ways)
-    bare = pl.Series([[{"role": "assistant", "content": "x"}]])
-    assert chain_hashes(bare)["chain"].to_list()[0] == chains[0]
+    variants: list[MessageFields] = [
+        ("assistant", "x", None, None),
+        ("assistant", "x", "bob", None),
+        ("assistant", "x", None, "bob"),
+        ("assistant", "xbob", None, None),
+    ]
+    chains = chain_hashes([variant] for variant in variants)["chain"].to_list()
+    assert len({chain[0] for chain in chains}) == len(variants)
 
 
 def test_rows_without_messages_have_an_empty_chain() -> None:
-    frame = chain_hashes(pl.Series([[], None], dtype=pl.List(MESSAGE)))
+    frame = chain_hashes([[], []])
     assert frame["chain"].to_list() == [[], []]
     assert frame.schema == {"chain": pl.List(pl.UInt64), "cluster": pl.String}
 

@@ -232,9 +232,9 @@ def test_a_row_is_judged_alike_alone_and_in_any_batch(rows: list[dict[str, objec
         ("models", {"keep": []}, "would drop everything"),
         ("vendor_mention", {"words": ["openai", " "]}, "none empty"),
         ("repeated_digits", {"times": 1}, "times = 1 is not allowed; give 2 or more"),
-        ("languages", {"keep": ["english"]}, "keep holds 'english', unknown"),
+        ("languages", {"keep": ["english"]}, "unknown language 'english' in keep"),
         ("languages", {"keep": ["zh-ch"]}, "did you mean 'zh-cn'?"),
-        ("languages", {"keep": ["unknown"]}, "keep holds 'unknown'"),
+        ("languages", {"keep": ["unknown"]}, "unknown language 'unknown' in keep"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line(name: str, chosen: dict[str, object], message: str) -> None:
@@ -278,7 +278,7 @@ def forget_users_filters() -> object:
     yield
     for module in {found.function.__module__ for found in rules().values()}:
         if module.startswith(registry.USER_MODULE):
-            registry._forget(module)
+            registry.forget(module)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The language of a conversation: right, the same in any batch, and silent where there is nothing to read."""
+"""Language identification: accurate, independent of the batch, and unknown for a text without letters."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from langdetect import detector_factory  # type: ignore[import-untyped]
 from langdetect.utils.ngram import NGram  # type: ignore[import-untyped]
 
 from curate.filters.language import language
-from curate.filters.language_id import UNKNOWN, profiles
-from curate.filters.language_id import detector as measuring
-from curate.filters.language_id.detector import PACK, PLACES, detect
+from curate.filters.language_id import UNKNOWN, detector, profiles
+from curate.filters.language_id.detector import MAX_POSITIONS, PACK, detect
 
 SAMPLES = {
     "en": "The quick brown fox jumps over the lazy dog while the others are watching from the river bank.",
@@ -45,15 +44,15 @@ def frame(prompts: Sequence[str | None], answers: Sequence[str | None]) -> pl.Da
     return pl.DataFrame({"prompts": [prompts], "answers": [answers]}, schema={"prompts": lists, "answers": lists})
 
 
-def of(prompts: Sequence[str | None], answers: Sequence[str | None]) -> str:
-    found: str = language(frame(prompts, answers)).item(0, "language")
-    return found
+def identify(prompts: Sequence[str | None], answers: Sequence[str | None]) -> str:
+    code: str = language(frame(prompts, answers)).item(0, "language")
+    return code
 
 
 @pytest.mark.parametrize("code", SAMPLES)
 def test_a_plain_sentence_is_recognised(code: str) -> None:
-    found, confidence = detect([SAMPLES[code]])
-    assert found == [code]
+    codes, confidence = detect([SAMPLES[code]])
+    assert codes == [code]
     assert confidence[0] > 0.9
 
 
@@ -83,24 +82,29 @@ def test_without_evidence_the_language_is_unknown_with_no_confidence(
 
 
 def test_code_does_not_outvote_the_text_around_it() -> None:
-    assert of([SAMPLES["ko"]], [CODE * 40 + "\n네, 좋아요. 어디로 갈까요?"]) == "ko"
+    assert identify([SAMPLES["ko"]], [CODE * 40 + "\n네, 좋아요. 어디로 갈까요?"]) == "ko"
     assert (
-        of([f"{SAMPLES['de']}\n{CODE}"], ["Nimm `the quick brown fox function` statt `while the loop is running`."])
+        identify(
+            [f"{SAMPLES['de']}\n{CODE}"], ["Nimm `the quick brown fox function` statt `while the loop is running`."]
+        )
         == "de"
     )
     assert (
-        of([], ["```\nthis code block was never closed, and all of this is inside of it\n" + "x = 1\n" * 99]) == UNKNOWN
+        identify([], ["```\nthis code block was never closed, and all of this is inside of it\n" + "x = 1\n" * 99])
+        == UNKNOWN
     )
 
 
 def test_addresses_do_not_speak() -> None:
     address = "https://www.example.com/this-is-the-english-title-of-the-article-that-you-were-reading"
-    assert of([f"{address} {address} Was steht in diesem Artikel?"], ["Ich kann ihn leider nicht öffnen."]) == "de"
+    assert (
+        identify([f"{address} {address} Was steht in diesem Artikel?"], ["Ich kann ihn leider nicht öffnen."]) == "de"
+    )
 
 
 def test_both_sides_speak_and_neither_drowns_the_other() -> None:
-    assert of([SAMPLES["fr"] * 50], [SAMPLES["fr"]]) == "fr"
-    assert of(["Translate this."], [SAMPLES["ko"] * 3]) == "ko"
+    assert identify([SAMPLES["fr"] * 50], [SAMPLES["fr"]]) == "fr"
+    assert identify(["Translate this."], [SAMPLES["ko"] * 3]) == "ko"
     mixed = language(frame([SAMPLES["de"] * 10], [SAMPLES["en"] * 10]))
     assert mixed.item(0, "language") in {"de", "en"}
     assert mixed.item(0, "language_confidence") < 1
@@ -114,8 +118,8 @@ def test_letters_with_combining_accents_read_as_one() -> None:
 
 def test_letters_are_folded_as_langdetect_folds_them() -> None:
     table = profiles.load()
-    every = [code for code in range(0x10000) if not 0xD800 <= code < 0xE000]
-    assert [int(table.letters[code]) for code in every] == [ord(NGram.normalize(chr(code))) for code in every]
+    codes = [code for code in range(0x10000) if not 0xD800 <= code < 0xE000]
+    assert [int(table.letters[code]) for code in codes] == [ord(NGram.normalize(chr(code))) for code in codes]
 
 
 def test_letter_groups_are_those_langdetect_extracts() -> None:
@@ -123,22 +127,23 @@ def test_letter_groups_are_those_langdetect_extracts() -> None:
     known = detector_factory._factory.word_lang_prob_map
     texts = ["A café in NASA's yard, ok?", " two  spaces\nand a Tab\t!", *SAMPLES.values()]
     for text in texts:
-        short = text[:PLACES]
-        detector = detector_factory._factory.create()
-        detector.append(short + " ")  # here, the end of a text is the end of a word
-        detector.cleaning_text()
-        assert _groups_read(short) == sorted(detector._extract_ngrams()), text
+        short = text[:MAX_POSITIONS]
+        reference = detector_factory._factory.create()
+        reference.append(short + " ")  # in curate the end of a text ends a word
+        reference.cleaning_text()
+        assert _known_groups(short) == sorted(reference._extract_ngrams()), text
     assert len(known) == len(profiles.load().keys) - 1
 
 
-def _groups_read(text: str) -> list[str]:
-    """The letter groups that speak for a text, as text again."""
+def _known_groups(text: str) -> list[str]:
+    """Return the letter groups of a text that have weights, as text."""
     table = profiles.load()
-    letters, sizes = measuring._letters([text], table)
-    keys = measuring._groups(letters, measuring._spread(sizes, np.minimum(sizes, PLACES)), table)
+    letters, sizes = detector._letters([text], table)
+    positions = detector._sample_positions(sizes, np.minimum(sizes, MAX_POSITIONS))
+    keys = detector._groups(letters, positions, table)
     rows = table.rows(keys)
-    found = [int(key) for key in table.keys[rows[rows < len(table.keys) - 1]]]
-    return sorted("".join(chr(key >> shift & 0xFFFF) for shift in (32, 16, 0) if key >> shift) for key in found)
+    known = [int(key) for key in table.keys[rows[rows < len(table.keys) - 1]]]
+    return sorted("".join(chr(key >> shift & 0xFFFF) for shift in (32, 16, 0) if key >> shift) for key in known)
 
 
 TEXT = st.one_of(
@@ -152,15 +157,15 @@ TEXT = st.one_of(
 def test_a_text_is_judged_alike_alone_and_in_any_batch(texts: list[str]) -> None:
     together, confidence = detect(texts)
     alone = [detect([text]) for text in texts]
-    assert together == [found[0] for found, _ in alone]
-    assert confidence.tolist() == [sure[0] for _, sure in alone]
-    assert all(0 <= sure <= 1 for sure in confidence)
+    assert together == [codes[0] for codes, _ in alone]
+    assert confidence.tolist() == [confidences[0] for _, confidences in alone]
+    assert all(0 <= value <= 1 for value in confidence)
 
 
 def test_a_batch_of_any_size_gives_the_same() -> None:
     texts = list(SAMPLES.values()) * 50
-    found, _ = detect(texts)
-    assert found == list(SAMPLES) * 50
+    codes, _ = detect(texts)
+    assert codes == list(SAMPLES) * 50
 
 
 def test_weights_fit_the_sums_they_are_added_up_in() -> None:
@@ -206,11 +211,11 @@ def test_accuracy_on_labelled_sentences(shared: Path) -> None:
         rows = [json.loads(line) for line in file]
     known = {same.get(code, code) for code in profiles.codes()}
     rows = [row for row in rows if same.get(row["language"], row["language"]) in known]
-    found, confidence = detect([row["text"] for row in rows])
+    codes, confidence = detect([row["text"] for row in rows])
     right = np.array(
         [
             same.get(code, code) == same.get(row["language"], row["language"])
-            for code, row in zip(found, rows, strict=True)
+            for code, row in zip(codes, rows, strict=True)
         ]
     )
     assert len(rows) == 10_200
