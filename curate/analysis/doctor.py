@@ -41,7 +41,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Machine:
-    """Cores that this process may use, memory (the smaller of the machine's and the container's), disks."""
+    """Cores that this process may use, memory (the smaller of the machine's and the container's limit), and disks."""
 
     system: str
     cores: int
@@ -52,7 +52,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU, as its driver tells; `compute` is its compute capability."""
+    """One NVIDIA GPU, as its driver reports it; `compute` is its compute capability."""
 
     name: str
     memory_gib: float
@@ -62,7 +62,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Package:
-    """A package that curate asks for: `version` is null where it is missing, `extra` null for the base install."""
+    """A required package; `version` is None if it is missing, `extra` is None for the base installation."""
 
     name: str
     version: str | None
@@ -73,7 +73,7 @@ class Package:
 
 @dataclass(frozen=True)
 class LocalTokenizer:
-    """A tokenizer on this disk: what to call it, and where its file is."""
+    """A tokenizer on this disk: the name to pass to --tokenizer, and its file."""
 
     name: str
     path: str
@@ -81,7 +81,7 @@ class LocalTokenizer:
 
 @dataclass(frozen=True)
 class Advice:
-    """Something that is missing, what it is for, and the line to type."""
+    """Something that is missing, what needs it, and the command that fixes it."""
 
     missing: str
     needed_for: str
@@ -90,7 +90,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Doctor(Displayed):
-    """What this machine has; `torch_cuda` is the CUDA version that torch was built for, null if for none."""
+    """What this machine has; `torch_cuda` is the CUDA version that torch was built for, or None."""
 
     version: str
     python: str
@@ -105,7 +105,7 @@ class Doctor(Displayed):
 
 
 def doctor(folder: str | Path = ".") -> Doctor:
-    """Look at this machine; `folder` is where sets are to be written."""
+    """Examine this machine; `folder` is where sets will be written."""
     packages = _packages()
     gpus, note = _gpus()
     machine = _machine(Path(folder))
@@ -132,9 +132,9 @@ def _advice(
     tokenizers: tuple[LocalTokenizer, ...],
     machine: Machine,
 ) -> tuple[Advice, ...]:
-    found: list[Advice] = []
+    advice: list[Advice] = []
     if not packages:
-        found.append(Advice(f"{DISTRIBUTION}, as an installed package", "everything", install_command()))
+        advice.append(Advice(f"{DISTRIBUTION}, as an installed package", "everything", install_command()))
     for extra, use in (
         (None, "everything"),
         ("llama3", "LLaMA-3's tokenizer, the default"),
@@ -142,40 +142,40 @@ def _advice(
     ):
         lacking = [f"{p.name} {p.wanted}".strip() for p in packages if p.extra == extra and not p.enough]
         if lacking:
-            found.append(Advice(", ".join(lacking), use, install_command(extra)))
+            advice.append(Advice(", ".join(lacking), use, install_command(extra)))
     default = any(one.name == files.DEFAULT_TOKENIZER for one in tokenizers)
-    if not default and not any("[llama3]" in one.command for one in found):
-        found.append(Advice("LLaMA-3's tokenizer", "the default", "pip install --force-reinstall llama-models"))
+    if not default and not any("[llama3]" in one.command for one in advice):
+        advice.append(Advice("LLaMA-3's tokenizer", "the default", "pip install --force-reinstall llama-models"))
     torch = next((p for p in packages if p.name == "torch" and p.version), None)
     if gpus and torch and cuda is None:
-        found.append(
+        advice.append(
             Advice(f"CUDA in torch {torch.version}", "training on the GPU", "pip install --force-reinstall torch")
         )
     for disk in machine.disks:
         if disk.free_gib < LOW_DISK_GIB:
             room = f"room in {disk.path} ({number(disk.free_gib)} GiB free)"
-            found.append(Advice(room, disk.use, f"df -h {disk.path}"))
-    return tuple(found)
+            advice.append(Advice(room, disk.use, f"df -h {disk.path}"))
+    return tuple(advice)
 
 
 # ---- packages
 
 
 def _packages() -> tuple[Package, ...]:
-    """Return what the distribution asks for, by its own metadata; nothing where it is not installed."""
+    """Return the packages that the distribution requires, from its metadata; none if it is not installed."""
     try:
         wanted = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
         return ()
-    found = []
+    packages = []
     for line in wanted:
         match = REQUIREMENT.match(line)
         if match is None or match[3] == DEVELOPMENT:
             continue
         version = _version(match[1])
         enough = version is not None and _at_least(version, match[2] or "0")
-        found.append(Package(match[1], version, f">={match[2]}" if match[2] else "", match[3], enough))
-    return tuple(found)
+        packages.append(Package(match[1], version, f">={match[2]}" if match[2] else "", match[3], enough))
+    return tuple(packages)
 
 
 def _version(name: str) -> str | None:
@@ -193,7 +193,7 @@ def _at_least(version: str, least: str) -> bool:
 
 
 def _torch_cuda() -> str | None:
-    """Return the CUDA version that torch was built for, from its version file: importing it takes seconds."""
+    """Return the CUDA version that torch was built for, from its version file, since importing torch takes seconds."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -220,7 +220,7 @@ def _machine(folder: Path) -> Machine:
 
 
 def _memory() -> tuple[float | None, float | None]:
-    """Return total and available memory in GiB, within the container's limit if there is one."""
+    """Return total and available memory in GiB, capped at the container's limit if there is one."""
     try:
         lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
     except OSError:
@@ -242,7 +242,7 @@ def _container(name: str) -> int | None:
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
-    """Return the NVIDIA GPUs, or none and why."""
+    """Return the NVIDIA GPUs; if there are none, the reason."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         driver = Path("/proc/driver/nvidia/version").exists()
@@ -259,24 +259,24 @@ def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
 
 
 def read_gpus(csv: str) -> list[Gpu]:
-    """Read what nvidia-smi prints for `QUERY`, a line a GPU; a value that it does not know is left out."""
-    found = []
+    """Parse the output of nvidia-smi for `QUERY`, one line for each GPU; lines with unknown values are skipped."""
+    gpus = []
     for line in csv.strip().splitlines():
         name, mib, driver, compute = (part.strip() for part in line.split(","))
         memory = round(int(mib) / 1024, 1) if mib.isdigit() else 0.0
-        found.append(Gpu(name, memory, driver, compute))
-    return found
+        gpus.append(Gpu(name, memory, driver, compute))
+    return gpus
 
 
 # ---- tokenizers
 
 
 def _tokenizers() -> tuple[LocalTokenizer, ...]:
-    """Return the default tokenizer if it is installed, and those that lie in the Hub's cache."""
-    found = []
+    """Return the default tokenizer if it is installed, and those in the Hub's cache."""
+    tokenizers = []
     with suppress(TokenizerError):
-        found.append(LocalTokenizer(files.DEFAULT_TOKENIZER, str(files.find_tokenizer_files(None).vocabulary)))
-    return (*found, *_cached())
+        tokenizers.append(LocalTokenizer(files.DEFAULT_TOKENIZER, str(files.find_tokenizer_files(None).vocabulary)))
+    return (*tokenizers, *_cached())
 
 
 def _cached() -> list[LocalTokenizer]:
@@ -284,9 +284,9 @@ def _cached() -> list[LocalTokenizer]:
         from huggingface_hub import constants
     except ImportError:
         return []
-    found: dict[str, LocalTokenizer] = {}
+    cached: dict[str, LocalTokenizer] = {}
     for file in files.VOCABULARY_FILES:
         for path in sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{file}")):
             name = path.parents[2].name.removeprefix("models--").replace("--", "/")
-            found.setdefault(name, LocalTokenizer(name, str(path)))
-    return [found[name] for name in sorted(found)]
+            cached.setdefault(name, LocalTokenizer(name, str(path)))
+    return [cached[name] for name in sorted(cached)]
