@@ -53,8 +53,8 @@ class CompiledTemplate:
     def __init__(self, template: Template, tokenizer: Tokenizer, roles: Collection[Role] = ANSWERS) -> None:
         self.template = fit(template, tokenizer.control_ids)
         self.tokenizer = tokenizer
-        self.roles = frozenset(roles)
-        self._skeletons: dict[object, Skeleton] = {}
+        self.roles = frozenset(roles)  # may be supervised; a message's own `train` decides
+        self._skeletons: dict[object, Skeleton] = {}  # one for each sequence of roles
 
     @cached_property
     def stop_id(self) -> int:
@@ -81,13 +81,14 @@ class CompiledTemplate:
 
     def append_prompt(self, batch: TextBatch, messages: Sequence[Message]) -> None:
         """Append the generation prompt after `messages`; spans are placed as in training, none is supervised."""
+        # Only supervised segments become spans, and earlier answers need theirs: no token may cross their start.
         marked = [replace(message, train=True) for message in messages]
         for part in _group(generation_prompt(self.template, marked, roles=self.roles | ANSWERS)):
             if isinstance(part, Segment):
                 batch.add_control(self._token(part), False)
                 continue
             batch.add_block("".join(segment.text for segment in part))
-            place = 0
+            place = 0  # in characters of the block
             for segment in part:
                 if segment.supervised:
                     batch.add_span(place, place + len(segment.text), False)
@@ -103,6 +104,7 @@ class CompiledTemplate:
         whole, following = self._prepare(opened, True)[1], self._prepare(exchange, False)[1]
         if len(whole) < len(following) or not isinstance(following[0], _BlockFormat):
             return False
+        # Aligned at the end: the opening is what comes before.
         pairs = list(zip(whole[len(whole) - len(following) :], following, strict=True))
         formats = [
             (ours.text, theirs.text)
@@ -115,6 +117,7 @@ class CompiledTemplate:
         )
         if len(formats) + controls < len(pairs):
             return False
+        # `%` in the first word is a content, which could change the word's tokens.
         (opening, first), *rest = formats
         word, space, _ = first.partition(" ")
         return bool(space) and "%" not in word and opening.endswith(first) and all(a == b for a, b in rest)
@@ -171,8 +174,8 @@ def _group(segments: Sequence[Segment]) -> list[list[Segment] | Segment]:
 
 def _block_format(segments: Sequence[Segment]) -> _BlockFormat:
     """Return the format of a block from its segments, each with at most one placeholder."""
-    text, contents, fixed = "", list[int](), 0
-    spans: list[tuple[int, _Position, _Position]] = []
+    text, contents, fixed = "", list[int](), 0  # `fixed`: characters so far without contents
+    spans: list[tuple[int, _Position, _Position]] = []  # message, start, stop
     for segment in segments:
         start = _Position(fixed, len(contents))
         before, placeholder, after = segment.text.partition(_PLACEHOLDER)

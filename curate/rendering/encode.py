@@ -64,16 +64,16 @@ class _TokenizedText:
     `starts` and `stops` are [spans]: each span as token positions in `ids`.
     """
 
-    ids: NDArray[np.uint32]
+    ids: NDArray[np.uint32]  # [text tokens]
     offsets: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
+    starts: NDArray[np.int64]  # [spans]
+    stops: NDArray[np.int64]  # [spans]
 
 
 def encode(batch: TextBatch, tokenizer: Tokenizer) -> EncodedBatch:
     """Return the ids and the loss mask of all renderings."""
     text = _tokenize(batch, tokenizer)
-    supervised = np.array(batch.spans.supervised, dtype=np.bool_)
+    supervised = np.array(batch.spans.supervised, dtype=np.bool_)  # [spans]
     # +1 where a supervised span starts and -1 where it stops: the running sum is positive inside. [tokens + 1]
     edges = np.zeros(len(text.ids) + 1, dtype=np.int32)
     np.add.at(edges, text.starts[supervised], 1)
@@ -82,6 +82,7 @@ def encode(batch: TextBatch, tokenizer: Tokenizer) -> EncodedBatch:
     controls = batch.controls
     # The text token before which each control token goes; `np.insert` keeps the order of equal positions.
     positions = text.offsets[np.array(controls.block, dtype=np.int64)]
+    # Tokens of text and control tokens together; the first offset stays 0.
     offsets = np.zeros(batch.renderings + 1, dtype=np.int64)
     np.cumsum(_sum_renderings(batch, *_count_blocks(batch, text))[:, 0], out=offsets[1:])
     return EncodedBatch(
@@ -99,7 +100,7 @@ def count_tokens(batch: TextBatch, tokenizer: Tokenizer) -> Counts:
     if tokenizer.word_counter is None:
         return _sum_renderings(batch, *_count_blocks(batch, _tokenize(batch, tokenizer)))
     total, supervised = _count_by_words(batch, tokenizer.word_counter)
-    uncounted = np.flatnonzero(total < 0).tolist()
+    uncounted = np.flatnonzero(total < 0).tolist()  # blocks that must be tokenized after all; few in practice
     if uncounted:
         rest = _select_blocks(batch, uncounted)
         total[uncounted], supervised[uncounted] = _count_blocks(rest, _tokenize(rest, tokenizer))
@@ -131,15 +132,15 @@ def _count_by_words(batch: TextBatch, words: WordCounter) -> tuple[Counts, Count
     the end of a word, so in a block that can be counted no token crosses the start of the span either.
     """
     texts = batch.blocks.text
-    starts = [0] * len(texts)
+    starts = [0] * len(texts)  # a block without a span has its boundary at 0
     supervised = np.zeros(len(texts), dtype=np.bool_)
     countable = np.ones(len(texts), dtype=np.bool_)
-    previous = -1
+    previous = -1  # block of the previous span
     for block, start, stop, counts in batch.spans.rows():
         starts[block], supervised[block] = start, counts
         countable[block] = block != previous and stop == len(texts[block])
         previous = block
-    total, before = words.count(texts, starts)
+    total, before = words.count(texts, starts)  # [blocks]; `before`: tokens before the span
     countable &= (total >= 0) & (before >= 0)
     return np.where(countable, total, -1), np.where(supervised, total - before, 0)
 
@@ -161,7 +162,8 @@ def _tokenize(batch: TextBatch, tokenizer: Tokenizer) -> _TokenizedText:
     """Tokenize the blocks and locate the spans; a block where a token crosses a boundary is tokenized in parts."""
     flat = tokenizer.encode(batch.blocks.text)
     spans = batch.spans
-    blocks = np.array(spans.block, dtype=np.int64)
+    blocks = np.array(spans.block, dtype=np.int64)  # [spans]
+    # Positions within the block, made absolute at the end: replaced blocks change the offsets.
     starts, stops, located = _locate_by_bytes(batch, tokenizer, flat, blocks)
     spans_of: dict[int, list[int]] = {block: [] for block in sorted(set(blocks[~located].tolist()))}
     if not spans_of:
@@ -169,7 +171,7 @@ def _tokenize(batch: TextBatch, tokenizer: Tokenizer) -> _TokenizedText:
     for span, block in enumerate(spans.block):
         if block in spans_of:
             spans_of[block].append(span)
-    replaced: dict[int, list[int]] = {}
+    replaced: dict[int, list[int]] = {}  # ids by block
     for block, indices in spans_of.items():
         boundaries = sorted({place for i in indices for place in (spans.start[i], spans.stop[i])})
         whole = flat[0][flat[1][block] : flat[1][block + 1]].tolist()
@@ -207,6 +209,7 @@ def _locate_by_bytes(
     begin, prefix = ends[first], table[1]  # some tokenizers put a space (`prefix` bytes) before every text
     located = ends[offsets[blocks + 1]] - begin == sizes + prefix
     tokens = []
+    # A boundary at 0 is before the prefix: a span that starts a block includes it.
     for places in (starts, stops):
         targets = begin + np.where(places > 0, places + prefix, 0)
         nearest = np.minimum(np.searchsorted(ends, targets), len(ids))
@@ -228,6 +231,7 @@ def _tokenize_in_parts(
     """
     cuts: set[int] = set()
     ids = whole
+    # A cut changes the ids of both parts, so other boundaries are checked again. Ends: each round adds a cut.
     while True:
         edges = [0, *sorted(cuts), len(text)]
         parts = [_tokenize_part(tokenizer, text, *edge) for edge in pairwise(edges)] if cuts else [whole]
@@ -251,6 +255,7 @@ def _locate(
     for (start, stop), part in zip(pairwise(edges), parts, strict=True):
         for boundary in boundaries:
             if start < boundary < stop:
+                # No token crosses if the text up to the boundary, by itself, has the part's first ids.
                 before = _tokenize_part(tokenizer, text, start, boundary)
                 if part[: len(before)] != before:
                     crossed.add(boundary)
@@ -270,7 +275,7 @@ def _tokenize_part(tokenizer: Tokenizer, text: str, start: int, stop: int) -> li
 def _replace_blocks(flat: FlatIds, blocks: dict[int, list[int]]) -> FlatIds:
     """Return ids and offsets with the ids of some blocks replaced."""
     ids, offsets = flat
-    lengths = np.diff(offsets)
+    lengths = np.diff(offsets)  # tokens of each block
     parts: list[NDArray[np.uint32]] = []
     done = 0
     for block, replacement in sorted(blocks.items()):

@@ -74,7 +74,7 @@ class TextExpectations:
         self._template = template
         self._controls = tokenizer.control_ids
         self._stop_id = stop_id
-        self._outlines: dict[object, _Outline | None] = {}
+        self._outlines: dict[object, _Outline | None] = {}  # by roles, flags and system message
 
     def expect(self, messages: Sequence[Message]) -> ExpectedText | None:
         """Return what a rendering must decode to, or None where only the step-by-step proof can decide."""
@@ -82,7 +82,7 @@ class TextExpectations:
         plain = not template.strips  # most contents are then written unchanged
         contents = [m.content if plain and m.tool_calls is None else content_of(template, m) for m in messages]
         system = default_system(template, messages)
-        flags = [(m.role, m.train, m.stop) for m in messages]
+        flags = [(m.role, m.train, m.stop) for m in messages]  # they decide what is supervised and closed
         key = (system, *flags, *([] if all(contents) else map(bool, contents)))
         outline = self._outlines.get(key, _MISSING)
         if outline is _MISSING:
@@ -111,9 +111,10 @@ class TextExpectations:
         supervised = [i for i, segment in enumerate(segments) if segment.supervised]
         if not supervised:
             return None
-        last = segments[supervised[-1]].message or 0
+        last = segments[supervised[-1]].message or 0  # a supervised segment always has a message
         prompt = prompts.generation_prompt(self._template, blank[:last], system=system)
         first = next(i for i in supervised if segments[i].message == last)
+        # Templates are made so that both hold; the proof relies on no such promise.
         if self._join(prompt) != self._join(segments[:first]) or not self._all_closed(segments):
             return None
         return self._fill_outline(segments, last)
@@ -138,8 +139,8 @@ class TextExpectations:
         block, block_contents = "", list[int]()  # since the last control token
         supervised: list[tuple[int, int, int, int]] = []
         before_answers: list[tuple[str, tuple[int, ...]]] = []
-        seen: set[int | None] = set()
-        position = 0, 0
+        seen: set[int | None] = set()  # messages with a supervised segment so far
+        position = 0, 0  # fixed bytes, contents
         for segment in segments:
             if segment.supervised and segment.message not in seen:
                 seen.add(segment.message)
@@ -151,7 +152,7 @@ class TextExpectations:
             block, block_contents = (block + text, block_contents + inside) if segment.control is None else ("", [])
             start, position = position, (position[0] + len(utf8(text)) - len(inside), len(contents))
             if segment.supervised:
-                adjacent = supervised and supervised[-1][2:] == start
+                adjacent = supervised and supervised[-1][2:] == start  # an answer and its stop token are one range
                 supervised.append((*(supervised.pop()[:2] if adjacent else start), *position))
         return _Outline(_to_format("".join(whole)), tuple(contents), supervised, before_answers, last)
 

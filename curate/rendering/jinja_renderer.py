@@ -130,6 +130,7 @@ class JinjaRenderer(Renderer):
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """The end token if it follows every answer, else the first control token that does; empty if none does."""
+        # Two answers: some templates end the last one differently.
         messages = [Message("user", "x"), Message("assistant", "x")] * 2
         items = [item for item, _ in self._scanner.scan(self._apply_to_placeholders(messages))]
         places = {item.message: place for place, item in enumerate(items) if isinstance(item, Placeholder)}
@@ -147,6 +148,7 @@ class JinjaRenderer(Renderer):
 
     def _skeleton(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> _Skeleton:
         """Return the skeleton of these messages; raises RecordError where the template refuses them."""
+        # Everything but the contents: a template may branch on names and calls, and write an empty content differently.
         key = add_generation_prompt, *((m.role, bool(m.content), m.name, m.tool_calls) for m in messages)
         skeleton = self._skeletons.get(key)
         if skeleton is None:
@@ -154,6 +156,7 @@ class JinjaRenderer(Renderer):
         return skeleton
 
     def _build_skeleton(self, messages: Sequence[Message], add_generation_prompt: bool) -> _Skeleton:
+        # The template runs again for the prompt of each answer, so skeletons are cached.
         whole = self._apply_to_placeholders(messages, add_generation_prompt=add_generation_prompt)
         items = self._scanner.scan(whole)
         starts, problems = self._locate_answers(messages, whole)
@@ -166,7 +169,7 @@ class JinjaRenderer(Renderer):
 
     def _locate_answers(self, messages: Sequence[Message], whole: str) -> tuple[dict[int, int], dict[int, RecordError]]:
         """Return the answer that starts at a position of the text, and why others cannot be located, by index."""
-        starts: dict[int, int] = {}
+        starts: dict[int, int] = {}  # message index by position in characters
         problems: dict[int, RecordError] = {}
         for index, message in enumerate(messages):
             if message.role == "assistant":
@@ -240,6 +243,7 @@ class JinjaRenderer(Renderer):
         text = self._apply(messages, add_generation_prompt=add_generation_prompt)
         skeleton = self._skeleton(messages, add_generation_prompt=add_generation_prompt)
         texts = [self._scanner.fill(part.item, messages) for part in skeleton.parts]
+        # The template's program may do anything with contents, so each rendering is compared with its own output.
         if "".join(texts) != text:
             reason = "the chat template changes what the messages say"
             raise RecordError("template_rewrites", reason, show_difference("".join(texts), text))
@@ -252,7 +256,7 @@ class JinjaRenderer(Renderer):
     def _append_parts(
         self, batch: TextBatch, parts: Sequence[TemplatePart], texts: Sequence[str], messages: Sequence[Message]
     ) -> None:
-        block = ""
+        block = ""  # text since the last control token
         spans: list[_Span] = []
         for part, text in zip(parts, texts, strict=True):
             supervised = self._supervises(part, messages)

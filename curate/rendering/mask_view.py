@@ -48,7 +48,7 @@ class MaskViewer:
         """
         # Each message is counted as the growth of its exchange's rendering. Exchanges add up: see `split`.
         batch = TextBatch()
-        _, starts = prompts.exchanges(messages)
+        _, starts = prompts.exchanges(messages)  # of each exchange, and the end of the last
         first_stop = starts[1] if len(starts) > 1 else len(messages)
         ranges = [(0, first_stop), *pairwise(starts[1:])]  # the first one with the system messages
         for start, stop in ranges:

@@ -59,7 +59,7 @@ class TemplateScanner:
     def __init__(self, control_ids: Mapping[str, int]) -> None:
         self.control_ids = control_ids
         self.control_names = {token: name for name, token in control_ids.items()}
-        longest_first = sorted(control_ids, key=len, reverse=True)
+        longest_first = sorted(control_ids, key=len, reverse=True)  # one control string may be the start of another
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def insert_placeholders(self, messages: Sequence[Message]) -> list[Message]:
@@ -83,7 +83,7 @@ class TemplateScanner:
     def scan(self, text: str) -> list[tuple[Item, int]]:
         """Cut a template's text into items, each with its position in characters."""
         items: list[tuple[Item, int]] = []
-        done = 0
+        done = 0  # characters that are in an item
         matches = [*_PLACEHOLDER.finditer(text), *_ESCAPED_CONTROL.finditer(text), *self._control.finditer(text)]
         for match in sorted(matches, key=lambda match: match.start()):
             if match.start() > done:

@@ -47,7 +47,7 @@ class PreparedExample:
     name: str
     language: str | None
     split: str
-    exchanges: int
+    exchanges: int  # user messages with their answers
     ids: NDArray[np.int32]
     loss_mask: NDArray[np.bool_]
 
@@ -81,7 +81,7 @@ class ExamplePreparer:
     """Renders and proves conversations, after splitting them again if there are `reasons` to; can be pickled."""
 
     renderer: Renderer
-    max_tokens: int
+    max_tokens: int  # the window
     reasons: tuple[str, ...] = ()
 
     def __call__(self, batch: bytes) -> PreparedBatch:

@@ -59,7 +59,7 @@ def prove(renderer: Renderer, conversations: Sequence[Sequence[Message]], render
     The fast proof accepts most conversations. The others, and one in 100 of all, are proven step by step.
     """
     accepted = _accept_fast(renderer, conversations, rendered)
-    accepted[::SAMPLE_EVERY] = False
+    accepted[::SAMPLE_EVERY] = False  # a check on the fast proof itself
     indices = np.flatnonzero(~accepted).tolist()
     if not indices:
         return {}
@@ -91,6 +91,7 @@ def prove_stepwise(renderer: Renderer, conversations: Sequence[Sequence[Message]
     ]
     owners = np.repeat(np.arange(len(encoded)), encoded.lengths)
     batch = _Batch(renderer, conversations, encoded, expected, owners)
+    # In the order of the checks: a later one often fails only because an earlier one did.
     problems: Problems = dict(rendered.problems)
     for check in (_check_supervised, _check_bos, _check_text, _check_stops, _check_prompts):
         for index, problem in check(batch).items():
@@ -110,7 +111,7 @@ def _check_bos(batch: _Batch) -> Problems:
     if bos is None:
         return {}
     ids, offsets = batch.encoded.ids, batch.encoded.offsets
-    counts = batch.count(ids == bos)
+    counts = batch.count(ids == bos)  # [conversations]
     wanted = np.array([expected.bos_count for expected in batch.expected], dtype=np.int64)
     wrong = counts != wanted
     if bos not in batch.renderer.stop_ids:  # where it also ends answers, one may follow another
@@ -148,11 +149,11 @@ def _decode_supervised(batch: _Batch) -> list[bytes]:
     encoded, table = batch.encoded, batch.renderer.byte_table
     if table is None:
         return [_decode_with_library(batch, index) for index in range(len(encoded))]
-    pieces = [table.pieces[token] for token in encoded.ids[encoded.loss_mask].tolist()]
+    pieces = [table.pieces[token] for token in encoded.ids[encoded.loss_mask].tolist()]  # [supervised tokens]
     if table.prefixed:  # the space that the tokenizer puts before a block is not the message's
         for place in np.flatnonzero(starts_block(encoded, table.controls)[encoded.loss_mask]).tolist():
             pieces[place] = pieces[place].removeprefix(b" ")
-    ends = np.cumsum(batch.count(encoded.loss_mask)).tolist()
+    ends = np.cumsum(batch.count(encoded.loss_mask)).tolist()  # [conversations], in supervised tokens
     return [b"".join(pieces[start:stop]) for start, stop in zip([0, *ends], ends, strict=False)]
 
 
@@ -207,7 +208,7 @@ def _check_stops(batch: _Batch) -> Problems:
     """Check that each supervised answer ends in a stop token or is followed by one."""
     if batch.renderer.loss.roles != {"assistant"}:
         return {}  # other roles may have no stop token; an answer's is part of the text that was compared
-    _, stops = supervised_spans(batch.encoded)
+    _, stops = supervised_spans(batch.encoded)  # [spans], one past the last token
     stop_ids = batch.renderer.stop_ids
     ids = np.append(batch.encoded.ids, -1)  # `stops` may be one past the last token
     owners = np.append(batch.owners, -1)
@@ -228,10 +229,11 @@ def _check_prompts(batch: _Batch) -> Problems:
     problems = _check_last_prompts(batch)
     if batch.renderer.loss.roles != {"assistant"}:
         return problems
-    starts, _ = supervised_spans(batch.encoded)
+    starts, _ = supervised_spans(batch.encoded)  # [spans]
     counts = np.bincount(batch.owners[starts], minlength=len(batch.encoded)).tolist()
     firsts = np.searchsorted(batch.owners[starts], np.arange(len(batch.encoded))).tolist()
     prompts = [prompt for expected in batch.expected for prompt in expected.prompts]
+    # Tokenized in one call: prompt p is at offsets[p]:offsets[p + 1].
     prompt_ids, offsets = batch.renderer.tokenizer.encode(prompts)
     done = 0  # prompts of earlier conversations
     for index, expected in enumerate(batch.expected):
@@ -262,6 +264,7 @@ def _check_last_prompts(batch: _Batch) -> Problems:
     for i, (index, messages) in enumerate(prompts.items()):
         prompt = rendered.encoded.ids[rendered.encoded.tokens_of(i)]
         ids = batch.encoded.ids[batch.encoded.tokens_of(index)]
+        # A prompt as long as the rendering would leave no answer.
         if len(prompt) >= len(ids) or not np.array_equal(ids[: len(prompt)], prompt):
             problems.setdefault(index, _no_prefix(messages[-1].content if messages else ""))
     return problems

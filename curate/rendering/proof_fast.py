@@ -36,11 +36,11 @@ class ByteTable:
     `prefixed`: the tokenizer puts a space before every text, which is not part of the text.
     """
 
-    pieces: list[bytes]
-    flat: NDArray[np.uint8]
+    pieces: list[bytes]  # [vocabulary]
+    flat: NDArray[np.uint8]  # [bytes of the vocabulary + 1]
     starts: NDArray[np.int64]  # [vocabulary]
     lengths: NDArray[np.int64]  # [vocabulary]
-    controls: NDArray[np.int64]
+    controls: NDArray[np.int64]  # [control tokens]
     prefixed: bool
 
 
@@ -70,11 +70,11 @@ def accept(
 ) -> NDArray[np.bool_]:
     """Return which renderings are proven: [renderings]. One without an expected text is not."""
     owners = np.repeat(np.arange(len(batch)), batch.lengths)  # the rendering of each token
-    sizes, texts = _decode(batch, table)
+    sizes, texts = _decode(batch, table)  # [tokens] bytes; [renderings] texts
     accepted = np.array(
         [want is not None and want.whole == text for want, text in zip(expected, texts, strict=True)], dtype=np.bool_
     )
-    starts, stops = supervised_spans(batch)
+    starts, stops = supervised_spans(batch)  # [spans], in tokens of the batch
     accepted &= _mask_matches(expected, accepted, owners, sizes, (starts, stops))
     return accepted & _prompts_match(batch, expected, accepted, owners, starts, tokenizer)
 
@@ -82,6 +82,7 @@ def accept(
 def supervised_spans(batch: EncodedBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the start and stop token of each run of supervised tokens; two renderings never share a run."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], batch.loss_mask, [False]]).astype(np.int8)))
+    # An answer at the end of one rendering and a supervised first token of the next would look like one run.
     borders = batch.offsets[1:-1]
     borders = borders[(borders > 0) & (borders < len(batch.loss_mask))]
     borders = borders[batch.loss_mask[borders - 1] & batch.loss_mask[borders]]  # where two renderings touch
@@ -99,8 +100,8 @@ def starts_block(batch: EncodedBatch, controls: NDArray[np.int64]) -> NDArray[np
 
 def _decode(batch: EncodedBatch, table: ByteTable) -> tuple[NDArray[np.int64], list[bytes]]:
     """Return the bytes that each token decodes to, in number, and each rendering decoded."""
-    starts = table.starts[batch.ids]
-    sizes = table.lengths[batch.ids]
+    starts = table.starts[batch.ids]  # [tokens], where each token's bytes are in `flat`
+    sizes = table.lengths[batch.ids]  # [tokens]
     if table.prefixed:
         first = np.flatnonzero(starts_block(batch, table.controls) & (table.flat[starts] == ord(" ")) & (sizes > 0))
         starts[first] += 1
@@ -126,9 +127,9 @@ def _mask_matches(
     spans: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> NDArray[np.bool_]:
     """Return for which candidates the loss mask covers exactly the bytes that are to be supervised."""
-    bytes_before = np.zeros(len(sizes) + 1, dtype=np.int64)
+    bytes_before = np.zeros(len(sizes) + 1, dtype=np.int64)  # of each token, in the batch
     np.cumsum(sizes, out=bytes_before[1:])
-    first_tokens = np.searchsorted(owners, np.arange(len(expected)))
+    first_tokens = np.searchsorted(owners, np.arange(len(expected)))  # [renderings]
     counts = np.bincount(owners[spans[0]], minlength=len(expected))
     matches = candidates.copy()
     ranges: list[tuple[int, int]] = []
@@ -137,10 +138,10 @@ def _mask_matches(
         matches[index] = want is not None and len(want.supervised) == counts[index]
         if want is not None and matches[index]:
             ranges += want.supervised
-    compared = matches[owners[spans[0]]]
-    owner = owners[spans[0]][compared]
+    compared = matches[owners[spans[0]]]  # [spans]; others have no entry in `ranges`
+    owner = owners[spans[0]][compared]  # [compared spans]
     starts, stops = (bytes_before[edge[compared]] - bytes_before[first_tokens[owner]] for edge in spans)
-    wanted = np.array(ranges, dtype=np.int64).reshape(-1, 2)
+    wanted = np.array(ranges, dtype=np.int64).reshape(-1, 2)  # [compared spans, 2]
     matches[owner[(starts != wanted[:, 0]) | (stops != wanted[:, 1])]] = False
     return matches
 
@@ -163,9 +164,10 @@ def _prompts_match(
         if want is not None and matches[index]:
             texts += want.prompts
     answers = starts[matches[owners[starts]]]  # first token of each answer, in the order of `texts`
-    ids, offsets = tokenizer.encode(texts)
-    sizes = np.diff(offsets)
+    ids, offsets = tokenizer.encode(texts)  # of all prompts in one call
+    sizes = np.diff(offsets)  # [answers], tokens of each prompt
     answer = np.repeat(np.arange(len(answers)), sizes)  # for each prompt token
+    # Where each prompt token must be in the batch: a prompt ends where its answer starts. [prompt tokens]
     places = answers[answer] - sizes[answer] + np.arange(len(ids)) - offsets[answer]
     wrong = (places < batch.offsets[owners[answers[answer]]]) | (batch.ids[np.maximum(places, 0)] != ids)
     matches[owners[answers[answer[wrong]]]] = False

@@ -127,6 +127,7 @@ class TemplateCounter(TokenCounter):
         return self._openings[key]
 
     def _count_opening(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
+        # A fixed opening is the same for any content.
         short = [replace(message, content=message.content and "a") for message in exchange]
         opened = [*head, *short]
         if not self._compiled.opening_is_fixed(opened, short):
@@ -215,7 +216,7 @@ class _Splitter:
         self.messages = messages
         self.counter = counter
         self.max_tokens = max_tokens
-        self.cuts = cuts
+        self.cuts = cuts  # whether overlong answers are cut
         self.head, self.bounds = exchanges(messages)
         self.count = max(0, len(self.bounds) - 1)
         self.next = 0
@@ -235,7 +236,7 @@ class _Splitter:
                 self.place_overlong(self.next, size)
                 self.next += 1
                 continue
-            tokens, answer_tokens = size
+            tokens, answer_tokens = size  # of the piece so far
             stop = self.next + 1
             while stop < self.count and tokens + self.later_sizes[stop].tokens <= self.max_tokens:
                 tokens += self.later_sizes[stop].tokens
@@ -285,7 +286,7 @@ class _Search:
     def _begin(self) -> None:
         self.best: tuple[int, Size] | None = None  # the largest stop known to fit
         self.high = self.splitter.count  # the largest stop that may fit
-        self.tried = self.high
+        self.tried = self.high  # try everything first: most conversations are one piece
 
     def advance(self, size: Size) -> bool:
         """Use the size of what was tried; return whether all exchanges are placed."""
@@ -295,7 +296,7 @@ class _Search:
             self.high = self.tried - 1
         low = self.best[0] if self.best else self.start
         if low < self.high:
-            self.tried = (low + self.high + 1) // 2
+            self.tried = (low + self.high + 1) // 2  # rounded up, so that `low` itself is not tried again
             return False
         if self.best:
             self.splitter.add_piece(self.start, *self.best)
@@ -320,6 +321,7 @@ def _fitting_cut(messages: Sequence[Message], counter: TokenCounter, max_tokens:
     outside = [end for end in ends if bisect_left(fences, end) % 2 == 0]  # after an even number of fences
     for candidates in (outside, ends):
         best: tuple[int, Size] | None = None
+        # Token counts grow with the text, so a binary search finds the last end that fits.
         low, high = 0, len(candidates)
         while low < high:
             middle = (low + high) // 2

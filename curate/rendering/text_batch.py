@@ -25,7 +25,7 @@ class Blocks:
 class Controls:
     """Control tokens, already ids; one row per token."""
 
-    token: list[int] = field(default_factory=list)
+    token: list[int] = field(default_factory=list)  # ids, in the order in which they appear
     block: list[int] = field(default_factory=list)  # the block that follows; `len(blocks)` at the end of the batch
     rendering: list[int] = field(default_factory=list)
     supervised: list[bool] = field(default_factory=list)

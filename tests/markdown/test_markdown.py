@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.markdown import Citations, looks_like_html, strip_chrome, to_markdown, unwrap_prompt, walked
-from tests.support.rendering import MARKDOWN, parts, rendered
+from tests.support.html_elements import MARKDOWN, parts, rendered
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures" / "markup").glob("*.html"))
 ROOT = '<div class="markdown prose w-full break-words dark:prose-invert light">'

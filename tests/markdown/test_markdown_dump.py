@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from curate.markdown import looks_like_html, to_markdown, walked
-from tests.support.rendering import MARKDOWN, code_blocks, parts, rendered
+from tests.support.html_elements import MARKDOWN, code_blocks, parts, rendered
 
 pytestmark = pytest.mark.slow
 
