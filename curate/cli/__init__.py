@@ -1,4 +1,4 @@
-"""The command line: commands, loaded one at a time, and the one place where errors become exit codes."""
+"""The command line: commands are loaded on demand, and errors become exit codes in one place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from curate.errors import CurateError, did_you_mean
 
 __all__ = ["cli", "main"]
 
-COMMANDS = {  # name to module; importing one must load click alone
+COMMANDS = {  # name to module; importing a module loads only click
     "clean": "clean",
     "stats": "stats",
     "show": "show",
@@ -30,11 +30,11 @@ COMMANDS = {  # name to module; importing one must load click alone
     "formats": "catalogue",
     "doctor": "doctor",
 }
-REPORT_AT = "please report it, with what CURATE_DEBUG=1 prints"
+REPORT_HINT = "please report it with the traceback that CURATE_DEBUG=1 prints"
 
 
 class Failure(click.ClickException):
-    """An error that ends the command with one line on stderr and exit code 1."""
+    """An error that ends the command with exit code 1 and one line on stderr."""
 
     def show(self, file: IO[Any] | None = None) -> None:
         from curate.display.text import one_line
@@ -43,7 +43,7 @@ class Failure(click.ClickException):
 
 
 class Commands(click.Group):
-    """A group whose commands are imported when they are named, and whose errors are mapped in one place."""
+    """A group that imports a command when it is named, and maps errors to exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -64,7 +64,7 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; map what a user can mend to one line, and the rest to one line and a hint."""
+        """Run the command; print a user error as one line, and any other as one line with a hint."""
         try:
             return super().invoke(ctx)
         except CurateError as error:
@@ -79,11 +79,11 @@ class Commands(click.Group):
             raise Failure(f"{error.strerror or error}{where}") from error
         except Exception as error:
             _raise_if_debugging()
-            raise Failure(f"a defect of curate: {type(error).__name__}: {error}; {REPORT_AT}") from error
+            raise Failure(f"this is a bug in curate: {type(error).__name__}: {error}; {REPORT_HINT}") from error
 
 
 class Terminated(KeyboardInterrupt):
-    """Another program, or a terminal that closes, asks to stop: that ends a run as Ctrl-C does."""
+    """SIGTERM or SIGHUP: ends a run as Ctrl-C does."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -95,13 +95,13 @@ def _terminate(number: int, _frame: object) -> None:
 
 
 def _stopped(stop: KeyboardInterrupt) -> int:
-    """Say that the command was stopped, and return its exit code."""
+    """Print that the command was stopped, and return its exit code."""
     click.echo(f"stopped; {str(stop) or 'nothing was changed'}", err=True)
     return stop.code if isinstance(stop, Terminated) else 130
 
 
 def _raise_if_debugging() -> None:
-    """Let the exception being handled through, with its traceback, where CURATE_DEBUG asks for it."""
+    """Re-raise the exception being handled, with its traceback, if CURATE_DEBUG is set."""
     if os.environ.get("CURATE_DEBUG"):
         raise
 
@@ -109,12 +109,12 @@ def _raise_if_debugging() -> None:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="curate")
 def cli() -> None:
-    """Turn raw chat dumps into training sets that can be trusted.
+    """Turn raw chat dumps into training sets, and fine-tune models on them.
 
     \b
-    curate clean dump.json     # a curated set in curated/: all kept, repaired or rejected with a reason
-    curate stats               # what is in it
-    curate explain ID          # what happened to one record
+    curate clean dump.json     # write a curated set to curated/
+    curate stats               # show its statistics
+    curate explain ID          # show what happened to one record
     """
 
 
@@ -122,11 +122,11 @@ def main() -> None:
     """Run the command line and exit."""
     try:
         for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) == signal.SIG_DFL:  # under nohup it is ignored, and stays so
+            if signal.getsignal(number) == signal.SIG_DFL:  # under nohup it is ignored, and stays ignored
                 signal.signal(number, _terminate)
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter still shows all
+                stream.reconfigure(errors="backslashreplace")  # for terminals with a limited encoding
         cli(prog_name="curate")
-    except KeyboardInterrupt as stop:  # before or after a command ran
+    except KeyboardInterrupt as stop:  # outside of a command
         sys.exit(_stopped(stop))

@@ -1,4 +1,4 @@
-"""`curate filters`, `curate recipes`, `curate presets`, `curate formats`: what there is, from the code itself."""
+"""`curate filters`, `curate recipes`, `curate presets` and `curate formats`: lists made from the code."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import click
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--filters", "files", multiple=True, metavar="FILE", help="List the filters of this Python file too.")
-@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@click.option("--filters", "files", multiple=True, metavar="FILE", help="Also list the filters of this Python file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def filters(name: str | None, files: tuple[str, ...], as_json: bool) -> None:
-    """List the filters, or show one in full.
+    """List the filters, or describe one in full.
 
     \b
     Example:
@@ -46,9 +46,9 @@ def filters(name: str | None, files: tuple[str, ...], as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON; a recipe with every setting filled in.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; a recipe with all its settings.")
 def recipes(name: str | None, as_json: bool) -> None:
-    """List the recipes, or print one to start from.
+    """List the recipes for clean, or print one.
 
     \b
     Example:
@@ -70,14 +70,14 @@ def recipes(name: str | None, as_json: bool) -> None:
     from curate.display.text import show
     from curate.report.terminal.lists import render_names
 
-    show(render_names(known, ("recipe", "what it does")))
+    show(render_names(known, ("recipe", "description")))
 
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON; a preset with every setting filled in.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; a preset with all its settings.")
 def presets(name: str | None, as_json: bool) -> None:
-    """List the presets of curate finetune, or print one to start from.
+    """List the presets for finetune, or print one.
 
     \b
     Example:
@@ -96,13 +96,13 @@ def presets(name: str | None, as_json: bool) -> None:
         from curate.display.text import show
         from curate.report.terminal.lists import render_names
 
-        show(render_names(known, ("preset", "what it sets")))
+        show(render_names(known, ("preset", "description")))
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def formats(as_json: bool) -> None:
-    """List the formats that are read and written.
+    """List the formats that can be read and written.
 
     \b
     Example:
@@ -112,7 +112,7 @@ def formats(as_json: bool) -> None:
 
     known = list(FORMATS.values())
     if as_json:
-        plain = [{"name": one.name, "reads": one.reads, "writes": one.writes, "summary": one.summary} for one in known]
+        plain = [{"name": f.name, "reads": f.reads, "writes": f.writes, "summary": f.summary} for f in known]
         click.echo(json.dumps(plain, indent=1, ensure_ascii=False))
         return
     from curate.display.text import show

@@ -1,4 +1,4 @@
-"""`curate chat`: a conversation with a model in the terminal, or one answer to a pipe."""
+"""`curate chat`: chat with a model in the terminal, or answer a piped prompt."""
 
 from __future__ import annotations
 
@@ -16,34 +16,36 @@ if TYPE_CHECKING:
     from curate.inference.chat import Chat
 
 HELP = """\
-/reset          begin a new conversation
-/system TEXT    say how it should answer, and begin anew
-/base           answer without the adapter; again: with it
-/help           this
-/quit           leave (or Ctrl-D); Ctrl-C ends an answer"""
+/reset          start a new conversation
+/system TEXT    set the system prompt and start a new conversation
+/base           turn the adapter off, or on again
+/help           show this help
+/quit           quit (also Ctrl-D); Ctrl-C stops an answer"""
 
 
 @click.command()
 @click.argument("model")
+@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="Answer this and exit; can be repeated.")
+@click.option("--system", default="", metavar="TEXT", help="System prompt instead of the template's.")
+@click.option("--temperature", type=click.FloatRange(0), help="0 always takes the most likely token.  [default: 0.7]")
 @click.option(
-    "--prompt", "prompts", multiple=True, metavar="TEXT", help="Answer this and leave; repeat for more turns."
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Sample from tokens up to this probability.  [default: 0.9]",
 )
-@click.option("--system", default="", metavar="TEXT", help="A system prompt, instead of the template's own.")
-@click.option("--temperature", type=click.FloatRange(0), help="0 takes the likeliest token.  [default: 0.7]")
+@click.option("--top-k", type=click.IntRange(0), help="Sample from this many tokens; 0: from all.  [default: 0]")
 @click.option(
-    "--top-p", type=click.FloatRange(0, 1, min_open=True), help="Likeliest tokens up to here.  [default: 0.9]"
+    "--repetition", type=click.FloatRange(0, min_open=True), help="Penalty on repetition, above 1.  [default: 1.0]"
 )
-@click.option("--top-k", type=click.IntRange(0), help="So many of the likeliest; 0 is all.  [default: 0]")
-@click.option("--repetition", type=click.FloatRange(0, min_open=True), help="Above 1 repeats less.  [default: 1.0]")
-@click.option("--seed", type=click.IntRange(0), help="The same answers again.")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Of an answer.  [default: 512]")
-@click.option("--template", help="Ask by a built-in prompt template, instead of the model's own.")
-@click.option("--base", help="Another base than the adapter names: a folder or a Hub name.")
+@click.option("--seed", type=click.IntRange(0), help="Seed, for reproducible answers.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Most tokens in an answer.  [default: 512]")
+@click.option("--template", help="Built-in prompt template instead of the model's.")
+@click.option("--base", help="Base to use instead of the adapter's: a folder or Hub name.")
 @click.option(
-    "--4bit/--no-4bit", "quantise", default=None, help="Hold the weights in 4 bits; by default as in training."
+    "--4bit/--no-4bit", "quantise", default=None, help="Load the weights in 4 bits.  [default: as in training]"
 )
-@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Numbers to compute in.")
-@click.option("--device", default="auto", help="Where to compute: auto, cpu, cuda.")
+@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Number type to compute in.")
+@click.option("--device", default="auto", help="Device: auto, cpu or cuda.")
 def chat(
     model: str,
     prompts: tuple[str, ...],
@@ -55,10 +57,10 @@ def chat(
     device: str,
     **settings: float | None,
 ) -> None:
-    """Talk to a model.
+    """Chat with a model.
 
-    MODEL is what curate finetune made (its run's folder), a model, an adapter (its base is found), or a Hub
-    name. Prompts are rendered as in training. Without a terminal, standard input is the prompt.
+    MODEL is a run of curate finetune, a model, an adapter (its base is loaded too), or a Hub name. Prompts
+    are rendered as in training. Without a terminal, the prompt is read from standard input.
 
     \b
     Example:
@@ -66,7 +68,7 @@ def chat(
     """
     import curate
 
-    asked = list(prompts) or _piped()
+    questions = list(prompts) or _piped()
     opened = curate.chat(
         model,
         base=base,
@@ -78,11 +80,11 @@ def chat(
         say=lambda text: click.echo(text, err=True),
         **settings,
     )
-    if asked:
-        for text in asked:
+    if questions:
+        for text in questions:
             _answer(opened, text)
     else:
-        _talk(opened)
+        _chat(opened)
 
 
 def _piped() -> list[str]:
@@ -90,31 +92,31 @@ def _piped() -> list[str]:
         return []
     text = sys.stdin.read().strip()
     if not text:
-        raise click.UsageError("nothing is asked: pipe a prompt in, or give --prompt TEXT")
+        raise click.UsageError("no prompt: pipe one in, or use --prompt TEXT")
     return [text]
 
 
 def _answer(opened: Chat, text: str) -> None:
-    """Write an answer as it comes; onto a terminal without what one would obey."""
+    """Stream an answer to stdout; on a terminal, control characters are made visible."""
     from curate.display.text import safe
 
-    obeys = sys.stdout.isatty()
+    is_terminal = sys.stdout.isatty()
     for part in opened.stream(text):
-        click.echo(safe(part) if obeys else part, nl=False)
+        click.echo(safe(part) if is_terminal else part, nl=False)
         sys.stdout.flush()
     click.echo()
-    said = opened.last
-    if said is not None and said.left_out:
-        click.echo(f"({said.left_out} earlier exchanges no longer fit the model's window)", err=True)
-    if said is not None and not said.stopped:
-        click.echo(f"(cut after {said.tokens} tokens; --max-new-tokens gives more)", err=True)
+    answer = opened.last
+    if answer is not None and answer.left_out:
+        click.echo(f"({answer.left_out} earlier exchanges no longer fit the window and were left out)", err=True)
+    if answer is not None and not answer.stopped:
+        click.echo(f"(cut off after {answer.tokens} tokens; raise --max-new-tokens)", err=True)
 
 
 # ---- at a terminal
 
 
-def _talk(opened: Chat) -> None:
-    with suppress(ImportError):  # lines can be edited and called back where there is readline
+def _chat(opened: Chat) -> None:
+    with suppress(ImportError):  # readline adds line editing and history
         import readline  # noqa: F401
     click.echo(_about(opened), err=True)
     while True:
@@ -127,52 +129,54 @@ def _talk(opened: Chat) -> None:
             continue
         if text.split()[0] == "/quit":
             return
-        if not _obeyed(opened, text):
+        if not _run_command(opened, text):
             try:
                 _answer(opened, text)
             except KeyboardInterrupt:
-                click.echo("\n(stopped; what was said so far stays)", err=True)
+                click.echo("\n(stopped; the text so far stays in the conversation)", err=True)
 
 
 def _about(opened: Chat) -> str:
     model = opened.model
     place = next(model.parameters()).device
     numbers = str(model.dtype).removeprefix("torch.")
-    asked = opened.serving.template or "its own chat template"
-    return f"{opened.artifact}\nprompt: {asked}; {numbers} on {place}; /help tells more"
+    template = opened.serving.template or "its own chat template"
+    return f"{opened.artifact}\nprompt: {template}; {numbers} on {place}; /help lists the commands"
 
 
-def _obeyed(opened: Chat, text: str) -> bool:
-    """Do what a line beginning with a slash says; tell whether it was such a line."""
+def _run_command(opened: Chat, text: str) -> bool:
+    """Run a command that begins with a slash; return whether the line was one."""
     word, _, rest = text.partition(" ")
-    if word not in ORDERS:
+    if word not in COMMANDS:
         if re.fullmatch(r"/\w*", text):
             click.echo(f"no command {text}\n{HELP}", err=True)
             return True
         return False
-    click.echo(ORDERS[word](opened, rest.strip()), err=True)
+    click.echo(COMMANDS[word](opened, rest.strip()), err=True)
     return True
 
 
 def _reset(opened: Chat, _: str) -> str:
     opened.reset()
-    return "(a new conversation)"
+    return "(new conversation)"
 
 
 def _system(opened: Chat, text: str) -> str:
     opened.system = text
     opened.reset()
-    return "(a new conversation, with that system prompt)" if text else "(a new conversation, with the template's own)"
+    return (
+        "(new conversation with this system prompt)" if text else "(new conversation with the template's system prompt)"
+    )
 
 
 def _base(opened: Chat, _: str) -> str:
     if not opened.has_adapter:
-        return "(this is a model without an adapter)"
+        return "(this model has no adapter)"
     opened.as_base = not opened.as_base
-    return "(the base answers now)" if opened.as_base else "(the adapter answers now)"
+    return "(adapter off)" if opened.as_base else "(adapter on)"
 
 
-ORDERS: dict[str, Callable[[Chat, str], str]] = {
+COMMANDS: dict[str, Callable[[Chat, str], str]] = {
     "/reset": _reset,
     "/system": _system,
     "/base": _base,

@@ -1,4 +1,4 @@
-"""`curate clean`: dumps in, a curated set out."""
+"""`curate clean`: turn dumps into a curated set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from curate.pipeline.run import CleanResult
 
 
-LARGE = 16 << 20  # bytes of input from which several workers are sure to be needed
+LARGE = 16 << 20  # bytes of input; above this, several workers pay off
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -43,13 +43,13 @@ def _option(name: str, kind: object, override: Override) -> Callable[[Callable[.
     "--output",
     default="curated",
     show_default=True,
-    help="Set to write; a .json, .jsonl or .parquet also writes that one file.",
+    help="Folder to write; a .json, .jsonl or .parquet name also writes that file.",
 )
 @click.option("--recipe", default="vicuna", show_default=True, help="Built-in recipe (curate recipes) or a .toml file.")
 @recipe_options
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes; all cores if left out.")
-@click.option("--strict", is_flag=True, help="Exit 1 if an input is damaged; the set is written all the same.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress and no summary; warnings only.")
+@click.option("--workers", type=click.IntRange(min=1), help="Number of processes.  [default: all cores]")
+@click.option("--strict", is_flag=True, help="Exit with 1 if an input is damaged; the set is still written.")
+@click.option("--quiet", "-q", is_flag=True, help="Print warnings only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's manifest as JSON.")
 def clean(
     inputs: tuple[str, ...],
@@ -60,9 +60,9 @@ def clean(
 ) -> None:
     """Turn dumps into a curated set.
 
-    Each record ends as kept (repaired and split where need be) or rejected with its reason.
-    INPUT is a .json, .jsonl or .parquet file, also .gz, .zst or .zip, a folder of them, or - for
-    standard input.
+    Every record is either kept, repaired and split if necessary, or rejected with a reason. INPUT is a
+    .json, .jsonl or .parquet file (also .gz, .zst or .zip), a folder of such files, or - for standard
+    input.
 
     \b
     Example:
@@ -85,7 +85,7 @@ def clean(
 
 
 def _start_workers(inputs: tuple[str, ...], workers: int | None) -> None:
-    """Start the workers of a large run now, so that they import Polars while this process does."""
+    """Start the workers of a large run early, so that they import Polars while this process does."""
     from curate.engine import base, local
 
     count = workers or base.default_workers()

@@ -1,4 +1,4 @@
-"""Progress of a run on stderr: a bar with rate and time left on a terminal, a plain line now and then without one."""
+"""Progress of `curate clean` on stderr: a bar on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVERY = 3.0  # seconds between plain lines
 
 @contextmanager
 def show_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """Give a function to call with each state of the run, or None if nothing is to be shown."""
+    """Yield a function to call with each state of the run, or None if `quiet`."""
     if quiet:
         yield None
     elif sys.stderr.isatty():
@@ -29,14 +29,14 @@ def show_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
         yield _plain()
 
 
-def line(state: Progress) -> str:
-    """Say a state in one line: stage, bytes, share, rate, records, time left."""
+def full_line(state: Progress) -> str:
+    """Describe a state in one line: stage, bytes, share, rate, records, time left."""
     size = f" of {mb(state.bytes_total)}" if state.bytes_total else ""
-    return f"{state.stage}: {mb(state.bytes_read)} MB{size} · {short(state)} · {number(state.rejected)} rejected"
+    return f"{state.stage}: {mb(state.bytes_read)} MB{size} · {short_line(state)} · {number(state.rejected)} rejected"
 
 
-def short(state: Progress) -> str:
-    """Say how far and how fast in what fits beside a bar: share, rate, records, time left."""
+def short_line(state: Progress) -> str:
+    """Describe a state in the space that the bar leaves: share, rate, records, time left."""
     share = [f"{min(state.bytes_read / state.bytes_total, 1):.0%}"] if state.bytes_total else []
     rate = state.bytes_unpacked / MB / max(state.seconds, 1e-9)
     left = seconds_left(state)
@@ -45,7 +45,7 @@ def short(state: Progress) -> str:
 
 
 def seconds_left(state: Progress) -> float | None:
-    """Return the seconds that the bytes still to read will take at the rate so far, None where unknown."""
+    """Return the seconds left at the rate so far, None if unknown."""
     if not state.bytes_total or not state.bytes_read:
         return None
     return max(0.0, (state.bytes_total - state.bytes_read) * state.seconds / state.bytes_read)
@@ -58,7 +58,7 @@ def _plain() -> Callable[[Progress], None]:
         nonlocal due
         if state.seconds >= due:
             due = state.seconds + EVERY
-            click.echo(line(state), err=True)
+            click.echo(full_line(state), err=True)
 
     return update
 
@@ -76,6 +76,6 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 
         def update(state: Progress) -> None:
             size, read = state.bytes_total, state.bytes_read
-            progress.update(task, total=size, completed=read, stage=state.stage, text=short(state))
+            progress.update(task, total=size, completed=read, stage=state.stage, text=short_line(state))
 
         yield update

@@ -1,4 +1,4 @@
-"""`curate convert`: any format in, any out."""
+"""`curate convert`: write conversations in another format."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
-@click.option("--to", required=True, metavar="FORMAT", help="What to write; curate formats lists them.")
-@click.option("--template", help="For text and rendered: the prompt template; the set's own, or vicuna.")
-@click.option("--tokenizer", help="For rendered: whose ids; the set's own. For text: whose control tokens to show.")
-@click.option("--max-tokens", type=click.IntRange(1), help="For rendered: the window; the set's own.")
-@click.option("--loss", help="For rendered: train on all answers, the last, or roles:assistant,tool.")
-@click.option("--chat-template", metavar="FILE", help="For rendered: a Jinja chat template instead.")
-@click.option("--split", type=click.Choice(["train", "eval"]), help="Of a curated set, this part only.")
-@click.option("--json", "as_json", is_flag=True, help="Print what became of the records as JSON.")
+@click.option("--to", required=True, metavar="FORMAT", help="Format to write; curate formats lists them.")
+@click.option("--template", help="For text, rendered: prompt template.  [default: the set's, or vicuna]")
+@click.option("--tokenizer", help="For text, rendered: tokenizer.  [default: the set's]")
+@click.option("--max-tokens", type=click.IntRange(1), help="For rendered: window.  [default: the set's]")
+@click.option("--loss", help="For rendered: train on all answers, last, or roles:assistant,tool.")
+@click.option("--chat-template", metavar="FILE", help="For rendered: Jinja chat template to use instead.")
+@click.option("--split", type=click.Choice(["train", "eval"]), help="Write only this split of a curated set.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record counts as JSON.")
 def convert(source: str, target: str, as_json: bool, **settings: Any) -> None:
     """Write conversations in another format.
 
-    IN is a curated set or a file in any known format; OUT is the file to write. A record that OUT
-    cannot hold goes to OUT.left-out.jsonl with its reason.
+    IN is a curated set or a file in any known format; OUT is the file to write. Records that
+    the format cannot represent are written to OUT.left-out.jsonl, each with the reason.
 
     \b
     Example:
@@ -54,7 +54,7 @@ def _plain(result: ConvertResult) -> dict[str, object]:
 
 
 def _report(result: ConvertResult) -> None:
-    """Say on stderr what was written, and what was not."""
+    """Print on stderr how many records were written and left out."""
     from curate.display.text import one_line
 
     other = f", {result.other_split:,} of the other split" if result.other_split else ""

@@ -1,4 +1,4 @@
-"""`curate doctor`: what this machine has."""
+"""`curate doctor`: check this machine."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import click
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
-    """Tell what this machine has, and what to type for what is missing.
+    """Check this machine and suggest what to install.
 
-    Versions, cores, memory, disk, GPU and driver, tokenizers and extras. Nothing is changed and nothing
-    is asked of the network.
+    Reports versions, cores, memory, disk, GPU and driver, tokenizers and extras. Changes nothing and uses
+    no network.
 
     \b
     Example:
       curate doctor --json
     """
-    from curate.analysis.doctor import doctor as look
+    from curate.analysis.doctor import doctor as check
     from curate.display.text import show, to_json
 
-    found = look()
+    report = check()
     if as_json:
-        click.echo(to_json(found))
+        click.echo(to_json(report))
         return
     from curate.report.terminal.doctor import render_doctor
 
-    show(render_doctor(found))
+    show(render_doctor(report))

@@ -1,4 +1,4 @@
-"""`curate explain`: one record's way through."""
+"""`curate explain`: the history of a record."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import click
 @click.option(
     "--set", "set_path", default="curated", show_default=True, metavar="SET", help="The curated set's folder."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain(record_id: str, set_path: str, as_json: bool) -> None:
-    """Tell one record's way through a set.
+    """Show what happened to one record.
 
-    Where it came from, its repairs before and after, what rejected it, its twin and its pieces.
-    ID is an id of the set, the dump's own id, or FILE:INDEX, the place in the input, from 0.
+    Shows its source, its repairs with the text before and after, why it was rejected, its twin and its
+    pieces. ID is an id of the set, an id of the dump, or FILE:INDEX, the position in the input, from 0.
 
     \b
     Example:
@@ -24,10 +24,10 @@ def explain(record_id: str, set_path: str, as_json: bool) -> None:
     from curate.analysis.explain import explain as look_up
     from curate.display.text import show, to_json
 
-    found = look_up(record_id, set_path)
+    explanation = look_up(record_id, set_path)
     if as_json:
-        click.echo(to_json(found))
+        click.echo(to_json(explanation))
         return
     from curate.report.terminal.explain import render_explanation
 
-    show(render_explanation(found))
+    show(render_explanation(explanation))

@@ -1,4 +1,4 @@
-"""`curate finetune`: a curated set and a model in, a tuned model or adapter out."""
+"""`curate finetune`: train a model or an adapter on a curated set."""
 
 from __future__ import annotations
 
@@ -17,36 +17,40 @@ POSITIVE = click.FloatRange(0, min_open=True)
 
 @click.command()
 @click.argument("data", required=False, metavar="[SET]")
-@click.option("--model", metavar="NAME", help="A folder, a name on the Hub, or tiny, which is made on the spot.")
-@click.option("--preset", metavar="NAME|FILE", help="Published settings (curate presets), or a .toml file of yours.")
-@click.option("--method", type=click.Choice(list(METHODS)), help="Which parameters are trained.")
-@click.option("--out", type=click.Path(), metavar="RUN", help="Folder of the run.  [default: runs/MODEL-METHOD]")
-@click.option("--epochs", type=POSITIVE, help="Times through the set.")
-@click.option("--max-steps", type=click.IntRange(1), help="So many steps, whatever the epochs.")
-@click.option("--lr", type=POSITIVE, help="Learning rate at its highest.")
-@click.option("--global-batch", type=click.IntRange(1), help="Conversations a step, over all devices.")
-@click.option("--micro-batch", type=click.IntRange(1), help="Rows at once on a device; as memory allows if left out.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Longest piece; longer conversations are split again.")
-@click.option("--template", metavar="NAME", help="Prompt template; model takes the model's own.")
-@click.option("--chat-template", type=click.Path(), metavar="FILE", help="A Jinja template of your own instead.")
-@click.option("--loss", metavar="WHICH", help="What is trained on: all answers, last, or roles:assistant,tool.")
-@click.option("--rank", type=click.IntRange(1), help="Rank of an adapter.")
-@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), help="Numbers to compute in.")
+@click.option("--model", metavar="NAME", help="Model: a folder, a Hub name, or tiny (a small new model).")
+@click.option("--preset", metavar="NAME|FILE", help="Built-in preset (curate presets) or a .toml file.")
+@click.option("--method", type=click.Choice(list(METHODS)), help="Which parameters to train.")
+@click.option("--out", type=click.Path(), metavar="RUN", help="Folder to write.  [default: runs/MODEL-METHOD]")
+@click.option("--epochs", type=POSITIVE, help="Passes over the set.")
+@click.option("--max-steps", type=click.IntRange(1), help="Stop after this many steps.")
+@click.option("--lr", type=POSITIVE, help="Peak learning rate.")
+@click.option("--global-batch", type=click.IntRange(1), help="Conversations per step, over all devices.")
+@click.option("--micro-batch", type=click.IntRange(1), help="Rows per forward pass and device.  [default: what fits]")
+@click.option("--max-tokens", type=click.IntRange(1), help="Most tokens in a piece; longer ones are split.")
+@click.option("--template", metavar="NAME", help="Prompt template; model: the model's own.")
+@click.option("--chat-template", type=click.Path(), metavar="FILE", help="Jinja chat template to use instead.")
+@click.option("--loss", metavar="WHICH", help="Train on all answers, last, or roles:assistant,tool.")
+@click.option("--rank", type=click.IntRange(1), help="Rank of the adapter.")
+@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), help="Number type to compute in.")
 @click.option("--attention", type=click.Choice(["auto", *ATTENTION]), help="Attention kernel.")
-@click.option("--tokenizer", metavar="NAME", help="Another tokenizer than the model's own.")
-@click.option("--limit", type=click.IntRange(1), help="Train on the set's first conversations only.")
-@click.option("--seed", type=click.IntRange(0), help="Of the order of rows, new weights and dropout.")
-@click.option("--init", metavar="RESULT", help="Train on from an adapter, a model, a run or a checkpoint.")
-@click.option("--log", type=click.Choice(["tensorboard", "wandb"]), multiple=True, help="Send numbers there too.")
+@click.option("--tokenizer", metavar="NAME", help="Tokenizer instead of the model's.")
+@click.option("--limit", type=click.IntRange(1), help="Train only on the first conversations.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of row order, new weights and dropout.")
+@click.option("--init", metavar="RESULT", help="Start from the weights of an adapter, model, run or checkpoint.")
 @click.option(
-    "--setting", "settings", multiple=True, metavar="KEY=VALUE", help="Any other, such as train.compile=off; repeat."
+    "--log", type=click.Choice(["tensorboard", "wandb"]), multiple=True, help="Also log metrics there; can be repeated."
 )
-@click.option("--device", "place", type=click.Choice(["cpu", "cuda"]), help="Where to train; CUDA where there is one.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and leave.")
 @click.option(
-    "--resume", is_flag=False, flag_value="", metavar="[RUN]", help="Go on with a run; the latest one if none is named."
+    "--setting",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other setting, such as train.compile=off; can be repeated.",
 )
-@click.option("--quiet", "-q", is_flag=True, help="No progress and no summary; warnings only.")
+@click.option("--device", "place", type=click.Choice(["cpu", "cuda"]), help="Device.  [default: cuda if there is one]")
+@click.option("--dry-run", is_flag=True, help="Print the plan and exit.")
+@click.option("--resume", is_flag=False, flag_value="", metavar="[RUN]", help="Resume a run, by default the latest.")
+@click.option("--quiet", "-q", is_flag=True, help="Print warnings only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan (with --dry-run) or the result as JSON.")
 def finetune(
     data: str | None,
@@ -59,9 +63,9 @@ def finetune(
 ) -> None:
     """Train a model on a curated set.
 
-    Before the first step every conversation's mask is proven, and memory, time and disk are planned. Ctrl-C
-    saves and leaves; --resume goes on with the very same losses. With several GPUs: torchrun --nproc-per-node
-    GPUS -m curate finetune ...
+    Before the first step, the loss mask of every conversation is verified, and memory, time and disk are
+    planned. Ctrl-C saves a checkpoint and exits; --resume continues with exactly the same losses. With
+    several GPUs: torchrun --nproc-per-node GPUS -m curate finetune ...
 
     \b
     Example:
@@ -70,9 +74,9 @@ def finetune(
     from curate import finetune as run
     from curate.cli.finetune_progress import follow
 
-    go_on: str | bool = True if resume == "" else resume or False
+    resumed: str | bool = True if resume == "" else resume or False
     with follow(quiet=quiet or as_json, dry_run=dry_run) as tell:
-        result = run(data, resume=go_on, log=list(log) or None, dry_run=dry_run, on_event=tell, **flags)
+        result = run(data, resume=resumed, log=list(log) or None, dry_run=dry_run, on_event=tell, **flags)
     if int(os.environ.get("RANK", "0")) == 0:
         _report(result, quiet, as_json)
     if dry_run:
@@ -82,7 +86,7 @@ def finetune(
 
 
 def _report(result: RunResult, quiet: bool, as_json: bool) -> None:
-    """Print what came of a run on stdout."""
+    """Print the plan or the result on stdout."""
     from curate.display.text import show, to_json
 
     if as_json:

@@ -1,6 +1,6 @@
-"""How a run is followed: a live panel on a terminal, one plain line for each step without one.
+"""Progress of `curate finetune`: a live panel on a terminal, otherwise one line for each step.
 
-It is imported when a run begins, so Rich may stand at its top.
+It is imported when a run begins, so it may import Rich.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from curate.train.run.records import EvalLoss
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-CURVE = 60  # cells of the loss's curve
+CURVE = 60  # cells of the loss curve
 
 
 @contextmanager
 def follow(*, quiet: bool, dry_run: bool = False) -> Iterator[Callable[[Event], None]]:
-    """Give what is to be told of a run's events; `quiet` leaves warnings alone, a dry run's plan is its result."""
+    """Yield a function that takes a run's events; if `quiet`, it prints warnings only."""
     if quiet:
         yield Lines(Warned)
     elif dry_run:
@@ -47,36 +47,36 @@ def follow(*, quiet: bool, dry_run: bool = False) -> Iterator[Callable[[Event], 
         yield Lines()
 
 
-def words(event: Event) -> str:
-    """Say an event in one line; empty for one that is shown otherwise, or not at all."""
+def event_line(event: Event) -> str:
+    """Describe an event in one line; empty for events that are shown in another way or not at all."""
     match event:
         case events.Said():
             return event.text
         case events.Warned():
             return f"warning: {event.text}"
         case events.Started():
-            goes_on = f"goes on from step {event.step}" if event.step else "begins"
+            starts = f"resumes at step {event.step}" if event.step else "starts"
             trained = f"{number(event.trained)} of {number(event.parameters)} parameters are trained"
-            return f"run {event.run} {goes_on}: {trained}"
+            return f"run {event.run} {starts}: {trained}"
         case events.Evaluated():
-            return f"held out, {event.which}, step {event.step}: {loss_words(event.loss)}"
+            return f"held out, {event.which}, step {event.step}: {loss_text(event.loss)}"
         case events.Sampled():
             ended = sum(sample.stopped for sample in event.samples)
-            return f"answers, {event.which}, step {event.step}: {ended} of {len(event.samples)} ended by themselves"
+            return f"answers, {event.which}, step {event.step}: {ended} of {len(event.samples)} ended with a stop token"
         case events.Saved():
             return f"saved {event.path} in {number(event.seconds)} s"
     return ""
 
 
-def loss_words(loss: EvalLoss) -> str:
-    """Say a held-out loss."""
+def loss_text(loss: EvalLoss) -> str:
+    """Describe a held-out loss."""
     overall = loss.overall
-    shown = "no number" if overall.loss is None else f"loss {figures.loss(overall.loss)}"
+    shown = "no loss" if overall.loss is None else f"loss {figures.loss(overall.loss)}"
     return f"{shown} over {number(overall.conversations)} conversations"
 
 
-def measures(event: Stepped) -> dict[str, str]:
-    """Return what is shown of a step, by name."""
+def step_metrics(event: Stepped) -> dict[str, str]:
+    """Return the metrics of a step, formatted, by name."""
     return {
         "loss": figures.loss(event.loss),
         "lr": f"{event.lr:.2e}",
@@ -92,7 +92,7 @@ def measures(event: Stepped) -> dict[str, str]:
 
 
 class Lines:
-    """A line for each event of some kinds, as it comes."""
+    """Prints a line for each event, or for those of some kinds."""
 
     def __init__(self, *kinds: type[Event]) -> None:
         self.kinds = kinds
@@ -104,18 +104,18 @@ class Lines:
             click.echo(_plan_text(event), err=True, nl=False)
         elif isinstance(event, Stepped):
             click.echo(step_line(event), err=True)
-        elif text := words(event):
+        elif text := event_line(event):
             click.echo(one_line(text, 2000), err=True)
 
 
 def step_line(event: Stepped) -> str:
-    """Say a step in one line."""
-    shown = "  ".join(f"{name} {value}" for name, value in measures(event).items())
+    """Describe a step in one line."""
+    shown = "  ".join(f"{name} {value}" for name, value in step_metrics(event).items())
     return f"step {event.step}/{event.steps}  {shown}  ETA {duration(event.seconds_left)}"
 
 
 def _plan_text(event: Planned) -> str:
-    """Return the plan as text, without the blanks that pad lines to the width."""
+    """Return the plan as text, without trailing blanks."""
     out = console(stderr=True)
     with out.capture() as captured:
         out.print(render_plan(event.plan, event.facts))
@@ -126,7 +126,7 @@ def _plan_text(event: Planned) -> str:
 
 
 class Panel:
-    """What a run is at, at the foot of the terminal; what happens besides scrolls by above it."""
+    """Shows the state of a run at the bottom of the terminal; other events scroll by above it."""
 
     def __init__(self, live: Live) -> None:
         self.live = live
@@ -141,13 +141,13 @@ class Panel:
             say(render_plan(event.plan, event.facts))
         elif isinstance(event, Stepped):
             self.losses.append(event.loss)
-            self.live.update(self.shown(event), refresh=True)
-        elif text := words(event):
+            self.live.update(self.render(event), refresh=True)
+        elif text := event_line(event):
             if isinstance(event, events.Evaluated):
                 self.held_out[event.which] = event.loss
             say(Text(one_line(text, 2000), "yellow" if isinstance(event, Warned) else "dim"))
 
-    def shown(self, event: Stepped) -> RenderableType:
+    def render(self, event: Stepped) -> RenderableType:
         """Return the panel at a step."""
         head = Table.grid(padding=(0, 2), expand=True)
         head.add_column(no_wrap=True)
@@ -155,22 +155,22 @@ class Panel:
         head.add_column(no_wrap=True)
         at = f"step {number(event.step)} of {number(event.steps)} · epoch {event.epoch:.2f}"
         head.add_row(at, ProgressBar(event.steps, event.step), f"ETA {duration(event.seconds_left)}")
-        found = measures(event)
+        metrics = step_metrics(event)
         grid = Table.grid(padding=(0, 3, 0, 0))
-        grid.add_row(*(Text(name, "dim") for name in found))
-        grid.add_row(*(Text(value, "bold") for value in found.values()))
+        grid.add_row(*(Text(name, "dim") for name in metrics))
+        grid.add_row(*(Text(value, "bold") for value in metrics.values()))
         body = Table.grid(expand=True)
         for part in (head, grid, Text(curve(self.losses), "cyan"), *self._held_out()):
             body.add_row(part)
         return Box(body, title=Text(f"curate finetune {self.name}"), title_align="left")
 
     def _held_out(self) -> list[RenderableType]:
-        said = [f"{which} {loss_words(loss)}" for which, loss in self.held_out.items()]
-        return [Text(f"held out: {' · '.join(said)}", "dim")] if said else []
+        losses = [f"{which} {loss_text(loss)}" for which, loss in self.held_out.items()]
+        return [Text(f"held out: {' · '.join(losses)}", "dim")] if losses else []
 
 
 def curve(losses: Sequence[float], width: int = CURVE) -> str:
-    """Return a run's losses as a row of blocks, each the mean of a stretch, from the lowest to the highest."""
+    """Return losses as a row of block characters, each the mean of some steps, scaled from lowest to highest."""
     count = min(width, len(losses))
     cuts = [place * len(losses) // count for place in range(count + 1)] if count else []
     means = [sum(losses[a:b]) / (b - a) for a, b in pairwise(cuts)]

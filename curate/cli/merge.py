@@ -1,4 +1,4 @@
-"""`curate merge`: an adapter and its base made one model."""
+"""`curate merge`: merge an adapter into its base model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from curate.model.choices import DTYPES
 @click.command()
 @click.argument("adapter")
 @click.argument("out", type=click.Path(file_okay=False))
-@click.option("--base", help="Another base than the adapter names: a folder or a Hub name.")
-@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Numbers of OUT.")
+@click.option("--base", help="Base to use instead of the adapter's: a folder or Hub name.")
+@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Number type of OUT.")
 @click.option("--device", default="auto", help="Where to merge: auto, cpu, cuda.")
 def merge(adapter: str, out: str, base: str | None, dtype: str, device: str) -> None:
-    """Merge an adapter into its base, as one model.
+    """Merge an adapter into its base model.
 
-    ADAPTER is a folder, a run of curate finetune, or a Hub name; OUT a folder that does not exist yet. The
-    merged model is held against base and adapter before it is kept. What was trained by QLoRA is merged
-    into the base as it was then, in 4 bits made whole again.
+    ADAPTER is a folder, a run of curate finetune, or a Hub name; OUT is a new folder. The merged model is
+    kept only if its logits match those of base and adapter. A QLoRA adapter is merged into the base as it
+    was during training: quantised to 4 bits, then dequantised.
 
     \b
     Example:
@@ -26,14 +26,14 @@ def merge(adapter: str, out: str, base: str | None, dtype: str, device: str) -> 
     """
     import curate
 
-    made = curate.merge(
+    merged = curate.merge(
         adapter, out, base=base, dtype=dtype, device=device, say=lambda text: click.echo(text, err=True)
     )
     for name, value in (
-        ("merged", f"{made.method} adapter {adapter} into {made.base}"),
-        ("wrote", f"{made.folder} ({made.dtype})"),
-        ("checked", f"logits within {made.difference:.2%} of base and adapter, {made.tolerance:.1%} allowed"),
-        ("adapter", f"moves the base's logits by {made.effect:.2%}"),
-        ("next", f"curate chat {made.folder}"),
+        ("merged", f"{merged.method} adapter {adapter} into {merged.base}"),
+        ("wrote", f"{merged.folder} ({merged.dtype})"),
+        ("checked", f"logits within {merged.difference:.2%} of base and adapter, {merged.tolerance:.1%} allowed"),
+        ("adapter", f"changes the base's logits by {merged.effect:.2%}"),
+        ("next", f"curate chat {merged.folder}"),
     ):
         click.echo(f"{name:<9}{value}")

@@ -1,4 +1,4 @@
-"""Pages in a terminal, one at a time: scroll within one, go on to the next with a key."""
+"""A pager for a sequence of screens: scroll within one, move to the next with a key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Page = Callable[[int], "RenderableType"]
+Render = Callable[[int], "RenderableType"]
 
 KEYS = {
     **dict.fromkeys(("n", "l", "\x1b[C", "\x1bOC"), "next"),
@@ -23,39 +23,39 @@ KEYS = {
     **dict.fromkeys(("b", "\x1b[5~"), "page up"),
     **dict.fromkeys(("g", "\x1b[H", "\x1b[1~", "\x1bOH"), "top"),
     **dict.fromkeys(("G", "\x1b[F", "\x1b[4~", "\x1bOF"), "bottom"),
-    **dict.fromkeys(("q", "Q", "\x1b", "\x04"), "end"),
+    **dict.fromkeys(("q", "Q", "\x1b", "\x04"), "quit"),
 }
-ALTERNATE, BACK = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # another screen, cursor hidden; and the first again
+ALTERNATE, BACK = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # alternate screen with a hidden cursor, and back
 CLEAR = "\x1b[H\x1b[J"
 
 
-def browse(count: int, page: Page) -> None:
-    """Show pages 0 to `count` - 1; a single one that fits is printed as it is."""
+def browse(count: int, render: Render) -> None:
+    """Show screens 0 to `count` - 1; a single one that fits is just printed."""
     width, height = shutil.get_terminal_size()
-    if count == 1 and len(lines := _lines(page(0), width)) < height:
+    if count == 1 and len(lines := _lines(render(0), width)) < height:
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         return
     sys.stdout.write(ALTERNATE)
     try:
-        _leaf(count, page)
+        _run(count, render)
     finally:
         sys.stdout.write(BACK)
         sys.stdout.flush()
 
 
-def _leaf(count: int, page: Page) -> None:
+def _run(count: int, render: Render) -> None:
     place, top = 0, 0
-    shown: tuple[int, int] | None = None  # page and width that `lines` are of
+    shown: tuple[int, int] | None = None  # place and width that `lines` were rendered for
     lines: list[str] = []
     while True:
         width, height = shutil.get_terminal_size()
         room = max(height - 1, 1)
         if shown != (place, width):
-            lines, shown = _lines(page(place), width), (place, width)
+            lines, shown = _lines(render(place), width), (place, width)
         top = max(0, min(top, len(lines) - room))
         _draw(lines[top : top + room], _status(place, count, top + room, len(lines), width))
         action = KEYS.get(click.getchar())
-        if action == "end":
+        if action == "quit":
             return
         if action in ("next", "previous"):
             step = 1 if action == "next" else -1
@@ -78,12 +78,12 @@ def _lines(renderable: RenderableType, width: int) -> list[str]:
 
 
 def _draw(lines: list[str], status: str) -> None:
-    # Each line ends with its style ended, so that none runs into the next; the last row holds the status, inverted.
+    # Each line resets its style, so that none runs into the next; the last row is the status, inverted.
     sys.stdout.write(CLEAR + "".join(f"{line}\x1b[0m\r\n" for line in lines) + f"\x1b[7m{status}\x1b[0m")
     sys.stdout.flush()
 
 
 def _status(place: int, count: int, seen: int, total: int, width: int) -> str:
     share = "all" if total <= seen and place >= 0 and seen >= total else f"{100 * seen // total} %"
-    text = f" {place + 1} of {count:,} · {share} · n next  p previous  ↑↓ space scroll  q end "
+    text = f" {place + 1} of {count:,} · {share} · n next  p previous  ↑↓ space scroll  q quit "
     return text[: max(width - 1, 1)]

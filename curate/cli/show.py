@@ -1,4 +1,4 @@
-"""`curate show`: conversations in the terminal."""
+"""`curate show`: show conversations in the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from curate.analysis.select import Selection
     from curate.rendering.mask_view import MaskViewer
 
-SHOWN = 10  # conversations that go into a pipe or a file unless --limit says how many
+SHOWN = 10  # conversations printed to a pipe or a file without --limit
 ANY_RULE = "*"  # stands for --rejected without a rule
 
 
@@ -24,16 +24,16 @@ ANY_RULE = "*"  # stands for --rejected without a rule
 @click.option(
     "--set", "set_path", default="curated", show_default=True, metavar="SET", help="The curated set's folder."
 )
-@click.option("--where", metavar="SQL", help='A condition over the columns, such as "tokens > 1000".')
-@click.option("--search", metavar="TEXT", help="A text in any message, capitals aside.")
-@click.option("--random", type=click.IntRange(min=1), metavar="N", help="Draw so many of what was found.")
-@click.option("--seed", type=int, help="Draw the same ones again.")
-@click.option("--rejected", is_flag=False, flag_value=ANY_RULE, metavar="[RULE]", help="Look among the rejects.")
-@click.option("--diff", is_flag=True, help="Show what cleaning changed in the whole record.")
-@click.option("--mask", is_flag=True, help="Show what will be trained on, as ids tell it.")
-@click.option("--raw", is_flag=True, help="Show the text as it is stored, not rendered.")
-@click.option("--limit", type=click.IntRange(min=1), help=f"Print at most so many; {SHOWN} if not to a terminal.")
-@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+@click.option("--where", metavar="SQL", help='Condition on the columns, such as "tokens > 1000".')
+@click.option("--search", metavar="TEXT", help="Text in any message; case is ignored.")
+@click.option("--random", type=click.IntRange(min=1), metavar="N", help="Show N of them, chosen at random.")
+@click.option("--seed", type=int, help="Seed of --random.")
+@click.option("--rejected", is_flag=False, flag_value=ANY_RULE, metavar="[RULE]", help="Show rejects [by RULE].")
+@click.option("--diff", is_flag=True, help="Show what cleaning changed in the record.")
+@click.option("--mask", is_flag=True, help="Show which tokens are trained on.")
+@click.option("--raw", is_flag=True, help="Show the stored text instead of rendered Markdown.")
+@click.option("--limit", type=click.IntRange(min=1), help=f"Show at most this many.  [default in a pipe: {SHOWN}]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(
     ids: tuple[str, ...],
     set_path: str,
@@ -44,47 +44,47 @@ def show(
     raw: bool,
     as_json: bool,
     seed: int | None,
-    **wanted: Any,
+    **conditions: Any,
 ) -> None:
     """Show conversations of a set.
 
-    In a terminal one at a time: n and p go to the next and the previous one, q ends. ID is an id of the
-    set, the dump's own id, or FILE:INDEX; without any, all that --where and --search leave.
+    On a terminal, n and p show the next and the previous conversation, q quits. ID is an id of the set,
+    an id of the dump, or FILE:INDEX; without an ID, all conversations that --where and --search match.
 
     \b
     Example:
       curate show --where "tokens > 1000 and language = 'ko'" --random 5
     """
-    from curate.analysis.select import show as find
+    from curate.analysis.select import show as select
 
     if sum((diff, mask, raw, as_json)) > 1:
         raise click.UsageError("--diff, --mask, --raw and --json exclude each other")
-    seed = _seed(seed) if wanted["random"] else seed
+    seed = _seed(seed) if conditions["random"] else seed
     among: str | bool = rejected is not None if rejected in (None, ANY_RULE) else str(rejected)
-    found = find(ids, set_path, rejected=among, seed=seed, **wanted)
+    selection = select(ids, set_path, rejected=among, seed=seed, **conditions)
     if limit is not None:
-        found = found.head(limit)
+        selection = selection.head(limit)
     if as_json:
-        _print_json(_cut(found, limit))
+        _print_json(_cut(selection, limit))
         return
-    if not len(found):
-        click.echo("nothing found", err=True)
+    if not len(selection):
+        click.echo("no conversation matches", err=True)
         return
-    _show(found, _page(found, diff, mask, raw), limit)
+    _show(selection, _renderer(selection, diff, mask, raw), limit)
 
 
 def _seed(seed: int | None) -> int:
-    """Return the seed, drawn and told where none was given."""
+    """Return the seed; draw and print one if it is None."""
     if seed is None:
         import random
 
         seed = random.randrange(100_000)
-        click.echo(f"drawn with --seed {seed}", err=True)
+        click.echo(f"chosen with --seed {seed}", err=True)
     return seed
 
 
 def _cut(selection: Selection, limit: int | None) -> Selection:
-    """Return what is printed of it where nobody can leaf through it; says what is left out."""
+    """Return the conversations to print without a pager; print how many are left out."""
     if limit is not None or len(selection) <= SHOWN:
         return selection
     click.echo(f"{SHOWN} of {len(selection):,} conversations; --limit {len(selection)} prints all", err=True)
@@ -106,8 +106,8 @@ def _show(selection: Selection, page: Callable[[ConversationView], RenderableTyp
         put(page(chat))
 
 
-def _page(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[ConversationView], RenderableType]:
-    """Return how a conversation is rendered."""
+def _renderer(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[ConversationView], RenderableType]:
+    """Return the function that renders a conversation."""
     from curate.analysis import conversations
     from curate.dataset.curated_set import translate_errors
     from curate.report.terminal.conversations import render_conversation, render_diff, render_mask
@@ -134,7 +134,7 @@ def _page(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[
 
 
 def _viewer(selection: Selection, needed: bool) -> MaskViewer | None:
-    """Return what counts tokens; says why there is none, and ends the command where nothing can be shown without."""
+    """Return the mask viewer, or print why there is none; raises TokenizerError if it is needed."""
     from curate.errors import TokenizerError
     from curate.rendering.mask_view import load_viewer
 
@@ -142,7 +142,7 @@ def _viewer(selection: Selection, needed: bool) -> MaskViewer | None:
     if viewer is None and needed:
         raise TokenizerError(f"the mask cannot be shown: {why}")
     if viewer is None:
-        click.echo(f"no tokens a message: {why}", err=True)
+        click.echo(f"no token counts for messages: {why}", err=True)
     return viewer
 
 

@@ -1,4 +1,4 @@
-"""`curate stats`: the numbers of a curated set, or of a dump."""
+"""`curate stats`: statistics of a curated set or a dump."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("path", default="curated", metavar="[SET]")
 @click.option(
-    "--compare", "other", metavar="OTHER", help="Put another set beside it: what one keeps and not the other."
+    "--compare", "other", metavar="OTHER", help="Compare with another set: which records only one of them keeps."
 )
-@click.option("--html", metavar="FILE", help="Write them to this page, with conversations of the set.")
-@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
-@click.option("--tokenizer", help="Of a dump: the tokenizer to count with; a set is counted already.")
-@click.option("--template", help="Of a dump: the prompt template to count in.")
-@click.option("--workers", type=click.IntRange(min=1), help="Of a dump: worker processes; all cores if left out.")
+@click.option("--html", metavar="FILE", help="Write an HTML page with sample conversations to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--tokenizer", help="For a dump: tokenizer for counting tokens.")
+@click.option("--template", help="For a dump: prompt template for counting tokens.")
+@click.option("--workers", type=click.IntRange(min=1), help="For a dump: number of processes.  [default: all cores]")
 def stats(path: str, other: str | None, html: str | None, as_json: bool, **counting: Any) -> None:
-    """Show what a curated set or a dump holds.
+    """Show statistics of a curated set or a dump.
 
-    The flow from records read to kept, lengths, languages, models, roles, duplicates, repairs, what fits
-    a window and what will be trained. SET is a set's folder, curated/ if left out, or anything that
-    curate clean reads, measured as it came.
+    Shows how many records each rule rejected, lengths, languages, models, roles, duplicates, repairs, how
+    much fits a window, and how much is trained on. SET is a set's folder (by default curated/), or any
+    input of curate clean, which is measured without cleaning.
 
     \b
     Example:
@@ -36,13 +36,13 @@ def stats(path: str, other: str | None, html: str | None, as_json: bool, **count
     """
     from curate.display.text import show, to_json
 
-    found = _compared(path, other, html, counting) if other else _measured(path, html, counting)
+    result = _compared(path, other, html, counting) if other else _measured(path, html, counting)
     if as_json:
-        click.echo(to_json(found))
+        click.echo(to_json(result))
     elif html:
-        click.echo(f"written {html}", err=True)
+        click.echo(f"wrote {html}", err=True)
     else:
-        show(_page(found))
+        show(_render(result))
 
 
 def _measured(path: str, html: str | None, counting: dict[str, Any]) -> Stats:
@@ -54,13 +54,13 @@ def _measured(path: str, html: str | None, counting: dict[str, Any]) -> Stats:
 def _compared(path: str, other: str, html: str | None, counting: dict[str, Any]) -> Comparison:
     from curate.api.compare import compare
 
-    given = [name for name, value in counting.items() if value is not None]
-    if given:
-        raise click.UsageError(f"--{given[0]} is for a dump; --compare takes two sets, whose tokens are counted")
+    options = [name for name, value in counting.items() if value is not None]
+    if options:
+        raise click.UsageError(f"--{options[0]} is for a dump; --compare takes two sets, already counted")
     return compare(path, other, html=html)
 
 
-def _page(result: Stats | Comparison) -> RenderableType:
+def _render(result: Stats | Comparison) -> RenderableType:
     from curate.analysis.stats import Stats
     from curate.report.terminal.compare import render_comparison
     from curate.report.terminal.stats import render_stats

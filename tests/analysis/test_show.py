@@ -287,7 +287,7 @@ def test_a_rejected_record_says_why_and_shows_what_it_held(example: CuratedSet) 
     assert "rejected by plugins: made with plugins" in out
     assert "It was a Saturday" in out
     _, out, _ = invoke("--set", str(example.path), "--rejected", "not_a_record")
-    assert "the record as it came" in out
+    assert "original record" in out
     _, out, _ = invoke("--set", str(example.path), "--rejected", "rate_limit")
     assert "exchange rejected by rate_limit" in out
     assert "And what do people pay with there?" in out
@@ -308,7 +308,7 @@ def test_into_a_pipe_go_ten_unless_the_limit_says_more(example: CuratedSet) -> N
     assert err == "10 of 180 conversations; --limit 180 prints all\n"
     _, out, err = invoke("--set", str(example.path), "--limit", "30")
     assert (out.count("sharegpt_dump.json:"), err) == (30, "")
-    assert invoke("--set", str(example.path), "--search", "no such words") == (0, "", "nothing found\n")
+    assert invoke("--set", str(example.path), "--search", "no such words") == (0, "", "no conversation matches\n")
 
 
 def test_as_json_it_is_a_list_with_tokens_and_rejection(example: CuratedSet) -> None:

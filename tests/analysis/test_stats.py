@@ -241,7 +241,7 @@ def test_a_dump_of_any_format_is_measured_as_it_came(dump: Path) -> None:
     assert 0 < found.header.answer_tokens < found.header.tokens
     same = found.duplicates
     assert (same.rejected, same.most_copied, same.copies, same.shared, same.largest) == (1, "a", 1, 1, 2)
-    assert "none: measured as it came" in rendered(render_stats(found), 80)
+    assert "none (not cleaned)" in rendered(render_stats(found), 80)
 
 
 def test_tokens_of_a_dump_are_those_that_clean_counts(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_the_summary_tells_the_run_from_read_to_kept() -> None:
     text = rendered(summary.render_summary(decode(MANIFEST), "curated"), 80)
     for said in ("read", "exact_duplicates", "kept", "50.0 %", "html_to_markdown 2", "1.5 s, 1.3 MB/s, 2 workers"):
         assert said in text
-    assert "1 exchange lost from kept records: overlong 1" in text
+    assert "1 exchange removed from kept records: overlong 1" in text
 
 
 SAFE = {

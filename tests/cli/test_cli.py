@@ -228,7 +228,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
 ENDS = {
     "what a user can mend": (SetError("no set\x1b[31m"), 1, "error: no set␛[31m\n"),
     "the disk": (OSError(28, "No space left on device", "curated"), 1, "error: No space left on device: 'curated'\n"),
-    "a defect": (ValueError("x"), 1, "error: a defect of curate: ValueError: x; please report it"),
+    "a defect": (ValueError("x"), 1, "error: this is a bug in curate: ValueError: x; please report it"),
     "Ctrl-C": (KeyboardInterrupt(), 130, "stopped; nothing was changed\n"),
     "a reader that went away": (BrokenPipeError(32, "Broken pipe"), 1, ""),
 }
@@ -287,7 +287,7 @@ LINES = {
 
 @pytest.mark.parametrize(("now", "said"), LINES.values(), ids=LINES.keys())
 def test_progress_is_told_in_one_line(now: Any, said: str) -> None:
-    assert clean_progress.line(now) == said
+    assert clean_progress.full_line(now) == said
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(7.6, "8 s"), (187, "3:07 min"), (7500, "2:05 h")])

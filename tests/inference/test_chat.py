@@ -73,7 +73,7 @@ def test_a_pipe_is_one_prompt_and_an_empty_one_is_refused(run: Path) -> None:
     assert call(run, "--temperature", "0", text=f"{ASKED}\n").stdout == f"{SAID}\n"
     found = call(run, text=" \n")
     assert found.exit_code == 2
-    assert "nothing is asked" in found.stderr
+    assert "no prompt: pipe" in found.stderr
 
 
 def test_the_prompt_has_the_ids_of_training(run: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_seed_gives_the_same_answer_again(run: Path) -> None:
 
 def test_an_answer_that_is_cut_says_so_on_stderr(run: Path) -> None:
     found = call(run, "--prompt", ASKED, "--temperature", 0, "--max-new-tokens", 3)
-    assert "cut after 3 tokens" in found.stderr
+    assert "cut off after 3 tokens" in found.stderr
     assert SAID.startswith(found.stdout.strip())
 
 
@@ -206,8 +206,8 @@ def test_at_a_terminal_one_talks_begins_anew_and_leaves(adapter: Path) -> None:
     assert "lora adapter" in shown
     assert shown.count(SAID) == 1, "the base has not learnt it"
     assert LAST.split(";")[0] in shown
-    assert "(a new conversation)" in shown
-    assert "(the base answers now)" in shown
+    assert "(new conversation)" in shown
+    assert "(adapter off)" in shown
     assert "no command /nope" in shown
 
 

@@ -26,7 +26,7 @@ OBJECTS: Mapping[str, tuple[Callable[[Path], Any], str]] = {
     "a selection": (lambda folder: curate.show(set_path=folder), "conversations"),
     "rejected ones": (lambda folder: curate.show(set_path=folder, rejected=True), "conversations"),
     "a conversation": (lambda folder: curate.show(set_path=folder)[0], "assistant"),
-    "a record's way": (lambda folder: curate.explain(curate.show(set_path=folder)[0].id, folder), "came out"),
+    "a record's way": (lambda folder: curate.explain(curate.show(set_path=folder)[0].id, folder), "outcome"),
     "a machine": (lambda _: curate.doctor(), "cores"),
 }
 
@@ -62,4 +62,4 @@ def test_a_run_shows_what_it_kept_and_its_warnings(tmp_path: Path) -> None:
 def test_a_notebook_that_rich_knows_is_not_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     found = curate.explain("deadbeef", write_set(tmp_path / "set"))
-    assert "came out" in found._repr_html_()
+    assert "outcome" in found._repr_html_()

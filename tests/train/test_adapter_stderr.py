@@ -34,7 +34,7 @@ def errors_of(*command: str) -> list[str]:
     """Run Python; return its lines on standard error without those of `chat` that an answer was cut."""
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
-    return [line for line in done.stderr.splitlines() if not line.startswith("(cut after")]
+    return [line for line in done.stderr.splitlines() if not line.startswith("(cut off after")]
 
 
 def finetune(data: Path, out: Path, method: str) -> list[str]:

@@ -201,7 +201,7 @@ def test_the_panel_cuts_no_figure_on_a_narrow_terminal() -> None:
     )
     screen = Console(file=io.StringIO(), width=80, record=True)
     with Live(console=screen, auto_refresh=False) as live:
-        screen.print(finetune_progress.Panel(live).shown(step))
+        screen.print(finetune_progress.Panel(live).render(step))
     words = screen.export_text().split()
     for part in ("123,456", "234,567", "12.3456", "1.00e-05", "0.1234", "1,234,567", "41.0", "139.8", "0.3", "22:13"):
         assert part in words, part

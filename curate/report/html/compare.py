@@ -1,4 +1,4 @@
-"""The page of two curated sets side by side."""
+"""The page of a comparison of two curated sets."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ from curate.display.html import (
 )
 from curate.report.html import conversation
 from curate.report.terminal.compare import (
+    COLUMNS,
     SIDES,
-    Figure,
-    Part,
+    NumberPair,
+    SharePair,
     describe_matching,
     describe_side,
     format_setting,
@@ -43,18 +44,17 @@ from curate.report.terminal.compare import (
     total_figures,
 )
 
-BARS = 10  # names in a chart; its table has the first `ROWS`
+BARS = 10  # names in a chart; its table lists the first `ROWS`
 ROWS = 200
-RULES = 12  # of each side, of which conversations are shown
-COLUMNS = ("one", "other")
+RULES = 12  # rules of each set with sample conversations
 
 
 def render(comparison: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> str:
     """Return the page."""
     names = [Path(stats.header.path).resolve().name for stats in (comparison.one, comparison.other)]
-    title = " beside ".join(names)
+    title = " and ".join(names)
     shown = [
-        ("differences", "What one keeps and the other does not", _rule_differences(comparison)),
+        ("differences", "Records kept in one set only", _rule_differences(comparison)),
         ("settings", "Settings that differ", _settings(comparison)),
         ("numbers", "Numbers", _figures("records, pieces and tokens", total_figures(comparison))),
         ("lengths", "Lengths", f'<div class="grid">{"".join(_lengths(comparison))}</div>'),
@@ -83,7 +83,7 @@ def _rule_differences(comparison: Comparison) -> str:
     shown = ""
     for side, keeper, loser in ((comparison.only_one, *SIDES), (comparison.only_other, *SIDES[::-1])):
         tables = _rules(f"rejected in {loser} by", "records", side.rules)
-        tables += _rules(f"lost in {loser} from records that both keep, by", "exchanges", side.exchanges)
+        tables += _rules(f"removed in {loser}, record kept in both", "exchanges", side.exchanges)
         shown += f"<h3>{escape(describe_side(side, keeper, loser))}</h3>{tables}"
     return shown
 
@@ -98,12 +98,12 @@ def _settings(comparison: Comparison) -> str:
     return table("settings that differ", ("setting", *COLUMNS), rows)
 
 
-def _figures(title: str, figures: Sequence[Figure]) -> str:
+def _figures(title: str, figures: Sequence[NumberPair]) -> str:
     rows: list[Sequence[Cell]] = [(one.name, one.one, one.other, _change(one)) for one in figures]
     return table(title, ("number", *COLUMNS, "change"), rows)
 
 
-def _change(figure: Figure) -> Formatted:
+def _change(figure: NumberPair) -> Formatted:
     return Formatted(figure.change, ratio(figure.other - figure.one, figure.one))
 
 
@@ -131,17 +131,19 @@ def _names(comparison: Comparison) -> Iterator[str]:
     for title, unit, rows in name_shares(comparison):
         if not rows:
             continue
-        heading = ("name", "one", "one, share", "other", "other, share", "points")
+        heading = ("name", "first", "first, share", "second", "second, share", "points")
         cells: list[Sequence[Cell]] = [
             (row.name, row.one, row.one_share, row.other, row.other_share, _points(row)) for row in rows[:ROWS]
         ]
-        numbers = table(f"{title}, in {unit}", heading, cells, dict.fromkeys(("one, share", "other, share"), percent))
+        numbers = table(
+            f"{title}, in {unit}", heading, cells, dict.fromkeys(("first, share", "second, share"), percent)
+        )
         label = f"{title} of both sets, as shares of each; the table has the numbers"
         drawn = chart(f"pairs:{title}", label, 2 * min(len(rows), BARS))
         yield f"<figure><figcaption>{escape(title)}</figcaption>{drawn}{collapsible('as a table', numbers)}</figure>"
 
 
-def _points(row: Part) -> Formatted:
+def _points(row: SharePair) -> Formatted:
     return Formatted(row.change, row.other_share - row.one_share)
 
 
@@ -152,12 +154,12 @@ def _data(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _pair(row: Part) -> tuple[str, int, float, int, float]:
+def _pair(row: SharePair) -> tuple[str, int, float, int, float]:
     return row.name, row.one, row.one_share, row.other, row.other_share
 
 
 def _samples(comparison: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> Iterator[tuple[str, list[str]]]:
-    """Yield conversations that one keeps, with why the other has rejected them."""
+    """Yield conversations that only one set keeps, with the reason the other rejected them."""
     for side, (keeper, loser), (mine, theirs) in (
         (comparison.only_one, SIDES, sets),
         (comparison.only_other, SIDES[::-1], sets[::-1]),
@@ -176,6 +178,6 @@ def _of_side(side: Side, mine: CuratedSet, theirs: CuratedSet) -> Iterator[tuple
 
 
 def _rejected(chat: ConversationView, theirs: CuratedSet, rule: str) -> ConversationView:
-    """Return a conversation with what rejected it in the other set, if its record stands at the same place there."""
+    """Return a conversation with its rejection in the other set, if its record has the same key there."""
     why = [loss for loss in conversations.find_rejections(theirs, chat) if loss.rule == rule]
     return replace(chat, rejected=why[0] if why else None)

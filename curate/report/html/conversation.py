@@ -1,7 +1,6 @@
-"""A conversation as HTML: answers as markdown with code in colours, prompts as typed, and what cleaning changed.
+"""Conversations as HTML: answers as Markdown with highlighted code, prompts as typed, and what cleaning changed.
 
-What a conversation says is text only: HTML in it is escaped, images are not shown, and addresses stand
-beside their words instead of leading anywhere.
+Messages are text only: HTML is escaped, images are not loaded, and a link is shown as its text and address.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from curate.display.text import safe
 from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
 
-LONG = 2_500  # characters of a message; past them it is cut, and says so
+LONG = 2_500  # characters shown of a message
 MESSAGES, CHANGES = 8, 4  # of a conversation
 EVIDENCE = 300
-NESTED = 18  # lists and quotes in one another; what lies deeper would be hidden
-ENDS = 160  # characters at each end of an unchanged stretch of a diff
-# Languages of answers that are coloured. Of Pygments' hundreds some have patterns that take for ever on what is not
-# theirs, and a name that is none of them would be looked for among all packages that are installed.
+NESTED = 18  # levels of lists and quotes; the parser would hide deeper ones
+ENDS = 160  # characters shown at each end of an unchanged span of a diff
+# Languages that are highlighted. Some of Pygments' other lexers backtrack for minutes on foreign text, and an unknown
+# name makes Pygments search the plugins of every installed package.
 _NAMED = """
 bash c c# c++ cpp csharp css dart diff dockerfile go graphql haskell html ini java javascript js json jsx julia kotlin
 lua makefile matlab objective-c perl php powershell py python python3 r rb ruby rs rust scala sh shell sql swift toml ts
@@ -38,14 +37,14 @@ TAGS = {"same": "span", "gone": "del", "new": "ins"}
 
 
 def render_conversation(chat: ConversationView, spans: MaskedText | None = None) -> str:
-    """Return a conversation, its first messages in full; `spans` tell what of its rendering is trained on."""
+    """Return a conversation's first messages; `spans` are its rendering, each with whether it is trained on."""
     shown = "".join(_message(message) for message in chat.messages[:MESSAGES])
     unread = f'<pre class="plain">{escape(truncate(chat.unread, LONG))}</pre>' if chat.unread is not None else ""
     return _article(chat, shown + unread + _left(len(chat.messages) - MESSAGES) + _mask(chat, spans or ()))
 
 
 def _mask(chat: ConversationView, spans: MaskedText) -> str:
-    """Return the rendering with what is trained on marked, folded away."""
+    """Return the rendering in a collapsed block, the trained spans marked."""
     shown, room = "", MESSAGES * LONG
     for part, is_trained in spans:
         marked = escape(truncate(part, max(room, 0)))
@@ -54,8 +53,8 @@ def _mask(chat: ConversationView, spans: MaskedText) -> str:
         if room <= 0:
             break
     trained, tokens = (number(chat.facts.get(name) or 0) for name in ("answer_tokens", "tokens"))
-    told = f"as training sees it: <mark>the loss counts</mark> {trained} of {tokens} tokens"
-    return collapsible(told, preformatted(shown)) if shown else ""
+    summary = f"as training sees it: <mark>the loss counts</mark> {trained} of {tokens} tokens"
+    return collapsible(summary, preformatted(shown)) if shown else ""
 
 
 def render_changes(chat: ConversationView, changes: Sequence[Change]) -> str:
@@ -69,20 +68,26 @@ def render_changes(chat: ConversationView, changes: Sequence[Change]) -> str:
 
 def _article(chat: ConversationView, body: str) -> str:
     facts = chat.facts
-    told = [str(facts[key]) for key in ("split", "language", "model") if facts.get(key)]
+    notes = [str(facts[key]) for key in ("split", "language", "model") if facts.get(key)]
     if facts.get("tokens") is not None:
-        told.append(f"{number(facts['tokens'])} tokens")
-    told += facts.get("edit_names") or []
-    lost = chat.rejected
+        notes.append(f"{number(facts['tokens'])} tokens")
+    notes += facts.get("edit_names") or []
+    rejection = chat.rejected
     why = ""
-    if lost is not None:
-        shown = lost.evidence if lost.evidence and not (chat.unread or "").startswith(lost.evidence) else ""
+    if rejection is not None:
+        shown = (
+            rejection.evidence if rejection.evidence and not (chat.unread or "").startswith(rejection.evidence) else ""
+        )
         evidence = f'<p class="evidence">{escape(truncate(shown, EVIDENCE))}</p>' if shown else ""
-        twin = f" (stayed: <code>{escape(lost.twin)}</code>)" if lost.twin and lost.twin not in lost.reason else ""
-        why = f'<p class="why"><b>{escape(lost.rule)}</b>: {escape(lost.reason)}{twin}</p>{evidence}'
+        twin = (
+            f" (kept twin: <code>{escape(rejection.twin)}</code>)"
+            if rejection.twin and rejection.twin not in rejection.reason
+            else ""
+        )
+        why = f'<p class="why"><b>{escape(rejection.rule)}</b>: {escape(rejection.reason)}{twin}</p>{evidence}'
     place = [chat.place] if chat.place != chat.id else []
-    beside = escape(" · ".join([*place, *told]))
-    head = f'<p class="head"><b>{escape(chat.id)}</b> <span class="note">{beside}</span></p>'
+    note = escape(" · ".join([*place, *notes]))
+    head = f'<p class="head"><b>{escape(chat.id)}</b> <span class="note">{note}</span></p>'
     return f"<article>{head}{why}{body}</article>"
 
 
@@ -99,7 +104,7 @@ def _message(message: Message) -> str:
 
 def _changed(one: Change) -> str:
     before, after = (side.content if side else "" for side in (one.before, one.after))
-    what = "taken out" if one.after is None else "added" if one.before is None else "changed"
+    what = "removed" if one.after is None else "added" if one.before is None else "changed"
     shown, room = "", 2 * LONG
     for kind, part in diff.words(before, after):
         part = _middle(part) if kind == "same" else _seen(part)
@@ -116,7 +121,7 @@ def _middle(part: str) -> str:
 
 
 def _seen(part: str) -> str:
-    """Show line ends that went or came: of Windows, and where nothing else did."""
+    """Make changed line ends visible: Windows ones, and all where nothing else changed."""
     return part.replace("\r\n", "␍\n") if part.strip() else part.replace("\r", "␍").replace("\n", "⏎\n")
 
 
@@ -124,7 +129,7 @@ def _seen(part: str) -> str:
 
 
 def _prose(content: str) -> str:
-    """Return an answer's markdown as HTML; as typed where it is nested deeper than the parser follows."""
+    """Return an answer's Markdown as HTML; as typed where it is nested too deeply to parse."""
     parser = _markdown()
     tokens = parser.parse(safe(content))
     if any(token.level >= NESTED for token in tokens):
@@ -135,16 +140,16 @@ def _prose(content: str) -> str:
 @cache
 def _markdown() -> MarkdownIt:
     settings = {"html": False, "breaks": True, "highlight": _highlighted, "maxNesting": NESTED + 2}
-    made = MarkdownIt("commonmark", settings)
-    made.enable(["table", "strikethrough"]).disable("image")
+    parser = MarkdownIt("commonmark", settings)
+    parser.enable(["table", "strikethrough"]).disable("image")
     for name, rule in {
         "link_open": _link_open,
         "link_close": _link_close,
         "heading_open": lambda *_: '<p class="h">',
         "heading_close": lambda *_: "</p>",
     }.items():
-        made.add_render_rule(name, rule)
-    return made
+        parser.add_render_rule(name, rule)
+    return parser
 
 
 def _link_open(self: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
@@ -152,7 +157,7 @@ def _link_open(self: Any, tokens: Sequence[Any], index: int, options: Any, env: 
 
 
 def _link_close(self: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
-    """Write the address after the words that led to it, unless they are the address."""
+    """Write the address after the link's text, unless they are the same."""
     opened = max(at for at in range(index) if tokens[at].type == "link_open")
     words = "".join(token.content for token in tokens[opened:index])
     address = str(tokens[opened].attrs.get("href", ""))
@@ -160,7 +165,7 @@ def _link_close(self: Any, tokens: Sequence[Any], index: int, options: Any, env:
 
 
 def _highlighted(code: str, language: str, _: str) -> str:
-    """Return code with its words in classes of Pygments'; of a language that is not told apart, plain (empty)."""
+    """Return code highlighted by Pygments, empty (plain) for a language that is not in LANGUAGES."""
     if language.lower() not in LANGUAGES:
         return ""
     from pygments import highlight

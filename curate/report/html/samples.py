@@ -1,7 +1,7 @@
-"""Which conversations stand on a page: some that were kept, some that were repaired, and some of each rule's rejects.
+"""Choose the sample conversations of a page: kept ones, repaired ones, and rejects of each rule.
 
-The same set gives the same sample: places are spread evenly, never drawn. They come from the first rows of each
-table, so that it takes no longer for a large set; a rule that took nothing there shows the first that it took.
+The same set gives the same sample: rows are evenly spaced, not random. They come from the first rows of each
+table, so that a large set takes no longer; for a rule without rejects there, its first reject is used.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
 
 T = TypeVar("T")
-Told = Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]]
+MaskReader = Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]]
 
 SOURCE = ["source_file", "source_index"]
 KEPT, REPAIRED, EACH_RULE = 4, 6, 2
-NEAR = 1_000  # rows of conversations.parquet that are looked at: one stretch, read once
-SHORT = 3_000  # characters of a conversation that can be read as a whole; longer ones only where there are no others
-RULES = 40  # the commonest; a rule beyond them has no sample
+NEAR = 1_000  # rows of conversations.parquet to choose from, read in one go
+SHORT = 3_000  # characters; longer conversations are used only where there are no others
+RULES = 40  # the most frequent ones; other rules have no sample
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Conversations to look at.
+    """Sample conversations.
 
-    Of the kept ones there is what is trained on, if it could be told; of the repaired ones what was changed; of the
-    rejected ones those of each rule.
+    Kept ones come with the spans of their rendering, if these are known; repaired ones with their changes; rejected
+    ones by rule.
     """
 
     kept: tuple[tuple[ConversationView, MaskedText | None], ...]
@@ -51,8 +51,8 @@ class Samples:
     rejected: tuple[tuple[str, tuple[ConversationView, ...]], ...]
 
 
-def sample_set(curated: CuratedSet, told: Told | None) -> Samples:
-    """Choose a page's conversations, of those that are one piece; `told` tells what is trained on in some."""
+def sample_set(curated: CuratedSet, read_masks: MaskReader | None) -> Samples:
+    """Choose conversations of a set, each of one piece; `read_masks` returns their spans, trained on or not."""
     columns = ("piece", "edit_names", "characters", "source_file", "source_index")
     rows = curated.conversations().head(NEAR).select(columns).with_row_index("row").collect()
     alone = (pl.col("piece") == 0) & (pl.col("piece").shift(-1, fill_value=0) == 0)
@@ -60,17 +60,17 @@ def sample_set(curated: CuratedSet, told: Told | None) -> Samples:
     short = whole.filter(pl.col("characters") <= SHORT)
     table = whole if short.is_empty() else short
     records = _records(curated)
-    mended = _repaired(table.join(records, on=SOURCE, how="semi", maintain_order="left"))
-    looked_at = _spread(table["row"].to_list(), 8 * KEPT)
-    found = conversations.read_kept(curated, [*looked_at, *mended])
-    kept = _various(found[: len(looked_at)])
-    spans = told([chat.messages for chat in kept]) if told is not None else [None] * len(kept)
-    looked = tuple(zip(kept, spans, strict=True))
-    return Samples(looked, _compared(found[len(looked_at) :], records), _rejected(curated))
+    repaired = _repaired(table.join(records, on=SOURCE, how="semi", maintain_order="left"))
+    chosen = _spread(table["row"].to_list(), 8 * KEPT)
+    chats = conversations.read_kept(curated, [*chosen, *repaired])
+    kept = _various(chats[: len(chosen)])
+    spans = read_masks([chat.messages for chat in kept]) if read_masks is not None else [None] * len(kept)
+    samples = tuple(zip(kept, spans, strict=True))
+    return Samples(samples, _compared(chats[len(chosen) :], records), _rejected(curated))
 
 
 def sample_dump(path: str | Path) -> Samples:
-    """Choose conversations from the beginning of a dump, and records that hold none; of standard input, no longer."""
+    """Choose conversations and unreadable records from the beginning of a dump; none of standard input."""
     readable: list[ConversationView] = []
     unreadable: dict[str, list[ConversationView]] = {}
     if str(path) == "-":
@@ -79,9 +79,9 @@ def sample_dump(path: str | Path) -> Samples:
         for raw in decode_records(chunk):
             place = f"{chunk.source_file}:{raw.index}"
             try:
-                found = parse_unrepaired(raw)
-                name = found.source_id or place
-                readable.append(ConversationView(name, chunk.source_file, raw.index, tuple(found.messages)))
+                conversation = parse_unrepaired(raw)
+                name = conversation.source_id or place
+                readable.append(ConversationView(name, chunk.source_file, raw.index, tuple(conversation.messages)))
             except RecordError as error:
                 why = Rejection("record", error.rule, error.reason, error.evidence, None, None)
                 text = raw.raw.decode("utf-8", "backslashreplace")
@@ -89,11 +89,11 @@ def sample_dump(path: str | Path) -> Samples:
                 unreadable.setdefault(error.rule, []).append(chat)
     short = [chat for chat in readable if sum(len(message.content) for message in chat.messages) <= SHORT]
     kept = tuple((chat, None) for chat in _various(_spread(short or readable, 8 * KEPT)))
-    return Samples(kept, (), tuple((rule, tuple(found[:EACH_RULE])) for rule, found in sorted(unreadable.items())))
+    return Samples(kept, (), tuple((rule, tuple(chats[:EACH_RULE])) for rule, chats in sorted(unreadable.items())))
 
 
 def _records(curated: CuratedSet) -> pl.DataFrame:
-    """Return the first records as they came, of those that were changed; none where they were not written."""
+    """Return the first original records of those that were changed; none if they were not stored."""
     originals = curated.originals()
     if originals is None:
         return pl.DataFrame(schema=dict(ORIGINAL))
@@ -101,20 +101,20 @@ def _records(curated: CuratedSet) -> pl.DataFrame:
 
 
 def _spread(rows: Sequence[T], count: int) -> list[T]:
-    """Return so many of the rows, evenly spread."""
+    """Return `count` of the rows, evenly spaced."""
     if len(rows) <= count:
         return list(rows)
     return [rows[(2 * at + 1) * len(rows) // (2 * count)] for at in range(count)]
 
 
-def _various(found: Sequence[ConversationView]) -> list[ConversationView]:
-    """Return some, the first that holds code among them."""
-    code = [chat for chat in found if any("```" in message.content for message in chat.messages)][:1]
-    return code + _spread([chat for chat in found if chat not in code], KEPT - len(code))
+def _various(chats: Sequence[ConversationView]) -> list[ConversationView]:
+    """Return some of the conversations, including the first with code."""
+    code = [chat for chat in chats if any("```" in message.content for message in chat.messages)][:1]
+    return code + _spread([chat for chat in chats if chat not in code], KEPT - len(code))
 
 
 def _repaired(known: pl.DataFrame) -> list[int]:
-    """Return rows whose repairs are of as many kinds as there are, rare ones first."""
+    """Return rows that cover as many kinds of repair as possible, rare ones first."""
     named = known.select("row", "edit_names").explode("edit_names").drop_nulls()
     counts = dict(named.group_by("edit_names").len().iter_rows())
     chosen: list[int] = []
@@ -125,29 +125,27 @@ def _repaired(known: pl.DataFrame) -> list[int]:
     return sorted((chosen + common)[:REPAIRED])
 
 
-def _compared(
-    repaired: Sequence[ConversationView], records: pl.DataFrame
-) -> tuple[tuple[ConversationView, tuple[Change, ...]], ...]:
-    found = []
+def _compared(repaired: Sequence[ConversationView], records: pl.DataFrame) -> tuple[tuple[ConversationView, tuple[Change, ...]], ...]:
+    pairs = []
     for chat in repaired:
         raw = records.filter(source_file=chat.source_file, source_index=chat.source_index)["record"]
         before, _ = conversations.parse_record(raw[0])
-        found.append((chat, tuple(changes(before, chat.messages))))
-    return tuple(found)
+        pairs.append((chat, tuple(changes(before, chat.messages))))
+    return tuple(pairs)
 
 
 def _rejected(curated: CuratedSet) -> tuple[tuple[str, tuple[ConversationView, ...]], ...]:
-    """Return rejects of each rule, the commonest rule first."""
+    """Return rejects of each rule, the most frequent rule first."""
     frame = curated.rejected()
     sizes = frame.head(RAW_ROW_GROUP).select(pl.col("record").bin.size().fill_null(0)).collect().to_series()
     chosen = {rule: _of_rule(near, sizes, first) for rule, near, first in _by_rule(frame)}
-    found = iter(conversations.read_rejected(curated, [row for rows in chosen.values() for row in rows]))
-    return tuple((rule, tuple(next(found) for _ in rows)) for rule, rows in chosen.items())
+    rejects = iter(conversations.read_rejected(curated, [row for rows in chosen.values() for row in rows]))
+    return tuple((rule, tuple(next(rejects) for _ in rows)) for rule, rows in chosen.items())
 
 
 def _by_rule(frame: pl.LazyFrame) -> Iterable[tuple[str, list[int], int]]:
-    """Yield a rule, its rows near the beginning, and its first one; those that hold their record, if any does."""
-    record = pl.struct(SOURCE)  # stands in the first of a record's rows
+    """Yield each rule with its rows near the beginning and its first row, of those that store their record."""
+    record = pl.struct(SOURCE)  # stored in the first of a record's rows
     rows = frame.select("rule", leads=record.ne_missing(record.shift())).with_row_index("row")
     row, leads = pl.col("row"), pl.col("leads")
     by_rule = rows.group_by("rule").agg(

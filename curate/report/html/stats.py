@@ -1,6 +1,6 @@
-"""The page of a set's or a dump's statistics, from head to foot.
+"""The page of `curate stats`.
 
-Every number stands in a table too, so that the page says all without scripts.
+Every charted number is in a table too, so that the page is complete without scripts.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from curate.display.html import (
 from curate.report.html import conversation
 from curate.report.html.samples import Samples
 
-BARS = 12  # of a chart; its table has them all, or the first of them
+BARS = 12  # of a chart; its table lists the first `ROWS`
 ROWS = 200
 SHARE = {"share": percent}
 
 
 def render(stats: Stats, samples: Samples, name: str = "") -> str:
-    """Return the page; `name` is what the set is called there, its path if left out."""
+    """Return the page; `name` is its title, by default the path."""
     title = name or stats.header.path
     parts = [
-        ("flow", f"From read to {_left(stats)}", _flow(stats)),
+        ("flow", "Records read, rejected and " + _left(stats), _flow(stats)),
         ("lengths", "Lengths", f'<div class="grid">{"".join(map(_histogram, stats.histograms))}</div>'),
-        ("names", "Who speaks, in what language", f'<div class="grid">{_names(stats)}</div>'),
+        ("names", "Languages, models, roles, repairs", f'<div class="grid">{_names(stats)}</div>'),
         ("copies", "Duplicates, windows, training", _facts(stats)),
     ]
     room = html_page.bytes_left("".join(body for *_, body in parts))
@@ -48,7 +48,7 @@ def render(stats: Stats, samples: Samples, name: str = "") -> str:
 
 
 def _data(stats: Stats) -> dict[str, Any]:
-    """Return what page.js draws."""
+    """Return the data that page.js charts."""
     flow = stats.flow
     return {
         "flow": {
@@ -103,7 +103,7 @@ def _head(stats: Stats, title: str, parts: Sequence[tuple[str, str, str]]) -> st
         (number(header.kept), f"{_left(stats)} of {number(header.read)} records", percent(header.kept, header.read)),
         (number(stats.flow.pieces), "pieces" if header.kind == "set" else "conversations", ""),
         (number(header.tokens), "tokens", ""),
-        (number(header.answer_tokens), "tokens trained", percent(header.answer_tokens, header.tokens)),
+        (number(header.answer_tokens), "tokens trained on", percent(header.answer_tokens, header.tokens)),
     ]
     shown = "".join(
         f"<div><b>{value}</b><span>{name}{f', {share}' if share else ''}</span></div>" for value, name, share in tiles
@@ -113,7 +113,7 @@ def _head(stats: Stats, title: str, parts: Sequence[tuple[str, str, str]]) -> st
             ("from", inputs),
             (
                 "recipe",
-                f"{escape(header.recipe)}, curate {escape(header.version)}" if header.recipe else "none: as it came",
+                f"{escape(header.recipe)}, curate {escape(header.version)}" if header.recipe else "none (not cleaned)",
             ),
             ("tokenizer", f"{escape(header.tokenizer)}, template {escape(header.template)}{window}"),
         )
@@ -128,10 +128,10 @@ def _flow(stats: Stats) -> str:
         (step.rule, step.first, step.first / flow.read if flow.read else 0.0, step.alone) for step in flow.steps
     ]
     lost = flow.rejected_exchanges
-    note = f'<p class="note">{number(lost)} single exchanges were taken from kept records.</p>' if lost else ""
-    found = table("records by the rule that rejected them", ("rule", "records", "share", "alone"), rows, SHARE)
+    note = f'<p class="note">{number(lost)} exchanges were removed from kept records.</p>' if lost else ""
+    rules = table("records by the rule that rejected them", ("rule", "records", "share", "alone"), rows, SHARE)
     height = len([step for step in flow.steps if step.first]) + 2
-    return chart("flow", label, max(height, 6)) + found + note
+    return chart("flow", label, max(height, 6)) + rules + note
 
 
 def _histogram(item: Histogram) -> str:
@@ -158,32 +158,32 @@ def _names(stats: Stats) -> str:
         "roles": "roles",
         "edits": "repairs",
     }
-    found = ""
+    blocks = ""
     for key, shares in _shares(stats).items():
         total = sum(one.pieces for one in shares)
         rows: list[Sequence[Cell]] = [(one.name, one.pieces, one.pieces / total, one.tokens) for one in shares[:ROWS]]
         unit = "pieces" if stats.header.kind == "set" else "conversations"
-        found += _bars(
+        blocks += _bars(
             key, titles[key], len(shares), table(titles[key], ("name", unit, "share", "tokens"), rows, SHARE)
         )
     for key, counts in _counts(stats).items():
         unit = "messages" if key == "roles" else "times"
         rows = [(one.name, one.count) for one in counts[:ROWS]]
-        found += _bars(key, titles[key], len(counts), table(titles[key], ("name", unit), rows))
-    return found
+        blocks += _bars(key, titles[key], len(counts), table(titles[key], ("name", unit), rows))
+    return blocks
 
 
 def _bars(key: str, title: str, count: int, rows: str) -> str:
     if not count:
         return ""
-    drawn = chart(f"bars:{key}", f"{title}, the commonest first; the table has the numbers", min(count, BARS))
+    drawn = chart(f"bars:{key}", f"{title}, most frequent first; the table has the numbers", min(count, BARS))
     return f"<figure><figcaption>{title}</figcaption>{drawn}{collapsible('as a table', rows)}</figure>"
 
 
 def _facts(stats: Stats) -> str:
     copies, training = stats.duplicates, stats.training
     largest = (
-        f"{number(copies.largest)}, one of them {escape(copies.example)}" if copies.example else number(copies.largest)
+        f"{number(copies.largest)}, such as {escape(copies.example)}" if copies.example else number(copies.largest)
     )
     most = (
         f"{escape(copies.most_copied)}, {number(copies.copies)} {plural(copies.copies, 'time')}"
@@ -192,10 +192,13 @@ def _facts(stats: Stats) -> str:
     )
     twins = definition_list(
         (
-            ("begin alike", f"{number(copies.members)} conversations, in {number(copies.shared)} groups"),
-            ("largest group", largest),
             (
-                "rejected as duplicates" if stats.header.kind == "set" else "equal an earlier one",
+                "share their first exchange",
+                f"{number(copies.members)} conversations, in {number(copies.shared)} clusters",
+            ),
+            ("largest cluster", largest),
+            (
+                "rejected as duplicates" if stats.header.kind == "set" else "duplicates",
                 number(copies.rejected),
             ),
             ("most copied", most),
@@ -207,7 +210,7 @@ def _facts(stats: Stats) -> str:
         for one in stats.windows
     ]
     fit = table(
-        "what a window holds whole",
+        "what fits a window",
         ("tokens", "pieces", "conversations"),
         rows,
         dict.fromkeys(("pieces", "conversations"), percent),
@@ -225,16 +228,16 @@ def _facts(stats: Stats) -> str:
 
 
 def _samples(samples: Samples, cleaned: bool, room: int) -> str:
-    """Return the conversations, as many as there is room for."""
-    kept, lost = ("Kept", "Rejected by") if cleaned else ("As they came", "Cannot be read:")
+    """Return sample conversations, as many as fit in `room` bytes."""
+    kept, lost = ("Kept", "Rejected by") if cleaned else ("Readable", "Unreadable:")
     groups = [(kept, [conversation.render_conversation(one, spans) for one, spans in samples.kept])]
     groups.append(
         ("Repaired, before and after", [conversation.render_changes(one, changed) for one, changed in samples.repaired])
     )
     groups += [
-        (f"{lost} {escape(rule)}", [conversation.render_conversation(one) for one in found])
-        for rule, found in samples.rejected
+        (f"{lost} {escape(rule)}", [conversation.render_conversation(one) for one in chats])
+        for rule, chats in samples.rejected
     ]
     shown = collapsible_groups(groups, room)
-    note = "A few of each kind; <code>curate show</code> has all of them." if cleaned else "Some of the first records."
+    note = "A few of each kind; <code>curate show</code> shows all." if cleaned else "A sample of the first records."
     return f'<p class="note">{note}</p>{shown}' if shown else ""

@@ -1,4 +1,4 @@
-"""How a comparison of two sets looks in a terminal, and the rows that its page shows too."""
+"""The terminal report of a comparison, and the rows that it shares with the HTML page."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from curate.display.figures import number, percent, plural, ratio
 from curate.display.terminal import NumberTable, Row, safe_line
 
 NAMES_SHOWN = 12  # of a list; JSON has them all
-SIDES = ("one", "the other")
+COLUMNS = ("first", "second")
+SIDES = ("the first set", "the second set")
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One number of both sets."""
+class NumberPair:
+    """One number in both sets."""
 
     name: str
     one: float
@@ -29,15 +30,15 @@ class Figure:
 
     @property
     def change(self) -> str:
-        """What the other has more or less of it than the first, in percent of the first."""
+        """The difference in percent of the first set's number."""
         if self.one == self.other:
             return "="
         return f"{100 * (self.other - self.one) / self.one:+,.1f} %" if self.one else "new"
 
 
 @dataclass(frozen=True)
-class Part:
-    """A name's part in both sets: its counts, and the shares (0 to 1) that they are."""
+class SharePair:
+    """One name in both sets: its counts and its shares (0 to 1)."""
 
     name: str
     one: int
@@ -47,7 +48,7 @@ class Part:
 
     @property
     def change(self) -> str:
-        """How the share differs, in points."""
+        """The difference of the shares in percentage points."""
         points = 100 * (self.other_share - self.one_share)
         return "=" if abs(points) < 0.05 else f"{points:+.1f}"
 
@@ -67,8 +68,8 @@ def render_comparison(comparison: Comparison) -> RenderableType:
     return Group(*[part for block in shown for part in (block, Text())][:-1])
 
 
-def total_figures(comparison: Comparison) -> list[Figure]:
-    """Return what there is of records, pieces and tokens, and what of them is trained on."""
+def total_figures(comparison: Comparison) -> list[NumberPair]:
+    """Return totals of records, pieces, tokens and training."""
     one, other = comparison.one, comparison.other
     pairs = {
         "records read": (one.header.read, other.header.read),
@@ -76,27 +77,27 @@ def total_figures(comparison: Comparison) -> list[Figure]:
         "pieces": (one.flow.pieces, other.flow.pieces),
         "tokens": (one.header.tokens, other.header.tokens),
         "tokens trained": (one.header.answer_tokens, other.header.answer_tokens),
-        "exchanges lost": (one.flow.rejected_exchanges, other.flow.rejected_exchanges),
+        "exchanges removed": (one.flow.rejected_exchanges, other.flow.rejected_exchanges),
         "duplicates": (one.duplicates.rejected, other.duplicates.rejected),
         "steps of the default fine-tune": (one.training.steps, other.training.steps),
     }
-    return [Figure(name, *values) for name, values in pairs.items()]
+    return [NumberPair(name, *values) for name, values in pairs.items()]
 
 
-def length_figures(comparison: Comparison) -> Iterator[tuple[str, list[Figure]]]:
-    """Yield each measure that both have, with its mean and percentiles."""
+def length_figures(comparison: Comparison) -> Iterator[tuple[str, list[NumberPair]]]:
+    """Yield the title of each histogram that both sets have, with its mean and percentiles."""
     others = {item.name: item for item in comparison.other.histograms}
     for item in comparison.one.histograms:
         other = others.get(item.name)
         if other is None or not (item.count and other.count):
             continue
-        rows = [Figure("mean", item.mean, other.mean)]
-        rows += [Figure(name, value, other.percentiles[name]) for name, value in item.percentiles.items()]
-        yield item.title, [*rows, Figure("longest", item.maximum, other.maximum)]
+        rows = [NumberPair("mean", item.mean, other.mean)]
+        rows += [NumberPair(name, value, other.percentiles[name]) for name, value in item.percentiles.items()]
+        yield item.title, [*rows, NumberPair("longest", item.maximum, other.maximum)]
 
 
-def name_shares(comparison: Comparison) -> Iterator[tuple[str, str, list[Part]]]:
-    """Yield each list of names with its unit and the part that each name has in both sets."""
+def name_shares(comparison: Comparison) -> Iterator[tuple[str, str, list[SharePair]]]:
+    """Yield the title and unit of each list of names, with the shares in both sets."""
     one, other = comparison.one, comparison.other
     flow = [{step.rule: step.first for step in stats.flow.steps} for stats in (one, other)]
     yield "rejected by", "records", _rows(flow, (one.header.read, other.header.read))
@@ -108,36 +109,36 @@ def name_shares(comparison: Comparison) -> Iterator[tuple[str, str, list[Part]]]
         yield title, unit, _rows(counts, (sum(counts[0].values()), sum(counts[1].values())))
 
 
-def _rows(counts: Sequence[dict[str, int]], wholes: tuple[int, int]) -> list[Part]:
+def _rows(counts: Sequence[dict[str, int]], wholes: tuple[int, int]) -> list[SharePair]:
     one, other = counts
     names = sorted({*one, *other}, key=lambda name: (-max(one.get(name, 0), other.get(name, 0)), name))
-    found = []
+    rows = []
     for name in names:
         mine, theirs = one.get(name, 0), other.get(name, 0)
-        found.append(Part(name, mine, ratio(mine, wholes[0]), theirs, ratio(theirs, wholes[1])))
-    return found
+        rows.append(SharePair(name, mine, ratio(mine, wholes[0]), theirs, ratio(theirs, wholes[1])))
+    return rows
 
 
-def format_setting(found: object) -> str:
-    """Write a setting as a recipe does."""
-    return "–" if found is None else json.dumps(found, ensure_ascii=False)
+def format_setting(value: object) -> str:
+    """Format a setting as recipes write it."""
+    return "–" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def describe_side(side: Side, keeper: str, loser: str) -> str:
-    """Say in one line what one keeps and the other does not."""
-    count = f"{number(side.records)} {plural(side.records, 'record')} that {keeper} keeps and {loser} does not"
-    return count + (f"; {number(side.absent)} of them {loser} never read" if side.absent else "")
+    """Describe in one line the records that only one set keeps."""
+    count = f"{number(side.records)} {plural(side.records, 'record')} kept in {keeper} but not in {loser}"
+    return count + (f"; {number(side.absent)} of them were never read there" if side.absent else "")
 
 
 def describe_matching(comparison: Comparison) -> str:
-    """Say how records are matched, and how many both keep."""
-    how = "place in the input" if comparison.matched_by == "place" else "id: they were made from other files"
+    """Describe how records are matched, and how many both sets keep."""
+    how = "place in the input" if comparison.matched_by == "place" else "id, since the input files differ"
     return f"{number(comparison.kept_by_both)} records kept by both, matched by their {how}"
 
 
 def _header(comparison: Comparison) -> RenderableType:
     facts = terminal.label_grid()
-    for name, stats in (("one", comparison.one), ("other", comparison.other)):
+    for name, stats in zip(COLUMNS, (comparison.one, comparison.other), strict=True):
         terminal.add_row(facts, name, terminal.safe_text(stats.header.path, "bold"))
         terminal.add_row(facts, "", _made(stats))
     terminal.add_row(facts, "both", describe_matching(comparison))
@@ -155,7 +156,7 @@ def _settings(comparison: Comparison) -> RenderableType | None:
     if not comparison.settings:
         return None
     table = terminal.plain_table()
-    for name in ("settings that differ", "one", "other"):
+    for name in ("settings that differ", *COLUMNS):
         table.add_column(name, max_width=60, overflow="fold")
     for setting in comparison.settings:
         table.add_row(
@@ -174,7 +175,7 @@ def _side(side: Side, keeper: str, loser: str) -> RenderableType | None:
     if side.rules:
         shown.append(_rule_differences(f"rejected in {loser} by", "records", side.rules))
     if side.exchanges:
-        shown.append(_rule_differences(f"lost in {loser} from records that both keep", "exchanges", side.exchanges))
+        shown.append(_rule_differences(f"removed in {loser}, record kept in both", "exchanges", side.exchanges))
     return Group(*shown)
 
 
@@ -186,24 +187,24 @@ def _rule_differences(title: str, unit: str, differences: Sequence[RuleDifferenc
     return NumberTable(title, [unit], rows, rest="such as", most_name=44)
 
 
-def _figures(title: str, rows: Sequence[Figure]) -> RenderableType:
+def _figures(title: str, rows: Sequence[NumberPair]) -> RenderableType:
     shown = [Row(Text(row.name), (number(row.one), number(row.other), row.change)) for row in rows]
-    return NumberTable(title, ("one", "other", "change"), shown, most_name=36)
+    return NumberTable(title, (*COLUMNS, "change"), shown, most_name=36)
 
 
-def _parts(title: str, unit: str, rows: Sequence[Part]) -> RenderableType:
+def _parts(title: str, unit: str, rows: Sequence[SharePair]) -> RenderableType:
     shown = []
     for row in rows[:NAMES_SHOWN]:
         figures = number(row.one), percent(row.one_share), number(row.other), percent(row.other_share), row.change
         shown.append(Row(terminal.safe_text(row.name), figures))
-    table = NumberTable(title, ("one", "share", "other", "share", "points"), shown)
+    table = NumberTable(title, ("first", "share", "second", "share", "points"), shown)
     more = len(rows) - NAMES_SHOWN
     left = Text(f"and {number(more)} more (--json has them all)" if more > 0 else f"in {unit}", "dim")
     return Group(table, left)
 
 
 def histogram_rows(overlay: PairedHistogram) -> list[tuple[str, int, float, int, float]]:
-    """Return a row a bin: its span, and how many of each set lie in it, with their share of all."""
+    """Return one row for each bin: its range, then count and share of each set."""
     whole = [sum(bin.one for bin in overlay.bins), sum(bin.other for bin in overlay.bins)]
     rows = []
     for place, bin in enumerate(overlay.bins):

@@ -1,4 +1,4 @@
-"""How conversations look in a terminal: rendered, as they are stored, with their mask, or before and after cleaning."""
+"""Conversations in a terminal: rendered, as stored, with their loss mask, or before and after cleaning."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from curate.schemas.conversation import Message
 
 STYLES = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
 TRAINED = "black on green"
-MARKS = {"gone": ("[-", "-]"), "new": ("{+", "+}"), "trained": ("[[", "]]")}  # where there are no colours
+MARKS = {"gone": ("[-", "-]"), "new": ("{+", "+}"), "trained": ("[[", "]]")}  # without colours
 LOOKS = {"gone": "red strike", "new": "green"}
-UNREAD = 4_000  # characters of a record that is no conversation
-HEADED = ("split", "language", "model")
+MAX_UNREADABLE = 4_000  # characters shown of a record that is not a conversation
+HEADER_COLUMNS = ("split", "language", "model")
 
 
 class Barred:
-    """A renderable with a bar of a colour on its left."""
+    """A renderable with a coloured bar on its left."""
 
     def __init__(self, inside: RenderableType, style: str) -> None:
         self.inside = inside
@@ -42,15 +42,15 @@ class Barred:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         bar = Segment("| " if options.ascii_only else "▌ ", console.get_style(self.style))
         rows = console.render_lines(self.inside, options.update(width=max(options.max_width - 2, 1)), pad=False)
-        said = [at for at, row in enumerate(rows) if any(segment.text.strip() for segment in row)]
-        for row in rows[said[0] : said[-1] + 1] if said else []:  # tables come with empty lines around them
+        filled = [at for at, row in enumerate(rows) if any(segment.text.strip() for segment in row)]
+        for row in rows[filled[0] : filled[-1] + 1] if filled else []:  # tables are padded with empty lines
             yield bar
             yield from row
             yield Segment.line()
 
 
 class Marked:
-    """Text of which some is marked: by colour, or by brackets where the output has none."""
+    """Text with marked parts: in colour, or in brackets if the output has no colours."""
 
     def __init__(self, parts: Iterable[tuple[str, str | None]]) -> None:
         self.parts = [(safe(text), kind) for text, kind in parts if text]
@@ -69,7 +69,7 @@ class Marked:
 
 
 class FoldedTable(TableElement):
-    """A table of markdown whose cells are folded where they do not fit, not cut."""
+    """A Markdown table whose cells wrap instead of being cut."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for table in super().__rich_console__(console, options):
@@ -79,7 +79,7 @@ class FoldedTable(TableElement):
 
 
 class Prose(Markdown):
-    """Markdown of which nothing is hidden: HTML, images and addresses stand as text, line breaks stay."""
+    """Markdown that hides nothing: HTML, images and links are shown as text, and line breaks are kept."""
 
     elements: ClassVar = {**Markdown.elements, "table_open": FoldedTable}
 
@@ -91,7 +91,7 @@ class Prose(Markdown):
 
 
 def _plain(tokens: Iterable[Token]) -> list[Token]:
-    found = []
+    shown = []
     for token in tokens:
         if token.type == "softbreak":
             token = Token("hardbreak", "br", 0)
@@ -99,33 +99,31 @@ def _plain(tokens: Iterable[Token]) -> list[Token]:
             token = Token("text", "", 0, content=f"![{token.content}]({token.attrs.get('src', '')})")
         elif token.children:
             token.children = _plain(token.children)
-        found.append(token)
-    return found
+        shown.append(token)
+    return shown
 
 
-def render_conversation(
-    chat: ConversationView, sizes: Sequence[int] | None = None, *, raw: bool = False
-) -> RenderableType:
-    """Render a conversation; `sizes` are the tokens of its messages, `raw` shows their text as it is stored."""
+def render_conversation(chat: ConversationView, sizes: Sequence[int] | None = None, *, raw: bool = False) -> RenderableType:
+    """Render a conversation; `sizes` are token counts, one a message; `raw` shows the text as stored."""
     parts: list[RenderableType] = [_head(chat), Text()]
     for place, message in enumerate(chat.messages):
         parts += [_turn(message, sizes[place] if sizes else None, raw), Text()]
     if chat.unread is not None:
         text = chat.unread if raw else _cut(chat.unread)
-        parts += [Text("the record as it came", "dim"), Barred(terminal.safe_text(text), "dim"), Text()]
+        parts += [Text("original record", "dim"), Barred(terminal.safe_text(text), "dim"), Text()]
     return Group(*parts[:-1])
 
 
 def render_mask(chat: ConversationView, mask: MaskView) -> RenderableType:
-    """Render a conversation as training sees it, what is trained marked, the stop tokens among it."""
-    told = f": {number(mask.supervised)} of {number(mask.tokens)} tokens"
+    """Render a conversation as training sees it, with the trained text and stop tokens marked."""
+    totals = f": {number(mask.supervised)} of {number(mask.tokens)} tokens"
     text = Marked((text, "trained" if trained else None) for text, trained in mask.text)
-    return Group(_head(chat), Marked([("trained", "trained"), (told, None)]), Text(), text)
+    return Group(_head(chat), Marked([("trained", "trained"), (totals, None)]), Text(), text)
 
 
 def render_diff(chat: ConversationView, changes: Sequence[Change], losses: Sequence[Rejection] = ()) -> RenderableType:
-    """Render what cleaning changed in the record of a conversation, message by message; `losses` say what it lost."""
-    parts: list[RenderableType] = [_head(chat), *(_why(loss) for loss in losses if loss != chat.rejected), Text()]
+    """Render what cleaning changed in a record, message by message; `losses` are its rejected exchanges."""
+    parts: list[RenderableType] = [_head(chat), *(_rejection(loss) for loss in losses if loss != chat.rejected), Text()]
     unchanged = 0
     for change in changes:
         if not change.changed:
@@ -140,7 +138,7 @@ def render_diff(chat: ConversationView, changes: Sequence[Change], losses: Seque
 def _change(change: Change) -> RenderableType:
     before = change.before.content if change.before else ""
     after = change.after.content if change.after else ""
-    what = "taken out" if change.after is None else "added" if change.before is None else "changed"
+    what = "removed" if change.after is None else "added" if change.before is None else "changed"
     title = Text.assemble((change.role, f"bold {STYLES[change.role]}"), (f" · {what}", "dim"))
     words: list[tuple[str, str | None]] = []
     for kind, text in diff.words(before, after):
@@ -150,7 +148,7 @@ def _change(change: Change) -> RenderableType:
 
 def _head(chat: ConversationView) -> RenderableType:
     facts = chat.facts
-    named = [str(facts[key]) for key in HEADED if facts.get(key)]
+    named = [str(facts[key]) for key in HEADER_COLUMNS if facts.get(key)]
     if facts.get("tokens") is not None:
         named.append(f"{number(facts['tokens'])} tokens ({number(facts['answer_tokens'])} trained)")
     count = len(chat.messages)
@@ -163,35 +161,39 @@ def _head(chat: ConversationView) -> RenderableType:
     if under:
         rows.append(Text(safe_line(under), "dim"))
     if chat.rejected is not None:
-        rows.append(_why(chat.rejected))
+        rows.append(_rejection(chat.rejected))
     return Group(*rows)
 
 
-def _why(lost: Rejection) -> Text:
-    what = "exchange rejected" if lost.scope == "exchange" else "rejected"
-    text = Text.assemble((what, "bold red"), f" by {safe_line(lost.rule)}: {safe_line(lost.reason)}")
-    if lost.messages:
-        first, last = lost.messages
+def _rejection(rejection: Rejection) -> Text:
+    what = "exchange rejected" if rejection.scope == "exchange" else "rejected"
+    text = Text.assemble((what, "bold red"), f" by {safe_line(rejection.rule)}: {safe_line(rejection.reason)}")
+    if rejection.messages:
+        first, last = rejection.messages
         text.append(f" (message {first})" if first == last else f" (messages {first} to {last})")
-    if lost.twin:
-        text.append(f"\nthe one that stayed: {safe_line(lost.twin)}")
-    if lost.evidence:
-        text.append(f"\n{safe_line(lost.evidence)}", "dim")
+    if rejection.twin:
+        text.append(f"\nkept twin: {safe_line(rejection.twin)}")
+    if rejection.evidence:
+        text.append(f"\n{safe_line(rejection.evidence)}", "dim")
     return text
 
 
 def _cut(text: str) -> str:
-    more = f"\n… {number(len(text) - UNREAD)} more characters; --raw shows all" if len(text) > UNREAD else ""
-    return text[:UNREAD] + more
+    more = (
+        f"\n… {number(len(text) - MAX_UNREADABLE)} more characters; --raw shows all"
+        if len(text) > MAX_UNREADABLE
+        else ""
+    )
+    return text[:MAX_UNREADABLE] + more
 
 
 def _turn(message: Message, size: int | None, raw: bool) -> RenderableType:
     style = STYLES[message.role]
-    told = [] if size is None else [f"{number(size)} {plural(size, 'token')}"]
-    told += [] if message.train or message.role != "assistant" else ["not trained on"]
-    told += [] if message.stop or message.role != "assistant" else ["cut: its end is not trained"]
+    notes = [] if size is None else [f"{number(size)} {plural(size, 'token')}"]
+    notes += [] if message.train or message.role != "assistant" else ["not trained on"]
+    notes += [] if message.stop or message.role != "assistant" else ["cut off: its end is not trained on"]
     name = f" {safe_line(message.name)}" if message.name else ""
-    title = Text.assemble((message.role + name, f"bold {style}"), (f" · {' · '.join(told)}" if told else "", "dim"))
+    title = Text.assemble((message.role + name, f"bold {style}"), (f" · {' · '.join(notes)}" if notes else "", "dim"))
     text = safe(message.content)
     body: list[RenderableType] = [Prose(text) if message.role == "assistant" and not raw else Text(text)]
     if message.tool_calls:

@@ -1,4 +1,4 @@
-"""How `curate doctor` looks in a terminal."""
+"""The terminal report of `curate doctor`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from curate.display.text import safe
 
 
 def render_doctor(report: Doctor) -> RenderableType:
-    """Render what a machine has, and what to type for what is missing."""
+    """Render versions, hardware and packages, with a command for each that is missing."""
     facts = terminal.label_grid()
     terminal.add_row(facts, "curate", f"{report.version}, Python {report.python}")
-    terminal.add_row(facts, "run by", _folded(report.executable))
+    terminal.add_row(facts, "executable", _folded(report.executable))
     machine = report.machine
     terminal.add_row(facts, "system", terminal.safe_text(machine.system))
     terminal.add_row(facts, "cores", str(machine.cores))
@@ -39,7 +39,7 @@ def render_doctor(report: Doctor) -> RenderableType:
 
 
 def _folded(path: str) -> Text:
-    """Return a path that is folded where it is too long, not cut."""
+    """Return a path that wraps where it is too long."""
     return Text(safe(path), overflow="fold")
 
 
@@ -49,17 +49,17 @@ def _packages(packages: list[Package]) -> Text:
         text.append(" · " if place else "")
         version = package.version or "missing"
         text.append(f"{package.name} {version}", "" if package.enough else "bold red")
-        text.append("" if package.enough else f" (wanted {package.wanted})", "red")
+        text.append("" if package.enough else f" (needs {package.wanted})", "red")
     return text
 
 
 def _advice(report: Doctor) -> RenderableType:
     if not report.advice:
-        return Text("nothing is missing", "green")
+        return Text("no package is missing", "green")
     table = terminal.plain_table()
     table.add_column("missing", max_width=34)
     table.add_column("needed for")
-    table.add_column("type", overflow="fold")
+    table.add_column("run", overflow="fold")
     for one in report.advice:
         table.add_row(
             terminal.safe_text(one.missing, "bold"), one.needed_for, terminal.safe_text(one.command, "bold cyan")

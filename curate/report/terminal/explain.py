@@ -13,12 +13,12 @@ from curate.schemas.conversation import Edit
 
 
 def render_explanation(explanation: Explanation) -> RenderableType:
-    """Render the way of each record that an id names."""
+    """Render the history of each record that has this id."""
     parts: list[RenderableType] = []
     if explanation.matches > 1:
         more = f", the first {len(explanation.records)} here" if explanation.matches > len(explanation.records) else ""
         parts += [
-            Text(f"{explanation.matches} records are named {terminal.safe_line(explanation.query)}{more}"),
+            Text(f"{explanation.matches} records have the id {terminal.safe_line(explanation.query)}{more}"),
             Text(),
         ]
     for story in explanation.records:
@@ -30,11 +30,11 @@ def _story(story: RecordHistory) -> RenderableType:
     facts = terminal.label_grid()
     terminal.add_row(facts, "record", terminal.safe_text(f"{story.source_file}:{story.source_index}", "bold"))
     terminal.add_row(
-        facts, "id", terminal.safe_text(story.source_id) if story.source_id is not None else "none of its own"
+        facts, "id", terminal.safe_text(story.source_id) if story.source_id is not None else "none in the dump"
     )
-    terminal.add_row(facts, "came out", Text("kept", "bold green") if story.kept else Text("rejected", "bold red"))
+    terminal.add_row(facts, "outcome", Text("kept", "bold green") if story.kept else Text("rejected", "bold red"))
     for rejection in story.rejections:
-        terminal.add_row(facts, "lost" if rejection.scope == "exchange" else "why", _rejection(rejection))
+        terminal.add_row(facts, "removed" if rejection.scope == "exchange" else "reason", _rejection(rejection))
     for edit in story.edits:
         terminal.add_row(facts, "repair", _edit(edit))
     for piece in story.pieces:
@@ -42,9 +42,9 @@ def _story(story: RecordHistory) -> RenderableType:
         sizes += f" ({number(piece.answer_tokens)} in answers)"
         terminal.add_row(facts, "piece", Text.assemble(terminal.safe_text(piece.id, "bold"), f"  {sizes}"))
     if story.twins:
-        terminal.add_row(facts, "twins", terminal.safe_text("rejected as duplicates of it: " + ", ".join(story.twins)))
+        terminal.add_row(facts, "duplicates", terminal.safe_text("rejected: " + ", ".join(story.twins)))
     if story.record is not None:
-        terminal.add_row(facts, "as it came", terminal.safe_text(one_line(story.record, 400), "dim"))
+        terminal.add_row(facts, "original", terminal.safe_text(one_line(story.record, 400), "dim"))
     return facts
 
 
@@ -54,7 +54,7 @@ def _rejection(rejection: Rejection) -> Text:
         first, last = rejection.messages
         text.append(f" (message {first})" if first == last else f" (messages {first} to {last})")
     if rejection.twin:
-        text.append(f"\ntwin kept: {terminal.safe_line(rejection.twin)}")
+        text.append(f"\nkept twin: {terminal.safe_line(rejection.twin)}")
     if rejection.evidence:
         text.append(f"\n{terminal.safe_line(rejection.evidence)}", "dim")
     return text

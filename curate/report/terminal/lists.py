@@ -13,7 +13,7 @@ from curate.display import terminal
 
 
 def render_names(names: Mapping[str, str], heading: tuple[str, str]) -> RenderableType:
-    """Render names with one line each."""
+    """Render names, each with a one-line description."""
     table = terminal.plain_table()
     table.add_column(heading[0], no_wrap=True, style="bold")
     table.add_column(heading[1])
@@ -23,12 +23,12 @@ def render_names(names: Mapping[str, str], heading: tuple[str, str]) -> Renderab
 
 
 def render_formats(formats: Sequence[Any]) -> RenderableType:
-    """Render the formats (`formats.Format`): whether each is read and written, and what it holds."""
+    """Render the formats (`formats.Format`): whether each can be read and written, and its content."""
     table = terminal.plain_table()
     table.add_column("format", no_wrap=True, style="bold")
     table.add_column("read")
     table.add_column("written")
-    table.add_column("what it holds", ratio=1)
+    table.add_column("content", ratio=1)
     for one in formats:
         table.add_row(
             terminal.safe_text(one.name),
@@ -39,12 +39,12 @@ def render_formats(formats: Sequence[Any]) -> RenderableType:
 
 
 def render_filters(rules: Sequence[Any], on: Mapping[str, object]) -> RenderableType:
-    """Render registered filters (`registry.Rule`): whether the default recipe has them on, settings, purpose."""
+    """Render registered filters (`registry.Rule`): whether the default recipe uses them, settings, purpose."""
     table = terminal.plain_table()
     table.add_column("filter", no_wrap=True, style="bold")
     table.add_column("default")
     table.add_column("settings", max_width=34)
-    table.add_column("what it does", ratio=1)
+    table.add_column("description", ratio=1)
     for rule in rules:
         table.add_row(
             terminal.safe_text(rule.name),

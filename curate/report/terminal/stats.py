@@ -1,4 +1,4 @@
-"""How statistics look in a terminal: a set's or a dump's numbers, from header to training."""
+"""The terminal report of `curate stats`, for a set or a dump."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from curate.display import terminal
 from curate.display.figures import mb, number, percent, plural, ratio
 from curate.display.terminal import Bar, NumberTable, Row, SideBySide, safe_line
 
-SHARES_SHOWN = 12  # languages, models and repairs on the page; JSON has them all
+SHARES_SHOWN = 12  # languages, models and repairs; JSON has them all
 
 
 def render_stats(stats: Stats) -> RenderableType:
     """Render statistics."""
-    unit = "pieces" if stats.header.kind == "set" else "chats"
+    unit = "pieces" if stats.header.kind == "set" else "conversations"
     shares = [
         _shares_block("languages", stats.languages, unit),
         _shares_block("models", stats.models, unit),
@@ -42,11 +42,7 @@ def _header(header: Header) -> RenderableType:
     shown = [f"{safe_line(item.name)} ({mb(item.bytes)} MB)" for item in header.inputs[:3]]
     more = [f"{len(header.inputs) - 3} more"] if len(header.inputs) > 3 else []
     terminal.add_row(facts, "from", ", ".join(shown + more))
-    made = (
-        f"{safe_line(header.recipe)}, curate {safe_line(header.version)}"
-        if header.recipe
-        else "none: measured as it came"
-    )
+    made = f"{safe_line(header.recipe)}, curate {safe_line(header.version)}" if header.recipe else "none (not cleaned)"
     terminal.add_row(facts, "recipe", made)
     verb = "kept" if header.kind == "set" else "readable"
     share = percent(header.kept, header.read)
@@ -54,13 +50,13 @@ def _header(header: Header) -> RenderableType:
     how = f"{safe_line(header.tokenizer)}, template {safe_line(header.template)}"
     how += f", window {number(header.window)}" if header.window else ""
     terminal.add_row(facts, "tokens", f"{number(header.tokens)} ({how})")
-    trained = f"{number(header.answer_tokens)} tokens ({percent(header.answer_tokens, header.tokens)}), in answers"
+    trained = f"{number(header.answer_tokens)} tokens ({percent(header.answer_tokens, header.tokens)}), all in answers"
     terminal.add_row(facts, "trained", trained)
     return facts
 
 
 def render_flow(flow: Flow, bars: bool, left: str = "kept") -> NumberTable:
-    """Render the flow from records read to what is `left`, a rule to a line."""
+    """Render how many records were read, rejected by each rule and left; `left` labels the last row."""
     lines: list[tuple[str, int, int | None, str]] = [("read", flow.read, None, "bold")]
     lines += [(f"- {step.rule}", step.first, step.alone, "red") for step in flow.steps]
     lines += [(left, flow.kept, None, "bold green")]
@@ -70,7 +66,7 @@ def render_flow(flow: Flow, bars: bool, left: str = "kept") -> NumberTable:
         shown = terminal.safe_text(name, "" if style == "red" else style)
         rows.append(Row(shown, cells, Bar(ratio(count, flow.read), style)))
     headings = ("records", "share", "alone")
-    return NumberTable(f"from read to {left}", headings, rows, rest="" if bars else None, most_name=40)
+    return NumberTable("step", headings, rows, rest="" if bars else None, most_name=40)
 
 
 def _histogram_block(item: Histogram) -> RenderableType:
@@ -81,8 +77,7 @@ def _histogram_block(item: Histogram) -> RenderableType:
         span = number(bin.low) if bin.low == bin.high else f"{number(bin.low)}-{number(bin.high)}"
         figures = f"≥ {number(bin.low)}" if last else span, number(bin.count)
         rows.append(Row(Text(), figures, Bar(ratio(bin.count, most))))
-    unit = "chats" if item.unit == "conversations" else item.unit
-    table = NumberTable(None, (item.title, unit), rows, rest="")
+    table = NumberTable(None, (item.title, item.unit), rows, rest="")
     spread = " · ".join(f"{name} {number(value)}" for name, value in item.percentiles.items())
     ends = f"mean {number(item.mean)} · {number(item.minimum)} to {number(item.maximum)}"
     return Group(table, Text(f"{ends}\n{spread}" if item.count else f"no {item.unit}", "dim"))
@@ -111,31 +106,29 @@ def _bars_block(title: str, unit: str, rows: Sequence[tuple[str, int]], total: i
 
 def _duplicates(duplicates: Duplicates) -> RenderableType:
     facts = _facts_under("duplicates")
-    terminal.add_row(facts, "alike", f"{number(duplicates.rejected)} are copies of another, or its beginning")
+    terminal.add_row(facts, "copies", f"{number(duplicates.rejected)} equal another conversation or its beginning")
     if duplicates.most_copied is not None:
         times = f"{number(duplicates.copies)} {plural(duplicates.copies, 'copy', 'copies')}"
         terminal.add_row(facts, "most copied", f"{safe_line(duplicates.most_copied)}, {times}")
-    grouped = (
-        f"{number(duplicates.members)} chats share their first exchange with another, in {number(duplicates.shared)}"
-    )
+    grouped = f"{number(duplicates.members)} conversations share their first exchange, in {number(duplicates.shared)}"
     terminal.add_row(facts, "clusters", f"{grouped} {plural(duplicates.shared, 'cluster')}")
     if duplicates.example is not None:
         terminal.add_row(
-            facts, "largest", f"{number(duplicates.largest)} chats, such as {safe_line(duplicates.example)}"
+            facts, "largest", f"{number(duplicates.largest)} conversations, such as {safe_line(duplicates.example)}"
         )
     return facts
 
 
 def _windows(stats: Stats) -> RenderableType:
-    facts = _facts_under("fits a window of")
-    chats = stats.histograms[0].count
+    facts = _facts_under("window")
+    total = stats.histograms[0].count
     for fit in stats.windows:
-        terminal.add_row(facts, number(fit.window), f"{_part(fit, chats)}{_pieces(fit, stats)}")
+        terminal.add_row(facts, number(fit.window), f"{_fitting(fit, total)}{_pieces(fit, stats)}")
     return facts
 
 
-def _part(fit: WindowFit, chats: int) -> str:
-    return f"{percent(fit.conversations, chats)} of conversations whole"
+def _fitting(fit: WindowFit, total: int) -> str:
+    return f"{percent(fit.conversations, total)} of conversations fit"
 
 
 def _pieces(fit: WindowFit, stats: Stats) -> str:
@@ -144,12 +137,12 @@ def _pieces(fit: WindowFit, stats: Stats) -> str:
 
 
 def _training(training: Training) -> RenderableType:
-    facts = _facts_under("the default fine-tune")
-    terminal.add_row(facts, "an epoch", f"{number(training.tokens)} tokens in {number(training.pieces)} pieces")
+    facts = _facts_under("default fine-tune")
+    terminal.add_row(facts, "one epoch", f"{number(training.tokens)} tokens in {number(training.pieces)} pieces")
     share = percent(training.trained_share)
     terminal.add_row(facts, "trained", f"{number(training.answer_tokens)} of them ({share})")
     epochs = f"{training.epochs} {plural(training.epochs, 'epoch')}, {number(training.total_tokens)} tokens"
-    terminal.add_row(facts, "in all", epochs)
+    terminal.add_row(facts, "total", epochs)
     steps = f"{number(training.steps)} of {number(training.global_batch)} pieces"
     terminal.add_row(facts, "steps", steps)
     return facts

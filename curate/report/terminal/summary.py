@@ -1,4 +1,4 @@
-"""How numbers look: a run's summary, a set's statistics and a record's story, as rich renderables."""
+"""The summary that `curate clean` prints after a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from curate.report.terminal.stats import render_flow
 
 
 def render_summary(manifest: Manifest, *outputs: str) -> RenderableType:
-    """Render the end of a run: from records read to conversations kept, then pieces, repairs and time."""
+    """Render the summary of a run: records read, rejected and kept, then pieces, repairs and time."""
     counts = manifest.counts
     facts = terminal.label_grid()
     terminal.add_row(facts, "written", terminal.safe_text(", ".join(outputs), "bold"))
@@ -25,13 +25,13 @@ def render_summary(manifest: Manifest, *outputs: str) -> RenderableType:
         terminal.add_row(
             facts,
             "held out",
-            f"{number(counts.eval)} of {number(counts.kept)} conversations, for eval",
+            f"{number(counts.eval)} of {number(counts.kept)} conversations",
         )
     exchanges = counts.rejected_exchanges
     if exchanges:
         by_rule = _counted(sorted(counts.exchanges.items(), key=lambda item: (-item[1], item[0])))
-        text = f"{number(exchanges)} {plural(exchanges, 'exchange')} lost from kept records"
-        terminal.add_row(facts, "lost", f"{text}: {by_rule}" if by_rule else text)
+        text = f"{number(exchanges)} {plural(exchanges, 'exchange')} removed from kept records"
+        terminal.add_row(facts, "removed", f"{text}: {by_rule}" if by_rule else text)
     repairs = _counted([(item.name, item.count) for item in edits(manifest)])
     if repairs:
         terminal.add_row(facts, "repairs", repairs)

@@ -1,4 +1,4 @@
-"""The model card: README.md beside the weights, from what the run wrote down: base, data, losses, settings."""
+"""The model card, README.md in the model's folder: base, data, losses and settings of its run."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def text(history: Records, serving: Serving, note: Note) -> str:
         _front(note),
         f"# {_plain(history.name)}",
         _what(note),
-        _section("How it is asked", _asked(serving)),
+        _section("Prompt format", _prompt_format(serving)),
         _section("Data", _facts(history.facts.get("data"))),
         _section("Held-out loss", _losses(history)),
         _section("Training loss", _course(history)),
-        _section("An answer", _answer(history)),
+        _section("Sample answer", _answer(history)),
         _section("Settings", _fenced(history.config, "toml")),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _front(note: Note) -> str:
-    """Return the YAML that the Hub reads; a folder of this machine is no name there, and stays out of it."""
+    """Return the YAML that the Hub reads; `base_model` is left out for a local folder."""
     base = [f"base_model: {json.dumps(note.base)}"] if HUB_NAME.fullmatch(note.base) else []
     library = "peft" if note.kind == "adapter" else "transformers"
     return "\n".join(
@@ -52,20 +52,20 @@ def _front(note: Note) -> str:
 
 
 def _what(note: Note) -> str:
-    quantised = ", which was held in 4 bits (NF4) meanwhile" if note.quantised else ""
+    quantised = ", which was quantised to 4 bits (NF4) during training" if note.quantised else ""
     kind = "An adapter" if note.kind == "adapter" else "A model"
     return (
         f"{kind} trained by `curate finetune` {note.version}, method `{note.method}`, from {_code(note.base)}"
-        f"{quantised}. The base's licence holds for it."
+        f"{quantised}. The licence of the base model applies."
     )
 
 
-def _asked(serving: Serving) -> str:
+def _prompt_format(serving: Serving) -> str:
     fitted = serving.fitted
     stops = ", ".join(_code(stop) for stop in serving.stops)
-    said = f"An answer ends with {stops}."
+    ending = f"An answer ends with {stops}."
     if fitted is None:
-        return f"By the chat template of its own, in `tokenizer_config.json`. {said}"
+        return f"Use the chat template in `tokenizer_config.json`. {ending}"
     info = serving.tokenizer.info
     shown = prompt_text(
         fitted,
@@ -73,8 +73,8 @@ def _asked(serving: Serving) -> str:
         bos=info.bos_token or "",
         eos=info.eos_token,
     )
-    where = f"Template `{serving.template}`, which `tokenizer_config.json` holds as a chat template:"
-    return f"{where}\n\n{_fenced(shown)}\n\n{said}"
+    where = f"Template `{serving.template}`, stored in `tokenizer_config.json` as the chat template:"
+    return f"{where}\n\n{_fenced(shown)}\n\n{ending}"
 
 
 def _facts(facts: object) -> str:
@@ -97,14 +97,14 @@ def _losses(history: Records) -> str:
 
 
 def _course(history: Records) -> str:
-    """Return the loss over the run in a few rows, each the mean since the row before."""
+    """Return the training loss in a few rows, each the mean since the previous row."""
     curve = records.thinned(records.points(history.metrics, "loss"), LOSSES)
     return _table(("up to step", "loss"), [(number(step), loss(value)) for step, value in curve]) if curve else ""
 
 
 def _row(evaluation: Row | None, key: str) -> Row:
-    found = (evaluation or {}).get(key)
-    return found if isinstance(found, dict) else {}
+    row = (evaluation or {}).get(key)
+    return row if isinstance(row, dict) else {}
 
 
 def _loss(row: Row) -> str:
@@ -112,19 +112,19 @@ def _loss(row: Row) -> str:
 
 
 def _answer(history: Records) -> str:
-    """Return the last answer to a prompt, the first of those that were asked."""
+    """Return the tuned model's answer to the first prompt."""
     for _, row in history.answers():
-        asked = "\n\n".join(str(one.get("content")) for one in row.get("messages") or [] if isinstance(one, dict))
-        said = str(row.get("answer", ""))
-        return f"Asked:\n\n{_fenced(_cut(asked))}\n\nIt said:\n\n{_fenced(_cut(said))}"
+        prompt = "\n\n".join(str(one.get("content")) for one in row.get("messages") or [] if isinstance(one, dict))
+        answer = str(row.get("answer", ""))
+        return f"Prompt:\n\n{_fenced(_cut(prompt))}\n\nAnswer:\n\n{_fenced(_cut(answer))}"
     return ""
 
 
-def _cut(said: str) -> str:
-    return said if len(said) <= LONG else f"{said[:LONG]}…"
+def _cut(answer: str) -> str:
+    return answer if len(answer) <= LONG else f"{answer[:LONG]}…"
 
 
-# ---- markdown that no text of the data can break out of
+# ---- Markdown, with text escaped
 
 
 def _section(title: str, body: str) -> str:

@@ -1,4 +1,4 @@
-"""A run's page: `report.html`, made with the page kit from what the run wrote down."""
+"""The page of a training run: `report.html`, made from the run's records."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from curate.train.run import records
 from curate.train.run.records import Point, Records, Row
 
 REPORT = "report.html"
-SHOWN = 40  # rows of a table that the data makes long; the files next to the page have them all
-POINTS = 600  # of a line in a chart
+SHOWN = 40  # rows of tables that grow with the data; the files next to the page have all
+POINTS = 600  # of a line
 STEPS = 100  # rows of the table of steps
 LONG = 4_000  # characters of a message
 LONG_MASK = 20_000  # characters of a conversation with its mask
@@ -51,7 +51,7 @@ FORMATS = {
 
 
 def write(run: Path) -> Path:
-    """Write the page of a run as far as it has come; return the file."""
+    """Write the page of a run, finished or not; return its path."""
     file = run / REPORT
     files.write_text(file, render(records.read(run)))
     return file
@@ -75,7 +75,7 @@ def render(history: Records) -> str:
 
 
 def _head(history: Records, parts: Sequence[tuple[str, str, str]]) -> str:
-    """Return the run in figures: what was trained and how, and the losses."""
+    """Return the header: base, method, steps and losses."""
     last = history.metrics[-1] if history.metrics else {}
     base, tuned = (_overall(history.evaluation(which)) for which in (records.BASE, records.TUNED))
     tiles = [
@@ -105,7 +105,7 @@ def _loss_text(row: Row) -> str:
 
 
 def _lines(history: Records) -> dict[str, Any]:
-    """Return the lines that page.js draws: `paint` names a colour of page.css."""
+    """Return the lines that page.js draws; `paint` is a colour variable of page.css."""
     steps = records.points(history.metrics, "loss")
     tuned, base = (records.held_out(history, which) for which in (records.TUNED, records.BASE))
     losses = [
@@ -124,7 +124,7 @@ def _line(name: str, points: Sequence[Point], paint: str, **looks: bool) -> dict
 
 
 def _level(base: Sequence[Point], steps: Sequence[Point]) -> list[Point]:
-    """Return the base model's loss as a level line over all steps."""
+    """Return the base model's loss as a horizontal line over all steps."""
     if not (base and steps):
         return list(base)
     return [(min(base[0][0], steps[0][0]), base[0][1]), (max(base[-1][0], steps[-1][0]), base[0][1])]
@@ -146,13 +146,13 @@ def _loss(history: Records) -> str:
 
 
 def _every(points: Sequence[Point]) -> list[Point]:
-    """Return some of the points, evenly spread, the last among them."""
+    """Return evenly spaced points, including the last one."""
     stride = -(-len(points) // STEPS) or 1
     return [points[place] for place in range((len(points) - 1) % stride, len(points), stride)]
 
 
 def _course(history: Records) -> str:
-    """Return the charts of learning rate, tokens per second, MFU and memory, and a table of all."""
+    """Return charts of learning rate, tokens per second, MFU and memory, with a table."""
     curves = {key: records.points(history.metrics, key) for key, _ in COURSE}
     shown = [(key, title) for key, title in COURSE if any(value for _, value in curves[key])]
     if not shown:
@@ -199,18 +199,18 @@ def _slice(name: str, base: Row, now: Row, is_tuned: bool) -> tuple[Cell, ...]:
 
 
 def _answers(base: Row | None, tuned: Row) -> str:
-    """Return one prompt with the answers of both models next to each other, and the data's if there is one."""
-    asked = "".join(
+    """Return one prompt with the answers of both models, and the reference answer if there is one."""
+    prompt = "".join(
         message_block(str(one.get("role")), _typed(one.get("content")))
         for one in tuned.get("messages") or []
         if isinstance(one, dict)
     )
     answers = [("base", base), ("tuned", tuned)]
     if isinstance(tuned.get("reference"), str):
-        answers.append(("in the data", {"answer": tuned["reference"], "stopped": True}))
+        answers.append(("reference", {"answer": tuned["reference"], "stopped": True}))
     shown = "".join(_answer(title, row) for title, row in answers if row)
     name = f'<p class="note">{escape(tuned["name"])}</p>' if tuned.get("name") else ""
-    return f'<article>{name}{asked}<div class="answers">{shown}</div></article>'
+    return f'<article>{name}{prompt}<div class="answers">{shown}</div></article>'
 
 
 def _answer(title: str, row: Row) -> str:
@@ -235,7 +235,7 @@ def _facts(values: object) -> str:
 
 
 def _value(value: object) -> str:
-    """Return a plain value of the run's records as HTML."""
+    """Return a JSON value as HTML."""
     if isinstance(value, Mapping):
         return ", ".join(f"{escape(key)} {_value(one)}" for key, one in value.items())
     if isinstance(value, list):
@@ -249,19 +249,19 @@ def _value(value: object) -> str:
 
 def _left_out(rows: Sequence[Row]) -> str:
     shown = [(str(row.get("name", row.get("id", ""))), str(row.get("reason", ""))) for row in rows[:SHOWN]]
-    note = f'<p class="note">{number(len(rows))} in all, every one in {records.LEFT_OUT}</p>'
+    note = f'<p class="note">{number(len(rows))} in total, listed in {records.LEFT_OUT}</p>'
     return table("conversations left out", ("conversation", "reason"), shown) + note * (len(rows) > SHOWN)
 
 
 def _masked(row: Row) -> str:
-    """Return one conversation, its trained tokens marked; `runs` are [text, trained] in order."""
+    """Return one conversation with its trained spans marked; `runs` are [text, trained] pairs in order."""
     runs = [run for run in row.get("runs") or [] if isinstance(run, list) and len(run) == 2]
     shown = "".join(f"<mark>{part}</mark>" if trained else part for part, trained in _within(runs, LONG_MASK))
     return collapsible(f"<mark>trained on</mark> in {escape(row.get('name'))}", preformatted(shown))
 
 
 def _within(runs: Iterable[Sequence[Any]], room: int) -> Iterator[tuple[str, bool]]:
-    """Yield the runs, escaped, until the room in characters is used up."""
+    """Yield the escaped spans, at most `room` characters."""
     for part, trained in runs:
         yield escape(truncate(str(part), max(room, 0))), bool(trained)
         room -= len(str(part))
@@ -270,7 +270,7 @@ def _within(runs: Iterable[Sequence[Any]], room: int) -> Iterator[tuple[str, boo
 
 
 def _plan(history: Records) -> str:
-    """Return the plan, with what was measured where it was."""
+    """Return the plan, with measured values where there are any."""
     memory = [value for _, value in records.points(history.metrics, "gib")]
     measured = {
         "peak_gib": max(memory, default=None),

@@ -1,4 +1,4 @@
-"""How a training run looks in a terminal: its plan before, its result after."""
+"""A training run in the terminal: its plan and its result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from curate.train.run.log import RunResult
     from curate.train.run.records import Records, Row
 
-ANSWERS = 3  # of the prompts, shown side by side; the run's page has them all
+ANSWERS = 3  # prompts with answers; the run's page has all
 LONG = 240  # terminal cells of one answer
 
 
@@ -25,11 +25,11 @@ LONG = 240  # terminal cells of one answer
 
 
 def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
-    """Render what a run will do, need and take, and why."""
+    """Render what a run will do, the memory, time and disk it needs, and the reasons."""
     load, hardware = planned.load, planned.hardware
     grid = terminal.label_grid()
     share = 100 * planned.trained / planned.parameters
-    init = f", trained on from {facts['init']}" if facts.get("init") else ""
+    init = f", initialised from {facts['init']}" if facts.get("init") else ""
     terminal.add_row(
         grid, "model", terminal.safe_text(f"{facts['base']}, {number(planned.parameters)} parameters{init}")
     )
@@ -39,7 +39,7 @@ def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
     terminal.add_row(grid, "data", terminal.safe_text(_data(planned, facts["data"])))
     if again := facts["data"].get("split_again"):
         terminal.add_row(grid, "", terminal.safe_text(str(again)))
-    padded = f"; a row for each conversation would be {percent(load.padded_utilisation)} full"
+    padded = f"; unpacked rows would be {percent(load.padded_utilisation)} full"
     filled = f"{percent(load.utilisation)} full"
     terminal.add_row(grid, "rows", f"{number(load.rows)} of {number(load.row_tokens)} tokens, {filled}{padded}")
     terminal.add_row(grid, "steps", _steps(planned))
@@ -57,13 +57,13 @@ def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
     return Group(grid, *_misfit(planned))
 
 
-def _data(planned: Plan, told: Mapping[str, Any]) -> str:
+def _data(planned: Plan, facts: Mapping[str, Any]) -> str:
     load = planned.load
-    left = f", {number(told['left_out'])} left out" if told.get("left_out") else ""
-    held = f", {number(told['eval_conversations'])} held out" if told.get("eval_conversations") else ", none held out"
-    named = f"{told['set']}: {number(load.conversations)} conversations{held}{left}"
+    left = f", {number(facts['left_out'])} left out" if facts.get("left_out") else ""
+    held = f", {number(facts['eval_conversations'])} held out" if facts.get("eval_conversations") else ", none held out"
+    named = f"{facts['set']}: {number(load.conversations)} conversations{held}{left}"
     tokens = f"{number(load.work.tokens)} tokens, {number(load.work.supervised)} trained on"
-    return f"{named}; {tokens} (template {told['template']})"
+    return f"{named}; {tokens} (template {facts['template']})"
 
 
 def _steps(planned: Plan) -> str:
@@ -92,7 +92,7 @@ def _misfit(planned: Plan) -> Iterator[RenderableType]:
 
 
 def render_result(result: RunResult, history: Records) -> RenderableType:
-    """Render how a run ended: losses before and after, where its result is, and some answers side by side."""
+    """Render the result of a run: losses before and after, its path, and some answers of both models."""
     grid = terminal.label_grid()
     losses = [row["loss"] for row in history.metrics if isinstance(row.get("loss"), int | float)]
     taken = duration(float(history.facts.get("seconds") or 0))
@@ -107,34 +107,34 @@ def render_result(result: RunResult, history: Records) -> RenderableType:
     if result.status == "finished":
         terminal.add_row(grid, "next", _folded(f"curate chat {result.run}", "bold cyan"))
     else:
-        terminal.add_row(grid, "go on", _folded(f"curate finetune --resume {result.run}", "bold cyan"))
+        terminal.add_row(grid, "resume", _folded(f"curate finetune --resume {result.run}", "bold cyan"))
     answers = history.answers()[:ANSWERS] if result.status == "finished" else []
     return Group(*_answers(answers), grid)
 
 
 def _folded(text: str, style: str = "") -> Text:
-    """Return a path or a line to type, folded where it is too long, not cut."""
+    """Return a path or a command that wraps where it is too long."""
     return Text(safe(text), style, overflow="fold")
 
 
 def _held_out(history: Records) -> str:
     rows = [(name, history.evaluation(which)) for name, which in (("base", "base"), ("tuned", "tuned"))]
-    said = [
+    losses = [
         f"{name} {loss(row['overall']['loss'])}" for name, row in rows if row and row["overall"]["loss"] is not None
     ]
-    return " → ".join(said)
+    return " → ".join(losses)
 
 
 def _answers(pairs: Sequence[tuple[Row | None, Row]]) -> Iterator[RenderableType]:
     for base, tuned in pairs:
         grid = terminal.label_grid()
-        asked = str(tuned["messages"][-1]["content"]).strip()
-        grid.add_row("asked", Text(one_line(asked, LONG), "bold"))
+        prompt = str(tuned["messages"][-1]["content"]).strip()
+        grid.add_row("prompt", Text(one_line(prompt, LONG), "bold"))
         if base is not None:
             grid.add_row("base", Text(one_line(str(base["answer"]).strip(), LONG)))
         grid.add_row("tuned", Text(one_line(str(tuned["answer"]).strip(), LONG) + _cut(tuned), "green"))
         if tuned.get("reference"):
-            grid.add_row("data", Text(one_line(str(tuned["reference"]).strip(), LONG), "dim"))
+            grid.add_row("reference", Text(one_line(str(tuned["reference"]).strip(), LONG), "dim"))
         yield grid
         yield Text()
 
