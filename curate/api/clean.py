@@ -68,7 +68,7 @@ class _Page:
         from curate.report.html import pages
 
         curated = curated_set.open_set(folder)
-        pages.write(folder / curated_set.REPORT, measure_set(curated), curated, name=name, told=mask_spans)
+        pages.write_stats(folder / curated_set.REPORT, measure_set(curated), curated, name=name, read_masks=mask_spans)
 
 
 def _convert(folder: Path, file: Path) -> None:

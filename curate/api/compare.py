@@ -15,7 +15,7 @@ def compare(one: str | Path, other: str | Path, *, html: str | Path | None = Non
     if html is not None:
         from curate.report.html import pages
 
-        pages.check(Path(html))
+        pages.check_suffix(Path(html))
     sets = open_comparable(one), open_comparable(other)
     comparison = compare_sets(*sets)
     if html is not None:

@@ -31,7 +31,7 @@ def stats(
     if html is not None:
         from curate.report.html import pages
 
-        pages.check(Path(html))
+        pages.check_suffix(Path(html))
     if is_dump(path):
         measured = measure_dump(path, tokenizer=tokenizer, template=template, workers=workers)
         _write_page(html, measured, None)
@@ -53,7 +53,7 @@ def _write_page(file: str | Path | None, measured: Stats, curated: CuratedSet | 
     from curate.report.html import pages
 
     try:
-        pages.write(Path(file), measured, curated, told=_mask_spans(curated) if curated else None)
+        pages.write_stats(Path(file), measured, curated, read_masks=_mask_spans(curated) if curated else None)
     except OSError as error:
         raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
 

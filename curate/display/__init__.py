@@ -1,1 +1,1 @@
-"""Text, tables and HTML that are safe to show; nothing here knows what a conversation is."""
+"""Text, tables and HTML that are safe to display. Domain objects are unknown here."""

@@ -1,4 +1,4 @@
-"""Show the library's results in a notebook without importing what draws them."""
+"""Display results in a notebook without importing the code that renders them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib
 class Displayed:
     """A result that a notebook shows as HTML.
 
-    The drawing module is looked up by name when a notebook asks, so that results do not depend on how they look.
+    The rendering module is imported by name on demand, so that results do not depend on it.
     """
 
     def _repr_html_(self) -> str:

@@ -1,4 +1,4 @@
-"""Figures as text: counts, shares, losses, sizes and times. Reports, pages and progress lines write them with these."""
+"""Format numbers for reports, pages and progress lines: counts, shares, losses, sizes and times."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ MB = 10**6
 
 
 def number(value: float) -> str:
-    """Return a figure with its thousands separated: 1,234, or 1,234.5 for a float."""
+    """Return a number with thousands separators: 1,234, or 1,234.5 for a float."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
@@ -50,6 +50,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
 
 
-def plural(count: int, noun: str, many: str = "") -> str:
-    """Return the noun in the form that the count asks for."""
-    return noun if count == 1 else many or f"{noun}s"
+def plural(count: int, noun: str, plural_form: str = "") -> str:
+    """Return the singular for a count of 1, else the plural."""
+    return noun if count == 1 else plural_form or f"{noun}s"

@@ -1,4 +1,4 @@
-"""Pieces of a page: text that can neither run nor hide anything, facts, and tables that can be sorted."""
+"""Parts of a page: escaped text, definition lists, sortable tables, messages, collapsible blocks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from curate.display.figures import number
 from curate.display.text import safe
 
 ROLES = ("system", "user", "assistant", "tool")
-OVERHEAD = 100  # bytes about an article
+OVERHEAD = 100  # bytes of markup around an article
 
-STACKED = 5  # columns from which a table's rows are laid out as blocks on a narrow screen
+STACKED = 5  # columns; rows of tables with this many or more become blocks on a narrow screen
 
 Format = Callable[[float], str]
 
 
 class Formatted(NamedTuple):
-    """A figure that is written already, and the value it sorts by."""
+    """A formatted number, and the value to sort it by."""
 
     text: str
     value: float
@@ -28,17 +28,17 @@ Cell = str | int | float | Formatted | None
 
 
 def escape(value: object) -> str:
-    """Return any value as text for a page: escaped, control characters and direction marks made visible."""
+    """Return a value as text for a page: escaped, with control characters and direction marks made visible."""
     return html.escape(safe(str(value)))
 
 
-def byte_size(shown: str) -> int:
-    """Return how many bytes something takes on a page."""
-    return len(shown.encode("utf-8", "backslashreplace"))
+def byte_size(text: str) -> int:
+    """Return the size of a text in bytes of UTF-8."""
+    return len(text.encode("utf-8", "backslashreplace"))
 
 
 def definition_list(pairs: Iterable[tuple[str, str]]) -> str:
-    """Return names and what they are; the values are HTML already."""
+    """Return names and values, both HTML, as a definition list; empty values are left out."""
     rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in pairs if value)
     return f"<dl>{rows}</dl>"
 
@@ -46,12 +46,12 @@ def definition_list(pairs: Iterable[tuple[str, str]]) -> str:
 def table(
     caption: str, heading: Sequence[str], rows: Iterable[Sequence[Cell]], formats: Mapping[str, Format] | None = None
 ) -> str:
-    """Return a table; numbers are aligned to the right, sort by value, and are written by their column's `formats`."""
-    written = [(formats or {}).get(name, number) for name in heading]
+    """Return a sortable table, empty if there are no rows; `formats` has the number format of each column."""
+    columns = [(formats or {}).get(name, number) for name in heading]
     stacked = len(heading) >= STACKED
     labels = [f' data-label="{escape(name)}"' if stacked else "" for name in heading]
     body = "".join(
-        f"<tr>{''.join(_cell(*cell) for cell in zip(row, written, labels, strict=True))}</tr>" for row in rows
+        f"<tr>{''.join(_cell(*cell) for cell in zip(row, columns, labels, strict=True))}</tr>" for row in rows
     )
     if not body:
         return ""
@@ -63,15 +63,15 @@ def table(
     )
 
 
-def _cell(value: Cell, written: Format, label: str) -> str:
+def _cell(value: Cell, write: Format, label: str) -> str:
     if isinstance(value, str) or value is None:
         return f"<td{label}>{escape(value or '')}</td>"
-    found = value if isinstance(value, Formatted) else Formatted(written(value), value)
-    return f'<td class="n" data-v="{found.value}"{label}>{escape(found.text)}</td>'
+    cell = value if isinstance(value, Formatted) else Formatted(write(value), value)
+    return f'<td class="n" data-v="{cell.value}"{label}>{escape(cell.text)}</td>'
 
 
 def section(name: str, title: str, body: str) -> str:
-    """Return a section with its heading, nothing where there is nothing in it."""
+    """Return a section with its heading, empty if its body is."""
     return (
         f'<section id="{name}" aria-labelledby="{name}-h"><h2 id="{name}-h">{title}</h2>{body}</section>'
         if body
@@ -80,54 +80,54 @@ def section(name: str, title: str, body: str) -> str:
 
 
 def message_block(role: str, body: str, note: str = "") -> str:
-    """Return a message: the name of its role, and its body, which is HTML already."""
+    """Return a message: its role, and its body, which is HTML."""
     shown = f' <span class="note">{escape(note)}</span>' if note else ""
     known = role if role in ROLES else "other"
     return f'<div class="turn {known}"><p class="role">{escape(role)}{shown}</p>{body}</div>'
 
 
-def preformatted(shown: str) -> str:
-    """Return text, escaped already, as it was typed; its direction is told from its letters."""
-    return f'<div class="plain" dir="auto">{shown}</div>'
+def preformatted(body: str) -> str:
+    """Return escaped text as typed; the browser detects its direction."""
+    return f'<div class="plain" dir="auto">{body}</div>'
 
 
-def truncate(content: str, most: int) -> str:
-    """Return a text's first `most` characters and how many more there are, or all of it where few are left."""
-    left = len(content) - most
-    return content if left <= most // 10 else f"{content[:most]}\n… {number(left)} more characters"
+def truncate(content: str, limit: int) -> str:
+    """Return a text's first `limit` characters and how many follow, or all of it if only a tenth more."""
+    left = len(content) - limit
+    return content if left <= limit // 10 else f"{content[:limit]}\n… {number(left)} more characters"
 
 
 def chart(kind: str, label: str, rows: int = 0) -> str:
-    """Return the place that page.js draws a chart in; `rows` are the bars of one that grows with them."""
+    """Return the element that page.js draws a chart in; its height grows with `rows`, if given."""
     style = f' style="height:{max(rows, 1) * 26 + 24}px"' if rows else ""
     return f'<div class="chart" data-chart="{escape(kind)}" role="img" aria-label="{escape(label)}"{style}></div>'
 
 
-def collapsible(summary: str, body: str, unfolded: bool = False) -> str:
-    """Return something folded away under a line."""
-    return f"<details{' open' * unfolded}><summary>{summary}</summary>{body}</details>" if body else ""
+def collapsible(summary: str, body: str, is_open: bool = False) -> str:
+    """Return a body folded under a summary line, empty if the body is."""
+    return f"<details{' open' * is_open}><summary>{summary}</summary>{body}</details>" if body else ""
 
 
 def navigation(parts: Iterable[tuple[str, str, str]]) -> str:
-    """Return links to the parts of a page that there are: name, heading and body of each."""
+    """Return links to the parts of a page (id, heading, body) that are not empty."""
     links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading, body in parts if body)
     return f'<nav aria-label="parts of this page">{links}</nav>'
 
 
 def collapsible_groups(groups: Iterable[tuple[str, Sequence[str]]], room: int) -> str:
-    """Return groups of conversations, folded away but for the first, as many as there is room for in bytes."""
-    shown = ""
+    """Return groups of articles, only the first unfolded, leaving out articles beyond `room` bytes."""
+    blocks = ""
     for title, articles in groups:
-        found: list[str] = []
+        kept: list[str] = []
         for article in articles:
             taken = byte_size(article) + OVERHEAD
             if taken < room:
-                found.append(article)
+                kept.append(article)
                 room -= taken
-        shown += collapsible(f"{title} <span>{len(found)}</span>", "".join(found), unfolded=not shown)
-    return shown
+        blocks += collapsible(f"{title} <span>{len(kept)}</span>", "".join(kept), is_open=not blocks)
+    return blocks
 
 
 def footer(version: str) -> str:
-    """Return the end of a page's body."""
+    """Return the end of a page's body: it closes <main>."""
     return f"</main><footer><p>curate {escape(version)}</p></footer>"

@@ -1,7 +1,6 @@
-"""What every page stands in: head, policy, looks, scripts and the data that they draw.
+"""The frame of every page: head, content security policy, styles, scripts and the data for charts.
 
-It is one file that loads nothing: Apache ECharts stands in it, and the policy in its head lets only the two scripts
-run whose hashes it names.
+A page is one file that loads nothing: it includes Apache ECharts, and its policy allows only its two scripts, by hash.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from typing import Any
 
 from curate.display.html import byte_size, escape
 
-MAX_BYTES = 1_900_000  # bytes of a page; conversations beyond them are left out
+MAX_BYTES = 1_900_000  # bytes of a page; sample conversations beyond this are left out
 
 
 def bytes_left(body: str) -> int:
-    """Return how many bytes of conversations may still stand on a page with this body."""
+    """Return how many more bytes a page with this body may take."""
     return MAX_BYTES - byte_size(body) - sum(byte_size(code) for code, _ in _scripts())
 
 
 def document(title: str, body: str, data: Mapping[str, Any], command: str = "curate stats") -> str:
-    """Return a page that `command` wrote; `body` is HTML, `data` what page.js draws."""
+    """Return a page written by `command`; `body` is HTML, `data` the data that page.js charts."""
     scripts = _scripts()
     hashes = " ".join(f"'sha256-{digest}'" for _, digest in scripts)
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     plain = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    for sign in "<>&":  # so that no text can end the element that the data stands in
+    for sign in "<>&":  # so that no text can end the <script> element
         plain = plain.replace(sign, f"\\u{ord(sign):04x}")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -53,9 +52,9 @@ def _asset(name: str) -> str:
 
 @cache
 def _scripts() -> tuple[tuple[str, str], ...]:
-    """Return the page's scripts with their SHA-256, as the policy names them."""
-    found = []
+    """Return each script with its SHA-256 in base64, as the policy names it."""
+    scripts = []
     for name in ("vendor/echarts.js", "page.js"):
         code = _asset(name)
-        found.append((code, base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()))
-    return tuple(found)
+        scripts.append((code, base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()))
+    return tuple(scripts)

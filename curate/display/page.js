@@ -61,7 +61,7 @@
     };
   }
 
-  // The last label but one may reach past the bins on a narrow screen: the margin that keeps it whole.
+  // The second to last label may reach past the bins on a narrow screen: the margin that keeps it whole.
   const margin = (names, width) => Math.max(6, room(names, 11) / 2 - (1.5 * width) / names.length);
 
   function histogram(name, width) {
@@ -107,11 +107,11 @@
     };
   }
 
-  // Two sets beside each other: shares, since one may be larger.
-  const sides = () => [["one", colour("--accent")], ["other", colour("--tool")]];
+  // Two sets: shares, since one may be larger.
+  const sides = () => [["first", colour("--accent")], ["second", colour("--tool")]];
   const legend = () => ({ right: 0, top: 0, itemHeight: 8, itemWidth: 14, textStyle: { color: colour("--soft"), fontSize: 11 } });
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
-  const told = (row) => `${row[0]}\none: ${number.format(row[1])} (${percent(row[2])})\nother: ${number.format(row[3])} (${percent(row[4])})`;
+  const told = (row) => `${row[0]}\nfirst: ${number.format(row[1])} (${percent(row[2])})\nsecond: ${number.format(row[3])} (${percent(row[4])})`;
 
   function overlay(name, width) {
     const rows = data.overlays[name];

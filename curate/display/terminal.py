@@ -1,4 +1,4 @@
-"""Parts of a terminal report: bars, blocks side by side, tables of figures, facts."""
+"""Parts of a terminal report: bars, columns of blocks, tables of numbers, label grids."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rich.text import Text
 from curate.display.text import cells, one_line, safe
 
 GAP = 2  # cells between the columns of a table
-LEAST_NAME, LEAST_REST = 16, 6  # cells that a table of figures leaves to names, and to bars or examples
+MIN_NAME, MIN_REST = 16, 6  # least width of the names, and of the bars or examples, in cells
 
 
 class Bar:
-    """A bar of `share` (0 to 1) of the width that is left to it; ASCII where the output can do no more."""
+    """A bar as long as `share` (0 to 1) of the available width, in ASCII if the output has no Unicode."""
 
     def __init__(self, share: float, style: str = "cyan") -> None:
         self.share = min(max(share, 0.0), 1.0)
@@ -41,18 +41,19 @@ class Bar:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a `NumberTable`; `rest` fills what the figures leave of the width."""
+    """A row of a `NumberTable`; `rest` takes the width that the numbers leave."""
 
     name: Text
-    figures: Sequence[str | Text]
+    numbers: Sequence[str | Text]
     rest: RenderableType = ""
 
 
 class NumberTable:
-    """A table of names and figures: where it is narrow, names are cut and headings wrap, but no figure is cut.
+    """A table of names and numbers: on a narrow console names are cut and headings wrap, but numbers stay whole.
 
-    `title` heads the names, which take `most_name` cells at most; None leaves them out. A `rest` heads the last
-    column, of bars or examples. On a console too narrow for the figures the table is wider than the console.
+    `title` is the heading of the names, which take at most `max_name` cells; None omits the column. `rest` is the
+    heading of the last column, of bars or examples. The table is wider than a console that is too narrow for the
+    numbers.
     """
 
     def __init__(
@@ -62,13 +63,13 @@ class NumberTable:
         rows: Sequence[Row],
         *,
         rest: str | None = None,
-        most_name: int = 28,
+        max_name: int = 28,
     ) -> None:
         self.title = title
         self.headings = headings
         self.rows = rows
         self.rest = rest
-        self.most_name = most_name
+        self.max_name = max_name
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         names, figures, rest = self._widths(options.max_width)
@@ -80,37 +81,37 @@ class NumberTable:
         if self.rest is not None:
             table.add_column(self.rest, width=rest)
         for row in self.rows:
-            name = [_fitted(row.name, names)] if self.title is not None else []
-            tail = [_fitted(row.rest, rest)] if self.rest is not None else []
-            table.add_row(*name, *row.figures, *tail)
-        yield from console.render(table, options.update(width=max(options.max_width, self._least)))
+            name = [_fit(row.name, names)] if self.title is not None else []
+            tail = [_fit(row.rest, rest)] if self.rest is not None else []
+            table.add_row(*name, *row.numbers, *tail)
+        yield from console.render(table, options.update(width=max(options.max_width, self._min_width)))
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         full = options.max_width if self.rest is not None else self._total(*self._widths(options.max_width))
-        return Measurement(self._least, max(self._least, full))
+        return Measurement(self._min_width, max(self._min_width, full))
 
     @property
-    def _least(self) -> int:
-        return self._total(min(LEAST_NAME, self._full_name), self._figures(wrapped=True), LEAST_REST)
+    def _min_width(self) -> int:
+        return self._total(min(MIN_NAME, self._full_name), self._figures(wrapped=True), MIN_REST)
 
     @property
     def _full_name(self) -> int:
-        return min(self.most_name, max([cells(self.title or ""), *(row.name.cell_len for row in self.rows)]))
+        return min(self.max_name, max([cells(self.title or ""), *(row.name.cell_len for row in self.rows)]))
 
     def _widths(self, room: int) -> tuple[int, list[int], int]:
-        """Return the widths of the names, of each column of figures, and of the rest."""
-        least = min(LEAST_NAME, self._full_name)
+        """Return the widths of the name column, of each number column, and of the rest."""
+        min_name = min(MIN_NAME, self._full_name)
         figures = self._figures(wrapped=False)
-        if self._total(least, figures, LEAST_REST) > room:
+        if self._total(min_name, figures, MIN_REST) > room:
             figures = self._figures(wrapped=True)
-        names = max(least, min(self._full_name, room - self._total(0, figures, LEAST_REST)))
-        return names, figures, max(LEAST_REST, room - self._total(names, figures, 0))
+        names = max(min_name, min(self._full_name, room - self._total(0, figures, MIN_REST)))
+        return names, figures, max(MIN_REST, room - self._total(names, figures, 0))
 
     def _figures(self, wrapped: bool) -> list[int]:
         widths = []
         for place, heading in enumerate(self.headings):
             words = heading.split() if wrapped else [heading]
-            shown = [*words, *(str(row.figures[place]) for row in self.rows)]
+            shown = [*words, *(str(row.numbers[place]) for row in self.rows)]
             widths.append(max(map(cells, shown)))
         return widths
 
@@ -119,20 +120,20 @@ class NumberTable:
         return sum(columns) + GAP * (len(columns) - 1)
 
 
-def _fitted(cell: RenderableType, width: int) -> RenderableType:
+def _fit(cell: RenderableType, width: int) -> RenderableType:
     return Text(one_line(cell.plain, width), cell.style) if isinstance(cell, Text) else cell
 
 
 class SideBySide:
-    """Blocks side by side where each has `least` cells and the width that its figures need, else in one column."""
+    """Blocks in columns, as many as leave each `min_width` cells and the width of its numbers."""
 
-    def __init__(self, blocks: Sequence[RenderableType], least: int = 56) -> None:
+    def __init__(self, blocks: Sequence[RenderableType], min_width: int = 56) -> None:
         self.blocks = blocks
-        self.least = least
+        self.min_width = min_width
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         needed = [Measurement.get(console, options, block).minimum + 3 for block in self.blocks]
-        columns = max(1, min(len(self.blocks), options.max_width // max([self.least, *needed])))
+        columns = max(1, min(len(self.blocks), options.max_width // max([self.min_width, *needed])))
         if columns == 1:
             yield Group(*[part for block in self.blocks for part in (block, Text())][:-1])
             return
@@ -147,28 +148,28 @@ class SideBySide:
 
 
 def plain_table(expand: bool = False) -> Table:
-    """Return a table without rules, its header dim."""
+    """Return a table without borders, with a dim header."""
     return Table(box=None, expand=expand, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
 
 
 def label_grid() -> Table:
-    """Return a grid of names and what they are."""
-    facts = Table.grid(padding=(0, 2, 0, 0))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column()
-    return facts
+    """Return a grid of labels and values."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    return grid
 
 
-def add_row(facts: Table, name: str, value: RenderableType) -> None:
-    """Add a line to a grid of facts."""
-    facts.add_row(name, Text(value) if isinstance(value, str) else value)
+def add_row(grid: Table, label: str, value: RenderableType) -> None:
+    """Add a line to a label grid."""
+    grid.add_row(label, Text(value) if isinstance(value, str) else value)
 
 
 def safe_text(text: str, style: str = "") -> Text:
-    """Return text of a record, a file or a user as it may be printed."""
+    """Return untrusted text with control characters made visible."""
     return Text(safe(text), style)
 
 
 def safe_line(text: str) -> str:
-    """Return text of a record on one line."""
+    """Return untrusted text on one line of at most 400 cells."""
     return one_line(text, 400)

@@ -1,4 +1,4 @@
-"""Text and JSON that are safe to print, and the consoles they are printed on; Rich is loaded where it is needed."""
+"""Text and JSON that are safe to print, and consoles to print on; Rich is imported only when used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 ELLIPSIS = "…"
-HIDDEN = (  # beyond the ASCII controls: what a terminal would obey, a reader could not see, or no encoding holds
+HIDDEN = (  # non-ASCII characters that a terminal obeys, nobody can see, or UTF-8 cannot encode
     *range(0x80, 0xA0),  # C1: 0x9B alone starts an escape sequence on some terminals
     *(0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)),  # direction marks and overrides
     *(0x2028, 0x2029, 0xFEFF),
@@ -23,23 +23,23 @@ _VISIBLE = {
     0x7F: "␡",
     **{code: f"\\u{code:04x}" for code in HIDDEN},
 }
-ESCAPED = {code: f"\\u{code:04x}" for code in (0x7F, *HIDDEN)}  # as JSON says it
+ESCAPED = {code: f"\\u{code:04x}" for code in (0x7F, *HIDDEN)}  # as JSON escapes
 _VISIBLE_LINE = {**_VISIBLE, ord("\n"): "⏎", ord("\t"): " "}
 
 
 def safe(text: str) -> str:
-    """Make control characters, escape codes and direction overrides visible and harmless; lines and tabs stay."""
+    """Make control characters, escape codes and direction overrides visible; keep line breaks and tabs."""
     return text.replace("\r\n", "\n").translate(_VISIBLE)
 
 
 def one_line(text: str, width: int = 200) -> str:
-    """Return `safe` text on one line, cut at `width` terminal cells, before a figure rather than in it."""
+    """Return `safe` text on one line, cut at `width` terminal cells but never within a number."""
     shown = text[: 2 * width].replace("\r\n", "\n").translate(_VISIBLE_LINE)
     return shown if len(text) <= 2 * width and cells(shown) <= width else _cut(shown, width)
 
 
 def to_json(value: object) -> str:
-    """Return a dataclass or plain values as JSON that is safe to print: what a terminal would obey is escaped."""
+    """Return a dataclass or plain values as JSON, with terminal control characters escaped."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
     return json.dumps(plain, indent=1, ensure_ascii=False).translate(ESCAPED)
 
@@ -62,14 +62,14 @@ def _cut(text: str, width: int) -> str:
     for place, character in enumerate(text):
         taken += _cells(character)
         if taken > width - 1:
-            return text[:place].rstrip("0123456789.,") + ELLIPSIS  # "92…" would read as a figure
+            return text[:place].rstrip("0123456789.,") + ELLIPSIS  # "92…" would look like a number
     return text + ELLIPSIS
 
 
 def show(renderable: RenderableType) -> None:
-    """Print on stdout; into a pipe or a file without the blanks that pad lines to the width.
+    """Print on stdout, without trailing blanks if it is a pipe or a file.
 
-    A table that is wider than the terminal is left to the terminal to wrap, since cropping it would cut figures.
+    The terminal wraps a table that is wider than itself, since cropping would cut numbers.
     """
     out = console()
     if out.is_terminal:
@@ -81,7 +81,7 @@ def show(renderable: RenderableType) -> None:
 
 
 def console(*, stderr: bool = False, file: IO[str] | None = None, width: int | None = None) -> Console:
-    """Return a console that prints text as it is: no markup, no emoji names, no colouring of numbers."""
+    """Return a console that prints text unchanged: no markup, no emoji names, no highlighting."""
     from rich.console import Console
 
     return Console(stderr=stderr, file=file, width=width, markup=False, emoji=False, highlight=False)

@@ -27,24 +27,22 @@ class Overrides(TypedDict, total=False):
 
     language: Annotated[
         Sequence[str],
-        Override("filters.languages.keep", "Keep only these languages, such as en. Repeat, or en,ko.", metavar="CODE"),
+        Override("filters.languages.keep", "Keep only these languages: en or en,ko; can be repeated.", metavar="CODE"),
     ]
-    max_tokens: Annotated[
-        int | None, Override("tokens.max_tokens", "Longest piece, in tokens of the rendered prompt.", minimum=1)
-    ]
-    template: Annotated[str | None, Override("tokens.template", "Prompt template that tokens are counted in.")]
-    tokenizer: Annotated[str | None, Override("tokens.tokenizer", "Name, folder, file or Hub name of the tokenizer.")]
+    max_tokens: Annotated[int | None, Override("tokens.max_tokens", "Most tokens in a piece, as rendered.", minimum=1)]
+    template: Annotated[str | None, Override("tokens.template", "Prompt template for counting tokens.")]
+    tokenizer: Annotated[str | None, Override("tokens.tokenizer", "Tokenizer: a name, folder, file or Hub name.")]
     eval_fraction: Annotated[
-        float | None, Override("eval.fraction", "Share of conversations held out.", "--eval", minimum=0, below=1)
+        float | None, Override("eval.fraction", "Share of conversations to hold out.", "--eval", minimum=0, below=1)
     ]
     limit: Annotated[int | None, Override("input.limit", "Stop after this many records.", minimum=1)]
     filters: Annotated[
         Sequence[str | Path],
-        Override("filters.files", "Python file with filters of your own. Can be repeated.", metavar="FILE"),
+        Override("filters.files", "Python file with your own filters; can be repeated.", metavar="FILE"),
     ]
     originals: Annotated[
         bool | None,
-        Override("output.originals", "Do not keep the original bytes of changed records.", "--no-originals"),
+        Override("output.originals", "Do not store the original bytes of changed records.", "--no-originals"),
     ]
 
 

@@ -1,1 +1,1 @@
-"""How results look, in the terminal, as HTML and in a notebook."""
+"""Reports: results in the terminal, as HTML and in a notebook."""

@@ -1,4 +1,4 @@
-"""How the objects of the library show themselves in a notebook: HTML without scripts, in the notebook's own colours."""
+"""Results as HTML for notebooks, without scripts and in the notebook's own colours."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NAMES = 8  # of a list
 CHATS = 5  # of a selection
-WIDTH = 100  # cells of what is shown as a terminal would
+WIDTH = 100  # cells of terminal reports
 STYLE = """<style>
 .curate{font:14px/1.5 system-ui,sans-serif;max-width:1000px}
 .curate p{margin:0 0 8px}.curate .soft,.curate .note,.curate caption{opacity:.75}
@@ -45,8 +45,8 @@ STYLE = """<style>
 
 def to_html(result: object) -> str:
     """Return a result of the library as HTML."""
-    drawn: str = _html_of(result)
-    return drawn
+    html: str = _html_of(result)
+    return html
 
 
 @singledispatch
@@ -56,7 +56,7 @@ def _html_of(result: object) -> str:
 
 @_html_of.register
 def _stats(stats: Stats) -> str:
-    """Show statistics: the header, the flow, lengths and shares."""
+    """Show statistics: totals, rejected records, lengths and shares."""
     header = stats.header
     verb, unit = ("kept", "pieces") if header.kind == "set" else ("readable", "conversations")
     share = percent(header.kept, header.read)
@@ -78,7 +78,7 @@ def _stats(stats: Stats) -> str:
 
 @_html_of.register
 def _comparison(comparison: Comparison) -> str:
-    """Show a comparison: what one keeps and the other does not, and the totals."""
+    """Show a comparison: the records that only one set keeps, and the totals."""
     parts = []
     for side, names in ((comparison.only_one, SIDES), (comparison.only_other, SIDES[::-1])):
         rows = [(one.rule, one.count, ", ".join(one.examples)) for one in side.rules]
@@ -86,16 +86,14 @@ def _comparison(comparison: Comparison) -> str:
             f"<div><p>{escape(describe_side(side, *names))}</p>{table('', ('rule', 'records', 'such as'), rows)}</div>"
         )
     figures = [(one.name, one.one, one.other, one.change) for one in total_figures(comparison)]
-    parts.append(table("numbers", ("", "one", "other", "change"), figures))
-    named = (
-        f"one: <b>{escape(comparison.one.header.path)}</b>, the other: <b>{escape(comparison.other.header.path)}</b>"
-    )
+    parts.append(table("numbers", ("", "first", "second", "change"), figures))
+    named = f"first: <b>{escape(comparison.one.header.path)}</b>, second: <b>{escape(comparison.other.header.path)}</b>"
     return _block(f"<p>{named}; {escape(describe_matching(comparison))}</p>{_grid(parts)}")
 
 
 @_html_of.register
 def _result(result: CleanResult) -> str:
-    """Show what a run gave: what it wrote, the flow, repairs and warnings."""
+    """Show the result of `clean`: paths, rejected records, repairs and warnings."""
     counts = result.manifest.counts
     share = percent(counts.kept, counts.read)
     line = f"{number(counts.kept)} of {number(counts.read)} records kept ({share}), "
@@ -108,7 +106,7 @@ def _result(result: CleanResult) -> str:
 
 @_html_of.register
 def _set(curated: CuratedSet) -> str:
-    """Show what a set is, from its manifest alone."""
+    """Show a summary of a set from its manifest."""
     with translate_errors(curated):
         counts = curated.manifest.counts
         line = f"recipe {escape(curated.manifest.recipe_name)}, {number(counts.kept)} of {number(counts.read)} "
@@ -143,7 +141,7 @@ def _doctor(report: Doctor) -> str:
 
 
 def _terminal(renderable: RenderableType) -> str:
-    """Show what a terminal would, as text."""
+    """Show a terminal report as text."""
     from rich.console import Console
 
     file = io.StringIO()

@@ -13,8 +13,8 @@ import pytest
 import curate
 from curate.analysis.compare import Comparison
 from curate.analysis.stats import Stats
-from curate.report.html.pages import write as write_page
 from curate.report.html.pages import write_comparison
+from curate.report.html.pages import write_stats as write_page
 from curate.train.report import html as run_page
 from tests.support import ROOT, browser
 from tests.support.hostile_run import write_run

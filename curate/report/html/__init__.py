@@ -1,1 +1,1 @@
-"""The HTML pages of statistics and comparisons."""
+"""HTML pages of statistics and comparisons."""

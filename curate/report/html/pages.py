@@ -1,10 +1,4 @@
-"""Results as HTML pages, each one file that loads nothing: a set's statistics, two sets compared, a training run.
-
-document.py  the page, from head to foot          samples.py  which conversations stand on it
-beside.py    the page of two sets side by side    talk.py     a conversation, and what changed in it
-frame.py     head, policy, scripts, data          parts.py    escaped text, tables, facts
-page.css, page.js, vendor/                        its looks, its charts and sorting, Apache ECharts
-"""
+"""Write the pages of statistics and of comparisons, each one file that loads nothing."""
 
 from __future__ import annotations
 
@@ -25,39 +19,39 @@ if TYPE_CHECKING:
 ENDINGS = (".html", ".htm")
 
 
-def check(file: Path) -> None:
-    """Raise InputError for a file that does not end in .html, so that none is written over by a slip."""
+def check_suffix(file: Path) -> None:
+    """Raise InputError for a file that does not end in .html, so that no other file is overwritten by mistake."""
     if file.suffix.lower() not in ENDINGS:
-        raise InputError(f"{str(file)!r} does not end in {ENDINGS[0]}; name the page so: --html report.html")
+        raise InputError(f"{str(file)!r} does not end in {ENDINGS[0]}; use a name such as report.html")
 
 
-def write(
+def write_stats(
     file: Path,
     stats: Stats,
     curated: CuratedSet | None = None,
     *,
     name: str = "",
-    told: Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]] | None = None,
+    read_masks: Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]] | None = None,
 ) -> None:
-    """Write the page of statistics, with conversations of the set that they are of.
+    """Write the page of a set's or a dump's statistics, with sample conversations.
 
-    `name` is what the set is called there, that of its folder if left out; `told` tells what is trained on in
-    conversations. The same set gives the same page. Raises OSError where it cannot be written.
+    `name` is the title, by default the folder's name; `read_masks` returns the spans of conversations, each with
+    whether it is trained on. The same set gives the same page. Raises OSError if the file cannot be written.
     """
     from curate.dataset.curated_set import translate_errors
     from curate.report.html import samples
-    from curate.report.html import stats as document
+    from curate.report.html import stats as stats_page
 
     if curated is None:
         chosen = samples.sample_dump(stats.header.path)
     else:
         with translate_errors(curated):
-            chosen = samples.sample_set(curated, told)
-    files.write_text(file, document.render(stats, chosen, name or _name(stats)))
+            chosen = samples.sample_set(curated, read_masks)
+    files.write_text(file, stats_page.render(stats, chosen, name or _name(stats)))
 
 
 def write_comparison(file: Path, comparison: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> None:
-    """Write the page of a comparison, with conversations that one of the sets keeps alone; raises InputError."""
+    """Write the page of a comparison, with conversations that only one set keeps; raises InputError."""
     from curate.report.html import compare
 
     try:

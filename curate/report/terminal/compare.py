@@ -184,12 +184,12 @@ def _rule_differences(title: str, unit: str, differences: Sequence[RuleDifferenc
         Row(terminal.safe_text(one.rule), [number(one.count)], terminal.safe_text(safe_line(", ".join(one.examples))))
         for one in differences
     ]
-    return NumberTable(title, [unit], rows, rest="such as", most_name=44)
+    return NumberTable(title, [unit], rows, rest="such as", max_name=44)
 
 
 def _figures(title: str, rows: Sequence[NumberPair]) -> RenderableType:
     shown = [Row(Text(row.name), (number(row.one), number(row.other), row.change)) for row in rows]
-    return NumberTable(title, (*COLUMNS, "change"), shown, most_name=36)
+    return NumberTable(title, (*COLUMNS, "change"), shown, max_name=36)
 
 
 def _parts(title: str, unit: str, rows: Sequence[SharePair]) -> RenderableType:

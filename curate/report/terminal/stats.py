@@ -66,7 +66,7 @@ def render_flow(flow: Flow, bars: bool, left: str = "kept") -> NumberTable:
         shown = terminal.safe_text(name, "" if style == "red" else style)
         rows.append(Row(shown, cells, Bar(ratio(count, flow.read), style)))
     headings = ("records", "share", "alone")
-    return NumberTable("step", headings, rows, rest="" if bars else None, most_name=40)
+    return NumberTable("step", headings, rows, rest="" if bars else None, max_name=40)
 
 
 def _histogram_block(item: Histogram) -> RenderableType:
