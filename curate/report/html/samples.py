@@ -125,7 +125,9 @@ def _repaired(known: pl.DataFrame) -> list[int]:
     return sorted((chosen + common)[:REPAIRED])
 
 
-def _compared(repaired: Sequence[ConversationView], records: pl.DataFrame) -> tuple[tuple[ConversationView, tuple[Change, ...]], ...]:
+def _compared(
+    repaired: Sequence[ConversationView], records: pl.DataFrame
+) -> tuple[tuple[ConversationView, tuple[Change, ...]], ...]:
     pairs = []
     for chat in repaired:
         raw = records.filter(source_file=chat.source_file, source_index=chat.source_index)["record"]

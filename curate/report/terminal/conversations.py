@@ -103,7 +103,9 @@ def _plain(tokens: Iterable[Token]) -> list[Token]:
     return shown
 
 
-def render_conversation(chat: ConversationView, sizes: Sequence[int] | None = None, *, raw: bool = False) -> RenderableType:
+def render_conversation(
+    chat: ConversationView, sizes: Sequence[int] | None = None, *, raw: bool = False
+) -> RenderableType:
     """Render a conversation; `sizes` are token counts, one a message; `raw` shows the text as stored."""
     parts: list[RenderableType] = [_head(chat), Text()]
     for place, message in enumerate(chat.messages):
