@@ -126,8 +126,8 @@ def test_the_comparison_fits_its_width(width: int, recipes: tuple[Path, Path]) -
     lines = rendered(curate.compare(*recipes), width).splitlines()
     assert max(terminal.cells(line.rstrip()) for line in lines) <= width
     text = "\n".join(lines)
-    assert "20 records that one keeps and the other does not" in text
-    assert "1 record that the other keeps and one does not" in text
+    assert "20 records kept in the first set but not in the second set" in text
+    assert "1 record kept in the second set but not in the first set" in text
     assert "vendor_mention" in text
     if width == 200:
         assert "filters.exact_duplicates.first_exchange" in text
@@ -137,7 +137,7 @@ def test_the_page_shows_both_with_conversations_and_their_reasons(recipes: tuple
     curate.compare(*recipes, html=tmp_path / "beside.html")
     text = (tmp_path / "beside.html").read_text("utf-8")
     assert len(text.encode()) < 2_000_000
-    assert "<h1>vicuna beside fastchat</h1>" in text
+    assert "<h1>vicuna and fastchat</h1>" in text
     assert "<summary>Kept in one, rejected by role_order in the other" in text
     assert "is the second of role assistant in a row" in text
     assert 'data-chart="overlay:conversation_tokens"' in text

@@ -180,7 +180,7 @@ def test_a_tokenizer_that_is_gone_costs_the_counts_not_the_conversation(small: P
     code, out, err = invoke("deadbeef", "--set", str(small))
     assert code == 0
     assert "hello" in out
-    assert err == "no tokens a message: the tokenizer 'llama3' is not the one that the set was cleaned with\n"
+    assert err == "no token counts for messages: the tokenizer 'llama3' is not the one that the set was cleaned with\n"
     code, out, err = invoke("deadbeef", "--set", str(small), "--mask")
     assert (code, out) == (1, "")
     assert err.startswith("error: the mask cannot be shown: the tokenizer 'llama3'")
