@@ -138,7 +138,7 @@ def test_the_page_shows_both_with_conversations_and_their_reasons(recipes: tuple
     text = (tmp_path / "beside.html").read_text("utf-8")
     assert len(text.encode()) < 2_000_000
     assert "<h1>vicuna and fastchat</h1>" in text
-    assert "<summary>Kept in one, rejected by role_order in the other" in text
+    assert "<summary>Kept in the first set, rejected by role_order in the second set" in text
     assert "is the second of role assistant in a row" in text
     assert 'data-chart="overlay:conversation_tokens"' in text
 

@@ -188,7 +188,7 @@ def test_a_dumps_page_shows_conversations_as_they_came(tmp_path: Path) -> None:
     found = page_of(_dump(tmp_path), tmp_path / "dump.html")
     assert "<h1>dump.json</h1>" in found
     assert "<summary>Readable <span>1</span>" in found
-    assert "<summary>Cannot be read: not_a_record <span>1</span>" in found
+    assert "<summary>Unreadable: not_a_record <span>1</span>" in found
     assert "&lt;p&gt;yo&lt;/p&gt;" in found, "nothing is repaired"
 
 
