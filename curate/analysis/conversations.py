@@ -107,7 +107,7 @@ def parse_record(raw: bytes) -> tuple[list[Message], str | None]:
             raise record.problem
         conversation = formats.parse(record.value)
         if record.surrogates:
-            repair_text.mend_surrogates(conversation)
+            repair_text.repair_surrogates(conversation)
         if conversation.messages:
             return conversation.messages, None
     except RecordError:

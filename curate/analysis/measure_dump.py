@@ -87,7 +87,7 @@ class Measurer:
         if not drafts:
             return pl.DataFrame(schema=COUNTED)
         messages = [draft.conversation.messages for draft in drafts]
-        frame = verdicts.measure(frames.frame_of(drafts, frames.messages_table(drafts)), self.signals)
+        frame = verdicts.measure(frames.conversations_table(drafts, frames.messages_table(drafts)), self.signals)
         sizes = self.counter.sizes([(each, True) for each in messages])
         hashes = duplicates.chain_hashes([(m.role, m.content, m.name, m.tool_calls) for m in m_] for m_ in messages)
         place = [f"{file}:{draft.index}" for draft in drafts]
@@ -109,7 +109,7 @@ def parse_unrepaired(raw: RawRecord) -> Conversation:
     if not conversation.messages:
         raise RecordError("no_messages", "the record has no turns")
     if raw.surrogates:
-        repair_text.mend_surrogates(conversation)
+        repair_text.repair_surrogates(conversation)
     return conversation
 
 

@@ -1,1 +1,1 @@
-"""Commands that combine packages: clean and convert, measure and write a page. Every other command is one function."""
+"""Commands that combine packages: clean and convert, measure and write a page."""

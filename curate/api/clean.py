@@ -1,4 +1,4 @@
-"""`curate.clean`: clean dumps into a set, write its page, and convert it where one file was asked for."""
+"""`curate.clean`: clean dumps into a set, write its page, and convert it if the output is one file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult, MaskSpans, Progress
 
 FILE_FORMATS = {".json": "vicuna", ".jsonl": "jsonl", ".parquet": "parquet"}  # of `-o FILE`
-OTHER_FILES = (".csv", ".tsv", ".txt", ".md", ".html", ".xlsx", ".arrow", ".ndjson", ".gz", ".zst", ".zip")  # refused
+REFUSED_SUFFIXES = (".csv", ".tsv", ".txt", ".md", ".html", ".xlsx", ".arrow", ".ndjson", ".gz", ".zst", ".zip")
 
 
 def clean(
@@ -29,12 +29,11 @@ def clean(
     progress: Callable[[Progress], None] | None = None,
     **overrides: Unpack[Overrides],
 ) -> CleanResult:
-    """Clean chat dumps into a curated set, and return what happened to every record.
+    """Clean chat dumps into a curated set, and return its location and counts.
 
-    `output` is a folder, or a file (.json, .jsonl, .parquet) with the set's folder of the same name
-    next to it. `overrides` are settings that override the recipe's: see
-    `curate.pipeline.overrides.Overrides`. Raises InputError where there is no whole
-    record to read, RecipeError, TokenizerError, and SetError where the target must not be written.
+    `output` is a folder, or a file (.json, .jsonl, .parquet); the set is then a folder of the same name next to the
+    file. `overrides` replace settings of the recipe, see `curate.pipeline.overrides.Overrides`. Raises InputError if
+    the input has no whole record, RecipeError, TokenizerError, and SetError if the target must not be overwritten.
     """
     started = time.perf_counter()
     resolved = recipes.override(recipes.load(recipe), **overrides)
@@ -47,8 +46,8 @@ def clean(
 
 
 def _target(output: Path) -> tuple[Path, Path | None]:
-    """Return the set's folder, and the one file to write next to it, if `output` names a file."""
-    if output.is_dir() or output.suffix.lower() not in {*FILE_FORMATS, *OTHER_FILES}:
+    """Return the set's folder, and the file to convert it to if `output` names one."""
+    if output.is_dir() or output.suffix.lower() not in {*FILE_FORMATS, *REFUSED_SUFFIXES}:
         return output, None
     if output.suffix not in FILE_FORMATS:
         raise SetError(f"cannot write {str(output)!r}: give a folder, or a file ending in {', '.join(FILE_FORMATS)}")
@@ -59,11 +58,11 @@ class _Page:
     """Writes a set's report.html."""
 
     def load(self) -> None:
-        """Import what the page needs, which takes a third of a second, while a worker writes a table."""
+        """Import what the page needs (0.3 s) while workers write the tables."""
         from curate.report.html import samples, stats  # noqa: F401
 
     def write(self, folder: Path, name: str, mask_spans: MaskSpans) -> None:
-        """Write the page of a set that is about to be given its name."""
+        """Write the page of a set that is still in its temporary folder."""
         from curate.analysis.measure_set import measure_set
         from curate.report.html import pages
 
@@ -77,5 +76,5 @@ def _convert(folder: Path, file: Path) -> None:
     try:
         convert(folder, file, to=FILE_FORMATS[file.suffix])
     except KeyboardInterrupt as stop:
-        stop.args = (f"the set {str(folder)!r} is new and whole, but {str(file)!r} was not written",)
+        stop.args = (f"the set {str(folder)!r} is complete, but {str(file)!r} was not written",)
         raise

@@ -24,7 +24,7 @@ def filters(name: str | None, files: tuple[str, ...], as_json: bool) -> None:
 
     for file in files:
         registry.load(file)
-    on = recipe.load("vicuna", filters_too=False).filters
+    on = recipe.load("vicuna", check_filters=False).filters
     rules = [registry.get(name, "filter", "corpus")] if name else list(registry.rules("filter", "corpus").values())
     if as_json:
         entries = [

@@ -35,7 +35,7 @@ def read_entry(row: InputRecord) -> Entry:
         raise row.problem
     conversation = formats.parse(row.value)
     if row.surrogates:
-        repair_text.mend_surrogates(conversation)
+        repair_text.repair_surrogates(conversation)
     value = row.value
     if not isinstance(value, dict) or not native.recognises(value):
         return Entry(conversation, conversation.source_id, None, None)

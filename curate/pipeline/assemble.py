@@ -1,6 +1,6 @@
-"""The set's tables, written from the parts in record order once the whole corpus is decided: the last stretch of a run.
+"""Write the set's tables from the parts, in record order, after the decisions over the whole corpus.
 
-Each table is a job of its own, done by a worker that has no chunk left to clean.
+Each table is one job for a worker that has no more chunks to clean.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from curate.engine import base, local
 from curate.pipeline.corpus import DUPLICATES, Decisions
 from curate.pipeline.steps import part_file
 
-DECISIONS = "decisions.arrow"  # among the parts
-RowsOf = Callable[[Path, int, pl.DataFrame], pl.DataFrame]  # folder of parts, number of one, decisions on it → its rows
-NOT_HEAVY = pl.exclude("edits", "edit_names", "messages")
+DECISIONS = "decisions.arrow"  # in the folder of parts
+ReadRows = Callable[[Path, int, pl.DataFrame], pl.DataFrame]  # folder of parts, part number, its decisions → rows
+LIGHT_COLUMNS = pl.exclude("edits", "edit_names", "messages")
 
 
 @dataclass
 class Counts:
-    """What the written tables hold; filled while they are written."""
+    """Counts over the tables, updated while they are written."""
 
     kept: int = 0
     pieces: int = 0
@@ -41,48 +41,53 @@ class Counts:
         return Counts(**{item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)})
 
 
-def write(
-    pool: local.WorkerPool,
-    folder: Path,
-    parts: Sequence[int],
-    decisions: Decisions,
-    signals: columns.Schema,
-    originals: bool,
-    meanwhile: Callable[[], object] = int,
-) -> Counts:
-    """Write the set's tables from the parts of these numbers, and return what they hold.
+@dataclass(frozen=True)
+class SetTables:
+    """What to write: the folder of the unfinished set, part numbers in order, extra signals, originals or not."""
 
-    `meanwhile` is called here once a worker has the last table. Raises OSError with one line where a file
+    folder: Path
+    parts: Sequence[int]
+    signals: columns.Schema
+    originals: bool
+
+
+def write_tables(
+    pool: local.WorkerPool, target: SetTables, decisions: Decisions, meanwhile: Callable[[], object]
+) -> Counts:
+    """Write the set's tables in the workers and return their counts.
+
+    `meanwhile` runs in this process when all tables are assigned. Raises OSError with a one-line message if a file
     cannot be written.
     """
+    folder = target.folder
     decisions.rows.write_ipc(folder / transaction.PARTS / DECISIONS, compression="uncompressed")
     tables: list[tuple[str, columns.Schema]] = [
-        (curated_set.CONVERSATIONS, columns.conversations_schema(signals)),
-        (curated_set.REJECTED, columns.rejected_schema(signals)),
+        (curated_set.CONVERSATIONS, columns.conversations_schema(target.signals)),
+        (curated_set.REJECTED, columns.rejected_schema(target.signals)),
     ]
-    if originals:
+    if target.originals:
         tables.append((curated_set.ORIGINALS, columns.ORIGINAL))
-    jobs = [base.Call(_write_table, (folder, name, dict(schema), parts)) for name, schema in tables]
-    return sum(pool.map(_then(jobs, meanwhile)), Counts())
+    jobs = [base.Call(_write_table, (folder, name, dict(schema), target.parts)) for name, schema in tables]
+    return sum(pool.map(_call_after(jobs, meanwhile)), Counts())
 
 
-def _then(jobs: Iterable[base.Call], last: Callable[[], object]) -> Iterator[base.Call]:
+def _call_after(jobs: Iterable[base.Call], callback: Callable[[], object]) -> Iterator[base.Call]:
     yield from jobs
-    last()
+    callback()
 
 
 def _write_table(folder: Path, name: str, schema: columns.Schema, parts: Sequence[int]) -> Counts:
-    """Write one table, a part in memory at a time."""
+    """Write one table, with one part in memory at a time."""
     counts = Counts()
     source = folder / transaction.PARTS
-    decided = pl.read_ipc(source / DECISIONS)
-    of_part = {key[0]: rows for key, rows in decided.partition_by("part", as_dict=True).items()}
-    nothing = decided.clear()
-    rows_of, tally = TABLES[name]
+    decisions = pl.read_ipc(source / DECISIONS)
+    by_part = {key[0]: rows for key, rows in decisions.partition_by("part", as_dict=True).items()}
+    empty = decisions.clear()
+    read_rows, tally = TABLES[name]
 
     def batches(*_: object) -> Iterator[pl.DataFrame]:
         for number in parts:
-            rows = rows_of(source, number, of_part.get(number, nothing))
+            rows = read_rows(source, number, by_part.get(number, empty))
             tally(counts, rows)
             yield rows.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
 
@@ -99,22 +104,22 @@ def _no_tally(counts: Counts, rows: pl.DataFrame) -> None:
 
 
 def _kept_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
-    standing = rows.filter(pl.col("twin").is_null()).select("row", "id", "cluster", "split", "pieces")
-    joined = _read(source, number, "kept").join(standing, on="row", how="inner", maintain_order="left")
+    kept = rows.filter(pl.col("twin").is_null()).select("row", "id", "cluster", "split", "pieces")
+    joined = _read(source, number, "kept").join(kept, on="row", how="inner", maintain_order="left")
     name = pl.col("id") + "_" + pl.col("piece").cast(pl.String)
     return joined.with_columns(id=pl.when(pl.col("pieces") > 1).then(name).otherwise("id"))
 
 
 def _rejected_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the part's rejects with its duplicates among them, in record order."""
+    """Return the part's rejects and duplicates, in record order."""
     twins = rows.filter(pl.col("twin").is_not_null()).select("row", "twin", "reason")
     rejected = _read(source, number, "rejected")
     if twins.is_empty():
         return rejected
     originals = _read(source, number, "originals").select("row", "record").join(twins, on="row", how="semi")
-    first = _read(source, number, "kept").select(NOT_HEAVY).filter(pl.col("piece") == 0)
-    taken = first.join(twins, on="row", how="inner", maintain_order="left").join(originals, on="row", how="left")
-    taken = taken.with_columns(
+    first = _read(source, number, "kept").select(LIGHT_COLUMNS).filter(pl.col("piece") == 0)
+    duplicates = first.join(twins, on="row", how="inner", maintain_order="left").join(originals, on="row", how="left")
+    duplicates = duplicates.with_columns(
         scope=pl.lit("record"),
         rule=pl.lit(DUPLICATES),
         message_range=pl.lit(None, dtype=pl.List(pl.Int32)),
@@ -122,14 +127,15 @@ def _rejected_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFram
         turns=pl.col("source_turns"),
         characters=pl.col("source_characters"),
     )
-    dropped = rejected.filter(~pl.col("source_index").is_in(taken["source_index"].implode()))
-    return dropped.merge_sorted(taken.select(rejected.columns).cast(rejected.schema), key="source_index")
+    # a rejected record has no separate rejects for its exchanges
+    others = rejected.filter(~pl.col("source_index").is_in(duplicates["source_index"].implode()))
+    return others.merge_sorted(duplicates.select(rejected.columns).cast(rejected.schema), key="source_index")
 
 
 def _original_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
-    standing = rows.filter(pl.col("twin").is_null()).select("row")
-    found = _read(source, number, "originals").filter("changed")
-    return found.join(standing, on="row", how="semi", maintain_order="left")
+    kept = rows.filter(pl.col("twin").is_null()).select("row")
+    changed = _read(source, number, "originals").filter("changed")
+    return changed.join(kept, on="row", how="semi", maintain_order="left")
 
 
 def _tally_kept(counts: Counts, rows: pl.DataFrame) -> None:
@@ -155,7 +161,7 @@ def _tally_rejected(counts: Counts, rows: pl.DataFrame) -> None:
     counts.exchanges.update(rows.filter(pl.col("scope") == "exchange")["rule"].to_list())
 
 
-TABLES: dict[str, tuple[RowsOf, Callable[[Counts, pl.DataFrame], None]]] = {
+TABLES: dict[str, tuple[ReadRows, Callable[[Counts, pl.DataFrame], None]]] = {
     curated_set.CONVERSATIONS: (_kept_rows, _tally_kept),
     curated_set.REJECTED: (_rejected_rows, _tally_rejected),
     curated_set.ORIGINALS: (_original_rows, _no_tally),

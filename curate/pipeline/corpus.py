@@ -1,4 +1,4 @@
-"""What only the whole corpus can tell: duplicates, unique ids, train or eval."""
+"""Decisions over the whole corpus: duplicates, unique ids, train or eval."""
 
 from __future__ import annotations
 
@@ -14,60 +14,60 @@ from curate.pipeline.recipe import Recipe
 from curate.pipeline.steps import Part
 
 DUPLICATES = "exact_duplicates"
-KINDS = {
+KIND_TEXTS = {  # in reasons, by the kind of duplicate
     "exact": "the same as",
     "prefix": "the beginning of",
     "first_exchange": "the same first exchange as",
     "id": "the same id as",
 }
-SOURCE_ROWS = ["part", "row"]  # the key of a conversation among the parts
+PART_KEY = ["part", "row"]  # identifies a conversation among the parts
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """One row a conversation that survived its filters, in record order.
+    """The decisions on conversations that no filter rejected, in record order.
 
-    `rows`: part, row, pieces, id (unique; a piece adds its number), cluster, split, twin (text or null), reason.
-    `would_take`: how many conversations the duplicate rule would have taken alone.
+    Columns of `rows`: part, row, pieces, id (unique; a piece appends its number), cluster, split, twin (its id, or
+    null if the conversation is kept), reason.
     """
 
     rows: pl.DataFrame
-    would_take: int
+    duplicates: int  # conversations that the duplicate rule would reject on its own
 
 
 def decide(parts: Sequence[Part], recipe: Recipe) -> Decisions:
-    """Find duplicates, give ids and assign train or eval, from the parts' summaries."""
+    """Find duplicates, assign unique ids, and choose train or eval, from the parts' summaries."""
     summaries = [part.summary.with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
     everything = pl.concat(summaries) if summaries else pl.DataFrame(schema={**columns.PART_SUMMARY, "part": pl.UInt32})
-    alive = everything.filter(pl.col("pieces") > 0).with_row_index("order")
+    surviving = everything.filter(pl.col("pieces") > 0).with_row_index("order")
     settings = recipe.filters.get(DUPLICATES)
-    would_take = 0
+    duplicate_count = 0
     twins = pl.DataFrame(schema={"order": pl.UInt32, "twin": pl.UInt32, "kind": pl.String})
     if settings is not None:
-        twins = _twins(alive, settings)
-        would_take = _twins(everything.with_row_index("order"), settings).height
-    rows = alive.join(twins, on="order", how="left", maintain_order="left")
+        twins = _twins(surviving, settings)
+        duplicate_count = _twins(everything.with_row_index("order"), settings).height
+    rows = surviving.join(twins, on="order", how="left", maintain_order="left")
     rows = _with_ids(rows)
     rows = _with_split(rows, recipe)
     return Decisions(
-        _with_twin_names(rows).select(*SOURCE_ROWS, "pieces", "id", "cluster", "split", "twin", "reason"), would_take
+        _with_twin_names(rows).select(*PART_KEY, "pieces", "id", "cluster", "split", "twin", "reason"), duplicate_count
     )
 
 
 def _twins(rows: pl.DataFrame, settings: Mapping[str, object]) -> pl.DataFrame:
-    """Return order, twin (the order of the one that stays) and kind, for the rows that are duplicates."""
+    """Return order, twin (the order of the kept conversation) and kind of each duplicate."""
     frame = rows.select(pl.col("order").alias("row"), "chain", "cluster", "source_id")
-    found = duplicates.exact_duplicates(frame, **settings)  # type: ignore[arg-type]  # checked by the registry
-    return found.filter(pl.col("twin").is_not_null()).select(
+    twins = duplicates.exact_duplicates(frame, **settings)  # type: ignore[arg-type]  # checked by the registry
+    return twins.filter(pl.col("twin").is_not_null()).select(
         pl.col("row").cast(pl.UInt32).alias("order"), pl.col("twin").cast(pl.UInt32), "kind"
     )
 
 
 def _with_ids(rows: pl.DataFrame) -> pl.DataFrame:
-    """Give each kept conversation an id that no other, and no piece of another, has.
+    """Give each kept conversation an id that differs from those of all other conversations and pieces.
 
-    The first in record order keeps the plain id; a later one of other content gets `~` and eight
-    hex digits of its content's hash, and a number where even that is taken.
+    The first in record order keeps the plain id. A later one with other content gets `~` and eight
+    hex digits of its content's hash, and a number if that still clashes.
     """
     digest = pl.col("chain").list.last().map_elements(lambda h: f"{h:016x}", return_dtype=pl.String)
     rows = rows.with_columns(digest=digest).with_columns(
@@ -89,12 +89,12 @@ def _with_ids(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _clashing(rows: pl.DataFrame) -> pl.Series:
-    """Return the order of the conversations one of whose final ids an earlier one has."""
+    """Return the order of conversations that share a final id with an earlier one."""
     names = (
         rows.filter(pl.col("id").is_not_null())
-        .select("order", "id", piece=pl.int_ranges("pieces"), many=pl.col("pieces") > 1)
+        .select("order", "id", piece=pl.int_ranges("pieces"), split=pl.col("pieces") > 1)
         .explode("piece")
-        .with_columns(name=pl.when("many").then(pl.col("id") + "_" + pl.col("piece").cast(pl.String)).otherwise("id"))
+        .with_columns(name=pl.when("split").then(pl.col("id") + "_" + pl.col("piece").cast(pl.String)).otherwise("id"))
     )
     return names.filter(~pl.col("name").is_first_distinct())["order"].unique()
 
@@ -108,15 +108,15 @@ def _with_split(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
 
 
 def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:
-    """Replace the twin's order by its id, and say in `reason` where it stands."""
+    """Replace the twin's order by its id, and add a `reason` with the twin's source."""
     twin = rows.select(
         pl.col("order").alias("twin"),
         pl.col("id").alias("twin_id"),
-        pl.format("{}:{}", "source_file", "source_index").alias("place"),
+        pl.format("{}:{}", "source_file", "source_index").alias("key"),
     )
     named = rows.join(twin, on="twin", how="left", maintain_order="left")
-    words = pl.col("kind").replace_strict(KINDS, default="a duplicate of")
+    kind = pl.col("kind").replace_strict(KIND_TEXTS, default="a duplicate of")
     return named.with_columns(
-        reason=pl.when(pl.col("twin").is_not_null()).then(pl.format("{} {} ({})", words, "twin_id", "place")),
+        reason=pl.when(pl.col("twin").is_not_null()).then(pl.format("{} {} ({})", kind, "twin_id", "key")),
         twin=pl.col("twin_id"),
     )

@@ -1,4 +1,4 @@
-"""A batch's conversations as tables: the frame that signals and filters read, and the rows of a part."""
+"""The tables of one batch: the frame that signals and filters read, and the rows of a part."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from curate.schemas.conversation import Conversation, Message
 from curate.schemas.prompts import exchanges
 
 FIELDS = tuple(dataset_columns.MESSAGE.to_schema())
-FOR_FILTERS = ("messages", "prompts", "answers", "html_answers")  # columns of the frame that no file holds as they are
+TRANSIENT = ("messages", "prompts", "answers", "html_answers")  # columns of the frame that are not written
 
-Pieces = Mapping[int, Sequence[split.Piece]]  # a row's pieces, for the rows that have any
+Pieces = Mapping[int, Sequence[split.Piece]]  # by row; rows without pieces are missing
 
 
 @dataclass(slots=True)
 class Draft:
-    """A record in progress: its bytes, the conversation in it, and what it lost."""
+    """A record being cleaned: its bytes, its conversation and its rejected exchanges."""
 
     index: int
     raw: bytes
     conversation: Conversation
-    lost: list[repair_turns.Lost] = field(default_factory=list)
+    lost: list[repair_turns.LostExchange] = field(default_factory=list)
 
     def lose(self, rejected: Sequence[split.RejectedExchange]) -> None:
-        """Note exchanges that fit no window, by the places their messages had in the source."""
+        """Add exchanges that do not fit the window, by the positions of their messages in the source."""
         messages = self.conversation.messages
         for exchange in rejected:
             span = messages[exchange.start].place, messages[exchange.stop - 1].place + 1
-            self.lost.append(repair_turns.Lost(span, exchange.rule, exchange.reason, exchange.evidence))
+            self.lost.append(repair_turns.LostExchange(span, exchange.rule, exchange.reason, exchange.evidence))
 
     @property
     def changed(self) -> bool:
@@ -49,7 +49,7 @@ class Draft:
 
 @dataclass(slots=True)
 class Reject:
-    """A row of rejected.parquet; `row` is the conversation's row in the batch's frame, if it got that far."""
+    """A row of rejected.parquet; `row` is the conversation's row in the batch's frame, if it has one."""
 
     index: int
     source_id: str | None
@@ -62,13 +62,24 @@ class Reject:
     row: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The measured conversations of one chunk; `messages` and `frame` refer to `drafts` by row."""
+
+    source_file: str
+    drafts: Sequence[Draft]
+    messages: pl.DataFrame  # one row per message
+    frame: pl.DataFrame  # one row per conversation
+    pieces: Pieces
+
+
 def reject_record(index: int, raw: bytes, source_id: str | None, error: RecordError, row: int | None = None) -> Reject:
-    """Return the row of a record that is rejected whole."""
+    """Return the reject of a whole record."""
     return Reject(index, source_id, "record", None, error.rule, error.reason, error.evidence, raw, row)
 
 
 def reject_exchanges(draft: Draft) -> Iterator[Reject]:
-    """Yield a row for each exchange that a kept record lost; the first carries the record's bytes."""
+    """Yield a reject for each lost exchange of a kept record; only the first has the record's bytes."""
     raw: bytes | None = draft.raw
     for lost in draft.lost:
         span, source_id = lost.message_range, draft.conversation.source_id
@@ -77,24 +88,24 @@ def reject_exchanges(draft: Draft) -> Iterator[Reject]:
 
 
 def messages_table(drafts: Sequence[Draft]) -> pl.DataFrame:
-    """Return one row a message, in order; `row` is the conversation's place in `drafts`."""
+    """Return one row per message, in order; `row` is the conversation's index in `drafts`."""
     messages = [message for draft in drafts for message in draft.conversation.messages]
     counts = [len(draft.conversation.messages) for draft in drafts]
     row = pl.Series("row", np.repeat(np.arange(len(drafts), dtype=np.uint32), counts))
-    return _of_messages(messages).insert_column(0, row)
+    return _message_rows(messages).insert_column(0, row)
 
 
-def _of_messages(messages: Sequence[Message]) -> pl.DataFrame:
+def _message_rows(messages: Sequence[Message]) -> pl.DataFrame:
     columns: dict[str, Any] = {name: [getattr(message, name) for message in messages] for name in FIELDS}
     return pl.DataFrame(columns, schema=dataset_columns.MESSAGE.to_schema())
 
 
-def frame_of(drafts: Sequence[Draft], flat: pl.DataFrame) -> pl.DataFrame:
-    """Return one row a conversation, with the columns that filters read."""
+def conversations_table(drafts: Sequence[Draft], messages: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per conversation with the columns that signals and filters read."""
     is_answer = pl.col("role") == "assistant"
     conversations = [draft.conversation for draft in drafts]
     html = [message.was_html for conversation in conversations for message in conversation.messages]
-    grouped = flat.with_columns(html=pl.Series(html, dtype=pl.Boolean)).group_by("row", maintain_order=True)
+    grouped = messages.with_columns(html=pl.Series(html, dtype=pl.Boolean)).group_by("row", maintain_order=True)
     frame = grouped.agg(
         messages=pl.struct(FIELDS),
         prompts=pl.col("content").filter(pl.col("role") == "user"),
@@ -119,12 +130,12 @@ def _json(metadata: Mapping[str, object]) -> str | None:
         return None
     try:
         return msgspec.json.encode(metadata).decode()
-    except (OverflowError, msgspec.MsgspecError):  # an integer past 64 bits, which the standard library writes
+    except (OverflowError, msgspec.MsgspecError):  # msgspec has no integers over 64 bits; the standard library does
         return json.dumps(metadata, ensure_ascii=False)
 
 
-def summary(source_file: str, drafts: Sequence[Draft], pieces: Pieces) -> pl.DataFrame:
-    """Return what the corpus needs of each conversation: hashes, the id it came with, how many pieces it has."""
+def summary_table(source_file: str, drafts: Sequence[Draft], pieces: Pieces) -> pl.DataFrame:
+    """Return one row per conversation for decisions over the whole corpus: hashes, source id, number of pieces."""
     columns = {
         "row": list(range(len(drafts))),
         "source_file": [source_file] * len(drafts),
@@ -135,74 +146,74 @@ def summary(source_file: str, drafts: Sequence[Draft], pieces: Pieces) -> pl.Dat
     hashes = duplicates.chain_hashes(
         [(m.role, m.content, m.name, m.tool_calls) for m in draft.conversation.messages] for draft in drafts
     )
-    found = pl.DataFrame(columns, strict=False).hstack(hashes)
-    return found.select(pl.col(name).cast(dtype) for name, dtype in dataset_columns.PART_SUMMARY.items())
+    frame = pl.DataFrame(columns, strict=False).hstack(hashes)
+    return frame.select(pl.col(name).cast(dtype) for name, dtype in dataset_columns.PART_SUMMARY.items())
 
 
-def kept(
-    source_file: str, drafts: Sequence[Draft], flat: pl.DataFrame, frame: pl.DataFrame, pieces: Pieces
-) -> pl.DataFrame:
-    """Return one row a piece, in order: all of conversations.parquet that does not depend on other batches."""
-    each = [(row, number, piece) for row, found in pieces.items() for number, piece in enumerate(found)]
-    own = pl.DataFrame(
+def kept_table(batch: Batch) -> pl.DataFrame:
+    """Return one row per piece, in order: the columns of conversations.parquet that depend on this batch alone."""
+    drafts = batch.drafts
+    pieces = [(row, number, piece) for row, items in batch.pieces.items() for number, piece in enumerate(items)]
+    counted = pl.DataFrame(
         {
-            "row": [row for row, _, _ in each],
-            "piece": [number for _, number, _ in each],
-            "tokens": [piece.tokens for _, _, piece in each],
-            "prompt_tokens": [piece.prompt_tokens for _, _, piece in each],
-            "answer_tokens": [piece.answer_tokens for _, _, piece in each],
-            "source_file": [source_file] * len(each),
-            "source_index": [drafts[row].index for row, _, _ in each],
+            "row": [row for row, _, _ in pieces],
+            "piece": [number for _, number, _ in pieces],
+            "tokens": [piece.tokens for _, _, piece in pieces],
+            "prompt_tokens": [piece.prompt_tokens for _, _, piece in pieces],
+            "answer_tokens": [piece.answer_tokens for _, _, piece in pieces],
+            "source_file": [batch.source_file] * len(pieces),
+            "source_index": [drafts[row].index for row, _, _ in pieces],
         },
         schema=dataset_columns.PART_PIECE,
     )
-    of_source = frame.drop(*FOR_FILTERS).rename({"turns": "source_turns", "characters": "source_characters"})
-    messages = _piece_messages(drafts, flat, each)
-    edits = _edits([(row, drafts[row].conversation) for row in pieces])
+    measured = batch.frame.drop(*TRANSIENT).rename({"turns": "source_turns", "characters": "source_characters"})
+    messages = _piece_messages(drafts, batch.messages, pieces)
+    edits = _edits([(row, drafts[row].conversation) for row in batch.pieces])
     return (
-        own.hstack(messages)
+        counted.hstack(messages)
         .join(edits, on="row", how="left", maintain_order="left")
         .with_columns(
-            edits=pl.when(pl.col("piece") == 0).then("edits").fill_null([]),  # told once, with the first piece
+            edits=pl.when(pl.col("piece") == 0).then("edits").fill_null([]),  # listed once, with the first piece
             edit_names=pl.col("edit_names").fill_null([]),
         )
-        .join(of_source, on="row", how="left", maintain_order="left")
+        .join(measured, on="row", how="left", maintain_order="left")
     )
 
 
 def _edits(conversations: Sequence[tuple[int, Conversation]]) -> pl.DataFrame:
-    """Return `edits` and their names for each row that has any; built flat, since nested rows are slow to build."""
-    each = [(row, edit) for row, conversation in conversations for edit in conversation.edits]
+    """Return `edits` and `edit_names` for each row with edits."""
+    # one flat table, grouped afterwards: nested rows are slow to convert
+    edits = [(row, edit) for row, conversation in conversations for edit in conversation.edits]
     fields = tuple(dataset_columns.EDIT.to_schema())
-    columns: dict[str, Any] = {name: [getattr(edit, name) for _, edit in each] for name in fields}
+    columns: dict[str, Any] = {name: [getattr(edit, name) for _, edit in edits] for name in fields}
     flat = pl.DataFrame(columns, schema=dataset_columns.EDIT.to_schema())
-    owners = pl.Series("row", [row for row, _ in each], dtype=pl.UInt32)
+    owners = pl.Series("row", [row for row, _ in edits], dtype=pl.UInt32)
     grouped = flat.insert_column(0, owners).group_by("row", maintain_order=True)
     return grouped.agg(edits=pl.struct(fields), edit_names=pl.col("rule").unique().sort())
 
 
 def _piece_messages(
-    drafts: Sequence[Draft], flat: pl.DataFrame, each: Sequence[tuple[int, int, split.Piece]]
+    drafts: Sequence[Draft], messages: pl.DataFrame, pieces: Sequence[tuple[int, int, split.Piece]]
 ) -> pl.DataFrame:
     """Return messages, turns and characters of each piece, gathered from the table of messages."""
     starts = [0, *accumulate(len(draft.conversation.messages) for draft in drafts)]
-    table = flat.drop("row")
-    places: list[int] = []
-    counts: list[int] = []
-    ends: list[Message] = []  # answers that were cut: they stand in no source
-    for row, _, piece in each:
-        messages = drafts[row].conversation.messages
-        head = exchanges(messages)[0]
-        chosen = [*range(head), *range(piece.start, piece.stop)]
-        places.extend(starts[row] + position for position in chosen)
-        counts.append(len(chosen))
+    table = messages.drop("row")
+    indices: list[int] = []  # rows of `table`
+    counts: list[int] = []  # messages of each piece
+    cut_answers: list[Message] = []  # not in `messages`: appended to the table
+    for row, _, piece in pieces:
+        source = drafts[row].conversation.messages
+        head = exchanges(source)[0]
+        positions = [*range(head), *range(piece.start, piece.stop)]
+        indices.extend(starts[row] + position for position in positions)
+        counts.append(len(positions))
         if piece.cut is not None:
-            places[-1] = table.height + len(ends)
-            ends.append(split.piece_messages(messages, piece)[-1])
-    if ends:
-        table = pl.concat([table, _of_messages(ends)])
-    owners = pl.Series("owner", np.repeat(np.arange(len(each), dtype=np.uint32), counts), dtype=pl.UInt32)
-    grouped = table[places].insert_column(0, owners).group_by("owner", maintain_order=True)
+            indices[-1] = table.height + len(cut_answers)
+            cut_answers.append(split.piece_messages(source, piece)[-1])
+    if cut_answers:
+        table = pl.concat([table, _message_rows(cut_answers)])
+    owners = pl.Series("owner", np.repeat(np.arange(len(pieces), dtype=np.uint32), counts), dtype=pl.UInt32)
+    grouped = table[indices].insert_column(0, owners).group_by("owner", maintain_order=True)
     return grouped.agg(
         messages=pl.struct(FIELDS),
         turns=pl.len().cast(pl.Int32),
@@ -210,23 +221,23 @@ def _piece_messages(
     ).drop("owner")
 
 
-def originals(source_file: str, drafts: Sequence[Draft], pieces: Pieces) -> pl.DataFrame:
+def originals_table(batch: Batch) -> pl.DataFrame:
     """Return the bytes of each kept record, and whether its messages were changed."""
-    chosen = [drafts[row] for row in pieces]
+    kept = [batch.drafts[row] for row in batch.pieces]
     return pl.DataFrame(
         {
-            "row": list(pieces),
-            "source_file": [source_file] * len(chosen),
-            "source_index": [draft.index for draft in chosen],
-            "record": [draft.raw for draft in chosen],
-            "changed": [draft.changed for draft in chosen],
+            "row": list(batch.pieces),
+            "source_file": [batch.source_file] * len(kept),
+            "source_index": [draft.index for draft in kept],
+            "record": [draft.raw for draft in kept],
+            "changed": [draft.changed for draft in kept],
         },
         schema=dataset_columns.PART_ORIGINAL,
     )
 
 
-def rejected(source_file: str, rejects: Sequence[Reject], frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of rejected.parquet, in record order, with the signals of those that were measured."""
+def rejected_table(source_file: str, rejects: Sequence[Reject], frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of rejected.parquet in record order, with signals for the measured ones."""
     ordered = sorted(rejects, key=lambda reject: (reject.index, reject.message_range or (0, 0)))
     rows = pl.DataFrame(
         {
@@ -244,5 +255,5 @@ def rejected(source_file: str, rejects: Sequence[Reject], frame: pl.DataFrame) -
         },
         schema=dataset_columns.PART_REJECT,
     )
-    measured = frame.drop(*FOR_FILTERS, "source_id", "metadata")
+    measured = frame.drop(*TRANSIENT, "source_id", "metadata")
     return rows.join(measured, on="row", how="left", maintain_order="left")

@@ -10,21 +10,21 @@ from typing import Literal
 def assign_split(clusters: Sequence[str], fraction: float, minimum: int, seed: str) -> list[Literal["train", "eval"]]:
     """Return `train` or `eval` for each kept conversation, by a keyed hash of its cluster.
 
-    All conversations of a cluster fall on one side, whatever their order and number; what is added later moves
-    no cluster. Fewer than `minimum` conversations all go to train. At least one cluster is for eval, that with the
-    lowest hash, unless it would be the only one.
+    All conversations of a cluster get the same side, whatever their order and number; conversations added later do
+    not move a cluster. Fewer than `minimum` conversations all go to train. If no hash is below `fraction`, the
+    cluster with the lowest hash goes to eval, unless it is the only one.
     """
     if len(clusters) < minimum or fraction <= 0:
         return ["train"] * len(clusters)
     key = hashlib.blake2b(seed.encode("utf-8"), digest_size=32).digest()
-    places = {cluster: _place(cluster, key) for cluster in clusters}
-    chosen = {cluster for cluster, place in places.items() if place < fraction}
-    if not chosen and len(places) > 1:
-        chosen = {min(places, key=lambda cluster: (places[cluster], cluster))}
+    positions = {cluster: _position(cluster, key) for cluster in clusters}
+    chosen = {cluster for cluster, position in positions.items() if position < fraction}
+    if not chosen and len(positions) > 1:
+        chosen = {min(positions, key=lambda cluster: (positions[cluster], cluster))}
     return ["eval" if cluster in chosen else "train" for cluster in clusters]
 
 
-def _place(cluster: str, key: bytes) -> float:
-    """Return where in [0, 1) a cluster's keyed hash falls."""
+def _position(cluster: str, key: bytes) -> float:
+    """Return a cluster's keyed hash as a number in [0, 1)."""
     digest = hashlib.blake2b(cluster.encode("utf-8"), digest_size=8, key=key).digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2**53  # 53 bits: what a float holds exactly
+    return (int.from_bytes(digest, "big") >> 11) / 2**53  # a float has 53 bits of precision

@@ -1,6 +1,6 @@
-"""The settings of `clean` that override a recipe, declared once: the function and the command derive from here.
+"""The settings of `clean` that override a recipe, declared once for the function and the command.
 
-The command line imports this module to list its options, so it needs the standard library alone.
+The command line imports this module to list its options, so it imports the standard library only.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Annotated, NamedTuple, TypedDict
 
 
 class Override(NamedTuple):
-    """A setting of the recipe under `key`, and its option on the command line."""
+    """A recipe setting and its option on the command line."""
 
     key: str  # section and name, such as tokens.max_tokens
     help: str
-    flag: str = ""  # if it is not the setting's own name
+    flag: str = ""  # by default the setting's name
     metavar: str | None = None
     minimum: int | None = None
     below: int | None = None
 
 
 class Overrides(TypedDict, total=False):
-    """Values for settings of the recipe; one that is left out, None or empty changes nothing."""
+    """Values for recipe settings; a missing, None or empty value changes nothing."""
 
     language: Annotated[
         Sequence[str],
@@ -47,6 +47,6 @@ class Overrides(TypedDict, total=False):
 
 
 def declared() -> dict[str, tuple[object, Override]]:
-    """Return each setting's type and declaration, by its name, in order."""
+    """Return the type and declaration of each setting by name, in order."""
     hints = typing.get_type_hints(Overrides, include_extras=True)
     return {name: typing.get_args(hint)[:2] for name, hint in hints.items()}

@@ -1,4 +1,4 @@
-"""Recipes: every setting, its default and its check, between TOML and frozen dataclasses."""
+"""Recipes: settings of `clean` with defaults and checks, as TOML and as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, Unpack
 
 from curate.errors import RecipeError, did_you_mean
 from curate.pipeline.overrides import Overrides, declared
-from curate.pipeline.repair_turns import RepairSettings as RepairSettings  # the section [repair], by this name too
+from curate.pipeline.repair_turns import RepairSettings as RepairSettings  # re-exported: the section [repair]
 from curate.settings import (
     Catalogue,
     Table,
@@ -27,12 +27,12 @@ from curate.settings import (
 )
 
 RECIPES = Catalogue("curate.pipeline", "recipes", "recipe", "vicuna")
-MAX_BASES = 8  # recipes that build on recipes, before it must be a circle
+MAX_BASES = 8  # a longer chain of bases must be a cycle
 
 
 @dataclass(frozen=True)
 class InputSettings:
-    """What is read, and where reading stops."""
+    """Limits on the input."""
 
     limit: int = limits(0, 0)  # records; 0 reads all
     max_record_bytes: int = limits(256 << 20, 1)
@@ -42,7 +42,7 @@ class InputSettings:
 
 @dataclass(frozen=True)
 class TokenSettings:
-    """How pieces are counted and how long one may be."""
+    """How tokens are counted, and the longest piece."""
 
     tokenizer: str = "llama3"
     template: str = "vicuna"
@@ -52,7 +52,7 @@ class TokenSettings:
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """Which share of the conversations is held out."""
+    """The share of conversations that is held out."""
 
     fraction: float = limits(0.01, 0.0, 1.0)
     minimum: int = limits(200, 0)  # conversations; a smaller set holds none out
@@ -61,14 +61,14 @@ class EvalSettings:
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """What is written beside the conversations."""
+    """What is written in addition to the conversations."""
 
     originals: bool = True
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which repairs and filters run, and with which settings; `filters` holds those that are on, in order."""
+    """Which repairs and filters run, with which settings; `filters` has those that are on, in order."""
 
     name: str = "custom"
     summary: str = ""
@@ -81,7 +81,7 @@ class Recipe:
     output: OutputSettings = field(default_factory=OutputSettings)
 
     def to_dict(self) -> dict[str, object]:
-        """Return the recipe as plain JSON values, in the shape of the TOML file."""
+        """Return the recipe as JSON values, structured like the TOML file."""
         filters: dict[str, object] = {"files": list(self.filter_files)} if self.filter_files else {}
         filters |= {name: plain_values(settings) if settings else True for name, settings in self.filters.items()}
         sections = {name: plain_values(dataclasses.asdict(getattr(self, name))) for name in SECTIONS}
@@ -107,32 +107,32 @@ SECTIONS: dict[str, type] = {
 }
 
 
-def load(recipe: str | Path | Recipe, *, filters_too: bool = True) -> Recipe:
-    """Return a built-in recipe by name, or the one in a TOML file, with every setting filled in and checked.
+def load(recipe: str | Path | Recipe, *, check_filters: bool = True) -> Recipe:
+    """Return a built-in recipe by name, or the recipe in a TOML file, with all settings filled in and checked.
 
-    Without `filters_too` the filters are taken as they stand, and neither polars nor a user's file is loaded.
-    Raises RecipeError that names the file, the key, the value and the nearest right name.
+    With `check_filters=False` filters are not checked, and neither Polars nor a user's file is imported.
+    Raises RecipeError with the file, the key, the value and the closest valid name.
     """
     if isinstance(recipe, Recipe):
-        return from_dict(recipe.to_dict(), where=f"recipe {recipe.name!r}", filters_too=filters_too)
+        return from_dict(recipe.to_dict(), where=f"recipe {recipe.name!r}", check_filters=check_filters)
     values, where = _read(str(recipe), MAX_BASES)
-    return from_dict(values, where, filters_too=filters_too)
+    return from_dict(values, where, check_filters=check_filters)
 
 
-def from_dict(values: Table, where: str = "recipe", *, filters_too: bool = True) -> Recipe:
-    """Build a recipe from plain values; `filters_too` checks the filters and fills in their settings."""
+def from_dict(values: Table, where: str = "recipe", *, check_filters: bool = True) -> Recipe:
+    """Build a recipe from plain values; `check_filters` checks filters and fills in their settings."""
     known = ["name", "summary", "base", "filters", *SECTIONS]
     refuse_unknown(values, known, where, "")
-    filters, files = _filters(values.get("filters", {}), where, filters_too)
+    filters, files = _filters(values.get("filters", {}), where, check_filters)
     recipe = Recipe(**decode_sections(values, SECTIONS, where), filters=filters, filter_files=files)
     _check_template(recipe.tokens.template, where)
     return recipe
 
 
 def override(recipe: Recipe, **overrides: Unpack[Overrides]) -> Recipe:
-    """Return the recipe with the caller's settings; one that is None or empty changes nothing.
+    """Return the recipe with these settings changed; a value that is None or empty changes nothing.
 
-    Raises TypeError for a name that is not declared in `Overrides`, RecipeError for a value that is not allowed.
+    Raises TypeError for a name that is not in `Overrides`, RecipeError for an invalid value.
     """
     settings = declared()
     changes: dict[str, dict[str, object]] = {}
@@ -149,7 +149,7 @@ def override(recipe: Recipe, **overrides: Unpack[Overrides]) -> Recipe:
 
 
 def _filter_changes(recipe: Recipe, language: Sequence[str], files: Sequence[str | Path]) -> dict[str, object]:
-    """Return changes to the filters: languages to keep, and the filters of a user's own files, turned on."""
+    """Return changes to the filters: the languages to keep, and all filters of a user's files."""
     changes: dict[str, object] = {}
     if language:
         changes["languages"] = {"keep": split_commas(language)}
@@ -159,15 +159,15 @@ def _filter_changes(recipe: Recipe, language: Sequence[str], files: Sequence[str
     return changes
 
 
-def split_commas(words: Sequence[str]) -> list[str]:
-    """Split `en,ko` and repeated values into single ones, in order, each once."""
-    return list(dict.fromkeys(part.strip() for word in words for part in word.split(",") if part.strip()))
+def split_commas(values: Sequence[str]) -> list[str]:
+    """Split values such as `en,ko` at commas; return each part once, in order."""
+    return list(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
 
 
 def _read(name: str, bases_left: int) -> tuple[dict[str, object], str]:
-    """Read a recipe's values over those of the recipe it names as its `base`."""
+    """Return a recipe's values, merged over those of its `base`, and the recipe's name in messages."""
     if bases_left == 0:
-        raise RecipeError(f"recipe {name!r}: more than {MAX_BASES} bases, each the base of the next; is it a circle?")
+        raise RecipeError(f"recipe {name!r}: more than {MAX_BASES} nested bases; check `base` for a cycle")
     values, where, folder = RECIPES.read(name)
     base = values.pop("base", None)
     _absolute_files(values, folder)
@@ -178,12 +178,12 @@ def _read(name: str, bases_left: int) -> tuple[dict[str, object], str]:
     if base not in RECIPES.summaries():
         base = str(folder / base)
     parent, parent_where = _read(base, bases_left - 1)
-    from_dict(parent, parent_where, filters_too=False)  # so that its own mistakes carry its own name
+    from_dict(parent, parent_where, check_filters=False)  # errors in the base then name the base
     return merge(parent, {"name": Path(where).stem, "summary": "", **values}), where
 
 
 def _absolute_files(values: dict[str, object], folder: Path) -> None:
-    """Let the files of filters that a recipe names start from the recipe's own folder."""
+    """Make paths of filter files relative to the recipe's folder."""
     filters = values.get("filters")
     if isinstance(filters, dict) and isinstance(filters.get("files"), list):
         filters["files"] = [str(folder / file) if isinstance(file, str) else file for file in filters["files"]]
@@ -197,7 +197,7 @@ def _check_template(name: str, where: str) -> None:
 
 
 def _filters(values: object, where: str, check: bool) -> tuple[dict[str, Table], tuple[str, ...]]:
-    """Return the filters that are on with their settings, and the user's files of filters."""
+    """Return the filters that are on with their settings, and the user's filter files."""
     if not isinstance(values, Mapping):
         raise RecipeError(f"{where}: filters = {values!r} must be a section, [filters]")
     files = decode(tuple[str, ...], values.get("files", []), f"{where}: filters.files")
@@ -207,40 +207,40 @@ def _filters(values: object, where: str, check: bool) -> tuple[dict[str, Table],
             raise RecipeError(f"{where}: filters.{key} = {value!r} must be true, false or a table of its settings")
     if check:
         try:
-            named = {key: _checked(key, value) for key, value in _with_own(named, files).items()}
+            named = {key: _check_filter(key, value) for key, value in _add_user_filters(named, files).items()}
         except RecipeError as error:
             raise RecipeError(f"{where}: {error}") from error
     on = {key: value for key, value in named.items() if value is not False}
-    return {key: {} if value is True else _frozen(value) for key, value in on.items()}, files
+    return {key: {} if value is True else _freeze(value) for key, value in on.items()}, files
 
 
-def _with_own(named: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
-    """Turn on all filters of a user's file, unless the recipe names some of them: then only those."""
+def _add_user_filters(named: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    """Turn on all filters of each user's file, unless the recipe names some of them."""
     added: dict[str, Any] = {}
     for file in files:
-        own = _names_in([file])
-        if not any(name in named for name in own):
-            added |= dict.fromkeys(own, True)
+        names = _names_in([file])
+        if not any(name in named for name in names):
+            added |= dict.fromkeys(names, True)
     return {**named, **added}
 
 
 def _names_in(files: Sequence[str]) -> list[str]:
     from curate.filters import registry
 
-    found = [name for file in files for name in registry.load(file)]
-    return [name for name in found if registry.get(name).kind == "filter"]
+    names = [name for file in files for name in registry.load(file)]
+    return [name for name in names if registry.get(name).kind == "filter"]
 
 
-def _checked(name: str, value: bool | Table) -> bool | Table:
-    """Check one filter's name and settings against its function, and fill in its defaults."""
+def _check_filter(name: str, value: bool | Table) -> bool | Table:
+    """Return a filter's settings with its defaults; False if it is off. Raises RecipeError."""
     from curate.filters import registry
 
     registry.get(name, "filter", "corpus")
-    full = registry.check(name, value if isinstance(value, Mapping) else {})
-    return full if value is not False else False
+    complete = registry.check(name, value if isinstance(value, Mapping) else {})
+    return complete if value is not False else False
 
 
-def _frozen(settings: Table) -> dict[str, object]:
-    """Return settings with lists as tuples and without those that are null, which TOML cannot say."""
+def _freeze(settings: Table) -> dict[str, object]:
+    """Return settings with lists as tuples and without None, which TOML cannot express."""
     values = {key: value for key, value in settings.items() if value is not None}
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""Repair the text of a message: line ends, lone surrogates, and what counts as empty."""
+"""Repair the text of messages: line ends and lone surrogates; tell whether a text is empty."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ INVISIBLE = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 )  # blank, though letters or symbols by category
 INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})
-AROUND = 40  # characters kept on each side of a repaired place
+CONTEXT = 40  # characters of an edit on each side of the repair
 
 
 def clean_text(conversation: Conversation, *, surrogates: bool = True) -> None:
-    """Mend lone surrogates and line ends, in place; pass `surrogates=False` where the decoder excluded them."""
+    """Repair lone surrogates and line ends, in place; `surrogates=False` if the decoder found none."""
     if surrogates:
-        mend_surrogates(conversation)
+        repair_surrogates(conversation)
     for place, message in enumerate(conversation.messages):
         if "\r" in message.content:
             before = message.content
@@ -26,24 +26,26 @@ def clean_text(conversation: Conversation, *, surrogates: bool = True) -> None:
             conversation.edit("line_ends", place, _around(before, at), _around(message.content, at), count)
 
 
-def mend_surrogates(conversation: Conversation) -> None:
-    """Make every text of the conversation one that can be encoded, in place."""
+def repair_surrogates(conversation: Conversation) -> None:
+    """Replace lone surrogates in all texts of the conversation, in place, so that they can be encoded."""
     for place, message in enumerate(conversation.messages):
         if _is_broken(message.content):
             before = message.content
-            message.content = _mended(before)
+            message.content = _repair_surrogates(before)
             at = next(i for i, character in enumerate(before) if "\ud800" <= character <= "\udfff")
             shown = _around(before, at).encode("utf-8", "backslashreplace").decode()
             count = sum("\ud800" <= character <= "\udfff" for character in before)
             conversation.edit("lone_surrogate", place, shown, _around(message.content, at), count)
-        message.name = _mended(message.name) if message.name else message.name
-        message.tool_calls = _mended(message.tool_calls) if message.tool_calls else message.tool_calls
-    conversation.source_id = _mended(conversation.source_id) if conversation.source_id else None
-    conversation.model = _mended(conversation.model) if conversation.model else None
+        message.name = _repair_surrogates(message.name) if message.name else message.name
+        message.tool_calls = _repair_surrogates(message.tool_calls) if message.tool_calls else message.tool_calls
+    conversation.source_id = _repair_surrogates(conversation.source_id) if conversation.source_id else None
+    conversation.model = _repair_surrogates(conversation.model) if conversation.model else None
     if conversation.metadata:
-        conversation.metadata = {_mended(key): _mended_value(item) for key, item in conversation.metadata.items()}
+        conversation.metadata = {
+            _repair_surrogates(key): _repair_value(item) for key, item in conversation.metadata.items()
+        }
     for edit in conversation.edits:
-        edit.before, edit.after = _mended(edit.before), _mended(edit.after)
+        edit.before, edit.after = _repair_surrogates(edit.before), _repair_surrogates(edit.after)
 
 
 def _is_broken(text: str) -> bool:
@@ -56,26 +58,26 @@ def _is_broken(text: str) -> bool:
     return False
 
 
-def _mended(text: str) -> str:
+def _repair_surrogates(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if _is_broken(text) else text
 
 
-def _mended_value(value: object) -> object:
+def _repair_value(value: object) -> object:
     if isinstance(value, str):
-        return _mended(value)
+        return _repair_surrogates(value)
     if isinstance(value, list):
-        return [_mended_value(item) for item in value]
+        return [_repair_value(item) for item in value]
     if isinstance(value, dict):
-        return {_mended(key): _mended_value(item) for key, item in value.items()}
+        return {_repair_surrogates(key): _repair_value(item) for key, item in value.items()}
     return value
 
 
 def _around(text: str, at: int) -> str:
-    return text[max(0, at - AROUND) : at + AROUND]
+    return text[max(0, at - CONTEXT) : at + CONTEXT]
 
 
 def is_empty(text: str) -> bool:
-    """Tell whether a text has nothing to see: white space, control and zero-width characters only."""
+    """Return whether a text has no visible character: only white space, control and zero-width characters."""
     for character in text:
         if character.isalnum() and character not in INVISIBLE:
             return False

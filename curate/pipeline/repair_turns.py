@@ -1,8 +1,8 @@
-"""Repairs on a conversation's messages: broken text, and the order of the turns.
+"""Repair the order of a conversation's turns.
 
-Nothing goes without a trace: what is changed or cut is an edit with its text, and an exchange that is
-taken out is a `Lost` with its place, rule and reason. `message` in an edit and `message_range` are
-places among the messages as they were read.
+Every change leaves a record: text that is changed or cut becomes an edit, and an exchange that is removed
+becomes a `LostExchange` with its position, rule and reason. `message` of an edit and `message_range` are
+positions among the messages as parsed.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from curate.schemas.conversation import Conversation, Message
 REPAIRS: dict[str, str] = {
     "id_to_text": "An id that is a number or a list is written as text.",
     "turns_from_dict": 'Turns under the keys "0", "1", "2" … become a list.',
-    "turns_from_text": "A list of turns that is itself JSON text is decoded.",
+    "turns_from_text": "A list of turns stored as JSON text is decoded.",
     "role_alias": "Another name for a role (bing, bard, prompter …) becomes that role.",
-    "role_inferred": "A missing role is the one that alternates with its neighbours, where they settle it.",
-    "value_to_text": "A number that stands for text is written as text.",
-    "parts_joined": "Content in several parts of text becomes one text, a part per line.",
+    "role_inferred": "A missing role is inferred from its neighbours, if they alternate.",
+    "value_to_text": "A number in place of text is written as text.",
+    "parts_joined": "Content in several text parts becomes one text, one part per line.",
     "empty_value": "A turn whose text is null or missing is an empty turn.",
     "tool_call": "A turn of role function_call becomes an answer that calls a tool.",
-    "lone_surrogate": "Half of a UTF-16 pair becomes U+FFFD; two halves that belong together become one character.",
+    "lone_surrogate": "Half of a UTF-16 surrogate pair becomes U+FFFD; two matching halves become one character.",
     "line_ends": "Carriage returns become line feeds.",
     "lenient_json": "A value that JSON does not know (NaN, Infinity) is read as null.",
     "html_to_markdown": "An answer in ChatGPT's HTML becomes markdown.",
-    "prompt_markup": "A prompt that was stored with the markup of ChatGPT's bubble around it is freed of that.",
-    "chrome": "Counters, buttons and other traces of the page around an answer are cut.",
-    "join_system": "A system message after the first, or after the first prompt, is joined to the one at the start.",
-    "leading_answer": "What stands before the first prompt is cut.",
-    "trailing_prompt": "What stands after the last answer is cut.",
-    "repeated_turn": "A turn that only repeats the one before it, same role and text, is cut.",
+    "prompt_markup": "The markup of ChatGPT's page around a prompt is removed.",
+    "chrome": "Counters, button labels and other text of the page around an answer are cut.",
+    "join_system": "A later system message, or one after the first prompt, is joined to the one at the start.",
+    "leading_answer": "Turns before the first prompt are cut.",
+    "trailing_prompt": "Turns after the last answer are cut.",
+    "repeated_turn": "A turn with the same role and text as the one before it is cut.",
     "join_turns": "Consecutive turns of one role become one, with a blank line between.",
-    "empty_turn": "A turn without visible text is cut where others of its role stand beside it; so is an empty system.",
+    "empty_turn": "An empty system message is cut, and so is an empty turn if its exchange has another of its role.",
 }
 LOSSES: dict[str, str] = {
     "empty_answer": "The answer has no visible text.",
     "empty_prompt": "The prompt has no visible text.",
-    "rate_limit": 'The answer is the notice "Too many requests in 1 hour" of a page that would not answer.',
+    "rate_limit": 'The answer is the rate-limit notice "Too many requests in 1 hour".',
     "no_answer": "Only a tool's output follows the prompt.",
-    "single_round": "The exchange is not the first, and only that is kept.",
-    "too_few_turns": "No prompt with an answer.",
-    "role_order": "Two turns of one role in a row, where they are not to be joined.",
-    "leading_answer": "Something stands before the first prompt, where it is not to be cut.",
-    "trailing_prompt": "Something stands after the last answer, where it is not to be cut.",
-    "role_alias": "A role has another name, where those are not to be mapped.",
+    "single_round": "The exchange is not the first, and only the first is kept.",
+    "too_few_turns": "The record has no prompt with an answer.",
+    "role_order": "Two turns in a row have the same role, and `join_turns` is off.",
+    "leading_answer": "There are turns before the first prompt, and `leading_answer` is off.",
+    "trailing_prompt": "There are turns after the last answer, and `trailing_prompt` is off.",
+    "role_alias": "A role has another name, and `roles` is off.",
 }
 
 RATE_LIMIT = ("Too many requests in 1 hour. Try again later.", "!Too many requests in 1 hour. Try again later.")
@@ -57,7 +57,7 @@ RATE_LIMIT = ("Too many requests in 1 hour. Try again later.", "!Too many reques
 
 @dataclass(frozen=True)
 class RepairSettings:
-    """Which repairs run; what each value means is in the recipe `vicuna`."""
+    """Which repairs run; the recipe `vicuna` documents each value."""
 
     html: Literal["auto", "never"] = "auto"
     chrome: bool = True
@@ -72,20 +72,20 @@ class RepairSettings:
 
 
 @dataclass(frozen=True)
-class Lost:
-    """An exchange that was taken out: the places [first, past the last] of its messages, and why."""
+class LostExchange:
+    """An exchange that was removed, and why."""
 
-    message_range: tuple[int, int]
+    message_range: tuple[int, int]  # positions of its messages: start, stop
     rule: str
     reason: str
     evidence: str
 
 
-def order(conversation: Conversation, settings: RepairSettings) -> list[Lost]:
-    """Bring the turns into order, in place: a system message or none, then prompts each with its answer.
+def order(conversation: Conversation, settings: RepairSettings) -> list[LostExchange]:
+    """Bring the turns into order, in place: at most one system message, then exchanges.
 
-    To be called when answers are markdown already: HTML without text is not empty. Tools' outputs stay
-    inside their exchange. Raises RecordError where nothing is left, or a setting says to reject.
+    Call this after conversion to markdown, since HTML without text is not empty. Tool outputs stay
+    in their exchange. Raises RecordError if no exchange is left, or if a setting rejects the record.
     """
     if not settings.roles and (mapped := [edit for edit in conversation.edits if edit.rule.startswith("role_")]):
         reason = f"the role of turn {mapped[0].message} is {mapped[0].before[:40]!r}, and roles are not to be mapped"
@@ -100,7 +100,7 @@ def order(conversation: Conversation, settings: RepairSettings) -> list[Lost]:
     kept, lost = _sort_exchanges(conversation, _exchanges(turns), settings)
     if not kept:
         raise _nothing_left(conversation, lost)
-    while kept[-1][-1].role != "assistant":  # the exchange after it was lost
+    while kept[-1][-1].role != "assistant":  # the answer was in a lost exchange
         cut = kept[-1].pop()
         conversation.edit("trailing_prompt", cut.place, cut.content, "")
     conversation.messages = [*system, *(turn for exchange in kept for turn in exchange)]
@@ -108,7 +108,7 @@ def order(conversation: Conversation, settings: RepairSettings) -> list[Lost]:
 
 
 def _is_in_order(messages: Sequence[Message], settings: RepairSettings) -> bool:
-    """Tell whether there is nothing to do; the common case, so one pass and no allocation."""
+    """Return whether there is nothing to repair: the common case, hence one pass without allocation."""
     first = 1 if messages and messages[0].role == "system" else 0
     wanted = "user"
     for message in messages[first:]:
@@ -129,18 +129,18 @@ def _is_in_order(messages: Sequence[Message], settings: RepairSettings) -> bool:
 
 
 def _is_blank(text: str, settings: RepairSettings) -> bool:
-    """Tell whether a turn counts as empty; where one cuts, also if it begins unprintably, as in FastChat."""
+    """Return whether a turn is empty; in mode `cut` also if it starts with an unprintable character (FastChat)."""
     return is_empty(text) or (settings.empty_answer == "cut" and not text.lstrip()[0].isprintable())
 
 
 def _take_system(conversation: Conversation, turns: Sequence[Message]) -> tuple[list[Message], list[Message]]:
-    """Part the system message from the others; those after the first, or amid the turns, are joined to it.
+    """Separate the system messages from the turns and join them into one.
 
-    One after the last answer stays with the turns, where it is cut with the trailing ones.
+    A system message after the last answer stays with the turns and is cut with the trailing ones.
     """
     last = max((turn.place for turn in turns if turn.role == "assistant"), default=-1)
     first = next((turn.place for turn in turns if turn.role == "user"), len(turns))
-    found: list[Message] = []
+    system: list[Message] = []
     others: list[Message] = []
     for turn in turns:
         if turn.role != "system" or turn.place > max(first, last):
@@ -148,17 +148,17 @@ def _take_system(conversation: Conversation, turns: Sequence[Message]) -> tuple[
         elif is_empty(turn.content):
             conversation.edit("empty_turn", turn.place, turn.content, "")
         else:
-            if found or turn.place > first:
+            if system or turn.place > first:
                 conversation.edit("join_system", turn.place, turn.content, turn.content)
-            found.append(turn)
-    if not found:
+            system.append(turn)
+    if not system:
         return [], others
-    text = "\n\n".join(turn.content for turn in found)
-    return [replace(found[0], content=text)], others
+    text = "\n\n".join(turn.content for turn in system)
+    return [replace(system[0], content=text)], others
 
 
 def _cut_ends(conversation: Conversation, turns: list[Message], settings: RepairSettings) -> list[Message]:
-    """Cut what stands before the first prompt and after the last answer."""
+    """Cut the turns before the first prompt and after the last answer."""
     first, past = 0, len(turns)
     while first < past and turns[first].role != "user":
         first += 1
@@ -178,7 +178,7 @@ def _cut_ends(conversation: Conversation, turns: list[Message], settings: Repair
 
 
 def _exchanges(turns: Sequence[Message]) -> list[list[Message]]:
-    """Part the turns into exchanges: prompts in a row, and all up to the next prompt."""
+    """Split the turns into exchanges: consecutive prompts, and all turns up to the next prompt."""
     exchanges: list[list[Message]] = []
     before = ""
     for turn in turns:
@@ -191,15 +191,15 @@ def _exchanges(turns: Sequence[Message]) -> list[list[Message]]:
 
 def _sort_exchanges(
     conversation: Conversation, exchanges: list[list[Message]], settings: RepairSettings
-) -> tuple[list[list[Message]], list[Lost]]:
-    """Return the exchanges that stay, their turns joined, and those that are lost."""
+) -> tuple[list[list[Message]], list[LostExchange]]:
+    """Return the kept exchanges, with their turns joined, and the lost ones."""
     kept: list[list[Message]] = []
-    lost: list[Lost] = []
+    lost: list[LostExchange] = []
     for exchange in exchanges:
         place, past = exchange[0].place, exchange[-1].place + 1
         if settings.single_round and kept:
-            shown = exchange[0].content[:200]
-            lost.append(Lost((place, past), "single_round", "only the first exchange is kept", shown))
+            evidence = exchange[0].content[:200]
+            lost.append(LostExchange((place, past), "single_round", "only the first exchange is kept", evidence))
             continue
         fault = _fault(exchange, settings)
         if fault is None:
@@ -211,7 +211,7 @@ def _sort_exchanges(
         if mode == "cut":
             past = exchanges[-1][-1].place + 1
             fault.reason += ", and the conversation ends before it"
-        lost.append(Lost((place, past), fault.rule, fault.reason, fault.evidence))
+        lost.append(LostExchange((place, past), fault.rule, fault.reason, fault.evidence))
         if mode == "cut":
             break
     return kept, lost
@@ -222,18 +222,18 @@ def _is_blank_turn(turn: Message, settings: RepairSettings) -> bool:
 
 
 def _fault(exchange: Sequence[Message], settings: RepairSettings) -> RecordError | None:
-    """Return why the exchange cannot stay; null if it can.
+    """Return why the exchange must be removed, or None.
 
-    One empty turn among several of its role is only cut, unless a setting gives up more than the exchange.
+    One empty turn among several of its role is only cut, unless `empty_answer` removes more than the exchange.
     """
-    enough = all if settings.empty_answer == "exchange" else any
+    any_or_all = all if settings.empty_answer == "exchange" else any
     prompts = [turn for turn in exchange if turn.role == "user"]
     answers = [turn for turn in exchange if turn.role == "assistant"]
     if not answers:
         reason = f"the prompt, message {prompts[0].place}, has no answer, only a tool's output"
         return RecordError("no_answer", reason, exchange[0].content)
     for rule, turns in (("empty_prompt", prompts), ("empty_answer", answers)):
-        if enough(_is_blank_turn(turn, settings) for turn in turns):
+        if any_or_all(_is_blank_turn(turn, settings) for turn in turns):
             blank = next(turn for turn in turns if _is_blank_turn(turn, settings))
             why = "has no text" if is_empty(blank.content) else "begins with an unprintable character"
             reason = f"message {blank.place}, of role {blank.role}, {why}"
@@ -245,18 +245,18 @@ def _fault(exchange: Sequence[Message], settings: RepairSettings) -> RecordError
 
 
 def _without_empty(conversation: Conversation, exchange: list[Message]) -> list[Message]:
-    """Cut empty turns that stand beside others of their role; a tool's output may be empty."""
-    left = []
+    """Cut empty turns; a tool's output may be empty."""
+    remaining = []
     for turn in exchange:
         if turn.role != "tool" and turn.tool_calls is None and is_empty(turn.content):
             conversation.edit("empty_turn", turn.place, turn.content, "")
         else:
-            left.append(turn)
-    return left
+            remaining.append(turn)
+    return remaining
 
 
 def _join(conversation: Conversation, exchange: Sequence[Message], settings: RepairSettings) -> list[Message]:
-    """Join consecutive turns of one role, but for tools' outputs; one that only repeats is cut."""
+    """Join consecutive turns of the same role, except tool outputs; cut repeated turns."""
     joined: list[Message] = []
     for turn in exchange:
         role = turn.role
@@ -271,31 +271,30 @@ def _join(conversation: Conversation, exchange: Sequence[Message], settings: Rep
             conversation.edit("repeated_turn", turn.place, turn.content, "")
             before.was_html = before.was_html or turn.was_html
             continue
-        both = _joined(before, turn)
-        conversation.edit("join_turns", turn.place, turn.content, both.content)
-        joined[-1] = both
+        joined[-1] = _join_messages(before, turn)
+        conversation.edit("join_turns", turn.place, turn.content, joined[-1].content)
     return joined
 
 
-def _joined(one: Message, other: Message) -> Message:
-    """Return two messages of one role as one; it is trained on only if both are, and ends as the second does."""
-    texts = [text for text in (one.content, other.content) if text]
-    calls = [call for message in (one, other) if message.tool_calls for call in json.loads(message.tool_calls)]
+def _join_messages(first: Message, second: Message) -> Message:
+    """Return two messages of one role as one: trained on only if both are, with the second's stop token."""
+    texts = [text for text in (first.content, second.content) if text]
+    calls = [call for message in (first, second) if message.tool_calls for call in json.loads(message.tool_calls)]
     tool_calls = json.dumps(calls, ensure_ascii=False, separators=(",", ":")) if calls else None
     return Message(
-        one.role,
+        first.role,
         "\n\n".join(texts),
-        one.name if one.name == other.name else None,
+        first.name if first.name == second.name else None,
         tool_calls,
-        one.train and other.train,
-        other.stop,
-        one.was_html or other.was_html,
-        one.place,
+        first.train and second.train,
+        second.stop,
+        first.was_html or second.was_html,
+        first.place,
     )
 
 
-def _nothing_left(conversation: Conversation, lost: Sequence[Lost]) -> RecordError:
-    """Return why a record is left without an exchange: its first loss, or that it never had one."""
+def _nothing_left(conversation: Conversation, lost: Sequence[LostExchange]) -> RecordError:
+    """Return why a record has no exchange left: its first lost exchange, or that it never had one."""
     if lost:
         return RecordError(lost[0].rule, lost[0].reason, lost[0].evidence)
     messages = conversation.messages

@@ -1,4 +1,4 @@
-"""Run the main job: raw dumps in, a curated set out. `curate.pipeline.steps` has the steps of one batch."""
+"""Clean raw dumps into a curated set; `curate.pipeline.steps` has the steps of one batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from curate.ingest.reader import Reader
 from curate.ingest.sources import Source, open_inputs
 from curate.pipeline import assemble, corpus
 from curate.pipeline.recipe import Recipe
-from curate.pipeline.steps import Part, Plan, Shown
+from curate.pipeline.steps import CleanerFactory, MaskTask, Part
 from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
 
@@ -37,7 +37,7 @@ MaskSpans = Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; `bytes_total` (as `bytes_read`, on disk) is None where the input's size is unknown."""
+    """The progress of a run; `bytes_total` (on disk, as `bytes_read`) is None if the input's size is unknown."""
 
     bytes_read: int
     bytes_total: int | None
@@ -51,25 +51,25 @@ class Progress:
 
 @dataclass(frozen=True)
 class CleanResult(Displayed):
-    """What a run gave: the set's folder, its manifest, and warnings that a user should see."""
+    """The result of a run: the set's folder, its manifest, and warnings for the user."""
 
     output: Path
     manifest: Manifest
     warnings: list[str]
     seconds: float
     bytes: int
-    damaged: bool = False  # some of the input could not be read as it stood
-    file: Path | None = None  # the one file that `output` named, if it did
+    damaged: bool = False  # some of the input could not be read
+    file: Path | None = None  # the converted file, if `output` names one
 
 
 class Page(Protocol):
-    """Writes the page of a new set; given from above, so that the pipeline does not know how results look."""
+    """Writes the page of a new set; an argument, since the pipeline may not import `report`."""
 
     def load(self) -> None:
-        """Prepare while the tables are written."""
+        """Import what the page needs, while the tables are written."""
 
     def write(self, folder: Path, name: str, mask_spans: MaskSpans) -> None:
-        """Write the page into the set's folder; `mask_spans` gives the trained text of some conversations."""
+        """Write the page into the set's folder; `mask_spans` returns the supervised spans of conversations."""
 
 
 def clean(
@@ -82,26 +82,26 @@ def clean(
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> CleanResult:
-    """Clean dumps into a set at `folder`; `file` is the one file that will be converted from it.
+    """Clean dumps into a set at `folder`; `file` names the file that the caller converts it to.
 
-    Raises InputError where there is no whole record to read, TokenizerError, and SetError where the target
-    must not be written.
+    Raises InputError if the input has no whole record, TokenizerError, and SetError if the target must not be
+    overwritten.
     """
     started = time.perf_counter()
     reader = _reader(inputs, recipe)
-    _refuse_loss(folder, file, reader.sources)
+    _check_target(folder, file, reader.sources)
     run = _Run(recipe, reader, progress, started, file)
     with transaction.writing(folder) as partial:
         (partial / transaction.PARTS).mkdir()
         chunks = run.chunks(workers or base.default_workers())
-        with local.WorkerPool(Plan(recipe, (partial / transaction.PARTS).absolute()), run.workers) as pool:
+        with local.WorkerPool(CleanerFactory(recipe, (partial / transaction.PARTS).absolute()), run.workers) as pool:
             parts = run.read(pool, chunks)
             run.report("finding duplicates")
             decisions = corpus.decide(parts, recipe)
             run.report("writing")
             numbers = [part.number for part in parts]
-            signals, originals = _own_signals(), recipe.output.originals
-            counts = assemble.write(pool, partial, numbers, decisions, signals, originals, page.load)
+            target = assemble.SetTables(partial, numbers, _user_signals(), recipe.output.originals)
+            counts = assemble.write_tables(pool, target, decisions, page.load)
             manifest = run.manifest(parts, decisions, counts)
             manifests.write(partial, manifest)
             page.write(partial, folder.resolve().name, _mask_spans(pool))
@@ -112,14 +112,14 @@ def clean(
     return CleanResult(folder, manifest, warnings, seconds, reader.bytes_read, bool(reader.warnings), file)
 
 
-def _refuse_loss(folder: Path, file: Path | None, sources: Sequence[Source]) -> None:
-    """Raise SetError where the run would write over what it reads, or over a file that curate did not write."""
+def _check_target(folder: Path, file: Path | None, sources: Sequence[Source]) -> None:
+    """Raise SetError if the run would overwrite its input, or a file that curate did not write."""
     outputs = [folder / name for name in curated_set.FILES] + ([file] if file else [])
     written = {path.resolve() for path in outputs}
     for source in sources:
         if source.path is not None and source.path.resolve() in written:
             raise SetError(
-                f"{str(source.path)!r} would be written over what is read; nothing was written; give another -o"
+                f"{str(source.path)!r} is an input and would be overwritten; nothing was written; give another -o"
             )
     if file is None or not (file.exists() or file.is_symlink()):
         return
@@ -129,10 +129,10 @@ def _refuse_loss(folder: Path, file: Path | None, sources: Sequence[Source]) -> 
 
 
 def _mask_spans(pool: local.WorkerPool) -> MaskSpans:
-    """Return a function that renders conversations in a worker, where template and tokenizer are loaded."""
+    """Return a function that finds mask spans in a worker, which has template and tokenizer loaded."""
 
     def spans(conversations: Sequence[Sequence[Message]]) -> Sequence[MaskedText]:
-        [rendered] = pool.map([Shown(tuple(map(tuple, conversations)))])
+        [rendered] = pool.map([MaskTask(tuple(map(tuple, conversations)))])
         return tuple(rendered)
 
     return spans
@@ -149,21 +149,21 @@ def _reader(arguments: Sequence[str | Path], recipe: Recipe) -> Reader:
     )
 
 
-def _own_signals() -> dict[str, pl.DataType | type[pl.DataType]]:
-    """Return the columns of signals that are not every set's (a user's own)."""
+def _user_signals() -> dict[str, pl.DataType | type[pl.DataType]]:
+    """Return the columns of a user's own signals, which other sets do not have."""
     columns = {name: dtype for signal in registry.rules("signal").values() for name, dtype in signal.columns.items()}
     return {name: dtype for name, dtype in columns.items() if name not in dataset_columns.SIGNALS}
 
 
 @dataclass
 class _Run:
-    """The state of one run: what has been read so far, and the clock."""
+    """The state of a run: counts so far and times."""
 
     recipe: Recipe
     reader: Reader
     progress: Callable[[Progress], None] | None
     started: float
-    file: Path | None = None  # to be written beside the set
+    file: Path | None = None  # to be converted from the set
     records: int = 0
     kept: int = 0
     rejected: int = 0
@@ -171,14 +171,14 @@ class _Run:
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def chunks(self, workers: int) -> Iterator[tuple[int, Chunk]]:
-        """Begin to read; one chunk is done in this process, more than one by `workers`."""
+        """Start reading; a single chunk is cleaned in this process, more by `workers`."""
         chunks = enumerate(self.reader)
         first = list(islice(chunks, 2))
         self.workers = workers if len(first) == 2 else 1
         return chain(first, chunks)
 
     def read(self, pool: local.WorkerPool, chunks: Iterable[tuple[int, Chunk]]) -> list[Part]:
-        """Send every chunk through the workers; raises InputError if there was nothing whole."""
+        """Clean all chunks in the workers; raises InputError if there was no record."""
         parts = []
         for part in pool.map(chunks):
             parts.append(part)
@@ -189,7 +189,7 @@ class _Run:
             self.kept = self.records - self.rejected
             self.report("cleaning")
         if not self.records:
-            raise InputError("the input holds no record; nothing was written")
+            raise InputError("the input has no record; nothing was written")
         return parts
 
     def report(self, stage: str) -> None:
@@ -256,7 +256,7 @@ def _rule_counts(
     parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts
 ) -> dict[str, manifests.RuleCount]:
     alone: Counter[str] = sum((part.alone for part in parts), Counter())
-    if decisions.would_take:
-        alone[corpus.DUPLICATES] = decisions.would_take
+    if decisions.duplicates:
+        alone[corpus.DUPLICATES] = decisions.duplicates
     names = sorted({*counts.rejected, *alone})
     return {name: manifests.RuleCount(counts.rejected[name], alone[name]) for name in names}

@@ -1,9 +1,9 @@
-"""One batch of records through every step that needs no other batch: the work of one worker.
+"""Run one batch of records through all steps that need no other batch: the work of one worker.
 
-    records → conversations → repaired → markdown → measured → filtered → counted and split → a part on disk
+    parse → convert to markdown → repair → measure → filter → count and split → write a part
 
-What concerns the whole corpus (duplicates, ids, train or eval) is decided later, over the small
-`summary` of each part; `curate.pipeline.corpus` then writes the set from the parts in their order.
+Decisions over the whole corpus (duplicates, ids, train or eval) follow in `curate.pipeline.corpus`, from the small
+`summary` of each part; `curate.pipeline.assemble` then writes the set from the parts in order.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import polars as pl
 
 from curate import markdown
 from curate.errors import RecordError
-from curate.filters import registry
-from curate.filters import verdicts as run
+from curate.filters import registry, verdicts
 from curate.ingest.decode import Chunk, decode_records
 from curate.pipeline import frames, repair_text, repair_turns
 from curate.pipeline.frames import Draft, Reject
@@ -34,8 +33,8 @@ from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a worker needs to know: small, picklable, the same for every worker."""
+class CleanerFactory:
+    """Builds a `Cleaner` in each worker: small and picklable."""
 
     recipe: Recipe
     parts: Path
@@ -45,50 +44,49 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Conversations whose rendering will be looked at: a task for a worker, which has template and tokenizer open."""
+class MaskTask:
+    """Conversations to render with loss mask, in a worker since it has template and tokenizer loaded."""
 
     conversations: tuple[tuple[Message, ...], ...]
 
 
 @dataclass(frozen=True)
 class Part:
-    """What comes of one chunk: small figures here, the rows in files named by `number`.
+    """The result of one chunk: counts and hashes; its rows are in files named by `number`.
 
-    `summary` has a row for each conversation that could be measured: `row`, `source_file`,
-    `source_index`, `source_id`, `chain`, `cluster`, `pieces` (0: rejected).
+    `summary` has one row per measured conversation (`columns.PART_SUMMARY`); `pieces` is 0 if it was rejected.
     """
 
     number: int
     read: int
-    rejected: Counter[str]  # records, by the rule that took them first
-    alone: Counter[str]  # records each rule would have taken alone
-    exchanges: Counter[str]  # exchanges lost from kept records, by rule
+    rejected: Counter[str]  # records by the first rule that rejects them
+    alone: Counter[str]  # records that each rule would reject on its own
+    exchanges: Counter[str]  # rejected exchanges of kept records by rule
     summary: pl.DataFrame
     tokenizer: TokenizerInfo
     seconds: dict[str, float]
 
 
 class Cleaner:
-    """The step that `curate.engine` runs: call it with a numbered chunk, get a `Part`."""
+    """The step that `curate.engine` runs: cleans a numbered chunk into a `Part`."""
 
-    def __init__(self, plan: Plan) -> None:
-        recipe = plan.recipe
+    def __init__(self, factory: CleanerFactory) -> None:
+        recipe = factory.recipe
         for path in recipe.filter_files:
             registry.load(path)
         self.recipe = recipe
-        self.parts = plan.parts
+        self.parts = factory.parts
         self.tokenizer = load_tokenizer(recipe.tokens.tokenizer)
         self.template = prompts.get(recipe.tokens.template)
         filters = registry.rules("filter")
         self.filters = [name for name in recipe.filters if name in filters]
-        self.verdicts = run.Filters({name: recipe.filters[name] for name in self.filters})
+        self.verdicts = verdicts.Filters({name: recipe.filters[name] for name in self.filters})
         self.signals = {name: signal.settings for name, signal in registry.rules("signal").items()}
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def __call__(self, task: tuple[int, Chunk] | Shown) -> Part | tuple[MaskedText, ...]:
-        """Clean one chunk and write its part; or tell what is trained on in conversations."""
-        if isinstance(task, Shown):
+    def __call__(self, task: tuple[int, Chunk] | MaskTask) -> Part | tuple[MaskedText, ...]:
+        """Clean a chunk and write its part, or return the mask spans of conversations."""
+        if isinstance(task, MaskTask):
             compiled = CompiledTemplate(self.template, self.tokenizer)
             return tuple(masked_text(compiled, messages) for messages in task.conversations)
         return self._clean(*task)
@@ -101,23 +99,24 @@ class Cleaner:
         with self._timed("markdown"):
             self._to_markdown(drafts)
         with self._timed("repair"):
-            drafts = self._order(drafts, rejects)
+            drafts = self._repair(drafts, rejects)
         with self._timed("frame"):
-            flat = frames.messages_table(drafts)
-            frame = frames.frame_of(drafts, flat)
+            messages = frames.messages_table(drafts)
+            frame = frames.conversations_table(drafts, messages)
         with self._timed("signals"):
-            frame = run.measure(frame, self.signals)
+            frame = verdicts.measure(frame, self.signals)
         with self._timed("filters"):
             survivors, alone = self._filter(frame, drafts, rejects)
         with self._timed("split"):
             pieces = self._split(drafts, survivors, rejects)
         with self._timed("hash"):
-            summary = frames.summary(chunk.source_file, drafts, pieces)
+            summary = frames.summary_table(chunk.source_file, drafts, pieces)
         with self._timed("write"):
+            batch = frames.Batch(chunk.source_file, drafts, messages, frame, pieces)
             tables = {
-                "kept": frames.kept(chunk.source_file, drafts, flat, frame, pieces),
-                "originals": frames.originals(chunk.source_file, drafts, pieces),
-                "rejected": frames.rejected(chunk.source_file, rejects, frame),
+                "kept": frames.kept_table(batch),
+                "originals": frames.originals_table(batch),
+                "rejected": frames.rejected_table(chunk.source_file, rejects, frame),
             }
             self._write(number, tables)
         rejected, exchanges = _counts(rejects)
@@ -149,7 +148,7 @@ class Cleaner:
     def _to_markdown(self, drafts: Sequence[Draft]) -> None:
         """Convert the HTML answers of all conversations to markdown in one call."""
         settings = self.recipe.repair
-        found: list[tuple[Conversation, int]] = []
+        answers: list[tuple[Conversation, int]] = []
         for draft in drafts:
             for position, message in enumerate(draft.conversation.messages):
                 if message.role != "assistant":
@@ -157,16 +156,16 @@ class Cleaner:
                         _unwrap(draft.conversation, position)
                     continue
                 if settings.html == "auto" and markdown.looks_like_html(message.content):
-                    found.append((draft.conversation, position))
+                    answers.append((draft.conversation, position))
                 elif settings.chrome:
                     _strip_chrome(draft.conversation, position)
         texts = markdown.to_markdown(
-            [conversation.messages[position].content for conversation, position in found],
+            [conversation.messages[position].content for conversation, position in answers],
             citations=settings.citations,
         )
-        _replace(found, texts)
+        _replace(answers, texts)
 
-    def _order(self, drafts: Sequence[Draft], rejects: list[Reject]) -> list[Draft]:
+    def _repair(self, drafts: Sequence[Draft], rejects: list[Reject]) -> list[Draft]:
         kept = []
         for draft in drafts:
             try:
@@ -179,7 +178,7 @@ class Cleaner:
     def _filter(
         self, frame: pl.DataFrame, drafts: Sequence[Draft], rejects: list[Reject]
     ) -> tuple[list[int], Counter[str]]:
-        """Return the rows that no filter takes, and how many each filter would take alone."""
+        """Return the rows that no filter rejects, and how many each filter would reject on its own."""
         verdicts = self.verdicts.apply(frame)
         alone: Counter[str] = Counter()
         survivors = []
@@ -196,7 +195,7 @@ class Cleaner:
     def _split(
         self, drafts: Sequence[Draft], survivors: Sequence[int], rejects: list[Reject]
     ) -> dict[int, list[split.Piece]]:
-        """Return the pieces of each surviving row; rows left with none are rejected."""
+        """Return the pieces of each surviving row; rows without pieces are rejected."""
         settings = self.recipe.tokens
         results = split.split_batch(
             [drafts[row].conversation.messages for row in survivors],
@@ -224,14 +223,14 @@ class Cleaner:
 
 
 def part_file(parts: Path, number: int, name: str) -> Path:
-    """Return where a part's rows lie; `name` is kept, originals or rejected."""
+    """Return the path of a part's rows; `name` is kept, originals or rejected."""
     return parts / f"{number:06d}.{name}.arrow"
 
 
 def _source_id(value: object) -> str | None:
-    """Return the id of a value that could not become a conversation, if it has one that can be written."""
-    found = value.get("id") if isinstance(value, dict) else None
-    return read_turns.preview(found) if isinstance(found, str) else None
+    """Return the id of a record that could not be parsed, if it is a text."""
+    source_id = value.get("id") if isinstance(value, dict) else None
+    return read_turns.preview(source_id) if isinstance(source_id, str) else None
 
 
 def _unwrap(conversation: Conversation, position: int) -> None:
@@ -250,10 +249,10 @@ def _strip_chrome(conversation: Conversation, position: int) -> None:
         message.content = stripped
 
 
-def _replace(found: Sequence[tuple[Conversation, int]], texts: Sequence[str]) -> None:
-    """Put the markdown in place of the HTML, one edit a conversation: its first message, how many there were."""
-    counts = Counter(id(conversation) for conversation, _ in found)
-    for (conversation, position), text in zip(found, texts, strict=True):
+def _replace(answers: Sequence[tuple[Conversation, int]], texts: Sequence[str]) -> None:
+    """Replace HTML by markdown; one edit per conversation shows its first answer and counts all."""
+    counts = Counter(id(conversation) for conversation, _ in answers)
+    for (conversation, position), text in zip(answers, texts, strict=True):
         message = conversation.messages[position]
         if count := counts.pop(id(conversation), 0):
             conversation.edit("html_to_markdown", position, message.content, text, count)

@@ -97,7 +97,7 @@ def test_statistics_and_comparisons_show_every_figure_whole(sets: tuple[Path, Pa
 
 
 def lists() -> list[RenderableType]:
-    on = recipe.load("vicuna", filters_too=False).filters
+    on = recipe.load("vicuna", check_filters=False).filters
     return [
         terminal_lists.render_filters(list(registry.rules("filter", "corpus").values()), on),
         terminal_lists.render_names(recipe.RECIPES.summaries(), ("recipe", "what it does")),

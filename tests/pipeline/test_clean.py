@@ -435,7 +435,7 @@ def test_the_file_of_an_earlier_run_is_replaced(dump: Callable[..., Path], tmp_p
 def test_a_set_is_not_cleaned_onto_itself(dump: Callable[..., Path], tmp_path: Path) -> None:
     curate.clean(dump(chat(1)), tmp_path / "set")
     before = digests(tmp_path / "set")
-    with pytest.raises(SetError, match="what is read"):
+    with pytest.raises(SetError, match="is an input and would be overwritten"):
         curate.clean(tmp_path / "set", tmp_path / "set")
     assert digests(tmp_path / "set") == before
 
@@ -533,7 +533,7 @@ def test_a_stop_while_the_one_file_is_written_says_that_the_set_stands(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(importlib.import_module("curate.conversion.convert"), "convert", interrupted)
-    with pytest.raises(KeyboardInterrupt, match=r"set' is new and whole, but .*set\.json' was not written"):
+    with pytest.raises(KeyboardInterrupt, match=r"set' is complete, but .*set\.json' was not written"):
         curate.clean(dump(chat(1)), tmp_path / "set.json")
     assert manifest.is_set(tmp_path / "set") and not (tmp_path / "set.json").exists()
 

@@ -130,7 +130,7 @@ WRONG = {
     "name is a number": ("name = 3", "name = 3 must be text"),
     "base is a number": ("base = 3", "base = 3 must be the name of a recipe"),
     "not TOML": ("[tokens", "not valid TOML"),
-    "its own base": ("base = 'mine.toml'", "is it a circle?"),
+    "its own base": ("base = 'mine.toml'", "check `base` for a cycle"),
 }
 
 
@@ -241,8 +241,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
 @given(recipes())
 def test_any_recipe_comes_back_from_toml_and_from_plain_values(made: Recipe) -> None:
     read = tomllib.loads(made.to_toml())
-    assert recipe.from_dict(read, filters_too=False) == made
-    assert recipe.from_dict(made.to_dict(), filters_too=False) == made
+    assert recipe.from_dict(read, check_filters=False) == made
+    assert recipe.from_dict(made.to_dict(), check_filters=False) == made
 
 
 def test_a_setting_that_does_not_exist_is_a_type_error_with_the_nearest_name() -> None:

@@ -29,7 +29,7 @@ def chat(*turns: str) -> Conversation:
     return Conversation("x", [Message(ROLES[turn[0]], turn[2:]) for turn in turns])
 
 
-def order(conversation: Conversation, settings: RepairSettings) -> tuple[Conversation, list[repair_turns.Lost]]:
+def order(conversation: Conversation, settings: RepairSettings) -> tuple[Conversation, list[repair_turns.LostExchange]]:
     return conversation, repair_turns.order(conversation, settings)
 
 
