@@ -1,7 +1,7 @@
 """Write files and folders whole or not at all: under a temporary name, then renamed into place.
 
-Every writer of curate goes through here, so that a reader sees the earlier file or the new one, never half of one,
-and so that two processes never write the same place.
+A reader sees the earlier file or the new one, never half of one. `lock` keeps two processes from writing the same
+place.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from curate.errors import CurateError
 
 
 def partial_name(target: Path) -> Path:
-    """Return the temporary name that `target` is written under: hidden, and in the same folder."""
+    """Return the temporary name for writing `target`: hidden, in the same folder."""
     return target.with_name(f".{target.name}.partial")
 
 
 @contextmanager
 def replacing(target: Path, *, sync: bool = False) -> Iterator[Path]:
-    """Give a temporary path; when the block ends well, rename what was written there to `target`.
+    """Yield a temporary path; when the block succeeds, rename what was written there to `target`.
 
-    A file or a folder may be written, or nothing at all. What stood at `target` stays until the rename, and stays for
-    good if the block raises. `sync` flushes to the disk first, so that the rename survives a power loss.
+    The block may write a file, a folder or nothing. An earlier `target` stays in place until the rename, and if the
+    block raises. `sync` flushes everything to the disk first, so that the result survives a power loss.
     """
     target = target.resolve()  # a link stays a link, and what it leads to is replaced
     partial = partial_name(target)
-    remove(partial)  # left by a process that was killed
+    _clean_up(target)
     try:
         yield partial
         if partial.exists():
@@ -43,12 +43,27 @@ def replacing(target: Path, *, sync: bool = False) -> Iterator[Path]:
         remove(partial)
 
 
+def _clean_up(target: Path) -> None:
+    """Remove what a killed process left; a folder that it had renamed away becomes `target` again."""
+    remove(partial_name(target))
+    old = _old_name(target)
+    if not old.is_dir():
+        return
+    if target.exists():
+        remove(old)
+    else:
+        old.rename(target)
+
+
+def _old_name(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
 def _swap_in(partial: Path, target: Path) -> None:
     if not target.is_dir():
         partial.replace(target)
         return
-    old = target.with_name(f".{target.name}.old")  # a folder that is not empty cannot be renamed over
-    remove(old)
+    old = _old_name(target)  # a folder that is not empty cannot be renamed over
     target.rename(old)
     try:
         partial.rename(target)
@@ -65,9 +80,9 @@ def write_text(target: Path, text: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder, if there is one; what a link leads to is never touched.
+    """Remove a file, a link or a whole folder, if it exists; the target of a link is never touched.
 
-    A folder that cannot be removed completely is left in part.
+    Files that cannot be removed from a folder stay, without an error.
     """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -76,7 +91,7 @@ def remove(path: Path) -> None:
 
 
 def sync_path(path: Path) -> None:
-    """Flush one file, or the names in one folder, to the disk."""
+    """Flush a file, or the list of names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -94,9 +109,9 @@ def sync_tree(path: Path) -> None:
 
 @contextmanager
 def lock(path: Path, busy: CurateError, *, keep: bool = False) -> Iterator[None]:
-    """Hold a lock file; raises `busy` while another process holds it.
+    """Lock a file for the block; raises `busy` if another process has locked it.
 
-    The kernel releases it however this process ends. The file is removed afterwards unless `keep` is set.
+    The kernel releases the lock however this process ends. The file is removed afterwards unless `keep` is set.
     """
     while True:
         with path.open("a") as file:
@@ -105,7 +120,7 @@ def lock(path: Path, busy: CurateError, *, keep: bool = False) -> Iterator[None]
             except BlockingIOError:
                 raise busy from None
             if not _is_open_file(path, file.fileno()):
-                continue  # its last holder has just removed it: lock the new one
+                continue  # the previous owner has just removed it: lock the new file
             try:
                 yield
             finally:

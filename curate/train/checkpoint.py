@@ -20,7 +20,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -32,6 +32,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from curate import files
 from curate.display.figures import gib
 from curate.errors import CheckpointError
 
@@ -86,22 +87,16 @@ def save(run: Path, state: State, *, keep: int = 2, full_states: int = 1, writes
     Raises CheckpointError where the disk is full or refuses; what stood before still stands.
     """
     final = run / FOLDER / f"step-{state.step:06}"
-    aside = final.with_name(f".{final.name}.partial")
     try:
+        with files.replacing(final, sync=True) if writes else nullcontext(final) as folder:
+            if writes:
+                folder.mkdir(parents=True)
+            written = _write(folder, state, writes)
+            if writes:
+                _write_json(folder / MANIFEST, {"format": FORMAT, "step": state.step, "full": True, "files": written})
         if writes:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-        files = _write(aside, state, writes)
-        if writes:
-            _write_json(aside / MANIFEST, {"format": FORMAT, "step": state.step, "full": True, "files": files})
-            _sync_folder(aside)
-            if final.exists():  # the same step, saved again after a resumption
-                shutil.rmtree(final)
-            aside.rename(final)
-            _sync_folder(final.parent)
             _thin_out(run, state.step, keep, full_states)
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
         raise CheckpointError(_why(final, error)) from error
     return final
 
@@ -130,8 +125,8 @@ def load(path: Path) -> State:
     manifest = verify(path)
     try:
         values = json.loads((path / STATE).read_text("utf-8"))
-        files = sorted(manifest["files"])
-        weights, optimizer, rng = (_read(path, files, kind) for kind in (WEIGHTS, OPTIMIZER, RNG))
+        names = sorted(manifest["files"])
+        weights, optimizer, rng = (_read(path, names, kind) for kind in (WEIGHTS, OPTIMIZER, RNG))
         state = State(
             step=values["step"],
             weights=weights,
@@ -178,21 +173,21 @@ def _write(folder: Path, state: State, writes: bool) -> dict[str, dict[str, obje
     optimizer: dict[str, Tensor] = {}
     skeleton = _split(state.optimizer, OPTIMIZER, optimizer)
     rng = {f"{rank}.{name}": tensor for rank, states in enumerate(state.rng) for name, tensor in states.items()}
-    files: dict[str, dict[str, object]] = {}
+    written: dict[str, dict[str, object]] = {}
     failure: OSError | None = None
     for kind, tensors in (WEIGHTS, state.weights), (OPTIMIZER, optimizer), (RNG, rng):
         for number, shard in enumerate(_shards(tensors), 1):
             path = folder / (f"{kind}.safetensors" if kind == RNG else f"{kind}-{number:05}.safetensors")
             try:
-                files |= _write_tensors(path, shard, writes and failure is None)
+                written |= _write_tensors(path, shard, writes and failure is None)
             except OSError as error:  # the other ranks are still gathering: go on with them to the end
                 failure = error
     if failure is not None:
         raise failure
     if writes:
         values = {"step": state.step, "facts": dict(state.facts), "optimizer": skeleton}
-        files |= _write_json(folder / STATE, values)
-    return files
+        written |= _write_json(folder / STATE, values)
+    return written
 
 
 def _shards(tensors: Tensors) -> Iterator[dict[str, Tensor]]:
@@ -249,23 +244,13 @@ def _write_json(path: Path, values: object) -> dict[str, dict[str, object]]:
 
 
 def _write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> dict[str, dict[str, object]]:
-    """Write a file through to the disk; return its size and SHA-256 under its name."""
+    """Write a file; return its size and SHA-256 under its name."""
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as file:
         for chunk in chunks:
             digest.update(chunk)
             size += file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
     return {path.name: {"bytes": size, "sha256": digest.hexdigest()}}
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _why(final: Path, error: OSError) -> str:
@@ -294,15 +279,15 @@ def _thin_out(run: Path, step: int, keep: int, full_states: int) -> None:
         elif place >= full_states:
             _keep_weights(path)
     for left in (run / FOLDER).glob(".step-*"):
-        shutil.rmtree(left, ignore_errors=True)
+        files.remove(left)
 
 
 def _remove(path: Path) -> None:
     """Take a checkpoint's name away before its files, so that a kill in between leaves no half of it."""
-    hidden = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(hidden, ignore_errors=True)
+    hidden = files.partial_name(path)
+    files.remove(hidden)
     path.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    files.remove(hidden)
 
 
 def _keep_weights(path: Path) -> None:
@@ -312,8 +297,8 @@ def _keep_weights(path: Path) -> None:
             return
         gone = [name for name in manifest["files"] if name.startswith((OPTIMIZER, RNG))]
         manifest |= {"full": False, "files": {name: f for name, f in manifest["files"].items() if name not in gone}}
-        _write_json(path / f"{MANIFEST}.new", manifest)
-        (path / f"{MANIFEST}.new").replace(path / MANIFEST)
+        with files.replacing(path / MANIFEST, sync=True) as partial:
+            _write_json(partial, manifest)
         for name in gone:
             (path / name).unlink(missing_ok=True)
 
@@ -348,9 +333,9 @@ def _join(skeleton: Any, tensors: Tensors) -> Any:
     return value
 
 
-def _read(path: Path, files: list[str], kind: str) -> dict[str, Tensor]:
+def _read(path: Path, names: list[str], kind: str) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
-    for name in files:
+    for name in names:
         if name.startswith(kind) and name.endswith(".safetensors"):
             found |= load_file(path / name)
     return found

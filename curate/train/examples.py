@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curate import files
 from curate.dataset import arrow, manifest
 from curate.dataset.manifest import Manifest
 from curate.engine import base, local
@@ -145,9 +146,9 @@ def load(
 
 
 def write_left_out(path: Path, failures: Sequence[Failure]) -> None:
-    """Write what is not trained on, a line each."""
+    """Write the examples that are left out as JSON lines."""
     lines = (json.dumps(failure.to_dict(), ensure_ascii=False) + "\n" for failure in failures)
-    path.write_text("".join(lines), "utf-8", errors="backslashreplace")
+    files.write_text(path, "".join(lines))
 
 
 def _check(prepared: PreparedBatch, folder: Path, failures: list[Failure], window: int) -> None:

@@ -7,7 +7,6 @@ always whole.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from curate import files
 from curate._version import __version__
 from curate.errors import CheckpointError
 from curate.model import serving
@@ -92,7 +92,7 @@ def write_model(final: Path, model: Any, making: Making, found: Records | None =
     """Write a whole model, with a card if there are records of its training; raises CheckpointError."""
     state = _whole_state(model, writes)
     if writes:
-        with _aside(final) as folder:
+        with _replacing(final) as folder:
             save_model(folder, model, state)
             _write_words(folder, making, MODEL, found)
     return final
@@ -103,7 +103,7 @@ def write_adapter(
 ) -> Path:
     """Write an adapter, and its base beside it if that was made on the spot; raises CheckpointError."""
     if writes:
-        with _aside(final) as folder:
+        with _replacing(final) as folder:
             _save_adapter(folder, final, model, making)
             _write_words(folder, making, ADAPTER, found)
             if making.origin.folder is None:
@@ -120,26 +120,17 @@ def _write_words(folder: Path, making: Making, kind: str, found: Records | None)
 
 
 @contextmanager
-def _aside(final: Path) -> Iterator[Path]:
-    """Give a folder beside the final one, and put it there when it is whole; what stood there before goes last."""
-    aside, old = (final.with_name(f".{final.name}.{what}") for what in ("partial", "old"))
+def _replacing(final: Path) -> Iterator[Path]:
+    """Yield a new folder that becomes `final` when the block succeeds; raises CheckpointError if the disk refuses."""
     try:
-        for left in (aside, old):
-            shutil.rmtree(left, ignore_errors=True)
-        aside.mkdir(parents=True)
-        yield aside
-        if final.exists():
-            final.rename(old)
-        aside.rename(final)
-    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in an error of its own
-        if not final.exists() and old.exists():
-            old.rename(final)
-        shutil.rmtree(aside, ignore_errors=True)
-        said = getattr(error, "strerror", None) or str(error)
+        with files.replacing(final, sync=True) as folder:
+            folder.mkdir(parents=True)
+            yield folder
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+        message = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(
-            f"{str(final)!r} was not written: {said}; the checkpoints are as they were: make room, and --resume"
+            f"{str(final)!r} was not written: {message}; the checkpoints are as they were: make room, and --resume"
         ) from error
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _whole_state(model: nn.Module, writes: bool) -> dict[str, Tensor] | None:

@@ -169,12 +169,12 @@ checkpoint.save(run, checkpoint.State(2, {"w": torch.ones(4)}, {"m": torch.ones(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["weights-00001.safetensors", "manifest.json", "manifest.json.new"])
+@pytest.mark.parametrize("name", ["weights-00001.safetensors", "manifest.json", ".manifest.json.partial"])
 def test_a_process_killed_in_mid_save_leaves_a_whole_checkpoint(name: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), name], capture_output=True)
     assert done.returncode == -9, done.stderr
     found = latest(tmp_path)
-    assert found.state.step == (2 if name.endswith(".new") else 1)
+    assert found.state.step == (2 if name.endswith(".partial") else 1)
     assert found.warnings == ()
     assert found.state.optimizer is not None
 
