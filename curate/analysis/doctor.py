@@ -259,7 +259,7 @@ def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
 
 
 def read_gpus(csv: str) -> list[Gpu]:
-    """Parse the output of nvidia-smi for `QUERY`, one line for each GPU; lines with unknown values are skipped."""
+    """Parse the output of nvidia-smi for `QUERY`, one line for each GPU; an unknown memory size becomes 0."""
     gpus = []
     for line in csv.strip().splitlines():
         name, mib, driver, compute = (part.strip() for part in line.split(","))
