@@ -123,11 +123,11 @@ def work_of(packed: PackedData, rows: Sequence[int]) -> Work:
 
 
 def in_4_bits(described: Any, dtype: torch.dtype, place: torch.device) -> nn.Module:
-    """Return a model as `models.load(quantise=True)` makes it of files, of random weights, matrix by matrix."""
+    """Return a model as `load_model(quantise=True)` makes it of files, of random weights, matrix by matrix."""
     import bitsandbytes
 
-    model: Any = load.fresh(described, dtype=dtype, device="meta")
-    settings = load.nf4(dtype)
+    model: Any = load.random_model(described, dtype=dtype, device="meta")
+    settings = load.nf4_config(dtype)
     quantised = {
         "quant_type": settings.bnb_4bit_quant_type,
         "compress_statistics": settings.bnb_4bit_use_double_quant,
@@ -146,7 +146,7 @@ def in_4_bits(described: Any, dtype: torch.dtype, place: torch.device) -> nn.Mod
             linear.weight = whole.to(place)
             layer.set_submodule(name, linear)
     if place.type == "cpu":
-        four_bit.adapt(model)
+        four_bit.adapt_for_cpu(model)
     for name, parameter in [(name, one) for name, one in model.named_parameters() if one.is_meta]:
         values = torch.ones_like(parameter, device=place) if parameter.ndim == 1 else drawn(parameter)
         parent, _, last = name.rpartition(".")

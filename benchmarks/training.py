@@ -110,7 +110,7 @@ class Ready:
         return self.trainer.step(step + 1, rows, 1e-5).loss, material.work_of(self.data, rows)
 
 
-def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.TrainConfig, Plan, choose.Attention]:
+def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.TrainConfig, Plan, choose.ChosenKernel]:
     """Return a case's configuration and plan, and its attention."""
     a_step = max(1, bench.tokens_a_step // load.row_tokens)
     wanted: dict[str, dict[str, object]] = {
@@ -128,9 +128,9 @@ def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.
 
 
 @cache
-def _kernel(place: torch.device, dtype: torch.dtype, wanted: str, heads: choose.Heads) -> choose.Attention:
+def _kernel(place: torch.device, dtype: torch.dtype, wanted: str, heads: choose.Heads) -> choose.ChosenKernel:
     """Choose a kernel once: trying one compiles it."""
-    return choose.choose(place, dtype, wanted, heads=heads)
+    return choose.choose_kernel(place, dtype, wanted, heads=heads)
 
 
 def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
@@ -138,7 +138,7 @@ def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
     described = material.model_config(bench.toy, case.shape)
     if layers:
         described.num_hidden_layers = layers
-    shape = models.shape(described)
+    shape = models.shape_from_config(described)
     data, load = material.packed_data(bench.toy, case.documents, shape.vocabulary)
     settled, made, chosen = planned(bench, case, shape, load)
     said: list[str] = []
@@ -147,7 +147,7 @@ def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
     model = (
         material.in_4_bits(described, dtype, bench.place)
         if quantised
-        else models.fresh(described, dtype=dtype, device=bench.place)
+        else models.random_model(described, dtype=dtype, device=bench.place)
     )
 
     def hear(event: Event) -> None:
@@ -165,7 +165,7 @@ class PlainLoss(loss.CausalLoss):
 
     def forward(self, batch: Any, chosen: Any, *, each: bool = False) -> torch.Tensor:
         hidden = self.body(batch, chosen)
-        logits = choose.base(self.model).get_output_embeddings()(hidden).float()
+        logits = choose.base_model(self.model).get_output_embeddings()(hidden).float()
         return nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
 
 
@@ -278,11 +278,11 @@ def parts(bench: Bench, case: Case) -> Row:
         clock.lap("rows to tensors")
         batch = batch.to(bench.place)
         clock.lap("to the device")
-        choose.kwargs(trainer.attention, batch)
+        choose.mask_kwargs(trainer.attention, batch)
         clock.lap("attention masks")
         hidden = module.body(batch, trainer.attention)
         clock.lap("forward, with masks")
-        head = choose.base(trainer.model).get_output_embeddings()
+        head = choose.base_model(trainer.model).get_output_embeddings()
         total = loss.supervised_loss(hidden, head.weight, batch.targets, count=batch.supervised)
         clock.lap("loss, with its gradients")
         (total / batch.supervised).backward()

@@ -15,9 +15,9 @@ from curate.inference import sampling as generate
 from curate.inference.sampling import Sampling
 from curate.model import artifact as artifacts
 from curate.model import find
-from curate.model.artifact import Result
-from curate.model.files import Say
-from curate.model.serving import Serving, lead
+from curate.model.artifact import Artifact
+from curate.model.files import OnMessage
+from curate.model.serving import Serving, answer_lead
 from curate.schemas.conversation import Message
 
 DEFAULT_SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=512)  # an evaluation is greedy instead
@@ -43,14 +43,14 @@ class Chat:
         *,
         system: str = "",
         sampling: Sampling = DEFAULT_SAMPLING,
-        artifact: Result | None = None,
+        artifact: Artifact | None = None,
     ) -> None:
         self.model: Any = model.eval()
         self.serving = serving
         self.system = system
         self.sampling = sampling
         self.artifact = artifact  # where the model came from
-        self.renderer = artifacts.renderer(serving)
+        self.renderer = artifacts.renderer_for(serving)
         self.window: int = _window(self.model)  # tokens of prompt and answer, 0 if unknown
         self.messages: list[Message] = []
         self.as_base = False  # answer without the adapter
@@ -76,12 +76,12 @@ class Chat:
         """
         messages = [*self.messages, Message("user", text)]
         prompt, left_out = self._prompt(messages)
-        decoder = generate.Text(self.serving.tokenizer, lead(self.serving.template))
+        decoder = generate.TextDecoder(self.serving.tokenizer, answer_lead(self.serving.template))
         stops, start = self.serving.stop_ids, time.perf_counter()
         stopped, count, answer = False, 0, ""
         try:
             with self.model.disable_adapter() if self.as_base and self.has_adapter else nullcontext():
-                for token in generate.stream(self.model, prompt, stops, self.sampling, limit=self.window):
+                for token in generate.stream_tokens(self.model, prompt, stops, self.sampling, limit=self.window):
                     stopped = token in stops
                     if not stopped:
                         count += 1
@@ -123,7 +123,7 @@ def chat(
     device: str = "auto",
     dtype: str = "auto",
     quantise: bool | None = None,
-    say: Say = find.ignore_message,
+    say: OnMessage = find.ignore_message,
     **settings: Any,
 ) -> Chat:
     """Load a model, an adapter on its base, or the result of a run, and return a conversation with it.
@@ -131,9 +131,9 @@ def chat(
     `settings` are those of `Sampling`: temperature, top_p, top_k, repetition, seed, max_new_tokens. `quantise` keeps
     the weights in 4 bits, by default as in training. Raises CurateError with what to type.
     """
-    artifact = artifacts.find(name, base=base)
-    serving = artifacts.served(artifact, template)
+    artifact = artifacts.find_artifact(name, base=base)
+    serving = artifacts.serving_of(artifact, template)
     sampling = replace(DEFAULT_SAMPLING, **{key: value for key, value in settings.items() if value is not None})
-    place = artifacts.device(device)
-    model = artifacts.load(artifact, place=place, numbers=dtype, quantise=quantise, inference=True, say=say)
+    place = artifacts.choose_device(device)
+    model = artifacts.load_artifact(artifact, place=place, numbers=dtype, quantise=quantise, inference=True, say=say)
     return Chat(model, serving, system=system, sampling=sampling, artifact=artifact)

@@ -90,7 +90,7 @@ def next_token(logits: Tensor, seen: Tensor, sampling: Sampling, generator: torc
 
 
 @contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Use a model in training for inference: no dropout, no gradients, and no compiled layers, which fix shapes."""
     before = model.training
     model.eval()
@@ -101,13 +101,13 @@ def at_rest(model: nn.Module) -> Iterator[None]:
         model.train(before)
 
 
-def stream(
+def stream_tokens(
     model: nn.Module, prompt: Sequence[int], stop_ids: Sequence[int], sampling: Sampling = GREEDY, *, limit: int = 0
 ) -> Iterator[int]:
     """Yield the ids of an answer one by one, including the stop token that ends it.
 
     `model` is a causal model of transformers or peft whose attention supports a cache: for a model in training, use
-    `attention.choose.plain`. `limit` is the most tokens of prompt and answer together, 0 for no limit.
+    `plain_attention`. `limit` is the most tokens of prompt and answer together, 0 for no limit.
     """
     device = next(model.parameters()).device
     generator = None
@@ -131,12 +131,12 @@ def _cache(model: nn.Module) -> dict[str, Any]:
     """Return an empty cache as the keyword argument of the model's forward, which transformers 5.24 renamed."""
     from transformers import DynamicCache
 
-    inner = choose.base(model)
+    inner = choose.base_model(model)
     parameters = inspect.signature(inner.forward).parameters
     return {"cache" if "cache" in parameters else "past_key_values": DynamicCache(config=inner.config)}
 
 
-class Text:
+class TextDecoder:
     """Decodes ids to text one by one, without `lead` at the start; text is returned once no later id can change it."""
 
     def __init__(self, tokenizer: Tokenizer, lead: str = "") -> None:
@@ -167,7 +167,7 @@ class Text:
         return rest
 
 
-def answer(
+def generate_answer(
     model: nn.Module,
     prompt: Sequence[int],
     stop_ids: Sequence[int],
@@ -178,8 +178,8 @@ def answer(
     limit: int = 0,
 ) -> Answer:
     """Return the answer to a prompt; `lead` is removed from the start of its text."""
-    ids = list(stream(model, prompt, stop_ids, sampling, limit=limit))
+    ids = list(stream_tokens(model, prompt, stop_ids, sampling, limit=limit))
     stopped = bool(ids) and ids[-1] in stop_ids
-    text = Text(tokenizer, lead)
+    text = TextDecoder(tokenizer, lead)
     text.ids = ids[:-1] if stopped else ids
     return Answer(tuple(text.ids), text.text, stopped)

@@ -20,7 +20,7 @@ from torch import nn
 
 from curate.errors import MissingExtra, ModelError, RecipeError, did_you_mean
 from curate.model import load
-from curate.model.attention.choose import base
+from curate.model.attention.choose import base_model
 from curate.model.choices import ALL_LINEAR, MethodSettings
 
 _PROMPTS = "it adds tokens before each prompt, for which packed rows have no room"
@@ -61,7 +61,7 @@ class Trainable:
         return self.count / self.total
 
 
-def apply(model: nn.Module, method: MethodSettings) -> tuple[nn.Module, Trainable]:
+def apply_method(model: nn.Module, method: MethodSettings) -> tuple[nn.Module, Trainable]:
     """Set which parameters of a model are trained, adding an adapter if the method has one; return both.
 
     Raises RecipeError for settings that do not fit the model, MissingExtra without peft.
@@ -81,20 +81,20 @@ def apply(model: nn.Module, method: MethodSettings) -> tuple[nn.Module, Trainabl
     return _ready(model)
 
 
-def planned(config: Any, method: MethodSettings) -> int | None:
+def count_trained(config: Any, method: MethodSettings) -> int | None:
     """Return how many parameters a method would train in a model, given its configuration; None if unknown.
 
     Raises RecipeError for settings that do not fit the model.
     """
-    model = load.outline(config)
+    model = load.meta_model(config)
     peft_config(model, method)
     try:
-        return apply(model, method)[1].count
+        return apply_method(model, method)[1].count
     except (RecipeError, ModelError):  # some methods of peft do not work on the meta device
         return None
 
 
-def resume(model: nn.Module, folder: Path) -> tuple[nn.Module, Trainable]:
+def resume_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Trainable]:
     """Add the adapter in a folder to a model, to continue its training; return what `apply` returns.
 
     Raises ModelError where its weights are missing, empty or do not fit the model.
@@ -150,7 +150,7 @@ def _check_adapter(folder: Path) -> None:
 
 def _ready(model: nn.Module) -> tuple[nn.Module, Trainable]:
     """Cast an adapter to the model's dtype; raise RecipeError where it is not inside the layers, or empty."""
-    inner = base(model)
+    inner = base_model(model)
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != inner.dtype:
             parameter.data = parameter.data.to(inner.dtype)
@@ -236,7 +236,7 @@ def _ia3_targets(model: nn.Module, targets: tuple[str, ...]) -> dict[str, list[s
     """
     from peft.utils import constants
 
-    kind = base(model).config.get_text_config().model_type
+    kind = base_model(model).config.get_text_config().model_type
     all_names = constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
     inputs = constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
     if targets != (ALL_LINEAR,):

@@ -15,7 +15,7 @@ from curate.model import find as model_find
 from curate.model import load as models
 from curate.model.adapters import peft_warnings
 from curate.model.device import DTYPES
-from curate.model.files import Say
+from curate.model.files import OnMessage
 from curate.model.serving import Note, Serving
 from curate.rendering.factory import make_renderer
 from curate.rendering.renderer import Renderer
@@ -28,7 +28,7 @@ _SMALL = ("*config.json", "curate.json", "*.jinja", "*.index.json", *VOCABULARY_
 
 
 @dataclass(frozen=True)
-class Result:
+class Artifact:
     """A model or an adapter on disk."""
 
     name: str  # as the user wrote it
@@ -57,7 +57,7 @@ class Result:
         return f"{self.method} adapter {str(self.folder)!r} on its base {self.base!r}{bits}"
 
 
-def find(name: str, *, base: str | None = None) -> Result:
+def find_artifact(name: str, *, base: str | None = None) -> Artifact:
     """Find a model or adapter by folder, run folder or Hub name, without reading weights.
 
     `base` replaces the base that an adapter names. Raises ModelError with what to type.
@@ -77,7 +77,7 @@ def find(name: str, *, base: str | None = None) -> Result:
     if kind == "model" and base is not None:
         raise ModelError(f"{name!r} is a model, not an adapter; leave out --base {base}")
     base = (base or _base(folder)) if kind == "adapter" else None
-    return Result(name, folder, base, serving.note(folder))
+    return Artifact(name, folder, base, serving.read_note(folder))
 
 
 def _folder(name: str) -> Path:
@@ -99,7 +99,7 @@ def _result_of_run(run: Path) -> Path:
 
 def _base(adapter: Path) -> str:
     """Return the base that an adapter names, as a path where it is a folder relative to the adapter."""
-    note = serving.note(adapter)
+    note = serving.read_note(adapter)
     recorded = [note.base if note else "", files.read_json(adapter / files.ADAPTER).get("base_model_name_or_path")]
     names = [str(name) for name in recorded if name]
     if not names:
@@ -107,23 +107,23 @@ def _base(adapter: Path) -> str:
     return next((str(adapter / name) for name in names if (adapter / name).is_dir()), names[0])
 
 
-def served(result: Result, template: str | None = None) -> Serving:
+def serving_of(result: Artifact, template: str | None = None) -> Serving:
     """Return the prompt format of a model or adapter: that of training, or a built-in template by name.
 
     An adapter that curate did not write may have no tokenizer; its base's tokenizer and template are used instead.
     """
     try:
-        return serving.read(result.folder, template=template)
+        return serving.read_serving(result.folder, template=template)
     except CurateError:
         if result.base is None:
             raise
-    source = model_find.find(result.base)
+    source = model_find.find_model(result.base)
     if template or source.template in prompts.TEMPLATES:
-        return serving.of(source.tokenizer, template or source.template)
-    return serving.of_own(source.tokenizer, source.chat_template or "", [source.tokenizer.info.eos_id])
+        return serving.from_template(source.tokenizer, template or source.template)
+    return serving.from_chat_template(source.tokenizer, source.chat_template or "", [source.tokenizer.info.eos_id])
 
 
-def renderer(how: Serving) -> Renderer:
+def renderer_for(how: Serving) -> Renderer:
     """Return the renderer that builds prompts as training did."""
     if how.template is not None:
         return make_renderer(how.template, how.tokenizer)
@@ -133,7 +133,7 @@ def renderer(how: Serving) -> Renderer:
 # ---- load
 
 
-def device(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto") -> torch.device:
     """Return a device by name; `auto` is CUDA if available, else the CPU. Raises ModelError for an unusable one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -146,7 +146,7 @@ def device(name: str = "auto") -> torch.device:
     return wanted
 
 
-def dtype(name: str, config: Any, place: torch.device) -> torch.dtype:
+def compute_dtype(name: str, config: Any, place: torch.device) -> torch.dtype:
     """Return the dtype to compute in; `auto` is that of the weights on disk, unless the device is slow at it.
 
     A GPU then computes fp32 weights in half precision, a CPU fp16 weights in fp32.
@@ -161,27 +161,27 @@ def dtype(name: str, config: Any, place: torch.device) -> torch.dtype:
     return torch.float32 if stored == torch.float16 else stored
 
 
-def load(
-    result: Result,
+def load_artifact(
+    result: Artifact,
     *,
     place: torch.device,
     numbers: str = "auto",
     quantise: bool | None = None,
     inference: bool = False,
-    say: Say = model_find.ignore_message,
+    say: OnMessage = model_find.ignore_message,
 ) -> nn.Module:
     """Load a model, or an adapter on its base; `quantise` keeps the base in 4 bits, by default as in training.
 
-    `inference` is that of `curate.model.load.load`.
+    `inference` is that of `load_model`.
     """
-    source = model_find.find(result.base or str(result.folder))
+    source = model_find.find_model(result.base or str(result.folder))
     quantise = result.quantised if quantise is None else quantise
-    kind = dtype(numbers, source.config, place)
-    model = models.load(source, dtype=kind, device=place, quantise=quantise, inference=inference, say=say)
-    return model.eval() if result.base is None else with_adapter(model, result.folder)
+    kind = compute_dtype(numbers, source.config, place)
+    model = models.load_model(source, dtype=kind, device=place, quantise=quantise, inference=inference, say=say)
+    return model.eval() if result.base is None else add_adapter(model, result.folder)
 
 
-def with_adapter(model: nn.Module, folder: Path) -> nn.Module:
+def add_adapter(model: nn.Module, folder: Path) -> nn.Module:
     """Add the adapter in a folder to its base; raises ModelError where it does not fit."""
     import peft
 

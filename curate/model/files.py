@@ -34,7 +34,7 @@ _LFS_HEADER = b"version https://git-lfs"  # a pointer file of Git LFS begins so
 _WHAT = "config.json, tokenizer and weights"
 
 Kind = Literal["model", "adapter", "run", "checkpoint"]
-Say = Callable[[str], object]
+OnMessage = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _check(file: Path, form: str) -> None:
         raise ModelError(f"{str(file)!r} has {size:,} bytes, its header says {expected:,}; download it again")
 
 
-def fetch(name: str, folder: Path, say: Say) -> Path:
+def fetch(name: str, folder: Path, say: OnMessage) -> Path:
     """Return the folder of a model with its weights, which are downloaded for a Hub name.
 
     The revision is that of the files downloaded before: the name of their folder in the Hub's cache.

@@ -38,7 +38,7 @@ _HEADS = ("forcausallm", "lmheadmodel", "withlmhead")  # endings of the class na
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A model on disk, without its weights."""
 
     name: str  # as the user wrote it
@@ -62,7 +62,7 @@ def ignore_message(text: str) -> None:
 # ---- find
 
 
-def find(name: str, *, tokenizer: Tokenizer | None = None) -> Source:
+def find_model(name: str, *, tokenizer: Tokenizer | None = None) -> ModelSource:
     """Find a model by folder, Hub name or `tiny`; `tokenizer` replaces its own, and `tiny`, without one, needs it.
 
     Raises ModelError or TokenizerError with what to type.
@@ -76,11 +76,11 @@ def find(name: str, *, tokenizer: Tokenizer | None = None) -> Source:
     tokenizer = tokenizer or _tokenizer(name, folder)
     _check_vocabulary(name, config, tokenizer)
     chat_template = serving.own_chat_template(folder)
-    template, reason = natural(name, serving.note(folder), chat_template, tokenizer)
-    return Source(name, folder, config, tokenizer, chat_template, template, reason)
+    template, reason = natural_template(name, serving.read_note(folder), chat_template, tokenizer)
+    return ModelSource(name, folder, config, tokenizer, chat_template, template, reason)
 
 
-def _tiny(tokenizer: Tokenizer | None) -> Source:
+def _tiny(tokenizer: Tokenizer | None) -> ModelSource:
     from transformers import LlamaConfig
 
     if tokenizer is None:
@@ -90,8 +90,8 @@ def _tiny(tokenizer: Tokenizer | None) -> Source:
         vocab_size=info.vocab_size, bos_token_id=info.bos_id, eos_token_id=info.eos_id, pad_token_id=None, **_TINY_SHAPE
     )
     config.architectures = ["LlamaForCausalLM"]
-    template, reason = natural(TINY, None, None, tokenizer)
-    return Source(TINY, None, config, tokenizer, None, template, reason)
+    template, reason = natural_template(TINY, None, None, tokenizer)
+    return ModelSource(TINY, None, config, tokenizer, None, template, reason)
 
 
 def _config(name: str, folder: Path) -> Any:
@@ -152,7 +152,9 @@ def _check_vocabulary(name: str, config: Any, tokenizer: Tokenizer) -> None:
         )
 
 
-def natural(name: str, note: serving.Note | None, chat_template: str | None, tokenizer: Tokenizer) -> tuple[str, str]:
+def natural_template(
+    name: str, note: serving.Note | None, chat_template: str | None, tokenizer: Tokenizer
+) -> tuple[str, str]:
     """Return the template that a model was trained with, as far as that is known, and the reason."""
     if note is not None and note.template is not None:
         return note.template, "its curate.json says so"

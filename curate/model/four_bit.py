@@ -24,41 +24,41 @@ _HALF = 32  # half a block of 64, and the smallest that bitsandbytes allows
 _PACK_ROWS, _PACK_COLUMNS = 32, 64  # of which N and K must be multiples for repacking
 
 
-def adapt(model: Any, *, inference: bool = False) -> None:
+def adapt_for_cpu(model: Any, *, inference: bool = False) -> None:
     """Keep a model's 4-bit matrices off the paths of bitsandbytes that are wrong for them on a CPU.
 
     With `inference`, bf16 matrices of a suitable size may still be repacked: decoding is about 20 times as fast, and as
     accurate. The model must then be neither trained nor dequantised.
     """
-    for name, module in linears(model):
+    for name, module in linear_layers(model):
         state = module.weight.quant_state
         columns = state.shape[1]
         if columns % _VECTOR == 0 and columns % state.blocksize:
             if columns % _HALF:
-                model.set_submodule(name, plain(module, model.dtype))
+                model.set_submodule(name, to_linear(module, model.dtype))
                 continue
             _halve_blocks(state)
         if not (inference and _packs(module)):
             module.support_avx512bf16_for_cpu = False  # read by Linear4bit.forward
 
 
-def linears(model: nn.Module) -> list[tuple[str, Any]]:
+def linear_layers(model: nn.Module) -> list[tuple[str, Any]]:
     """Return a model's 4-bit layers by name."""
     import bitsandbytes as bnb
 
     return [(name, module) for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)]
 
 
-def plain(module: Any, dtype: torch.dtype) -> nn.Linear:
+def to_linear(module: Any, dtype: torch.dtype) -> nn.Linear:
     """Return a plain layer in `dtype` with the values of a 4-bit one, which must not be repacked."""
     with torch.device("meta"):
         linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
-    linear.weight = nn.Parameter(dequantised(module.weight).to(dtype), requires_grad=False)
+    linear.weight = nn.Parameter(dequantise(module.weight).to(dtype), requires_grad=False)
     linear.bias = module.bias
     return linear
 
 
-def dequantised(weight: Any) -> Tensor:
+def dequantise(weight: Any) -> Tensor:
     """Return the values of a 4-bit matrix, [N, K]."""
     from bitsandbytes.functional import dequantize_4bit
 

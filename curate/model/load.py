@@ -18,27 +18,27 @@ from torch import nn
 
 from curate.errors import ModelError
 from curate.model import files, four_bit
-from curate.model.files import Say
-from curate.model.find import Source, ignore_message, quietly
+from curate.model.files import OnMessage
+from curate.model.find import ModelSource, ignore_message, quietly
 from curate.model.sizes import Linear, Shape
 
 # ---- load
 
 
-def load(
-    source: Source,
+def load_model(
+    source: ModelSource,
     *,
     dtype: torch.dtype,
     device: torch.device | str,
     quantise: bool = False,
     inference: bool = False,
     seed: int = 0,
-    say: Say = ignore_message,
+    say: OnMessage = ignore_message,
 ) -> nn.Module:
     """Load a model's weights in `dtype` onto a device; `tiny` gets random weights from `seed`.
 
-    `quantise` keeps the matrices of the layers in 4 bits (see `nf4`). With `inference`, a CPU may repack these for
-    speed, after which they can be neither trained nor dequantised. `say` gets messages about downloads and unused
+    `quantise` keeps the matrices of the layers in 4 bits (see `nf4_config`). With `inference`, a CPU may repack them
+    for speed, after which they can be neither trained nor dequantised. `say` gets messages about downloads and unused
     weights. Raises ModelError for weights that are missing, damaged or do not fit.
     """
     device = _indexed(torch.device(device))
@@ -47,12 +47,12 @@ def load(
     else:
         model = _fetched(source, source.folder, dtype, device, quantise, say)
     if quantise and device.type == "cpu":
-        four_bit.adapt(model, inference=inference)
+        four_bit.adapt_for_cpu(model, inference=inference)
     return model
 
 
 def _fetched(
-    source: Source, folder: Path, dtype: torch.dtype, device: torch.device, quantise: bool, say: Say
+    source: ModelSource, folder: Path, dtype: torch.dtype, device: torch.device, quantise: bool, say: OnMessage
 ) -> nn.Module:
     _check_quantised(source, quantise)
     folder = files.fetch(source.name, folder, say)
@@ -61,10 +61,10 @@ def _fetched(
     return _from_files(source, folder, dtype, device, quantise, say)
 
 
-def _drawn(source: Source, dtype: torch.dtype, device: torch.device, quantise: bool, seed: int) -> nn.Module:
+def _drawn(source: ModelSource, dtype: torch.dtype, device: torch.device, quantise: bool, seed: int) -> nn.Module:
     if not quantise:
-        return fresh(source.config, dtype=dtype, device=device, seed=seed)
-    model: Any = fresh(source.config, dtype=dtype, device="cpu", seed=seed)
+        return random_model(source.config, dtype=dtype, device=device, seed=seed)
+    model: Any = random_model(source.config, dtype=dtype, device="cpu", seed=seed)
     with TemporaryDirectory() as folder, quietly():  # transformers quantises only weights from files
         model.save_pretrained(folder)
         return _from_files(source, Path(folder), dtype, device, True, ignore_message)
@@ -77,7 +77,7 @@ def _indexed(device: torch.device) -> torch.device:
     return device
 
 
-def _check_quantised(source: Source, quantise: bool) -> None:
+def _check_quantised(source: ModelSource, quantise: bool) -> None:
     """Refuse weights that are quantised on disk, except bitsandbytes' 4 bits for QLoRA."""
     settings: Any = getattr(source.config, "quantization_config", None)
     if not settings:
@@ -92,7 +92,7 @@ def _check_quantised(source: Source, quantise: bool) -> None:
 
 
 def _from_files(
-    source: Source, folder: Path, dtype: torch.dtype, device: torch.device, quantise: bool, say: Say
+    source: ModelSource, folder: Path, dtype: torch.dtype, device: torch.device, quantise: bool, say: OnMessage
 ) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
@@ -109,7 +109,7 @@ def _from_files(
                 local_files_only=True,
                 trust_remote_code=False,
                 weights_only=True,  # a .bin file is a pickle, which could run code
-                **({"quantization_config": nf4(dtype)} if quantise else {}),
+                **({"quantization_config": nf4_config(dtype)} if quantise else {}),
             )
     except torch.OutOfMemoryError:
         raise
@@ -131,7 +131,7 @@ def _takes_sdpa(config: Any) -> bool:
     return bool(getattr(KNOWN[type(config)], "_supports_sdpa", False))
 
 
-def nf4(dtype: torch.dtype) -> Any:
+def nf4_config(dtype: torch.dtype) -> Any:
     """Return QLoRA's quantisation (arXiv 2305.14314): 4-bit NormalFloat, scales in 8 bits, products in `dtype`."""
     from transformers import BitsAndBytesConfig
 
@@ -144,7 +144,7 @@ def nf4(dtype: torch.dtype) -> Any:
     )
 
 
-def _check_loaded(name: str, info: dict[str, Any], say: Say) -> None:
+def _check_loaded(name: str, info: dict[str, Any], say: OnMessage) -> None:
     """Raise ModelError for weights that are missing or have another shape; report those that the model does not use."""
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"the weights of {name!r} lack {_first(missing)}; download it again")
@@ -161,7 +161,7 @@ def _first(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def fresh(config: Any, *, dtype: torch.dtype, device: torch.device | str, seed: int = 0) -> nn.Module:
+def random_model(config: Any, *, dtype: torch.dtype, device: torch.device | str, seed: int = 0) -> nn.Module:
     """Return a model with random weights from `seed`; torch's own random state stays as it was."""
     from transformers import AutoModelForCausalLM
 
@@ -176,12 +176,12 @@ def fresh(config: Any, *, dtype: torch.dtype, device: torch.device | str, seed: 
 # ---- measure
 
 
-def shape(config: Any) -> Shape:
+def shape_from_config(config: Any) -> Shape:
     """Return the sizes of a model from its configuration, without allocating weights."""
-    return shape_of(outline(config))
+    return shape_from_model(meta_model(config))
 
 
-def outline(config: Any) -> nn.Module:
+def meta_model(config: Any) -> nn.Module:
     """Return a model on the meta device: its modules and shapes without memory."""
     from transformers import AutoModelForCausalLM
 
@@ -190,7 +190,7 @@ def outline(config: Any) -> nn.Module:
     return model
 
 
-def shape_of(model: Any) -> Shape:
+def shape_from_model(model: Any) -> Shape:
     """Return the sizes of a model on any device, before adapters are added."""
     config = model.config.get_text_config()
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight

@@ -46,14 +46,14 @@ class Serving:
         return prompts.fit(prompts.get(self.template), self.tokenizer.control_ids)
 
 
-def of(tokenizer: Tokenizer, template: str) -> Serving:
+def from_template(tokenizer: Tokenizer, template: str) -> Serving:
     """Return the serving form of a built-in template; raises RecipeError where the tokenizer lacks its tokens."""
     fitted = prompts.fit(prompts.get(template), tokenizer.control_ids)
     stop = tokenizer.control_ids[template_export.stop_token(fitted)]
     return _serving(tokenizer, template_export.jinja(fitted), (stop,), template)
 
 
-def of_own(tokenizer: Tokenizer, chat_template: str, stop_ids: Sequence[int]) -> Serving:
+def from_chat_template(tokenizer: Tokenizer, chat_template: str, stop_ids: Sequence[int]) -> Serving:
     """Return the serving form of a model's own Jinja template; `stop_ids` are the tokens that end its answers."""
     return _serving(tokenizer, chat_template, stop_ids, None)
 
@@ -65,7 +65,7 @@ def _serving(tokenizer: Tokenizer, chat_template: str, stops: Sequence[int], tem
     return Serving(tokenizer, chat_template, stop_ids, stop_names, template)
 
 
-def lead(template: str | None) -> str:
+def answer_lead(template: str | None) -> str:
     """Return what a built-in template writes between the prompt and the text of an answer, such as a blank."""
     return prompts.get(template).by_role["assistant"].lead if template in prompts.TEMPLATES else ""
 
@@ -92,7 +92,7 @@ class Note:
         return json.dumps({**values, **self.more}, indent=1, ensure_ascii=False) + "\n"
 
 
-def write(folder: Path, serving: Serving, note: Note, *, window: int, origin: Path | None = None) -> None:
+def write_files(folder: Path, serving: Serving, note: Note, *, window: int, origin: Path | None = None) -> None:
     """Write the files next to the weights, except the model card.
 
     `window` is in tokens, `origin` the folder of the base, None where it has none. Raises TokenizerError where no exact
@@ -161,7 +161,7 @@ def modelfile(serving: Serving, note: Note) -> str:
 # ---- read
 
 
-def note(folder: Path) -> Note | None:
+def read_note(folder: Path) -> Note | None:
     """Return the contents of a folder's `curate.json`, None where there is none."""
     values = _json(folder / NOTE)
     if values.get("curate_model") != FORMAT:
@@ -170,16 +170,16 @@ def note(folder: Path) -> Note | None:
     return Note(**{key: values[key] for key in keys if key in values}, stop=tuple(values.get("stop", ())))
 
 
-def read(folder: Path, *, template: str | None = None) -> Serving:
+def read_serving(folder: Path, *, template: str | None = None) -> Serving:
     """Return the prompt format of a model in a folder, from its `curate.json` or else its own chat template.
 
     `template` names a built-in template to use instead. Raises TokenizerError, or InputError without any template.
     """
     tokenizer = load_tokenizer(str(folder))
-    recorded = note(folder)
+    recorded = read_note(folder)
     name = template or (recorded.template if recorded else None)
     if name is not None:
-        return of(tokenizer, name)
+        return from_template(tokenizer, name)
     chat_template = own_chat_template(folder)
     if chat_template is None:
         raise InputError(
@@ -187,7 +187,7 @@ def read(folder: Path, *, template: str | None = None) -> Serving:
             + "|".join(prompts.TEMPLATES)
         )
     eos_ids = _json(folder / "generation_config.json").get("eos_token_id", [])  # a number or a list
-    return of_own(tokenizer, chat_template, eos_ids if isinstance(eos_ids, list) else [eos_ids])
+    return from_chat_template(tokenizer, chat_template, eos_ids if isinstance(eos_ids, list) else [eos_ids])
 
 
 def own_chat_template(folder: Path) -> str | None:

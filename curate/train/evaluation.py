@@ -23,7 +23,7 @@ from curate.inference import sampling
 from curate.inference.sampling import Sampling
 from curate.model import serving
 from curate.model.attention import choose as attentions
-from curate.model.attention.choose import Attention
+from curate.model.attention.choose import ChosenKernel
 from curate.rendering.mask_view import decode_masked
 from curate.rendering.renderer import Renderer
 from curate.schemas.conversation import Message
@@ -142,7 +142,7 @@ class _Answers:
 
 
 def losses(
-    module: nn.Module, attention: Attention, held_out: HeldOut, world: World, *, micro_batch: int = 1
+    module: nn.Module, attention: ChosenKernel, held_out: HeldOut, world: World, *, micro_batch: int = 1
 ) -> EvalLoss:
     """Return the held-out loss; every rank calls it, and gets the same.
 
@@ -192,7 +192,7 @@ def _answers(examples: Examples, indices: Ints) -> _Answers:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Turn dropout and gradients off; unlike in `sampling.at_rest`, layers stay compiled for their fixed shapes."""
+    """Turn dropout and gradients off; unlike in `sampling.eval_mode`, layers stay compiled for their fixed shapes."""
     training = module.training
     module.eval()
     try:
@@ -272,7 +272,7 @@ def data_prompts(renderer: Renderer, examples: Examples, count: int, *, kind: st
         answer_ids = [token for token in ids[start:stop].tolist() if token not in renderer.stop_ids]
         prompt_ids, tokenizer = ids[:start].tolist(), renderer.tokenizer
         question = tokenizer.decode(prompt_ids).removeprefix(before).removesuffix(after).strip()
-        answer = tokenizer.decode(answer_ids).removeprefix(serving.lead(renderer.name))
+        answer = tokenizer.decode(answer_ids).removeprefix(serving.answer_lead(renderer.name))
         name = f"{kind}: {examples.names[index]}"
         prompts.append(Prompt(name, (Message("user", question),), tuple(prompt_ids), answer))
     return prompts
@@ -302,7 +302,7 @@ def answers(
     model = causal_model(module)
     sharded = distributed.is_sharded(module)
     mine = prompts if sharded else prompts[world.rank :: world.size]
-    with sampling.at_rest(model), attentions.plain(model), _gathered(module):
+    with sampling.eval_mode(model), attentions.plain_attention(model), _gathered(module):
         samples = [_answer(model, renderer, prompt, sampling_settings, limit) for prompt in mine]
     if sharded:  # every rank answered every prompt
         return samples
@@ -329,8 +329,8 @@ def _gathered(module: nn.Module) -> Iterator[None]:
 def _answer(model: nn.Module, renderer: Renderer, prompt: Prompt, settings: Sampling, limit: int) -> Sample:
     tokenizer = renderer.tokenizer
     stops = tuple(dict.fromkeys((*renderer.stop_ids, tokenizer.info.eos_id)))
-    lead = serving.lead(renderer.name)
-    answer = sampling.answer(model, prompt.ids, stops, tokenizer, settings, lead=lead, limit=limit)
+    lead = serving.answer_lead(renderer.name)
+    answer = sampling.generate_answer(model, prompt.ids, stops, tokenizer, settings, lead=lead, limit=limit)
     return Sample(prompt, answer.text, answer.stopped, len(answer.ids))
 
 

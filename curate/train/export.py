@@ -69,8 +69,8 @@ class Making:
 def asked_as_trained(renderer: Renderer) -> Serving:
     """Return how a model is asked that was trained by a renderer."""
     if renderer.name in prompts.TEMPLATES:
-        return serving.of(renderer.tokenizer, renderer.name)
-    return serving.of_own(renderer.tokenizer, getattr(renderer, "chat_template", ""), renderer.stop_ids)
+        return serving.from_template(renderer.tokenizer, renderer.name)
+    return serving.from_chat_template(renderer.tokenizer, getattr(renderer, "chat_template", ""), renderer.stop_ids)
 
 
 def finish(run: Path, model: nn.Module, making: Making, world: World) -> Path:
@@ -114,7 +114,7 @@ def write_adapter(
 def _write_words(folder: Path, making: Making, kind: str, found: Records | None) -> None:
     """Write all that is not weights."""
     note = making.note(kind)
-    serving.write(folder, making.serving, note, window=making.window, origin=making.origin.folder)
+    serving.write_files(folder, making.serving, note, window=making.window, origin=making.origin.folder)
     if found is not None:
         card.write(folder, found, making.serving, note)
 
@@ -215,7 +215,7 @@ def _save_base(folder: Path, making: Making) -> None:
     folder.mkdir()
     save_model(folder, making.origin.fresh())
     note = Note(MODEL, making.origin.base, "none", making.serving.template, making.serving.stops, version=__version__)
-    serving.write(folder, making.serving, note, window=making.window)
+    serving.write_files(folder, making.serving, note, window=making.window)
 
 
 @contextmanager

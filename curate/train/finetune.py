@@ -166,7 +166,7 @@ def _making(run: Run) -> Making:
         folder=source.folder,
         method=run.config.method.kind,
         quantised=run.config.method.quantised,
-        fresh=lambda: load.load(source, dtype=DTYPES[run.device.dtype], device="cpu", seed=seed),
+        fresh=lambda: load.load_model(source, dtype=DTYPES[run.device.dtype], device="cpu", seed=seed),
     )
     return Making(export.asked_as_trained(run.renderer), origin, int(run.data.facts["window"]))
 

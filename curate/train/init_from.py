@@ -8,7 +8,7 @@ from pathlib import Path
 
 from curate.errors import ModelError, RunError
 from curate.model import artifact, files
-from curate.model.artifact import Result
+from curate.model.artifact import Artifact
 from curate.model.choices import METHODS
 from curate.train import config as configs
 from curate.train.config import TrainConfig
@@ -22,7 +22,7 @@ class Initial:
     """What `--init` names: a model or adapter (`result`), a checkpoint (`weights`), or nothing."""
 
     name: str = ""
-    result: Result | None = None
+    result: Artifact | None = None
     weights: Path | None = None
 
     @property
@@ -59,7 +59,7 @@ def find(config: TrainConfig, say: Say, asked: frozenset[str] = frozenset()) -> 
     path = Path(name).expanduser()
     if files.kind(path) == "checkpoint":
         return _with_checkpoint(config, path, say, asked)
-    init = Initial(name, artifact.find(name))
+    init = Initial(name, artifact.find_artifact(name))
     return (_with_adapter(config, init, asked) if init.adapter is not None else config), init
 
 

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from curate.errors import RecipeError
 from curate.model.attention import choose as attention_module
-from curate.model.attention.choose import Attention
+from curate.model.attention.choose import ChosenKernel
 
 _LOGITS_FROZEN = 1 << 25  # of one chunk, where the head is frozen: 128 MiB of fp32
 _LOGITS_TRAINED = 1 << 28  # 1 GiB; adding to the head's fp32 gradient costs its whole size for each chunk
@@ -286,12 +286,12 @@ class CausalLoss(nn.Module):
         super().__init__()
         self.model = model
         self.chunk = chunk
-        self.scale, self.softcap = head_shape(attention_module.base(model).config.get_text_config())
+        self.scale, self.softcap = head_shape(attention_module.base_model(model).config.get_text_config())
 
-    def forward(self, batch: PackedBatch, attention: Attention, *, each: bool = False) -> Tensor:
+    def forward(self, batch: PackedBatch, attention: ChosenKernel, *, each: bool = False) -> Tensor:
         """Return the sum of the batch's token losses, fp32; with `each`, every one of them, without gradients."""
         hidden = self.body(batch, attention)
-        base = attention_module.base(self.model)
+        base = attention_module.base_model(self.model)
         head = base.get_output_embeddings()
         if each:
             chunk = self.chunk or chunk_rows(base.config.get_text_config().vocab_size, False)
@@ -310,15 +310,15 @@ class CausalLoss(nn.Module):
             count=batch.supervised,
         )
 
-    def body(self, batch: PackedBatch, attention: Attention) -> Tensor:
+    def body(self, batch: PackedBatch, attention: ChosenKernel) -> Tensor:
         """Return the hidden states that the head reads, [rows, tokens, size]."""
         states: Tensor = (
-            attention_module.base(self.model)
+            attention_module.base_model(self.model)
             .base_model(
                 input_ids=batch.input_ids,
                 position_ids=batch.position_ids,
                 use_cache=False,
-                **attention_module.kwargs(attention, batch),
+                **attention_module.mask_kwargs(attention, batch),
             )
             .last_hidden_state
         )
@@ -336,13 +336,13 @@ def head_shape(config: Any) -> tuple[float, float | None]:
     return scale, None if cap is None else float(cap)
 
 
-def check_packed_logits(module: CausalLoss, attention: Attention) -> None:
+def check_packed_logits(module: CausalLoss, attention: ChosenKernel) -> None:
     """Hold the logits of two short documents in one row against the model's own forward on each alone.
 
     Raises RecipeError where the two differ: some models do more to their logits than their configuration says in words
     we know, and some carry a state from one document into the next. Neither must be found out by training.
     """
-    base = attention_module.base(module.model)
+    base = attention_module.base_model(module.model)
     size, device = base.config.get_text_config().vocab_size, next(module.parameters()).device
     ids = torch.arange(24, device=device) * 7919 % size
     before = module.training
@@ -350,7 +350,7 @@ def check_packed_logits(module: CausalLoss, attention: Attention) -> None:
     with torch.no_grad():
         hidden = module.body(_Probe(ids), attention)[0]
         ours = _shaped(base.get_output_embeddings()(hidden).float(), module.scale, module.softcap)
-        with attention_module.plain(module.model):
+        with attention_module.plain_attention(module.model):
             parts = [base(input_ids=part[None], use_cache=False).logits[0] for part in ids.split(12)]
     module.train(before)
     theirs = torch.cat(parts).float()

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from curate.errors import ModelError
 from curate.model import artifact, files, find, four_bit, load
-from curate.model.artifact import Result
+from curate.model.artifact import Artifact
 from curate.model.device import DTYPES
-from curate.model.files import Say
+from curate.model.files import OnMessage
 from curate.train import export
 from curate.train.export import Making, Origin
 from curate.train.run import records
@@ -53,21 +53,21 @@ def merge(
     base: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    say: Say = find.ignore_message,
+    say: OnMessage = find.ignore_message,
 ) -> Merged:
     """Merge an adapter (a folder, a run or a Hub name) into its base, and write the model to `out`.
 
     `base` is another base than the adapter names, `dtype` bf16, fp16 or fp32, by default the base's own. Raises
     ModelError where there is nothing to merge, `out` is taken, or the merged model answers otherwise.
     """
-    found = artifact.find(adapter, base=base)
+    found = artifact.find_artifact(adapter, base=base)
     if found.base is None:
         raise ModelError(f"{adapter!r} is a model, not an adapter; there is nothing to merge")
     folder = Path(out)
     if folder.exists():
         raise ModelError(f"{str(folder)!r} exists already; give a folder that does not")
-    how = artifact.served(found)
-    place = artifact.device(device)
+    how = artifact.serving_of(found)
+    place = artifact.choose_device(device)
     model, before, effect = _loaded(found, place, dtype, say)
     held: torch.dtype = model.dtype
     merged = fold(model, held)
@@ -94,15 +94,15 @@ def _name(dtype: torch.dtype) -> str:
     return next(name for name, one in DTYPES.items() if one == dtype)
 
 
-def _records(found: Result, out: Path) -> Records:
+def _records(found: Artifact, out: Path) -> Records:
     """Return what the adapter's run wrote down, if it still stands there, for the card."""
     run = found.folder.parent
     return records.read(run) if (run / records.CONFIG).is_file() else Records(out.name)
 
 
-def _loaded(found: Result, place: torch.device, dtype: str, say: Say) -> tuple[Any, Tensor, float]:
+def _loaded(found: Artifact, place: torch.device, dtype: str, say: OnMessage) -> tuple[Any, Tensor, float]:
     """Return the base with its adapter, ready to be merged, its logits as they were trained, and what it changes."""
-    model: Any = artifact.load(found, place=place, numbers=dtype, say=say)
+    model: Any = artifact.load_artifact(found, place=place, numbers=dtype, say=say)
     if getattr(model.peft_config["default"], "is_prompt_learning", False):
         raise _unmergeable(model, "it puts tokens before the prompt")
     before = _logits(model)
@@ -111,10 +111,10 @@ def _loaded(found: Result, place: torch.device, dtype: str, say: Say) -> tuple[A
     if found.quantised:
         del model
         gc.collect()
-        source = find.find(str(found.base))
-        held = artifact.dtype(dtype, source.config, place)
-        whole = dequantised(load.load(source, dtype=held, device=place, quantise=True, say=say), held)
-        model = artifact.with_adapter(whole, found.folder)
+        source = find.find_model(str(found.base))
+        held = artifact.compute_dtype(dtype, source.config, place)
+        whole = dequantised(load.load_model(source, dtype=held, device=place, quantise=True, say=say), held)
+        model = artifact.add_adapter(whole, found.folder)
     return model, before, effect
 
 
@@ -133,8 +133,8 @@ def _distance(one: Tensor, other: Tensor) -> float:
 
 def dequantised(model: Any, dtype: torch.dtype) -> nn.Module:
     """Make plain matrices of a model's 4-bit ones, in place."""
-    for name, module in four_bit.linears(model):
-        model.set_submodule(name, four_bit.plain(module, dtype))
+    for name, module in four_bit.linear_layers(model):
+        model.set_submodule(name, four_bit.to_linear(module, dtype))
     for mark in ("is_loaded_in_4bit", "is_quantized"):
         setattr(model, mark, False)
     model.hf_quantizer = None

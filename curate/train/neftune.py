@@ -19,7 +19,7 @@ def add(module: CausalLoss, alpha: float) -> None:
     noise = _Noise(alpha)
     module.register_forward_pre_hook(noise.take, with_kwargs=True)
     module.register_forward_hook(noise.forget, always_call=True)
-    choose.base(module.model).get_input_embeddings().register_forward_hook(noise.disturb)
+    choose.base_model(module.model).get_input_embeddings().register_forward_hook(noise.disturb)
 
 
 class _Noise:

@@ -20,7 +20,7 @@ from curate.model.attention import choose
 from curate.model.attention.choose import Heads
 from curate.model.choices import ALL_LINEAR
 from curate.model.device import DTYPES, Device
-from curate.model.find import OWN_TEMPLATE, Source
+from curate.model.find import OWN_TEMPLATE, ModelSource
 from curate.model.sizes import Shape, Work, work
 from curate.rendering.factory import load_set_tokenizer, make_renderer
 from curate.rendering.renderer import Renderer
@@ -59,7 +59,7 @@ class Run(TrainerInputs):
 
     folder: Path
     requested: TrainConfig  # as written to config.toml
-    source: Source
+    source: ModelSource
     data: TrainingData
     renderer: Renderer
     shape: Shape
@@ -69,7 +69,7 @@ class Run(TrainerInputs):
         """Load the weights onto this rank's device; those of `tiny` are drawn from the run's seed."""
         torch.manual_seed(self.config.train.seed)
         self.reporter.say(f"loading {self.source.name}")
-        return load.load(
+        return load.load_model(
             self.source,
             dtype=DTYPES[self.device.dtype],
             device=self.world.device,
@@ -135,7 +135,7 @@ def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
     inputs = _Inputs(config, init, manifest, reporter)
     source = inputs.source()
     template, chat_template = inputs.template(source)
-    shape = load.shape(source.config)
+    shape = load.shape_from_config(source.config)
     window = inputs.window(shape)
     reporter.say(f"reading {set_folder} for {source.name}, template {template}, window {window:,}")
     try:
@@ -153,7 +153,7 @@ def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
     packed, data_load = _pack(config, dataset, window)
     measured = device.look(world.device, dtype=config.model.dtype, memory_gib=config.train.memory_gib)
     heads = Heads(shape.heads, shape.kv_heads, shape.head_size)
-    kernel = choose.choose(world.device, DTYPES[measured.dtype], config.model.attention, heads=heads)
+    kernel = choose.choose_kernel(world.device, DTYPES[measured.dtype], config.model.attention, heads=heads)
     hardware = Hardware(
         kind=measured.kind,
         name=measured.name,
@@ -203,14 +203,14 @@ class _Inputs:
     manifest: Manifest
     reporter: Reporter
 
-    def source(self) -> Source:
+    def source(self) -> ModelSource:
         """Find the model to train: the one named, or the one that `--init` is or was trained from."""
         is_model = self.init.result is not None and self.init.adapter is None
         name = self.init.base if is_model else self.config.model.name or self.init.base
         if not name:
             raise ModelError("no model is named; type --model with a folder, a name on the Hub, or tiny")
         own = self.config.model.tokenizer
-        source = find.find(name, tokenizer=load_tokenizer(own) if own else self._set_tokenizer(name))
+        source = find.find_model(name, tokenizer=load_tokenizer(own) if own else self._set_tokenizer(name))
         self.reporter.say(f"model {source.name}: {source.config.model_type}, tokenizer {source.tokenizer.info.name}")
         return source
 
@@ -223,7 +223,7 @@ class _Inputs:
         except TokenizerError as error:
             raise TokenizerError(f"cannot load the set's tokenizer ({error}); name it: --tokenizer FOLDER") from None
 
-    def template(self, source: Source) -> tuple[str, str | None]:
+    def template(self, source: ModelSource) -> tuple[str, str | None]:
         """Return the prompt template by name, and its Jinja text where it is not one of curate's.
 
         By default a model that was trained with a template keeps it, and a base model learns the set's.
@@ -253,12 +253,12 @@ class _Inputs:
             raise CurateError(f"--max-tokens {asked} is more than the model holds: {shape.positions:,}")
         return asked or min(self.manifest.window, shape.positions)
 
-    def trained_parameters(self, source: Source) -> int | None:
+    def trained_parameters(self, source: ModelSource) -> int | None:
         """Return the number of trained parameters where the plan's own estimate would be wrong, None elsewhere."""
         method = self.config.method
         if self.init.adapter is not None or (method.kind != "peft" and method.targets == (ALL_LINEAR,)):
             return None
-        return adapters.planned(source.config, method)
+        return adapters.count_trained(source.config, method)
 
 
 # ---- the packed rows

@@ -21,7 +21,7 @@ from curate.errors import RunError
 from curate.model import adapters, device
 from curate.model.adapters import Trainable
 from curate.model.attention import choose as attentions
-from curate.model.attention.choose import Attention
+from curate.model.attention.choose import ChosenKernel
 from curate.train import checkpoint, distributed, neftune
 from curate.train.checkpoint import Loaded, State
 from curate.train.config import TrainConfig
@@ -48,7 +48,7 @@ class TrainerInputs:
 
     config: TrainConfig
     plan: Plan
-    attention: Attention
+    attention: ChosenKernel
     packed: PackedData
     world: World
     init: Initial = field(default=FROM_SCRATCH, kw_only=True)
@@ -113,10 +113,10 @@ class Trainer:
         self.loss_scale = LossScale.for_dtype(plan.hardware.dtype)
         self.trainable: Trainable
         if inputs.init.adapter is not None:
-            model, self.trainable = adapters.resume(model, inputs.init.adapter)
+            model, self.trainable = adapters.resume_adapter(model, inputs.init.adapter)
         else:
-            model, self.trainable = adapters.apply(model, config.method)
-        self.attention = attentions.prepare(model, inputs.attention)
+            model, self.trainable = adapters.apply_method(model, config.method)
+        self.attention = attentions.install_kernel(model, inputs.attention)
         checkpoint_activations(model, plan.checkpointed)
         causal_loss = CausalLoss(model.train())
         check_packed_logits(causal_loss, self.attention)
@@ -320,7 +320,7 @@ def checkpoint_activations(model: nn.Module, count: int) -> None:
     """
     if not count:
         return
-    base: Any = attentions.base(model)
+    base: Any = attentions.base_model(model)
     # transformers 5.24 renamed the method
     enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
     enable({"use_reentrant": False})

@@ -78,7 +78,7 @@ def test_a_pipe_is_one_prompt_and_an_empty_one_is_refused(run: Path) -> None:
 
 def test_the_prompt_has_the_ids_of_training(run: Path) -> None:
     opened = curate.chat(str(run))
-    made = artifact.renderer(opened.serving)
+    made = artifact.renderer_for(opened.serving)
     opened.messages = list(tiny_runs.TALK[:2])
     ids, left_out = opened._prompt(tiny_runs.TALK[:3])
     whole = made.render([tiny_runs.TALK])[0].ids.tolist()

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from curate.errors import RecipeError
 from curate.inference import sampling
-from curate.inference.sampling import Sampling, Text
+from curate.inference.sampling import Sampling, TextDecoder
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.support.tiny_tokenizers import folder, sentencepiece_model
 
@@ -66,7 +66,7 @@ def test_a_setting_that_means_nothing_is_refused_by_name(name: str, value: float
 
 def test_the_cache_gives_what_the_whole_text_would_give(model: LlamaForCausalLM) -> None:
     prompt = [1, 5, 9]
-    ids = list(sampling.stream(model, prompt, (), Sampling(max_new_tokens=12)))
+    ids = list(sampling.stream_tokens(model, prompt, (), Sampling(max_new_tokens=12)))
     assert len(ids) == 12
     for place, token in enumerate(ids):
         with torch.no_grad():
@@ -75,23 +75,23 @@ def test_the_cache_gives_what_the_whole_text_would_give(model: LlamaForCausalLM)
 
 
 def test_an_answer_ends_with_the_stop_token_or_the_room(model: LlamaForCausalLM) -> None:
-    ids = list(sampling.stream(model, [1, 5, 9], (), Sampling(max_new_tokens=8)))
+    ids = list(sampling.stream_tokens(model, [1, 5, 9], (), Sampling(max_new_tokens=8)))
     first = ids.index(ids[3])  # the stop token comes where it stands for the first time
-    assert list(sampling.stream(model, [1, 5, 9], (ids[3],), Sampling(max_new_tokens=8))) == ids[: first + 1]
-    assert len(list(sampling.stream(model, [1, 5, 9], (), Sampling(max_new_tokens=8), limit=7))) == 4
+    assert list(sampling.stream_tokens(model, [1, 5, 9], (ids[3],), Sampling(max_new_tokens=8))) == ids[: first + 1]
+    assert len(list(sampling.stream_tokens(model, [1, 5, 9], (), Sampling(max_new_tokens=8), limit=7))) == 4
 
 
 def test_a_seed_gives_the_same_answer_whatever_else_is_drawn(model: LlamaForCausalLM) -> None:
     choice = Sampling(temperature=1.5, seed=3, max_new_tokens=10)
-    first = list(sampling.stream(model, [1], (), choice))
+    first = list(sampling.stream_tokens(model, [1], (), choice))
     torch.rand(5)
-    assert list(sampling.stream(model, [1], (), choice)) == first
-    assert list(sampling.stream(model, [1], (), Sampling(temperature=1.5, seed=4, max_new_tokens=10))) != first
+    assert list(sampling.stream_tokens(model, [1], (), choice)) == first
+    assert list(sampling.stream_tokens(model, [1], (), Sampling(temperature=1.5, seed=4, max_new_tokens=10))) != first
 
 
 def test_a_model_at_rest_trains_on_afterwards(model: LlamaForCausalLM) -> None:
     model.train()
-    with sampling.at_rest(model):
+    with sampling.eval_mode(model):
         assert not model.training
         assert not torch.is_grad_enabled()
     assert model.training
@@ -106,13 +106,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 @given(st.text(alphabet=st.sampled_from("ab \n é漢🙂"), max_size=20))
 def test_text_comes_whole_and_in_order(tokenizer: Tokenizer, text: str) -> None:
-    made = Text(tokenizer)
+    made = TextDecoder(tokenizer)
     parts = [made.add(token) for token in tokenizer.ids([text])[0]]
     assert "".join([*parts, made.finish()]) == text
     assert not any(sampling.UNFINISHED in part for part in parts)
 
 
 def test_the_blank_before_an_answer_is_not_part_of_it(tokenizer: Tokenizer) -> None:
-    made = Text(tokenizer, lead=" ")
+    made = TextDecoder(tokenizer, lead=" ")
     parts = [made.add(token) for token in tokenizer.ids(["  a b"])[0]]
     assert "".join([*parts, made.finish()]) == " a b"

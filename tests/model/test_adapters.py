@@ -16,7 +16,7 @@ pytest.importorskip("peft")
 from curate.errors import ModelError, RecipeError
 from curate.model import adapters, find, load
 from curate.model.attention import choose
-from curate.model.attention.choose import Attention
+from curate.model.attention.choose import ChosenKernel
 from curate.model.choices import MethodSettings
 from curate.tokenization.tokenizer import load_tokenizer
 from curate.train import config
@@ -24,7 +24,7 @@ from curate.train.loss import CausalLoss
 from tests.support import tiny_models
 from tests.support.tiny_tokenizers import tiktoken_file
 
-SDPA = Attention("sdpa", "for a test")
+SDPA = ChosenKernel("sdpa", "for a test")
 PARTS = tiny_models.documents([20, 30, 14])
 ROWS = tiny_models.rows([PARTS], 64)
 LINEARS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -32,12 +32,12 @@ LINEARS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 def summed(model: Any) -> Any:
     """The summed loss of three documents in a row."""
-    chosen = choose.prepare(model, SDPA)
+    chosen = choose.install_kernel(model, SDPA)
     return CausalLoss(model)(ROWS, chosen)
 
 
 def applied(model: Any, **settings: Any) -> tuple[Any, adapters.Trainable]:
-    return adapters.apply(model, MethodSettings(**settings))
+    return adapters.apply_method(model, MethodSettings(**settings))
 
 
 def layers(names: tuple[str, ...]) -> set[str]:
@@ -90,7 +90,7 @@ def test_alpaca_lora_has_the_4_194_304_parameters_that_it_published() -> None:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(LlamaConfig(), dtype=torch.bfloat16)
-        _, trained = adapters.apply(model, config.load("alpaca-lora-7b").method)
+        _, trained = adapters.apply_method(model, config.load("alpaca-lora-7b").method)
     assert trained.count == 4_194_304
     assert trained.total == 6_738_415_616 + 4_194_304
     assert trained.method == "lora"
@@ -161,13 +161,13 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     pytest.importorskip("bitsandbytes")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "tokenizer.model").write_bytes(tiktoken_file())
-    source = find.find("tiny", tokenizer=load_tokenizer(str(tmp_path / "tokenizer.model")))
-    yield load.load(source, dtype=torch.float32, device="cpu", quantise=True)
+    source = find.find_model("tiny", tokenizer=load_tokenizer(str(tmp_path / "tokenizer.model")))
+    yield load.load_model(source, dtype=torch.float32, device="cpu", quantise=True)
 
 
 @pytest.mark.filterwarnings("default")  # bitsandbytes' own
 def test_qlora_learns_over_matrices_that_stay_in_four_bits(tiny: Any) -> None:
-    shape = load.shape(tiny.config)
+    shape = load.shape_from_config(tiny.config)
     torch.manual_seed(0)
     model, trained = applied(tiny, kind="qlora", rank=4)
     assert trained.total == shape.parameters + trained.count
@@ -188,10 +188,10 @@ def test_qlora_learns_over_matrices_that_stay_in_four_bits(tiny: Any) -> None:
 @pytest.mark.gpu
 def test_qlora_trains_on_the_gpu_in_bf16(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(tiktoken_file())
-    source = find.find("tiny", tokenizer=load_tokenizer(str(tmp_path / "tokenizer.model")))
-    model: Any = load.load(source, dtype=torch.bfloat16, device="cuda", quantise=True)
+    source = find.find_model("tiny", tokenizer=load_tokenizer(str(tmp_path / "tokenizer.model")))
+    model: Any = load.load_model(source, dtype=torch.bfloat16, device="cuda", quantise=True)
     model, _ = applied(model, kind="qlora", rank=4)
-    chosen = choose.prepare(model, SDPA)
+    chosen = choose.install_kernel(model, SDPA)
     CausalLoss(model.train())(ROWS.to("cuda"), chosen).backward()
     assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters() if one.requires_grad)
 
@@ -208,7 +208,7 @@ def test_an_adapter_that_was_saved_is_trained_on_from_where_it_stood(kind: Any, 
                 one.add_(0.1 * torch.randn(one.shape, generator=torch.Generator().manual_seed(1)))
     model.save_pretrained(tmp_path)
     again: Any
-    again, same = adapters.resume(tiny_models.model(), tmp_path)
+    again, same = adapters.resume_adapter(tiny_models.model(), tmp_path)
     assert same == trained
     torch.testing.assert_close(summed(again), summed(model))
     summed(again.train()).backward()
@@ -221,19 +221,19 @@ def test_an_adapter_without_weights_or_of_another_model_is_refused(tmp_path: Pat
     model, _ = applied(tiny_models.model(), rank=4)
     model.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="does not fit the model"):
-        adapters.resume(tiny_models.model(hidden_size=64), tmp_path)
+        adapters.resume_adapter(tiny_models.model(hidden_size=64), tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     weights = load_file(file)
     missing = min(weights)
     save_file({name: weight for name, weight in weights.items() if name != missing}, file)
     with pytest.raises(ModelError, match="does not fit the model: Found missing adapter keys"):
-        adapters.resume(tiny_models.model(), tmp_path)
+        adapters.resume_adapter(tiny_models.model(), tmp_path)
     save_file({}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ModelError, match="has no weights; give an adapter that was saved with them"):
-        adapters.resume(tiny_models.model(), tmp_path)
+        adapters.resume_adapter(tiny_models.model(), tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"x" * 40)
     with pytest.raises(ModelError, match="is damaged"):
-        adapters.resume(tiny_models.model(), tmp_path)
+        adapters.resume_adapter(tiny_models.model(), tmp_path)
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"has no adapter_model\.safetensors"):
-        adapters.resume(tiny_models.model(), tmp_path)
+        adapters.resume_adapter(tiny_models.model(), tmp_path)

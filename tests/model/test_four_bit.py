@@ -32,16 +32,16 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     yield request.param
 
 
-def written(folder: Path, columns: int, dtype: Any = torch.float32, **changes: Any) -> tuple[Any, find.Source]:
+def written(folder: Path, columns: int, dtype: Any = torch.float32, **changes: Any) -> tuple[Any, find.ModelSource]:
     """Return a model whose last matrices have so many columns, and where it is to be loaded from."""
     plain = tiny_runs.base(intermediate_size=columns, **changes).to(dtype)
     how = export.asked_as_trained(tiny_runs.renderer(folder / "tokenizer"))
     lies = export.write_model(folder / "base", plain, Making(how, Origin("tiny", None, "none"), 512))
-    return plain, find.find(str(lies))
+    return plain, find.find_model(str(lies))
 
 
-def quantised(source: find.Source, dtype: Any = torch.float32, *, inference: bool = False) -> Any:
-    return load.load(source, dtype=dtype, device="cpu", quantise=True, inference=inference)
+def quantised(source: find.ModelSource, dtype: Any = torch.float32, *, inference: bool = False) -> Any:
+    return load.load_model(source, dtype=dtype, device="cpu", quantise=True, inference=inference)
 
 
 def matrices(model: nn.Module) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def note(template: str | None = "vicuna", kind: str = "model") -> Note:
 
 def written(root: Path, tokenizer: Tokenizer, template: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
-    serving.write(root, serving.of(tokenizer, template), note(template), window=2048)
+    serving.write_files(root, serving.from_template(tokenizer, template), note(template), window=2048)
     (root / "config.json").write_text('{"model_type": "llama"}')
     return root
 
@@ -127,16 +127,16 @@ def test_the_modelfile_names_weights_template_and_stop(tiny: dict[str, Tokenizer
     assert "\nFROM .\n" in text
     assert 'TEMPLATE """' in text
     assert 'PARAMETER stop "</s>"' in text
-    adapter = serving.modelfile(serving.of(tiny["sentencepiece"], "vicuna"), note(kind="adapter"))
+    adapter = serving.modelfile(serving.from_template(tiny["sentencepiece"], "vicuna"), note(kind="adapter"))
     assert "\nFROM org/base\nADAPTER .\n" in adapter
 
 
 def test_a_folder_says_how_it_is_asked(tiny: dict[str, Tokenizer], tmp_path: Path) -> None:
     path = written(tmp_path, tiny["sentencepiece"], "alpaca")
-    assert serving.note(path) == note("alpaca")
-    found = serving.read(path)
+    assert serving.read_note(path) == note("alpaca")
+    found = serving.read_serving(path)
     assert (found.template, found.stops) == ("alpaca", ("</s>",))
-    assert serving.read(path, template="vicuna").template == "vicuna"
+    assert serving.read_serving(path, template="vicuna").template == "vicuna"
 
 
 def test_a_model_of_others_is_asked_by_its_own_template_or_not_at_all(
@@ -144,9 +144,9 @@ def test_a_model_of_others_is_asked_by_its_own_template_or_not_at_all(
 ) -> None:
     path = written(tmp_path, tiny["sentencepiece"], "vicuna")
     (path / serving.NOTE).unlink()
-    found = serving.read(path)
+    found = serving.read_serving(path)
     assert found.template is None
     assert found.stops == ("</s>",)
     (path / "tokenizer_config.json").write_text("{}")
     with pytest.raises(InputError, match=r"has no chat template.*--template vicuna"):
-        serving.read(path)
+        serving.read_serving(path)

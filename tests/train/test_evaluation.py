@@ -16,7 +16,7 @@ from torch import distributed as group
 
 from curate.inference.sampling import Sampling
 from curate.model.attention import choose as attentions
-from curate.model.attention.choose import Attention
+from curate.model.attention.choose import ChosenKernel
 from curate.rendering.factory import make_renderer
 from curate.rendering.renderer import Renderer
 from curate.schemas.conversation import Message
@@ -56,9 +56,9 @@ def held_out(lengths: Sequence[int], limit: int = 0) -> HeldOut:
 LENGTHS = (40, 9, 30, 17, 64, 3, 25, 12)
 
 
-def ready(**changes: Any) -> tuple[CausalLoss, Attention]:
+def ready(**changes: Any) -> tuple[CausalLoss, ChosenKernel]:
     module = CausalLoss(tiny_models.model(**changes))
-    return module, attentions.prepare(module.model, attentions.choose("cpu", torch.float32))
+    return module, attentions.install_kernel(module.model, attentions.choose_kernel("cpu", torch.float32))
 
 
 def plain_losses(data: Examples) -> list[tuple[float, int]]:

@@ -69,18 +69,18 @@ def test_a_model_loads_in_plain_transformers_with_equal_logits_and_stops(
 ) -> None:
     monkeypatch.setattr(export, "SHARD", shard)
     model = base(tie_word_embeddings=tied)
-    choose.prepare(model, choose.choose("cpu", torch.float32))
+    choose.install_kernel(model, choose.choose_kernel("cpu", torch.float32))
     model.generation_config = GenerationConfig(temperature=0.9, do_sample=False)  # as LLaMA-2's, which does not save
     made = export.finish(tmp_path, model, making(tokenizer), ALONE)
     assert made == tmp_path / "model"
     assert len(list(made.glob("*.safetensors"))) == 1 if shard == "5GB" else (made / "model.safetensors.index.json")
     again = AutoModelForCausalLM.from_pretrained(made)
-    with choose.plain(model):
+    with choose.plain_attention(model):
         assert torch.equal(logits(again), logits(model))
     assert again.generation_config.eos_token_id == tokenizer.info.eos_id
     assert AutoTokenizer.from_pretrained(made)("It is half past nine.").input_ids
     assert "curate" not in (made / "config.json").read_text(), "no name that plain transformers does not know"
-    assert serving.read(made).template == "vicuna"
+    assert serving.read_serving(made).template == "vicuna"
 
 
 ADAPTERS: dict[str, Callable[[], Any]] = {
@@ -112,7 +112,7 @@ def test_the_adapter_of_a_base_made_on_the_spot_has_its_base_beside_it(tokenizer
     made = export.finish(tmp_path, model, making(tokenizer, "lora", fresh=base), ALONE)
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(made / "base")), logits(base()))
     assert torch.equal(logits(peft.AutoPeftModelForCausalLM.from_pretrained(str(made))), logits(model))
-    note = serving.note(made)
+    note = serving.read_note(made)
     assert note is not None
     assert (note.kind, note.base, note.method) == ("adapter", "base", "lora")
     assert "FROM base\nADAPTER ." in (made / serving.MODELFILE).read_text()
@@ -219,7 +219,7 @@ _SERVING: list[serving.Serving] = []
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_serving(tokenizer: Tokenizer) -> None:
-    _SERVING[:] = [serving.of(tokenizer, "vicuna")]
+    _SERVING[:] = [serving.from_template(tokenizer, "vicuna")]
 
 
 def test_the_card_is_written_next_to_the_weights_with_the_loss_over_the_run(

@@ -34,7 +34,7 @@ def test_the_merged_model_is_base_and_adapter_in_one(tmp_path: Path, method: str
     ids = torch.arange(3, 90)[None]
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, tuned(ids).logits, rtol=1e-3, atol=1e-4)
-    note = serving.note(tmp_path / "out")
+    note = serving.read_note(tmp_path / "out")
     assert note is not None
     assert (note.kind, note.method, note.template) == ("model", method, "vicuna")
     assert method in (tmp_path / "out" / "README.md").read_text()
@@ -54,8 +54,8 @@ def test_qlora_is_merged_into_the_base_as_it_was_quantised(tmp_path: Path) -> No
     pytest.importorskip("bitsandbytes")
     how = export.asked_as_trained(tiny_runs.renderer(tmp_path / "tokenizer"))
     lies = export.write_model(tmp_path / "base", tiny_runs.base(), Making(how, Origin("tiny", None, "none"), 512))
-    source = find.find(str(lies))
-    four: Any = load.load(source, dtype=torch.float32, device="cpu", quantise=True)
+    source = find.find_model(str(lies))
+    four: Any = load.load_model(source, dtype=torch.float32, device="cpu", quantise=True)
     torch.manual_seed(0)
     config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
     tuned = peft.get_peft_model(four, config, autocast_adapter_dtype=False).eval()
@@ -66,7 +66,7 @@ def test_qlora_is_merged_into_the_base_as_it_was_quantised(tmp_path: Path) -> No
     assert made.difference < 1e-3
     merged = merge._logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out"))
     assert merge._distance(merged, before) < 1e-3
-    plain = artifact.load(artifact.find(str(adapter)), place=torch.device("cpu"), quantise=False)
+    plain = artifact.load_artifact(artifact.find_artifact(str(adapter)), place=torch.device("cpu"), quantise=False)
     assert merge._distance(merge._logits(plain), before) > 0.01, "the base before quantisation is another"
 
 

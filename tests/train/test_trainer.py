@@ -206,14 +206,14 @@ def trainer(taught: Path, scale: LossScale) -> Trainer:
     folder, manifest = train_examples.opened(taught)
     tokenizer = load_set_tokenizer(manifest)
     examples = train_examples.load(folder, tokenizer).train
-    source = find.find("tiny", tokenizer=tokenizer)
-    model = load.load(source, dtype=torch.float32, device="cpu")
+    source = find.find_model("tiny", tokenizer=tokenizer)
+    model = load.load_model(source, dtype=torch.float32, device="cpu")
     packed = PackedData(examples, packing.pack(examples.lengths, 192).rows, 192)
     settings = config.override(config.load(config.TINY), {"method": {"kind": "full"}, "train": {"micro_batch": 2}})
-    kernel = choose.choose("cpu", torch.float32)
+    kernel = choose.choose_kernel("cpu", torch.float32)
     data_load = Load(len(examples), len(packed.rows), 192, work([], 0), work([], 0))
     hardware = Hardware("cpu", "a CPU", 1 << 40, "fp32", 1e9, 1, 1 << 40)
-    plan = Planner(settings, load.shape(source.config), data_load, hardware, kernel.name).plan()
+    plan = Planner(settings, load.shape_from_config(source.config), data_load, hardware, kernel.name).plan()
     made = Trainer(model, TrainerInputs(settings, plan, kernel, packed, World(0, 1, 0, torch.device("cpu"))))
     made.loss_scale = scale
     return made

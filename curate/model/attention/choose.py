@@ -2,7 +2,7 @@
 
 Each kernel is registered in transformers' `AttentionInterface` under a name of its own. transformers (5.17 to 5.24)
 builds no mask for a name that it does not know, and passes extra keyword arguments of the model body to every layer's
-attention: `kwargs` builds the mask once for each micro-batch, and all layers share it. A kernel raises without that
+attention: `mask_kwargs` builds the mask once for each micro-batch, and all layers share it. A kernel raises without a
 mask, because a packed row must never be read as one document.
 """
 
@@ -32,7 +32,7 @@ class Documents(Protocol):
 
 
 @dataclass(frozen=True)
-class Attention:
+class ChosenKernel:
     """A chosen kernel."""
 
     name: AttentionName
@@ -45,59 +45,61 @@ class Attention:
 
 @dataclass(frozen=True)
 class Heads:
-    """A model's attention shape, for the trial run of a kernel; the default is LLaMA-3-8B's."""
+    """The attention heads of a model, LLaMA-3-8B's by default: some kernels fail only at some sizes."""
 
-    queries: int = 32
-    keys: int = 8
-    size: int = 128
+    queries: int = 32  # heads
+    keys: int = 8  # heads, also of values
+    size: int = 128  # of a head
 
 
-def choose(
+def choose_kernel(
     device: torch.device | str, dtype: torch.dtype, wanted: str = "auto", *, heads: Heads | None = None
-) -> Attention:
-    """Choose the kernel for a device, with the reason; each but SDPA is tried forward and backward before it is taken.
+) -> ChosenKernel:
+    """Choose the kernel for a device; every kernel except SDPA must first pass a forward and backward on it.
 
-    Raises RecipeError for a name that is none, or that cannot run here.
+    Raises RecipeError for an unknown name, or a kernel that cannot run here.
     """
     device = torch.device(device)
     if wanted != "auto" and wanted not in ATTENTION:
-        raise RecipeError(f"attention {wanted!r} is not known{did_you_mean(wanted, ('auto', *ATTENTION))}")
+        raise RecipeError(f"attention {wanted!r} is unknown{did_you_mean(wanted, ('auto', *ATTENTION))}")
     if wanted == "sdpa":
-        return Attention("sdpa", "as asked")
+        return ChosenKernel("sdpa", "as asked")
     if device.type != "cuda":
         return _without_cuda(device, wanted)
     if wanted != "auto":
         name = next(name for name in ATTENTION if name == wanted)
-        failure = trial(name, device, dtype, heads or Heads())
+        failure = try_kernel(name, device, dtype, heads or Heads())
         if failure is not None:
             raise RecipeError(f"attention {wanted!r} cannot run here ({failure}); use attention = 'auto'")
-        return Attention(name, "as asked")
+        return ChosenKernel(name, "as asked")
     return _best(device, dtype, heads or Heads())
 
 
-def _without_cuda(device: torch.device, wanted: str) -> Attention:
+def _without_cuda(device: torch.device, wanted: str) -> ChosenKernel:
     if wanted != "auto":
         raise RecipeError(f"attention {wanted!r} needs a CUDA device, and this is {device.type}; use 'auto' or 'sdpa'")
-    return Attention("sdpa", f"on {device.type}, where FlexAttention has no backward")
+    return ChosenKernel("sdpa", f"on {device.type}, where FlexAttention has no backward")
 
 
-def _best(device: torch.device, dtype: torch.dtype, heads: Heads) -> Attention:
+def _best(device: torch.device, dtype: torch.dtype, heads: Heads) -> ChosenKernel:
     """Return the fastest kernel that runs, with the reason why others were passed over."""
     capability = torch.cuda.get_device_capability(device)
     passed: list[str] = []
-    for name, why in ranked(capability, flash_version(), dtype):
-        failure = trial(name, device, dtype, heads)
+    for name, why in ranked_kernels(capability, flash_version(), dtype):
+        failure = try_kernel(name, device, dtype, heads)
         if failure is None:
-            return Attention(name, "; ".join([why, *passed]))
+            return ChosenKernel(name, "; ".join([why, *passed]))
         passed.append(f"{name} failed: {failure}")
-    return Attention("sdpa", "; ".join([*passed, "SDPA with a mask runs anywhere"]))
+    return ChosenKernel("sdpa", "; ".join([*passed, "SDPA with a mask runs anywhere"]))
 
 
-def ranked(capability: tuple[int, int], flash: int | None, dtype: torch.dtype) -> list[tuple[AttentionName, str]]:
-    """Return the kernels worth trying on a CUDA device, the fastest first, each with its reason.
+def ranked_kernels(
+    capability: tuple[int, int], flash: int | None, dtype: torch.dtype
+) -> list[tuple[AttentionName, str]]:
+    """Return the kernels worth trying on a CUDA device, fastest first, each with its reason.
 
-    FlexAttention beats FlashAttention 2 on Hopper (forward 0.72 against 0.77 ms, backward 1.56 against 1.96 at
-    LLaMA-3-8B's shape on an H100), and is beaten there by 3 and 4, which are built for it.
+    On Hopper, FlexAttention is faster than FlashAttention 2 (at LLaMA-3-8B's shape on an H100: forward 0.72 ms against
+    0.77, backward 1.56 against 1.96) and slower than 3 and 4, which are written for Hopper.
     """
     if capability < (8, 0):
         return []
@@ -111,7 +113,7 @@ def ranked(capability: tuple[int, int], flash: int | None, dtype: torch.dtype) -
     return order
 
 
-def trial(name: AttentionName, device: torch.device, dtype: torch.dtype, heads: Heads) -> str | None:
+def try_kernel(name: AttentionName, device: torch.device, dtype: torch.dtype, heads: Heads) -> str | None:
     """Run a kernel forward and backward on a short packed row; return what went wrong in one line, or None."""
     documents = torch.arange(2, dtype=torch.int32, device=device).repeat_interleave(masks.BLOCK)[None]
     query, key, value = (
@@ -131,24 +133,24 @@ def trial(name: AttentionName, device: torch.device, dtype: torch.dtype, heads: 
     return None
 
 
-# ---- into a model, and into its forward
+# ---- use in a model
 
 
-def prepare(model: nn.Module, attention: Attention) -> Attention:
+def install_kernel(model: nn.Module, attention: ChosenKernel) -> ChosenKernel:
     """Make a model's layers call this kernel; return the attention with the model's sliding windows.
 
     Raises RecipeError for a model whose attention cannot be replaced.
     """
     from transformers import AttentionInterface
 
-    inner = base(model)
+    inner = base_model(model)
     kernel = KERNELS[attention.name]
     AttentionInterface.register(kernel.registered, kernel.attend)
     if inner._can_set_attn_implementation():
         inner.set_attn_implementation(kernel.registered)
     if inner.config._attn_implementation != kernel.registered:
         raise RecipeError(
-            f"the attention of {type(inner).__name__} cannot be told where a document ends, which packed rows need; "
+            f"the attention of {type(inner).__name__} cannot be replaced, which packed rows need; "
             "use a model of LLaMA's kind"
         )
     config = inner.config.get_text_config()
@@ -156,20 +158,20 @@ def prepare(model: nn.Module, attention: Attention) -> Attention:
     return replace(attention, windows=(int(window),) if window else ())
 
 
-def base(model: nn.Module) -> Any:
-    """Return transformers' own model, out of peft's if need be."""
+def base_model(model: nn.Module) -> Any:
+    """Return the model of transformers, without peft's wrapper if it has one."""
     get: Any = getattr(model, "get_base_model", None)
     return model if get is None else get()
 
 
 @contextmanager
-def plain(model: nn.Module) -> Iterator[None]:
-    """Give a model transformers' own attention for a while: to generate, and wherever rows are not packed."""
-    inner = base(model)
+def plain_attention(model: nn.Module) -> Iterator[None]:
+    """Use transformers' own attention within the block: to generate, and for rows that are not packed."""
+    inner = base_model(model)
     before = inner.config._attn_implementation
     try:
         inner.set_attn_implementation("sdpa")
-    except ValueError:  # softcaps and sinks are beyond SDPA, and such models refuse it
+    except ValueError:  # models with softcaps or sinks refuse SDPA, which supports neither
         inner.set_attn_implementation("eager")
     try:
         yield
@@ -177,11 +179,11 @@ def plain(model: nn.Module) -> Iterator[None]:
         inner.set_attn_implementation(before)
 
 
-def kwargs(attention: Attention, batch: Documents) -> dict[str, Any]:
-    """Return what the body's forward takes besides ids and positions: the masks of one micro-batch, built once."""
+def mask_kwargs(attention: ChosenKernel, batch: Documents) -> dict[str, Any]:
+    """Return the masks of a micro-batch as a keyword argument of the model body's forward, by sliding window."""
     length = batch.documents.shape[1]
     mask = KERNELS[attention.name].mask
     packed = {0: mask(batch.documents, None)}
-    for window in attention.windows:
+    for window in attention.windows:  # a window as long as the row changes nothing
         packed[window] = mask(batch.documents, window) if window < length else packed[0]
     return {ARGUMENT: packed}

@@ -1,8 +1,8 @@
 """The four attention kernels over packed rows, behind the signature that transformers' `AttentionInterface` calls.
 
 query is [rows, heads, tokens, size]; key and value may have fewer heads (grouped queries). The output is
-[rows, tokens, heads, size], without attention weights. `packed` holds the masks that `choose.kwargs` built, by sliding
-window (0: none); without it a kernel raises, because a packed row must never be read as one document.
+[rows, tokens, heads, size], without attention weights. `packed` holds the masks from `mask_kwargs`, by sliding window
+(0: none); without it a kernel raises, because a packed row must never be read as one document.
 """
 
 from __future__ import annotations
@@ -39,15 +39,17 @@ def flash_version() -> int | None:
     return installed[0] if installed else None
 
 
-def _chosen(packed: dict[int, Any] | None, window: int | None, others: dict[str, Any]) -> Any:
+def _chosen_mask(packed: dict[int, Any] | None, window: int | None, others: dict[str, Any]) -> Any:
     """Return the mask for a layer; raises where there is none, or where the layer needs what no kernel has."""
     if packed is None:
         raise RecipeError(
-            "attention over packed rows was called without their mask: this model's layers do not hand it down, and it "
-            "cannot be trained on packed rows (to generate with a model in training, use attention.plain)"
+            "attention over packed rows was called without a mask: the layers of this model do not pass it on, so it "
+            "cannot be trained on packed rows; use a model of LLaMA's kind (to generate, use plain_attention)"
         )
     if others.get("s_aux") is not None or others.get("position_bias") is not None:
-        raise RecipeError("this model's attention has sinks or a position bias, which packed rows do not support")
+        raise RecipeError(
+            "this model's attention has sinks or a position bias, which no kernel supports; use another model"
+        )
     return packed[window or 0]
 
 
@@ -66,12 +68,13 @@ def _sdpa(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend by torch's SDPA with a boolean mask; with a softcap, which SDPA lacks, by explicit scores."""
-    seen = _chosen(packed, sliding_window, others)
+    seen = _chosen_mask(packed, sliding_window, others)
     key, value = _repeated(key, query), _repeated(value, query)
     if softcap is None:
         attend = nn.functional.scaled_dot_product_attention
         out = attend(query, key, value, attn_mask=seen, dropout_p=dropout, scale=scaling)
     else:
+        # [rows, heads, queries, keys]; capped in fp32, because tanh in bf16 loses small differences of scores
         scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         scores = (softcap * torch.tanh(scores.float() / softcap)).masked_fill(~seen, -torch.inf)
         weights = nn.functional.dropout(scores.softmax(dim=-1).to(value.dtype), dropout)
@@ -87,6 +90,7 @@ def _repeated(states: Tensor, query: Tensor) -> Tensor:
 
 @cache
 def _compiled_flex() -> Callable[..., Any]:
+    """Return FlexAttention compiled: without that, it computes the whole matrix of scores."""
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=False)
@@ -110,7 +114,7 @@ def _flex(
     from torch.nn.attention.flex_attention import flex_attention
 
     if dropout:
-        raise RecipeError("FlexAttention has no dropout, which this model's attention_dropout asks for; use 'sdpa'")
+        raise RecipeError("FlexAttention does not support this model's attention_dropout; use attention = 'sdpa'")
 
     attend: Any = flex_attention if torch.compiler.is_compiling() else _compiled_flex()
     out = attend(
@@ -118,7 +122,7 @@ def _flex(
         key,
         value,
         score_mod=None if softcap is None else _capped(softcap),
-        block_mask=_chosen(packed, sliding_window, others),
+        block_mask=_chosen_mask(packed, sliding_window, others),
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
@@ -126,6 +130,8 @@ def _flex(
 
 
 def _capped(cap: float) -> Callable[..., Tensor]:
+    """Return a score_mod that keeps scores between -cap and cap, as Gemma 2 does (arXiv 2408.00118)."""
+
     def capped(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return cap * torch.tanh(score / cap)
 
@@ -160,12 +166,13 @@ def _varlen(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend by torch's own FlashAttention over documents laid end to end; causal is window (-1, 0) there."""
-    documents: masks.Lengths = _chosen(packed, sliding_window, others)
+    documents: masks.Lengths = _chosen_mask(packed, sliding_window, others)
     _refuse("torch's variable-length attention", dropout, softcap)
     attend, grouped = _varlen_function()
     if not grouped:
         key, value = _repeated(key, query), _repeated(value, query)
     more = {"enable_gqa": query.shape[1] != key.shape[1]} if grouped else {}
+    # (left, right) keys besides the query itself, -1 for no limit; right 0 is causal
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
     ends = (documents.cu_seqlens, documents.cu_seqlens, documents.max_seqlen, documents.max_seqlen)
     out = attend(_flat(query), _flat(key), _flat(value), *ends, scale=scaling, window_size=window, **more)
@@ -187,7 +194,7 @@ def _flash_attention(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend by the installed version of flash-attn."""
-    documents: masks.Lengths = _chosen(packed, sliding_window, others)
+    documents: masks.Lengths = _chosen_mask(packed, sliding_window, others)
     _refuse("flash-attn", dropout, softcap)
     installed = flash_function()
     if installed is None:
@@ -210,9 +217,10 @@ def _flash_attention(
 
 
 def _refuse(kernel: str, dropout: float, softcap: float | None) -> None:
+    """Raise RecipeError for settings of a model that a kernel does not support."""
     if dropout or softcap is not None:
-        asked = "attention_dropout" if dropout else "attn_logit_softcapping"
-        raise RecipeError(f"{kernel} has no counterpart of this model's {asked}; use attention = 'sdpa'")
+        setting = "attention_dropout" if dropout else "attn_logit_softcapping"
+        raise RecipeError(f"{kernel} does not support this model's {setting}; use attention = 'sdpa'")
 
 
 @dataclass(frozen=True)
