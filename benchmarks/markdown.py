@@ -3,7 +3,7 @@
     python benchmarks/markdown.py [--shared FOLDER] [--repeats 5]
 
 One core, CPU seconds, best of the repeats; MB are 10^6 bytes of the HTML that goes in. `flat` are the answers that
-the columns take, `nested` those that are walked, `code` is lifting the code blocks out, a share of both. The last
+the columns take, `nested` those that are walk_html, `code` is lifting the code blocks out, a share of both. The last
 line converts every answer by the walker alone, as if there were no columns.
 """
 
@@ -18,7 +18,7 @@ os.environ["POLARS_MAX_THREADS"] = "1"  # before Polars starts its threads
 
 from common import MB, parse, parser, save, source_rows, table
 
-from curate.markdown import flat, looks_like_html, to_markdown, walked
+from curate.markdown import flat, looks_like_html, to_markdown, walk_html
 from curate.markdown.code import lift
 
 
@@ -60,7 +60,7 @@ def measure(texts: Sequence[str], repeats: int) -> list[dict[str, object]]:
         "nested": (nested, lambda: to_markdown(nested)),
         "code": (with_code, lambda: [lift(text) for text in with_code]),
         "all": (texts, lambda: to_markdown(texts)),
-        "all, walker alone": (texts, lambda: [walked(text) for text in texts]),
+        "all, walker alone": (texts, lambda: [walk_html(text) for text in texts]),
     }
     rows: list[dict[str, object]] = []
     for name, (some, work) in parts.items():

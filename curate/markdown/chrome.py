@@ -1,4 +1,4 @@
-"""Recognises ChatGPT's markup, and takes off what the page or an extension put around an answer."""
+"""Recognise ChatGPT's markup, and remove what the page or an extension added around an answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EDGE = INVISIBLE + " \t\r\n"
 
 _TAG = re.compile(rf"<([a-zA-Z][\w-]*)({ATTRIBUTES})/?>")
 _CLASS = re.compile(r"""\bclass\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.I)
-_MADE_BY_CHATGPT = re.compile(
+_CHATGPT_TAG = re.compile(
     r"""\bdata-message-author-role\s*=\s*["']?assistant|\bdata-writing-block\b|\bdata-section-id="""
     r"""|\bdata-start=["']?\d+["']?\s+data-end=["']?\d|\bcontain-inline-size\b|\boverflow-visible!|\bhljs\b"""
     r"""|\bgizmo:|\bbg-black\b[^"]*\brounded-md\b|\brounded-md\b[^"]*\bbg-black\b"""
@@ -39,31 +39,31 @@ _GLUED = re.compile(r"([\w+#.-]*)Copy code(.*)")
 
 
 def looks_like_html(text: str) -> bool:
-    """Say whether an answer is ChatGPT's own markup; text and markdown are not, even with HTML in them."""
+    """Return whether an answer is ChatGPT's markup; text and markdown that contain HTML are not."""
     start = text[:64].lstrip(_EDGE)
     if start[:1].isdigit():
         start = _COUNTER_START.sub("", start)
     if start[:1] != "<":
         return False
     first = _TAG.match(text)
-    if first and _is_made_by_chatgpt(first[0]):  # nearly always
+    if first and _is_chatgpt_tag(first[0]):  # nearly always
         return True
-    return any(_is_made_by_chatgpt(tag[0]) for tag in _TAG.finditer(text, 0, _HEAD))
+    return any(_is_chatgpt_tag(tag[0]) for tag in _TAG.finditer(text, 0, _HEAD))
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_made_by_chatgpt(tag: str) -> bool:
+def _is_chatgpt_tag(tag: str) -> bool:
     classes = _classes(tag)
-    return "markdown" in classes or bool(_MADE_BY_CHATGPT.search(tag))
+    return "markdown" in classes or bool(_CHATGPT_TAG.search(tag))
 
 
 def _classes(tag: str) -> list[str]:
-    found = _CLASS.search(tag)
-    return (found[1] or found[2] or "").split() if found else []
+    match = _CLASS.search(tag)
+    return (match[1] or match[2] or "").split() if match else []
 
 
-def trimmed(html: str) -> str:
-    """Take off what stands around an answer's root and is no content: a name, a counter, a count of words."""
+def trim_chrome(html: str) -> str:
+    """Remove text around an answer's root that is not content: a name, a counter, a word count."""
     html = html.strip(_EDGE)
     root = next((tag for tag in _TAG.finditer(html, 0, _HEAD) if "markdown" in _classes(tag[0])), None)
     if root and root.start() and _BEFORE.fullmatch(unescape(_ANY_TAG.sub("", html[: root.start()]))):
@@ -72,10 +72,10 @@ def trimmed(html: str) -> str:
 
 
 def unwrap_prompt(text: str) -> str:
-    """Return a prompt without the bubble's markup, where exactly that was stored; any other text as it is.
+    """Return a prompt without the markup of ChatGPT's message bubble; any other text unchanged.
 
-    A prompt about HTML is text: what is unwrapped has one bubble with nothing to read around it, and tags
-    inside it only where the markup says that it is the user's turn.
+    A prompt about HTML is text. It is unwrapped only if there is one bubble with no visible text around it; tags
+    inside are accepted only if the markup identifies it as the user's turn.
     """
     head = text[:_HEAD]
     tags = _TAG.finditer(head) if text.startswith("<") and "whitespace-pre-wrap" in head else iter(())
@@ -86,14 +86,14 @@ def unwrap_prompt(text: str) -> str:
     before, inside, after = head[: bubble.start()], found[0], text[found[1] :]
     if _shows(before) or _shows(after) or any("markdown" in _classes(tag[0]) for tag in _TAG.finditer(before)):
         return text
-    inside = _unboxed(inside)
+    inside = _remove_boxes(inside)
     if _ANY_TAG.search(inside) and not _USER_TURN.search(head[: bubble.end()]):
         return text
     return unescape(inside)
 
 
 def _content(text: str, opening: re.Match[str]) -> tuple[str, int] | None:
-    """Return what stands in the element that opens here, and where it ends; null where it does not."""
+    """Return an element's content and the index after its closing tag; None if it is not closed."""
     depth = 1
     for tag in re.finditer(rf"<(/?){opening[1]}\b{ATTRIBUTES}>", text[opening.end() :], re.I):
         depth += -1 if tag[1] else 1
@@ -102,8 +102,8 @@ def _content(text: str, opening: re.Match[str]) -> tuple[str, int] | None:
     return None
 
 
-def _unboxed(inside: str) -> str:
-    """Take off boxes that hold all there is in a bubble."""
+def _remove_boxes(inside: str) -> str:
+    """Remove elements that enclose the whole content of a bubble."""
     for _ in range(_BOXES):
         box = _TAG.match(inside)
         is_box = box and box[1].lower() == "div" and "markdown" not in _classes(box[0])
@@ -115,14 +115,14 @@ def _unboxed(inside: str) -> str:
 
 
 def _shows(html: str) -> bool:
-    """Tell whether there is anything to read beside buttons and what only screen readers get."""
+    """Return whether there is visible content other than buttons; text for screen readers does not count."""
     return bool(_ANY_TAG.sub("", _UNREAD.sub("", html)).strip()) or bool(_PICTURE.search(html))
 
 
 def strip_chrome(text: str) -> str:
-    """Take the page's own words off an answer that is text: counters, counts, `Copy code`; never touch code.
+    """Remove text of the page from an answer that is text: counters, word counts, `Copy code`; code is unchanged.
 
-    Leading invisible characters go too. A counter goes only where it stands alone on the first line.
+    Leading invisible characters are removed too. A counter is removed only if it is alone on the first line.
     """
     text = text.lstrip(INVISIBLE)
     text = _COUNTER.sub("", text, count=1) if _COUNTER.match(text) else text
@@ -150,7 +150,7 @@ def _clean_lines(lines: list[str]) -> list[str]:
 
 
 def _fence_end(lines: list[str], start: int, fence: str) -> int:
-    """Return the place after a fenced block; one that does not end runs to the last line."""
+    """Return the index after a fenced block; an unclosed block ends at the last line."""
     closing = re.compile(rf"[ \t>]*{fence[0]}{{{len(fence)},}}[ \t]*")
     for place in range(start + 1, len(lines)):
         if closing.fullmatch(lines[place]):
@@ -159,7 +159,7 @@ def _fence_end(lines: list[str], start: int, fence: str) -> int:
 
 
 def _clean_fence(lines: list[str], opening: re.Match[str]) -> list[str]:
-    """Free a block's header of `Copy code`; a block that holds nothing else goes whole."""
+    """Remove `Copy code` from a block's header; a block with nothing else is dropped."""
     indent, fence, info = opening.groups()
     closed = len(lines) > 1 and lines[-1].strip(" \t>").startswith(fence)
     body = lines[1:-1] if closed else lines[1:]

@@ -1,4 +1,4 @@
-"""Lifts code blocks out of an answer's HTML: their exact text, their language, and where they stood.
+"""Extract code blocks from an answer's HTML: exact text, language and position.
 
 From 2023 to 2026 the outermost element of a code block is a `pre`. Inside it the language label, the
 buttons and the scrolling boxes changed nine times; the code itself stands in a `code`, in CodeMirror's
@@ -11,7 +11,7 @@ import re
 from html import unescape
 from typing import NamedTuple
 
-PLACE = "<pre/>"  # what stands in the HTML where a block was lifted out
+PLACE = "<pre/>"  # replaces an extracted block in the HTML
 
 ATTRIBUTES = r"""[^<>"']*(?:(?:"[^"]*"|'[^']*')[^<>"']*)*+"""  # quoted values may hold `>`
 _PRE = re.compile(rf"<(/?)pre\b{ATTRIBUTES}>")
@@ -32,7 +32,7 @@ _LABEL = re.compile(r"[\w+#.\- ]{0,30}")
 
 
 class Block(NamedTuple):
-    """One code block: what follows the fence's backticks, and the code without its last newline."""
+    """A code block: the language after the fence, and the code without its last newline."""
 
     language: str
     body: str
@@ -45,7 +45,7 @@ class Block(NamedTuple):
         return f"{fence}{self.language}\n{self.body}\n{fence}" if self.body else f"{fence}{self.language}\n{fence}"
 
 
-def lift(html: str) -> tuple[str, list[Block]]:
+def extract_blocks(html: str) -> tuple[str, list[Block]]:
     """Return the HTML with each code block replaced by `PLACE`, and the blocks in their order.
 
     A `pre` that was cut off runs to the end of its code, or of the text.
@@ -107,7 +107,7 @@ def _only_label(inner: str, following: str) -> str:
 
 
 def _block(inner: str, label: str) -> Block:
-    """Read one block from what stands between `<pre>` and `</pre>`."""
+    """Return the block inside a `pre`."""
     at = inner.find("<code")
     code = _CODE.search(inner, at) if at >= 0 else None
     if code and "whitespace-pre" not in code[1]:
@@ -135,17 +135,17 @@ def _in_code_element(inner: str, code: re.Match[str], label: str) -> Block:
 
 def _bare(inner: str, label: str) -> Block:
     """Read a `pre` without any code element: its text."""
-    text = _unboxed(_without_chrome(inner, ""))
+    text = _remove_boxes(_remove_chrome(inner, ""))
     return Block(label, _text(text).removeprefix("\n"))
 
 
-def _unboxed(html: str) -> str:
+def _remove_boxes(html: str) -> str:
     """Return code whose lines are boxes without them, a line each."""
     return _BOX.sub("", _EDITOR_LINE.sub("\n", _EMPTY_LINE.sub("</div>", html)))
 
 
 def _element(html: str, opening: re.Match[str]) -> str:
-    """Return what stands between an opening tag and the closing one that balances it."""
+    """Return the content between an opening tag and its closing tag."""
     depth = 1
     name = re.match(r"\w+", opening[0][1:])
     for tag in re.finditer(rf"<(/?){name[0] if name else 'pre'}\b{ATTRIBUTES}>", html[opening.end() :]):
@@ -157,14 +157,14 @@ def _element(html: str, opening: re.Match[str]) -> str:
 
 def _label(header: str) -> str:
     """Return the language that a block's header shows: its first words outside buttons and icons."""
-    text = unescape(_TAG.sub("\n", _without_chrome(header, "\n"))).strip()
+    text = unescape(_TAG.sub("\n", _remove_chrome(header, "\n"))).strip()
     line = text.partition("\n")[0].strip()
     line = line.removesuffix("Copy code") or line  # of a button whose tag is gone
     return line.lower().replace(" ", "") if _LABEL.fullmatch(line) else ""
 
 
-def _without_chrome(html: str, instead: str) -> str:
-    """Drop buttons and icons with all they hold; one that never closes stays."""
+def _remove_chrome(html: str, instead: str) -> str:
+    """Drop buttons and icons with their content; keep one that is not closed."""
     kept: list[str] = []
     at = 0
     while opening := _CHROME.search(html, at):
@@ -178,21 +178,21 @@ def _without_chrome(html: str, instead: str) -> str:
 
 
 def _text(body: str) -> str:
-    """Return code as it was written: highlighting off, entities decoded once, raw tags kept."""
+    """Return the code without highlighting, with entities decode_entities once and raw tags kept."""
     if "<" in body:
         # Most tags are these two; taking them first makes the rest rare.
         body = _SPAN.sub("", body.replace("</span>", ""))
     if "<" in body:
         if "cm-line" in body:
-            body = _unboxed(body)
+            body = _remove_boxes(body)
         body = _HIGHLIGHT.sub("", _LINE_BREAK.sub("\n", body))
     if "&" in body:
         body = unescape(body)
-    return _without_blank_end(body.removesuffix("\n"))
+    return _remove_blank_end(body.removesuffix("\n"))
 
 
-def _without_blank_end(code: str) -> str:
-    """Drop last lines that hold only spaces: an indentation with nothing after it; empty lines stay."""
+def _remove_blank_end(code: str) -> str:
+    """Drop final lines that are only indentation; keep empty lines."""
     if code[-1:] not in (" ", "\t"):
         return code
     end = len(code.rstrip(" \t\n"))

@@ -1,4 +1,4 @@
-"""What each HTML element, and each of ChatGPT's own, becomes in markdown: one small function for each."""
+"""The markdown of each HTML element, including ChatGPT's own: one small function for each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import islice
 from curate.markdown import media
 from curate.markdown.media import is_formula
 from curate.markdown.placeholders import BREAK, EMPHASIS, STRIKE, STRONG
-from curate.markdown.tags import Handler, Tag, Tags, decoded
+from curate.markdown.tags import Handler, Tag, Tags, decode_entities
 from curate.markdown.walk import Frame, Walker
 
 _COUNTER = re.compile(r"\s*\d+ / \d+\s*")
@@ -20,11 +20,11 @@ _START = re.compile(r"\d{1,9}")
 
 
 def transparent(walker: Walker, tag: Tag) -> None:
-    """Leave the element out and what it holds in."""
+    """Drop the tag and keep the content."""
 
 
 def block(walker: Walker, tag: Tag) -> None:
-    """Begin or end an element that stands on lines of its own."""
+    """Start or end a block-level element."""
     walker.flush()
     walker.paragraph = False
 
@@ -92,7 +92,7 @@ def end_line_break(walker: Walker, tag: Tag) -> None:
 
 def rule(walker: Walker, tag: Tag) -> None:
     # In an item `---` would underline the text above it, or be taken for the item's own marker.
-    walker.write_aside("rule", "***" if walker.frame.kind == "item" else "---")
+    walker.write_block("rule", "***" if walker.frame.kind == "item" else "---")
 
 
 def code_span(walker: Walker, tag: Tag) -> None:
@@ -111,15 +111,15 @@ def code_span(walker: Walker, tag: Tag) -> None:
             pieces.append(walker.tokens[place])
         pieces.append(walker.tokens[place + 1])
     code = "".join(pieces)
-    walker.write_span(decoded(code) if "&" in code else code)
+    walker.write_span(decode_entities(code) if "&" in code else code)
     walker.at = end
 
 
 def code_block(walker: Walker, tag: Tag) -> None:
-    """Put a block that was lifted out back in its place."""
-    found = next(walker.blocks, None)
-    if found:
-        walker.write_code(found)
+    """Insert an extracted code block."""
+    code = next(walker.blocks, None)
+    if code:
+        walker.write_code(code)
 
 
 # Lists and quotes
@@ -189,7 +189,7 @@ def end_item(walker: Walker, tag: Tag) -> None:
 def checkbox(walker: Walker, tag: Tag) -> None:
     """A task list's box; any other input was put there by the page or an extension."""
     if tag.attributes.get("type") == "checkbox" and walker.counts["item"] and not walker.inline:
-        walker.keep_aside("[x]" if "checked" in tag.attributes else "[ ]", walker.inline)
+        walker.write_opaque("[x]" if "checked" in tag.attributes else "[ ]", walker.inline)
         walker.modern = True
         if not walker.tokens[walker.at + 1][:1].isspace():
             walker.inline.append(" ")
@@ -258,14 +258,14 @@ def end_cell(walker: Walker, tag: Tag) -> None:
 
 
 def drop(walker: Walker, tag: Tag) -> None:
-    """Leave the element out with all it holds; where its end is missing, only its tag."""
+    """Drop the element with its content, or only its tag if it is not closed."""
     end = walker.end_of(tag.name)
     if end >= 0:
         walker.skip_to(end)
 
 
 def button(walker: Walker, tag: Tag) -> None:
-    """Drop buttons, whatever language their labels are in, but for those around words or images of the answer."""
+    """Drop buttons in any language, except those around images of the answer."""
     end = walker.end_of("button")
     if end >= 0 and not any(inner.name == "img" for inner, _ in walker.inside(end)):
         walker.skip_to(end)
@@ -284,7 +284,7 @@ def formula(walker: Walker, tag: Tag) -> None:
 
 
 def hidden(walker: Walker, tag: Tag) -> None:
-    """What screen readers are not told is decoration, unless it is the only copy of a formula."""
+    """Drop elements hidden from screen readers, unless they are the only copy of a formula."""
     end = walker.end_of(tag.name)
     if end < 0 or any(is_formula(inner) or "katex-html" in inner.classes for inner, _ in walker.inside(end)):
         _plain(tag)(walker, tag)
@@ -301,7 +301,7 @@ def _plain(tag: Tag) -> Handler:
 
 
 def handler(tag: Tag) -> Handler:
-    """Return what to do at a tag: ChatGPT's own elements first, known by single classes and attributes."""
+    """Return a tag's handler; ChatGPT's own elements come first, recognised by classes and attributes."""
     if tag.name[0] != "/" and is_formula(tag):
         return formula
     if tag.attributes and tag.name[0] != "/":

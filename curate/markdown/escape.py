@@ -1,8 +1,8 @@
-"""Decides which characters of a text need a backslash, so that markdown shows them as they are, and no others.
+"""Escape exactly those characters of a text that markdown would read as markup.
 
-Rules are CommonMark's (with tables and strikethrough): a `*` is protected only where it would open or
-close emphasis, a `1.` only where it would begin a list. The text comes with our own markup as marks
-(see `marks`), so a `*` in it is always the author's.
+The rules are CommonMark's (with tables and strikethrough): a `*` is escape_inline only where it would open or
+close emphasis, a `1.` only where it would start a list. Generated markup in the text is a placeholder
+(see `placeholders`), so a `*` is always the author's.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _BRACKET = re.compile(r"[\[\]]")
 _LINK_TEXT = re.compile(f"{LINK}([^{LINK}{OPAQUE}]*[\\[\\]][^{LINK}{OPAQUE}]*)")
 
 
-def escaped(text: str) -> str:
-    """Protect what markdown would take for inline markup."""
+def escape_inline(text: str) -> str:
+    """Escape characters that markdown would read as inline markup."""
     if not _RISK.search(text):
         return text
     places: set[int] = set()
@@ -67,14 +67,14 @@ def escaped(text: str) -> str:
     return _with_backslashes(text, places) if places else text
 
 
-def escaped_lines(text: str) -> str:
-    """Protect what would begin a heading, list, quote, rule, fence or table at the start of a line."""
+def escape_lines(text: str) -> str:
+    """Escape what would start a heading, list, quote, rule, fence or table at the start of a line."""
     if "\n" in text or text[:1] in _STARTERS:
-        return _LINE.sub(_protected, text)
+        return _LINE.sub(_escape_match, text)
     return text
 
 
-def _protected(found: re.Match[str]) -> str:
+def _escape_match(found: re.Match[str]) -> str:
     first = not found.start()
     if number := found["list"]:
         # Only a list that starts at 1 can break into a paragraph.

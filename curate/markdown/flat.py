@@ -1,9 +1,9 @@
-"""Converts flat answers column by column: most answers nest nothing, and need no walk.
+"""Convert flat answers as a Polars column: most answers have no nesting and need no walk.
 
-`FLAT` is the whole grammar of what is taken: paragraphs, headings, rules, code blocks already lifted
-out, and lists of single paragraphs, with words in which no character could mean markup. For such an
-answer a replacement of tags, blind to where they stand, gives what the walker gives. One pass of a
-finite automaton decides (about 450 MB/s), one pass replaces.
+`FLAT` is the grammar of these answers: paragraphs, headings, rules, extracted code blocks, and lists of
+single paragraphs, with text in which no character could mean markup. For such an answer, replacing tags
+without regard to context gives the same result as the walker. One pass of a finite automaton recognises
+them (about 450 MB/s), one pass replaces.
 """
 
 from __future__ import annotations
@@ -93,13 +93,13 @@ _REPLACED = {
 }
 
 
-def with_code(answers: Sequence[str]) -> list[int]:
-    """Return the places of the answers that hold a code block."""
+def indices_with_code(answers: Sequence[str]) -> list[int]:
+    """Return the indices of answers with a code block."""
     return _column(answers).str.contains("<pre", literal=True).arg_true().to_list()
 
 
 def convert(answers: Sequence[str], blocks: Sequence[Sequence[Block]]) -> list[str | None]:
-    """Return the markdown of each flat answer, None for the others; their code blocks are lifted out."""
+    """Return the markdown of each flat answer, None for the others; code blocks are already extracted."""
     column = _column(answers)
     flat = column.str.contains(FLAT) & ~column.str.contains_any(_NOT_FLAT)
     converted = (
@@ -108,20 +108,20 @@ def convert(answers: Sequence[str], blocks: Sequence[Sequence[Block]]) -> list[s
         .str.replace_many(list(_REPLACED), list(_REPLACED.values()), leftmost=True)
     )
     return [
-        None if text is None else _finished(text, lifted)
+        None if text is None else _finish(text, lifted)
         for text, lifted in zip(converted.to_list(), blocks, strict=True)
     ]
 
 
 def _column(answers: Sequence[str]) -> pl.Series:
-    """Return the answers as a column; one with a lone surrogate, which no column can hold, as null."""
+    """Return the answers as a column; null for an answer with a lone surrogate, which Polars cannot store."""
     try:
         return pl.Series(answers, dtype=pl.String)
     except UnicodeEncodeError:
-        return pl.Series([text if _encodes(text) else None for text in answers], dtype=pl.String)
+        return pl.Series([text if _is_encodable(text) else None for text in answers], dtype=pl.String)
 
 
-def _encodes(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -129,8 +129,8 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _finished(text: str, blocks: Sequence[Block]) -> str:
-    """Take the root off, write the markers of list items, and put the code blocks in."""
+def _finish(text: str, blocks: Sequence[Block]) -> str:
+    """Remove the root element, write list markers, and insert the code blocks."""
     text = text[text.find(">") + 1 : -len(_ROOT_END)]
     if _LIST_START in text:
         before, *lists = text.split(_LIST_START)
@@ -143,7 +143,7 @@ def _finished(text: str, blocks: Sequence[Block]) -> str:
 
 
 def _list(text: str) -> str:
-    """Write one list and what follows it; before its first item stands a dash or its first number."""
+    """Return one list and the text after it; `text` starts with a dash or the first number."""
     content, _, after = text.partition(_LIST_END)
     start, *items = content.split(_ITEM)
     gap = 2 if "\n\n" in content else 1

@@ -1,11 +1,11 @@
-"""Formulas, links, citations, images, raised and lowered digits: elements that are more than marks around text."""
+"""Formulas, links, citations, images, superscripts and subscripts."""
 
 from __future__ import annotations
 
 import re
 
 from curate.markdown.placeholders import LINK
-from curate.markdown.tags import Tag, decoded
+from curate.markdown.tags import Tag, decode_entities
 from curate.markdown.walk import Walker, destination
 
 _TRACKING = re.compile(r"(?<=[?&])utm_source=chatgpt\.com(?:&|$|(?=#))")
@@ -18,7 +18,7 @@ _MORE_SITES = re.compile(r"\s*\+\d+\s*")
 
 
 def is_formula(tag: Tag) -> bool:
-    """Say whether an element holds a formula."""
+    """Return whether an element is a formula."""
     return (
         tag.name == "math"
         or "katex" in tag.classes
@@ -29,7 +29,7 @@ def is_formula(tag: Tag) -> bool:
 
 
 def formula(walker: Walker, tag: Tag) -> bool:
-    """KaTeX writes a formula three times over: emit its TeX alone, from wherever it stands; false without any."""
+    """Write the TeX of a formula, which KaTeX renders three times; return False if there is none."""
     end = walker.end_of(tag.name)
     inside = walker.inside(end) if end >= 0 else []
     tex = tag.attributes.get("data-math-source") or tag.attributes.get("aria-label") if inside else ""
@@ -38,20 +38,20 @@ def formula(walker: Walker, tag: Tag) -> bool:
         return "katex" in tag.classes and _glyphs(walker, inside, end)
     walker.skip_to(end)
     if not any("katex-display" in t.classes or t.attributes.get("display") in ("block", "true") for t, _ in inside):
-        walker.keep_aside(f"${tex.replace(chr(10), ' ')}$", walker.inline)
+        walker.write_opaque(f"${tex.replace(chr(10), ' ')}$", walker.inline)
     elif walker.counts["cell"] or walker.heading:
-        walker.keep_aside(f"$${tex.replace(chr(10), ' ')}$$", walker.inline)
+        walker.write_opaque(f"$${tex.replace(chr(10), ' ')}$$", walker.inline)
     else:
-        walker.write_aside("math", f"$$\n{tex}\n$$")
+        walker.write_block("math", f"$$\n{tex}\n$$")
     return True
 
 
 def _glyphs(walker: Walker, inside: list[tuple[Tag, str]], end: int) -> bool:
-    """Write a formula that has no TeX as it was shown, once: its MathML says the same again."""
+    """Write the visible text of a formula without TeX, and skip its MathML copy."""
     start = next((place for place, (tag, _) in enumerate(inside) if "katex-html" in tag.classes), -1)
     if start < 0:
         return False
-    shown = decoded("".join(text for _, text in inside[start:])).replace("\u200b", "")
+    shown = decode_entities("".join(text for _, text in inside[start:])).replace("\u200b", "")
     walker.inline.append(shown)
     walker.skip_to(end)
     return True
@@ -61,7 +61,7 @@ def _annotation(inside: list[tuple[Tag, str]]) -> str:
     pieces: list[str] = []
     for tag, text in inside:
         if tag.name == "/annotation":
-            return decoded("".join(pieces))
+            return decode_entities("".join(pieces))
         if pieces or (tag.name == "annotation" and tag.attributes.get("encoding") == "application/x-tex"):
             pieces.append(text)
     return ""
@@ -74,7 +74,7 @@ def link(walker: Walker, tag: Tag) -> None:
     """`a`: a link, or plain text where it has no target."""
     if any(mark == LINK for mark, _, _ in walker.open):
         walker.close_mark(LINK)
-    target = without_tracking(tag.attributes.get("href", ""))
+    target = remove_tracking(tag.attributes.get("href", ""))
     if target:
         walker.open_mark(LINK, target)
 
@@ -83,8 +83,8 @@ def end_link(walker: Walker, tag: Tag) -> None:
     walker.close_mark(LINK)
 
 
-def without_tracking(target: str) -> str:
-    """Drop the query by which ChatGPT marks the links it gives."""
+def remove_tracking(target: str) -> str:
+    """Drop the query parameter that ChatGPT adds to links."""
     if "utm_source=chatgpt.com" not in target:
         return target
     return re.sub(r"[?&](?=#|$)", "", _TRACKING.sub("", target))
@@ -94,25 +94,25 @@ def image(walker: Walker, tag: Tag) -> None:
     source = tag.attributes.get("src", "")
     if source.lower().startswith(("http://", "https://")):
         text = re.sub(r"([\[\]\\])", r"\\\1", " ".join(tag.attributes.get("alt", "").split()))
-        walker.keep_aside(f"![{text}]({destination(source)})", walker.inline)
+        walker.write_opaque(f"![{text}]({destination(source)})", walker.inline)
     else:
-        walker.keep_aside("[image]", walker.inline)
+        walker.write_opaque("[image]", walker.inline)
 
 
 def citation(walker: Walker, tag: Tag) -> None:
-    """A pill that names the site a statement comes from, and how many more say so."""
+    """A citation pill: the site that supports a statement, and the number of further sites."""
     end = walker.end_of(tag.name)
     if end < 0:
         return
     inside = walker.inside(end)
     if walker.citations == "links":
         target = next((t.attributes["href"] for t, _ in inside if t.name == "a" and "href" in t.attributes), "")
-        names = [decoded(text).strip() for _, text in inside if not _MORE_SITES.fullmatch(text)]
+        names = [decode_entities(text).strip() for _, text in inside if not _MORE_SITES.fullmatch(text)]
         site = re.sub(r"\s*\+\d+$", "", " ".join(filter(None, names)))
         if target:
             space = "" if not walker.inline or walker.inline[-1][-1:].isspace() else " "
             walker.inline.append(space)
-            walker.keep_aside(f"([{site}]({destination(without_tracking(target))}))", walker.inline)
+            walker.write_opaque(f"([{site}]({destination(remove_tracking(target))}))", walker.inline)
         elif site:
             walker.inline.append(f" ({site})")
     walker.skip_to(end)

@@ -1,8 +1,8 @@
-"""The control characters that stand for our own markup until a block of text is complete.
+"""Control characters that stand for generated markup until a block of text is complete.
 
-While an answer is walked, `*` or `[` in the text can only be the author's; what we put there ourselves
-travels as one of these, so that it is known which characters a backslash may have to protect. Answers
-that hold any of them are freed of them first. They become markdown in one pass at the end.
+While an answer is walk_html, `*` or `[` in its text can only be the author's: generated markup is one of these
+characters, so it is clear which characters may need a backslash. They are removed from the input first, and
+become markdown in one pass at the end.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-OPAQUE = "\x01"  # a finished piece of markdown, kept aside: a fence, an image, a formula, the end of a link
+OPAQUE = "\x01"  # finished markdown, stored separately: a fence, an image, a formula, the end of a link
 CODE = "\x02"  # the same, for a code span
 STRONG = "\x0e"
 EMPHASIS = "\x0f"
@@ -34,20 +34,20 @@ WIDE_SPACE = "\u00a0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, ran
 
 _MARKS = (OPAQUE, CODE, BREAK, *MARKDOWN)
 _RESERVED = re.compile(f"[{''.join(_MARKS)}]")
-_ASIDE = re.compile(f"[{OPAQUE}{CODE}]")
+_OPAQUE_OR_CODE = re.compile(f"[{OPAQUE}{CODE}]")
 
 
-def without_marks(text: str) -> str:
-    """Drop the control characters that would be taken for marks; they are no text."""
+def remove_placeholders(text: str) -> str:
+    """Remove control characters that would be read as placeholders."""
     return _RESERVED.sub("", text) if any(mark in text for mark in _MARKS) else text
 
 
-def spelled_out(text: str, aside: Sequence[str]) -> str:
-    """Turn marks into markdown and put the pieces that were kept aside back, in their order."""
+def replace_placeholders(text: str, opaque: Sequence[str]) -> str:
+    """Replace placeholders by markdown, and insert the stored pieces in order."""
     for mark, markdown in MARKDOWN.items():
         if mark in text:
             text = text.replace(mark, markdown)
-    if not aside:
+    if not opaque:
         return text
-    between = _ASIDE.split(text)
-    return "".join(part for pair in zip(between, (*aside, ""), strict=True) for part in pair)
+    between = _OPAQUE_OR_CODE.split(text)
+    return "".join(part for pair in zip(between, (*opaque, ""), strict=True) for part in pair)

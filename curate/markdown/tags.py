@@ -1,4 +1,4 @@
-"""Reads tags: name, attributes and classes of each distinct tag once, however often it occurs."""
+"""Parse tags: name, attributes and classes, once for each distinct tag."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from curate.markdown.code import ATTRIBUTES
 SPLIT = re.compile(rf"(</?[a-zA-Z]{ATTRIBUTES}>|<!--[^<>]*-->|<![a-zA-Z\[][^<>]*>)")
 _NAME = re.compile(r"<(/?)([a-zA-Z][\w:-]*)")
 _ATTRIBUTE = re.compile(r"""([^\s"'<>/=]+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'<>]+))?""")
-CACHE = 4096  # distinct tags remembered; links make more of them than any answer needs twice
+CACHE = 4096  # distinct tags; links add many that never occur again
 
 Handler = Callable[[Any, "Tag"], None]  # takes the Walker that met the tag
 
 
 class Tag:
-    """One tag; a closing one is named `/name`. `handler` is what the walker does when it meets it."""
+    """A parsed tag; a closing tag is named `/name`. `handler` is what the walker calls for it."""
 
     __slots__ = ("attributes", "classes", "handler", "name")
 
     def __init__(self, text: str, choose: Callable[[Tag], Handler]) -> None:
-        found = _NAME.match(text)
-        self.name = f"{found[1]}{found[2].lower()}" if found else "!"
+        match = _NAME.match(text)
+        self.name = f"{match[1]}{match[2].lower()}" if match else "!"
         self.attributes: dict[str, str] = {}
-        for key, value in _ATTRIBUTE.findall(text, found.end()) if found else ():
+        for key, value in _ATTRIBUTE.findall(text, match.end()) if match else ():
             self.attributes.setdefault(key.lower(), unescape(value.strip("\"'")))
         self.classes = frozenset(self.attributes.get("class", "").split())
         self.handler = choose(self)
 
 
 class Tags(dict[str, Tag]):
-    """Maps the text of a tag to what was read from it; `choose` gives each its handler."""
+    """Maps the text of a tag to the parsed tag; `choose` selects its handler."""
 
     def __init__(self, choose: Callable[[Tag], Handler]) -> None:
         self._choose = choose
@@ -45,7 +45,7 @@ class Tags(dict[str, Tag]):
         return tag
 
 
-def decoded(text: str) -> str:
-    """Decode entities once; the four that browsers write are done without `unescape`, which is slow."""
+def decode_entities(text: str) -> str:
+    """Decode entities once; the four that browsers write avoid the slow `unescape`."""
     text = text.replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&amp; ", "& ")
     return unescape(text) if "&" in text else text

@@ -1,8 +1,8 @@
-"""Walks an answer's tags once and writes markdown as it goes: blocks, their prefixes and the space between them.
+"""Walk an answer's tags once and write markdown: blocks, their line prefixes and the space between them.
 
-What each element does stands in `elements`; this module owns the state they share. Containers (lists,
-items, quotes, cells) are frames on a stack, so depth costs no recursion. Whether a list is tight is
-known only at its end: until then the places of its separators are remembered.
+`elements` defines what each element does; this module owns the shared state. Containers (lists,
+items, quotes, cells) are frames on a stack, so nesting needs no recursion. Whether a list is tight is
+known only at its end: until then the positions of its separators are stored.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from curate.markdown.code import PLACE, Block
-from curate.markdown.escape import escaped, escaped_lines
-from curate.markdown.placeholders import ALTERNATIVE, BREAK, CODE, LINK, OPAQUE, SPACE, WIDE_SPACE, spelled_out
-from curate.markdown.tags import SPLIT, Tag, Tags, decoded
+from curate.markdown.escape import escape_inline, escape_lines
+from curate.markdown.placeholders import ALTERNATIVE, BREAK, CODE, LINK, OPAQUE, SPACE, WIDE_SPACE, replace_placeholders
+from curate.markdown.tags import SPLIT, Tag, Tags, decode_entities
 
 Kind = Literal["root", "quote", "list", "item", "table", "row", "cell"]
 MAX_DEPTH = 24  # frames past which nesting is no longer shown by indentation; no reader follows further
@@ -38,7 +38,7 @@ _TICKS = re.compile("`+")
 
 
 class Frame:
-    """A container that is open: what its lines begin with, and what was last written into it."""
+    """An open container: the prefix of its lines, and the kind of its last block."""
 
     last = ""  # kind of the block written last
     paragraphs = 0  # of an item, in markup that makes every item a paragraph
@@ -57,7 +57,7 @@ class Frame:
 
 
 class Walker:
-    """One walk over one answer."""
+    """The state of a walk over one answer."""
 
     def __init__(self, tokens: list[str], blocks: Sequence[Block], tags: Tags, citations: str) -> None:
         self.tokens = tokens  # text, tag, text, tag, …, text
@@ -68,7 +68,7 @@ class Walker:
         self.citations = citations
         self.out: list[str] = []
         self.inline: list[str] = []  # pieces of the text block at hand
-        self.aside: list[str] = []  # finished pieces that the marks OPAQUE and CODE stand for
+        self.opaque: list[str] = []  # finished pieces that the marks OPAQUE and CODE stand for
         self.open: list[tuple[str, int, str]] = []  # inline elements: mark, place in `inline`, link target
         self.closed = -1  # place in `inline` after the emphasis closed last
         self.frame = Frame("root", "", None)
@@ -88,7 +88,7 @@ class Walker:
         while True:
             text = tokens[self.at + 1]
             if text and (inline or text.strip(SPACE)):
-                inline.append(decoded(text) if "&" in text else text)
+                inline.append(decode_entities(text) if "&" in text else text)
             self.at += 2
             if self.at >= end:
                 break
@@ -97,7 +97,7 @@ class Walker:
         self.flush()
         while self.depth:
             self.pop()
-        return spelled_out("".join(self.out), self.aside).strip(SPACE)
+        return replace_placeholders("".join(self.out), self.opaque).strip(SPACE)
 
     # Frames
 
@@ -109,7 +109,7 @@ class Walker:
         return self.frame
 
     def pop(self) -> Frame:
-        """Close the innermost container and write what was waiting for its end."""
+        """Close the innermost container and write output that depends on its end."""
         if self.inline:
             self.flush()
         frame = self.frame
@@ -143,7 +143,7 @@ class Walker:
     # Blocks
 
     def begin(self, kind: str) -> Frame:
-        """Write what separates a new block from the one before it, and return its container."""
+        """Write the separator before a new block, and return its container."""
         frame = self.frame
         if frame.kind in _ROWS:  # a caption, or stray text
             while frame.kind in _ROWS and frame.parent:
@@ -177,7 +177,7 @@ class Walker:
             frame.parent.loose = True
 
     def flush(self) -> None:
-        """Write the text at hand as a block: a paragraph, a heading, or the text of an item or cell."""
+        """Write the pending text as a block: a paragraph, a heading, or the text of an item or cell."""
         inline = self.inline
         if not inline:
             return
@@ -197,7 +197,7 @@ class Walker:
             text = _BREAKS.sub(_hard_break if frame.kind != "cell" else _line_ends, text)
         elif " \n" in text:
             text = _LINE_ENDS.sub("\n", text)
-        text = escaped(text)
+        text = escape_inline(text)
         self.out.append(self._titled(text, heading, frame) if heading else self._lines(text, frame))
 
     def _titled(self, text: str, level: int, frame: Frame) -> str:
@@ -211,7 +211,7 @@ class Walker:
 
     def _lines(self, text: str, frame: Frame) -> str:
         if frame.kind != "cell":
-            text = escaped_lines(text)
+            text = escape_lines(text)
         return text.replace("\n", f"\n{frame.prefix}") if frame.prefix and "\n" in text else text
 
     def write_code(self, block: Block) -> None:
@@ -226,13 +226,13 @@ class Walker:
         fenced = block.fenced()
         if prefix:
             fenced = "\n".join(f"{prefix}{line}" if line else prefix.rstrip() for line in fenced.split("\n"))
-        self.keep_aside(fenced[len(prefix) :], self.out)
+        self.write_opaque(fenced[len(prefix) :], self.out)
 
-    def write_aside(self, kind: str, text: str) -> None:
+    def write_block(self, kind: str, text: str) -> None:
         """Write a block whose text is markdown already."""
         self.flush()
         prefix = self.begin(kind).prefix
-        self.keep_aside(text.replace("\n", f"\n{prefix}"), self.out)
+        self.write_opaque(text.replace("\n", f"\n{prefix}"), self.out)
 
     def _end_cell(self, frame: Frame) -> None:
         content = "".join(self.out[frame.start :]).strip(SPACE)
@@ -259,11 +259,11 @@ class Walker:
 
     # Inline
 
-    def keep_aside(self, markdown: str, into: list[str], mark: str = OPAQUE) -> None:
+    def write_opaque(self, markdown: str, into: list[str], mark: str = OPAQUE) -> None:
         """Write finished markdown, hidden behind a mark so that nothing later changes it."""
         if self.counts["cell"]:
             markdown = markdown.replace("|", "\\|")
-        self.aside.append(markdown)
+        self.opaque.append(markdown)
         into.append(mark)
 
     def write_span(self, code: str) -> None:
@@ -277,7 +277,7 @@ class Walker:
             while len(fence) in lengths:
                 fence += "`"
         pad = " " if code[0] == "`" or code[-1] == "`" or (code[0] == " " == code[-1] and code.strip(" ")) else ""
-        self.keep_aside(f"{fence}{pad}{code}{pad}{fence}", self.inline, CODE)
+        self.write_opaque(f"{fence}{pad}{code}{pad}{fence}", self.inline, CODE)
 
     def open_mark(self, mark: str, target: str = "") -> None:
         """Open emphasis, or a link to `target`."""
@@ -301,12 +301,12 @@ class Walker:
                 pass
 
     def end_inline(self) -> None:
-        """Close all that is still open in the text at hand."""
+        """Close all open marks of the pending text."""
         while self.open:
             self._close(*self.open.pop())
 
     def _close(self, mark: str, place: int, target: str) -> str:
-        """Write the end of one mark, and return which it was."""
+        """Write the end of a mark, and return the mark."""
         inline = self.inline
         content = "".join(inline[place + 1 :])
         core = content.strip(_EDGES + WIDE_SPACE)
@@ -332,22 +332,22 @@ class Walker:
     def _close_link(self, place: int, content: str, target: str) -> None:
         if content in (target, target.removeprefix("mailto:")) and _AUTOLINK.fullmatch(content):
             del self.inline[place:]
-            self.keep_aside(f"<{content}>", self.inline)
+            self.write_opaque(f"<{content}>", self.inline)
             return
-        self.keep_aside(f"]({destination(target)})", self.inline)
+        self.write_opaque(f"]({destination(target)})", self.inline)
 
     # Looking ahead
 
     def end_of(self, name: str) -> int:
-        """Return the place of the tag that closes the element at hand, or -1."""
+        """Return the index of the tag that closes the current element, or -1."""
         if name in self.endless:
             return -1
         depth, closing = 1, f"/{name}"
         for place in range(self.at + 2, min(len(self.tokens), self.at + self.budget), 2):
-            found = self.tags[self.tokens[place]].name
-            if found == name:
+            tag_name = self.tags[self.tokens[place]].name
+            if tag_name == name:
                 depth += 1
-            elif found == closing:
+            elif tag_name == closing:
                 depth -= 1
                 if not depth:
                     self.budget -= place - self.at
@@ -356,11 +356,11 @@ class Walker:
         return -1
 
     def inside(self, end: int) -> list[tuple[Tag, str]]:
-        """Return the tags from the one at hand to `end`, each with the text after it."""
+        """Return the tags from the current one to `end`, each with the text after it."""
         return [(self.tags[self.tokens[i]], self.tokens[i + 1]) for i in range(self.at, end, 2)]
 
     def skip_to(self, end: int) -> None:
-        """Go on after the tag at `end`; code blocks before it are left out."""
+        """Continue after the tag at `end`; code blocks before it are dropped."""
         if self.has_blocks:
             for _ in range(self.tokens[self.at : end].count(PLACE)):
                 next(self.blocks, None)
@@ -373,7 +373,7 @@ _PLAIN_TARGET = re.compile(r"[^\s()<>\\]*(?:\([^\s()<>\\]*\)[^\s()<>\\]*)*")
 
 
 def destination(target: str) -> str:
-    """Return a link target as markdown can hold it."""
+    """Return a link target in markdown syntax."""
     target = re.sub(r"\s", lambda space: f"%{ord(space[0]):02X}" if space[0] < "\x7f" else space[0], target)
     return target if _PLAIN_TARGET.fullmatch(target) else f"<{target.replace('<', '%3C').replace('>', '%3E')}>"
 
@@ -388,5 +388,5 @@ def _line_ends(found: re.Match[str]) -> str:
 
 
 def walk(html: str, blocks: Sequence[Block], handlers: Tags, citations: str) -> str:
-    """Return one answer's HTML as markdown; `blocks` are the code blocks that were lifted out of it."""
+    """Return one answer's HTML as markdown; `blocks` are its extracted code blocks."""
     return Walker(SPLIT.split(html), blocks, handlers, citations).run()

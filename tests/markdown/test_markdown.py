@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.markdown import Citations, looks_like_html, strip_chrome, to_markdown, unwrap_prompt, walked
+from curate.markdown import Citations, looks_like_html, strip_chrome, to_markdown, unwrap_prompt, walk_html
 from tests.support.html_elements import MARKDOWN, parts, rendered
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures" / "markup").glob("*.html"))
@@ -391,7 +391,7 @@ FLAT_BLOCKS = st.one_of(
 @given(st.lists(st.lists(FLAT_BLOCKS, max_size=3).map("".join), min_size=1, max_size=4))
 def test_columns_and_walker_write_the_same(answers: list[str]) -> None:
     html = [f"{ROOT}{answer}</div>" for answer in answers]
-    assert to_markdown(html) == [walked(answer) for answer in html]
+    assert to_markdown(html) == [walk_html(answer) for answer in html]
 
 
 CODE = st.lists(st.sampled_from(["", "  x = [1] * 2", "\tif a < b && c:", "```", "````md", "<div>&amp;</div>", "- a", "  ", "# b"]), min_size=1, max_size=4).map("\n".join)  # fmt: skip

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from curate.markdown import looks_like_html, to_markdown, walked
+from curate.markdown import looks_like_html, to_markdown, walk_html
 from tests.support.html_elements import MARKDOWN, code_blocks, parts, rendered
 
 pytestmark = pytest.mark.slow
@@ -94,7 +94,7 @@ def test_markdown_renders_as_the_answer_was(answers: list[Answer]) -> None:
 
 
 def test_columns_and_walker_agree_on_a_whole_dump(answers: list[Answer]) -> None:
-    assert [answer.markdown for answer in answers] == [walked(answer.html) for answer in answers]
+    assert [answer.markdown for answer in answers] == [walk_html(answer.html) for answer in answers]
 
 
 def test_answers_are_recognised_and_prompts_are_not(dump: list[dict[str, object]], answers: list[Answer]) -> None:
