@@ -12,6 +12,7 @@ from typing import Literal
 
 from curate.errors import RecipeError, did_you_mean
 from curate.model.choices import METHODS, AttentionName, DType, MethodSettings, OptimizerForm
+from curate.schemas.prompts import TEMPLATES
 from curate.settings import (
     Catalogue,
     Table,
@@ -26,7 +27,6 @@ from curate.settings import (
 
 DEFAULT = "default"
 PRESETS = Catalogue("curate.train", "presets", "preset", DEFAULT)
-TINY = "tiny"  # a small model with random weights, and the preset for it
 LOSS_ROLES = ("assistant", "tool", "user", "system")
 FLAGS = {  # names of the most used settings in commands and in Python: section and key
     "data": ("data", "set"),
@@ -56,23 +56,23 @@ FREE_ON_RESUME = ("name", "summary", "checkpoint", "eval", "train.memory_gib", "
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which model is trained, and how its numbers and its attention are computed."""
+    """The model to train, its dtype and its attention kernel."""
 
-    name: str = ""  # folder, Hub name, or `tiny`
+    name: str = ""  # folder, Hub name, or `tiny`: a small model with random weights
     tokenizer: str = ""  # empty: the model's own (for `tiny`: the set's)
-    init: str = ""  # adapter, model or run to train on from
+    init: str = ""  # adapter, model, run or checkpoint to start from
     dtype: Literal["auto", DType] = "auto"
     attention: Literal["auto", AttentionName] = "auto"
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What is trained on: the set, its prompt, its window and which messages carry loss."""
+    """The curated set, its prompt template and window, and the messages that carry loss."""
 
     set: str = "curated"
     template: str = "auto"  # auto: the set's own; `model`: the model's own chat template
     chat_template: str = ""  # file with a Jinja template, instead
-    max_tokens: int = limits(0, 0)  # 0: the set's window, at most what the model can hold
+    max_tokens: int = limits(0, 0)  # 0: the set's window, or the model's positions if they are fewer
     row_tokens: int = limits(0, 0)  # of a packed row; 0: the window
     packing: bool = True
     loss: str = "all"  # all, last, or roles:assistant,tool
@@ -81,56 +81,56 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW and its schedule. A rate of 0 is the method's own (`choices.METHODS`)."""
+    """AdamW and its learning-rate schedule. A rate of 0 selects the method's default (`choices.METHODS`)."""
 
     learning_rate: float = limits(0.0, 0.0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = limits(0.03, 0.0, 1.0)  # share of the steps
-    warmup_steps: int = limits(0, 0)  # a number of steps instead
-    final: float = limits(0.0, 0.0, 1.0)  # share of the rate that is left at the end
+    warmup_steps: int = limits(0, 0)  # overrides `warmup` unless 0
+    final: float = limits(0.0, 0.0, 1.0)  # share of the peak rate at the end
     beta1: float = limits(0.9, 0.0, 1.0)
     beta2: float = limits(0.999, 0.0, 1.0)
     epsilon: float = limits(1e-8, 0.0)
     weight_decay: float = limits(0.0, 0.0)
-    clip: float = limits(1.0, 0.0)  # norm of the gradients; 0 clips nothing
+    clip: float = limits(1.0, 0.0)  # maximum norm of the gradients; 0 disables clipping
     form: Literal["auto", OptimizerForm] = "auto"
-    neftune: float = limits(0.0, 0.0)  # noise on the embeddings; 5 in its paper, 0 is off
+    neftune: float = limits(0.0, 0.0)  # alpha of the noise on embeddings: 5 in arXiv 2310.05914; 0 disables it
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How long and in which portions."""
+    """Length of the run, batch sizes and memory."""
 
     epochs: float = limits(3.0, 0.0)
-    max_steps: int = limits(0, 0)  # 0: as the epochs say
-    global_batch: int = limits(128, 1)  # conversations a step
-    micro_batch: int = limits(0, 0)  # rows at once on a device; 0: as memory allows
+    max_steps: int = limits(0, 0)  # overrides `epochs` unless 0
+    global_batch: int = limits(128, 1)  # conversations of a step, over all ranks
+    micro_batch: int = limits(0, 0)  # packed rows in one forward pass on a device; 0: as memory allows
     checkpointing: Literal["auto", "full", "none"] = "auto"  # of activations
     compile: Literal["auto", "on", "off"] = "auto"
     seed: int = limits(0, 0, 1 << 32)
-    memory_gib: float = limits(0.0, 0.0)  # of the device to use at most; 0: all
+    memory_gib: float = limits(0.0, 0.0)  # GiB of device memory to use at most; 0: all
     log: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """When a run is saved, and what of it stays."""
+    """When checkpoints are written, and how many are kept."""
 
     minutes: float = limits(30.0, 0.0)  # 0: only by steps
     steps: int = limits(0, 0)  # 0: only by minutes
-    keep: int = limits(2, 1)
-    full_states: int = limits(1, 1)  # the newest so many hold all that resuming needs; older ones the weights
+    keep: int = limits(2, 1)  # newest checkpoints; older ones are deleted
+    full_states: int = limits(1, 1)  # newest checkpoints that keep all that resuming needs; older ones keep weights
 
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """When held-out loss and sample answers are taken."""
+    """When held-out loss is computed and prompts are answered."""
 
     steps: int = limits(0, 0)  # 0: once an epoch
     limit: int = limits(500, 0)  # held-out conversations; 0: all
-    samples: int = limits(4, 0)  # held-out prompts answered
-    prompts: tuple[str, ...] = ()  # prompts of your own to answer as well
-    max_new_tokens: int = limits(256, 1)
+    samples: int = limits(4, 0)  # held-out prompts to answer
+    prompts: tuple[str, ...] = ()  # further prompts; empty: three built-in ones
+    max_new_tokens: int = limits(256, 1)  # of an answer
 
 
 SECTIONS: dict[str, type] = {
@@ -176,9 +176,9 @@ class TrainConfig:
 
 
 def load(preset: str | Path | TrainConfig = DEFAULT) -> TrainConfig:
-    """Return a preset by name, or the configuration in a TOML file, with every setting filled in and checked.
+    """Load a preset by name or a configuration from a TOML file; missing settings get their defaults.
 
-    Raises RecipeError that names the file, the key, the value and the nearest right name.
+    Raises RecipeError that names the file, the key, the value and the nearest valid name.
     """
     if isinstance(preset, TrainConfig):
         return from_dict(preset.to_dict(), f"configuration {preset.name!r}")
@@ -187,7 +187,7 @@ def load(preset: str | Path | TrainConfig = DEFAULT) -> TrainConfig:
 
 
 def from_dict(values: Table, where: str = "configuration") -> TrainConfig:
-    """Build a configuration from plain values; raises RecipeError for what is not allowed."""
+    """Build a configuration from plain values; raises RecipeError for an invalid one."""
     refuse_unknown(values, ["name", "summary", *SECTIONS], where, "")
     config = TrainConfig(**decode_sections(values, SECTIONS, where))
     _check(config, where)
@@ -195,18 +195,19 @@ def from_dict(values: Table, where: str = "configuration") -> TrainConfig:
 
 
 def override(config: TrainConfig, changes: Mapping[str, Mapping[str, object]], where: str = "flags") -> TrainConfig:
-    """Return the configuration with changes by section and key; a value of None changes nothing."""
-    given = {
+    """Return the configuration with changes by section and key; None leaves a setting unchanged."""
+    changed = {
         section: {key: value for key, value in settings.items() if value is not None}
         for section, settings in changes.items()
     }
-    return from_dict(merge(config.to_dict(), given), where)
+    return from_dict(merge(config.to_dict(), changed), where)
 
 
 def changes(flags: Mapping[str, object], settings: Sequence[str] = ()) -> dict[str, dict[str, object]]:
-    """Return changes by section and key: of `FLAGS` by name, and of any setting as `section.key=value` in TOML.
+    """Return changes by section and key, for `override`.
 
-    Raises RecipeError for a name that is none, with the nearest that is.
+    `flags` are names in `FLAGS`; `settings` are `section.key=value` with a TOML value. Raises RecipeError for an
+    unknown name, with the nearest known one.
     """
     changed: dict[str, dict[str, object]] = {}
     for name, value in flags.items():
@@ -225,7 +226,7 @@ def changes(flags: Mapping[str, object], settings: Sequence[str] = ()) -> dict[s
 
 
 def _value(text: str) -> object:
-    """Parse a value as TOML; anything else is text."""
+    """Parse a value as TOML; return it as text if it is not, so that strings need no quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -233,7 +234,7 @@ def _value(text: str) -> object:
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Return a description of each changed setting that would alter a loss."""
+    """Describe each changed setting that would alter a loss, such as `train.seed was 0, is 1`."""
     pairs = zip(_flat(old.to_dict()).items(), _flat(new.to_dict()).values(), strict=True)
     changed = [(key, before, after) for (key, before), after in pairs if before != after]
     return [f"{key} was {before!r}, is {after!r}" for key, before, after in changed if not _is_free(key)]
@@ -250,7 +251,7 @@ def _flat(values: Table) -> dict[str, object]:
     return flat
 
 
-# ---- what no single field can tell
+# ---- checks that involve several settings
 
 
 def _check(config: TrainConfig, where: str) -> None:
@@ -261,32 +262,30 @@ def _check(config: TrainConfig, where: str) -> None:
     if config.method.kind != "peft" and config.method.peft:
         raise RecipeError(f"{where}: method.peft is for method.kind = 'peft', not {config.method.kind!r}")
     if not config.method.targets:
-        raise RecipeError(f"{where}: method.targets = [] trains nothing; name layers, or all-linear")
+        raise RecipeError(f"{where}: method.targets = [] trains nothing; name layers, or use all-linear")
     if config.train.epochs == 0 and config.train.max_steps == 0:
-        raise RecipeError(f"{where}: train.epochs = 0 and train.max_steps = 0 is no training; set one of them")
+        raise RecipeError(f"{where}: train.epochs = 0 and train.max_steps = 0 train nothing; set one of them")
     rows, window = config.data.row_tokens, config.data.max_tokens
     if rows and window and rows < window:
-        raise RecipeError(f"{where}: data.row_tokens = {rows} must hold data.max_tokens = {window}")
+        raise RecipeError(f"{where}: data.row_tokens = {rows} must be at least data.max_tokens = {window}")
 
 
 def _check_loss(loss: str, where: str) -> None:
     roles = loss.removeprefix("roles:").split(",") if loss.startswith("roles:") else []
     for role in roles:
         if role not in LOSS_ROLES:
-            raise RecipeError(f"{where}: data.loss = {loss!r} names no role {role!r}{did_you_mean(role, LOSS_ROLES)}")
+            raise RecipeError(f"{where}: data.loss = {loss!r}: unknown role {role!r}{did_you_mean(role, LOSS_ROLES)}")
     if not roles and loss not in ("all", "last"):
         raise RecipeError(f"{where}: data.loss = {loss!r} must be 'all', 'last' or 'roles:assistant,tool'")
 
 
 def _check_template(name: str, where: str) -> None:
-    from curate.schemas.prompts import TEMPLATES
-
     known = ("auto", "model", *TEMPLATES)
     if name not in known:
         raise RecipeError(f"{where}: unknown data.template {name!r}{did_you_mean(name, known)}")
 
 
 def run_name(config: TrainConfig) -> str:
-    """Return a name for a run's folder: the model's last part and the method, such as Llama-2-7b-hf-lora."""
+    """Return a name for a run's folder: the model's base name and the method, such as Llama-2-7b-hf-lora."""
     model = config.model.name.rstrip("/").rpartition("/")[2] or "model"
     return re.sub(r"[^\w.-]+", "-", f"{model}-{config.method.kind}")

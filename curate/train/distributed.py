@@ -1,8 +1,8 @@
-"""Ranks: who this process is among those that torchrun started, what they share, and how a model is spread over them.
+"""Distributed training: the ranks that torchrun started, what they exchange, and how a model is split over them.
 
-Adapters are trained with DistributedDataParallel, every weight with FSDP2's fully_shard. One process needs none of it,
-and every function here then returns what it was given. Several machines go by the same path: torchrun's environment
-says who is who.
+Adapters are trained with DistributedDataParallel (DDP), full fine-tuning shards all weights with FSDP2's `fully_shard`.
+With a single process, every function here returns its argument. Several machines need nothing else: torchrun's
+environment numbers the ranks across them.
 """
 
 from __future__ import annotations
@@ -25,37 +25,40 @@ from torch.nn.parallel import DistributedDataParallel
 from curate.errors import CurateError
 
 T = TypeVar("T")
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # a checkpoint of 94 GB is written by rank 0 alone while the others wait
+COLLECTIVE_TIMEOUT = timedelta(
+    minutes=30
+)  # others wait while rank 0 writes a checkpoint, such as one of 94 GB for 7B parameters
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: `rank` of `size`, `local_rank` on its machine, and the device it works on."""
+    """This process among all ranks."""
 
-    rank: int
-    size: int
-    local_rank: int
+    rank: int  # from 0
+    size: int  # number of ranks
+    local_rank: int  # from 0 on each machine; also the number of the GPU
     device: torch.device
 
     @property
     def main(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this rank is the one that writes files and reports."""
         return self.rank == 0
 
 
 def start(device: str | None = None, environment: Mapping[str, str] = os.environ) -> World:
-    """Join the ranks that torchrun's environment names, or be the only one.
+    """Join the ranks of torchrun's environment; without one, this process is the only rank.
 
-    `device` is `cpu` or `cuda`, by default CUDA where there is one. Raises CurateError where the environment is broken.
+    `device` is `cpu` or `cuda`, by default CUDA if there is a GPU. Raises CurateError if the environment is incomplete
+    or names a GPU that does not exist.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    rank, size, local = (_number(environment, key, default) for key, default in _PLACES.items())
+    rank, size, local = (_number(environment, key, default) for key, default in _RANK_VARIABLES.items())
     if kind == "cuda":
         if not torch.cuda.device_count():
-            raise CurateError("torch sees no CUDA GPU here: curate doctor tells why; --device cpu trains without one")
+            raise CurateError("torch finds no CUDA GPU; curate doctor shows why, and --device cpu trains without one")
         if local >= torch.cuda.device_count():
             raise CurateError(
-                f"rank {rank} wants GPU {local}, of which there are {torch.cuda.device_count()}; "
+                f"rank {rank} needs GPU {local}, but this machine has {torch.cuda.device_count()}; "
                 f"start torchrun with --nproc-per-node {torch.cuda.device_count()}"
             )
         torch.cuda.set_device(local)
@@ -69,60 +72,62 @@ def start(device: str | None = None, environment: Mapping[str, str] = os.environ
     return World(rank, size, local, place)
 
 
-_PLACES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+_RANK_VARIABLES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # set by torchrun; defaults for one process
 
 
 def _number(environment: Mapping[str, str], key: str, default: int) -> int:
     value = environment.get(key, str(default))
     if not value.isdigit():
-        raise CurateError(f"{key} = {value!r} is no number; start several processes with torchrun")
+        raise CurateError(
+            f"the environment variable {key} = {value!r} is not a number; start several processes with torchrun"
+        )
     return int(value)
 
 
 def joined() -> bool:
-    """Tell whether this process has joined other ranks."""
+    """Return whether this process has joined other ranks."""
     return ranks.is_available() and ranks.is_initialized()
 
 
 def finish() -> None:
-    """Leave the other ranks."""
+    """Leave the process group, if this process has joined one."""
     if joined():
         ranks.destroy_process_group()
 
 
-# ---- what all must know
+# ---- exchange: every rank must make the same calls in the same order
 
 
 def broadcast(value: T, world: World) -> T:
-    """Return rank 0's value on every rank."""
+    """Return rank 0's value on every rank; values are pickled."""
     if world.size == 1:
         return value
-    box = [value]
-    ranks.broadcast_object_list(box, src=0, device=world.device)
-    return box[0]
+    values = [value]
+    ranks.broadcast_object_list(values, src=0, device=world.device)  # overwrites the list
+    return values[0]
 
 
 def gather(value: T, world: World) -> list[T]:
-    """Return every rank's value on every rank, in order of rank."""
+    """Return the values of all ranks, in order of rank, on every rank; values are pickled."""
     if world.size == 1:
         return [value]
-    found: list[Any] = [None] * world.size
-    ranks.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * world.size
+    ranks.all_gather_object(values, value)
+    return values
 
 
 def total(values: Sequence[float], world: World) -> list[float]:
-    """Return the sums of numbers over all ranks."""
+    """Return the sum of each number over all ranks."""
     if world.size == 1:
         return list(values)
-    kind = torch.float32 if world.device.type == "mps" else torch.float64
-    sums = torch.tensor(values, dtype=kind, device=world.device)
+    dtype = torch.float32 if world.device.type == "mps" else torch.float64  # MPS has no fp64
+    sums = torch.tensor(values, dtype=dtype, device=world.device)
     ranks.all_reduce(sums)
     return [float(value) for value in sums]
 
 
 def any_rank(flag: bool, world: World) -> bool:
-    """Return whether a thing is so on any rank."""
+    """Return whether the flag is set on any rank."""
     return total([float(flag)], world)[0] > 0
 
 
@@ -130,8 +135,11 @@ def any_rank(flag: bool, world: World) -> bool:
 
 
 def shares(rows: Sequence[T], micro_batch: int, world: World) -> list[list[T]]:
-    """Return this rank's micro-batches of a step's rows: as many on every rank, the last ones maybe short or empty."""
-    stride = micro_batch * world.size
+    """Return this rank's micro-batches of a step's packed rows.
+
+    All ranks get the same number of micro-batches, so that none waits for another; the last may be short or empty.
+    """
+    stride = micro_batch * world.size  # rows that all ranks take at once
     starts = range(world.rank * micro_batch, world.rank * micro_batch + len(rows) + stride, stride)
     count = -(-len(rows) // stride)
     return [list(rows[start : start + micro_batch]) for start in starts[:count]]
@@ -141,35 +149,38 @@ def shares(rows: Sequence[T], micro_batch: int, world: World) -> list[list[T]]:
 
 
 def wrap_model(module: nn.Module, world: World, *, shard: bool) -> nn.Module:
-    """Return the module ready for several ranks: sharded by layer in place (`shard`), else wrapped for DDP."""
+    """Prepare a module for several ranks: shard it by layer in place (`shard`), or wrap it in DDP."""
     if world.size == 1:
         return module
     if not shard:
         where = [world.device] if world.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=where, gradient_as_bucket_view=True)
     mesh = init_device_mesh(world.device.type, (world.size,))
-    # Gradients are summed over ranks in fp32, whatever the weights are.
+    # Gradients of any dtype are summed over the ranks in fp32.
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
-    for layer in layers(module):
+    for layer in layers(module):  # one at a time, so that only a layer or two are gathered at once
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(module, mesh=mesh, mp_policy=policy)  # the rest: embeddings, norm and head
     return module
 
 
 def layers(module: nn.Module) -> list[nn.Module]:
-    """Return the model's transformer layers: the longest list of modules in it."""
+    """Return the model's transformer layers: its longest ModuleList."""
     lists = [list(part) for part in module.modules() if isinstance(part, nn.ModuleList)]
     return max(lists, key=len, default=[])
 
 
 def inner(module: nn.Module) -> nn.Module:
-    """Return the module without DDP around it."""
+    """Return the module without DDP's wrapper."""
     return module.module if isinstance(module, DistributedDataParallel) else module
 
 
 @contextmanager
 def accumulating(module: nn.Module, last: bool) -> Iterator[None]:
-    """Hold back the exchange of DDP's gradients until a step's last micro-batch; FSDP2 sums shards each time."""
+    """Skip the exchange of gradients except in the last micro-batch of a step (DDP).
+
+    FSDP2 reduces every time: to skip it, each rank would have to hold unsharded gradients.
+    """
     if isinstance(module, DistributedDataParallel) and not last:
         with module.no_sync():
             yield
@@ -178,28 +189,28 @@ def accumulating(module: nn.Module, last: bool) -> Iterator[None]:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Return whether the module's parameters are spread over the ranks."""
+    """Return whether the module's parameters are sharded over the ranks."""
     return isinstance(module, FSDPModule)
 
 
-# ---- states that were saved whole
+# ---- loading whole tensors
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor on the device of another, cut as that one is cut over the ranks."""
+    """Return a whole tensor on the device of another one, and sharded over the ranks like it."""
     if isinstance(like, DTensor):
-        there = tensor.to(like.device)
-        return distribute_tensor(there, like.device_mesh, like.placements, src_data_rank=None)
+        # src_data_rank=None: every rank has read the whole tensor, so none is sent
+        return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
     return tensor.to(like.device)
 
 
 def load_weights(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    """Copy saved tensors into the parameters of the same names; raises CurateError where the names differ."""
-    if missing := sorted(set(parameters) ^ set(saved)):
-        raise CurateError(f"the checkpoint holds other parameters than this run trains, {missing[0]!r} for one")
+    """Copy saved tensors into the parameters of the same names; raises CurateError if names or shapes differ."""
+    if different := sorted(set(parameters) ^ set(saved)):
+        raise CurateError(f"the checkpoint has other parameters than this run trains, such as {different[0]!r}")
     with torch.no_grad():
         for name, parameter in parameters.items():
             if parameter.shape != saved[name].shape:
-                found, wanted = tuple(saved[name].shape), tuple(parameter.shape)
-                raise CurateError(f"the checkpoint's {name} has shape {found}, this run's {wanted}")
+                theirs, ours = tuple(saved[name].shape), tuple(parameter.shape)
+                raise CurateError(f"the checkpoint's {name} has shape {theirs}, this run's has {ours}")
             parameter.copy_(shard_like(saved[name], parameter))

@@ -158,7 +158,7 @@ def losses(
     with _evaluating(module):
         for part in distributed.shares(range(len(packed.rows)), micro_batch, world):
             batch = packed.batch(part, min_rows).to(world.device)
-            token_losses = distributed.inner(module)(batch, attention, each=True)  # [supervised], fp32
+            token_losses = distributed.inner(module)(batch, attention, per_token=True)  # [supervised], fp32
             indices = [held_out.answers.of_targets[index] for row in part for index in packed.rows[row]]
             if indices:
                 sums.index_add_(0, torch.from_numpy(np.concatenate(indices)), token_losses.double().cpu())

@@ -51,27 +51,28 @@ def finetune(
     on_event: OnEvent = events.ignore_event,
     **flags: object,
 ) -> RunResult:
-    """Train a model on a curated set, or only plan to (`dry_run`); `resume` continues a run, True the latest one.
+    """Train a model on a curated set, or only plan the run (`dry_run`).
 
-    `flags` are those of the command (`model`, `method`, `lr`, `epochs` …), `settings` any others, as
-    `section.key=value`; `place` is `cpu` or `cuda`. Raises CurateError with what to type.
+    `resume` continues a run; True continues the latest one. `flags` are those of the command (`model`, `method`, `lr`,
+    `epochs` …), `settings` are any others as `section.key=value`, and `place` is `cpu` or `cuda`. Raises CurateError
+    with a message that says what to type.
     """
     changed = config.changes({"data": None if data is None else str(data), **flags}, settings)
     method_settings = frozenset(key for key, value in changed.get("method", {}).items() if value is not None)
-    joined = distributed.joined()  # by a caller, who then leaves the process group too
+    joined = distributed.joined()  # a caller who has joined the process group leaves it too
     world = distributed.start(place)
-    reporter = Reporter(on_event if world.main else events.ignore_event)
+    reporter = Reporter(on_event if world.main else events.ignore_event)  # each event is reported once
     try:
         if resume:
             folder = _on_main(world, run_folder.to_resume, None if resume is True else resume)
-            asked = run_folder.config_to_resume(folder, changed)
+            requested = run_folder.config_to_resume(folder, changed)
             run_folder.refuse_finished(folder)
         else:
-            asked = config.override(config.load(preset or _default_preset(flags)), changed)
-            folder = _on_main(world, run_folder.new, out, asked)
-        loggers.check(asked.train.log)
-        request = Request(asked, folder, world, reporter, method_settings)
-        loaded = _load_checkpoint(request) if resume else None
+            requested = config.override(config.load(preset or _default_preset(flags)), changed)
+            folder = _on_main(world, run_folder.new, out, requested)
+        loggers.check(requested.train.log)  # before the minutes that reading the data may take
+        request = Request(requested, folder, world, reporter, method_settings)
+        loaded = _load_checkpoint(request) if resume else None  # on every rank, onto the CPU
         run = prepare(request, None if loaded is None else loaded.state.facts)
         reporter.send(events.Planned(run.plan, run.facts()))
         if dry_run:
@@ -84,11 +85,12 @@ def finetune(
 
 
 def _default_preset(flags: Mapping[str, object]) -> str:
-    return config.TINY if flags.get("model") == find.TINY else config.DEFAULT
+    """Return the preset of a run without one: the tiny model has a preset of the same name."""
+    return find.TINY if flags.get("model") == find.TINY else config.DEFAULT
 
 
 def _on_main(world: World, locate: Callable[..., Path], *arguments: Any) -> Path:
-    """Return on every rank what `locate` returns on the first one."""
+    """Return on every rank the path that `locate` finds on rank 0, so that all use the same folder."""
     return distributed.broadcast(locate(*arguments) if world.main else Path(), world)
 
 
@@ -96,24 +98,26 @@ def _on_main(world: World, locate: Callable[..., Path], *arguments: Any) -> Path
 
 
 def _train(run: Run, loaded: Loaded | None) -> RunResult:
-    """Train, evaluate and save; return the result of a run that is finished, or was asked to stop."""
-    steps, seed = run.plan.steps, run.config.train.seed
+    """Train, evaluate and save; return the result, of a finished run or of one that a signal stopped."""
+    steps, seed = run.plan.steps, run.config.train.seed  # `steps` of the whole run, before a resumption too
     schedule = adamw.schedule(run.config.optimizer, steps.count)
     with ExitStack() as stack:
         stack.enter_context(_hold_folder(run))
         log = RunLog(run, loaded)
         stack.enter_context(log.open())
-        stop = stack.enter_context(_stop_on_signal())
+        stop = stack.enter_context(_stop_on_signal())  # inside `log.open`, which records a second signal
         trainer = Trainer(run.load_model(), run)
         evaluator = Evaluator(run, trainer)
         evaluated = None  # the last step after which the model was evaluated
+        # A checkpoint of step 0 is of a run that stopped before its first step: its evaluation is repeated.
         if loaded is None or trainer.restore(loaded) == 0:
             _evaluate(evaluator, BASE, log)
         log.start(trainer.trainable)
-        device.reset_peak(run.world.device)
+        device.reset_peak(run.world.device)  # the peak of training, without loading and evaluation
+        # A signal may reach only some ranks; all must leave the loop at the same step.
         while log.step < steps.count and not distributed.any_rank(stop.number is not None, run.world):
             rows = run.packed.rows_of_step(log.step, steps, seed)
-            lr = run.config.learning_rate * schedule(log.step)
+            lr = run.config.learning_rate * schedule(log.step)  # schedule and rows count steps from 0
             try:
                 result = trainer.step(log.step + 1, rows, lr)
             except LostStep:
@@ -125,7 +129,7 @@ def _train(run: Run, loaded: Loaded | None) -> RunResult:
                 evaluated = log.step
             if log.is_save_due():
                 log.save(trainer)
-        log.save(trainer)
+        log.save(trainer)  # also if it was stopped; does nothing if this step is saved already
         if log.step < steps.count:
             return log.stop(stop.number)
         if evaluated != log.step:
@@ -134,18 +138,18 @@ def _train(run: Run, loaded: Loaded | None) -> RunResult:
 
 
 def _load_checkpoint(request: Request) -> Loaded | None:
-    """Load the newest whole checkpoint; None for a run that ended before its first one, which starts again."""
+    """Load the newest intact checkpoint; return None for a run that ended before its first one and starts over."""
     folder, warn = request.folder, request.reporter.warn
     loaded = checkpoint.load_latest(folder)
     if loaded is None:
-        warn(f"the run {str(folder)!r} has no checkpoint yet: it starts again from its first step")
+        warn(f"the run {str(folder)!r} has no checkpoint yet; it starts over from the first step")
         return None
     for text in loaded.warnings:
         warn(text)
     if loaded.state.optimizer is None:
         raise CheckpointError(
-            f"{str(loaded.path)!r} is whole but holds weights alone, and no run goes on from them exactly; "
-            f"begin a new one with them: --init {loaded.path}"
+            f"the checkpoint {str(loaded.path)!r} has weights alone, without the optimizer's state that --resume needs; "
+            f"start a new run from it: --init {loaded.path}"
         )
     return loaded
 
@@ -159,7 +163,7 @@ def _evaluate(evaluator: Evaluator, which: str, log: RunLog) -> None:
 
 
 def _making(run: Run) -> Making:
-    """Return how the result is prompted and what it was made from."""
+    """Return the result's prompt format and origin."""
     source, seed = run.source, run.config.train.seed
     origin = Origin(
         base=source.name,
@@ -186,16 +190,16 @@ def _hold_folder(run: Run) -> Iterator[None]:
 
 @dataclass
 class _Stop:
-    """A request to stop: the number of the signal, None so far."""
+    """A request to stop."""
 
-    number: int | None = None
+    number: int | None = None  # of the signal; None before one arrives
 
 
 @contextmanager
 def _stop_on_signal() -> Iterator[_Stop]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into a request to save and stop; a second one ends the run at once.
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a request to save and stop.
 
-    Ignored signals, such as SIGHUP under nohup, stay ignored.
+    A second one ends the run at once. Ignored signals, such as SIGHUP under nohup, stay ignored.
     """
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():  # Python handles signals in the main thread only

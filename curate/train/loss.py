@@ -1,20 +1,20 @@
-"""Cross-entropy of the supervised tokens, head and softmax taken a few rows at a time.
+"""Cross-entropy of the supervised tokens, with head and softmax computed on a chunk of tokens at a time.
 
-A causal model's own forward makes logits of every position: 4 GiB for 8,192 tokens of LLaMA-3's vocabulary, thrice
-over with softmax and gradient, most of it at positions nobody trains on. Here the body's hidden states are gathered
-where a target is, and head, softmax and both gradients are taken chunk by chunk in the forward pass, so that no more
-than one chunk of logits ever exists. The head's gradient is summed in fp32 over the chunks (as in Liger-Kernel's
-fused linear cross-entropy, and its issue 512). A head that is frozen, as with adapters, costs no gradient at all.
+A causal model's own forward computes logits at every position: 4 GiB in fp32 for 8,192 tokens of LLaMA-3's vocabulary,
+three times that with softmax and gradient, most of it at positions that are not trained on. Here only the hidden states
+of supervised positions are gathered. Head, softmax and both gradients are computed chunk by chunk in the forward pass,
+so that only one chunk of logits exists at a time. The head's gradient is summed in fp32 over the chunks (compare
+Liger-Kernel's fused linear cross-entropy, and its issue 512). A frozen head, as with adapters, needs no gradient.
 
-What comes back is the sum of the token losses. A step's loss is that sum over all its micro-batches and ranks, divided
-once by the supervised tokens of them all (`share`): a mean of means weighs tokens by the company they keep.
+The result is the sum of the token losses. A step's loss is that sum over all micro-batches and ranks, divided once by
+their supervised tokens (`step_factor`). A mean of the micro-batches' means would weigh tokens of short ones more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -24,105 +24,113 @@ from curate.errors import RecipeError
 from curate.model.attention import choose as attention_module
 from curate.model.attention.choose import ChosenKernel
 
-_LOGITS_FROZEN = 1 << 25  # of one chunk, where the head is frozen: 128 MiB of fp32
-_LOGITS_TRAINED = 1 << 28  # 1 GiB; adding to the head's fp32 gradient costs its whole size for each chunk
-_HALF_SCALE = 1024.0  # fp16 loses what is below 6e-8, and a softmax over 128k tokens is full of that
+_LOGITS_FROZEN = 1 << 25  # logits of a chunk with a frozen head: 128 MiB in fp32
+_LOGITS_TRAINED = 1 << 28  # with a trained one: 1 GiB, for each chunk reads and writes the head's whole fp32 gradient
+_HALF_SCALE = 1024.0  # on fp16 gradients: below 6e-8 fp16 is 0, and most softmax values over 128k tokens are smaller
 
 
 class PackedBatch(Protocol):
-    """What the loss reads of a micro-batch, [rows, tokens] each; a target below 0 carries no loss."""
+    """What the loss reads of a micro-batch; tensors are [rows, tokens]."""
 
     @property
     def input_ids(self) -> Tensor: ...
     @property
-    def targets(self) -> Tensor: ...
+    def targets(self) -> Tensor: ...  # the id at the next position; negative where it carries no loss
     @property
     def position_ids(self) -> Tensor: ...
     @property
-    def documents(self) -> Tensor: ...
+    def documents(self) -> Tensor: ...  # numbers the conversations of a row
     @property
-    def supervised(self) -> int: ...
+    def supervised(self) -> int: ...  # targets that carry loss
 
 
-def chunk_rows(vocabulary: int, trained: bool) -> int:
-    """Return how many tokens' logits are taken at once: at least 64, so that the matrices stay worth multiplying."""
+def chunk_tokens(vocabulary: int, trained: bool) -> int:
+    """Return how many tokens a chunk has: at least 64, because smaller matrix products are slow."""
     return max(64, (_LOGITS_TRAINED if trained else _LOGITS_FROZEN) // vocabulary)
 
 
-def workspace_bytes(tokens: int, vocabulary: int, hidden: int, *, trained: bool, item: int, chunk: int = 0) -> int:
-    """Return what the loss holds at its peak for `tokens` supervised tokens, `item` bytes a weight; for the plan.
+def workspace_bytes(tokens: int, vocabulary: int, hidden: int, *, trained: bool, itemsize: int, chunk: int = 0) -> int:
+    """Return the bytes that the loss of `tokens` supervised tokens allocates at its peak, for the plan.
 
-    Logits in fp32 and their gradient in the weights' type; the gathered hidden states and their gradient; and, where
-    the head is trained, its gradient in fp32, and once the logits are gone in the weights' type too.
+    These are a chunk of fp32 logits with their gradient, in the weights' dtype too; the gathered hidden states with
+    their gradient; and the fp32 gradient of a trained head, of which the backward pass makes one in the weights' dtype.
     """
-    rows = min(tokens, chunk or chunk_rows(vocabulary, trained))
-    logits = rows * vocabulary * (8 + (item if item < 4 else 0))  # a slope that is fp32 anyway is not copied
+    rows = min(tokens, chunk or chunk_tokens(vocabulary, trained))
+    logits = rows * vocabulary * (8 + (itemsize if itemsize < 4 else 0))  # an fp32 gradient needs no cast
     head = vocabulary * hidden if trained else 0
-    return max(logits + 4 * head, (4 + item) * head) + 2 * tokens * hidden * item
+    return max(logits + 4 * head, (4 + itemsize) * head) + 2 * tokens * hidden * itemsize
 
 
-# ---- one chunk
+# ---- one chunk: logits [tokens, vocabulary] in fp32, targets [tokens]
 
 
-Slopes = tuple[Tensor, Tensor]  # the summed loss, and its gradient by the logits
+LossAndGradient = tuple[Tensor, Tensor]  # the summed loss [], and its gradient by the logits [tokens, vocabulary]
 
 
-def _slopes(logits: Tensor, targets: Tensor, dtype: torch.dtype, scale: float, cap: float | None) -> Slopes:
-    """Return the summed loss of fp32 logits [tokens, vocabulary] and its gradient before `scale` and `cap`, in `dtype`.
+def loss_and_gradient(
+    logits: Tensor, targets: Tensor, dtype: torch.dtype, scale: float, cap: float | None
+) -> LossAndGradient:
+    """Return the summed loss and its gradient, in `dtype`, by the logits before scale and cap.
 
-    Written without a change in place, for the compiler, which makes two passes over the logits of it.
+    Without in-place operations, so that the compiler fuses it into two passes over the logits.
     """
-    shaped = _shaped(logits, scale, cap)
-    total = shaped.logsumexp(dim=-1, keepdim=True)
-    places = torch.arange(shaped.shape[1], device=shaped.device)
-    slope = (shaped - total).exp() - (places == targets[:, None]).to(shaped.dtype)
-    loss = (total - shaped.gather(1, targets[:, None])).sum()
-    return loss, _unshaped(slope, shaped, dtype, scale, cap)
+    transformed = _transform(logits, scale, cap)
+    normaliser = transformed.logsumexp(dim=-1, keepdim=True)  # [tokens, 1]
+    ids = torch.arange(transformed.shape[1], device=transformed.device)
+    gradient = (transformed - normaliser).exp() - (ids == targets[:, None]).to(transformed.dtype)
+    loss = (normaliser - transformed.gather(1, targets[:, None])).sum()
+    return loss, _gradient_before_transform(gradient, transformed, dtype, scale, cap)
 
 
-def _slopes_in_place(logits: Tensor, targets: Tensor, dtype: torch.dtype, scale: float, cap: float | None) -> Slopes:
-    """Do the same as `_slopes` in two of torch's own kernels, which is quickest on a CPU."""
-    shaped = _shaped(logits, scale, cap)
-    slope = shaped.log_softmax(dim=-1)
-    loss = -slope.gather(1, targets[:, None]).sum()
-    slope.exp_().scatter_add_(1, targets[:, None], -torch.ones_like(slope[:, :1]))
-    return loss, _unshaped(slope, shaped, dtype, scale, cap)
+def loss_and_gradient_in_place(
+    logits: Tensor, targets: Tensor, dtype: torch.dtype, scale: float, cap: float | None
+) -> LossAndGradient:
+    """Compute the same as `loss_and_gradient` with torch's own kernels; the fastest way on a CPU."""
+    transformed = _transform(logits, scale, cap)
+    gradient = transformed.log_softmax(dim=-1)
+    loss = -gradient.gather(1, targets[:, None]).sum()
+    gradient.exp_().scatter_add_(1, targets[:, None], -torch.ones_like(gradient[:, :1]))  # softmax - one-hot
+    return loss, _gradient_before_transform(gradient, transformed, dtype, scale, cap)
 
 
-def _shaped(logits: Tensor, scale: float, cap: float | None) -> Tensor:
+def _transform(logits: Tensor, scale: float, cap: float | None) -> Tensor:
+    """Scale logits and softly cap them within ±cap, as the model itself does."""
     logits = logits if scale == 1.0 else logits * scale
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def _unshaped(slope: Tensor, shaped: Tensor, dtype: torch.dtype, scale: float, cap: float | None) -> Tensor:
-    slope = slope if cap is None else slope * (1 - (shaped / cap) ** 2)
-    slope = slope if scale == 1.0 else slope * scale
-    return (slope * _HALF_SCALE if dtype == torch.float16 else slope).to(dtype)
+def _gradient_before_transform(
+    gradient: Tensor, transformed: Tensor, dtype: torch.dtype, scale: float, cap: float | None
+) -> Tensor:
+    """Apply the chain rule for `_transform`, and cast."""
+    gradient = gradient if cap is None else gradient * (1 - (transformed / cap) ** 2)  # tanh' = 1 - tanh²
+    gradient = gradient if scale == 1.0 else gradient * scale
+    return (gradient * _HALF_SCALE if dtype == torch.float16 else gradient).to(dtype)
 
 
 @cache
-def _slopes_for(kind: str) -> Callable[..., Slopes]:
-    """Return the kernel for a kind of device: compiled on CUDA, unless it does not compile."""
+def _kernel(kind: str) -> Callable[..., LossAndGradient]:
+    """Return the fastest function for a kind of device: on CUDA the compiled one, if it compiles."""
     if kind != "cuda":
-        return _slopes_in_place
-    compiled = torch.compile(_slopes, dynamic=True)
+        return loss_and_gradient_in_place
+    compiled = torch.compile(loss_and_gradient, dynamic=True)
     try:
         targets = torch.zeros(3, dtype=torch.int64, device=kind)
         compiled(torch.zeros(3, 8, device=kind), targets, torch.float32, 1.0, None)
-    except Exception:  # no compiler, or no Triton: the plain kernels do the same, a little slower
-        return _slopes_in_place
+    except Exception:  # no C compiler or no Triton: torch's own kernels are only a little slower
+        return loss_and_gradient_in_place
     return compiled
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply into fp32, without rounding to bf16 in between where the device can."""
+    """Return an fp32 matrix product; on CUDA it is not rounded to 16 bits in between."""
     if left.is_cuda and left.dtype != torch.float32:
         return torch.mm(left, right, out_dtype=torch.float32)
     return torch.mm(left, right).float()
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add a matrix product to an fp32 total [left's rows, right's columns], in place."""
+    """Add a matrix product to an fp32 total [rows of left, columns of right], in place."""
     if left.dtype == torch.float32:
         total.addmm_(left, right)
     elif not left.is_cuda:
@@ -135,7 +143,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 @cache
 def _adds_into_fp32(dtype: torch.dtype) -> bool:
-    """Try whether CUDA adds a 16-bit product to an fp32 total in one go, which some versions of torch refuse."""
+    """Return whether CUDA can add a 16-bit product to an fp32 total in one kernel; some versions of torch refuse."""
     part, total = torch.ones(8, 8, dtype=dtype, device="cuda"), torch.ones(8, 8, device="cuda")
     try:
         torch.addmm(total, part, part, out_dtype=torch.float32, out=total)
@@ -148,7 +156,10 @@ def _adds_into_fp32(dtype: torch.dtype) -> bool:
 
 
 class _SummedLoss(torch.autograd.Function):
-    """The summed loss of hidden states [tokens, hidden] under a head, with its gradients made on the way forward."""
+    """The summed loss of hidden states [tokens, hidden] under a head [vocabulary, hidden].
+
+    The forward pass computes the gradients as well, while it has the logits; the backward pass only scales them.
+    """
 
     @staticmethod
     def forward(
@@ -162,47 +173,47 @@ class _SummedLoss(torch.autograd.Function):
         cap: float | None,
         training: bool,
     ) -> Tensor:
-        wants_hidden, wants_weight, wants_bias = (training and wanted for wanted in ctx.needs_input_grad[:3])
-        d_hidden = torch.empty_like(hidden) if wants_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
-        d_bias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if wants_bias else None
+        needs_hidden, needs_weight, needs_bias = (training and needed for needed in ctx.needs_input_grad[:3])
+        d_hidden = torch.empty_like(hidden) if needs_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None  # summed over chunks
+        d_bias = torch.zeros_like(weight[:, 0], dtype=torch.float32) if needs_bias else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        slopes = _slopes_for(hidden.device.type)
+        kernel = _kernel(hidden.device.type)
         for start in range(0, len(targets), chunk):
             rows = slice(start, start + chunk)
             logits = _product(hidden[rows], weight.t())
             if bias is not None:
                 logits += bias
             if not training:
-                shaped = _shaped(logits, scale, cap)
-                total += nn.functional.cross_entropy(shaped, targets[rows], reduction="sum")
+                transformed = _transform(logits, scale, cap)
+                total += nn.functional.cross_entropy(transformed, targets[rows], reduction="sum")
                 continue
-            loss, slope = slopes(logits, targets[rows], weight.dtype, scale, cap)
-            del logits
+            loss, gradient = kernel(logits, targets[rows], weight.dtype, scale, cap)
+            del logits  # freed before the products below allocate
             total += loss
             if d_hidden is not None:
-                torch.mm(slope, weight, out=d_hidden[rows])
+                torch.mm(gradient, weight, out=d_hidden[rows])
             if d_weight is not None:
-                _add_product(d_weight, slope.t(), hidden[rows])
+                _add_product(d_weight, gradient.t(), hidden[rows])
             if d_bias is not None:
-                d_bias += slope.sum(dim=0, dtype=torch.float32)
+                d_bias += gradient.sum(dim=0, dtype=torch.float32)
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         ctx.dtype = weight.dtype
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        factor = outer / _HALF_SCALE if ctx.dtype == torch.float16 else outer
-        scaled = [_times(slope, factor, ctx.dtype) for slope in ctx.saved_tensors]
-        return (*scaled, None, None, None, None, None)
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
+        factor = d_loss / _HALF_SCALE if ctx.dtype == torch.float16 else d_loss
+        scaled = [_scale(gradient, factor, ctx.dtype) for gradient in ctx.saved_tensors]
+        return (*scaled, None, None, None, None, None)  # none for targets, chunk, scale, cap and training
 
 
-def _times(slope: Tensor | None, factor: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Multiply by fp32 `factor` and round once, without an fp32 copy in between."""
-    if slope is None:
+def _scale(gradient: Tensor | None, factor: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Multiply a gradient by an fp32 factor and round once, without an fp32 copy in between."""
+    if gradient is None:
         return None
-    return torch.mul(slope, factor, out=torch.empty_like(slope, dtype=dtype))
+    return torch.mul(gradient, factor, out=torch.empty_like(gradient, dtype=dtype))
 
 
 def supervised_loss(
@@ -216,41 +227,49 @@ def supervised_loss(
     scale: float = 1.0,
     count: int | None = None,
 ) -> Tensor:
-    """Return the sum of the token losses, fp32, over positions whose target is not negative.
+    """Return the sum of the token losses, fp32, over the positions with a target of 0 or more.
 
-    hidden [rows, tokens, size], head_weight [vocabulary, size], targets [rows, tokens]. Logits are multiplied by
-    `scale`, then pressed into ±softcap. `count` is how many targets there are, if the caller knows: it saves the
-    device a wait. `chunk` is the tokens taken at once, by default as many as `chunk_rows` says.
+    hidden [rows, tokens, size], head_weight [vocabulary, size], bias [vocabulary], targets [rows, tokens]. Logits are
+    multiplied by `scale`, then softly capped within ±softcap. `count` is the number of targets, if it is known: without
+    it, the CPU waits for the device. `chunk` is the number of tokens in a chunk, by default `chunk_tokens`.
     """
-    places = _places(targets.flatten(), count)
-    picked = hidden.flatten(0, 1).index_select(0, places).to(head_weight.dtype)
-    chunk = chunk or chunk_rows(len(head_weight), head_weight.requires_grad)
-    wanted = targets.flatten().index_select(0, places)
-    function: Any = _SummedLoss  # torch gives `apply` no type
-    loss: Tensor = function.apply(picked, head_weight, bias, wanted, chunk, scale, softcap, torch.is_grad_enabled())
+    positions = _positions(targets.flatten(), count)
+    states = hidden.flatten(0, 1).index_select(0, positions).to(head_weight.dtype)  # [supervised, size]
+    ids = targets.flatten().index_select(0, positions)  # [supervised]
+    chunk = chunk or chunk_tokens(len(head_weight), head_weight.requires_grad)
+    function: Any = _SummedLoss  # torch has no type for `apply`
+    loss: Tensor = function.apply(states, head_weight, bias, ids, chunk, scale, softcap, torch.is_grad_enabled())
     return loss
 
 
-def _places(targets: Tensor, count: int | None) -> Tensor:
-    """Return where targets are; a stable sort finds them on a device without waiting for it to say how many."""
+def _positions(targets: Tensor, count: int | None) -> Tensor:
+    """Return the positions [supervised] with a target.
+
+    On a device `nonzero` waits for the number of results; with a known count, a stable sort does not.
+    """
     if count is None or targets.device.type == "cpu":
         return (targets >= 0).nonzero().flatten()
     return (targets < 0).to(torch.int8).argsort(stable=True)[:count]
 
 
-def _by_module(hidden: Tensor, head: nn.Module, targets: Tensor, chunk: int, scale: float, cap: float | None) -> Tensor:
-    """Return the summed loss under a head that is more than one matrix (an adapter on it), each chunk recomputed."""
+def _loss_through_module(
+    hidden: Tensor, head: nn.Module, targets: Tensor, chunk: int, scale: float, cap: float | None
+) -> Tensor:
+    """Return the summed loss under a head that is not a single matrix, such as one with an adapter.
+
+    Autograd computes the gradients; each chunk is checkpointed, so its logits are recomputed in the backward pass.
+    """
     from torch.utils.checkpoint import checkpoint
 
-    def one(rows: Tensor, wanted: Tensor) -> Tensor:
-        shaped = _shaped(head(rows).float(), scale, cap)
-        return nn.functional.cross_entropy(shaped, wanted, reduction="sum")
+    def chunk_loss(states: Tensor, ids: Tensor) -> Tensor:
+        transformed = _transform(head(states).float(), scale, cap)
+        return nn.functional.cross_entropy(transformed, ids, reduction="sum")
 
-    places = _places(targets.flatten(), None)
-    picked, wanted = hidden.flatten(0, 1).index_select(0, places), targets.flatten().index_select(0, places)
-    total = picked.sum(dtype=torch.float32) * 0.0  # hangs on the graph even where nothing is supervised
-    for rows, ids in zip(picked.split(chunk), wanted.split(chunk), strict=True):
-        total = total + checkpoint(one, rows, ids, use_reentrant=False) if len(ids) else total
+    positions = _positions(targets.flatten(), None)
+    states, ids = hidden.flatten(0, 1).index_select(0, positions), targets.flatten().index_select(0, positions)
+    total = states.sum(dtype=torch.float32) * 0.0  # part of the graph even without supervised tokens
+    for part, part_ids in zip(states.split(chunk), ids.split(chunk), strict=True):
+        total = total + checkpoint(chunk_loss, part, part_ids, use_reentrant=False) if len(part_ids) else total
     return total
 
 
@@ -258,47 +277,50 @@ def _by_module(hidden: Tensor, head: nn.Module, targets: Tensor, chunk: int, sca
 def token_losses(
     hidden: Tensor, head: nn.Module, targets: Tensor, chunk: int, scale: float = 1.0, cap: float | None = None
 ) -> Tensor:
-    """Return each supervised token's loss, fp32, in the order of rows and positions; for evaluation."""
-    places = _places(targets.flatten(), None)
-    picked, wanted = hidden.flatten(0, 1).index_select(0, places), targets.flatten().index_select(0, places)
-    found = [hidden.new_zeros(0, dtype=torch.float32)]
-    for rows, ids in zip(picked.split(chunk), wanted.split(chunk), strict=True):
-        shaped = _shaped(_logits(head, rows), scale, cap)
-        found.append(nn.functional.cross_entropy(shaped, ids, reduction="none"))
-    return torch.cat(found)
+    """Return the loss of each supervised token [supervised], fp32, in order of rows and positions; for evaluation."""
+    positions = _positions(targets.flatten(), None)
+    states, ids = hidden.flatten(0, 1).index_select(0, positions), targets.flatten().index_select(0, positions)
+    losses = [hidden.new_zeros(0, dtype=torch.float32)]
+    for part, part_ids in zip(states.split(chunk), ids.split(chunk), strict=True):
+        transformed = _transform(_logits(head, part), scale, cap)
+        losses.append(nn.functional.cross_entropy(transformed, part_ids, reduction="none"))
+    return torch.cat(losses)
 
 
-def _logits(head: nn.Module, rows: Tensor) -> Tensor:
-    """Return fp32 logits [rows, vocabulary], rounded nowhere in between if the head is one matrix."""
-    if not isinstance(head, nn.Linear) or hasattr(head, "base_layer"):
-        return head(rows).float()  # type: ignore[no-any-return]
-    logits = _product(rows.to(head.weight.dtype), head.weight.t())
+def _logits(head: nn.Module, states: Tensor) -> Tensor:
+    """Return fp32 logits [tokens, vocabulary]; those of a single matrix are not rounded to 16 bits in between."""
+    if not _is_matrix(head):
+        return head(states).float()  # type: ignore[no-any-return]
+    logits = _product(states.to(head.weight.dtype), head.weight.t())
     return logits if head.bias is None else logits + head.bias
 
 
-class CausalLoss(nn.Module):
-    """A causal model and its loss as one module, so that what hooks a forward (DDP, FSDP2) sees one.
+def _is_matrix(head: nn.Module) -> TypeGuard[nn.Linear]:
+    """Return whether a head is a plain matrix: peft's layers, which may be Linear too, have a `base_layer`."""
+    return isinstance(head, nn.Linear) and not hasattr(head, "base_layer")
 
-    `model` is transformers' model for causal language modelling, or peft's around it.
+
+class CausalLoss(nn.Module):
+    """A causal model and its loss as one module: DDP and FSDP2 hook the forward of the outermost module.
+
+    `model` is a causal model of transformers, or a peft model around one.
     """
 
     def __init__(self, model: nn.Module, *, chunk: int = 0) -> None:
         super().__init__()
         self.model = model
         self.chunk = chunk
-        self.scale, self.softcap = head_shape(attention_module.base_model(model).config.get_text_config())
+        self.scale, self.softcap = logit_transform(attention_module.base_model(model).config.get_text_config())
 
-    def forward(self, batch: PackedBatch, attention: ChosenKernel, *, each: bool = False) -> Tensor:
-        """Return the sum of the batch's token losses, fp32; with `each`, every one of them, without gradients."""
+    def forward(self, batch: PackedBatch, attention: ChosenKernel, *, per_token: bool = False) -> Tensor:
+        """Return the sum of the batch's token losses, fp32; with `per_token`, each of them, without gradients."""
         hidden = self.body(batch, attention)
         base = attention_module.base_model(self.model)
         head = base.get_output_embeddings()
-        if each:
-            chunk = self.chunk or chunk_rows(base.config.get_text_config().vocab_size, False)
-            return token_losses(hidden, head, batch.targets, chunk, self.scale, self.softcap)
-        if not isinstance(head, nn.Linear) or hasattr(head, "base_layer"):  # an adapter on it is no plain matrix
-            chunk = self.chunk or chunk_rows(base.config.get_text_config().vocab_size, False)
-            return _by_module(hidden, head, batch.targets, chunk, self.scale, self.softcap)
+        if per_token or not _is_matrix(head):
+            chunk = self.chunk or chunk_tokens(base.config.get_text_config().vocab_size, False)
+            function = token_losses if per_token else _loss_through_module
+            return function(hidden, head, batch.targets, chunk, self.scale, self.softcap)
         return supervised_loss(
             hidden,
             head.weight,
@@ -311,7 +333,7 @@ class CausalLoss(nn.Module):
         )
 
     def body(self, batch: PackedBatch, attention: ChosenKernel) -> Tensor:
-        """Return the hidden states that the head reads, [rows, tokens, size]."""
+        """Return the hidden states [rows, tokens, size] that the head takes."""
         states: Tensor = (
             attention_module.base_model(self.model)
             .base_model(
@@ -325,8 +347,8 @@ class CausalLoss(nn.Module):
         return states
 
 
-def head_shape(config: Any) -> tuple[float, float | None]:
-    """Return what a model multiplies its logits by, and what it caps them at, by its configuration's names for them."""
+def logit_transform(config: Any) -> tuple[float, float | None]:
+    """Return the scale and the soft cap that a model applies to its logits, from its configuration."""
     scale = 1.0
     if getattr(config, "logit_scale", None) is not None:  # Cohere
         scale = float(config.logit_scale)
@@ -337,28 +359,28 @@ def head_shape(config: Any) -> tuple[float, float | None]:
 
 
 def check_packed_logits(module: CausalLoss, attention: ChosenKernel) -> None:
-    """Hold the logits of two short documents in one row against the model's own forward on each alone.
+    """Compare the logits of two short documents in one row with the model's own forward pass on each alone.
 
-    Raises RecipeError where the two differ: some models do more to their logits than their configuration says in words
-    we know, and some carry a state from one document into the next. Neither must be found out by training.
+    Raises RecipeError if they differ. Some models transform their logits in ways that their configuration does not
+    name, and some carry a state from one document into the next; both would silently train something else.
     """
     base = attention_module.base_model(module.model)
     size, device = base.config.get_text_config().vocab_size, next(module.parameters()).device
-    ids = torch.arange(24, device=device) * 7919 % size
-    before = module.training
+    ids = torch.arange(24, device=device) * 7919 % size  # a prime, so that the ids differ
+    was_training = module.training
     module.eval()
     with torch.no_grad():
         hidden = module.body(_Probe(ids), attention)[0]
-        ours = _shaped(base.get_output_embeddings()(hidden).float(), module.scale, module.softcap)
+        ours = _transform(base.get_output_embeddings()(hidden).float(), module.scale, module.softcap)
         with attention_module.plain_attention(module.model):
             parts = [base(input_ids=part[None], use_cache=False).logits[0] for part in ids.split(12)]
-    module.train(before)
+    module.train(was_training)
     theirs = torch.cat(parts).float()
     error = ((ours - theirs).norm() / theirs.norm()).item()
-    if not error < (0.001 if base.dtype == torch.float32 else 0.05):
+    if not error < (0.001 if base.dtype == torch.float32 else 0.05):  # relative to the norm; NaN fails too
         raise RecipeError(
-            f"{type(base).__name__} is not head and softmax over a body that keeps documents apart (its logits are off "
-            f"by {error:.1%} in a packed row); use a model of LLaMA's kind"
+            f"{type(base).__name__} cannot be trained on packed rows: its logits differ by {error:.1%} from those of "
+            "each conversation alone; use a model with the architecture of LLaMA"
         )
 
 
@@ -368,7 +390,7 @@ class _Probe:
     def __init__(self, ids: Tensor) -> None:
         self.input_ids = ids[None]
         self.targets = ids.roll(-1)[None].clone()
-        self.targets[:, 11::12] = -100
+        self.targets[:, 11::12] = -100  # no target at the end of a document
         self.position_ids = (torch.arange(24, device=ids.device) % 12)[None]
         self.documents = (torch.arange(24, device=ids.device) // 12).to(torch.int32)[None]
         self.supervised = 22
@@ -377,14 +399,14 @@ class _Probe:
 # ---- the whole step
 
 
-def share(
+def step_factor(
     batches: Iterable[PackedBatch], *, device: torch.device | str = "cpu", group: Any = None
 ) -> tuple[float, int]:
-    """Return what to multiply each micro-batch's summed loss by, and the supervised tokens of the global step.
+    """Return the factor on the summed loss of each micro-batch of a step, and the step's supervised tokens.
 
-    `batches` are this rank's micro-batches of the step; the other ranks' are added by one all-reduce. DDP and FSDP2
-    average gradients over ranks, where a sum is wanted: the factor is ranks ÷ tokens. It is 0 for a step without any
-    supervised token, which then changes nothing.
+    `batches` are this rank's micro-batches; one all-reduce adds those of the other ranks. The factor is ranks ÷ tokens,
+    because DDP and FSDP2 average gradients over the ranks and a sum is needed. It is 0 for a step without supervised
+    tokens, which then changes nothing.
     """
     from torch import distributed
 

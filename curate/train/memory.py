@@ -132,7 +132,9 @@ def _peaks(setup: Setup, shape: Shape, gradients: float) -> list[dict[str, float
         return {"gradients": gradients, "activations": remaining, "backward of a layer": layer}
 
     before = gradients if setup.accumulates else 0.0
-    loss = workspace_bytes(setup.supervised, shape.vocabulary, shape.hidden, trained=setup.full, item=setup.itemsize)
+    loss = workspace_bytes(
+        setup.supervised, shape.vocabulary, shape.hidden, trained=setup.full, itemsize=setup.itemsize
+    )
     peaks = [{"gradients": before, "activations": kept, "loss": float(loss)}]
     peaks += [backward(kept, recomputed=False)] if setup.checkpointed < shape.layers else []
     peaks += [backward(inputs, recomputed=True)] if setup.checkpointed else []

@@ -1,4 +1,4 @@
-"""NEFTune (arXiv 2310.05914): noise on the embeddings while training, the less the longer the document."""
+"""NEFTune (arXiv 2310.05914): uniform noise on the embeddings in training, weaker in longer documents."""
 
 from __future__ import annotations
 
@@ -12,47 +12,50 @@ from curate.train.loss import CausalLoss
 
 
 def add(module: CausalLoss, alpha: float) -> None:
-    """Have a model's embeddings disturbed in training, uniformly within ±alpha / sqrt(tokens × size) of its document.
+    """Add noise to a model's embeddings in training, uniform within ±alpha / sqrt(tokens × size).
 
-    Documents of a packed row are told apart, padding gets none; evaluation and generation are as without it.
+    `tokens` are those of the document, of which a packed row has several. Padding gets no noise; evaluation and
+    generation run without.
     """
-    noise = _Noise(alpha)
-    module.register_forward_pre_hook(noise.take, with_kwargs=True)
-    module.register_forward_hook(noise.forget, always_call=True)
-    choose.base_model(module.model).get_input_embeddings().register_forward_hook(noise.disturb)
+    hooks = _Hooks(alpha)
+    module.register_forward_pre_hook(hooks.set_documents, with_kwargs=True)
+    # Also after an error: a repeated step must not find the documents of another micro-batch.
+    module.register_forward_hook(hooks.clear_documents, always_call=True)
+    choose.base_model(module.model).get_input_embeddings().register_forward_hook(hooks.add_noise)
 
 
-class _Noise:
-    """What is between the loss, which knows the documents, and the embeddings, which do not."""
+class _Hooks:
+    """Pass the documents from the loss module, which gets them with the batch, to the embeddings, which do not."""
 
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
-        self.documents: Tensor | None = None
+        self.documents: Tensor | None = None  # [rows, tokens]; None while no noise is wanted
 
-    def take(self, module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        batch = arguments[0] if arguments else named["batch"]
+    def set_documents(self, module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        batch = arguments[0] if arguments else keywords["batch"]
         self.documents = batch.documents if module.training and torch.is_grad_enabled() else None
 
-    def forget(self, module: Any, arguments: Any, output: Any) -> None:
+    def clear_documents(self, module: Any, arguments: Any, output: Any) -> None:
         self.documents = None
 
-    def disturb(self, module: Any, arguments: Any, embeddings: Tensor) -> Tensor:
+    def add_noise(self, module: Any, arguments: Any, embeddings: Tensor) -> Tensor:
         if self.documents is None:
             return embeddings
         return embeddings + noise(embeddings, self.documents, self.alpha)
 
 
 def noise(embeddings: Tensor, documents: Tensor, alpha: float) -> Tensor:
-    """Return the noise for embeddings [rows, tokens, size] of packed documents [rows, tokens], padding -1."""
+    """Return noise like embeddings [rows, tokens, size]; `documents` [rows, tokens] numbers them, -1 is padding."""
     size = embeddings.shape[-1]
     width = alpha / (lengths(documents).float().clamp_min(1) * size).sqrt()
-    width = torch.where(documents < 0, 0.0, width)[..., None]
-    drawn = torch.rand(embeddings.shape, dtype=torch.float32, device=embeddings.device)
-    return ((2 * drawn - 1) * width).to(embeddings.dtype)
+    width = torch.where(documents < 0, 0.0, width)[..., None]  # [rows, tokens, 1]
+    # in fp32: bf16 draws take few distinct values
+    uniform = torch.rand(embeddings.shape, dtype=torch.float32, device=embeddings.device)
+    return ((2 * uniform - 1) * width).to(embeddings.dtype)
 
 
 def lengths(documents: Tensor) -> Tensor:
-    """Return for each position how many its document has, [rows, tokens] int64."""
-    places = documents.long() + 1
+    """Return the tokens of the document at each position, int64 [rows, tokens]."""
+    columns = documents.long() + 1  # from 0; padding is counted in column 0
     counts = torch.zeros(documents.shape[0], documents.shape[1] + 1, dtype=torch.int64, device=documents.device)
-    return counts.scatter_add_(1, places, torch.ones_like(places)).gather(1, places)
+    return counts.scatter_add_(1, columns, torch.ones_like(columns)).gather(1, columns)

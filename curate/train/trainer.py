@@ -27,7 +27,7 @@ from curate.train.checkpoint import Loaded, State
 from curate.train.config import TrainConfig
 from curate.train.distributed import World
 from curate.train.init_from import FROM_SCRATCH, Initial
-from curate.train.loss import CausalLoss, check_packed_logits, share
+from curate.train.loss import CausalLoss, check_packed_logits, step_factor
 from curate.train.optim import adamw
 from curate.train.packing import PackedData
 from curate.train.plan import Plan
@@ -172,7 +172,7 @@ class Trainer:
         parts = distributed.shares(rows, self.micro_batch, self.world)
         batches = [self.data.batch(part, min_rows) for part in parts]
         data_seconds = time.perf_counter() - begin
-        factor, supervised = share(batches, device=place)
+        factor, supervised = step_factor(batches, device=place)
         total = torch.zeros((), dtype=torch.float64 if place.type != "mps" else torch.float32).to(place)
         for number, batch in enumerate(batches, 1):
             with distributed.accumulating(self.module, number == len(batches)):

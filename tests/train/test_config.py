@@ -87,7 +87,7 @@ WRONG = {
     "unknown template": ("[data]\ntemplate = 'vicunna'", "unknown data.template 'vicunna'; did you mean 'vicuna'?"),
     "unknown loss": ("[data]\nloss = 'first'", "data.loss = 'first' must be 'all', 'last' or"),
     "unknown role": ("[data]\nloss = 'roles:asistant'", "no role 'asistant'; did you mean 'assistant'?"),
-    "no length": ("[train]\nepochs = 0", "is no training"),
+    "no length": ("[train]\nepochs = 0", "train nothing"),
     "rows too short": ("[data]\nmax_tokens = 512\nrow_tokens = 256", "data.row_tokens = 256 must hold"),
     "no targets": ("[method]\ntargets = []", "trains nothing"),
     "peft without a type": ("[method]\nkind = 'peft'", "needs method.peft with a peft_type"),

@@ -130,28 +130,30 @@ def test_each_row_is_taken_once_and_every_rank_takes_as_many_micro_batches(
     assert all(len(part) <= micro_batch for mine in parts for part in mine)
 
 
-def test_torchruns_environment_is_read_and_a_broken_one_is_told() -> None:
+def test_start_reads_torchruns_environment_and_refuses_a_broken_one() -> None:
     assert distributed.start("cpu", {}) == ALONE
-    with pytest.raises(CurateError, match="RANK = 'first' is no number; start several processes with torchrun"):
+    with pytest.raises(CurateError, match="RANK = 'first' is not a number; start several processes with torchrun"):
         distributed.start("cpu", {"RANK": "first"})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_where_torch_sees_no_gpu_that_is_told() -> None:
-    with pytest.raises(CurateError, match="no CUDA GPU here: curate doctor tells why"):
+def test_start_refuses_cuda_without_a_gpu() -> None:
+    with pytest.raises(CurateError, match="no CUDA GPU; curate doctor shows why"):
         distributed.start("cuda", {})
 
 
 @pytest.mark.gpu
-def test_a_rank_without_a_gpu_of_its_own_is_told() -> None:
+def test_start_refuses_a_rank_without_a_gpu_of_its_own() -> None:
     count = torch.cuda.device_count()
-    with pytest.raises(CurateError, match=f"of which there are {count}; start torchrun with --nproc-per-node {count}"):
+    with pytest.raises(
+        CurateError, match=f"but this machine has {count}; start torchrun with --nproc-per-node {count}"
+    ):
         distributed.start("cuda", {"LOCAL_RANK": str(count), "RANK": str(count), "WORLD_SIZE": str(count + 1)})
 
 
 def test_weights_of_other_names_or_shapes_are_refused() -> None:
     mine = {"a": torch.zeros(2, 3)}
-    with pytest.raises(CurateError, match="holds other parameters than this run trains, 'b' for one"):
+    with pytest.raises(CurateError, match="has other parameters than this run trains, such as 'b'"):
         distributed.load_weights(mine, {"a": torch.zeros(2, 3), "b": torch.zeros(1)})
-    with pytest.raises(CurateError, match=r"checkpoint's a has shape \(3, 2\), this run's \(2, 3\)"):
+    with pytest.raises(CurateError, match=r"checkpoint's a has shape \(3, 2\), this run's has \(2, 3\)"):
         distributed.load_weights(mine, {"a": torch.zeros(3, 2)})

@@ -90,8 +90,8 @@ def test_the_compiled_kernel_and_the_plain_one_are_the_same_function() -> None:
     source = torch.Generator().manual_seed(0)
     logits, targets = torch.randn(9, 33, generator=source) * 4, torch.randint(0, 33, (9,), generator=source)
     for shape in ((1.0, None), (0.5, 4.0)):
-        one = loss._slopes(logits.clone(), targets, torch.float32, *shape)
-        other = loss._slopes_in_place(logits.clone(), targets, torch.float32, *shape)
+        one = loss.loss_and_gradient(logits.clone(), targets, torch.float32, *shape)
+        other = loss.loss_and_gradient_in_place(logits.clone(), targets, torch.float32, *shape)
         torch.testing.assert_close(one, other)
 
 
@@ -204,7 +204,7 @@ def test_the_check_passes_a_model_that_is_understood_and_refuses_one_that_is_not
     loss.check_packed_logits(loss.CausalLoss(model), prepared)
     module = loss.CausalLoss(model)
     module.softcap = None  # as if its configuration's word for the cap were not known
-    with pytest.raises(RecipeError, match="is not head and softmax over a body"):
+    with pytest.raises(RecipeError, match="cannot be trained on packed rows"):
         loss.check_packed_logits(module, prepared)
 
 
@@ -229,7 +229,7 @@ def _step(accumulate: int, first: int = 0, every: int = 1, *, wrap: Any = None) 
     prepared = choose.install_kernel(model, SDPA)
     module = loss.CausalLoss(model)
     called = wrap(module) if wrap else module
-    factor, tokens = loss.share(batches)
+    factor, tokens = loss.step_factor(batches)
     total = 0.0
     for batch in batches:
         value = called(batch, prepared) * factor
@@ -285,7 +285,7 @@ def test_two_ranks_make_the_step_that_one_makes(tmp_path: Path) -> None:
 def test_a_step_without_a_supervised_token_changes_nothing() -> None:
     ids = torch.zeros(1, 4, dtype=torch.int64)
     empty = tiny_models.Rows(ids, ids - 100, ids, ids.int(), 0)
-    assert loss.share([empty]) == (0.0, 0)
+    assert loss.step_factor([empty]) == (0.0, 0)
 
 
 # ---- on a GPU
@@ -314,5 +314,5 @@ def test_the_loss_on_a_gpu_holds_no_more_than_it_says() -> None:
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     loss.supervised_loss(states, weight, targets, chunk=512, count=tokens).backward()
-    said = loss.workspace_bytes(tokens, vocabulary, hidden, trained=True, item=2, chunk=512)
+    said = loss.workspace_bytes(tokens, vocabulary, hidden, trained=True, itemsize=2, chunk=512)
     assert torch.cuda.max_memory_allocated() - before <= said * 1.1 + (32 << 20)

@@ -126,7 +126,7 @@ def test_rounding_gives_one_of_the_two_neighbours_and_either_as_often_as_it_is_w
     count = 4000
     noise = torch.from_numpy(np.random.default_rng(seed).integers(-(2**31), 2**31, count, dtype=np.int32))
     exact = torch.full((count,), value, dtype=torch.float32)
-    found = updates.rounded(exact, noise).double()
+    found = updates.round_stochastically(exact, noise).double()
     below, above = float(found.min()), float(found.max())
     gap = 2.0 ** (math.frexp(value)[1] - 8) if value else 0.0
     assert set(found.tolist()) == {below, above}
@@ -172,9 +172,9 @@ def test_a_moment_in_8_bits_is_the_nearest_that_there_is(seed: int, exponent: fl
     values = eight_bit.unsigned_map(torch.device("cpu")) if squared else eight_bit.signed_map(torch.device("cpu"))
     moment = moment.square() if squared else moment
     codes, scale = torch.zeros(8, 64, dtype=torch.uint8), torch.zeros(8, 1)
-    eight_bit.write(moment, codes, scale, values)
+    eight_bit.quantise(moment, codes, scale, values)
     assert torch.equal(scale, moment.abs().amax(dim=1, keepdim=True))
-    found = eight_bit.read(codes, scale, values)
+    found = eight_bit.dequantise(codes, scale, values)
     distances = (moment[..., None] / scale.clamp_min(1e-38)[..., None] - values).abs()
     best = distances.amin(dim=-1)
     ours = (moment / scale.clamp_min(1e-38) - found / scale.clamp_min(1e-38)).abs()
@@ -280,9 +280,7 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(form: Any, dtype: Any, tmp_
 def test_another_runs_state_is_refused() -> None:
     ours = parameters(torch.bfloat16)
     saved = adamw.build(ours.items(), DECAYING, "master").state_dict()
-    with pytest.raises(
-        CheckpointError, match="has the form 'master', this run's '8bit'; go on with --setting optimizer"
-    ):
+    with pytest.raises(CheckpointError, match="has the form 'master', this run's has '8bit'; use --setting optimizer"):
         adamw.build(ours.items(), DECAYING, "8bit").load_state_dict(saved)
     with pytest.raises(CheckpointError, match="states of 3 parameters, this run trains 2"):
         adamw.build(list(ours.items())[:2], DECAYING, "master").load_state_dict(saved)
@@ -296,7 +294,7 @@ def test_another_runs_state_is_refused() -> None:
 
 
 def test_fp16_weights_are_not_rounded_by_chance() -> None:
-    with pytest.raises(RecipeError, match="stochastic needs bf16 weights"):
+    with pytest.raises(RecipeError, match="needs bf16 weights"):
         adamw.build(parameters(torch.float16).items(), DECAYING, "stochastic")
 
 
@@ -470,7 +468,7 @@ def test_an_update_that_does_not_compile_runs_as_it_is_written() -> None:
     def refuses(graph: Any, inputs: Any) -> Any:
         raise NotImplementedError("no compiler here")
 
-    update = updates.WithFallback(updates.move_stochastic, backend=refuses)
+    update = updates.WithFallback(updates.update_stochastic_flat, backend=refuses)
     tensors = [torch.ones(256, dtype=torch.bfloat16) for _ in range(4)]
     numbers = torch.tensor([0.0, 0.1, 0.9, 0.999, 1.0, 1e-8])
     update(*tensors, torch.zeros(256, dtype=torch.int32), numbers)

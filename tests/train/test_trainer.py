@@ -209,7 +209,7 @@ def trainer(taught: Path, scale: LossScale) -> Trainer:
     source = find.find_model("tiny", tokenizer=tokenizer)
     model = load.load_model(source, dtype=torch.float32, device="cpu")
     packed = PackedData(examples, packing.pack(examples.lengths, 192).rows, 192)
-    settings = config.override(config.load(config.TINY), {"method": {"kind": "full"}, "train": {"micro_batch": 2}})
+    settings = config.override(config.load("tiny"), {"method": {"kind": "full"}, "train": {"micro_batch": 2}})
     kernel = choose.choose_kernel("cpu", torch.float32)
     data_load = Load(len(examples), len(packed.rows), 192, work([], 0), work([], 0))
     hardware = Hardware("cpu", "a CPU", 1 << 40, "fp32", 1e9, 1, 1 << 40)

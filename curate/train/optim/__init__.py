@@ -1,1 +1,1 @@
-"""Optimizers: AdamW in several precisions."""
+"""AdamW in several precisions."""

@@ -1,12 +1,12 @@
-"""AdamW in three forms, its schedule, and the clipping of gradients.
+"""AdamW in three forms, its learning-rate schedule, and gradient clipping.
 
-    master        the moments in fp32, and an fp32 copy of weights that are bf16 or fp16: torch's fused AdamW
-    8bit          the same copy, the moments in 8 bits (`curate.train.optim.eight_bit`)
-    stochastic    bf16 weights and moments and no copy; what is rounded away is rounded up as often as it is worth
+    master        fp32 moments, and an fp32 master copy of bf16 or fp16 weights; torch's fused AdamW
+    8bit          the same master copy, with 8-bit moments (`curate.train.optim.eight_bit`)
+    stochastic    bf16 weights and moments with stochastic rounding, and no master copy
 
-A bf16 weight has 8 significant bits: a step smaller than 1/512 of it, as most are, is lost when rounded to the nearest.
-The copy keeps such steps; rounding up with their probability keeps them on average. All that is needed to go on exactly
-is in `state_dict`, whole tensors for sharded parameters, so that it loads at another number of ranks.
+A bf16 weight has 8 significant bits: an update smaller than 1/512 of the weight, as most are, is lost when rounded to
+nearest. The master copy keeps such updates; stochastic rounding keeps them on average. `state_dict` has everything that
+an exact resumption needs, with DTensors for sharded parameters, so that it loads at another number of ranks.
 """
 
 from __future__ import annotations
@@ -27,28 +27,29 @@ from curate.model.choices import OptimizerForm
 from curate.train import distributed
 from curate.train.config import OptimizerSettings
 from curate.train.optim import eight_bit, updates
-from curate.train.optim.updates import MOMENTS, Numbers, Slot, local, update_kind
+from curate.train.optim.updates import MOMENTS, Slot, StepScalars, local, update_kind
 
-_BUCKET = 1 << 26  # elements whose fp32 gradients are made at once: 256 MiB
-_NORM_PIECE = 1 << 16  # elements: 512 KiB in fp64, which stays in cache
-# Vectors of any kind, and tables of embeddings, whose rows of rare tokens would decay without ever being trained.
+_BUCKET = 1 << 26  # elements of one fused update: its fp32 copies of the gradients take 256 MiB
+_NORM_CHUNK = 1 << 16  # elements: 512 KiB in fp64, which stays in cache
+# Norms and IA3 scales, and embeddings, whose rows of rare tokens would decay without ever being trained.
 _UNDECAYED = re.compile(r"(^|[._])(embed\w*|wte|wpe|ia3_l|norm\w*|ln_\w+|\w*layernorm)([._]|$)", re.IGNORECASE)
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Tell whether weight decay concerns a parameter: matrices alone, not biases, norms, scales and embeddings."""
+    """Return whether weight decay applies to a parameter: to matrices, but not biases, norms, scales or embeddings."""
     return parameter.ndim >= 2 and not _UNDECAYED.search(name)
 
 
 class AdamW:
-    """AdamW (arXiv 1711.05101) over parameters of one model, its states made at once, before memory is taken by rows.
+    """AdamW (arXiv 1711.05101) over the parameters of one model.
 
-    `rate` is the learning rate of the next step. A parameter without a gradient is left as it is.
+    States are allocated at once, so that a lack of memory shows before the first step. `rate` is the learning rate of
+    the next step. A parameter without a gradient does not change.
     """
 
     def __init__(
         self,
-        named: Iterable[tuple[str, nn.Parameter]],
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
         *,
         form: OptimizerForm,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -57,15 +58,15 @@ class AdamW:
     ) -> None:
         self.form = form
         self.rate = 0.0
-        self.steps = 0
+        self.steps = 0  # taken so far
         self.betas, self.epsilon, self.weight_decay = betas, epsilon, weight_decay
-        self._slots = [Slot(name, parameter, decays(name, parameter)) for name, parameter in named]
+        self._slots = [Slot(name, parameter, decays(name, parameter)) for name, parameter in named_parameters]
         for slot in self._slots:
-            slot.state = _states(slot.parameter, form)
+            slot.state = _zero_states(slot.parameter, form)
         self._buckets = list(_buckets(self._slots))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Let go of the gradients."""
+        """Free the gradients, or set them to zero in place."""
         for slot in self._slots:
             if set_to_none:
                 slot.parameter.grad = None
@@ -74,83 +75,92 @@ class AdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Change the weights by their gradients."""
+        """Update the weights with their gradients."""
         self.steps += 1
         for bucket in self._buckets:
-            moved = [slot for slot in bucket if slot.parameter.grad is not None]
-            if not moved:
+            slots = [slot for slot in bucket if slot.parameter.grad is not None]
+            if not slots:
                 continue
-            decay = self.weight_decay if moved[0].decays else 0.0
-            numbers = Numbers(self.steps, self.rate, decay, *self.betas, self.epsilon)
-            updates.UPDATES[update_kind(moved[0])](moved, numbers)
+            decay = self.weight_decay if slots[0].decays else 0.0  # the same for all slots of a bucket
+            scalars = StepScalars(self.steps, self.rate, decay, *self.betas, self.epsilon)
+            updates.UPDATES[update_kind(slots[0])](slots, scalars)
 
     # ---- to and from a checkpoint
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that going on exactly needs; the tensors of sharded parameters are sharded as they are."""
+        """Return all that an exact resumption needs; states of sharded parameters are DTensors, sharded alike."""
         state = {
-            number: {name: _spread(value, slot.parameter) for name, value in slot.state.items()}
+            number: {name: _as_sharded(value, slot.parameter) for name, value in slot.state.items()}
             for number, slot in enumerate(self._slots)
         }
         return {"form": self.form, "step": self.steps, "state": state}
 
     @torch.no_grad()
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, whole or sharded; raises CheckpointError where it is another's."""
+        """Load the result of `state_dict`, with whole or sharded tensors.
+
+        Raises CheckpointError if the state is of another form, or of other parameters.
+        """
         if saved.get("form") != self.form:
             raise CheckpointError(
-                f"the checkpoint's optimizer has the form {saved.get('form')!r}, this run's {self.form!r}; "
-                f"go on with --setting optimizer.form={saved.get('form')}"
+                f"the checkpoint's optimizer has the form {saved.get('form')!r}, this run's has {self.form!r}; "
+                f"use --setting optimizer.form={saved.get('form')}"
             )
         if len(saved["state"]) != len(self._slots):
             raise CheckpointError(
-                f"the checkpoint has states of {len(saved['state'])} parameters, this run trains {len(self._slots)}"
+                f"the checkpoint has optimizer states of {len(saved['state'])} parameters, this run trains "
+                f"{len(self._slots)}"
             )
         for number, slot in enumerate(self._slots):
-            _fill(slot, saved["state"][number])
+            _load_states(slot, saved["state"][number])
         self.steps = int(saved["step"])
 
 
-def _fill(slot: Slot, saved: Mapping[str, Tensor]) -> None:
+def _load_states(slot: Slot, saved: Mapping[str, Tensor]) -> None:
     for name, value in slot.state.items():
-        found = saved.get(name)
-        if found is None:
+        tensor = saved.get(name)
+        if tensor is None:
             raise CheckpointError(f"the checkpoint has no {name} of {slot.name}")
-        if found.shape != _spread(value, slot.parameter).shape:
-            wanted = tuple(_spread(value, slot.parameter).shape)
+        shape = _as_sharded(value, slot.parameter).shape
+        if tensor.shape != shape:
             raise CheckpointError(
-                f"the checkpoint's {name} of {slot.name} has shape {tuple(found.shape)}, not {wanted}"
+                f"the checkpoint's {name} of {slot.name} has shape {tuple(tensor.shape)}, not {tuple(shape)}"
             )
-        part = found if isinstance(found, DTensor) else distributed.shard_like(found, slot.parameter)
+        part = tensor if isinstance(tensor, DTensor) else distributed.shard_like(tensor, slot.parameter)
         value.copy_(local(part))
 
 
-def _spread(part: Tensor, parameter: Tensor) -> Tensor:
-    """Return a rank's part of a state as the sharded tensor that it belongs to; a state has its parameter's rows."""
+def _as_sharded(part: Tensor, parameter: Tensor) -> Tensor:
+    """Return this rank's part of a state as a DTensor sharded like the parameter; unchanged if that is not sharded.
+
+    A state has its parameter's shape, except that 8-bit scales [rows, blocks] have one column for each block.
+    """
     if not isinstance(parameter, DTensor):
         return part
-    same = part.shape == local(parameter).shape
-    shape = torch.Size(parameter.shape if same else (*parameter.shape[:-1], part.shape[-1]))
-    stride = tuple(math.prod(shape[place + 1 :]) for place in range(len(shape)))
-    made: Tensor = DTensor.from_local(
+    is_scale = part.shape != local(parameter).shape
+    shape = torch.Size((*parameter.shape[:-1], part.shape[-1]) if is_scale else parameter.shape)
+    stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    # Shape and stride are given because `from_local` infers them wrongly where the rows do not divide by the ranks.
+    sharded: Tensor = DTensor.from_local(
         part, parameter.device_mesh, parameter.placements, run_check=False, shape=shape, stride=stride
     )
-    return made
+    return sharded
 
 
 # ---- states
 
 
-def _states(parameter: nn.Parameter, form: OptimizerForm) -> dict[str, Tensor]:
+def _zero_states(parameter: nn.Parameter, form: OptimizerForm) -> dict[str, Tensor]:
+    """Return the states of this rank's part of a parameter before the first step."""
     weight = local(parameter)
     if form == "stochastic" and weight.dtype == torch.float16:
         raise RecipeError(
-            "optimizer.form stochastic needs bf16 weights, for fp16 has no room for small moments; use 8bit"
+            "optimizer.form = 'stochastic' needs bf16 weights: small moments underflow in fp16; use '8bit'"
         )
     if form == "stochastic" and weight.dtype == torch.bfloat16:
         return {name: torch.zeros_like(weight) for name in MOMENTS}
     state = {} if weight.dtype == torch.float32 else {"master": weight.float()}
-    if form == "8bit" and eight_bit.suits(weight, parameter.shape):
+    if form == "8bit" and eight_bit.is_supported(weight, parameter.shape):
         for name in MOMENTS:
             state[name], state[f"{name}_scale"] = eight_bit.zeros(weight)
     else:
@@ -159,26 +169,28 @@ def _states(parameter: nn.Parameter, form: OptimizerForm) -> dict[str, Tensor]:
 
 
 def _buckets(slots: Iterable[Slot]) -> Iterator[list[Slot]]:
-    """Yield the parameters that are updated together: in one way, with one decay, not too many at once."""
-    open_ones: dict[tuple[str, bool], list[Slot]] = {}
+    """Yield groups of parameters that share update kind and decay, each of at most `_BUCKET` elements if it can be."""
+    open_buckets: dict[tuple[str, bool], list[Slot]] = {}
     for slot in slots:
         key = update_kind(slot), slot.decays
-        bucket = open_ones.setdefault(key, [])
-        if bucket and sum(local(one.parameter).numel() for one in (*bucket, slot)) > _BUCKET:
-            yield open_ones.pop(key)
-            bucket = open_ones.setdefault(key, [])
+        bucket = open_buckets.setdefault(key, [])
+        if bucket and sum(local(member.parameter).numel() for member in (*bucket, slot)) > _BUCKET:
+            yield open_buckets.pop(key)
+            bucket = open_buckets.setdefault(key, [])
         bucket.append(slot)
-    yield from open_ones.values()
+    yield from open_buckets.values()
 
 
-# ---- what the run calls
+# ---- building, learning rate, gradient norm
 
 
-def build(named: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings, form: OptimizerForm) -> AdamW:
-    """Return the optimizer of some parameters, with its states; raises PlanError where they do not fit the memory."""
+def build(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings, form: OptimizerForm
+) -> AdamW:
+    """Return an optimizer with its states allocated; raises PlanError if they do not fit into memory."""
     try:
         return AdamW(
-            named,
+            named_parameters,
             form=form,
             betas=(settings.beta1, settings.beta2),
             epsilon=settings.epsilon,
@@ -187,41 +199,41 @@ def build(named: Iterable[tuple[str, nn.Parameter]], settings: OptimizerSettings
     except RuntimeError as error:
         if not device.is_out_of_memory(error):
             raise
-    raise PlanError(
-        "memory ran out while the optimizer made its states; give --method lora or qlora, or "
+    raise PlanError(  # outside the handler, whose traceback keeps the allocated states alive
+        "memory ran out while the optimizer allocated its states; use --method lora or qlora, or "
         "--setting optimizer.form=8bit"
     )
 
 
 def set_rate(optimizer: AdamW, rate: float) -> None:
-    """Set the learning rate of the steps to come."""
+    """Set the learning rate of the next steps."""
     optimizer.rate = rate
 
 
 def norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the norm of all gradients together, over the ranks where they are sharded."""
+    """Return the global 2-norm of all gradients, summed over the ranks for sharded ones; a scalar on their device."""
     if not gradients:
         return torch.zeros(())
     sums: dict[Any, Tensor] = {}
-    for place in {_group(gradient) for gradient in gradients}:
-        parts = [local(gradient) for gradient in gradients if _group(gradient) == place]
-        sums[place] = _squares(parts)
-        if place is not None:
-            ranks.all_reduce(sums[place], group=place)
+    for group in {_group(gradient) for gradient in gradients}:
+        parts = [local(gradient) for gradient in gradients if _group(gradient) == group]
+        sums[group] = _sum_of_squares(parts)
+        if group is not None:  # sharded: each rank has summed its own part
+            ranks.all_reduce(sums[group], group=group)
     return torch.stack(list(sums.values())).sum().sqrt()
 
 
-def _squares(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the sum of the squares of all elements: fp32 on a GPU, fp64 on the CPU.
+def _sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the sum of the squares of all elements: in fp32 on a GPU, in fp64 on the CPU.
 
-    A GPU adds in a tree. On the CPU torch adds up a whole tensor in a few fp32 lanes, which loses 7e-5 of the norm of
-    4 million elements and 1.3e-2 of that of 131 million, and less of it the more ranks share the tensor. There the
-    sum is taken in fp64, in pieces so that no fp64 copy of a whole gradient is made.
+    A GPU sums in a tree. On the CPU torch sums a whole tensor in a few fp32 lanes: the relative error of the norm is
+    7e-5 for 4 million elements and 1.3e-2 for 131 million, and depends on how many ranks share the tensor. fp64 avoids
+    both; chunks avoid an fp64 copy of a whole gradient.
     """
     if tensors[0].device.type != "cpu":
         return torch.stack(torch._foreach_norm(list(tensors), 2, dtype=torch.float32)).square().sum()
-    pieces = [piece for tensor in tensors for piece in tensor.reshape(-1).split(_NORM_PIECE)]
-    return torch.stack(torch._foreach_norm(pieces, 2, dtype=torch.float64)).square().sum()
+    chunks = [chunk for tensor in tensors for chunk in tensor.reshape(-1).split(_NORM_CHUNK)]
+    return torch.stack(torch._foreach_norm(chunks, 2, dtype=torch.float64)).square().sum()
 
 
 def _group(gradient: Tensor) -> Any:
@@ -229,42 +241,43 @@ def _group(gradient: Tensor) -> Any:
 
 
 @torch.no_grad()
-def clip(parameters: Iterable[nn.Parameter], most: float, *, scale: float = 1.0) -> float:
-    """Divide gradients by a loss's `scale`, shrink them to the norm `most` (0: never); return their norm before that.
+def clip(parameters: Iterable[nn.Parameter], max_norm: float, *, scale: float = 1.0) -> float:
+    """Divide gradients by the loss scale and clip their global norm (a `max_norm` of 0 never clips).
 
-    Where the norm is no number they stay as they are.
+    Returns the norm before clipping, without the loss scale. If it is not finite, the gradients do not change.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    found = float(norm(gradients)) / scale
+    norm_before = float(norm(gradients)) / scale  # a float: waits for the device
     factor = 1 / scale
-    if most:
-        factor *= min(1.0, most / (found + 1e-6))  # as torch's own clipping has it
-    if factor != 1.0 and math.isfinite(found):
+    if max_norm:
+        factor *= min(1.0, max_norm / (norm_before + 1e-6))  # the epsilon of torch.nn.utils.clip_grad_norm_
+    if factor != 1.0 and math.isfinite(norm_before):
         torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
-    return found
+    return norm_before
 
 
-# ---- the rate
+# ---- the learning-rate schedule
 
 
 def schedule(settings: OptimizerSettings, total: int) -> Callable[[int], float]:
-    """Return the factor of the learning rate at each step, counted from 0: warm-up, then down to `final`.
+    """Return the factor on the learning rate by step, counted from 0: linear warm-up, then decay down to `final`.
 
-    As transformers' schedules, but that warm-up begins at its first step's worth rather than with a step of rate 0.
+    Like transformers' schedules, except that the first step of the warm-up has a rate above 0: with 0 it would be lost.
     """
-    warm = settings.warmup_steps or math.ceil(settings.warmup * total)
-    shape = _SHAPES[settings.schedule]
+    warmup_steps = settings.warmup_steps or math.ceil(settings.warmup * total)
+    curve = _CURVES[settings.schedule]
 
-    def at(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        done = min(1.0, (step - warm) / max(1, total - warm))
-        return settings.final + (1 - settings.final) * shape(done)
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = min(1.0, (step - warmup_steps) / max(1, total - warmup_steps))
+        return settings.final + (1 - settings.final) * curve(done)
 
-    return at
+    return factor
 
 
-_SHAPES: dict[str, Callable[[float], float]] = {
+# From 1 to 0 as `done`, the share of the steps after warm-up, goes from 0 to 1.
+_CURVES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "linear": lambda done: 1 - done,
     "constant": lambda done: 1.0,

@@ -1,9 +1,10 @@
-"""An optimizer's moments in 8 bits: each block of a row has an fp32 scale, each element one of 256 values of it.
+"""8-bit optimizer moments: an fp32 scale for each block of a row, and an 8-bit code for each element.
 
-The values are those of the dynamic tree (arXiv 2110.02861, as bitsandbytes has them): dense near the scale, and down to
-a ten-millionth of it. Blocks lie within rows, unlike bitsandbytes', which run over the flat tensor: so FSDP2's shards,
-which are whole rows, hold whole blocks, and states load at any number of ranks. And the second moment has no 0: one
-that is small is taken for a little more than it is, since division by 0 would make the step of such a weight huge.
+A code is an index into 256 values from dynamic tree quantisation (arXiv 2110.02861, as in bitsandbytes): dense near the
+scale, and down to a ten-millionth of it. There are two differences from bitsandbytes. Blocks are parts of rows rather
+than of the flat tensor: FSDP2 shards whole rows, so a shard has whole blocks, and states load at any number of ranks.
+And the values of the second moment leave out 0: a small moment is rounded up instead, because the update divides by its
+square root.
 """
 
 from __future__ import annotations
@@ -14,61 +15,62 @@ from functools import cache
 import torch
 from torch import Tensor
 
-BLOCK = 256  # elements at most that share a scale
-LEAST_BLOCK = 32  # of smaller ones the scales weigh too much
-LEAST = 4096  # elements; smaller tensors stay in fp32, as with bitsandbytes
-_DECADES = 7
+MAX_BLOCK = 256  # elements that share a scale
+MIN_BLOCK = 32  # elements; with fewer, the scales take more than an eighth of a byte for each element
+MIN_ELEMENTS = 4096  # smaller tensors stay in fp32, as in bitsandbytes
+_DECADES = 7  # powers of ten from the smallest value to the scale
 
 
-def block(shape: torch.Size) -> int:
-    """Return how many elements of a row share a scale: all rows hold whole blocks."""
-    return math.gcd(shape[-1], BLOCK)
+def block_size(shape: torch.Size) -> int:
+    """Return how many elements of a row share a scale: the largest power of two up to 256 that divides the row."""
+    return math.gcd(shape[-1], MAX_BLOCK)
 
 
-def suits(part: Tensor, shape: torch.Size) -> bool:
-    """Tell whether a parameter of this shape, of which `part` is here, gets 8-bit states."""
-    return len(shape) >= 2 and shape.numel() >= LEAST and block(shape) >= LEAST_BLOCK and part.is_contiguous()
+def is_supported(part: Tensor, shape: torch.Size) -> bool:
+    """Return whether a parameter gets 8-bit states; `shape` is that of all ranks, `part` is this rank's."""
+    return len(shape) >= 2 and shape.numel() >= MIN_ELEMENTS and block_size(shape) >= MIN_BLOCK and part.is_contiguous()
 
 
 def zeros(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a moment that is 0, for a weight: codes of its shape, and a scale for each block of its rows."""
-    blocks = (*weight.shape[:-1], weight.shape[-1] // block(weight.shape))
+    """Return a zero moment for a weight [rows, columns]: codes of its shape, and fp32 scales [rows, blocks]."""
+    blocks = (*weight.shape[:-1], weight.shape[-1] // block_size(weight.shape))
+    # Code 0 is not the value 0, but a scale of 0 makes every value 0.
     codes = torch.zeros(weight.shape, dtype=torch.uint8, device=weight.device)
     return codes, torch.zeros(blocks, dtype=torch.float32, device=weight.device)
 
 
-def read(codes: Tensor, scale: Tensor, values: Tensor) -> Tensor:
-    """Return what codes [blocks, block] stand for, with scales [blocks, 1]."""
+def dequantise(codes: Tensor, scale: Tensor, values: Tensor) -> Tensor:
+    """Return the fp32 moment of codes [blocks, block size] and scales [blocks, 1]; `values` is a map."""
     return values[codes.int()] * scale
 
 
-def write(moment: Tensor, codes: Tensor, scale: Tensor, values: Tensor) -> None:
-    """Put each element's nearest value into `codes`, each block's largest into `scale`."""
-    largest = moment.abs().amax(dim=1, keepdim=True)
-    edges = (values[1:] + values[:-1]) / 2
-    shares = moment / largest.clamp_min(torch.finfo(torch.float32).tiny)
-    codes.copy_(torch.bucketize(shares, edges, out_int32=True))
+def quantise(moment: Tensor, codes: Tensor, scale: Tensor, values: Tensor) -> None:
+    """Write the code of each element's nearest value to `codes`, and each block's largest magnitude to `scale`."""
+    largest = moment.abs().amax(dim=1, keepdim=True)  # [blocks, 1]
+    edges = (values[1:] + values[:-1]) / 2  # halfway between neighbours
+    scaled = moment / largest.clamp_min(torch.finfo(torch.float32).tiny)  # no division by 0 in a block of zeros
+    codes.copy_(torch.bucketize(scaled, edges, out_int32=True))
     scale.copy_(largest)
 
 
 @cache
-def signed_map(place: torch.device) -> Tensor:
-    """Return the values of the first moment, ascending, from about -0.993 to 1."""
+def signed_map(device: torch.device) -> Tensor:
+    """Return the values of the first moment [256], ascending, from about -0.993 to 1."""
     positive = _tree(fractions=1)
-    return torch.tensor(sorted([*positive, *(-value for value in positive), 0.0, 1.0]), device=place)
+    return torch.tensor(sorted([*positive, *(-value for value in positive), 0.0, 1.0]), device=device)
 
 
 @cache
-def unsigned_map(place: torch.device) -> Tensor:
-    """Return the values of the second moment, ascending, from about 3e-7 to 1."""
-    return torch.tensor(sorted([*_tree(fractions=2), 1.0]), device=place)
+def unsigned_map(device: torch.device) -> Tensor:
+    """Return the values of the second moment [255], ascending, from about 3e-7 to 1."""
+    return torch.tensor(sorted([*_tree(fractions=2), 1.0]), device=device)
 
 
 def _tree(fractions: int) -> list[float]:
-    """Return values of seven decades: `fractions` in the lowest, and twice as many in each as in the one below it."""
-    found = []
+    """Return the positive values below 1: `fractions` in the lowest decade, twice as many in each next one."""
+    values = []
     for decade in range(_DECADES):
         count = fractions << decade
-        width = 0.9 / count
-        found += [10.0 ** (decade - _DECADES + 1) * (0.1 + width * (place + 0.5)) for place in range(count)]
-    return found
+        width = 0.9 / count  # evenly spaced from 0.1 to 1 times the decade
+        values += [10.0 ** (decade - _DECADES + 1) * (0.1 + width * (index + 0.5)) for index in range(count)]
+    return values

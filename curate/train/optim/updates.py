@@ -1,7 +1,7 @@
-"""One step of AdamW on tensors: exactly by torch's fused kernel, through 8 bits, or rounded by chance.
+"""One AdamW step on tensors: with torch's fused kernel, with 8-bit moments, or with stochastic rounding.
 
-An update that torch has no kernel for is compiled on CUDA, where it then reads and writes each tensor once; there and
-elsewhere it is taken piece by piece, so that what it makes on the way stays small.
+torch has no kernel for the last two. They are compiled on CUDA, so that one kernel reads and writes each tensor once,
+and run on one chunk of a tensor at a time, so that temporaries stay small.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ from torch.optim.adamw import adamw
 from curate.model import device
 from curate.train.optim import eight_bit
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # the names that torch has for them
-_PIECE = 1 << 24  # elements of one tensor that are updated at once, where temporaries are made of them
-_COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
+MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names for the first and the second moment
+_CHUNK = 1 << 24  # elements of a tensor updated at once: each fp32 temporary takes 64 MiB
+_COMPILERS = ("torch._dynamo", "torch._inductor", "triton")  # modules whose errors are the compiler's
 
 
 @dataclass
 class Slot:
-    """A parameter and its optimizer states; of a sharded one, this rank's part."""
+    """A parameter and its optimizer states."""
 
     name: str
     parameter: nn.Parameter
-    decays: bool
-    state: dict[str, Tensor] = field(default_factory=dict)
+    decays: bool  # weight decay applies
+    state: dict[str, Tensor] = field(default_factory=dict)  # this rank's parts, if the parameter is sharded
 
     @property
     def weight(self) -> Tensor:
-        """The most exact form of this rank's weights."""
+        """This rank's weights at their highest precision: the master copy if there is one."""
         return self.state.get("master", local(self.parameter))
 
 
 @dataclass(frozen=True)
-class Numbers:
+class StepScalars:
     """The scalars of one step."""
 
     step: int  # from 1
-    rate: float
-    decay: float
+    rate: float  # learning rate
+    decay: float  # weight decay
     beta1: float
     beta2: float
     epsilon: float
 
-    def on(self, place: torch.device) -> Tensor:
-        """Return the scalars as a tensor [6], so that a compiled update is not compiled again for each step."""
-        corrections = 1 - self.beta1**self.step, math.sqrt(1 - self.beta2**self.step)
+    def to_tensor(self, target: torch.device) -> Tensor:
+        """Return what `_adamw` reads, as fp32 [6]: with Python numbers, each step would compile the update again."""
+        corrections = 1 - self.beta1**self.step, math.sqrt(1 - self.beta2**self.step)  # of the bias towards 0
         values = self.rate * self.decay, self.rate / corrections[0], self.beta1, self.beta2, corrections[1]
-        return torch.tensor([*values, self.epsilon], dtype=torch.float32).to(place, non_blocking=True)
+        return torch.tensor([*values, self.epsilon], dtype=torch.float32).to(target, non_blocking=True)
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def update_kind(slot: Slot) -> str:
-    """Return the form of update for a parameter, by the states it has."""
+    """Return the key in `UPDATES` for a parameter, by the states it has."""
     if "exp_avg_scale" in slot.state:
         return "8bit"
     return "stochastic" if slot.state["exp_avg"].dtype == torch.bfloat16 else "master"
@@ -78,8 +78,8 @@ def _gradient(slot: Slot) -> Tensor:
     return local(cast(Tensor, slot.parameter.grad))  # callers skip parameters without one
 
 
-def _update_exactly(slots: Sequence[Slot], numbers: Numbers) -> None:
-    """Update fp32 weights or copies by torch's fused kernel, then round copies into the weights."""
+def _update_exactly(slots: Sequence[Slot], scalars: StepScalars) -> None:
+    """Update fp32 weights or master copies with torch's fused kernel, then round the copies into the weights."""
     weights = [slot.weight for slot in slots]
     place = weights[0].device
     adamw(
@@ -87,15 +87,15 @@ def _update_exactly(slots: Sequence[Slot], numbers: Numbers) -> None:
         [_gradient(slot).float() for slot in slots],
         [slot.state["exp_avg"] for slot in slots],
         [slot.state["exp_avg_sq"] for slot in slots],
-        [],
-        list(torch.full((len(slots),), float(numbers.step - 1), device=place).unbind()),
+        [],  # no maxima: not AMSGrad
+        list(torch.full((len(slots),), float(scalars.step - 1), device=place).unbind()),  # the kernel adds 1
         fused=place.type in ("cpu", "cuda"),
         amsgrad=False,
-        beta1=numbers.beta1,
-        beta2=numbers.beta2,
-        lr=numbers.rate,
-        weight_decay=numbers.decay,
-        eps=numbers.epsilon,
+        beta1=scalars.beta1,
+        beta2=scalars.beta2,
+        lr=scalars.rate,
+        weight_decay=scalars.decay,
+        eps=scalars.epsilon,
         maximize=False,
     )
     copies = [slot for slot in slots if "master" in slot.state]
@@ -103,102 +103,108 @@ def _update_exactly(slots: Sequence[Slot], numbers: Numbers) -> None:
         torch._foreach_copy_([local(slot.parameter) for slot in copies], [slot.weight for slot in copies])
 
 
-def _moved(weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:
-    """Return weight and moments after a step, all fp32."""
-    decay, rate, beta1, beta2, correction, epsilon = numbers.unbind()
+def _adamw(weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, scalars: Tensor) -> tuple[Tensor, ...]:
+    """Return weight, first and second moment after a step, all fp32; `scalars` [6] is `StepScalars.to_tensor`."""
+    decay, rate, beta1, beta2, correction, epsilon = scalars.unbind()
     first = gradient + beta1 * (first - gradient)
     square = gradient * gradient
     second = square + beta2 * (second - square)
     return weight * (1 - decay) - rate * first / (second.sqrt() / correction + epsilon), first, second
 
 
-def _update_8bit(slots: Sequence[Slot], numbers: Numbers) -> None:
+def _update_8bit(slots: Sequence[Slot], scalars: StepScalars) -> None:
+    """Update weights or master copies with 8-bit moments, then round the copies into the weights."""
     place = slots[0].weight.device
-    tensor = numbers.on(place)
+    step = scalars.to_tensor(place)
     maps = eight_bit.signed_map(place), eight_bit.unsigned_map(place)
-    update = kernel(move_8bit, place.type)
+    update = kernel(update_8bit_blocks, place.type)
     for slot in slots:
-        state, size = slot.state, eight_bit.block(slot.parameter.shape)
-        rows = [slot.weight, _gradient(slot).contiguous(), state["exp_avg"], state["exp_avg_sq"]]
-        flat = [tensor.view(-1, size) for tensor in rows]
-        scales = [state[f"{name}_scale"].view(-1, 1) for name in MOMENTS]
-        for parts in _pieces([*flat, *scales], _PIECE // size):
-            update(*parts, tensor, *maps)
+        state, size = slot.state, eight_bit.block_size(slot.parameter.shape)
+        tensors = [slot.weight, _gradient(slot).contiguous(), state["exp_avg"], state["exp_avg_sq"]]
+        blocks = [tensor.view(-1, size) for tensor in tensors]  # [blocks, block size]
+        scales = [state[f"{name}_scale"].view(-1, 1) for name in MOMENTS]  # [blocks, 1]
+        for parts in _chunks([*blocks, *scales], _CHUNK // size):
+            update(*parts, step, *maps)
         if "master" in state:
             local(slot.parameter).copy_(state["master"])
 
 
-def move_8bit(
+def update_8bit_blocks(
     weight: Tensor,
     gradient: Tensor,
     first: Tensor,
     second: Tensor,
     first_scale: Tensor,
     second_scale: Tensor,
-    numbers: Tensor,
+    scalars: Tensor,
     signed: Tensor,
     unsigned: Tensor,
 ) -> None:
-    """Update blocks [blocks, block], the moments out of and back into 8 bits."""
-    moments = eight_bit.read(first, first_scale, signed), eight_bit.read(second, second_scale, unsigned)
-    moved, *moments_after = _moved(weight, gradient.float(), *moments, numbers)
-    weight.copy_(moved)
-    eight_bit.write(moments_after[0], first, first_scale, signed)
-    eight_bit.write(moments_after[1], second, second_scale, unsigned)
+    """Update blocks [blocks, block size] in place; scales are [blocks, 1], `signed` and `unsigned` the maps."""
+    moments = eight_bit.dequantise(first, first_scale, signed), eight_bit.dequantise(second, second_scale, unsigned)
+    weight_after, first_after, second_after = _adamw(weight, gradient.float(), *moments, scalars)
+    weight.copy_(weight_after)
+    eight_bit.quantise(first_after, first, first_scale, signed)
+    eight_bit.quantise(second_after, second, second_scale, unsigned)
 
 
-def _update_stochastic(slots: Sequence[Slot], numbers: Numbers) -> None:
-    """Update bf16 weights and moments; the noise depends on step and parameter alone, so nothing need be remembered.
+def _update_stochastic(slots: Sequence[Slot], scalars: StepScalars) -> None:
+    """Update bf16 weights and moments with stochastic rounding.
 
-    Copies of a parameter on several ranks get the same noise, and stay the same.
+    The noise follows from step and parameter, so a checkpoint needs no state for it, and replicas of a parameter on
+    several ranks stay equal.
     """
     place = slots[0].weight.device
-    tensor = numbers.on(place)
-    update = kernel(move_stochastic, place.type)
-    source = torch.Generator(place)
+    step = scalars.to_tensor(place)
+    update = kernel(update_stochastic_flat, place.type)
+    generator = torch.Generator(place)
     for slot in slots:
-        source.manual_seed(_seed(slot, numbers.step))
-        rows = [slot.weight, _gradient(slot).contiguous(), slot.state["exp_avg"], slot.state["exp_avg_sq"]]
-        for parts in _pieces([row.view(-1) for row in rows], _PIECE):
+        generator.manual_seed(_seed(slot, scalars.step))
+        tensors = [slot.weight, _gradient(slot).contiguous(), slot.state["exp_avg"], slot.state["exp_avg_sq"]]
+        for parts in _chunks([tensor.view(-1) for tensor in tensors], _CHUNK):
             noise = torch.empty(parts[0].shape, dtype=torch.int32, device=place)
-            noise.random_(-(2**31), 2**31, generator=source)
-            update(*parts, noise, tensor)
+            noise.random_(-(2**31), 2**31, generator=generator)  # all 32 bits
+            update(*parts, noise, step)
 
 
 def _seed(slot: Slot, step: int) -> int:
-    """Return a seed of 63 bits, from the step, the parameter's name and, where it is sharded, the rank."""
+    """Return a 63-bit seed from step, parameter name and, for a sharded parameter, rank."""
     rank = ranks.get_rank() if isinstance(slot.parameter, DTensor) else 0
     digest = hashlib.blake2b(f"{step}/{rank}/{slot.name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
-def move_stochastic(
-    weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, noise: Tensor, numbers: Tensor
+def update_stochastic_flat(
+    weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, noise: Tensor, scalars: Tensor
 ) -> None:
-    """Update flat bf16 tensors with 32 bits of noise for each element: half of them for the weight, half for `second`.
+    """Update flat bf16 tensors in place; `noise` is int32, its lower half for the weight, its upper for `second`.
 
-    The first moment changes by a tenth at each step and can be rounded to the nearest; the second, by a thousandth.
+    The first moment changes by about a tenth at each step, which survives rounding to nearest. The second changes by a
+    thousandth, which does not.
     """
-    moved = _moved(weight.float(), gradient.float(), first.float(), second.float(), numbers)
-    weight.copy_(rounded(moved[0], noise))
-    first.copy_(moved[1])
-    second.copy_(rounded(moved[2], noise >> 16))
+    weight_after, first_after, second_after = _adamw(
+        weight.float(), gradient.float(), first.float(), second.float(), scalars
+    )
+    weight.copy_(round_stochastically(weight_after, noise))
+    first.copy_(first_after)
+    second.copy_(round_stochastically(second_after, noise >> 16))
 
 
-def rounded(values: Tensor, noise: Tensor) -> Tensor:
-    """Round fp32 to bf16, up or down so that the mean is kept; `noise` is int32, its lower 16 bits uniform.
+def round_stochastically(values: Tensor, noise: Tensor) -> Tensor:
+    """Round fp32 to bf16, up or down, with the mean preserved; the lower 16 bits of `noise`, int32, are uniform.
 
-    bf16 is fp32 without its lower 16 bits: adding a uniform number to them carries as often as they are worth.
+    bf16 is fp32 without its lower 16 bits. Adding a uniform number to them carries into the upper bits with a
+    probability equal to the fraction that is cut off.
     """
     bits = values.view(torch.int32) + (noise & 0xFFFF)
     return (bits & -0x10000).view(torch.float32).to(torch.bfloat16)
 
 
-def _pieces(tensors: Sequence[Tensor], length: int) -> Iterator[tuple[Tensor, ...]]:
+def _chunks(tensors: Sequence[Tensor], length: int) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(tensor.split(length) for tensor in tensors), strict=True)
 
 
-UPDATES: dict[str, Callable[[Sequence[Slot], Numbers], None]] = {
+UPDATES: dict[str, Callable[[Sequence[Slot], StepScalars], None]] = {  # by update kind
     "master": _update_exactly,
     "8bit": _update_8bit,
     "stochastic": _update_stochastic,
@@ -207,7 +213,7 @@ _KERNELS: dict[tuple[Callable[..., None], str], Callable[..., None]] = {}
 
 
 def kernel(update: Callable[..., None], kind: str) -> Callable[..., None]:
-    """Return an update for a kind of device: compiled on CUDA, where it then reads and writes each tensor once."""
+    """Return an update for a kind of device: compiled on CUDA, unchanged elsewhere."""
     if kind != "cuda":
         return update
     if (update, kind) not in _KERNELS:
@@ -216,7 +222,7 @@ def kernel(update: Callable[..., None], kind: str) -> Callable[..., None]:
 
 
 class WithFallback:
-    """An update that is compiled, unless there is no compiler: then as it is written, somewhat slower."""
+    """A compiled update that runs uncompiled, a little slower, where the compiler fails."""
 
     def __init__(self, plain: Callable[..., None], backend: Any = "inductor") -> None:
         self.plain = plain
@@ -230,5 +236,5 @@ class WithFallback:
         except Exception as error:
             if device.is_out_of_memory(error) or not type(error).__module__.startswith(_COMPILERS):
                 raise
-            self.compiled = None  # it failed before it ran, so nothing has changed yet
+            self.compiled = None  # compilation failed before the update ran, so no tensor has changed
             return self.plain(*tensors)
