@@ -148,7 +148,7 @@ def _load_checkpoint(request: Request) -> Loaded | None:
         warn(text)
     if loaded.state.optimizer is None:
         raise CheckpointError(
-            f"the checkpoint {str(loaded.path)!r} has weights alone, without the optimizer's state that --resume needs; "
+            f"the checkpoint {str(loaded.path)!r} has weights but not the optimizer's state that --resume needs; "
             f"start a new run from it: --init {loaded.path}"
         )
     return loaded
