@@ -86,7 +86,7 @@ WRONG = {
     "unknown logger": ("[train]\nlog = ['tensorbord']", "did you mean 'tensorboard'?"),
     "unknown template": ("[data]\ntemplate = 'vicunna'", "unknown data.template 'vicunna'; did you mean 'vicuna'?"),
     "unknown loss": ("[data]\nloss = 'first'", "data.loss = 'first' must be 'all', 'last' or"),
-    "unknown role": ("[data]\nloss = 'roles:asistant'", "no role 'asistant'; did you mean 'assistant'?"),
+    "unknown role": ("[data]\nloss = 'roles:asistant'", "unknown role 'asistant'; did you mean 'assistant'?"),
     "no length": ("[train]\nepochs = 0", "train nothing"),
     "rows too short": ("[data]\nmax_tokens = 512\nrow_tokens = 256", "data.row_tokens = 256 must hold"),
     "no targets": ("[method]\ntargets = []", "trains nothing"),
