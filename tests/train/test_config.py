@@ -88,7 +88,7 @@ WRONG = {
     "unknown loss": ("[data]\nloss = 'first'", "data.loss = 'first' must be 'all', 'last' or"),
     "unknown role": ("[data]\nloss = 'roles:asistant'", "unknown role 'asistant'; did you mean 'assistant'?"),
     "no length": ("[train]\nepochs = 0", "train nothing"),
-    "rows too short": ("[data]\nmax_tokens = 512\nrow_tokens = 256", "data.row_tokens = 256 must hold"),
+    "rows too short": ("[data]\nmax_tokens = 512\nrow_tokens = 256", "data.row_tokens = 256 must be at least"),
     "no targets": ("[method]\ntargets = []", "trains nothing"),
     "peft without a type": ("[method]\nkind = 'peft'", "needs method.peft with a peft_type"),
     "peft for nothing": ("[method]\npeft = { peft_type = 'LOHA' }", "method.peft is for method.kind = 'peft'"),
