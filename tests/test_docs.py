@@ -73,6 +73,7 @@ def test_generated_parts_and_recorded_runs_are_what_the_code_gives_today(path: P
     assert stale == [], "run: python scripts/docs.py"
 
 
+@pytest.mark.slow
 def test_a_part_that_differs_is_made_anew_and_its_clock_alone_is_no_difference() -> None:
     text = (ROOT / "docs" / "clean.md").read_text("utf-8")
     other_clock = re.sub(r"^time .*$", "time     9.9 s", text, flags=re.M)

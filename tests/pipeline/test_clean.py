@@ -123,6 +123,7 @@ def test_workers_do_not_change_a_byte(example: curate.CuratedSet, tmp_path: Path
     assert without_run(one) == without_run(more)
 
 
+@pytest.mark.slow
 def test_the_shell_and_python_give_the_same_set(example: curate.CuratedSet, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "curate", "clean", str(EXAMPLE), "-o", str(tmp_path / "shell")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

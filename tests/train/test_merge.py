@@ -23,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:Futur
 ASKED, SAID = (message.content for message in tiny_runs.TALK[:2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", tiny_runs.ADAPTERS)
 def test_the_merged_model_is_base_and_adapter_in_one(tmp_path: Path, method: str) -> None:
     run = tiny_runs.run(tmp_path, method)

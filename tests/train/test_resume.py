@@ -108,6 +108,7 @@ def test_a_run_killed_at_a_random_moment_resumes_with_the_same_losses(
     assert records.read(out).facts["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_begins_again(
     taught: Path, tmp_path: Path, whole: list[float]
 ) -> None:

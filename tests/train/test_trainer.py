@@ -98,6 +98,7 @@ def memory_for(rows: int, *, after: int = 0) -> Iterator[list[int]]:
         handle.remove()
 
 
+@pytest.mark.slow
 def test_when_memory_runs_out_the_step_is_taken_again_by_half_with_the_same_rows_and_draws(
     taught: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_at_one_row_activations_are_checkpointed_and_then_there_is_no_more_to_do
     assert "memory ran out" in records.read(tmp_path / "run").facts["status"]
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_in_the_change_of_weights_goes_back_to_the_last_checkpoint(
     taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
