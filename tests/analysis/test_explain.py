@@ -70,7 +70,7 @@ def test_twins_name_each_other(small: Path) -> None:
 
 def test_a_rejected_record_tells_its_rule_and_shows_how_it_came(small: Path) -> None:
     text = rendered(explain("twice", small))
-    assert "2 records are named twice" in text
+    assert "2 records have the id twice" in text
     assert "min_messages: 1 message, minimum 2" in text
     assert '{"id": "x"}' in text
 
@@ -114,4 +114,4 @@ def test_an_id_that_repeats_often_is_cut_and_says_so(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", [], [lost(index, "plugins", source_id="same") for index in range(50)])
     found = explain("same", folder)
     assert (found.matches, len(found.records)) == (50, RECORDS_SHOWN)
-    assert "50 records are named same, the first 20 here" in rendered(found)
+    assert "50 records have the id same, the first 20 here" in rendered(found)

@@ -217,7 +217,7 @@ def test_where_only_weights_are_left_the_run_says_so_before_it_loads_anything(ta
     assert {path.name.split("-")[0] for path in before.iterdir()} == {"manifest.json", "state.json", "weights"}
     damage(newest)
     heard = Heard()
-    with pytest.raises(CheckpointError, match=f"{before.name}.*weights alone.*--init"):
+    with pytest.raises(CheckpointError, match=f"{before.name}.*has weights but not.*--init"):
         finetune(resume=out, place="cpu", on_event=heard)
     assert not heard.of(events.Planned)
 
