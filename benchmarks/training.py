@@ -163,7 +163,7 @@ def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
 class PlainLoss(loss.CausalLoss):
     """The loss as models have it: logits of every position, in fp32."""
 
-    def forward(self, batch: Any, chosen: Any, *, each: bool = False) -> torch.Tensor:
+    def forward(self, batch: Any, chosen: Any, *, per_token: bool = False) -> torch.Tensor:
         hidden = self.body(batch, chosen)
         logits = choose.base_model(self.model).get_output_embeddings()(hidden).float()
         return nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")

@@ -1,4 +1,4 @@
-"""Checkpoints: a run's state on disk, written aside and renamed, checksummed, the newest few kept.
+"""Checkpoints: the state of a run on disk, written whole, with checksums; only the newest few are kept.
 
     checkpoints/step-000120/
       weights-00001.safetensors …     the parameters that are trained, whole, whatever the number of ranks
@@ -59,7 +59,7 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class State:
-    """What a run is at a step: `optimizer` is any nest of dicts, lists, tensors and plain values, None without one.
+    """The state of a run at a step. `optimizer` is any nesting of dicts, lists, tensors and plain values, or None.
 
     `rng` holds the random states of each rank, `facts` whatever else the run needs as JSON.
     """
@@ -73,7 +73,7 @@ class State:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A state that was read, where from, and what was wrong with newer ones."""
+    """A state that was read, its path, and warnings about newer checkpoints that are damaged."""
 
     state: State
     path: Path
@@ -108,7 +108,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def load_latest(run: Path) -> Loaded | None:
-    """Return the newest checkpoint that is whole, None where there is none; damaged ones are named in `warnings`."""
+    """Return the newest complete checkpoint, or None; damaged ones are named in `warnings`."""
     warnings: list[str] = []
     for path in checkpoints(run):
         try:
@@ -140,7 +140,7 @@ def load(path: Path) -> State:
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's manifest after holding every file against it."""
+    """Return a checkpoint's manifest after checking every file against it."""
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text("utf-8"))
         if manifest["format"] != FORMAT:
@@ -159,7 +159,7 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def state_bytes(state: State) -> int:
-    """Return the bytes that a state takes on disk, but for a few thousand of JSON."""
+    """Return the bytes that a state takes on disk, without the few kilobytes of JSON."""
     tensors: dict[str, Tensor] = {}
     _split(state.optimizer, OPTIMIZER, tensors)
     return sum(tensor.numel() * tensor.element_size() for tensor in [*state.weights.values(), *tensors.values()])
@@ -169,7 +169,7 @@ def state_bytes(state: State) -> int:
 
 
 def _write(folder: Path, state: State, writes: bool) -> dict[str, dict[str, object]]:
-    """Write all files but the manifest; return each one's size and checksum."""
+    """Write all files except the manifest; return the size and checksum of each."""
     optimizer: dict[str, Tensor] = {}
     skeleton = _split(state.optimizer, OPTIMIZER, optimizer)
     rng = {f"{rank}.{name}": tensor for rank, states in enumerate(state.rng) for name, tensor in states.items()}
@@ -191,7 +191,7 @@ def _write(folder: Path, state: State, writes: bool) -> dict[str, dict[str, obje
 
 
 def _shards(tensors: Tensors) -> Iterator[dict[str, Tensor]]:
-    """Cut tensors into files of some gigabytes each."""
+    """Divide tensors into files of a few gigabytes each."""
     shard: dict[str, Tensor] = {}
     size = 0
     for name, tensor in tensors.items():
@@ -266,7 +266,7 @@ def _why(final: Path, error: OSError) -> str:
 
 
 def _thin_out(run: Path, step: int, keep: int, full_states: int) -> None:
-    """Remove what is older than the last `keep`, and all but the weights of what is older than `full_states`.
+    """Remove checkpoints older than the last `keep`, and keep only the weights of those older than `full_states`.
 
     One of a later step than that just written is damaged, else the run would have gone on from it: it goes too.
     """
@@ -283,7 +283,7 @@ def _thin_out(run: Path, step: int, keep: int, full_states: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Take a checkpoint's name away before its files, so that a kill in between leaves no half of it."""
+    """Rename a checkpoint before removing its files, so that a kill in between leaves no damaged checkpoint."""
     hidden = files.partial_name(path)
     files.remove(hidden)
     path.rename(hidden)

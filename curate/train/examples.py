@@ -34,7 +34,7 @@ EVAL = "eval"  # the `split` of held-out conversations
 
 
 class ProofError(CurateError):
-    """More conversations fail the proof than a run may leave out; `failures` names them."""
+    """More conversations fail the proof than a run may leave out; `failures` lists them."""
 
     def __init__(self, message: str, failures: list[Failure]) -> None:
         super().__init__(message)
@@ -82,17 +82,17 @@ class TrainingData:
     facts: dict[str, Any]
 
 
-def gathered(kept: Sequence[PreparedExample]) -> Examples:
-    """Return conversations as one array."""
-    offsets = np.zeros(len(kept) + 1, dtype=np.int64)
-    np.cumsum([len(one.ids) for one in kept], out=offsets[1:])
+def concatenate(examples: Sequence[PreparedExample]) -> Examples:
+    """Concatenate examples: ids and loss mask are [tokens of all], offsets [examples + 1]."""
+    offsets = np.zeros(len(examples) + 1, dtype=np.int64)
+    np.cumsum([len(example.ids) for example in examples], out=offsets[1:])
     return Examples(
-        np.concatenate([np.zeros(0, np.int32), *(one.ids for one in kept)]),
-        np.concatenate([np.zeros(0, np.bool_), *(one.loss_mask for one in kept)]),
+        np.concatenate([np.zeros(0, np.int32), *(example.ids for example in examples)]),
+        np.concatenate([np.zeros(0, np.bool_), *(example.loss_mask for example in examples)]),
         offsets,
-        [one.name for one in kept],
-        [one.language for one in kept],
-        np.array([one.exchanges for one in kept], dtype=np.int32),
+        [example.name for example in examples],
+        [example.language for example in examples],
+        np.array([example.exchanges for example in examples], dtype=np.int32),
     )
 
 
@@ -107,30 +107,30 @@ def load(
     limit: int | None = None,
     workers: int | None = None,
 ) -> TrainingData:
-    """Read a curated set for a model: rendered, proven, split again where set and model differ.
+    """Read a curated set for a model: render and prove it, and split it again where set and model differ.
 
-    `template` and `max_tokens` are the set's own where they are not given; `limit` takes the set's first
-    conversations; `workers` is all cores for a large set, else this process. Raises SetError for what is no curated
-    set, ProofError where over 1 % of the conversations fail, CurateError where nothing is left to train on.
+    `template` and `max_tokens` default to the set's own; `limit` takes only the first conversations; `workers`
+    defaults to all cores for a large set, otherwise to this process. Raises SetError for a path that is not a set,
+    ProofError if over 1 % of the conversations fail, CurateError if nothing is left to train on.
     """
-    folder, told = opened(set_path)
-    window = max_tokens or told.window
-    made = make_renderer(template or told.template, tokenizer, loss=loss, chat_template=chat_template)
+    folder, set_manifest = open_set_folder(set_path)
+    window = max_tokens or set_manifest.window
+    renderer = make_renderer(template or set_manifest.template, tokenizer, loss=loss, chat_template=chat_template)
     info = tokenizer.info
-    differ = differences(told, made.name, info, window)
+    differ = differences(set_manifest, renderer.name, info, window)
     prepared = PreparedBatch(ResplitSummary(tuple(differ), absent=_too_long(folder)) if differ else None)
     workers = workers or (base.default_workers() if arrow.count_rows(folder, limit) >= MANY_ROWS else 1)
-    with local.WorkerPool(partial(ExamplePreparer, made, window, tuple(differ)), workers) as pool:
-        for one in pool.map(arrow.read_batches(folder, limit)):
-            prepared.extend(one)
+    with local.WorkerPool(partial(ExamplePreparer, renderer, window, tuple(differ)), workers) as pool:
+        for batch in pool.map(arrow.read_batches(folder, limit)):
+            prepared.extend(batch)
     failures = [failure_of(row, problem) for row, problem in prepared.left_out]
     _check(prepared, folder, failures, window)
-    train = gathered([one for one in prepared.examples if one.split != EVAL])
-    held_out = gathered([one for one in prepared.examples if one.split == EVAL])
+    train = concatenate([example for example in prepared.examples if example.split != EVAL])
+    held_out = concatenate([example for example in prepared.examples if example.split == EVAL])
     facts = {
         "set": str(folder),
         "manifest_sha256": hashlib.sha256((folder / manifest.MANIFEST).read_bytes()).hexdigest(),
-        "template": made.name,
+        "template": renderer.name,
         "window": window,
         "tokenizer": info.name,
         "tokenizer_hash": info.hash,
@@ -152,7 +152,7 @@ def write_left_out(path: Path, failures: Sequence[Failure]) -> None:
 
 
 def _check(prepared: PreparedBatch, folder: Path, failures: list[Failure], window: int) -> None:
-    """Refuse to train where too much fails the proof, or nothing is left."""
+    """Raise ProofError if too much fails the proof, CurateError if nothing is left."""
     if prepared.failed > MAX_FAILING * prepared.rendered:
         rules = Counter(failure.rule for failure in failures if failure.rule in proof.RULES)
         worst = next(failure for failure in failures if failure.rule == rules.most_common(1)[0][0])
@@ -163,13 +163,13 @@ def _check(prepared: PreparedBatch, folder: Path, failures: list[Failure], windo
             failures,
         )
     if all(one.split == EVAL for one in prepared.examples):
-        raise CurateError(f"the set {str(folder)!r} holds nothing to train on with a window of {window:,}")
+        raise CurateError(f"the set {str(folder)!r} has nothing to train on with a window of {window:,}")
 
 
 # ---- reading a set
 
 
-def opened(set_path: str | Path) -> tuple[Path, Manifest]:
+def open_set_folder(set_path: str | Path) -> tuple[Path, Manifest]:
     """Return a curated set's folder and manifest; raises SetError with what to type."""
     path = Path(set_path)
     if path.exists() and not manifest.is_set(path):

@@ -1,4 +1,4 @@
-"""What comes out of a run: a folder that plain transformers or peft loads, with all that serving it needs beside it.
+"""The result of a run: a folder that transformers or peft loads, with all files that servers need.
 
 A trained model is written whole (`model/`), an adapter alone (`adapter/`; that of a base made on the spot has its
 base in `adapter/base`). Each is written aside, read back, and renamed into its place, so that a folder of that name is
@@ -38,7 +38,7 @@ SHARD = "5GB"  # of one file of weights, as the Hub has them
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model was trained from: `base` by its name, `folder` where it lies, null for one made on the spot.
+    """The base of a trained model: its name, and its `folder`, or None if the run created it.
 
     `quantised`: it was held in 4 bits (NF4) while its adapter was trained. `fresh` makes one without a folder again.
     """
@@ -52,7 +52,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Making:
-    """How a model is asked and what it comes from; `window` is the most tokens it was trained on at once."""
+    """How a model is prompted, and its origin; `window` is the longest piece it was trained on, in tokens."""
 
     serving: Serving
     origin: Origin
@@ -60,21 +60,21 @@ class Making:
     more: Mapping[str, Any] = field(default_factory=dict)  # further facts for curate.json
 
     def note(self, kind: str) -> Note:
-        """Return what `curate.json` says."""
+        """Return the contents of `curate.json`."""
         made, origin = self.serving, self.origin
         base = BASE if kind == ADAPTER and origin.folder is None else origin.base
         return Note(kind, base, origin.method, made.template, made.stops, origin.quantised, __version__, self.more)
 
 
 def asked_as_trained(renderer: Renderer) -> Serving:
-    """Return how a model is asked that was trained by a renderer."""
+    """Return how to prompt a model that was trained with this renderer."""
     if renderer.name in prompts.TEMPLATES:
         return serving.from_template(renderer.tokenizer, renderer.name)
     return serving.from_chat_template(renderer.tokenizer, getattr(renderer, "chat_template", ""), renderer.stop_ids)
 
 
 def finish(run: Path, model: nn.Module, making: Making, world: World) -> Path:
-    """Write a run's result into its folder, with a model card of what the run has written down; return the folder.
+    """Write the result of a run into its folder, with a model card from the run's records; return the folder.
 
     model: transformers' or peft's causal model, bare or sharded; every rank calls it, and rank 0 writes.
     Raises CheckpointError where the disk is full or what was written is not what was trained.
@@ -101,7 +101,7 @@ def write_model(final: Path, model: Any, making: Making, found: Records | None =
 def write_adapter(
     final: Path, model: Any, making: Making, found: Records | None = None, *, writes: bool = True
 ) -> Path:
-    """Write an adapter, and its base beside it if that was made on the spot; raises CheckpointError."""
+    """Write an adapter, and also its base if the run created it; raises CheckpointError."""
     if writes:
         with _replacing(final) as folder:
             _save_adapter(folder, final, model, making)
@@ -112,7 +112,7 @@ def write_adapter(
 
 
 def _write_words(folder: Path, making: Making, kind: str, found: Records | None) -> None:
-    """Write all that is not weights."""
+    """Write every file except the weights."""
     note = making.note(kind)
     serving.write_files(folder, making.serving, note, window=making.window, origin=making.origin.folder)
     if found is not None:
@@ -150,7 +150,7 @@ def _whole_state(model: nn.Module, writes: bool) -> dict[str, Tensor] | None:
 
 
 def save_model(folder: Path, model: Any, state: dict[str, Tensor] | None = None) -> None:
-    """Write config.json and weights, and hold their shapes against the model's."""
+    """Write config.json and weights, and compare their shapes with the model's."""
     from transformers import GenerationConfig
 
     before = model.generation_config
@@ -168,7 +168,7 @@ def save_model(folder: Path, model: Any, state: dict[str, Tensor] | None = None)
 
 
 def _sizes(file: Path) -> tuple[int, int]:
-    """Return how many tensors a file holds, and how many numbers in them."""
+    """Return the number of tensors in a file, and of elements in all of them."""
     with safe_open(str(file), framework="pt") as opened:
         shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118 (no mapping)
     return len(shapes), sum(torch.Size(shape).numel() for shape in shapes)
@@ -190,7 +190,7 @@ def _save_adapter(folder: Path, final: Path, model: Any, making: Making) -> None
 
 
 def check_adapter(folder: Path, model: Any) -> None:
-    """Read an adapter back and hold it against the model's; raises CheckpointError for one that is empty or differs."""
+    """Read an adapter back and compare it with the model's; raises CheckpointError if it is empty or differs."""
     from peft import get_peft_model_state_dict
 
     wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -209,7 +209,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _save_base(folder: Path, making: Making) -> None:
-    """Write the base of an adapter, made anew from its seed, as a model of its own."""
+    """Write the base of an adapter, recreated from its seed, as a model."""
     if making.origin.fresh is None:
         raise CheckpointError(f"the base {making.origin.base!r} lies in no folder and cannot be made again")
     folder.mkdir()
@@ -220,7 +220,7 @@ def _save_base(folder: Path, making: Making) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from drawing bars."""
+    """Turn off the progress bars of transformers."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""An adapter merged into its base: one model that any server loads, held against base and adapter before it is kept.
+"""Merge an adapter into its base: one model that any server loads, compared with base and adapter before it is kept.
 
 Each layer is merged in fp32 and rounded once. For QLoRA the base is quantised to NF4 as in training, then made whole
 again from that: the adapter has learnt to mend that base, not the one before quantisation.
@@ -95,13 +95,13 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _records(found: Artifact, out: Path) -> Records:
-    """Return what the adapter's run wrote down, if it still stands there, for the card."""
+    """Return the records of the adapter's run for the model card, if the run still exists."""
     run = found.folder.parent
     return records.read(run) if (run / records.CONFIG).is_file() else Records(out.name)
 
 
 def _loaded(found: Artifact, place: torch.device, dtype: str, say: OnMessage) -> tuple[Any, Tensor, float]:
-    """Return the base with its adapter, ready to be merged, its logits as they were trained, and what it changes."""
+    """Return the base with its adapter, the logits of both together, and how far the adapter moves them."""
     model: Any = artifact.load_artifact(found, place=place, numbers=dtype, say=say)
     if getattr(model.peft_config["default"], "is_prompt_learning", False):
         raise _unmergeable(model, "it puts tokens before the prompt")
@@ -132,7 +132,7 @@ def _distance(one: Tensor, other: Tensor) -> float:
 
 
 def dequantised(model: Any, dtype: torch.dtype) -> nn.Module:
-    """Make plain matrices of a model's 4-bit ones, in place."""
+    """Replace a model's 4-bit matrices with dequantised ones, in place."""
     for name, module in four_bit.linear_layers(model):
         model.set_submodule(name, four_bit.to_linear(module, dtype))
     for mark in ("is_loaded_in_4bit", "is_quantized"):
@@ -155,7 +155,7 @@ def fold(model: Any, dtype: torch.dtype) -> Any:
                     layer.to(torch.float32)
                     layer.merge(safe_merge=True)
                     layer.to(dtype)
-            return model.merge_and_unload(safe_merge=True)  # what is saved whole beside the adapter
+            return model.merge_and_unload(safe_merge=True)  # modules that are saved whole next to the adapter
     except (AttributeError, NotImplementedError, ValueError, TypeError) as error:
         raise _unmergeable(model, str(error)) from error
 

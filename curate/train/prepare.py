@@ -1,4 +1,4 @@
-"""Everything that a run settles before it loads weights: model, data, packed rows, device, attention and plan."""
+"""Prepare a run before any weights are loaded: model, data, packed rows, device, attention and plan."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, and where."""
+    """A request for a run: the configuration, and where it runs."""
 
     config: TrainConfig
     folder: Path  # of the run; it may not exist yet
@@ -52,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(TrainerInputs):
-    """A prepared run: the trainer's inputs, and where model and data came from.
+    """A prepared run: the inputs of the trainer, and the sources of model and data.
 
     `config` is the one in force; a resumed run has its earlier choices in it.
     """
@@ -104,7 +104,7 @@ class Run(TrainerInputs):
 
 
 def with_choices(config: TrainConfig, choices: Mapping[str, Any], world: World) -> TrainConfig:
-    """Return the configuration with the choices of a checkpoint, as far as they hold on this machine.
+    """Return the configuration with the choices of a checkpoint that are valid on this machine.
 
     Dtype and optimizer form must stay. The rest is chosen again on another kind of device or at another number of
     ranks, and losses are then the same except for rounding.
@@ -129,7 +129,7 @@ def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
     Raises CurateError with what to type. Where too many conversations fail the proof, the run's folder names them all.
     """
     world, reporter = request.world, request.reporter
-    set_folder, manifest = examples.opened(request.config.data.set)
+    set_folder, manifest = examples.open_set_folder(request.config.data.set)
     requested, init = init_from.find(request.config, reporter.say, request.method_settings)
     config = requested if choices is None else with_choices(requested, choices, world)
     inputs = _Inputs(config, init, manifest, reporter)
@@ -183,7 +183,7 @@ def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
 
 
 def _with_failures(error: examples.ProofError, request: Request) -> CurateError:
-    """Write the failed conversations into the run's folder; return the error that names the file."""
+    """Write the conversations that failed to a file in the run's folder, and return the error that names it."""
     if not request.world.main:
         return error
     request.folder.mkdir(parents=True, exist_ok=True)

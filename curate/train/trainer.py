@@ -39,7 +39,7 @@ GROWTH_INTERVAL = 2000  # finite steps after which an fp16 loss is scaled up aga
 
 
 class LostStep(Exception):
-    """Memory ran out while weights were being changed: only a checkpoint is whole."""
+    """Memory ran out while weights were being updated: only a checkpoint is consistent."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class LossScale:
 
 
 class Trainer:
-    """Owns model, optimizer and data, and takes steps. All that changes during a run is in here.
+    """Owns model, optimizer and data, and takes steps. Everything that changes during a run is here.
 
     Every rank has one, and calls the same methods in the same order.
     """
@@ -213,7 +213,7 @@ class Trainer:
     # ---- what can go wrong
 
     def _recovery(self, error: Exception, step: int) -> Callable[[], None]:
-        """Return what lets the step be repeated; raise RunError, or the error itself, where nothing does."""
+        """Return what to change before the step is repeated; raise RunError or the error itself if nothing helps."""
         if device.is_out_of_memory(error):
             self._require_reducible_memory(error, step)
             return lambda: self._reduce_memory(step)
@@ -277,7 +277,7 @@ class Trainer:
     # ---- to and from a checkpoint
 
     def state(self, step: int, facts: dict[str, Any]) -> State:
-        """Return the state after a step, with all that an exact resumption needs; `facts` are the run's own."""
+        """Return the state after a step, with everything that an exact resume needs; `facts` belong to the run."""
         activations = "none" if not self.checkpointed else "full" if self.all_checkpointed else "auto"
         return State(
             step=step,
@@ -294,7 +294,7 @@ class Trainer:
         )
 
     def restore(self, loaded: Loaded) -> int:
-        """Continue from a checkpoint; return its step. Raises CheckpointError where it is of another run."""
+        """Continue from a checkpoint; return its step. Raises CheckpointError if it belongs to another run."""
         state = loaded.state
         distributed.load_weights(self.parameters, state.weights)
         self.optimizer.load_state_dict(state.optimizer)

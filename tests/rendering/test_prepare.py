@@ -155,7 +155,7 @@ def test_more_than_one_in_a_hundred_stops_the_run(tokenizer: Tokenizer, tmp_path
 
 def test_nothing_left_is_said(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = write_set(tmp_path / "set", [row(0, "a", pair(1, 90))], [], told(tokenizer, 500))
-    with pytest.raises(CurateError, match="holds nothing to train on with a window of 20"):
+    with pytest.raises(CurateError, match="has nothing to train on with a window of 20"):
         train_examples.load(path, tokenizer, max_tokens=20)
 
 

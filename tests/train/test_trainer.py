@@ -205,7 +205,7 @@ def trainer(taught: Path, scale: LossScale) -> Trainer:
     """A trainer of every weight on one rank, two packed rows at once."""
     from curate.rendering.factory import load_set_tokenizer
 
-    folder, manifest = train_examples.opened(taught)
+    folder, manifest = train_examples.open_set_folder(taught)
     tokenizer = load_set_tokenizer(manifest)
     examples = train_examples.load(folder, tokenizer).train
     source = find.find_model("tiny", tokenizer=tokenizer)

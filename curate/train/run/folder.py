@@ -1,4 +1,4 @@
-"""A run's folder: holds one run, is locked while that works, and keeps the configuration that it resumes with."""
+"""The folder of a run: one run for each folder, locked while it works, with the configuration to resume from."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def new(out: str | Path | None, settings: TrainConfig) -> Path:
 
 
 def _is_free(folder: Path) -> bool:
-    """Return whether a folder is empty, or holds only what a run leaves that ended before its first step."""
+    """Return whether a folder is empty, or has only the files of a run that ended before its first step."""
     names = {path.name for path in folder.iterdir()}
     unbegun = names == {records.LEFT_OUT} or (LOCK in names and names <= UNBEGUN)
     return not names or (unbegun and not records.lines(folder / records.METRICS))
@@ -86,7 +86,7 @@ def config_to_resume(folder: Path, changes: Mapping[str, Mapping[str, object]]) 
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Lock a run's folder for this process; raises RunError while another one holds it."""
+    """Lock a run's folder for this process; raises RunError while another process has it locked."""
     folder.mkdir(parents=True, exist_ok=True)
     with files.lock(folder / LOCK, RunError(f"another process is at work on the run {str(folder)!r}"), keep=True):
         yield
