@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import sys
 import termios
@@ -348,8 +349,10 @@ def in_terminal(arguments: list[str], keys: list[str], size: tuple[int, int] = (
             printed += block
             if not block:
                 break
-        elif left and b"q end" in printed:
+        elif left and b"q quit" in printed:
             os.write(master, left.pop(0).encode())
+    else:
+        os.kill(process, signal.SIGKILL)  # it waits for a key that this never sends: fail, do not wait with it
     _, status = os.waitpid(process, 0)
     os.close(master)
     assert os.waitstatus_to_exitcode(status) == 0, printed.decode()
