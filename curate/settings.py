@@ -6,16 +6,17 @@ import dataclasses
 import json
 import math
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from curate.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 Table = Mapping[str, object]
 T = TypeVar("T")
@@ -48,30 +49,42 @@ class Catalogue:
     noun: str
     default: str
 
-    def _path(self) -> resources.abc.Traversable:
+    def _path(self) -> Traversable:
+        from importlib import resources  # in functions, like tomllib: listing the commands imports this module
+
         return resources.files(self.package) / self.folder
+
+    def _text(self, name: str) -> str:
+        return (self._path() / f"{name}.toml").read_text("utf-8")
+
+    def names(self) -> list[str]:
+        """Return the names of the files, the default first."""
+        files = (entry.name for entry in self._path().iterdir())
+        names = [file.removesuffix(".toml") for file in files if file.endswith(".toml")]
+        return sorted(names, key=lambda name: (name != self.default, name))
 
     def summaries(self) -> dict[str, str]:
         """Return the names of the files with their one-line summaries, the default first."""
-        files = [entry for entry in self._path().iterdir() if entry.name.endswith(".toml")]
-        values = {file.name.removesuffix(".toml"): tomllib.loads(file.read_text("utf-8")) for file in files}
-        ordered = sorted(values, key=lambda name: (name != self.default, name))
-        return {name: str(values[name]["summary"]) for name in ordered}
+        import tomllib
+
+        return {name: str(tomllib.loads(self._text(name))["summary"]) for name in self.names()}
 
     def source(self, name: str) -> str:
         """Return the text of a built-in file, with its comments; raises RecipeError for an unknown name."""
-        if name not in self.summaries():
-            raise RecipeError(f"no built-in {self.noun} {name!r}{did_you_mean(name, self.summaries())}")
-        return (self._path() / f"{name}.toml").read_text("utf-8")
+        if name not in self.names():
+            raise RecipeError(f"no built-in {self.noun} {name!r}{did_you_mean(name, self.names())}")
+        return self._text(name)
 
     def read(self, name: str) -> tuple[dict[str, object], str, Path]:
         """Return a file's values, its name in errors, and the folder that its paths are relative to.
 
         Raises RecipeError for a name that is neither, and for a file that cannot be read or is not TOML.
         """
-        known = self.summaries()
+        import tomllib
+
+        known = self.names()
         if name in known:
-            return tomllib.loads(self.source(name)), name, Path()
+            return tomllib.loads(self._text(name)), name, Path()
         path = Path(name)
         if path.suffix != ".toml" and not path.exists():
             raise RecipeError(f"no {self.noun} {name!r}{did_you_mean(name, known)} (or give the path of a .toml file)")

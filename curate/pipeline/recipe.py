@@ -175,7 +175,7 @@ def _read(name: str, bases_left: int) -> tuple[dict[str, object], str]:
         return values, where
     if not isinstance(base, str):
         raise RecipeError(f"{where}: base = {base!r} must be the name of a recipe or the path of its file")
-    if base not in RECIPES.summaries():
+    if base not in RECIPES.names():
         base = str(folder / base)
     parent, parent_where = _read(base, bases_left - 1)
     from_dict(parent, parent_where, check_filters=False)  # errors in the base then name the base
