@@ -22,6 +22,7 @@ from curate.display.figures import number, plural
 from curate.display.terminal import safe_line
 from curate.display.text import safe
 from curate.rendering.mask_view import MaskView
+from curate.report.terminal.explain import add_details
 from curate.schemas.conversation import Message
 
 STYLES = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
@@ -170,14 +171,7 @@ def _head(chat: ConversationView) -> RenderableType:
 def _rejection(rejection: Rejection) -> Text:
     what = "exchange rejected" if rejection.scope == "exchange" else "rejected"
     text = Text.assemble((what, "bold red"), f" by {safe_line(rejection.rule)}: {safe_line(rejection.reason)}")
-    if rejection.messages:
-        first, last = rejection.messages
-        text.append(f" (message {first})" if first == last else f" (messages {first} to {last})")
-    if rejection.twin:
-        text.append(f"\nkept twin: {safe_line(rejection.twin)}")
-    if rejection.evidence:
-        text.append(f"\n{safe_line(rejection.evidence)}", "dim")
-    return text
+    return add_details(text, rejection)
 
 
 def _cut(text: str) -> str:

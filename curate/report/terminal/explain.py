@@ -50,6 +50,11 @@ def _story(story: RecordHistory) -> RenderableType:
 
 def _rejection(rejection: Rejection) -> Text:
     text = Text.assemble((terminal.safe_line(rejection.rule), "bold"), f": {terminal.safe_line(rejection.reason)}")
+    return add_details(text, rejection)
+
+
+def add_details(text: Text, rejection: Rejection) -> Text:
+    """Append the messages, the kept twin and the evidence of a rejection; return the text."""
     if rejection.messages:
         first, last = rejection.messages
         text.append(f" (message {first})" if first == last else f" (messages {first} to {last})")
