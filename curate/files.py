@@ -49,9 +49,9 @@ def _clean_up(target: Path) -> None:
     old = _old_name(target)
     if not old.is_dir():
         return
-    if target.exists():
+    if target.is_dir():  # only a folder is ever renamed away
         remove(old)
-    else:
+    elif not target.exists():
         old.rename(target)
 
 
