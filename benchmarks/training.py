@@ -1,6 +1,6 @@
 """Steps of curate's own on random weights, timed and weighed: what `benchmarks/finetune.py` makes its rows of.
 
-Nothing of the training is written anew here: a case is a configuration, planned and stepped by `curate.train`
+Training is not reimplemented here: a case is a configuration, planned and stepped by `curate.train`
 as a run does it. Imports torch, transformers, peft, numpy, click and rich alone.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ def pytest_configure() -> None:
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a small SentencePiece tokenizer, which loads in milliseconds."""
     return str(folder(tmp_path_factory.mktemp("tiny"), tokenizer_model=sentencepiece_model()))
+
+
+@pytest.fixture(scope="module")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep built tokenizers in a cache folder of the module's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
