@@ -16,10 +16,10 @@ from curate._version import __version__ as __version__
 from curate.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from curate.analysis.compare import Comparison
+    from curate.analysis.comparison import Comparison
     from curate.analysis.doctor import doctor
-    from curate.analysis.explain import explain
-    from curate.analysis.select import Selection, show
+    from curate.analysis.explanation import explain
+    from curate.analysis.selection import Selection, show
     from curate.api.clean import clean
     from curate.api.compare import compare
     from curate.api.stats import stats
@@ -37,10 +37,10 @@ _MODULES = {  # name to the module that defines it
     "Progress": "curate.pipeline.run",
     "stats": "curate.api.stats",
     "compare": "curate.api.compare",
-    "Comparison": "curate.analysis.compare",
-    "show": "curate.analysis.select",
-    "Selection": "curate.analysis.select",
-    "explain": "curate.analysis.explain",
+    "Comparison": "curate.analysis.comparison",
+    "show": "curate.analysis.selection",
+    "Selection": "curate.analysis.selection",
+    "explain": "curate.analysis.explanation",
     "convert": "curate.conversion.convert",
     "open_set": "curate.dataset.curated_set",
     "CuratedSet": "curate.dataset.curated_set",

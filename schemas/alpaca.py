@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from curate.errors import RecordError
-from curate.schemas import read_turns
+from curate.schemas import turns
 from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.prompts import INPUT_MARK
 
@@ -23,7 +23,7 @@ def recognises(record: Mapping[str, object]) -> bool:
 def parse(record: Mapping[str, object]) -> Conversation:
     """Read one record; the input is appended to the instruction, after the heading of Alpaca's prompt."""
     conversation = Conversation(None, [])
-    conversation.source_id = read_turns.read_source_id(conversation, record.get("id"))
+    conversation.source_id = turns.read_source_id(conversation, record.get("id"))
     if record.get("system"):
         _add(conversation, "system", record["system"])
     for prompt, answer in _history(record.get("history")):
@@ -32,15 +32,15 @@ def parse(record: Mapping[str, object]) -> Conversation:
     _add(conversation, "user", record["instruction"])
     if record.get("input") not in (None, ""):
         prompt = conversation.messages[-1]
-        text = read_turns.read_text(conversation, record["input"], len(conversation.messages) - 1)
+        text = turns.read_text(conversation, record["input"], len(conversation.messages) - 1)
         prompt.content = f"{prompt.content}{INPUT_MARK}{text}" if prompt.content else text
     _add(conversation, "assistant", record["output"])
-    read_turns.read_other_keys(conversation, record, _USED)
+    turns.read_other_keys(conversation, record, _USED)
     return conversation
 
 
 def _add(conversation: Conversation, role: Role, value: object) -> None:
-    text = read_turns.read_text(conversation, value, len(conversation.messages))
+    text = turns.read_text(conversation, value, len(conversation.messages))
     conversation.messages.append(Message(role, text))
 
 
@@ -49,9 +49,7 @@ def _history(value: object) -> list[list[object]]:
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-        raise RecordError(
-            "bad_turn", "'history' is not a list of pairs of prompt and answer", read_turns.preview(value)
-        )
+        raise RecordError("bad_turn", "'history' is not a list of pairs of prompt and answer", turns.preview(value))
     return value
 
 
@@ -72,4 +70,4 @@ def dump(conversation: Conversation) -> dict[str, object]:
     record |= {"instruction": instruction, "input": text, "output": answer.content}
     if system is not None:
         record["system"] = system
-    return read_turns.add_metadata(record, conversation)
+    return turns.add_metadata(record, conversation)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from curate.errors import InputError, RecordError, did_you_mean
-from curate.schemas import alpaca, native, openai, read_turns, sharegpt, vicuna
+from curate.schemas import alpaca, native, openai, sharegpt, turns, vicuna
 from curate.schemas.conversation import Conversation
 
 Record = Mapping[str, object]
@@ -84,7 +84,7 @@ def parse(value: object) -> Conversation:
     """Read one decoded record, whatever its format; raises RecordError if it cannot be read."""
     if not isinstance(value, dict):
         raise RecordError(
-            "not_a_record", f"the row is {read_turns.describe_type(value)}, not an object", read_turns.preview(value)
+            "not_a_record", f"the row is {turns.describe_type(value)}, not an object", turns.preview(value)
         )
     try:
         for recognises, read in _READERS:
@@ -99,9 +99,9 @@ def _unrecognised(record: Record) -> RecordError:
     """Return why no format recognises the record: it has no turns, or none under a known key."""
     empty = [key for key in _TURN_KEYS if key in record]
     if empty:
-        return RecordError("no_messages", f"{empty[0]!r} is null", read_turns.preview(record))
-    keys = f"; its keys: {read_turns.quote_keys(list(record))}" if record else "; it is empty"
+        return RecordError("no_messages", f"{empty[0]!r} is null", turns.preview(record))
+    keys = f"; its keys: {turns.quote_keys(list(record))}" if record else "; it is empty"
     if _METADATA.issuperset(record):
-        return RecordError("no_messages", f"the record has no 'conversations'{keys}", read_turns.preview(record))
+        return RecordError("no_messages", f"the record has no 'conversations'{keys}", turns.preview(record))
     expected = "conversations, items, messages, or instruction with output"
-    return RecordError("unknown_format", f"no {expected}{keys}", read_turns.preview(record))
+    return RecordError("unknown_format", f"no {expected}{keys}", turns.preview(record))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from curate.errors import RecordError
-from curate.schemas import read_turns
+from curate.schemas import turns
 from curate.schemas.conversation import ROLES, Conversation, Message
 
 NAME = "jsonl"
@@ -26,11 +26,11 @@ def recognises(record: Mapping[str, object]) -> bool:
 def parse(record: Mapping[str, object]) -> Conversation:
     """Read one record; its `id` becomes the `source_id`, so that pieces stay distinct."""
     conversation = Conversation(None, [])
-    conversation.source_id = read_turns.read_source_id(conversation, record.get("id"))
-    value = read_turns.read_turn_list(conversation, record["messages"], "messages")
+    conversation.source_id = turns.read_source_id(conversation, record.get("id"))
+    value = turns.read_turn_list(conversation, record["messages"], "messages")
     exact = [_exact(turn) for turn in value]
     if None in exact:
-        read_turns.read_messages(conversation, value, "role", "content")
+        turns.read_messages(conversation, value, "role", "content")
     else:
         conversation.messages = [message for message in exact if message is not None]
     if record.get("piece") is not None:  # a row of a curated set, which does not say which answers were HTML
@@ -47,7 +47,7 @@ def _exact(turn: object) -> Message | None:
     if not isinstance(turn, dict) or turn.keys() != _FIELDS or turn["role"] not in ROLES:
         return None
     values = (turn["content"], turn["name"] or "", turn["tool_calls"] or "", turn["train"], turn["stop"])
-    if tuple(map(type, values)) != _TYPES or (turn["tool_calls"] and not read_turns.is_json_list(turn["tool_calls"])):
+    if tuple(map(type, values)) != _TYPES or (turn["tool_calls"] and not turns.is_json_list(turn["tool_calls"])):
         return None
     return Message(**turn)
 
@@ -58,8 +58,8 @@ def _metadata(value: object) -> dict[str, object]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise RecordError("bad_value", "'metadata' is not JSON text", read_turns.preview(value)) from None
-    return {key: read_turns.to_plain_json(item) for key, item in value.items()} if isinstance(value, dict) else {}
+            raise RecordError("bad_value", "'metadata' is not JSON text", turns.preview(value)) from None
+    return {key: turns.to_plain_json(item) for key, item in value.items()} if isinstance(value, dict) else {}
 
 
 def dump(conversation: Conversation) -> dict[str, object]:

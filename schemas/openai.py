@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from curate.errors import RecordError
-from curate.schemas import read_turns
+from curate.schemas import turns
 from curate.schemas.conversation import Conversation, Message
 
 NAME = "openai"
@@ -23,13 +23,13 @@ def recognises(record: Mapping[str, object]) -> bool:
 def parse(record: Mapping[str, object]) -> Conversation:
     """Read one record; raises RecordError if its meaning is not clear."""
     conversation = Conversation(None, [])
-    conversation.source_id = read_turns.read_source_id(conversation, record.get("id"))
+    conversation.source_id = turns.read_source_id(conversation, record.get("id"))
     value = record["messages"]
     if value.__class__ is not list or not value:
-        value = read_turns.read_turn_list(conversation, value, "messages")
-    read_turns.read_messages(conversation, value, "role", "content")
+        value = turns.read_turn_list(conversation, value, "messages")
+    turns.read_messages(conversation, value, "role", "content")
     if len(record) > 1:
-        read_turns.read_other_keys(conversation, record, _USED)
+        turns.read_other_keys(conversation, record, _USED)
     return conversation
 
 
@@ -42,7 +42,7 @@ def dump(conversation: Conversation) -> dict[str, object]:
         if not message.stop:
             raise RecordError("not_representable", f"message {index} was cut off, which the format cannot express")
         messages.append(_message(message, ids[index]))
-    return read_turns.add_metadata(record, conversation)
+    return turns.add_metadata(record, conversation)
 
 
 def _message(message: Message, call_id: str) -> dict[str, object]:
@@ -69,7 +69,7 @@ def call_ids(messages: Sequence[Message]) -> list[str]:
     open_calls: list[tuple[str, str]] = []  # (id, name) of calls without a result so far
     for message in messages:
         ids.append("")
-        if message.tool_calls is not None and read_turns.is_json_list(message.tool_calls):
+        if message.tool_calls is not None and turns.is_json_list(message.tool_calls):
             open_calls = [_call_key(call) for call in json.loads(message.tool_calls)]
         if message.role == "tool" and open_calls:
             index = next((i for i, (_, name) in enumerate(open_calls) if name == message.name), 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from curate.schemas import read_turns
+from curate.schemas import turns
 from curate.schemas.conversation import Conversation, Message, Role
 
 NAME = "sharegpt"
@@ -24,14 +24,14 @@ def recognises(record: Mapping[str, object]) -> bool:
 def parse(record: Mapping[str, object]) -> Conversation:
     """Read one record; raises RecordError if its meaning is not clear."""
     conversation = Conversation(None, [])
-    conversation.source_id = read_turns.read_source_id(conversation, record.get("id"))
+    conversation.source_id = turns.read_source_id(conversation, record.get("id"))
     key = KEYS[0] if record.get(KEYS[0]) is not None else KEYS[1]
     value = record[key]
     if value.__class__ is not list or not value:
-        value = read_turns.read_turn_list(conversation, value, key)
-    read_turns.read_messages(conversation, value, "from", "value")
+        value = turns.read_turn_list(conversation, value, key)
+    turns.read_messages(conversation, value, "from", "value")
     if len(record) > 2 or "id" not in record:
-        read_turns.read_other_keys(conversation, record, _USED[key])
+        turns.read_other_keys(conversation, record, _USED[key])
     return conversation
 
 
@@ -39,7 +39,7 @@ def dump(conversation: Conversation) -> dict[str, object]:
     """Write a conversation; turns have the keys name, tool_calls, weight (0) and stop (false) only where needed."""
     record: dict[str, object] = {} if conversation.source_id is None else {"id": conversation.source_id}
     record["conversations"] = [_turn(message) for message in conversation.messages]
-    return read_turns.add_metadata(record, conversation)
+    return turns.add_metadata(record, conversation)
 
 
 def _turn(message: Message) -> dict[str, object]:

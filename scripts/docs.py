@@ -336,7 +336,7 @@ PARTS: dict[str, Callable[[str], str]] = {
 
 def schemas() -> dict[Path, str]:
     """Return the JSON Schemas of `stats --json` and `stats --compare --json`, by file."""
-    from curate.analysis.compare import Comparison
+    from curate.analysis.comparison import Comparison
     from curate.analysis.stats import Stats
 
     described = {

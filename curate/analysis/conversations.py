@@ -10,7 +10,7 @@ import polars as pl
 
 from curate import markdown
 from curate.analysis.diff import Change, changes
-from curate.analysis.explain import Rejection, rejection
+from curate.analysis.explanation import Rejection, rejection
 from curate.dataset.curated_set import CuratedSet
 from curate.display.displayed import Displayed
 from curate.errors import RecordError, SetError

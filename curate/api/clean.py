@@ -63,7 +63,7 @@ class _Page:
 
     def write(self, folder: Path, name: str, mask_spans: MaskSpans) -> None:
         """Write the page of a set that is still in its temporary folder."""
-        from curate.analysis.measure_set import measure_set
+        from curate.analysis.set_stats import measure_set
         from curate.report.html import pages
 
         curated = curated_set.open_set(folder)

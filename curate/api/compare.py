@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from curate.analysis.compare import Comparison, compare_sets, open_comparable
+from curate.analysis.comparison import Comparison, compare_sets, open_comparable
 
 
 def compare(one: str | Path, other: str | Path, *, html: str | Path | None = None) -> Comparison:

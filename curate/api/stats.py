@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from curate.analysis.measure_dump import measure_dump
-from curate.analysis.measure_set import measure_set
+from curate.analysis.dump_stats import measure_dump
+from curate.analysis.set_stats import measure_set
 from curate.analysis.stats import Stats
 from curate.dataset.curated_set import CuratedSet, is_dump, open_set, translate_errors
 from curate.errors import InputError, SetError

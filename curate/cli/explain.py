@@ -21,7 +21,7 @@ def explain(record_id: str, set_path: str, as_json: bool) -> None:
     Example:
       curate explain dump.json:17 --set english
     """
-    from curate.analysis.explain import explain as look_up
+    from curate.analysis.explanation import explain as look_up
     from curate.display.text import show, to_json
 
     explanation = look_up(record_id, set_path)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from curate.analysis.conversations import ConversationView
-    from curate.analysis.select import Selection
+    from curate.analysis.selection import Selection
     from curate.rendering.mask_view import MaskViewer
 
 SHOWN = 10  # conversations printed to a pipe or a file without --limit
@@ -55,7 +55,7 @@ def show(
     Example:
       curate show --where "tokens > 1000 and language = 'ko'" --random 5
     """
-    from curate.analysis.select import show as select
+    from curate.analysis.selection import show as select
 
     if sum((diff, mask, raw, as_json)) > 1:
         raise click.UsageError("--diff, --mask, --raw and --json exclude each other")

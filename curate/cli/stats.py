@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from curate.analysis.compare import Comparison
+    from curate.analysis.comparison import Comparison
     from curate.analysis.stats import Stats
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from curate.conversion.output import ConvertResult, Split, left_out_file, open_output
-from curate.conversion.read import read_entry, read_records
+from curate.conversion.readers import read_entry, read_records
 from curate.conversion.writers import COMPRESSED, Entry, Writer, open_writer
 from curate.dataset import manifest
 from curate.errors import CurateError, InputError, RecordError

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from curate import files
-from curate.conversion.read import InputRecord
+from curate.conversion.readers import InputRecord
 from curate.conversion.writers import Entry, Stream, Writer, encode, native_record
 from curate.errors import InputError, RecordError
-from curate.schemas import read_turns
+from curate.schemas import turns
 
 Split = Literal["train", "eval"]
 LEFT_OUT = ".left-out.jsonl"
@@ -106,6 +106,6 @@ def _left_out_line(row: InputRecord, entry: Entry | None, error: RecordError) ->
     elif row.raw is not None:
         record = row.raw.decode("utf-8", "backslashreplace")
     else:
-        record = read_turns.to_plain_json(row.value)
+        record = turns.to_plain_json(row.value)
     place = {"source_file": row.file, "source_index": row.index}
     return {**place, "rule": error.rule, "reason": error.reason, "evidence": error.evidence, "record": record}

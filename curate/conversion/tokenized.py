@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from curate.conversion.output import ConvertResult, Output, Split, open_output
-from curate.conversion.read import InputRecord, read_entry, read_records
+from curate.conversion.readers import InputRecord, read_entry, read_records
 from curate.conversion.writers import Entry, JsonWriter, ParquetWriter, Writer, stream_to
 from curate.dataset import arrow, columns, manifest
 from curate.dataset.arrow import Row

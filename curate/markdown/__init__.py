@@ -21,7 +21,7 @@ from curate.markdown.chrome import looks_like_html, strip_chrome, trim_chrome, u
 from curate.markdown.code import Block, extract_blocks
 from curate.markdown.elements import TAGS
 from curate.markdown.placeholders import remove_placeholders
-from curate.markdown.walk import walk
+from curate.markdown.walker import walk
 
 __all__ = ["Citations", "looks_like_html", "strip_chrome", "to_markdown", "unwrap_prompt", "walk_html"]
 

@@ -9,7 +9,7 @@ from curate.markdown import media
 from curate.markdown.media import is_formula
 from curate.markdown.placeholders import BREAK, EMPHASIS, STRIKE, STRONG
 from curate.markdown.tags import Handler, Tag, Tags, decode_entities
-from curate.markdown.walk import Frame, Walker
+from curate.markdown.walker import Frame, Walker
 
 _COUNTER = re.compile(r"\s*\d+ / \d+\s*")
 _ALIGN = re.compile(r"text-align:\s*(left|center|right)", re.I)

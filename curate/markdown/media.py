@@ -6,7 +6,7 @@ import re
 
 from curate.markdown.placeholders import LINK
 from curate.markdown.tags import Tag, decode_entities
-from curate.markdown.walk import Walker, destination
+from curate.markdown.walker import Walker, destination
 
 _TRACKING = re.compile(r"(?<=[?&])utm_source=chatgpt\.com(?:&|$|(?=#))")
 _DIGITS = "0123456789+-−=()"

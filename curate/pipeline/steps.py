@@ -27,7 +27,7 @@ from curate.pipeline.recipe import Recipe
 from curate.rendering import split
 from curate.rendering.compiled_template import CompiledTemplate
 from curate.rendering.mask_view import MaskedText, masked_text
-from curate.schemas import formats, prompts, read_turns
+from curate.schemas import formats, prompts, turns
 from curate.schemas.conversation import Conversation, Message
 from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
 
@@ -230,7 +230,7 @@ def part_file(parts: Path, number: int, name: str) -> Path:
 def _source_id(value: object) -> str | None:
     """Return the id of a record that could not be parsed, if it is a text."""
     source_id = value.get("id") if isinstance(value, dict) else None
-    return read_turns.preview(source_id) if isinstance(source_id, str) else None
+    return turns.preview(source_id) if isinstance(source_id, str) else None
 
 
 def _unwrap(conversation: Conversation, position: int) -> None:

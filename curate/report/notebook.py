@@ -8,11 +8,11 @@ from functools import singledispatch
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from curate.analysis.compare import Comparison
+from curate.analysis.comparison import Comparison
 from curate.analysis.conversations import ConversationView
 from curate.analysis.doctor import Doctor
-from curate.analysis.explain import Explanation
-from curate.analysis.select import Selection
+from curate.analysis.explanation import Explanation
+from curate.analysis.selection import Selection
 from curate.analysis.stats import Flow, Share, Stats, edits, flow
 from curate.dataset.curated_set import CuratedSet, translate_errors
 from curate.display.figures import number, percent, plural

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import curate
-from curate.analysis.compare import Comparison, RuleDifference, Setting
+from curate.analysis.comparison import Comparison, RuleDifference, Setting
 from curate.cli.stats import stats as command
 from curate.display import text as terminal
 from curate.errors import CurateError, SetError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.analysis.explain import RECORDS_SHOWN, Explanation, explain
+from curate.analysis.explanation import RECORDS_SHOWN, Explanation, explain
 from curate.display import text as terminal
 from curate.errors import SetError
 from curate.report.terminal import explain as terminal_explain

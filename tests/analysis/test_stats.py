@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from curate import compare, stats
-from curate.analysis.measure_set import histogram
-from curate.analysis.select import show
+from curate.analysis.selection import show
+from curate.analysis.set_stats import histogram
 from curate.analysis.stats import Bin, Count, Duplicates, Share, Stats, Step, WindowFit
 from curate.dataset import curated_set
 from curate.dataset.manifest import decode

@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 import curate
-from curate.analysis.compare import Comparison
+from curate.analysis.comparison import Comparison
 from curate.analysis.stats import Stats
 from curate.display import figures
 from curate.display import terminal as tables

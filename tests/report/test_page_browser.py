@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import curate
-from curate.analysis.compare import Comparison
+from curate.analysis.comparison import Comparison
 from curate.analysis.stats import Stats
 from curate.report.html.pages import write_comparison
 from curate.report.html.pages import write_stats as write_page

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from curate.analysis import conversations
-from curate.analysis.compare import Comparison, RuleDifference, Side
+from curate.analysis.comparison import Comparison, RuleDifference, Side
 from curate.analysis.conversations import ConversationView
-from curate.analysis.select import show
+from curate.analysis.selection import show
 from curate.analysis.stats import Stats
 from curate.dataset.curated_set import CuratedSet
 from curate.display import html_page

@@ -10,7 +10,7 @@ from curate import files
 from curate.errors import InputError
 
 if TYPE_CHECKING:
-    from curate.analysis.compare import Comparison
+    from curate.analysis.comparison import Comparison
     from curate.analysis.stats import Stats
     from curate.dataset.curated_set import CuratedSet
     from curate.rendering.mask_view import MaskedText

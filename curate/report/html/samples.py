@@ -16,8 +16,8 @@ import polars as pl
 from curate.analysis import conversations
 from curate.analysis.conversations import ConversationView
 from curate.analysis.diff import Change, changes
-from curate.analysis.explain import Rejection
-from curate.analysis.measure_dump import parse_unrepaired
+from curate.analysis.dump_stats import parse_unrepaired
+from curate.analysis.explanation import Rejection
 from curate.dataset.columns import ORIGINAL
 from curate.dataset.curated_set import CuratedSet
 from curate.dataset.transaction import RAW_ROW_GROUP

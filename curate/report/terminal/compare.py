@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from curate.analysis.compare import Comparison, PairedHistogram, RuleDifference, Side
+from curate.analysis.comparison import Comparison, PairedHistogram, RuleDifference, Side
 from curate.analysis.stats import Stats
 from curate.display import terminal
 from curate.display.figures import number, percent, plural, ratio

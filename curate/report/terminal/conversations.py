@@ -16,7 +16,7 @@ from rich.text import Text
 from curate.analysis import diff
 from curate.analysis.conversations import ConversationView
 from curate.analysis.diff import Change
-from curate.analysis.explain import Rejection
+from curate.analysis.explanation import Rejection
 from curate.display import terminal
 from curate.display.figures import number, plural
 from curate.display.terminal import safe_line

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from curate.analysis.explain import Explanation, RecordHistory, Rejection
+from curate.analysis.explanation import Explanation, RecordHistory, Rejection
 from curate.display import terminal
 from curate.display.figures import number
 from curate.display.text import one_line

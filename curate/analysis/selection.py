@@ -12,7 +12,7 @@ import polars as pl
 
 from curate.analysis import conversations
 from curate.analysis.conversations import ConversationView
-from curate.analysis.explain import find_records, unknown_id
+from curate.analysis.explanation import find_records, unknown_id
 from curate.dataset.curated_set import CuratedSet, open_set, translate_errors
 from curate.dataset.query import parse_condition
 from curate.display.displayed import Displayed

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from curate.analysis.measure_set import counts, equal_spans, length_series, lengths, measure_set
+from curate.analysis.set_stats import counts, equal_spans, length_series, lengths, measure_set
 from curate.analysis.stats import Stats
 from curate.dataset import columns
 from curate.dataset.curated_set import CuratedSet, is_dump, open_set, translate_errors

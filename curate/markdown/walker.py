@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from curate.markdown.code import PLACE, Block
-from curate.markdown.escape import escape_inline, escape_lines
+from curate.markdown.escaping import escape_inline, escape_lines
 from curate.markdown.placeholders import ALTERNATIVE, BREAK, CODE, LINK, OPAQUE, SPACE, WIDE_SPACE, replace_placeholders
 from curate.markdown.tags import SPLIT, Tag, Tags, decode_entities
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from curate._version import __version__
-from curate.analysis import measure_set
+from curate.analysis import set_stats
 from curate.analysis.stats import Duplicates, Flow, Header, Input, Stats, Step, sort_counts
 from curate.engine import base, local
 from curate.errors import InputError, RecordError
@@ -131,7 +131,7 @@ def measure_dump(
 
 def _stats(path: str, parts: Sequence[Measured], reader: Reader, template: str) -> Stats:
     frame = pl.concat([part.rows for part in parts])
-    sizes = frame.select(measure_set.SIZES)
+    sizes = frame.select(set_stats.SIZES)
     unreadable: Counter[str] = sum((part.unreadable for part in parts), Counter())
     roles: Counter[str] = sum((part.roles for part in parts), Counter())
     read = sum(part.read for part in parts)
@@ -151,15 +151,15 @@ def _stats(path: str, parts: Sequence[Measured], reader: Reader, template: str) 
             answer_tokens=int(sizes["answer_tokens"].sum()),
         ),
         flow=_flow(read, frame.height, unreadable),
-        histograms=measure_set.histograms(sizes, sizes["tokens"], "conversations"),
-        languages=measure_set.shares(frame.lazy(), "language"),
-        models=measure_set.shares(frame.lazy(), "model"),
+        histograms=set_stats.histograms(sizes, sizes["tokens"], "conversations"),
+        languages=set_stats.shares(frame.lazy(), "language"),
+        models=set_stats.shares(frame.lazy(), "model"),
         roles=sort_counts(roles),
         splits=(),
         edits=(),
         duplicates=_duplicates(frame),
-        windows=measure_set.windows(sizes["tokens"], sizes["tokens"]),
-        training=measure_set.training(sizes),
+        windows=set_stats.windows(sizes["tokens"], sizes["tokens"]),
+        training=set_stats.training(sizes),
     )
 
 
@@ -174,5 +174,5 @@ def _duplicates(frame: pl.DataFrame) -> Duplicates:
     most = same.sort("copies", descending=True, maintain_order=True).head(1).select("id", "copies").rows()
     name, copies = most[0] if most else (None, 0)
     return Duplicates(
-        *measure_set.summarize_clusters(by_cluster), int(same["copies"].sum()), name if copies else None, copies
+        *set_stats.summarize_clusters(by_cluster), int(same["copies"].sum()), name if copies else None, copies
     )
