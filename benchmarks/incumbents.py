@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks import material, training
 from benchmarks.training import Bench, Row, Steps
-from curate.model import device, load
+from curate.model import device, loader
 from curate.model.device import DTYPES
 from curate.model.sizes import Work
 from curate.train.packing import IGNORED, PackedData, batch
@@ -44,7 +44,7 @@ def trainer(bench: Bench, shape: str, documents: str, *, packed: bool = False, s
     """
     described = material.model_config(bench.toy, shape)
     data, _ = material.packed_data(bench.toy, documents, described.vocab_size)
-    whole = load.shape_from_config(described)
+    whole = loader.shape_from_config(described)
     rows = packed_rows(data) if packed else padded_rows(data)
     a_step = max(1, bench.tokens_a_step // data.row_tokens)
     failed: list[str] = []
@@ -82,7 +82,7 @@ def _run(
     checkpointing: bool,
 ) -> Steps:
     """Take steps by the Trainer, the first of them not timed."""
-    model: Any = load.random_model(described, dtype=dtype, device=bench.place)
+    model: Any = loader.random_model(described, dtype=dtype, device=bench.place)
     model.config.use_cache = False
     clock = _Clock(bench.place)
     a_step = at_once * accumulate
@@ -199,7 +199,7 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
         for begin, end in rows
     ]
     clock = _Clock(bench.place)
-    model: nn.Module = load.random_model(described, dtype=DTYPES[bench.found.dtype], device=bench.place)
+    model: nn.Module = loader.random_model(described, dtype=DTYPES[bench.found.dtype], device=bench.place)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings = SFTConfig(
@@ -230,7 +230,7 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
     logged = tuple(entry["loss"] for entry in made.state.log_history if "loss" in entry)
     done = Steps(steps, clock.ends[-1] - clock.ends[0], material.work_of(alone, members), logged)
     return {
-        **training.figures(bench, done, load.shape_from_config(described), full=True, trained=0),
+        **training.figures(bench, done, loader.shape_from_config(described), full=True, trained=0),
         "weights": bench.found.dtype,
         "micro_batch": at_once,
         "checkpointing": bool(settings.gradient_checkpointing),

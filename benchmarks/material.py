@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from curate.model import four_bit, load
+from curate.model import four_bit, loader
 from curate.model.sizes import Work, work
 from curate.train import packing
 from curate.train.examples import Examples
@@ -126,8 +126,8 @@ def in_4_bits(described: Any, dtype: torch.dtype, place: torch.device) -> nn.Mod
     """Return a model as `load_model(quantise=True)` makes it of files, of random weights, matrix by matrix."""
     import bitsandbytes
 
-    model: Any = load.random_model(described, dtype=dtype, device="meta")
-    settings = load.nf4_config(dtype)
+    model: Any = loader.random_model(described, dtype=dtype, device="meta")
+    settings = loader.nf4_config(dtype)
     quantised = {
         "quant_type": settings.bnb_4bit_quant_type,
         "compress_statistics": settings.bnb_4bit_use_double_quant,

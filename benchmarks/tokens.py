@@ -24,7 +24,7 @@ os.environ.update(FASTOKENS_BPE_THREADS="1", RAYON_NUM_THREADS="1", TOKENIZERS_P
 
 from common import parse, parser, save
 
-from curate.rendering.split import split_batch
+from curate.rendering.splitter import split_batch
 from curate.schemas import prompts
 from curate.schemas.conversation import Message, Role
 from curate.tokenization import vocabulary

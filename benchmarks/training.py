@@ -21,9 +21,8 @@ from torch import nn
 
 from benchmarks import material
 from curate.display.figures import GIB
-from curate.model import device
-from curate.model import load as models
-from curate.model.attention import choose
+from curate.model import device, loader
+from curate.model.attention import selection
 from curate.model.device import DTYPES, Device
 from curate.model.sizes import Shape, Work, flops
 from curate.train import checkpoint, config, loss
@@ -110,7 +109,9 @@ class Ready:
         return self.trainer.step(step + 1, rows, 1e-5).loss, material.work_of(self.data, rows)
 
 
-def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.TrainConfig, Plan, choose.ChosenKernel]:
+def planned(
+    bench: Bench, case: Case, shape: Shape, load: Load
+) -> tuple[config.TrainConfig, Plan, selection.ChosenKernel]:
     """Return a case's configuration and plan, and its attention."""
     a_step = max(1, bench.tokens_a_step // load.row_tokens)
     wanted: dict[str, dict[str, object]] = {
@@ -120,7 +121,7 @@ def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.
     for section, values in case.changes.items():
         wanted[section] = {**wanted.get(section, {}), **values}
     settled = config.override(config.load(config.DEFAULT), wanted)
-    heads = choose.Heads(shape.heads, shape.kv_heads, shape.head_size)
+    heads = selection.Heads(shape.heads, shape.kv_heads, shape.head_size)
     chosen = _kernel(bench.place, DTYPES[bench.found.dtype], settled.model.attention, heads)
     made = Planner(settled, shape, load, bench.hardware(case.gib), chosen.name).plan()
     made.require_fit()
@@ -128,9 +129,9 @@ def planned(bench: Bench, case: Case, shape: Shape, load: Load) -> tuple[config.
 
 
 @cache
-def _kernel(place: torch.device, dtype: torch.dtype, wanted: str, heads: choose.Heads) -> choose.ChosenKernel:
+def _kernel(place: torch.device, dtype: torch.dtype, wanted: str, heads: selection.Heads) -> selection.ChosenKernel:
     """Choose a kernel once: trying one compiles it."""
-    return choose.choose_kernel(place, dtype, wanted, heads=heads)
+    return selection.choose_kernel(place, dtype, wanted, heads=heads)
 
 
 def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
@@ -138,7 +139,7 @@ def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
     described = material.model_config(bench.toy, case.shape)
     if layers:
         described.num_hidden_layers = layers
-    shape = models.shape_from_config(described)
+    shape = loader.shape_from_config(described)
     data, load = material.packed_data(bench.toy, case.documents, shape.vocabulary)
     settled, made, chosen = planned(bench, case, shape, load)
     said: list[str] = []
@@ -147,7 +148,7 @@ def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
     model = (
         material.in_4_bits(described, dtype, bench.place)
         if quantised
-        else models.random_model(described, dtype=dtype, device=bench.place)
+        else loader.random_model(described, dtype=dtype, device=bench.place)
     )
 
     def hear(event: Event) -> None:
@@ -165,7 +166,7 @@ class PlainLoss(loss.CausalLoss):
 
     def forward(self, batch: Any, chosen: Any, *, per_token: bool = False) -> torch.Tensor:
         hidden = self.body(batch, chosen)
-        logits = choose.base_model(self.model).get_output_embeddings()(hidden).float()
+        logits = selection.base_model(self.model).get_output_embeddings()(hidden).float()
         return nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
 
 
@@ -278,11 +279,11 @@ def parts(bench: Bench, case: Case) -> Row:
         clock.lap("rows to tensors")
         batch = batch.to(bench.place)
         clock.lap("to the device")
-        choose.mask_kwargs(trainer.attention, batch)
+        selection.mask_kwargs(trainer.attention, batch)
         clock.lap("attention masks")
         hidden = module.body(batch, trainer.attention)
         clock.lap("forward, with masks")
-        head = choose.base_model(trainer.model).get_output_embeddings()
+        head = selection.base_model(trainer.model).get_output_embeddings()
         total = loss.supervised_loss(hidden, head.weight, batch.targets, count=batch.supervised)
         clock.lap("loss, with its gradients")
         (total / batch.supervised).backward()

@@ -22,7 +22,7 @@ from curate.ingest.sources import open_inputs
 from curate.pipeline import frames, repair_text
 from curate.pipeline.frames import Draft
 from curate.pipeline.recipe import TokenSettings
-from curate.rendering import split
+from curate.rendering import splitter
 from curate.schemas import formats, prompts
 from curate.schemas.conversation import Conversation
 from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
@@ -67,7 +67,7 @@ class Measurer:
     def __init__(self, plan: Plan) -> None:
         tokenizer = load_tokenizer(plan.tokenizer)
         self.info = tokenizer.info
-        self.counter = split.TemplateCounter(prompts.get(plan.template), tokenizer)
+        self.counter = splitter.TemplateCounter(prompts.get(plan.template), tokenizer)
         self.signals = {name: rule.settings for name, rule in registry.rules("signal").items()}
 
     def __call__(self, chunk: Chunk) -> Measured:

@@ -18,7 +18,7 @@ from curate.dataset.arrow import Row
 from curate.dataset.manifest import Manifest
 from curate.errors import InputError, RecordError, TokenizerError
 from curate.rendering.factory import load_set_tokenizer, make_renderer
-from curate.rendering.prepare import ExamplePreparer, PreparedBatch, PreparedExample
+from curate.rendering.preparation import ExamplePreparer, PreparedBatch, PreparedExample
 from curate.rendering.resplit import ResplitSummary, differences
 from curate.schemas.conversation import Conversation, Message
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer

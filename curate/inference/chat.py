@@ -14,7 +14,7 @@ from curate.errors import InputError
 from curate.inference import sampling as generate
 from curate.inference.sampling import Sampling
 from curate.model import artifact as artifacts
-from curate.model import find
+from curate.model import sources
 from curate.model.artifact import Artifact
 from curate.model.files import OnMessage
 from curate.model.serving import Serving, answer_lead
@@ -123,7 +123,7 @@ def chat(
     device: str = "auto",
     dtype: str = "auto",
     quantise: bool | None = None,
-    say: OnMessage = find.ignore_message,
+    say: OnMessage = sources.ignore_message,
     **settings: Any,
 ) -> Chat:
     """Load a model, an adapter on its base, or the result of a run, and return a conversation with it.

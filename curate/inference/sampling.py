@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from curate.errors import RecipeError
-from curate.model.attention import choose
+from curate.model.attention import selection
 from curate.tokenization.tokenizer import Tokenizer
 
 UNFINISHED = "\ufffd"  # a decoder writes it for the first bytes of a character that the next token may complete
@@ -131,7 +131,7 @@ def _cache(model: nn.Module) -> dict[str, Any]:
     """Return an empty cache as the keyword argument of the model's forward, which transformers 5.24 renamed."""
     from transformers import DynamicCache
 
-    inner = choose.base_model(model)
+    inner = selection.base_model(model)
     parameters = inspect.signature(inner.forward).parameters
     return {"cache" if "cache" in parameters else "past_key_values": DynamicCache(config=inner.config)}
 

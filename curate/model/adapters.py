@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from curate.errors import MissingExtra, ModelError, RecipeError, did_you_mean
-from curate.model import load
-from curate.model.attention.choose import base_model
+from curate.model import loader
+from curate.model.attention.selection import base_model
 from curate.model.choices import ALL_LINEAR, MethodSettings
 
 _PROMPTS = "it adds tokens before each prompt, for which packed rows have no room"
@@ -86,7 +86,7 @@ def count_trained(config: Any, method: MethodSettings) -> int | None:
 
     Raises RecipeError for settings that do not fit the model.
     """
-    model = load.meta_model(config)
+    model = loader.meta_model(config)
     peft_config(model, method)
     try:
         return apply_method(model, method)[1].count

@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from curate.errors import CurateError, ModelError
-from curate.model import files, serving
-from curate.model import find as model_find
-from curate.model import load as models
+from curate.model import files, loader, serving, sources
 from curate.model.adapters import peft_warnings
 from curate.model.device import DTYPES
 from curate.model.files import OnMessage
@@ -117,7 +115,7 @@ def serving_of(result: Artifact, template: str | None = None) -> Serving:
     except CurateError:
         if result.base is None:
             raise
-    source = model_find.find_model(result.base)
+    source = sources.find_model(result.base)
     if template or source.template in prompts.TEMPLATES:
         return serving.from_template(source.tokenizer, template or source.template)
     return serving.from_chat_template(source.tokenizer, source.chat_template or "", [source.tokenizer.info.eos_id])
@@ -127,7 +125,7 @@ def renderer_for(how: Serving) -> Renderer:
     """Return the renderer that builds prompts as training did."""
     if how.template is not None:
         return make_renderer(how.template, how.tokenizer)
-    return make_renderer(model_find.OWN_TEMPLATE, how.tokenizer, chat_template=how.chat_template)
+    return make_renderer(sources.OWN_TEMPLATE, how.tokenizer, chat_template=how.chat_template)
 
 
 # ---- load
@@ -168,16 +166,16 @@ def load_artifact(
     numbers: str = "auto",
     quantise: bool | None = None,
     inference: bool = False,
-    say: OnMessage = model_find.ignore_message,
+    say: OnMessage = sources.ignore_message,
 ) -> nn.Module:
     """Load a model, or an adapter on its base; `quantise` keeps the base in 4 bits, by default as in training.
 
     `inference` is that of `load_model`.
     """
-    source = model_find.find_model(result.base or str(result.folder))
+    source = sources.find_model(result.base or str(result.folder))
     quantise = result.quantised if quantise is None else quantise
     kind = compute_dtype(numbers, source.config, place)
-    model = models.load_model(source, dtype=kind, device=place, quantise=quantise, inference=inference, say=say)
+    model = loader.load_model(source, dtype=kind, device=place, quantise=quantise, inference=inference, say=say)
     return model.eval() if result.base is None else add_adapter(model, result.folder)
 
 

@@ -1,6 +1,6 @@
 """The sizes of a model, and the floating-point operations of training it.
 
-`shape_from_config` in `curate/model/load.py` computes the sizes without weights. The plan, MFU and the benchmarks use
+`shape_from_config` in `curate/model/loader.py` computes the sizes without weights. The plan, MFU and the benchmarks use
 them.
 """
 

@@ -16,14 +16,14 @@ from curate.dataset import columns as dataset_columns
 from curate.errors import RecordError
 from curate.filters import duplicates
 from curate.pipeline import repair_turns
-from curate.rendering import split
+from curate.rendering import splitter
 from curate.schemas.conversation import Conversation, Message
 from curate.schemas.prompts import exchanges
 
 FIELDS = tuple(dataset_columns.MESSAGE.to_schema())
 TRANSIENT = ("messages", "prompts", "answers", "html_answers")  # columns of the frame that are not written
 
-Pieces = Mapping[int, Sequence[split.Piece]]  # by row; rows without pieces are missing
+Pieces = Mapping[int, Sequence[splitter.Piece]]  # by row; rows without pieces are missing
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Draft:
     conversation: Conversation
     lost: list[repair_turns.LostExchange] = field(default_factory=list)
 
-    def lose(self, rejected: Sequence[split.RejectedExchange]) -> None:
+    def lose(self, rejected: Sequence[splitter.RejectedExchange]) -> None:
         """Add exchanges that do not fit the window, by the positions of their messages in the source."""
         messages = self.conversation.messages
         for exchange in rejected:
@@ -193,7 +193,7 @@ def _edits(conversations: Sequence[tuple[int, Conversation]]) -> pl.DataFrame:
 
 
 def _piece_messages(
-    drafts: Sequence[Draft], messages: pl.DataFrame, pieces: Sequence[tuple[int, int, split.Piece]]
+    drafts: Sequence[Draft], messages: pl.DataFrame, pieces: Sequence[tuple[int, int, splitter.Piece]]
 ) -> pl.DataFrame:
     """Return messages, turns and characters of each piece, gathered from the table of messages."""
     starts = [0, *accumulate(len(draft.conversation.messages) for draft in drafts)]
@@ -209,7 +209,7 @@ def _piece_messages(
         counts.append(len(positions))
         if piece.cut is not None:
             indices[-1] = table.height + len(cut_answers)
-            cut_answers.append(split.piece_messages(source, piece)[-1])
+            cut_answers.append(splitter.piece_messages(source, piece)[-1])
     if cut_answers:
         table = pl.concat([table, _message_rows(cut_answers)])
     owners = pl.Series("owner", np.repeat(np.arange(len(pieces), dtype=np.uint32), counts), dtype=pl.UInt32)

@@ -24,7 +24,7 @@ from curate.ingest.decode import Chunk, decode_records
 from curate.pipeline import frames, repair_text, repair_turns
 from curate.pipeline.frames import Draft, Reject
 from curate.pipeline.recipe import Recipe
-from curate.rendering import split
+from curate.rendering import splitter
 from curate.rendering.compiled_template import CompiledTemplate
 from curate.rendering.mask_view import MaskedText, masked_text
 from curate.schemas import formats, prompts, turns
@@ -194,17 +194,17 @@ class Cleaner:
 
     def _split(
         self, drafts: Sequence[Draft], survivors: Sequence[int], rejects: list[Reject]
-    ) -> dict[int, list[split.Piece]]:
+    ) -> dict[int, list[splitter.Piece]]:
         """Return the pieces of each surviving row; rows without pieces are rejected."""
         settings = self.recipe.tokens
-        results = split.split_batch(
+        results = splitter.split_batch(
             [drafts[row].conversation.messages for row in survivors],
             self.template,
             self.tokenizer,
             settings.max_tokens,
             settings.overlong,
         )
-        pieces: dict[int, list[split.Piece]] = {}
+        pieces: dict[int, list[splitter.Piece]] = {}
         for row, result in zip(survivors, results, strict=True):
             draft = drafts[row]
             draft.lose(result.rejected)

@@ -36,7 +36,7 @@ so that no text can become one. *Spans* are the characters of a block that may b
 `encode` tokenizes each block in one call, inserts the control tokens, and finds the tokens of each span. The loss mask
 is true for the answers and the stop token after each:
 
-    >>> from curate.rendering.encode import encode
+    >>> from curate.rendering.encoding import encode
     >>> encoded = encode(batch, tokenizer)
     >>> encoded.offsets.tolist()  # of each rendering in the batch
     [0, 25]
@@ -77,12 +77,12 @@ A renderer does all of this. The ids that ask for an answer, the *generation pro
 
 How the modules follow one another:
 
-    split              pieces that fit a window, counted by encode.count_tokens
-    factory            a template → its renderer.Renderer: a template_renderer or a jinja_renderer
-    compiled_template  a built-in template → text_batch
-    placeholders       a model's own Jinja template (jinja_env) cut into parts → text_batch
-    encode             text_batch → ids, loss mask and offsets
-    proof, proof_fast  ids and loss mask compared with what the messages require (expected)
-    prepare, resplit   a curated set → proven examples, split again where set and model differ
-    mask_view          a rendering and its loss mask for display
+    splitter             pieces that fit a window, counted by encoding.count_tokens
+    factory              a template → its renderer.Renderer: a template_renderer or a jinja_renderer
+    compiled_template    a built-in template → text_batch
+    placeholders         a model's own Jinja template (jinja_env) cut into parts → text_batch
+    encoding             text_batch → ids, loss mask and offsets
+    proof, proof_fast    ids and loss mask compared with what the messages require (expected)
+    preparation, resplit a curated set → proven examples, split again where set and model differ
+    mask_view            a rendering and its loss mask for display
 """

@@ -20,7 +20,7 @@ import numpy as np
 
 from curate.errors import RecipeError, RecordError
 from curate.rendering import jinja_env
-from curate.rendering.encode import encode
+from curate.rendering.encoding import encode
 from curate.rendering.expected import EndedText, ExpectedSpans
 from curate.rendering.placeholders import (
     EscapedControl,
@@ -32,7 +32,7 @@ from curate.rendering.placeholders import (
     strip_variants,
 )
 from curate.rendering.renderer import LossRule, RenderedBatch, Renderer
-from curate.rendering.split import Fragment, Size, TokenCounter
+from curate.rendering.splitter import Fragment, Size, TokenCounter
 from curate.rendering.text_batch import TextBatch
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import Tokenizer

@@ -1,6 +1,6 @@
 """A conversation's rendering made readable: which text is supervised, and how many tokens each message adds.
 
-Ids and loss mask are those of training: `curate.rendering.encode` makes both.
+Ids and loss mask are those of training: `curate.rendering.encoding` makes both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from curate.dataset.manifest import Manifest
 from curate.errors import CurateError
 from curate.rendering.compiled_template import CompiledTemplate
-from curate.rendering.encode import encode
+from curate.rendering.encoding import encode
 from curate.rendering.factory import load_set_tokenizer
 from curate.rendering.text_batch import TextBatch
 from curate.schemas import prompts
@@ -46,7 +46,7 @@ class MaskViewer:
 
         The first message includes what the template itself writes before it.
         """
-        # Each message is counted as the growth of its exchange's rendering. Exchanges add up: see `split`.
+        # Each message is counted as the growth of its exchange's rendering. Exchanges add up: see `splitter`.
         batch = TextBatch()
         _, starts = prompts.exchanges(messages)  # of each exchange, and the end of the last
         first_stop = starts[1] if len(starts) > 1 else len(messages)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import RecordError
-from curate.rendering.encode import EncodedBatch
+from curate.rendering.encoding import EncodedBatch
 from curate.rendering.expected import EndedText, ExpectedSpans, utf8
 from curate.rendering.proof_fast import accept, control_bytes, starts_block, supervised_spans
 from curate.rendering.renderer import RenderedBatch, Renderer

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.rendering.encode import EncodedBatch
+from curate.rendering.encoding import EncodedBatch
 from curate.rendering.expected import ExpectedText, control_chars, utf8
 from curate.tokenization.tokenizer import Tokenizer
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from curate.errors import CurateError, RecipeError, RecordError, did_you_mean
 from curate.rendering.compiled_template import ANSWERS
-from curate.rendering.encode import EncodedBatch
+from curate.rendering.encoding import EncodedBatch
 from curate.rendering.expected import ExpectedSpans, ExpectedText
 from curate.rendering.proof_fast import ByteTable, byte_table
-from curate.rendering.split import TokenCounter
+from curate.rendering.splitter import TokenCounter
 from curate.schemas.conversation import ROLES, Message, Role
 from curate.tokenization.tokenizer import Tokenizer
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from curate.dataset.arrow import Row
 from curate.dataset.manifest import Manifest
 from curate.errors import RecordError
-from curate.rendering.split import SplitResult, TokenCounter, piece_messages, split_with
+from curate.rendering.splitter import SplitResult, TokenCounter, piece_messages, split_with
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import TokenizerInfo
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from curate.rendering.compiled_template import ANSWERS, CompiledTemplate
-from curate.rendering.encode import encode
+from curate.rendering.encoding import encode
 from curate.rendering.expected import EndedText, ExpectedSpans, ExpectedText, TextExpectations
 from curate.rendering.renderer import LossRule, RenderedBatch, Renderer
-from curate.rendering.split import TemplateCounter, TokenCounter
+from curate.rendering.splitter import TemplateCounter, TokenCounter
 from curate.rendering.text_batch import TextBatch
 from curate.schemas import prompts
 from curate.schemas.conversation import Message

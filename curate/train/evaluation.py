@@ -22,8 +22,8 @@ from torch.distributed.fsdp import FSDPModule
 from curate.inference import sampling
 from curate.inference.sampling import Sampling
 from curate.model import serving
-from curate.model.attention import choose as attentions
-from curate.model.attention.choose import ChosenKernel
+from curate.model.attention import selection as attentions
+from curate.model.attention.selection import ChosenKernel
 from curate.rendering.mask_view import decode_masked
 from curate.rendering.renderer import Renderer
 from curate.schemas.conversation import Message

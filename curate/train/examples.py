@@ -21,9 +21,9 @@ from curate.engine import base, local
 from curate.errors import CurateError, SetError
 from curate.rendering import proof
 from curate.rendering.factory import make_renderer
-from curate.rendering.prepare import ExamplePreparer, Failure, PreparedBatch, PreparedExample, failure_of
+from curate.rendering.preparation import ExamplePreparer, Failure, PreparedBatch, PreparedExample, failure_of
 from curate.rendering.resplit import ResplitSummary, differences
-from curate.rendering.split import TOO_LONG
+from curate.rendering.splitter import TOO_LONG
 from curate.tokenization.tokenizer import Tokenizer
 
 MANY_ROWS = 4_000  # of a set; for fewer, starting worker processes takes longer than they save

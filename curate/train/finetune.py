@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from curate.errors import CheckpointError
-from curate.model import device, find, load
+from curate.model import device, loader, sources
 from curate.model.device import DTYPES
 from curate.train import checkpoint, config, distributed, export
 from curate.train.checkpoint import Loaded
@@ -86,7 +86,7 @@ def finetune(
 
 def _default_preset(flags: Mapping[str, object]) -> str:
     """Return the preset of a run without one: the tiny model has a preset of the same name."""
-    return find.TINY if flags.get("model") == find.TINY else config.DEFAULT
+    return sources.TINY if flags.get("model") == sources.TINY else config.DEFAULT
 
 
 def _on_main(world: World, locate: Callable[..., Path], *arguments: Any) -> Path:
@@ -170,7 +170,7 @@ def _making(run: Run) -> Making:
         folder=source.folder,
         method=run.config.method.kind,
         quantised=run.config.method.quantised,
-        fresh=lambda: load.load_model(source, dtype=DTYPES[run.device.dtype], device="cpu", seed=seed),
+        fresh=lambda: loader.load_model(source, dtype=DTYPES[run.device.dtype], device="cpu", seed=seed),
     )
     return Making(export.asked_as_trained(run.renderer), origin, int(run.data.facts["window"]))
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from curate.errors import RecipeError
-from curate.model.attention import choose as attention_module
-from curate.model.attention.choose import ChosenKernel
+from curate.model.attention import selection as attention_module
+from curate.model.attention.selection import ChosenKernel
 
 _LOGITS_FROZEN = 1 << 25  # logits of a chunk with a frozen head: 128 MiB in fp32
 _LOGITS_TRAINED = 1 << 28  # with a trained one: 1 GiB, for each chunk reads and writes the head's whole fp32 gradient

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from curate.errors import ModelError
-from curate.model import artifact, files, find, four_bit, load
+from curate.model import artifact, files, four_bit, loader, sources
 from curate.model.artifact import Artifact
 from curate.model.device import DTYPES
 from curate.model.files import OnMessage
@@ -53,7 +53,7 @@ def merge(
     base: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    say: OnMessage = find.ignore_message,
+    say: OnMessage = sources.ignore_message,
 ) -> Merged:
     """Merge an adapter (a folder, a run or a Hub name) into its base, and write the model to `out`.
 
@@ -111,9 +111,9 @@ def _loaded(found: Artifact, place: torch.device, dtype: str, say: OnMessage) ->
     if found.quantised:
         del model
         gc.collect()
-        source = find.find_model(str(found.base))
+        source = sources.find_model(str(found.base))
         held = artifact.compute_dtype(dtype, source.config, place)
-        whole = dequantised(load.load_model(source, dtype=held, device=place, quantise=True, say=say), held)
+        whole = dequantised(loader.load_model(source, dtype=held, device=place, quantise=True, say=say), held)
         model = artifact.add_adapter(whole, found.folder)
     return model, before, effect
 

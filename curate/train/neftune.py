@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from curate.model.attention import choose
+from curate.model.attention import selection
 from curate.train.loss import CausalLoss
 
 
@@ -21,7 +21,7 @@ def add(module: CausalLoss, alpha: float) -> None:
     module.register_forward_pre_hook(hooks.set_documents, with_kwargs=True)
     # Also after an error: a repeated step must not find the documents of another micro-batch.
     module.register_forward_hook(hooks.clear_documents, always_call=True)
-    choose.base_model(module.model).get_input_embeddings().register_forward_hook(hooks.add_noise)
+    selection.base_model(module.model).get_input_embeddings().register_forward_hook(hooks.add_noise)
 
 
 class _Hooks:

@@ -15,13 +15,13 @@ from torch import nn
 
 from curate.dataset.manifest import Manifest
 from curate.errors import CurateError, InputError, ModelError, RunError, TokenizerError
-from curate.model import adapters, device, find, load
-from curate.model.attention import choose
-from curate.model.attention.choose import Heads
+from curate.model import adapters, device, loader, sources
+from curate.model.attention import selection
+from curate.model.attention.selection import Heads
 from curate.model.choices import ALL_LINEAR
 from curate.model.device import DTYPES, Device
-from curate.model.find import OWN_TEMPLATE, ModelSource
 from curate.model.sizes import Shape, Work, work
+from curate.model.sources import OWN_TEMPLATE, ModelSource
 from curate.rendering.factory import load_set_tokenizer, make_renderer
 from curate.rendering.renderer import Renderer
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
@@ -69,7 +69,7 @@ class Run(TrainerInputs):
         """Load the weights onto this rank's device; those of `tiny` are drawn from the run's seed."""
         torch.manual_seed(self.config.train.seed)
         self.reporter.say(f"loading {self.source.name}")
-        return load.load_model(
+        return loader.load_model(
             self.source,
             dtype=DTYPES[self.device.dtype],
             device=self.world.device,
@@ -135,7 +135,7 @@ def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
     inputs = _Inputs(config, init, manifest, reporter)
     source = inputs.source()
     template, chat_template = inputs.template(source)
-    shape = load.shape_from_config(source.config)
+    shape = loader.shape_from_config(source.config)
     window = inputs.window(shape)
     reporter.say(f"reading {set_folder} for {source.name}, template {template}, window {window:,}")
     try:
@@ -153,7 +153,7 @@ def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
     packed, data_load = _pack(config, dataset, window)
     measured = device.look(world.device, dtype=config.model.dtype, memory_gib=config.train.memory_gib)
     heads = Heads(shape.heads, shape.kv_heads, shape.head_size)
-    kernel = choose.choose_kernel(world.device, DTYPES[measured.dtype], config.model.attention, heads=heads)
+    kernel = selection.choose_kernel(world.device, DTYPES[measured.dtype], config.model.attention, heads=heads)
     hardware = Hardware(
         kind=measured.kind,
         name=measured.name,
@@ -210,13 +210,13 @@ class _Inputs:
         if not name:
             raise ModelError("no model is named; type --model with a folder, a name on the Hub, or tiny")
         own = self.config.model.tokenizer
-        source = find.find_model(name, tokenizer=load_tokenizer(own) if own else self._set_tokenizer(name))
+        source = sources.find_model(name, tokenizer=load_tokenizer(own) if own else self._set_tokenizer(name))
         self.reporter.say(f"model {source.name}: {source.config.model_type}, tokenizer {source.tokenizer.info.name}")
         return source
 
     def _set_tokenizer(self, model: str) -> Tokenizer | None:
         """Return the set's tokenizer for `tiny`, which has none of its own; None for any other model."""
-        if model != find.TINY:
+        if model != sources.TINY:
             return None
         try:
             return load_set_tokenizer(self.manifest)

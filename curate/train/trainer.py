@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from curate.errors import RunError
 from curate.model import adapters, device
 from curate.model.adapters import Trainable
-from curate.model.attention import choose as attentions
-from curate.model.attention.choose import ChosenKernel
+from curate.model.attention import selection as attentions
+from curate.model.attention.selection import ChosenKernel
 from curate.train import checkpoint, distributed, neftune
 from curate.train.checkpoint import Loaded, State
 from curate.train.config import TrainConfig

@@ -14,7 +14,7 @@ from curate.errors import CurateError, InputError
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from curate.train import examples
-from tests.rendering.test_prepare import pair, row, told
+from tests.rendering.test_preparation import pair, row, told
 from tests.support.small_set import write_set
 from tests.support.tiny_tokenizers import folder, sentencepiece_model, tiktoken_file
 

@@ -14,9 +14,9 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from curate.errors import ModelError, RecipeError
-from curate.model import adapters, find, load
-from curate.model.attention import choose
-from curate.model.attention.choose import ChosenKernel
+from curate.model import adapters, loader, sources
+from curate.model.attention import selection
+from curate.model.attention.selection import ChosenKernel
 from curate.model.choices import MethodSettings
 from curate.tokenization.tokenizer import load_tokenizer
 from curate.train import config
@@ -32,7 +32,7 @@ LINEARS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 def summed(model: Any) -> Any:
     """The summed loss of three documents in a row."""
-    chosen = choose.install_kernel(model, SDPA)
+    chosen = selection.install_kernel(model, SDPA)
     return CausalLoss(model)(ROWS, chosen)
 
 
@@ -161,13 +161,13 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     pytest.importorskip("bitsandbytes")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "tokenizer.model").write_bytes(tiktoken_file())
-    source = find.find_model("tiny", tokenizer=load_tokenizer(str(tmp_path / "tokenizer.model")))
-    yield load.load_model(source, dtype=torch.float32, device="cpu", quantise=True)
+    source = sources.find_model("tiny", tokenizer=load_tokenizer(str(tmp_path / "tokenizer.model")))
+    yield loader.load_model(source, dtype=torch.float32, device="cpu", quantise=True)
 
 
 @pytest.mark.filterwarnings("default")  # bitsandbytes' own
 def test_qlora_learns_over_matrices_that_stay_in_four_bits(tiny: Any) -> None:
-    shape = load.shape_from_config(tiny.config)
+    shape = loader.shape_from_config(tiny.config)
     torch.manual_seed(0)
     model, trained = applied(tiny, kind="qlora", rank=4)
     assert trained.total == shape.parameters + trained.count
@@ -188,10 +188,10 @@ def test_qlora_learns_over_matrices_that_stay_in_four_bits(tiny: Any) -> None:
 @pytest.mark.gpu
 def test_qlora_trains_on_the_gpu_in_bf16(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(tiktoken_file())
-    source = find.find_model("tiny", tokenizer=load_tokenizer(str(tmp_path / "tokenizer.model")))
-    model: Any = load.load_model(source, dtype=torch.bfloat16, device="cuda", quantise=True)
+    source = sources.find_model("tiny", tokenizer=load_tokenizer(str(tmp_path / "tokenizer.model")))
+    model: Any = loader.load_model(source, dtype=torch.bfloat16, device="cuda", quantise=True)
     model, _ = applied(model, kind="qlora", rank=4)
-    chosen = choose.install_kernel(model, SDPA)
+    chosen = selection.install_kernel(model, SDPA)
     CausalLoss(model.train())(ROWS.to("cuda"), chosen).backward()
     assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters() if one.requires_grad)
 

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from curate.errors import RecipeError
-from curate.model.attention import choose, kernels, masks
-from curate.model.attention.choose import ChosenKernel
+from curate.model.attention import kernels, masks, selection
+from curate.model.attention.selection import ChosenKernel
 from curate.model.choices import ATTENTION, AttentionName
 from tests.support import tiny_models
 
@@ -130,14 +130,14 @@ def test_flex_by_its_rule_alone_gives_what_sdpa_gives(window: int | None, monkey
 
 def test_a_softcap_is_taken_as_the_model_itself_takes_it() -> None:
     model = tiny_models.model("gemma2", head_dim=8, sliding_window=5, attn_logit_softcapping=2.0)
-    prepared = choose.install_kernel(model, SDPA)
+    prepared = selection.install_kernel(model, SDPA)
     parts = tiny_models.documents([17, 9])
     batch = tiny_models.rows([parts], 32)
     with torch.no_grad():
         found = model.model(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, **choose.mask_kwargs(prepared, batch)
+            input_ids=batch.input_ids, position_ids=batch.position_ids, **selection.mask_kwargs(prepared, batch)
         ).last_hidden_state
-        with choose.plain_attention(model):
+        with selection.plain_attention(model):
             wanted = model.model(input_ids=parts[1][0][None]).last_hidden_state
     assert prepared.windows == (5,)
     torch.testing.assert_close(found[:, 17:26], wanted, atol=2e-5, rtol=1e-4)
@@ -149,38 +149,38 @@ KINDS = ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "olmo2", "granit
 @pytest.mark.parametrize("kind", KINDS)
 def test_documents_in_one_row_are_read_as_if_each_were_alone(kind: str) -> None:
     model = tiny_models.model(kind)
-    prepared = choose.install_kernel(model, SDPA)
+    prepared = selection.install_kernel(model, SDPA)
     parts = tiny_models.documents([17, 9, 23])
     batch = tiny_models.rows([parts], 64)
     with torch.no_grad():
         found = model.base_model(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, **choose.mask_kwargs(prepared, batch)
+            input_ids=batch.input_ids, position_ids=batch.position_ids, **selection.mask_kwargs(prepared, batch)
         ).last_hidden_state[0]
-        with choose.plain_attention(model):
+        with selection.plain_attention(model):
             alone = [model.base_model(input_ids=ids[None]).last_hidden_state[0] for ids, _ in parts]
     torch.testing.assert_close(found[:49], torch.cat(alone), atol=2e-5, rtol=1e-4)
 
 
 def test_a_packed_row_is_never_read_without_its_mask() -> None:
     model = tiny_models.model()
-    choose.install_kernel(model, SDPA)
+    selection.install_kernel(model, SDPA)
     with pytest.raises(RecipeError, match="without a mask"):
         model(input_ids=torch.ones(1, 4, dtype=torch.int64))
-    with choose.plain_attention(model):
+    with selection.plain_attention(model):
         model(input_ids=torch.ones(1, 4, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("kind", ["falcon", "bloom"])
 def test_a_model_whose_attention_cannot_be_replaced_is_refused(kind: str) -> None:
     with pytest.raises(RecipeError, match="cannot be replaced"):
-        choose.install_kernel(tiny_models.model(kind), SDPA)
+        selection.install_kernel(tiny_models.model(kind), SDPA)
 
 
 # ---- the choice
 
 
 def test_a_cpu_gets_sdpa_and_says_why() -> None:
-    found = choose.choose_kernel("cpu", torch.float32)
+    found = selection.choose_kernel("cpu", torch.float32)
     assert found.name == "sdpa"
     assert "cpu" in found.reason
 
@@ -188,12 +188,12 @@ def test_a_cpu_gets_sdpa_and_says_why() -> None:
 @pytest.mark.parametrize("wanted", ["flex", "flash", "varlen"])
 def test_a_kernel_of_the_gpu_is_refused_on_a_cpu(wanted: str) -> None:
     with pytest.raises(RecipeError, match=f"'{wanted}' needs a CUDA device"):
-        choose.choose_kernel("cpu", torch.float32, wanted)
+        selection.choose_kernel("cpu", torch.float32, wanted)
 
 
 def test_a_kernel_that_is_none_is_named_with_the_nearest() -> None:
     with pytest.raises(RecipeError, match="did you mean 'flex'"):
-        choose.choose_kernel("cpu", torch.float32, "flexx")
+        selection.choose_kernel("cpu", torch.float32, "flexx")
 
 
 @pytest.mark.parametrize(
@@ -213,11 +213,11 @@ def test_a_kernel_that_is_none_is_named_with_the_nearest() -> None:
 def test_kernels_are_tried_from_the_fastest_on(
     capability: tuple[int, int], flash: int | None, dtype: str, order: list[str]
 ) -> None:
-    assert [name for name, _ in choose.ranked_kernels(capability, flash, getattr(torch, dtype))] == order
+    assert [name for name, _ in selection.ranked_kernels(capability, flash, getattr(torch, dtype))] == order
 
 
 def test_a_kernel_that_fails_its_trial_says_why_in_one_line() -> None:
-    failure = choose.try_kernel("varlen", torch.device("cpu"), torch.float32, choose.Heads(4, 2, 16))
+    failure = selection.try_kernel("varlen", torch.device("cpu"), torch.float32, selection.Heads(4, 2, 16))
     assert failure is not None
     assert "\n" not in failure
 
@@ -229,7 +229,7 @@ def test_a_kernel_that_fails_its_trial_says_why_in_one_line() -> None:
 @pytest.mark.parametrize("name", ["flex", "varlen", "flash"])
 @pytest.mark.parametrize("window", [None, 60])
 def test_every_kernel_gives_sdpas_output_and_gradients_on_a_gpu(name: AttentionName, window: int | None) -> None:
-    failure = choose.try_kernel(name, torch.device("cuda"), torch.bfloat16, choose.Heads(4, 2, 16))
+    failure = selection.try_kernel(name, torch.device("cuda"), torch.bfloat16, selection.Heads(4, 2, 16))
     if failure is not None:
         pytest.skip(f"{name} cannot run here: {failure}")
     documents = torch.cat([_numbers([100, 60, 90], 6), _numbers([1, 255], 0)]).cuda()
@@ -246,6 +246,6 @@ def test_every_kernel_gives_sdpas_output_and_gradients_on_a_gpu(name: AttentionN
 
 @pytest.mark.gpu
 def test_the_gpu_gets_a_kernel_and_a_reason() -> None:
-    found = choose.choose_kernel("cuda", torch.bfloat16)
+    found = selection.choose_kernel("cuda", torch.bfloat16)
     assert found.reason
     assert dataclasses.asdict(found)["name"] in ATTENTION

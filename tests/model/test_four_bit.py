@@ -15,7 +15,7 @@ bnb = pytest.importorskip("bitsandbytes")
 
 from torch import nn
 
-from curate.model import find, load
+from curate.model import loader, sources
 from curate.train import export
 from curate.train.export import Making, Origin
 from tests.support import tiny_runs
@@ -32,16 +32,16 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     yield request.param
 
 
-def written(folder: Path, columns: int, dtype: Any = torch.float32, **changes: Any) -> tuple[Any, find.ModelSource]:
+def written(folder: Path, columns: int, dtype: Any = torch.float32, **changes: Any) -> tuple[Any, sources.ModelSource]:
     """Return a model whose last matrices have so many columns, and where it is to be loaded from."""
     plain = tiny_runs.base(intermediate_size=columns, **changes).to(dtype)
     how = export.asked_as_trained(tiny_runs.renderer(folder / "tokenizer"))
     lies = export.write_model(folder / "base", plain, Making(how, Origin("tiny", None, "none"), 512))
-    return plain, find.find_model(str(lies))
+    return plain, sources.find_model(str(lies))
 
 
-def quantised(source: find.ModelSource, dtype: Any = torch.float32, *, inference: bool = False) -> Any:
-    return load.load_model(source, dtype=dtype, device="cpu", quantise=True, inference=inference)
+def quantised(source: sources.ModelSource, dtype: Any = torch.float32, *, inference: bool = False) -> Any:
+    return loader.load_model(source, dtype=dtype, device="cpu", quantise=True, inference=inference)
 
 
 def matrices(model: nn.Module) -> dict[str, Any]:

@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file
 
 from curate.errors import CurateError, ModelError, TokenizerError
-from curate.model import files, find, load
+from curate.model import files, loader, sources
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.support import hubs, tiny_models
 from tests.support.tiny_tokenizers import sentencepiece_model, tiktoken_file
@@ -59,8 +59,8 @@ def edit(folder: Path, name: str, **changes: Any) -> None:
 def test_a_folder_loads_with_the_weights_that_were_saved(shards: str, tied: bool, tmp_path: Path) -> None:
     wanted = made(tmp_path, shards=shards, tie_word_embeddings=tied)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shards == "40KB")
-    source = find.find_model(str(tmp_path))
-    model: Any = load.load_model(source, dtype=torch.float32, device="cpu")
+    source = sources.find_model(str(tmp_path))
+    model: Any = loader.load_model(source, dtype=torch.float32, device="cpu")
     assert same(model, wanted)
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
     ids = torch.arange(3, 20)[None]
@@ -73,7 +73,9 @@ def test_a_tied_head_that_was_saved_twice_still_loads_as_one(tmp_path: Path) -> 
     saved = load_file(file)
     save_file({**saved, "lm_head.weight": saved["model.embed_tokens.weight"].clone()}, file, {"format": "pt"})
     said: list[str] = []
-    model: Any = load.load_model(find.find_model(str(tmp_path)), dtype=torch.float32, device="cpu", say=said.append)
+    model: Any = loader.load_model(
+        sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu", say=said.append
+    )
     assert same(model, wanted)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert not said
@@ -84,7 +86,7 @@ def test_the_legacy_form_loads_too_as_data_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     torch.save(wanted.state_dict(), tmp_path / "pytorch_model.bin")
     said: list[str] = []
-    model = load.load_model(find.find_model(str(tmp_path)), dtype=torch.float32, device="cpu", say=said.append)
+    model = loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu", say=said.append)
     assert same(model, wanted)
     assert "legacy .bin files" in said[0]
 
@@ -94,7 +96,7 @@ def test_code_hidden_in_a_legacy_file_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     torch.save({"model.norm.weight": Trap(tmp_path / "sprung")}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match="contain code, or are damaged"):
-        load.load_model(find.find_model(str(tmp_path)), dtype=torch.float32, device="cpu")
+        loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu")
     assert not (tmp_path / "sprung").exists()
 
 
@@ -116,10 +118,10 @@ def test_a_weight_that_is_missing_is_an_error_and_never_a_random_one(tmp_path: P
     norm = tensors.pop("model.norm.weight")
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"lack model\.norm\.weight"):
-        load.load_model(find.find_model(str(tmp_path)), dtype=torch.float32, device="cpu")
+        loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu")
     save_file({**tensors, "model.norm.weight": norm[:-1].clone()}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"model\.norm\.weight of .* has shape \(31,\), its config\.json says \(32,\)"):
-        load.load_model(find.find_model(str(tmp_path)), dtype=torch.float32, device="cpu")
+        loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu")
 
 
 def test_a_weight_without_a_place_is_named(tmp_path: Path) -> None:
@@ -129,14 +131,14 @@ def test_a_weight_without_a_place_is_named(tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "model.safetensors")
     save_file({**tensors, "model.extra.weight": torch.ones(2)}, tmp_path / "model.safetensors")
     said: list[str] = []
-    load.load_model(find.find_model(str(tmp_path)), dtype=torch.float32, device="cpu", say=said.append)
+    loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu", say=said.append)
     assert said == [f"ignoring weights of {tmp_path} that the model does not use: model.extra.weight"]
 
 
 MEASURE = """
 import sys, threading, torch
 from pathlib import Path
-from curate.model import find, load
+from curate.model import loader, sources
 torch.set_num_threads(1)
 def own():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -148,12 +150,12 @@ def grown(dtype):
             seen.append(own())
     thread = threading.Thread(target=watch)
     thread.start()
-    model = load.load_model(source, dtype=dtype, device="cpu")
+    model = loader.load_model(source, dtype=dtype, device="cpu")
     done.set()
     thread.join()
     return max(seen) - before
-source = find.find_model(sys.argv[1])
-load.load_model(find.find_model(sys.argv[2]), dtype=torch.float32, device="cpu")
+source = sources.find_model(sys.argv[1])
+loader.load_model(sources.find_model(sys.argv[2]), dtype=torch.float32, device="cpu")
 print(grown(torch.bfloat16), grown(torch.float32))
 """
 
@@ -176,14 +178,14 @@ def test_loading_holds_no_second_copy(tmp_path: Path) -> None:
 def test_a_model_of_another_family_loads_by_the_same_path(tmp_path: Path) -> None:
     for kind in ("gpt2", "qwen3"):
         wanted = made(tmp_path / kind, kind)
-        model = load.load_model(find.find_model(str(tmp_path / kind)), dtype=torch.float32, device="cpu")
+        model = loader.load_model(sources.find_model(str(tmp_path / kind)), dtype=torch.float32, device="cpu")
         assert same(model, wanted)
 
 
 @pytest.mark.gpu
 def test_weights_go_straight_onto_the_gpu(tmp_path: Path) -> None:
     wanted = made(tmp_path)
-    model: Any = load.load_model(find.find_model(str(tmp_path)), dtype=torch.bfloat16, device="cuda")
+    model: Any = loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.bfloat16, device="cuda")
     assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
     assert torch.equal(model.lm_head.weight.cpu(), wanted.lm_head.weight.to(torch.bfloat16))
 
@@ -195,11 +197,11 @@ def test_a_models_facts_are_read_without_its_weights(tmp_path: Path) -> None:
     made(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}")
-    source = find.find_model(str(tmp_path))
+    source = sources.find_model(str(tmp_path))
     assert (source.config.hidden_size, source.tokenizer.info.kind) == (32, "sentencepiece")
     assert (source.chat_template, source.template) == ("{{ bos_token }}", "model")
     with pytest.raises(ModelError, match=r"has no weights: neither model.safetensors nor pytorch_model.bin"):
-        load.load_model(source, dtype=torch.float32, device="cpu")
+        loader.load_model(source, dtype=torch.float32, device="cpu")
 
 
 Damage = Callable[[Path], object]
@@ -255,7 +257,7 @@ def test_what_is_wrong_with_a_model_is_one_line_that_names_it(damage: Damage, sa
     made(tmp_path)
     damage(tmp_path)
     with pytest.raises(CurateError, match=says) as caught:
-        load.load_model(find.find_model(str(tmp_path)), dtype=torch.float32, device="cpu")
+        loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu")
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value) or "tokenizer" in str(caught.value)
 
@@ -271,28 +273,28 @@ def test_a_shard_that_is_absent_is_named(tmp_path: Path) -> None:
 def test_a_wrong_path_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
     made(tmp_path / "llama")
     with pytest.raises(ModelError, match=r"no model at '.*lama'; did you mean 'llama'\?"):
-        find.find_model(str(tmp_path / "lama"))
+        sources.find_model(str(tmp_path / "lama"))
     with pytest.raises(ModelError, match="give a folder in Hugging Face's format, a Hub name such as"):
-        find.find_model(str(tmp_path / "x" / "y" / "z"))
+        sources.find_model(str(tmp_path / "x" / "y" / "z"))
     with pytest.raises(ModelError, match="is a file; give its folder"):
-        find.find_model(str(tmp_path / "llama" / "config.json"))
+        sources.find_model(str(tmp_path / "llama" / "config.json"))
     with pytest.raises(ModelError, match="no model is given"):
-        find.find_model("")
+        sources.find_model("")
 
 
 def test_what_is_no_model_but_can_be_trained_on_from_is_answered_with_init(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
     with pytest.raises(ModelError, match=r"is an adapter, not a model: .* type --init .* \(base: 'org/base'\)"):
-        find.find_model(str(tmp_path))
+        sources.find_model(str(tmp_path))
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.toml").write_text("")
     with pytest.raises(ModelError, match=r"is a run of curate, not a model: .* type --init"):
-        find.find_model(str(run))
+        sources.find_model(str(run))
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta" / "params.json").write_text("{}")
     with pytest.raises(ModelError, match="is in Meta's format; convert it"):
-        find.find_model(str(tmp_path / "meta"))
+        sources.find_model(str(tmp_path / "meta"))
 
 
 # ---- the Hub
@@ -305,16 +307,18 @@ def test_a_hub_name_fetches_small_files_first_and_weights_when_they_are_loaded(
     (tmp_path / "there" / "pytorch_model.bin").write_bytes(b"not wanted")
     with hubs.serving({"org/open": tmp_path / "there"}) as endpoint:
         hubs.point(monkeypatch, endpoint)
-        source = find.find_model("org/open")
+        source = sources.find_model("org/open")
         assert source.folder is not None
         assert not [*source.folder.glob("*.safetensors"), *source.folder.glob("*.bin")]
         said: list[str] = []
-        model = load.load_model(source, dtype=torch.float32, device="cpu", say=said.append)
+        model = loader.load_model(source, dtype=torch.float32, device="cpu", say=said.append)
     assert same(model, wanted)
     assert said == ["downloading the weights of org/open from the Hub, unless they are in its cache"]
     assert not list(source.folder.glob("*.bin"))
     hubs.point(monkeypatch, hubs.NOWHERE)
-    again = load.load_model(find.find_model("org/open"), dtype=torch.float32, device="cpu")  # now without a network
+    again = loader.load_model(
+        sources.find_model("org/open"), dtype=torch.float32, device="cpu"
+    )  # now without a network
     assert same(again, wanted)
 
 
@@ -324,21 +328,21 @@ def test_a_hub_repository_in_the_legacy_form_is_fetched_too(tmp_path: Path, monk
     torch.save(wanted.state_dict(), tmp_path / "there" / "pytorch_model.bin")
     with hubs.serving({"org/old": tmp_path / "there"}) as endpoint:
         hubs.point(monkeypatch, endpoint)
-        assert same(load.load_model(find.find_model("org/old"), dtype=torch.float32, device="cpu"), wanted)
+        assert same(loader.load_model(sources.find_model("org/old"), dtype=torch.float32, device="cpu"), wanted)
 
 
 def test_a_gated_an_absent_and_an_unreachable_model_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with hubs.serving({"org/gated": hubs.GATED}) as endpoint:
         hubs.point(monkeypatch, endpoint)
         with pytest.raises(ModelError, match=r"^'org/gated' is gated: ask for access at .*, .* hf auth login$"):
-            find.find_model("org/gated")
+            sources.find_model("org/gated")
         with pytest.raises(ModelError, match="no folder 'org/none' here, and no such repository"):
-            find.find_model("org/none")
+            sources.find_model("org/none")
     hubs.point(monkeypatch, hubs.NOWHERE)
     with pytest.raises(
         ModelError, match=r"the Hub cannot be reached; download its config\.json, tokenizer and weights"
     ):
-        find.find_model("org/none")
+        sources.find_model("org/none")
 
 
 # ---- tiny
@@ -353,34 +357,34 @@ def llama3(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 def test_tiny_is_the_same_for_a_seed_and_leaves_the_random_state_alone(llama3: Tokenizer) -> None:
-    source = find.find_model("tiny", tokenizer=llama3)
+    source = sources.find_model("tiny", tokenizer=llama3)
     torch.manual_seed(5)
-    one: Any = load.load_model(source, dtype=torch.float32, device="cpu", seed=1)
+    one: Any = loader.load_model(source, dtype=torch.float32, device="cpu", seed=1)
     drawn = torch.rand(3)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(3), drawn)
-    assert same(one, load.load_model(source, dtype=torch.float32, device="cpu", seed=1))
-    assert not same(one, load.load_model(source, dtype=torch.float32, device="cpu", seed=2))
+    assert same(one, loader.load_model(source, dtype=torch.float32, device="cpu", seed=1))
+    assert not same(one, loader.load_model(source, dtype=torch.float32, device="cpu", seed=2))
     assert one.lm_head.weight is one.model.embed_tokens.weight
     assert one.config.vocab_size == llama3.info.vocab_size
     with pytest.raises(ModelError, match="uses the tokenizer of a curated set"):
-        find.find_model("tiny")
+        sources.find_model("tiny")
 
 
 def test_tiny_has_8_6_million_parameters_with_llama_3s_vocabulary() -> None:
     try:
-        source = find.find_model("tiny", tokenizer=load_tokenizer("llama3"))
+        source = sources.find_model("tiny", tokenizer=load_tokenizer("llama3"))
     except TokenizerError as error:
         pytest.skip(str(error))
-    assert load.shape_from_config(source.config).parameters == 8_569_408
+    assert loader.shape_from_config(source.config).parameters == 8_569_408
 
 
 @pytest.mark.filterwarnings("default")  # bitsandbytes' own
 def test_weights_are_held_in_four_bits_if_asked(llama3: Tokenizer, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    source = find.find_model("tiny", tokenizer=llama3)
+    source = sources.find_model("tiny", tokenizer=llama3)
     plain, four = (
-        load.load_model(source, dtype=torch.float32, device="cpu", quantise=asked) for asked in (False, True)
+        loader.load_model(source, dtype=torch.float32, device="cpu", quantise=asked) for asked in (False, True)
     )
     weight: Any = four.get_parameter("model.layers.0.mlp.up_proj.weight")
     assert (weight.dtype, weight.numel()) == (torch.uint8, 64 * 384 // 2)
@@ -404,23 +408,23 @@ NAMES = [
 
 @pytest.mark.parametrize(("name", "template", "why"), NAMES, ids=[row[0] for row in NAMES])
 def test_the_natural_prompt_of_released_models(name: str, template: str, why: str, llama3: Tokenizer) -> None:
-    found, reason = find.natural_template(name, None, None, llama3)
+    found, reason = sources.natural_template(name, None, None, llama3)
     assert found == template
     assert why in reason
 
 
 def test_llama_3_instruct_wants_a_tokenizer_that_can_write_its_prompt(llama3: Tokenizer, tmp_path: Path) -> None:
     name = "meta-llama/Meta-Llama-3-8B-Instruct"
-    assert find.natural_template(name, None, None, llama3)[0] == "llama3"
+    assert sources.natural_template(name, None, None, llama3)[0] == "llama3"
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model())
-    assert find.natural_template(name, None, None, load_tokenizer(str(tmp_path)))[0] == "vicuna"
+    assert sources.natural_template(name, None, None, load_tokenizer(str(tmp_path)))[0] == "vicuna"
 
 
 def test_what_a_folder_of_ours_says_goes_before_all_else(llama3: Tokenizer) -> None:
     from curate.model.serving import Note
 
     note = Note("model", "org/base", "full", "alpaca")
-    assert find.natural_template("vicuna", note, "{{ x }}", llama3) == ("alpaca", "its curate.json says so")
+    assert sources.natural_template("vicuna", note, "{{ x }}", llama3) == ("alpaca", "its curate.json says so")
 
 
 PARAMETERS = [  # as their cards and papers count them
@@ -444,7 +448,7 @@ PARAMETERS = [  # as their cards and papers count them
 def test_a_shape_counts_parameters_as_the_cards_do(changes: dict[str, int], total: int, matrices: int) -> None:
     from transformers import LlamaConfig
 
-    shape = load.shape_from_config(LlamaConfig(**changes))
+    shape = loader.shape_from_config(LlamaConfig(**changes))
     assert shape.parameters == total
     assert shape.matrices == matrices
     assert shape.head == shape.embeddings == shape.vocabulary * shape.hidden
@@ -454,8 +458,8 @@ def test_a_shape_counts_parameters_as_the_cards_do(changes: dict[str, int], tota
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3"])
 def test_the_shape_without_weights_is_that_of_the_model(kind: str) -> None:
     model = tiny_models.model(kind, tie_word_embeddings=kind != "llama")
-    shape = load.shape_from_config(model.config)
-    assert shape == load.shape_from_model(model)
+    shape = loader.shape_from_config(model.config)
+    assert shape == loader.shape_from_model(model)
     assert shape.tied == (kind != "llama")
     rest = shape.parameters - shape.embeddings - shape.head - shape.matrices
     assert 0 <= rest < 0.4 * shape.parameters  # norms, biases, GPT-2's table of positions

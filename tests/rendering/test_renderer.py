@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from curate.errors import CurateError, RecipeError
 from curate.rendering import proof
-from curate.rendering.encode import EncodedBatch
+from curate.rendering.encoding import EncodedBatch
 from curate.rendering.factory import make_renderer
 from curate.rendering.renderer import RenderedBatch, Renderer
 from curate.schemas import prompts

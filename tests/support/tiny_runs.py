@@ -10,7 +10,7 @@ import numpy as np
 import peft
 import torch
 
-from curate.model.attention import choose
+from curate.model.attention import selection
 from curate.rendering.factory import make_renderer
 from curate.rendering.renderer import Renderer
 from curate.schemas.conversation import Message
@@ -53,7 +53,7 @@ def learn(model: Any, made: Renderer, steps: int) -> None:
     data = Examples(one.ids, one.loss_mask, np.array([0, len(one.ids)]), ["talk"], ["en"], np.array([2], dtype="i4"))
     batch = packing.unpacked(data, [0])
     module = CausalLoss(model)
-    kernel = choose.install_kernel(model, choose.choose_kernel("cpu", torch.float32))
+    kernel = selection.install_kernel(model, selection.choose_kernel("cpu", torch.float32))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps, cycle_momentum=False)

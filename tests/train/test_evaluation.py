@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import distributed as group
 
 from curate.inference.sampling import Sampling
-from curate.model.attention import choose as attentions
-from curate.model.attention.choose import ChosenKernel
+from curate.model.attention import selection as attentions
+from curate.model.attention.selection import ChosenKernel
 from curate.rendering.factory import make_renderer
 from curate.rendering.renderer import Renderer
 from curate.schemas.conversation import Message

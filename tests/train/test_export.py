@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from curate.errors import CheckpointError
 from curate.model import serving
-from curate.model.attention import choose
+from curate.model.attention import selection
 from curate.rendering.factory import make_renderer
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from curate.train import distributed, export
@@ -69,13 +69,13 @@ def test_a_model_loads_in_plain_transformers_with_equal_logits_and_stops(
 ) -> None:
     monkeypatch.setattr(export, "SHARD", shard)
     model = base(tie_word_embeddings=tied)
-    choose.install_kernel(model, choose.choose_kernel("cpu", torch.float32))
+    selection.install_kernel(model, selection.choose_kernel("cpu", torch.float32))
     model.generation_config = GenerationConfig(temperature=0.9, do_sample=False)  # as LLaMA-2's, which does not save
     made = export.finish(tmp_path, model, making(tokenizer), ALONE)
     assert made == tmp_path / "model"
     assert len(list(made.glob("*.safetensors"))) == 1 if shard == "5GB" else (made / "model.safetensors.index.json")
     again = AutoModelForCausalLM.from_pretrained(made)
-    with choose.plain_attention(model):
+    with selection.plain_attention(model):
         assert torch.equal(logits(again), logits(model))
     assert again.generation_config.eos_token_id == tokenizer.info.eos_id
     assert AutoTokenizer.from_pretrained(made)("It is half past nine.").input_ids

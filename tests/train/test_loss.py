@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from curate.errors import RecipeError
-from curate.model.attention import choose
-from curate.model.attention.choose import ChosenKernel
+from curate.model.attention import selection
+from curate.model.attention.selection import ChosenKernel
 from curate.train import loss
 from tests.support import ranks, tiny_models
 
@@ -151,7 +151,7 @@ def test_evaluation_without_gradients_keeps_nothing() -> None:
 
 def _loss_and_gradients(model: Any, batch: tiny_models.Rows, **more: Any) -> tuple[float, dict[str, Any]]:
     module = loss.CausalLoss(model, **more)
-    value = module(batch, choose.install_kernel(model, SDPA))
+    value = module(batch, selection.install_kernel(model, SDPA))
     value.backward()
     return value.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -188,7 +188,7 @@ def test_an_adapter_on_the_head_itself_is_trained_too() -> None:
     model: Any = peft.get_peft_model(tiny_models.model(tie_word_embeddings=False), config)
     value, gradients = _loss_and_gradients(model, tiny_models.rows([parts], 60), chunk=7)
     model.zero_grad()
-    with choose.plain_attention(model):
+    with selection.plain_attention(model):
         wanted = tiny_models.plain_loss(model, parts)
     wanted.backward()
     assert value == pytest.approx(wanted.item(), rel=1e-5)
@@ -200,7 +200,7 @@ def test_an_adapter_on_the_head_itself_is_trained_too() -> None:
 
 def test_the_check_passes_a_model_that_is_understood_and_refuses_one_that_is_not() -> None:
     model = tiny_models.model("gemma2", head_dim=8, final_logit_softcapping=0.1)
-    prepared = choose.install_kernel(model, SDPA)
+    prepared = selection.install_kernel(model, SDPA)
     loss.check_packed_logits(loss.CausalLoss(model), prepared)
     module = loss.CausalLoss(model)
     module.softcap = None  # as if its configuration's word for the cap were not known
@@ -211,7 +211,7 @@ def test_the_check_passes_a_model_that_is_understood_and_refuses_one_that_is_not
 def test_the_check_refuses_a_model_that_carries_a_state_from_document_to_document() -> None:
     model: Any = tiny_models.model("mamba", state_size=4, intermediate_size=64, expand=2, num_heads=None)
     with pytest.raises(RecipeError):
-        loss.check_packed_logits(loss.CausalLoss(model), choose.install_kernel(model, SDPA))
+        loss.check_packed_logits(loss.CausalLoss(model), selection.install_kernel(model, SDPA))
 
 
 # ---- the whole step
@@ -226,7 +226,7 @@ def _step(accumulate: int, first: int = 0, every: int = 1, *, wrap: Any = None) 
     size = len(packed) // accumulate
     batches = [tiny_models.rows(packed[at : at + size], 64) for at in range(0, len(packed), size)][first::every]
     model = tiny_models.model()
-    prepared = choose.install_kernel(model, SDPA)
+    prepared = selection.install_kernel(model, SDPA)
     module = loss.CausalLoss(model)
     called = wrap(module) if wrap else module
     factor, tokens = loss.step_factor(batches)

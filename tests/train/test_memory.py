@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from curate.model.attention import choose
+from curate.model.attention import selection
 from curate.model.choices import MethodSettings
 from curate.model.sizes import Linear, Shape
 from curate.train import memory
@@ -67,7 +67,7 @@ def reckoned_and_measured(
     model = model if kind == "full" else adapted(model, method).to(DTYPES[dtype])
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert memory.trained_parameters(method, shape) == sum(parameter.numel() for parameter in trained)
-    chosen = choose.install_kernel(model, choose.ChosenKernel("sdpa", "for a test"))
+    chosen = selection.install_kernel(model, selection.ChosenKernel("sdpa", "for a test"))
     layers = round(checkpointed * shape.layers)
     checkpoint_activations(model, layers)
     batch = tiny_models.rows([[document] for document in tiny_models.documents([row_tokens] * rows)], row_tokens)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 import curate
 from curate.cli import cli
 from curate.errors import CurateError, ModelError
-from curate.model import artifact, find, load, serving
+from curate.model import artifact, loader, serving, sources
 from curate.train import export, merge
 from curate.train.export import Making, Origin
 from tests.support import tiny_runs
@@ -55,8 +55,8 @@ def test_qlora_is_merged_into_the_base_as_it_was_quantised(tmp_path: Path) -> No
     pytest.importorskip("bitsandbytes")
     how = export.asked_as_trained(tiny_runs.renderer(tmp_path / "tokenizer"))
     lies = export.write_model(tmp_path / "base", tiny_runs.base(), Making(how, Origin("tiny", None, "none"), 512))
-    source = find.find_model(str(lies))
-    four: Any = load.load_model(source, dtype=torch.float32, device="cpu", quantise=True)
+    source = sources.find_model(str(lies))
+    four: Any = loader.load_model(source, dtype=torch.float32, device="cpu", quantise=True)
     torch.manual_seed(0)
     config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
     tuned = peft.get_peft_model(four, config, autocast_adapter_dtype=False).eval()

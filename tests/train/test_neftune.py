@@ -13,8 +13,8 @@ pytest.importorskip("transformers")
 
 from torch.utils.checkpoint import checkpoint
 
-from curate.model.attention import choose
-from curate.model.attention.choose import ChosenKernel
+from curate.model.attention import selection
+from curate.model.attention.selection import ChosenKernel
 from curate.train import neftune
 from curate.train.loss import CausalLoss
 from tests.support import tiny_models
@@ -25,7 +25,7 @@ ROWS = tiny_models.rows([tiny_models.documents(SIZES), tiny_models.documents([60
 
 def module(**changes: Any) -> tuple[CausalLoss, ChosenKernel]:
     model = tiny_models.model(**changes)
-    chosen = choose.install_kernel(model, ChosenKernel("sdpa", "for a test"))
+    chosen = selection.install_kernel(model, ChosenKernel("sdpa", "for a test"))
     return CausalLoss(model), chosen
 
 
@@ -63,7 +63,7 @@ def test_noise_changes_a_loss_in_training_and_in_no_other_place() -> None:
     with torch.no_grad():
         assert whole(ROWS, chosen).item() == quiet
         assert whole.eval()(ROWS, chosen).item() == quiet
-        with choose.plain_attention(whole.model):
+        with selection.plain_attention(whole.model):
             ids = ROWS.input_ids[:1, :20]
             assert torch.equal(whole.model(ids).logits, whole.model(ids).logits)
 
@@ -89,7 +89,7 @@ def test_a_drawn_noise_is_the_same_where_activations_are_made_again() -> None:
 def test_noise_reaches_an_adapters_model() -> None:
     peft = pytest.importorskip("peft")
     model = peft.get_peft_model(tiny_models.model(), peft.LoraConfig(r=2, target_modules="all-linear"))
-    chosen = choose.install_kernel(model, ChosenKernel("sdpa", "for a test"))
+    chosen = selection.install_kernel(model, ChosenKernel("sdpa", "for a test"))
     whole = CausalLoss(model).train()
     neftune.add(whole, 5.0)
     assert whole(ROWS, chosen).item() != whole(ROWS, chosen).item()

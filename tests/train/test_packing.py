@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import CurateError
-from curate.rendering.encode import EncodedBatch
+from curate.rendering.encoding import EncodedBatch
 from curate.train.packing import IGNORED, PADDING, batch, pack, unpacked
 
 LENGTHS = Path(__file__).parents[2] / "benchmarks" / "data" / "lengths.json"

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from curate.errors import RunError
-from curate.model import find, load
-from curate.model.attention import choose
+from curate.model import loader, sources
+from curate.model.attention import selection
 from curate.model.sizes import work
 from curate.train import checkpoint, config, packing
 from curate.train import examples as train_examples
@@ -208,14 +208,14 @@ def trainer(taught: Path, scale: LossScale) -> Trainer:
     folder, manifest = train_examples.open_set_folder(taught)
     tokenizer = load_set_tokenizer(manifest)
     examples = train_examples.load(folder, tokenizer).train
-    source = find.find_model("tiny", tokenizer=tokenizer)
-    model = load.load_model(source, dtype=torch.float32, device="cpu")
+    source = sources.find_model("tiny", tokenizer=tokenizer)
+    model = loader.load_model(source, dtype=torch.float32, device="cpu")
     packed = PackedData(examples, packing.pack(examples.lengths, 192).rows, 192)
     settings = config.override(config.load("tiny"), {"method": {"kind": "full"}, "train": {"micro_batch": 2}})
-    kernel = choose.choose_kernel("cpu", torch.float32)
+    kernel = selection.choose_kernel("cpu", torch.float32)
     data_load = Load(len(examples), len(packed.rows), 192, work([], 0), work([], 0))
     hardware = Hardware("cpu", "a CPU", 1 << 40, "fp32", 1e9, 1, 1 << 40)
-    plan = Planner(settings, load.shape_from_config(source.config), data_load, hardware, kernel.name).plan()
+    plan = Planner(settings, loader.shape_from_config(source.config), data_load, hardware, kernel.name).plan()
     made = Trainer(model, TrainerInputs(settings, plan, kernel, packed, World(0, 1, 0, torch.device("cpu"))))
     made.loss_scale = scale
     return made

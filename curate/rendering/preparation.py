@@ -20,7 +20,7 @@ from curate.errors import RecordError
 from curate.rendering import proof
 from curate.rendering.renderer import Renderer
 from curate.rendering.resplit import ResplitSummary, resplit
-from curate.rendering.split import TOO_LONG
+from curate.rendering.splitter import TOO_LONG
 from curate.schemas.prompts import exchanges
 
 

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from curate.dataset import arrow
 from curate.dataset.arrow import Row
 from curate.errors import CurateError, SetError
-from curate.rendering import prepare
+from curate.rendering import preparation
 from curate.rendering.factory import make_renderer
 from curate.rendering.mask_view import decode_masked
 from curate.rendering.resplit import join_pieces, resplit
-from curate.rendering.split import TemplateCounter, piece_messages, split_batch
+from curate.rendering.splitter import TemplateCounter, piece_messages, split_batch
 from curate.schemas.conversation import Message
 from curate.schemas.prompts import TEMPLATES, exchanges
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
@@ -302,7 +302,7 @@ def test_where_set_and_model_differ_each_exchange_is_trained_on_whole_or_named(
         rows = [Row(f"x{index}_{n}", n, piece, "en", "train", ("f", index)) for n, piece in enumerate(pieces)]
         groups += [rows] if rows else []
     renderer = make_renderer(after[1], kinds[after[0]], loss=loss)
-    prepared = prepare.ExamplePreparer(renderer, windows[1], ("template",)).prepare(groups)
+    prepared = preparation.ExamplePreparer(renderer, windows[1], ("template",)).prepare(groups)
     assert {problem.rule for _, problem in prepared.left_out} <= {"too_long"}
     named = [m.content for row, _ in prepared.left_out for m in row.messages]
     texts = [
@@ -319,7 +319,7 @@ def test_where_set_and_model_differ_each_exchange_is_trained_on_whole_or_named(
 def test_it_loads_where_only_what_training_needs_is_installed() -> None:
     absent = ("polars", "msgspec", "fastokens", "sentencepiece", "torch", "transformers", "pyarrow")
     code = (
-        "import sys\nimport curate.rendering.prepare, curate.rendering.renderer, curate.rendering.proof\n"
+        "import sys\nimport curate.rendering.preparation, curate.rendering.renderer, curate.rendering.proof\n"
         f"print([name for name in {absent!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from curate.errors import RecipeError
-from curate.rendering.split import Piece, SplitResult, TemplateCounter, piece_messages, split_batch
+from curate.rendering.splitter import Piece, SplitResult, TemplateCounter, piece_messages, split_batch
 from curate.schemas.conversation import Message, Role
 from curate.schemas.prompts import TEMPLATES, Template, exchanges, fit, render
 from curate.tokenization import vocabulary

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from curate.errors import RecipeError
 from curate.rendering.compiled_template import ANSWERS, CompiledTemplate
-from curate.rendering.encode import count_tokens
+from curate.rendering.encoding import count_tokens
 from curate.rendering.text_batch import TextBatch
 from curate.schemas.conversation import Message, Role
 from curate.schemas.prompts import Template, exchanges

@@ -19,8 +19,8 @@ from torch import nn
 from curate.errors import ModelError
 from curate.model import files, four_bit
 from curate.model.files import OnMessage
-from curate.model.find import ModelSource, ignore_message, quietly
 from curate.model.sizes import Linear, Shape
+from curate.model.sources import ModelSource, ignore_message, quietly
 
 # ---- load
 
