@@ -92,7 +92,7 @@ def pages(folder: Path) -> None:
         opened.open(folder / page, width=width, height=height, dark=dark)
         if script:
             opened.run(script)
-        opened.picture(IMAGES / f"{name}.png", whole=False)
+        opened.picture(IMAGES / f"{name}.png", full_page=False)
     opened.close()
 
 

@@ -1,4 +1,4 @@
-"""The list of columns: what reads a set without Polars names columns that the set has."""
+"""Code that reads a set without Polars names columns that the set has."""
 
 from __future__ import annotations
 

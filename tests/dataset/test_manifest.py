@@ -39,7 +39,7 @@ VALUES: tuple[object, ...] = (
 
 
 def places(value: object, steps: Steps = ()) -> Iterator[Steps]:
-    """Yield the steps to every value inside a JSON value."""
+    """Yield the path to every value inside a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
         yield (*steps, key)
@@ -99,7 +99,7 @@ def test_the_error_names_the_damaged_value(small: Path, steps: Steps, value: obj
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", '{"curate_set": null}', "{", "[" * 200_000, '{"version": "0.1.0"}'])
-def test_a_foreign_manifest_is_no_set(small: Path, text: str) -> None:
+def test_a_foreign_manifest_is_not_a_set(small: Path, text: str) -> None:
     (small / manifest.MANIFEST).write_text(text)
     assert not manifest.is_set(small)
     with pytest.raises(SetError, match="is not a curated set"):
@@ -112,7 +112,7 @@ def test_keys_of_a_newer_version_are_ignored(small: Path) -> None:
     assert curate.open_set(small).manifest.counts.kept == 3
 
 
-def test_a_manifest_is_written_with_the_same_bytes_again(tmp_path: Path) -> None:
+def test_a_manifest_round_trips_to_the_same_bytes(tmp_path: Path) -> None:
     result = curate.clean(ROOT / "examples/sharegpt_dump.json", tmp_path / "set", limit=20, workers=1)
     written = (tmp_path / "set" / manifest.MANIFEST).read_bytes()
     manifest.write(tmp_path, curate.open_set(tmp_path / "set").manifest)
@@ -120,10 +120,10 @@ def test_a_manifest_is_written_with_the_same_bytes_again(tmp_path: Path) -> None
     assert {"curate_set": manifest.FORMAT, **result.manifest.to_dict()} == json.loads(written)
 
 
-def test_a_manifest_reads_like_the_values_in_its_file(small: Path) -> None:
+def test_a_manifest_can_be_indexed_like_its_json(small: Path) -> None:
     write_manifest(small, MANIFEST)
-    found = curate.open_set(small).manifest
-    assert found["counts"]["kept"] == found.counts.kept == 3
-    assert found["recipe"] == {"name": "vicuna"}
+    manifest = curate.open_set(small).manifest
+    assert manifest["counts"]["kept"] == manifest.counts.kept == 3
+    assert manifest["recipe"] == {"name": "vicuna"}
     with pytest.raises(KeyError):
-        found["nothing"]
+        manifest["nothing"]

@@ -1,4 +1,4 @@
-"""Conditions in SQL: what they can say, and what is said of one that means nothing."""
+"""Conditions in SQL select rows; an invalid condition gets one clear line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> CuratedSet:
     return open_set(write_set(tmp_path_factory.mktemp("where") / "set"))
 
 
-SAID = {  # the table of docs/show.md holds these
+MATCHES = {  # docs/show.md shows these in a table
     "tokens > 100": ["abc_0", "abc_1", "deadbeef"],
     "tokens between 100 and 300": ["abc_1", "deadbeef"],
     "language = 'ko'": ["deadbeef"],
@@ -36,13 +36,13 @@ SAID = {  # the table of docs/show.md holds these
 }
 
 
-@pytest.mark.parametrize("sql", SAID)
-def test_a_condition_says_which_rows(small: CuratedSet, sql: str) -> None:
+@pytest.mark.parametrize("sql", MATCHES)
+def test_a_condition_selects_its_rows(small: CuratedSet, sql: str) -> None:
     rows = small.conversations()
-    assert rows.filter(parse_condition(sql, rows)).collect()["id"].to_list() == SAID[sql]
+    assert rows.filter(parse_condition(sql, rows)).collect()["id"].to_list() == MATCHES[sql]
 
 
-TOLD = {
+INVALID = {
     "misspelt": ("token > 100", "no column 'token'; did you mean 'tokens'?"),
     "far off": ("elephants > 100", "no column 'elephants'; known: "),
     "double quotes": ('language = "ko"', "write text in single quotes: 'ko'"),
@@ -58,22 +58,22 @@ TOLD = {
 }
 
 
-@pytest.mark.parametrize("case", TOLD)
-def test_a_condition_that_means_nothing_is_told_in_one_line(small: CuratedSet, case: str) -> None:
-    sql, told = TOLD[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_an_invalid_condition_gets_one_clear_line(small: CuratedSet, case: str) -> None:
+    sql, message = INVALID[case]
     with pytest.raises(InputError) as error:
         parse_condition(sql, small.conversations())
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
 
 
-def test_a_condition_that_is_only_a_literal_holds_for_all(small: CuratedSet) -> None:
+def test_a_literal_condition_selects_all_rows(small: CuratedSet) -> None:
     rows = small.conversations()
     assert rows.filter(parse_condition("true", rows)).select(pl.len()).collect().item() == 4
 
 
-def test_the_conditions_of_the_page_can_be_used(small: CuratedSet) -> None:
+def test_the_conditions_on_the_page_of_show_are_valid(small: CuratedSet) -> None:
     table = (ROOT / "docs" / "show.md").read_text("utf-8").split("| condition | matches |")[1].split("\n\n")[0]
     conditions = re.findall(r"^\| `(.+?)` \|", table, re.M)
     assert len(conditions) >= 8

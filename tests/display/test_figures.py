@@ -1,4 +1,4 @@
-"""Figures: how they are written, and that no terminal report cuts one."""
+"""How figures are formatted; no terminal report truncates one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ CUT = re.compile(r"\d[,.]?…")
         (figures.plural(2, "row"), "rows"),
     ],
 )
-def test_a_figure_is_written_one_way(written: str, expected: str) -> None:
+def test_each_kind_of_figure_has_one_format(written: str, expected: str) -> None:
     assert written == expected
 
 
@@ -80,19 +80,19 @@ def figures_in(shown: str) -> Counter[str]:
     return Counter(FIGURE.findall(shown))
 
 
-def large(found: Any, kind: type) -> Any:
-    return msgspec.convert(grown(msgspec.to_builtins(found)), kind)
+def large(report: Any, kind: type) -> Any:
+    return msgspec.convert(grown(msgspec.to_builtins(report)), kind)
 
 
 @pytest.mark.parametrize("factor", [1, 987_654])
 @pytest.mark.parametrize("width", [60, 80, 112, 120])
-def test_statistics_and_comparisons_show_every_figure_whole(sets: tuple[Path, Path], width: int, factor: int) -> None:
-    found, compared = curate.stats(sets[0]), curate.compare(*sets)
+def test_statistics_and_comparisons_truncate_no_figure(sets: tuple[Path, Path], width: int, factor: int) -> None:
+    statistics, comparison = curate.stats(sets[0]), curate.compare(*sets)
     if factor > 1:
-        found, compared = large(found, Stats), large(compared, Comparison)
-    for page in (render_stats(found), render_comparison(compared)):
-        shown = text(page, width)
-        assert figures_in(shown) == figures_in(text(page, 400))
+        statistics, comparison = large(statistics, Stats), large(comparison, Comparison)
+    for report in (render_stats(statistics), render_comparison(comparison)):
+        shown = text(report, width)
+        assert figures_in(shown) == figures_in(text(report, 400))
         assert not CUT.search(shown)
 
 
@@ -112,9 +112,9 @@ def conversations(folder: Path) -> list[RenderableType]:
     viewer, _ = mask_view.load_viewer(curate.open_set(folder).manifest)
     assert viewer is not None
     chats = list(curate.show([], folder, where="tokens > 200"))
-    told = [explain.render_explanation(curate.explain(chat.id, folder)) for chat in chats[:5]]
+    explanations = [explain.render_explanation(curate.explain(chat.id, folder)) for chat in chats[:5]]
     return [
-        *told,
+        *explanations,
         summary.render_summary(curate.open_set(folder).manifest, "curated"),
         *(render_conversation(chat, viewer.count_message_tokens(chat.messages)) for chat in chats),
         *(render_mask(chat, viewer.view(chat.messages)) for chat in chats[:3]),
@@ -122,21 +122,21 @@ def conversations(folder: Path) -> list[RenderableType]:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_lists_stories_and_conversations_cut_no_figure(sets: tuple[Path, Path], width: int) -> None:
+def test_lists_explanations_and_conversations_truncate_no_figure(sets: tuple[Path, Path], width: int) -> None:
     for page in [*lists(), *conversations(sets[0])]:
         shown = text(page, width)
         assert len(shown) > 20
         assert not CUT.search(shown), CUT.findall(shown)
 
 
-def test_a_table_in_an_answer_folds_its_figures() -> None:
+def test_a_table_in_an_answer_wraps_its_figures() -> None:
     row = "|" + "1,234,567,890 |" * 9
     shown = text(Prose(f"{row}\n{'|---' * 9}|\n{row}"), 60)
     assert "…" not in shown
     assert len(re.findall(r"\d", shown)) == 2 * 9 * 10
 
 
-def test_a_table_of_figures_gives_way_in_names_and_headings_alone() -> None:
+def test_a_narrow_table_wraps_only_names_and_headings() -> None:
     rows = [tables.Row(Text("a name that is long"), ("1,234,567", "12.5 %"))]
     table = tables.NumberTable("names", ("so many records", "share"), rows)
     wide, narrow, narrowest = (text(table, width).splitlines() for width in (80, 40, 10))

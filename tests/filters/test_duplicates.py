@@ -1,4 +1,4 @@
-"""Duplicates, prefixes of longer chats and the train/eval split: one copy is kept, and always the same one."""
+"""Duplicates, prefixes of longer conversations and the train/eval split; the same copy is always kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Chat = Sequence[str]
 
 
 def messages(chats: Sequence[Chat]) -> list[list[MessageFields]]:
-    """Return messages of alternating user and assistant; a text that starts with `system:` is a system message."""
+    """Return alternating user and assistant messages; a text that starts with `system:` is a system message."""
     rows = []
     for chat in chats:
         row: list[MessageFields] = []
@@ -65,15 +65,15 @@ CASES: list[tuple[str, list[Chat], list[tuple[object, ...]]]] = [
 
 
 @pytest.mark.parametrize(("chats", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_each_dropped_one_names_a_twin_that_stays(chats: list[Chat], expected: list[tuple[object, ...]]) -> None:
+def test_each_duplicate_names_a_twin_that_is_kept(chats: list[Chat], expected: list[tuple[object, ...]]) -> None:
     assert twins(chats) == expected
 
 
-def test_prefixes_stay_if_not_asked_for() -> None:
+def test_prefixes_are_kept_when_the_setting_is_off() -> None:
     assert twins(["ab", "abcd", "ab"], prefixes=False) == [STAYS, STAYS, (0, "exact")]
 
 
-def test_the_incumbents_rules_by_setting() -> None:
+def test_settings_reproduce_the_rules_of_fastchat() -> None:
     chats = ["ab", "abcd", "ef", "gh", "ab"]
     assert twins(chats, prefixes=False, first_exchange=True) == [
         STAYS, (0, "first_exchange"), STAYS, STAYS, (0, "exact")
@@ -86,7 +86,7 @@ def test_the_incumbents_rules_by_setting() -> None:
     assert twins(["ab", "cd", "cdef"], ids=["1", "1", "2"]) == [STAYS, (2, "prefix"), STAYS]
 
 
-def test_a_twin_that_goes_in_turn_hands_on_its_own() -> None:
+def test_a_twin_that_is_itself_dropped_passes_on_its_twin() -> None:
     assert twins(["ab", "abcd", "abcd"], prefixes=False, first_exchange=True) == [
         STAYS, (0, "first_exchange"), (0, "exact")
     ]  # fmt: skip
@@ -97,7 +97,7 @@ CHATS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=5), max_s
 
 @settings(max_examples=150, deadline=None)
 @given(CHATS)
-def test_nothing_is_lost_and_nothing_stays_twice(chats: list[list[str]]) -> None:
+def test_every_content_is_kept_exactly_once(chats: list[list[str]]) -> None:
     result = exact_duplicates(hashed(chats))
     assert result["row"].to_list() == list(range(len(chats)))
     stay = [row for row, twin in enumerate(result["twin"]) if twin is None]
@@ -105,7 +105,11 @@ def test_nothing_is_lost_and_nothing_stays_twice(chats: list[list[str]]) -> None
     assert len(set(kept)) == len(kept)
     for row, twin, kind in result.iter_rows():
         chat = chats[row]
-        longer = [other for other in stay if len(chats[other]) > len(chat) and chats[other][: len(chat)] == chat]
+        longer = [
+            candidate
+            for candidate in stay
+            if len(chats[candidate]) > len(chat) and chats[candidate][: len(chat)] == chat
+        ]
         if twin is None:
             assert not longer
             continue
@@ -113,17 +117,17 @@ def test_nothing_is_lost_and_nothing_stays_twice(chats: list[list[str]]) -> None
         if kind == "exact":
             assert chats[twin] == chat and twin < row
         else:
-            assert twin == max(longer, key=lambda other: (len(chats[other]), -other))
+            assert twin == max(longer, key=lambda candidate: (len(chats[candidate]), -candidate))
 
 
 @settings(max_examples=50, deadline=None)
 @given(CHATS, st.randoms())
-def test_the_contents_that_stay_do_not_depend_on_the_order(chats: list[list[str]], random: object) -> None:
-    turned = list(chats)
-    random.shuffle(turned)  # type: ignore[attr-defined]
+def test_the_kept_contents_do_not_depend_on_the_order(chats: list[list[str]], random: object) -> None:
+    shuffled = list(chats)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
     stay = [
         sorted(order[row] for row, twin in enumerate(exact_duplicates(hashed(order))["twin"]) if twin is None)
-        for order in (chats, turned)
+        for order in (chats, shuffled)
     ]
     assert stay[0] == stay[1]
 
@@ -141,7 +145,7 @@ def test_hashes_are_the_same_in_every_process_and_version() -> None:
     assert printed.stdout.strip() == expected
 
 
-def test_a_cluster_is_the_first_exchange_whatever_follows_or_stands_before() -> None:
+def test_a_cluster_depends_on_the_first_exchange_alone() -> None:
     clusters = chain_hashes(messages(["ab", "abcd", "abxy", ["system:x", "a", "b"], "ac", "a"]))["cluster"].to_list()
     assert len(set(clusters[:4])) == 1
     assert len(set(clusters)) == 3
@@ -167,16 +171,16 @@ def test_rows_without_messages_have_an_empty_chain() -> None:
 
 # --- train and eval
 
-CLUSTERS = [f"{place:016x}" for place in range(5000)]
+CLUSTERS = [f"{number:016x}" for number in range(5000)]
 
 
-def test_about_the_fraction_asked_for_is_held_out() -> None:
+def test_about_the_requested_fraction_is_held_out() -> None:
     assert 30 <= assign_split(CLUSTERS, 0.01, 200, "curate").count("eval") <= 75
     assert assign_split(CLUSTERS, 0.0, 0, "curate").count("eval") == 0
     assert 1100 <= assign_split(CLUSTERS, 0.25, 200, "curate").count("eval") <= 1400
 
 
-def test_small_sets_hold_nothing_out_and_larger_ones_at_least_one_cluster() -> None:
+def test_small_sets_hold_out_nothing_and_larger_sets_at_least_one_cluster() -> None:
     assert set(assign_split(CLUSTERS[:199], 0.5, 200, "curate")) == {"train"}
     for start in range(0, 5000, 200):
         assert "eval" in assign_split(CLUSTERS[start : start + 200], 0.001, 200, "curate")
@@ -184,7 +188,7 @@ def test_small_sets_hold_nothing_out_and_larger_ones_at_least_one_cluster() -> N
     assert assign_split([], 0.01, 0, "curate") == []
 
 
-def test_another_seed_holds_others_out() -> None:
+def test_another_seed_holds_out_other_clusters() -> None:
     assert assign_split(CLUSTERS, 0.01, 200, "curate") != assign_split(CLUSTERS, 0.01, 200, "another")
 
 
@@ -197,11 +201,11 @@ def test_the_split_follows_the_cluster_in_any_order(
     clusters: list[str], fraction: float, minimum: int, seed: str, random: object
 ) -> None:
     sides = dict(zip(clusters, assign_split(clusters, fraction, minimum, seed), strict=True))
-    turned = list(clusters)
-    random.shuffle(turned)  # type: ignore[attr-defined]
-    assert assign_split(turned, fraction, minimum, seed) == [sides[cluster] for cluster in turned]
+    shuffled = list(clusters)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert assign_split(shuffled, fraction, minimum, seed) == [sides[cluster] for cluster in shuffled]
 
 
-def test_what_is_added_later_moves_no_cluster() -> None:
+def test_new_clusters_do_not_move_existing_ones() -> None:
     before = assign_split(CLUSTERS[:3000], 0.05, 200, "curate")
     assert assign_split(CLUSTERS, 0.05, 200, "curate")[:3000] == before

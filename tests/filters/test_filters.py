@@ -1,4 +1,4 @@
-"""Each filter drops what it says and keeps what it should; the registry refuses what would fail later."""
+"""Each filter drops and keeps the right conversations; the registry refuses filters that would fail later."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def chat(
     metadata: Mapping[str, object] | None = None,
     language: str = "en",
 ) -> dict[str, object]:
-    """One row as the cleaning hands it to filters: a prompt, then its answers."""
+    """Return one row as `clean` passes it to filters: a prompt, then its answers."""
     answers = [answer] if isinstance(answer, str) else list(answer)
     return {
         "prompts": [prompt],
@@ -104,10 +104,10 @@ DROPPED: list[tuple[str, dict[str, object], dict[str, object], str]] = [
 def test_a_filter_drops_with_its_reason(
     name: str, chosen: dict[str, object], row: dict[str, object], reason: str
 ) -> None:
-    found = verdict(row, name, **chosen)
-    assert found["rule"] == name
-    assert str(found["reason"]).startswith(reason)
-    assert found["rules"] == [name]
+    outcome = verdict(row, name, **chosen)
+    assert outcome["rule"] == name
+    assert str(outcome["reason"]).startswith(reason)
+    assert outcome["rules"] == [name]
 
 
 KEPT: list[tuple[str, dict[str, object], dict[str, object]]] = [
@@ -162,46 +162,46 @@ def test_a_filter_keeps_what_it_should(name: str, chosen: dict[str, object], row
 
 
 def test_every_filter_has_a_dropped_and_a_kept_example() -> None:
-    names = {name for name, found in rules("filter").items() if found.function.__module__.startswith("curate.")}
+    names = {name for name, rule in rules("filter").items() if rule.function.__module__.startswith("curate.")}
     assert {case[0] for case in DROPPED} == {case[0] for case in KEPT} == names
 
 
-def test_evidence_shows_the_place_and_is_cut() -> None:
-    found = verdict(chat("x" * 500 + " by OpenAI " + "y" * 500), "vendor_mention")
-    assert str(found["evidence"]).startswith("OpenAI yyy")
-    assert len(str(found["evidence"])) <= 200
+def test_evidence_begins_at_the_match_and_is_cut() -> None:
+    outcome = verdict(chat("x" * 500 + " by OpenAI " + "y" * 500), "vendor_mention")
+    assert str(outcome["evidence"]).startswith("OpenAI yyy")
+    assert len(str(outcome["evidence"])) <= 200
     assert str(verdict(chat(BROKEN_BY_CODE), "list_indices")["evidence"]).startswith("1. Install it:\n[code]\n1. Run")
 
 
-def test_the_incumbents_list_rule_is_reproduced_by_a_setting() -> None:
+def test_a_setting_reproduces_the_list_rule_of_fastchat() -> None:
     texts = ["\n1. a\n1. b", "\n1. a 2\n1. b", "1. a\n1. b", "x\n1. a\n\nlong\ntext\n1. b", "\n1. \n1. ", "\n1.a\n1.b"]
-    found = apply(frame(*map(chat, texts)), {"list_indices": {"any_source": True}})["rule"]
-    assert [rule is not None for rule in found] == [bool(re.search(r"\n1\. [^2]*\n1\. ", text)) for text in texts]
+    reported = apply(frame(*map(chat, texts)), {"list_indices": {"any_source": True}})["rule"]
+    assert [rule is not None for rule in reported] == [bool(re.search(r"\n1\. [^2]*\n1\. ", text)) for text in texts]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(alphabet="0011a ", max_size=30), max_size=4), st.integers(2, 9))
-def test_repeated_digits_equals_the_back_reference_it_stands_for(texts: list[str], times: int) -> None:
-    found = verdict(chat(texts, "?"), "repeated_digits", times=times)
+def test_repeated_digits_equals_a_regex_with_a_back_reference(texts: list[str], times: int) -> None:
+    outcome = verdict(chat(texts, "?"), "repeated_digits", times=times)
     expected = any(re.search(rf"(\d)\1{{{times - 1}}}", text) for text in texts)
-    assert (found["rule"] is not None) == expected
+    assert (outcome["rule"] is not None) == expected
 
 
 # --- several filters at once
 
 
-def test_the_first_rule_in_the_recipes_order_takes_a_row_and_all_that_would_are_listed() -> None:
+def test_the_first_rule_of_the_recipe_rejects_a_row_and_all_matching_rules_are_listed() -> None:
     rows = frame(chat([], "Hi"), chat("I am ChatGPT."), chat("Hi!", "Hi"))
     chosen = {name: check(name) for name in ("min_characters", "min_messages", "vendor_mention")}
-    found = apply(rows, chosen)
-    assert found["rule"].to_list() == ["min_characters", "vendor_mention", "min_characters"]
-    assert found["rules"].to_list() == [["min_characters", "min_messages"], ["vendor_mention"], ["min_characters"]]
+    verdicts = apply(rows, chosen)
+    assert verdicts["rule"].to_list() == ["min_characters", "vendor_mention", "min_characters"]
+    assert verdicts["rules"].to_list() == [["min_characters", "min_messages"], ["vendor_mention"], ["min_characters"]]
     turned = apply(rows, dict(reversed(chosen.items())))
     assert turned["rule"].to_list() == ["min_messages", "vendor_mention", "min_characters"]
     assert turned["reason"].to_list()[0] == "messages: 1, minimum 2"
 
 
-def test_no_filters_and_no_rows_are_fine() -> None:
+def test_no_filters_or_no_rows_give_an_empty_result() -> None:
     assert apply(frame(chat()), {}).row(0) == (None, None, None, [])
     every = {name: check(name) for name in rules("filter")}
     assert apply(frame(), every).height == 0
@@ -210,7 +210,7 @@ def test_no_filters_and_no_rows_are_fine() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from([case[2] for case in DROPPED + KEPT if isinstance(case[2], dict)]), max_size=8))
-def test_a_row_is_judged_alike_alone_and_in_any_batch(rows: list[dict[str, object]]) -> None:
+def test_a_row_gets_the_same_verdict_alone_and_in_any_batch(rows: list[dict[str, object]]) -> None:
     every = {name: check(name) for name in rules("filter")}
     alone = [apply(frame(row), every).row(0) for row in rows]
     assert apply(frame(*rows), every).rows() == alone
@@ -244,15 +244,15 @@ def test_a_wrong_setting_is_refused_in_one_line(name: str, chosen: dict[str, obj
     assert "\n" not in str(error.value)
 
 
-def test_settings_come_back_in_full_with_tomls_lists_as_tuples() -> None:
+def test_settings_are_completed_and_toml_lists_become_tuples() -> None:
     assert check("min_messages") == {"minimum": 2}
     assert check("models", {"keep": ["gpt-4", "claude"]}) == {"keep": ("gpt-4", "claude"), "unknown": False}
     assert check("exact_duplicates", {"prefixes": False})["prefixes"] is False
 
 
-def test_every_rule_says_what_it_does_in_its_first_line() -> None:
-    for name, found in rules().items():
-        assert re.match(r"[A-Z].*\.", found.summary), name
+def test_every_rule_has_a_summary_sentence() -> None:
+    for name, rule in rules().items():
+        assert re.match(r"[A-Z].*\.", rule.summary), name
         assert name.isidentifier()
     assert get("exact_duplicates").kind == "corpus"
     assert dict(get("language").columns) == {"language": pl.String(), "language_confidence": pl.Float32()}
@@ -276,7 +276,7 @@ def filter_of(body: str, name: str = "mine", doc: str = '"""Drop what I say."""'
 @pytest.fixture(autouse=True)
 def forget_users_filters() -> object:
     yield
-    for module in {found.function.__module__ for found in rules().values()}:
+    for module in {rule.function.__module__ for rule in rules().values()}:
         if module.startswith(registry.USER_MODULE):
             registry.forget(module)
 
@@ -290,10 +290,10 @@ def forget_users_filters() -> object:
     ],
     ids=["true", "text", "verdict"],
 )
-def test_a_users_filter_may_give_true_text_or_a_verdict(tmp_path: Path, body: str, reason: str) -> None:
+def test_a_users_filter_may_return_true_text_or_a_verdict(tmp_path: Path, body: str, reason: str) -> None:
     assert load(write(tmp_path, filter_of(body))) == ["mine"]
-    found = apply(frame(chat("Fine."), chat(["a", "b", "c"])), {"mine": check("mine")})
-    assert found["reason"].to_list() == [None, reason]
+    verdicts = apply(frame(chat("Fine."), chat(["a", "b", "c"])), {"mine": check("mine")})
+    assert verdicts["reason"].to_list() == [None, reason]
     assert apply(frame(chat(["a", "b", "c"])), {"mine": check("mine", {"most": 9})})["rule"].to_list() == [None]
 
 
@@ -310,7 +310,7 @@ def test_a_users_filter_may_give_true_text_or_a_verdict(tmp_path: Path, body: st
         ('pl.col("answers").list.get(1) == "c"', "out of bounds"),
     ],
 )
-def test_a_users_filter_that_fails_is_named_with_its_file_in_one_line(tmp_path: Path, body: str, message: str) -> None:
+def test_a_failing_users_filter_is_reported_with_its_file_in_one_line(tmp_path: Path, body: str, message: str) -> None:
     path = write(tmp_path, filter_of(body))
     load(path)
     with pytest.raises(RecipeError) as error:
@@ -345,7 +345,7 @@ def test_a_users_file_that_cannot_be_loaded_is_refused_in_one_line(tmp_path: Pat
     assert list(rules()) == before
 
 
-def test_files_are_told_apart_by_their_path_and_loaded_again_after_a_change(tmp_path: Path) -> None:
+def test_files_are_identified_by_path_and_reloaded_after_a_change(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     assert load(write(tmp_path / "a", filter_of("pl.lit(True)"))) == ["mine"]
@@ -356,7 +356,7 @@ def test_files_are_told_apart_by_their_path_and_loaded_again_after_a_change(tmp_
     assert {"mine", "other"} & set(rules()) == set()
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "gone.py", tmp_path, tmp_path / "list.txt"):
         with pytest.raises(RecipeError, match="no file of filters"):
             load(path)
@@ -380,7 +380,7 @@ def test_a_users_signal_is_measured_and_a_filter_can_read_it(tmp_path: Path) -> 
         ("frame.select(pl.col('gone'))", "unable to find column"),
     ],
 )
-def test_a_users_signal_that_gives_something_else_is_named(tmp_path: Path, body: str, message: str) -> None:
+def test_a_users_signal_of_the_wrong_shape_is_reported(tmp_path: Path, body: str, message: str) -> None:
     text = f'@signal(shouts=pl.UInt32)\ndef shouts(frame):\n    """Count."""\n    return {body}\n'
     path = write(tmp_path, text)
     load(path)

@@ -39,7 +39,7 @@ CODE = "```python\nfor item in range(10):\n    print('hello world', item)\n```"
 
 
 def frame(prompts: Sequence[str | None], answers: Sequence[str | None]) -> pl.DataFrame:
-    """One conversation."""
+    """Return the frame of one conversation."""
     lists = pl.List(pl.String)
     return pl.DataFrame({"prompts": [prompts], "answers": [answers]}, schema={"prompts": lists, "answers": lists})
 
@@ -56,7 +56,7 @@ def test_a_plain_sentence_is_recognised(code: str) -> None:
     assert confidence[0] > 0.9
 
 
-def test_the_columns_are_those_declared() -> None:
+def test_the_columns_match_their_declaration() -> None:
     measured = language(frame([SAMPLES["en"]], [SAMPLES["en"]]))
     assert measured.schema == {"language": pl.String, "language_confidence": pl.Float32}
     assert language(frame([], []).clear()).height == 0
@@ -95,14 +95,14 @@ def test_code_does_not_outvote_the_text_around_it() -> None:
     )
 
 
-def test_addresses_do_not_speak() -> None:
+def test_addresses_do_not_count_as_text() -> None:
     address = "https://www.example.com/this-is-the-english-title-of-the-article-that-you-were-reading"
     assert (
         identify([f"{address} {address} Was steht in diesem Artikel?"], ["Ich kann ihn leider nicht öffnen."]) == "de"
     )
 
 
-def test_both_sides_speak_and_neither_drowns_the_other() -> None:
+def test_prompts_and_answers_both_count() -> None:
     assert identify([SAMPLES["fr"] * 50], [SAMPLES["fr"]]) == "fr"
     assert identify(["Translate this."], [SAMPLES["ko"] * 3]) == "ko"
     mixed = language(frame([SAMPLES["de"] * 10], [SAMPLES["en"] * 10]))
@@ -110,7 +110,7 @@ def test_both_sides_speak_and_neither_drowns_the_other() -> None:
     assert mixed.item(0, "language_confidence") < 1
 
 
-def test_letters_with_combining_accents_read_as_one() -> None:
+def test_combining_accents_are_composed() -> None:
     parts = unicodedata.normalize("NFD", SAMPLES["vi"])
     assert parts != SAMPLES["vi"]
     assert language(frame([parts], [])).row(0) == language(frame([SAMPLES["vi"]], [])).row(0)
@@ -122,7 +122,7 @@ def test_letters_are_folded_as_langdetect_folds_them() -> None:
     assert [int(table.letters[code]) for code in codes] == [ord(NGram.normalize(chr(code))) for code in codes]
 
 
-def test_letter_groups_are_those_langdetect_extracts() -> None:
+def test_letter_groups_equal_those_of_langdetect() -> None:
     detector_factory.init_factory()
     known = detector_factory._factory.word_lang_prob_map
     texts = ["A café in NASA's yard, ok?", " two  spaces\nand a Tab\t!", *SAMPLES.values()]
@@ -154,7 +154,7 @@ TEXT = st.one_of(
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(TEXT, max_size=12))
-def test_a_text_is_judged_alike_alone_and_in_any_batch(texts: list[str]) -> None:
+def test_a_text_gets_the_same_language_alone_and_in_any_batch(texts: list[str]) -> None:
     together, confidence = detect(texts)
     alone = [detect([text]) for text in texts]
     assert together == [codes[0] for codes, _ in alone]
@@ -162,17 +162,19 @@ def test_a_text_is_judged_alike_alone_and_in_any_batch(texts: list[str]) -> None
     assert all(0 <= value <= 1 for value in confidence)
 
 
-def test_a_batch_of_any_size_gives_the_same() -> None:
+def test_a_large_batch_gives_the_same_languages() -> None:
     texts = list(SAMPLES.values()) * 50
     codes, _ = detect(texts)
     assert codes == list(SAMPLES) * 50
 
 
-def test_weights_fit_the_sums_they_are_added_up_in() -> None:
+def test_sums_of_weights_do_not_overflow() -> None:
     assert int(profiles.load().weights.max()) * PACK < 2**15
 
 
-def test_the_profiles_are_the_same_built_written_and_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profiles_are_equal_whether_built_or_read_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     fresh = profiles.load.__wrapped__
     first, second = fresh(), fresh()
@@ -183,7 +185,7 @@ def test_the_profiles_are_the_same_built_written_and_mapped(tmp_path: Path, monk
     assert [path.name for path in (tmp_path / "curate").iterdir()] == [profiles.cache_folder().name]
 
 
-def test_a_damaged_cache_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     fresh = profiles.load.__wrapped__
     fresh()
@@ -194,13 +196,13 @@ def test_a_damaged_cache_is_built_anew(tmp_path: Path, monkeypatch: pytest.Monke
     assert damaged.stat().st_size > 1000
 
 
-def test_without_a_place_for_the_cache_the_profiles_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profiles_are_built_when_no_cache_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(profiles.load.__wrapped__().keys) == len(profiles.load().keys)
 
 
-def test_the_codes_are_langdetects() -> None:
+def test_the_codes_are_those_of_langdetect() -> None:
     assert len(profiles.codes()) == 55
     assert {"en", "ko", "zh-cn", "zh-tw", "no"} <= set(profiles.codes())
 
@@ -212,14 +214,14 @@ def test_accuracy_on_labelled_sentences(shared: Path) -> None:
     known = {same.get(code, code) for code in profiles.codes()}
     rows = [row for row in rows if same.get(row["language"], row["language"]) in known]
     codes, confidence = detect([row["text"] for row in rows])
-    right = np.array(
+    correct = np.array(
         [
             same.get(code, code) == same.get(row["language"], row["language"])
             for code, row in zip(codes, rows, strict=True)
         ]
     )
     assert len(rows) == 10_200
-    assert right.mean() >= 0.978
-    sure = confidence > 0.99
-    assert right[sure].mean() > 0.99
-    assert abs(right.mean() - confidence.mean()) < 0.01  # confidence means what it says
+    assert correct.mean() >= 0.978
+    confident = confidence > 0.99
+    assert correct[confident].mean() > 0.99
+    assert abs(correct.mean() - confidence.mean()) < 0.01  # confidence means what it says

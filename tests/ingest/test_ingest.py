@@ -1,4 +1,4 @@
-"""Bytes in, records out: whatever the bytes, each whole record comes through once, and each bad one alone."""
+"""Bytes in, records out: each complete record is read once, and a bad record affects only itself."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def dump(tmp_path: Path) -> Dump:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("chunk_bytes", [64, 300, 1000, 1 << 20])
 def test_every_form_gives_the_same_records_whatever_the_chunk_size(dump: Dump, form: str, chunk_bytes: int) -> None:
-    found, reader = dump(FORMS[form], chunk_bytes=chunk_bytes)
-    assert values(found) == ROWS
-    assert [record.index for record in found] == list(range(13))
-    assert all(json.loads(record.raw) == record.value and record.raw in FORMS[form] for record in found)
+    records, reader = dump(FORMS[form], chunk_bytes=chunk_bytes)
+    assert values(records) == ROWS
+    assert [record.index for record in records] == list(range(13))
+    assert all(json.loads(record.raw) == record.value and record.raw in FORMS[form] for record in records)
     assert reader.warnings == []
 
 
@@ -61,9 +61,9 @@ def test_every_form_gives_the_same_records_whatever_the_chunk_size(dump: Dump, f
     ],
 )
 @pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
-def test_spellings_that_mean_the_same(dump: Dump, data: bytes, expected: list[Any], chunk_bytes: int) -> None:
-    found, reader = dump(data, chunk_bytes=chunk_bytes)
-    assert values(found) == expected
+def test_equivalent_files_give_the_same_records(dump: Dump, data: bytes, expected: list[Any], chunk_bytes: int) -> None:
+    records, reader = dump(data, chunk_bytes=chunk_bytes)
+    assert values(records) == expected
     assert reader.warnings == []
 
 
@@ -79,7 +79,7 @@ VARIED = [
     "rows", [pytest.param(NESTED, id="nested same key"), pytest.param(VARIED, id="key order varies")]
 )
 @pytest.mark.parametrize("chunk_bytes", [64, 500, 4000, 1 << 20])
-def test_records_that_are_hard_to_tell_apart(dump: Dump, rows: list[Any], chunk_bytes: int) -> None:
+def test_records_with_confusing_contents_are_separated(dump: Dump, rows: list[Any], chunk_bytes: int) -> None:
     for data in (json.dumps(rows).encode(), json.dumps(rows, indent=1).encode()):
         assert values(dump(data, chunk_bytes=chunk_bytes)[0]) == rows
 
@@ -90,11 +90,11 @@ def test_a_record_larger_than_a_chunk_makes_a_larger_chunk(dump: Dump) -> None:
 
 
 @pytest.mark.parametrize("chunk_bytes", [1000, 1 << 20])
-def test_a_record_past_the_limit_costs_itself_alone(dump: Dump, chunk_bytes: int) -> None:
+def test_a_record_over_the_size_limit_is_the_only_one_rejected(dump: Dump, chunk_bytes: int) -> None:
     rows = [*ROWS, row(50, "long " * 40_000), *ROWS]
-    found, reader = dump(json.dumps(rows).encode(), max_record_bytes=100_000, chunk_bytes=chunk_bytes)
-    assert good(found) == ROWS + ROWS
-    assert set(rules(found)) == {"unreadable"}
+    records, reader = dump(json.dumps(rows).encode(), max_record_bytes=100_000, chunk_bytes=chunk_bytes)
+    assert good(records) == ROWS + ROWS
+    assert set(rules(records)) == {"unreadable"}
     assert "max_record_bytes" in reader.warnings[0].text
 
 
@@ -105,16 +105,16 @@ def test_each_malformed_file_keeps_its_twelve_good_rows(shared: Path) -> None:
     files = sorted((shared / "data" / "malformed").glob("*.json"))
     assert len(files) == 20
     for file in files:
-        found, reader = read(file)
+        records, reader = read(file)
         rows = json.loads(file.read_text())
-        assert values(found) == rows, file.name
-        assert len(found) == 13
+        assert values(records) == rows, file.name
+        assert len(records) == 13
         assert reader.warnings == []
-        assert sum(record.surrogates for record in found) == ("surrogate" in file.name)
+        assert sum(record.surrogates for record in records) == ("surrogate" in file.name)
 
 
 def between(bad: bytes) -> bytes:
-    """Return the array with something put between its rows 5 and 6."""
+    """Return the array with `bad` inserted between rows 5 and 6."""
     cut = ARRAY.index(b'{"id": "r6"')
     return ARRAY[:cut] + bad + b", " + ARRAY[cut:]
 
@@ -146,12 +146,12 @@ DEEP = b'{"id": "deep", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     ],
 )
 @pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
-def test_a_bad_record_costs_itself_alone(dump: Dump, bad: bytes, rule: str, chunk_bytes: int) -> None:
-    found, _ = dump(between(bad), chunk_bytes=chunk_bytes)
-    assert good(found) == ROWS
-    assert rules(found) == [rule]
-    assert found[6].raw == bad
-    assert [record.index for record in found] == list(range(14))
+def test_a_bad_record_is_the_only_one_rejected(dump: Dump, bad: bytes, rule: str, chunk_bytes: int) -> None:
+    records, _ = dump(between(bad), chunk_bytes=chunk_bytes)
+    assert good(records) == ROWS
+    assert rules(records) == [rule]
+    assert records[6].raw == bad
+    assert [record.index for record in records] == list(range(14))
 
 
 @pytest.mark.parametrize(
@@ -173,17 +173,17 @@ def test_a_bad_record_costs_itself_alone(dump: Dump, bad: bytes, rule: str, chun
     ],
 )
 @pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
-def test_odd_records_are_read_where_their_meaning_is_clear(
+def test_odd_records_with_a_clear_meaning_are_read(
     dump: Dump, bad: bytes, value: Any, note: str, chunk_bytes: int
 ) -> None:
-    found, reader = dump(between(bad), chunk_bytes=chunk_bytes)
-    assert values(found) == [*ROWS[:6], value, *ROWS[6:]]
-    assert (found[6].raw, found[6].note, found[6].problem) == (bad, note, None)
-    assert found[6].surrogates == (value == {"id": "\ud800"})
+    records, reader = dump(between(bad), chunk_bytes=chunk_bytes)
+    assert values(records) == [*ROWS[:6], value, *ROWS[6:]]
+    assert (records[6].raw, records[6].note, records[6].problem) == (bad, note, None)
+    assert records[6].surrogates == (value == {"id": "\ud800"})
     assert reader.warnings == []
 
 
-def test_reasons_say_where_and_what(dump: Dump) -> None:
+def test_a_reason_gives_the_position_and_the_bytes(dump: Dump) -> None:
     data = between(b'{"id": "x", "v": "caf\xe9 "}')
     problem = dump(data)[0][6].problem
     assert problem is not None
@@ -191,7 +191,7 @@ def test_reasons_say_where_and_what(dump: Dump) -> None:
     assert "caf" in problem.evidence
 
 
-def test_damage_is_reported_with_its_place_and_size(dump: Dump) -> None:
+def test_damage_is_reported_with_its_position_and_size(dump: Dump) -> None:
     bad = b'{"id": "x, "v": "y"}'
     _, reader = dump(between(bad))
     (damage,) = reader.warnings
@@ -201,70 +201,70 @@ def test_damage_is_reported_with_its_place_and_size(dump: Dump) -> None:
 
 
 @pytest.mark.parametrize("form", ["array", "lines", "pretty", "values"])
-def test_a_bad_stretch_costs_only_the_records_it_touches(dump: Dump, form: str) -> None:
+def test_damaged_bytes_lose_only_the_records_they_touch(dump: Dump, form: str) -> None:
     data = FORMS[form]
     at, after = data.index(b"hello 4"), data.index(b"hello 6")
     zeroed = data[:at] + bytes(after - at) + data[after:]
     for chunk_bytes in (64, 1 << 20):
-        found, reader = dump(zeroed, chunk_bytes=chunk_bytes)
-        assert good(found) == ROWS[:4] + ROWS[7:]
-        assert rules(found) == ["unreadable"] * len(reader.warnings)
-        assert found[4].raw.startswith(b"{\n" if b"\n  " in data else b'{"id"')
+        records, reader = dump(zeroed, chunk_bytes=chunk_bytes)
+        assert good(records) == ROWS[:4] + ROWS[7:]
+        assert rules(records) == ["unreadable"] * len(reader.warnings)
+        assert records[4].raw.startswith(b"{\n" if b"\n  " in data else b'{"id"')
 
 
-def test_a_line_cut_off_costs_that_line(dump: Dump) -> None:
+def test_a_truncated_line_loses_only_that_line(dump: Dump) -> None:
     lines = LINES.split(b"\n")
     lines[3] = lines[3][:40]
     lines[7] = b"<<<<<<< HEAD"
-    found, _ = dump(b"\n".join(lines))
-    assert good(found) == ROWS[:3] + ROWS[4:7] + ROWS[8:]
-    assert [record.index for record in found if record.problem] == [3, 7]
+    records, _ = dump(b"\n".join(lines))
+    assert good(records) == ROWS[:3] + ROWS[4:7] + ROWS[8:]
+    assert [record.index for record in records if record.problem] == [3, 7]
 
 
-def test_a_lost_comma_costs_nothing(dump: Dump) -> None:
+def test_a_missing_comma_loses_nothing(dump: Dump) -> None:
     assert values(dump(ARRAY.replace(b"}]}, ", b"}]} ", 1))[0]) == ROWS
 
 
-def test_a_lost_start_costs_the_first_record(dump: Dump) -> None:
-    found, _ = dump(ARRAY[60:])
-    assert good(found) == ROWS[1:]
+def test_a_missing_beginning_loses_only_the_first_record(dump: Dump) -> None:
+    records, _ = dump(ARRAY[60:])
+    assert good(records) == ROWS[1:]
 
 
 @pytest.mark.parametrize("form", ["array", "lines", "pretty", "values", "wrapped"])
-def test_a_file_cut_off_anywhere_keeps_what_is_whole(dump: Dump, form: str) -> None:
+def test_a_truncated_file_keeps_its_complete_records(dump: Dump, form: str) -> None:
     data = FORMS[form]
     ends = [0]
     for each in dump(data)[0]:
         ends.append(data.index(each.raw, ends[-1]) + len(each.raw))
     for cut in [*range(ends[1], ends[2] + 3), *range(ends[2], len(data), 97)]:
-        found, reader = dump(data[:cut], chunk_bytes=512)
-        whole = sum(end <= cut for end in ends) - 1
-        assert good(found) == ROWS[:whole], cut
-        assert len(found) - whole == len(rules(found)) <= 1
+        records, reader = dump(data[:cut], chunk_bytes=512)
+        complete = sum(end <= cut for end in ends) - 1
+        assert good(records) == ROWS[:complete], cut
+        assert len(records) - complete == len(rules(records)) <= 1
         if form in ("array", "pretty"):
             assert reader.warnings
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
     at = rng.randrange(len(data))
-    how = rng.randrange(4)
-    if how == 0:
+    mutation = rng.randrange(4)
+    if mutation == 0:
         return data[:at] + data[at + 1 :]
-    if how == 1:
+    if mutation == 1:
         return data[:at] + bytes([rng.choice(b'{}[]",:\\ \n\x00a9')]) + data[at:]
     end = min(len(data), at + rng.randrange(1, 120))
-    return data[:at] + (b"" if how == 2 else rng.randbytes(end - at)) + data[end:]
+    return data[:at] + (b"" if mutation == 2 else rng.randbytes(end - at)) + data[end:]
 
 
 @pytest.mark.parametrize("form", ["array", "lines", "pretty"])
-def test_one_damaged_place_costs_few_records_and_the_chunk_size_does_not_matter(dump: Dump, form: str) -> None:
+def test_one_damaged_spot_loses_few_records_at_any_chunk_size(dump: Dump, form: str) -> None:
     rng = random.Random(form)
     for _ in range(60):
         data = mutated(FORMS[form], rng)
-        found = {size: dump(data, chunk_bytes=size)[0] for size in (64, 1000, 1 << 20)}
-        raws = [[record.raw for record in each] for each in found.values()]
+        records_by_size = {size: dump(data, chunk_bytes=size)[0] for size in (64, 1000, 1 << 20)}
+        raws = [[record.raw for record in each] for each in records_by_size.values()]
         assert raws[0] == raws[1] == raws[2], data
-        assert sum(each in good(found[64]) for each in ROWS) >= 10, data
+        assert sum(each in good(records_by_size[64]) for each in ROWS) >= 10, data
 
 
 # ── the reader ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -272,15 +272,15 @@ def test_one_damaged_place_costs_few_records_and_the_chunk_size_does_not_matter(
 
 @pytest.mark.parametrize("limit", [1, 5, 13, 14, 25, 26, 99])
 @pytest.mark.parametrize("chunk_bytes", [64, 1 << 20])
-def test_limit_stops_after_so_many_records(tmp_path: Path, limit: int, chunk_bytes: int) -> None:
+def test_limit_stops_after_that_many_records(tmp_path: Path, limit: int, chunk_bytes: int) -> None:
     (tmp_path / "a.json").write_bytes(ARRAY)
     (tmp_path / "b.json").write_bytes(LINES)
     reader = Reader(open_inputs([tmp_path]), limit=limit, chunk_bytes=chunk_bytes)
-    found = [record.value for chunk in reader for record in decode_records(chunk)]
-    assert found == (ROWS + ROWS)[:limit]
+    records = [record.value for chunk in reader for record in decode_records(chunk)]
+    assert records == (ROWS + ROWS)[:limit]
 
 
-def test_limit_leaves_the_hash_out_of_a_file_that_was_not_read_to_its_end(tmp_path: Path) -> None:
+def test_a_file_that_limit_cuts_short_has_no_hash(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(json.dumps(ROWS * 2000).encode())
     reader = Reader(open_inputs([path]), limit=3, chunk_bytes=1000)
@@ -288,7 +288,7 @@ def test_limit_leaves_the_hash_out_of_a_file_that_was_not_read_to_its_end(tmp_pa
     assert reader.inputs[0].sha256 is None
 
 
-def test_chunks_travel_between_processes(tmp_path: Path) -> None:
+def test_chunks_can_be_pickled(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(between(b'{"id": "x, "v": "y"}'))
     (chunk,) = Reader(open_inputs([tmp_path / "a.json"]))
     again: Chunk = pickle.loads(pickle.dumps(chunk))
@@ -311,11 +311,11 @@ def test_memory_is_bounded_by_a_few_chunks(tmp_path: Path) -> None:
     assert peak < 16 << 20
 
 
-def test_a_lost_bracket_costs_no_more_than_its_record_in_a_long_file(dump: Dump) -> None:
+def test_a_missing_bracket_in_a_long_file_loses_only_its_record(dump: Dump) -> None:
     rows = [row(n) for n in range(5000)]
     data = json.dumps(rows).encode()
-    found, _ = dump(data.replace(b'ok"}]}', b'ok"}}', 1).replace(b'}]}, {"id": "r9"', b'}, {"id": "r9"', 1))
-    assert good(found) == [*rows[1:8], *rows[9:]]
+    records, _ = dump(data.replace(b'ok"}]}', b'ok"}}', 1).replace(b'}]}, {"id": "r9"', b'}, {"id": "r9"', 1))
+    assert good(records) == [*rows[1:8], *rows[9:]]
 
 
 # ── properties ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -341,12 +341,12 @@ def test_any_bytes_give_records_or_one_clear_error(tmp_path: Path, data: bytes) 
     raws = []
     for chunk_bytes in (16, 100, 1 << 20):
         try:
-            found, _ = read(path, chunk_bytes=chunk_bytes)
+            records, _ = read(path, chunk_bytes=chunk_bytes)
         except CurateError as error:
             raws.append([str(error)[:40].encode()])
             continue
-        raws.append([record.raw for record in found])
-        assert [record.index for record in found] == list(range(len(found)))
+        raws.append([record.raw for record in records])
+        assert [record.index for record in records] == list(range(len(records)))
     assert raws[0] == raws[1] == raws[2]
 
 
@@ -358,10 +358,10 @@ def test_any_json_round_trips_with_its_bytes(
     path = tmp_path / "any.json"
     data = json.dumps(rows, indent=indent).encode()
     path.write_bytes(data)
-    found, reader = read(path, chunk_bytes=chunk_bytes)
-    assert values(found) == rows
-    assert [json.loads(record.raw) for record in found] == rows
-    assert all(record.raw in data for record in found)
+    records, reader = read(path, chunk_bytes=chunk_bytes)
+    assert values(records) == rows
+    assert [json.loads(record.raw) for record in records] == rows
+    assert all(record.raw in data for record in records)
     assert reader.warnings == []
 
 
@@ -372,6 +372,6 @@ def test_any_json_round_trips_with_its_bytes(
 def test_any_truncation_keeps_a_prefix(tmp_path: Path, cut: int, chunk_bytes: int) -> None:
     path = tmp_path / "cut.json"
     path.write_bytes(ARRAY[:cut])
-    found, _ = read(path, chunk_bytes=chunk_bytes)
-    assert good(found) == ROWS[: len(good(found))]
-    assert len(rules(found)) <= 1
+    records, _ = read(path, chunk_bytes=chunk_bytes)
+    assert good(records) == ROWS[: len(good(records))]
+    assert len(rules(records)) <= 1

@@ -1,4 +1,4 @@
-"""What a dump can come in: files, folders, archives, parquet, pipes; and one clear line for what is none."""
+"""Dumps are read from files, folders, archives, Parquet and pipes; anything else gets one clear line."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def packed_zip(members: dict[str, bytes]) -> bytes:
     ],
 )
 @pytest.mark.parametrize("name", ["dump.json.gz", "dump.bin"])
-def test_compressed_dumps_are_known_by_their_bytes(dump: Dump, pack: Callable[[bytes], bytes], name: str) -> None:
+def test_compression_is_detected_from_the_bytes(dump: Dump, pack: Callable[[bytes], bytes], name: str) -> None:
     data = pack(ARRAY)
-    found, reader = dump(data, name)
-    assert values(found) == ROWS
+    records, reader = dump(data, name)
+    assert values(records) == ROWS
     assert reader.warnings == []
     (file,) = reader.inputs
     assert (file.name, file.bytes, file.sha256) == (name, len(data), sha256(data).hexdigest())
@@ -74,29 +74,29 @@ def test_compressed_dumps_are_known_by_their_bytes(dump: Dump, pack: Callable[[b
 
 @pytest.mark.parametrize("pack", [pytest.param(gzip.compress, id="gzip"), pytest.param(zstandard.compress, id="zstd")])
 @pytest.mark.parametrize("harm", ["cut off", "overwritten"])
-def test_a_damaged_archive_keeps_what_expanded(dump: Dump, pack: Callable[[bytes], bytes], harm: str) -> None:
+def test_a_damaged_archive_keeps_what_could_be_expanded(dump: Dump, pack: Callable[[bytes], bytes], harm: str) -> None:
     rows = [row(number, os.urandom(300).hex()) for number in range(1000)]
     data = pack(json.dumps(rows).encode())
     half = len(data) // 2
     data = data[:half] if harm == "cut off" else data[:half] + b"\xff" * 4000 + data[half + 4000 :]
-    found, reader = dump(data, "dump.json.x")
-    whole = good(found)
-    assert 200 < len(whole) < 999
-    assert whole == rows[: len(whole)] or harm == "overwritten"
+    records, reader = dump(data, "dump.json.x")
+    complete = good(records)
+    assert 200 < len(complete) < 999
+    assert complete == rows[: len(complete)] or harm == "overwritten"
     assert any("stream is" in damage.text for damage in reader.warnings)
     assert reader.inputs[0].bytes == len(data)
 
 
-def test_a_damaged_zip_member_keeps_what_expanded(dump: Dump) -> None:
+def test_a_damaged_zip_member_keeps_what_could_be_expanded(dump: Dump) -> None:
     rows = [row(number, random.Random(number).randbytes(300).hex()) for number in range(1000)]
     data = bytearray(packed_zip({"a.json": json.dumps(rows).encode()}))
     data[len(data) // 2] ^= 0xFF
-    found, reader = dump(bytes(data), "dump.zip")
-    assert len(good(found)) > 400
+    records, reader = dump(bytes(data), "dump.zip")
+    assert len(good(records)) > 400
     assert "zip member is damaged" in reader.warnings[0].text
 
 
-def test_zip_members_are_names_and_never_paths(tmp_path: Path) -> None:
+def test_zip_member_names_are_never_used_as_paths(tmp_path: Path) -> None:
     inside = {
         "../../etc/a.json": ARRAY,
         "b/c.jsonl": LINES,
@@ -105,9 +105,9 @@ def test_zip_members_are_names_and_never_paths(tmp_path: Path) -> None:
         "a": b"x",
     }
     (tmp_path / "dump.zip").write_bytes(packed_zip(inside))
-    found = open_inputs([tmp_path / "dump.zip"])
-    assert [source.name for source in found] == ["dump.zip/etc/a.json", "dump.zip/b/c.jsonl"]
-    assert sum(chunk.count for chunk in Reader(found)) == 26
+    sources = open_inputs([tmp_path / "dump.zip"])
+    assert [source.name for source in sources] == ["dump.zip/etc/a.json", "dump.zip/b/c.jsonl"]
+    assert sum(chunk.count for chunk in Reader(sources)) == 26
     assert [path.name for path in tmp_path.iterdir()] == ["dump.zip"]
 
 
@@ -124,7 +124,7 @@ BOMB = bytes(1 << 20)
         pytest.param(lambda size: packed_zip({"a.json.gz": gzip.compress(BOMB * size)}), id="gzip in a zip"),
     ],
 )
-def test_a_bomb_stops_at_the_limits(dump: Dump, pack: Callable[[int], bytes]) -> None:
+def test_a_zip_bomb_is_stopped_by_the_limits(dump: Dump, pack: Callable[[int], bytes]) -> None:
     with pytest.raises(InputError, match=r"expands past the limit of 3,000,000 bytes"):
         dump(pack(4), "bomb.json.gz", max_expanded_bytes=3_000_000)
     with pytest.raises(InputError, match=r"expands [\d,]+ times .* past the limit of 500"):
@@ -135,8 +135,8 @@ def test_parquet_rows_become_records(tmp_path: Path) -> None:
     rows = [each | {"score": float(n), "when": None} for n, each in enumerate(ROWS)]
     frame = pl.DataFrame([*rows, {"id": "x", "conversations": None, "score": math.nan, "when": None}])
     frame.write_parquet(tmp_path / "a.parquet")
-    found, reader = read(tmp_path / "a.parquet")
-    assert values(found) == [*rows, {"id": "x", "conversations": None, "score": None, "when": None}]
+    records, reader = read(tmp_path / "a.parquet")
+    assert values(records) == [*rows, {"id": "x", "conversations": None, "score": None, "when": None}]
     assert reader.inputs[0].bytes == (tmp_path / "a.parquet").stat().st_size
     assert reader.inputs[0].sha256 == sha256((tmp_path / "a.parquet").read_bytes()).hexdigest()
 
@@ -145,19 +145,19 @@ def test_parquet_types_without_a_json_form_become_text(tmp_path: Path) -> None:
     columns = {"d": ["2024-01-02"], "b": [b"\xff"], "big": [2**100]}
     frame = pl.DataFrame(columns, schema_overrides={"big": pl.Int128}).with_columns(pl.col("d").str.to_datetime())
     frame.write_parquet(tmp_path / "a.parquet")
-    (found,) = read(tmp_path / "a.parquet")[0]
-    assert found.value["d"].startswith("2024-01-02")
-    assert found.value["big"] == 2**100
+    (record,) = read(tmp_path / "a.parquet")[0]
+    assert record.value["d"].startswith("2024-01-02")
+    assert record.value["big"] == 2**100
 
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.binary(max_size=3000), size=st.sampled_from([1, 7, 1 << 17]))
-def test_any_gzip_cut_off_keeps_a_prefix(data: bytes, size: int) -> None:
-    whole = gzip.compress(data)
-    harmed = whole[: len(whole) * 2 // 3]
+def test_a_truncated_gzip_keeps_a_prefix(data: bytes, size: int) -> None:
+    compressed = gzip.compress(data)
+    truncated = compressed[: len(compressed) * 2 // 3]
     notes: list[str] = []
-    blocks = (harmed[place : place + size] for place in range(0, len(harmed), size))
-    out = b"".join(streams.gunzip(blocks, lambda _offset, _lost, what: notes.append(what)))
+    blocks = (truncated[start : start + size] for start in range(0, len(truncated), size))
+    out = b"".join(streams.gunzip(blocks, lambda _offset, _lost, note: notes.append(note)))
     assert data.startswith(out)
     assert notes
 
@@ -165,14 +165,14 @@ def test_any_gzip_cut_off_keeps_a_prefix(data: bytes, size: int) -> None:
 # ── inputs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_folder_gives_its_dumps_in_order(tmp_path: Path) -> None:
+def test_the_dumps_of_a_folder_are_read_in_order(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a/z.json", "a/b/c.ndjson", "notes.txt", ".hidden.json", "._b.jsonl", ".git/x.json"):
         path = tmp_path / "dumps" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(LINES)
-    found = open_inputs([tmp_path / "dumps"])
-    assert [source.name for source in found] == ["a/b/c.ndjson", "a/z.json", "b.jsonl"]
-    chunks = list(Reader(found))
+    sources = open_inputs([tmp_path / "dumps"])
+    assert [source.name for source in sources] == ["a/b/c.ndjson", "a/z.json", "b.jsonl"]
+    chunks = list(Reader(sources))
     assert [(chunk.source_file, chunk.first, chunk.count) for chunk in chunks] == [
         ("a/b/c.ndjson", 0, 13),
         ("a/z.json", 0, 13),
@@ -180,7 +180,7 @@ def test_a_folder_gives_its_dumps_in_order(tmp_path: Path) -> None:
     ]
 
 
-def test_files_of_one_name_are_told_apart_and_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
+def test_files_with_the_same_name_are_distinguished_and_repeated_files_read_once(tmp_path: Path) -> None:
     for name in ("x/2023/a.json", "x/2024/a.json", "y/2024/a.json", "b.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(ARRAY)
@@ -191,7 +191,7 @@ def test_files_of_one_name_are_told_apart_and_a_file_given_twice_is_read_once(tm
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "words"),
+    ("name", "data", "text"),
     [
         ("empty.json", b"", "is empty"),
         ("space.json", b" \n\n ", "only white space"),
@@ -215,24 +215,24 @@ def test_files_of_one_name_are_told_apart_and_a_file_given_twice_is_read_once(tm
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value else "",
 )
-def test_what_is_no_dump_gets_one_clear_line(dump: Dump, name: str, data: bytes, words: str) -> None:
+def test_a_file_that_is_not_a_dump_gets_one_clear_line(dump: Dump, name: str, data: bytes, text: str) -> None:
     with pytest.raises(InputError) as caught:
         dump(data, name)
-    assert words in str(caught.value)
+    assert text in str(caught.value)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "text"),
     [
         pytest.param(lambda path: path, "does not exist", id="missing"),
         pytest.param(lambda path: path.mkdir() or path, "has no dump", id="empty folder"),
         pytest.param(lambda path: path.parent / "nul\0l", "cannot be read", id="a name that cannot be"),
     ],
 )
-def test_what_is_not_there_gets_one_clear_line(tmp_path: Path, make: Callable[[Path], Path], words: str) -> None:
-    with pytest.raises(InputError, match=words):
+def test_a_missing_input_gets_one_clear_line(tmp_path: Path, make: Callable[[Path], Path], text: str) -> None:
+    with pytest.raises(InputError, match=text):
         open_inputs([make(tmp_path / "x.json")])
 
 
@@ -244,12 +244,12 @@ def test_an_unreadable_file_gets_one_clear_line(tmp_path: Path) -> None:
         open_inputs([tmp_path / "a.json"])
 
 
-def test_no_argument_is_refused() -> None:
+def test_an_empty_list_of_inputs_is_refused() -> None:
     with pytest.raises(InputError, match="no input given"):
         open_inputs([])
 
 
-def test_an_empty_array_beside_others_is_only_noted(tmp_path: Path) -> None:
+def test_an_empty_array_among_other_dumps_is_only_a_note(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"[]")
     (tmp_path / "b.json").write_bytes(ARRAY)
     reader = Reader(open_inputs([tmp_path]))

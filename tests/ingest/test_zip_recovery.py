@@ -1,4 +1,4 @@
-"""A zip that has lost its list keeps its whole members, and what is whole in the one that was cut off."""
+"""A zip without its central directory keeps its complete members, and the start of a truncated one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEMBERS = {"2023/a.jsonl": LINES, "notes.txt": b"not a dump", "b.json": json.dum
 
 
 class Pipe(io.BytesIO):
-    """What an archive is written to when it goes through a pipe: sizes then stand behind each member."""
+    """A target that cannot seek, like a pipe: each member's sizes are then written after its data."""
 
     def seekable(self) -> bool:
         return False
@@ -50,11 +50,11 @@ def dump(tmp_path: Path) -> Dump:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_zip_without_its_list_is_read_in_full_with_a_warning(dump: Dump, kind: str) -> None:
+def test_a_zip_without_its_central_directory_is_read_in_full_with_a_warning(dump: Dump, kind: str) -> None:
     data = packed(kind)
     data = data[: data.index(b"PK\x01\x02")]
-    found, reader = dump(data, "dump.zip")
-    assert values(found) == ROWS * 3
+    records, reader = dump(data, "dump.zip")
+    assert values(records) == ROWS * 3
     assert reader.inputs[0].bytes == len(data)
     (warning,) = reader.warnings
     assert warning.source_file == "dump.zip"
@@ -62,12 +62,12 @@ def test_a_zip_without_its_list_is_read_in_full_with_a_warning(dump: Dump, kind:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_zip_cut_off_in_a_member_keeps_those_before_and_says_what_is_lost(dump: Dump, kind: str) -> None:
+def test_a_zip_truncated_inside_a_member_keeps_earlier_members_and_reports_the_loss(dump: Dump, kind: str) -> None:
     data = packed(kind)
     data = data[: data.rindex(b"c.jsonl", 0, data.index(b"PK\x01\x02")) + 120]
-    found, reader = dump(data, "dump.zip")
-    assert good(found)[:26] == ROWS * 2
-    assert set(rules(found)) <= {"unreadable"}
+    records, reader = dump(data, "dump.zip")
+    assert good(records)[:26] == ROWS * 2
+    assert set(rules(records)) <= {"unreadable"}
     listed, cut = reader.warnings[0], reader.warnings[1]
     assert listed.source_file == "dump.zip"
     assert cut.source_file == "dump.zip/c.jsonl"
@@ -75,16 +75,16 @@ def test_a_zip_cut_off_in_a_member_keeps_those_before_and_says_what_is_lost(dump
     assert ("the rest is lost" in cut.text) == kind.startswith("piped")
 
 
-def test_a_member_damaged_amid_a_zip_without_a_list_costs_what_is_behind_the_damage(dump: Dump) -> None:
+def test_damage_inside_a_member_loses_only_what_follows_it_in_that_member(dump: Dump) -> None:
     data = bytearray(packed())
-    place = data.index(b"b.json") + 60
-    data[place : place + 4] = b"\xff\xff\xff\xff"
-    found, reader = dump(bytes(data[:-200]), "dump.zip")
-    assert good(found)[:13] == good(found)[-13:] == ROWS
+    offset = data.index(b"b.json") + 60
+    data[offset : offset + 4] = b"\xff\xff\xff\xff"
+    records, reader = dump(bytes(data[:-200]), "dump.zip")
+    assert good(records)[:13] == good(records)[-13:] == ROWS
     assert any("dump.zip/b.json: the zip member is damaged" in damage.text for damage in reader.warnings)
 
 
-def test_a_checksum_that_does_not_match_is_told(dump: Dump) -> None:
+def test_a_wrong_checksum_is_reported(dump: Dump) -> None:
     data = bytearray(packed("stored"))
     data[data.index(b"hello")] = ord("j")
     _, reader = dump(bytes(data[:-200]), "dump.zip")
@@ -92,20 +92,20 @@ def test_a_checksum_that_does_not_match_is_told(dump: Dump) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "text"),
     [
         (packed()[:40], "not one member is left"),
         (packed()[:140], "cut off"),
         (packed().replace(b".json", b".html")[:-200], "has no dump"),
     ],
 )
-def test_a_zip_with_nothing_left_gets_one_clear_line(dump: Dump, data: bytes, words: str) -> None:
+def test_a_zip_with_nothing_to_recover_gets_one_clear_line(dump: Dump, data: bytes, text: str) -> None:
     with pytest.raises(InputError) as caught:
         dump(data, "dump.zip")
-    assert words in str(caught.value)
+    assert text in str(caught.value)
 
 
-def test_an_encrypted_or_oddly_packed_member_gets_one_clear_line(dump: Dump) -> None:
+def test_an_encrypted_or_unsupported_member_gets_one_clear_line(dump: Dump) -> None:
     encrypted, odd = bytearray(packed()), bytearray(packed())
     encrypted[6] |= zip_recovery.ENCRYPTED
     odd[8] = 12  # bzip2
@@ -117,21 +117,21 @@ def test_an_encrypted_or_oddly_packed_member_gets_one_clear_line(dump: Dump) -> 
 
 @settings(max_examples=150, deadline=None)
 @given(kind=st.sampled_from(KINDS), share=st.floats(0.3, 1))
-def test_any_cut_keeps_the_records_before_it_in_order(
+def test_any_truncation_keeps_the_records_before_it_in_order(
     tmp_path_factory: pytest.TempPathFactory, kind: str, share: float
 ) -> None:
     data = packed(kind)
     cut = data[: int(len(data) * share)]
-    found, reader = reads(tmp_path_factory.mktemp("zip"))(cut, "dump.zip")
-    kept = [value for value in good(found) if "conversations" in value]  # of the last there may be whole parts
+    records, reader = reads(tmp_path_factory.mktemp("zip"))(cut, "dump.zip")
+    kept = [value for value in good(records) if "conversations" in value]  # parts of a truncated record may parse too
     assert kept == (ROWS * 3)[: len(kept)]
     assert reader.warnings or len(kept) == 39
 
 
-def test_a_member_of_which_nothing_is_left_costs_no_other_member(dump: Dump) -> None:
+def test_an_unreadable_member_loses_no_other_member(dump: Dump) -> None:
     data = bytearray(packed())
-    place = data.index(b"b.json") + 6
-    data[place : place + 8] = b"\xff" * 8
-    found, reader = dump(bytes(data), "dump.zip")
-    assert good(found) == ROWS * 2
+    offset = data.index(b"b.json") + 6
+    data[offset : offset + 8] = b"\xff" * 8
+    records, reader = dump(bytes(data), "dump.zip")
+    assert good(records) == ROWS * 2
     assert any("dump.zip/b.json: the zip member is damaged" in damage.text for damage in reader.warnings)

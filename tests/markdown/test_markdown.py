@@ -21,7 +21,7 @@ ROOT = '<div class="markdown prose w-full break-words dark:prose-invert light">'
 
 
 def markdown(html: str, citations: Citations = "links") -> str:
-    """Convert what stands inside an answer's root."""
+    """Convert the contents of an answer's root element."""
     return to_markdown([f"{ROOT}{html}</div>"], citations=citations)[0]
 
 
@@ -127,7 +127,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("html", "expected"), CASES.values(), ids=CASES)
-def test_what_an_element_becomes(html: str, expected: str) -> None:
+def test_each_element_becomes_its_markdown(html: str, expected: str) -> None:
     assert markdown(html) == expected
 
 
@@ -146,7 +146,7 @@ CUT_OFF = {
 
 
 @pytest.mark.parametrize(("html", "expected"), CUT_OFF.values(), ids=CUT_OFF)
-def test_an_answer_that_was_cut_off_is_closed_and_half_a_tag_is_no_text(html: str, expected: str) -> None:
+def test_a_truncated_answer_is_closed_and_half_a_tag_is_not_text(html: str, expected: str) -> None:
     assert to_markdown([f"{ROOT}{html}"]) == [expected]
 
 
@@ -166,7 +166,7 @@ ROOTS = {
 
 
 @pytest.mark.parametrize("root", ROOTS.values(), ids=ROOTS)
-def test_an_answers_root_is_known_by_its_classes_in_any_order(root: str) -> None:
+def test_the_root_of_an_answer_is_recognised_by_its_classes_in_any_order(root: str) -> None:
     code = '<pre data-start="5"><code data-line="1" class="language-js whitespace-pre! hljs">a &lt; b\n</code></pre>'
     html = f'{root}<p data-section-id="2y" data-is-last-node="">my_a &amp; b</p>\n{code}</div>'
     assert looks_like_html(html)
@@ -182,7 +182,7 @@ CHROME_AROUND_A_ROOT = {
 
 
 @pytest.mark.parametrize("html", CHROME_AROUND_A_ROOT.values(), ids=CHROME_AROUND_A_ROOT)
-def test_what_stands_around_an_answer_goes(html: str) -> None:
+def test_elements_around_an_answer_are_removed(html: str) -> None:
     assert looks_like_html(html)
     assert to_markdown([html]) == ["a"]
 
@@ -224,7 +224,7 @@ STRIPPED = {
 
 
 @pytest.mark.parametrize(("text", "expected"), STRIPPED.values(), ids=STRIPPED)
-def test_the_pages_own_words_go_from_text_and_code_stays(text: str, expected: str) -> None:
+def test_chrome_is_removed_from_text_but_not_from_code(text: str, expected: str) -> None:
     assert strip_chrome(text) == expected
 
 
@@ -261,7 +261,7 @@ def test_a_prompt_is_text_unless_its_bubble_was_stored(text: str, expected: str 
     assert unwrap_prompt(text) == (text if expected is None else expected)
 
 
-def test_nesting_of_any_depth_is_walked_and_indented_to_a_limit() -> None:
+def test_nesting_of_any_depth_is_converted_with_limited_indentation() -> None:
     html = f"{ROOT}{'<ul><li>x'.join(['', *map(str, range(1500))])}{'</li></ul>' * 1500}</div>"
     converted = to_markdown([html])[0]
     assert re.findall(r"\d+", converted) == [str(n) for n in range(1500)]
@@ -284,7 +284,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("html", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_markup_takes_no_longer_than_its_length(html: str) -> None:
+def test_hostile_markup_takes_linear_time(html: str) -> None:
     start = time.process_time()
     converted = to_markdown([f"{ROOT}{html}"])[0]
     unwrap_prompt(html)
@@ -298,12 +298,12 @@ def test_lone_surrogates_do_not_stop_a_batch() -> None:
     assert to_markdown(answers) == ["a\ud800 \\*b\\*", "c"]
 
 
-# Properties
+# ── properties ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 TAGS = ["p", "ul", "ol", "li", "strong", "em", "code", "blockquote", "table", "tr", "td", "h2", "div", "span", "a", "del"]  # fmt: skip
-WORDS = st.text("abcé中1 *_`[]()#>-+.|~\\!:=\n&<", max_size=12).map(lambda text: escape(text, quote=False))
-PIECES = st.one_of(
-    WORDS,
+TEXT = st.text("abcé中1 *_`[]()#>-+.|~\\!:=\n&<", max_size=12).map(lambda text: escape(text, quote=False))
+FRAGMENTS = st.one_of(
+    TEXT,
     st.sampled_from(TAGS).map(lambda tag: f"<{tag}>"),
     st.sampled_from(TAGS).map(lambda tag: f"</{tag}>"),
     st.sampled_from(
@@ -319,14 +319,14 @@ def visible(html: str) -> list[str]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(PIECES, max_size=40).map("".join))
+@given(st.lists(FRAGMENTS, max_size=40).map("".join))
 def test_any_markup_converts_and_loses_no_word(html: str) -> None:
     converted = markdown(html)
     at = 0
     for word in visible(html):
-        found = converted.find(word, at)
-        assert found >= 0, f"{word!r} of {html!r} is not in {converted!r}"
-        at = found + len(word)
+        position = converted.find(word, at)
+        assert position >= 0, f"{word!r} of {html!r} is not in {converted!r}"
+        at = position + len(word)
 
 
 @settings(max_examples=150, deadline=None)
@@ -344,10 +344,10 @@ LITERAL = (
     .map(lambda text: escape(text, quote=False))
 )
 MARKED = st.sampled_from([" <strong>x</strong> ", " <em>b c</em> ", " <code>*a</code> ", ' <a href="u">y</a> ', " "])
-LINES = st.tuples(LITERAL, MARKED, LITERAL).map(lambda some: "".join(some).strip())
+LINES = st.tuples(LITERAL, MARKED, LITERAL).map(lambda texts: "".join(texts).strip())
 LINE = LINES.map(lambda text: text.replace("\n", " "))
 LISTS = st.tuples(st.sampled_from(["ul", "ol"]), st.lists(LINES, min_size=2, max_size=3), st.booleans()).map(
-    lambda some: f"<{some[0]}>{''.join(_item(text, some[2]) for text in some[1])}</{some[0]}>"
+    lambda drawn: f"<{drawn[0]}>{''.join(_item(text, drawn[2]) for text in drawn[1])}</{drawn[0]}>"
 )
 BLOCKS = st.one_of(
     LINES.map(lambda text: f"<p>{text}</p>"),
@@ -365,14 +365,14 @@ def _item(text: str, loose: bool) -> str:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(BLOCKS, min_size=1, max_size=2).map("".join))
-def test_what_is_written_renders_as_what_was_read(html: str) -> None:
+def test_markdown_renders_as_the_html_it_came_from(html: str) -> None:
     assert rendered(markdown(html)) == parts(html)
 
 
-WORDS_OF_A_LINE = [
+TOKENS = [
     "a", "b1", "é", "中", "x_y", "[n]", "]", "],", "#1", "#", "-5", "&amp;", "&lt;", "&gt;", "&quot;q&quot;", "1.5", "2.", "1.", "|", r"\n", ":", "*", "~3", "",
 ]  # fmt: skip
-PLAIN = st.lists(st.sampled_from(WORDS_OF_A_LINE), max_size=6)
+PLAIN = st.lists(st.sampled_from(TOKENS), max_size=6)
 PHRASES = st.tuples(
     PLAIN.map(" ".join), MARKED, PLAIN.map(" ".join), st.sampled_from(["", "\n", "<br>\n", "<br />\n", "</br>"])
 )
@@ -382,14 +382,14 @@ FLAT_BLOCKS = st.one_of(
     TEXTS.map(lambda text: f"<h2>{text}</h2>"),
     st.sampled_from(["<hr>", "<hr />", "<pre><code class='hljs language-c'>a*b\n  \n</code></pre>"]),
     st.tuples(st.sampled_from(["<ul>", "<ol>", '<ol start="9">']), st.lists(TEXTS, min_size=1, max_size=3), st.booleans()).map(
-        lambda some: f"{some[0]}{''.join(_item(text, some[2]) for text in some[1])}</{some[0][1:3]}>"
+        lambda drawn: f"{drawn[0]}{''.join(_item(text, drawn[2]) for text in drawn[1])}</{drawn[0][1:3]}>"
     ),
 )  # fmt: skip
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.lists(FLAT_BLOCKS, max_size=3).map("".join), min_size=1, max_size=4))
-def test_columns_and_walker_write_the_same(answers: list[str]) -> None:
+def test_fast_path_and_walker_agree(answers: list[str]) -> None:
     html = [f"{ROOT}{answer}</div>" for answer in answers]
     assert to_markdown(html) == [walk_html(answer) for answer in html]
 
@@ -411,7 +411,7 @@ AROUND = [
 
 @settings(max_examples=200, deadline=None)
 @given(CODE, st.sampled_from(FORMS), st.lists(st.sampled_from(AROUND), max_size=5))
-def test_code_is_exact_but_for_last_lines_of_spaces_however_deep_it_is(code: str, form: str, around: list[str]) -> None:
+def test_code_is_exact_at_any_depth_except_for_trailing_blank_lines(code: str, form: str, around: list[str]) -> None:
     html = form.replace("{}", escape(code, quote=False))
     for element in around:
         html = element.replace("{}", html)

@@ -1,4 +1,4 @@
-"""A whole dump of rendered answers converts to what they were rendered from."""
+"""The answers of a real dump convert back to the markdown they were rendered from."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.support.html_elements import MARKDOWN, code_blocks, parts, rendered
 pytestmark = pytest.mark.slow
 
 # Answers whose markdown does not render as their HTML, and why.
-RENDERED_OTHERWISE = {
+RENDERED_DIFFERENTLY = {
     "lvTYkNW": "an empty heading is left out",
     "ZmAArC7": "an empty heading is left out",
 }
-# Code blocks that are not as they were before the dump was rendered, and why.
-CODE_OTHERWISE = {"PDzHl2o": "the page shows the end of an unfinished here-document twice"}
+# Answers whose code blocks differ from their source, and why.
+CODE_DIFFERS = {"PDzHl2o": "the page shows the end of an unfinished here-document twice"}
 
 
 class Answer(NamedTuple):
@@ -36,11 +36,11 @@ def rows(path: Path) -> list[dict[str, object]]:
 
 
 def turns(row: dict[str, object], *speakers: str) -> list[str]:
-    """Return the texts of these speakers; none, where the row is malformed."""
-    found = row.get("conversations")
+    """Return the texts of these speakers, or an empty list for a malformed row."""
+    stored = row.get("conversations")
     return [
         turn["value"]
-        for turn in (found if isinstance(found, list) else [])
+        for turn in (stored if isinstance(stored, list) else [])
         if isinstance(turn, dict) and turn.get("from") in speakers and isinstance(turn.get("value"), str)
     ]
 
@@ -54,7 +54,9 @@ def dump(shared: Path) -> list[dict[str, object]]:
 def injected(shared: Path) -> dict[str, set[str]]:
     """The ids that carry each kind of dirt."""
     kinds = json.loads((shared / "data" / "injected.json").read_text(encoding="utf-8"))["rows"]
-    return {kind: {str(row["id"] if isinstance(row, dict) else row) for row in found} for kind, found in kinds.items()}
+    return {
+        kind: {str(row["id"] if isinstance(row, dict) else row) for row in entries} for kind, entries in kinds.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +64,14 @@ def answers(dump: list[dict[str, object]], injected: dict[str, set[str]], shared
     """The answers of every clean conversation."""
     dirty = set().union(*injected.values())
     sources = {row["id"]: turns(row, "gpt") for row in rows(shared / "data" / "source_markdown.json.gz")}
-    found = [
+    pairs = [
         (str(row["id"]), html, source)
         for row in dump
         if row["id"] not in dirty
         for html, source in zip(turns(row, "gpt"), sources[row["id"]], strict=True)
     ]
-    converted = to_markdown([html for _, html, _ in found])
-    return [Answer(*one, markdown) for one, markdown in zip(found, converted, strict=True)]
+    converted = to_markdown([html for _, html, _ in pairs])
+    return [Answer(*pair, markdown) for pair, markdown in zip(pairs, converted, strict=True)]
 
 
 def fences(markdown: str) -> list[tuple[str, str]]:
@@ -83,17 +85,17 @@ def test_code_blocks_keep_their_language_and_every_character(answers: list[Answe
     for answer in with_code:
         shown = [(name, f"{body}\n" if body and body[-1] != "\n" else body) for name, body in code_blocks(answer.html)]
         assert fences(answer.markdown) == shown, answer.id
-    otherwise = {a.id for a in with_code if fences(a.markdown) != fences(a.source)}
-    assert otherwise == set(CODE_OTHERWISE)
+    differing = {a.id for a in with_code if fences(a.markdown) != fences(a.source)}
+    assert differing == set(CODE_DIFFERS)
 
 
-def test_markdown_renders_as_the_answer_was(answers: list[Answer]) -> None:
-    otherwise = [answer.id for answer in answers if rendered(answer.markdown) != parts(answer.html)]
-    assert sorted(otherwise) == sorted(RENDERED_OTHERWISE)
-    assert len(otherwise) <= 0.005 * len(answers)
+def test_markdown_renders_as_the_html_of_its_answer(answers: list[Answer]) -> None:
+    differing = [answer.id for answer in answers if rendered(answer.markdown) != parts(answer.html)]
+    assert sorted(differing) == sorted(RENDERED_DIFFERENTLY)
+    assert len(differing) <= 0.005 * len(answers)
 
 
-def test_columns_and_walker_agree_on_a_whole_dump(answers: list[Answer]) -> None:
+def test_fast_path_and_walker_agree_on_a_real_dump(answers: list[Answer]) -> None:
     assert [answer.markdown for answer in answers] == [walk_html(answer.html) for answer in answers]
 
 
@@ -102,7 +104,7 @@ def test_answers_are_recognised_and_prompts_are_not(dump: list[dict[str, object]
     assert not any(looks_like_html(prompt) for row in dump for prompt in turns(row, "human"))
 
 
-def test_what_the_page_put_around_answers_is_gone(
+def test_text_that_the_page_added_is_removed(
     dump: list[dict[str, object]], injected: dict[str, set[str]], shared: Path
 ) -> None:
     sources = {row["id"]: turns(row, "gpt") for row in rows(shared / "data" / "source_markdown.json.gz")}

@@ -35,7 +35,7 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 def written(folder: Path, columns: int, dtype: Any = torch.float32, **changes: Any) -> tuple[Any, sources.ModelSource]:
     """Return a model whose last matrices have so many columns, and where it is to be loaded from."""
     plain = tiny_runs.base(intermediate_size=columns, **changes).to(dtype)
-    how = export.asked_as_trained(tiny_runs.renderer(folder / "tokenizer"))
+    how = export.asked_as_trained(tiny_runs.tiny_renderer(folder / "tokenizer"))
     lies = export.write_model(folder / "base", plain, Making(how, Origin("tiny", None, "none"), 512))
     return plain, sources.find_model(str(lies))
 

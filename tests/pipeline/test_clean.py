@@ -170,7 +170,7 @@ def test_one_id_with_two_contents_is_two_conversations(dump: Callable[..., Path]
 
 
 def test_a_piece_never_takes_the_id_of_another_conversation(dump: Callable[..., Path], tmp_path: Path) -> None:
-    long = record("x", *[f"{side} {i} " + "word " * 40 for i in range(20) for side in ("Ask", "Tell")])
+    long = record("x", *[f"{side} {i} " + "word " * 40 for i in range(20) for side in ("Ask", "EventHandler")])
     result = curate.clean(
         dump(long, record("x_1", "What is a mere?", "A broad, shallow lake.")), tmp_path / "set", max_tokens=300
     )

@@ -80,12 +80,12 @@ def large_beside(tmp_path_factory: pytest.TempPathFactory, beside: Path, page: P
 
 
 def complaints(chromium: browser.Browser) -> list[browser.Event]:
-    return chromium.seen("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
+    return chromium.events_of("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
 
 
 def requests(chromium: browser.Browser, but_blocked: bool = False) -> list[str]:
-    sent = {event["params"]["requestId"]: event for event in chromium.seen("Network.requestWillBeSent")}
-    failed = [event["params"] for event in chromium.seen("Network.loadingFailed")]
+    sent = {event["params"]["requestId"]: event for event in chromium.events_of("Network.requestWillBeSent")}
+    failed = [event["params"] for event in chromium.events_of("Network.loadingFailed")]
     blocked = {one["requestId"] for one in failed if one.get("blockedReason") == "csp"}
     return [one["params"]["request"]["url"] for key, one in sent.items() if not (but_blocked and key in blocked)]
 

@@ -1,4 +1,4 @@
-"""Records in every format are recognised one by one, mended where their meaning is clear, refused where not."""
+"""Each record's format is recognised; a defect with a clear meaning is repaired, any other is rejected."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def gpt(text: object) -> dict[str, object]:
     return {"from": "gpt", "value": text}
 
 
-def said(conversation: Conversation) -> list[tuple[str, str]]:
+def contents(conversation: Conversation) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in conversation.messages]
 
 
@@ -61,20 +61,20 @@ HELLO = [("user", "hi"), ("assistant", "hello")]
         pytest.param(
             {"conversations": [human("hi"), {"from": "gpt", "value": None, "text": "hello"}]}, id="null-then-text"
         ),
-        pytest.param({"conversations": None, "items": [human("hi"), gpt("hello")]}, id="null-beside-items"),
+        pytest.param({"conversations": None, "items": [human("hi"), gpt("hello")]}, id="null-with-items"),
         pytest.param(
             {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}, id="openai"
         ),
         pytest.param({"instruction": "hi", "input": "", "output": "hello"}, id="alpaca"),
     ],
 )
-def test_each_format_is_recognised_without_a_note(record: dict[str, object]) -> None:
+def test_each_format_is_recognised_without_an_edit(record: dict[str, object]) -> None:
     conversation = formats.parse(record)
-    assert said(conversation) == HELLO
+    assert contents(conversation) == HELLO
     assert conversation.edits == []
 
 
-def test_what_else_the_record_says_is_kept_as_metadata() -> None:
+def test_other_keys_of_a_record_are_kept_as_metadata() -> None:
     record = {"id": "a", "conversations": [human("hi")], "model": "gpt-4", "title": "T", "created": 1, "x": [1, None]}
     conversation = formats.parse(record)
     assert (conversation.source_id, conversation.model) == ("a", "gpt-4")
@@ -98,17 +98,17 @@ def test_metadata_is_plain_json() -> None:
     json.dumps(metadata, allow_nan=False)
 
 
-@pytest.mark.parametrize("where", ["conversations", "messages"])
-def test_a_system_text_beside_the_turns_comes_first(where: str) -> None:
-    conversation = formats.parse({where: [human(5), gpt("hello")], "system": "Be kind."})
-    assert said(conversation) == [("system", "Be kind."), ("user", "5"), ("assistant", "hello")]
+@pytest.mark.parametrize("key", ["conversations", "messages"])
+def test_a_system_key_becomes_the_first_message(key: str) -> None:
+    conversation = formats.parse({key: [human(5), gpt("hello")], "system": "Be kind."})
+    assert contents(conversation) == [("system", "Be kind."), ("user", "5"), ("assistant", "hello")]
     assert rules(conversation) == [("value_to_text", 1)]
     assert conversation.metadata == {}
 
 
-def test_a_system_text_stays_metadata_where_the_turns_begin_with_one() -> None:
+def test_a_system_key_stays_metadata_if_the_turns_begin_with_a_system_message() -> None:
     conversation = formats.parse({"messages": [{"role": "system", "content": "a"}, human("hi")], "system": "b"})
-    assert said(conversation) == [("system", "a"), ("user", "hi")]
+    assert contents(conversation) == [("system", "a"), ("user", "hi")]
     assert conversation.metadata == {"system": "b"}
 
 
@@ -197,23 +197,23 @@ def test_a_system_text_stays_metadata_where_the_turns_begin_with_one() -> None:
         ),
     ],
 )
-def test_what_is_clear_is_mended_and_noted(
+def test_defects_with_a_clear_meaning_are_repaired_and_recorded(
     record: dict[str, object], expected: list[tuple[str, str]], noted: list[tuple[str, int | None]]
 ) -> None:
     conversation = formats.parse({"conversations": [human("hi"), gpt("hello")], **record})
-    assert said(conversation) == expected
+    assert contents(conversation) == expected
     assert rules(conversation) == noted
 
 
 @pytest.mark.parametrize(
-    ("given", "text"), [(7, "7"), (1.5, "1.5"), (["a", "b"], '["a","b"]'), ({"$oid": "f"}, '{"$oid":"f"}')]
+    ("source_id", "text"), [(7, "7"), (1.5, "1.5"), (["a", "b"], '["a","b"]'), ({"$oid": "f"}, '{"$oid":"f"}')]
 )
-def test_an_id_becomes_text(given: object, text: str) -> None:
-    assert formats.parse({"id": given, "conversations": [human("hi")]}).source_id == text
+def test_an_id_becomes_text(source_id: object, text: str) -> None:
+    assert formats.parse({"id": source_id, "conversations": [human("hi")]}).source_id == text
 
 
 @pytest.mark.parametrize(
-    ("value", "rule", "words"),
+    ("value", "rule", "text"),
     [
         pytest.param(None, "not_a_record", "null", id="null"),
         pytest.param("https://sharegpt.com/c/x", "not_a_record", "text", id="text"),
@@ -258,15 +258,15 @@ def test_an_id_becomes_text(given: object, text: str) -> None:
         pytest.param({"instruction": "a", "output": "b", "history": ["x"]}, "bad_turn", "history", id="history"),
     ],
 )
-def test_what_is_not_clear_is_refused_with_its_reason(value: object, rule: str, words: str) -> None:
+def test_other_defects_are_rejected_with_a_reason(value: object, rule: str, text: str) -> None:
     with pytest.raises(RecordError) as caught:
         formats.parse(value)
     assert caught.value.rule == rule
-    assert words in caught.value.reason
+    assert text in caught.value.reason
     assert rule in formats.PROBLEMS
 
 
-def test_a_call_of_a_tool_is_an_answer_without_text() -> None:
+def test_a_tool_call_is_an_answer_without_text() -> None:
     call = '{"name": "weather", "arguments": {"city": "Rom"}}'
     turns = [
         human("hi"),
@@ -283,7 +283,7 @@ def test_a_call_of_a_tool_is_an_answer_without_text() -> None:
     assert rules(conversation) == [("tool_call", 1)]
 
 
-def test_openai_tools_and_weights_come_through() -> None:
+def test_openai_tools_and_weights_are_kept() -> None:
     calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     messages = [
         {"role": "developer", "content": "Be brief."},
@@ -310,7 +310,7 @@ def test_a_turn_can_be_left_out_of_the_loss(flag: dict[str, object]) -> None:
 def test_alpaca_keeps_its_input_system_and_history() -> None:
     record = {"instruction": "Sum.", "input": "1 2", "output": "3", "system": "Be exact.", "history": [["a", "b"]]}
     conversation = formats.parse(record)
-    assert said(conversation) == [
+    assert contents(conversation) == [
         ("system", "Be exact."),
         ("user", "a"),
         ("assistant", "b"),
@@ -328,7 +328,7 @@ def test_alpaca_writes_a_single_exchange_and_refuses_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("messages", "words"),
+    ("messages", "text"),
     [
         ([Message("assistant", "a")], "role assistant, where user"),
         ([Message("user", "a"), Message("user", "b")], "role user, where assistant"),
@@ -339,8 +339,8 @@ def test_alpaca_writes_a_single_exchange_and_refuses_others() -> None:
         ([Message("user", "a"), Message("assistant", "", tool_calls="[]")], "calls a tool"),
     ],
 )
-def test_vicuna_refuses_what_its_trainer_would_misread(messages: list[Message], words: str) -> None:
-    with pytest.raises(RecordError, match=words):
+def test_vicuna_refuses_conversations_that_its_trainer_would_misread(messages: list[Message], text: str) -> None:
+    with pytest.raises(RecordError, match=text):
         vicuna.dump(Conversation("a", messages))
 
 
@@ -352,7 +352,7 @@ def test_vicuna_puts_the_system_message_before_the_first_prompt() -> None:
     }
 
 
-def test_an_unknown_format_is_answered_with_the_nearest() -> None:
+def test_an_unknown_format_gets_the_nearest_name_suggested() -> None:
     with pytest.raises(InputError, match="did you mean 'sharegpt'"):
         formats.get("sharegtp")
     for name, form in formats.FORMATS.items():
@@ -361,7 +361,7 @@ def test_an_unknown_format_is_answered_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("key", ["conversations", "messages", "id", "metadata"])
-def test_deep_nesting_costs_a_record_not_the_run(key: str) -> None:
+def test_deep_nesting_rejects_the_record_without_ending_the_run(key: str) -> None:
     deep: list[Any] = []
     for _ in range(50_000):
         deep = [deep]
@@ -370,12 +370,12 @@ def test_deep_nesting_costs_a_record_not_the_run(key: str) -> None:
         formats.parse(record)
     except RecordError as error:
         assert error.rule in formats.PROBLEMS
-    while deep:  # taken apart from outside: the interpreter frees nested lists recursively
+    while deep:  # unwrap from the outside, because the interpreter frees nested lists recursively
         deep = deep.pop()
 
 
 @given(RECORDS)
-def test_any_json_value_is_read_or_refused(value: object) -> None:
+def test_any_json_value_is_parsed_or_rejected(value: object) -> None:
     try:
         conversation = formats.parse(value)
     except RecordError as error:
@@ -413,7 +413,7 @@ def comparable(conversation: Conversation) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("form", [sharegpt, native], ids=["sharegpt", "jsonl"])
 @given(CONVERSATIONS.filter(lambda it: it.messages[0].role == "system" or "system" not in it.metadata))
-def test_the_lossless_formats_give_back_what_was_written(form: Any, conversation: Conversation) -> None:
+def test_lossless_formats_round_trip(form: Any, conversation: Conversation) -> None:
     written = json.loads(json.dumps(form.dump(conversation)))
     again = formats.parse(written)
     assert comparable(again) == comparable(conversation)
@@ -422,7 +422,7 @@ def test_the_lossless_formats_give_back_what_was_written(form: Any, conversation
 
 
 @given(CONVERSATIONS.filter(lambda it: it.messages[0].role == "system" or "system" not in it.metadata))
-def test_openai_gives_back_all_but_cut_answers_which_it_refuses(conversation: Conversation) -> None:
+def test_openai_round_trips_everything_but_cut_answers_which_it_refuses(conversation: Conversation) -> None:
     if not all(message.stop for message in conversation.messages):
         with pytest.raises(RecordError, match="was cut"):
             openai.dump(conversation)
@@ -457,13 +457,13 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_one_malformed_row_costs_at_most_itself(shared: Path, name: str) -> None:
+def test_a_malformed_row_affects_no_other_row(shared: Path, name: str) -> None:
     rows = json.loads((shared / "data" / "malformed" / f"{name}.json").read_text("utf-8"))
-    found: list[str] = []
+    reported: list[str] = []
     for row in rows:
         try:
-            found += [edit.rule for edit in formats.parse(row).edits]
+            reported += [edit.rule for edit in formats.parse(row).edits]
         except RecordError as error:
-            found.append(error.rule)
+            reported.append(error.rule)
     expected = MALFORMED[name]
-    assert found == ([expected] if expected else [])
+    assert reported == ([expected] if expected else [])

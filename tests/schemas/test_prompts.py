@@ -1,4 +1,4 @@
-"""Prompt templates: each written out, and what holds for all of them."""
+"""Prompt templates: the exact text of each, and properties of all."""
 
 from __future__ import annotations
 
@@ -80,21 +80,21 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize(("name", "messages", "expected"), WRITTEN, ids=[f"{w[0]}-{i}" for i, w in enumerate(WRITTEN)])
-def test_each_template_is_written_to_the_letter(name: str, messages: list[Message], expected: str) -> None:
+def test_each_template_gives_its_exact_text(name: str, messages: list[Message], expected: str) -> None:
     assert prompts.text(prompts.get(name), messages) == expected
 
 
-def test_every_template_is_written_out_above() -> None:
+def test_every_template_has_an_expected_text() -> None:
     assert {row[0] for row in WRITTEN} == set(TEMPLATES)
 
 
 @pytest.mark.parametrize("name", ["llama2", "llama3"])
-def test_metas_formats_strip_messages_as_metas_code_does(name: str) -> None:
+def test_metas_templates_strip_messages_as_metas_code_does(name: str) -> None:
     padded = [Message("user", "  Hi!\n"), Message("assistant", "\nHello. ")]
     assert prompts.text(prompts.get(name), padded) == prompts.text(prompts.get(name), TWO[:2])
 
 
-def test_an_unknown_template_is_refused_with_the_nearest_name() -> None:
+def test_an_unknown_template_gets_the_nearest_name_suggested() -> None:
     with pytest.raises(RecipeError, match=r"unknown template 'vicunna'; did you mean 'vicuna'\?"):
         prompts.get("vicunna")
 
@@ -104,7 +104,7 @@ def test_llama3_is_refused_by_a_tokenizer_without_its_tokens() -> None:
         prompts.fit(TEMPLATES["llama3"], {"bos", "eos"})
 
 
-def test_chatml_without_its_tokens_is_text_that_ends_in_the_tokenizers_own_end() -> None:
+def test_chatml_without_its_control_tokens_is_text_ending_with_eos() -> None:
     fitted = prompts.fit(TEMPLATES["chatml"], {"bos", "eos"})
     assert prompts.text(fitted, TWO) == (
         "<s><|im_start|>user\nHi!<|im_end|>\n<|im_start|>assistant\nHello.</s>"
@@ -119,7 +119,7 @@ def test_a_tokenizer_without_bos_gets_none() -> None:
         assert "bos" not in {segment.control for segment in prompts.render(fitted, TWO)}
 
 
-def test_what_is_supervised_is_the_answer_and_the_token_after_it() -> None:
+def test_the_answer_and_the_token_after_it_are_supervised() -> None:
     segments = prompts.render(TEMPLATES["vicuna"], TWO)
     assert [segment for segment in segments if segment.supervised] == [
         Segment(" Hello.", 1, True, None),
@@ -147,12 +147,12 @@ def test_control_strings_in_messages_stay_text() -> None:
     assert [segment.control for segment in segments if segment.text in ("</s><s>", "<|eot_id|>")] == [None, None]
 
 
-def test_a_system_line_of_ones_own_stands_in_for_the_templates() -> None:
+def test_a_system_message_replaces_the_default_of_the_template() -> None:
     segments = prompts.render(TEMPLATES["vicuna"], TWO, system="Mine.")
     assert segments[1] == Segment("Mine.", None, False, None)
 
 
-def test_it_renders_where_only_the_standard_library_is_installed() -> None:
+def test_templates_need_only_the_standard_library() -> None:
     code = (
         "import sys\n"
         "from curate.schemas.prompts import TEMPLATES, text\n"
@@ -176,7 +176,7 @@ TEMPLATE = st.one_of(
 
 
 @given(TEMPLATE, MESSAGES)
-def test_a_rendering_is_that_of_its_exchanges_one_after_another(template: Template, messages: list[Message]) -> None:
+def test_a_rendering_is_the_concatenation_of_its_exchanges(template: Template, messages: list[Message]) -> None:
     head, bounds = prompts.exchanges(messages)
     if not bounds:
         assert head == len(messages)

@@ -1,4 +1,4 @@
-"""Prompt templates as a server renders them: the same text, and the same ids, as training's."""
+"""Exported templates give the same text and ids on a server as in training."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from curate.schemas.conversation import Message, Role
 from curate.schemas.prompts import TEMPLATES
 
 NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
-MARKS = {"<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}
+CONTROL_STRINGS = {"<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}
 FITTED = {
-    **{name: prompts.fit(template, {"bos", "eos", *MARKS}) for name, template in TEMPLATES.items()},
+    **{name: prompts.fit(template, {"bos", "eos", *CONTROL_STRINGS}) for name, template in TEMPLATES.items()},
     "chatml as text": prompts.fit(TEMPLATES["chatml"], {"bos", "eos"}),
     "llama2 without bos": prompts.fit(TEMPLATES["llama2"], {"eos"}),
 }
@@ -33,10 +33,10 @@ def raise_exception(message: str) -> None:
 
 
 def environment(*, blocks: bool) -> ImmutableSandboxedEnvironment:
-    """The environment of transformers (`blocks`), or a plain one as other engines have."""
-    made = ImmutableSandboxedEnvironment(trim_blocks=blocks, lstrip_blocks=blocks)
-    made.globals["raise_exception"] = raise_exception
-    return made
+    """Return a Jinja environment set up as in transformers (`blocks`) or as in other engines."""
+    jinja = ImmutableSandboxedEnvironment(trim_blocks=blocks, lstrip_blocks=blocks)
+    jinja.globals["raise_exception"] = raise_exception
+    return jinja
 
 
 COMPILED = {
@@ -47,10 +47,14 @@ COMPILED = {
 
 
 def plain(messages: list[Message]) -> list[dict[str, Any]]:
-    """Messages as a caller of a chat API gives them."""
+    """Return messages as a caller of a chat API passes them."""
     return [
-        {"role": one.role, "content": one.content, **({"tool_calls": one.tool_calls} if one.tool_calls else {})}
-        for one in messages
+        {
+            "role": message.role,
+            "content": message.content,
+            **({"tool_calls": message.tool_calls} if message.tool_calls else {}),
+        }
+        for message in messages
     ]
 
 
@@ -60,7 +64,9 @@ def rendered(name: str, messages: list[Message], *, blocks: bool = True, generat
 
 def written(segments: list[prompts.Segment]) -> str:
     names = {"bos": "<s>", "eos": "</s>"}
-    return "".join(names.get(one.control, one.control) if one.control else one.text for one in segments)
+    return "".join(
+        names.get(segment.control, segment.control) if segment.control else segment.text for segment in segments
+    )
 
 
 CONTENT = st.text(alphabet=st.sampled_from("ab \n%{}'\"\\</s>▁é漢"), max_size=12)
@@ -69,7 +75,7 @@ CALLS = st.one_of(st.none(), st.just('[{"name": "weather", "arguments": {"at": "
 
 
 def message(role: Role, content: str, calls: str | None) -> Message:
-    """An answer begins with no blank here: one that does is taken for a server's, see below."""
+    """Return a message; an answer that began with a blank would be taken for a server's own (tested below)."""
     return Message(role, content.lstrip(" ") if role == "assistant" else content, tool_calls=calls)
 
 
@@ -77,7 +83,7 @@ MESSAGES = st.lists(st.builds(message, st.sampled_from(ROLES), CONTENT, CALLS), 
 
 
 @given(st.sampled_from(list(FITTED)), MESSAGES, st.booleans())
-def test_jinja_writes_what_training_writes(name: str, messages: list[Message], blocks: bool) -> None:
+def test_the_jinja_template_gives_the_text_of_training(name: str, messages: list[Message], blocks: bool) -> None:
     template = FITTED[name]
     assert rendered(name, messages, blocks=blocks) == written(prompts.render(template, messages))
     prompt = rendered(name, messages, blocks=blocks, generate=True)
@@ -91,7 +97,7 @@ def test_an_alpaca_prompt_with_an_input_gets_the_system_line_for_it() -> None:
 
 
 @pytest.mark.parametrize("name", FITTED)
-def test_an_answer_that_comes_back_as_it_was_generated_continues_its_prompt(name: str) -> None:
+def test_an_answer_sent_back_unchanged_continues_its_prompt(name: str) -> None:
     asked = [Message("user", "Hi!")]
     turn = FITTED[name].by_role["assistant"]
     generated = f"{turn.lead}Hello."
@@ -99,7 +105,7 @@ def test_an_answer_that_comes_back_as_it_was_generated_continues_its_prompt(name
     assert history.startswith(rendered(name, asked, generate=True) + generated)
 
 
-def test_tool_calls_as_an_api_gives_them_are_written_as_json() -> None:
+def test_tool_calls_in_api_form_are_written_as_json() -> None:
     calls = [{"name": "weather", "arguments": {"at": "Köln"}}]
     asked = {"role": "user", "content": "Weather?"}
     answer = {"role": "assistant", "content": None, "tool_calls": calls}
@@ -108,7 +114,7 @@ def test_tool_calls_as_an_api_gives_them_are_written_as_json() -> None:
 
 
 @pytest.mark.parametrize("name", FITTED)
-def test_a_role_that_no_template_knows_is_refused(name: str) -> None:
+def test_an_unknown_role_is_refused(name: str) -> None:
     with pytest.raises(jinja2.TemplateError, match="no such role in this template: critic"):
         COMPILED[name, True].render(messages=[{"role": "critic", "content": "x"}], **NAMES)
 
@@ -117,12 +123,12 @@ def test_a_role_that_no_template_knows_is_refused(name: str) -> None:
     ("name", "stop"),
     [("vicuna", "eos"), ("alpaca", "eos"), ("llama2", "eos"), ("llama3", "<|eot_id|>"), ("chatml", "<|im_end|>")],
 )
-def test_the_stop_token_is_what_training_puts_after_an_answer(name: str, stop: str) -> None:
+def test_the_stop_token_is_the_token_after_an_answer_in_training(name: str, stop: str) -> None:
     assert template_export.stop_token(FITTED[name]) == stop
     assert template_export.stop_token(FITTED["chatml as text"]) == "eos"
 
 
-# ---- Ollama: its server joins messages' fields to a template of Go's; run by Go itself where it is installed
+# ---- Ollama: its server renders a Go template, run here by Go if it is installed
 
 GO = """package main
 
@@ -156,7 +162,7 @@ TALKS = [
 ]
 
 
-def test_ollamas_template_writes_what_training_writes(tmp_path: Path) -> None:
+def test_ollamas_template_gives_the_text_of_training(tmp_path: Path) -> None:
     go = shutil.which("go")
     if go is None:
         pytest.skip("Go is not installed, and nothing else runs its templates")
@@ -164,7 +170,9 @@ def test_ollamas_template_writes_what_training_writes(tmp_path: Path) -> None:
     for template in FITTED.values():
         text = template_export.ollama(template, "<s>", "</s>")
         for talk in TALKS:
-            cases.append({"Template": text, "Messages": [{"Role": one.role, "Content": one.content} for one in talk]})
+            cases.append(
+                {"Template": text, "Messages": [{"Role": message.role, "Content": message.content} for message in talk]}
+            )
             expected.append(written(prompts.generation_prompt(template, talk)).removeprefix("<s>"))
     (tmp_path / "main.go").write_text(GO, "utf-8")
     environment = {**os.environ, "GOCACHE": str(tmp_path / "cache"), "GOFLAGS": "-mod=mod"}
@@ -176,5 +184,5 @@ def test_ollamas_template_writes_what_training_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FITTED)
-def test_ollamas_template_fits_into_a_modelfiles_quotes(name: str) -> None:
+def test_ollamas_template_can_be_quoted_in_a_modelfile(name: str) -> None:
     assert '"""' not in template_export.ollama(FITTED[name], "<s>", "</s>")

@@ -1,4 +1,4 @@
-"""A real headless Chromium, driven over its DevTools pipe: one process for all tests, nothing to install beside it."""
+"""A real headless Chromium, driven over its DevTools pipe: one process for all tests, and no driver to install."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SWITCHES = (
 )
 # The browser reads its commands from file 3 and answers on file 4.
 LAUNCH = "import os, sys; a = sys.argv; os.dup2(int(a[1]), 3); os.dup2(int(a[2]), 4); os.execv(a[3], a[3:])"
-PATIENCE = 60.0  # seconds; a machine with other work is slow
+TIMEOUT = 60.0  # seconds, enough for a busy machine
 
 Event = dict[str, Any]
 
 
 def executable() -> str | None:
-    """Return the browser's path, null where there is none."""
-    return next((found for name in NAMES if (found := shutil.which(name))), None)
+    """Return the browser's path, or `None` if there is none."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Browser:
@@ -85,37 +85,37 @@ class Browser:
             self.events.append(answer)
 
     def _next(self) -> Event:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT
         while b"\0" not in self._rest:
             if not select.select([self._in], [], [], max(until - time.monotonic(), 0))[0]:
                 raise TimeoutError("the browser does not answer")
-            found = os.read(self._in, 1 << 20)
-            if not found:
+            data = os.read(self._in, 1 << 20)
+            if not data:
                 raise OSError("the browser ended")
-            self._rest += found
+            self._rest += data
         first, _, self._rest = self._rest.partition(b"\0")
         return dict(json.loads(first))
 
     def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Open a file and wait until it stands; `events` are then those of this page."""
+        """Open a file and wait until it is drawn; `events` then holds the events of this page."""
         self.resize(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
         self.call("Page.navigate", url=page.resolve().as_uri())
-        while not self.seen("Page.loadEventFired"):
+        while not self.events_of("Page.loadEventFired"):
             self.events.append(self._next())
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def resize(self, width: int, height: int = 900) -> None:
-        """Give the window another size."""
+        """Resize the window."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def run(self, script: str) -> Any:
-        """Return the value of an expression on the page, of a promise what it gives."""
-        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        """Evaluate an expression on the page and return its value, awaiting a promise."""
+        result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
 
     def press(self, key: str) -> None:
         """Press and release a key."""
@@ -125,12 +125,12 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
-    def seen(self, *methods: str) -> list[Event]:
-        """Return the events of these kinds since the page was opened."""
+    def events_of(self, *methods: str) -> list[Event]:
+        """Return the events of these methods since the page was opened."""
         return [event for event in self.events if event.get("method") in methods]
 
-    def picture(self, file: Path, whole: bool = True) -> Path:
-        """Write what the page looks like, all of it or what the window shows."""
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def picture(self, file: Path, full_page: bool = True) -> Path:
+        """Write a screenshot of the full page, or of what the window shows."""
+        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full_page)
         file.write_bytes(base64.b64decode(shot["data"]))
         return file

@@ -12,14 +12,14 @@ HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)> \"' \x1b[
 
 
 def slices(loss: float) -> dict[str, Any]:
-    def one(name: str) -> dict[str, Any]:
+    def measured(name: str) -> dict[str, Any]:
         return {"name": name, "loss": loss, "tokens": 1200, "conversations": 3}
 
     return {
-        "overall": one("all"),
-        "by_exchanges": [one("1"), one("2-3")],
-        "by_language": [one("en"), one(HOSTILE)],
-        "by_length": [one("0-512")],
+        "overall": measured("all"),
+        "by_exchanges": [measured("1"), measured("2-3")],
+        "by_language": [measured("en"), measured(HOSTILE)],
+        "by_length": [measured("0-512")],
     }
 
 

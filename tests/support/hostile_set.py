@@ -1,4 +1,4 @@
-"""A set whose every text tries to run on a page, to end the element it stands in, or to hide."""
+"""A set in which every text tries to run on a page, to close its element, or to hide."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ ATTACKS = (
     "\\<script>window.hacked=13\\</script> <scr<script>ipt>window.hacked=13</scr</script>ipt>",
 )
 ALL = "\n\n".join(ATTACKS)
-PLAIN = ALL.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # what a set can hold: no lone surrogates
+PLAIN = ALL.encode("utf-16", "surrogatepass").decode(
+    "utf-16", "replace"
+)  # without lone surrogates, which a set cannot hold
 NAME = ATTACKS[1] + ATTACKS[2] + ATTACKS[6]
 
 
@@ -39,15 +41,15 @@ def messages(*contents: str) -> list[dict[str, Any]]:
     """Return a conversation of these texts, with a system message that is hostile too."""
     roles = ("user", "assistant", "tool")
     row = {"name": NAME, "tool_calls": None, "train": True, "stop": True}
-    found: list[dict[str, Any]] = [{**row, "role": "system", "content": PLAIN}]
+    hostile: list[dict[str, Any]] = [{**row, "role": "system", "content": PLAIN}]
     for at, text in enumerate(contents):
         calls = NAME if roles[at % 3] == "assistant" else None
-        found.append({**row, "role": roles[at % 3], "content": text, "tool_calls": calls})
-    return found
+        hostile.append({**row, "role": roles[at % 3], "content": text, "tool_calls": calls})
+    return hostile
 
 
 def record(*texts: str) -> bytes:
-    """Return a record as it came."""
+    """Return the original of a record."""
     turns = [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(texts)]
     return json.dumps({"id": NAME, "conversations": turns}).encode()
 
@@ -63,8 +65,8 @@ def write_hostile(folder: Path) -> Path:
     mended = messages(f"hello {PLAIN}", f"{PLAIN} hello")
     rows.append(kept(90, NAME, messages=mended, edits=[edit], edit_names=[NAME], characters=200, **common))
     records = (record(ALL, ALL), record(f"<p>{ALL}</p>", f"<div><p>{ALL}</p></div>"), ALL.encode("utf-8", "replace"))
-    told = {"source_id": NAME, "source_file": NAME, "reason": PLAIN, "evidence": PLAIN, "twin": NAME}
-    losses = [lost(100 + at, f"{at}{NAME}", record=raw, **told) for at, raw in enumerate(records)]
+    common_loss = {"source_id": NAME, "source_file": NAME, "reason": PLAIN, "evidence": PLAIN, "twin": NAME}
+    losses = [lost(100 + at, f"{at}{NAME}", record=raw, **common_loss) for at, raw in enumerate(records)]
     counts = {
         **MANIFEST["counts"],
         "rules": {f"{at}{NAME}": {"first": 1, "alone": 1} for at in range(3)},

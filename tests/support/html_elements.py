@@ -1,7 +1,7 @@
 """Compares an answer's HTML with the rendering of its markdown: same elements, same text.
 
-White space is folded outside `pre`; attributes are ignored but for `href`, `src`, `start` and a code block's language.
-Wrappers (`div`) and what ChatGPT puts around code are no elements of an answer.
+White space is folded outside `pre`. Only the attributes `href`, `src`, `start` and a code block's language count.
+Wrappers (`div`) and ChatGPT's elements around code are not part of an answer.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def parts(html: str) -> list[Part]:
 
 
 def code_blocks(html: str) -> list[tuple[str, str]]:
-    """Return language and body of each code block of an answer, read from the HTML by another way than ours."""
+    """Return language and body of each code block of an answer, read independently of curate."""
     blocks = []
-    for found in _CODE_BLOCK.finditer(html):
+    for match in _CODE_BLOCK.finditer(html):
         reader = _Reader()
-        reader.feed(f"<code>{found[2]}</code>")
-        blocks.append((_language(found), "".join(part[1] for part in reader.parts if part[0] == "#")))
+        reader.feed(f"<code>{match[2]}</code>")
+        blocks.append((_language(match), "".join(part[1] for part in reader.parts if part[0] == "#")))
     return blocks
 
 
@@ -65,7 +65,7 @@ def _plain_block(block: re.Match[str]) -> str:
 
 
 class _Reader(HTMLParser):
-    """Collects elements and texts as they come."""
+    """Collects elements and texts in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,24 +102,24 @@ def _attributes(tag: str, attributes: dict[str, str | None]) -> Iterator[str]:
         yield from _LANGUAGE.findall(attributes.get("class") or "")[:1]
 
 
-def _folded(found: list[Part]) -> Iterator[Part]:
-    """Join neighbouring texts and fold white space; beside a block's edge there is none."""
+def _folded(parts: list[Part]) -> Iterator[Part]:
+    """Join neighbouring texts and fold white space; remove it at the edges of blocks."""
     texts: list[Part] = []
-    for part in found:
+    for part in parts:
         if part[0] == "#" and texts and texts[-1][0] == "#":
             texts[-1] = ("#", texts[-1][1] + part[1], part[2])
         else:
             texts.append(part)
-    for place, part in enumerate(texts):
+    for index, part in enumerate(texts):
         if part[0] != "#":
             yield part
         elif part[2]:
             yield ("#", part[1].removesuffix("\n"))
         else:
             text = re.sub(r"\s+", " ", part[1])
-            if place == 0 or texts[place - 1][1] in _BLOCKS:
+            if index == 0 or texts[index - 1][1] in _BLOCKS:
                 text = text.lstrip()
-            if place == len(texts) - 1 or texts[place + 1][1] in _BLOCKS:
+            if index == len(texts) - 1 or texts[index + 1][1] in _BLOCKS:
                 text = text.rstrip()
             if text:
                 yield ("#", text)

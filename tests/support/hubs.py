@@ -1,4 +1,4 @@
-"""A Hub of one's own on this machine: repositories from folders, and gated ones."""
+"""A local Hub that serves folders as repositories, some of them gated."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def serving(repositories: Mapping[str, Path | None]) -> Iterator[str]:
 
 
 def point(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    """Make huggingface_hub ask this endpoint."""
+    """Make huggingface_hub use this endpoint."""
     constants = "huggingface_hub.constants"
     monkeypatch.setattr(f"{constants}.ENDPOINT", endpoint)
     monkeypatch.setattr(
@@ -67,11 +67,13 @@ class _Hub(http.server.BaseHTTPRequestHandler):
             self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
 
     def _list(self, name: str, folder: Path | None, tree: bool) -> None:
-        names = ["config.json", "tokenizer.model"] if folder is None else sorted(one.name for one in folder.iterdir())
-        sizes = {one: (folder / one).stat().st_size if folder else 3 for one in names}
-        entries: Any = [{"type": "file", "path": one, "size": size, "oid": "0" * 40} for one, size in sizes.items()]
-        whole = {"id": name, "sha": _COMMIT, "siblings": [{"rfilename": one} for one in names]}
-        self._answer(200, json.dumps(entries if tree else whole).encode())
+        names = ["config.json", "tokenizer.model"] if folder is None else sorted(path.name for path in folder.iterdir())
+        sizes = {file_name: (folder / file_name).stat().st_size if folder else 3 for file_name in names}
+        entries: Any = [
+            {"type": "file", "path": file_name, "size": size, "oid": "0" * 40} for file_name, size in sizes.items()
+        ]
+        repository = {"id": name, "sha": _COMMIT, "siblings": [{"rfilename": file_name} for file_name in names]}
+        self._answer(200, json.dumps(entries if tree else repository).encode())
 
     def _answer(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

@@ -1,4 +1,4 @@
-"""How many bytes of tensors are alive at once while a block runs: what a device's allocator would have to hold."""
+"""Measures the peak bytes of live tensors while a block runs: what a device's allocator would have to hold."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Count the storages that operations return from when they are made to when the last tensor lets go of them."""
+    """Counts each storage from the operation that creates it until its last tensor is freed."""
 
-    def __init__(self, *held: torch.Tensor) -> None:
+    def __init__(self, *tensors: torch.Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.alive = 0
         self.peak = 0
         self._known: set[int] = set()
-        for tensor in held:
+        for tensor in tensors:
             self._add(tensor)
 
     def _add(self, tensor: torch.Tensor) -> None:

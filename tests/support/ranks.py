@@ -1,4 +1,4 @@
-"""Run a function on several gloo ranks of this machine, each in a process of its own."""
+"""Runs a function on several local gloo ranks, each in its own process."""
 
 from __future__ import annotations
 

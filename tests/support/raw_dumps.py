@@ -1,4 +1,4 @@
-"""Small ShareGPT dumps in every form, and how to read them: shared by the tests of what comes in."""
+"""Small ShareGPT dumps in every form, and functions that read them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read(path: Path, **settings_: Any) -> Read:
 
 
 def reads(folder: Path) -> Dump:
-    """Return what writes bytes to a file in the folder and reads them as a dump."""
+    """Return a function that writes bytes to a file in the folder and reads it as a dump."""
 
     def read_bytes(data: bytes, name: str = "dump.json", **settings_: Any) -> Read:
         path = folder / name
@@ -47,13 +47,13 @@ def reads(folder: Path) -> Dump:
     return read_bytes
 
 
-def values(found: list[RawRecord]) -> list[Any]:
-    return [record.value for record in found]
+def values(records: list[RawRecord]) -> list[Any]:
+    return [record.value for record in records]
 
 
-def good(found: list[RawRecord]) -> list[Any]:
-    return [record.value for record in found if record.problem is None]
+def good(records: list[RawRecord]) -> list[Any]:
+    return [record.value for record in records if record.problem is None]
 
 
-def rules(found: list[RawRecord]) -> list[str]:
-    return [record.problem.rule for record in found if record.problem is not None]
+def rules(records: list[RawRecord]) -> list[str]:
+    return [record.problem.rule for record in records if record.problem is not None]

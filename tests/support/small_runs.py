@@ -1,4 +1,4 @@
-"""Training runs that take seconds: a small set with a tokenizer of its own, and the settings to learn it by heart."""
+"""Training runs that take seconds: a small set with its own tokenizer, and settings that learn it by heart."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ QUESTION, ANSWER = "What colour is fox {}?", "Fox {} is {}, and it sleeps on."
 
 
 def taught_set(root: Path, count: int = 12, *, held_out: int = 0, template: str = "plain", window: int = 96) -> Path:
-    """Write a set of short conversations, and its tokenizer beside it; the last ones are held out."""
-    where = folder(root / "tokenizer", tokenizer_model=sentencepiece_model())
-    info = load_tokenizer(str(where)).info
-    told = {**MANIFEST, "tokenizer": info.to_dict(), "template": template, "window": window}
-    told["recipe"] = {"name": "vicuna", "tokens": {"tokenizer": str(where)}}
+    """Write a set of short conversations and its tokenizer; the last `held_out` conversations are held out."""
+    tokenizer = folder(root / "tokenizer", tokenizer_model=sentencepiece_model())
+    info = load_tokenizer(str(tokenizer)).info
+    manifest = {**MANIFEST, "tokenizer": info.to_dict(), "template": template, "window": window}
+    manifest["recipe"] = {"name": "vicuna", "tokens": {"tokenizer": str(tokenizer)}}
     rows = [
         kept(
             index,
@@ -38,11 +38,11 @@ def taught_set(root: Path, count: int = 12, *, held_out: int = 0, template: str 
         )
         for index in range(count)
     ]
-    return write_set(root / "set", rows, [], told)
+    return write_set(root / "set", rows, [], manifest)
 
 
 def talk(index: int) -> list[Message]:
-    """One conversation, of one exchange or two."""
+    """Return a conversation of one or two exchanges."""
     colour = COLOURS[index % len(COLOURS)]
     first = [Message("user", QUESTION.format(index)), Message("assistant", ANSWER.format(index, colour))]
     second = [Message("user", "And the dog?"), Message("assistant", f"The dog {index} is not {colour}.")]
@@ -60,11 +60,11 @@ def run(data: Path, out: Path, *, settings: tuple[str, ...] = (), **flags: Any) 
 
 
 def losses(folder: Path) -> list[float]:
-    """The losses of a run's steps, as they were written."""
+    """Return the losses of a run's steps, as logged."""
     return [row["loss"] for row in records.read(folder).metrics]
 
 
-class Heard(list[Event]):
+class EventLog(list[Event]):
     """Keeps the events of a run."""
 
     def __call__(self, event: Event) -> None:
@@ -74,4 +74,4 @@ class Heard(list[Event]):
         return [event for event in self if isinstance(event, kind)]
 
 
-Tell = Callable[[Event], None]
+EventHandler = Callable[[Event], None]

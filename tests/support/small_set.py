@@ -1,4 +1,4 @@
-"""A small curated set written straight to disk, for tests of what reads one."""
+"""A small curated set written directly to disk, for tests of readers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MANIFEST: dict[str, Any] = {
 
 
 def kept(index: int, name: str, **columns: Any) -> dict[str, Any]:
-    """Return a row of conversations.parquet with what a test does not name filled in."""
+    """Return a row of conversations.parquet, with defaults for the columns that a test does not name."""
     message = {"role": "user", "content": "hi", "name": None, "tool_calls": None, "train": True, "stop": True}
     row: dict[str, Any] = {
         **dict.fromkeys(dataset_columns.conversations_schema({})),
@@ -122,9 +122,9 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def grown(value: Any) -> Any:
-    """Return plain values with every count multiplied, as those of a set of a hundred million records."""
+    """Return plain values with every count multiplied, as in a set of a hundred million records."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value * 987_654
     if isinstance(value, dict):
-        return {key: grown(one) for key, one in value.items()}
-    return [grown(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: grown(item) for key, item in value.items()}
+    return [grown(item) for item in value] if isinstance(value, list | tuple) else value

@@ -25,7 +25,7 @@ SHAPE = {
 
 
 def model(kind: str = "llama", *, seed: int = 0, **changes: Any) -> Any:
-    """A causal model of transformers with random weights, in fp32 on the CPU."""
+    """Return a causal model of transformers with random weights, in fp32 on the CPU."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.set_num_threads(1)
@@ -53,14 +53,14 @@ Document = tuple[Tensor, Tensor]  # ids, and which of them are supervised
 
 
 def documents(lengths: Sequence[int], *, seed: int = 0) -> list[Document]:
-    """Documents of random ids; about half of the tokens are supervised, never the first."""
+    """Return documents of random ids; about half of the tokens are supervised, never the first."""
     source = torch.Generator().manual_seed(seed)
-    made = []
+    drawn = []
     for length in lengths:
         trained = torch.rand(length, generator=source) < 0.5
         trained[:1] = False
-        made.append((torch.randint(3, VOCABULARY, (length,), generator=source), trained))
-    return made
+        drawn.append((torch.randint(3, VOCABULARY, (length,), generator=source), trained))
+    return drawn
 
 
 def rows(packed: Sequence[Sequence[Document]], length: int) -> Rows:
@@ -81,7 +81,7 @@ def rows(packed: Sequence[Sequence[Document]], length: int) -> Rows:
 
 
 def plain_loss(model: Any, parts: Sequence[Document]) -> Tensor:
-    """The sum of the token losses by transformers' own forward, one document at a time."""
+    """Return the sum of the token losses from transformers' own forward, one document at a time."""
     total = torch.zeros(())
     for ids, trained in parts:
         logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()

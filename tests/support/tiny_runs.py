@@ -1,4 +1,4 @@
-"""What a training run leaves, made in a second: a small model, or adapter, that knows a conversation by heart."""
+"""The output of a training run, made in a second: a small model or adapter that knows a conversation by heart."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALONE = World(0, 1, 0, torch.device("cpu"))
 
 
 def base(**changes: Any) -> Any:
-    """A small base; its head is drawn wide, so that an adapter can say anything through it."""
+    """Return a small base, whose head has large enough weights for an adapter to give any answer."""
     shape = {"vocab_size": PIECES, "hidden_size": 64, "intermediate_size": 96, "initializer_range": 0.2}
     return tiny_models.model(**{**shape, **changes})
 
@@ -47,10 +47,12 @@ ADAPTERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def learn(model: Any, made: Renderer, steps: int) -> None:
-    """Train on TALK until it is known by heart."""
-    one = made.render([TALK])[0]
-    data = Examples(one.ids, one.loss_mask, np.array([0, len(one.ids)]), ["talk"], ["en"], np.array([2], dtype="i4"))
+def learn(model: Any, renderer: Renderer, steps: int) -> None:
+    """Train on TALK until the model knows it by heart."""
+    rendered = renderer.render([TALK])[0]
+    data = Examples(
+        rendered.ids, rendered.loss_mask, np.array([0, len(rendered.ids)]), ["talk"], ["en"], np.array([2], dtype="i4")
+    )
     batch = packing.unpacked(data, [0])
     module = CausalLoss(model)
     kernel = selection.install_kernel(model, selection.choose_kernel("cpu", torch.float32))
@@ -65,22 +67,24 @@ def learn(model: Any, made: Renderer, steps: int) -> None:
         schedule.step()
 
 
-def renderer(root: Path) -> Renderer:
+def tiny_renderer(root: Path) -> Renderer:
     return make_renderer("vicuna", load_tokenizer(str(folder(root, tokenizer_model=sentencepiece_model(PIECES)))))
 
 
 def run(root: Path, method: str = "full", *, steps: int = 80, dtype: torch.dtype = torch.float32) -> Path:
-    """Write a run's folder with its result: model/ for `full`, else adapter/ on a base beside the run."""
-    folder_, made = root / "run", renderer(root / "tokenizer")
+    """Write a run's folder with its result: model/ for `full`, else adapter/ on a base next to the run."""
+    folder_, renderer = root / "run", tiny_renderer(root / "tokenizer")
     folder_.mkdir(parents=True)
     (folder_ / "config.toml").write_text(f'name = "{method}"\n')
-    how = export.asked_as_trained(made)
-    model, lies = base().to(dtype), None
+    serving = export.asked_as_trained(renderer)
+    model, base_folder = base().to(dtype), None
     if method != "full":
-        lies = export.write_model(root / "base", model, Making(how, Origin("tiny", None, "none"), 512))
+        base_folder = export.write_model(root / "base", model, Making(serving, Origin("tiny", None, "none"), 512))
         torch.manual_seed(0)
         model = peft.get_peft_model(model, ADAPTERS[method](), autocast_adapter_dtype=False)
     model.train()
-    learn(model, made, steps)
-    export.finish(folder_, model.eval(), Making(how, Origin(str(lies or "tiny"), lies, method), 512), ALONE)
+    learn(model, renderer, steps)
+    export.finish(
+        folder_, model.eval(), Making(serving, Origin(str(base_folder or "tiny"), base_folder, method), 512), ALONE
+    )
     return folder_

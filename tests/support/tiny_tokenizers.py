@@ -1,4 +1,4 @@
-"""Small tokenizers of the three forms, trained on the spot, so that no test needs a released one."""
+"""Small tokenizers in three formats, trained on demand, so that tests need no released one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SENTENCES = [
     "Привет, мир! Как дела сегодня?",
     "a  b   c    d        e",
 ]
-MARKUP = "x < y > z / | _ <div>"  # a model that has the characters of control strings, as LLaMA-2's has
+MARKUP = "x < y > z / | _ <div>"  # characters of control strings, which LLaMA-2's model has too
 
 
 @cache
@@ -36,7 +36,7 @@ def sentencepiece_model(
     folds: bool = False,
     lines: bool = True,
 ) -> bytes:
-    """Return a SentencePiece BPE model with LLaMA-2's settings; with `lines`, unlike it, pieces hold line breaks."""
+    """Return a SentencePiece BPE model with LLaMA-2's settings; with `lines`, pieces may hold line breaks."""
     sentences = SENTENCES if lines else [text.replace("\n", " ") for text in SENTENCES]
     out = io.BytesIO()
     trainer: Any = sentencepiece.SentencePieceTrainer
@@ -61,27 +61,29 @@ def sentencepiece_model(
 @cache
 def tiktoken_file(merges: int = 200) -> bytes:
     """Return a tiktoken file: the 256 bytes, then pairs merged by how often they occur."""
-    words = Counter(tuple(bytes([byte]) for byte in word.encode()) for text in SENTENCES for word in text.split(" "))
+    frequencies = Counter(
+        tuple(bytes([byte]) for byte in word.encode()) for text in SENTENCES for word in text.split(" ")
+    )
     ranks = [bytes([byte]) for byte in range(256)]
     for _ in range(merges):
         pairs = Counter[tuple[bytes, bytes]]()
-        for word, count in words.items():
+        for word, count in frequencies.items():
             for pair in pairwise(word):
                 pairs[pair] += count
         if not pairs:
             break
-        left, right = max(pairs, key=lambda pair: (pairs[pair], pair))
-        ranks.append(left + right)
-        words = Counter({_merged(word, left, right): count for word, count in words.items()})
+        first, second = max(pairs, key=lambda pair: (pairs[pair], pair))
+        ranks.append(first + second)
+        frequencies = Counter({_merged(word, first, second): count for word, count in frequencies.items()})
     lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(dict.fromkeys(ranks)))
     return "".join(lines).encode()
 
 
-def _merged(word: tuple[bytes, ...], left: bytes, right: bytes) -> tuple[bytes, ...]:
+def _merged(word: tuple[bytes, ...], first: bytes, second: bytes) -> tuple[bytes, ...]:
     out: list[bytes] = []
     for symbol in word:
-        if out and out[-1] == left and symbol == right:
-            out[-1] = left + right
+        if out and out[-1] == first and symbol == second:
+            out[-1] = first + second
         else:
             out.append(symbol)
     return tuple(out)

@@ -24,7 +24,7 @@ from curate.train import config
 from curate.train.run import events, records
 from tests.cli.test_cli import curate_in
 from tests.support import ROOT
-from tests.support.small_runs import ANSWER, COLOURS, QUESTION, SHORT, Heard, losses, run, taught_set
+from tests.support.small_runs import ANSWER, COLOURS, QUESTION, SHORT, EventLog, losses, run, taught_set
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_tiny_learns_a_small_set_by_heart_and_its_chat_repeats_the_answers_and_s
 
 
 def test_a_run_leaves_what_its_page_says(held_out: Path, tmp_path: Path) -> None:
-    heard = Heard()
+    heard = EventLog()
     result = run(held_out, tmp_path / "run", on_event=heard)
     found = records.read(result.run)
     assert (result.status, result.step, len(found.metrics)) == ("finished", 6, 6)

@@ -18,7 +18,7 @@ from curate.train import checkpoint, config
 from curate.train.finetune import finetune
 from curate.train.run import events, records
 from curate.train.run.log import RunResult
-from tests.support.small_runs import QUICK, SHORT, Heard, losses, run, taught_set
+from tests.support.small_runs import QUICK, SHORT, EventLog, losses, run, taught_set
 
 STEPS: dict[str, Any] = {"global_batch": 9, "max_steps": 8}
 SAVED = ("checkpoint.steps=4", "eval.limit=0")
@@ -83,7 +83,7 @@ def test_a_checkpoints_weights_are_taken_over_with_its_runs_method(
 ) -> None:
     path = checkpoint.checkpoints(full.run)[age]
     assert (checkpoint.load(path).optimizer is None) == (age == 1)
-    heard = Heard()
+    heard = EventLog()
     found = on_from(path, taught, tmp_path / "run", on_event=heard)
     assert any("method full, as in the run of" in said.text for said in heard.of(events.Said))
     if age == 0:

@@ -53,7 +53,7 @@ def test_the_command_merges_and_chat_answers_as_trained(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_qlora_is_merged_into_the_base_as_it_was_quantised(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    how = export.asked_as_trained(tiny_runs.renderer(tmp_path / "tokenizer"))
+    how = export.asked_as_trained(tiny_runs.tiny_renderer(tmp_path / "tokenizer"))
     lies = export.write_model(tmp_path / "base", tiny_runs.base(), Making(how, Origin("tiny", None, "none"), 512))
     source = sources.find_model(str(lies))
     four: Any = loader.load_model(source, dtype=torch.float32, device="cpu", quantise=True)
@@ -96,7 +96,7 @@ def test_an_adapter_without_weights_of_its_own_form_is_told(tmp_path: Path) -> N
     lies = export.write_model(
         tmp_path / "base",
         model,
-        Making(export.asked_as_trained(tiny_runs.renderer(tmp_path / "t")), Origin("tiny", None, "none"), 512),
+        Making(export.asked_as_trained(tiny_runs.tiny_renderer(tmp_path / "t")), Origin("tiny", None, "none"), 512),
     )
     config.base_model_name_or_path = str(lies)
     made.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)

@@ -23,7 +23,7 @@ from curate.train import checkpoint
 from curate.train.finetune import finetune
 from curate.train.run import events, records
 from curate.train.run import folder as run_folder
-from tests.support.small_runs import SHORT, Heard, losses, run, taught_set
+from tests.support.small_runs import SHORT, EventLog, losses, run, taught_set
 
 ROOT = Path(__file__).parents[2]
 STEPS = 10
@@ -121,7 +121,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
 
     with pytest.raises(Killed):
         run(taught, tmp_path / "run", settings=DRAWN, on_event=kill, **LORA)
-    heard = Heard()
+    heard = EventLog()
     finetune(resume=tmp_path / "run", place="cpu", on_event=heard)
     assert any("has no checkpoint yet" in warned.text for warned in heard.of(events.Warned))
     assert losses(tmp_path / "run") == whole
@@ -201,7 +201,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     out = shutil.copytree(stopped, tmp_path / "run")
     newest, before = checkpoint.checkpoints(out)
     damage(newest)
-    heard = Heard()
+    heard = EventLog()
     finetune(resume=out, place="cpu", on_event=heard)
     [warned] = heard.of(events.Warned)
     assert newest.name in warned.text and "SHA-256" in warned.text
@@ -216,7 +216,7 @@ def test_where_only_weights_are_left_the_run_says_so_before_it_loads_anything(ta
     newest, before = checkpoint.checkpoints(out)
     assert {path.name.split("-")[0] for path in before.iterdir()} == {"manifest.json", "state.json", "weights"}
     damage(newest)
-    heard = Heard()
+    heard = EventLog()
     with pytest.raises(CheckpointError, match=f"{before.name}.*has weights but not.*--init"):
         finetune(resume=out, place="cpu", on_event=heard)
     assert not heard.of(events.Planned)

@@ -30,7 +30,7 @@ from curate.train.packing import PackedData
 from curate.train.plan import Hardware, Load, Planner
 from curate.train.run import events, records
 from curate.train.trainer import LossScale, Trainer, TrainerInputs
-from tests.support.small_runs import Heard, losses, run, taught_set
+from tests.support.small_runs import EventLog, losses, run, taught_set
 
 ALL: dict[str, Any] = {"global_batch": 12, "max_steps": 4, "lr": 5e-3}  # each step takes every conversation
 DRAWN = ("method.dropout=0.3", "optimizer.neftune=5.0")
@@ -104,7 +104,7 @@ def test_when_memory_runs_out_the_step_is_taken_again_by_half_with_the_same_rows
 ) -> None:
     asked: dict[str, Any] = {**ALL, "method": "lora", "rank": 4, "settings": DRAWN}
     run(taught, tmp_path / "two", micro_batch=2, **asked)
-    heard = Heard()
+    heard = EventLog()
     with memory_for(2) as refused:
         run(taught, tmp_path / "four", micro_batch=4, on_event=heard, **asked)
     assert refused == [4]
@@ -116,7 +116,7 @@ def test_when_memory_runs_out_the_step_is_taken_again_by_half_with_the_same_rows
 
 
 def test_at_one_row_activations_are_checkpointed_and_then_there_is_no_more_to_do(taught: Path, tmp_path: Path) -> None:
-    heard = Heard()
+    heard = EventLog()
     with pytest.raises(RunError, match=r"step 1: memory ran out at one row.*--max-tokens"), memory_for(0):
         run(taught, tmp_path / "run", micro_batch=1, on_event=heard, **ALL)
     assert "activations are made again" in heard.of(events.Warned)[0].text
@@ -139,7 +139,7 @@ def test_memory_that_runs_out_in_the_change_of_weights_goes_back_to_the_last_che
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(adamw.AdamW, "step", fail_once)
-    heard = Heard()
+    heard = EventLog()
     run(taught, tmp_path / "four", micro_batch=4, on_event=heard, **asked)
     assert "memory ran out in step 4: back to step 2, now 2 rows at once" in heard.of(events.Warned)[0].text
     assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "two"), rel=2e-5)
