@@ -2,12 +2,12 @@
 
     looks_like_html(text)    is this ChatGPT's own markup?
     to_markdown(answers)     a batch of HTML to markdown
-    strip_chrome(text)       for answers that are text already
-    unwrap_prompt(text)      for prompts stored with their bubble's markup
+    strip_chrome(text)       an answer that is already text, without text of the page
+    unwrap_prompt(text)      a prompt without the markup of its message bubble
 
-Code blocks are extracted first (`code`). The rest of most answers is flat and is converted as a Polars column
-(`flat`); nested answers are walk_html once (`walk`, `elements`). Both paths give the same text. Only
-characters that markdown would read as markup are escape_inline (`escape`).
+Code blocks are extracted first (`code`). What remains of most answers is flat and is converted as a Polars column
+(`flat`); nested answers are walked tag by tag (`walker`, `elements`). Both paths give the same text. Only
+characters that markdown would read as markup are escaped (`escaping`).
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ _CUT_TAG = re.compile(r"<(?:/?[a-zA-Z][^<>]*)?\Z")  # in HTML, text has no unesc
 def to_markdown(answers: Sequence[str], *, citations: Citations = "links") -> list[str]:
     """Return the markdown of each answer; never raises, and loses no text.
 
-    `citations` decides what citation pills become: links in parentheses, or nothing.
+    `citations`: citation pills become links in parentheses, or are dropped.
     """
     bodies = list(answers)
     blocks: list[Sequence[Block]] = [()] * len(bodies)
-    for place in flat.indices_with_code(bodies):
-        bodies[place], blocks[place] = _extract(bodies[place])
+    for index in flat.indices_with_code(bodies):
+        bodies[index], blocks[index] = _extract(bodies[index])
     return [
-        _walk(body, lifted, citations) if markdown is None else markdown
-        for markdown, body, lifted in zip(flat.convert(bodies, blocks), bodies, blocks, strict=True)
+        _walk(body, extracted, citations) if markdown is None else markdown
+        for markdown, body, extracted in zip(flat.convert(bodies, blocks), bodies, blocks, strict=True)
     ]
 
 
 def walk_html(html: str, *, citations: Citations = "links") -> str:
-    """Return the markdown of one answer by the walker alone, which handles any markup: the reference for `flat`."""
+    """Return the markdown of one answer with the walker, which handles any markup; tests compare `flat` with it."""
     return _walk(*_extract(html), citations)
 
 
 def _walk(html: str, blocks: Sequence[Block], citations: Citations) -> str:
     if not blocks:
-        html, blocks = _extract(html)  # tags in capitals
+        html, blocks = _extract(html)  # tags may be in capitals
     return walk(remove_placeholders(trim_chrome(html)), blocks, TAGS, citations)
 
 

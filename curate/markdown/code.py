@@ -1,8 +1,8 @@
 """Extract code blocks from an answer's HTML: exact text, language and position.
 
 From 2023 to 2026 the outermost element of a code block is a `pre`. Inside it the language label, the
-buttons and the scrolling boxes changed nine times; the code itself stands in a `code`, in CodeMirror's
-`.cm-content`, or in a `pre` inside the `pre`.
+buttons and the scrolling boxes changed nine times. The code itself is in a `code` element, in CodeMirror's
+`.cm-content`, or in a nested `pre`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 PLACE = "<pre/>"  # replaces an extracted block in the HTML
 
-ATTRIBUTES = r"""[^<>"']*(?:(?:"[^"]*"|'[^']*')[^<>"']*)*+"""  # quoted values may hold `>`
+ATTRIBUTES = r"""[^<>"']*(?:(?:"[^"]*"|'[^']*')[^<>"']*)*+"""  # quoted values may contain `>`
 _PRE = re.compile(rf"<(/?)pre\b{ATTRIBUTES}>")
 _CODE = re.compile(rf"<code\b({ATTRIBUTES})>")
 _EDITOR = re.compile(rf"<(\w+)\b(?=[^>]*\bcm-content\b){ATTRIBUTES}>")
@@ -26,8 +26,8 @@ _SPAN = re.compile(r'<span class="hljs-[a-z_ -]*">')
 _LINE_BREAK = re.compile(r"<br\s*/?>(?:</br\s*>)?|</br\s*>")
 _BOX = re.compile(rf"</?(?:div|span|section|p)\b{ATTRIBUTES}>")
 _EDITOR_LINE = re.compile(r"</div>\s*(?=<div\b)")
-_EMPTY_LINE = re.compile(r"<br\s*/?></div>")  # what an editor puts into an empty line, for its height
-_TICKS = re.compile("`{3,}")
+_EMPTY_LINE = re.compile(r"<br\s*/?></div>")  # an editor gives an empty line a `br`, for its height
+_BACKTICKS = re.compile("`{3,}")
 _LABEL = re.compile(r"[\w+#.\- ]{0,30}")
 
 
@@ -41,34 +41,34 @@ class Block(NamedTuple):
         """Return the block as markdown, in a fence longer than any run of backticks inside."""
         fence = "```"
         if fence in self.body:
-            fence = "`" * (1 + max(map(len, _TICKS.findall(self.body))))
+            fence = "`" * (1 + max(map(len, _BACKTICKS.findall(self.body))))
         return f"{fence}{self.language}\n{self.body}\n{fence}" if self.body else f"{fence}{self.language}\n{fence}"
 
 
 def extract_blocks(html: str) -> tuple[str, list[Block]]:
-    """Return the HTML with each code block replaced by `PLACE`, and the blocks in their order.
+    """Return the HTML with each code block replaced by `PLACE`, and the blocks in order.
 
-    A `pre` that was cut off runs to the end of its code, or of the text.
+    A `pre` without a closing tag ends where its code ends, or else at the end of the text.
     """
     if "<pre" not in html:
         html = _UPPER_TAG.sub(lambda tag: tag[0].lower(), html)
-    rest: list[str] = []
+    parts: list[str] = []  # of the HTML without code blocks
     blocks: list[Block] = []
     at = 0
-    label = ""  # of a `pre` that held the label alone, for the next one
+    label = ""  # from a `pre` with only a label, for the next `pre`
     balanced = True
     while opening := _opening(html, at):
-        rest.append(html[at : opening.start()])
+        parts.append(html[at : opening.start()])
         end, at, balanced = _end(html, opening.end(), balanced)
         inner = html[opening.end() : end]
-        if "<code" not in inner and (found := _only_label(inner, html[at : at + 200])):
-            label = found
+        if "<code" not in inner and (lone_label := _lone_label(inner, html[at : at + 200])):
+            label = lone_label
             continue
-        rest.append(PLACE)
+        parts.append(PLACE)
         blocks.append(_block(inner, label))
         label = ""
-    rest.append(html[at:])
-    return "".join(rest), blocks
+    parts.append(html[at:])
+    return "".join(parts), blocks
 
 
 def _opening(html: str, at: int) -> re.Match[str] | None:
@@ -80,9 +80,9 @@ def _opening(html: str, at: int) -> re.Match[str] | None:
 
 
 def _end(html: str, start: int, balanced: bool) -> tuple[int, int, bool]:
-    """Return where the content of a `pre` ends, where its closing tag does, and whether tags balance so far.
+    """Return the end of a `pre`'s content, the end of its closing tag, and whether the tags are balanced so far.
 
-    Where they don't (code with a raw `<pre>` in it, an answer cut short), the first closing tag counts.
+    If they are not (a raw `<pre>` in the code, a truncated answer), the first closing tag ends the block.
     """
     first = html.find("</pre>", start)
     if first < 0:
@@ -99,8 +99,8 @@ def _end(html: str, start: int, balanced: bool) -> tuple[int, int, bool]:
     return first, first + len("</pre>"), balanced
 
 
-def _only_label(inner: str, following: str) -> str:
-    """Return the label of a `pre` that holds nothing else, where the `pre` with its code comes next."""
+def _lone_label(inner: str, following: str) -> str:
+    """Return the label in a `pre` that has only a label and is followed by the `pre` with the code; otherwise ""."""
     if not following.lstrip().lower().startswith("<pre") or "<" not in inner:
         return ""
     return "" if _EDITOR.search(inner) or _PRE.search(inner) else _label(inner)
@@ -111,7 +111,7 @@ def _block(inner: str, label: str) -> Block:
     at = inner.find("<code")
     code = _CODE.search(inner, at) if at >= 0 else None
     if code and "whitespace-pre" not in code[1]:
-        code = next((other for other in _CODE.finditer(inner, at) if "whitespace-pre" in other[1]), code)
+        code = next((tag for tag in _CODE.finditer(inner, at) if "whitespace-pre" in tag[1]), code)
     editor = None if code and "whitespace-pre" in code[1] else _EDITOR.search(inner)
     if code and not (editor and code.start() < editor.start()):
         return _in_code_element(inner, code, label)
@@ -121,26 +121,26 @@ def _block(inner: str, label: str) -> Block:
         language = _label(inner[: element.start()])
         inside = _PRE.match(body.lstrip())
         return Block(language or label, _text(_element(body.lstrip(), inside) if inside else body))
-    return _bare(inner, label)
+    return _block_from_text(inner, label)
 
 
 def _in_code_element(inner: str, code: re.Match[str], label: str) -> Block:
-    # The last closing tag: code that is HTML may hold `</code>` itself.
+    # The last closing tag: code that is HTML may contain `</code>` itself.
     end = inner.rfind("</code>", code.end())
     body = inner[code.end() : end if end >= 0 else len(inner)]
-    named = _LANGUAGE.search(code[1])
-    language = unescape(named[1]) if named else _label(inner[: code.start()])
+    class_name = _LANGUAGE.search(code[1])
+    language = unescape(class_name[1]) if class_name else _label(inner[: code.start()])
     return Block(language or label, _text(body))
 
 
-def _bare(inner: str, label: str) -> Block:
-    """Read a `pre` without any code element: its text."""
+def _block_from_text(inner: str, label: str) -> Block:
+    """Return the text of a `pre` without a code element, as a block."""
     text = _remove_boxes(_remove_chrome(inner, ""))
     return Block(label, _text(text).removeprefix("\n"))
 
 
 def _remove_boxes(html: str) -> str:
-    """Return code whose lines are boxes without them, a line each."""
+    """Return code whose lines are elements of their own as plain lines."""
     return _BOX.sub("", _EDITOR_LINE.sub("\n", _EMPTY_LINE.sub("</div>", html)))
 
 
@@ -156,15 +156,15 @@ def _element(html: str, opening: re.Match[str]) -> str:
 
 
 def _label(header: str) -> str:
-    """Return the language that a block's header shows: its first words outside buttons and icons."""
+    """Return the language in a block's header: its first line outside buttons and icons, if that is a name."""
     text = unescape(_TAG.sub("\n", _remove_chrome(header, "\n"))).strip()
     line = text.partition("\n")[0].strip()
-    line = line.removesuffix("Copy code") or line  # of a button whose tag is gone
+    line = line.removesuffix("Copy code") or line  # the text of a button that lost its tag
     return line.lower().replace(" ", "") if _LABEL.fullmatch(line) else ""
 
 
-def _remove_chrome(html: str, instead: str) -> str:
-    """Drop buttons and icons with their content; keep one that is not closed."""
+def _remove_chrome(html: str, replacement: str) -> str:
+    """Replace each button and icon, including its content; one without a closing tag is kept."""
     kept: list[str] = []
     at = 0
     while opening := _CHROME.search(html, at):
@@ -172,15 +172,15 @@ def _remove_chrome(html: str, instead: str) -> str:
         end = html.find(closing, opening.end())
         if end < 0:
             break
-        kept += html[at : opening.start()], instead
+        kept += html[at : opening.start()], replacement
         at = end + len(closing)
     return "".join((*kept, html[at:]))
 
 
 def _text(body: str) -> str:
-    """Return the code without highlighting, with entities decode_entities once and raw tags kept."""
+    """Return the code without highlighting, with entities decoded once and raw tags kept."""
     if "<" in body:
-        # Most tags are these two; taking them first makes the rest rare.
+        # Most tags are these two: removing them first leaves few for the slower patterns.
         body = _SPAN.sub("", body.replace("</span>", ""))
     if "<" in body:
         if "cm-line" in body:
@@ -197,7 +197,7 @@ def _remove_blank_end(code: str) -> str:
         return code
     end = len(code.rstrip(" \t\n"))
     lines = code[end:].split("\n")
-    first = 1 if end else 0  # what follows the last character is the end of its line
+    first = 1 if end else 0  # the text after the last character ends that character's line
     while len(lines) > first and lines[-1]:
         lines.pop()
     return code[:end] + "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The markdown of each HTML element, including ChatGPT's own: one small function for each."""
+"""Handlers that write the markdown of each HTML element, including ChatGPT's own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def block(walker: Walker, tag: Tag) -> None:
 
 
 def paragraph(walker: Walker, tag: Tag) -> None:
-    """`p`: the markup since 2025 puts one into each list item, with line breaks around it or attributes on it."""
+    """Start a `p`. Markup since 2025 puts one in each list item, with line breaks around it or attributes on it."""
     if walker.inline:
         walker.flush()
     walker.paragraph = True
@@ -55,27 +55,27 @@ def end_heading(walker: Walker, tag: Tag) -> None:
 
 
 def strong(walker: Walker, tag: Tag) -> None:
-    walker.open_mark(STRONG)
+    walker.open_inline(STRONG)
 
 
 def end_strong(walker: Walker, tag: Tag) -> None:
-    walker.close_mark(STRONG)
+    walker.close_inline(STRONG)
 
 
 def emphasis(walker: Walker, tag: Tag) -> None:
-    walker.open_mark(EMPHASIS)
+    walker.open_inline(EMPHASIS)
 
 
 def end_emphasis(walker: Walker, tag: Tag) -> None:
-    walker.close_mark(EMPHASIS)
+    walker.close_inline(EMPHASIS)
 
 
 def strike(walker: Walker, tag: Tag) -> None:
-    walker.open_mark(STRIKE)
+    walker.open_inline(STRIKE)
 
 
 def end_strike(walker: Walker, tag: Tag) -> None:
-    walker.close_mark(STRIKE)
+    walker.close_inline(STRIKE)
 
 
 def line_break(walker: Walker, tag: Tag) -> None:
@@ -91,26 +91,26 @@ def end_line_break(walker: Walker, tag: Tag) -> None:
 
 
 def rule(walker: Walker, tag: Tag) -> None:
-    # In an item `---` would underline the text above it, or be taken for the item's own marker.
+    # In an item, `---` would make a heading of the line above, or look like the item's own marker.
     walker.write_block("rule", "***" if walker.frame.kind == "item" else "---")
 
 
 def code_span(walker: Walker, tag: Tag) -> None:
-    """Inline code: the text up to its end, raw tags in it kept."""
+    """Write inline code: the text up to the closing tag, including raw tags."""
     end = walker.end_of("code")
     if end < 0:
         return
-    pieces = [walker.tokens[walker.at + 1]]
-    for place in range(walker.at + 2, end, 2):
-        name = walker.tags[walker.tokens[place]].name
+    parts = [walker.tokens[walker.at + 1]]
+    for index in range(walker.at + 2, end, 2):
+        name = walker.tags[walker.tokens[index]].name
         if name == "pre":
-            pieces.append("".join(found.body for found in islice(walker.blocks, 1)))
+            parts.append("".join(extracted.body for extracted in islice(walker.blocks, 1)))
         elif name.lstrip("/") == "br":
-            pieces.append("\n")
+            parts.append("\n")
         elif name.lstrip("/") not in ("span", "code"):
-            pieces.append(walker.tokens[place])
-        pieces.append(walker.tokens[place + 1])
-    code = "".join(pieces)
+            parts.append(walker.tokens[index])
+        parts.append(walker.tokens[index + 1])
+    code = "".join(parts)
     walker.write_span(decode_entities(code) if "&" in code else code)
     walker.at = end
 
@@ -142,8 +142,8 @@ def _list(walker: Walker, ordered: bool, number: int) -> None:
         outer = _item(walker)
     runs_on = ordered and number != 1 and outer.last in ("text", "p", "quote", "list")
     if outer.kind == "item" and outer.parent and runs_on:
-        outer.parent.loose = True  # only a list that starts at 1 can follow a text without a blank line
-    # Two lists in a row would be read as one but for another marker.
+        outer.parent.loose = True  # only a list that starts at 1 can follow text without a blank line
+    # Two lists in a row need different markers, or markdown joins them.
     follows = outer.last == "list" and outer.ordered == ordered
     markers = ".)" if ordered else "-+"
     marker = markers[1] if follows and outer.bullet == markers[0] else markers[0]
@@ -187,7 +187,7 @@ def end_item(walker: Walker, tag: Tag) -> None:
 
 
 def checkbox(walker: Walker, tag: Tag) -> None:
-    """A task list's box; any other input was put there by the page or an extension."""
+    """Write a task list's checkbox; the page or an extension added all other inputs."""
     if tag.attributes.get("type") == "checkbox" and walker.counts["item"] and not walker.inline:
         walker.write_opaque("[x]" if "checked" in tag.attributes else "[ ]", walker.inline)
         walker.modern = True
@@ -213,7 +213,7 @@ def end_quote(walker: Walker, tag: Tag) -> None:
 
 def table(walker: Walker, tag: Tag) -> None:
     walker.flush()
-    if walker.counts["cell"] < 3:  # deeper ones are read as rows of the table around them
+    if walker.counts["cell"] < 3:  # rows of deeper tables become rows of the table around them
         walker.push("table", walker.frame.prefix).rows = []
 
 
@@ -245,8 +245,8 @@ def cell(walker: Walker, tag: Tag) -> None:
     if walker.frame.kind == "row":
         frame = walker.push("cell", "")
         frame.start = len(walker.out)
-        aligned = _ALIGN.search(tag.attributes.get("style", ""))
-        frame.bullet = aligned[1].lower() if aligned else tag.attributes.get("align", "").lower()
+        alignment = _ALIGN.search(tag.attributes.get("style", ""))
+        frame.alignment = alignment[1].lower() if alignment else tag.attributes.get("align", "").lower()
 
 
 def end_cell(walker: Walker, tag: Tag) -> None:
@@ -254,7 +254,7 @@ def end_cell(walker: Walker, tag: Tag) -> None:
     walker.paragraph = False
 
 
-# What is no content
+# Elements without content
 
 
 def drop(walker: Walker, tag: Tag) -> None:
@@ -272,7 +272,7 @@ def button(walker: Walker, tag: Tag) -> None:
 
 
 def counter(walker: Walker, tag: Tag) -> None:
-    """The place among regenerated answers, "1 / 2"."""
+    """Drop the counter of regenerated answers, such as "1 / 2"."""
     end = walker.end_of(tag.name)
     if end >= 0 and _COUNTER.fullmatch("".join(text for _, text in walker.inside(end))):
         walker.skip_to(end)
@@ -292,7 +292,7 @@ def hidden(walker: Walker, tag: Tag) -> None:
         walker.skip_to(end)
 
 
-def _is_words(tag: Tag) -> bool:
+def _is_text_button(tag: Tag) -> bool:
     return "entity-underline" in tag.classes or "behavior-btn" in tag.classes
 
 
@@ -301,7 +301,7 @@ def _plain(tag: Tag) -> Handler:
 
 
 def handler(tag: Tag) -> Handler:
-    """Return a tag's handler; ChatGPT's own elements come first, recognised by classes and attributes."""
+    """Return a tag's handler: first by the classes and attributes of ChatGPT's own elements, then by name."""
     if tag.name[0] != "/" and is_formula(tag):
         return formula
     if tag.attributes and tag.name[0] != "/":
@@ -312,7 +312,7 @@ def handler(tag: Tag) -> Handler:
         if {"flex-grow", "flex-shrink-0"} <= tag.classes:
             return counter
         if tag.name == "button":
-            return transparent if _is_words(tag) else button
+            return transparent if _is_text_button(tag) else button
         if tag.attributes.get("aria-hidden") == "true":
             return hidden
     return _plain(tag)

@@ -1,6 +1,6 @@
 """Escape exactly those characters of a text that markdown would read as markup.
 
-The rules are CommonMark's (with tables and strikethrough): a `*` is escape_inline only where it would open or
+The rules are CommonMark's (with tables and strikethrough): a `*` is escaped only where it would open or
 close emphasis, a `1.` only where it would start a list. Generated markup in the text is a placeholder
 (see `placeholders`), so a `*` is always the author's.
 """
@@ -14,14 +14,14 @@ from html.entities import html5
 
 from curate.markdown.placeholders import CODE, EMPHASIS, EMPHASIS_ALT, LINK, OPAQUE, STRIKE, STRONG, STRONG_ALT
 
-MAX_RUNS = 400  # delimiter runs of one text that are paired; past it every one is protected
+MAX_DELIMITER_RUNS = 400  # of one text that are paired; past it all are escaped
 
 _RISK = re.compile(r"[*_`\\~&<\[\]]")
 _STARTERS = frozenset("#>+-=~|:0123456789*_`")
 _LINE = re.compile(
     r"^[ \t]*(?:"
     r"(?P<list>\d{1,9})(?=[.)](?:[ \t\n]|\Z))"
-    r"|(?P<mark>\#{1,6}(?=[ \t\n]|\Z)|>|[-+*](?=[ \t\n]|\Z)|~~~|=+(?=[ \t]*$)"
+    r"|(?P<marker>\#{1,6}(?=[ \t\n]|\Z)|>|[-+*](?=[ \t\n]|\Z)|~~~|=+(?=[ \t]*$)"
     r"|-+(?=[ \t]*$)|(?P<rule>[-*_])(?:[ \t]*(?P=rule)){2,}(?=[ \t]*$)"
     r"|(?P<column>:-+:?|-+:)(?=[ \t]*$)|\|?[ \t]*:?-+:?[ \t]*\|(?=[-:| \t]*$)|\|(?=[ \t]*:?-+:?[ \t]*$)))",
     re.M,
@@ -50,21 +50,21 @@ def escape_inline(text: str) -> str:
     """Escape characters that markdown would read as inline markup."""
     if not _RISK.search(text):
         return text
-    places: set[int] = set()
+    positions: set[int] = set()
     if "*" in text or _LOOSE_LINE.search(text):
-        places |= _emphasis(text)
+        positions |= _emphasis(text)
     if "`" in text:
-        places |= _code_spans(text)
+        positions |= _code_spans(text)
     if "~~" in text or (STRIKE in text and "~" in text):
-        places |= _strikes(text)
+        positions |= _strikes(text)
     if "[" in text or (LINK in text and "]" in text):
-        places |= _links(text)
+        positions |= _links(text)
     for pattern, character in ((_BACKSLASH, "\\"), (_AUTOLINK, "<")):
         if character in text:
-            places.update(found.start() for found in pattern.finditer(text))
+            positions.update(match.start() for match in pattern.finditer(text))
     if "&" in text:
-        places.update(e.start() for e in _ENTITY.finditer(text) if e[1] is None or e[1] in html5)
-    return _with_backslashes(text, places) if places else text
+        positions.update(e.start() for e in _ENTITY.finditer(text) if e[1] is None or e[1] in html5)
+    return _insert_backslashes(text, positions) if positions else text
 
 
 def escape_lines(text: str) -> str:
@@ -74,81 +74,85 @@ def escape_lines(text: str) -> str:
     return text
 
 
-def _escape_match(found: re.Match[str]) -> str:
-    first = not found.start()
-    if number := found["list"]:
-        # Only a list that starts at 1 can break into a paragraph.
-        return f"{found[0]}\\" if first or number == "1" else found[0]
-    mark = found["mark"]
-    if first and (mark[0] == "=" or found["column"] or mark[-1] == "|"):
-        return found[0]  # underlines of headings and tables have a line above them
-    if found["column"] and "|" not in found.string:
-        return found[0]
-    before = found[0][: -len(mark)]
-    if found["rule"] and mark[0] in "*_":  # all, since what was left of the run could be paired
-        return before + mark.replace(mark[0], f"\\{mark[0]}")
-    return f"{before}\\{mark}"
+def _escape_match(match: re.Match[str]) -> str:
+    first = not match.start()
+    if number := match["list"]:
+        # Only a list that starts at 1 can interrupt a paragraph.
+        return f"{match[0]}\\" if first or number == "1" else match[0]
+    marker = match["marker"]
+    if first and (marker[0] == "=" or match["column"] or marker[-1] == "|"):
+        return match[0]  # underlines of headings and tables have a line above them
+    if match["column"] and "|" not in match.string:
+        return match[0]
+    before = match[0][: -len(marker)]
+    if match["rule"] and marker[0] in "*_":  # every character, since those left could open or close emphasis
+        return before + marker.replace(marker[0], f"\\{marker[0]}")
+    return f"{before}\\{marker}"
 
 
-def _with_backslashes(text: str, places: set[int]) -> str:
+def _insert_backslashes(text: str, positions: set[int]) -> str:
     parts: list[str] = []
     at = 0
-    for place in sorted(places):
-        parts += text[at:place], "\\"
-        at = place
+    for position in sorted(positions):
+        parts += text[at:position], "\\"
+        at = position
     return "".join((*parts, text[at:]))
 
 
 @dataclass(slots=True, eq=False)
-class _Run:
-    """A run of `*` or `_`; `at` is where it stands if the author wrote it, -1 if it is our markup."""
+class _DelimiterRun:
+    """A delimiter run in CommonMark's sense: adjacent `*` or `_`. `at`: its position in the text, -1 for our markup."""
 
     at: int
     character: str
     length: int
     can_open: bool
     can_close: bool
-    left: int = 0  # of `length`, not yet paired
-    hit: bool = False
+    unpaired: int = 0  # of `length`
+    paired: bool = False
 
-    def places(self) -> range:
-        """Return where in the text it stands; nowhere, if it is ours."""
+    def positions(self) -> range:
+        """Return its positions in the text; none for our markup."""
         return range(self.at, self.at + self.length) if self.at >= 0 else range(0)
 
 
 def _emphasis(text: str) -> set[int]:
-    """Return the places of `*` and `_` that would be paired into emphasis, or that touch our own."""
-    runs: list[_Run] = []
-    places: set[int] = set()
-    for found in _RUN.finditer(text):
-        whole = found[0]
-        if whole[0] in "*_" and whole == whole[0] * len(whole):
-            _add(runs, text, found.start(), found.end(), whole[0], found.start())
-        elif any(character in whole for character in "*_"):
-            places.update(found.start() + i for i, character in enumerate(whole) if character in "*_")
-            for own in _OWN.finditer(text, found.start(), found.end()):  # pairs with what stands further on
-                _add(runs, text, *own.span(), "*" if whole[-1] in f"*{STRONG}{EMPHASIS}" else "_", -1)
+    """Return the positions of `*` and `_` that would be paired into emphasis, or that touch our own."""
+    runs: list[_DelimiterRun] = []
+    positions: set[int] = set()
+    for match in _RUN.finditer(text):
+        characters = match[0]
+        if characters[0] in "*_" and characters == characters[0] * len(characters):
+            _add(runs, text, match.start(), match.end(), characters[0], match.start())
+        elif any(character in characters for character in "*_"):
+            positions.update(match.start() + i for i, character in enumerate(characters) if character in "*_")
+            for own in _OWN.finditer(text, match.start(), match.end()):  # can pair with a later run
+                _add(runs, text, *own.span(), "*" if characters[-1] in f"*{STRONG}{EMPHASIS}" else "_", -1)
         else:
-            _add(runs, text, found.start(), found.end(), "*" if whole[0] in (STRONG, EMPHASIS) else "_", -1)
-    if len(runs) > MAX_RUNS:
-        return places.union(*(run.places() for run in runs))
-    while hit := _paired(runs):  # what is protected frees its partner to be paired with another
-        places.update(*(run.places() for run in hit))
-        runs = [run for run in runs if run not in hit]
-    return places
+            _add(runs, text, match.start(), match.end(), "*" if characters[0] in (STRONG, EMPHASIS) else "_", -1)
+    if len(runs) > MAX_DELIMITER_RUNS:
+        return positions.union(*(run.positions() for run in runs))
+    while paired := _pair(runs):  # an escaped run frees its partner to be paired with another
+        positions.update(*(run.positions() for run in paired))
+        runs = [run for run in runs if run not in paired]
+    return positions
 
 
-def _add(runs: list[_Run], text: str, start: int, end: int, character: str, at: int) -> None:
-    """Add a run unless it can neither open nor close, by what stands before and after it."""
+def _add(runs: list[_DelimiterRun], text: str, start: int, end: int, character: str, at: int) -> None:
+    """Add a run, unless the characters around it mean that it can neither open nor close emphasis."""
     before = _kind(text[start - 1]) if start else "space"
     after = _kind(text[end]) if end < len(text) else "space"
-    left = after == "word" or (after == "punctuation" and before != "word")
-    right = before == "word" or (before == "punctuation" and after != "word")
+    # CommonMark calls these left-flanking and right-flanking.
+    opens = after == "word" or (after == "punctuation" and before != "word")
+    closes = before == "word" or (before == "punctuation" and after != "word")
     if character == "_":
-        left, right = left and (not right or before == "punctuation"), right and (not left or after == "punctuation")
-    if left or right:
-        length = end - start if at >= 0 else sum(_LENGTH.get(mark, 1) for mark in text[start:end])
-        runs.append(_Run(at, character, length, left, right))
+        opens, closes = (
+            opens and (not closes or before == "punctuation"),
+            closes and (not opens or after == "punctuation"),
+        )
+    if opens or closes:
+        length = end - start if at >= 0 else sum(_LENGTH.get(placeholder, 1) for placeholder in text[start:end])
+        runs.append(_DelimiterRun(at, character, length, opens, closes))
 
 
 def _kind(character: str) -> str:
@@ -159,31 +163,32 @@ def _kind(character: str) -> str:
     return "punctuation" if character < "\x20" or unicodedata.category(character)[0] in "PS" else "word"
 
 
-def _paired(runs: list[_Run]) -> list[_Run]:
-    """Pair runs as CommonMark does and return the author's that take part."""
+def _pair(runs: list[_DelimiterRun]) -> list[_DelimiterRun]:
+    """Pair runs as CommonMark does, and return the author's runs that were paired."""
     if not any(run.at >= 0 for run in runs):
         return []
-    openers: list[_Run] = []
+    openers: list[_DelimiterRun] = []
     for run in runs:
-        run.left, run.hit = run.length, False
-        while run.can_close and run.left:
-            place = next((i for i in range(len(openers) - 1, -1, -1) if _fit(openers[i], run)), -1)
-            if place < 0:
+        run.unpaired, run.paired = run.length, False
+        while run.can_close and run.unpaired:
+            index = next((i for i in range(len(openers) - 1, -1, -1) if _can_pair(openers[i], run)), -1)
+            if index < 0:
                 break
-            opener = openers[place]
-            del openers[place + 1 :]
-            used = 2 if opener.left >= 2 and run.left >= 2 else 1
-            opener.left -= used
-            run.left -= used
-            opener.hit = run.hit = True
-            if not opener.left:
+            opener = openers[index]
+            del openers[index + 1 :]
+            used = 2 if opener.unpaired >= 2 and run.unpaired >= 2 else 1
+            opener.unpaired -= used
+            run.unpaired -= used
+            opener.paired = run.paired = True
+            if not opener.unpaired:
                 openers.pop()
-        if run.can_open and run.left:
+        if run.can_open and run.unpaired:
             openers.append(run)
-    return [run for run in runs if run.hit and run.at >= 0]
+    return [run for run in runs if run.paired and run.at >= 0]
 
 
-def _fit(opener: _Run, closer: _Run) -> bool:
+def _can_pair(opener: _DelimiterRun, closer: _DelimiterRun) -> bool:
+    """Return whether two runs may pair, by CommonMark's rules 9 and 10 for emphasis."""
     if opener.character != closer.character:
         return False
     if not (opener.can_close or closer.can_open):
@@ -193,38 +198,38 @@ def _fit(opener: _Run, closer: _Run) -> bool:
 
 
 def _code_spans(text: str) -> set[int]:
-    """Return the places of all backticks, if any run of them would begin a code span or a fence.
+    """Return the positions of all backticks, if any run of them would begin a code span or a fence.
 
-    All, since a protected run of two is two runs of one, which end what another one begins.
+    All, since a run with only its first backtick escaped is a shorter run, which could end another span.
     """
-    runs = [run[0] for run in _BACKTICKS.finditer(text)]
+    runs = _BACKTICKS.findall(text)
     if CODE not in text and len({len(run) for run in runs}) == len(runs) and not _FENCE.search(text):
         return set()
-    return {place for place, character in enumerate(text) if character == "`"}
+    return {position for position, character in enumerate(text) if character == "`"}
 
 
 def _strikes(text: str) -> set[int]:
-    runs = list(_TILDES.finditer(text))
-    if len(runs) < 2:
+    matches = list(_TILDES.finditer(text))
+    if len(matches) < 2:
         return set()
-    return {place for run in runs if run[0] != STRIKE for place in range(*run.span())}
+    return {position for match in matches if match[0] != STRIKE for position in range(*match.span())}
 
 
 def _links(text: str) -> set[int]:
-    """Return the places of brackets that would make a link, an image or a definition, or would end one of ours."""
-    places: set[int] = set()
+    """Return the positions of brackets that would form a link, image or definition, or would end one of our links."""
+    positions: set[int] = set()
     ends: set[int] = set()
     at = depth = 0
     for link in _LINK.finditer(text):
         for bracket in _BRACKET.findall(text, at, link.start()):
             depth = depth + 1 if bracket == "[" else max(0, depth - 1)
         at = link.end()
-        # In an open bracket the closing one goes, or else it would close that.
-        places.add(link.start("end") if depth else link.start())
+        # Inside an open bracket, escape the closing one: it would otherwise close the outer bracket.
+        positions.add(link.start("end") if depth else link.start())
         ends.add(link.start("end"))
-    places |= {end.start() for end in _LINK_END.finditer(text)} - ends
-    places |= {definition.start() for definition in _DEFINITION.finditer(text)}
+    positions |= {end.start() for end in _LINK_END.finditer(text)} - ends
+    positions |= {definition.start() for definition in _DEFINITION.finditer(text)}
     for inside in _LINK_TEXT.finditer(text):
         if inside[1].count("[") != inside[1].count("]") or "](" in inside[1]:
-            places.update(inside.start(1) + i for i, c in enumerate(inside[1]) if c in "[]")
-    return places
+            positions.update(inside.start(1) + i for i, c in enumerate(inside[1]) if c in "[]")
+    return positions

@@ -1,9 +1,9 @@
 """Convert flat answers as a Polars column: most answers have no nesting and need no walk.
 
 `FLAT` is the grammar of these answers: paragraphs, headings, rules, extracted code blocks, and lists of
-single paragraphs, with text in which no character could mean markup. For such an answer, replacing tags
-without regard to context gives the same result as the walker. One pass of a finite automaton recognises
-them (about 450 MB/s), one pass replaces.
+single paragraphs, with text in which no character could be markdown. For such an answer, replacing each tag
+without its context gives the same result as the walker. One pass of a finite automaton recognises flat answers
+(about 450 MB/s), and a second pass replaces their tags.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ import polars as pl
 
 from curate.markdown.code import PLACE, Block
 
-# Text, in pieces none of which could mean markup wherever it stands.
-_WORD = r"[A-Za-z0-9]+(?:_+[A-Za-z0-9]+)*"  # an underscore inside a word is no emphasis
-_OTHER = r"[^<&*_`~\\\[\]|\x00-\x20A-Za-z0-9]"  # any character that never means markup
+# Text, in parts that are never markup, whatever surrounds them.
+_WORD = r"[A-Za-z0-9]+(?:_+[A-Za-z0-9]+)*"  # an underscore inside a word is not emphasis
+_SAFE = r"[^<&*_`~\\\[\]|\x00-\x20A-Za-z0-9]"  # any other character that is never markup
 _CHARACTER = (
-    rf"(?:{_WORD}|{_OTHER}|\[|\||&(?:quot|gt|#39|#x27);|&lt;(?:[=0-9]|/?[A-Za-z][A-Za-z0-9]*&gt;)"
+    rf"(?:{_WORD}|{_SAFE}|\[|\||&(?:quot|gt|#39|#x27);|&lt;(?:[=0-9]|/?[A-Za-z][A-Za-z0-9]*&gt;)"
     r"|\]+(?:[^<&*_`~\\\[\]|(:\x00-\x20]|&(?:quot|gt|#39|#x27);))"
 )
-_SOLID = _CHARACTER.replace(r"\x00-\x20", r"\x00-\x20\s")  # and is no white space of another script, as U+3000 is
+_SOLID = _CHARACTER.replace(r"\x00-\x20", r"\x00-\x20\s")  # nor white space beyond ASCII, such as U+3000
 _TEXT = (
     rf"(?:{_CHARACTER}|[ ]|\]+ |~[A-Za-z0-9 ]|\\[A-Za-z0-9 ]| \* "
     r"|&lt;(?:/?[A-Za-z][A-Za-z0-9]*)? |&amp; |&amp;&amp; )"
 )
-# How a line can begin without being a list item, a heading, a quote, a rule or an underline.
+# Beginnings of a line that is not a list item, a heading, a quote, a rule or an underline.
 _OPENING = (
     r"[A-Za-z]|[0-9]+(?:[^<&*_`~\\\[\]|\x00-\x1f.)0-9]|\.[0-9])|[^<>&*_`~\\\[\]|\x00-\x20A-Za-z0-9#+\-=:]"
     r"|[#+\-=][A-Za-z0-9]|\[|&quot;|&#39;|&#x27;|&lt;/?[A-Za-z][A-Za-z0-9]*(?:&gt;| )"
 )
 _FIRST = rf"(?:{_OPENING})"
-_NEXT = rf"(?:{_OPENING}|(?:[02-9]|[1-9][0-9]{{1,8}})[.)])"  # only a list from 1 breaks into a paragraph
-_WORDS = rf"{_SOLID}(?:{_TEXT}*{_SOLID})?\]*"
+_NEXT = rf"(?:{_OPENING}|(?:[02-9]|[1-9][0-9]{{1,8}})[.)])"  # only a list that starts at 1 can interrupt a paragraph
+_PHRASE = rf"{_SOLID}(?:{_TEXT}*{_SOLID})?\]*"
 _CODE = r"(?:[^<&`\x00-\x20]|&(?:lt|gt|quot|amp|#39|#x27);)"
-_MARKED = rf"(?:<strong>{_WORDS}</strong>|<em>{_WORDS}</em>|<code>{_CODE}(?:[ ]*{_CODE})*</code>)"
+_INLINE = rf"(?:<strong>{_PHRASE}</strong>|<em>{_PHRASE}</em>|<code>{_CODE}(?:[ ]*{_CODE})*</code>)"
 
 
 def _line(first: str) -> str:
-    """Return the grammar of a line without white space at its end, where no two elements touch."""
+    """Return the grammar of a line that has no white space at its end and no two inline elements next to each other."""
     return (
         rf"(?:{first}(?:{_TEXT}*{_CHARACTER})?|[0-9]+|\]+[,;]?"
-        rf"|(?:{first}{_TEXT}*)?(?:{_MARKED}{_TEXT}+)*{_MARKED}(?:{_TEXT}*{_CHARACTER})?)\]*"
+        rf"|(?:{first}{_TEXT}*)?(?:{_INLINE}{_TEXT}+)*{_INLINE}(?:{_TEXT}*{_CHARACTER})?)\]*"
     )
 
 
@@ -53,11 +53,11 @@ _BLOCK = rf"<p>{_LINES}</p>|{PLACE}|<hr ?/?>|<h[1-6]>{_line(_FIRST)}</h[1-6]>"
 _ROOT = r'<div class="(?:[^"<>&]* )?markdown(?: [^"<>&]*)?"(?: [a-z-]+="[^"<>&]*")*>'
 _ROOT_END = "</div>"
 FLAT = rf"^{_ROOT}(?:{_BLOCK}|{_LIST})*{_ROOT_END}$"
-# Two lists in a row need different markers, and a `#` that ends a heading a backslash: not here.
+# Left to the walker: two lists in a row need different markers, a `#` at the end of a heading a backslash.
 _NOT_FLAT = [f"</{first}><{second}" for first in ("ul", "ol") for second in ("ul", "ol")] + ["#</h"]
 
 _FENCE, _LIST_START, _ITEM, _LIST_END = "\x01", "\x02", "\x05", "\x06"
-_REPLACED = {
+_REPLACEMENTS = {
     "</p></li></ul>": f"{_LIST_END}\n\n",
     "</p></li></ol>": f"{_LIST_END}\n\n",
     "</p></li>": "\n\n",
@@ -99,22 +99,22 @@ def indices_with_code(answers: Sequence[str]) -> list[int]:
 
 
 def convert(answers: Sequence[str], blocks: Sequence[Sequence[Block]]) -> list[str | None]:
-    """Return the markdown of each flat answer, None for the others; code blocks are already extracted."""
+    """Return the markdown of each flat answer, None for the others; `blocks`: the code blocks extracted from each."""
     column = _column(answers)
     flat = column.str.contains(FLAT) & ~column.str.contains_any(_NOT_FLAT)
     converted = (
         pl.select(pl.when(flat).then(column))
         .to_series()
-        .str.replace_many(list(_REPLACED), list(_REPLACED.values()), leftmost=True)
+        .str.replace_many(list(_REPLACEMENTS), list(_REPLACEMENTS.values()), leftmost=True)
     )
     return [
-        None if text is None else _finish(text, lifted)
-        for text, lifted in zip(converted.to_list(), blocks, strict=True)
+        None if text is None else _finish(text, extracted)
+        for text, extracted in zip(converted.to_list(), blocks, strict=True)
     ]
 
 
 def _column(answers: Sequence[str]) -> pl.Series:
-    """Return the answers as a column; null for an answer with a lone surrogate, which Polars cannot store."""
+    """Return the answers as a column; None for an answer with a lone surrogate, which Polars cannot store."""
     try:
         return pl.Series(answers, dtype=pl.String)
     except UnicodeEncodeError:
@@ -148,16 +148,16 @@ def _list(text: str) -> str:
     start, *items = content.split(_ITEM)
     gap = 2 if "\n\n" in content else 1
     if content.count("\n") > gap * (len(items) - 1):  # an item of several lines
-        items = [_indented(item, 2 if start == "-" else len(f"{n}. ")) for n, item in _numbered(items, start)]
+        items = [_indent(item, 2 if start == "-" else len(f"{n}. ")) for n, item in _number(items, start)]
     if start == "-":
         return f"- {'- '.join(items)}{after}"
-    return "".join([*[f"{number}. {item}" for number, item in _numbered(items, start)], after])
+    return "".join([*[f"{number}. {item}" for number, item in _number(items, start)], after])
 
 
-def _numbered(items: list[str], start: str) -> Iterator[tuple[int, str]]:
+def _number(items: list[str], start: str) -> Iterator[tuple[int, str]]:
     return enumerate(items, 1 if start == "-" else int(start))
 
 
-def _indented(item: str, width: int) -> str:
+def _indent(item: str, width: int) -> str:
     lines = item.rstrip("\n")
     return lines.replace("\n", "\n" + " " * width) + item[len(lines) :]

@@ -29,7 +29,7 @@ def is_formula(tag: Tag) -> bool:
 
 
 def formula(walker: Walker, tag: Tag) -> bool:
-    """Write the TeX of a formula, which KaTeX renders three times; return False if there is none."""
+    """Write a formula's TeX and skip KaTeX's other copies of it; return False if there is no TeX."""
     end = walker.end_of(tag.name)
     inside = walker.inside(end) if end >= 0 else []
     tex = tag.attributes.get("data-math-source") or tag.attributes.get("aria-label") if inside else ""
@@ -48,7 +48,7 @@ def formula(walker: Walker, tag: Tag) -> bool:
 
 def _glyphs(walker: Walker, inside: list[tuple[Tag, str]], end: int) -> bool:
     """Write the visible text of a formula without TeX, and skip its MathML copy."""
-    start = next((place for place, (tag, _) in enumerate(inside) if "katex-html" in tag.classes), -1)
+    start = next((index for index, (tag, _) in enumerate(inside) if "katex-html" in tag.classes), -1)
     if start < 0:
         return False
     shown = decode_entities("".join(text for _, text in inside[start:])).replace("\u200b", "")
@@ -58,12 +58,12 @@ def _glyphs(walker: Walker, inside: list[tuple[Tag, str]], end: int) -> bool:
 
 
 def _annotation(inside: list[tuple[Tag, str]]) -> str:
-    pieces: list[str] = []
+    parts: list[str] = []
     for tag, text in inside:
         if tag.name == "/annotation":
-            return decode_entities("".join(pieces))
-        if pieces or (tag.name == "annotation" and tag.attributes.get("encoding") == "application/x-tex"):
-            pieces.append(text)
+            return decode_entities("".join(parts))
+        if parts or (tag.name == "annotation" and tag.attributes.get("encoding") == "application/x-tex"):
+            parts.append(text)
     return ""
 
 
@@ -71,16 +71,16 @@ def _annotation(inside: list[tuple[Tag, str]]) -> str:
 
 
 def link(walker: Walker, tag: Tag) -> None:
-    """`a`: a link, or plain text where it has no target."""
-    if any(mark == LINK for mark, _, _ in walker.open):
-        walker.close_mark(LINK)
+    """Open a link; without a target it is plain text."""
+    if any(placeholder == LINK for placeholder, _, _ in walker.open):
+        walker.close_inline(LINK)
     target = remove_tracking(tag.attributes.get("href", ""))
     if target:
-        walker.open_mark(LINK, target)
+        walker.open_inline(LINK, target)
 
 
 def end_link(walker: Walker, tag: Tag) -> None:
-    walker.close_mark(LINK)
+    walker.close_inline(LINK)
 
 
 def remove_tracking(target: str) -> str:
@@ -100,7 +100,7 @@ def image(walker: Walker, tag: Tag) -> None:
 
 
 def citation(walker: Walker, tag: Tag) -> None:
-    """A citation pill: the site that supports a statement, and the number of further sites."""
+    """Write a citation pill, which shows a source's site and the number of further sites, as a link in parentheses."""
     end = walker.end_of(tag.name)
     if end < 0:
         return
@@ -119,7 +119,7 @@ def citation(walker: Walker, tag: Tag) -> None:
 
 
 def script(walker: Walker, tag: Tag) -> None:
-    """`sup` and `sub` of digits: the characters for them, so that 10⁶ does not read 106; "1st" stays as it is."""
+    """Write `sup` and `sub` of digits as Unicode characters, so that 10⁶ does not become 106; "1st" is unchanged."""
     end = walker.end_of(tag.name)
     text = walker.tokens[walker.at + 1].strip()
     if end == walker.at + 2 and text and not text.strip(_DIGITS):

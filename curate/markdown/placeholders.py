@@ -1,7 +1,7 @@
 """Control characters that stand for generated markup until a block of text is complete.
 
-While an answer is walk_html, `*` or `[` in its text can only be the author's: generated markup is one of these
-characters, so it is clear which characters may need a backslash. They are removed from the input first, and
+During the walk, a `*` or `[` in an answer's text can only be the author's, since generated markup is one of these
+characters. So it is clear which characters may need a backslash. Placeholders are removed from the input first, and
 become markdown in one pass at the end.
 """
 
@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 OPAQUE = "\x01"  # finished markdown, stored separately: a fence, an image, a formula, the end of a link
-CODE = "\x02"  # the same, for a code span
+CODE = "\x02"  # the same for a code span
 STRONG = "\x0e"
 EMPHASIS = "\x0f"
 STRONG_ALT = "\x10"  # underscores, for emphasis that touches other emphasis
@@ -32,21 +32,21 @@ ALTERNATIVE = {STRONG: STRONG_ALT, EMPHASIS: EMPHASIS_ALT, STRIKE: STRIKE}
 SPACE = " \t\n\r\f"
 WIDE_SPACE = "\u00a0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
-_MARKS = (OPAQUE, CODE, BREAK, *MARKDOWN)
-_RESERVED = re.compile(f"[{''.join(_MARKS)}]")
+_PLACEHOLDERS = (OPAQUE, CODE, BREAK, *MARKDOWN)
+_RESERVED = re.compile(f"[{''.join(_PLACEHOLDERS)}]")
 _OPAQUE_OR_CODE = re.compile(f"[{OPAQUE}{CODE}]")
 
 
 def remove_placeholders(text: str) -> str:
     """Remove control characters that would be read as placeholders."""
-    return _RESERVED.sub("", text) if any(mark in text for mark in _MARKS) else text
+    return _RESERVED.sub("", text) if any(placeholder in text for placeholder in _PLACEHOLDERS) else text
 
 
 def replace_placeholders(text: str, opaque: Sequence[str]) -> str:
-    """Replace placeholders by markdown, and insert the stored pieces in order."""
-    for mark, markdown in MARKDOWN.items():
-        if mark in text:
-            text = text.replace(mark, markdown)
+    """Replace placeholders by markdown, and insert the stored markdown in order."""
+    for placeholder, markdown in MARKDOWN.items():
+        if placeholder in text:
+            text = text.replace(placeholder, markdown)
     if not opaque:
         return text
     between = _OPAQUE_OR_CODE.split(text)

@@ -12,13 +12,13 @@ from curate.markdown.code import ATTRIBUTES
 SPLIT = re.compile(rf"(</?[a-zA-Z]{ATTRIBUTES}>|<!--[^<>]*-->|<![a-zA-Z\[][^<>]*>)")
 _NAME = re.compile(r"<(/?)([a-zA-Z][\w:-]*)")
 _ATTRIBUTE = re.compile(r"""([^\s"'<>/=]+)(?:\s*=\s*("[^"]*"|'[^']*'|[^\s"'<>]+))?""")
-CACHE = 4096  # distinct tags; links add many that never occur again
+CACHE = 4096  # distinct tags; most links occur only once
 
-Handler = Callable[[Any, "Tag"], None]  # takes the Walker that met the tag
+Handler = Callable[[Any, "Tag"], None]  # (walker, tag)
 
 
 class Tag:
-    """A parsed tag; a closing tag is named `/name`. `handler` is what the walker calls for it."""
+    """A parsed tag; a closing tag is named `/name`. `handler` writes its markdown."""
 
     __slots__ = ("attributes", "classes", "handler", "name")
 
@@ -46,6 +46,6 @@ class Tags(dict[str, Tag]):
 
 
 def decode_entities(text: str) -> str:
-    """Decode entities once; the four that browsers write avoid the slow `unescape`."""
+    """Decode entities once; the four that browsers write do not need the slow `unescape`."""
     text = text.replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&amp; ", "& ")
     return unescape(text) if "&" in text else text

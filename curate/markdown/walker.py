@@ -1,8 +1,8 @@
 """Walk an answer's tags once and write markdown: blocks, their line prefixes and the space between them.
 
 `elements` defines what each element does; this module owns the shared state. Containers (lists,
-items, quotes, cells) are frames on a stack, so nesting needs no recursion. Whether a list is tight is
-known only at its end: until then the positions of its separators are stored.
+items, quotes, cells) are frames on a stack, so nesting needs no recursion. Whether a list is loose (blank lines
+between its items) is known only at its end, so the positions of its separators are stored until then.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from curate.markdown.placeholders import ALTERNATIVE, BREAK, CODE, LINK, OPAQUE,
 from curate.markdown.tags import SPLIT, Tag, Tags, decode_entities
 
 Kind = Literal["root", "quote", "list", "item", "table", "row", "cell"]
-MAX_DEPTH = 24  # frames past which nesting is no longer shown by indentation; no reader follows further
-LOOKS = 16  # times each tag may be looked at ahead of the walk; only hostile input needs more
-_ORIGINAL = {alternative: mark for mark, alternative in ALTERNATIVE.items()} | {mark: mark for mark in ALTERNATIVE}
+MAX_DEPTH = 24  # frames; deeper nesting is not shown by indentation
+LOOKAHEAD = 16  # times that each tag may be examined ahead of the walk; only hostile input needs more
+_ORIGINAL = {alternative: original for original, alternative in ALTERNATIVE.items()} | {key: key for key in ALTERNATIVE}
 
 _ROWS = ("table", "row")
-# What a block in an item would be read as a part of, but for a blank line between.
+# For each kind of block in an item: the blocks before it that would absorb it without a blank line between.
 _RUNS_ON = {
     "text": ("p", "text", "quote", "list", "table", "math"),
     "table": ("quote", "list", "table", "math"),
@@ -33,21 +33,22 @@ _EDGES = SPACE + BREAK
 _BREAKS = re.compile(f"[{SPACE}]*{BREAK}[{_EDGES}]*")
 _LINE_ENDS = re.compile(r"[ \t]+\n")
 _SPACES = re.compile(f"[{_EDGES}]+")
-_CLOSING = re.compile(r"(?<![^ ])(#+)\Z")  # of a heading, where markdown drops it
-_TICKS = re.compile("`+")
+_CLOSING_HASHES = re.compile(r"(?<![^ ])(#+)\Z")  # a final run of `#` in a heading, which markdown would drop
+_BACKTICKS = re.compile("`+")
 
 
 class Frame:
     """An open container: the prefix of its lines, and the kind of its last block."""
 
     last = ""  # kind of the block written last
-    paragraphs = 0  # of an item, in markup that makes every item a paragraph
+    paragraphs = 0  # of an item, in markup that puts a paragraph in every item
     loose = False
     ordered = False
     number = 1
-    bullet = ""
-    start = 0  # of a cell: its place in `out`
-    gaps: list[int]  # of a list: places in `out` that are wider if it is loose
+    bullet = ""  # of a list: `-` or `+`, or the `.` or `)` after a number
+    alignment = ""  # of a cell
+    start = 0  # of a cell: its index in `out`
+    gaps: list[int]  # of a list: indices in `out` of separators, which get a blank line if it is loose
     rows: list[list[tuple[str, str]]]  # of a table: alignment and content of each cell
 
     def __init__(self, kind: Kind, prefix: str, parent: Frame | None) -> None:
@@ -61,25 +62,25 @@ class Walker:
 
     def __init__(self, tokens: list[str], blocks: Sequence[Block], tags: Tags, citations: str) -> None:
         self.tokens = tokens  # text, tag, text, tag, …, text
-        self.at = -1  # the tag at hand
+        self.at = -1  # index of the current tag
         self.tags = tags
         self.has_blocks = bool(blocks)
         self.blocks = iter(blocks)
         self.citations = citations
         self.out: list[str] = []
-        self.inline: list[str] = []  # pieces of the text block at hand
-        self.opaque: list[str] = []  # finished pieces that the marks OPAQUE and CODE stand for
-        self.open: list[tuple[str, int, str]] = []  # inline elements: mark, place in `inline`, link target
-        self.closed = -1  # place in `inline` after the emphasis closed last
+        self.inline: list[str] = []  # parts of the current text block
+        self.opaque: list[str] = []  # finished markdown that the placeholders OPAQUE and CODE stand for
+        self.open: list[tuple[str, int, str]] = []  # inline elements: placeholder, index in `inline`, link target
+        self.closed = -1  # index in `inline` after the emphasis that was closed last
         self.frame = Frame("root", "", None)
         self.depth = 0
         self.counts = dict.fromkeys(("root", "quote", "list", "item", "table", "row", "cell"), 0)
         self.heading = 0
         self.paragraph = False
-        self.modern = False  # the paragraph is one that markup since 2025 puts into every list item
-        self.nested = dict.fromkeys(ALTERNATIVE, 0)  # how often each emphasis is open
-        self.endless: set[str] = set()  # names of elements known to have no end from here on
-        self.budget = LOOKS * len(tokens) + 1_000  # tags that may still be looked at ahead of the walk
+        self.modern = False  # a paragraph as markup since 2025 puts one in every list item
+        self.nested = dict.fromkeys(ALTERNATIVE, 0)  # how many of each emphasis are open
+        self.endless: set[str] = set()  # names of elements that have no closing tag from here on
+        self.budget = LOOKAHEAD * len(tokens) + 1_000  # tags that may still be examined ahead of the walk
 
     def run(self) -> str:
         """Walk to the end and return the markdown."""
@@ -102,14 +103,14 @@ class Walker:
     # Frames
 
     def push(self, kind: Kind, prefix: str) -> Frame:
-        """Open a container; past `MAX_DEPTH` its lines begin like those around it."""
+        """Open a container; past `MAX_DEPTH` its lines have the prefix of the container around it."""
         self.depth += 1
         self.counts[kind] += 1
         self.frame = Frame(kind, prefix if self.depth <= MAX_DEPTH else self.frame.prefix, self.frame)
         return self.frame
 
     def pop(self) -> Frame:
-        """Close the innermost container and write output that depends on its end."""
+        """Close the innermost container and write the output that depends on its contents."""
         if self.inline:
             self.flush()
         frame = self.frame
@@ -128,7 +129,7 @@ class Walker:
         return frame
 
     def close(self, kind: Kind) -> None:
-        """Close containers up to and with the nearest of this kind; without one, do nothing."""
+        """Close the nearest container of this kind and those inside it; do nothing if there is none."""
         if self.inline:
             self.flush()
         if self.counts[kind]:
@@ -136,16 +137,16 @@ class Walker:
                 pass
 
     def _widen(self, gaps: list[int]) -> None:
-        for place in gaps:
-            line = self.out[place]
-            self.out[place] = f"\n{line[1:].rstrip()}{line}"
+        for index in gaps:
+            line = self.out[index]
+            self.out[index] = f"\n{line[1:].rstrip()}{line}"
 
     # Blocks
 
     def begin(self, kind: str) -> Frame:
         """Write the separator before a new block, and return its container."""
         frame = self.frame
-        if frame.kind in _ROWS:  # a caption, or stray text
+        if frame.kind in _ROWS:  # a caption, or text outside the cells
             while frame.kind in _ROWS and frame.parent:
                 frame = frame.parent
         if frame.kind == "item":
@@ -160,14 +161,14 @@ class Walker:
         return frame
 
     def _begin_in_item(self, frame: Frame, kind: str) -> None:
-        whole = frame.parent
-        if not whole:
+        enclosing_list = frame.parent
+        if not enclosing_list:
             return
         if kind == "p":
             self._note_paragraph(frame)
         if kind != "list" and (frame.paragraphs or frame.last in _RUNS_ON.get(kind, ())):
-            whole.loose = True  # without a blank line it would run into the block before it
-        whole.gaps.append(len(self.out))
+            enclosing_list.loose = True  # without a blank line it would run into the block before it
+        enclosing_list.gaps.append(len(self.out))
         self.out.append(f"\n{frame.prefix}")
 
     def _note_paragraph(self, frame: Frame) -> None:
@@ -191,18 +192,18 @@ class Walker:
         heading = self.heading
         frame = self.begin("heading" if heading else "p" if self.paragraph else "text")
         if not (self.paragraph or heading or self.depth):
-            self.out.append(text.replace(BREAK, "\n"))  # markdown as text, in boxes alone
+            self.out.append(text.replace(BREAK, "\n"))  # an answer stored as markdown text inside `div`s
             return
         if BREAK in text:
             text = _BREAKS.sub(_hard_break if frame.kind != "cell" else _line_ends, text)
         elif " \n" in text:
             text = _LINE_ENDS.sub("\n", text)
         text = escape_inline(text)
-        self.out.append(self._titled(text, heading, frame) if heading else self._lines(text, frame))
+        self.out.append(self._heading_lines(text, heading, frame) if heading else self._lines(text, frame))
 
-    def _titled(self, text: str, level: int, frame: Frame) -> str:
-        """Write a heading; one of several lines is underlined, since `#` takes one only."""
-        text = _CLOSING.sub(r"\\\1", text)
+    def _heading_lines(self, text: str, level: int, frame: Frame) -> str:
+        """Return a heading; one of several lines is underlined, since `#` allows only one line."""
+        text = _CLOSING_HASHES.sub(r"\\\1", text)
         if "\n" not in text:
             return f"{'#' * level} {text}"
         if level > 2 or frame.kind == "cell":
@@ -215,7 +216,7 @@ class Walker:
         return text.replace("\n", f"\n{frame.prefix}") if frame.prefix and "\n" in text else text
 
     def write_code(self, block: Block) -> None:
-        """Write a fenced code block; in a table cell, where none can stand, a code span for each line."""
+        """Write a fenced code block; in a table cell, which cannot contain one, a code span for each line."""
         self.flush()
         if self.counts["cell"]:
             for line in block.body.split("\n"):
@@ -229,7 +230,7 @@ class Walker:
         self.write_opaque(fenced[len(prefix) :], self.out)
 
     def write_block(self, kind: str, text: str) -> None:
-        """Write a block whose text is markdown already."""
+        """Write a block of finished markdown."""
         self.flush()
         prefix = self.begin(kind).prefix
         self.write_opaque(text.replace("\n", f"\n{prefix}"), self.out)
@@ -240,13 +241,13 @@ class Walker:
         content = content.replace("  \n", "<br>").replace("\n", "<br>")
         if not self.counts["cell"]:
             content = content.replace("|", "\\|")
-        self.frame.rows[-1].append((frame.bullet, content))
+        self.frame.rows[-1].append((frame.alignment, content))
 
     def _end_table(self, frame: Frame) -> None:
         rows = [row for row in frame.rows if row]
         if not rows:
             return
-        if self.counts["cell"]:  # a table in a table: its cells as text
+        if self.counts["cell"]:  # a nested table: write its cells as text
             self.begin("table")
             self.out.append("\n".join(" ".join(content for _, content in row) for row in rows))
             return
@@ -259,99 +260,99 @@ class Walker:
 
     # Inline
 
-    def write_opaque(self, markdown: str, into: list[str], mark: str = OPAQUE) -> None:
-        """Write finished markdown, hidden behind a mark so that nothing later changes it."""
+    def write_opaque(self, markdown: str, into: list[str], placeholder: str = OPAQUE) -> None:
+        """Write finished markdown as a placeholder, so that it is not changed later."""
         if self.counts["cell"]:
             markdown = markdown.replace("|", "\\|")
         self.opaque.append(markdown)
-        into.append(mark)
+        into.append(placeholder)
 
     def write_span(self, code: str) -> None:
-        """Write a code span; CommonMark strips one space on both sides, so some need one more."""
+        """Write a code span, padded if CommonMark would strip one of its spaces or misread a backtick at its edge."""
         if not code:
             return
         code = code.replace("\n", " ")
         fence = "`"
         if fence in code:
-            lengths = {len(run) for run in _TICKS.findall(code)}
+            lengths = {len(backticks) for backticks in _BACKTICKS.findall(code)}
             while len(fence) in lengths:
                 fence += "`"
         pad = " " if code[0] == "`" or code[-1] == "`" or (code[0] == " " == code[-1] and code.strip(" ")) else ""
         self.write_opaque(f"{fence}{pad}{code}{pad}{fence}", self.inline, CODE)
 
-    def open_mark(self, mark: str, target: str = "") -> None:
+    def open_inline(self, placeholder: str, target: str = "") -> None:
         """Open emphasis, or a link to `target`."""
-        if mark in ALTERNATIVE:
-            self.nested[mark] += 1
-            if self.nested[mark] > 1:
+        if placeholder in ALTERNATIVE:
+            self.nested[placeholder] += 1
+            if self.nested[placeholder] > 1:
                 return  # strong in strong is strong
             if self.closed == len(self.inline):
-                mark = ALTERNATIVE[mark]
-        self.open.append((mark, len(self.inline), target))
-        self.inline.append(mark)
+                placeholder = ALTERNATIVE[placeholder]
+        self.open.append((placeholder, len(self.inline), target))
+        self.inline.append(placeholder)
 
-    def close_mark(self, mark: str) -> None:
-        """Close this mark, and what was opened inside it."""
-        if mark in ALTERNATIVE:
-            self.nested[mark] = max(0, self.nested[mark] - 1)
-            if self.nested[mark]:
+    def close_inline(self, placeholder: str) -> None:
+        """Close an inline element and those opened inside it."""
+        if placeholder in ALTERNATIVE:
+            self.nested[placeholder] = max(0, self.nested[placeholder] - 1)
+            if self.nested[placeholder]:
                 return
-        if any(mark in (other, _ORIGINAL.get(other)) for other, _, _ in self.open):
-            while self._close(*self.open.pop()) != mark:
+        if any(placeholder in (opened, _ORIGINAL.get(opened)) for opened, _, _ in self.open):
+            while self._close(*self.open.pop()) != placeholder:
                 pass
 
     def end_inline(self) -> None:
-        """Close all open marks of the pending text."""
+        """Close all inline elements of the pending text."""
         while self.open:
             self._close(*self.open.pop())
 
-    def _close(self, mark: str, place: int, target: str) -> str:
-        """Write the end of a mark, and return the mark."""
+    def _close(self, placeholder: str, start: int, target: str) -> str:
+        """Write the end of an inline element, and return its placeholder."""
         inline = self.inline
-        content = "".join(inline[place + 1 :])
+        content = "".join(inline[start + 1 :])
         core = content.strip(_EDGES + WIDE_SPACE)
-        original = _ORIGINAL.get(mark, mark)
+        original = _ORIGINAL.get(placeholder, placeholder)
         if original in self.nested:
             self.nested[original] = 0
         if not core:
-            inline[place:] = [content] if content else []
-        elif mark == LINK:
-            self._close_link(place, content, target)
+            inline[start:] = [content] if content else []
+        elif placeholder == LINK:
+            self._close_link(start, content, target)
         else:
-            # Markdown has no emphasis that begins or ends with white space: it goes outside.
+            # Emphasis in markdown cannot begin or end with white space: move it outside.
             before, _, after = content.partition(core) if core != content else ("", "", "")
             if before or after:
-                inline[place:] = [before, mark, core, mark]
+                inline[start:] = [before, placeholder, core, placeholder]
             else:
-                inline.append(mark)
+                inline.append(placeholder)
             self.closed = len(inline)
             if after:
                 inline.append(after)
         return original
 
-    def _close_link(self, place: int, content: str, target: str) -> None:
+    def _close_link(self, start: int, content: str, target: str) -> None:
         if content in (target, target.removeprefix("mailto:")) and _AUTOLINK.fullmatch(content):
-            del self.inline[place:]
+            del self.inline[start:]
             self.write_opaque(f"<{content}>", self.inline)
             return
         self.write_opaque(f"]({destination(target)})", self.inline)
 
-    # Looking ahead
+    # Lookahead
 
     def end_of(self, name: str) -> int:
         """Return the index of the tag that closes the current element, or -1."""
         if name in self.endless:
             return -1
         depth, closing = 1, f"/{name}"
-        for place in range(self.at + 2, min(len(self.tokens), self.at + self.budget), 2):
-            tag_name = self.tags[self.tokens[place]].name
+        for index in range(self.at + 2, min(len(self.tokens), self.at + self.budget), 2):
+            tag_name = self.tags[self.tokens[index]].name
             if tag_name == name:
                 depth += 1
             elif tag_name == closing:
                 depth -= 1
                 if not depth:
-                    self.budget -= place - self.at
-                    return place
+                    self.budget -= index - self.at
+                    return index
         self.endless.add(name)
         return -1
 
@@ -378,13 +379,13 @@ def destination(target: str) -> str:
     return target if _PLAIN_TARGET.fullmatch(target) else f"<{target.replace('<', '%3C').replace('>', '%3E')}>"
 
 
-def _hard_break(found: re.Match[str]) -> str:
-    return "  \n" if found[0].count(BREAK) == 1 else "\n\n"
+def _hard_break(match: re.Match[str]) -> str:
+    return "  \n" if match[0].count(BREAK) == 1 else "\n\n"
 
 
-def _line_ends(found: re.Match[str]) -> str:
-    """In a cell, where each becomes `<br>`: no spaces, so that a backslash before one is seen and protected."""
-    return "\n" * found[0].count(BREAK)
+def _line_ends(match: re.Match[str]) -> str:
+    """Return line ends for a cell, which become `<br>`; without spaces, so that a backslash before one is escaped."""
+    return "\n" * match[0].count(BREAK)
 
 
 def walk(html: str, blocks: Sequence[Block], handlers: Tags, citations: str) -> str:
