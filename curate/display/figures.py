@@ -21,14 +21,14 @@ def loss(value: float, *, signed: bool = False) -> str:
     return f"{value:+.4f}" if signed else f"{value:.4f}"
 
 
-def ratio(part: float, whole: float) -> float:
-    """Return part / whole, 0 where the whole is 0."""
-    return part / whole if whole else 0.0
+def ratio(part: float, total: float) -> float:
+    """Return part / total, or 0 if the total is 0."""
+    return part / total if total else 0.0
 
 
-def percent(part: float, whole: float = 1.0) -> str:
+def percent(part: float, total: float = 1.0) -> str:
     """Return a share in percent: 12.5 %."""
-    return f"{100 * ratio(part, whole):.1f} %"
+    return f"{100 * ratio(part, total):.1f} %"
 
 
 def mb(size: float) -> str:
@@ -44,10 +44,10 @@ def gib(size: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return 8 s, 3:07 min or 2:05 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    return f"{total // 60}:{total % 60:02} min" if total < 3600 else f"{total // 3600}:{total % 3600 // 60:02} h"
 
 
 def plural(count: int, noun: str, plural_form: str = "") -> str:

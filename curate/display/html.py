@@ -11,8 +11,7 @@ from curate.display.text import safe
 
 ROLES = ("system", "user", "assistant", "tool")
 OVERHEAD = 100  # bytes of markup around an article
-
-STACKED = 5  # columns; rows of tables with this many or more become blocks on a narrow screen
+STACKED = 5  # rows of tables with at least this many columns become blocks on a narrow screen
 
 Format = Callable[[float], str]
 
@@ -46,7 +45,7 @@ def definition_list(pairs: Iterable[tuple[str, str]]) -> str:
 def table(
     caption: str, heading: Sequence[str], rows: Iterable[Sequence[Cell]], formats: Mapping[str, Format] | None = None
 ) -> str:
-    """Return a sortable table, empty if there are no rows; `formats` has the number format of each column."""
+    """Return a sortable table, or nothing if there are no rows; `formats` has number formats by column heading."""
     columns = [(formats or {}).get(name, number) for name in heading]
     stacked = len(heading) >= STACKED
     labels = [f' data-label="{escape(name)}"' if stacked else "" for name in heading]
@@ -71,7 +70,7 @@ def _cell(value: Cell, write: Format, label: str) -> str:
 
 
 def section(name: str, title: str, body: str) -> str:
-    """Return a section with its heading, empty if its body is."""
+    """Return a section with its heading, or nothing if its body is empty."""
     return (
         f'<section id="{name}" aria-labelledby="{name}-h"><h2 id="{name}-h">{title}</h2>{body}</section>'
         if body
@@ -83,7 +82,7 @@ def message_block(role: str, body: str, note: str = "") -> str:
     """Return a message: its role, and its body, which is HTML."""
     shown = f' <span class="note">{escape(note)}</span>' if note else ""
     known = role if role in ROLES else "other"
-    return f'<div class="turn {known}"><p class="role">{escape(role)}{shown}</p>{body}</div>'
+    return f'<div class="message {known}"><p class="role">{escape(role)}{shown}</p>{body}</div>'
 
 
 def preformatted(body: str) -> str:
@@ -92,9 +91,9 @@ def preformatted(body: str) -> str:
 
 
 def truncate(content: str, limit: int) -> str:
-    """Return a text's first `limit` characters and how many follow, or all of it if only a tenth more."""
-    left = len(content) - limit
-    return content if left <= limit // 10 else f"{content[:limit]}\n… {number(left)} more characters"
+    """Return a text's first `limit` characters and how many follow; all of it if it is at most a tenth longer."""
+    excess = len(content) - limit
+    return content if excess <= limit // 10 else f"{content[:limit]}\n… {number(excess)} more characters"
 
 
 def chart(kind: str, label: str, rows: int = 0) -> str:
@@ -104,7 +103,7 @@ def chart(kind: str, label: str, rows: int = 0) -> str:
 
 
 def collapsible(summary: str, body: str, is_open: bool = False) -> str:
-    """Return a body folded under a summary line, empty if the body is."""
+    """Return a body folded under a summary line, or nothing if the body is empty."""
     return f"<details{' open' * is_open}><summary>{summary}</summary>{body}</details>" if body else ""
 
 
@@ -115,15 +114,15 @@ def navigation(parts: Iterable[tuple[str, str, str]]) -> str:
 
 
 def collapsible_groups(groups: Iterable[tuple[str, Sequence[str]]], room: int) -> str:
-    """Return groups of articles, only the first unfolded, leaving out articles beyond `room` bytes."""
+    """Return groups of articles, only the first unfolded; articles that exceed `room` bytes are left out."""
     blocks = ""
     for title, articles in groups:
         kept: list[str] = []
         for article in articles:
-            taken = byte_size(article) + OVERHEAD
-            if taken < room:
+            size = byte_size(article) + OVERHEAD
+            if size < room:
                 kept.append(article)
-                room -= taken
+                room -= size
         blocks += collapsible(f"{title} <span>{len(kept)}</span>", "".join(kept), is_open=not blocks)
     return blocks
 

@@ -28,11 +28,11 @@
   const base = () => ({ animation: false, textStyle: { fontFamily: font } });
 
   function flow(width) {
-    const { read, kept, left, rejected, rules } = data.flow;
+    const { read, kept, label: keptLabel, rejected, rules } = data.flow;
     const label = (name, count) => `${short(name, width < 600 ? 16 : 40)}  ${number.format(count)}`;
     const nodes = [
       { name: "0", text: label("read", read), itemStyle: { color: colour("--accent") } },
-      { name: "1", text: label(left, kept), itemStyle: { color: colour("--good") } },
+      { name: "1", text: label(keptLabel, kept), itemStyle: { color: colour("--good") } },
     ];
     const links = [{ source: "0", target: "1", value: kept }];
     if (rejected) {
@@ -46,8 +46,8 @@
     const texts = Object.fromEntries(nodes.map((node) => [node.name, node.text]));
     const right = Math.max(room(Object.values(texts), 12) + 24, width < 600 ? 140 : 220);
     const between = (width - right - 28) / 2 - 16; // pixels between two columns of the flow
-    if (rejected && room([label("rejected", rejected), label(left, kept), label("read", read)], 12) > between) {
-      return barsOf([["read", read], [left, kept], ["rejected", rejected], ...rules], width);
+    if (rejected && room([label("rejected", rejected), label(keptLabel, kept), label("read", read)], 12) > between) {
+      return barsOf([["read", read], [keptLabel, kept], ["rejected", rejected], ...rules], width);
     }
     return {
       ...base(),
@@ -66,15 +66,15 @@
 
   function histogram(name, width) {
     const { unit, bins } = data.histograms[name];
-    const all = bins.reduce((sum, [, count]) => sum + count, 0) || 1;
-    let seen = 0;
-    const share = bins.map(([, count]) => Math.round((1000 * (seen += count)) / all) / 10);
+    const total = bins.reduce((sum, [, count]) => sum + count, 0) || 1;
+    let cumulative = 0;
+    const share = bins.map(([, count]) => Math.round((1000 * (cumulative += count)) / total) / 10);
     return {
       ...base(),
       grid: { left: 4, right: margin(bins.map(([span]) => span), width), top: 26, bottom: 4, containLabel: true },
       legend: { right: 0, top: 0, itemHeight: 8, itemWidth: 14, textStyle: { color: colour("--soft"), fontSize: 11 } },
       tooltip: {
-        ...tip((at) => `${at[0].name}\n${number.format(bins[at[0].dataIndex][1])} ${unit}\n${share[at[0].dataIndex]} % up to here`),
+        ...tip((at) => `${at[0].name}\n${number.format(bins[at[0].dataIndex][1])} ${unit}\n${share[at[0].dataIndex]} % cumulative`),
         trigger: "axis", axisPointer: { type: "shadow" },
       },
       xAxis: { type: "category", data: bins.map(([span]) => span), ...axis(), splitLine: { show: false }, axisLabel: spans() },
@@ -84,7 +84,7 @@
       ],
       series: [
         { name: unit, type: "bar", data: bins.map(([, count]) => count), barCategoryGap: "18%", itemStyle: { color: colour("--accent") } },
-        { name: "share up to here", type: "line", yAxisIndex: 1, data: share, symbol: "none", lineStyle: { color: colour("--tool"), width: 1.5 }, itemStyle: { color: colour("--tool") } },
+        { name: "cumulative share", type: "line", yAxisIndex: 1, data: share, symbol: "none", lineStyle: { color: colour("--tool"), width: 1.5 }, itemStyle: { color: colour("--tool") } },
       ],
     };
   }
@@ -111,7 +111,7 @@
   const sides = () => [["first", colour("--accent")], ["second", colour("--tool")]];
   const legend = () => ({ right: 0, top: 0, itemHeight: 8, itemWidth: 14, textStyle: { color: colour("--soft"), fontSize: 11 } });
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
-  const told = (row) => `${row[0]}\nfirst: ${number.format(row[1])} (${percent(row[2])})\nsecond: ${number.format(row[3])} (${percent(row[4])})`;
+  const describePair = (row) => `${row[0]}\nfirst: ${number.format(row[1])} (${percent(row[2])})\nsecond: ${number.format(row[3])} (${percent(row[4])})`;
 
   function overlay(name, width) {
     const rows = data.overlays[name];
@@ -119,7 +119,7 @@
       ...base(),
       grid: { left: 4, right: margin(rows.map(([span]) => span), width), top: 26, bottom: 4, containLabel: true },
       legend: legend(),
-      tooltip: { ...tip((at) => told(rows[at[0].dataIndex])), trigger: "axis", axisPointer: { type: "shadow" } },
+      tooltip: { ...tip((at) => describePair(rows[at[0].dataIndex])), trigger: "axis", axisPointer: { type: "shadow" } },
       xAxis: { type: "category", data: rows.map(([span]) => span), ...axis(), splitLine: { show: false }, axisLabel: spans() },
       yAxis: { type: "value", ...axis(), axisLabel: { ...axis().axisLabel, formatter: (share) => `${Math.round(100 * share)} %` } },
       series: sides().map(([side, paint], at) => ({
@@ -134,7 +134,7 @@
       ...base(),
       grid: { left: 4, right: 64, top: 24, bottom: 4, containLabel: true },
       legend: legend(),
-      tooltip: tip((at) => told(rows[at.dataIndex])),
+      tooltip: tip((at) => describePair(rows[at.dataIndex])),
       xAxis: { type: "value", ...axis(), axisLabel: { show: false }, splitLine: { show: false } },
       yAxis: {
         type: "category", inverse: true, data: rows.map(([text]) => short(text, 28)), ...axis(),
@@ -159,7 +159,7 @@
       grid: { left: 4, right: 20, top: named ? (width < 600 ? 48 : 28) : 10, bottom: 20, containLabel: true },
       legend: { ...legend(), show: named, left: width < 600 ? 0 : "auto" },
       tooltip: {
-        ...tip((at) => [`${title} ${number.format(at[0].value[0])}`, ...at.map((one) => `${one.seriesName}: ${written(one.value[1])}`)].join("\n")),
+        ...tip((at) => [`${title} ${number.format(at[0].value[0])}`, ...at.map((point) => `${point.seriesName}: ${written(point.value[1])}`)].join("\n")),
         trigger: "axis",
       },
       xAxis: {

@@ -14,7 +14,7 @@ from rich.text import Text
 from curate.display.text import cells, one_line, safe
 
 GAP = 2  # cells between the columns of a table
-MIN_NAME, MIN_REST = 16, 6  # least width of the names, and of the bars or examples, in cells
+MIN_NAME, MIN_LAST = 16, 6  # minimum width in cells: of the names, and of the last column (bars or examples)
 
 
 class Bar:
@@ -28,11 +28,11 @@ class Bar:
         eighths = round(self.share * options.max_width * 8)
         if self.share and not eighths:
             eighths = 1
-        full, rest = divmod(eighths, 8)
+        full, remainder = divmod(eighths, 8)
         if options.ascii_only:
-            text = "#" * (full + (rest >= 4 or (not full and rest > 0)))
+            text = "#" * (full + (remainder >= 4 or (not full and remainder > 0)))
         else:
-            text = "█" * full + " ▏▎▍▌▋▊▉"[rest].strip()
+            text = "█" * full + " ▏▎▍▌▋▊▉"[remainder].strip()
         yield Segment(text, console.get_style(self.style))
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
@@ -41,19 +41,19 @@ class Bar:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a `NumberTable`; `rest` takes the width that the numbers leave."""
+    """A row of a `NumberTable`; `last` is its cell in the last column."""
 
     name: Text
     numbers: Sequence[str | Text]
-    rest: RenderableType = ""
+    last: RenderableType = ""
 
 
 class NumberTable:
     """A table of names and numbers: on a narrow console names are cut and headings wrap, but numbers stay whole.
 
-    `title` is the heading of the names, which take at most `max_name` cells; None omits the column. `rest` is the
-    heading of the last column, of bars or examples. The table is wider than a console that is too narrow for the
-    numbers.
+    `title` is the heading of the names, which take at most `max_name` cells; None omits the column. `last` is the
+    heading of the last column, which has bars or examples and takes the remaining width; None omits it. If the console
+    is too narrow for the numbers, the table is wider than the console.
     """
 
     def __init__(
@@ -62,61 +62,61 @@ class NumberTable:
         headings: Sequence[str],
         rows: Sequence[Row],
         *,
-        rest: str | None = None,
+        last: str | None = None,
         max_name: int = 28,
     ) -> None:
         self.title = title
         self.headings = headings
         self.rows = rows
-        self.rest = rest
+        self.last = last
         self.max_name = max_name
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        names, figures, rest = self._widths(options.max_width)
+        names, figures, last = self._widths(options.max_width)
         table = plain_table()
         if self.title is not None:
             table.add_column(self.title, width=names)
         for heading, width in zip(self.headings, figures, strict=True):
             table.add_column(heading, width=width, justify="right")
-        if self.rest is not None:
-            table.add_column(self.rest, width=rest)
+        if self.last is not None:
+            table.add_column(self.last, width=last)
         for row in self.rows:
             name = [_fit(row.name, names)] if self.title is not None else []
-            tail = [_fit(row.rest, rest)] if self.rest is not None else []
+            tail = [_fit(row.last, last)] if self.last is not None else []
             table.add_row(*name, *row.numbers, *tail)
         yield from console.render(table, options.update(width=max(options.max_width, self._min_width)))
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        full = options.max_width if self.rest is not None else self._total(*self._widths(options.max_width))
+        full = options.max_width if self.last is not None else self._total(*self._widths(options.max_width))
         return Measurement(self._min_width, max(self._min_width, full))
 
     @property
     def _min_width(self) -> int:
-        return self._total(min(MIN_NAME, self._full_name), self._figures(wrapped=True), MIN_REST)
+        return self._total(min(MIN_NAME, self._full_name), self._figures(wrapped=True), MIN_LAST)
 
     @property
     def _full_name(self) -> int:
         return min(self.max_name, max([cells(self.title or ""), *(row.name.cell_len for row in self.rows)]))
 
     def _widths(self, room: int) -> tuple[int, list[int], int]:
-        """Return the widths of the name column, of each number column, and of the rest."""
+        """Return the widths of the name column, of each number column, and of the last column."""
         min_name = min(MIN_NAME, self._full_name)
         figures = self._figures(wrapped=False)
-        if self._total(min_name, figures, MIN_REST) > room:
+        if self._total(min_name, figures, MIN_LAST) > room:
             figures = self._figures(wrapped=True)
-        names = max(min_name, min(self._full_name, room - self._total(0, figures, MIN_REST)))
-        return names, figures, max(MIN_REST, room - self._total(names, figures, 0))
+        names = max(min_name, min(self._full_name, room - self._total(0, figures, MIN_LAST)))
+        return names, figures, max(MIN_LAST, room - self._total(names, figures, 0))
 
     def _figures(self, wrapped: bool) -> list[int]:
         widths = []
-        for place, heading in enumerate(self.headings):
-            words = heading.split() if wrapped else [heading]
-            shown = [*words, *(str(row.numbers[place]) for row in self.rows)]
-            widths.append(max(map(cells, shown)))
+        for index, heading in enumerate(self.headings):
+            lines = heading.split() if wrapped else [heading]
+            texts = [*lines, *(str(row.numbers[index]) for row in self.rows)]
+            widths.append(max(map(cells, texts)))
         return widths
 
-    def _total(self, names: int, figures: Sequence[int], rest: int) -> int:
-        columns = [names] * (self.title is not None) + [*figures] + [rest] * (self.rest is not None)
+    def _total(self, names: int, figures: Sequence[int], last: int) -> int:
+        columns = [names] * (self.title is not None) + [*figures] + [last] * (self.last is not None)
         return sum(columns) + GAP * (len(columns) - 1)
 
 
@@ -125,7 +125,7 @@ def _fit(cell: RenderableType, width: int) -> RenderableType:
 
 
 class SideBySide:
-    """Blocks in columns, as many as leave each `min_width` cells and the width of its numbers."""
+    """Blocks in columns: as many columns as fit, each of at least `min_width` cells and as wide as its numbers."""
 
     def __init__(self, blocks: Sequence[RenderableType], min_width: int = 56) -> None:
         self.blocks = blocks

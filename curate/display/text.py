@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 ELLIPSIS = "…"
-HIDDEN = (  # non-ASCII characters that a terminal obeys, nobody can see, or UTF-8 cannot encode
+HIDDEN = (  # non-ASCII characters that control a terminal, are invisible, or cannot be encoded in UTF-8
     *range(0x80, 0xA0),  # C1: 0x9B alone starts an escape sequence on some terminals
     *(0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)),  # direction marks and overrides
     *(0x2028, 0x2029, 0xFEFF),
@@ -58,11 +58,11 @@ def _cells(character: str) -> int:
 
 
 def _cut(text: str, width: int) -> str:
-    taken = 0
-    for place, character in enumerate(text):
-        taken += _cells(character)
-        if taken > width - 1:
-            return text[:place].rstrip("0123456789.,") + ELLIPSIS  # "92…" would look like a number
+    used = 0
+    for index, character in enumerate(text):
+        used += _cells(character)
+        if used > width - 1:
+            return text[:index].rstrip("0123456789.,") + ELLIPSIS  # "92…" would look like a number
     return text + ELLIPSIS
 
 

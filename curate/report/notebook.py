@@ -1,4 +1,4 @@
-"""Results as HTML for notebooks, without scripts and in the notebook's own colours."""
+"""Results as HTML for notebooks, without scripts, in the notebook's colours."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ STYLE = """<style>
 .curate th,.curate td{padding:1px 16px 1px 0;text-align:left;border:0;background:none;vertical-align:top}
 .curate td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .curate article{border:1px solid #8886;border-radius:8px;padding:8px 14px;margin:0 0 10px}
-.curate .turn{border-left:3px solid #8886;padding-left:10px;margin:8px 0}.curate .turn .role{font-weight:600;margin:0}
+.curate .message{border-left:3px solid #8886;padding-left:10px;margin:8px 0}
+.curate .message .role{font-weight:600;margin:0}
 .curate .user{border-color:#1f6fb2}.curate .assistant{border-color:#2c8a55}.curate .system{border-color:#8b5aa8}
 .curate .plain{white-space:pre-wrap;overflow-wrap:anywhere}.curate pre{overflow-x:auto;margin:4px 0}
 </style>"""
@@ -71,7 +72,7 @@ def _stats(stats: Stats) -> str:
         table("lengths", ("", "mean", *names, "longest"), lengths),
         _shares("languages", stats.languages, unit),
         _shares("models", stats.models, unit),
-        _counts("repairs", [(one.name, one.count) for one in stats.edits], "times"),
+        _counts("repairs", [(edit.name, edit.count) for edit in stats.edits], "times"),
     ]
     return _block(f"<p><b>{escape(header.path)}</b> {line}</p>{_grid(parts)}")
 
@@ -81,11 +82,11 @@ def _comparison(comparison: Comparison) -> str:
     """Show a comparison: the records that only one set keeps, and the totals."""
     parts = []
     for side, names in ((comparison.only_one, SIDES), (comparison.only_other, SIDES[::-1])):
-        rows = [(one.rule, one.count, ", ".join(one.examples)) for one in side.rules]
+        rows = [(rule.rule, rule.count, ", ".join(rule.examples)) for rule in side.rules]
         parts.append(
             f"<div><p>{escape(describe_side(side, *names))}</p>{table('', ('rule', 'records', 'such as'), rows)}</div>"
         )
-    figures = [(one.name, one.one, one.other, one.change) for one in total_figures(comparison)]
+    figures = [(pair.name, pair.first, pair.second, pair.change) for pair in total_figures(comparison)]
     parts.append(table("numbers", ("", "first", "second", "change"), figures))
     named = f"first: <b>{escape(comparison.one.header.path)}</b>, second: <b>{escape(comparison.other.header.path)}</b>"
     return _block(f"<p>{named}; {escape(describe_matching(comparison))}</p>{_grid(parts)}")
@@ -98,10 +99,10 @@ def _result(result: CleanResult) -> str:
     share = percent(counts.kept, counts.read)
     line = f"{number(counts.kept)} of {number(counts.read)} records kept ({share}), "
     line += f"{number(counts.tokens)} tokens"
-    warned = "".join(f"<p>warning: {escape(warning)}</p>" for warning in result.warnings)
-    repairs = _counts("repairs", [(one.name, one.count) for one in edits(result.manifest)], "times")
+    warnings = "".join(f"<p>warning: {escape(warning)}</p>" for warning in result.warnings)
+    repairs = _counts("repairs", [(edit.name, edit.count) for edit in edits(result.manifest)], "times")
     written = ", ".join(escape(path) for path in (result.output, result.file) if path is not None)
-    return _block(f"<p><b>{written}</b> {line}</p>{warned}{_grid([_flow(flow(result.manifest)), repairs])}")
+    return _block(f"<p><b>{written}</b> {line}</p>{warnings}{_grid([_flow(flow(result.manifest)), repairs])}")
 
 
 @_html_of.register
@@ -116,7 +117,7 @@ def _set(curated: CuratedSet) -> str:
 
 
 @_html_of.register
-def _chats(selection: Selection) -> str:
+def _selection(selection: Selection) -> str:
     """Show the first conversations of a selection."""
     shown = "".join(map(conversation.render_conversation, islice(selection, CHATS)))
     more = len(selection) - CHATS
@@ -125,7 +126,7 @@ def _chats(selection: Selection) -> str:
 
 
 @_html_of.register
-def _chat(chat: ConversationView) -> str:
+def _conversation(chat: ConversationView) -> str:
     """Show a conversation."""
     return _block(conversation.render_conversation(chat))
 
@@ -164,8 +165,8 @@ def _flow(flow: Flow) -> str:
 
 
 def _shares(title: str, shares: Sequence[Share], unit: str) -> str:
-    total = sum(one.pieces for one in shares) or 1
-    rows = [(one.name, one.pieces, one.pieces / total, one.tokens) for one in shares[:NAMES]]
+    total = sum(share.pieces for share in shares) or 1
+    rows = [(share.name, share.pieces, share.pieces / total, share.tokens) for share in shares[:NAMES]]
     return table(title, ("name", unit, "share", "tokens"), rows, {"share": percent})
 
 

@@ -30,7 +30,7 @@ from curate.dataset.curated_set import CuratedSet
 from curate.display import text as terminal
 from curate.errors import CurateError, SetError
 from curate.rendering.mask_view import MaskViewer, load_viewer
-from curate.report.terminal.conversations import Prose, render_conversation, render_diff, render_mask
+from curate.report.terminal.conversations import SafeMarkdown, render_conversation, render_diff, render_mask
 from curate.schemas.conversation import Message
 from tests.support import ROOT
 from tests.support.small_set import LOST, kept, lost, write_set
@@ -250,7 +250,9 @@ def test_changes_hold_every_message_once_and_in_order(turns: list[tuple[str, str
 
 def test_an_answer_is_rendered_and_hides_nothing() -> None:
     page = rendered(
-        Prose("# Head\n**b** `c` <kbd>x</kbd> <b>\n![alt](http://i.example/)\n[t](http://l.example/)\n\n1. one\n")
+        SafeMarkdown(
+            "# Head\n**b** `c` <kbd>x</kbd> <b>\n![alt](http://i.example/)\n[t](http://l.example/)\n\n1. one\n"
+        )
     )
     for shown in ("Head", "<kbd>x</kbd>", "<b>", "![alt](http://i.example/)", "t (http://l.example/)", " 1 one"):
         assert shown in page
@@ -260,7 +262,7 @@ def test_an_answer_is_rendered_and_hides_nothing() -> None:
 def test_code_is_coloured_in_a_terminal() -> None:
     file = io.StringIO()
     out = Console(file=file, force_terminal=True, color_system="standard", width=60)
-    out.print(Prose("```python\ndef f(): return 'x'\n```"))
+    out.print(SafeMarkdown("```python\ndef f(): return 'x'\n```"))
     assert "\x1b[94mdef\x1b[0m" in file.getvalue() or "\x1b[34mdef" in file.getvalue()
 
 

@@ -24,7 +24,7 @@ from curate.pipeline import recipe
 from curate.report.terminal import explain, summary
 from curate.report.terminal import lists as terminal_lists
 from curate.report.terminal.compare import render_comparison
-from curate.report.terminal.conversations import Prose, render_conversation, render_mask
+from curate.report.terminal.conversations import SafeMarkdown, render_conversation, render_mask
 from curate.report.terminal.doctor import render_doctor
 from curate.report.terminal.stats import render_stats
 from curate.schemas.formats import FORMATS
@@ -131,7 +131,7 @@ def test_lists_explanations_and_conversations_truncate_no_figure(sets: tuple[Pat
 
 def test_a_table_in_an_answer_wraps_its_figures() -> None:
     row = "|" + "1,234,567,890 |" * 9
-    shown = text(Prose(f"{row}\n{'|---' * 9}|\n{row}"), 60)
+    shown = text(SafeMarkdown(f"{row}\n{'|---' * 9}|\n{row}"), 60)
     assert "…" not in shown
     assert len(re.findall(r"\d", shown)) == 2 * 9 * 10
 

@@ -55,8 +55,8 @@ def render(comparison: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> str:
     title = " and ".join(names)
     shown = [
         ("differences", "Records kept in one set only", _rule_differences(comparison)),
-        ("settings", "Settings that differ", _settings(comparison)),
-        ("numbers", "Numbers", _figures("records, pieces and tokens", total_figures(comparison))),
+        ("settings", "Settings that differ", _setting_differences(comparison)),
+        ("numbers", "Numbers", _numbers("records, pieces and tokens", total_figures(comparison))),
         ("lengths", "Lengths", f'<div class="grid">{"".join(_lengths(comparison))}</div>'),
         ("names", "Rules, languages, models, roles, repairs", f'<div class="grid">{"".join(_names(comparison))}</div>'),
     ]
@@ -67,13 +67,13 @@ def render(comparison: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> str:
 
 
 def _head(title: str, comparison: Comparison) -> str:
-    made = definition_list(
-        (name, _made(stats)) for name, stats in zip(COLUMNS, (comparison.one, comparison.other), strict=True)
+    sets = definition_list(
+        (name, _describe_set(stats)) for name, stats in zip(COLUMNS, (comparison.one, comparison.other), strict=True)
     )
-    return f'<header><h1>{escape(title)}</h1>{made}<p class="note">{escape(describe_matching(comparison))}</p>'
+    return f'<header><h1>{escape(title)}</h1>{sets}<p class="note">{escape(describe_matching(comparison))}</p>'
 
 
-def _made(stats: Stats) -> str:
+def _describe_set(stats: Stats) -> str:
     header = stats.header
     kept = f"kept {number(header.kept)} of {number(header.read)} records"
     return f"<b>{escape(header.path)}</b>, recipe {escape(header.recipe)}, {kept}"
@@ -89,22 +89,26 @@ def _rule_differences(comparison: Comparison) -> str:
 
 
 def _rules(title: str, unit: str, differences: Sequence[RuleDifference]) -> str:
-    rows: list[Sequence[Cell]] = [(one.rule, one.count, ", ".join(one.examples)) for one in differences]
+    rows: list[Sequence[Cell]] = [
+        (difference.rule, difference.count, ", ".join(difference.examples)) for difference in differences
+    ]
     return table(title, ("rule", unit, "such as"), rows)
 
 
-def _settings(comparison: Comparison) -> str:
-    rows = [(one.name, format_setting(one.one), format_setting(one.other)) for one in comparison.settings]
+def _setting_differences(comparison: Comparison) -> str:
+    rows = [
+        (setting.name, format_setting(setting.one), format_setting(setting.other)) for setting in comparison.settings
+    ]
     return table("settings that differ", ("setting", *COLUMNS), rows)
 
 
-def _figures(title: str, figures: Sequence[NumberPair]) -> str:
-    rows: list[Sequence[Cell]] = [(one.name, one.one, one.other, _change(one)) for one in figures]
+def _numbers(title: str, pairs: Sequence[NumberPair]) -> str:
+    rows: list[Sequence[Cell]] = [(pair.name, pair.first, pair.second, _change(pair)) for pair in pairs]
     return table(title, ("number", *COLUMNS, "change"), rows)
 
 
-def _change(figure: NumberPair) -> Formatted:
-    return Formatted(figure.change, ratio(figure.other - figure.one, figure.one))
+def _change(pair: NumberPair) -> Formatted:
+    return Formatted(pair.change, ratio(pair.second - pair.first, pair.first))
 
 
 def _lengths(comparison: Comparison) -> Iterator[str]:
@@ -113,17 +117,17 @@ def _lengths(comparison: Comparison) -> Iterator[str]:
         if not overlay.bins:
             continue
         shares = (f"{name}, share" for name in COLUMNS)
-        heading = (overlay.title, *(each for pair in zip(COLUMNS, shares, strict=True) for each in pair))
+        heading = (overlay.title, *(name for pair in zip(COLUMNS, shares, strict=True) for name in pair))
         bins = table(
             overlay.title,
             heading,
             histogram_rows(overlay),
             {name: percent for name in heading if name.endswith("share")},
         )
-        label = f"{overlay.title} of both sets, as shares of each; the tables have the numbers"
+        label = f"{overlay.title} in both sets, as shares of each; the tables have the numbers"
         drawn = chart(f"overlay:{overlay.name}", label) + collapsible("as a table", bins)
         if overlay.title in figures:
-            drawn += _figures(f"{overlay.title}: mean and percentiles", figures[overlay.title])
+            drawn += _numbers(f"{overlay.title}: mean and percentiles", figures[overlay.title])
         yield f"<figure><figcaption>{escape(overlay.title)}</figcaption>{drawn}</figure>"
 
 
@@ -133,18 +137,18 @@ def _names(comparison: Comparison) -> Iterator[str]:
             continue
         heading = ("name", "first", "first, share", "second", "second, share", "points")
         cells: list[Sequence[Cell]] = [
-            (row.name, row.one, row.one_share, row.other, row.other_share, _points(row)) for row in rows[:ROWS]
+            (row.name, row.first, row.first_share, row.second, row.second_share, _points(row)) for row in rows[:ROWS]
         ]
         numbers = table(
             f"{title}, in {unit}", heading, cells, dict.fromkeys(("first, share", "second, share"), percent)
         )
-        label = f"{title} of both sets, as shares of each; the table has the numbers"
+        label = f"{title} in both sets, as shares of each; the table has the numbers"
         drawn = chart(f"pairs:{title}", label, 2 * min(len(rows), BARS))
         yield f"<figure><figcaption>{escape(title)}</figcaption>{drawn}{collapsible('as a table', numbers)}</figure>"
 
 
 def _points(row: SharePair) -> Formatted:
-    return Formatted(row.change, row.other_share - row.one_share)
+    return Formatted(row.change, row.second_share - row.first_share)
 
 
 def _data(comparison: Comparison) -> dict[str, Any]:
@@ -155,29 +159,29 @@ def _data(comparison: Comparison) -> dict[str, Any]:
 
 
 def _pair(row: SharePair) -> tuple[str, int, float, int, float]:
-    return row.name, row.one, row.one_share, row.other, row.other_share
+    return row.name, row.first, row.first_share, row.second, row.second_share
 
 
 def _samples(comparison: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> Iterator[tuple[str, list[str]]]:
-    """Yield conversations that only one set keeps, with the reason the other rejected them."""
-    for side, (keeper, loser), (mine, theirs) in (
+    """Yield conversations that only one set keeps, with the reason why the other rejected them."""
+    for side, (keeper, loser), (keeping, rejecting) in (
         (comparison.only_one, SIDES, sets),
         (comparison.only_other, SIDES[::-1], sets[::-1]),
     ):
-        for title, articles in _of_side(side, mine, theirs):
+        for title, articles in _samples_by_rule(side, keeping, rejecting):
             yield f"Kept in {keeper}, {title} in {loser}", articles
 
 
-def _of_side(side: Side, mine: CuratedSet, theirs: CuratedSet) -> Iterator[tuple[str, list[str]]]:
-    for crossing in side.rules[:RULES]:
-        kept = show(crossing.examples, mine.path)
+def _samples_by_rule(side: Side, keeping: CuratedSet, rejecting: CuratedSet) -> Iterator[tuple[str, list[str]]]:
+    for difference in side.rules[:RULES]:
+        kept = show(difference.examples, keeping.path)
         yield (
-            f"rejected by {escape(crossing.rule)}",
-            [conversation.render_conversation(_rejected(chat, theirs, crossing.rule)) for chat in kept],
+            f"rejected by {escape(difference.rule)}",
+            [conversation.render_conversation(_with_rejection(chat, rejecting, difference.rule)) for chat in kept],
         )
 
 
-def _rejected(chat: ConversationView, theirs: CuratedSet, rule: str) -> ConversationView:
+def _with_rejection(chat: ConversationView, rejecting: CuratedSet, rule: str) -> ConversationView:
     """Return a conversation with its rejection in the other set, if its record has the same key there."""
-    why = [loss for loss in conversations.find_rejections(theirs, chat) if loss.rule == rule]
-    return replace(chat, rejected=why[0] if why else None)
+    rejections = conversations.find_rejections(rejecting, chat)
+    return replace(chat, rejected=next((rejection for rejection in rejections if rejection.rule == rule), None))

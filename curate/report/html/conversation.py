@@ -1,6 +1,6 @@
 """Conversations as HTML: answers as Markdown with highlighted code, prompts as typed, and what cleaning changed.
 
-Messages are text only: HTML is escaped, images are not loaded, and a link is shown as its text and address.
+Messages are text only: HTML is escaped, images are not loaded, and links become their text and address.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ TAGS = {"same": "span", "gone": "del", "new": "ins"}
 
 
 def render_conversation(chat: ConversationView, spans: MaskedText | None = None) -> str:
-    """Return a conversation's first messages; `spans` are its rendering, each with whether it is trained on."""
+    """Return a conversation's first messages; `spans` are those of its rendering, each trained on or not."""
     shown = "".join(_message(message) for message in chat.messages[:MESSAGES])
     unread = f'<pre class="plain">{escape(truncate(chat.unread, LONG))}</pre>' if chat.unread is not None else ""
-    return _article(chat, shown + unread + _left(len(chat.messages) - MESSAGES) + _mask(chat, spans or ()))
+    return _article(chat, shown + unread + _more(len(chat.messages) - MESSAGES) + _mask(chat, spans or ()))
 
 
 def _mask(chat: ConversationView, spans: MaskedText) -> str:
-    """Return the rendering in a collapsed block, the trained spans marked."""
+    """Return the rendering in a collapsed block, with the supervised spans highlighted."""
     shown, room = "", MESSAGES * LONG
-    for part, is_trained in spans:
-        marked = escape(truncate(part, max(room, 0)))
-        shown += f"<mark>{marked}</mark>" if is_trained else marked
-        room -= len(part)
+    for text, is_trained in spans:
+        escaped = escape(truncate(text, max(room, 0)))
+        shown += f"<mark>{escaped}</mark>" if is_trained else escaped
+        room -= len(text)
         if room <= 0:
             break
     trained, tokens = (number(chat.facts.get(name) or 0) for name in ("answer_tokens", "tokens"))
@@ -59,11 +59,11 @@ def _mask(chat: ConversationView, spans: MaskedText) -> str:
 
 def render_changes(chat: ConversationView, changes: Sequence[Change]) -> str:
     """Return what cleaning changed in a conversation, message by message."""
-    changed = [one for one in changes if one.changed]
-    shown = "".join(_changed(one) for one in changed[:CHANGES])
+    changed = [change for change in changes if change.changed]
+    shown = "".join(_change(change) for change in changed[:CHANGES])
     same = len(changes) - len(changed)
     note = f'<p class="note">{same} {plural(same, "message")} unchanged</p>' if same else ""
-    return _article(chat, shown + note + _left(len(changed) - CHANGES))
+    return _article(chat, shown + note + _more(len(changed) - CHANGES))
 
 
 def _article(chat: ConversationView, body: str) -> str:
@@ -73,64 +73,63 @@ def _article(chat: ConversationView, body: str) -> str:
         notes.append(f"{number(facts['tokens'])} tokens")
     notes += facts.get("edit_names") or []
     rejection = chat.rejected
-    why = ""
+    reason = ""
     if rejection is not None:
-        shown = (
-            rejection.evidence if rejection.evidence and not (chat.unread or "").startswith(rejection.evidence) else ""
-        )
-        evidence = f'<p class="evidence">{escape(truncate(shown, EVIDENCE))}</p>' if shown else ""
+        text = rejection.evidence or ""
+        is_shown = text and not (chat.unread or "").startswith(text)
+        evidence = f'<p class="evidence">{escape(truncate(text, EVIDENCE))}</p>' if is_shown else ""
         twin = (
             f" (kept twin: <code>{escape(rejection.twin)}</code>)"
             if rejection.twin and rejection.twin not in rejection.reason
             else ""
         )
-        why = f'<p class="why"><b>{escape(rejection.rule)}</b>: {escape(rejection.reason)}{twin}</p>{evidence}'
+        reason = f'<p class="why"><b>{escape(rejection.rule)}</b>: {escape(rejection.reason)}{twin}</p>{evidence}'
     place = [chat.place] if chat.place != chat.id else []
     note = escape(" · ".join([*place, *notes]))
     head = f'<p class="head"><b>{escape(chat.id)}</b> <span class="note">{note}</span></p>'
-    return f"<article>{head}{why}{body}</article>"
+    return f"<article>{head}{reason}{body}</article>"
 
 
-def _left(count: int) -> str:
+def _more(count: int) -> str:
     return f'<p class="note">{count} more {plural(count, "message")}</p>' if count > 0 else ""
 
 
 def _message(message: Message) -> str:
     content = truncate(message.content, LONG)
-    body = _prose(content) if message.role == "assistant" else preformatted(escape(content))
+    body = _markdown(content) if message.role == "assistant" else preformatted(escape(content))
     calls = preformatted(f"calls {escape(truncate(message.tool_calls, LONG))}") if message.tool_calls else ""
     return message_block(message.role, body + calls, message.name or "")
 
 
-def _changed(one: Change) -> str:
-    before, after = (side.content if side else "" for side in (one.before, one.after))
-    what = "removed" if one.after is None else "added" if one.before is None else "changed"
+def _change(change: Change) -> str:
+    before, after = (message.content if message else "" for message in (change.before, change.after))
+    label = "removed" if change.after is None else "added" if change.before is None else "changed"
     shown, room = "", 2 * LONG
     for kind, part in diff.words(before, after):
-        part = _middle(part) if kind == "same" else _seen(part)
+        part = _shorten_unchanged(part) if kind == "same" else _show_line_ends(part)
         shown += f"<{TAGS[kind]}>{escape(truncate(part, max(room, 0)))}</{TAGS[kind]}>"
         room -= len(part)
         if room <= 0:
             shown += "…"
             break
-    return message_block(one.role, preformatted(shown), what)
+    return message_block(change.role, preformatted(shown), label)
 
 
-def _middle(part: str) -> str:
+def _shorten_unchanged(part: str) -> str:
     return part if len(part) <= 2 * ENDS + 20 else f"{part[:ENDS]} … {part[-ENDS:]}"
 
 
-def _seen(part: str) -> str:
-    """Make changed line ends visible: Windows ones, and all where nothing else changed."""
+def _show_line_ends(part: str) -> str:
+    """Make changed line ends visible: carriage returns, and all line ends if nothing else changed."""
     return part.replace("\r\n", "␍\n") if part.strip() else part.replace("\r", "␍").replace("\n", "⏎\n")
 
 
 # ---- markdown
 
 
-def _prose(content: str) -> str:
-    """Return an answer's Markdown as HTML; as typed where it is nested too deeply to parse."""
-    parser = _markdown()
+def _markdown(content: str) -> str:
+    """Return an answer's Markdown as HTML, or its plain text if it is nested too deeply to parse."""
+    parser = _parser()
     tokens = parser.parse(safe(content))
     if any(token.level >= NESTED for token in tokens):
         return preformatted(escape(content))
@@ -138,7 +137,7 @@ def _prose(content: str) -> str:
 
 
 @cache
-def _markdown() -> MarkdownIt:
+def _parser() -> MarkdownIt:
     settings = {"html": False, "breaks": True, "highlight": _highlighted, "maxNesting": NESTED + 2}
     parser = MarkdownIt("commonmark", settings)
     parser.enable(["table", "strikethrough"]).disable("image")
@@ -158,10 +157,10 @@ def _link_open(self: Any, tokens: Sequence[Any], index: int, options: Any, env: 
 
 def _link_close(self: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
     """Write the address after the link's text, unless they are the same."""
-    opened = max(at for at in range(index) if tokens[at].type == "link_open")
-    words = "".join(token.content for token in tokens[opened:index])
-    address = str(tokens[opened].attrs.get("href", ""))
-    return "</u>" if words == address else f"</u> ({escape(address)})"
+    start = max(at for at in range(index) if tokens[at].type == "link_open")
+    text = "".join(token.content for token in tokens[start:index])
+    address = str(tokens[start].attrs.get("href", ""))
+    return "</u>" if text == address else f"</u> ({escape(address)})"
 
 
 def _highlighted(code: str, language: str, _: str) -> str:

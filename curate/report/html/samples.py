@@ -33,8 +33,8 @@ MaskReader = Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]]
 
 SOURCE = ["source_file", "source_index"]
 KEPT, REPAIRED, EACH_RULE = 4, 6, 2
-NEAR = 1_000  # rows of conversations.parquet to choose from, read in one go
-SHORT = 3_000  # characters; longer conversations are used only where there are no others
+NEAR = 1_000  # first rows of conversations.parquet, to choose from
+SHORT = 3_000  # characters; longer conversations are used only if there are no shorter ones
 RULES = 40  # the most frequent ones; other rules have no sample
 
 
@@ -42,8 +42,8 @@ RULES = 40  # the most frequent ones; other rules have no sample
 class Samples:
     """Sample conversations.
 
-    Kept ones come with the spans of their rendering, if these are known; repaired ones with their changes; rejected
-    ones by rule.
+    Kept conversations have the spans of their rendering, if known; repaired ones have their changes; rejected ones
+    are grouped by rule.
     """
 
     kept: tuple[tuple[ConversationView, MaskedText | None], ...]
@@ -52,25 +52,25 @@ class Samples:
 
 
 def sample_set(curated: CuratedSet, read_masks: MaskReader | None) -> Samples:
-    """Choose conversations of a set, each of one piece; `read_masks` returns their spans, trained on or not."""
+    """Choose conversations of a set, each of one piece; `read_masks` returns their spans, each trained on or not."""
     columns = ("piece", "edit_names", "characters", "source_file", "source_index")
     rows = curated.conversations().head(NEAR).select(columns).with_row_index("row").collect()
     alone = (pl.col("piece") == 0) & (pl.col("piece").shift(-1, fill_value=0) == 0)
-    whole = rows.filter(alone)
-    short = whole.filter(pl.col("characters") <= SHORT)
-    table = whole if short.is_empty() else short
+    unsplit = rows.filter(alone)
+    short = unsplit.filter(pl.col("characters") <= SHORT)
+    table = unsplit if short.is_empty() else short
     records = _records(curated)
     repaired = _repaired(table.join(records, on=SOURCE, how="semi", maintain_order="left"))
-    chosen = _spread(table["row"].to_list(), 8 * KEPT)
+    chosen = _evenly_spaced(table["row"].to_list(), 8 * KEPT)
     chats = conversations.read_kept(curated, [*chosen, *repaired])
-    kept = _various(chats[: len(chosen)])
+    kept = _diverse(chats[: len(chosen)])
     spans = read_masks([chat.messages for chat in kept]) if read_masks is not None else [None] * len(kept)
     samples = tuple(zip(kept, spans, strict=True))
-    return Samples(samples, _compared(chats[len(chosen) :], records), _rejected(curated))
+    return Samples(samples, _with_changes(chats[len(chosen) :], records), _rejected(curated))
 
 
 def sample_dump(path: str | Path) -> Samples:
-    """Choose conversations and unreadable records from the beginning of a dump; none of standard input."""
+    """Choose conversations and unreadable records from the beginning of a dump; none from standard input."""
     readable: list[ConversationView] = []
     unreadable: dict[str, list[ConversationView]] = {}
     if str(path) == "-":
@@ -83,34 +83,34 @@ def sample_dump(path: str | Path) -> Samples:
                 name = conversation.source_id or place
                 readable.append(ConversationView(name, chunk.source_file, raw.index, tuple(conversation.messages)))
             except RecordError as error:
-                why = Rejection("record", error.rule, error.reason, error.evidence, None, None)
+                rejection = Rejection("record", error.rule, error.reason, error.evidence, None, None)
                 text = raw.raw.decode("utf-8", "backslashreplace")
-                chat = ConversationView(place, chunk.source_file, raw.index, (), rejected=why, unread=text)
+                chat = ConversationView(place, chunk.source_file, raw.index, (), rejected=rejection, unread=text)
                 unreadable.setdefault(error.rule, []).append(chat)
     short = [chat for chat in readable if sum(len(message.content) for message in chat.messages) <= SHORT]
-    kept = tuple((chat, None) for chat in _various(_spread(short or readable, 8 * KEPT)))
+    kept = tuple((chat, None) for chat in _diverse(_evenly_spaced(short or readable, 8 * KEPT)))
     return Samples(kept, (), tuple((rule, tuple(chats[:EACH_RULE])) for rule, chats in sorted(unreadable.items())))
 
 
 def _records(curated: CuratedSet) -> pl.DataFrame:
-    """Return the first original records of those that were changed; none if they were not stored."""
+    """Return the first stored originals of changed records; none if the set has no originals."""
     originals = curated.originals()
     if originals is None:
         return pl.DataFrame(schema=dict(ORIGINAL))
     return originals.head(RAW_ROW_GROUP).collect()
 
 
-def _spread(rows: Sequence[T], count: int) -> list[T]:
+def _evenly_spaced(rows: Sequence[T], count: int) -> list[T]:
     """Return `count` of the rows, evenly spaced."""
     if len(rows) <= count:
         return list(rows)
     return [rows[(2 * at + 1) * len(rows) // (2 * count)] for at in range(count)]
 
 
-def _various(chats: Sequence[ConversationView]) -> list[ConversationView]:
-    """Return some of the conversations, including the first with code."""
+def _diverse(chats: Sequence[ConversationView]) -> list[ConversationView]:
+    """Return `KEPT` of the conversations, including the first with code."""
     code = [chat for chat in chats if any("```" in message.content for message in chat.messages)][:1]
-    return code + _spread([chat for chat in chats if chat not in code], KEPT - len(code))
+    return code + _evenly_spaced([chat for chat in chats if chat not in code], KEPT - len(code))
 
 
 def _repaired(known: pl.DataFrame) -> list[int]:
@@ -121,11 +121,13 @@ def _repaired(known: pl.DataFrame) -> list[int]:
     for name in sorted(counts, key=lambda name: (counts[name], name)):
         rows = [row for row in named.filter(edit_names=name)["row"].to_list() if row not in chosen]
         chosen += rows[:1]
-    common = [row for row in _spread(named["row"].unique(maintain_order=True).to_list(), REPAIRED) if row not in chosen]
+    common = [
+        row for row in _evenly_spaced(named["row"].unique(maintain_order=True).to_list(), REPAIRED) if row not in chosen
+    ]
     return sorted((chosen + common)[:REPAIRED])
 
 
-def _compared(
+def _with_changes(
     repaired: Sequence[ConversationView], records: pl.DataFrame
 ) -> tuple[tuple[ConversationView, tuple[Change, ...]], ...]:
     pairs = []
@@ -140,13 +142,13 @@ def _rejected(curated: CuratedSet) -> tuple[tuple[str, tuple[ConversationView, .
     """Return rejects of each rule, the most frequent rule first."""
     frame = curated.rejected()
     sizes = frame.head(RAW_ROW_GROUP).select(pl.col("record").bin.size().fill_null(0)).collect().to_series()
-    chosen = {rule: _of_rule(near, sizes, first) for rule, near, first in _by_rule(frame)}
+    chosen = {rule: _choose_rejects(near, sizes, first) for rule, near, first in _by_rule(frame)}
     rejects = iter(conversations.read_rejected(curated, [row for rows in chosen.values() for row in rows]))
     return tuple((rule, tuple(next(rejects) for _ in rows)) for rule, rows in chosen.items())
 
 
 def _by_rule(frame: pl.LazyFrame) -> Iterable[tuple[str, list[int], int]]:
-    """Yield each rule with its rows near the beginning and its first row, of those that store their record."""
+    """Yield each rule with its rows near the beginning, and its first row, among rows that store their record."""
     record = pl.struct(SOURCE)  # stored in the first of a record's rows
     rows = frame.select("rule", leads=record.ne_missing(record.shift())).with_row_index("row")
     row, leads = pl.col("row"), pl.col("leads")
@@ -160,6 +162,6 @@ def _by_rule(frame: pl.LazyFrame) -> Iterable[tuple[str, list[int], int]]:
         yield rule, sorted(near), first
 
 
-def _of_rule(near: Sequence[int], sizes: pl.Series, first: int) -> list[int]:
+def _choose_rejects(near: Sequence[int], sizes: pl.Series, first: int) -> list[int]:
     short = [row for row in near if sizes[row] <= SHORT]
-    return _spread(short or near, EACH_RULE) or [first]
+    return _evenly_spaced(short or near, EACH_RULE) or [first]

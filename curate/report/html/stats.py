@@ -11,7 +11,7 @@ from typing import Any
 
 from curate.analysis.stats import Count, Histogram, Share, Stats
 from curate.display import html_page
-from curate.display.figures import mb, number, percent, plural
+from curate.display.figures import mb, number, percent, plural, ratio
 from curate.display.html import (
     Cell,
     chart,
@@ -36,7 +36,7 @@ def render(stats: Stats, samples: Samples, name: str = "") -> str:
     """Return the page; `name` is its title, by default the path."""
     title = name or stats.header.path
     parts = [
-        ("flow", "Records read, rejected and " + _left(stats), _flow(stats)),
+        ("flow", "Records read, rejected and " + _kept_label(stats), _flow(stats)),
         ("lengths", "Lengths", f'<div class="grid">{"".join(map(_histogram, stats.histograms))}</div>'),
         ("names", "Languages, models, roles, repairs", f'<div class="grid">{_names(stats)}</div>'),
         ("copies", "Duplicates, windows, training", _facts(stats)),
@@ -54,31 +54,31 @@ def _data(stats: Stats) -> dict[str, Any]:
         "flow": {
             "read": flow.read,
             "kept": flow.kept,
-            "left": _left(stats),
+            "label": _kept_label(stats),
             "rejected": flow.rejected,
             "rules": [[step.rule, step.first] for step in flow.steps if step.first],
         },
         "histograms": {
             item.name: {
                 "unit": item.unit,
-                "bins": [[_span(item, at), bin.count] for at, bin in enumerate(item.bins)],
+                "bins": [[_bin_label(item, index), bin.count] for index, bin in enumerate(item.bins)],
             }
             for item in stats.histograms
         },
         "bars": {
-            **{key: [[one.name, one.pieces] for one in shares[:BARS]] for key, shares in _shares(stats).items()},
-            **{key: [[one.name, one.count] for one in counts[:BARS]] for key, counts in _counts(stats).items()},
+            **{key: [[share.name, share.pieces] for share in shares[:BARS]] for key, shares in _shares(stats).items()},
+            **{key: [[count.name, count.count] for count in counts[:BARS]] for key, counts in _counts(stats).items()},
         },
     }
 
 
-def _left(stats: Stats) -> str:
+def _kept_label(stats: Stats) -> str:
     return "kept" if stats.header.kind == "set" else "readable"
 
 
-def _span(item: Histogram, at: int) -> str:
-    bin = item.bins[at]
-    if at == len(item.bins) - 1 and bin.high > bin.low:
+def _bin_label(item: Histogram, index: int) -> str:
+    bin = item.bins[index]
+    if index == len(item.bins) - 1 and bin.high > bin.low:
         return f"≥ {number(bin.low)}"
     return number(bin.low) if bin.low == bin.high else f"{number(bin.low)}–{number(bin.high)}"
 
@@ -100,7 +100,11 @@ def _head(stats: Stats, title: str, parts: Sequence[tuple[str, str, str]]) -> st
     inputs += f", {len(header.inputs) - 8} more" if len(header.inputs) > 8 else ""
     window = f", window {number(header.window)}" if header.window else ""
     tiles = [
-        (number(header.kept), f"{_left(stats)} of {number(header.read)} records", percent(header.kept, header.read)),
+        (
+            number(header.kept),
+            f"{_kept_label(stats)} of {number(header.read)} records",
+            percent(header.kept, header.read),
+        ),
         (number(stats.flow.pieces), "pieces" if header.kind == "set" else "conversations", ""),
         (number(header.tokens), "tokens", ""),
         (number(header.answer_tokens), "tokens trained on", percent(header.answer_tokens, header.tokens)),
@@ -108,7 +112,7 @@ def _head(stats: Stats, title: str, parts: Sequence[tuple[str, str, str]]) -> st
     shown = "".join(
         f"<div><b>{value}</b><span>{name}{f', {share}' if share else ''}</span></div>" for value, name, share in tiles
     )
-    made = definition_list(
+    source = definition_list(
         (
             ("from", inputs),
             (
@@ -118,17 +122,19 @@ def _head(stats: Stats, title: str, parts: Sequence[tuple[str, str, str]]) -> st
             ("tokenizer", f"{escape(header.tokenizer)}, template {escape(header.template)}{window}"),
         )
     )
-    return f'<header><h1>{escape(title)}</h1><div class="tiles">{shown}</div>{made}{navigation(parts)}</header><main>'
+    return f'<header><h1>{escape(title)}</h1><div class="tiles">{shown}</div>{source}{navigation(parts)}</header><main>'
 
 
 def _flow(stats: Stats) -> str:
     flow = stats.flow
-    label = f"Of {number(flow.read)} records read, {number(flow.kept)} are {_left(stats)}; the table has each rule."
+    label = (
+        f"Of {number(flow.read)} records read, {number(flow.kept)} are {_kept_label(stats)}; the table has each rule."
+    )
     rows: list[Sequence[Cell]] = [
-        (step.rule, step.first, step.first / flow.read if flow.read else 0.0, step.alone) for step in flow.steps
+        (step.rule, step.first, ratio(step.first, flow.read), step.alone) for step in flow.steps
     ]
-    lost = flow.rejected_exchanges
-    note = f'<p class="note">{number(lost)} exchanges were removed from kept records.</p>' if lost else ""
+    removed = flow.rejected_exchanges
+    note = f'<p class="note">{number(removed)} exchanges were removed from kept records.</p>' if removed else ""
     rules = table("records by the rule that rejected them", ("rule", "records", "share", "alone"), rows, SHARE)
     height = len([step for step in flow.steps if step.first]) + 2
     return chart("flow", label, max(height, 6)) + rules + note
@@ -139,7 +145,7 @@ def _histogram(item: Histogram) -> str:
         return ""
     spread = " · ".join(f"{name} {number(value)}" for name, value in item.percentiles.items())
     rows: list[Sequence[Cell]] = [
-        (_span(item, at), bin.count, bin.count / item.count) for at, bin in enumerate(item.bins)
+        (_bin_label(item, index), bin.count, bin.count / item.count) for index, bin in enumerate(item.bins)
     ]
     label = f"{item.title}: mean {number(item.mean)}, {spread}"
     return (
@@ -160,15 +166,17 @@ def _names(stats: Stats) -> str:
     }
     blocks = ""
     for key, shares in _shares(stats).items():
-        total = sum(one.pieces for one in shares)
-        rows: list[Sequence[Cell]] = [(one.name, one.pieces, one.pieces / total, one.tokens) for one in shares[:ROWS]]
+        total = sum(share.pieces for share in shares)
+        rows: list[Sequence[Cell]] = [
+            (share.name, share.pieces, share.pieces / total, share.tokens) for share in shares[:ROWS]
+        ]
         unit = "pieces" if stats.header.kind == "set" else "conversations"
         blocks += _bars(
             key, titles[key], len(shares), table(titles[key], ("name", unit, "share", "tokens"), rows, SHARE)
         )
     for key, counts in _counts(stats).items():
         unit = "messages" if key == "roles" else "times"
-        rows = [(one.name, one.count) for one in counts[:ROWS]]
+        rows = [(count.name, count.count) for count in counts[:ROWS]]
         blocks += _bars(key, titles[key], len(counts), table(titles[key], ("name", unit), rows))
     return blocks
 
@@ -190,7 +198,7 @@ def _facts(stats: Stats) -> str:
         if copies.most_copied
         else ""
     )
-    twins = definition_list(
+    duplicates = definition_list(
         (
             (
                 "share their first exchange",
@@ -204,12 +212,12 @@ def _facts(stats: Stats) -> str:
             ("most copied", most),
         )
     )
-    pieces, whole = stats.flow.pieces, stats.histograms[0].count
+    pieces, conversations = stats.flow.pieces, stats.histograms[0].count
     rows: list[Sequence[Cell]] = [
-        (number(one.window), one.pieces / pieces if pieces else 0.0, one.conversations / whole if whole else 0.0)
-        for one in stats.windows
+        (number(fit.window), ratio(fit.pieces, pieces), ratio(fit.conversations, conversations))
+        for fit in stats.windows
     ]
-    fit = table(
+    windows = table(
         "what fits a window",
         ("tokens", "pieces", "conversations"),
         rows,
@@ -223,19 +231,22 @@ def _facts(stats: Stats) -> str:
             ("steps", f"{number(training.steps)} of {number(training.global_batch)} pieces"),
         )
     )
-    blocks = (f"<h3>Duplicates</h3>{twins}", fit, f"<h3>Training</h3>{plan}")
+    blocks = (f"<h3>Duplicates</h3>{duplicates}", windows, f"<h3>Training</h3>{plan}")
     return f'<div class="grid">{"".join(f"<div>{block}</div>" for block in blocks)}</div>'
 
 
 def _samples(samples: Samples, cleaned: bool, room: int) -> str:
     """Return sample conversations, as many as fit in `room` bytes."""
-    kept, lost = ("Kept", "Rejected by") if cleaned else ("Readable", "Unreadable:")
-    groups = [(kept, [conversation.render_conversation(one, spans) for one, spans in samples.kept])]
+    kept, rejected = ("Kept", "Rejected by") if cleaned else ("Readable", "Unreadable:")
+    groups = [(kept, [conversation.render_conversation(chat, spans) for chat, spans in samples.kept])]
     groups.append(
-        ("Repaired, before and after", [conversation.render_changes(one, changed) for one, changed in samples.repaired])
+        (
+            "Repaired, before and after",
+            [conversation.render_changes(chat, changes) for chat, changes in samples.repaired],
+        )
     )
     groups += [
-        (f"{lost} {escape(rule)}", [conversation.render_conversation(one) for one in chats])
+        (f"{rejected} {escape(rule)}", [conversation.render_conversation(chat) for chat in chats])
         for rule, chats in samples.rejected
     ]
     shown = collapsible_groups(groups, room)

@@ -27,31 +27,31 @@ from curate.schemas.conversation import Message
 
 STYLES = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
 TRAINED = "black on green"
-MARKS = {"gone": ("[-", "-]"), "new": ("{+", "+}"), "trained": ("[[", "]]")}  # without colours
-LOOKS = {"gone": "red strike", "new": "green"}
+BRACKETS = {"gone": ("[-", "-]"), "new": ("{+", "+}"), "trained": ("[[", "]]")}  # without colours
+DIFF_STYLES = {"gone": "red strike", "new": "green"}
 MAX_UNREADABLE = 4_000  # characters shown of a record that is not a conversation
 HEADER_COLUMNS = ("split", "language", "model")
 
 
-class Barred:
+class WithBar:
     """A renderable with a coloured bar on its left."""
 
-    def __init__(self, inside: RenderableType, style: str) -> None:
-        self.inside = inside
+    def __init__(self, content: RenderableType, style: str) -> None:
+        self.content = content
         self.style = style
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         bar = Segment("| " if options.ascii_only else "▌ ", console.get_style(self.style))
-        rows = console.render_lines(self.inside, options.update(width=max(options.max_width - 2, 1)), pad=False)
-        filled = [at for at, row in enumerate(rows) if any(segment.text.strip() for segment in row)]
+        rows = console.render_lines(self.content, options.update(width=max(options.max_width - 2, 1)), pad=False)
+        filled = [index for index, row in enumerate(rows) if any(segment.text.strip() for segment in row)]
         for row in rows[filled[0] : filled[-1] + 1] if filled else []:  # tables are padded with empty lines
             yield bar
             yield from row
             yield Segment.line()
 
 
-class Marked:
-    """Text with marked parts: in colour, or in brackets if the output has no colours."""
+class HighlightedText:
+    """Text with highlighted parts: in colour, or in brackets if the output has no colours."""
 
     def __init__(self, parts: Iterable[tuple[str, str | None]]) -> None:
         self.parts = [(safe(text), kind) for text, kind in parts if text]
@@ -63,9 +63,9 @@ class Marked:
             if kind is None:
                 shown.append(text)
             elif plain:
-                shown.append(f"{MARKS[kind][0]}{text}{MARKS[kind][1]}")
+                shown.append(f"{BRACKETS[kind][0]}{text}{BRACKETS[kind][1]}")
             else:
-                shown.append(text, LOOKS.get(kind, TRAINED))
+                shown.append(text, DIFF_STYLES.get(kind, TRAINED))
         yield shown
 
 
@@ -79,7 +79,7 @@ class FoldedTable(TableElement):
             yield table
 
 
-class Prose(Markdown):
+class SafeMarkdown(Markdown):
     """Markdown that hides nothing: HTML, images and links are shown as text, and line breaks are kept."""
 
     elements: ClassVar = {**Markdown.elements, "table_open": FoldedTable}
@@ -88,10 +88,11 @@ class Prose(Markdown):
         super().__init__("", code_theme="ansi_dark", hyperlinks=False)
         parser = MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table")
         self.markup = markup
-        self.parsed = _plain(parser.parse(markup))
+        self.parsed = _show_hidden(parser.parse(markup))
 
 
-def _plain(tokens: Iterable[Token]) -> list[Token]:
+def _show_hidden(tokens: Iterable[Token]) -> list[Token]:
+    """Replace images by their Markdown source and soft line breaks by hard ones."""
     shown = []
     for token in tokens:
         if token.type == "softbreak":
@@ -99,7 +100,7 @@ def _plain(tokens: Iterable[Token]) -> list[Token]:
         elif token.type == "image":
             token = Token("text", "", 0, content=f"![{token.content}]({token.attrs.get('src', '')})")
         elif token.children:
-            token.children = _plain(token.children)
+            token.children = _show_hidden(token.children)
         shown.append(token)
     return shown
 
@@ -107,26 +108,32 @@ def _plain(tokens: Iterable[Token]) -> list[Token]:
 def render_conversation(
     chat: ConversationView, sizes: Sequence[int] | None = None, *, raw: bool = False
 ) -> RenderableType:
-    """Render a conversation; `sizes` are token counts, one a message; `raw` shows the text as stored."""
+    """Render a conversation; `sizes` are the token counts of its messages; `raw` shows the text as stored."""
     parts: list[RenderableType] = [_head(chat), Text()]
-    for place, message in enumerate(chat.messages):
-        parts += [_turn(message, sizes[place] if sizes else None, raw), Text()]
+    for index, message in enumerate(chat.messages):
+        parts += [_message(message, sizes[index] if sizes else None, raw), Text()]
     if chat.unread is not None:
         text = chat.unread if raw else _cut(chat.unread)
-        parts += [Text("original record", "dim"), Barred(terminal.safe_text(text), "dim"), Text()]
+        parts += [Text("original record", "dim"), WithBar(terminal.safe_text(text), "dim"), Text()]
     return Group(*parts[:-1])
 
 
 def render_mask(chat: ConversationView, mask: MaskView) -> RenderableType:
-    """Render a conversation as training sees it, with the trained text and stop tokens marked."""
+    """Render a conversation as training sees it, with the supervised text and stop tokens highlighted."""
     totals = f": {number(mask.supervised)} of {number(mask.tokens)} tokens"
-    text = Marked((text, "trained" if trained else None) for text, trained in mask.text)
-    return Group(_head(chat), Marked([("trained", "trained"), (totals, None)]), Text(), text)
+    text = HighlightedText((text, "trained" if trained else None) for text, trained in mask.text)
+    return Group(_head(chat), HighlightedText([("trained", "trained"), (totals, None)]), Text(), text)
 
 
-def render_diff(chat: ConversationView, changes: Sequence[Change], losses: Sequence[Rejection] = ()) -> RenderableType:
-    """Render what cleaning changed in a record, message by message; `losses` are its rejected exchanges."""
-    parts: list[RenderableType] = [_head(chat), *(_rejection(loss) for loss in losses if loss != chat.rejected), Text()]
+def render_diff(
+    chat: ConversationView, changes: Sequence[Change], rejections: Sequence[Rejection] = ()
+) -> RenderableType:
+    """Render what cleaning changed in a record, message by message; `rejections` are those of its exchanges."""
+    parts: list[RenderableType] = [
+        _head(chat),
+        *(_rejection(rejection) for rejection in rejections if rejection != chat.rejected),
+        Text(),
+    ]
     unchanged = 0
     for change in changes:
         if not change.changed:
@@ -141,36 +148,34 @@ def render_diff(chat: ConversationView, changes: Sequence[Change], losses: Seque
 def _change(change: Change) -> RenderableType:
     before = change.before.content if change.before else ""
     after = change.after.content if change.after else ""
-    what = "removed" if change.after is None else "added" if change.before is None else "changed"
-    title = Text.assemble((change.role, f"bold {STYLES[change.role]}"), (f" · {what}", "dim"))
-    words: list[tuple[str, str | None]] = []
-    for kind, text in diff.words(before, after):
-        words.append((text, None if kind == "same" else kind))
-    return Group(title, Barred(Marked(words), STYLES[change.role]))
+    label = "removed" if change.after is None else "added" if change.before is None else "changed"
+    title = Text.assemble((change.role, f"bold {STYLES[change.role]}"), (f" · {label}", "dim"))
+    parts = [(text, None if kind == "same" else kind) for kind, text in diff.words(before, after)]
+    return Group(title, WithBar(HighlightedText(parts), STYLES[change.role]))
 
 
 def _head(chat: ConversationView) -> RenderableType:
     facts = chat.facts
-    named = [str(facts[key]) for key in HEADER_COLUMNS if facts.get(key)]
+    notes = [str(facts[key]) for key in HEADER_COLUMNS if facts.get(key)]
     if facts.get("tokens") is not None:
-        named.append(f"{number(facts['tokens'])} tokens ({number(facts['answer_tokens'])} trained)")
+        notes.append(f"{number(facts['tokens'])} tokens ({number(facts['answer_tokens'])} trained)")
     count = len(chat.messages)
-    named.append(f"{count} {plural(count, 'message')}")
-    title = Text.assemble((safe_line(chat.id), "bold"), "  ", (safe_line(" · ".join(named)), "dim"))
+    notes.append(f"{count} {plural(count, 'message')}")
+    title = Text.assemble((safe_line(chat.id), "bold"), "  ", (safe_line(" · ".join(notes)), "dim"))
     rows: list[RenderableType] = [title]
     place = chat.place if chat.place != chat.id else ""
     repairs = ", ".join(facts.get("edit_names") or [])
-    under = " · ".join(part for part in (place, f"repaired: {repairs}" if repairs else "") if part)
-    if under:
-        rows.append(Text(safe_line(under), "dim"))
+    subtitle = " · ".join(part for part in (place, f"repaired: {repairs}" if repairs else "") if part)
+    if subtitle:
+        rows.append(Text(safe_line(subtitle), "dim"))
     if chat.rejected is not None:
         rows.append(_rejection(chat.rejected))
     return Group(*rows)
 
 
 def _rejection(rejection: Rejection) -> Text:
-    what = "exchange rejected" if rejection.scope == "exchange" else "rejected"
-    text = Text.assemble((what, "bold red"), f" by {safe_line(rejection.rule)}: {safe_line(rejection.reason)}")
+    label = "exchange rejected" if rejection.scope == "exchange" else "rejected"
+    text = Text.assemble((label, "bold red"), f" by {safe_line(rejection.rule)}: {safe_line(rejection.reason)}")
     return add_details(text, rejection)
 
 
@@ -183,7 +188,7 @@ def _cut(text: str) -> str:
     return text[:MAX_UNREADABLE] + more
 
 
-def _turn(message: Message, size: int | None, raw: bool) -> RenderableType:
+def _message(message: Message, size: int | None, raw: bool) -> RenderableType:
     style = STYLES[message.role]
     notes = [] if size is None else [f"{number(size)} {plural(size, 'token')}"]
     notes += [] if message.train or message.role != "assistant" else ["not trained on"]
@@ -191,7 +196,7 @@ def _turn(message: Message, size: int | None, raw: bool) -> RenderableType:
     name = f" {safe_line(message.name)}" if message.name else ""
     title = Text.assemble((message.role + name, f"bold {style}"), (f" · {' · '.join(notes)}" if notes else "", "dim"))
     text = safe(message.content)
-    body: list[RenderableType] = [Prose(text) if message.role == "assistant" and not raw else Text(text)]
+    body: list[RenderableType] = [SafeMarkdown(text) if message.role == "assistant" and not raw else Text(text)]
     if message.tool_calls:
         body.append(Text(f"calls {safe(message.tool_calls)}", "yellow"))
-    return Group(title, Barred(Group(*body), style))
+    return Group(title, WithBar(Group(*body), style))

@@ -29,24 +29,24 @@ def render_doctor(report: Doctor) -> RenderableType:
         terminal.add_row(facts, "GPU", terminal.safe_text(text))
     if report.gpu_note:
         terminal.add_row(facts, "GPU", terminal.safe_text(f"none: {report.gpu_note}"))
-    for one in report.tokenizers:
-        terminal.add_row(facts, "tokenizer", _folded(f"{one.name}: {one.path}"))
+    for tokenizer in report.tokenizers:
+        terminal.add_row(facts, "tokenizer", _folded(f"{tokenizer.name}: {tokenizer.path}"))
     for extra in (None, "llama3", "train"):
-        mine = [package for package in report.packages if package.extra == extra]
-        if mine:
-            terminal.add_row(facts, f"[{extra}]" if extra else "packages", _packages(mine))
+        packages = [package for package in report.packages if package.extra == extra]
+        if packages:
+            terminal.add_row(facts, f"[{extra}]" if extra else "packages", _packages(packages))
     return Group(facts, Text(), _advice(report))
 
 
 def _folded(path: str) -> Text:
-    """Return a path that wraps where it is too long."""
+    """Return a path that wraps instead of being cut."""
     return Text(safe(path), overflow="fold")
 
 
 def _packages(packages: list[Package]) -> Text:
     text = Text()
-    for place, package in enumerate(packages):
-        text.append(" · " if place else "")
+    for index, package in enumerate(packages):
+        text.append(" · " if index else "")
         version = package.version or "missing"
         text.append(f"{package.name} {version}", "" if package.enough else "bold red")
         text.append("" if package.enough else f" (needs {package.wanted})", "red")
@@ -60,8 +60,7 @@ def _advice(report: Doctor) -> RenderableType:
     table.add_column("missing", max_width=34)
     table.add_column("needed for")
     table.add_column("run", overflow="fold")
-    for one in report.advice:
-        table.add_row(
-            terminal.safe_text(one.missing, "bold"), one.needed_for, terminal.safe_text(one.command, "bold cyan")
-        )
+    for advice in report.advice:
+        command = terminal.safe_text(advice.command, "bold cyan")
+        table.add_row(terminal.safe_text(advice.missing, "bold"), advice.needed_for, command)
     return table

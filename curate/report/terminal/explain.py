@@ -21,30 +21,30 @@ def render_explanation(explanation: Explanation) -> RenderableType:
             Text(f"{explanation.matches} records have the id {terminal.safe_line(explanation.query)}{more}"),
             Text(),
         ]
-    for story in explanation.records:
-        parts += [_story(story), Text()]
+    for record in explanation.records:
+        parts += [_history(record), Text()]
     return Group(*parts[:-1])
 
 
-def _story(story: RecordHistory) -> RenderableType:
+def _history(history: RecordHistory) -> RenderableType:
     facts = terminal.label_grid()
-    terminal.add_row(facts, "record", terminal.safe_text(f"{story.source_file}:{story.source_index}", "bold"))
+    terminal.add_row(facts, "record", terminal.safe_text(f"{history.source_file}:{history.source_index}", "bold"))
     terminal.add_row(
-        facts, "id", terminal.safe_text(story.source_id) if story.source_id is not None else "none in the dump"
+        facts, "id", terminal.safe_text(history.source_id) if history.source_id is not None else "none in the dump"
     )
-    terminal.add_row(facts, "outcome", Text("kept", "bold green") if story.kept else Text("rejected", "bold red"))
-    for rejection in story.rejections:
+    terminal.add_row(facts, "outcome", Text("kept", "bold green") if history.kept else Text("rejected", "bold red"))
+    for rejection in history.rejections:
         terminal.add_row(facts, "removed" if rejection.scope == "exchange" else "reason", _rejection(rejection))
-    for edit in story.edits:
+    for edit in history.edits:
         terminal.add_row(facts, "repair", _edit(edit))
-    for piece in story.pieces:
+    for piece in history.pieces:
         sizes = f"{piece.split}, {piece.turns} messages, {number(piece.tokens)} tokens"
         sizes += f" ({number(piece.answer_tokens)} in answers)"
         terminal.add_row(facts, "piece", Text.assemble(terminal.safe_text(piece.id, "bold"), f"  {sizes}"))
-    if story.twins:
-        terminal.add_row(facts, "duplicates", terminal.safe_text("rejected: " + ", ".join(story.twins)))
-    if story.record is not None:
-        terminal.add_row(facts, "original", terminal.safe_text(one_line(story.record, 400), "dim"))
+    if history.twins:
+        terminal.add_row(facts, "duplicates", terminal.safe_text("rejected: " + ", ".join(history.twins)))
+    if history.record is not None:
+        terminal.add_row(facts, "original", terminal.safe_text(one_line(history.record, 400), "dim"))
     return facts
 
 

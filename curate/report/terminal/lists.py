@@ -29,11 +29,12 @@ def render_formats(formats: Sequence[Any]) -> RenderableType:
     table.add_column("read")
     table.add_column("written")
     table.add_column("content", ratio=1)
-    for one in formats:
+    for entry in formats:
         table.add_row(
-            terminal.safe_text(one.name),
-            *("yes" if can else "" for can in (one.reads, one.writes)),
-            terminal.safe_text(one.summary),
+            terminal.safe_text(entry.name),
+            "yes" if entry.reads else "",
+            "yes" if entry.writes else "",
+            terminal.safe_text(entry.summary),
         )
     return table
 
@@ -56,7 +57,7 @@ def render_filters(rules: Sequence[Any], on: Mapping[str, object]) -> Renderable
 
 
 def render_filter(rule: Any, on: bool) -> RenderableType:
-    """Render one filter's documentation in full."""
+    """Render a filter with its full documentation."""
     facts = terminal.label_grid()
     terminal.add_row(facts, "filter", terminal.safe_text(rule.name, "bold"))
     terminal.add_row(facts, "default", "on" if on else "off")

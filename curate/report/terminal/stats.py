@@ -28,7 +28,7 @@ def render_stats(stats: Stats) -> RenderableType:
     ]
     blocks: list[RenderableType] = [
         _header(stats.header),
-        render_flow(stats.flow, bars=True, left="kept" if stats.header.kind == "set" else "readable"),
+        render_flow(stats.flow, bars=True, kept_label="kept" if stats.header.kind == "set" else "readable"),
         SideBySide([_histogram_block(item) for item in stats.histograms]),
         SideBySide([block for block in shares if block is not None]),
         SideBySide([_duplicates(stats.duplicates), _windows(stats), _training(stats.training)]),
@@ -39,45 +39,47 @@ def render_stats(stats: Stats) -> RenderableType:
 def _header(header: Header) -> RenderableType:
     facts = terminal.label_grid()
     terminal.add_row(facts, header.kind, terminal.safe_text(header.path, "bold"))
-    shown = [f"{safe_line(item.name)} ({mb(item.bytes)} MB)" for item in header.inputs[:3]]
-    more = [f"{len(header.inputs) - 3} more"] if len(header.inputs) > 3 else []
-    terminal.add_row(facts, "from", ", ".join(shown + more))
-    made = f"{safe_line(header.recipe)}, curate {safe_line(header.version)}" if header.recipe else "none (not cleaned)"
-    terminal.add_row(facts, "recipe", made)
+    inputs = [f"{safe_line(item.name)} ({mb(item.bytes)} MB)" for item in header.inputs[:3]]
+    inputs += [f"{len(header.inputs) - 3} more"] if len(header.inputs) > 3 else []
+    terminal.add_row(facts, "from", ", ".join(inputs))
+    recipe = (
+        f"{safe_line(header.recipe)}, curate {safe_line(header.version)}" if header.recipe else "none (not cleaned)"
+    )
+    terminal.add_row(facts, "recipe", recipe)
     verb = "kept" if header.kind == "set" else "readable"
     share = percent(header.kept, header.read)
     terminal.add_row(facts, verb, f"{number(header.kept)} of {number(header.read)} records ({share})")
-    how = f"{safe_line(header.tokenizer)}, template {safe_line(header.template)}"
-    how += f", window {number(header.window)}" if header.window else ""
-    terminal.add_row(facts, "tokens", f"{number(header.tokens)} ({how})")
+    method = f"{safe_line(header.tokenizer)}, template {safe_line(header.template)}"
+    method += f", window {number(header.window)}" if header.window else ""
+    terminal.add_row(facts, "tokens", f"{number(header.tokens)} ({method})")
     trained = f"{number(header.answer_tokens)} tokens ({percent(header.answer_tokens, header.tokens)}), all in answers"
     terminal.add_row(facts, "trained", trained)
     return facts
 
 
-def render_flow(flow: Flow, bars: bool, left: str = "kept") -> NumberTable:
-    """Render how many records were read, rejected by each rule and left; `left` labels the last row."""
+def render_flow(flow: Flow, bars: bool, kept_label: str = "kept") -> NumberTable:
+    """Render the numbers of records read, rejected by each rule, and kept; `kept_label` labels the last row."""
     lines: list[tuple[str, int, int | None, str]] = [("read", flow.read, None, "bold")]
     lines += [(f"- {step.rule}", step.first, step.alone, "red") for step in flow.steps]
-    lines += [(left, flow.kept, None, "bold green")]
+    lines += [(kept_label, flow.kept, None, "bold green")]
     rows = []
     for name, count, alone, style in lines:
         cells = Text(number(count), style), percent(count, flow.read), "" if alone is None else number(alone)
         shown = terminal.safe_text(name, "" if style == "red" else style)
         rows.append(Row(shown, cells, Bar(ratio(count, flow.read), style)))
     headings = ("records", "share", "alone")
-    return NumberTable("step", headings, rows, rest="" if bars else None, max_name=40)
+    return NumberTable("step", headings, rows, last="" if bars else None, max_name=40)
 
 
 def _histogram_block(item: Histogram) -> RenderableType:
     rows = []
     most = max((bin.count for bin in item.bins), default=0)
-    for place, bin in enumerate(item.bins):
-        last = place == len(item.bins) - 1 and bin.high > bin.low
-        span = number(bin.low) if bin.low == bin.high else f"{number(bin.low)}-{number(bin.high)}"
-        figures = f"≥ {number(bin.low)}" if last else span, number(bin.count)
+    for index, bin in enumerate(item.bins):
+        is_open_ended = index == len(item.bins) - 1 and bin.high > bin.low
+        label = number(bin.low) if bin.low == bin.high else f"{number(bin.low)}-{number(bin.high)}"
+        figures = f"≥ {number(bin.low)}" if is_open_ended else label, number(bin.count)
         rows.append(Row(Text(), figures, Bar(ratio(bin.count, most))))
-    table = NumberTable(None, (item.title, item.unit), rows, rest="")
+    table = NumberTable(None, (item.title, item.unit), rows, last="")
     spread = " · ".join(f"{name} {number(value)}" for name, value in item.percentiles.items())
     ends = f"mean {number(item.mean)} · {number(item.minimum)} to {number(item.maximum)}"
     return Group(table, Text(f"{ends}\n{spread}" if item.count else f"no {item.unit}", "dim"))
@@ -93,13 +95,13 @@ def _counts_block(title: str, counts: Sequence[Count], unit: str) -> RenderableT
 
 
 def _bars_block(title: str, unit: str, rows: Sequence[tuple[str, int]], total: int | None) -> RenderableType:
-    """Render names with counts and bars; `total` gives each its share."""
+    """Render names with counts and bars, and with shares if `total` is given."""
     most = max(count for _, count in rows)
     shown = [
         Row(terminal.safe_text(name), (number(count), percent(count, total) if total else ""), Bar(ratio(count, most)))
         for name, count in rows[:SHARES_SHOWN]
     ]
-    table = NumberTable(title, (unit, "share" if total else ""), shown, rest="")
+    table = NumberTable(title, (unit, "share" if total else ""), shown, last="")
     more = len(rows) - SHARES_SHOWN
     return Group(table, Text(f"and {number(more)} more (--json has them all)", "dim")) if more > 0 else table
 
@@ -110,8 +112,8 @@ def _duplicates(duplicates: Duplicates) -> RenderableType:
     if duplicates.most_copied is not None:
         times = f"{number(duplicates.copies)} {plural(duplicates.copies, 'copy', 'copies')}"
         terminal.add_row(facts, "most copied", f"{safe_line(duplicates.most_copied)}, {times}")
-    grouped = f"{number(duplicates.members)} conversations share their first exchange, in {number(duplicates.shared)}"
-    terminal.add_row(facts, "clusters", f"{grouped} {plural(duplicates.shared, 'cluster')}")
+    members = f"{number(duplicates.members)} conversations share their first exchange, in {number(duplicates.shared)}"
+    terminal.add_row(facts, "clusters", f"{members} {plural(duplicates.shared, 'cluster')}")
     if duplicates.example is not None:
         terminal.add_row(
             facts, "largest", f"{number(duplicates.largest)} conversations, such as {safe_line(duplicates.example)}"
@@ -132,8 +134,8 @@ def _fitting(fit: WindowFit, total: int) -> str:
 
 
 def _pieces(fit: WindowFit, stats: Stats) -> str:
-    split = stats.header.kind == "set"
-    return f", {percent(fit.pieces, stats.flow.pieces)} of pieces" if split else ""
+    is_set = stats.header.kind == "set"
+    return f", {percent(fit.pieces, stats.flow.pieces)} of pieces" if is_set else ""
 
 
 def _training(training: Training) -> RenderableType:
