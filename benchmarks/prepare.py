@@ -73,7 +73,7 @@ def whole_way(name: str, folder: Path, shared: Path) -> dict[str, Any]:
     """Return the wall time from a set on disk to rows, on all cores."""
     tokenizer = tokenizer_of(name, shared)
     begin = time.perf_counter()
-    found = examples.load(folder, tokenizer, template="vicuna", max_tokens=WINDOW)
+    found = examples.load(folder, tokenizer, examples.RenderSettings(template="vicuna", max_tokens=WINDOW))
     packing.pack(found.train.lengths, WINDOW)
     count = len(found.train) + len(found.eval)
     return {"conversations": count, "wall_s": time.perf_counter() - begin, "left_out": len(found.failures)}

@@ -39,7 +39,7 @@ def follow(*, quiet: bool, dry_run: bool = False) -> Iterator[Callable[[Event], 
     if quiet:
         yield Lines(Warned)
     elif dry_run:
-        yield Lines(events.Said, Warned)
+        yield Lines(events.Reported, Warned)
     elif sys.stderr.isatty():
         with Live(console=console(stderr=True), auto_refresh=False, transient=True) as live:
             yield Panel(live)
@@ -50,7 +50,7 @@ def follow(*, quiet: bool, dry_run: bool = False) -> Iterator[Callable[[Event], 
 def event_line(event: Event) -> str:
     """Describe an event in one line; empty for events that are shown in another way or not at all."""
     match event:
-        case events.Said():
+        case events.Reported():
             return event.text
         case events.Warned():
             return f"warning: {event.text}"

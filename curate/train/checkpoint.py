@@ -212,7 +212,7 @@ def _write_tensors(path: Path, tensors: Tensors, writes: bool) -> dict[str, dict
     """
     if not writes:
         for tensor in tensors.values():
-            whole(tensor)
+            gather_tensor(tensor)
         return {}
     header: dict[str, object] = {}
     end = 0
@@ -230,11 +230,11 @@ def _write_tensors(path: Path, tensors: Tensors, writes: bool) -> dict[str, dict
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    flat = whole(tensor).detach().to("cpu").contiguous().reshape(-1)
+    flat = gather_tensor(tensor).detach().to("cpu").contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_tensor(tensor: Tensor) -> Tensor:
     """Return a tensor with all its parts; every rank must call it for one that is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

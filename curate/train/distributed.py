@@ -84,14 +84,14 @@ def _number(environment: Mapping[str, str], key: str, default: int) -> int:
     return int(value)
 
 
-def joined() -> bool:
+def is_initialized() -> bool:
     """Return whether this process has joined other ranks."""
     return ranks.is_available() and ranks.is_initialized()
 
 
 def finish() -> None:
     """Leave the process group, if this process has joined one."""
-    if joined():
+    if is_initialized():
         ranks.destroy_process_group()
 
 

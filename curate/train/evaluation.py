@@ -163,7 +163,7 @@ def losses(
             if indices:
                 sums.index_add_(0, torch.from_numpy(np.concatenate(indices)), token_losses.double().cpu())
     total = np.array(distributed.total(sums.tolist(), world))
-    return _grouped(held_out.examples, held_out.answers, total)
+    return _group_losses(held_out.examples, held_out.answers, total)
 
 
 def spread(count: int, limit: int) -> Ints:
@@ -202,7 +202,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         module.train(training)
 
 
-def _grouped(examples: Examples, answers: _Answers, sums: Floats) -> EvalLoss:
+def _group_losses(examples: Examples, answers: _Answers, sums: Floats) -> EvalLoss:
     """Return the losses by kind from the summed loss of each answer [answers]."""
     exchanges, lengths = examples.exchanges, examples.lengths
 
@@ -345,7 +345,7 @@ def as_base(module: nn.Module) -> Iterator[None]:
 # ---- the loss mask, to look at
 
 
-def masked(tokenizer: Tokenizer, examples: Examples, count: int) -> list[Row]:
+def decode_masks(tokenizer: Tokenizer, examples: Examples, count: int) -> list[Row]:
     """Return lines of `masked.jsonl`: the text of some conversations in spans, each with loss or without."""
     return [
         {"name": examples.names[index], "runs": decode_masked(tokenizer, *examples.rendering(index))}

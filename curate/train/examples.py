@@ -1,4 +1,4 @@
-"""The examples of a run: ids and masks of every conversation, proven, with what was left out and why."""
+"""The examples of a run: ids and loss masks of a curated set, checked by the proof, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ from curate.errors import CurateError, SetError
 from curate.rendering import proof
 from curate.rendering.factory import make_renderer
 from curate.rendering.preparation import ExamplePreparer, Failure, PreparedBatch, PreparedExample, failure_of
+from curate.rendering.renderer import Renderer
 from curate.rendering.resplit import ResplitSummary, differences
 from curate.rendering.splitter import TOO_LONG
 from curate.tokenization.tokenizer import Tokenizer
 
-MANY_ROWS = 4_000  # of a set; for fewer, starting worker processes takes longer than they save
-MAX_FAILING = 0.01  # share of conversations; more means that template and data do not match
+MANY_ROWS = 4_000  # of a set; with fewer, starting worker processes takes longer than they save
+MAX_FAILING = 0.01  # share of the conversations; more means that template and data do not match
 HINT = "give another --template, or --loss last"
-HINTS = {"nothing_trained": "take out of the set what has `train: false` throughout, or give another --loss"}
+HINTS = {  # by rule, where the hint is not HINT
+    "nothing_trained": "remove conversations whose messages all have `train: false`, or give another --loss",
+}
 EVAL = "eval"  # the `split` of held-out conversations
 
 
 class ProofError(CurateError):
-    """More conversations fail the proof than a run may leave out; `failures` lists them."""
+    """More conversations fail the proof than a run may leave out; `failures` lists all that are left out."""
 
     def __init__(self, message: str, failures: list[Failure]) -> None:
         super().__init__(message)
@@ -43,50 +46,72 @@ class ProofError(CurateError):
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples (conversations or pieces) end to end: number i is `offsets[i]` to `offsets[i + 1]`."""
+    """Examples (conversations or pieces) in one array each: number i is `offsets[i]` to `offsets[i + 1]`.
+
+    Large arrays, because two small ones for each of a million examples would take more memory.
+    """
 
     ids: NDArray[np.int32]  # [tokens]
     loss_mask: NDArray[np.bool_]  # [tokens]
-    offsets: NDArray[np.int64]  # [examples + 1]
+    offsets: NDArray[np.int64]  # [examples + 1], from 0 to the number of tokens
     names: list[str]  # ids in the set
-    languages: list[str | None]
-    exchanges: NDArray[np.int32]  # [examples], how many each has
+    languages: list[str | None]  # None where the set has no language
+    exchanges: NDArray[np.int32]  # [examples], user messages with their answers
 
     def __len__(self) -> int:
         return len(self.names)
 
     def rendering(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Return the ids and mask of one conversation, both [tokens]."""
-        part = slice(*self.offsets[index : index + 2].tolist())
-        return self.ids[part], self.loss_mask[part]
+        """Return the ids and loss mask of one example, both [tokens]; they are views, not copies."""
+        tokens = slice(*self.offsets[index : index + 2].tolist())
+        return self.ids[tokens], self.loss_mask[tokens]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each conversation."""
+        """Tokens of each example [examples]."""
         return np.diff(self.offsets)
 
     @property
     def supervised(self) -> int:
-        """Tokens that are trained on."""
+        """The number of tokens that are trained on."""
         return int(self.loss_mask.sum())
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The data of a run: examples to train on and held-out ones, what was left out, and facts for `run.json`."""
+    """The data of a run."""
 
     train: Examples
-    eval: Examples
-    failures: list[Failure]
-    changed: ResplitSummary | None
-    facts: dict[str, Any]
+    eval: Examples  # held out
+    failures: list[Failure]  # what was left out, in the order of the set
+    changed: ResplitSummary | None  # None if the set was not split again
+    facts: dict[str, Any]  # for `run.json`
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """How a curated set is rendered for a model; `template` and `max_tokens` default to those of the set."""
+
+    template: str | None = None  # name of a built-in template
+    chat_template: str | None = None  # Jinja text, used instead of a built-in template
+    max_tokens: int | None = None  # the window
+    loss: str = "all"  # all, last, or roles:assistant,tool
+
+    def make_renderer(self, set_manifest: Manifest, tokenizer: Tokenizer) -> Renderer:
+        """Return the renderer; raises RecipeError for an unknown template or loss, or an invalid chat template."""
+        template = self.template or set_manifest.template
+        return make_renderer(template, tokenizer, loss=self.loss, chat_template=self.chat_template)
+
+
+SET_SETTINGS = RenderSettings()  # render the set as `clean` did
 
 
 def concatenate(examples: Sequence[PreparedExample]) -> Examples:
-    """Concatenate examples: ids and loss mask are [tokens of all], offsets [examples + 1]."""
+    """Concatenate examples in their order."""
     offsets = np.zeros(len(examples) + 1, dtype=np.int64)
     np.cumsum([len(example.ids) for example in examples], out=offsets[1:])
     return Examples(
+        # The empty array gives the dtype where there are no examples.
         np.concatenate([np.zeros(0, np.int32), *(example.ids for example in examples)]),
         np.concatenate([np.zeros(0, np.bool_), *(example.loss_mask for example in examples)]),
         offsets,
@@ -99,28 +124,26 @@ def concatenate(examples: Sequence[PreparedExample]) -> Examples:
 def load(
     set_path: str | Path,
     tokenizer: Tokenizer,
+    settings: RenderSettings = SET_SETTINGS,
     *,
-    template: str | None = None,
-    max_tokens: int | None = None,
-    loss: str = "all",
-    chat_template: str | None = None,
     limit: int | None = None,
     workers: int | None = None,
 ) -> TrainingData:
-    """Read a curated set for a model: render and prove it, and split it again where set and model differ.
+    """Read a curated set for a model: render it, check it, and split it again if set and model differ.
 
-    `template` and `max_tokens` default to the set's own; `limit` takes only the first conversations; `workers`
-    defaults to all cores for a large set, otherwise to this process. Raises SetError for a path that is not a set,
-    ProofError if over 1 % of the conversations fail, CurateError if nothing is left to train on.
+    `limit` takes only the first conversations. `workers` is the number of processes, by default all cores for a large
+    set and otherwise 1; the result does not depend on it. Raises SetError for a path that is not a set, ProofError if
+    over 1 % of the conversations fail the proof, CurateError if nothing is left to train on.
     """
     folder, set_manifest = open_set_folder(set_path)
-    window = max_tokens or set_manifest.window
-    renderer = make_renderer(template or set_manifest.template, tokenizer, loss=loss, chat_template=chat_template)
+    window = settings.max_tokens or set_manifest.window
+    renderer = settings.make_renderer(set_manifest, tokenizer)
     info = tokenizer.info
-    differ = differences(set_manifest, renderer.name, info, window)
-    prepared = PreparedBatch(ResplitSummary(tuple(differ), absent=_too_long(folder)) if differ else None)
+    # Pieces of the set fit its own template, tokenizer and window; with others they are joined and split again.
+    changes = tuple(differences(set_manifest, renderer.name, info, window))
+    prepared = PreparedBatch(ResplitSummary(changes, absent=_count_too_long(folder)) if changes else None)
     workers = workers or (base.default_workers() if arrow.count_rows(folder, limit) >= MANY_ROWS else 1)
-    with local.WorkerPool(partial(ExamplePreparer, renderer, window, tuple(differ)), workers) as pool:
+    with local.WorkerPool(partial(ExamplePreparer, renderer, window, changes), workers) as pool:
         for batch in pool.map(arrow.read_batches(folder, limit)):
             prepared.extend(batch)
     failures = [failure_of(row, problem) for row, problem in prepared.left_out]
@@ -134,7 +157,7 @@ def load(
         "window": window,
         "tokenizer": info.name,
         "tokenizer_hash": info.hash,
-        "loss": loss,
+        "loss": settings.loss,
         "conversations": len(train),
         "eval_conversations": len(held_out),
         "tokens": len(train.ids),
@@ -152,17 +175,18 @@ def write_left_out(path: Path, failures: Sequence[Failure]) -> None:
 
 
 def _check(prepared: PreparedBatch, folder: Path, failures: list[Failure], window: int) -> None:
-    """Raise ProofError if too much fails the proof, CurateError if nothing is left."""
+    """Raise ProofError if too many conversations fail the proof, CurateError if none is left to train on."""
     if prepared.failed > MAX_FAILING * prepared.rendered:
-        rules = Counter(failure.rule for failure in failures if failure.rule in proof.RULES)
-        worst = next(failure for failure in failures if failure.rule == rules.most_common(1)[0][0])
-        named = ", ".join(f"{rule} {count:,}" for rule, count in rules.most_common())
+        # Failures also list exchanges over the window, which do not count as failing the proof.
+        rules = Counter(failure.rule for failure in failures if failure.rule in proof.RULES).most_common()
+        example = next(failure for failure in failures if failure.rule == rules[0][0])
+        counts = ", ".join(f"{rule} {count:,}" for rule, count in rules)
         raise ProofError(
-            f"{prepared.failed:,} of {prepared.rendered:,} conversations fail the proof ({named}), more than 1 %; "
-            f"{worst.name!r}: {worst.reason}; {HINTS.get(worst.rule, HINT)}",
+            f"{prepared.failed:,} of {prepared.rendered:,} conversations fail the proof ({counts}), more than 1 %; "
+            f"{example.name!r}: {example.reason}; {HINTS.get(example.rule, HINT)}",
             failures,
         )
-    if all(one.split == EVAL for one in prepared.examples):
+    if all(example.split == EVAL for example in prepared.examples):
         raise CurateError(f"the set {str(folder)!r} has nothing to train on with a window of {window:,}")
 
 
@@ -170,7 +194,7 @@ def _check(prepared: PreparedBatch, folder: Path, failures: list[Failure], windo
 
 
 def open_set_folder(set_path: str | Path) -> tuple[Path, Manifest]:
-    """Return a curated set's folder and manifest; raises SetError with what to type."""
+    """Return a curated set's folder and manifest; raises SetError, with the command to type, for any other path."""
     path = Path(set_path)
     if path.exists() and not manifest.is_set(path):
         target = path.with_suffix("") if path.is_file() and path.suffix else path.with_name(f"{path.name}-curated")
@@ -178,7 +202,7 @@ def open_set_folder(set_path: str | Path) -> tuple[Path, Manifest]:
     return manifest.read(path)
 
 
-def _too_long(folder: Path) -> int:
-    """Return how many exchanges and conversations cleaning rejected as over the window."""
+def _count_too_long(folder: Path) -> int:
+    """Return the number of exchanges and conversations that `clean` rejected because they exceed the window."""
     batches = arrow.record_batches(folder / manifest.REJECTED, ["rule"])
     return sum(batch.column("rule").to_pylist().count(TOO_LONG) for batch in batches)

@@ -1,8 +1,8 @@
-"""The result of a run: a folder that transformers or peft loads, with all files that servers need.
+"""Write the result of a run: a folder that transformers or peft loads, with the files that servers need.
 
-A trained model is written whole (`model/`), an adapter alone (`adapter/`; that of a base made on the spot has its
-base in `adapter/base`). Each is written aside, read back, and renamed into its place, so that a folder of that name is
-always whole.
+A trained model is written to `model/`, an adapter to `adapter/`. If the run created the adapter's base, as with
+`--model tiny`, the base is written to `adapter/base`. Each folder is written under a temporary name, read back, and
+renamed, so that a folder with the final name is always complete.
 """
 
 from __future__ import annotations
@@ -31,140 +31,159 @@ from curate.train.report import card
 from curate.train.run import records
 from curate.train.run.records import Records
 
-BASE = "base"  # folder of an adapter's base, where the run made it
+BASE = "base"  # subfolder of an adapter, for a base that the run created
 WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
-SHARD = "5GB"  # of one file of weights, as the Hub has them
+SHARD = "5GB"  # size of one file of weights, as usual on the Hub
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The base of a trained model: its name, and its `folder`, or None if the run created it.
+    """The base of a trained model, and how it was trained.
 
-    `quantised`: it was held in 4 bits (NF4) while its adapter was trained. `fresh` makes one without a folder again.
+    `base` is a folder or a Hub name; `folder` is None if the run created the base, and `create` then creates it again.
     """
 
     base: str
     folder: Path | None
     method: str
-    quantised: bool = False
-    fresh: Callable[[], nn.Module] | None = None
+    quantised: bool = False  # the base was in 4 bits (NF4) while its adapter was trained
+    create: Callable[[], nn.Module] | None = None
 
 
 @dataclass(frozen=True)
-class Making:
-    """How a model is prompted, and its origin; `window` is the longest piece it was trained on, in tokens."""
+class ResultInfo:
+    """What is written next to the weights: prompt format, origin and window."""
 
     serving: Serving
     origin: Origin
-    window: int
+    window: int  # tokens of the longest piece that the model was trained on
     more: Mapping[str, Any] = field(default_factory=dict)  # further facts for curate.json
 
     def note(self, kind: str) -> Note:
-        """Return the contents of `curate.json`."""
-        made, origin = self.serving, self.origin
+        """Return the contents of `curate.json`; `kind` is MODEL or ADAPTER."""
+        template, stops, origin = self.serving.template, self.serving.stops, self.origin
+        # Relative to the adapter's folder, so that the folder can be moved.
         base = BASE if kind == ADAPTER and origin.folder is None else origin.base
-        return Note(kind, base, origin.method, made.template, made.stops, origin.quantised, __version__, self.more)
+        return Note(kind, base, origin.method, template, stops, origin.quantised, __version__, self.more)
 
 
-def asked_as_trained(renderer: Renderer) -> Serving:
-    """Return how to prompt a model that was trained with this renderer."""
+def serving_for(renderer: Renderer) -> Serving:
+    """Return the prompt format of a model that was trained with this renderer."""
     if renderer.name in prompts.TEMPLATES:
         return serving.from_template(renderer.tokenizer, renderer.name)
     return serving.from_chat_template(renderer.tokenizer, getattr(renderer, "chat_template", ""), renderer.stop_ids)
 
 
-def finish(run: Path, model: nn.Module, making: Making, world: World) -> Path:
-    """Write the result of a run into its folder, with a model card from the run's records; return the folder.
+def finish(run: Path, model: nn.Module, info: ResultInfo, world: World) -> Path:
+    """Write the result of a run into its folder, with a model card from the run's records; return the result's folder.
 
-    model: transformers' or peft's causal model, bare or sharded; every rank calls it, and rank 0 writes.
-    Raises CheckpointError where the disk is full or what was written is not what was trained.
+    `model` is a causal model of transformers or peft, sharded or not. Collective: every rank must call this; rank 0
+    writes. Raises CheckpointError if the disk is full, or the files do not match the model.
     """
-    found = records.read(run) if world.main else None
+    history = records.read(run) if world.main else None
     if hasattr(model, "peft_config"):
-        return write_adapter(run / ADAPTER, model, making, found, writes=world.main)
-    return write_model(run / MODEL, model, making, found, writes=world.main)
+        return write_adapter(run / ADAPTER, model, info, history, writes=world.main)
+    return write_model(run / MODEL, model, info, history, writes=world.main)
 
 
-# ---- written aside
+# ---- folders, written whole or not at all
 
 
-def write_model(final: Path, model: Any, making: Making, found: Records | None = None, *, writes: bool = True) -> Path:
-    """Write a whole model, with a card if there are records of its training; raises CheckpointError."""
-    state = _whole_state(model, writes)
+def write_model(
+    final: Path, model: Any, info: ResultInfo, history: Records | None = None, *, writes: bool = True
+) -> Path:
+    """Write a whole model, with a card if there are records of its training; return `final`.
+
+    Collective for a sharded model: every rank must call this, and the one with `writes` writes. Raises CheckpointError.
+    """
+    state = _gather_state(model, writes)
     if writes:
         with _replacing(final) as folder:
             save_model(folder, model, state)
-            _write_words(folder, making, MODEL, found)
+            _write_metadata(folder, info, MODEL, history)
     return final
 
 
 def write_adapter(
-    final: Path, model: Any, making: Making, found: Records | None = None, *, writes: bool = True
+    final: Path, model: Any, info: ResultInfo, history: Records | None = None, *, writes: bool = True
 ) -> Path:
-    """Write an adapter, and also its base if the run created it; raises CheckpointError."""
+    """Write an adapter, and also its base if the run created it; return `final`. Raises CheckpointError.
+
+    Adapters are never sharded (`distributed.wrap_model`), so ranks without `writes` do nothing.
+    """
     if writes:
         with _replacing(final) as folder:
-            _save_adapter(folder, final, model, making)
-            _write_words(folder, making, ADAPTER, found)
-            if making.origin.folder is None:
-                _save_base(folder / BASE, making)
+            _save_adapter(folder, final, model, info)
+            _write_metadata(folder, info, ADAPTER, history)
+            if info.origin.folder is None:
+                _save_base(folder / BASE, info)
     return final
 
 
-def _write_words(folder: Path, making: Making, kind: str, found: Records | None) -> None:
+def _write_metadata(folder: Path, info: ResultInfo, kind: str, history: Records | None) -> None:
     """Write every file except the weights."""
-    note = making.note(kind)
-    serving.write_files(folder, making.serving, note, window=making.window, origin=making.origin.folder)
-    if found is not None:
-        card.write(folder, found, making.serving, note)
+    note = info.note(kind)
+    serving.write_files(folder, info.serving, note, window=info.window, origin=info.origin.folder)
+    if history is not None:
+        card.write(folder, history, info.serving, note)
 
 
 @contextmanager
 def _replacing(final: Path) -> Iterator[Path]:
-    """Yield a new folder that becomes `final` when the block succeeds; raises CheckpointError if the disk refuses."""
+    """Yield a new folder that becomes `final` when the block succeeds; raises CheckpointError if the disk fails."""
     try:
         with files.replacing(final, sync=True) as folder:
             folder.mkdir(parents=True)
             yield folder
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
         message = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(
             f"{str(final)!r} was not written: {message}; the checkpoints are as they were: make room, and --resume"
         ) from error
 
 
-def _whole_state(model: nn.Module, writes: bool) -> dict[str, Tensor] | None:
-    """Gather a sharded model's weights onto the CPU of the rank that writes, one at a time; None if none are sharded.
+# ---- weights
 
-    Tied weights stay one tensor under both names, as `save_pretrained` needs to write it once.
+
+def _gather_state(model: nn.Module, writes: bool) -> dict[str, Tensor] | None:
+    """Gather a sharded model's weights on the CPU of the rank that writes; return None if no weight is sharded.
+
+    Collective: every rank must call this. Weights are gathered one at a time, because a whole model may not fit on a
+    device. Tied weights stay one tensor under both names, so that `save_pretrained` writes it once.
     """
-    state = model.state_dict(keep_vars=True)  # without it, each name of a tied weight has a new tensor object
+    state = model.state_dict(keep_vars=True)  # otherwise each name of a tied weight has its own tensor object
     if not any(hasattr(tensor, "full_tensor") for tensor in state.values()):
         return None
-    gathered: dict[int, Tensor] = {}
+    gathered: dict[int, Tensor] = {}  # by id of the sharded tensor
     for tensor in state.values():
         if id(tensor) not in gathered:
-            whole = checkpoint.whole(tensor.detach())
-            gathered[id(tensor)] = whole.cpu() if writes else whole.new_empty(0)
+            full = checkpoint.gather_tensor(tensor.detach())
+            gathered[id(tensor)] = full.cpu() if writes else full.new_empty(0)
     return {name: gathered[id(tensor)] for name, tensor in state.items()} if writes else {}
 
 
 def save_model(folder: Path, model: Any, state: dict[str, Tensor] | None = None) -> None:
-    """Write config.json and weights, and compare their shapes with the model's."""
+    """Write config.json and weights; `state` replaces the model's own weights if they are sharded.
+
+    Raises CheckpointError if the files have fewer elements than the model.
+    """
     from transformers import GenerationConfig
 
     before = model.generation_config
-    model.generation_config = GenerationConfig()  # a base's own may be one that transformers refuses to write
+    model.generation_config = GenerationConfig()  # that of the base may be one that transformers refuses to write
     try:
         with quiet():
             model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
     finally:
         model.generation_config = before
-    (folder / "generation_config.json").unlink(missing_ok=True)  # serving writes the one that stops
+    (folder / "generation_config.json").unlink(missing_ok=True)  # `serving` writes one with the stop tokens
     written = sum(_sizes(file)[1] for file in folder.glob("*.safetensors"))
-    wanted = sum(parameter.numel() for parameter in model.parameters())
-    if written < wanted:
-        raise CheckpointError(f"{folder.parent.name!r}: {written:,} numbers were written of the model's {wanted:,}")
+    # Tied weights count once here, as in the files.
+    expected = sum(parameter.numel() for parameter in model.parameters())
+    if written < expected:
+        raise CheckpointError(
+            f"{folder.parent.name!r}: {written:,} parameters were written, the model has {expected:,}"
+        )
 
 
 def _sizes(file: Path) -> tuple[int, int]:
@@ -174,15 +193,17 @@ def _sizes(file: Path) -> tuple[int, int]:
     return len(shapes), sum(torch.Size(shape).numel() for shape in shapes)
 
 
-def _save_adapter(folder: Path, final: Path, model: Any, making: Making) -> None:
+def _save_adapter(folder: Path, final: Path, model: Any, info: ResultInfo) -> None:
+    """Write an adapter's weights and adapter_config.json, with a base that can be loaded from `final`."""
     config = model.peft_config["default"]
-    origin = making.origin
-    before = config.base_model_name_or_path, config.inference_mode
-    lies = final / BASE if origin.folder is None else origin.folder if Path(origin.base).is_dir() else None
-    config.base_model_name_or_path = origin.base if lies is None else str(lies.resolve())
+    origin = info.origin
+    before = config.base_model_name_or_path, config.inference_mode  # changed only for writing
+    # A folder is written as an absolute path: peft resolves a relative one against the working directory.
+    local = final / BASE if origin.folder is None else origin.folder if Path(origin.base).is_dir() else None
+    config.base_model_name_or_path = origin.base if local is None else str(local.resolve())
     config.task_type = config.task_type or "CAUSAL_LM"
     try:
-        # Without the word, peft asks the Hub whether the embeddings were resized.
+        # Without `save_embedding_layers`, peft asks the Hub whether the embeddings were resized.
         model.save_pretrained(str(folder), save_embedding_layers=False)
     finally:
         config.base_model_name_or_path, config.inference_mode = before
@@ -193,40 +214,42 @@ def check_adapter(folder: Path, model: Any) -> None:
     """Read an adapter back and compare it with the model's; raises CheckpointError if it is empty or differs."""
     from peft import get_peft_model_state_dict
 
-    wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     with safe_open(str(folder / ADAPTER_WEIGHTS), framework="pt") as file:
         names = set(file.keys())
-        different = [name for name in wanted if name not in names or not _same(file.get_tensor(name), wanted[name])]
+        different = [
+            name for name in expected if name not in names or not _equal(file.get_tensor(name), expected[name])
+        ]
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    held = sum(tensor.numel() for tensor in wanted.values())
-    if not names or different or held < trained:
-        what = f"{different[0]!r} is missing or differs" if different else f"{held:,} numbers of {trained:,} trained"
-        raise CheckpointError(f"the adapter that was written is not the one that was trained: {what}")
+    saved = sum(tensor.numel() for tensor in expected.values())
+    if not names or different or saved < trained:
+        problem = f"{different[0]!r} is missing or differs" if different else f"{saved:,} of {trained:,} parameters"
+        raise CheckpointError(f"the adapter that was written is not the one that was trained: {problem}")
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other.detach().cpu())
+def _equal(saved: Tensor, expected: Tensor) -> bool:
+    return saved.shape == expected.shape and torch.equal(saved, expected.detach().cpu())
 
 
-def _save_base(folder: Path, making: Making) -> None:
-    """Write the base of an adapter, recreated from its seed, as a model."""
-    if making.origin.fresh is None:
-        raise CheckpointError(f"the base {making.origin.base!r} lies in no folder and cannot be made again")
+def _save_base(folder: Path, info: ResultInfo) -> None:
+    """Write the base of an adapter, created again from its seed, as a model."""
+    if info.origin.create is None:
+        raise CheckpointError(f"the base {info.origin.base!r} is in no folder and cannot be created again")
     folder.mkdir()
-    save_model(folder, making.origin.fresh())
-    note = Note(MODEL, making.origin.base, "none", making.serving.template, making.serving.stops, version=__version__)
-    serving.write_files(folder, making.serving, note, window=making.window)
+    save_model(folder, info.origin.create())
+    note = Note(MODEL, info.origin.base, "none", info.serving.template, info.serving.stops, version=__version__)
+    serving.write_files(folder, info.serving, note, window=info.window)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Turn off the progress bars of transformers."""
+    """Turn off the progress bars of transformers within the block."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()

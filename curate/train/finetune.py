@@ -28,7 +28,7 @@ from curate.train.checkpoint import Loaded
 from curate.train.config import TrainConfig
 from curate.train.distributed import World
 from curate.train.evaluation import Evaluator
-from curate.train.export import Making, Origin
+from curate.train.export import Origin, ResultInfo
 from curate.train.optim import adamw
 from curate.train.prepare import Request, Run, prepare
 from curate.train.run import events, loggers
@@ -59,18 +59,18 @@ def finetune(
     """
     changed = config.changes({"data": None if data is None else str(data), **flags}, settings)
     method_settings = frozenset(key for key, value in changed.get("method", {}).items() if value is not None)
-    joined = distributed.joined()  # a caller who has joined the process group leaves it too
+    was_initialized = distributed.is_initialized()  # a caller who has joined the process group leaves it too
     world = distributed.start(place)
     reporter = Reporter(on_event if world.main else events.ignore_event)  # each event is reported once
     try:
         if resume:
-            folder = _on_main(world, run_folder.to_resume, None if resume is True else resume)
-            requested = run_folder.config_to_resume(folder, changed)
+            folder = _on_main(world, run_folder.find_resumable, None if resume is True else resume)
+            requested = run_folder.load_config(folder, changed)
             run_folder.refuse_finished(folder)
         else:
             requested = config.override(config.load(preset or _default_preset(flags)), changed)
-            folder = _on_main(world, run_folder.new, out, requested)
-        loggers.check(requested.train.log)  # before the minutes that reading the data may take
+            folder = _on_main(world, run_folder.choose_new, out, requested)
+        loggers.check_installed(requested.train.log)  # before the minutes that reading the data may take
         request = Request(requested, folder, world, reporter, method_settings)
         loaded = _load_checkpoint(request) if resume else None  # on every rank, onto the CPU
         run = prepare(request, None if loaded is None else loaded.state.facts)
@@ -80,7 +80,7 @@ def finetune(
         run.plan.require_fit()
         return _train(run, loaded)
     finally:
-        if not joined:
+        if not was_initialized:
             distributed.finish()
 
 
@@ -134,7 +134,7 @@ def _train(run: Run, loaded: Loaded | None) -> RunResult:
             return log.stop(stop.number)
         if evaluated != log.step:
             _evaluate(evaluator, TUNED, log)
-        return log.finish(export.finish(run.folder, trainer.model, _making(run), run.world))
+        return log.finish(export.finish(run.folder, trainer.model, _result_info(run), run.world))
 
 
 def _load_checkpoint(request: Request) -> Loaded | None:
@@ -162,7 +162,7 @@ def _evaluate(evaluator: Evaluator, which: str, log: RunLog) -> None:
         log.record_samples(which, samples)
 
 
-def _making(run: Run) -> Making:
+def _result_info(run: Run) -> ResultInfo:
     """Return the result's prompt format and origin."""
     source, seed = run.source, run.config.train.seed
     origin = Origin(
@@ -170,9 +170,9 @@ def _making(run: Run) -> Making:
         folder=source.folder,
         method=run.config.method.kind,
         quantised=run.config.method.quantised,
-        fresh=lambda: loader.load_model(source, dtype=DTYPES[run.device.dtype], device="cpu", seed=seed),
+        create=lambda: loader.load_model(source, dtype=DTYPES[run.device.dtype], device="cpu", seed=seed),
     )
-    return Making(export.asked_as_trained(run.renderer), origin, int(run.data.facts["window"]))
+    return ResultInfo(export.serving_for(run.renderer), origin, int(run.data.facts["window"]))
 
 
 @contextmanager
@@ -181,7 +181,7 @@ def _hold_folder(run: Run) -> Iterator[None]:
     if not run.world.main:
         yield
         return
-    with run_folder.hold(run.folder):
+    with run_folder.lock(run.folder):
         yield
 
 

@@ -1,7 +1,7 @@
-"""Merge an adapter into its base: one model that any server loads, compared with base and adapter before it is kept.
+"""Merge an adapter into its base: one model that any server loads, written only if its logits match the adapter's.
 
-Each layer is merged in fp32 and rounded once. For QLoRA the base is quantised to NF4 as in training, then made whole
-again from that: the adapter has learnt to mend that base, not the one before quantisation.
+Each layer is merged in fp32 and rounded once. The base of a QLoRA adapter is quantised to NF4 as in training, then
+dequantised and merged: the adapter has learnt to correct the errors of the quantised base.
 """
 
 from __future__ import annotations
@@ -21,26 +21,28 @@ from curate.model.artifact import Artifact
 from curate.model.device import DTYPES
 from curate.model.files import OnMessage
 from curate.train import export
-from curate.train.export import Making, Origin
+from curate.train.export import Origin, ResultInfo
 from curate.train.run import records
 from curate.train.run.records import Records
 
-# How far logits may move by rounding alone, relative to their norm: weights rounded once, sums in another order.
+# The largest distance of logits that rounding explains, relative to their norm, by the dtype of the merged model: its
+# weights are rounded once, and sums run in another order.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-PROBE = (2, 64)  # sequences and tokens that are compared
+PROBE = (2, 64)  # sequences, tokens: the random ids whose logits are compared
 
 
 @dataclass(frozen=True)
 class Merged:
-    """A merged model: `difference` of its logits from base with adapter, `effect` of the adapter on its base's.
+    """A merged model, and its logits compared with those of base and adapter.
 
-    Both are relative to the norm of the logits. What was checked is within `tolerance`.
+    `difference` is the distance from the logits of base with adapter, `effect` that of the adapter from the base alone.
+    Both are relative to the norm of the logits with the adapter; `difference` is at most `tolerance`.
     """
 
     folder: Path
-    base: str
+    base: str  # folder or Hub name
     method: str
-    dtype: str
+    dtype: str  # bf16, fp16 or fp32
     difference: float
     effect: float
     tolerance: float
@@ -57,94 +59,109 @@ def merge(
 ) -> Merged:
     """Merge an adapter (a folder, a run or a Hub name) into its base, and write the model to `out`.
 
-    `base` is another base than the adapter names, `dtype` bf16, fp16 or fp32, by default the base's own. Raises
-    ModelError where there is nothing to merge, `out` is taken, or the merged model answers otherwise.
+    `base` replaces the base that the adapter names. `dtype` is bf16, fp16 or fp32, by default that of the base. Raises
+    ModelError if there is nothing to merge, `out` exists, or the merged model's logits differ by more than rounding.
     """
-    found = artifact.find_artifact(adapter, base=base)
-    if found.base is None:
+    result = artifact.find_artifact(adapter, base=base)
+    if result.base is None:
         raise ModelError(f"{adapter!r} is a model, not an adapter; there is nothing to merge")
     folder = Path(out)
     if folder.exists():
         raise ModelError(f"{str(folder)!r} exists already; give a folder that does not")
-    how = artifact.serving_of(found)
-    place = artifact.choose_device(device)
-    model, before, effect = _loaded(found, place, dtype, say)
-    held: torch.dtype = model.dtype
-    merged = fold(model, held)
-    difference = _distance(_logits(merged), before)
-    tolerance = TOLERANCE[held]
-    if not difference <= tolerance:
+    serving = artifact.serving_of(result)
+    model, expected, effect = _load(result, artifact.choose_device(device), dtype, say)
+    compute_dtype: torch.dtype = model.dtype
+    merged = merge_layers(model, compute_dtype)
+    difference = _distance(_logits(merged), expected)
+    tolerance = TOLERANCE[compute_dtype]
+    if not difference <= tolerance:  # true for NaN too
         raise ModelError(
-            f"merged, the model's logits differ by {difference:.1%} from base and adapter, {tolerance:.1%} is allowed; "
+            f"the merged model's logits differ by {difference:.1%} from base and adapter, {tolerance:.1%} is allowed; "
             "nothing was written: keep the adapter, or give --dtype fp32"
         )
     if difference > effect / 2:
         say(
-            f"rounding to {_name(held)} moves the logits by {difference:.2%}, the adapter by {effect:.2%}: keep the "
-            "adapter, or give --dtype fp32"
+            f"rounding to {_dtype_name(compute_dtype)} changes the logits by {difference:.2%}, the adapter by "
+            f"{effect:.2%}: keep the adapter, or give --dtype fp32"
         )
-    origin = Origin(found.base, Path(found.base) if Path(found.base).is_dir() else None, found.method)
-    window = files.read_json(found.folder / "tokenizer_config.json").get("model_max_length", 0) if found.note else 0
-    making = Making(how, origin, int(window) or merged.config.max_position_embeddings)
-    export.write_model(folder, merged, making, _records(found, folder))
-    return Merged(folder, found.base, found.method, _name(held), difference, effect, tolerance)
+    origin = Origin(result.base, Path(result.base) if Path(result.base).is_dir() else None, result.method)
+    info = ResultInfo(serving, origin, _window(result) or merged.config.max_position_embeddings)
+    export.write_model(folder, merged, info, _read_records(result, folder))
+    return Merged(folder, result.base, result.method, _dtype_name(compute_dtype), difference, effect, tolerance)
 
 
-def _name(dtype: torch.dtype) -> str:
-    return next(name for name, one in DTYPES.items() if one == dtype)
+def _dtype_name(dtype: torch.dtype) -> str:
+    return next(name for name, value in DTYPES.items() if value == dtype)
 
 
-def _records(found: Artifact, out: Path) -> Records:
-    """Return the records of the adapter's run for the model card, if the run still exists."""
-    run = found.folder.parent
+def _window(result: Artifact) -> int:
+    """Return the window of training in tokens, 0 if unknown: an adapter of another program does not record it."""
+    if not result.note:
+        return 0
+    return int(files.read_json(result.folder / "tokenizer_config.json").get("model_max_length", 0))
+
+
+def _read_records(result: Artifact, out: Path) -> Records:
+    """Return the records of the adapter's run for the model card, empty ones if the run no longer exists."""
+    run = result.folder.parent  # RUN/adapter
     return records.read(run) if (run / records.CONFIG).is_file() else Records(out.name)
 
 
-def _loaded(found: Artifact, place: torch.device, dtype: str, say: OnMessage) -> tuple[Any, Tensor, float]:
-    """Return the base with its adapter, the logits of both together, and how far the adapter moves them."""
-    model: Any = artifact.load_artifact(found, place=place, numbers=dtype, say=say)
+def _load(result: Artifact, device: torch.device, dtype: str, say: OnMessage) -> tuple[Any, Tensor, float]:
+    """Return the base with its adapter, the logits of both together, and the adapter's effect on the base's logits.
+
+    Logits are fp32 [sequences, tokens, vocabulary]. Those of a QLoRA adapter come from the 4-bit base, as in training;
+    the returned model has the dequantised base. Raises ModelError if the adapter cannot be merged.
+    """
+    model: Any = artifact.load_artifact(result, place=device, numbers=dtype, say=say)
     if getattr(model.peft_config["default"], "is_prompt_learning", False):
         raise _unmergeable(model, "it puts tokens before the prompt")
-    before = _logits(model)
+    logits = _logits(model)
     with model.disable_adapter():
-        effect = _distance(_logits(model), before)
-    if found.quantised:
+        effect = _distance(_logits(model), logits)
+    if result.quantised:
         del model
-        gc.collect()
-        source = sources.find_model(str(found.base))
-        held = artifact.compute_dtype(dtype, source.config, place)
-        whole = dequantised(loader.load_model(source, dtype=held, device=place, quantise=True, say=say), held)
-        model = artifact.add_adapter(whole, found.folder)
-    return model, before, effect
+        gc.collect()  # reference cycles would keep this base in memory while the next one loads
+        source = sources.find_model(str(result.base))
+        compute_dtype = artifact.compute_dtype(dtype, source.config, device)
+        quantised = loader.load_model(source, dtype=compute_dtype, device=device, quantise=True, say=say)
+        model = artifact.add_adapter(dequantise_model(quantised, compute_dtype), result.folder)
+    return model, logits, effect
 
 
 @torch.no_grad()
 def _logits(model: Any) -> Tensor:
-    """Return logits of a fixed probe, fp32 on the CPU."""
-    place = next(model.parameters()).device
-    ids = torch.randint(model.config.vocab_size, PROBE, generator=torch.Generator().manual_seed(0)).to(place)
+    """Return the logits of a fixed probe [sequences, tokens, vocabulary], fp32 on the CPU."""
+    device = next(model.parameters()).device
+    # Drawn on the CPU, whose generator gives the same ids for every device.
+    ids = torch.randint(model.config.vocab_size, PROBE, generator=torch.Generator().manual_seed(0)).to(device)
     logits: Tensor = model(input_ids=ids, use_cache=False).logits
     return logits.float().cpu()
 
 
-def _distance(one: Tensor, other: Tensor) -> float:
-    return float(((one - other).norm() / other.norm()).item())
+def _distance(logits: Tensor, reference: Tensor) -> float:
+    """Return the 2-norm of the difference, relative to that of the reference."""
+    return float(((logits - reference).norm() / reference.norm()).item())
 
 
-def dequantised(model: Any, dtype: torch.dtype) -> nn.Module:
-    """Replace a model's 4-bit matrices with dequantised ones, in place."""
+def dequantise_model(model: Any, dtype: torch.dtype) -> nn.Module:
+    """Replace a model's 4-bit matrices with dequantised ones, in place; return the model."""
     for name, module in four_bit.linear_layers(model):
         model.set_submodule(name, four_bit.to_linear(module, dtype))
-    for mark in ("is_loaded_in_4bit", "is_quantized"):
-        setattr(model, mark, False)
+    # What transformers and peft read to decide whether a model is quantised.
+    for attribute in ("is_loaded_in_4bit", "is_quantized"):
+        setattr(model, attribute, False)
     model.hf_quantizer = None
     del model.config.quantization_config
-    whole: nn.Module = model
-    return whole
+    dequantised: nn.Module = model
+    return dequantised
 
 
-def fold(model: Any, dtype: torch.dtype) -> Any:
-    """Merge a peft model's adapter into its base, layer by layer in fp32; return the base, in `dtype`."""
+def merge_layers(model: Any, dtype: torch.dtype) -> Any:
+    """Merge a peft model's adapter into its base, layer by layer in fp32; return the base, in `dtype`.
+
+    Raises ModelError for a kind of adapter that peft cannot merge.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     try:
@@ -152,10 +169,10 @@ def fold(model: Any, dtype: torch.dtype) -> Any:
             warnings.filterwarnings("ignore", "All adapters are already merged|Already ", UserWarning)
             for layer in model.modules():
                 if isinstance(layer, BaseTunerLayer):
-                    layer.to(torch.float32)
-                    layer.merge(safe_merge=True)
+                    layer.to(torch.float32)  # one layer at a time: an fp32 copy of the model may not fit
+                    layer.merge(safe_merge=True)  # safe: refuses a result that is not finite
                     layer.to(dtype)
-            return model.merge_and_unload(safe_merge=True)  # modules that are saved whole next to the adapter
+            return model.merge_and_unload(safe_merge=True)  # removes the adapter layers, unwraps `modules_to_save`
     except (AttributeError, NotImplementedError, ValueError, TypeError) as error:
         raise _unmergeable(model, str(error)) from error
 

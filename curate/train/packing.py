@@ -169,7 +169,7 @@ def batch(examples: Conversations, rows: Sequence[Sequence[int]], row_tokens: in
     return Batch(tensors[0], tensors[1], tensors[2], tensors[3], supervised)
 
 
-def unpacked(examples: Conversations, indices: Sequence[int], pad_id: int = 0) -> Batch:
+def pad(examples: Conversations, indices: Sequence[int], pad_id: int = 0) -> Batch:
     """Return a batch with one conversation to a row, padded to the longest."""
     longest = max((int(examples.offsets[i + 1] - examples.offsets[i]) for i in indices), default=0)
     return batch(examples, [[index] for index in indices], longest, pad_id)

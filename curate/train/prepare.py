@@ -22,13 +22,13 @@ from curate.model.choices import ALL_LINEAR
 from curate.model.device import DTYPES, Device
 from curate.model.sizes import Shape, Work, work
 from curate.model.sources import OWN_TEMPLATE, ModelSource
-from curate.rendering.factory import load_set_tokenizer, make_renderer
+from curate.rendering.factory import load_set_tokenizer
 from curate.rendering.renderer import Renderer
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from curate.train import examples, init_from, packing
 from curate.train.config import TrainConfig
 from curate.train.distributed import World
-from curate.train.examples import Examples, TrainingData
+from curate.train.examples import Examples, RenderSettings, TrainingData
 from curate.train.init_from import Initial
 from curate.train.packing import PackedData
 from curate.train.plan import Hardware, Load, Planner
@@ -47,18 +47,18 @@ class Request:
     folder: Path  # of the run; it may not exist yet
     world: World
     reporter: Reporter = field(default_factory=Reporter)
-    method_settings: frozenset[str] = frozenset()  # keys of `method` that were given for this run, not by a preset
+    method_settings: frozenset[str] = frozenset()  # keys of `method` that were set for this run, not by a preset
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run(TrainerInputs):
     """A prepared run: the inputs of the trainer, and the sources of model and data.
 
-    `config` is the one in force; a resumed run has its earlier choices in it.
+    `config` is the one that the run follows: for a resumed run, `requested` with the choices of its checkpoint.
     """
 
     folder: Path
-    requested: TrainConfig  # as written to config.toml
+    requested: TrainConfig  # written to config.toml
     source: ModelSource
     data: TrainingData
     renderer: Renderer
@@ -67,7 +67,7 @@ class Run(TrainerInputs):
 
     def load_model(self) -> nn.Module:
         """Load the weights onto this rank's device; those of `tiny` are drawn from the run's seed."""
-        torch.manual_seed(self.config.train.seed)
+        torch.manual_seed(self.config.train.seed)  # also for new adapters: the same on every rank
         self.reporter.say(f"loading {self.source.name}")
         return loader.load_model(
             self.source,
@@ -92,7 +92,7 @@ class Run(TrainerInputs):
         }
 
     def choices(self) -> dict[str, Any]:
-        """Return the choices that checkpoints keep for `with_choices`: others would round differently."""
+        """Return the choices that checkpoints keep for `with_choices`: with others, losses would round differently."""
         return {
             "kind": self.device.kind,
             "ranks": self.plan.hardware.ranks,
@@ -104,9 +104,10 @@ class Run(TrainerInputs):
 
 
 def with_choices(config: TrainConfig, choices: Mapping[str, Any], world: World) -> TrainConfig:
-    """Return the configuration with the choices of a checkpoint that are valid on this machine.
+    """Return the configuration with those choices of a checkpoint that apply to this machine.
 
-    Dtype and optimizer form must stay. The rest is chosen again on another kind of device or at another number of
+    `choices` are those of `Run.choices` and `Trainer.state`. Dtype and optimizer form always apply, because weights and
+    optimizer state depend on them. The others are chosen again on another kind of device or with another number of
     ranks, and losses are then the same except for rounding.
     """
     model = replace(config.model, dtype=choices["dtype"])
@@ -124,9 +125,10 @@ def with_choices(config: TrainConfig, choices: Mapping[str, Any], world: World) 
 
 
 def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
-    """Prepare a run, with the choices of a checkpoint if it is resumed; its plan need not fit (`Plan.require_fit`).
+    """Prepare a run, with the choices of a checkpoint if it is resumed; its plan may not fit (`Plan.require_fit`).
 
-    Raises CurateError with what to type. Where too many conversations fail the proof, the run's folder names them all.
+    Every rank must call this, and reads the whole set. Raises CurateError with what to type. If too many conversations
+    fail the proof, rank 0 lists them in the run's folder.
     """
     world, reporter = request.world, request.reporter
     set_folder, manifest = examples.open_set_folder(request.config.data.set)
@@ -134,20 +136,12 @@ def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
     config = requested if choices is None else with_choices(requested, choices, world)
     inputs = _Inputs(config, init, manifest, reporter)
     source = inputs.source()
-    template, chat_template = inputs.template(source)
     shape = loader.shape_from_config(source.config)
-    window = inputs.window(shape)
-    reporter.say(f"reading {set_folder} for {source.name}, template {template}, window {window:,}")
+    rendering = inputs.rendering(source, shape)
+    window = rendering.max_tokens or manifest.window
+    reporter.say(f"reading {set_folder} for {source.name}, template {rendering.template}, window {window:,}")
     try:
-        dataset = examples.load(
-            set_folder,
-            source.tokenizer,
-            template=template,
-            max_tokens=window,
-            loss=config.data.loss,
-            chat_template=chat_template,
-            limit=config.data.limit or None,
-        )
+        dataset = examples.load(set_folder, source.tokenizer, rendering, limit=config.data.limit or None)
     except examples.ProofError as error:
         raise _with_failures(error, request) from None
     packed, data_load = _pack(config, dataset, window)
@@ -163,7 +157,7 @@ def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
         ranks=world.size,
         disk=_free_disk(request.folder),
     )
-    trained = inputs.trained_parameters(source)
+    trained = inputs.count_trained(source)
     return Run(
         config=config,
         plan=Planner(config, shape, data_load, hardware, kernel.name, trained).plan(),
@@ -176,19 +170,19 @@ def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
         requested=requested,
         source=source,
         data=dataset,
-        renderer=make_renderer(template, source.tokenizer, loss=config.data.loss, chat_template=chat_template),
+        renderer=rendering.make_renderer(manifest, source.tokenizer),
         shape=shape,
         device=measured,
     )
 
 
 def _with_failures(error: examples.ProofError, request: Request) -> CurateError:
-    """Write the conversations that failed to a file in the run's folder, and return the error that names it."""
+    """Write the conversations that failed to a file in the run's folder, and return an error that names the file."""
     if not request.world.main:
         return error
     request.folder.mkdir(parents=True, exist_ok=True)
     examples.write_left_out(request.folder / records.LEFT_OUT, error.failures)
-    return RunError(f"{error}; all of them are named in {request.folder / records.LEFT_OUT}")
+    return RunError(f"{error}; all of them are listed in {request.folder / records.LEFT_OUT}")
 
 
 # ---- the model
@@ -196,7 +190,7 @@ def _with_failures(error: examples.ProofError, request: Request) -> CurateError:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Finds model and template by configuration, `--init` and the set's manifest."""
+    """Chooses model, template and window by the configuration, `--init` and the set's manifest."""
 
     config: TrainConfig
     init: Initial
@@ -204,8 +198,11 @@ class _Inputs:
     reporter: Reporter
 
     def source(self) -> ModelSource:
-        """Find the model to train: the one named, or the one that `--init` is or was trained from."""
-        is_model = self.init.result is not None and self.init.adapter is None
+        """Find the model to train: the one that is named, or the one that `--init` is or was trained from.
+
+        Raises ModelError if neither names a model, TokenizerError if its tokenizer cannot be loaded.
+        """
+        is_model = self.init.result is not None and self.init.adapter is None  # then it overrides --model
         name = self.init.base if is_model else self.config.model.name or self.init.base
         if not name:
             raise ModelError("no model is named; type --model with a folder, a name on the Hub, or tiny")
@@ -223,10 +220,16 @@ class _Inputs:
         except TokenizerError as error:
             raise TokenizerError(f"cannot load the set's tokenizer ({error}); name it: --tokenizer FOLDER") from None
 
-    def template(self, source: ModelSource) -> tuple[str, str | None]:
-        """Return the prompt template by name, and its Jinja text where it is not one of curate's.
+    def rendering(self, source: ModelSource, shape: Shape) -> RenderSettings:
+        """Return the template, window and loss to render the set with; raises CurateError for an unusable one."""
+        template, chat_template = self.template(source)
+        return RenderSettings(template, chat_template, self.window(shape), self.config.data.loss)
 
-        By default a model that was trained with a template keeps it, and a base model learns the set's.
+    def template(self, source: ModelSource) -> tuple[str, str | None]:
+        """Return the prompt template by name, and its Jinja text if it is not built in.
+
+        By default a model that was trained with a template keeps it, and a base model learns that of the set. Raises
+        InputError for an unreadable file, ModelError if a model without a template of its own is to use it.
         """
         settings = self.config.data
         if settings.chat_template:
@@ -240,21 +243,24 @@ class _Inputs:
             self.reporter.say(f"template {name}: {self.init.name} was trained with it")
         elif name == AUTO:
             name = source.template if source.knows_template else self.manifest.template
-            reason = source.reason if source.knows_template else "the set was made in it"
+            reason = source.reason if source.knows_template else "that of the set"
             self.reporter.say(f"template {name}: {reason}")
         if name == OWN_TEMPLATE and source.chat_template is None:
-            raise ModelError(f"model {source.name!r} ships no chat template; name one of curate's: --template vicuna")
+            raise ModelError(f"model {source.name!r} has no chat template; give a built-in one: --template vicuna")
         return name, source.chat_template if name == OWN_TEMPLATE else None
 
     def window(self, shape: Shape) -> int:
-        """Return the longest conversation in tokens: as asked, or the set's window, at most what the model holds."""
-        asked = self.config.data.max_tokens
-        if asked > shape.positions:
-            raise CurateError(f"--max-tokens {asked} is more than the model holds: {shape.positions:,}")
-        return asked or min(self.manifest.window, shape.positions)
+        """Return the window in tokens: `data.max_tokens`, or that of the set, limited to the model's positions.
 
-    def trained_parameters(self, source: ModelSource) -> int | None:
-        """Return the number of trained parameters where the plan's own estimate would be wrong, None elsewhere."""
+        Raises CurateError for a `data.max_tokens` above the model's positions.
+        """
+        max_tokens = self.config.data.max_tokens
+        if max_tokens > shape.positions:
+            raise CurateError(f"--max-tokens {max_tokens} exceeds the model's {shape.positions:,} positions")
+        return max_tokens or min(self.manifest.window, shape.positions)
+
+    def count_trained(self, source: ModelSource) -> int | None:
+        """Return the number of trained parameters; None leaves it to the plan, which knows the usual methods."""
         method = self.config.method
         if self.init.adapter is not None or (method.kind != "peft" and method.targets == (ALL_LINEAR,)):
             return None
@@ -267,15 +273,16 @@ class _Inputs:
 def _pack(config: TrainConfig, dataset: TrainingData, window: int) -> tuple[PackedData, Load]:
     """Return the packed rows, and their load for the plan.
 
-    A row has `data.row_tokens`, by default the window; without packing, the tokens of the longest conversation.
+    A row has `data.row_tokens` positions, by default the window; without packing, one conversation, padded to the
+    longest.
     """
     trained, held_out = dataset.train, dataset.eval.lengths
     row_tokens = (config.data.row_tokens or window) if config.data.packing else int(trained.lengths.max())
     packed = packing.pack(trained.lengths, row_tokens)
     rows = packed.rows if config.data.packing else [[index] for index in range(len(trained))]
-    supervised = _supervised(trained)
+    supervised = _count_supervised(trained)
     if config.eval.limit:
-        held_out = held_out[: config.eval.limit]
+        held_out = held_out[: config.eval.limit]  # an estimate: evaluation takes as many, evenly spread
     data_load = Load(
         conversations=len(trained),
         rows=len(rows),
@@ -289,15 +296,16 @@ def _pack(config: TrainConfig, dataset: TrainingData, window: int) -> tuple[Pack
     return PackedData(trained, rows, row_tokens), data_load
 
 
-def _supervised(examples: Examples) -> NDArray[np.int64]:
-    """Return the supervised tokens of each conversation [conversations]; its first token is no target."""
+def _count_supervised(examples: Examples) -> NDArray[np.int64]:
+    """Return the supervised tokens of each conversation [conversations]; its first token is never a target."""
+    # Sums from each offset up to the next; no conversation is empty, for which `reduceat` would be wrong.
     counts = np.add.reduceat(examples.loss_mask.astype(np.int64), examples.offsets[:-1])
     return counts - examples.loss_mask[examples.offsets[:-1]]
 
 
 def _free_disk(folder: Path) -> int:
-    """Return the free bytes where a folder is, or will be."""
-    place = folder.resolve()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    """Return the free bytes of the disk that a folder is or will be on."""
+    path = folder.resolve()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

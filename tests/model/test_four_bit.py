@@ -17,7 +17,7 @@ from torch import nn
 
 from curate.model import loader, sources
 from curate.train import export
-from curate.train.export import Making, Origin
+from curate.train.export import Origin, ResultInfo
 from tests.support import tiny_runs
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning")  # bitsandbytes' own
@@ -35,8 +35,8 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 def written(folder: Path, columns: int, dtype: Any = torch.float32, **changes: Any) -> tuple[Any, sources.ModelSource]:
     """Return a model whose last matrices have so many columns, and where it is to be loaded from."""
     plain = tiny_runs.base(intermediate_size=columns, **changes).to(dtype)
-    how = export.asked_as_trained(tiny_runs.tiny_renderer(folder / "tokenizer"))
-    lies = export.write_model(folder / "base", plain, Making(how, Origin("tiny", None, "none"), 512))
+    how = export.serving_for(tiny_runs.tiny_renderer(folder / "tokenizer"))
+    lies = export.write_model(folder / "base", plain, ResultInfo(how, Origin("tiny", None, "none"), 512))
     return plain, sources.find_model(str(lies))
 
 

@@ -27,6 +27,7 @@ from curate.schemas.conversation import Message
 from curate.schemas.prompts import TEMPLATES, exchanges
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from curate.train import examples as train_examples
+from curate.train.examples import RenderSettings
 from tests.support.small_set import MANIFEST, kept, lost, write_set
 from tests.support.tiny_tokenizers import folder, sentencepiece_model, tiktoken_file
 
@@ -89,7 +90,7 @@ def test_pieces_are_joined_for_a_larger_window_and_keep_their_side(tokenizer: To
     ]
     rejects = [lost(0, "too_long", scope="exchange"), lost(2, "min_messages")]
     path = write_set(tmp_path / "set", rows, rejects, told(tokenizer, window=60))
-    found = train_examples.load(path, tokenizer, max_tokens=500)
+    found = train_examples.load(path, tokenizer, RenderSettings(max_tokens=500))
     assert (found.train.names, found.eval.names) == (["short"], ["long"])
     whole = decoded(tokenizer, found.eval, 0)
     assert whole.count("Be brief.") == 1
@@ -105,7 +106,7 @@ def test_pieces_are_joined_for_a_larger_window_and_keep_their_side(tokenizer: To
 
 def test_a_smaller_window_splits_and_names_what_no_longer_fits(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = write_set(tmp_path / "set", [row(0, "a", [*pair(1), *pair(2, 90), *pair(3)])], [], told(tokenizer, 500))
-    found = train_examples.load(path, tokenizer, max_tokens=50)
+    found = train_examples.load(path, tokenizer, RenderSettings(max_tokens=50))
     assert found.train.names == ["a_0", "a_1"]
     assert int(found.train.lengths.max()) <= 50
     [left] = found.failures
@@ -119,7 +120,7 @@ def test_a_smaller_window_splits_and_names_what_no_longer_fits(tokenizer: Tokeni
 def test_another_template_or_tokenizer_is_said(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = write_set(tmp_path / "set", [row(0, "a", pair(1))], [], told(tokenizer))
     other = load_tokenizer(str(folder(tmp_path / "sp", tokenizer_model=sentencepiece_model())))
-    found = train_examples.load(path, other, template="vicuna")
+    found = train_examples.load(path, other, RenderSettings(template="vicuna"))
     assert found.changed is not None
     assert found.changed.reasons == ("template plain → vicuna", "tokenizer tik → sp")
     assert found.changed.changed == 0
@@ -142,14 +143,14 @@ def test_more_than_one_in_a_hundred_stops_the_run(tokenizer: Tokenizer, tmp_path
         train_examples.ProofError, match=r"1 of 50 conversations fail the proof \(nothing_trained 1\)"
     ) as caught:
         train_examples.load(path, tokenizer)
-    assert "'silent'" in str(caught.value) and "`train: false` throughout" in str(caught.value)
+    assert "'silent'" in str(caught.value) and "all have `train: false`" in str(caught.value)
     assert [one.name for one in caught.value.failures] == ["silent"]
 
 
 def test_nothing_left_is_said(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = write_set(tmp_path / "set", [row(0, "a", pair(1, 90))], [], told(tokenizer, 500))
     with pytest.raises(CurateError, match="has nothing to train on with a window of 20"):
-        train_examples.load(path, tokenizer, max_tokens=20)
+        train_examples.load(path, tokenizer, RenderSettings(max_tokens=20))
 
 
 def test_what_is_no_set_is_refused_with_what_to_type(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -200,8 +201,12 @@ def test_workers_give_what_one_process_gives(
     header = "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' + m.content + '<|eot_id|>' }}"
     asks = "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>' }}{% endif %}"
     own = "{% for m in messages %}" + header + "{% endfor %}" + asks
-    for how in ({"max_tokens": 60}, {"template": "llama3", "max_tokens": 70}, {"chat_template": own}):
-        one, two = (train_examples.load(path, tokenizer, workers=workers, **how) for workers in (1, 2))
+    for rendering in (
+        RenderSettings(max_tokens=60),
+        RenderSettings(template="llama3", max_tokens=70),
+        RenderSettings(chat_template=own),
+    ):
+        one, two = (train_examples.load(path, tokenizer, rendering, workers=workers) for workers in (1, 2))
         assert (one.failures, one.changed, one.facts) == (two.failures, two.changed, two.facts)
         for mine, theirs in ((one.train, two.train), (one.eval, two.eval)):
             assert (mine.names, mine.languages) == (theirs.names, theirs.languages)
@@ -352,7 +357,7 @@ def test_no_real_conversation_fails_the_proof_with_llama2(real_set: Path, shared
 def test_no_real_conversation_fails_the_proof_with_llama3(real_set: Path) -> None:
     if importlib.util.find_spec("llama_models") is None:
         pytest.skip("llama-models, which ships LLaMA-3's tokenizer, is not installed")
-    found = train_examples.load(real_set, load_tokenizer(), template="llama3")
+    found = train_examples.load(real_set, load_tokenizer(), RenderSettings(template="llama3"))
     assert found.changed is not None and found.changed.changed > 0
     assert {one.rule for one in found.failures} <= {"too_long"}
     assert int(np.max(found.train.lengths)) <= 2048

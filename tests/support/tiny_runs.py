@@ -18,7 +18,7 @@ from curate.tokenization.tokenizer import load_tokenizer
 from curate.train import export, packing
 from curate.train.distributed import World
 from curate.train.examples import Examples
-from curate.train.export import Making, Origin
+from curate.train.export import Origin, ResultInfo
 from curate.train.loss import CausalLoss
 from tests.support import tiny_models
 from tests.support.tiny_tokenizers import folder, sentencepiece_model
@@ -53,7 +53,7 @@ def learn(model: Any, renderer: Renderer, steps: int) -> None:
     data = Examples(
         rendered.ids, rendered.loss_mask, np.array([0, len(rendered.ids)]), ["talk"], ["en"], np.array([2], dtype="i4")
     )
-    batch = packing.unpacked(data, [0])
+    batch = packing.pad(data, [0])
     module = CausalLoss(model)
     kernel = selection.install_kernel(model, selection.choose_kernel("cpu", torch.float32))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -76,15 +76,15 @@ def run(root: Path, method: str = "full", *, steps: int = 80, dtype: torch.dtype
     folder_, renderer = root / "run", tiny_renderer(root / "tokenizer")
     folder_.mkdir(parents=True)
     (folder_ / "config.toml").write_text(f'name = "{method}"\n')
-    serving = export.asked_as_trained(renderer)
+    serving = export.serving_for(renderer)
     model, base_folder = base().to(dtype), None
     if method != "full":
-        base_folder = export.write_model(root / "base", model, Making(serving, Origin("tiny", None, "none"), 512))
+        base_folder = export.write_model(root / "base", model, ResultInfo(serving, Origin("tiny", None, "none"), 512))
         torch.manual_seed(0)
         model = peft.get_peft_model(model, ADAPTERS[method](), autocast_adapter_dtype=False)
     model.train()
     learn(model, renderer, steps)
     export.finish(
-        folder_, model.eval(), Making(serving, Origin(str(base_folder or "tiny"), base_folder, method), 512), ALONE
+        folder_, model.eval(), ResultInfo(serving, Origin(str(base_folder or "tiny"), base_folder, method), 512), ALONE
     )
     return folder_

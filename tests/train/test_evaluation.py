@@ -228,7 +228,7 @@ def test_a_prompt_of_the_data_ends_where_its_first_answer_begins(tokenizer_folde
 
 def test_the_mask_is_shown_in_runs_that_are_the_whole_text(tokenizer_folder: Path) -> None:
     made = renderer(tokenizer_folder)
-    row = evaluation.masked(made.tokenizer, rendered(made), 3)[0]
+    row = evaluation.decode_masks(made.tokenizer, rendered(made), 3)[0]
     trained = [text for text, is_trained in row["runs"] if is_trained]
     assert trained == [" It is half past nine.</s>", f" {TALK[3].content}</s>"]
     decoded = made.tokenizer.decode(rendered(made).ids.tolist())
@@ -244,7 +244,7 @@ def test_the_page_of_a_run_shows_what_was_evaluated(tokenizer_folder: Path, tmp_
     records.append(run / records.EVAL, [found.record(0, records.BASE), found.record(5, records.TUNED)])
     said = evaluation.answers(module, made, prompts()[:1], ALONE, sampling_settings=SHORT)
     records.append(run / records.SAMPLES, [said[0].record(step, which) for step, which in ((0, "base"), (5, "tuned"))])
-    records.append(run / records.MASKED, evaluation.masked(made.tokenizer, rendered(made), 1))
+    records.append(run / records.MASKED, evaluation.decode_masks(made.tokenizer, rendered(made), 1))
     text = html.render(records.read(run))
     assert f"{found.overall.loss:.4f}" in text
     assert "exchanges: 3-4" in text

@@ -27,7 +27,7 @@ from curate.rendering.factory import make_renderer
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from curate.train import distributed, export
 from curate.train.distributed import World
-from curate.train.export import Making, Origin
+from curate.train.export import Origin, ResultInfo
 from curate.train.loss import CausalLoss
 from curate.train.report import card
 from curate.train.run import records
@@ -52,9 +52,9 @@ def base(**changes: Any) -> Any:
     return tiny_models.model(vocab_size=PIECES, **changes)
 
 
-def making(tokenizer: Tokenizer, method: str = "full", lies: Path | None = None, **more: Any) -> Making:
+def making(tokenizer: Tokenizer, method: str = "full", lies: Path | None = None, **more: Any) -> ResultInfo:
     made = make_renderer("vicuna", tokenizer)
-    return Making(export.asked_as_trained(made), Origin(str(lies or "tiny"), lies, method, **more), window=512)
+    return ResultInfo(export.serving_for(made), Origin(str(lies or "tiny"), lies, method, **more), window=512)
 
 
 def logits(model: Any) -> Tensor:
@@ -109,7 +109,7 @@ def test_an_adapter_loads_in_plain_peft_with_equal_logits(tokenizer: Tokenizer, 
 
 def test_the_adapter_of_a_base_made_on_the_spot_has_its_base_beside_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
     model = peft.get_peft_model(base(), ADAPTERS["lora"]())
-    made = export.finish(tmp_path, model, making(tokenizer, "lora", fresh=base), ALONE)
+    made = export.finish(tmp_path, model, making(tokenizer, "lora", create=base), ALONE)
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(made / "base")), logits(base()))
     assert torch.equal(logits(peft.AutoPeftModelForCausalLM.from_pretrained(str(made))), logits(model))
     note = serving.read_note(made)

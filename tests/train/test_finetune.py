@@ -79,7 +79,7 @@ def test_a_run_leaves_what_its_page_says(held_out: Path, tmp_path: Path) -> None
     assert {row["which"] for row in found.samples} == {"base", "tuned"}
     assert found.answers()[0][0] is not None  # base and tuned side by side
     assert config.load(result.run / records.CONFIG).train.max_steps == 6
-    kinds = [type(event).__name__ for event in heard if not isinstance(event, events.Said)]
+    kinds = [type(event).__name__ for event in heard if not isinstance(event, events.Reported)]
     assert kinds[:4] == ["Planned", "Evaluated", "Sampled", "Started"]
     assert kinds.count("Stepped") == 6
     assert kinds[-1] == "Finished"

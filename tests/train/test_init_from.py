@@ -85,7 +85,7 @@ def test_a_checkpoints_weights_are_taken_over_with_its_runs_method(
     assert (checkpoint.load(path).optimizer is None) == (age == 1)
     heard = EventLog()
     found = on_from(path, taught, tmp_path / "run", on_event=heard)
-    assert any("method full, as in the run of" in said.text for said in heard.of(events.Said))
+    assert any("method full, as in the run of" in said.text for said in heard.of(events.Reported))
     if age == 0:
         assert base_loss(found) == pytest.approx(tuned_loss(full), rel=1e-5)
     assert base_loss(found) < base_loss(full) - 0.5
@@ -106,7 +106,7 @@ def test_the_rate_is_that_of_the_method_in_force_and_the_run_keeps_it(
     on_lora = on_from(lora.run, taught, tmp_path / "lora", lr=None, preset=config.load(full_settings()))
     for found, kind in ((on_full, "full"), (on_lora, "lora")):
         kept = config.load(str(found.run / records.CONFIG))
-        rates = [row["lr"] for row in records.lines(found.run / records.METRICS)]
+        rates = [row["lr"] for row in records.read_lines(found.run / records.METRICS)]
         assert kept.method.kind == kind
         assert max(rates) == pytest.approx(choices.METHODS[kind].learning_rate)
 

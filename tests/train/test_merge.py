@@ -16,7 +16,7 @@ from curate.cli import cli
 from curate.errors import CurateError, ModelError
 from curate.model import artifact, loader, serving, sources
 from curate.train import export, merge
-from curate.train.export import Making, Origin
+from curate.train.export import Origin, ResultInfo
 from tests.support import tiny_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # what peft asks
@@ -53,15 +53,15 @@ def test_the_command_merges_and_chat_answers_as_trained(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_qlora_is_merged_into_the_base_as_it_was_quantised(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    how = export.asked_as_trained(tiny_runs.tiny_renderer(tmp_path / "tokenizer"))
-    lies = export.write_model(tmp_path / "base", tiny_runs.base(), Making(how, Origin("tiny", None, "none"), 512))
+    how = export.serving_for(tiny_runs.tiny_renderer(tmp_path / "tokenizer"))
+    lies = export.write_model(tmp_path / "base", tiny_runs.base(), ResultInfo(how, Origin("tiny", None, "none"), 512))
     source = sources.find_model(str(lies))
     four: Any = loader.load_model(source, dtype=torch.float32, device="cpu", quantise=True)
     torch.manual_seed(0)
     config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
     tuned = peft.get_peft_model(four, config, autocast_adapter_dtype=False).eval()
     origin = Origin(str(lies), lies, "qlora", quantised=True)
-    adapter = export.write_adapter(tmp_path / "adapter", tuned, Making(how, origin, 512))
+    adapter = export.write_adapter(tmp_path / "adapter", tuned, ResultInfo(how, origin, 512))
     before = merge._logits(tuned)
     made = curate.merge(str(adapter), tmp_path / "out")
     assert made.difference < 1e-3
@@ -85,7 +85,7 @@ def test_what_cannot_be_merged_is_told_in_one_line_and_nothing_is_written(
     refused(tmp_path, tmp_path / "base", "is a model, not an adapter")
     with pytest.raises(ModelError, match=r"base' exists already"):
         curate.merge(str(run), tmp_path / "base")
-    monkeypatch.setattr(merge, "fold", lambda model, _: model.unload())  # a merge that loses what was learnt
+    monkeypatch.setattr(merge, "merge_layers", lambda model, _: model.unload())  # a merge that loses what was learnt
     refused(tmp_path, run, r"logits differ by .* from base and adapter, .* is allowed; nothing was written")
 
 
@@ -96,7 +96,7 @@ def test_an_adapter_without_weights_of_its_own_form_is_told(tmp_path: Path) -> N
     lies = export.write_model(
         tmp_path / "base",
         model,
-        Making(export.asked_as_trained(tiny_runs.tiny_renderer(tmp_path / "t")), Origin("tiny", None, "none"), 512),
+        ResultInfo(export.serving_for(tiny_runs.tiny_renderer(tmp_path / "t")), Origin("tiny", None, "none"), 512),
     )
     config.base_model_name_or_path = str(lies)
     made.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from curate.errors import CurateError
 from curate.rendering.encoding import EncodedBatch
-from curate.train.packing import IGNORED, PADDING, batch, pack, unpacked
+from curate.train.packing import IGNORED, PADDING, batch, pack, pad
 
 LENGTHS = Path(__file__).parents[2] / "benchmarks" / "data" / "lengths.json"
 
@@ -73,7 +73,7 @@ def test_a_batch_holds_each_document_as_it_stands(lengths: list[int], row_tokens
 def test_packing_trains_on_the_same_targets_as_one_conversation_a_row(lengths: list[int]) -> None:
     source = examples(lengths)
     packed = batch(source, pack(lengths, 64).rows, 64)
-    alone = unpacked(source, range(len(lengths)))
+    alone = pad(source, range(len(lengths)))
     assert alone.input_ids.shape == (len(lengths), max(lengths))
     assert packed.supervised == alone.supervised
     assert sorted(packed.targets[packed.targets != IGNORED].tolist()) == sorted(

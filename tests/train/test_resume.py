@@ -103,7 +103,7 @@ def test_a_run_killed_at_a_random_moment_resumes_with_the_same_losses(
     _, said = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, (told, said)
     assert losses(out) == whole, told
-    steps = [row["step"] for row in records.lines(out / records.METRICS)]
+    steps = [row["step"] for row in records.read_lines(out / records.METRICS)]
     assert steps == list(range(1, STEPS + 1)), told
     assert records.read(out).facts["status"] == "finished"
 
@@ -126,7 +126,8 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
     assert any("has no checkpoint yet" in warned.text for warned in heard.of(events.Warned))
     assert losses(tmp_path / "run") == whole
     looks = [
-        (row["step"], row["which"], str(row["messages"])) for row in records.lines(tmp_path / "run" / records.SAMPLES)
+        (row["step"], row["which"], str(row["messages"]))
+        for row in records.read_lines(tmp_path / "run" / records.SAMPLES)
     ]
     assert len(looks) == len(set(looks)), "what was looked at before the kill is not there twice"
 
@@ -289,9 +290,9 @@ def test_a_folder_that_holds_no_run_is_named_and_the_latest_is_found(
         shutil.copytree(stopped, name)
         for file in Path(name).iterdir():
             os.utime(file, (time.time() - age, time.time() - age))
-    assert run_folder.to_resume(None) == Path("runs/new")
+    assert run_folder.find_resumable(None) == Path("runs/new")
 
 
 def test_two_processes_never_work_on_one_run(stopped: Path) -> None:
-    with run_folder.hold(stopped), pytest.raises(RunError, match="another process is at work"):
+    with run_folder.lock(stopped), pytest.raises(RunError, match="another process is at work"):
         finetune(resume=stopped, place="cpu")

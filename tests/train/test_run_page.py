@@ -107,7 +107,7 @@ def test_a_half_written_line_and_steps_taken_again_do_no_harm(tmp_path: Path) ->
 
 @given(st.integers(1, 5000), st.integers(1, 700))
 def test_a_long_run_is_thinned_to_means_of_its_stretches(count: int, most: int) -> None:
-    kept = records.thinned([(step, float(step)) for step in range(1, count + 1)], most)
+    kept = records.downsample([(step, float(step)) for step in range(1, count + 1)], most)
     assert len(kept) == min(count, most)
     assert kept[-1][0] == count
     assert all(one[0] < other[0] and one[1] < other[1] for one, other in pairwise(kept))
@@ -119,4 +119,4 @@ def test_a_step_without_a_finite_loss_is_no_point() -> None:
 
 
 def test_the_running_mean_is_free_of_its_start() -> None:
-    assert [y for _, y in records.smoothed([(1, 5.0), (2, 5.0)])] == pytest.approx([5.0, 5.0])
+    assert [y for _, y in records.smooth([(1, 5.0), (2, 5.0)])] == pytest.approx([5.0, 5.0])

@@ -150,7 +150,7 @@ def test_two_ranks_save_the_tensors_of_one_and_a_tied_one_once(root: Path, kind:
 @pytest.mark.parametrize("name", ["one-stopped", "two-stopped"], ids=["one rank, then two", "two ranks, then one"])
 def test_a_run_goes_on_with_another_number_of_ranks(root: Path, name: str) -> None:
     assert losses(root / name) == pytest.approx(losses(root / "one-full"), rel=DRIFT)
-    assert [row["step"] for row in records.lines(root / name / records.METRICS)] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in records.read_lines(root / name / records.METRICS)] == [1, 2, 3, 4, 5]
     assert records.read(root / name).facts["status"] == "finished"
 
 

@@ -143,7 +143,7 @@ def test_memory_that_runs_out_in_the_change_of_weights_goes_back_to_the_last_che
     run(taught, tmp_path / "four", micro_batch=4, on_event=heard, **asked)
     assert "memory ran out in step 4: back to step 2, now 2 rows at once" in heard.of(events.Warned)[0].text
     assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "two"), rel=2e-5)
-    assert [row["step"] for row in records.lines(tmp_path / "four" / records.METRICS)] == [1, 2, 3, 4]
+    assert [row["step"] for row in records.read_lines(tmp_path / "four" / records.METRICS)] == [1, 2, 3, 4]
 
 
 # ---- numbers

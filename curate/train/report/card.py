@@ -98,7 +98,7 @@ def _losses(history: Records) -> str:
 
 def _course(history: Records) -> str:
     """Return the training loss in a few rows, each the mean since the previous row."""
-    curve = records.thinned(records.points(history.metrics, "loss"), LOSSES)
+    curve = records.downsample(records.points(history.metrics, "loss"), LOSSES)
     return _table(("up to step", "loss"), [(number(step), loss(value)) for step, value in curve]) if curve else ""
 
 

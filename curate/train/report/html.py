@@ -107,10 +107,10 @@ def _loss_text(row: Row) -> str:
 def _lines(history: Records) -> dict[str, Any]:
     """Return the lines that page.js draws; `paint` is a colour variable of page.css."""
     steps = records.points(history.metrics, "loss")
-    tuned, base = (records.held_out(history, which) for which in (records.TUNED, records.BASE))
+    tuned, base = (records.held_out_curve(history, which) for which in (records.TUNED, records.BASE))
     losses = [
         _line("each step", steps, "--accent", faint=True),
-        _line("running mean", records.smoothed(steps), "--accent"),
+        _line("running mean", records.smooth(steps), "--accent"),
         _line("tuned, held out", tuned, "--tool", marks=True),
         _line("base, held out", _level(base, steps), "--soft", dashed=True, marks=len(base) == 1 and not steps),
     ]
@@ -120,7 +120,7 @@ def _lines(history: Records) -> dict[str, Any]:
 
 
 def _line(name: str, points: Sequence[Point], paint: str, **looks: bool) -> dict[str, Any]:
-    return {"name": name, "points": records.thinned(points, POINTS), "paint": paint, **looks}
+    return {"name": name, "points": records.downsample(points, POINTS), "paint": paint, **looks}
 
 
 def _level(base: Sequence[Point], steps: Sequence[Point]) -> list[Point]:
@@ -132,11 +132,11 @@ def _level(base: Sequence[Point], steps: Sequence[Point]) -> list[Point]:
 
 def _loss(history: Records) -> str:
     steps = records.points(history.metrics, "loss")
-    tuned, base = (records.held_out(history, which) for which in (records.TUNED, records.BASE))
+    tuned, base = (records.held_out_curve(history, which) for which in (records.TUNED, records.BASE))
     if not (steps or tuned or base):
         return ""
     every = _every(steps)
-    means = dict(records.smoothed(steps))
+    means = dict(records.smooth(steps))
     rows: list[Sequence[Cell]] = [(step, value, means[step]) for step, value in every]
     looks: list[Sequence[Cell]] = [(step, "base", value) for step, value in base]
     looks += [(step, "tuned", value) for step, value in tuned]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Said:
+class Reported:
     """A line about what the run is doing."""
 
     text: str
@@ -120,7 +120,7 @@ class Finished:
     report: Path | None
 
 
-Event = Said | Warned | Planned | Started | Stepped | Evaluated | Sampled | Saved | Finished
+Event = Reported | Warned | Planned | Started | Stepped | Evaluated | Sampled | Saved | Finished
 OnEvent = Callable[[Event], None]
 
 
@@ -136,7 +136,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Report what the run is doing."""
-        self.send(Said(text))
+        self.send(Reported(text))
 
     def warn(self, text: str) -> None:
         """Report a problem that does not stop the run."""

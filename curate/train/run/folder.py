@@ -17,7 +17,7 @@ from curate.train.run import records
 RUNS = Path("runs")
 LOCK = ".lock"
 # Files of a run that ended before its first checkpoint; such a folder may be used again if no step was recorded.
-UNBEGUN = {
+FILES_BEFORE_FIRST_STEP = {
     LOCK,
     records.CONFIG,
     records.PLAN,
@@ -30,12 +30,12 @@ UNBEGUN = {
 }
 
 
-def new(out: str | Path | None, settings: TrainConfig) -> Path:
+def choose_new(out: str | Path | None, settings: TrainConfig) -> Path:
     """Return the folder of a new run: `out`, or a free one under runs/; raises RunError for one that is taken."""
     if out is not None:
         folder = Path(out)
         if folder.exists() and not (folder.is_dir() and _is_free(folder)):
-            raise RunError(_taken(folder))
+            raise RunError(_occupied_message(folder))
         return folder
     name = config.run_name(settings)
     number = 1
@@ -48,17 +48,17 @@ def new(out: str | Path | None, settings: TrainConfig) -> Path:
 def _is_free(folder: Path) -> bool:
     """Return whether a folder is empty, or has only the files of a run that ended before its first step."""
     names = {path.name for path in folder.iterdir()}
-    unbegun = names == {records.LEFT_OUT} or (LOCK in names and names <= UNBEGUN)
-    return not names or (unbegun and not records.lines(folder / records.METRICS))
+    unbegun = names == {records.LEFT_OUT} or (LOCK in names and names <= FILES_BEFORE_FIRST_STEP)
+    return not names or (unbegun and not records.read_lines(folder / records.METRICS))
 
 
-def _taken(folder: Path) -> str:
+def _occupied_message(folder: Path) -> str:
     if (folder / records.CONFIG).is_file():
         return f"{str(folder)!r} holds a run already; go on with it: --resume {folder}, or give another --out"
     return f"{str(folder)!r} exists and holds something else; nothing was written; give another --out"
 
 
-def to_resume(run: str | Path | None) -> Path:
+def find_resumable(run: str | Path | None) -> Path:
     """Return the folder to resume: the one named, or the run under runs/ that was written to last."""
     if run is not None:
         folder = Path(run)
@@ -71,7 +71,7 @@ def to_resume(run: str | Path | None) -> Path:
     return max(runs, key=lambda folder: max(file.stat().st_mtime for file in folder.iterdir()))
 
 
-def config_to_resume(folder: Path, changes: Mapping[str, Mapping[str, object]]) -> TrainConfig:
+def load_config(folder: Path, changes: Mapping[str, Mapping[str, object]]) -> TrainConfig:
     """Return a run's configuration with changes; raises RecipeError for a change that would alter a loss."""
     before = config.load(str(folder / records.CONFIG))
     after = config.override(before, changes)
@@ -85,7 +85,7 @@ def config_to_resume(folder: Path, changes: Mapping[str, Mapping[str, object]]) 
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Lock a run's folder for this process; raises RunError while another process has it locked."""
     folder.mkdir(parents=True, exist_ok=True)
     with files.lock(folder / LOCK, RunError(f"another process is at work on the run {str(folder)!r}"), keep=True):
@@ -93,7 +93,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def write_config(folder: Path, settings: TrainConfig) -> None:
-    """Write the configuration that `config_to_resume` reads back."""
+    """Write the configuration that `load_config` reads back."""
     files.write_text(folder / records.CONFIG, settings.to_toml())
 
 
@@ -108,7 +108,7 @@ def trim(folder: Path, step: int, *, evaluates_again: bool = False) -> None:
     `evaluates_again` also removes the evaluation after that step.
     """
     for name in (records.METRICS, records.EVAL, records.SAMPLES):
-        rows = records.lines(folder / name)
+        rows = records.read_lines(folder / name)
         last = step - 1 if evaluates_again and name != records.METRICS else step
         kept = [row for row in rows if not isinstance(row.get("step"), int) or row["step"] <= last]
         if len(kept) < len(rows):

@@ -136,7 +136,7 @@ class RunLog:
 
     def _write_masks(self) -> None:
         (self.folder / records.MASKED).unlink(missing_ok=True)
-        lines = evaluation.masked(self.run.source.tokenizer, self.run.data.train, SHOWN_MASKS)
+        lines = evaluation.decode_masks(self.run.source.tokenizer, self.run.data.train, SHOWN_MASKS)
         records.append(self.folder / records.MASKED, lines)
 
     def start(self, trainable: Trainable) -> None:
@@ -176,7 +176,7 @@ class RunLog:
             self.run.reporter.warn(f"step {self.step}: an fp16 gradient overflowed; the loss is scaled down")
         if self.world.main:
             records.append(self.folder / records.METRICS, [event.record()])
-        self._log({name: value for name, value in event.record().items() if name in loggers.SHOWN})
+        self._log({name: value for name, value in event.record().items() if name in loggers.METRICS})
         self.send(event)
 
     def _mfu(self, work: sizes.Work, seconds: float) -> float:
@@ -188,7 +188,7 @@ class RunLog:
 
     def _log(self, values: Mapping[str, float]) -> None:
         for logger in self.loggers:
-            logger.numbers(dict(values), self.step)
+            logger.log(dict(values), self.step)
 
     def rewind(self, step: int) -> None:
         """Remove the records of the steps after one that the run went back to."""

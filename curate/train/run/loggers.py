@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 from curate.errors import RunError
 
-SHOWN = ("loss", "lr", "norm", "tokens_per_s", "mfu", "gib", "epoch")
+METRICS = ("loss", "lr", "norm", "tokens_per_s", "mfu", "gib", "epoch")
 
 
 class Logger(Protocol):
     """Takes numbers by step."""
 
-    def numbers(self, values: dict[str, float], step: int) -> None:
+    def log(self, values: dict[str, float], step: int) -> None:
         """Take the numbers of a step."""
 
     def close(self) -> None:
@@ -29,7 +29,7 @@ class TensorBoard:
         made: Any = importlib.import_module("torch.utils.tensorboard")
         self.writer = made.SummaryWriter(str(folder / "tensorboard"))
 
-    def numbers(self, values: dict[str, float], step: int) -> None:
+    def log(self, values: dict[str, float], step: int) -> None:
         """Take the numbers of a step."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
@@ -47,7 +47,7 @@ class WeightsAndBiases:
         name = folder.resolve().name
         self.run = wandb.init(project="curate", name=name, id=name, resume="allow", dir=str(folder), config=config)
 
-    def numbers(self, values: dict[str, float], step: int) -> None:
+    def log(self, values: dict[str, float], step: int) -> None:
         """Take the numbers of a step."""
         self.run.log(values, step=step)
 
@@ -56,16 +56,18 @@ class WeightsAndBiases:
         self.run.finish()
 
 
-KNOWN: dict[str, tuple[str, str, Callable[[Path, dict[str, Any]], Logger]]] = {  # package, module it needs, what it is
+LOGGERS: dict[
+    str, tuple[str, str, Callable[[Path, dict[str, Any]], Logger]]
+] = {  # package, module it needs, what it is
     "tensorboard": ("tensorboard", "torch.utils.tensorboard", TensorBoard),
     "wandb": ("wandb", "wandb", WeightsAndBiases),
 }
 
 
-def check(names: Sequence[str]) -> None:
+def check_installed(names: Sequence[str]) -> None:
     """Raise RunError for what is asked for and not installed, with the line to type."""
     for name in names:
-        package, module, _ = KNOWN[name]
+        package, module, _ = LOGGERS[name]
         try:
             importlib.import_module(module)
         except ImportError:
@@ -74,4 +76,4 @@ def check(names: Sequence[str]) -> None:
 
 def start(names: Sequence[str], folder: Path, config: dict[str, Any]) -> list[Logger]:
     """Return what numbers go to."""
-    return [KNOWN[name][2](folder, config) for name in names]
+    return [LOGGERS[name][2](folder, config) for name in names]

@@ -130,18 +130,18 @@ def read(run: Path) -> Records:
     """Read a run's folder; a file that does not exist yet is empty."""
     return Records(
         name=run.resolve().name,
-        metrics=_by_step(lines(run / METRICS), ("step",)),
-        evals=_by_step(lines(run / EVAL), ("step", "which")),
-        samples=lines(run / SAMPLES),
-        masked=lines(run / MASKED),
-        left_out=lines(run / LEFT_OUT),
+        metrics=_by_step(read_lines(run / METRICS), ("step",)),
+        evals=_by_step(read_lines(run / EVAL), ("step", "which")),
+        samples=read_lines(run / SAMPLES),
+        masked=read_lines(run / MASKED),
+        left_out=read_lines(run / LEFT_OUT),
         plan=_object(run / PLAN),
         facts=_object(run / FACTS),
         config=_text(run / CONFIG),
     )
 
 
-def lines(path: Path) -> list[Row]:
+def read_lines(path: Path) -> list[Row]:
     """Return the objects of a file of JSON lines; none where there is no file."""
     found = []
     for line in _text(path).splitlines():
@@ -160,13 +160,13 @@ def points(rows: Iterable[Row], key: str) -> list[Point]:
     return [(step, float(value)) for step, value in values if isinstance(value, int | float) and math.isfinite(value)]
 
 
-def held_out(found: Records, which: str) -> list[Point]:
+def held_out_curve(found: Records, which: str) -> list[Point]:
     """Return the held-out loss of the `base` or the `tuned` model over the steps."""
     rows = [row for row in found.evals if row.get("which") == which and isinstance(row.get("overall"), dict)]
     return points([{"step": row["step"], "loss": row["overall"].get("loss")} for row in rows], "loss")
 
 
-def smoothed(curve: Sequence[Point], weight: float = 0.9) -> list[Point]:
+def smooth(curve: Sequence[Point], weight: float = 0.9) -> list[Point]:
     """Return the exponential running mean of a curve, with the bias of its start corrected as in Adam."""
     out, mean = [], 0.0
     for count, (step, value) in enumerate(curve, 1):
@@ -175,7 +175,7 @@ def smoothed(curve: Sequence[Point], weight: float = 0.9) -> list[Point]:
     return out
 
 
-def thinned(curve: Sequence[Point], most: int) -> list[Point]:
+def downsample(curve: Sequence[Point], most: int) -> list[Point]:
     """Return at most so many points of a curve, each the mean of its stretch of steps."""
     if len(curve) <= most:
         return list(curve)
