@@ -1,4 +1,4 @@
-"""A built-in template compiled for a tokenizer: conversations with the same roles share a skeleton, found once.
+"""A built-in template compiled for a tokenizer: conversations with the same roles share a skeleton, built once.
 
 Only the contents differ between two such renderings, so writing one means filling a few format strings.
 """
@@ -40,7 +40,9 @@ class _BlockFormat(NamedTuple):
 
 
 class _ControlSlot(NamedTuple):
-    token: int
+    """A control token of a skeleton."""
+
+    token: int  # id
     message: int | None  # the message that the token ends, if it may be supervised
 
 
@@ -54,7 +56,7 @@ class CompiledTemplate:
         self.template = fit(template, tokenizer.control_ids)
         self.tokenizer = tokenizer
         self.roles = frozenset(roles)  # may be supervised; a message's own `train` decides
-        self._skeletons: dict[object, Skeleton] = {}  # one for each sequence of roles
+        self._skeletons: dict[object, Skeleton] = {}  # by roles, system message and which contents are empty
 
     @cached_property
     def stop_id(self) -> int:
@@ -101,11 +103,11 @@ class CompiledTemplate:
         The first word after the opening must hold no content. Then the opening adds the same number of tokens,
         whatever the messages say.
         """
-        whole, following = self._prepare(opened, True)[1], self._prepare(exchange, False)[1]
-        if len(whole) < len(following) or not isinstance(following[0], _BlockFormat):
+        opened_skeleton, following = self._prepare(opened, True)[1], self._prepare(exchange, False)[1]
+        if len(opened_skeleton) < len(following) or not isinstance(following[0], _BlockFormat):
             return False
         # Aligned at the end: the opening is what comes before.
-        pairs = list(zip(whole[len(whole) - len(following) :], following, strict=True))
+        pairs = list(zip(opened_skeleton[len(opened_skeleton) - len(following) :], following, strict=True))
         formats = [
             (ours.text, theirs.text)
             for ours, theirs in pairs

@@ -71,7 +71,10 @@ class _TokenizedText:
 
 
 def encode(batch: TextBatch, tokenizer: Tokenizer) -> EncodedBatch:
-    """Return the ids and the loss mask of all renderings."""
+    """Return the ids and the loss mask of all renderings.
+
+    Both are [tokens], with control tokens included, in the order of `batch`.
+    """
     text = _tokenize(batch, tokenizer)
     supervised = np.array(batch.spans.supervised, dtype=np.bool_)  # [spans]
     # +1 where a supervised span starts and -1 where it stops: the running sum is positive inside. [tokens + 1]
@@ -102,8 +105,8 @@ def count_tokens(batch: TextBatch, tokenizer: Tokenizer) -> Counts:
     total, supervised = _count_by_words(batch, tokenizer.word_counter)
     uncounted = np.flatnonzero(total < 0).tolist()  # blocks that must be tokenized after all; few in practice
     if uncounted:
-        rest = _select_blocks(batch, uncounted)
-        total[uncounted], supervised[uncounted] = _count_blocks(rest, _tokenize(rest, tokenizer))
+        selected = _select_blocks(batch, uncounted)
+        total[uncounted], supervised[uncounted] = _count_blocks(selected, _tokenize(selected, tokenizer))
     return _sum_renderings(batch, total, supervised)
 
 
@@ -125,8 +128,8 @@ def _count_blocks(batch: TextBatch, text: _TokenizedText) -> tuple[Counts, Count
     return np.diff(text.offsets), supervised
 
 
-def _count_by_words(batch: TextBatch, words: WordCounter) -> tuple[Counts, Counts]:
-    """Return the same from a table of words; -1 for a block that words cannot count.
+def _count_by_words(batch: TextBatch, word_counter: WordCounter) -> tuple[Counts, Counts]:
+    """Return what `_count_blocks` does, from a table of words; the total is -1 for a block that words cannot count.
 
     That is a block with several spans, with text after its span, or whose span starts inside a word. No token crosses
     the end of a word, so in a block that can be counted no token crosses the start of the span either.
@@ -140,15 +143,15 @@ def _count_by_words(batch: TextBatch, words: WordCounter) -> tuple[Counts, Count
         starts[block], supervised[block] = start, counts
         countable[block] = block != previous and stop == len(texts[block])
         previous = block
-    total, before = words.count(texts, starts)  # [blocks]; `before`: tokens before the span
+    total, before = word_counter.count(texts, starts)  # [blocks]; `before`: tokens before the span
     countable &= (total >= 0) & (before >= 0)
     return np.where(countable, total, -1), np.where(supervised, total - before, 0)
 
 
 def _select_blocks(batch: TextBatch, blocks: Sequence[int]) -> TextBatch:
-    """Return some of the blocks with their spans, without control tokens."""
-    places = {block: place for place, block in enumerate(blocks)}
-    chosen = [i for i, block in enumerate(batch.spans.block) if block in places]
+    """Return the given blocks with their spans, without control tokens."""
+    places = {block: place for place, block in enumerate(blocks)}  # new index by old
+    chosen = [i for i, block in enumerate(batch.spans.block) if block in places]  # indices of spans
     return TextBatch(
         Blocks([batch.blocks.text[block] for block in blocks]),
         spans=batch.spans.select(chosen, [places[batch.spans.block[i]] for i in chosen]),
@@ -174,8 +177,9 @@ def _tokenize(batch: TextBatch, tokenizer: Tokenizer) -> _TokenizedText:
     replaced: dict[int, list[int]] = {}  # ids by block
     for block, indices in spans_of.items():
         boundaries = sorted({place for i in indices for place in (spans.start[i], spans.stop[i])})
-        whole = flat[0][flat[1][block] : flat[1][block + 1]].tolist()
-        replaced[block], tokens = _tokenize_in_parts(tokenizer, batch.blocks.text[block], boundaries, whole)
+        block_ids = flat[0][flat[1][block] : flat[1][block + 1]].tolist()
+        # `tokens`: the token position of each boundary, by its position in characters
+        replaced[block], tokens = _tokenize_in_parts(tokenizer, batch.blocks.text[block], boundaries, block_ids)
         for i in indices:
             starts[i], stops[i] = tokens[spans.start[i]], tokens[spans.stop[i]]
     flat = _replace_blocks(flat, replaced)
@@ -219,22 +223,22 @@ def _locate_by_bytes(
 
 
 def _size(text: str) -> int:
+    """Return the length of a text in bytes of UTF-8."""
     return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _tokenize_in_parts(
-    tokenizer: Tokenizer, text: str, boundaries: Sequence[int], whole: list[int]
+    tokenizer: Tokenizer, text: str, boundaries: Sequence[int], uncut: list[int]
 ) -> tuple[list[int], dict[int, int]]:
     """Return a block's ids with no token across a boundary, and the token position of each boundary.
 
-    The text is cut only where a token crosses, so that everything else keeps the ids of one call (`whole`).
+    The text is cut only where a token crosses, so that everything else keeps the ids of one call (`uncut`).
     """
     cuts: set[int] = set()
-    ids = whole
-    # A cut changes the ids of both parts, so other boundaries are checked again. Ends: each round adds a cut.
+    # A cut changes the ids of both parts, so other boundaries are checked again; each round adds a cut, so it ends.
     while True:
         edges = [0, *sorted(cuts), len(text)]
-        parts = [_tokenize_part(tokenizer, text, *edge) for edge in pairwise(edges)] if cuts else [whole]
+        parts = [_tokenize_part(tokenizer, text, *edge) for edge in pairwise(edges)] if cuts else [uncut]
         ids = [token for part in parts for token in part]
         positions, crossed = _locate(tokenizer, text, boundaries, edges, parts)
         if not crossed:
@@ -273,8 +277,8 @@ def _tokenize_part(tokenizer: Tokenizer, text: str, start: int, stop: int) -> li
 
 
 def _replace_blocks(flat: FlatIds, blocks: dict[int, list[int]]) -> FlatIds:
-    """Return ids and offsets with the ids of some blocks replaced."""
-    ids, offsets = flat
+    """Return ids and offsets with the ids of the given blocks replaced."""
+    ids, offsets = flat  # [text tokens], [blocks + 1]
     lengths = np.diff(offsets)  # tokens of each block
     parts: list[NDArray[np.uint32]] = []
     done = 0

@@ -35,10 +35,10 @@ class ExpectedSpans:
 class ExpectedText(NamedTuple):
     """What the ids of a rendering must decode to, control tokens written as `control_chars`, in UTF-8.
 
-    `supervised`: the byte ranges of `whole` that the loss counts. `prompts`: as in `ExpectedSpans`.
+    `supervised`: the byte ranges of `text` that the loss counts. `prompts`: as in `ExpectedSpans`.
     """
 
-    whole: bytes
+    text: bytes
     supervised: list[tuple[int, int]]
     prompts: list[str]
 
@@ -114,7 +114,7 @@ class TextExpectations:
         last = segments[supervised[-1]].message or 0  # a supervised segment always has a message
         prompt = prompts.generation_prompt(self._template, blank[:last], system=system)
         first = next(i for i in supervised if segments[i].message == last)
-        # Templates are made so that both hold; the proof relies on no such promise.
+        # Built-in templates are written so that both hold; the proof checks it all the same.
         if self._join(prompt) != self._join(segments[:first]) or not self._all_closed(segments):
             return None
         return self._fill_outline(segments, last)
@@ -135,26 +135,28 @@ class TextExpectations:
         return all(end is not None and self._controls[end] == self._stop_id for end in ends)
 
     def _fill_outline(self, segments: Sequence[Segment], last: int) -> _Outline:
-        whole, contents = list[str](), list[int]()
+        """Build an outline from segments with placeholders."""
+        texts, contents = list[str](), list[int]()
         block, block_contents = "", list[int]()  # since the last control token
         supervised: list[tuple[int, int, int, int]] = []
         before_answers: list[tuple[str, tuple[int, ...]]] = []
-        seen: set[int | None] = set()  # messages with a supervised segment so far
+        started: set[int | None] = set()  # messages with a supervised segment so far
         position = 0, 0  # fixed bytes, contents
         for segment in segments:
-            if segment.supervised and segment.message not in seen:
-                seen.add(segment.message)
+            if segment.supervised and segment.message not in started:
+                started.add(segment.message)
                 before_answers.append((_to_format(block), tuple(block_contents)))
             text = self._spell(segment)
+            # A segment has at most one placeholder, one byte long, that is not part of the fixed text.
             inside = [segment.message or 0] if _PLACEHOLDER in segment.text else []
-            whole.append(text)
+            texts.append(text)
             contents += inside
             block, block_contents = (block + text, block_contents + inside) if segment.control is None else ("", [])
             start, position = position, (position[0] + len(utf8(text)) - len(inside), len(contents))
             if segment.supervised:
                 adjacent = supervised and supervised[-1][2:] == start  # an answer and its stop token are one range
                 supervised.append((*(supervised.pop()[:2] if adjacent else start), *position))
-        return _Outline(_to_format("".join(whole)), tuple(contents), supervised, before_answers, last)
+        return _Outline(_to_format("".join(texts)), tuple(contents), supervised, before_answers, last)
 
 
 def _to_format(text: str) -> str:

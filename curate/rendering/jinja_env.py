@@ -12,46 +12,54 @@ from curate.errors import MissingExtra, RecipeError
 from curate.schemas.conversation import Message
 from curate.schemas.openai import call_ids
 
-# A template that tests for `strftime_now` has a date of its own to fall back on, so it gets none here.
+# A template that tests whether `strftime_now` is defined has its own default date, so it is not given the function.
 _OPTIONAL_DATE = re.compile(r"strftime_now\s+is\s+defined")
-_TODAY = datetime(2024, 7, 26)  # LLaMA-3.1's own default: a run resumed tomorrow must render the same ids
+# LLaMA-3.1's default date. It is fixed, because a run that is resumed tomorrow must render the same ids.
+_TODAY = datetime(2024, 7, 26)
 
 
 def message_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Return messages as chat templates expect them, tool calls and their arguments parsed from JSON."""
+    """Return messages as chat templates expect them, with tool calls and their arguments parsed from JSON.
+
+    There is one dict for each message, in order.
+    """
     dicts = []
     for message, call_id in zip(messages, call_ids(messages), strict=True):
+        # The keys of OpenAI's chat format, which chat templates on the Hub are written for.
         fields: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.name is not None:
             fields["name"] = message.name
         if message.tool_calls:
             fields["tool_calls"] = _parse_calls(message.tool_calls)
-        if call_id:
+        if call_id:  # of the call that a tool message answers
             fields["tool_call_id"] = call_id
         dicts.append(fields)
     return dicts
 
 
 def _parse_calls(text: str) -> Any:
-    """Return tool calls as values; what is not JSON stays text."""
+    """Return tool calls as JSON values; text that is not valid JSON is returned unchanged."""
     try:
         calls = json.loads(text)
     except ValueError:
         return text
+    # OpenAI's format has the arguments as JSON text. Templates such as LLaMA-3.1's apply `tojson` to them, which would
+    # quote a text once more.
     for call in calls if isinstance(calls, list) else []:
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict) and isinstance(function.get("arguments"), str):
             try:
                 function["arguments"] = json.loads(function["arguments"])
             except ValueError:
-                continue
+                continue  # the template gets the text
     return calls
 
 
 def compile_template(chat_template: str) -> Callable[..., str]:
-    """Return a chat template as a function; raises RecipeError if it is not valid Jinja.
+    """Return a chat template as a function from its variables to text.
 
-    `{% generation %}` tags are ignored. A template that needs today's date always gets the same one.
+    `{% generation %}` tags are ignored. A template that needs today's date always gets the same one. Raises RecipeError
+    for a template that is not valid Jinja, MissingExtra without Jinja.
     """
     try:
         import jinja2
@@ -63,7 +71,7 @@ def compile_template(chat_template: str) -> Callable[..., str]:
         raise MissingExtra("a model's own chat template", "train") from None
 
     class Generation(Extension):
-        """Ignores the tags with which some templates mark answers; answers are found without them."""
+        """Ignores the tags that some templates put around answers; answers are located without them."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -74,9 +82,12 @@ def compile_template(chat_template: str) -> Callable[..., str]:
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
+    # Jinja's own `tojson` sorts keys and escapes `<`, `>`, `&` and `'` for HTML.
     def tojson(value: object, ensure_ascii: bool = False, **settings: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **settings)
 
+    # Chat templates are written for transformers: settings, filters and globals are the same, except for the date.
+    # The sandbox keeps a downloaded template from reaching Python through attributes, and from changing the messages.
     settings = {"trim_blocks": True, "lstrip_blocks": True, "extensions": [Generation, loopcontrols]}
     environment = ImmutableSandboxedEnvironment(**settings)
     environment.filters["tojson"] = tojson

@@ -1,6 +1,6 @@
 """A conversation's rendering made readable: which text is supervised, and how many tokens each message adds.
 
-Ids and loss mask are those of training: `curate.rendering.encoding` makes both.
+Ids and loss mask are those of training, from `curate.rendering.encoding`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from curate.schemas import prompts
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import Tokenizer
 
-# The text of a rendering in order, control tokens by name, and for each part whether it is supervised.
+# The text of a rendering in order, control tokens by name, and for each part whether it is supervised. Adjacent parts
+# differ in that.
 MaskedText = tuple[tuple[str, bool], ...]
 
 
@@ -42,11 +43,12 @@ class MaskViewer:
         self.compiled = CompiledTemplate(template, tokenizer)
 
     def count_message_tokens(self, messages: Sequence[Message]) -> list[int]:
-        """Return how many tokens each message adds to the rendering; they sum to the whole.
+        """Return how many tokens each message adds to the rendering: [messages], which sum to all of its tokens.
 
-        The first message includes what the template itself writes before it.
+        The first message includes what the template writes before it.
         """
-        # Each message is counted as the growth of its exchange's rendering. Exchanges add up: see `splitter`.
+        # Each exchange is rendered up to each of its messages; a message counts what it adds to the length. Exchanges
+        # add up: see `curate.rendering.splitter`.
         batch = TextBatch()
         _, starts = prompts.exchanges(messages)  # of each exchange, and the end of the last
         first_stop = starts[1] if len(starts) > 1 else len(messages)
@@ -54,6 +56,7 @@ class MaskViewer:
         for start, stop in ranges:
             for end in range(start + 1, stop + 1):
                 self.compiled.append(batch, messages[start:end], first=start == 0)
+        # [messages], in tokens: of each message's exchange up to and including it.
         sizes = encode(batch, self.compiled.tokenizer).lengths.tolist() if messages else []
         counts: list[int] = []
         for start, stop in ranges:
@@ -78,13 +81,14 @@ def load_viewer(manifest: Manifest) -> tuple[MaskViewer | None, str]:
 
 
 def decode_masked(tokenizer: Tokenizer, ids: NDArray[np.int32], loss_mask: NDArray[np.bool_]) -> list[tuple[str, bool]]:
-    """Decode one rendering (`ids` and `loss_mask` are [tokens]) to parts that are alternately supervised or not."""
+    """Decode one rendering to parts that are alternately supervised or not; `ids` and `loss_mask` are [tokens]."""
     controls = set(tokenizer.control_ids.values())
     pairs = zip(ids.tolist(), loss_mask.tolist(), strict=True)
     parts: list[tuple[str, bool]] = []
     block: list[int] = []  # ids since the last control token; decoded together, as the first ids may decode differently
     for (is_control, supervised), group in groupby(pairs, key=lambda pair: (pair[0] in controls, pair[1])):
         tokens = [token for token, _ in group]
+        # A part's text is what its ids add to the text of the block so far.
         before = tokenizer.decode(block) if block else ""
         block = [] if is_control else [*block, *tokens]
         text = tokenizer.decode(tokens) if is_control else tokenizer.decode(block).removeprefix(before)
@@ -95,14 +99,15 @@ def decode_masked(tokenizer: Tokenizer, ids: NDArray[np.int32], loss_mask: NDArr
 
 
 def masked_text(compiled: CompiledTemplate, messages: Sequence[Message]) -> MaskedText:
-    """Return a rendering's text and mask without tokenizing it: the same as decoding its ids, but faster."""
+    """Return a rendering's text and mask without tokenizing it, which is faster than decoding its ids."""
     batch = TextBatch()
     compiled.append(batch, messages)
     controls = batch.controls
+    # `bos` and `eos` are curate's aliases of tokens that have a name of their own.
     names = {token: name for name, token in compiled.tokenizer.control_ids.items() if name not in ("bos", "eos")}
     parts: list[tuple[str, bool]] = []
     done = 0  # control tokens that are written
-    for block, text in enumerate([*batch.blocks.text, ""]):
+    for block, text in enumerate([*batch.blocks.text, ""]):  # the last one for the control tokens after all blocks
         while done < len(controls) and controls.block[done] == block:
             parts.append((names[controls.token[done]], controls.supervised[done]))
             done += 1
@@ -113,7 +118,7 @@ def masked_text(compiled: CompiledTemplate, messages: Sequence[Message]) -> Mask
 
 def _cut_block(batch: TextBatch, block: int, text: str) -> Iterator[tuple[str, bool]]:
     """Yield a block's text, cut where supervised spans start and stop."""
-    place = 0
+    place = 0  # in characters of the block
     for owner, start, stop, supervised in batch.spans.rows():
         if owner == block and supervised and start < stop:
             yield text[place:start], False

@@ -13,23 +13,25 @@ from curate.rendering.expected import EndedText
 from curate.schemas.conversation import Message
 
 # A placeholder is the message's index and a quotation mark between two private-use characters, with white space around
-# them. In the template's output the white space is gone if the template strips contents, and a backslash is before the
-# quotation mark if it writes them as JSON.
-_EDGE = "\u2003"
+# them. If the template strips contents, the white space is gone from its output. If it writes contents as JSON, there
+# is a backslash before the quotation mark.
+_EDGE = "\u2003"  # em space: Python strips it, and the text of a template hardly ever has it
 _PLACEHOLDER = re.compile(f'({_EDGE}?)\ue0f0(\\d+)(\\\\?)"\ue0f1({_EDGE}?)')
 _ESCAPED_CONTROL = re.compile("\ue0f2(\\d+)\ue0f3")  # a control string in a name or a tool call, by its id
+# A name or tool call with one of these could pass for a placeholder. Contents may have them: they are filled in later.
 _RESERVED = re.compile("[\ue0f0-\ue0f3]")
 
 
 class EscapedControl(str):
-    """A control string that a message says: text, not a control token."""
+    """A control string in a name or a tool call: text, not a control token."""
 
 
 @dataclass(frozen=True)
 class Placeholder:
     """The content of message number `message`.
 
-    `keeps_left` and `keeps_right`: white space at that end is written too. `quoted`: it is within a JSON string.
+    `keeps_left` and `keeps_right`: the template keeps white space at that end. `quoted`: it writes the content within a
+    JSON string.
     """
 
     message: int
@@ -43,34 +45,42 @@ Item = str | int | Placeholder  # text, a control token's id, or a placeholder
 
 @dataclass(frozen=True)
 class TemplatePart:
-    """One item of a rendering; `message` is the index of the message whose text it is, as a model would write it.
+    """One item of a rendering, and the message that it belongs to.
 
-    `after_content`: it comes after the message's content.
+    An answer owns its content and what the model writes around it, such as the stop token. `after_content`: the item
+    comes after the message's content.
     """
 
     item: Item
-    message: int | None = None
+    message: int | None = None  # index in the conversation; None for the template's own text
     after_content: bool = False
 
 
 class TemplateScanner:
-    """Puts placeholders into messages, and finds them and control tokens in the text that a template writes."""
+    """Puts placeholders into messages, and locates them and control tokens in the text that a template writes."""
 
-    def __init__(self, control_ids: Mapping[str, int]) -> None:
+    def __init__(self, control_ids: Mapping[str, int]) -> None:  # ids by control string
         self.control_ids = control_ids
         self.control_names = {token: name for name, token in control_ids.items()}
         longest_first = sorted(control_ids, key=len, reverse=True)  # one control string may be the start of another
-        self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # `(?!)` never matches
 
     def insert_placeholders(self, messages: Sequence[Message]) -> list[Message]:
-        """Return messages with placeholders instead of contents, and escaped control strings."""
+        """Return messages with placeholders instead of contents, and escaped control strings.
+
+        Raises RecordError as `escape_controls` does.
+        """
         return [
+            # An empty content stays empty: templates test for it.
             replace(m, content=f'{_EDGE}\ue0f0{i}"\ue0f1{_EDGE}' if m.content else "")
             for i, m in enumerate(self.escape_controls(messages))
         ]
 
     def escape_controls(self, messages: Sequence[Message]) -> list[Message]:
-        """Return messages with the control strings in names and tool calls escaped, so that they stay text."""
+        """Return messages with the control strings in names and tool calls escaped, so that they stay text.
+
+        Raises RecordError for a name or tool call with a reserved character.
+        """
 
         def escape(text: str | None) -> str | None:
             if text and _RESERVED.search(text):
@@ -81,7 +91,7 @@ class TemplateScanner:
         return [replace(m, name=escape(m.name), tool_calls=escape(m.tool_calls)) for m in messages]
 
     def scan(self, text: str) -> list[tuple[Item, int]]:
-        """Cut a template's text into items, each with its position in characters."""
+        """Cut a template's text into items, each with its position in characters; together they are all of the text."""
         items: list[tuple[Item, int]] = []
         done = 0  # characters that are in an item
         matches = [*_PLACEHOLDER.finditer(text), *_ESCAPED_CONTROL.finditer(text), *self._control.finditer(text)]
@@ -117,24 +127,42 @@ class TemplateScanner:
         return self._control.search(text) is not None
 
     def fill(self, item: Item, messages: Sequence[Message]) -> str:
-        """Return an item as text: control tokens by name, a placeholder by its message's content."""
+        """Return an item as text: a control token by name, a placeholder as its message's content."""
         if isinstance(item, int):
             return self.control_names[item]
         if isinstance(item, str):
             return item
         content = messages[item.message].content
+        # The template would do the same to the content as it did to the placeholder.
         content = content if item.keeps_left else content.lstrip()
         content = content if item.keeps_right else content.rstrip()
         return json.dumps(content, ensure_ascii=False)[1:-1] if item.quoted else content
 
 
+def cut_at(items: Sequence[tuple[Item, int]], positions: Collection[int]) -> list[tuple[Item, int]]:
+    """Return the items, with a text cut in two where one of `positions` is inside it.
+
+    Positions are characters of the template's text; each item comes with its own.
+    """
+    parts: list[tuple[Item, int]] = []
+    for item, place in items:
+        cut = None
+        if isinstance(item, str) and not isinstance(item, EscapedControl):
+            cut = next((position for position in positions if place < position < place + len(item)), None)
+        if isinstance(item, str) and cut is not None:
+            parts += [(item[: cut - place], place), (item[cut - place :], cut)]
+        else:
+            parts.append((item, place))
+    return parts
+
+
 def strip_variants(content: str) -> tuple[str, ...]:
-    """Return a content in the forms that a template may write: unchanged, or stripped at one end or both."""
+    """Return a content as a template may write it: unchanged, or stripped at one end or both."""
     return content, content.rstrip(), content.lstrip(), content.strip()
 
 
 def show_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
-    """Return what follows where two texts, or two lists of ids, first differ, for an error message."""
+    """Return two texts, or two lists of ids, around their first difference, for an error message."""
     pairs = enumerate(zip(ours, theirs, strict=False))
     place = next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
     window = slice(max(0, place - 10), place + 40)

@@ -1,7 +1,7 @@
 """Prepare a curated set for training: ids and loss masks of all conversations, proven, and what was left out.
 
-The set is read in batches (`curate.dataset.arrow`), so memory holds little more than the ids; worker processes share a
-large set. Where set and model differ in template, tokenizer or window, the set is split again first
+The set is read in batches (`curate.dataset.arrow`), so memory holds little more than the ids; a large set is shared
+among worker processes. Where set and model differ in template, tokenizer or window, the set is split again first
 (`curate.rendering.resplit`). Nothing is truncated: a conversation or exchange that cannot be trained on is left out
 with its reason.
 """
@@ -28,11 +28,11 @@ from curate.schemas.prompts import exchanges
 class Failure:
     """A conversation, or an exchange of one, that is left out: the rule, and why."""
 
-    name: str
+    name: str  # of the row
     rule: str
     reason: str
     evidence: str
-    source_file: str | None
+    source_file: str | None  # with `source_index`, the key of the record
     source_index: int | None
 
     def to_dict(self) -> dict[str, object]:
@@ -46,17 +46,17 @@ class PreparedExample:
 
     name: str
     language: str | None
-    split: str
+    split: str  # train or eval
     exchanges: int  # user messages with their answers
-    ids: NDArray[np.int32]
-    loss_mask: NDArray[np.bool_]
+    ids: NDArray[np.int32]  # [tokens], control tokens included
+    loss_mask: NDArray[np.bool_]  # [tokens], true where the loss counts the token as a target
 
 
 @dataclass
 class PreparedBatch:
-    """Examples of some conversations, and what was left out, both in the order of the set.
+    """The examples of a batch of conversations, and what was left out, both in the order of the set.
 
-    `left_out` has a row of the messages that are not trained on, and the reason. Of `rendered` conversations or pieces,
+    Each entry of `left_out` is a row with the messages that are not trained on, and the reason. Of `rendered` rows,
     `failed` did not pass the proof. `resplit` is None if the set's own pieces are used.
     """
 
@@ -78,10 +78,13 @@ class PreparedBatch:
 
 @dataclass(frozen=True)
 class ExamplePreparer:
-    """Renders and proves conversations, after splitting them again if there are `reasons` to; can be pickled."""
+    """Renders and proves conversations, after splitting them again if there are `reasons` to; can be pickled.
+
+    `reasons` come from `curate.rendering.resplit.differences`.
+    """
 
     renderer: Renderer
-    max_tokens: int  # the window
+    max_tokens: int  # the window, in tokens as rendered
     reasons: tuple[str, ...] = ()
 
     def __call__(self, batch: bytes) -> PreparedBatch:
@@ -93,14 +96,15 @@ class ExamplePreparer:
         rows = [row for source in sources for row in source]
         prepared = PreparedBatch(None)
         if self.reasons:
-            again = resplit(self.renderer.counter(), sources, self.max_tokens)
-            counts = len(rows), len(again.pieces), again.changed, len(again.rejected)
-            prepared = PreparedBatch(ResplitSummary(self.reasons, *counts), left_out=again.rejected)
-            rows = again.pieces
+            result = resplit(self.renderer.counter(), sources, self.max_tokens)
+            counts = len(rows), len(result.pieces), result.changed, len(result.rejected)
+            prepared = PreparedBatch(ResplitSummary(self.reasons, *counts), left_out=result.rejected)
+            rows = result.pieces
         self._render(prepared, rows)
         return prepared
 
     def _render(self, prepared: PreparedBatch, rows: Sequence[Row]) -> None:
+        """Add each row to the examples, or to what is left out."""
         conversations = [row.messages for row in rows]
         rendered = self.renderer.render_batch(conversations)
         problems = proof.prove(self.renderer, conversations, rendered)
@@ -115,8 +119,9 @@ class ExamplePreparer:
                 prepared.left_out.append((row, problems[index]))
                 continue
             tokens = encoded.tokens_of(index)
+            # `exchanges` also returns the end of the last exchange, so there is one bound too many.
             count = max(0, len(exchanges(row.messages)[1]) - 1)
-            ids, loss_mask = encoded.ids[tokens], encoded.loss_mask[tokens]
+            ids, loss_mask = encoded.ids[tokens], encoded.loss_mask[tokens]  # views of the batch's arrays
             prepared.examples.append(PreparedExample(row.name, row.language, row.split, count, ids, loss_mask))
 
 

@@ -63,10 +63,11 @@ def prove(renderer: Renderer, conversations: Sequence[Sequence[Message]], render
     indices = np.flatnonzero(~accepted).tolist()
     if not indices:
         return {}
+    # From here on indices are those of the selection; what failed to render was not accepted, so it is part of it.
     problems = {indices.index(i): problem for i, problem in rendered.problems.items()}
-    rest = RenderedBatch(rendered.encoded.select(indices), problems)
-    found = prove_stepwise(renderer, [conversations[i] for i in indices], rest)
-    return {indices[i]: problem for i, problem in found.items()}
+    unproven = RenderedBatch(rendered.encoded.select(indices), problems)
+    problems = prove_stepwise(renderer, [conversations[i] for i in indices], unproven)
+    return {indices[i]: problem for i, problem in problems.items()}
 
 
 def _accept_fast(
@@ -158,7 +159,7 @@ def _decode_supervised(batch: _Batch) -> list[bytes]:
 
 
 def _decode_with_library(batch: _Batch, index: int) -> bytes:
-    """Decode one conversation with Hugging Face's library, each supervised span after the rest of its block."""
+    """Decode one conversation with Hugging Face's library, each supervised span in the context of its block."""
     encoded, tokenizer = batch.encoded, batch.renderer.tokenizer
     tokens = encoded.tokens_of(index)
     controls = set(tokenizer.control_ids.values())

@@ -72,7 +72,7 @@ def accept(
     owners = np.repeat(np.arange(len(batch)), batch.lengths)  # the rendering of each token
     sizes, texts = _decode(batch, table)  # [tokens] bytes; [renderings] texts
     accepted = np.array(
-        [want is not None and want.whole == text for want, text in zip(expected, texts, strict=True)], dtype=np.bool_
+        [want is not None and want.text == text for want, text in zip(expected, texts, strict=True)], dtype=np.bool_
     )
     starts, stops = supervised_spans(batch)  # [spans], in tokens of the batch
     accepted &= _mask_matches(expected, accepted, owners, sizes, (starts, stops))

@@ -1,4 +1,4 @@
-"""What every renderer does: turn messages into ids and loss mask together.
+"""What all renderers have in common: they turn messages into ids and loss mask in one step.
 
 A control token is always inserted as an id, so a control string in a message stays text. The generation prompt is a
 prefix of the training ids. `curate.rendering.proof` checks both.
@@ -24,7 +24,7 @@ from curate.rendering.splitter import TokenCounter
 from curate.schemas.conversation import ROLES, Message, Role
 from curate.tokenization.tokenizer import Tokenizer
 
-ROLE_LOSS = "roles:"
+ROLE_LOSS = "roles:"  # prefix of a loss that names roles
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Rendered:
 
 @dataclass(frozen=True)
 class RenderedBatch:
-    """A batch of renderings; one that failed has no tokens, and its index is in `problems`."""
+    """A batch of renderings, one for each conversation in order; one that failed has no tokens, but a problem."""
 
     encoded: EncodedBatch
-    problems: dict[int, RecordError] = field(default_factory=dict)
+    problems: dict[int, RecordError] = field(default_factory=dict)  # by index in the batch
 
 
 # ---- the loss
@@ -48,20 +48,20 @@ class RenderedBatch:
 
 @dataclass(frozen=True)
 class LossRule:
-    """Which messages are supervised, if their own `train` is true: those of `roles`, or only the last answer."""
+    """Which messages are supervised: those of `roles`, or only the last answer; their own `train` must be true too."""
 
     roles: frozenset[Role] = ANSWERS
     last: bool = False
 
     def apply(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Return the messages, `train` false for those that the rule leaves out."""
+        """Return the messages; with `last`, `train` is false for all except the last answer."""
         if not self.last:
             return messages
         final = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
         return [message if i == final else replace(message, train=False) for i, message in enumerate(messages)]
 
     def supervises(self, message: Message) -> bool:
-        """Return whether the text of a message, from `apply`, is supervised."""
+        """Return whether a message that `apply` returned is supervised."""
         return message.train and message.role in self.roles
 
 
@@ -88,7 +88,7 @@ class Renderer(ABC):
 
     name: str  # of the template
     tokenizer: Tokenizer
-    loss: LossRule
+    loss: LossRule  # which messages are supervised
 
     @property
     @abstractmethod
@@ -97,15 +97,18 @@ class Renderer(ABC):
 
     @abstractmethod
     def render_batch(self, conversations: Sequence[Sequence[Message]]) -> RenderedBatch:
-        """Render many conversations at once."""
+        """Render many conversations at once; those that fail are listed in `problems`."""
 
     @abstractmethod
     def render_prompts(self, conversations: Sequence[Sequence[Message]]) -> RenderedBatch:
-        """Render the generation prompt after each conversation; nothing in it is supervised."""
+        """Render each conversation and the generation prompt after it; nothing is supervised.
+
+        The ids are a prefix of the training ids of the same conversation with an answer.
+        """
 
     @abstractmethod
     def expected_spans(self, messages: Sequence[Message]) -> ExpectedSpans:
-        """Return what the supervised spans of a rendering must say."""
+        """Return what the supervised spans of a rendering must say, derived without ids."""
 
     def expected_text(self, messages: Sequence[Message]) -> ExpectedText | None:
         """Return what a rendering must decode to, or None where only the step-by-step proof can decide."""
@@ -117,19 +120,22 @@ class Renderer(ABC):
 
     @cached_property
     def byte_table(self) -> ByteTable | None:
-        """The bytes of each id, or None where ids cannot be decoded one by one."""
+        """The bytes of each id, or None if ids cannot be decoded one by one."""
         return byte_table(self.tokenizer)
 
     def render(self, conversations: Sequence[Sequence[Message]]) -> list[Rendered]:
         """Render conversations; raises CurateError for the first that cannot be rendered."""
         batch = self.render_batch(conversations)
-        for index, problem in batch.problems.items():
+        for index, problem in batch.problems.items():  # the first one, if there is any
             raise CurateError(f"conversation {index} cannot be rendered: {problem.reason}")
         ids, loss_mask = batch.encoded.ids, batch.encoded.loss_mask
         return [Rendered(ids[start:stop], loss_mask[start:stop]) for start, stop in pairwise(batch.encoded.offsets)]
 
     def generation_prompt(self, messages: Sequence[Message]) -> NDArray[np.int32]:
-        """Return the ids that ask for the next answer, a prefix of the training ids; raises CurateError."""
+        """Return the ids that ask for the next answer, [tokens], a prefix of the training ids.
+
+        Raises CurateError if the template refuses the messages.
+        """
         batch = self.render_prompts([messages])
         for problem in batch.problems.values():
             raise CurateError(f"the prompt cannot be rendered: {problem.reason}")

@@ -1,7 +1,8 @@
 """Split a curated set again for another template, tokenizer or window than it was cleaned for.
 
-The pieces of one conversation are joined: the system message once, then its exchanges in order, without those that
-cleaning rejected. The result is split by the same splitter as in `clean`, with the counter of the new renderer.
+The pieces of one conversation are joined: the system messages once, then its exchanges in order, without those that
+cleaning rejected. The result is split by the same code as in `clean` (`curate.rendering.splitter`), with the counter of
+the new renderer.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from curate.tokenization.tokenizer import TokenizerInfo
 class ResplitSummary:
     """Why a set was split again, and how many pieces changed.
 
-    `before` and `after` count pieces; `changed`: pieces with other messages than any piece of the set. `rejected`:
-    exchanges over the new window. `absent`: exchanges and conversations that cleaning rejected as over the set's own
-    window, so that they are not in the set.
+    `before` and `after` count pieces. `changed`: new pieces that do not have the same messages as a piece of the set.
+    `rejected`: exchanges over the new window. `absent`: exchanges and conversations that are not in the set, because
+    cleaning rejected them as over the set's own window.
     """
 
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...]  # the differences between set and model, from `differences`
     before: int = 0
     after: int = 0
     changed: int = 0
@@ -34,6 +35,7 @@ class ResplitSummary:
     absent: int = 0
 
     def __add__(self, other: ResplitSummary) -> ResplitSummary:
+        # Two batches of one set have the same reasons.
         return ResplitSummary(
             self.reasons,
             self.before + other.before,
@@ -52,29 +54,34 @@ class ResplitSummary:
 
 @dataclass
 class ResplitBatch:
-    """Pieces of some conversations after splitting again.
+    """The pieces of a batch of conversations after splitting again.
 
-    `rejected`: for each exchange that no longer fits, a row of its messages alone, and the reason.
+    `rejected`: for each exchange that no longer fits, a row with only its messages, and the reason.
     """
 
     pieces: list[Row]
     rejected: list[tuple[Row, RecordError]]
-    changed: int = 0  # pieces with other messages than before
+    changed: int = 0  # new pieces that do not have the same messages as an old one
 
 
 def differences(manifest: Manifest, template: str, tokenizer: TokenizerInfo, max_tokens: int) -> list[str]:
-    """Return how a set and a model differ, as `what old → new`; empty if the set's pieces fit unchanged."""
+    """Return how a set and a model differ, as `property old → new`; empty if the set's pieces can be used unchanged.
+
+    `max_tokens` is the model's window.
+    """
     own = manifest.tokenizer
+    # Tokenizers are equal if their vocabularies are, whatever their names. Each row: name, old, new, whether equal.
     compared = (
         ("template", manifest.template, template, manifest.template == template),
         ("tokenizer", own.name, tokenizer.name, own.hash == tokenizer.hash),
         ("window", manifest.window, max_tokens, manifest.window == max_tokens),
     )
-    return [f"{what} {old} → {new}" for what, old, new, same in compared if not same]
+    return [f"{name} {old} → {new}" for name, old, new, same in compared if not same]
 
 
 def join_pieces(rows: Sequence[Row]) -> list[Message]:
-    """Return the messages of one conversation from its pieces in order."""
+    """Return the messages of one conversation from its pieces, given in order."""
+    # Every piece starts with the conversation's system messages; they are kept once.
     head = _shared_head([row.messages for row in rows])
     return [*rows[0].messages[:head], *(message for row in rows for message in row.messages[head:])]
 
@@ -90,7 +97,10 @@ def _shared_head(pieces: Sequence[Sequence[Message]]) -> int:
 
 
 def resplit(counter: TokenCounter, sources: Sequence[Sequence[Row]], max_tokens: int) -> ResplitBatch:
-    """Split conversations again; each of `sources` is the pieces of one conversation in order."""
+    """Split conversations again; each of `sources` has the pieces of one conversation, in order.
+
+    Raises RecipeError if `max_tokens` is less than 1.
+    """
     joined = [join_pieces(rows) for rows in sources]
     batch = ResplitBatch([], [])
     for rows, messages, result in zip(sources, joined, split_with(counter, joined, max_tokens), strict=True):
@@ -100,9 +110,11 @@ def resplit(counter: TokenCounter, sources: Sequence[Sequence[Row]], max_tokens:
 
 def _add(batch: ResplitBatch, rows: Sequence[Row], messages: Sequence[Message], result: SplitResult) -> None:
     """Add the new pieces and rejected exchanges of one conversation."""
+    # A new piece keeps language, split and source of the conversation: all its pieces have the same.
     base = replace(rows[0], name=_source_name(rows))
     old = _ranges(rows)
     for number, piece in enumerate(result.pieces):
+        # The names that `clean` gives: the number is left out if there is only one piece.
         name = base.name if len(result.pieces) == 1 else f"{base.name}_{number}"
         batch.pieces.append(replace(base, name=name, piece=number, messages=piece_messages(messages, piece)))
         batch.changed += (piece.start, piece.stop) not in old
@@ -113,12 +125,12 @@ def _add(batch: ResplitBatch, rows: Sequence[Row], messages: Sequence[Message], 
 
 
 def _source_name(rows: Sequence[Row]) -> str:
-    """Return the id of a conversation: that of its only piece, or that of its first without the number at the end."""
+    """Return the id of a conversation: its only piece's name, or its first piece's without the number at the end."""
     return rows[0].name if len(rows) == 1 else rows[0].name.removesuffix(f"_{rows[0].piece}")
 
 
 def _ranges(rows: Sequence[Row]) -> set[tuple[int, int]]:
-    """Return the messages of the joined conversation, start and stop, that each piece has below the system messages."""
+    """Return the messages of each piece, without the system messages, as (start, stop) in the joined conversation."""
     start = head = _shared_head([row.messages for row in rows])
     ranges = set()
     for row in rows:

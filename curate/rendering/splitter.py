@@ -29,6 +29,7 @@ EVIDENCE = 200  # characters of a rejected exchange
 
 # Where an answer may be cut: after a sentence (Western or CJK, but not the "1." of a list), or before a line break.
 _ENDS = re.compile(r"(?<!\d)[.!?…][\"'”’)\]*_]*(?=\s)|[。！？][」』”’）]*|(?<=\S)(?=\n)")
+# A code fence of Markdown: at most three spaces, then three backticks or tildes (CommonMark, section 4.5).
 _FENCE = re.compile(r"^ {0,3}(```|~~~)", re.MULTILINE)
 
 
@@ -40,8 +41,8 @@ class Piece:
     characters are kept of a last answer that does not fit (None: all of it).
     """
 
-    start: int
-    stop: int
+    start: int  # index in the conversation, system messages included
+    stop: int  # one past the last message
     tokens: int
     prompt_tokens: int
     answer_tokens: int
@@ -50,13 +51,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class RejectedExchange:
-    """Messages `start` to `stop`: an exchange that alone is over the window."""
+    """Messages `start` to `stop`: an exchange that does not fit the window even by itself."""
 
     start: int
     stop: int
     rule: str
     reason: str
-    evidence: str
+    evidence: str  # the beginning of its first message
 
 
 @dataclass(frozen=True)
@@ -83,18 +84,18 @@ Fragment = tuple[Sequence[Message], bool]  # messages, and whether they start a 
 class TokenCounter(ABC):
     """Counts the tokens of renderings, many at a time.
 
-    `additive`: the tokens of a piece are those of its first exchange, as the start of a prompt, and of each later one,
-    as a fragment that follows. A counter that is not additive is only given whole pieces.
+    `additive`: a piece has the tokens of its first exchange, counted as the start of a prompt, plus those of each later
+    exchange, counted as a fragment that follows. A counter that is not additive is only given whole pieces.
     """
 
     additive: bool
 
     @abstractmethod
     def sizes(self, fragments: Sequence[Fragment]) -> list[Size]:
-        """Return the size of each rendered fragment."""
+        """Return the size of each rendered fragment, in the order of `fragments`."""
 
     def opening(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
-        """Return what an exchange gains at the start of a prompt, below the system messages `head`.
+        """Return how many tokens more an exchange has at the start of a prompt, below the system messages `head`.
 
         None where that depends on what the messages say; the exchange is then counted in both forms.
         """
@@ -108,7 +109,7 @@ class TemplateCounter(TokenCounter):
 
     def __init__(self, template: Template, tokenizer: Tokenizer, roles: Collection[Role] = ANSWERS) -> None:
         self._compiled = CompiledTemplate(template, tokenizer, roles)
-        self._openings: dict[object, Size | None] = {}
+        self._openings: dict[object, Size | None] = {}  # by system messages and the roles of the exchange
 
     def sizes(self, fragments: Sequence[Fragment]) -> list[Size]:
         """Return the size of each rendered fragment."""
@@ -118,7 +119,7 @@ class TemplateCounter(TokenCounter):
         return list(map(Size._make, count_tokens(batch, self._compiled.tokenizer).tolist()))
 
     def opening(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
-        """Return what an exchange gains at the start of a prompt, if the opening ends at the end of a word."""
+        """Return how many tokens more an exchange has at the start of a prompt, if the opening is whole words."""
         if self._compiled.tokenizer.word_counter is None or any(message.tool_calls for message in (*head, *exchange)):
             return None
         key = tuple((m.role, m.content) for m in head), tuple((m.role, not m.content) for m in exchange)
@@ -127,13 +128,13 @@ class TemplateCounter(TokenCounter):
         return self._openings[key]
 
     def _count_opening(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
-        # A fixed opening is the same for any content.
+        # A fixed opening has the same tokens for any content, so a short one is counted.
         short = [replace(message, content=message.content and "a") for message in exchange]
         opened = [*head, *short]
         if not self._compiled.opening_is_fixed(opened, short):
             return None
         first, following = self.sizes([(opened, True), (short, False)])
-        return Size(first.tokens - following.tokens, 0)
+        return Size(first.tokens - following.tokens, 0)  # an opening has no answer
 
 
 # ---- splitting
@@ -147,7 +148,10 @@ def piece_messages(messages: Sequence[Message], piece: Piece) -> list[Message]:
 
 
 def _shorten(messages: Sequence[Message], characters: int) -> list[Message]:
-    """Return messages with the last one cut to `characters`, its stop token no longer supervised."""
+    """Return messages with the last one cut to `characters` and its stop token not supervised.
+
+    An answer that was cut must not teach the model to stop there.
+    """
     last = messages[-1]
     return [*messages[:-1], replace(last, content=last.content[:characters], stop=False)]
 
@@ -170,7 +174,7 @@ def split_batch(
 def split_with(
     counter: TokenCounter, conversations: Sequence[Sequence[Message]], max_tokens: int, overlong: Overlong = "reject"
 ) -> list[SplitResult]:
-    """Split each conversation as `split_batch` does, with a counter of its own."""
+    """Split each conversation as `split_batch` does, with any counter. Raises RecipeError for invalid settings."""
     if max_tokens < 1:
         raise RecipeError(f"max_tokens must be at least 1, not {max_tokens!r}")
     if overlong not in ("reject", "cut"):
@@ -184,13 +188,15 @@ def split_with(
 
 
 def _split_by_sums(counter: TokenCounter, splitters: Sequence[_Splitter]) -> None:
-    """Place exchanges by adding up their sizes; each is counted once in most conversations."""
+    """Place exchanges by adding up their sizes; in most conversations each is counted once."""
     pairs = [(splitter, k) for splitter in splitters for k in range(splitter.count)]
     sizes = counter.sizes([splitter.fragment(k, first=k == 0) for splitter, k in pairs])
     for (splitter, k), size in zip(pairs, sizes, strict=True):
         (splitter.first_sizes if k == 0 else splitter.later_sizes)[k] = size
     waiting = [splitter for splitter in splitters if not splitter.advance()]
-    while waiting:  # one round for each further piece of the longest conversation
+    # A new piece begins with an exchange that was only counted as a later one. Those of all conversations are counted
+    # in one call, so there is one round for each further piece of the longest conversation.
+    while waiting:
         sizes = counter.sizes([splitter.fragment(splitter.next, first=True) for splitter in waiting])
         for splitter, size in zip(waiting, sizes, strict=True):
             splitter.first_sizes[splitter.next] = size
@@ -198,7 +204,10 @@ def _split_by_sums(counter: TokenCounter, splitters: Sequence[_Splitter]) -> Non
 
 
 def _split_by_search(counter: TokenCounter, splitters: Sequence[_Splitter]) -> None:
-    """Place exchanges by counting whole pieces: first all that is left, then by binary search, all in each round."""
+    """Place exchanges by counting whole pieces: first everything that is left, then by binary search.
+
+    Each round counts one candidate of every conversation in one call.
+    """
     searches = [_Search(splitter) for splitter in splitters if splitter.count]
     while searches:
         fragments = [search.splitter.fragment(search.start, search.tried, first=True) for search in searches]
@@ -217,15 +226,15 @@ class _Splitter:
         self.counter = counter
         self.max_tokens = max_tokens
         self.cuts = cuts  # whether overlong answers are cut
-        self.head, self.bounds = exchanges(messages)
-        self.count = max(0, len(self.bounds) - 1)
-        self.next = 0
+        self.head, self.bounds = exchanges(messages)  # how many system messages; message indices
+        self.count = max(0, len(self.bounds) - 1)  # of exchanges
+        self.next = 0  # exchanges before it are placed
         self.first_sizes: dict[int, Size] = {}  # by exchange, as the first of a piece
         self.later_sizes: dict[int, Size] = {}  # by exchange, after another one
         self.result = SplitResult()
 
     def fragment(self, exchange: int, stop: int = 0, *, first: bool) -> Fragment:
-        """Return one exchange, or all from it up to `stop`, as the first of a piece or after others."""
+        """Return an exchange, or those up to `stop`, as the start of a piece (`first`) or as what follows others."""
         own = self.messages[self.bounds[exchange] : self.bounds[stop or exchange + 1]]
         return ([*self.messages[: self.head], *own] if first else own), first
 
@@ -238,6 +247,7 @@ class _Splitter:
                 continue
             tokens, answer_tokens = size  # of the piece so far
             stop = self.next + 1
+            # Greedy: as many exchanges as fit, so the pieces are the longest possible in order.
             while stop < self.count and tokens + self.later_sizes[stop].tokens <= self.max_tokens:
                 tokens += self.later_sizes[stop].tokens
                 answer_tokens += self.later_sizes[stop].answer_tokens
@@ -256,13 +266,13 @@ class _Splitter:
         return opening and Size(opening.tokens + size.tokens, size.answer_tokens)
 
     def add_piece(self, start: int, stop: int, size: Size, cut: int | None = None) -> None:
-        """Make a piece of exchanges `start` to `stop`."""
+        """Add a piece of exchanges `start` to `stop`; `cut` in characters, as in `Piece`."""
         prompt_tokens = size.tokens - size.answer_tokens
         piece = Piece(self.bounds[start], self.bounds[stop], size.tokens, prompt_tokens, size.answer_tokens, cut)
         self.result.pieces.append(piece)
 
     def place_overlong(self, exchange: int, size: Size) -> None:
-        """Reject an exchange that alone is over the window, or keep it with its answer cut."""
+        """Reject an exchange that does not fit the window by itself, or keep it with its answer cut."""
         messages, _ = self.fragment(exchange, first=True)
         fitting = _fitting_cut(messages, self.counter, self.max_tokens) if self.cuts else None
         if fitting:
@@ -280,7 +290,7 @@ class _Search:
 
     def __init__(self, splitter: _Splitter) -> None:
         self.splitter = splitter
-        self.start = 0
+        self.start = 0  # the first exchange of the next piece
         self._begin()
 
     def _begin(self) -> None:
@@ -289,7 +299,7 @@ class _Search:
         self.tried = self.high  # try everything first: most conversations are one piece
 
     def advance(self, size: Size) -> bool:
-        """Use the size of what was tried; return whether all exchanges are placed."""
+        """Narrow the search by the size of what was tried; return whether all exchanges are placed."""
         if size.tokens <= self.splitter.max_tokens:
             self.best = (self.tried, size)
         else:
@@ -309,13 +319,14 @@ class _Search:
 
 
 def _fitting_cut(messages: Sequence[Message], counter: TokenCounter, max_tokens: int) -> tuple[int, Size] | None:
-    """Return how many characters of the last answer fit, up to the end of a sentence, and the size with them.
+    """Return how many characters of the last answer fit, up to the end of a sentence, and the size of the result.
 
     None if not even one sentence fits. An end outside of code blocks is preferred.
     """
     last = messages[-1]
     if last.role != "assistant" or last.tool_calls:
         return None
+    # Positions in characters of the answer.
     fences = [match.start() for match in _FENCE.finditer(last.content)]
     ends = [match.end() for match in _ENDS.finditer(last.content)]
     outside = [end for end in ends if bisect_left(fences, end) % 2 == 0]  # after an even number of fences

@@ -1,4 +1,8 @@
-"""Render with a built-in prompt template."""
+"""Render with a built-in prompt template.
+
+The ids come from a compiled template, which fills format strings. What the proof compares them with comes from the
+template's segments, which are built for each conversation by other code.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +27,12 @@ class TemplateRenderer(Renderer):
         self.tokenizer = tokenizer
         self.loss = loss
         self._compiled = CompiledTemplate(template, tokenizer, loss.roles)
+        # `CompiledTemplate` fits the template to the tokenizer; the expectations must be those of the fitted one.
         self._expectations = TextExpectations(self._compiled.template, tokenizer, self._compiled.stop_id)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """The token that ends an answer."""
+        """The token that ends an answer; a built-in template has exactly one."""
         return (self._compiled.stop_id,)
 
     def render_batch(self, conversations: Sequence[Sequence[Message]]) -> RenderedBatch:
@@ -38,14 +43,14 @@ class TemplateRenderer(Renderer):
         return RenderedBatch(encode(batch, self.tokenizer))
 
     def render_prompts(self, conversations: Sequence[Sequence[Message]]) -> RenderedBatch:
-        """Render the generation prompt after each conversation."""
+        """Render each conversation and the generation prompt after it; none can fail."""
         batch = TextBatch()
         for messages in conversations:
             self._compiled.append_prompt(batch, messages)
         return RenderedBatch(encode(batch, self.tokenizer))
 
     def counter(self) -> TokenCounter:
-        """Return a counter of single exchanges."""
+        """Return a counter of single exchanges, whose tokens add up to those of a piece."""
         return TemplateCounter(self._compiled.template, self.tokenizer, self.loss.roles)
 
     def expected_text(self, messages: Sequence[Message]) -> ExpectedText | None:
@@ -55,13 +60,15 @@ class TemplateRenderer(Renderer):
     def expected_spans(self, messages: Sequence[Message]) -> ExpectedSpans:
         """Return what the supervised spans must say, from the template's segments."""
         messages = self.loss.apply(messages)
+        # In order of the rendering; each is text or one control token.
         segments = prompts.render(self._compiled.template, messages, roles=self.loss.roles)
         controls = self.tokenizer.control_ids
-        texts: dict[int, EndedText] = {}  # by message
+        texts: dict[int, EndedText] = {}  # by message index, in order
         before_answers: list[str] = []
-        block = ""
+        block = ""  # text since the last control token
         for segment in segments:
             if segment.supervised and segment.message is not None:
+                # The first segment of an answer: the block so far is the end of its prompt.
                 if segment.message not in texts and messages[segment.message].role == "assistant":
                     before_answers.append(block)
                 text, end = texts.get(segment.message, ("", None))

@@ -1,7 +1,7 @@
 """The text of many renderings before tokenization: blocks of text, control tokens and spans, stored as columns.
 
 Columns are plain lists: `clean` appends about ten values for each message, and NumPy reads a list of ints far faster
-than a list of records.
+than a list of objects.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Blocks:
     """The text between two control tokens; one row per block."""
 
     text: list[str] = field(default_factory=list)
-    rendering: list[int] = field(default_factory=list)
+    rendering: list[int] = field(default_factory=list)  # index of the rendering; ascending
 
     def __len__(self) -> int:
         return len(self.text)
@@ -23,12 +23,13 @@ class Blocks:
 
 @dataclass
 class Controls:
-    """Control tokens, already ids; one row per token."""
+    """Control tokens, as ids; one row per token."""
 
     token: list[int] = field(default_factory=list)  # ids, in the order in which they appear
-    block: list[int] = field(default_factory=list)  # the block that follows; `len(blocks)` at the end of the batch
-    rendering: list[int] = field(default_factory=list)
-    supervised: list[bool] = field(default_factory=list)
+    # The next block, which may be of a later rendering; `len(blocks)` at the end of the batch.
+    block: list[int] = field(default_factory=list)
+    rendering: list[int] = field(default_factory=list)  # its own rendering
+    supervised: list[bool] = field(default_factory=list)  # such as the stop token of a supervised answer
 
     def __len__(self) -> int:
         return len(self.token)
@@ -36,11 +37,14 @@ class Controls:
 
 @dataclass
 class Spans:
-    """Where a message's text is within a block; one row per span, in the order of the blocks."""
+    """Where a message's text is within a block; one row per span, in the order of the blocks.
+
+    Both ends are boundaries that no token crosses, whether the span is supervised or not.
+    """
 
     block: list[int] = field(default_factory=list)
     start: list[int] = field(default_factory=list)  # in characters of the block
-    stop: list[int] = field(default_factory=list)
+    stop: list[int] = field(default_factory=list)  # one past the last character
     supervised: list[bool] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -51,7 +55,7 @@ class Spans:
         return zip(self.block, self.start, self.stop, self.supervised, strict=True)
 
     def select(self, indices: Sequence[int], blocks: Sequence[int]) -> Spans:
-        """Return the spans at `indices`, in other `blocks` (one for each index)."""
+        """Return the spans at `indices`, as spans of `blocks` (one for each index)."""
         return Spans(
             list(blocks),
             [self.start[i] for i in indices],
@@ -62,7 +66,10 @@ class Spans:
 
 @dataclass
 class TextBatch:
-    """Renderings written one after another, by appending blocks, control tokens and spans to the last one."""
+    """Renderings, written one after another by appending blocks, control tokens and spans to the last one.
+
+    A rendering alternates between blocks and control tokens: no two blocks are adjacent, but control tokens may be.
+    """
 
     blocks: Blocks = field(default_factory=Blocks)
     controls: Controls = field(default_factory=Controls)
@@ -75,7 +82,7 @@ class TextBatch:
         self.blocks.rendering.append(self.renderings)
 
     def add_control(self, token: int, supervised: bool) -> None:
-        """Append a control token to the current rendering."""
+        """Append a control token to the current rendering, by its id."""
         controls = self.controls
         controls.token.append(token)
         controls.block.append(len(self.blocks.text))
@@ -83,7 +90,7 @@ class TextBatch:
         controls.supervised.append(supervised)
 
     def add_span(self, start: int, stop: int, supervised: bool) -> None:
-        """Mark characters of the last block as a message's text."""
+        """Append a span of the last block, `start` to `stop` in characters."""
         spans = self.spans
         spans.block.append(len(self.blocks.text) - 1)
         spans.start.append(start)
