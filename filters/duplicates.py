@@ -53,7 +53,7 @@ def _chain(messages: Sequence[MessageFields]) -> list[bytes]:
     digest = b""
     for role, content, name, calls in messages:
         text = f"{role}\0{content.rstrip()}"
-        if name or calls:  # lengths keep a name apart from content that ends like one
+        if name or calls:  # with their lengths, so that a name cannot be confused with content
             text = f"{len(name or '')}\0{name or ''}\0{len(calls or '')}\0{calls or ''}{text}"
         digest = hashlib.blake2b(digest + text.encode(), digest_size=HASH_BYTES).digest()
         chain.append(digest[:8])
@@ -135,16 +135,16 @@ def _drop_repeated_keys(frame: pl.DataFrame, names: Sequence[object], exchanges:
     rows = frame["row"].to_list()
     twins: dict[int, int] = {row: twin for row, twin in zip(rows, frame["twin"], strict=True) if twin is not None}
     kinds = dict(zip(rows, frame["kind"], strict=True))
-    seen: dict[tuple[str, object], int] = {}
+    first_rows: dict[tuple[str, object], int] = {}  # by id or first exchange
     for row, *keys in zip(rows, names, exchanges, strict=True):
         if row in twins:
             continue
         pairs = [pair for pair in zip(("id", "first_exchange"), keys, strict=True) if pair[1] is not None]
-        match = next((pair for pair in pairs if pair in seen), None)
+        match = next((pair for pair in pairs if pair in first_rows), None)
         if match:
-            twins[row], kinds[row] = seen[match], match[0]
+            twins[row], kinds[row] = first_rows[match], match[0]
         else:
-            seen.update(dict.fromkeys(pairs, row))
+            first_rows.update(dict.fromkeys(pairs, row))
     # a twin may itself have been dropped above: point to its twin instead
     last = [twins.get(twins[row], twins[row]) if row in twins else None for row in rows]
     return pl.DataFrame({"row": rows, "twin": last, "kind": [kinds[row] for row in rows]}, schema=RESULT)

@@ -25,7 +25,7 @@ def vendor_mention(
     if not words or not all(word.strip() for word in words):
         raise RecipeError(f"filter 'vendor_mention': words = {list(words)!r} must name at least one word, none empty")
     texts = pl.concat_list(pl.col("prompts"), pl.col("answers")) if any_turn else pl.col("answers")
-    return _reject_matches(texts, _alternation(words, whole=whole_words), "names {match}")
+    return _reject_matches(texts, _alternation(words, whole_words), "names {match}")
 
 
 @rule
@@ -53,10 +53,10 @@ def identity(
     return _reject_matches(pl.col("answers"), "|".join(patterns), "says who it is: {match}")
 
 
-def _alternation(words: Sequence[str], whole: bool = False) -> str:
-    """Return a pattern that matches any of the words, longest first so that `gpt-3.5` does not match as `gpt-3`."""
-    longest = sorted((word.strip() for word in words), key=lambda word: (-len(word), word))
-    return "|".join(_whole_word(word) if whole else re.escape(word) for word in longest)
+def _alternation(terms: Sequence[str], whole_words: bool = False) -> str:
+    """Return a pattern that matches any of the terms, longest first so that `gpt-3.5` does not match as `gpt-3`."""
+    longest = sorted((term.strip() for term in terms), key=lambda term: (-len(term), term))
+    return "|".join(_whole_word(term) if whole_words else re.escape(term) for term in longest)
 
 
 def _whole_word(word: str) -> str:

@@ -1,7 +1,7 @@
 """The registry of rules: the name, documentation and settings of each filter, signal and corpus rule.
 
 A **filter** is a function that returns a Polars expression over one row per conversation. Null keeps
-the row; `true`, or a text that gives the reason with its numbers, drops it. `reject` builds such an
+the row; `true` drops it, and so does a text, which is the reason. `reject` builds such an
 expression. The function's name is the key in recipes and the rule recorded with each reject, its keyword
 defaults are its settings, and the first paragraph of its docstring is its documentation:
 
@@ -12,7 +12,7 @@ defaults are its settings, and the first paragraph of its docstring is its docum
                       characters=pl.col("characters"), minimum=minimum)
 
 A **signal** is a function that takes the frame and returns columns to add to it. A **corpus rule** takes a frame
-of hashes of the whole set (to find duplicates) when the workers are done. Both may have settings after the frame.
+of hashes of all conversations (to find duplicates) when the workers are done. Both may have settings after the frame.
 
 Columns that a filter can read: `source_id`, `messages`, `prompts` and `answers` (lists of text: user and assistant
 contents), `html_answers` (list of bool: which answers were or may have been HTML), `turns` (number of messages),
@@ -42,7 +42,7 @@ Kind = Literal["filter", "signal", "corpus"]
 Function = TypeVar("Function", bound=Callable[..., object])
 
 VERDICT = pl.Struct({"reason": pl.String, "evidence": pl.String})
-EVIDENCE = 200  # most characters of evidence
+EVIDENCE = 200  # maximum number of characters
 USER_MODULE = "curate_user_filters_"
 
 
@@ -119,7 +119,7 @@ def rule(function: Function) -> Function:
 
 
 def corpus_rule(function: Function) -> Function:
-    """Register a rule on the whole set: a function of a frame of hashes (and settings)."""
+    """Register a corpus rule: a function of a frame of hashes of all conversations (and settings)."""
     _register(function, "corpus", {})
     return function
 

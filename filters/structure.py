@@ -75,7 +75,7 @@ def models(keep: tuple[str, ...] = ("gpt-4",), unknown: bool = False) -> pl.Expr
     prefixes = [name for name in (pl.select(_model_name(pl.lit(word))).item() for word in keep) if name]
     kept = pl.any_horizontal([model.str.starts_with(name) for name in prefixes])
     dropped = ~kept if unknown else ~kept.fill_null(False)
-    shown = pl.col("model").fill_null("not said")
+    shown = pl.col("model").fill_null("not recorded")
     return reject(
         dropped, "model {model}, kept are {keep}", evidence=pl.col("model"), model=shown, keep=", ".join(keep)
     )

@@ -28,15 +28,15 @@ def measure(frame: pl.DataFrame, signals: RuleSettings | None = None) -> pl.Data
 def _measure(rule: Rule, settings: Mapping[str, object], frame: pl.DataFrame) -> pl.DataFrame:
     """Return a signal's columns; raises RecipeError if it fails or returns other columns or rows than declared."""
     try:
-        measured = rule.function(frame, **{**rule.settings, **settings})
+        columns = rule.function(frame, **{**rule.settings, **settings})
     except FAILURES as error:
         raise RecipeError(f"{rule.label} failed: {first_line(error)}") from error
-    if not isinstance(measured, pl.DataFrame) or dict(measured.schema) != dict(rule.columns):
-        actual = dict(measured.schema) if isinstance(measured, pl.DataFrame) else type(measured).__name__
+    if not isinstance(columns, pl.DataFrame) or dict(columns.schema) != dict(rule.columns):
+        actual = dict(columns.schema) if isinstance(columns, pl.DataFrame) else type(columns).__name__
         raise RecipeError(f"{rule.label} must return a frame of {dict(rule.columns)}, not {actual}")
-    if measured.height != frame.height:
-        raise RecipeError(f"{rule.label} returned {measured.height} rows for {frame.height} conversations")
-    return measured
+    if columns.height != frame.height:
+        raise RecipeError(f"{rule.label} returned {columns.height} rows for {frame.height} conversations")
+    return columns
 
 
 KEPT: dict[str, pl.DataType] = {"rule": pl.String(), "reason": pl.String(), "evidence": pl.String()}
@@ -60,7 +60,7 @@ class Filters:
         """Return `rule`, `reason` and `evidence` of the first filter that rejects each row, and `rules`: all that do.
 
         Filters run in the recipe's order. For a kept row the first three are None and `rules` is empty. `rules`
-        gives the count of what each filter would reject on its own.
+        shows what each filter would reject on its own.
         """
         if not self._filters or frame.is_empty():
             return pl.DataFrame(

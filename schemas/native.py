@@ -33,7 +33,7 @@ def parse(record: Mapping[str, object]) -> Conversation:
         turns.read_messages(conversation, value, "role", "content")
     else:
         conversation.messages = [message for message in exact if message is not None]
-    if record.get("piece") is not None:  # a row of a curated set, which does not say which answers were HTML
+    if record.get("piece") is not None:  # a row of a curated set, which does not record which answers were HTML
         for message in conversation.messages:
             message.was_html = message.role == "assistant"
     model = record.get("model")

@@ -34,7 +34,7 @@ def parse(record: Mapping[str, object]) -> Conversation:
 
 
 def dump(conversation: Conversation) -> dict[str, object]:
-    """Write a conversation; raises RecordError for an answer that was cut off, as the format cannot mark one."""
+    """Write a conversation; raises RecordError for an answer that was cut off, which the format cannot express."""
     record: dict[str, object] = {} if conversation.source_id is None else {"id": conversation.source_id}
     record["messages"] = messages = []
     ids = call_ids(conversation.messages)

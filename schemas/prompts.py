@@ -178,7 +178,7 @@ CHATML = Template(
 
 PLAIN = Template(
     name="plain",
-    summary="Plain: messages parted by an empty line, the end token after each answer",
+    summary="Plain: messages separated by an empty line, the end token after each answer",
     join="\n\n",
     turns=(
         ("system", Turn()),
@@ -206,10 +206,10 @@ def fit(template: Template, controls: Collection[str]) -> Template:
     """
     missing = [name for name in template.needs if name not in controls]
     if missing:
-        others = ", ".join(name for name, other in TEMPLATES.items() if not other.needs)
+        alternatives = ", ".join(name for name, known in TEMPLATES.items() if not known.needs)
         raise RecipeError(
             f"template {template.name!r} needs the control token {missing[0]!r}, "
-            f"which this tokenizer does not have; use one of {others}"
+            f"which this tokenizer does not have; use one of {alternatives}"
         )
     return _fit(template, frozenset(controls))
 

@@ -188,9 +188,9 @@ class _GoTemplate:
         opens = self.template.opens
         if not opens:
             return ""
-        again = f"{{{{- if not $first -}}}}{self.expressions(opens[:1])}{{{{- end -}}}}" if opens[0] == BOS else ""
-        rest = opens[1:] if opens[0] == BOS else opens
-        return f"{again}{self.expressions(rest)}{{{{- $first = false -}}}}{{{{- $text = true -}}}}"
+        bos = f"{{{{- if not $first -}}}}{self.expressions(opens[:1])}{{{{- end -}}}}" if opens[0] == BOS else ""
+        parts = opens[1:] if opens[0] == BOS else opens
+        return f"{bos}{self.expressions(parts)}{{{{- $first = false -}}}}{{{{- $text = true -}}}}"
 
     def _opening(self, join_test: str | None) -> str:
         opens, join = self._opens(), self.template.join

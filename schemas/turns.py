@@ -18,8 +18,8 @@ Number = int | float
 ROLE_KEYS = ("from", "role")
 TEXT_TYPES = ("text", "input_text", "output_text")  # of a part of the content
 TEXT_KEYS = ("value", "content", "text")
-SYSTEM_KEYS = ("system", "system_prompt")  # next to the turns, in LLaMA-Factory's, OpenHermes' and Anthropic's records
-UNTRAINED_KEYS = ("weight", "train", "loss", "learn")  # OpenAI's, and three that trainers use; 0 or false: no loss
+SYSTEM_KEYS = ("system", "system_prompt")  # keys of the record itself: LLaMA-Factory's, OpenHermes' and Anthropic's
+UNTRAINED_KEYS = ("weight", "train", "loss", "learn")  # OpenAI's key and three of trainers; 0 or false means no loss
 MAX_DEPTH = 64  # levels of lists and objects kept in metadata; real records have fewer than ten
 MAX_INT = 2**63 - 1  # JSON readers may round larger integers
 MAX_EVIDENCE = 200  # characters
@@ -45,7 +45,7 @@ ROLE_ALIASES: dict[str, Role] = {
     **dict.fromkeys(("tool_response", "function_response", "function-response", "ipython", "tool_result"), "tool"),
 }
 CALL_ROLES = frozenset({"function_call", "function-call", "tool_call", "tool_calls"})  # the assistant calls a tool
-OTHER_SIDE: dict[Role, Role] = {"user": "assistant", "assistant": "user"}
+OPPOSITE_ROLE: dict[Role, Role] = {"user": "assistant", "assistant": "user"}
 
 
 def preview(value: object) -> str:
@@ -76,7 +76,7 @@ def quote_keys(keys: Sequence[object]) -> str:
 
 
 def to_plain_json(value: object, depth: int = 0) -> object:
-    """Return a value that any JSON reader can hold.
+    """Return a value that any JSON reader can represent.
 
     NaN, infinities and values nested too deep become None; integers past 64 bits, dates and decimals become text.
     """
@@ -215,8 +215,8 @@ def _role(conversation: Conversation, turn: Mapping[object, object], index: int)
 def _infer_role(conversation: Conversation, index: int, without_role: Sequence[int]) -> None:
     """Set a missing role to the one that alternates with its neighbours, if there is only one."""
     messages = conversation.messages
-    neighbours = [at for at in (index - 1, index + 1) if 0 <= at < len(messages)]
-    candidates = {OTHER_SIDE[messages[at].role] for at in neighbours if messages[at].role in OTHER_SIDE}
+    neighbours = [neighbour for neighbour in (index - 1, index + 1) if 0 <= neighbour < len(messages)]
+    candidates = {OPPOSITE_ROLE[role] for role in (messages[at].role for at in neighbours) if role in OPPOSITE_ROLE}
     if len(candidates) != 1 or any(at in without_role for at in neighbours):
         raise RecordError("unknown_role", f"turn {index} has no role and its neighbours do not settle it")
     messages[index].role = candidates.pop()

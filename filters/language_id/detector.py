@@ -77,10 +77,10 @@ def _letters(texts: Sequence[str], table: profiles.Profiles) -> tuple[NDArray[np
     codes = np.where(wide < 0x10000, wide, profiles.SPACE).astype(np.uint16)
     flags = table.flags[codes]
     latin = _per_text(flags & profiles.LATIN, sizes)
-    other = _per_text(flags & profiles.OTHER_SCRIPT, sizes) // profiles.OTHER_SCRIPT
-    non_latin = latin * 2 < other  # langdetect then ignores Latin words
-    if non_latin.any():
-        keep = ~(np.repeat(non_latin, sizes) & (flags & profiles.LATIN > 0))
+    non_latin = _per_text(flags & profiles.OTHER_SCRIPT, sizes) // profiles.OTHER_SCRIPT
+    mostly_non_latin = latin * 2 < non_latin  # langdetect then ignores Latin words
+    if mostly_non_latin.any():
+        keep = ~(np.repeat(mostly_non_latin, sizes) & (flags & profiles.LATIN > 0))
         codes, sizes = codes[keep], _per_text(keep, sizes)
     letters = table.letters[codes]
     space = letters == profiles.SPACE

@@ -184,7 +184,7 @@ def _flags() -> NDArray[np.uint8]:
     # langdetect's bounds: all from 'A' to 'z', and all from U+0300 except Vietnamese. Unlike there, symbols and emoji
     # are not another script.
     latin = (code >= ord("A")) & (code <= ord("z"))
-    other = letter & (code >= 0x300) & ~((code >= 0x1E00) & (code <= 0x1EFF))
+    other_script = letter & (code >= 0x300) & ~((code >= 0x1E00) & (code <= 0x1EFF))
     upper = np.fromiter((chr(c).isupper() for c in _letters()), bool, 0x10000)
-    flags: NDArray[np.uint8] = (latin * LATIN + other * OTHER_SCRIPT + upper * UPPER).astype(np.uint8)
+    flags: NDArray[np.uint8] = (latin * LATIN + other_script * OTHER_SCRIPT + upper * UPPER).astype(np.uint8)
     return flags

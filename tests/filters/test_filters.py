@@ -71,7 +71,7 @@ DROPPED: list[tuple[str, dict[str, object], dict[str, object], str]] = [
     ("plugins", {}, chat(metadata={"plugins": [{"name": "WebPilot"}]}), "made with plugins"),
     ("plugins", {"even_empty": True}, chat(metadata={"plugins": []}), "made with plugins"),
     ("models", {}, chat(model="Model: Default (GPT-3.5)"), "model Model: Default (GPT-3.5), kept are gpt-4"),
-    ("models", {}, chat(model=None), "model not said, kept are gpt-4"),
+    ("models", {}, chat(model=None), "model not recorded, kept are gpt-4"),
     ("models", {"keep": ["claude", "gpt-4"]}, chat(model="bard"), "model bard, kept are claude, gpt-4"),
     ("list_indices", {}, chat(BROKEN_BY_CODE), "items of one list are all numbered 1."),
     ("list_indices", {}, chat(BROKEN_BY_BULLETS), "items of one list are all numbered 1."),
