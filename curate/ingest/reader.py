@@ -11,6 +11,7 @@ from curate.errors import InputError
 from curate.ingest.chunker import Chunker
 from curate.ingest.damage import Damage
 from curate.ingest.decode import Chunk, is_json_record
+from curate.ingest.parquet import row_blocks
 from curate.ingest.sources import Source, describe
 from curate.ingest.streams import Limits, Meter, text_blocks
 
@@ -130,11 +131,17 @@ class Reader:
             advice = f"; {damage}" if damage else "; give a JSON or JSONL dump"
             raise InputError(f"input {source.name!r} has no whole JSON record; it is {content}{advice}")
 
+    def _text(self, source: Source, meter: Meter) -> Iterator[bytes]:
+        if source.path is not None and source.kind == "parquet":
+            return row_blocks(source, source.path, meter)
+        return text_blocks(source, meter, self.limits, partial(self._note_container_damage, source))
+
     def _chunks(self, source: Source) -> Iterator[Chunk]:
         meter = self._meters.setdefault(source.file, Meter())
         previous_warnings = len(self.warnings)
-        text = text_blocks(source, meter, self.limits, partial(self._note_container_damage, source))
-        chunker = Chunker(text, self.chunk_bytes, self.max_record_bytes, partial(self._warn, source.name))
+        chunker = Chunker(
+            self._text(source, meter), self.chunk_bytes, self.max_record_bytes, partial(self._warn, source.name)
+        )
         first = 0
         for part in chunker:
             count = sum(span.count for span in part.spans)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import itertools
-import json
 import sys
 import zipfile
 import zlib
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-import msgspec
 import zstandard
 
 from curate.errors import InputError
@@ -27,7 +25,6 @@ GZIP_SLICE_BYTES = 1 << 17
 ZSTD_SLICE_BYTES = 1 << 10  # 4 bytes of zstd can expand to 128 KiB: small slices bound the result of one call
 ZIP_READ_BYTES = 1 << 12  # a failed checksum loses the last read
 MIN_RATIO_BYTES = 64 << 20  # the expansion ratio is checked from this many expanded bytes on
-PARQUET_BATCH_ROWS = 1000
 
 Buffer = bytes  # `bytes` within Meter is its field
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "a zip"}
@@ -68,9 +65,6 @@ class Meter:
 def text_blocks(source: Source, meter: Meter, limits: Limits, report: ReportDamage) -> Iterator[bytes]:
     """Yield the UTF-8 text behind a source, block by block. Damage to a compressed stream is reported, not raised."""
     path = source.path
-    if path is not None and source.kind == "parquet":
-        yield from _parquet_rows(source, path, meter)
-        return
     zipped = path is not None and source.kind == "zip"
     blocks = _zip_blocks(source, path, meter, report) if path and zipped else _disk_blocks(source, meter)
     head, blocks = _peek(blocks)
@@ -123,7 +117,7 @@ def _read(file: IO[bytes], meter: Meter) -> Iterator[bytes]:
         yield meter.update(block)
 
 
-def _hash_whole(path: Path, meter: Meter) -> None:
+def hash_whole(path: Path, meter: Meter) -> None:
     """Hash a file that is read at random; its bytes are counted elsewhere, as they are used."""
     if meter.sha256 is None:
         with path.open("rb") as file:
@@ -132,7 +126,7 @@ def _hash_whole(path: Path, meter: Meter) -> None:
 
 def _zip_blocks(source: Source, path: Path, meter: Meter, report: ReportDamage) -> Iterator[bytes]:
     try:
-        _hash_whole(path, meter)
+        hash_whole(path, meter)
         if source.damage:
             member = zip_recovery.member_at(path, source.member_position)
             yield from zip_recovery.member_blocks(path, member, report)
@@ -267,27 +261,3 @@ def _transcode(blocks: Iterator[bytes]) -> Iterator[bytes]:
     for block in rest:
         # A lone surrogate becomes its JSON escape, so that it stays distinct from other characters.
         yield decoder.decode(block).encode("utf-8", "backslashreplace")
-
-
-def _parquet_rows(source: Source, path: Path, meter: Meter) -> Iterator[bytes]:
-    """Yield the rows of a Parquet file as JSON lines, in batches."""
-    import polars as pl
-
-    try:
-        _hash_whole(path, meter)
-        scan = pl.scan_parquet(path)
-        rows = max(1, scan.select(pl.len()).collect().item())
-        for batch in scan.collect_batches(chunk_size=PARQUET_BATCH_ROWS, maintain_order=True):
-            meter.bytes += (source.bytes or 0) * len(batch) // rows
-            yield b"".join(map(_json_line, batch.iter_rows(named=True)))
-    except (pl.exceptions.PolarsError, OSError) as error:
-        cause = error_message(error).split(". ")[0]
-        raise InputError(f"input {source.name!r} is a Parquet file that cannot be read: {cause}") from None
-    meter.bytes = source.bytes or 0
-
-
-def _json_line(row: dict[str, object]) -> bytes:
-    try:
-        return msgspec.json.encode(row) + b"\n"
-    except (OverflowError, TypeError):  # integers past 64 bits, types without a JSON form
-        return json.dumps(row, default=str).encode() + b"\n"
