@@ -63,7 +63,7 @@ class Bench:
 def bench(kind: str, *, toy: bool) -> Bench:
     """Measure a device's matrix products."""
     place = torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
-    found = device.look(place)
+    found = device.measure_device(place)
     small = toy or kind != "cuda"
     return Bench(place, found, toy, (1024 if toy else 4096) if small else 32_768, 0.2 if toy else 5.0)
 

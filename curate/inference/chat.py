@@ -11,8 +11,7 @@ from typing import Any
 from torch import nn
 
 from curate.errors import InputError
-from curate.inference import sampling as generate
-from curate.inference.sampling import Sampling
+from curate.inference.sampling import Sampling, TextDecoder, stream_tokens
 from curate.model import artifact as artifacts
 from curate.model import sources
 from curate.model.artifact import Artifact
@@ -20,7 +19,7 @@ from curate.model.files import OnMessage
 from curate.model.serving import Serving, answer_lead
 from curate.schemas.conversation import Message
 
-DEFAULT_SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=512)  # an evaluation is greedy instead
+DEFAULT_SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=512)  # evaluations are greedy instead
 
 
 @dataclass(frozen=True)
@@ -66,40 +65,43 @@ class Chat:
         self.messages = []
 
     def ask(self, text: str) -> str:
-        """Return the answer to a message."""
+        """Return the answer to a message; raises InputError as `stream` does."""
         return "".join(self.stream(text))
 
     def stream(self, text: str) -> Iterator[str]:
-        """Yield the answer to a message piece by piece; if the caller stops early, `messages` keeps what it got.
+        """Yield the answer to a message as it is generated; if the caller stops early, `messages` keeps what was yielded.
 
         Raises InputError for a message that does not fit the model's window.
         """
         messages = [*self.messages, Message("user", text)]
         prompt, left_out = self._prompt(messages)
-        decoder = generate.TextDecoder(self.serving.tokenizer, answer_lead(self.serving.template))
+        decoder = TextDecoder(self.serving.tokenizer, answer_lead(self.serving.template))
         stops, start = self.serving.stop_ids, time.perf_counter()
         stopped, count, answer = False, 0, ""
         try:
             with self.model.disable_adapter() if self.as_base and self.has_adapter else nullcontext():
-                for token in generate.stream_tokens(self.model, prompt, stops, self.sampling, limit=self.window):
+                for token in stream_tokens(self.model, prompt, stops, self.sampling, limit=self.window):
                     stopped = token in stops
                     if not stopped:
                         count += 1
                         new = decoder.add(token)
                         answer += new
                         yield new
-            rest = decoder.finish()
-            answer += rest
-            yield rest
+            new = decoder.finish()
+            answer += new
+            yield new
         finally:
             self.messages = [*messages, Message("assistant", answer)]
             self.last = AnswerStats(stopped, count, time.perf_counter() - start, left_out)
 
     def _prompt(self, messages: list[Message]) -> tuple[list[int], int]:
-        """Return the ids of the prompt, and how many of the first exchanges were left out to fit the window."""
+        """Return the ids of the prompt, and how many of the first exchanges were left out to fit the window.
+
+        Raises InputError if not even the last message fits.
+        """
         opening = [Message("system", self.system)] if self.system else []
         answer_size = min(self.sampling.max_new_tokens, max(1, self.window // 4))  # tokens to leave free
-        for left_out in range(0, len(messages), 2):
+        for left_out in range(0, len(messages), 2):  # messages: a prompt and its answer at a time
             ids: list[int] = self.renderer.generation_prompt([*opening, *messages[left_out:]]).tolist()
             if not self.window or len(ids) + answer_size <= self.window:
                 return ids, left_out // 2
@@ -135,5 +137,5 @@ def chat(
     serving = artifacts.serving_of(artifact, template)
     sampling = replace(DEFAULT_SAMPLING, **{key: value for key, value in settings.items() if value is not None})
     place = artifacts.choose_device(device)
-    model = artifacts.load_artifact(artifact, place=place, numbers=dtype, quantise=quantise, inference=True, say=say)
+    model = artifacts.load_artifact(artifact, place=place, dtype=dtype, quantise=quantise, inference=True, say=say)
     return Chat(model, serving, system=system, sampling=sampling, artifact=artifact)

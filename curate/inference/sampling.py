@@ -1,7 +1,7 @@
 """Generate answers token by token, with temperature, top-k and top-p, until a stop token.
 
-transformers' `generate` is not used, so that a caller gets each token at once and can stop, a seed gives the same
-answer whatever else draws random numbers, and a model's `generation_config.json` cannot change the settings.
+transformers' `generate` is not used. So a caller gets each token at once and can stop, a seed gives the same answer
+whatever else draws random numbers, and a model's `generation_config.json` cannot change the settings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Sampling:
     """How the next token is chosen, greedily by default."""
 
     temperature: float = 0.0  # 0 takes the most likely token
-    top_p: float = 1.0  # choose among the most likely tokens that sum up to this probability; 1 is all
+    top_p: float = 1.0  # choose among the most likely tokens whose probabilities sum to this; 1 is all
     top_k: int = 0  # choose among this many of the most likely tokens; 0 is all
     repetition: float = 1.0  # above 1, tokens that occurred before are less likely (CTRL, arXiv 1909.05858)
     seed: int | None = None  # None draws from torch's own random state
@@ -65,15 +65,14 @@ class Answer:
     stopped: bool  # by a stop token, not by a limit
 
 
-def next_token(logits: Tensor, seen: Tensor, sampling: Sampling, generator: torch.Generator | None) -> int:
-    """Return the next token, chosen by logits [vocabulary]; `seen` are the ids so far [tokens]."""
+def next_token(logits: Tensor, previous: Tensor, sampling: Sampling, generator: torch.Generator | None) -> int:
+    """Return the next token's id, chosen by `logits` [vocabulary]; `previous` [tokens] are the ids so far."""
     logits = logits.float()
     if sampling.repetition != 1.0:
-        seen_logits = logits[seen]
+        # Dividing a positive logit and multiplying a negative one both lower it.
+        repeated = logits[previous]  # [tokens]
         logits = logits.clone()
-        logits[seen] = torch.where(
-            seen_logits > 0, seen_logits / sampling.repetition, seen_logits * sampling.repetition
-        )
+        logits[previous] = torch.where(repeated > 0, repeated / sampling.repetition, repeated * sampling.repetition)
     if sampling.temperature == 0:
         return int(logits.argmax())
     logits = logits / sampling.temperature
@@ -115,16 +114,16 @@ def stream_tokens(
         generator = torch.Generator(device=device).manual_seed(sampling.seed)
     ids = torch.tensor([list(prompt)], dtype=torch.int64, device=device)
     room = sampling.max_new_tokens if not limit else min(sampling.max_new_tokens, limit - len(prompt))
-    cache, seen = _cache(model), ids
+    cache, previous = _cache(model), ids  # [1, tokens]
     for _ in range(room):
         with torch.no_grad():  # not around `yield`: it would last in the caller
             out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **cache)
-        token = next_token(out.logits[0, -1], seen[0], sampling, generator)
+        token = next_token(out.logits[0, -1], previous[0], sampling, generator)
         yield token
         if token in stop_ids:
             return
-        ids = torch.tensor([[token]], device=device)
-        seen = torch.cat([seen, ids], dim=1)
+        ids = torch.tensor([[token]], device=device)  # the cache has the earlier ones
+        previous = torch.cat([previous, ids], dim=1)
 
 
 def _cache(model: nn.Module) -> dict[str, Any]:
@@ -137,13 +136,16 @@ def _cache(model: nn.Module) -> dict[str, Any]:
 
 
 class TextDecoder:
-    """Decodes ids to text one by one, without `lead` at the start; text is returned once no later id can change it."""
+    """Decodes ids to text one by one; text is returned once no later id can change it.
+
+    `lead` is removed from the start of the text.
+    """
 
     def __init__(self, tokenizer: Tokenizer, lead: str = "") -> None:
         self.tokenizer = tokenizer
         self.lead = lead
         self.ids: list[int] = []
-        self.returned = 0  # characters
+        self.returned = 0  # characters returned so far
 
     def add(self, token: int) -> str:
         """Return the text that this token completes, which may be empty."""
@@ -151,20 +153,21 @@ class TextDecoder:
         text = self.text
         if text.endswith(UNFINISHED):
             return ""
-        return self._rest(text)
+        return self._new_text(text)
 
     def finish(self) -> str:
         """Return the rest of the text, even if its last character is incomplete."""
-        return self._rest(self.text)
+        return self._new_text(self.text)
 
     @property
     def text(self) -> str:
-        """The whole text so far."""
+        """All text so far, even if its last character is incomplete."""
         return self.tokenizer.decode(self.ids).removeprefix(self.lead) if self.lead else self.tokenizer.decode(self.ids)
 
-    def _rest(self, text: str) -> str:
-        rest, self.returned = text[self.returned :], len(text)
-        return rest
+    def _new_text(self, text: str) -> str:
+        """Return what follows the text that was returned already."""
+        new, self.returned = text[self.returned :], len(text)
+        return new
 
 
 def generate_answer(
@@ -177,7 +180,10 @@ def generate_answer(
     lead: str = "",
     limit: int = 0,
 ) -> Answer:
-    """Return the answer to a prompt; `lead` is removed from the start of its text."""
+    """Return the answer to a prompt, given as ids; `lead` is removed from the start of its text.
+
+    `limit` is the most tokens of prompt and answer together, 0 for no limit.
+    """
     ids = list(stream_tokens(model, prompt, stop_ids, sampling, limit=limit))
     stopped = bool(ids) and ids[-1] in stop_ids
     text = TextDecoder(tokenizer, lead)

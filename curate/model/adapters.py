@@ -51,7 +51,7 @@ class Trainable:
     """The trained parameters of a model."""
 
     method: str  # full, or peft's name in lower case
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # as in `named_parameters`
     count: int  # numbers in these parameters
     total: int  # numbers in all parameters, adapters included
 
@@ -62,7 +62,9 @@ class Trainable:
 
 
 def apply_method(model: nn.Module, method: MethodSettings) -> tuple[nn.Module, Trainable]:
-    """Set which parameters of a model are trained, adding an adapter if the method has one; return both.
+    """Set which parameters of a model are trained, adding an adapter if the method has one.
+
+    Returns the model, wrapped by peft if it has an adapter, and its trained parameters.
 
     Raises RecipeError for settings that do not fit the model, MissingExtra without peft.
     """
@@ -90,12 +92,12 @@ def count_trained(config: Any, method: MethodSettings) -> int | None:
     peft_config(model, method)
     try:
         return apply_method(model, method)[1].count
-    except (RecipeError, ModelError):  # some methods of peft do not work on the meta device
+    except (RecipeError, ModelError):  # not all methods of peft work on the meta device
         return None
 
 
 def resume_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Trainable]:
-    """Add the adapter in a folder to a model, to continue its training; return what `apply` returns.
+    """Add the adapter in a folder to a model, to continue its training; return both as `apply_method` does.
 
     Raises ModelError where its weights are missing, empty or do not fit the model.
     """
@@ -118,7 +120,7 @@ def _peft() -> Any:
 
 
 def _line(error: Exception) -> str:
-    """Return the message of an error of a library in one line, not too long."""
+    """Return a library's error message on one line, at most 300 characters long."""
     return " ".join(str(error).split())[:300]
 
 
@@ -155,11 +157,12 @@ def _ready(model: nn.Module) -> tuple[nn.Module, Trainable]:
         if parameter.requires_grad and parameter.dtype != inner.dtype:
             parameter.data = parameter.data.to(inner.dtype)
     trained = trainable(model)
+    # Packed rows go through the body's forward, which skips whatever peft puts around the model, such as prompts.
     within = {id(parameter) for parameter in inner.parameters() if parameter.requires_grad}
     outside = [name for name, parameter in _trained_parameters(model) if id(parameter) not in within]
     if outside or not trained.names:
-        what = f"{outside[0]} is outside the layers" if outside else "it trains no parameter"
-        raise RecipeError(f"method {trained.method} cannot be used with packed rows: {what}; use lora")
+        reason = f"{outside[0]} is outside the layers" if outside else "it trains no parameter"
+        raise RecipeError(f"method {trained.method} cannot be used with packed rows: {reason}; use lora")
     return model, trained
 
 
@@ -170,7 +173,7 @@ def _trained_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
 def trainable(model: nn.Module) -> Trainable:
     """Return the parameters that a model trains."""
     trained = dict(_trained_parameters(model))
-    settings: Mapping[str, Any] = getattr(model, "peft_config", None) or {}
+    settings: Mapping[str, Any] = getattr(model, "peft_config", None) or {}  # by adapter; usually one
     return Trainable(
         method="+".join(map(_method_name, settings.values())) or "full",
         names=tuple(trained),
@@ -185,7 +188,7 @@ def _method_name(settings: Any) -> str:
 
 
 def _size(parameter: nn.Parameter) -> int:
-    """Return how many numbers a parameter has; 4-bit storage has two in a byte, and knows its shape before."""
+    """Return how many numbers a parameter has; 4-bit storage has two in a byte, and records the original shape."""
     state: Any = getattr(parameter, "quant_state", None)
     return int(torch.Size(state.shape).numel()) if state is not None else parameter.numel()
 
@@ -226,6 +229,7 @@ def _targets(model: nn.Module, targets: tuple[str, ...]) -> str | list[str]:
 def linear_names(model: nn.Module) -> list[str]:
     """Return the names of a model's matrices that can have an adapter: linear layers and embeddings."""
     kinds = (nn.Linear, nn.Embedding)
+    # `Conv1D` is the linear layer of GPT-2 in transformers.
     return [name for name, part in model.named_modules() if isinstance(part, kinds) or type(part).__name__ == "Conv1D"]
 
 
@@ -267,6 +271,7 @@ def _any_config(model: nn.Module, method: MethodSettings) -> Any:
     for key in values:
         if key not in fields:
             raise RecipeError(f"method.peft: {name} has no setting {key!r}{did_you_mean(key, fields)}")
+    # Without targets, methods in _OWN_TARGETS keep peft's choice; the others need some.
     set_targets = method.targets != (ALL_LINEAR,) or name not in _OWN_TARGETS
     if set_targets and "target_modules" in fields and "target_modules" not in values:
         values["target_modules"] = _targets(model, method.targets)

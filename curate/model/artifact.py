@@ -22,6 +22,7 @@ from curate.tokenization.files import CONFIG_FILES, VOCABULARY_FILES
 from curate.tokenization.hub import HUB_NAME, download
 
 MODEL, ADAPTER = "model", "adapter"  # subfolders of a run, for its result
+# Patterns of all files except a model's weights; those of an adapter are small.
 _SMALL = ("*config.json", "curate.json", "*.jinja", "*.index.json", *VOCABULARY_FILES, *CONFIG_FILES, "adapter_model.*")
 
 
@@ -32,7 +33,7 @@ class Artifact:
     name: str  # as the user wrote it
     folder: Path
     base: str | None  # folder or Hub name of an adapter's base, None for a model
-    note: Note | None  # curate.json, None where curate did not write the folder
+    note: Note | None  # curate.json; None for a folder that curate did not write
 
     @property
     def quantised(self) -> bool:
@@ -46,6 +47,7 @@ class Artifact:
             return self.note.method
         if self.base is None:
             return ""
+        # peft's names are upper case, such as LORA.
         return str(files.read_json(self.folder / files.ADAPTER).get("peft_type", "")).lower()
 
     def __str__(self) -> str:
@@ -66,7 +68,7 @@ def find_artifact(name: str, *, base: str | None = None) -> Artifact:
         folder = _result_of_run(folder)
         kind = files.kind(folder)
     if kind == "checkpoint":
-        run = folder.parent.parent
+        run = folder.parent.parent  # RUN/checkpoints/NAME
         raise ModelError(f"{name!r} is a checkpoint; continue its run: curate finetune --resume {run}")
     if kind not in ("model", "adapter"):
         raise ModelError(
@@ -84,11 +86,14 @@ def _folder(name: str) -> Path:
         return path
     if path.is_file() or not HUB_NAME.fullmatch(name) or path.parent.is_dir():
         return files.locate(name)  # raises the error that fits
-    return download(name, _SMALL, what="config.json, tokenizer and weights", error=ModelError)
+    return download(name, _SMALL, needed="config.json, tokenizer and weights", error=ModelError)
 
 
 def _result_of_run(run: Path) -> Path:
-    """Return the folder with a run's result, the newer one where there is a model and an adapter."""
+    """Return the folder with a run's result; of a model and an adapter, the newer one.
+
+    Raises ModelError for a run without a result.
+    """
     results = [run / kind for kind in (MODEL, ADAPTER) if files.kind(run / kind)]
     if not results:
         raise ModelError(f"the run {str(run)!r} has no result yet; continue it: curate finetune --resume {run}")
@@ -96,10 +101,10 @@ def _result_of_run(run: Path) -> Path:
 
 
 def _base(adapter: Path) -> str:
-    """Return the base that an adapter names, as a path where it is a folder relative to the adapter."""
+    """Return the base that an adapter names: a folder, which may be relative to the adapter's, or a Hub name."""
     note = serving.read_note(adapter)
     recorded = [note.base if note else "", files.read_json(adapter / files.ADAPTER).get("base_model_name_or_path")]
-    names = [str(name) for name in recorded if name]
+    names = [str(name) for name in recorded if name]  # curate's own note first
     if not names:
         raise ModelError(f"the adapter {str(adapter)!r} does not name its base; give it: --base FOLDER")
     return next((str(adapter / name) for name in names if (adapter / name).is_dir()), names[0])
@@ -109,6 +114,7 @@ def serving_of(result: Artifact, template: str | None = None) -> Serving:
     """Return the prompt format of a model or adapter: that of training, or a built-in template by name.
 
     An adapter that curate did not write may have no tokenizer; its base's tokenizer and template are used instead.
+    Raises CurateError if there is no tokenizer or template.
     """
     try:
         return serving.read_serving(result.folder, template=template)
@@ -121,11 +127,12 @@ def serving_of(result: Artifact, template: str | None = None) -> Serving:
     return serving.from_chat_template(source.tokenizer, source.chat_template or "", [source.tokenizer.info.eos_id])
 
 
-def renderer_for(how: Serving) -> Renderer:
-    """Return the renderer that builds prompts as training did."""
-    if how.template is not None:
-        return make_renderer(how.template, how.tokenizer)
-    return make_renderer(sources.OWN_TEMPLATE, how.tokenizer, chat_template=how.chat_template)
+def renderer_for(prompt_format: Serving) -> Renderer:
+    """Return the renderer that builds prompts as in training; raises RecipeError for a chat template that fails."""
+    tokenizer = prompt_format.tokenizer
+    if prompt_format.template is not None:
+        return make_renderer(prompt_format.template, tokenizer)
+    return make_renderer(sources.OWN_TEMPLATE, tokenizer, chat_template=prompt_format.chat_template)
 
 
 # ---- load
@@ -163,19 +170,20 @@ def load_artifact(
     result: Artifact,
     *,
     place: torch.device,
-    numbers: str = "auto",
+    dtype: str = "auto",
     quantise: bool | None = None,
     inference: bool = False,
     say: OnMessage = sources.ignore_message,
 ) -> nn.Module:
     """Load a model, or an adapter on its base; `quantise` keeps the base in 4 bits, by default as in training.
 
-    `inference` is that of `load_model`.
+    `dtype` is as in `compute_dtype`, `inference` and `say` are as in `load_model`. Raises ModelError for weights that
+    are missing or damaged, or do not fit.
     """
     source = sources.find_model(result.base or str(result.folder))
     quantise = result.quantised if quantise is None else quantise
-    kind = compute_dtype(numbers, source.config, place)
-    model = loader.load_model(source, dtype=kind, device=place, quantise=quantise, inference=inference, say=say)
+    computed = compute_dtype(dtype, source.config, place)
+    model = loader.load_model(source, dtype=computed, device=place, quantise=quantise, inference=inference, say=say)
     return model.eval() if result.base is None else add_adapter(model, result.folder)
 
 

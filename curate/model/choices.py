@@ -1,6 +1,6 @@
 """What a configuration may name: methods, attention kernels, number types and optimizer forms, each listed once.
 
-The configuration, the command line, the plan and the modules that carry a choice out derive theirs from these lists.
+The configuration, the command line, the plan and the modules that implement a choice all use these lists.
 Nothing here imports torch, so that `curate finetune --help` stays quick.
 """
 
@@ -30,7 +30,7 @@ class Method:
     learning_rate: float
     adapter: bool = True  # the base is frozen
     quantised: bool = False  # the base is held in 4 bits (NF4)
-    named_by_adapter: bool = True  # an adapter on disk says that it was trained so
+    named_by_adapter: bool = True  # an adapter on disk names the method
 
 
 METHODS: dict[MethodName, Method] = {
@@ -38,8 +38,8 @@ METHODS: dict[MethodName, Method] = {
     "lora": Method(2e-4),  # ten times that of full fine-tuning (QLoRA's for 7B and 13B)
     "dora": Method(2e-4),
     "qlora": Method(2e-4, quantised=True),
-    "ia3": Method(5e-3),  # in peft's own comparison: 45.5, against 31.1 at the rate that suits the others
-    "peft": Method(2e-4, named_by_adapter=False),  # any other method of peft's, by `method.peft`
+    "ia3": Method(5e-3),  # in peft's own comparison it scores 45.5, against 31.1 at the rate of the others
+    "peft": Method(2e-4, named_by_adapter=False),  # any other method of peft, set by `method.peft`
 }
 
 

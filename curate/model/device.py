@@ -32,7 +32,7 @@ class Device:
     rate: float  # floating-point operations per second of large matrix products in that dtype
 
 
-def look(place: torch.device, *, dtype: str = "auto", memory_gib: float = 0.0) -> Device:
+def measure_device(place: torch.device, *, dtype: str = "auto", memory_gib: float = 0.0) -> Device:
     """Measure a device; `memory_gib` limits the run to a part of it. Raises RecipeError for a dtype it lacks."""
     chosen, reason = choose_dtype(place, dtype)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
@@ -47,7 +47,10 @@ def look(place: torch.device, *, dtype: str = "auto", memory_gib: float = 0.0) -
 
 
 def choose_dtype(place: torch.device, wanted: str = "auto") -> tuple[str, str]:
-    """Return the dtype of weights and activations, and the reason for it."""
+    """Return the dtype of weights and activations, and the reason for it.
+
+    Raises RecipeError for one that the device lacks.
+    """
     if place.type != "cuda":
         if wanted == "fp16":
             raise RecipeError("dtype fp16 needs a CUDA device; use auto, fp32 or bf16")
@@ -61,13 +64,14 @@ def choose_dtype(place: torch.device, wanted: str = "auto") -> tuple[str, str]:
 
 
 def _limited(place: torch.device, memory_gib: float) -> int:
+    """Return the bytes that a run may use; 0 GiB is no limit."""
     free = _free(place)
     if not memory_gib:
         return free
     wanted = int(memory_gib * GIB)
     if place.type == "cuda":  # exceeding the limit fails as it would on a card of that size
-        whole = torch.cuda.get_device_properties(place).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, wanted / whole), place)
+        total = torch.cuda.get_device_properties(place).total_memory  # bytes
+        torch.cuda.set_per_process_memory_fraction(min(1.0, wanted / total), place)
     return min(free, wanted)
 
 
@@ -80,7 +84,7 @@ def _free(place: torch.device) -> int:
 
 
 def _system_limits() -> list[int]:
-    """Return the bytes that Linux reports as available, and the rest of the container's limit, where there are such."""
+    """Return the bytes that Linux reports as available, and those left of the container's limit, if there are any."""
     limits = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -116,7 +120,7 @@ def _now(place: torch.device) -> float:
 
 
 def reset_peak(place: torch.device) -> None:
-    """Reset the peak of memory, where the device keeps one."""
+    """Reset the peak memory of a GPU; a CPU's cannot be reset."""
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)
 
@@ -125,6 +129,7 @@ def peak_gib(place: torch.device) -> float:
     """Return the peak memory so far: of tensors on a GPU, of the whole process on a CPU."""
     if place.type == "cuda":
         return torch.cuda.max_memory_allocated(place) / GIB
+    # ru_maxrss is in bytes on macOS, in KiB on Linux.
     unit = 1 if sys.platform == "darwin" else 1 << 10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB
 

@@ -19,8 +19,8 @@ from curate.tokenization.hub import HUB_NAME, download
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
 SAFE, LEGACY = "model.safetensors", "pytorch_model.bin"
-INDEX = ".index.json"
-_SMALL = (
+INDEX = ".index.json"  # suffix of the file that lists the shards of a large model
+_SMALL = (  # patterns of the files next to the weights
     CONFIG,
     ADAPTER,
     "generation_config.json",
@@ -30,8 +30,8 @@ _SMALL = (
     *VOCABULARY_FILES,
     *CONFIG_FILES,
 )
-_LFS_HEADER = b"version https://git-lfs"  # a pointer file of Git LFS begins so
-_WHAT = "config.json, tokenizer and weights"
+_LFS_HEADER = b"version https://git-lfs"  # the first bytes of a Git LFS pointer file
+_NEEDED = "config.json, tokenizer and weights"  # what a model folder must have, for error messages
 
 Kind = Literal["model", "adapter", "run", "checkpoint"]
 OnMessage = Callable[[str], object]
@@ -52,6 +52,7 @@ def kind(folder: Path) -> Kind | None:
         return "adapter"
     if (folder / CONFIG).is_file():
         return "model"
+    # The files that a run of curate writes; a checkpoint is a folder within a run.
     if (folder / "manifest.json").is_file() and (folder / "state.json").is_file():
         return "checkpoint"
     has_results = any((folder / part).is_dir() for part in ("checkpoints", "model", "adapter"))
@@ -68,7 +69,7 @@ def locate(name: str) -> Path:
         raise ModelError(_no_folder(path))
     if not path.is_dir():
         if HUB_NAME.fullmatch(name) and not path.parent.is_dir():
-            path = download(name, _SMALL, what=_WHAT, error=ModelError)
+            path = download(name, _SMALL, needed=_NEEDED, error=ModelError)
         else:
             raise ModelError(f"no model at {name!r}{_nearest(path)}")
     if kind(path) != "model":
@@ -97,12 +98,12 @@ def _nearest(path: Path) -> str:
 
 def _not_a_model(folder: Path, name: str) -> str:
     """Return an error message: what the folder is instead of a model, and how to use it."""
-    what = kind(folder)
-    if what == "adapter":
+    folder_kind = kind(folder)
+    if folder_kind == "adapter":
         base = read_json(folder / ADAPTER).get("base_model_name_or_path")
         return f"{name!r} is an adapter, not a model: to continue training from it, type --init {name} (base: {base!r})"
-    if what is not None:
-        return f"{name!r} is a {what} of curate, not a model: to continue training from it, type --init {name}"
+    if folder_kind is not None:
+        return f"{name!r} is a {folder_kind} of curate, not a model: to continue training from it, type --init {name}"
     names = {entry.name for entry in folder.iterdir()}
     if any(entry.endswith(".gguf") for entry in names):
         return _gguf(name)
@@ -138,10 +139,11 @@ def _pointer(path: Path) -> str:
 
 
 def weights(folder: Path) -> Weights:
-    """Return a model's files of weights, each checked against its header so that a partial download is found early.
+    """Return a model's weight files, each checked against its header, so that a partial download is noticed early.
 
     Raises ModelError for files that are missing, damaged or in a format that cannot be trained.
     """
+    # Safetensors first: a .bin file is a pickle, which could run code.
     for single, form in ((SAFE, "safetensors"), (LEGACY, "bin")):
         index, file = folder / f"{single}{INDEX}", folder / single
         if index.is_file():
@@ -155,7 +157,10 @@ def weights(folder: Path) -> Weights:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Return the file name of each weight by an index; a name must not lead out of the folder."""
+    """Return the file of each weight, by the weight's name, from an index.
+
+    Raises ModelError for a damaged index, or a file name that leads out of the folder.
+    """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{str(index)!r} lists no weights; download it again")
@@ -166,6 +171,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _checked(files: Sequence[Path], form: Any) -> Weights:
+    """Return files as weights; raises ModelError if any is missing or damaged."""
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         folder = str(files[0].parent)
@@ -185,7 +191,7 @@ def _check(file: Path, form: str) -> None:
     count from the end of the header (https://huggingface.co/docs/safetensors).
     """
     with file.open("rb") as stream:
-        start = stream.read(32)
+        start = stream.read(32)  # bytes; enough for _LFS_HEADER or the header's length
         if start.startswith(_LFS_HEADER):
             raise ModelError(_pointer(file))
         if form != "safetensors":
@@ -206,7 +212,8 @@ def _check(file: Path, form: str) -> None:
 def fetch(name: str, folder: Path, say: OnMessage) -> Path:
     """Return the folder of a model with its weights, which are downloaded for a Hub name.
 
-    The revision is that of the files downloaded before: the name of their folder in the Hub's cache.
+    The revision is that of the files downloaded before: the name of their folder in the Hub's cache. Raises ModelError
+    if the download fails.
     """
     if Path(name).expanduser().is_dir():
         return folder
@@ -214,7 +221,7 @@ def fetch(name: str, folder: Path, say: OnMessage) -> Path:
     for single in (SAFE, LEGACY):
         index = folder / f"{single}{INDEX}"
         files = sorted(set(_weight_map(index).values())) if index.is_file() else [single]
-        folder = download(name, files, what=_WHAT, error=ModelError, revision=folder.name)
-        if (folder / files[0]).is_file():
+        folder = download(name, files, needed=_NEEDED, error=ModelError, revision=folder.name)
+        if (folder / files[0]).is_file():  # a pattern that matches no file is not an error of the Hub
             break
     return folder

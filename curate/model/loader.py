@@ -1,7 +1,7 @@
 """Load a model's weights with one copy in memory, or measure a model without them.
 
-transformers loads: modules start on the meta device, and tensors go from mapped safetensors files straight to their
-device. transformers only logs a missing weight and initializes it at random; here that is an error.
+transformers loads: modules start on the meta device, and tensors go from memory-mapped safetensors files straight to
+their device. If a weight is missing, transformers only logs that and initializes it at random; here it is an error.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ def load_model(
     """
     device = _indexed(torch.device(device))
     if source.folder is None:
-        model = _drawn(source, dtype, device, quantise, seed)
+        model = _random_weights(source, dtype, device, quantise, seed)
     else:
-        model = _fetched(source, source.folder, dtype, device, quantise, say)
+        model = _stored_weights(source, source.folder, dtype, device, quantise, say)
     if quantise and device.type == "cpu":
         four_bit.adapt_for_cpu(model, inference=inference)
     return model
 
 
-def _fetched(
+def _stored_weights(
     source: ModelSource, folder: Path, dtype: torch.dtype, device: torch.device, quantise: bool, say: OnMessage
 ) -> nn.Module:
     _check_quantised(source, quantise)
@@ -61,7 +61,9 @@ def _fetched(
     return _from_files(source, folder, dtype, device, quantise, say)
 
 
-def _drawn(source: ModelSource, dtype: torch.dtype, device: torch.device, quantise: bool, seed: int) -> nn.Module:
+def _random_weights(
+    source: ModelSource, dtype: torch.dtype, device: torch.device, quantise: bool, seed: int
+) -> nn.Module:
     if not quantise:
         return random_model(source.config, dtype=dtype, device=device, seed=seed)
     model: Any = random_model(source.config, dtype=dtype, device="cpu", seed=seed)
@@ -100,7 +102,7 @@ def _from_files(
         with quietly():
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
-                config=copy.deepcopy(source.config),
+                config=copy.deepcopy(source.config),  # transformers writes into it
                 dtype=dtype,
                 device_map={"": device},
                 attn_implementation="sdpa" if _takes_sdpa(source.config) else "eager",
@@ -158,16 +160,17 @@ def _check_loaded(name: str, info: dict[str, Any], say: OnMessage) -> None:
 
 
 def _first(names: Sequence[str]) -> str:
+    """Return the first name and how many there are besides, for a message."""
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def random_model(config: Any, *, dtype: torch.dtype, device: torch.device | str, seed: int = 0) -> nn.Module:
-    """Return a model with random weights from `seed`; torch's own random state stays as it was."""
+    """Return a model with random weights from `seed`; torch's own random state does not change."""
     from transformers import AutoModelForCausalLM
 
-    place = _indexed(torch.device(device))
-    gpus = [place.index] if place.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus), place, quietly():
+    device = _indexed(torch.device(device))
+    gpus = [device.index] if device.type == "cuda" else []  # whose random states are saved besides the CPU's
+    with torch.random.fork_rng(devices=gpus), device, quietly():
         torch.manual_seed(seed)
         model: nn.Module = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype)
     return model.eval()
@@ -177,12 +180,12 @@ def random_model(config: Any, *, dtype: torch.dtype, device: torch.device | str,
 
 
 def shape_from_config(config: Any) -> Shape:
-    """Return the sizes of a model from its configuration, without allocating weights."""
+    """Return the sizes of a model of transformers from its configuration, without allocating weights."""
     return shape_from_model(meta_model(config))
 
 
 def meta_model(config: Any) -> nn.Module:
-    """Return a model on the meta device: its modules and shapes without memory."""
+    """Return a model on the meta device: modules and shapes that take no memory."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"), quietly():
@@ -194,11 +197,12 @@ def shape_from_model(model: Any) -> Shape:
     """Return the sizes of a model on any device, before adapters are added."""
     config = model.config.get_text_config()
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    # Configurations name sizes differently, or leave out those that follow from others.
     heads = config.num_attention_heads if getattr(config, "num_attention_heads", None) else 1
     return Shape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embeddings=embedding.numel(),
-        head=0 if head is embedding else head.numel(),
+        head=0 if head is embedding else head.numel(),  # tied weights are one tensor
         linears=_linears(model.base_model),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,

@@ -1,4 +1,7 @@
-"""Find a model by folder, Hub name or `tiny`, and read its configuration, tokenizer and template, but no weights."""
+"""A model as it is on disk: found by folder, Hub name or `tiny`, with configuration, tokenizer and template.
+
+No weights are read.
+"""
 
 from __future__ import annotations
 
@@ -59,12 +62,10 @@ def ignore_message(text: str) -> None:
     """Take a message and do nothing with it."""
 
 
-# ---- find
-
-
 def find_model(name: str, *, tokenizer: Tokenizer | None = None) -> ModelSource:
-    """Find a model by folder, Hub name or `tiny`; `tokenizer` replaces its own, and `tiny`, without one, needs it.
+    """Find a model by folder, Hub name or `tiny`.
 
+    `tokenizer` replaces the model's own; `tiny` has none, so it must be given one.
     Raises ModelError or TokenizerError with what to type.
     """
     if name == TINY:
@@ -126,8 +127,8 @@ def _check_causal(name: str, config: Any, expected: object) -> None:
     causal = isinstance(expected, str) and (not architectures or expected in architectures)
     if causal or (isinstance(expected, str) and any(map(_has_head, architectures))):
         return
-    what = architectures[0] if architectures else f"of type {config.model_type!r}"
-    raise ModelError(f"{name!r} is {what}, not a causal language model; give one such as a LLaMA")
+    description = architectures[0] if architectures else f"of type {config.model_type!r}"
+    raise ModelError(f"{name!r} is {description}, not a causal language model; give one such as a LLaMA")
 
 
 def _has_head(architecture: str) -> bool:
@@ -144,6 +145,7 @@ def _tokenizer(name: str, folder: Path) -> Tokenizer:
 
 
 def _check_vocabulary(name: str, config: Any, tokenizer: Tokenizer) -> None:
+    # An embedding may have more rows than there are ids, for speed; more ids than rows would fail in training.
     rows, ids = config.get_text_config().vocab_size, tokenizer.info.vocab_size
     if ids > rows:
         raise TokenizerError(
@@ -155,7 +157,11 @@ def _check_vocabulary(name: str, config: Any, tokenizer: Tokenizer) -> None:
 def natural_template(
     name: str, note: serving.Note | None, chat_template: str | None, tokenizer: Tokenizer
 ) -> tuple[str, str]:
-    """Return the template that a model was trained with, as far as that is known, and the reason."""
+    """Return the template that a model was trained with, as far as that is known, and the reason.
+
+    `note` is the model's `curate.json`; `chat_template` its own Jinja template. The first that applies: the note, the
+    chat template, the model's name, and otherwise Vicuna's.
+    """
     if note is not None and note.template is not None:
         return note.template, "its curate.json says so"
     if chat_template is not None:
@@ -169,7 +175,7 @@ def natural_template(
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Turn off transformers' progress bars and logs: curate reports the same by errors and messages."""
+    """Turn off transformers' progress bars and logs within the block; curate reports the same in its own words."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -19,15 +19,15 @@ def download(
     name: str,
     files: Sequence[str],
     *,
-    what: str = "tokenizer.json or tokenizer.model",
+    needed: str = "tokenizer.json or tokenizer.model",
     error: type[CurateError] = TokenizerError,
     revision: str | None = None,
     endpoint: str | None = None,
     cache: Path | None = None,
 ) -> Path:
-    """Download some files of a Hub repository into the Hub's own cache; return the folder.
+    """Download the files of a Hub repository that match `files` into the Hub's own cache; return the folder.
 
-    Raises `error` with what to do; `what` names the files to get by hand.
+    Raises `error` with what to do; `needed` names the files to get by hand.
     """
     import huggingface_hub as hub
 
@@ -41,14 +41,14 @@ def download(
             )
         )
     except (OSError, ValueError, hub.errors.EntryNotFoundError) as cause:
-        raise error(_hub_failure(name, cause, endpoint or "https://huggingface.co", what)) from None
+        raise error(_hub_failure(name, cause, endpoint or "https://huggingface.co", needed)) from None
     finally:
         if bars_enabled:
             utils.enable_progress_bars()
 
 
-def _hub_failure(name: str, error: Exception, endpoint: str, what: str) -> str:
-    """Return in one line why a download failed, and what to do."""
+def _hub_failure(name: str, error: Exception, endpoint: str, needed: str) -> str:
+    """Return an error message of one line: why a download failed, and what to do."""
     from huggingface_hub import errors
 
     causes = [error]
@@ -66,6 +66,6 @@ def _hub_failure(name: str, error: Exception, endpoint: str, what: str) -> str:
         problem = f"the disk is full, so {name!r} cannot be downloaded from the Hub"
         return f"{problem}; free some space, or set HF_HOME to another disk"
     return (
-        f"no folder {name!r} here, and the Hub cannot be reached; download its {what} "
+        f"no folder {name!r} here, and the Hub cannot be reached; download its {needed} "
         "on a machine with a network, and give that folder"
     )

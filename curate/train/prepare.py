@@ -145,7 +145,7 @@ def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
     except examples.ProofError as error:
         raise _with_failures(error, request) from None
     packed, data_load = _pack(config, dataset, window)
-    measured = device.look(world.device, dtype=config.model.dtype, memory_gib=config.train.memory_gib)
+    measured = device.measure_device(world.device, dtype=config.model.dtype, memory_gib=config.train.memory_gib)
     heads = Heads(shape.heads, shape.kv_heads, shape.head_size)
     kernel = selection.choose_kernel(world.device, DTYPES[measured.dtype], config.model.attention, heads=heads)
     hardware = Hardware(

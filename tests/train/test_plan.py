@@ -175,11 +175,11 @@ def test_a_plan_is_plain_values() -> None:
 
 def test_this_machine_can_be_measured() -> None:
     torch.set_num_threads(1)
-    found = device.look(torch.device("cpu"))
+    found = device.measure_device(torch.device("cpu"))
     assert (found.kind, found.dtype) == ("cpu", "fp32")
     assert found.memory > 100 << 20
     assert found.rate > 1e8
-    assert device.look(torch.device("cpu"), memory_gib=0.25).memory == GIB // 4
+    assert device.measure_device(torch.device("cpu"), memory_gib=0.25).memory == GIB // 4
     assert device.peak_gib(torch.device("cpu")) > 0.05
 
 

@@ -39,14 +39,18 @@ def flash_version() -> int | None:
     return installed[0] if installed else None
 
 
-def _chosen_mask(packed: dict[int, Any] | None, window: int | None, others: dict[str, Any]) -> Any:
-    """Return the mask for a layer; raises where there is none, or where the layer needs what no kernel has."""
+def _chosen_mask(packed: dict[int, Any] | None, window: int | None, options: dict[str, Any]) -> Any:
+    """Return the mask for a layer with this sliding window, in tokens.
+
+    Raises RecipeError if there is no mask, or for an option of the layer that no kernel supports.
+    """
     if packed is None:
         raise RecipeError(
             "attention over packed rows was called without a mask: the layers of this model do not pass it on, so it "
             "cannot be trained on packed rows; use a model of LLaMA's kind (to generate, use plain_attention)"
         )
-    if others.get("s_aux") is not None or others.get("position_bias") is not None:
+    # `s_aux`: the attention sinks of gpt-oss
+    if options.get("s_aux") is not None or options.get("position_bias") is not None:
         raise RecipeError(
             "this model's attention has sinks or a position bias, which no kernel supports; use another model"
         )
@@ -65,18 +69,18 @@ def _sdpa(
     sliding_window: int | None = None,
     softcap: float | None = None,
     packed: dict[int, Tensor] | None = None,
-    **others: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Attend by torch's SDPA with a boolean mask; with a softcap, which SDPA lacks, by explicit scores."""
-    seen = _chosen_mask(packed, sliding_window, others)
+    visible = _chosen_mask(packed, sliding_window, options)  # [rows, 1, queries, keys], for all heads
     key, value = _repeated(key, query), _repeated(value, query)
     if softcap is None:
         attend = nn.functional.scaled_dot_product_attention
-        out = attend(query, key, value, attn_mask=seen, dropout_p=dropout, scale=scaling)
+        out = attend(query, key, value, attn_mask=visible, dropout_p=dropout, scale=scaling)
     else:
         # [rows, heads, queries, keys]; capped in fp32, because tanh in bf16 loses small differences of scores
         scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        scores = (softcap * torch.tanh(scores.float() / softcap)).masked_fill(~seen, -torch.inf)
+        scores = (softcap * torch.tanh(scores.float() / softcap)).masked_fill(~visible, -torch.inf)
         weights = nn.functional.dropout(scores.softmax(dim=-1).to(value.dtype), dropout)
         out = weights @ value
     return out.transpose(1, 2).contiguous(), None
@@ -108,7 +112,7 @@ def _flex(
     sliding_window: int | None = None,
     softcap: float | None = None,
     packed: dict[int, Any] | None = None,
-    **others: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Attend by FlexAttention; in a compiled layer it is compiled as part of the layer."""
     from torch.nn.attention.flex_attention import flex_attention
@@ -122,7 +126,7 @@ def _flex(
         key,
         value,
         score_mod=None if softcap is None else _capped(softcap),
-        block_mask=_chosen_mask(packed, sliding_window, others),
+        block_mask=_chosen_mask(packed, sliding_window, options),
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
@@ -163,19 +167,20 @@ def _varlen(
     sliding_window: int | None = None,
     softcap: float | None = None,
     packed: dict[int, masks.Lengths] | None = None,
-    **others: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Attend by torch's own FlashAttention over documents laid end to end; causal is window (-1, 0) there."""
-    documents: masks.Lengths = _chosen_mask(packed, sliding_window, others)
+    documents: masks.Lengths = _chosen_mask(packed, sliding_window, options)
     _refuse("torch's variable-length attention", dropout, softcap)
     attend, grouped = _varlen_function()
     if not grouped:
         key, value = _repeated(key, query), _repeated(value, query)
-    more = {"enable_gqa": query.shape[1] != key.shape[1]} if grouped else {}
+    grouping = {"enable_gqa": query.shape[1] != key.shape[1]} if grouped else {}
     # (left, right) keys besides the query itself, -1 for no limit; right 0 is causal
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
+    # of queries and of keys, which are the same: cu_seqlens [documents + 1], max_seqlen in tokens
     ends = (documents.cu_seqlens, documents.cu_seqlens, documents.max_seqlen, documents.max_seqlen)
-    out = attend(_flat(query), _flat(key), _flat(value), *ends, scale=scaling, window_size=window, **more)
+    out = attend(_flat(query), _flat(key), _flat(value), *ends, scale=scaling, window_size=window, **grouping)
     return out.view(query.shape[0], query.shape[2], query.shape[1], -1), None
 
 
@@ -191,15 +196,16 @@ def _flash_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     packed: dict[int, masks.Lengths] | None = None,
-    **others: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Attend by the installed version of flash-attn."""
-    documents: masks.Lengths = _chosen_mask(packed, sliding_window, others)
+    documents: masks.Lengths = _chosen_mask(packed, sliding_window, options)
     _refuse("flash-attn", dropout, softcap)
     installed = flash_function()
     if installed is None:
         raise RecipeError("flash-attn is not installed; use attention = 'auto'")
-    more = {} if sliding_window is None else {"window_size": (sliding_window - 1, 0)}
+    # Keys to the left and right of the query, besides its own; with `causal`, none to the right.
+    window = {} if sliding_window is None else {"window_size": (sliding_window - 1, 0)}
     out = installed[1](
         _flat(query),
         _flat(key),
@@ -210,7 +216,7 @@ def _flash_attention(
         max_seqlen_k=documents.max_seqlen,
         softmax_scale=scaling,
         causal=True,
-        **more,
+        **window,
     )
     out = out[0] if isinstance(out, tuple) else out  # version 4 adds the log-sum-exp
     return out.view(query.shape[0], query.shape[2], query.shape[1], -1), None
@@ -232,7 +238,7 @@ class Kernel:
 
     attend: Callable[..., tuple[Tensor, None]]
     mask: Callable[[Tensor, int | None], Any]
-    # None of the words by which transformers knows its own kernels and asks a model whether it supports them.
+    # Must not contain the name of one of transformers' own kernels: it would then ask whether the model supports that.
     registered: str
 
 

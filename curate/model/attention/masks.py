@@ -33,7 +33,7 @@ def dense(documents: Tensor, window: int | None = None) -> Tensor:
 
 
 def _distance(length: int, device: torch.device) -> Tensor:
-    """Return how many places each key (column) lies before each query (row)."""
+    """Return how many places each key (column) is before each query (row): [length, length], negative after it."""
     places = torch.arange(length, device=device)
     return places[:, None] - places[None, :]
 
@@ -49,13 +49,13 @@ def blocks(documents: Tensor, window: int | None = None) -> BlockMask:
     length = documents.shape[1]
     row = torch.where(documents < 0, _PADDING, documents).to(torch.int32)
     row = torch.nn.functional.pad(row, (0, -length % BLOCK), value=_PADDING)
-    some, whole = _block_map(row, window)
+    any_visible, all_visible = _block_map(row, window)
 
     def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (row[batch, query] == row[batch, key])
 
     rule = allowed if window is None else _within(allowed, window)
-    parts = (*_ordered(some & ~whole), *_ordered(whole))
+    parts = (*_ordered(any_visible & ~all_visible), *_ordered(all_visible))
     return BlockMask.from_kv_blocks(*parts, BLOCK_SIZE=BLOCK, mask_mod=rule, seq_lengths=(length, length))
 
 
@@ -67,21 +67,28 @@ def _within(allowed: Rule, window: int) -> Rule:
 
 
 def _block_map(row: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
-    """Return which blocks [rows, queries, keys] may hold a seen key, and in which every key is seen by every query."""
+    """Return in which blocks a query may see a key, and in which every query sees every key.
+
+    Both are [rows, query blocks, key blocks].
+    """
     count = row.shape[1] // BLOCK
+    # The numbers of a row ascend, so the first and last document of a block bound all of it. [rows, blocks]
     first, last = row.view(-1, count, BLOCK).aminmax(dim=2)
     steps = _distance(count, row.device)
-    some = (steps >= 0) & (last[:, None, :] >= first[:, :, None]) & (first[:, None, :] <= last[:, :, None])
+    any_visible = (steps >= 0) & (last[:, None, :] >= first[:, :, None]) & (first[:, None, :] <= last[:, :, None])
     same = (first == last)[:, None, :] & (first == last)[:, :, None] & (first[:, None, :] == first[:, :, None])
-    whole = (steps > 0) & same
+    all_visible = (steps > 0) & same
     if window is not None:  # distances within a pair of blocks: (steps - 1) * BLOCK + 1 … (steps + 1) * BLOCK - 1
-        some = some & ((steps - 1) * BLOCK + 1 < window)
-        whole = whole & ((steps + 1) * BLOCK - 1 < window)
-    return some, whole
+        any_visible = any_visible & ((steps - 1) * BLOCK + 1 < window)
+        all_visible = all_visible & ((steps + 1) * BLOCK - 1 < window)
+    return any_visible, all_visible
 
 
 def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many key blocks each query block has [rows, 1, blocks], and which, those it has first."""
+    """Return how many key blocks each query block has, [rows, 1, blocks], and their indices, [rows, 1, blocks, blocks].
+
+    Only the first so many indices of a query block count; FlexAttention reads no others.
+    """
     counts = blocks.sum(dim=-1, dtype=torch.int32)
     order = blocks.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
     return counts.unsqueeze(1), order.unsqueeze(1)
@@ -98,8 +105,8 @@ class Lengths:
 def lengths(documents: Tensor, window: int | None = None) -> Lengths:
     """Return where documents [rows, tokens] start in the rows laid end to end; the kernels apply `window` themselves.
 
-    `cu_seqlens` is padded with empty documents to a multiple of 64 and `max_seqlen` is a whole row: shapes and numbers
-    stay the same from batch to batch, so nothing is compiled again.
+    `cu_seqlens` is padded with empty documents to a multiple of 64, and `max_seqlen` is the length of a row. So shapes
+    and numbers stay the same from batch to batch, and nothing is compiled again.
     """
     rows, length = documents.shape
     starts = torch.ones_like(documents, dtype=torch.bool)
