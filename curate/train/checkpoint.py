@@ -1,14 +1,14 @@
-"""Checkpoints: the state of a run on disk, written whole, with checksums; only the newest few are kept.
+"""Checkpoints: the state of a run on disk, written whole or not at all, with checksums; only the newest few are kept.
 
     checkpoints/step-000120/
-      weights-00001.safetensors …     the parameters that are trained, whole, whatever the number of ranks
-      optimizer-00001.safetensors …   the optimizer's tensors; gone where only weights are kept
-      rng.safetensors                 random states, one set for each rank
-      state.json                      step, facts of the run, and the shape of the optimizer's state
+      weights-00001.safetensors …     the trained parameters, unsharded
+      optimizer-00001.safetensors …   the optimizer's tensors, unsharded; deleted if only weights are kept
+      rng.safetensors                 random states, one set for each rank; deleted if only weights are kept
+      state.json                      step, facts of the run, and the structure of the optimizer's state
       manifest.json                   size and SHA-256 of each file; written last
 
-Nothing is pickled. Tensors that are sharded over ranks are gathered one at a time, so that a checkpoint loads at
-another world size; rank 0 alone writes.
+Nothing is pickled, so that reading a checkpoint runs no code from it. Tensors that are sharded over ranks are gathered
+one at a time, so that a checkpoint loads at another number of ranks. Only rank 0 writes.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from curate import files
 from curate.display.figures import gib
 from curate.errors import CheckpointError
 
-FORMAT = 1
-FOLDER = "checkpoints"
+FORMAT = 1  # of a checkpoint; one with another number is refused
+FOLDER = "checkpoints"  # in a run's folder
 MANIFEST, STATE = "manifest.json", "state.json"
 WEIGHTS, OPTIMIZER, RNG = "weights", "optimizer", "rng"
-SHARD = 4 << 30  # bytes of tensors in one file
-DTYPES = {  # names of the safetensors format
+SHARD = 4 << 30  # bytes of tensors in one file, at most; a larger tensor has a file of its own
+DTYPES = {  # their names in the safetensors format
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -59,32 +59,30 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class State:
-    """The state of a run at a step. `optimizer` is any nesting of dicts, lists, tensors and plain values, or None.
+    """The state of a run after a step. Tensors may be sharded when it is saved, and are whole when it is read."""
 
-    `rng` holds the random states of each rank, `facts` whatever else the run needs as JSON.
-    """
-
-    step: int
-    weights: Tensors
-    optimizer: Any = None
-    rng: tuple[Tensors, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    step: int  # steps that are done
+    weights: Tensors  # the trained parameters by name
+    optimizer: Any = None  # nested dicts, lists, tuples, tensors and plain values; None if only weights were kept
+    rng: tuple[Tensors, ...] = ()  # random states of each rank, by device kind
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what else the run needs, as JSON
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A state that was read, its path, and warnings about newer checkpoints that are damaged."""
+    """A state that was read from a checkpoint."""
 
     state: State
     path: Path
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...]  # about newer checkpoints, which are damaged
 
 
 def save(run: Path, state: State, *, keep: int = 2, full_states: int = 1, writes: bool = True) -> Path:
-    """Write a checkpoint whole or not at all, then thin out the older ones.
+    """Write a checkpoint whole or not at all, then delete older ones; return its path.
 
-    Every rank calls it, so that sharded tensors can be gathered; only the one with `writes` touches the disk.
-    Raises CheckpointError where the disk is full or refuses; what stood before still stands.
+    The newest `keep` checkpoints are kept, and the newest `full_states` of those with everything that resuming needs.
+    Collective: every rank must call this, because sharded tensors are gathered; only the one with `writes` touches the
+    disk. Raises CheckpointError if the disk is full or fails; earlier checkpoints are then unchanged.
     """
     final = run / FOLDER / f"step-{state.step:06}"
     try:
@@ -97,31 +95,38 @@ def save(run: Path, state: State, *, keep: int = 2, full_states: int = 1, writes
         if writes:
             _thin_out(run, state.step, keep, full_states)
     except OSError as error:
-        raise CheckpointError(_why(final, error)) from error
+        raise CheckpointError(_disk_message(final, error)) from error
     return final
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Return a run's checkpoints, the newest first."""
+    """Return a run's checkpoints, the newest first; they may be damaged."""
     folders = (run / FOLDER).glob("step-*") if (run / FOLDER).is_dir() else ()
-    return sorted((folder for folder in folders if folder.name[5:].isdigit()), key=lambda path: -int(path.name[5:]))
+    return sorted((folder for folder in folders if folder.name[5:].isdigit()), key=_step_of, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name[5:])  # step-000120
 
 
 def load_latest(run: Path) -> Loaded | None:
-    """Return the newest complete checkpoint, or None; damaged ones are named in `warnings`."""
+    """Return the newest complete checkpoint, None if there is no checkpoint at all.
+
+    Damaged ones are skipped and named in `warnings`. Raises CheckpointError if all of them are damaged.
+    """
     warnings: list[str] = []
     for path in checkpoints(run):
         try:
             return Loaded(load(path), path, tuple(warnings))
         except CheckpointError as error:
-            warnings.append(f"{error}; it is passed over")
+            warnings.append(f"{error}; it is skipped")
     if warnings:
-        raise CheckpointError(f"no checkpoint in {str(run / FOLDER)!r} is whole: {warnings[0]}")
+        raise CheckpointError(f"no checkpoint in {str(run / FOLDER)!r} is intact: {warnings[0]}")
     return None
 
 
 def load(path: Path) -> State:
-    """Read one checkpoint onto the CPU; raises CheckpointError where a file is missing or its checksum differs."""
+    """Read one checkpoint onto the CPU; raises CheckpointError if a file is missing or its checksum differs."""
     manifest = verify(path)
     try:
         values = json.loads((path / STATE).read_text("utf-8"))
@@ -140,26 +145,27 @@ def load(path: Path) -> State:
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's manifest after checking every file against it."""
+    """Return a checkpoint's manifest after checking every file against it; raises CheckpointError if one differs."""
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text("utf-8"))
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"checkpoint {str(path)!r} has format {manifest['format']!r}, not {FORMAT}")
-        for name, fact in manifest["files"].items():
+        for name, entry in manifest["files"].items():
             with (path / name).open("rb") as file:
-                if os.fstat(file.fileno()).st_size != fact["bytes"]:
+                size = os.fstat(file.fileno()).st_size
+                if size != entry["bytes"]:  # first, because it needs no read of the file
                     raise CheckpointError(
-                        f"checkpoint {str(path)!r} is damaged: {name} has not its {fact['bytes']} bytes"
+                        f"checkpoint {str(path)!r} is damaged: {name} has {size} bytes, not {entry['bytes']}"
                     )
-                if hashlib.file_digest(file, "sha256").hexdigest() != fact["sha256"]:
-                    raise CheckpointError(f"checkpoint {str(path)!r} is damaged: {name} has another SHA-256")
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                    raise CheckpointError(f"checkpoint {str(path)!r} is damaged: the SHA-256 of {name} is wrong")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint {str(path)!r} is damaged: {error}") from error
     return manifest
 
 
 def state_bytes(state: State) -> int:
-    """Return the bytes that a state takes on disk, without the few kilobytes of JSON."""
+    """Return the bytes that a state takes on disk, except for the JSON files; sharded tensors count as a whole."""
     tensors: dict[str, Tensor] = {}
     _split(state.optimizer, OPTIMIZER, tensors)
     return sum(tensor.numel() * tensor.element_size() for tensor in [*state.weights.values(), *tensors.values()])
@@ -169,7 +175,10 @@ def state_bytes(state: State) -> int:
 
 
 def _write(folder: Path, state: State, writes: bool) -> dict[str, dict[str, object]]:
-    """Write all files except the manifest; return the size and checksum of each."""
+    """Write all files except the manifest; return the size and checksum of each by name.
+
+    Collective: every rank gathers the same tensors in the same order.
+    """
     optimizer: dict[str, Tensor] = {}
     skeleton = _split(state.optimizer, OPTIMIZER, optimizer)
     rng = {f"{rank}.{name}": tensor for rank, states in enumerate(state.rng) for name, tensor in states.items()}
@@ -180,7 +189,7 @@ def _write(folder: Path, state: State, writes: bool) -> dict[str, dict[str, obje
             path = folder / (f"{kind}.safetensors" if kind == RNG else f"{kind}-{number:05}.safetensors")
             try:
                 written |= _write_tensors(path, shard, writes and failure is None)
-            except OSError as error:  # the other ranks are still gathering: go on with them to the end
+            except OSError as error:  # the other ranks wait in the next gather: continue without writing
                 failure = error
     if failure is not None:
         raise failure
@@ -191,7 +200,7 @@ def _write(folder: Path, state: State, writes: bool) -> dict[str, dict[str, obje
 
 
 def _shards(tensors: Tensors) -> Iterator[dict[str, Tensor]]:
-    """Divide tensors into files of a few gigabytes each."""
+    """Divide tensors into those of each file, in order; every rank gets the same division."""
     shard: dict[str, Tensor] = {}
     size = 0
     for name, tensor in tensors.items():
@@ -206,9 +215,11 @@ def _shards(tensors: Tensors) -> Iterator[dict[str, Tensor]]:
 
 
 def _write_tensors(path: Path, tensors: Tensors, writes: bool) -> dict[str, dict[str, object]]:
-    """Write one file in the safetensors format, tensor by tensor: one copy of one tensor in memory, hashed on the way.
+    """Write one file in the safetensors format, with one tensor at a time in memory; return its size and checksum.
 
-    The library's own writer wants all of a file's tensors on the CPU at once, and a second pass for the checksum.
+    The writer of the safetensors library needs all tensors of a file on the CPU at once, and a checksum would need a
+    second pass. Format: the header's length as 8 bytes, little-endian; the header as JSON; the tensors' bytes.
+    Collective: without `writes`, tensors are only gathered.
     """
     if not writes:
         for tensor in tensors.values():
@@ -220,22 +231,23 @@ def _write_tensors(path: Path, tensors: Tensors, writes: bool) -> dict[str, dict
         start, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    gathered = map(_bytes, tensors.values())
+    text += b" " * (-len(text) % 8)  # the format aligns tensors to 8 bytes
+    gathered = map(_bytes, tensors.values())  # lazy
     try:
         return _write_chunks(path, chain([struct.pack("<Q", len(text)), text], gathered))
     finally:
-        for _ in gathered:  # after a failure, what the other ranks still gather
+        for _ in gathered:  # after a failure, gather the remaining tensors: the other ranks do
             pass
 
 
 def _bytes(tensor: Tensor) -> memoryview:
+    """Gather a tensor and return its bytes in row-major order."""
     flat = gather_tensor(tensor).detach().to("cpu").contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def gather_tensor(tensor: Tensor) -> Tensor:
-    """Return a tensor with all its parts; every rank must call it for one that is sharded."""
+    """Return a whole tensor. Collective for a sharded one: every rank must call this, and gets it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -253,37 +265,38 @@ def _write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> dict[str,
     return {path.name: {"bytes": size, "sha256": digest.hexdigest()}}
 
 
-def _why(final: Path, error: OSError) -> str:
-    said = error.strerror or str(error)
-    room = ""
+def _disk_message(final: Path, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    free = ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         with suppress(OSError):
-            room = f" ({gib(shutil.disk_usage(final.parent).free)} GiB free)"
-    return f"checkpoint {str(final)!r} was not written: {said}{room}; earlier ones are as they were"
+            free = f" ({gib(shutil.disk_usage(final.parent).free)} GiB free)"
+    return f"checkpoint {str(final)!r} was not written: {reason}{free}; earlier ones are as they were"
 
 
-# ---- thinning out
+# ---- deleting old checkpoints
 
 
 def _thin_out(run: Path, step: int, keep: int, full_states: int) -> None:
-    """Remove checkpoints older than the last `keep`, and keep only the weights of those older than `full_states`.
+    """Delete all but the newest `keep` checkpoints, and all but the weights of those after the first `full_states`.
 
-    One of a later step than that just written is damaged, else the run would have gone on from it: it goes too.
+    Checkpoints of later steps than the one just written are damaged, otherwise the run would have continued from them;
+    they are deleted too.
     """
-    later = [path for path in checkpoints(run) if int(path.name[5:]) > step]
+    later = [path for path in checkpoints(run) if _step_of(path) > step]
     for path in later:
         _remove(path)
-    for place, path in enumerate(checkpoints(run)):
-        if place >= keep:
+    for index, path in enumerate(checkpoints(run)):
+        if index >= keep:
             _remove(path)
-        elif place >= full_states:
+        elif index >= full_states:
             _keep_weights(path)
-    for left in (run / FOLDER).glob(".step-*"):
-        files.remove(left)
+    for partial in (run / FOLDER).glob(".step-*"):  # of a kill while writing or deleting
+        files.remove(partial)
 
 
 def _remove(path: Path) -> None:
-    """Rename a checkpoint before removing its files, so that a kill in between leaves no damaged checkpoint."""
+    """Rename a checkpoint before deleting its files, so that a kill in between leaves no damaged checkpoint."""
     hidden = files.partial_name(path)
     files.remove(hidden)
     path.rename(hidden)
@@ -291,30 +304,35 @@ def _remove(path: Path) -> None:
 
 
 def _keep_weights(path: Path) -> None:
-    with suppress(OSError, ValueError, KeyError):  # a damaged one stays as it is, and is named when it is read
+    """Delete the files of a checkpoint that only resuming needs; a damaged checkpoint is left unchanged."""
+    with suppress(OSError, ValueError, KeyError):
         manifest = json.loads((path / MANIFEST).read_text("utf-8"))
         if not manifest["full"]:
             return
-        gone = [name for name in manifest["files"] if name.startswith((OPTIMIZER, RNG))]
-        manifest |= {"full": False, "files": {name: f for name, f in manifest["files"].items() if name not in gone}}
+        dropped = [name for name in manifest["files"] if name.startswith((OPTIMIZER, RNG))]
+        kept = {name: entry for name, entry in manifest["files"].items() if name not in dropped}
+        # The manifest first: after a kill in between, it is still true of the files that it lists.
         with files.replacing(path / MANIFEST, sync=True) as partial:
-            _write_json(partial, manifest)
-        for name in gone:
+            _write_json(partial, manifest | {"full": False, "files": kept})
+        for name in dropped:
             (path / name).unlink(missing_ok=True)
 
 
-# ---- the optimizer's state as plain values and tensors
+# ---- the optimizer's state as JSON and tensors
 
 
 def _split(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Move a tree's tensors into `tensors`, each under its path; return the rest as JSON."""
+    """Move a tree's tensors into `tensors`, each under its path; return a skeleton as JSON that `_join` fills again.
+
+    Raises TypeError for a type that JSON does not have.
+    """
     if isinstance(tree, Tensor):
         tensors[name] = tree
         return {"tensor": name}
-    if isinstance(tree, Mapping):  # as pairs: keys may be numbers
+    if isinstance(tree, Mapping):  # pairs, because the keys of a JSON object cannot be numbers
         return {"items": [[key, _split(value, f"{name}.{key}", tensors)] for key, value in tree.items()]}
     if isinstance(tree, (list, tuple)):
-        parts = [_split(value, f"{name}.{place}", tensors) for place, value in enumerate(tree)]
+        parts = [_split(value, f"{name}.{index}", tensors) for index, value in enumerate(tree)]
         return {"tuple" if isinstance(tree, tuple) else "list": parts}
     if tree is None or isinstance(tree, (bool, int, float, str)):
         return {"value": tree}
@@ -322,6 +340,7 @@ def _split(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _join(skeleton: Any, tensors: Tensors) -> Any:
+    """Return the tree that `_split` took apart."""
     (kind, value), *_ = skeleton.items()
     if kind == "tensor":
         return tensors[value]
@@ -334,14 +353,16 @@ def _join(skeleton: Any, tensors: Tensors) -> Any:
 
 
 def _read(path: Path, names: list[str], kind: str) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    """Return the tensors of one kind (WEIGHTS, OPTIMIZER or RNG) from all its files."""
+    tensors: dict[str, Tensor] = {}
     for name in names:
         if name.startswith(kind) and name.endswith(".safetensors"):
-            found |= load_file(path / name)
-    return found
+            tensors |= load_file(path / name)
+    return tensors
 
 
 def _by_rank(rng: Tensors) -> tuple[dict[str, Tensor], ...]:
+    """Return the random states of each rank, from names such as `0.cuda`."""
     ranks: dict[int, dict[str, Tensor]] = {}
     for key, tensor in rng.items():
         rank, _, name = key.partition(".")

@@ -121,7 +121,7 @@ def test_what_a_damaged_checkpoint_was_passed_over_for_stays_resumable(tmp_path:
 
 def test_where_every_checkpoint_is_damaged_that_is_said(tmp_path: Path) -> None:
     (save(tmp_path, state(1)) / "state.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole: .*step-000001.* is damaged"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is intact: .*step-000001.* is damaged"):
         load_latest(tmp_path)
 
 

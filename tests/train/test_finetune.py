@@ -226,7 +226,7 @@ def test_a_run_that_was_refused_leaves_its_folder_to_the_next(taught: Path, tmp_
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.toml").write_text("mine = true")
-    with pytest.raises(RunError, match="holds a run already"):
+    with pytest.raises(RunError, match="has a run already"):
         run(taught, other)
     assert (other / "config.toml").read_text() == "mine = true"
 

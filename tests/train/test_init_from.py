@@ -119,8 +119,8 @@ def full_settings() -> config.TrainConfig:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"method": "dora"}, "is an adapter of method lora and goes on as one; leave --method out"),
-        ({"rank": 4}, "is an adapter with a rank of its own; leave method.rank out"),
+        ({"method": "dora"}, "is an adapter of method lora, which cannot change; leave --method out"),
+        ({"rank": 4}, "is an adapter with its own rank; leave method.rank out"),
     ],
 )
 def test_a_method_that_an_adapter_has_not_is_refused(
@@ -128,7 +128,7 @@ def test_a_method_that_an_adapter_has_not_is_refused(
 ) -> None:
     with pytest.raises(RunError, match=said):
         on_from(lora.run, taught, tmp_path / "run", **flags)
-    with pytest.raises(RunError, match=r"is of a run with method\.(kind|rank) = .* and goes on so"):
+    with pytest.raises(RunError, match=r"is of a run with method\.(kind|rank) = .*, which cannot change"):
         on_from(checkpoint.checkpoints(lora.run)[0], taught, tmp_path / "run", **flags)
 
 

@@ -269,7 +269,7 @@ def test_another_set_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     stopped_at(data, out, 2)
     taught_set(tmp_path, 13)
-    with pytest.raises(CheckpointError, match="the data is not what the run began with"):
+    with pytest.raises(CheckpointError, match="the data is not that of the run"):
         finetune(resume=out, place="cpu")
 
 
@@ -284,7 +284,7 @@ def test_a_folder_that_holds_no_run_is_named_and_the_latest_is_found(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match="there is no run to resume"):
         finetune(resume=True, place="cpu")
-    with pytest.raises(CurateError, match="holds no run"):
+    with pytest.raises(CurateError, match="is not a run"):
         finetune(resume="nowhere", place="cpu")
     for name, age in (("runs/old", 100), ("runs/new", 0)):
         shutil.copytree(stopped, name)
@@ -294,5 +294,5 @@ def test_a_folder_that_holds_no_run_is_named_and_the_latest_is_found(
 
 
 def test_two_processes_never_work_on_one_run(stopped: Path) -> None:
-    with run_folder.lock(stopped), pytest.raises(RunError, match="another process is at work"):
+    with run_folder.lock(stopped), pytest.raises(RunError, match="another process is working"):
         finetune(resume=stopped, place="cpu")

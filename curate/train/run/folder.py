@@ -16,7 +16,7 @@ from curate.train.run import records
 
 RUNS = Path("runs")
 LOCK = ".lock"
-# Files of a run that ended before its first checkpoint; such a folder may be used again if no step was recorded.
+# Files of a run that ended before its first checkpoint; its folder may be used for a new run if no step was recorded.
 FILES_BEFORE_FIRST_STEP = {
     LOCK,
     records.CONFIG,
@@ -31,7 +31,10 @@ FILES_BEFORE_FIRST_STEP = {
 
 
 def choose_new(out: str | Path | None, settings: TrainConfig) -> Path:
-    """Return the folder of a new run: `out`, or a free one under runs/; raises RunError for one that is taken."""
+    """Return the folder of a new run, without creating it: `out`, or a new one under runs/.
+
+    Raises RunError if `out` has a run or other files.
+    """
     if out is not None:
         folder = Path(out)
         if folder.exists() and not (folder.is_dir() and _is_free(folder)):
@@ -48,26 +51,30 @@ def choose_new(out: str | Path | None, settings: TrainConfig) -> Path:
 def _is_free(folder: Path) -> bool:
     """Return whether a folder is empty, or has only the files of a run that ended before its first step."""
     names = {path.name for path in folder.iterdir()}
-    unbegun = names == {records.LEFT_OUT} or (LOCK in names and names <= FILES_BEFORE_FIRST_STEP)
-    return not names or (unbegun and not records.read_lines(folder / records.METRICS))
+    # The list of failures alone is left by a run that failed the proof. The lock shows that the files are a run's.
+    no_checkpoint = names == {records.LEFT_OUT} or (LOCK in names and names <= FILES_BEFORE_FIRST_STEP)
+    return not names or (no_checkpoint and not records.read_lines(folder / records.METRICS))
 
 
 def _occupied_message(folder: Path) -> str:
     if (folder / records.CONFIG).is_file():
-        return f"{str(folder)!r} holds a run already; go on with it: --resume {folder}, or give another --out"
-    return f"{str(folder)!r} exists and holds something else; nothing was written; give another --out"
+        return f"{str(folder)!r} has a run already; continue it: --resume {folder}, or give another --out"
+    return f"{str(folder)!r} exists and is not a run; nothing was written; give another --out"
 
 
 def find_resumable(run: str | Path | None) -> Path:
-    """Return the folder to resume: the one named, or the run under runs/ that was written to last."""
+    """Return the folder of the run to resume: `run`, or the one under runs/ that was written to last.
+
+    Raises RunError if there is none.
+    """
     if run is not None:
         folder = Path(run)
         if not (folder / records.CONFIG).is_file():
-            raise RunError(f"{str(folder)!r} holds no run: it has no {records.CONFIG}")
+            raise RunError(f"{str(folder)!r} is not a run: it has no {records.CONFIG}")
         return folder
     runs = [file.parent for file in RUNS.glob(f"*/{records.CONFIG}")]
     if not runs:
-        raise RunError(f"there is no run to resume under {str(RUNS)!r}; name one: --resume RUN")
+        raise RunError(f"there is no run to resume under {str(RUNS)!r}; give one: --resume RUN")
     return max(runs, key=lambda folder: max(file.stat().st_mtime for file in folder.iterdir()))
 
 
@@ -78,7 +85,7 @@ def load_config(folder: Path, changes: Mapping[str, Mapping[str, object]]) -> Tr
     if different := config.differences(before, after):
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise RecipeError(
-            f"the run {str(folder)!r} cannot go on with other settings: {different[0]}{more}; leave them as they are, "
+            f"the run {str(folder)!r} cannot continue with other settings: {different[0]}{more}; leave them unchanged, "
             f"or start a new run from it: --init {folder}"
         )
     return after
@@ -86,14 +93,16 @@ def load_config(folder: Path, changes: Mapping[str, Mapping[str, object]]) -> Tr
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Lock a run's folder for this process; raises RunError while another process has it locked."""
+    """Create a run's folder and lock it for this process; raises RunError while another process has it locked."""
     folder.mkdir(parents=True, exist_ok=True)
-    with files.lock(folder / LOCK, RunError(f"another process is at work on the run {str(folder)!r}"), keep=True):
+    # `keep`: the lock file stays, and identifies the folder as a run's (`_is_free`).
+    error = RunError(f"another process is working on the run {str(folder)!r}")
+    with files.lock(folder / LOCK, error, keep=True):
         yield
 
 
 def write_config(folder: Path, settings: TrainConfig) -> None:
-    """Write the configuration that `load_config` reads back."""
+    """Write the configuration that `load_config` reads."""
     files.write_text(folder / records.CONFIG, settings.to_toml())
 
 
@@ -103,9 +112,9 @@ def write_json(folder: Path, name: str, values: Mapping[str, Any]) -> None:
 
 
 def trim(folder: Path, step: int, *, evaluates_again: bool = False) -> None:
-    """Remove the records of steps after the one that a run continues from: it will repeat them.
+    """Remove the records of steps after `step`, which a run continues from: it will repeat them.
 
-    `evaluates_again` also removes the evaluation after that step.
+    `evaluates_again` also removes the evaluation and samples of that step.
     """
     for name in (records.METRICS, records.EVAL, records.SAMPLES):
         rows = records.read_lines(folder / name)
@@ -116,9 +125,9 @@ def trim(folder: Path, step: int, *, evaluates_again: bool = False) -> None:
 
 
 def refuse_finished(folder: Path) -> None:
-    """Raise RunError for a run that is finished: there is nothing to resume."""
+    """Raise RunError if a run is finished: there is nothing to resume."""
     if records.read(folder).facts.get("status") == "finished":
         raise RunError(
-            f"the run {str(folder)!r} is finished; talk to its result (curate chat {folder}), or train on from it: "
-            f"--init {folder}"
+            f"the run {str(folder)!r} is finished; chat with its result (curate chat {folder}), or start a new run "
+            f"from it: --init {folder}"
         )

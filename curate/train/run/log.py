@@ -1,6 +1,7 @@
-"""What a run records as it proceeds, and reports: metrics, checkpoints, facts, and its page.
+"""Record a run as it proceeds, and report it: metrics, evaluations, checkpoints, facts, and the run's page.
 
-Rank 0 writes the files; methods that compute across ranks are called by all of them.
+Every rank has a `RunLog` and calls the same methods in the same order, because some exchange values between ranks. Only
+rank 0 writes files.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ from curate.train.run.records import EvalLoss, Sample
 from curate.train.trainer import StepResult, Trainer
 
 SHOWN_MASKS = 8  # conversations whose loss mask the run's page shows
-RECENT = 20  # steps that the remaining time is estimated from
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
-# Facts of the data that may not change before a run is resumed.
+RECENT = 20  # last steps, from which the remaining time is estimated
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")  # whose versions `run.json` records
+# Facts of the data that must be the same when a run is resumed.
 SAME = ("manifest_sha256", "template", "window", "tokenizer_hash", "conversations", "tokens", "supervised")
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result of a run."""
+    """The result of a run; one that was only planned has neither steps nor losses."""
 
     run: Path  # its folder
     status: str  # planned, finished or stopped
@@ -73,7 +74,10 @@ class RunResult:
 
 
 class RunLog:
-    """The records of a run: its counters so far, and the files they are written to."""
+    """The records of a run: its counters, and the files that they are written to.
+
+    Raises CheckpointError if the run is resumed with other data.
+    """
 
     def __init__(self, run: Run, loaded: Loaded | None) -> None:
         before: Mapping[str, Any] = {} if loaded is None else loaded.state.facts
@@ -84,8 +88,8 @@ class RunLog:
         self.step = 0 if loaded is None else loaded.state.step  # steps that are done
         self.seconds: float = before.get("seconds", 0.0)  # of training, without evaluations
         self.loss: float | None = before.get("loss")  # of the last step
-        self.saved_step = self.step
-        self.saved_at = time.monotonic()
+        self.saved_step = self.step  # of the last checkpoint
+        self.saved_at = time.monotonic()  # seconds
         self.losses: dict[str, EvalLoss] = {}  # held out, by BASE and TUNED
         self.recent_seconds: deque[float] = deque(maxlen=RECENT)
         self.loggers: list[loggers.Logger] = []
@@ -94,15 +98,16 @@ class RunLog:
             self._require_same_data(before["data"])
 
     def _require_same_data(self, before: Mapping[str, Any]) -> None:
-        """Refuse to resume with other data: the rows of a step number would be different ones."""
+        """Refuse to resume with other data: a step number would have other packed rows."""
         for key, value in self._data_identity().items():
             if before.get(key) != value:
                 raise CheckpointError(
-                    f"the data is not what the run began with: {key} was {before.get(key)!r}, is {value!r}; put the "
-                    "set back as it was, or start a new run"
+                    f"the data is not that of the run's start: {key} was {before.get(key)!r}, is {value!r}; restore "
+                    "the set, or start a new run"
                 )
 
     def _data_identity(self) -> dict[str, Any]:
+        """Return the facts that determine the packed rows of each step, for a checkpoint."""
         facts, packed = self.run.data.facts, self.run.packed
         return {**{key: facts[key] for key in SAME}, "rows": len(packed.rows), "row_tokens": packed.row_tokens}
 
@@ -110,13 +115,14 @@ class RunLog:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Write what is known before the first step; on an error, record how the run ended."""
+        """Write what is known before the first step; if the block raises, record how the run ended."""
         requested = self.run.requested
         if self.world.main:
             run_folder.write_config(self.folder, requested)
             run_folder.write_json(self.folder, records.PLAN, self.run.plan.to_dict())
             examples.write_left_out(self.folder / records.LEFT_OUT, self.run.data.failures)
             self._write_masks()
+            # A run that stopped at step 0, or after the last step, evaluates there when it is resumed.
             evaluates_again = self.step in (0, self.run.plan.steps.count)
             run_folder.trim(self.folder, self.step, evaluates_again=evaluates_again)
             self.loggers = loggers.start(requested.train.log, self.folder, requested.to_dict())
@@ -125,7 +131,7 @@ class RunLog:
             yield
         except KeyboardInterrupt as stop:  # the second signal, which does not wait for a checkpoint
             self.write_facts(f"stopped in step {self.step + 1}: curate finetune --resume {self.folder}")
-            stop.args = (f"what was saved stands: curate finetune --resume {self.folder}",)
+            stop.args = (f"the last checkpoint is intact: curate finetune --resume {self.folder}",)
             raise
         except BaseException as error:
             self.write_facts(f"failed in step {self.step + 1}: {str(error) or type(error).__name__}")
@@ -149,7 +155,7 @@ class RunLog:
     # ---- steps
 
     def record_step(self, result: StepResult) -> None:
-        """Record and report a step."""
+        """Record and report a step. Collective: the ranks exchange their peak memory."""
         self.step = result.step
         self.seconds += result.seconds
         self.loss = result.loss
@@ -173,14 +179,17 @@ class RunLog:
             seconds_left=(steps.count - self.step) * float(np.mean(self.recent_seconds)),
         )
         if result.skipped:
-            self.run.reporter.warn(f"step {self.step}: an fp16 gradient overflowed; the loss is scaled down")
+            self.run.reporter.warn(f"step {self.step}: an fp16 gradient overflowed; the loss scale is halved")
         if self.world.main:
             records.append(self.folder / records.METRICS, [event.record()])
         self._log({name: value for name, value in event.record().items() if name in loggers.METRICS})
         self.send(event)
 
     def _mfu(self, work: sizes.Work, seconds: float) -> float:
-        """Return the model FLOPs utilisation: strictly counted operations over the measured rate of all ranks."""
+        """Return the model FLOPs utilisation: operations per second, as a share of the measured rate of all ranks.
+
+        `sizes.flops` counts only what the model needs: no recomputed activations, no padding.
+        """
         full = self.run.config.method.full
         adapters = 0 if full else self.run.plan.trained
         flops = sizes.flops(self.run.shape, work, full=full, adapters=adapters)
@@ -216,14 +225,17 @@ class RunLog:
     # ---- checkpoints
 
     def is_save_due(self) -> bool:
-        """Return whether a checkpoint is due, by steps or by the clock of rank 0."""
-        due = self.run.config.checkpoint
-        by_steps = bool(due.steps) and self.step - self.saved_step >= due.steps
-        by_clock = bool(due.minutes) and time.monotonic() - self.saved_at >= due.minutes * 60
-        return by_steps or (bool(due.minutes) and distributed.broadcast(by_clock, self.world))
+        """Return whether a checkpoint is due, by steps or by the clock of rank 0.
+
+        Collective: all ranks get the same answer, though their clocks differ.
+        """
+        settings = self.run.config.checkpoint
+        by_steps = bool(settings.steps) and self.step - self.saved_step >= settings.steps
+        by_clock = bool(settings.minutes) and time.monotonic() - self.saved_at >= settings.minutes * 60
+        return by_steps or (bool(settings.minutes) and distributed.broadcast(by_clock, self.world))
 
     def save(self, trainer: Trainer) -> None:
-        """Write a checkpoint of this step unless there is one; every rank calls it."""
+        """Write a checkpoint of this step unless there is one. Collective: every rank must call this."""
         if self.saved_step == self.step and self.step:
             return
         begin = time.perf_counter()

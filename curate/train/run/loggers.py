@@ -1,4 +1,4 @@
-"""Where a run's numbers go besides its own files: TensorBoard and Weights & Biases, where asked for and installed."""
+"""Log a run's metrics to TensorBoard or Weights & Biases, if `train.log` names them and they are installed."""
 
 from __future__ import annotations
 
@@ -9,38 +9,41 @@ from typing import Any, Protocol
 
 from curate.errors import RunError
 
-METRICS = ("loss", "lr", "norm", "tokens_per_s", "mfu", "gib", "epoch")
+METRICS = ("loss", "lr", "norm", "tokens_per_s", "mfu", "gib", "epoch")  # keys of `metrics.jsonl` that are logged
 
 
 class Logger(Protocol):
-    """Takes numbers by step."""
+    """A service that records metrics by step. Only rank 0 has one."""
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Take the numbers of a step."""
+        """Record metrics of a step; called more than once for a step that is evaluated."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is buffered, and close."""
 
 
 class TensorBoard:
-    """Writes event files into the run's folder."""
+    """Writes event files to `tensorboard/` in the run's folder."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        made: Any = importlib.import_module("torch.utils.tensorboard")
-        self.writer = made.SummaryWriter(str(folder / "tensorboard"))
+        tensorboard: Any = importlib.import_module("torch.utils.tensorboard")  # imported only if it is used: slow
+        self.writer = tensorboard.SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Take the numbers of a step."""
+        """Record metrics of a step."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is buffered, and close."""
         self.writer.close()
 
 
 class WeightsAndBiases:
-    """Sends to the service that `wandb login` was told; a run that is resumed goes on there too."""
+    """Sends metrics to the service of `wandb login`, project `curate`.
+
+    The folder's name is the id there, so a resumed run continues the same one.
+    """
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         wandb: Any = importlib.import_module("wandb")
@@ -48,24 +51,23 @@ class WeightsAndBiases:
         self.run = wandb.init(project="curate", name=name, id=name, resume="allow", dir=str(folder), config=config)
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Take the numbers of a step."""
+        """Record metrics of a step."""
         self.run.log(values, step=step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Send what is buffered, and close."""
         self.run.finish()
 
 
-LOGGERS: dict[
-    str, tuple[str, str, Callable[[Path, dict[str, Any]], Logger]]
-] = {  # package, module it needs, what it is
+# By name in `train.log`: the package to install, the module that it provides, and the logger.
+LOGGERS: dict[str, tuple[str, str, Callable[[Path, dict[str, Any]], Logger]]] = {
     "tensorboard": ("tensorboard", "torch.utils.tensorboard", TensorBoard),
     "wandb": ("wandb", "wandb", WeightsAndBiases),
 }
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Raise RunError for what is asked for and not installed, with the line to type."""
+    """Raise RunError, with the command to type, if a logger's package is not installed."""
     for name in names:
         package, module, _ = LOGGERS[name]
         try:
@@ -75,5 +77,5 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 def start(names: Sequence[str], folder: Path, config: dict[str, Any]) -> list[Logger]:
-    """Return what numbers go to."""
+    """Start the loggers of a run; `config` is its configuration, as plain values."""
     return [LOGGERS[name][2](folder, config) for name in names]

@@ -1,7 +1,7 @@
 """The files of a run: metrics, evaluations and samples as JSON lines, plan and facts as JSON; written and read back.
 
-Lines are appended as the run proceeds. A last line cut by a kill is skipped; of a step that a resumed run repeated,
-the later line counts.
+Lines are appended as the run proceeds. A last line that a kill has cut off is skipped when it is read. If a resumed run
+repeats a step, its later line counts.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ METRICS, EVAL, SAMPLES, MASKED, LEFT_OUT = (
     "left-out.jsonl",
 )
 CONFIG, PLAN, FACTS = "config.toml", "plan.json", "run.json"
-BASE, TUNED = "base", "tuned"  # `which` model an evaluation or a sample is of: before or after training
+BASE, TUNED = "base", "tuned"  # `which` of an evaluation or sample: the model before training, or as trained so far
 
 
-# ---- evaluations, as the run records them
+# ---- evaluations
 
 
 @dataclass(frozen=True)
 class Slice:
-    """The loss of one kind of conversation or answer."""
+    """The loss of one group of conversations or answers."""
 
-    name: str
+    name: str  # such as a language, or 3-4
     loss: float | None  # per supervised token; None where it is not finite
     tokens: int  # supervised
     conversations: int
@@ -44,7 +44,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class EvalLoss:
-    """Held-out loss, overall and by kind."""
+    """Held-out loss, overall and by group."""
 
     overall: Slice
     by_exchanges: tuple[Slice, ...] = ()  # conversations by their number of exchanges
@@ -78,14 +78,14 @@ class Sample:
 
     def record(self, step: int, which: str) -> Row:
         """Return the line of `samples.jsonl`; `which` is BASE or TUNED."""
-        asked = [{"role": message.role, "content": message.content} for message in self.prompt.messages]
-        known = {} if self.prompt.reference is None else {"reference": self.prompt.reference}
+        messages = [{"role": message.role, "content": message.content} for message in self.prompt.messages]
+        reference = {} if self.prompt.reference is None else {"reference": self.prompt.reference}
         return {
             "step": step,
             "which": which,
             "name": self.prompt.name,
-            "messages": asked,
-            **known,
+            "messages": messages,
+            **reference,
             "answer": self.answer,
             "stopped": self.stopped,
             "tokens": self.tokens,
@@ -97,37 +97,38 @@ class Sample:
 
 @dataclass(frozen=True)
 class Records:
-    """The files of a run, each list in the order of its steps."""
+    """The contents of a run's files. Rows are JSON objects, and may lack keys: anyone can edit these files."""
 
-    name: str
-    metrics: list[Row] = field(default_factory=list)
-    evals: list[Row] = field(default_factory=list)
-    samples: list[Row] = field(default_factory=list)
-    masked: list[Row] = field(default_factory=list)
-    left_out: list[Row] = field(default_factory=list)
+    name: str  # of the run's folder
+    metrics: list[Row] = field(default_factory=list)  # one for each step, in order
+    evals: list[Row] = field(default_factory=list)  # in order of their steps
+    samples: list[Row] = field(default_factory=list)  # as written
+    masked: list[Row] = field(default_factory=list)  # conversations in spans, with loss or without
+    left_out: list[Row] = field(default_factory=list)  # conversations and exchanges, with reasons
     plan: Row = field(default_factory=dict)
-    facts: Row = field(default_factory=dict)
-    config: str = ""
+    facts: Row = field(default_factory=dict)  # run.json
+    config: str = ""  # TOML
 
     def evaluation(self, which: str) -> Row | None:
         """Return the last evaluation of the base or the tuned model."""
         return next((row for row in reversed(self.evals) if row.get("which") == which), None)
 
     def answers(self) -> list[tuple[Row | None, Row]]:
-        """Return the last tuned answer to each prompt, with the base model's answer to it where there is one."""
+        """Return pairs of the base and the tuned model's last answer to each prompt; the base's may be None."""
         last: dict[tuple[str, str], Row] = {}
         for row in self.samples:
-            last[str(row.get("which")), _key(row)] = row
+            last[str(row.get("which")), _prompt_key(row)] = row
         tuned = [(key, row) for (which, key), row in last.items() if which == TUNED]
         return [(last.get((BASE, key)), row) for key, row in tuned]
 
 
-def _key(row: Row) -> str:
+def _prompt_key(row: Row) -> str:
+    """Identify a prompt; not by its name alone, which all fixed prompts share."""
     return json.dumps([row.get("name"), row.get("messages")], sort_keys=True)
 
 
 def read(run: Path) -> Records:
-    """Read a run's folder; a file that does not exist yet is empty."""
+    """Read a run's folder; a file that does not exist or cannot be read counts as empty."""
     return Records(
         name=run.resolve().name,
         metrics=_by_step(read_lines(run / METRICS), ("step",)),
@@ -142,70 +143,73 @@ def read(run: Path) -> Records:
 
 
 def read_lines(path: Path) -> list[Row]:
-    """Return the objects of a file of JSON lines; none where there is no file."""
-    found = []
+    """Return the objects of a file of JSON lines; an empty list if there is no file."""
+    rows = []
     for line in _text(path).splitlines():
         try:
             row = json.loads(line)
         except ValueError:
-            continue  # cut by a kill
+            continue  # cut off by a kill
         if isinstance(row, dict):
-            found.append(row)
-    return found
+            rows.append(row)
+    return rows
 
 
 def points(rows: Iterable[Row], key: str) -> list[Point]:
-    """Return the curve of a value over the steps, without the steps at which it is no finite number."""
+    """Return the curve of a value over the steps, without steps at which it is not a finite number."""
     values = [(row["step"], row.get(key)) for row in rows]
     return [(step, float(value)) for step, value in values if isinstance(value, int | float) and math.isfinite(value)]
 
 
-def held_out_curve(found: Records, which: str) -> list[Point]:
+def held_out_curve(history: Records, which: str) -> list[Point]:
     """Return the held-out loss of the `base` or the `tuned` model over the steps."""
-    rows = [row for row in found.evals if row.get("which") == which and isinstance(row.get("overall"), dict)]
+    rows = [row for row in history.evals if row.get("which") == which and isinstance(row.get("overall"), dict)]
     return points([{"step": row["step"], "loss": row["overall"].get("loss")} for row in rows], "loss")
 
 
 def smooth(curve: Sequence[Point], weight: float = 0.9) -> list[Point]:
-    """Return the exponential running mean of a curve, with the bias of its start corrected as in Adam."""
-    out, mean = [], 0.0
+    """Return the exponential running mean of a curve; `weight` is that of the past.
+
+    The mean begins at 0, and that bias is corrected as in Adam (arXiv 1412.6980).
+    """
+    means, mean = [], 0.0
     for count, (step, value) in enumerate(curve, 1):
         mean = weight * mean + (1 - weight) * value
-        out.append((step, mean / (1 - weight**count)))
-    return out
+        means.append((step, mean / (1 - weight**count)))
+    return means
 
 
-def downsample(curve: Sequence[Point], most: int) -> list[Point]:
-    """Return at most so many points of a curve, each the mean of its stretch of steps."""
-    if len(curve) <= most:
+def downsample(curve: Sequence[Point], max_points: int) -> list[Point]:
+    """Return at most `max_points` points of a curve, each the mean of consecutive points, at the last step of them."""
+    if len(curve) <= max_points:
         return list(curve)
-    cuts = [place * len(curve) // most for place in range(most + 1)]
-    stretches = [curve[a:b] for a, b in pairwise(cuts)]
-    return [(one[-1][0], sum(value for _, value in one) / len(one)) for one in stretches]
+    cuts = [index * len(curve) // max_points for index in range(max_points + 1)]
+    groups = [curve[start:end] for start, end in pairwise(cuts)]
+    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
 def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append objects as JSON lines; a half line that a kill left behind is closed first."""
+    """Append objects as JSON lines; a partial line that a kill has left is ended first."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    with path.open("ab+") as file:
+    with path.open("ab+") as file:  # positioned at the end
         if file.tell():
-            file.seek(-1, 2)
+            file.seek(-1, 2)  # read the last byte; in append mode, writes go to the end anyway
             text = text if file.read(1) == b"\n" else "\n" + text
-        file.write(text.encode("utf-8", "backslashreplace"))
+        file.write(text.encode("utf-8", "backslashreplace"))  # lone surrogates
 
 
 def _by_step(rows: list[Row], keys: tuple[str, ...]) -> list[Row]:
-    """Keep the last row of each step, in order of the steps."""
+    """Keep the last row for each value of `keys`, in order of the steps."""
     last = {tuple(row.get(key) for key in keys): row for row in rows if isinstance(row.get("step"), int)}
     return sorted(last.values(), key=lambda row: int(row["step"]))
 
 
 def _object(path: Path) -> Row:
     try:
-        found = json.loads(_text(path) or "{}")
+        value = json.loads(_text(path) or "{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _text(path: Path) -> str:
