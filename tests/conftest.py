@@ -1,4 +1,4 @@
-"""What several tests share."""
+"""Fixtures shared by several tests."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from hypothesis import HealthCheck, settings
 from tests.support import ROOT
 from tests.support.tiny_tokenizers import folder, sentencepiece_model
 
-# How long an example takes depends on the machine and on what else it does.
+# The time of an example depends on the machine and its load.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:
-    """Take SIGINT as from a terminal: a shell that runs pytest in the background has it ignored."""
+    """Restore the handler of SIGINT, which a shell ignores for processes in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a small SentencePiece tokenizer, which loads in milliseconds."""
+    """Return the folder of a small SentencePiece tokenizer, which loads in milliseconds."""
     return str(folder(tmp_path_factory.mktemp("tiny"), tokenizer_model=sentencepiece_model()))
 
 
 @pytest.fixture(scope="module")
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep built tokenizers in a cache folder of the module's own."""
+    """Use a separate cache folder for each test module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -38,7 +38,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real dumps and tokenizers beside the checkout; tests that need it skip where it is absent."""
+    """Return the folder of real dumps and tokenizers next to the checkout; skip the test if it is absent."""
     folder = ROOT.parent / "shared"
     if not (folder / "data").is_dir():
         pytest.skip("the real dumps (../shared/data) are not on this machine")
@@ -46,11 +46,11 @@ def shared() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu` where there is no CUDA device."""
+    """Skip tests marked `gpu` if there is no CUDA device."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
-    import torch  # only if a test of training was collected, which has loaded it already
+    import torch  # a collected test of training has already imported it
 
     if not torch.cuda.is_available():
         for item in marked:

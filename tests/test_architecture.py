@@ -32,21 +32,21 @@ LEVELS = (
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 TOPS = {"curate": "curate", "schemas": "curate.schemas", "filters": "curate.filters"}  # folder to package
 AT_THE_TOP = {"__init__", "__main__", "_version", "errors", "files", "settings"}
-MOST_MODULES = 16  # in one folder
+MAX_MODULES = 16  # in one folder
 Imports = Mapping[str, frozenset[str]]
 
 
 @cache
 def modules() -> dict[str, Path]:
     """Return the path of each module, by its dotted name; a package is named like its folder."""
-    found = {}
+    paths = {}
     for folder, package in TOPS.items():
         for path in sorted((ROOT / folder).rglob("*.py")):
             parts = path.relative_to(ROOT / folder).with_suffix("").parts
             if folder == "curate" and parts[0] in ("schemas", "filters"):
                 continue  # links to the two folders at the top
-            found[".".join((package, *(part for part in parts if part != "__init__")))] = path
-    return found
+            paths[".".join((package, *(part for part in parts if part != "__init__")))] = path
+    return paths
 
 
 def imported(module: str, path: Path) -> Iterator[str]:
@@ -80,33 +80,36 @@ def test_every_package_has_a_level() -> None:
 def test_imports_point_down() -> None:
     assert sum(map(len, imports().values())) > 500
     wrong = [
-        f"{module} imports {other}"
-        for module, others in imports().items()
-        for other in others
-        if package_of(module) != package_of(other) and LEVEL[package_of(other)] >= LEVEL[package_of(module)]
+        f"{module} imports {imported_module}"
+        for module, imported_modules in imports().items()
+        for imported_module in imported_modules
+        if package_of(module) != package_of(imported_module)
+        and LEVEL[package_of(imported_module)] >= LEVEL[package_of(module)]
         if module != "curate"  # which names the public functions of all
     ]
     assert wrong == []
 
 
-def test_no_module_imports_itself_through_others() -> None:
+def test_there_are_no_import_cycles() -> None:
     waiting = dict(imports())
-    while free := [module for module, others in waiting.items() if not (others - {module}) & waiting.keys()]:
+    while free := [
+        module for module, imported_modules in waiting.items() if not (imported_modules - {module}) & waiting.keys()
+    ]:
         for module in free:
             del waiting[module]
     assert sorted(waiting) == []  # those in a ring, and those that import one of them
 
 
-def test_packages_are_small_enough_to_look_through() -> None:
+def test_packages_have_few_modules() -> None:
     counts = {
         folder: len(list(paths))
         for folder, paths in itertools.groupby(sorted(modules().values()), key=lambda path: path.parent)
     }
-    assert {str(folder.relative_to(ROOT)): n for folder, n in counts.items() if n - 1 > MOST_MODULES} == {}
+    assert {str(folder.relative_to(ROOT)): n for folder, n in counts.items() if n - 1 > MAX_MODULES} == {}
     assert {path.stem for path in (ROOT / "curate").glob("*.py")} <= AT_THE_TOP
 
 
-def test_the_documented_levels_are_these() -> None:
+def test_the_documented_levels_match() -> None:
     text = (ROOT / "docs/architecture.md").read_text("utf-8")
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", text, re.M)
     assert [(int(level), tuple(re.findall(r"`(\w+)`", packages))) for level, packages in rows] == list(

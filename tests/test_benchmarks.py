@@ -1,4 +1,4 @@
-"""The benchmark of training runs where little is installed, takes every row, and tells of the rows it cannot."""
+"""The training benchmark runs with few packages installed, and reports the rows that it skips."""
 
 from __future__ import annotations
 
@@ -23,43 +23,47 @@ INSTALLED = ("torch", "transformers", "peft", "numpy", "click", "rich")
 
 
 @pytest.fixture(scope="module")
-def little(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with links to these packages and what they require, and to no other."""
+def minimal_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with links to these packages and their requirements only."""
     folder = tmp_path_factory.mktemp("site")
-    wanted, seen = list(INSTALLED), set()
-    while wanted:
-        name = canonicalize_name(wanted.pop())
-        if name in seen:
+    pending, visited = list(INSTALLED), set()
+    while pending:
+        name = canonicalize_name(pending.pop())
+        if name in visited:
             continue
-        seen.add(name)
+        visited.add(name)
         try:
-            found = metadata.distribution(name)
+            distribution = metadata.distribution(name)
         except metadata.PackageNotFoundError:  # for another system, such as CUDA's libraries
             continue
-        needs = [Requirement(text) for text in found.requires or ()]
-        wanted += [one.name for one in needs if one.marker is None or one.marker.evaluate({"extra": ""})]
-        for top in {Path(str(file)).parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
+        needs = [Requirement(text) for text in distribution.requires or ()]
+        pending += [
+            requirement.name
+            for requirement in needs
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ]
+        for top in {Path(str(file)).parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
             if not (folder / top).exists():
-                (folder / top).symlink_to(Path(str(found.locate_file(top))))
+                (folder / top).symlink_to(Path(str(distribution.locate_file(top))))
     return folder
 
 
-def run(little: Path, *arguments: str) -> str:
+def run(minimal_packages: Path, *arguments: str) -> str:
     """Run the benchmark with these packages alone."""
     command = [sys.executable, "-S", str(ROOT / "benchmarks" / "finetune.py"), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(little)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(minimal_packages)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 @pytest.mark.slow
-def test_every_row_of_the_gpu_runs_at_toy_size_with_little_installed(little: Path, tmp_path: Path) -> None:
+def test_every_gpu_row_runs_at_toy_size_with_few_packages(minimal_packages: Path, tmp_path: Path) -> None:
     out = tmp_path / "toy.json"
-    table = run(little, "--device", "cpu", "--toy", "--out", str(out))
+    table = run(minimal_packages, "--device", "cpu", "--toy", "--out", str(out))
     result = json.loads(out.read_text())
     rows = {row["name"]: row for row in result["rows"]}
-    assert list(rows) == run(little, "--list", "--toy", "--device", "cpu").splitlines()
+    assert list(rows) == run(minimal_packages, "--list", "--toy", "--device", "cpu").splitlines()
     failed = {name: row["error"] for name, row in rows.items() if "error" in row}
     assert failed == {
         "7B full 1k, varlen": (
@@ -76,10 +80,10 @@ def test_every_row_of_the_gpu_runs_at_toy_size_with_little_installed(little: Pat
 
 
 @pytest.mark.slow
-def test_rows_that_the_budget_does_not_reach_are_told(little: Path, tmp_path: Path) -> None:
+def test_rows_beyond_the_budget_are_reported(minimal_packages: Path, tmp_path: Path) -> None:
     out = tmp_path / "short.json"
     run(
-        little,
+        minimal_packages,
         "--device",
         "cpu",
         "--toy",

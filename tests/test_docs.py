@@ -1,4 +1,4 @@
-"""The documentation says what the code does: generated parts, names, command lines, Python blocks, links, the tree."""
+"""The documentation matches the code: generated parts, names, command lines, Python blocks, links, the tree."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def command_lines() -> Iterator[tuple[str, str]]:
-    """Yield the name of a page and each command line of curate's in its blocks of shell."""
+    """Yield each `curate` command line in the shell blocks, with the name of its page."""
     for name, path in BY_NAME.items():
         for block in blocks(path.read_text("utf-8"), "sh"):
             for line in block.splitlines():
-                if found := re.search(r"(?:^|\| )(curate [^|>]*)", line):
-                    yield name, found[1].strip()
+                if match := re.search(r"(?:^|\| )(curate [^|>]*)", line):
+                    yield name, match[1].strip()
 
 
 def parsed(line: str) -> click.Context:
@@ -57,7 +57,7 @@ def parsed(line: str) -> click.Context:
 
 
 def built_in(*kinds: registry.Kind) -> list[registry.Rule]:
-    """Rules of curate's own: other tests register some from files of theirs."""
+    """Return curate's own rules; other tests register more from their own files."""
     return [rule for rule in registry.rules(*kinds).values() if rule.function.__module__.startswith("curate.")]
 
 
@@ -68,13 +68,13 @@ def test_the_json_schemas_are_up_to_date(path: Path, text: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", docs.pages(), ids=lambda path: path.name)
-def test_generated_parts_and_recorded_runs_are_what_the_code_gives_today(path: Path) -> None:
+def test_generated_parts_and_recorded_runs_are_up_to_date(path: Path) -> None:
     _, stale = docs.renew(path.read_text("utf-8"))
     assert stale == [], "run: python scripts/docs.py"
 
 
 @pytest.mark.slow
-def test_a_part_that_differs_is_made_anew_and_its_clock_alone_is_no_difference() -> None:
+def test_a_stale_part_is_regenerated_and_a_different_time_is_not_stale() -> None:
     text = (ROOT / "docs" / "clean.md").read_text("utf-8")
     other_clock = re.sub(r"^time .*$", "time     9.9 s", text, flags=re.M)
     assert docs.renew(other_clock) == (other_clock, [])
@@ -82,7 +82,7 @@ def test_a_part_that_differs_is_made_anew_and_its_clock_alone_is_no_difference()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_a_page_with_its_flags_and_stands_in_the_readme_and_the_index(name: str) -> None:
+def test_every_command_has_a_page_with_its_flags_and_is_linked(name: str) -> None:
     with click.Context(cli, info_name="curate") as parent:
         command = cli.get_command(parent, name)
     assert command is not None
@@ -93,7 +93,7 @@ def test_every_command_has_a_page_with_its_flags_and_stands_in_the_readme_and_th
 
 
 @pytest.mark.parametrize(
-    ("where", "names"),
+    ("page_name", "names"),
     [
         ("filters", [rule.name for rule in built_in()]),
         ("filters", [key for rule in built_in() for key in rule.settings]),
@@ -110,27 +110,27 @@ def test_every_command_has_a_page_with_its_flags_and_stands_in_the_readme_and_th
         *("rules and repairs", "formats", "templates", "files of a set"),
     ],
 )
-def test_every_name_stands_on_its_page(where: str, names: list[str]) -> None:
-    text = page(where)
+def test_every_name_is_on_its_page(page_name: str, names: list[str]) -> None:
+    text = page(page_name)
     missing = [name for name in names if not re.search(rf"`[^`\n]*\b{re.escape(name)}\b[^`\n]*`", text)]
     assert missing == []
 
 
-def test_every_key_of_a_recipe_stands_on_its_page() -> None:
+def test_every_key_of_a_recipe_is_on_its_page() -> None:
     sections = recipe.Recipe().to_dict()
     keys = [f"{name}.{key}" for name, values in sections.items() if isinstance(values, dict) for key in values]
     assert len(keys) > 15
     assert [key for key in keys if f"`{key}`" not in page("recipes")] == []
 
 
-def test_every_rule_that_the_source_rejects_or_repairs_by_stands_on_a_page() -> None:
-    told = page("clean") + page("convert") + page("filters") + page("mask")
+def test_every_rule_in_the_source_is_documented() -> None:
+    documented = page("clean") + page("convert") + page("filters") + page("mask")
     call = re.compile(r"(?:RecordError|Lost|\.edit)\(\s*\"(\w+)\"|TOO_LONG = \"(\w+)\"")
     folders = (ROOT / "curate", ROOT / "schemas", ROOT / "filters")
     sources = [path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py")]
-    rules = {one or other for source in sources for one, other in call.findall(source)}
+    rules = {name or constant for source in sources for name, constant in call.findall(source)}
     assert {"unreadable", "html_to_markdown", "too_long"} <= rules
-    assert sorted(rule for rule in rules if f"`{rule}`" not in told) == []
+    assert sorted(rule for rule in rules if f"`{rule}`" not in documented) == []
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_every_rule_that_the_source_rejects_or_repairs_by_stands_on_a_page() -> 
 )
 def test_the_page_of_the_set_has_every_column_in_order_with_its_type(file: str, schema: columns.Schema) -> None:
     section = page("curated-set").split(f"## {file}\n")[1].split("\n## ")[0]
-    told = re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.M)
+    documented = re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.M)
     simple = {name: re.sub(r"Struct\(.*\)(?=\))", "Struct", str(dtype)) for name, dtype in schema.items()}
-    assert told == list(simple.items())
+    assert documented == list(simple.items())
 
 
 def test_the_page_of_the_set_has_every_field_of_messages_and_edits() -> None:
@@ -160,23 +160,23 @@ def test_command_lines_in_the_docs_parse(name: str, line: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["curate clean --langauge en x.json", "curate clen x.json", "curate explain"])
-def test_a_command_line_that_is_wrong_does_not_parse(line: str) -> None:
+def test_a_wrong_command_line_does_not_parse(line: str) -> None:
     with pytest.raises((click.UsageError, AssertionError)):
         parsed(line)
 
 
 def test_formats_languages_recipes_and_templates_in_command_lines_exist() -> None:
     for _, line in command_lines():
-        words = dict(re.findall(r"--(to|template|language) (\w+)", line))
-        assert words.get("to", "vicuna") in FORMATS, line
-        assert words.get("template", "vicuna") in TEMPLATES, line
-        if language := words.get("language"):
+        options = dict(re.findall(r"--(to|template|language) (\w+)", line))
+        assert options.get("to", "vicuna") in FORMATS, line
+        assert options.get("template", "vicuna") in TEMPLATES, line
+        if language := options.get("language"):
             registry.check("languages", {"keep": (language,)})
 
 
 @pytest.fixture(scope="module")
-def beside_the_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the example dump and the set that the README's first Python block makes of it."""
+def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the example dump and the set that the README's first Python block makes of it."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "examples", folder / "examples")
     with contextlib.chdir(folder):
@@ -185,17 +185,17 @@ def beside_the_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def python_blocks() -> list[tuple[str, str]]:
-    """Return the pages' blocks of Python, the README's first: it makes the set that later ones read."""
+    """Return all Python blocks, the README's first because later blocks read the set that it writes."""
     names = sorted(BY_NAME, key=lambda name: (name != "README.md", name))
     return [(name, block) for name in names for block in blocks(BY_NAME[name].read_text("utf-8"), "python")]
 
 
 @pytest.mark.slow
-def test_blocks_of_python_run(beside_the_example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_blocks_of_python_run(example_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = []
-    with contextlib.chdir(beside_the_example):
+    with contextlib.chdir(example_folder):
         for name, block in python_blocks():
-            if "@rule" in block:  # a file of filters: it is loaded as one
+            if "@rule" in block:  # load it as a file of filters
                 Path("own.py").write_text(block, "utf-8")
                 assert registry.load("own.py") == ["long_winded", "questions"]
                 registry.forget(registry.get("questions").function.__module__)
@@ -208,9 +208,9 @@ def test_blocks_of_python_run(beside_the_example: Path, capsys: pytest.CaptureFi
 
 def test_blocks_of_toml_are_recipes(tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples" / "my_filters.py", tmp_path)
-    found = [block for path in BY_NAME.values() for block in blocks(path.read_text("utf-8"), "toml")]
-    assert len(found) >= 3
-    for block in found:
+    recipes = [block for path in BY_NAME.values() for block in blocks(path.read_text("utf-8"), "toml")]
+    assert len(recipes) >= 3
+    for block in recipes:
         (tmp_path / "mine.toml").write_text(block, "utf-8")
         assert recipe.load(tmp_path / "mine.toml").filters
     registry.forget(registry.get("shouting").function.__module__)
@@ -222,7 +222,7 @@ def anchors(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_relative_links_lead_somewhere(name: str) -> None:
+def test_relative_links_are_not_broken(name: str) -> None:
     path = BY_NAME[name]
     text = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text("utf-8"), flags=re.S)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -253,13 +253,13 @@ def test_the_readmes_tree_names_every_folder_and_package() -> None:
     assert tree() == folders | packages - {"curate/schemas/", "curate/filters/"}
 
 
-def test_a_set_holds_what_its_page_says(beside_the_example: Path) -> None:
-    folder = beside_the_example / "curated"
+def test_a_set_holds_the_files_on_its_page(example_folder: Path) -> None:
+    folder = example_folder / "curated"
     assert {path.name for path in folder.iterdir()} == set(curated_set.FILES)
     assert pl.read_parquet_schema(folder / "conversations.parquet") == columns.conversations_schema({})
 
 
-def test_the_docs_speak_of_the_project_alone() -> None:
+def test_the_docs_mention_only_the_project() -> None:
     for name, path in BY_NAME.items():
         text = path.read_text("utf-8")
         assert not re.search(r"/work/|/tmp/|/root/|/home/", text), name
@@ -272,7 +272,7 @@ def test_pages_of_the_lists_name_their_command() -> None:
         assert f"Usage: curate {name}" in page(name)
 
 
-def test_pictures_are_small_shown_somewhere_and_load_nothing() -> None:
+def test_pictures_are_small_used_and_self_contained() -> None:
     shown = "".join(page.read_text("utf-8") for page in (ROOT / "docs").glob("*.md"))
     for picture in (ROOT / "docs/images").iterdir():
         assert f"(images/{picture.name})" in shown, f"{picture.name} stands on no page"

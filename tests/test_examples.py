@@ -1,4 +1,4 @@
-"""The example dump is what its script makes, holds every kind of dirt, and comes through `curate.clean` as promised."""
+"""The example dump is the output of its script, has every kind of dirt, and cleans as documented."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 DUMP = EXAMPLES / "sharegpt_dump.json"
 KINDS: dict[str, list[int]] = json.loads((EXAMPLES / "dump_kinds.json").read_text())
 
-# Kinds of dirt whose rows cannot be kept; of duplicates one copy stays, wherever it stands.
+# Kinds of dirt whose rows are rejected. Of duplicates one copy is kept, at any index.
 REJECTED = {
     "no_turns",
     "null_turn",
@@ -57,13 +57,13 @@ def cleaned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_script_makes_the_dump_to_the_byte(maker: dict[str, Any]) -> None:
+def test_the_script_reproduces_the_dump_exactly(maker: dict[str, Any]) -> None:
     dump, kinds = maker["build"]()
     assert dump.encode() == DUMP.read_bytes()
     assert kinds.encode() == (EXAMPLES / "dump_kinds.json").read_bytes()
 
 
-def test_the_dump_is_about_200_rows_and_each_is_named_in_one_kind() -> None:
+def test_the_dump_has_about_200_rows_each_of_one_kind() -> None:
     rows = json.loads(DUMP.read_bytes())
     assert 190 <= len(rows) <= 220
     assert sorted(index for rows_of_kind in KINDS.values() for index in rows_of_kind) == list(range(len(rows)))
@@ -107,7 +107,7 @@ def test_every_record_is_kept_or_rejected(cleaned: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - TWINS))
-def test_a_row_ends_as_its_kind_should(kind: str, cleaned: Path) -> None:
+def test_a_row_is_kept_or_rejected_according_to_its_kind(kind: str, cleaned: Path) -> None:
     kept = set(table(cleaned, "conversations")["source_index"])
     twins = set(table(cleaned, "rejected").filter(pl.col("twin").is_not_null())["source_index"])
     rows = set(KINDS[kind])
@@ -117,7 +117,7 @@ def test_a_row_ends_as_its_kind_should(kind: str, cleaned: Path) -> None:
         assert rows <= kept | twins
 
 
-def test_of_each_pair_of_duplicates_one_is_kept_and_named(cleaned: Path) -> None:
+def test_of_each_pair_of_duplicates_one_is_kept_as_the_twin(cleaned: Path) -> None:
     rejected = table(cleaned, "rejected").filter(pl.col("twin").is_not_null())
     copies = sum(len(KINDS[kind]) for kind in (*TWINS, "prefix_of_another"))
     assert rejected.height == copies
@@ -139,11 +139,11 @@ def _row(index: int) -> Any:
 
 
 def test_five_languages_are_recognised(cleaned: Path) -> None:
-    found = Counter(table(cleaned, "conversations")["language"].to_list())
-    assert min(found[language] for language in ("en", "de", "es", "ja", "ko")) >= 15
+    counts = Counter(table(cleaned, "conversations")["language"].to_list())
+    assert min(counts[language] for language in ("en", "de", "es", "ja", "ko")) >= 15
 
 
-def test_clean_conversations_come_out_as_they_were_written(cleaned: Path, maker: dict[str, Any]) -> None:
+def test_clean_conversations_equal_their_source(cleaned: Path, maker: dict[str, Any]) -> None:
     written = {maker["share_id"](chat.name): chat for chat in maker["chats"]()}
     rows = json.loads(DUMP.read_bytes())
     got = table(cleaned, "conversations").filter(pl.col("piece") == 0)
@@ -161,7 +161,7 @@ def test_clean_conversations_come_out_as_they_were_written(cleaned: Path, maker:
 
 
 def _plain(markdown: str) -> str:
-    """Fold what two ways of writing the same markdown differ in: break marks, table rules, blank lines in lists."""
+    """Normalise equivalent markdown: line breaks, table rules, blank lines in lists."""
     text = re.sub(r"(?: {2}|\\)\n", "\n", markdown)
     text = re.sub(r"(?m)^\|[ :|-]+\|$", lambda rule: re.sub(r"-+", "---", rule[0].replace(" ", "")), text)
     return re.sub(r"\n{2,}", "\n", text).strip()

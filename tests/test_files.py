@@ -1,4 +1,4 @@
-"""Writing files and folders whole, on a real disk: links, failures, leftovers of killed processes, locks."""
+"""Files and folders are written whole or not at all: links, failures, leftovers of killed processes, locks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_text_is_replaced_and_surrogates_are_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sync", [False, True])
-def test_a_folder_takes_the_place_of_an_earlier_one(sync: bool, tmp_path: Path) -> None:
+def test_a_folder_replaces_an_earlier_one(sync: bool, tmp_path: Path) -> None:
     target = tmp_path / "set"
     for text in ("first", "second"):
         with files.replacing(target, sync=sync) as partial:
@@ -47,7 +47,7 @@ def test_a_block_that_raises_or_writes_nothing_changes_nothing(tmp_path: Path) -
     assert names(tmp_path) == ["file"]
 
 
-def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+def test_a_link_is_kept_and_its_target_replaced(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "file").write_text("old")
     link = tmp_path / "link"
@@ -57,7 +57,7 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "real" / "file").read_text() == "new"
 
 
-def test_removing_a_link_keeps_what_it_leads_to(tmp_path: Path) -> None:
+def test_removing_a_link_keeps_its_target(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     files.remove(tmp_path / "link")
@@ -76,7 +76,7 @@ with files.replacing(Path(sys.argv[1])) as partial:
 """
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_writer_are_removed_by_the_next_write(tmp_path: Path) -> None:
     target = tmp_path / "set"
     with files.replacing(target) as partial:
         partial.mkdir()
@@ -90,7 +90,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> N
     assert names(target) == ["whole"]
 
 
-def test_a_folder_that_a_killed_swap_renamed_away_comes_back(tmp_path: Path) -> None:
+def test_a_folder_renamed_away_by_a_killed_swap_is_restored(tmp_path: Path) -> None:
     (tmp_path / ".set.old").mkdir()
     (tmp_path / ".set.old" / "earlier").touch()
     with pytest.raises(ValueError, match="stop"), files.replacing(tmp_path / "set"):

@@ -1,4 +1,4 @@
-"""What is installed is what stands here, once each, and importing the light modules stays light."""
+"""An installation holds each file of the tree once, and light modules import quickly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUP = PROJECT["tool"]["setuptools"]
-MAPPED = {"schemas": "curate.schemas", "filters": "curate.filters"}  # folders at the top → what they are imported as
+MAPPED = {"schemas": "curate.schemas", "filters": "curate.filters"}  # top-level folder → package
 ADVICE = "from curate.errors import MissingExtra; print(MissingExtra('this', 'train'))"
 PROBE = "import curate.cli, curate.filters, curate.schemas.conversation as c; print(c.__file__)"
 COPIED = ("curate", "schemas", "filters", "pyproject.toml", "README.md", "LICENSE")
@@ -39,7 +39,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 
 def packages_on_disk() -> set[str]:
-    found = set()
+    packages = set()
     for top in ("curate", *MAPPED):
         for folder in (
             ROOT / top,
@@ -47,22 +47,22 @@ def packages_on_disk() -> set[str]:
         ):
             if any(folder.glob("*.py")):
                 first, *rest = folder.relative_to(ROOT).parts
-                found.add(".".join((MAPPED.get(first, first), *rest)))
-    return found
+                packages.add(".".join((MAPPED.get(first, first), *rest)))
+    return packages
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources as git holds them, links kept, so that nothing is built inside the checkout."""
+    """Return a copy of the sources in git, with links kept, so that nothing is built inside the checkout."""
     folder = tmp_path_factory.mktemp("tree")
     for name in COPIED:
         run("cp", "-a", ROOT / name, folder / name, cwd=ROOT)
     return folder
 
 
-def build(what: str, tree: Path, out: Path) -> Path:
+def build(kind: str, tree: Path, out: Path) -> Path:
     """Call the build backend as pip does; return the wheel or the sdist."""
-    code = f"import sys, setuptools.build_meta as b; print(b.build_{what}(sys.argv[1]))"
+    code = f"import sys, setuptools.build_meta as b; print(b.build_{kind}(sys.argv[1]))"
     name = run(sys.executable, "-W", "ignore", "-c", code, out, cwd=tree).splitlines()[-1]
     return out / name
 
@@ -78,18 +78,18 @@ def members(wheel: Path) -> list[str]:
 
 
 def expected_members() -> set[str]:
-    """Every module and data file of the tree, at the place it is imported from."""
+    """Return every module and data file of the tree, at the path it is imported from."""
     files = {path for top in ("curate", *MAPPED) for path in _files(ROOT / top)}
     return {_installed(path.relative_to(ROOT)) for path in files}
 
 
 def _files(folder: Path) -> set[Path]:
-    found = set()
+    paths = set()
     for path in folder.iterdir():
         if path.is_symlink() or path.name == "__pycache__":
             continue
-        found |= _files(path) if path.is_dir() else {path}
-    return found
+        paths |= _files(path) if path.is_dir() else {path}
+    return paths
 
 
 def _installed(path: Path) -> str:
@@ -117,7 +117,7 @@ def test_a_wheel_holds_each_file_exactly_once(wheel: Path) -> None:
     assert set(names) == expected_members()
 
 
-def test_a_wheel_of_the_sdist_holds_the_same(tree: Path, wheel: Path, tmp_path: Path) -> None:
+def test_a_wheel_of_the_sdist_holds_the_same_files(tree: Path, wheel: Path, tmp_path: Path) -> None:
     sdist = build("sdist", tree, tmp_path)
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
@@ -130,8 +130,8 @@ def test_a_wheel_works_from_another_folder(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     pip = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "-q", "--target", target, wheel)
     run(*pip, cwd=tmp_path)
-    found = run(sys.executable, "-c", PROBE, cwd=tmp_path, PYTHONPATH=str(target))
-    assert Path(found) == target / "curate/schemas/conversation.py"
+    origin = run(sys.executable, "-c", PROBE, cwd=tmp_path, PYTHONPATH=str(target))
+    assert Path(origin) == target / "curate/schemas/conversation.py"
     advice = run(sys.executable, "-c", ADVICE, cwd=tmp_path, PYTHONPATH=str(target))
     assert advice == "this needs the extra [train]: pip install 'curate-chat[train]'"
     command = run(target / "bin/curate", "--help", cwd=tmp_path, PYTHONPATH=str(target))
@@ -143,11 +143,11 @@ def test_an_editable_install_works_from_another_folder(tree: Path, tmp_path: Pat
     pip = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--no-build-isolation", "-q")
     target = tmp_path / "site"
     run(*pip, "--target", target, "-e", tree, cwd=tmp_path)
-    # -S leaves the .pth files of the running environment unread, so that only this install can be found
+    # -S ignores the .pth files of the running environment, so that only this install is found
     paths = [str(target), *(path for path in sys.path if Path(path).resolve() != ROOT)]
     start = f"import sys, site; sys.path[:0] = {paths!r}; site.addsitedir({str(target)!r}); "
-    found = Path(run(sys.executable, "-S", "-c", start + PROBE, cwd=tmp_path))
-    assert found.resolve() == (tree / "schemas/conversation.py").resolve()
+    origin = Path(run(sys.executable, "-S", "-c", start + PROBE, cwd=tmp_path))
+    assert origin.resolve() == (tree / "schemas/conversation.py").resolve()
     advice = run(sys.executable, "-S", "-c", start + ADVICE, cwd=tmp_path)
     assert advice == f"this needs the extra [train]: pip install -e {shlex.quote(f'{tree.resolve()}[train]')}"
 
@@ -159,12 +159,12 @@ def test_the_tree_works_uninstalled() -> None:
 
 
 @pytest.mark.parametrize("module", ["curate", "curate.cli", "curate.errors", "curate.schemas.prompts"])
-def test_a_light_module_loads_nothing_heavy(module: str) -> None:
+def test_a_light_module_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     assert run(sys.executable, "-c", code, cwd=ROOT) == "[]"
 
 
-def test_help_loads_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom curate.cli import main\nsys.argv = ['curate', '--help']\n"
         f"try:\n    main()\nfinally:\n    print([name for name in {HEAVY!r} if name in sys.modules])"
@@ -172,7 +172,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert run(sys.executable, "-c", code, cwd=ROOT).endswith("[]")
 
 
-def test_no_module_imports_schemas_or_filters_by_their_plain_names() -> None:
+def test_no_module_imports_schemas_or_filters_without_curate() -> None:
     plain = ("import schemas", "import filters", "from schemas", "from filters")
     wrong = [
         f"{path.relative_to(ROOT)}:{number}"
@@ -186,7 +186,7 @@ def test_no_module_imports_schemas_or_filters_by_their_plain_names() -> None:
 
 
 @pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md", "benchmarks/README.md", "Makefile"])
-def test_a_path_that_is_named_exists(page: str) -> None:
+def test_paths_in_the_text_exist(page: str) -> None:
     named = set(
         re.findall(r"(?<![\w./])(?:curate|schemas|filters|examples|benchmarks|requirements|docs)/[\w./-]*", _text(page))
     )
@@ -198,13 +198,13 @@ def _text(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 
 
-def test_the_version_is_said_once() -> None:
+def test_the_version_is_defined_once() -> None:
     import curate
 
     assert PROJECT["project"]["version"] == curate.__version__
 
 
-def test_the_constraints_hold_exact_versions_of_everything_the_checks_install() -> None:
+def test_the_constraints_pin_everything_that_the_checks_install() -> None:
     lines = (ROOT / "requirements/constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     assert pins["torch"] == "2.13.0"

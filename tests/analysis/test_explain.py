@@ -1,4 +1,4 @@
-"""One record's way through a set: found by any of its names, told whole."""
+"""The history of a record in a set, by any of its names."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_set(tmp_path_factory.mktemp("explain") / "set")
 
 
-def rendered(found: Explanation, width: int = 80) -> str:
+def rendered(explanation: Explanation, width: int = 80) -> str:
     file = io.StringIO()
-    terminal.console(file=file, width=width).print(terminal_explain.render_explanation(found))
+    terminal.console(file=file, width=width).print(terminal_explain.render_explanation(explanation))
     return file.getvalue()
 
 
@@ -38,20 +38,20 @@ NAMES = {
 
 @pytest.mark.parametrize(("name", "places"), NAMES.values(), ids=NAMES.keys())
 def test_a_record_is_found_by_any_of_its_names(name: str, places: list[int], small: Path) -> None:
-    found = explain(name, small)
-    assert [(story.source_file, story.source_index) for story in found.records] == [
-        ("dump.json", place) for place in places
+    explanation = explain(name, small)
+    assert [(story.source_file, story.source_index) for story in explanation.records] == [
+        ("dump.json", index) for index in places
     ]
-    assert found.matches == len(places)
+    assert explanation.matches == len(places)
 
 
-def test_a_conversation_without_an_id_is_found_by_the_id_of_its_pieces(tmp_path: Path) -> None:
+def test_a_conversation_without_a_source_id_is_found_by_the_ids_of_its_pieces(tmp_path: Path) -> None:
     rows = [kept(0, "c-0123_0", source_id=None), kept(0, "c-0123_1", source_id=None, piece=1), kept(1, "c-0123_x_0")]
     folder = write_set(tmp_path / "set", rows, [])
     assert [story.source_index for story in explain("c-0123", folder).records] == [0]
 
 
-def test_a_kept_record_tells_its_repairs_its_losses_and_its_pieces(small: Path) -> None:
+def test_a_kept_record_shows_its_repairs_rejected_exchanges_and_pieces(small: Path) -> None:
     story = explain("abc", small).records[0]
     assert story.kept
     assert [(edit.rule, edit.message, edit.count) for edit in story.edits] == [("html_to_markdown", 1, 2)]
@@ -68,14 +68,14 @@ def test_twins_name_each_other(small: Path) -> None:
     assert explain("deadbeef", small).records[0].twins == ("copy",)
 
 
-def test_a_rejected_record_tells_its_rule_and_shows_how_it_came(small: Path) -> None:
+def test_a_rejected_record_shows_its_rule_and_its_original(small: Path) -> None:
     text = rendered(explain("twice", small))
     assert "2 records have the id twice" in text
     assert "min_messages: 1 message, minimum 2" in text
     assert '{"id": "x"}' in text
 
 
-def test_what_a_record_holds_cannot_command_the_terminal(small: Path) -> None:
+def test_text_in_a_record_cannot_control_the_terminal(small: Path) -> None:
     text = rendered(explain("twice", small)) + rendered(explain("dump.json:5", small))
     assert "\x1b" not in text
     assert "\x07" not in text
@@ -83,35 +83,35 @@ def test_what_a_record_holds_cannot_command_the_terminal(small: Path) -> None:
     assert "\\xff␛]0;title␇" in text
 
 
-def test_before_and_after_stand_on_lines_of_their_own(small: Path) -> None:
+def test_before_and_after_are_on_separate_lines(small: Path) -> None:
     lines = [line.strip() for line in rendered(explain("abc", small)).splitlines()]
     assert "- <p>hello</p>⏎<p>you</p>" in lines
     assert "+ hello⏎⏎you" in lines
 
 
 def test_json_holds_the_same(small: Path) -> None:
-    found = json.loads(terminal.to_json(explain("abc", small)))
-    assert found["records"][0]["pieces"][0]["id"] == "abc_0"
-    assert found["records"][0]["edits"][0]["after"] == "hello\n\nyou"
+    values = json.loads(terminal.to_json(explain("abc", small)))
+    assert values["records"][0]["pieces"][0]["id"] == "abc_0"
+    assert values["records"][0]["edits"][0]["after"] == "hello\n\nyou"
 
 
 @pytest.mark.parametrize(
     ("name", "near"),
     [("abd", "'abc'"), ("deadbef", "'deadbeef'"), ("xwice", "'twice'"), ("dump.json:99", "FILE:INDEX")],
 )
-def test_an_unknown_id_gets_the_nearest(name: str, near: str, small: Path) -> None:
+def test_an_unknown_id_gets_the_nearest_id_suggested(name: str, near: str, small: Path) -> None:
     with pytest.raises(SetError, match=near):
         explain(name, small)
 
 
 @pytest.mark.parametrize("name", ["", ":", "a:", "dump.json:-1", "x" * 5000, "99999999999999999999:9" * 3, "\ud800"])
-def test_odd_ids_are_unknown_and_nothing_worse(name: str, small: Path) -> None:
+def test_odd_ids_are_reported_as_unknown(name: str, small: Path) -> None:
     with pytest.raises(SetError, match="no record"):
         explain(name, small)
 
 
-def test_an_id_that_repeats_often_is_cut_and_says_so(tmp_path: Path) -> None:
+def test_the_records_of_a_frequent_id_are_cut_with_a_note(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", [], [lost(index, "plugins", source_id="same") for index in range(50)])
-    found = explain("same", folder)
-    assert (found.matches, len(found.records)) == (50, RECORDS_SHOWN)
-    assert "50 records have the id same, the first 20 here" in rendered(found)
+    explanation = explain("same", folder)
+    assert (explanation.matches, len(explanation.records)) == (50, RECORDS_SHOWN)
+    assert "50 records have the id same, the first 20 here" in rendered(explanation)

@@ -1,4 +1,4 @@
-"""`curate show`: which conversations are found, how they look, their tokens, mask and changes, and leafing by keys."""
+"""`curate show`: selecting conversations, rendering them with tokens, mask and changes, and paging with keys."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> CuratedSet:
 
 @pytest.fixture(scope="module")
 def viewer(example: CuratedSet) -> MaskViewer:
-    found, why = load_viewer(example.manifest)
-    assert found is not None, why
-    return found
+    loaded, reason = load_viewer(example.manifest)
+    assert loaded is not None, reason
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +68,9 @@ def invoke(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-# ---- which are found
+# ---- selection
 
-FOUND: dict[str, tuple[Callable[[Path], curate.Selection], list[str]]] = {
+SELECTIONS: dict[str, tuple[Callable[[Path], curate.Selection], list[str]]] = {
     "all": (lambda s: curate.show((), s), ["abc_0", "abc_1", "deadbeef", "twice"]),
     "a piece": (lambda s: curate.show("abc_1", s), ["abc_1"]),
     "all pieces of a record": (lambda s: curate.show("abc", s), ["abc_0", "abc_1"]),
@@ -89,21 +89,21 @@ FOUND: dict[str, tuple[Callable[[Path], curate.Selection], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", FOUND)
-def test_conversations_are_found(small: Path, case: str) -> None:
-    find, names = FOUND[case]
-    found = find(small)
-    assert sorted(chat.id for chat in found) == sorted(names)
-    assert len(found) == len(names)
+@pytest.mark.parametrize("case", SELECTIONS)
+def test_conversations_are_selected(small: Path, case: str) -> None:
+    find, names = SELECTIONS[case]
+    selection = find(small)
+    assert sorted(chat.id for chat in selection) == sorted(names)
+    assert len(selection) == len(names)
 
 
-def test_a_text_is_found_as_it_stands_and_as_json_writes_it(tmp_path: Path) -> None:
+def test_text_is_found_literally_and_in_json_escapes(tmp_path: Path) -> None:
     written = json.dumps({"conversations": [{"from": "human", "value": 'say "ü"\n'}]}).encode()
     folder = write_set(tmp_path / "set", [], [lost(0, "min_messages", record=written)])
     assert [len(curate.show((), folder, rejected=True, search=text)) for text in ('"Ü"', "say", "you")] == [1, 1, 0]
 
 
-def test_a_sample_is_the_same_for_the_same_seed_and_draws_none_twice(small: Path) -> None:
+def test_a_sample_depends_on_its_seed_and_has_no_repeats(small: Path) -> None:
     draw = [[chat.id for chat in curate.show((), small, random=3, seed=seed)] for seed in (1, 1, 2, 3, 4)]
     assert draw[0] == draw[1]
     assert len({tuple(names) for names in draw}) > 1
@@ -122,19 +122,19 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_found_is_told_in_one_line(small: Path, case: str) -> None:
-    find, said = WRONG[case]
+def test_a_selection_without_matches_gets_one_clear_line(small: Path, case: str) -> None:
+    find, message = WRONG[case]
     with pytest.raises(CurateError) as error:
         find(small)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_set_half_deleted_or_overwritten_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_damaged_set_gets_one_clear_line(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set")
-    found = curate.show((), folder)
+    selection = curate.show((), folder)
     (folder / "conversations.parquet").write_bytes(b"PAR1 is not what it was")
-    for look in (lambda: list(found), lambda: curate.show((), folder)):
+    for look in (lambda: list(selection), lambda: curate.show((), folder)):
         with pytest.raises(SetError, match="is damaged"):
             look()
     (folder / "conversations.parquet").unlink()
@@ -142,11 +142,11 @@ def test_a_set_half_deleted_or_overwritten_is_told_in_one_line(tmp_path: Path) -
         curate.show((), folder)
 
 
-def test_rows_far_apart_are_read_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_distant_rows_are_read_in_the_requested_order(tmp_path: Path) -> None:
     rows = [kept(i, f"c{i}") for i in range(3000)]
-    found = curate.open_set(write_set(tmp_path / "set", rows))
+    curated = curate.open_set(write_set(tmp_path / "set", rows))
     wanted = [2999, 0, 1500, 1501, 0]
-    assert [chat.id for chat in conversations.read_kept(found, wanted)] == [f"c{i}" for i in wanted]
+    assert [chat.id for chat in conversations.read_kept(curated, wanted)] == [f"c{i}" for i in wanted]
 
 
 # ---- tokens and mask
@@ -157,7 +157,7 @@ def test_the_tokens_of_the_messages_sum_to_those_of_the_piece(example: CuratedSe
         assert sum(viewer.count_message_tokens(chat.messages)) == chat.facts["tokens"], chat.id
 
 
-def test_the_mask_is_the_answers_and_their_ends_and_nothing_else(example: CuratedSet, viewer: MaskViewer) -> None:
+def test_the_mask_covers_exactly_the_answers_and_their_stop_tokens(example: CuratedSet, viewer: MaskViewer) -> None:
     for chat in curate.show((), example.path):
         mask = viewer.view(chat.messages)
         answers = [message.content for message in chat.messages if message.role == "assistant"]
@@ -165,19 +165,19 @@ def test_the_mask_is_the_answers_and_their_ends_and_nothing_else(example: Curate
         assert (mask.supervised, mask.tokens) == (chat.facts["answer_tokens"], chat.facts["tokens"])
 
 
-def test_an_answer_that_was_cut_has_no_trained_end(viewer: MaskViewer) -> None:
+def test_a_cut_answer_has_no_trained_stop_token(viewer: MaskViewer) -> None:
     spans = viewer.view([Message("user", "Hi"), Message("assistant", "Hello", stop=False)]).text
     assert spans[1:] == ((" Hello", True), ("<|end_of_text|>", False))
 
 
-def test_the_mask_stands_in_brackets_where_there_are_no_colours(example: CuratedSet, viewer: MaskViewer) -> None:
+def test_the_mask_is_shown_in_brackets_without_colours(example: CuratedSet, viewer: MaskViewer) -> None:
     chat = curate.show("xPY9JiX", example.path)[0]
     page = rendered(render_mask(chat, viewer.view(chat.messages)), 200)
     assert "ASSISTANT:[[ The capital of Poland is **Warsaw**.<|end_of_text|>]]USER:" in page
     assert "[[trained]]: 30 of 84 tokens" in page
 
 
-def test_a_tokenizer_that_is_gone_costs_the_counts_not_the_conversation(small: Path) -> None:
+def test_without_its_tokenizer_a_conversation_is_shown_without_counts(small: Path) -> None:
     code, out, err = invoke("deadbeef", "--set", str(small))
     assert code == 0
     assert "hello" in out
@@ -190,10 +190,10 @@ def test_a_tokenizer_that_is_gone_costs_the_counts_not_the_conversation(small: P
 # ---- before and after
 
 
-def test_the_whole_record_is_compared_with_what_was_kept_of_it(example: CuratedSet) -> None:
+def test_a_diff_compares_the_original_record_with_the_kept_conversation(example: CuratedSet) -> None:
     chat = curate.show("xPY9JiX", example.path)[0]
-    found = conversations.diff_record(example, chat)
-    assert [(c.role, c.changed, c.after is None) for c in found] == [
+    changes = conversations.diff_record(example, chat)
+    assert [(c.role, c.changed, c.after is None) for c in changes] == [
         ("user", False, False),
         ("assistant", True, False),
         ("user", True, True),
@@ -201,13 +201,13 @@ def test_the_whole_record_is_compared_with_what_was_kept_of_it(example: CuratedS
         ("user", False, False),
         ("assistant", True, False),
     ]
-    page = rendered(render_diff(chat, found, conversations.find_rejections(example, chat)), 200)
+    page = rendered(render_diff(chat, changes, conversations.find_rejections(example, chat)), 200)
     assert "[-<strong>-]{+**+}Warsaw[-</strong>-]{+**+}." in page
     assert "exchange rejected by rate_limit" in page
     assert "2 messages unchanged" in page
 
 
-def test_every_record_compares_and_what_was_kept_is_all_there(example: CuratedSet) -> None:
+def test_every_record_has_a_diff_that_contains_all_kept_messages(example: CuratedSet) -> None:
     by_place: dict[str, list[str]] = {}
     for chat in curate.show((), example.path):
         by_place.setdefault(chat.place, []).extend(m.content for m in chat.messages if m.role != "system")
@@ -218,7 +218,7 @@ def test_every_record_compares_and_what_was_kept_is_all_there(example: CuratedSe
         assert after.replace("\n", "") == "".join(by_place[chat.place]).replace("\n", "")
 
 
-def test_a_set_without_originals_says_what_to_type_instead(small: Path) -> None:
+def test_a_set_without_originals_suggests_another_command(small: Path) -> None:
     code, _, err = invoke("deadbeef", "--set", str(small), "--diff")
     assert code == 1
     assert "without originals" in err
@@ -227,9 +227,9 @@ def test_a_set_without_originals_says_what_to_type_instead(small: Path) -> None:
 
 @given(st.text("ab <>/p\n&;é", max_size=60), st.text("ab *\n`é", max_size=60))
 def test_a_diff_holds_both_texts(before: str, after: str) -> None:
-    found = diff.words(before, after)
-    assert "".join(text for kind, text in found if kind != "new") == before
-    assert "".join(text for kind, text in found if kind != "gone") == after
+    spans = diff.words(before, after)
+    assert "".join(text for kind, text in spans if kind != "new") == before
+    assert "".join(text for kind, text in spans if kind != "gone") == after
 
 
 @given(
@@ -238,17 +238,17 @@ def test_a_diff_holds_both_texts(before: str, after: str) -> None:
 def test_changes_hold_every_message_once_and_in_order(turns: list[tuple[str, str]], data: st.DataObject) -> None:
     before = [Message(role, text) for role, text in turns]  # type: ignore[arg-type]
     after = [message for message in before if data.draw(st.booleans())]
-    found = diff.changes(before, after)
-    for messages, side in ((before, [c.before for c in found]), (after, [c.after for c in found])):
+    changes = diff.changes(before, after)
+    for messages, side in ((before, [c.before for c in changes]), (after, [c.after for c in changes])):
         shown = "\n\n".join(message.content for message in side if message)
         assert shown == "\n\n".join(message.content for message in messages)
-    assert all(c.before.role == c.after.role for c in found if c.before and c.after)
+    assert all(c.before.role == c.after.role for c in changes if c.before and c.after)
 
 
-# ---- how it looks
+# ---- rendering
 
 
-def test_an_answer_is_rendered_and_hides_nothing() -> None:
+def test_a_rendered_answer_shows_all_its_text() -> None:
     page = rendered(
         SafeMarkdown(
             "# Head\n**b** `c` <kbd>x</kbd> <b>\n![alt](http://i.example/)\n[t](http://l.example/)\n\n1. one\n"
@@ -266,7 +266,7 @@ def test_code_is_coloured_in_a_terminal() -> None:
     assert "\x1b[94mdef\x1b[0m" in file.getvalue() or "\x1b[34mdef" in file.getvalue()
 
 
-def test_what_a_conversation_says_cannot_command_the_terminal(tmp_path: Path) -> None:
+def test_text_in_a_conversation_cannot_control_the_terminal(tmp_path: Path) -> None:
     messages = [
         {"role": role, "content": HOSTILE, "name": "\x1b[2J", "tool_calls": "\x1b]0;t\x07", "train": True, "stop": True}
         for role in ("system", "user", "assistant", "tool")
@@ -285,7 +285,7 @@ def test_any_text_renders(text: str) -> None:
     assert all(cell_len(line) <= 40 for line in rendered(render_conversation(chat), 40).split("\n"))
 
 
-def test_a_rejected_record_says_why_and_shows_what_it_held(example: CuratedSet) -> None:
+def test_a_rejected_record_shows_its_reason_and_contents(example: CuratedSet) -> None:
     _, out, _ = invoke("--set", str(example.path), "--rejected", "plugins", "--limit", "1")
     assert "rejected by plugins: made with plugins" in out
     assert "It was a Saturday" in out
@@ -296,16 +296,16 @@ def test_a_rejected_record_says_why_and_shows_what_it_held(example: CuratedSet) 
     assert "And what do people pay with there?" in out
 
 
-def test_several_exchanges_lost_from_one_record_all_show_theirs(tmp_path: Path) -> None:
+def test_each_rejected_exchange_of_a_record_shows_its_messages(tmp_path: Path) -> None:
     turns = [{"from": "human" if i % 2 == 0 else "gpt", "value": f"turn {i}"} for i in range(6)]
     record = json.dumps({"id": "r", "conversations": turns}).encode()
     first = lost(0, "empty_answer", scope="exchange", message_range=[0, 2], record=record, source_id="r")
     second = {**first, "message_range": [4, 6], "record": None}
-    found = list(curate.show((), write_set(tmp_path / "set", [], [first, second]), rejected=True))
-    assert [[m.content for m in chat.messages] for chat in found] == [["turn 0", "turn 1"], ["turn 4", "turn 5"]]
+    chats = list(curate.show((), write_set(tmp_path / "set", [], [first, second]), rejected=True))
+    assert [[m.content for m in chat.messages] for chat in chats] == [["turn 0", "turn 1"], ["turn 4", "turn 5"]]
 
 
-def test_into_a_pipe_go_ten_unless_the_limit_says_more(example: CuratedSet) -> None:
+def test_a_pipe_gets_ten_conversations_unless_limit_is_given(example: CuratedSet) -> None:
     _, out, err = invoke("--set", str(example.path))
     assert out.count("sharegpt_dump.json:") == 10
     assert err == "10 of 180 conversations; --limit 180 prints all\n"
@@ -314,7 +314,7 @@ def test_into_a_pipe_go_ten_unless_the_limit_says_more(example: CuratedSet) -> N
     assert invoke("--set", str(example.path), "--search", "no such words") == (0, "", "no conversation matches\n")
 
 
-def test_as_json_it_is_a_list_with_tokens_and_rejection(example: CuratedSet) -> None:
+def test_json_is_a_list_with_tokens_and_rejections(example: CuratedSet) -> None:
     _, out, _ = invoke("--set", str(example.path), "--json", "--where", "language = 'ko'", "--limit", "2")
     first, second = json.loads(out)
     assert sum(first["turn_tokens"]) == first["facts"]["tokens"]
@@ -323,7 +323,7 @@ def test_as_json_it_is_a_list_with_tokens_and_rejection(example: CuratedSet) -> 
     assert json.loads(out)[0]["rejected"]["rule"] == "plugins"
 
 
-def test_two_ways_to_show_exclude_each_other(small: Path) -> None:
+def test_mask_and_diff_exclude_each_other(small: Path) -> None:
     code, _, err = invoke("--set", str(small), "--mask", "--diff")
     assert code == 2
     assert "exclude each other" in err
@@ -333,14 +333,14 @@ def test_two_ways_to_show_exclude_each_other(small: Path) -> None:
 
 
 def in_terminal(arguments: list[str], keys: list[str], size: tuple[int, int] = (24, 80)) -> str:
-    """Run `curate` on a terminal of its own, send each key when the screen has come to rest, return all it printed."""
+    """Run `curate` in a pseudo-terminal, send each key when the output has settled, and return the output."""
     process, master = pty.fork()
     if process == 0:
         os.environ |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
         os.execv(sys.executable, [sys.executable, "-m", "curate", *arguments])
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
     printed = b""
-    left = [*keys]
+    remaining = [*keys]
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if select.select([master], [], [], 0.3)[0]:
@@ -351,17 +351,17 @@ def in_terminal(arguments: list[str], keys: list[str], size: tuple[int, int] = (
             printed += block
             if not block:
                 break
-        elif left and b"q quit" in printed:
-            os.write(master, left.pop(0).encode())
+        elif remaining and b"q quit" in printed:
+            os.write(master, remaining.pop(0).encode())
     else:
-        os.kill(process, signal.SIGKILL)  # it waits for a key that this never sends: fail, do not wait with it
+        os.kill(process, signal.SIGKILL)  # it waits for a key that is never sent
     _, status = os.waitpid(process, 0)
     os.close(master)
     assert os.waitstatus_to_exitcode(status) == 0, printed.decode()
     return printed.decode()
 
 
-def test_keys_leaf_through_conversations_and_the_first_screen_comes_back(example: CuratedSet) -> None:
+def test_keys_page_through_conversations_and_the_screen_is_restored(example: CuratedSet) -> None:
     names = [chat.id for chat in curate.show((), example.path).head(3)]
     screens = in_terminal(["show", "--set", str(example.path)], ["n", "n", "p", "q"]).split("\x1b[H\x1b[J")[1:]
     shown = [next(name for name in names if name in screen) for screen in screens]
@@ -370,7 +370,7 @@ def test_keys_leaf_through_conversations_and_the_first_screen_comes_back(example
     assert screens[-1].endswith("\x1b[?1049l")
 
 
-def test_a_long_one_scrolls_and_a_short_one_is_printed_as_it_is(tmp_path: Path) -> None:
+def test_a_long_conversation_scrolls_and_a_short_one_is_printed(tmp_path: Path) -> None:
     lines = "\n".join(f"line {i} of it" for i in range(100))
     message = {"role": "user", "content": lines, "name": None, "tool_calls": None, "train": True, "stop": True}
     folder = write_set(tmp_path / "set", [kept(0, "long", messages=[message]), kept(1, "short")], LOST)

@@ -1,4 +1,4 @@
-"""A set's statistics: the numbers, how they look, and what is said of a set that cannot be read."""
+"""Statistics of sets and dumps: the numbers, the report, and errors for sets that cannot be read."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def rendered(renderable: RenderableType, width: int) -> str:
     return file.getvalue()
 
 
-def test_the_header_says_what_the_set_is(small: Path) -> None:
+def test_the_header_describes_the_set(small: Path) -> None:
     header = stats(small).header
     assert (header.read, header.kept, header.tokens) == (6, 3, 1180)
     assert (header.recipe, header.tokenizer, header.template, header.window) == ("vicuna", "llama3", "vicuna", 2048)
     assert [(item.name, item.bytes) for item in header.inputs] == [("dump.json", 2_000_000)]
 
 
-def test_the_flow_balances_and_lists_the_rules_that_took_most_first(small: Path) -> None:
+def test_the_flow_is_balanced_and_sorted_by_rejections(small: Path) -> None:
     flow = stats(small).flow
     assert flow.read == flow.kept + flow.rejected
     assert sum(step.first for step in flow.steps) == flow.rejected
@@ -71,7 +71,7 @@ def test_histograms_measure_tokens_turns_and_answers(small: Path) -> None:
     assert answers.maximum == 250  # 500 tokens in the two answers of abc_0
 
 
-def test_a_set_of_nothing_has_numbers_too(tmp_path: Path) -> None:
+def test_an_empty_set_has_statistics(tmp_path: Path) -> None:
     counts = dict.fromkeys(("read", "kept", "rejected", "rejected_exchanges", "pieces", "tokens"), 0)
     empty = stats(write_set(tmp_path / "set", [], [], {**MANIFEST, "counts": {**counts, "rules": {}, "edits": {}}}))
     assert empty.header.tokens == 0
@@ -83,22 +83,22 @@ def test_a_set_of_nothing_has_numbers_too(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 10**7), min_size=1, max_size=200))
 def test_bins_hold_each_value_once_and_join_without_gaps(values: list[int]) -> None:
-    found = histogram("x", "x", "pieces", pl.Series(values, dtype=pl.Int64))
-    assert sum(bin.count for bin in found.bins) == len(values)
-    assert len(found.bins) <= 17
-    for before, after in zip(found.bins, found.bins[1:], strict=False):
+    bins = histogram("x", "x", "pieces", pl.Series(values, dtype=pl.Int64))
+    assert sum(bin.count for bin in bins.bins) == len(values)
+    assert len(bins.bins) <= 17
+    for before, after in zip(bins.bins, bins.bins[1:], strict=False):
         assert after.low == before.high + 1
-    for bin in found.bins:
+    for bin in bins.bins:
         assert bin.count == sum(bin.low <= value <= bin.high for value in values)
 
 
 def test_a_long_tail_shares_the_last_bin() -> None:
-    found = histogram("x", "x", "pieces", pl.Series([*range(100), 10**6]))
-    assert found.bins[-1] == Bin(90, 10**6, 11)
+    bins = histogram("x", "x", "pieces", pl.Series([*range(100), 10**6]))
+    assert bins.bins[-1] == Bin(90, 10**6, 11)
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_the_page_fits_its_width_and_uses_it(small: Path, width: int) -> None:
+def test_the_report_fits_and_uses_its_width(small: Path, width: int) -> None:
     lines = rendered(render_stats(stats(small)), width).splitlines()
     longest = max(terminal.cells(line.rstrip()) for line in lines)
     assert width - 8 <= longest <= width
@@ -121,7 +121,7 @@ def test_east_asian_names_stay_aligned(tmp_path: Path) -> None:
     assert ends[0] == ends[1]
 
 
-def test_names_from_the_data_cannot_command_the_terminal(tmp_path: Path) -> None:
+def test_names_in_the_data_cannot_control_the_terminal(tmp_path: Path) -> None:
     rows = [kept(0, "a", model="\x1b[2J[bold red]\u202egpt")]
     measured = stats(write_set(tmp_path / "set", rows))
     page = rendered(render_stats(measured), 80)
@@ -131,7 +131,7 @@ def test_names_from_the_data_cannot_command_the_terminal(tmp_path: Path) -> None
     assert json.loads(terminal.to_json(measured))["models"][0]["name"] == "\x1b[2J[bold red]\u202egpt"
 
 
-def test_the_page_says_the_same_in_ascii(small: Path) -> None:
+def test_the_report_is_the_same_in_ascii(small: Path) -> None:
     raw = io.BytesIO()
     console = terminal.console(file=io.TextIOWrapper(raw, encoding="ascii", errors="backslashreplace"), width=80)
     console.print(render_stats(stats(small)))
@@ -139,7 +139,7 @@ def test_the_page_says_the_same_in_ascii(small: Path) -> None:
     assert b"####" in raw.getvalue()
 
 
-def test_colours_are_left_out_where_they_are_not_wanted(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_can_be_turned_off(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
 
     def codes() -> set[str]:
@@ -166,7 +166,7 @@ def truncate(folder: Path) -> None:
 
 
 def scribble(folder: Path) -> None:
-    """Overwrite the pages, leaving the footer whole."""
+    """Overwrite the pages, leaving the footer intact."""
     with (folder / curated_set.CONVERSATIONS).open("r+b") as file:
         file.seek(4)
         file.write(b"\xff" * 2000)
@@ -200,18 +200,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize(("harm", "said"), DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_set_that_cannot_be_read_is_one_line_with_what_to_do(
-    harm: Callable[[Path], object], said: str, small: Path
+@pytest.mark.parametrize(("harm", "message"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_an_unreadable_set_gets_one_line_with_a_suggestion(
+    harm: Callable[[Path], object], message: str, small: Path
 ) -> None:
-    other = write_set(small.with_name("other"))
+    intact = write_set(small.with_name("other"))
     harm(small)
-    for look in (stats, show_all, lambda folder: compare(other, folder), lambda folder: compare(folder, other)):
-        if look is show_all and said == "lacks a column":
-            continue  # it needs no such column
+    for look in (stats, show_all, lambda folder: compare(intact, folder), lambda folder: compare(folder, intact)):
+        if look is show_all and message == "lacks a column":
+            continue  # it does not read that column
         with pytest.raises(SetError) as caught:
             look(small)
-        assert said in str(caught.value)
+        assert message in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
@@ -232,19 +232,24 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_a_dump_of_any_format_is_measured_as_it_came(dump: Path) -> None:
-    found = stats(dump)
-    assert (found.header.kind, found.header.recipe, found.header.read, found.header.kept) == ("dump", None, 6, 4)
-    assert found.flow.steps == (Step("no_messages", 1, 1), Step("not_a_record", 1, 1))
-    assert found.roles == (Count("user", 4), Count("assistant", 3), Count("system", 1))
-    assert found.languages[-1].name == "ko" or "ko" in [share.name for share in found.languages]
-    assert 0 < found.header.answer_tokens < found.header.tokens
-    same = found.duplicates
+def test_a_dump_of_any_format_is_measured_without_repairs(dump: Path) -> None:
+    statistics = stats(dump)
+    assert (statistics.header.kind, statistics.header.recipe, statistics.header.read, statistics.header.kept) == (
+        "dump",
+        None,
+        6,
+        4,
+    )
+    assert statistics.flow.steps == (Step("no_messages", 1, 1), Step("not_a_record", 1, 1))
+    assert statistics.roles == (Count("user", 4), Count("assistant", 3), Count("system", 1))
+    assert statistics.languages[-1].name == "ko" or "ko" in [share.name for share in statistics.languages]
+    assert 0 < statistics.header.answer_tokens < statistics.header.tokens
+    same = statistics.duplicates
     assert (same.rejected, same.most_copied, same.copies, same.shared, same.largest) == (1, "a", 1, 1, 2)
-    assert "none (not cleaned)" in rendered(render_stats(found), 80)
+    assert "none (not cleaned)" in rendered(render_stats(statistics), 80)
 
 
-def test_tokens_of_a_dump_are_those_that_clean_counts(tmp_path: Path) -> None:
+def test_tokens_of_a_dump_equal_those_of_clean(tmp_path: Path) -> None:
     from curate import clean
 
     clean("examples/sharegpt_dump.json", tmp_path / "set")
@@ -256,40 +261,40 @@ def test_tokens_of_a_dump_are_those_that_clean_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("empty.json", "[]", "no record in"),
         ("x.pdf", "%PDF-1.4", "is a PDF document"),
     ],
 )
-def test_a_file_that_is_no_dump_is_one_line(name: str, text: str, said: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_dump_gets_one_line(name: str, text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(CurateError, match=said):
+    with pytest.raises(CurateError, match=message):
         stats(tmp_path / name)
 
 
-def test_a_folder_of_something_else_is_neither_set_nor_dump(tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_neither_set_nor_dump(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(InputError, match="has no dump"):
         stats(tmp_path)
 
 
-def test_a_set_is_counted_already(small: Path) -> None:
+def test_settings_for_counting_are_refused_for_a_set(small: Path) -> None:
     with pytest.raises(SetError, match="counted when it was cleaned, in 'vicuna'"):
         stats(small, template="llama3")
 
 
 def test_duplicates_name_the_largest_cluster_and_the_most_copied(tmp_path: Path) -> None:
     rows = [kept(0, "a", cluster="x"), kept(1, "b", cluster="x"), kept(2, "c", cluster="y")]
-    gone = [lost(3, "exact_duplicates", twin="b"), lost(4, "exact_duplicates", twin="b"), lost(5, "unreadable")]
-    found = stats(write_set(tmp_path / "set", rows, gone)).duplicates
-    assert found == Duplicates(2, 1, 2, 2, "a", 2, "b", 2)
+    losses = [lost(3, "exact_duplicates", twin="b"), lost(4, "exact_duplicates", twin="b"), lost(5, "unreadable")]
+    duplicates = stats(write_set(tmp_path / "set", rows, losses)).duplicates
+    assert duplicates == Duplicates(2, 1, 2, 2, "a", 2, "b", 2)
 
 
 def test_windows_hold_pieces_and_whole_conversations(tmp_path: Path) -> None:
     rows = [kept(0, "a_0", tokens=2000), kept(0, "a_1", piece=1, tokens=2000), kept(1, "b", tokens=100)]
-    found = stats(write_set(tmp_path / "set", rows)).windows
-    assert found == (WindowFit(2048, 3, 1), WindowFit(4096, 3, 2), WindowFit(8192, 3, 2))
+    windows = stats(write_set(tmp_path / "set", rows)).windows
+    assert windows == (WindowFit(2048, 3, 1), WindowFit(4096, 3, 2), WindowFit(8192, 3, 2))
 
 
 def test_training_counts_the_train_split_alone(small: Path) -> None:
@@ -299,20 +304,20 @@ def test_training_counts_the_train_split_alone(small: Path) -> None:
     assert training.steps == 1
 
 
-def test_the_manifest_of_an_earlier_version_has_its_roles_counted(small: Path) -> None:
+def test_roles_are_counted_for_a_manifest_of_an_earlier_version(small: Path) -> None:
     assert stats(small).roles == (Count("assistant", 4), Count("user", 4))
 
 
 @pytest.mark.parametrize("kind", ["set", "dump"])
-def test_json_is_as_its_schema_says(kind: str, small: Path, dump: Path) -> None:
+def test_json_matches_its_schema(kind: str, small: Path, dump: Path) -> None:
     import jsonschema
 
     schema = json.loads((ROOT / "schemas/stats.schema.json").read_text())
-    found = json.loads(terminal.to_json(stats(small if kind == "set" else dump)))
-    jsonschema.Draft202012Validator(schema).validate(found)
-    found["flow"]["extra"] = 1
+    values = json.loads(terminal.to_json(stats(small if kind == "set" else dump)))
+    jsonschema.Draft202012Validator(schema).validate(values)
+    values["flow"]["extra"] = 1
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(found, schema)
+        jsonschema.validate(values, schema)
 
 
 PARTS = ("flow", "histograms", "percentiles", "languages", "models", "roles", "splits", "edits", "windows")
@@ -323,24 +328,26 @@ def test_parts_are_polars_frames_for_plotting(part: str, small: Path) -> None:
     assert stats(small).frame(part).height
 
 
-def test_a_part_that_there_is_not_names_the_nearest(small: Path) -> None:
+def test_an_unknown_part_gets_the_nearest_name_suggested(small: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'histograms'"):
         stats(small).frame("histogram")
 
 
-def every_line_fits(found: Stats, width: int) -> bool:
-    return all(terminal.cells(line.rstrip()) <= width for line in rendered(render_stats(found), width).splitlines())
+def every_line_fits(statistics: Stats, width: int) -> bool:
+    return all(
+        terminal.cells(line.rstrip()) <= width for line in rendered(render_stats(statistics), width).splitlines()
+    )
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
-def test_a_dumps_page_fits_too(width: int, dump: Path) -> None:
+def test_the_report_of_a_dump_fits_its_width(width: int, dump: Path) -> None:
     assert every_line_fits(stats(dump), width)
 
 
-def test_the_summary_tells_the_run_from_read_to_kept() -> None:
+def test_the_summary_shows_the_run_from_read_to_kept() -> None:
     text = rendered(summary.render_summary(decode(MANIFEST), "curated"), 80)
-    for said in ("read", "exact_duplicates", "kept", "50.0 %", "html_to_markdown 2", "1.5 s, 1.3 MB/s, 2 workers"):
-        assert said in text
+    for expected in ("read", "exact_duplicates", "kept", "50.0 %", "html_to_markdown 2", "1.5 s, 1.3 MB/s, 2 workers"):
+        assert expected in text
     assert "1 exchange removed from kept records: overlong 1" in text
 
 
@@ -357,12 +364,12 @@ SAFE = {
 
 
 @pytest.mark.parametrize(("text", "shown"), SAFE.values(), ids=SAFE.keys())
-def test_text_is_harmless_in_a_terminal(text: str, shown: str) -> None:
+def test_text_cannot_control_the_terminal(text: str, shown: str) -> None:
     assert terminal.safe(text) == shown
 
 
 @given(st.text(), st.integers(1, 40))
-def test_one_line_is_one_harmless_line_of_its_width(text: str, width: int) -> None:
+def test_one_line_gives_one_safe_line_of_its_width(text: str, width: int) -> None:
     line = terminal.one_line(text, width)
     assert terminal.cells(line) <= width
     assert len(line.splitlines()) <= 1

@@ -1,4 +1,4 @@
-"""The command line: what it prints where, how it ends, and how it says what is wrong."""
+"""The command line: output, exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DUMP = [
 
 
 def curate_in(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the real command in a process of its own."""
+    """Run the real command in its own process."""
     return subprocess.run(
         [sys.executable, "-m", "curate", *arguments],
         cwd=folder,
@@ -60,7 +60,7 @@ def small(tmp_path: Path) -> Path:
     return write_set(tmp_path / "set")
 
 
-def test_the_version_is_the_packages() -> None:
+def test_the_version_is_that_of_the_package() -> None:
     assert invoke("--version").output.split() == ["curate,", "version", __version__]
 
 
@@ -77,9 +77,9 @@ def test_every_commands_help_ends_with_an_example_that_parses(name: str) -> None
     assert isinstance(command, click.Command)
     *_, heading, example = (command.help or "").strip().splitlines()
     assert heading.strip() == "Example:"
-    words = example.split(">")[0].split()
-    assert words[:2] == ["curate", name]
-    command.make_context(name, words[2:])
+    arguments = example.split(">")[0].split()
+    assert arguments[:2] == ["curate", name]
+    command.make_context(name, arguments[2:])
 
 
 def test_help_and_the_lists_load_no_more_than_they_need() -> None:
@@ -103,12 +103,12 @@ USAGE = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "said"), USAGE.values(), ids=USAGE.keys())
-def test_wrong_usage_exits_2_and_says_what_is_right(arguments: list[str], said: str) -> None:
+@pytest.mark.parametrize(("arguments", "hint"), USAGE.values(), ids=USAGE.keys())
+def test_wrong_usage_exits_2_and_suggests_a_fix(arguments: list[str], hint: str) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert said in result.stderr
+    assert hint in result.stderr
 
 
 def test_stats_prints_the_page_on_stdout(small: Path) -> None:
@@ -120,13 +120,13 @@ def test_stats_prints_the_page_on_stdout(small: Path) -> None:
 
 
 def test_stats_as_json_has_stable_keys(small: Path) -> None:
-    found = json.loads(invoke("stats", str(small), "--json").stdout)
+    values = json.loads(invoke("stats", str(small), "--json").stdout)
     parts = "header flow histograms languages models roles splits edits duplicates windows training"
-    assert list(found) == parts.split()
-    assert found["flow"]["steps"][0] == {"rule": "exact_duplicates", "first": 1, "alone": 2}
+    assert list(values) == parts.split()
+    assert values["flow"]["steps"][0] == {"rule": "exact_duplicates", "first": 1, "alone": 2}
 
 
-def test_explain_prints_a_records_way(small: Path) -> None:
+def test_explain_prints_the_history_of_a_record(small: Path) -> None:
     result = invoke("explain", "abc", "--set", str(small))
     assert result.exit_code == 0
     assert "html_to_markdown in message 1, 2 times" in result.stdout
@@ -134,21 +134,21 @@ def test_explain_prints_a_records_way(small: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["stats", "nowhere"], ["explain", "x", "--set", "nowhere"]])
-def test_a_set_that_is_not_there_is_one_line_and_exit_1(arguments: list[str]) -> None:
+def test_a_missing_set_is_one_line_and_exit_1(arguments: list[str]) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr == "error: no curated set at 'nowhere'; make one: curate clean DUMP -o nowhere\n"
 
 
-def test_filters_lists_what_is_registered() -> None:
+def test_filters_lists_every_registered_filter() -> None:
     from curate.filters import registry
 
-    found = json.loads(invoke("filters", "--json").stdout)
-    assert [entry["name"] for entry in found] == list(registry.rules("filter", "corpus"))
-    assert {entry["name"] for entry in found if entry["default"]} >= {"min_messages", "exact_duplicates"}
+    entries = json.loads(invoke("filters", "--json").stdout)
+    assert [entry["name"] for entry in entries] == list(registry.rules("filter", "corpus"))
+    assert {entry["name"] for entry in entries if entry["default"]} >= {"min_messages", "exact_duplicates"}
     table = invoke("filters").stdout
-    assert all(entry["name"] in table for entry in found)
+    assert all(entry["name"] in table for entry in entries)
 
 
 def test_one_filter_shows_its_documentation() -> None:
@@ -167,7 +167,7 @@ def test_a_real_process_prints_no_traceback_and_exits_1(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: no curated set at 'nowhere'")
 
 
-def test_filters_of_ones_own_are_listed_too(tmp_path: Path) -> None:
+def test_user_filters_are_listed_too(tmp_path: Path) -> None:
     file = tmp_path / "mine_listed.py"
     file.write_text(
         "import polars as pl\nfrom curate.filters import rule\n\n@rule\ndef shouts(most: int = 3) -> pl.Expr:\n"
@@ -192,12 +192,12 @@ def test_recipes_are_listed_and_printed_as_they_are_written(tmp_path: Path) -> N
 def test_formats_are_listed_from_the_code() -> None:
     from curate.schemas.formats import FORMATS
 
-    found = json.loads(invoke("formats", "--json").stdout)
-    assert [entry["name"] for entry in found] == list(FORMATS)
+    entries = json.loads(invoke("formats", "--json").stdout)
+    assert [entry["name"] for entry in entries] == list(FORMATS)
     assert all(name in invoke("formats").stdout for name in FORMATS)
 
 
-def test_convert_writes_the_file_and_says_so_on_stderr(small: Path, tmp_path: Path) -> None:
+def test_convert_writes_the_file_and_reports_on_stderr(small: Path, tmp_path: Path) -> None:
     target = tmp_path / "train.json"
     result = invoke("convert", str(small), str(target), "--to", "vicuna", "--split", "train")
     assert (result.exit_code, result.stdout) == (0, "")
@@ -214,7 +214,7 @@ def test_convert_as_json_counts_what_was_left_out(tmp_path: Path) -> None:
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give a function that makes `curate formats` raise what it is given."""
+    """Return a function that makes `curate formats` raise an error."""
 
     def arrange(error: BaseException) -> None:
         def command() -> None:
@@ -234,23 +234,25 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize(("error", "code", "said"), ENDS.values(), ids=ENDS.keys())
-def test_every_end_has_its_exit_code_and_one_line(error: BaseException, code: int, said: str, failing: Any) -> None:
+@pytest.mark.parametrize(("error", "code", "message"), ENDS.values(), ids=ENDS.keys())
+def test_every_error_has_its_exit_code_and_one_line(
+    error: BaseException, code: int, message: str, failing: Any
+) -> None:
     failing(error)
     result = invoke("formats")
     assert result.exit_code == code
     assert result.stdout == ""
-    assert result.stderr.startswith(said)
-    assert result.stderr.count("\n") == bool(said)
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == bool(message)
 
 
-def test_a_defect_shows_its_traceback_only_when_asked(failing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_shows_its_traceback_only_on_request(failing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(ValueError("x"))
     monkeypatch.setenv("CURATE_DEBUG", "1")
     assert isinstance(invoke("formats").exception, ValueError)
 
 
-def test_a_pipe_that_closes_early_is_no_error(tmp_path: Path) -> None:
+def test_a_pipe_that_closes_early_is_not_an_error(tmp_path: Path) -> None:
     done = subprocess.run(
         [f"{sys.executable} -m curate filters | head -1"],
         shell=True,
@@ -285,17 +287,17 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize(("now", "said"), LINES.values(), ids=LINES.keys())
-def test_progress_is_told_in_one_line(now: Any, said: str) -> None:
-    assert clean_progress.full_line(now) == said
+@pytest.mark.parametrize(("now", "line"), LINES.values(), ids=LINES.keys())
+def test_progress_is_one_line(now: Any, line: str) -> None:
+    assert clean_progress.full_line(now) == line
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(7.6, "8 s"), (187, "3:07 min"), (7500, "2:05 h")])
-def test_durations_are_short(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+@pytest.mark.parametrize(("seconds", "text"), [(7.6, "8 s"), (187, "3:07 min"), (7500, "2:05 h")])
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
-def test_without_a_terminal_a_line_comes_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_a_line_is_printed_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     with clean_progress.show_progress(quiet=False) as update:
         assert update is not None
         for seconds in (1, 3, 4, 5, 6.5):
@@ -338,7 +340,7 @@ def test_clean_as_json_prints_the_manifest_alone(tmp_path: Path, monkeypatch: py
     assert manifest["recipe"]["input"]["limit"] == 2
 
 
-def test_damage_warns_and_is_an_exit_code_only_when_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_is_a_warning_and_an_error_only_with_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = dump_in(tmp_path)
     file.write_bytes(file.read_bytes()[:-100])
     monkeypatch.chdir(tmp_path)
@@ -358,21 +360,21 @@ WRONG_RUNS = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "said"), WRONG_RUNS.values(), ids=WRONG_RUNS.keys())
+@pytest.mark.parametrize(("arguments", "message"), WRONG_RUNS.values(), ids=WRONG_RUNS.keys())
 def test_a_run_that_cannot_start_is_one_line_and_exit_1(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dump_in(tmp_path)
     monkeypatch.chdir(tmp_path)
     done = invoke("clean", *arguments)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["dump.json"]
 
 
-def test_ctrl_c_leaves_things_as_they_were_and_says_so(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_the_earlier_set_unchanged_and_prints_a_message(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "curate", "clean", "-", "--workers", "1"]
     root = str(Path(__file__).parents[2])
     run = subprocess.Popen(
@@ -387,7 +389,7 @@ def test_ctrl_c_leaves_things_as_they_were_and_says_so(tmp_path: Path) -> None:
     assert run.stdin is not None
     run.stdin.write(json.dumps(DUMP)[:-1])
     run.stdin.flush()
-    for _ in range(200):  # until it has begun to write aside
+    for _ in range(200):  # until the temporary folder appears
         if any(tmp_path.iterdir()):
             break
         time.sleep(0.05)
@@ -397,7 +399,7 @@ def test_ctrl_c_leaves_things_as_they_were_and_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "curated").exists()
 
 
-def test_commands_are_only_those_that_exist() -> None:
+def test_only_known_commands_are_accepted() -> None:
     assert set(COMMANDS.values()) == {path.stem for path in Path(curate.cli.__file__).parent.glob("*.py")} - {
         "__init__",
         "pager",

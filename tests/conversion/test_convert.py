@@ -1,4 +1,4 @@
-"""Conversations go from format to format; what a format cannot hold is set beside, and a round trip is equal."""
+"""Conversations convert between formats and round-trip; those that a format cannot hold are listed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_mixed_file_becomes_the_array_that_fastchat_loads(tmp_path: Path) -> N
         assert sides == ["human", "gpt"] * (len(sides) // 2)
 
 
-def test_what_a_format_cannot_hold_is_written_beside_with_its_reason(tmp_path: Path) -> None:
+def test_conversations_that_a_format_cannot_hold_are_listed_with_a_reason(tmp_path: Path) -> None:
     result = convert(dump_of(tmp_path, [*GOOD, LONG, None, {"q": 1}]), tmp_path / "out.jsonl", to="alpaca")
     assert (result.read, result.written) == (6, 3)
     assert result.left_out == {"not_representable": 1, "not_a_record": 1, "unknown_format": 1}
@@ -77,14 +77,14 @@ def test_what_a_format_cannot_hold_is_written_beside_with_its_reason(tmp_path: P
     assert beside[2]["record"] == '{"q": 1}'
 
 
-def test_what_was_left_out_can_be_converted_in_turn(tmp_path: Path) -> None:
+def test_left_out_conversations_can_be_converted_to_another_format(tmp_path: Path) -> None:
     convert(dump_of(tmp_path, [LONG]), tmp_path / "out.json", to="alpaca")
     rows = [row["record"] for row in lines(tmp_path / "out.json.left-out.jsonl")]
     convert(dump_of(tmp_path, rows, "again.json"), tmp_path / "again.jsonl", to="sharegpt")
     assert lines(tmp_path / "again.jsonl") == [LONG]
 
 
-def test_a_later_run_with_nothing_left_out_takes_the_earlier_list_away(tmp_path: Path) -> None:
+def test_a_run_that_leaves_nothing_out_removes_the_earlier_list(tmp_path: Path) -> None:
     target = tmp_path / "out.json"
     convert(dump_of(tmp_path, [LONG, GOOD[0]]), target, to="alpaca")
     convert(dump_of(tmp_path, [GOOD[0]]), target, to="alpaca")
@@ -104,7 +104,7 @@ def test_a_later_run_with_nothing_left_out_takes_the_earlier_list_away(tmp_path:
         ("jsonl", "out.jsonl.zst"),
     ],
 )
-def test_there_and_back_is_equal(tmp_path: Path, to: str, name: str) -> None:
+def test_formats_round_trip(tmp_path: Path, to: str, name: str) -> None:
     source = dump_of(tmp_path, [*GOOD, LONG, SYSTEM])
     convert(source, tmp_path / "first.jsonl", to="sharegpt")
     assert convert(source, tmp_path / name, to=to).written == 5
@@ -151,22 +151,22 @@ def row_of(index: int, messages: list[Message], metadata: dict[str, object]) -> 
 
 @settings(max_examples=25, deadline=None)
 @given(SETS.filter(bool))
-def test_a_set_comes_back_equal_through_our_own_lines_and_parquet(rows: list[Any]) -> None:
+def test_a_set_round_trips_through_native_lines_and_parquet(rows: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = [row_of(index, [*one, *two], metadata) for index, (one, two, metadata) in enumerate(rows)]
-        write_set(folder / "set", kept=made, lost=[])
+        kept_rows = [row_of(index, [*first, *second], metadata) for index, (first, second, metadata) in enumerate(rows)]
+        write_set(folder / "set", kept=kept_rows, lost=[])
         convert(folder / "set", folder / "one.parquet", to="parquet")
         convert(folder / "one.parquet", folder / "two.jsonl", to="jsonl")
         convert(folder / "two.jsonl", folder / "three.parquet", to="parquet")
-        one, three = (pl.read_parquet(folder / file) for file in ("one.parquet", "three.parquet"))
-        assert one.equals(three)
+        direct, through_lines = (pl.read_parquet(folder / file) for file in ("one.parquet", "three.parquet"))
+        assert direct.equals(through_lines)
         columns = ["id", "source_id", "piece", "messages", "model", "split"]
         assert (
-            three.select(columns).rows()
-            == pl.DataFrame(made, schema=dataset_columns.conversations_schema({})).select(columns).rows()
+            through_lines.select(columns).rows()
+            == pl.DataFrame(kept_rows, schema=dataset_columns.conversations_schema({})).select(columns).rows()
         )
-        assert [json.loads(text or "{}") for text in three["metadata"]] == [metadata for _, _, metadata in rows]
+        assert [json.loads(text or "{}") for text in through_lines["metadata"]] == [metadata for _, _, metadata in rows]
 
 
 def test_a_set_is_read_in_its_order_piece_by_piece(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_set_is_read_in_its_order_piece_by_piece(tmp_path: Path) -> None:
     assert balanced(result)
 
 
-def test_one_split_of_a_set_can_be_taken(tmp_path: Path) -> None:
+def test_one_split_of_a_set_can_be_converted(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "curated")
     result = convert(folder, tmp_path / "out.jsonl", to="jsonl", split="eval")
     rows = lines(tmp_path / "out.jsonl")
@@ -187,7 +187,7 @@ def test_one_split_of_a_set_can_be_taken(tmp_path: Path) -> None:
     assert again.written == 1
 
 
-def test_a_split_of_what_has_none_is_refused(tmp_path: Path) -> None:
+def test_a_split_of_an_input_without_splits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="only a curated set"):
         convert(dump_of(tmp_path, GOOD), tmp_path / "out.json", to="vicuna", split="train")
     assert [path.name for path in tmp_path.iterdir()] == ["dump.json"]
@@ -203,13 +203,13 @@ def test_text_shows_each_conversation_as_its_prompt(tmp_path: Path) -> None:
     assert "<|im_start|>user\nhi<|im_end|>" in (tmp_path / "out.txt").read_text("utf-8")
 
 
-def test_text_of_a_set_takes_its_template(tmp_path: Path) -> None:
+def test_text_of_a_set_uses_its_template(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "curated", facts={**MANIFEST, "template": "chatml"})
     convert(folder, tmp_path / "out.txt", to="text")
     assert "<|im_start|>assistant\nhello" in (tmp_path / "out.txt").read_text("utf-8")
 
 
-def test_repairs_that_reading_took_are_counted(tmp_path: Path) -> None:
+def test_repairs_while_reading_are_counted(tmp_path: Path) -> None:
     rows = [
         {"id": 1, "conversations": [{"from": "human", "value": "hi \udc80\r\n"}, {"from": "gpt", "value": ["a", "b"]}]}
     ]
@@ -218,7 +218,7 @@ def test_repairs_that_reading_took_are_counted(tmp_path: Path) -> None:
     assert [turn["value"] for turn in lines(tmp_path / "out.jsonl")[0]["conversations"]] == ["hi \ufffd\r\n", "a\nb"]
 
 
-def test_a_truncated_file_gives_what_is_whole_and_says_so(tmp_path: Path) -> None:
+def test_a_truncated_file_gives_its_complete_records_with_a_warning(tmp_path: Path) -> None:
     source = dump_of(tmp_path, [*GOOD, LONG])
     source.write_bytes(source.read_bytes()[:-40])
     result = convert(source, tmp_path / "out.jsonl", to="openai")
@@ -227,7 +227,7 @@ def test_a_truncated_file_gives_what_is_whole_and_says_so(tmp_path: Path) -> Non
     assert result.left_out == {"unreadable": 1}
 
 
-def test_integers_past_64_bits_do_not_end_the_run(tmp_path: Path) -> None:
+def test_integers_over_64_bits_do_not_end_the_run(tmp_path: Path) -> None:
     calls = f'[{{"id": {2**80}}}]'
     turn = {"role": "assistant", "content": "", "tool_calls": calls}
     rows = [{"messages": [{"role": "user", "content": "hi"}, turn], "x": 2**80}]
@@ -236,7 +236,7 @@ def test_integers_past_64_bits_do_not_end_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("to", "target", "words"),
+    ("to", "target", "message"),
     [
         pytest.param("vicuna", ".", "is a folder", id="folder"),
         pytest.param("vicuna", "dump.json", "over what is read", id="source"),
@@ -245,17 +245,17 @@ def test_integers_past_64_bits_do_not_end_the_run(tmp_path: Path) -> None:
         pytest.param("vicunna", "out.json", "did you mean 'vicuna'", id="unknown-format"),
     ],
 )
-def test_a_target_that_cannot_be_is_refused_in_one_line(tmp_path: Path, to: str, target: str, words: str) -> None:
+def test_an_invalid_target_is_refused_in_one_line(tmp_path: Path, to: str, target: str, message: str) -> None:
     source = dump_of(tmp_path, GOOD)
     before = source.read_bytes()
-    with pytest.raises(CurateError, match=words) as caught:
+    with pytest.raises(CurateError, match=message) as caught:
         convert(source, tmp_path / target, to=to)
     assert "\n" not in str(caught.value)
     assert source.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["dump.json"]
 
 
-def test_what_is_read_is_never_written_over(tmp_path: Path) -> None:
+def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "curated")
     for target in (folder / "conversations.parquet", folder / "new.parquet"):
         with pytest.raises(CurateError, match=r"over what is read|part of a curated set"):
@@ -271,7 +271,7 @@ def test_what_is_read_is_never_written_over(tmp_path: Path) -> None:
         convert(source, tmp_path / "link.json", to="vicuna")
 
 
-def test_a_target_that_is_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+def test_a_target_that_is_a_link_is_kept_and_its_target_written(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     for name, before in (("old.jsonl", "old"), ("new.jsonl", None)):
         real, link = tmp_path / "disk" / name, tmp_path / name
@@ -284,7 +284,7 @@ def test_a_target_that_is_a_link_stays_one_and_what_it_leads_to_is_written(tmp_p
 
 
 @pytest.mark.parametrize("to", sorted(formats.FORMATS))
-def test_a_failure_leaves_the_target_as_it_stood(tmp_path: Path, to: str) -> None:
+def test_a_failure_leaves_the_target_unchanged(tmp_path: Path, to: str) -> None:
     target = tmp_path / "out.parquet"
     target.write_text("mine", "utf-8")
     source = tmp_path / "broken.json"
@@ -304,7 +304,7 @@ def test_a_broken_parquet_file_is_one_clear_line(tmp_path: Path, content: bytes)
     assert "\n" not in str(caught.value)
 
 
-def test_another_parquet_file_is_read_by_its_columns(tmp_path: Path) -> None:
+def test_a_foreign_parquet_file_is_read_by_its_columns(tmp_path: Path) -> None:
     turns = [[{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]] * 3
     pl.DataFrame({"id": [1, 2, 3], "conversations": turns}).write_parquet(tmp_path / "x.parquet")
     result = convert(tmp_path / "x.parquet", tmp_path / "out.jsonl", to="openai")
@@ -319,7 +319,7 @@ def test_a_template_is_only_for_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser writes anywhere")
-def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+def test_an_unwritable_folder_gets_one_clear_line(tmp_path: Path) -> None:
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
     with pytest.raises(CurateError, match="cannot write"):
@@ -327,7 +327,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("to", "name"), [("jsonl", "out.jsonl"), ("parquet", "out.parquet"), ("text", "out.txt.gz")])
-def test_no_room_left_is_one_clear_line(tmp_path: Path, to: str, name: str) -> None:
+def test_a_full_disk_gets_one_clear_line(tmp_path: Path, to: str, name: str) -> None:
     source = dump_of(tmp_path, [{"id": "a", "messages": [{"role": "user", "content": os.urandom(9999).hex()}]}])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
@@ -341,7 +341,7 @@ def test_no_room_left_is_one_clear_line(tmp_path: Path, to: str, name: str) -> N
 
 
 @pytest.mark.slow
-def test_the_shared_dump_converts_whole(shared: Path, tmp_path: Path) -> None:
+def test_the_whole_shared_dump_converts(shared: Path, tmp_path: Path) -> None:
     result = convert(shared / "data" / "sharegpt_dirty.json.gz", tmp_path / "out.parquet", to="parquet")
     assert (result.read, balanced(result)) == (7945, True)
     assert result.left_out == {"no_messages": 21, "bad_turn": 6, "not_a_record": 6}

@@ -1,4 +1,4 @@
-"""A set as training data for other trainers: the same ids and mask that curate trains on, readable by them."""
+"""Training data for other trainers: they can read it, and its ids and mask are those that curate trains on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("cache_folder")
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a tokenizer."""
+    """Return the folder of a tokenizer."""
     return str(folder(tmp_path_factory.mktemp("rendered") / "tik", tokenizer_model=tiktoken_file()))
 
 
@@ -47,21 +47,25 @@ def lines(file: Path) -> list[Any]:
     return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
 
 
-def test_a_row_holds_what_curate_trains_on(small: Path, named: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_row_holds_the_ids_and_mask_that_curate_trains_on(
+    small: Path, named: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     result = convert(small, tmp_path / "out.jsonl", to="rendered", tokenizer=named)
     assert (result.read, result.written, result.left_out) == (4, 3, {"nothing_trained": 1})
     small_rows = lines(tmp_path / "out.jsonl")
-    for one in small_rows:
-        assert set(one) == {"input_ids", "attention_mask", "labels"}
-        assert len(one["input_ids"]) == len(one["attention_mask"]) == len(one["labels"])
-        assert all(label in (-100, token) for label, token in zip(one["labels"], one["input_ids"], strict=True))
+    for example in small_rows:
+        assert set(example) == {"input_ids", "attention_mask", "labels"}
+        assert len(example["input_ids"]) == len(example["attention_mask"]) == len(example["labels"])
+        assert all(label in (-100, token) for label, token in zip(example["labels"], example["input_ids"], strict=True))
     good = write_set(tmp_path / "good", [row(0, "a_0", [*pair(1), *pair(2)])], [], told(tokenizer))
     expected = examples.load(good, tokenizer).train
     assert small_rows[0]["input_ids"] == expected.ids.tolist()
     assert [label != -100 for label in small_rows[0]["labels"]] == expected.loss_mask.tolist()
 
 
-def test_what_fails_the_proof_is_beside_it_with_its_messages(small: Path, named: str, tmp_path: Path) -> None:
+def test_conversations_that_fail_the_proof_are_listed_with_their_messages(
+    small: Path, named: str, tmp_path: Path
+) -> None:
     result = convert(small, tmp_path / "out.parquet", to="rendered", tokenizer=named)
     assert result.left_out_file is not None
     [beside] = lines(result.left_out_file)
@@ -76,7 +80,7 @@ def test_parquet_and_json_hold_the_same_rows(small: Path, named: str, tmp_path: 
     assert rows == lines(tmp_path / "out.jsonl") == json.loads((tmp_path / "out.json").read_text())
 
 
-def test_a_split_can_be_taken(small: Path, named: str, tmp_path: Path) -> None:
+def test_one_split_can_be_converted(small: Path, named: str, tmp_path: Path) -> None:
     result = convert(small, tmp_path / "out.jsonl", to="rendered", tokenizer=named, split="eval")
     assert (result.read, result.written, result.other_split, result.left_out) == (4, 1, 3, {})
 
@@ -87,29 +91,27 @@ def test_the_set_is_split_again_for_another_window(small: Path, named: str, tmp_
     assert result.warnings == ("split again (window 200 → 500): 4 pieces became 3, 1 of them changed",)
 
 
-def test_the_sets_own_tokenizer_must_be_at_hand(small: Path, tmp_path: Path) -> None:
+def test_the_tokenizer_of_the_set_is_required(small: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cleaned with the tokenizer 'tik'; name it: --tokenizer"):
         convert(small, tmp_path / "out.jsonl", to="rendered")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
 
 
-def test_the_sets_own_tokenizer_is_found_where_the_set_was_made(
-    tokenizer: Tokenizer, named: str, tmp_path: Path
-) -> None:
+def test_the_tokenizer_of_the_set_is_found_by_its_path(tokenizer: Tokenizer, named: str, tmp_path: Path) -> None:
     manifest = {**told(tokenizer), "recipe": {"name": "vicuna", "tokens": {"tokenizer": named}}}
-    made = write_set(tmp_path / "set", [row(0, "a", pair(1))], [], manifest)
-    assert convert(made, tmp_path / "out.jsonl", to="rendered").written == 1
+    curated = write_set(tmp_path / "set", [row(0, "a", pair(1))], [], manifest)
+    assert convert(curated, tmp_path / "out.jsonl", to="rendered").written == 1
 
 
-def test_a_dump_is_rendered_as_it_stands_or_split(named: str, tmp_path: Path) -> None:
+def test_a_dump_is_rendered_unsplit_or_split(named: str, tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "the dog?"}, {"from": "gpt", "value": "It sleeps."}] * 6
     dump = tmp_path / "dump.json"
     dump.write_text(json.dumps([{"id": "a", "conversations": turns}, {"q": 1}]))
-    whole = convert(dump, tmp_path / "out.jsonl", to="rendered", tokenizer=named, template="plain")
-    assert (whole.read, whole.written, whole.left_out) == (2, 1, {"unknown_format": 1})
+    unsplit = convert(dump, tmp_path / "out.jsonl", to="rendered", tokenizer=named, template="plain")
+    assert (unsplit.read, unsplit.written, unsplit.left_out) == (2, 1, {"unknown_format": 1})
     split = convert(dump, tmp_path / "out.jsonl", to="rendered", tokenizer=named, template="plain", max_tokens=60)
     assert split.written > 1
-    assert max(len(one["input_ids"]) for one in lines(tmp_path / "out.jsonl")) <= 60
+    assert max(len(example["input_ids"]) for example in lines(tmp_path / "out.jsonl")) <= 60
 
 
 def test_a_chat_template_and_a_loss_can_be_given(small: Path, named: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -124,14 +126,14 @@ def test_a_chat_template_and_a_loss_can_be_given(small: Path, named: str, tokeni
     assert tokenizer.decode(trained) == "3 dog dog dog<|eot_id|>", "the pieces of a source are joined again"
 
 
-def test_settings_of_rendering_change_nothing_elsewhere(small: Path, tmp_path: Path) -> None:
+def test_rendering_settings_are_refused_for_other_formats(small: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="they are for 'rendered'"):
         convert(small, tmp_path / "out.jsonl", to="openai", max_tokens=5)
     with pytest.raises(InputError, match="cannot read the chat template"):
         convert(small, tmp_path / "out.jsonl", to="rendered", chat_template=tmp_path / "none.jinja")
 
 
-# ---- read by others
+# ---- read by other libraries
 
 
 @pytest.fixture
@@ -151,16 +153,16 @@ def test_the_collators_of_transformers_and_trl_read_it(rendered: Path, tokenizer
         tokenizer_object=library.Tokenizer.from_str(tokenizer.tokenizer_json()), pad_token="<|end_of_text|>"
     )
     for batch in (DataCollatorForSeq2Seq(fast)(rows), sft.DataCollatorForLanguageModeling(pad_token_id=0)(rows)):
-        longest = max(len(one["input_ids"]) for one in rows)
+        longest = max(len(example["input_ids"]) for example in rows)
         assert batch["input_ids"].shape == batch["labels"].shape == (len(rows), longest)
-        for index, one in enumerate(rows):
-            size = len(one["labels"])
-            assert batch["labels"][index, :size].tolist() == one["labels"]
+        for index, example in enumerate(rows):
+            size = len(example["labels"])
+            assert batch["labels"][index, :size].tolist() == example["labels"]
             assert (batch["labels"][index, size:] == -100).all()
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_trls_trainer_learns_from_it(rendered: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_trls_trainer_has_the_same_loss(rendered: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     import datasets
     import tokenizers as library
     import torch
@@ -181,22 +183,22 @@ def test_trls_trainer_learns_from_it(rendered: Path, tokenizer: Tokenizer, tmp_p
         output_dir=str(tmp_path / "run"), max_steps=12, learning_rate=0.05, per_device_train_batch_size=3, use_cpu=True,
         report_to="none", logging_steps=1, save_strategy="no", bf16=False, seed=0,
     )  # fmt: skip
-    with torch.no_grad():  # what the first step must come to where just the labels of ours count
-        sums = [_loss_of(model, one) for one in rows]
+    with torch.no_grad():  # the loss of the first step if exactly our labels count
+        sums = [_loss_of(model, example) for example in rows]
     trainer: Any = trl.SFTTrainer(model=model, args=settings, train_dataset=rows, processing_class=fast)
-    assert [one["labels"] for one in trainer.train_dataset] == [one["labels"] for one in rows]
+    assert [example["labels"] for example in trainer.train_dataset] == [example["labels"] for example in rows]
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[0] == pytest.approx(sum(sum_ for sum_, _ in sums) / sum(count for _, count in sums), rel=1e-3)
     assert losses[-1] < losses[0] / 2
 
 
-def _loss_of(model: Any, one: dict[str, Any]) -> tuple[float, int]:
-    """The sum of the losses of a row's labels, and how many they are."""
+def _loss_of(model: Any, example: dict[str, Any]) -> tuple[float, int]:
+    """Return the sum of the losses of a row's labels, and their number."""
     import torch
 
-    logits = model(input_ids=torch.tensor([one["input_ids"]])).logits[0, :-1]
-    labels = torch.tensor(one["labels"][1:])
+    logits = model(input_ids=torch.tensor([example["input_ids"]])).logits[0, :-1]
+    labels = torch.tensor(example["labels"][1:])
     return float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum")), int((labels != -100).sum())
 
 
@@ -208,27 +210,30 @@ def test_a_folder_of_datasets_holds_both_splits(small: Path, tmp_path: Path) -> 
 
     result = convert(small, tmp_path / "chats", to="hf")
     assert result.written == 4
-    found: Any = datasets.load_from_disk(str(tmp_path / "chats"))
-    assert {name: table["id"][:] for name, table in found.items()} == {"train": ["a_0", "a_1", "silent"], "eval": ["b"]}
-    first = found["train"][0]
+    splits: Any = datasets.load_from_disk(str(tmp_path / "chats"))
+    assert {name: table["id"][:] for name, table in splits.items()} == {
+        "train": ["a_0", "a_1", "silent"],
+        "eval": ["b"],
+    }
+    first = splits["train"][0]
     assert [message["content"] for message in first["messages"]] == [m.content for m in (*pair(1), *pair(2))]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chats", "set"]
     with pytest.raises(InputError, match="is there already"):
         convert(small, tmp_path / "chats", to="hf")
 
 
-def test_without_datasets_the_line_to_type_is_said(
+def test_without_datasets_the_error_says_what_to_install(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import importlib.util
 
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "datasets" else found(name))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "datasets" else find_spec(name))
     with pytest.raises(CurateError, match=r"the extra \[train\]: pip install -e .*\[train\]"):
         convert(small, tmp_path / "chats", to="hf")
 
 
-def test_another_kind_of_tokenizer_renders_too(small: Path, tmp_path: Path) -> None:
-    other = str(folder(tmp_path / "sp", tokenizer_model=sentencepiece_model()))
-    result = convert(small, tmp_path / "out.jsonl", to="rendered", tokenizer=other)
+def test_a_sentencepiece_tokenizer_renders_too(small: Path, tmp_path: Path) -> None:
+    sentencepiece = str(folder(tmp_path / "sp", tokenizer_model=sentencepiece_model()))
+    result = convert(small, tmp_path / "out.jsonl", to="rendered", tokenizer=sentencepiece)
     assert result.written == 2 and "tokenizer tik → sp" in result.warnings[0]

@@ -1,4 +1,4 @@
-"""Workers: results in order, errors as they were raised, no process left behind."""
+"""Workers return results in order, pass on errors, and leave no process behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import ROOT
 
 
 class Square:
-    """A step, made in the worker by calling the class."""
+    """A step that the worker creates by calling the class."""
 
     def __call__(self, task: int, /) -> tuple[int, int]:
         time.sleep(0.02 * (task % 3))
@@ -70,7 +70,7 @@ def test_one_worker_is_this_process() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_pool_keeps_its_workers_and_does_calls_beside_its_step(workers: int) -> None:
+def test_a_pool_keeps_its_workers_and_can_make_other_calls(workers: int) -> None:
     with local.WorkerPool(Square, workers) as pool:
         first = {process for _, process in pool.map(range(6))}
         calls = [base.Call(os.getpid), base.Call(divmod, (7, 3))]
@@ -79,38 +79,38 @@ def test_a_pool_keeps_its_workers_and_does_calls_beside_its_step(workers: int) -
         assert [square for square, _ in pool.map([3, 4])] == [9, 16]
 
 
-def test_no_task_starts_no_worker() -> None:
+def test_without_tasks_no_worker_starts() -> None:
     assert list(local.run(Square, [], 4)) == []
 
 
-def test_an_error_of_the_users_comes_out_as_it_was_raised() -> None:
+def test_a_curate_error_is_raised_unchanged() -> None:
     with pytest.raises(InputError, match="the third task is refused"):
         list(local.run(Refuse, range(5), 2))
 
 
-def test_a_defect_shows_where_it_was_raised() -> None:
+def test_a_bug_shows_where_it_was_raised() -> None:
     with pytest.raises(RuntimeError, match="a worker failed") as caught:
         list(local.run(Fail, ["at all"] * 2, 2))
     assert str(caught.value) == "a worker failed: ValueError: no at all"  # the one line that the command prints
     assert "in __call__" in caught.value.__notes__[0]
 
 
-def test_a_disk_that_is_full_in_a_worker_is_full_here_too() -> None:
+def test_a_full_disk_in_a_worker_is_raised_in_the_parent() -> None:
     with pytest.raises(OSError, match="No space left"):
         list(local.run(Full, range(5), 2))
 
 
-def test_a_step_that_cannot_be_made_says_why() -> None:
+def test_a_step_that_cannot_be_created_gives_the_reason() -> None:
     with pytest.raises(MissingExtra, match=r"the extra \[step\]: pip install -e .*\[step\]"):
         list(local.run(NeverMade, range(3), 2))
 
 
-def test_a_killed_worker_is_one_clear_line() -> None:
+def test_a_killed_worker_gets_one_clear_line() -> None:
     with pytest.raises(CurateError, match=r"killed by signal 9.*--workers 1"):
         list(local.run(Die, range(3), 2))
 
 
-def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
         "from curate.engine import local\nfrom test_engine import Square\n"
@@ -125,12 +125,12 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     run.kill()
     run.communicate()
     deadline = time.monotonic() + 10
-    while any(_alive(worker) for worker in workers) and time.monotonic() < deadline:
+    while any(_is_alive(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not [worker for worker in workers if _alive(worker)]
+    assert not [worker for worker in workers if _is_alive(worker)]
 
 
-def _alive(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     try:
         state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except OSError:
@@ -139,6 +139,6 @@ def _alive(process: int) -> bool:
 
 
 @pytest.mark.parametrize("error", [RecordError("rule", "reason", "evidence"), MissingExtra("this", "that")])
-def test_errors_cross_from_a_worker(error: Exception) -> None:
+def test_errors_can_be_pickled(error: Exception) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))

@@ -1,4 +1,4 @@
-"""Talk with a model: it answers as it was trained, in one turn or several, from a terminal or a pipe."""
+"""`curate chat`: a model answers as it was trained, in one turn or several, in a terminal or a pipe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from curate.schemas.conversation import Message
 from tests.support import tiny_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # what peft asks
-ASKED, SAID, THEN, LAST = (message.content for message in tiny_runs.TALK)
+FIRST_PROMPT, FIRST_ANSWER, SECOND_PROMPT, SECOND_ANSWER = (message.content for message in tiny_runs.TALK)
 
 
 @pytest.fixture(scope="module")
@@ -43,70 +43,70 @@ def call(*arguments: Any, text: str | None = None) -> Result:
 
 
 @pytest.mark.parametrize("form", ["run", "folder"])
-def test_a_trained_answer_is_given_and_ends(run: Path, form: str) -> None:
-    found = call(run if form == "run" else run / "model", "--prompt", ASKED, "--temperature", "0")
-    assert found.exit_code == 0, found.output
-    assert found.stdout == f"{SAID}\n"
-    assert found.stderr == ""
+def test_a_model_gives_its_trained_answer_and_stops(run: Path, form: str) -> None:
+    result = call(run if form == "run" else run / "model", "--prompt", FIRST_PROMPT, "--temperature", "0")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{FIRST_ANSWER}\n"
+    assert result.stderr == ""
 
 
-def test_an_adapter_finds_its_base_and_can_be_taken_away(adapter: Path) -> None:
+def test_an_adapter_finds_its_base_and_can_be_disabled(adapter: Path) -> None:
     opened = curate.chat(str(adapter), temperature=0.0, max_new_tokens=20)
     assert str(opened.artifact).startswith(
         f"lora adapter '{adapter / 'adapter'}' on its base '{adapter.parent / 'base'}'"
     )
-    assert opened.ask(ASKED) == SAID
+    assert opened.ask(FIRST_PROMPT) == FIRST_ANSWER
     opened.reset()
     opened.as_base = True
-    assert opened.ask(ASKED) != SAID
+    assert opened.ask(FIRST_PROMPT) != FIRST_ANSWER
     opened.as_base = False
     opened.reset()
-    assert opened.ask(ASKED) == SAID
+    assert opened.ask(FIRST_PROMPT) == FIRST_ANSWER
 
 
-def test_a_conversation_goes_on_over_several_turns(run: Path) -> None:
-    found = call(run, "--prompt", ASKED, "--prompt", THEN, "--temperature", "0")
-    assert found.stdout == f"{SAID}\n{LAST}\n"
+def test_a_conversation_continues_over_several_turns(run: Path) -> None:
+    result = call(run, "--prompt", FIRST_PROMPT, "--prompt", SECOND_PROMPT, "--temperature", "0")
+    assert result.stdout == f"{FIRST_ANSWER}\n{SECOND_ANSWER}\n"
 
 
 def test_a_pipe_is_one_prompt_and_an_empty_one_is_refused(run: Path) -> None:
-    assert call(run, "--temperature", "0", text=f"{ASKED}\n").stdout == f"{SAID}\n"
-    found = call(run, text=" \n")
-    assert found.exit_code == 2
-    assert "no prompt: pipe" in found.stderr
+    assert call(run, "--temperature", "0", text=f"{FIRST_PROMPT}\n").stdout == f"{FIRST_ANSWER}\n"
+    result = call(run, text=" \n")
+    assert result.exit_code == 2
+    assert "no prompt: pipe" in result.stderr
 
 
 def test_the_prompt_has_the_ids_of_training(run: Path) -> None:
     opened = curate.chat(str(run))
-    made = artifact.renderer_for(opened.serving)
+    renderer = artifact.renderer_for(opened.serving)
     opened.messages = list(tiny_runs.TALK[:2])
     ids, left_out = opened._prompt(tiny_runs.TALK[:3])
-    whole = made.render([tiny_runs.TALK])[0].ids.tolist()
+    training_ids = renderer.render([tiny_runs.TALK])[0].ids.tolist()
     assert left_out == 0
-    assert whole[: len(ids)] == ids
+    assert training_ids[: len(ids)] == ids
     opened.system = "Speak briefly."
-    rendered = made.render([[Message("system", "Speak briefly."), *tiny_runs.TALK]])[0].ids.tolist()
+    rendered = renderer.render([[Message("system", "Speak briefly."), *tiny_runs.TALK]])[0].ids.tolist()
     ids, _ = opened._prompt(tiny_runs.TALK[:1])
     assert rendered[: len(ids)] == ids
 
 
 def test_a_seed_gives_the_same_answer_again(run: Path) -> None:
-    said = [call(run, "--prompt", "?", "--seed", 5, "--temperature", 2, "--max-new-tokens", 8).stdout for _ in "ab"]
-    assert said[0] == said[1]
-    assert call(run, "--prompt", "?", "--seed", 6, "--temperature", 2, "--max-new-tokens", 8).stdout != said[0]
+    answers = [call(run, "--prompt", "?", "--seed", 5, "--temperature", 2, "--max-new-tokens", 8).stdout for _ in "ab"]
+    assert answers[0] == answers[1]
+    assert call(run, "--prompt", "?", "--seed", 6, "--temperature", 2, "--max-new-tokens", 8).stdout != answers[0]
 
 
-def test_an_answer_that_is_cut_says_so_on_stderr(run: Path) -> None:
-    found = call(run, "--prompt", ASKED, "--temperature", 0, "--max-new-tokens", 3)
-    assert "cut off after 3 tokens" in found.stderr
-    assert SAID.startswith(found.stdout.strip())
+def test_a_cut_answer_is_reported_on_stderr(run: Path) -> None:
+    result = call(run, "--prompt", FIRST_PROMPT, "--temperature", 0, "--max-new-tokens", 3)
+    assert "cut off after 3 tokens" in result.stderr
+    assert FIRST_ANSWER.startswith(result.stdout.strip())
 
 
-def test_the_oldest_exchanges_give_way_where_the_window_is_full(run: Path) -> None:
+def test_the_oldest_exchanges_are_dropped_when_the_window_is_full(run: Path) -> None:
     opened = curate.chat(str(run), temperature=0.0, max_new_tokens=8)
     opened.window = 250
     for _ in range(6):
-        opened.ask(ASKED)
+        opened.ask(FIRST_PROMPT)
     assert opened.last is not None
     assert opened.last.left_out > 0
     assert len(opened.messages) == 12, "nothing is forgotten, it is only not sent"
@@ -114,9 +114,9 @@ def test_the_oldest_exchanges_give_way_where_the_window_is_full(run: Path) -> No
         opened.ask("word " * 200)
 
 
-def test_what_was_said_stays_where_the_caller_stops_early(run: Path) -> None:
+def test_an_answer_that_the_caller_stops_early_is_kept(run: Path) -> None:
     opened = curate.chat(str(run), temperature=0.0)
-    answer = opened.stream(ASKED)
+    answer = opened.stream(FIRST_PROMPT)
     assert isinstance(answer, Generator)
     first = next(part for part in answer if part)
     answer.close()
@@ -125,7 +125,7 @@ def test_what_was_said_stays_where_the_caller_stops_early(run: Path) -> None:
     assert not opened.last.stopped
 
 
-# ---- what is no model
+# ---- not a model
 
 
 def refused(name: object, match: str, **settings: Any) -> None:
@@ -134,7 +134,7 @@ def refused(name: object, match: str, **settings: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_cannot_be_talked_to_is_told_in_one_line(run: Path, adapter: Path, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_model_gets_one_clear_line(run: Path, adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
     (tmp_path / "begun" / "config.toml").touch()
     refused(tmp_path / "begun", r"has no result yet; continue it: curate finetune --resume")
@@ -152,12 +152,12 @@ def test_what_cannot_be_talked_to_is_told_in_one_line(run: Path, adapter: Path, 
     refused(run, "unknown template 'vicunna'; did you mean 'vicuna'", template="vicunna")
 
 
-def test_an_adapter_of_others_is_asked_as_its_base(adapter: Path, tmp_path: Path) -> None:
-    """A folder as peft writes it: no tokenizer, no note; its base ships both."""
+def test_a_foreign_adapter_uses_the_template_of_its_base(adapter: Path, tmp_path: Path) -> None:
+    """The folder is as peft writes it, without tokenizer and note; its base has both."""
     model = tiny_runs.base()
-    made = peft.get_peft_model(model, tiny_runs.ADAPTERS["lora"]())
-    made.peft_config["default"].base_model_name_or_path = str(adapter.parent / "base")
-    made.save_pretrained(str(tmp_path / "a"), save_embedding_layers=False)
+    tuned = peft.get_peft_model(model, tiny_runs.ADAPTERS["lora"]())
+    tuned.peft_config["default"].base_model_name_or_path = str(adapter.parent / "base")
+    tuned.save_pretrained(str(tmp_path / "a"), save_embedding_layers=False)
     opened = curate.chat(str(tmp_path / "a"), max_new_tokens=2)
     assert (opened.serving.template, opened.has_adapter) == ("vicuna", True)
     assert str(opened.artifact).startswith("lora adapter")
@@ -167,9 +167,9 @@ def test_an_adapter_of_others_is_asked_as_its_base(adapter: Path, tmp_path: Path
     assert curate.chat(str(tmp_path / "a"), base=str(adapter.parent / "base")).has_adapter
 
 
-def test_an_adapter_that_does_not_fit_is_told_in_one_line(adapter: Path, tmp_path: Path) -> None:
-    other = tiny_runs.base(hidden_size=32)
-    other.save_pretrained(tmp_path)
+def test_an_adapter_that_does_not_fit_gets_one_clear_line(adapter: Path, tmp_path: Path) -> None:
+    wider = tiny_runs.base(hidden_size=32)
+    wider.save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", serving.NOTE):
         (tmp_path / name).write_bytes((adapter.parent / "base" / name).read_bytes())
     refused(adapter, "does not fit its base: size mismatch", base=str(tmp_path))
@@ -179,7 +179,7 @@ def test_an_adapter_that_does_not_fit_is_told_in_one_line(adapter: Path, tmp_pat
 
 
 def at_a_terminal(run: Path, typed: list[str]) -> str:
-    """Run the command on a terminal of its own, type lines as it asks for them; return all that it showed."""
+    """Run the command in a pseudo-terminal, type a line at each prompt, and return the output."""
     main, side = pty.openpty()
     command = [sys.executable, "-m", "curate", "chat", str(run), "--temperature", "0", "--max-new-tokens", "20"]
     env = {**os.environ, "TERM": "dumb", "OMP_NUM_THREADS": "1"}
@@ -201,17 +201,17 @@ def at_a_terminal(run: Path, typed: list[str]) -> str:
 
 
 @pytest.mark.slow
-def test_at_a_terminal_one_talks_begins_anew_and_leaves(adapter: Path) -> None:
-    shown = at_a_terminal(adapter, [ASKED, THEN, "/reset", "/base", ASKED, "/nope", "/quit"])
+def test_a_terminal_session_can_talk_reset_and_quit(adapter: Path) -> None:
+    shown = at_a_terminal(adapter, [FIRST_PROMPT, SECOND_PROMPT, "/reset", "/base", FIRST_PROMPT, "/nope", "/quit"])
     assert "lora adapter" in shown
-    assert shown.count(SAID) == 1, "the base has not learnt it"
-    assert LAST.split(";")[0] in shown
+    assert shown.count(FIRST_ANSWER) == 1, "the base has not learnt it"
+    assert SECOND_ANSWER.split(";")[0] in shown
     assert "(new conversation)" in shown
     assert "(adapter off)" in shown
     assert "no command /nope" in shown
 
 
-def test_without_the_training_extra_one_line_says_what_to_type(tmp_path: Path) -> None:
+def test_without_the_training_extra_the_error_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
@@ -221,5 +221,5 @@ def test_without_the_training_extra_one_line_says_what_to_type(tmp_path: Path) -
     assert done.stderr == f"error: curate chat needs the extra [train]: {install_command('train')}\n"
 
 
-def test_errors_are_of_the_family() -> None:
+def test_chat_errors_are_curate_errors() -> None:
     assert issubclass(ModelError, CurateError)

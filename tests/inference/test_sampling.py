@@ -1,4 +1,4 @@
-"""Sampling: which token comes next, and text as it comes."""
+"""Sampling of tokens, and decoding of streamed text."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def drawn(choice: Sampling, times: int = 200) -> set[int]:
     ],
     ids=["greedy", "all", "top-k", "top-p below the third", "top-p with the third", "top-p keeps one", "cold"],
 )
-def test_settings_decide_which_tokens_can_come(choice: Sampling, expected: set[int]) -> None:
+def test_settings_restrict_the_possible_tokens(choice: Sampling, expected: set[int]) -> None:
     assert drawn(choice) == expected
 
 
-def test_a_token_that_was_there_is_made_less_likely() -> None:
+def test_the_repetition_penalty_makes_earlier_tokens_less_likely() -> None:
     logits = torch.tensor([2.0, 1.9, -1.0])
     assert sampling.next_token(logits, torch.tensor([0]), Sampling(repetition=1.2), None) == 1
 
@@ -59,29 +59,29 @@ def test_a_token_that_was_there_is_made_less_likely() -> None:
     ("name", "value"),
     [("temperature", -0.1), ("top_p", 0.0), ("top_p", 1.1), ("top_k", -1), ("repetition", 0.0), ("max_new_tokens", 0)],
 )
-def test_a_setting_that_means_nothing_is_refused_by_name(name: str, value: float) -> None:
+def test_an_invalid_setting_is_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(RecipeError, match=f"{name} = {value} is not allowed"):
         Sampling(**{name: value})  # type: ignore[arg-type]
 
 
-def test_the_cache_gives_what_the_whole_text_would_give(model: LlamaForCausalLM) -> None:
+def test_cached_generation_equals_a_full_forward_pass(model: LlamaForCausalLM) -> None:
     prompt = [1, 5, 9]
     ids = list(sampling.stream_tokens(model, prompt, (), Sampling(max_new_tokens=12)))
     assert len(ids) == 12
-    for place, token in enumerate(ids):
+    for index, token in enumerate(ids):
         with torch.no_grad():
-            whole = model(torch.tensor([prompt + ids[:place]])).logits[0, -1]
-        assert token == int(whole.argmax())
+            logits = model(torch.tensor([prompt + ids[:index]])).logits[0, -1]
+        assert token == int(logits.argmax())
 
 
-def test_an_answer_ends_with_the_stop_token_or_the_room(model: LlamaForCausalLM) -> None:
+def test_an_answer_ends_at_a_stop_token_or_a_full_window(model: LlamaForCausalLM) -> None:
     ids = list(sampling.stream_tokens(model, [1, 5, 9], (), Sampling(max_new_tokens=8)))
-    first = ids.index(ids[3])  # the stop token comes where it stands for the first time
+    first = ids.index(ids[3])  # generation stops at the first occurrence
     assert list(sampling.stream_tokens(model, [1, 5, 9], (ids[3],), Sampling(max_new_tokens=8))) == ids[: first + 1]
     assert len(list(sampling.stream_tokens(model, [1, 5, 9], (), Sampling(max_new_tokens=8), limit=7))) == 4
 
 
-def test_a_seed_gives_the_same_answer_whatever_else_is_drawn(model: LlamaForCausalLM) -> None:
+def test_a_seed_does_not_depend_on_the_global_random_state(model: LlamaForCausalLM) -> None:
     choice = Sampling(temperature=1.5, seed=3, max_new_tokens=10)
     first = list(sampling.stream_tokens(model, [1], (), choice))
     torch.rand(5)
@@ -89,7 +89,7 @@ def test_a_seed_gives_the_same_answer_whatever_else_is_drawn(model: LlamaForCaus
     assert list(sampling.stream_tokens(model, [1], (), Sampling(temperature=1.5, seed=4, max_new_tokens=10))) != first
 
 
-def test_a_model_at_rest_trains_on_afterwards(model: LlamaForCausalLM) -> None:
+def test_generation_restores_training_mode(model: LlamaForCausalLM) -> None:
     model.train()
     with sampling.eval_mode(model):
         assert not model.training
@@ -105,14 +105,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @given(st.text(alphabet=st.sampled_from("ab \n é漢🙂"), max_size=20))
-def test_text_comes_whole_and_in_order(tokenizer: Tokenizer, text: str) -> None:
-    made = TextDecoder(tokenizer)
-    parts = [made.add(token) for token in tokenizer.ids([text])[0]]
-    assert "".join([*parts, made.finish()]) == text
+def test_decoded_text_is_complete_and_in_order(tokenizer: Tokenizer, text: str) -> None:
+    decoder = TextDecoder(tokenizer)
+    parts = [decoder.add(token) for token in tokenizer.ids([text])[0]]
+    assert "".join([*parts, decoder.finish()]) == text
     assert not any(sampling.UNFINISHED in part for part in parts)
 
 
-def test_the_blank_before_an_answer_is_not_part_of_it(tokenizer: Tokenizer) -> None:
-    made = TextDecoder(tokenizer, lead=" ")
-    parts = [made.add(token) for token in tokenizer.ids(["  a b"])[0]]
-    assert "".join([*parts, made.finish()]) == " a b"
+def test_the_lead_of_an_answer_is_removed(tokenizer: Tokenizer) -> None:
+    decoder = TextDecoder(tokenizer, lead=" ")
+    parts = [decoder.add(token) for token in tokenizer.ids(["  a b"])[0]]
+    assert "".join([*parts, decoder.finish()]) == " a b"

@@ -1,4 +1,4 @@
-"""The main job from end to end: what becomes of every record, and what stands on disk whatever happens."""
+"""`clean` from end to end: what happens to every record, and what is on disk after any failure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Record = dict[str, Any]
 
 
 def record(name: str | None, *texts: str, **keys: object) -> Record:
-    """Return a ShareGPT record whose turns alternate, the person first."""
+    """Return a ShareGPT record whose turns alternate, beginning with the prompt."""
     turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
     return {**({"id": name} if name else {}), "conversations": turns, **keys}
 
@@ -99,28 +99,28 @@ def test_the_originals_hold_the_bytes_of_every_changed_record(example: curate.Cu
     changed = example.conversations().filter(pl.col("edit_names").list.len() > 0).select("source_index").unique()
     originals = example.originals()
     assert originals is not None
-    found = originals.collect()
-    assert set(changed.collect()["source_index"]) <= set(found["source_index"])
+    rows_ = originals.collect()
+    assert set(changed.collect()["source_index"]) <= set(rows_["source_index"])
     text = EXAMPLE.read_bytes()
-    assert all(raw in text for raw in found["record"])
+    assert all(raw in text for raw in rows_["record"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 4])
 def test_workers_do_not_change_a_byte(example: curate.CuratedSet, tmp_path: Path, workers: int) -> None:
-    big = tmp_path / "many" / EXAMPLE.name  # several chunks, so that several workers have some
+    big = tmp_path / "many" / EXAMPLE.name  # several chunks, so that several workers have work
     big.parent.mkdir()
     records = json.loads(EXAMPLE.read_text("utf-8"))
     copies = [
         dict(r, id=f"{r['id']}-{n}") if isinstance(r, dict) and "id" in r else r for n in range(30) for r in records
     ]
     big.write_text(json.dumps(copies), "utf-8")
-    one, more = tmp_path / "one" / "set", tmp_path / "more" / "set"  # a set's name stands on its page
-    curate.clean(big, one, workers=1)
-    curate.clean(big, more, workers=workers)
-    assert digests(one) == digests(more)
-    assert (one / curated_set.REPORT).read_bytes() == (more / curated_set.REPORT).read_bytes()
-    assert without_run(one) == without_run(more)
+    single, several = tmp_path / "one" / "set", tmp_path / "more" / "set"  # the same name, which its page shows
+    curate.clean(big, single, workers=1)
+    curate.clean(big, several, workers=workers)
+    assert digests(single) == digests(several)
+    assert (single / curated_set.REPORT).read_bytes() == (several / curated_set.REPORT).read_bytes()
+    assert without_run(single) == without_run(several)
 
 
 @pytest.mark.slow
@@ -132,18 +132,25 @@ def test_the_shell_and_python_give_the_same_set(example: curate.CuratedSet, tmp_
     assert without_run(tmp_path / "shell") == without_run(example.path)
 
 
-def test_a_copy_is_dropped_once_and_its_twin_is_named(dump: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_copy_is_rejected_once_with_its_twin(dump: Callable[..., Path], tmp_path: Path) -> None:
     first, copy = (
         record("a", "What is a fjord?", "A drowned valley."),
         record("b", "What is a fjord?", "A drowned valley."),
     )
     curate.clean(dump(first, copy), tmp_path / "set")
-    (kept,), (gone,) = rows(tmp_path / "set"), rows(tmp_path / "set", curated_set.REJECTED)
-    assert (kept["id"], gone["source_id"], gone["rule"], gone["twin"]) == ("a", "b", "exact_duplicates", "a")
-    assert json.loads(gone["record"]) == copy
+    (kept,), (rejected,) = rows(tmp_path / "set"), rows(tmp_path / "set", curated_set.REJECTED)
+    assert (kept["id"], rejected["source_id"], rejected["rule"], rejected["twin"]) == (
+        "a",
+        "b",
+        "exact_duplicates",
+        "a",
+    )
+    assert json.loads(rejected["record"]) == copy
 
 
-def test_of_two_that_begin_alike_the_longer_stays(dump: Callable[..., Path], tmp_path: Path) -> None:
+def test_of_two_conversations_with_the_same_beginning_the_longer_is_kept(
+    dump: Callable[..., Path], tmp_path: Path
+) -> None:
     short = record("short", "Name a prime.", "Two is one of them.")
     longer = record("long", "Name a prime.", "Two is one of them.", "Another?", "Three.")
     curate.clean(dump(short, longer), tmp_path / "set")
@@ -151,19 +158,19 @@ def test_of_two_that_begin_alike_the_longer_stays(dump: Callable[..., Path], tmp
     assert rows(tmp_path / "set", curated_set.REJECTED)[0]["twin"] == "long"
 
 
-def test_a_conversation_stays_when_its_longer_twin_is_rejected(dump: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_conversation_is_kept_when_its_longer_twin_is_rejected(dump: Callable[..., Path], tmp_path: Path) -> None:
     short = record("short", "Name a prime.", "Two is one of them.")
     longer = record("long", "Name a prime.", "Two is one of them.", "Another?", "Three.", plugins=["x"])
     curate.clean(dump(short, longer), tmp_path / "set")
     assert [row["id"] for row in rows(tmp_path / "set")] == ["short"]
 
 
-def test_one_id_with_two_contents_is_two_conversations(dump: Callable[..., Path], tmp_path: Path) -> None:
-    one, other = (
+def test_two_contents_with_one_id_are_two_conversations(dump: Callable[..., Path], tmp_path: Path) -> None:
+    first, second = (
         record("same", "What is a tarn?", "A mountain lake."),
         record("same", "What is a firth?", "An estuary."),
     )
-    curate.clean(dump(one, other), tmp_path / "set")
+    curate.clean(dump(first, second), tmp_path / "set")
     ids = [row["id"] for row in rows(tmp_path / "set")]
     assert ids[0] == "same"
     assert ids[1].startswith("same~") and len(ids[1]) == len("same~") + 8
@@ -178,14 +185,14 @@ def test_a_piece_never_takes_the_id_of_another_conversation(dump: Callable[..., 
     assert len(set(ids)) == len(ids) == result.manifest["counts"]["pieces"]
 
 
-def test_ids_are_made_where_there_are_none(dump: Callable[..., Path], tmp_path: Path) -> None:
+def test_missing_ids_are_created(dump: Callable[..., Path], tmp_path: Path) -> None:
     curate.clean(dump(record(None, "What is a col?", "A pass between peaks.")), tmp_path / "set")
     (row,) = rows(tmp_path / "set")
     assert row["source_id"] is None
     assert row["id"].startswith("c-") and len(row["id"]) == 14
 
 
-def test_a_lost_exchange_is_a_row_of_its_own(dump: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_rejected_exchange_has_its_own_row(dump: Callable[..., Path], tmp_path: Path) -> None:
     source = record("a", "First question?", "A first answer.", "Second?", "", "Third question?", "A third answer.")
     result = curate.clean(dump(source), tmp_path / "set")
     (kept,), (lost,) = rows(tmp_path / "set"), rows(tmp_path / "set", curated_set.REJECTED)
@@ -201,7 +208,7 @@ def test_a_lost_exchange_is_a_row_of_its_own(dump: Callable[..., Path], tmp_path
     assert result.manifest["counts"]["rejected"] == 0
 
 
-def test_a_prompt_is_freed_of_its_bubble_and_html_that_was_typed_stays(
+def test_a_prompt_is_unwrapped_from_its_bubble_but_typed_html_is_kept(
     dump: Callable[..., Path], tmp_path: Path
 ) -> None:
     bubble = '<div data-message-author-role="user"><div class="whitespace-pre-wrap">a &lt; b?\n</div></div>'
@@ -223,7 +230,7 @@ JOINED = {
 
 
 @pytest.mark.parametrize("answers", JOINED.values(), ids=JOINED)
-def test_an_answer_that_was_html_is_known_as_such_after_a_join(
+def test_an_answer_that_was_html_is_still_marked_after_a_join(
     answers: tuple[str, str], dump: Callable[..., Path], tmp_path: Path
 ) -> None:
     joined = record("joined", "How do I start?", answers[0])
@@ -236,7 +243,7 @@ def test_an_answer_that_was_html_is_known_as_such_after_a_join(
 
 
 @pytest.mark.parametrize("name", ["set", "set.jsonl", "set.parquet"])
-def test_no_list_of_a_curated_set_is_taken_for_a_damaged_one(
+def test_lists_in_a_curated_set_are_not_treated_as_damaged(
     name: str, dump: Callable[..., Path], tmp_path: Path
 ) -> None:
     curate.clean(dump(record("html", "How do I start?", RESTARTED)), tmp_path / name)
@@ -251,7 +258,7 @@ def test_a_dump_in_our_own_lines_is_searched_for_damaged_lists(dump: Callable[..
     assert [row["rule"] for row in rows(tmp_path / "set", curated_set.REJECTED)] == ["list_indices"]
 
 
-# What cleaners that take every text for HTML, or for ASCII, damage.
+# Text that cleaners damage if they treat every text as HTML, or as ASCII.
 EASILY_DAMAGED = {
     "a header": "#include <stdio.h>\n#include <map>",
     "comparisons": "a<b && c>d || e<=f",
@@ -268,7 +275,7 @@ EASILY_DAMAGED = {
 
 
 @pytest.mark.parametrize("recipe", ["vicuna", "fastchat"])
-def test_text_that_is_easily_damaged_comes_through_in_prompts_and_in_plain_answers(
+def test_fragile_text_is_unchanged_in_prompts_and_plain_answers(
     recipe: str, dump: Callable[..., Path], tmp_path: Path
 ) -> None:
     chats = {name: (text, text, text, f"Said: {text}") for name, text in EASILY_DAMAGED.items()}
@@ -292,12 +299,12 @@ def test_train_and_eval_do_not_depend_on_the_order_of_the_input(dump: Callable[.
     curate.clean(dump(*chats), tmp_path / "one", eval_fraction=0.2)
     random.Random(3).shuffle(chats)
     curate.clean(dump(*chats), tmp_path / "two", eval_fraction=0.2)
-    one, two = ({row["id"]: row["split"] for row in rows(tmp_path / name)} for name in ("one", "two"))
-    assert one == two
-    assert 40 < sum(split == "eval" for split in one.values()) < 120
+    splits, reversed_splits = ({row["id"]: row["split"] for row in rows(tmp_path / name)} for name in ("one", "two"))
+    assert splits == reversed_splits
+    assert 40 < sum(split == "eval" for split in splits.values()) < 120
 
 
-def test_pieces_of_one_conversation_are_on_one_side(dump: Callable[..., Path], tmp_path: Path) -> None:
+def test_pieces_of_a_conversation_are_in_one_split(dump: Callable[..., Path], tmp_path: Path) -> None:
     curate.clean(dump(*(chat(n, 12) for n in range(220))), tmp_path / "set", max_tokens=150, eval_fraction=0.3)
     sides = (
         pl.read_parquet(tmp_path / "set" / curated_set.CONVERSATIONS)
@@ -307,12 +314,12 @@ def test_pieces_of_one_conversation_are_on_one_side(dump: Callable[..., Path], t
     assert sides["split"].unique().to_list() == [1]
 
 
-def test_a_small_set_holds_nothing_out(dump: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_small_set_holds_out_nothing(dump: Callable[..., Path], tmp_path: Path) -> None:
     curate.clean(dump(*(chat(n) for n in range(199))), tmp_path / "set", eval_fraction=0.5)
     assert {row["split"] for row in rows(tmp_path / "set")} == {"train"}
 
 
-def test_each_malformed_kind_costs_one_record_at_most(shared: Path, tmp_path: Path, tiny_tokenizer: str) -> None:
+def test_each_malformed_kind_loses_at_most_one_record(shared: Path, tmp_path: Path, tiny_tokenizer: str) -> None:
     for file in sorted((shared / "data" / "malformed").glob("*.json")):
         result = curate.clean(file, tmp_path / file.stem, max_tokens=1_000_000, workers=1, tokenizer=tiny_tokenizer)
         counts = result.manifest["counts"]
@@ -337,7 +344,7 @@ def test_a_users_own_filter_works_and_is_named(dump: Callable[..., Path], tmp_pa
     assert rows(tmp_path / "set", curated_set.REJECTED)[0]["rule"] == "no_lakes"
 
 
-def test_one_file_can_be_asked_for(dump: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_single_file_can_be_the_target(dump: Callable[..., Path], tmp_path: Path) -> None:
     result = curate.clean(dump(chat(1), chat(2)), tmp_path / "clean.json")
     assert result.file == tmp_path / "clean.json"
     turns = [row["conversations"] for row in json.loads((tmp_path / "clean.json").read_text())]
@@ -345,7 +352,7 @@ def test_one_file_can_be_asked_for(dump: Callable[..., Path], tmp_path: Path) ->
     assert manifest.is_set(tmp_path / "clean")
 
 
-def test_a_folder_that_is_no_set_is_refused(dump: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_set_is_refused(dump: Callable[..., Path], tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
@@ -354,7 +361,7 @@ def test_a_folder_that_is_no_set_is_refused(dump: Callable[..., Path], tmp_path:
     assert [file.name for file in mine.iterdir()] == ["thesis.txt"]
 
 
-def test_a_users_notes_in_a_set_outlive_the_next_run(dump: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_users_files_in_a_set_survive_the_next_run(dump: Callable[..., Path], tmp_path: Path) -> None:
     curate.clean(dump(chat(1)), tmp_path / "set")
     (tmp_path / "set" / "notes.md").write_text("mine")
     curate.clean(dump(chat(2)), tmp_path / "set")
@@ -363,7 +370,7 @@ def test_a_users_notes_in_a_set_outlive_the_next_run(dump: Callable[..., Path], 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dump.json", "set"]
 
 
-def test_nothing_is_written_where_there_is_nothing_whole(tmp_path: Path) -> None:
+def test_nothing_is_written_when_no_record_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "page.json").write_text("<html>not a dump</html>")
     with pytest.raises(InputError):
         curate.clean(tmp_path / "page.json", tmp_path / "set")
@@ -379,7 +386,7 @@ def test_a_second_run_on_one_target_is_refused(dump: Callable[..., Path], tmp_pa
     assert manifest.is_set(tmp_path / "set")
 
 
-def test_two_renames_that_were_cut_short_are_finished(dump: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_interrupted_swap_is_completed(dump: Callable[..., Path], tmp_path: Path) -> None:
     curate.clean(dump(chat(1)), tmp_path / "set")
     (tmp_path / "set" / transaction.ASIDE).touch()
     (tmp_path / "set").rename(tmp_path / "set.previous")  # as a kill between the two renames leaves it
@@ -391,10 +398,10 @@ def test_two_renames_that_were_cut_short_are_finished(dump: Callable[..., Path],
     assert sorted(file.name for file in (tmp_path / "set").iterdir()) == sorted(curated_set.FILES)
 
 
-def test_where_names_cannot_be_exchanged_two_renames_do_and_a_users_files_move_along(
+def test_without_an_atomic_exchange_two_renames_swap_and_keep_a_users_files(
     dump: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transaction, "_exchange", lambda one, other: False)  # as on network file systems
+    monkeypatch.setattr(transaction, "_exchange", lambda first, second: False)  # as on network file systems
     curate.clean(dump(chat(1)), tmp_path / "set")
     (tmp_path / "set" / "notes.md").write_text("mine")
     curate.clean(dump(chat(2)), tmp_path / "set")
@@ -404,7 +411,7 @@ def test_where_names_cannot_be_exchanged_two_renames_do_and_a_users_files_move_a
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_users_own_copy_of_a_set_is_never_taken_for_one_set_aside(
+def test_a_users_copy_of_a_set_is_never_used_as_the_previous_set(
     dump: Callable[..., Path], tmp_path: Path, beside: bool
 ) -> None:
     curate.clean(dump(chat(1)), tmp_path / "set.previous")
@@ -415,7 +422,7 @@ def test_a_users_own_copy_of_a_set_is_never_taken_for_one_set_aside(
 
 
 @pytest.mark.parametrize("name", ["dump.json", "notes.jsonl", "link.json"])
-def test_a_file_that_curate_did_not_write_is_never_written_over(
+def test_a_file_that_curate_did_not_write_is_never_overwritten(
     dump: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:
     source = dump(chat(1))
@@ -441,7 +448,7 @@ def test_a_set_is_not_cleaned_onto_itself(dump: Callable[..., Path], tmp_path: P
     assert digests(tmp_path / "set") == before
 
 
-def test_a_name_that_is_no_utf_8_is_read_and_stands_in_the_manifest(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_read_and_listed_in_the_manifest(tmp_path: Path) -> None:
     source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.json"))
     source.write_text(json.dumps([chat(1)]))
     result = curate.clean(source, tmp_path / "set")
@@ -452,7 +459,7 @@ def test_a_name_that_is_no_utf_8_is_read_and_stands_in_the_manifest(tmp_path: Pa
 def start(
     source: Path, target: Path, *options: str, first: str = "", within: Sequence[str] = (), **keys: Any
 ) -> subprocess.Popen[str]:
-    """Start `curate clean` with two workers, after some statements, by a command that runs another."""
+    """Start `curate clean` with two workers; `within` is a command that runs it, such as `nsenter`."""
     program = f"{first}\nfrom curate.cli import main\nmain()"
     command = [*within, sys.executable, "-c", program, "clean", str(source), "-o", str(target), "--workers", "2"]
     return subprocess.Popen(
@@ -485,14 +492,14 @@ def test_kill_9_at_any_moment_leaves_the_earlier_set_or_the_new_one(tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dump that takes seconds to clean."""
+    """Return a dump that takes seconds to clean."""
     source = tmp_path_factory.mktemp("big") / "big.json"
     source.write_text(json.dumps([chat(n, 30) for n in range(6000)]))
     return source
 
 
 def wait_for_workers(process: subprocess.Popen[str], target: Path) -> None:
-    """Wait until the run has begun to write, which it does before its workers start."""
+    """Wait until the run has begun to write; its workers start after that."""
     while not (target.parent / f".{target.name}.partial").exists() and process.poll() is None:
         time.sleep(0.01)
 
@@ -501,7 +508,7 @@ def wait_for_workers(process: subprocess.Popen[str], target: Path) -> None:
     ("number", "wait"),
     [(signal.SIGINT, 0), (signal.SIGINT, 0.1), (signal.SIGINT, 1.0), (signal.SIGTERM, 0.5), (signal.SIGHUP, 0.2)],
 )
-def test_ctrl_c_and_the_like_leave_things_as_they_were_and_say_so(
+def test_signals_leave_the_earlier_set_unchanged_and_print_a_message(
     big: Path, tmp_path: Path, tiny_tokenizer: str, number: int, wait: float
 ) -> None:
     at_a_terminal = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # also where nohup runs the tests
@@ -516,7 +523,7 @@ def test_ctrl_c_and_the_like_leave_things_as_they_were_and_say_so(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hangup_under_nohup_stops_nothing(dump: Callable[..., Path], tmp_path: Path, tiny_tokenizer: str) -> None:
+def test_a_hangup_under_nohup_is_ignored(dump: Callable[..., Path], tmp_path: Path, tiny_tokenizer: str) -> None:
     source = dump(*[chat(n) for n in range(500)])
     under_nohup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
     process = start(source, tmp_path / "set", "--tokenizer", tiny_tokenizer, first=under_nohup, start_new_session=True)
@@ -527,7 +534,7 @@ def test_a_hangup_under_nohup_stops_nothing(dump: Callable[..., Path], tmp_path:
     assert len(rows(tmp_path / "set")) == 500
 
 
-def test_a_stop_while_the_one_file_is_written_says_that_the_set_stands(
+def test_a_stop_while_the_single_file_is_written_says_that_the_set_is_complete(
     dump: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
@@ -542,7 +549,7 @@ def test_a_stop_while_the_one_file_is_written_says_that_the_set_stands(
 def test_a_full_disk_gives_one_clear_line(tmp_path: Path, tiny_tokenizer: str) -> None:
     source = tmp_path / "dump.json"
     source.write_text(json.dumps([chat(n, 8) for n in range(3000)]))
-    # A file-size limit stands in for a full disk: the same failed write.
+    # A file-size limit makes a write fail as a full disk does.
     small_files = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
     process = start(source, tmp_path / "set", "--tokenizer", tiny_tokenizer, first=small_files)
     _, errors = process.communicate(timeout=60)
@@ -553,7 +560,7 @@ def test_a_full_disk_gives_one_clear_line(tmp_path: Path, tiny_tokenizer: str) -
 
 
 class Disk:
-    """A file system that only a shell and its children see, so that it ends with the tests even if they are killed."""
+    """A file system that only a shell and its children see: it disappears with the tests even if they are killed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -566,7 +573,7 @@ class Disk:
         )
 
     def mount(self, options: str) -> str:
-        """Mount it, or mount it again with other options; return what went wrong."""
+        """Mount or remount with these options; return the error, or an empty text."""
         assert self.shell.stdin and self.shell.stdout
         with contextlib.suppress(BrokenPipeError):
             self.shell.stdin.write(f"mount -t tmpfs -o {options} none '{self.folder}'; echo done $?\n")
@@ -578,12 +585,12 @@ class Disk:
 
     @property
     def within(self) -> list[str]:
-        """The command that runs another where the file system is seen."""
+        """The command that runs another command inside the file system."""
         return ["nsenter", f"--mount=/proc/{self.shell.pid}/ns/mnt"]
 
     @property
-    def seen(self) -> Path:
-        """The folder, seen from outside."""
+    def outside(self) -> Path:
+        """The path of the folder from outside."""
         return Path(f"/proc/{self.shell.pid}/root{self.folder}")
 
 
@@ -614,13 +621,13 @@ def test_a_file_system_that_is_full_or_read_only_gives_one_clear_line(
 
     code, errors = run(dump(chat(1)))
     assert code == 0, errors
-    before = digests(disk.seen / "set")
+    before = digests(disk.outside / "set")
     noise = random.Random(5)
     small = dump(
         *[record(f"r{n}", "Some digits?", noise.randbytes(25_000).hex()) for n in range(60)], name="small.json"
     )
-    large = dump(*[chat(n, 16) for n in range(8000)], name="large.json")  # two chunks, so that two workers write
-    for source, options, said in [
+    large = dump(*[chat(n, 16) for n in range(8000)], name="large.json")  # two chunks, one for each worker
+    for source, options, problem in [
         (large, "size=1200k", "No space left"),  # for the first part
         (large, "size=6700k", "No space left"),  # for a later part
         (small, "size=4700k", "No space left"),  # for the set's tables
@@ -630,20 +637,18 @@ def test_a_file_system_that_is_full_or_read_only_gives_one_clear_line(
         code, errors = run(source)
         last = [line for line in errors.splitlines() if not line.startswith("cleaning")]
         assert (code, len(last)) == (1, 1), errors
-        assert last[0].startswith(f"error: cannot write the set '{target}': {said}"), errors
-        assert digests(disk.seen / "set") == before
-        assert [path.name for path in disk.seen.iterdir()] == ["set"]
+        assert last[0].startswith(f"error: cannot write the set '{target}': {problem}"), errors
+        assert digests(disk.outside / "set") == before
+        assert [path.name for path in disk.outside.iterdir()] == ["set"]
     assert list(disk.folder.iterdir()) == [], "no file of these runs is outside that file system"
 
 
-def test_a_target_that_cannot_be_made_gives_one_clear_line(dump: Callable[..., Path]) -> None:
+def test_a_target_that_cannot_be_created_gives_one_clear_line(dump: Callable[..., Path]) -> None:
     with pytest.raises(CurateError, match="cannot write"):
         curate.clean(dump(chat(1)), "/proc/curate-cannot-write-here/set")
 
 
-def test_a_batch_without_one_conversation_is_rejected_record_by_record(
-    dump: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_batch_without_conversations_is_rejected_record_by_record(dump: Callable[..., Path], tmp_path: Path) -> None:
     result = curate.clean(dump({"a": 1}, None), tmp_path / "set")
     assert (result.manifest["counts"]["read"], result.manifest["counts"]["kept"]) == (2, 0)
     assert [row["rule"] for row in rows(tmp_path / "set", curated_set.REJECTED)] == ["unknown_format", "not_a_record"]
@@ -651,9 +656,7 @@ def test_a_batch_without_one_conversation_is_rejected_record_by_record(
     assert warning == f"every record was rejected; to see why: curate stats {tmp_path / 'set'}"
 
 
-def test_a_set_is_read_for_its_conversations_and_passed_over_among_dumps(
-    dump: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_set_is_read_as_input_but_skipped_in_a_folder_of_dumps(dump: Callable[..., Path], tmp_path: Path) -> None:
     dump(chat(1), chat(2))
     curate.clean(tmp_path, tmp_path / "set")
     again = curate.clean(tmp_path, tmp_path / "set")
@@ -663,6 +666,6 @@ def test_a_set_is_read_for_its_conversations_and_passed_over_among_dumps(
     assert [row["id"] for row in rows(tmp_path / "other")] == ["chat1", "chat2"]
 
 
-def test_a_file_of_a_kind_that_is_not_written_is_refused(dump: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_unsupported_target_format_is_refused(dump: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(SetError, match=r"ending in \.json"):
         curate.clean(dump(chat(1)), tmp_path / "out.csv")

@@ -1,4 +1,4 @@
-"""Recipes: what is read, what is refused and how it is said, and the way back to TOML."""
+"""Recipes: reading, clear errors, and the round trip through TOML."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def written(folder: Path, text: str, name: str = "mine.toml") -> Path:
     return path
 
 
-def test_the_default_has_on_what_the_design_says() -> None:
+def test_the_default_recipe_turns_on_the_documented_rules() -> None:
     vicuna = load("vicuna")
     on = {"min_messages", "min_characters", "plugins", "list_indices", "exact_duplicates"}
     assert set(vicuna.filters) == on
@@ -34,24 +34,24 @@ def test_the_default_has_on_what_the_design_says() -> None:
     assert (vicuna.eval.fraction, vicuna.eval.minimum) == (0.01, 200)
 
 
-def test_the_defaults_of_the_dataclasses_are_those_of_vicuna() -> None:
+def test_the_dataclass_defaults_equal_vicuna() -> None:
     vicuna = load("vicuna")
     for name, kind in recipe.SECTIONS.items():
         assert getattr(vicuna, name) == kind()
 
 
-def test_vicuna_names_every_setting_there_is() -> None:
+def test_vicuna_names_every_setting() -> None:
     values = tomllib.loads(recipe.RECIPES.source("vicuna"))
     for name, kind in recipe.SECTIONS.items():
         assert list(values[name]) == [item.name for item in dataclasses.fields(kind)]
 
 
-def test_strict_turns_on_what_vicuna_leaves_off() -> None:
+def test_strict_turns_on_rules_that_vicuna_leaves_off() -> None:
     added = set(load("strict").filters) - set(load("vicuna").filters)
     assert added == {"vendor_mention", "identity", "repeated_digits"}
 
 
-def test_fastchat_decides_as_the_incumbent() -> None:
+def test_the_fastchat_recipe_decides_like_fastchat() -> None:
     fastchat = load("fastchat")
     assert fastchat.filters["vendor_mention"]["any_turn"] is True
     assert fastchat.filters["vendor_mention"]["whole_words"] is False
@@ -68,13 +68,13 @@ def test_built_in_recipes_are_listed_with_the_default_first() -> None:
 
 
 @pytest.mark.parametrize("name", ["vicuna", "strict", "fastchat"])
-def test_a_built_in_recipe_comes_back_from_its_own_toml(name: str, tmp_path: Path) -> None:
+def test_a_built_in_recipe_round_trips_through_toml(name: str, tmp_path: Path) -> None:
     first = load(name)
     assert load(written(tmp_path, first.to_toml())) == first
     assert load(first) == first
 
 
-def test_a_recipe_of_ones_own_changes_its_base_only_where_it_says_so(tmp_path: Path) -> None:
+def test_a_users_recipe_changes_only_the_settings_it_names(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         """
@@ -93,7 +93,7 @@ def test_a_recipe_of_ones_own_changes_its_base_only_where_it_says_so(tmp_path: P
     assert set(mine.filters) == set(vicuna.filters) - {"plugins"}
 
 
-def test_a_base_can_be_a_file_beside_the_recipe(tmp_path: Path) -> None:
+def test_a_base_can_be_a_file_next_to_the_recipe(tmp_path: Path) -> None:
     written(tmp_path, 'base = "strict"\n[tokens]\nmax_tokens = 512', "first.toml")
     second = load(written(tmp_path, 'base = "first.toml"\n[eval]\nfraction = 0', "second.toml"))
     assert (second.tokens.max_tokens, second.eval.fraction) == (512, 0.0)
@@ -134,40 +134,40 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("text", "said"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_is_refused_in_one_line_that_names_the_file(text: str, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "problem"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_recipe_is_refused_in_one_line_with_its_file(text: str, problem: str, tmp_path: Path) -> None:
     path = written(tmp_path, text)
     with pytest.raises(RecipeError) as caught:
         load(path)
     message = str(caught.value)
-    assert said in message
+    assert problem in message
     assert "mine.toml" in message
     assert "\n" not in message
 
 
-def test_a_mistake_in_the_base_carries_the_name_of_the_base(tmp_path: Path) -> None:
+def test_a_mistake_in_the_base_is_reported_with_the_bases_name(tmp_path: Path) -> None:
     written(tmp_path, "[tokens]\nmax_tokens = -1", "first.toml")
     with pytest.raises(RecipeError, match=r"first\.toml: tokens\.max_tokens"):
         load(written(tmp_path, 'base = "first.toml"'))
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "problem"),
     [("vicunna", "did you mean 'vicuna'"), ("nowhere.toml", "cannot read"), (".", "cannot read")],
 )
-def test_a_recipe_that_is_not_there_is_one_clear_line(name: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+def test_a_missing_recipe_gets_one_clear_line(name: str, problem: str) -> None:
+    with pytest.raises(RecipeError, match=problem):
         load(name)
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b"name = '\xff'")
     with pytest.raises(RecipeError, match="not valid TOML"):
         load(path)
 
 
-def test_flags_go_over_the_recipe_and_nothing_else_changes() -> None:
+def test_flags_override_the_recipe_and_change_nothing_else() -> None:
     vicuna = load("vicuna")
     changed = override(vicuna, language=["en,ko", "de"], max_tokens=512, eval_fraction=0.0, limit=7, originals=False)
     assert changed.filters["languages"]["keep"] == ("en", "ko", "de")
@@ -177,7 +177,7 @@ def test_flags_go_over_the_recipe_and_nothing_else_changes() -> None:
     assert override(vicuna) == vicuna
 
 
-def test_a_flag_that_is_wrong_is_refused_like_a_setting() -> None:
+def test_a_wrong_flag_is_refused_like_a_setting() -> None:
     with pytest.raises(RecipeError, match=r"flags: unknown tokens\.template 'lama3'; did you mean 'llama3'"):
         override(load("vicuna"), template="lama3")
 
@@ -193,7 +193,7 @@ def {name}(word: str = "foo") -> pl.Expr:
 '''
 
 
-def test_filters_of_ones_own_start_from_the_recipes_folder_and_are_on(tmp_path: Path) -> None:
+def test_paths_of_user_filters_are_relative_to_the_recipe_and_the_filters_are_on(tmp_path: Path) -> None:
     written(tmp_path, OWN.format(name="says_foo"), "own_recipe.py")
     mine = load(written(tmp_path, '[filters]\nfiles = ["own_recipe.py"]'))
     assert mine.filters == {"says_foo": {"word": "foo"}}
@@ -201,7 +201,7 @@ def test_filters_of_ones_own_start_from_the_recipes_folder_and_are_on(tmp_path: 
     assert load(written(tmp_path, mine.to_toml())) == mine
 
 
-def test_filters_of_ones_own_by_flag_are_added(tmp_path: Path) -> None:
+def test_user_filters_from_a_flag_are_added(tmp_path: Path) -> None:
     file = written(tmp_path, OWN.format(name="says_bar"), "own_flag.py")
     changed = override(load("vicuna"), filters=[file])
     assert set(changed.filters) == {*load("vicuna").filters, "says_bar"}
@@ -223,7 +223,7 @@ settings = st.dictionaries(texts, st.booleans() | numbers | texts | st.lists(tex
 
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
-    """Any recipe that could be: numbers within their limits, texts and filters of any kind."""
+    """Generate any valid recipe: numbers within their limits, any texts and filters."""
     sections: dict[str, Any] = {
         "input": recipe.InputSettings(*draw(st.tuples(*[st.integers(1, 2**62)] * 4))),
         "repair": recipe.RepairSettings(
@@ -239,13 +239,13 @@ def recipes(draw: st.DrawFn) -> Recipe:
 
 
 @given(recipes())
-def test_any_recipe_comes_back_from_toml_and_from_plain_values(made: Recipe) -> None:
-    read = tomllib.loads(made.to_toml())
-    assert recipe.from_dict(read, check_filters=False) == made
-    assert recipe.from_dict(made.to_dict(), check_filters=False) == made
+def test_any_recipe_round_trips_through_toml_and_plain_values(generated: Recipe) -> None:
+    read = tomllib.loads(generated.to_toml())
+    assert recipe.from_dict(read, check_filters=False) == generated
+    assert recipe.from_dict(generated.to_dict(), check_filters=False) == generated
 
 
-def test_a_setting_that_does_not_exist_is_a_type_error_with_the_nearest_name() -> None:
+def test_an_unknown_setting_is_a_type_error_with_the_nearest_name() -> None:
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'max_token'; did you mean 'max_tokens'\?"):
         recipe.override(recipe.load("vicuna"), max_token=5)  # type: ignore[call-arg]
 

@@ -1,4 +1,4 @@
-"""Turns are brought into order, broken text is mended, and nothing goes without a trace."""
+"""Turns are put in order, broken text is repaired, and every change is recorded."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def edits(conversation: Conversation) -> list[tuple[str, int | None]]:
         ),
     ],
 )
-def test_turns_are_brought_into_order(
+def test_turns_are_put_in_order(
     turns: list[str], kept: list[str], places: list[int], noted: list[tuple[str, int | None]]
 ) -> None:
     conversation, lost = order(chat(*turns), DEFAULT)
@@ -142,17 +142,17 @@ def test_turns_are_brought_into_order(
         ),
     ],
 )
-def test_an_exchange_without_substance_goes_alone(
+def test_an_empty_exchange_is_the_only_one_rejected(
     turns: list[str], kept: list[str], lost: list[tuple[str, tuple[int, int]]]
 ) -> None:
-    conversation, found = order(chat(*turns), DEFAULT)
+    conversation, losses = order(chat(*turns), DEFAULT)
     assert shown(conversation) == kept
-    assert [(one.rule, one.message_range) for one in found] == lost
-    assert all(one.rule in LOSSES and one.reason for one in found)
+    assert [(loss.rule, loss.message_range) for loss in losses] == lost
+    assert all(loss.rule in LOSSES and loss.reason for loss in losses)
 
 
 @pytest.mark.parametrize("rule", ["empty_answer", "rate_limit"])
-def test_a_setting_gives_up_the_record_instead(rule: str) -> None:
+def test_a_setting_rejects_the_whole_record_instead(rule: str) -> None:
     answer = {"empty_answer": "a ", "rate_limit": "a " + LIMIT}[rule]
     with pytest.raises(RecordError) as caught:
         order(chat("u 1", answer, "u 2", "a 3"), RepairSettings(empty_answer="record", rate_limit="record"))
@@ -161,12 +161,12 @@ def test_a_setting_gives_up_the_record_instead(rule: str) -> None:
 
 def test_a_setting_ends_the_conversation_at_an_empty_answer() -> None:
     settings = RepairSettings(empty_answer="cut")
-    conversation, lost = order(chat("u 1", "a 2", "u 3", "a ", "u 5", "a 6"), settings)
+    conversation, losses = order(chat("u 1", "a 2", "u 3", "a ", "u 5", "a 6"), settings)
     assert shown(conversation) == ["u 1", "a 2"]
-    assert [(one.rule, one.message_range) for one in lost] == [("empty_answer", (2, 6))]
+    assert [(loss.rule, loss.message_range) for loss in losses] == [("empty_answer", (2, 6))]
 
 
-def test_where_one_cuts_a_turn_that_begins_unprintably_counts_as_empty() -> None:
+def test_with_the_cut_setting_a_turn_that_begins_unprintably_is_empty() -> None:
     turns = ("u 1", "a 2", "u \u200bhello", "a 4")
     conversation, (lost_one,) = order(chat(*turns), RepairSettings(empty_answer="cut"))
     assert shown(conversation) == ["u 1", "a 2"]
@@ -175,7 +175,7 @@ def test_where_one_cuts_a_turn_that_begins_unprintably_counts_as_empty() -> None
     assert (shown(conversation), lost) == (list(turns), [])
 
 
-def test_where_one_cuts_white_space_before_a_turn_does_not_make_it_empty() -> None:
+def test_with_the_cut_setting_leading_white_space_does_not_make_a_turn_empty() -> None:
     turns = ["u \n\tldr r0, =x", "a  2"]
     conversation, lost = order(chat(*turns), RepairSettings(empty_answer="cut"))
     assert (shown(conversation), lost) == (turns, [])
@@ -186,11 +186,11 @@ def test_rate_limit_notices_can_be_kept() -> None:
     assert (len(conversation.messages), lost) == (2, [])
 
 
-def test_a_single_round_keeps_the_first_exchange_and_names_the_others() -> None:
+def test_a_single_round_keeps_the_first_exchange_and_rejects_the_others() -> None:
     settings = RepairSettings(single_round=True)
-    conversation, lost = order(chat("s 0", "u 1", "a 2", "u 3", "a 4", "u 5", "a 6"), settings)
+    conversation, losses = order(chat("s 0", "u 1", "a 2", "u 3", "a 4", "u 5", "a 6"), settings)
     assert shown(conversation) == ["s 0", "u 1", "a 2"]
-    assert [(one.rule, one.message_range) for one in lost] == [("single_round", (3, 5)), ("single_round", (5, 7))]
+    assert [(loss.rule, loss.message_range) for loss in losses] == [("single_round", (3, 5)), ("single_round", (5, 7))]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_single_round_keeps_the_first_exchange_and_names_the_others() -> None:
         pytest.param(["u 1", "a " + LIMIT], "rate_limit", id="rate-limit-only"),
     ],
 )
-def test_a_record_with_nothing_left_says_why(turns: list[str], rule: str) -> None:
+def test_a_record_with_nothing_left_gives_a_reason(turns: list[str], rule: str) -> None:
     with pytest.raises(RecordError) as caught:
         order(chat(*turns), DEFAULT)
     assert caught.value.rule == rule
@@ -219,20 +219,20 @@ def test_a_record_with_nothing_left_says_why(turns: list[str], rule: str) -> Non
         pytest.param(["u 1", "u 1", "a 3"], RepairSettings(join_turns=False), "role_order", id="repeat"),
     ],
 )
-def test_a_repair_that_is_off_rejects_instead(turns: list[str], settings: RepairSettings, rule: str) -> None:
+def test_a_repair_that_is_off_rejects_the_record(turns: list[str], settings: RepairSettings, rule: str) -> None:
     with pytest.raises(RecordError) as caught:
         order(chat(*turns), settings)
     assert caught.value.rule == rule
 
 
-def test_role_aliases_are_refused_where_they_are_not_to_be_mapped() -> None:
+def test_role_aliases_are_rejected_when_mapping_is_off() -> None:
     record = {"conversations": [{"from": "human", "value": "hi"}, {"from": "bing", "value": "hello"}]}
     with pytest.raises(RecordError, match="'bing'"):
         order(formats.parse(record), RepairSettings(roles=False))
     assert order(formats.parse(record), DEFAULT)[1] == []
 
 
-def test_a_call_of_a_tool_is_not_empty_and_is_not_joined_over_its_result() -> None:
+def test_a_tool_call_is_not_empty_and_is_not_joined_across_its_result() -> None:
     call = Message("assistant", "", tool_calls='[{"id":"1"}]')
     messages = [Message("user", "hi"), call, Message("tool", "42"), Message("assistant", "It is 42.")]
     conversation, lost = order(Conversation("x", list(messages)), DEFAULT)
@@ -270,7 +270,7 @@ def test_visible_text_is_not_empty(text: str) -> None:
         pytest.param("ok \ud83d\ude00", "ok 😀", "lone_surrogate", 2, id="halves-that-belong-together"),
     ],
 )
-def test_broken_text_is_mended_and_noted(before: str, after: str, rule: str, count: int) -> None:
+def test_broken_text_is_repaired_and_recorded(before: str, after: str, rule: str, count: int) -> None:
     conversation = chat("u " + before, "a fine")
     repair_text.clean_text(conversation)
     assert conversation.messages[0].content == after
@@ -281,14 +281,14 @@ def test_broken_text_is_mended_and_noted(before: str, after: str, rule: str, cou
 @pytest.mark.parametrize(
     "text", ["  a\t\n\n b  ", "#include <stdio.h>", "1 / 2 of the class", "a\u200bb\x00c", "😀é中"]
 )
-def test_other_text_is_left_byte_for_byte(text: str) -> None:
+def test_other_text_is_unchanged(text: str) -> None:
     conversation = chat("u " + text, "a " + text)
     repair_text.clean_text(conversation)
     assert [message.content for message in conversation.messages] == [text, text]
     assert conversation.edits == []
 
 
-def test_every_other_text_of_a_record_can_be_encoded_too() -> None:
+def test_all_texts_of_a_record_can_be_encoded() -> None:
     bad = "\udc80"
     record = {
         "id": bad,
@@ -303,7 +303,7 @@ def test_every_other_text_of_a_record_can_be_encoded_too() -> None:
     assert conversation.metadata == {"x": {"\ufffd": ["\ufffd"]}}
 
 
-def test_every_edit_and_loss_has_a_sentence_and_every_setting_a_default() -> None:
+def test_every_rule_has_a_description_and_every_setting_a_default() -> None:
     assert all(text.endswith(".") for text in (*REPAIRS.values(), *LOSSES.values(), *formats.PROBLEMS.values()))
     assert all(getattr(DEFAULT, field.name) is not None for field in fields(RepairSettings))
 
@@ -325,16 +325,16 @@ TURNS = st.lists(
 
 
 @given(TURNS, SETTINGS)
-def test_turns_end_in_order_and_all_are_accounted_for(
+def test_turns_end_up_in_order_and_every_message_is_accounted_for(
     turns: list[tuple[Role, str, bool]], settings: RepairSettings
 ) -> None:
     messages = [
         Message(
             role,
-            f"{text}{place}" if text == "hello" else text,
+            f"{text}{index}" if text == "hello" else text,
             tool_calls='[{"id":"1"}]' if call and role == "assistant" else None,
         )
-        for place, (role, text, call) in enumerate(turns)
+        for index, (role, text, call) in enumerate(turns)
     ]
     conversation = Conversation("x", list(messages))
     try:
@@ -343,17 +343,17 @@ def test_turns_end_in_order_and_all_are_accounted_for(
         assert error.rule in LOSSES
         return
     _assert_in_order(conversation.messages)
-    left = {message.place: message for message in conversation.messages}
-    assert len(left) == len(conversation.messages)
+    kept = {message.place: message for message in conversation.messages}
+    assert len(kept) == len(conversation.messages)
     assert {edit.rule for edit in conversation.edits} <= set(REPAIRS)
-    taken = {place for lost in losses for place in range(*lost.message_range)}
-    noted = {edit.message: edit.before for edit in conversation.edits}
-    for place, message in enumerate(messages):
-        if place in left:
-            assert left[place].role == message.role
-            assert left[place].content.startswith(message.content)
+    rejected = {index for lost in losses for index in range(*lost.message_range)}
+    edited = {edit.message: edit.before for edit in conversation.edits}
+    for index, message in enumerate(messages):
+        if index in kept:
+            assert kept[index].role == message.role
+            assert kept[index].content.startswith(message.content)
         else:
-            assert place in taken or noted[place] == message.content
+            assert index in rejected or edited[index] == message.content
 
 
 def _assert_in_order(messages: list[Message]) -> None:
@@ -361,13 +361,13 @@ def _assert_in_order(messages: list[Message]) -> None:
     roles = roles[roles[0] == "system" :]
     assert "system" not in roles
     assert (roles[0], roles[-1]) == ("user", "assistant")
-    assert not any(one == other != "tool" for one, other in itertools.pairwise(roles))
+    assert not any(role == next_role != "tool" for role, next_role in itertools.pairwise(roles))
     sides = [role for role in roles if role != "tool"]
     assert ("user", "user") not in itertools.pairwise(sides)
 
 
 @given(TURNS)
-def test_what_is_in_order_stays_as_it_is(turns: list[tuple[Role, str, bool]]) -> None:
+def test_turns_in_order_are_unchanged(turns: list[tuple[Role, str, bool]]) -> None:
     conversation = Conversation("x", [Message(role, text) for role, text, _ in turns])
     try:
         once, _ = order(conversation, DEFAULT)
@@ -386,18 +386,18 @@ def injected(shared: Path) -> dict[str, list[Any]]:
 
 @pytest.fixture(scope="module")
 def dump(shared: Path) -> dict[str, dict[str, Any]]:
-    """The first row of each id, answers as text: an empty wrapper is an empty answer, as after the markdown step."""
+    """Return the first row of each id."""
     with gzip.open(shared / "data" / "sharegpt_dirty.json.gz", "rt", encoding="utf-8") as file:
         rows = json.load(file)
-    found: dict[str, dict[str, Any]] = {}
+    first_rows: dict[str, dict[str, Any]] = {}
     for row in rows:
         if isinstance(row, dict) and isinstance(row.get("id"), str):
-            found.setdefault(row["id"], row)
-    return found
+            first_rows.setdefault(row["id"], row)
+    return first_rows
 
 
 def repaired(row: dict[str, Any]) -> tuple[Counter[str], Conversation | None]:
-    """Return the rules a row met, and what is left of it."""
+    """Return the rules that changed or rejected a row, and what is left of it."""
     rules: Counter[str] = Counter()
     try:
         conversation = formats.parse(row)
@@ -405,11 +405,11 @@ def repaired(row: dict[str, Any]) -> tuple[Counter[str], Conversation | None]:
             if message.role == "assistant" and message.content.startswith('<div class="markdown'):
                 message.content = message.content.split(">", 1)[1].removesuffix("</div>").removeprefix("<p>")
         repair_text.clean_text(conversation)
-        conversation, lost = order(conversation, DEFAULT)
+        conversation, losses = order(conversation, DEFAULT)
     except RecordError as error:
         return Counter([error.rule]), None
     rules.update(edit.rule for edit in conversation.edits)
-    rules.update(one.rule for one in lost)
+    rules.update(loss.rule for loss in losses)
     return rules, conversation
 
 
@@ -425,7 +425,7 @@ def repaired(row: dict[str, Any]) -> tuple[Counter[str], Conversation | None]:
         ("empty_conversations", {"no_messages"}),
     ],
 )
-def test_each_kind_of_dirt_meets_its_rule(
+def test_each_kind_of_dirt_triggers_its_rule(
     injected: dict[str, list[Any]], dump: dict[str, dict[str, Any]], kind: str, expected: set[str]
 ) -> None:
     entries = injected[kind]

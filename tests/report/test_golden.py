@@ -1,4 +1,4 @@
-"""Reports on the example dump as they stand in tests/golden: a change in how they look, or in a number, is seen there.
+"""Reports on the example dump equal the files in tests/golden, where a change in layout or numbers shows in the diff.
 
 `CURATE_GOLDEN=write pytest tests/report/test_golden.py` rewrites them; review the diff before you commit it.
 """
@@ -27,7 +27,7 @@ EXAMPLE = ROOT / "examples/sharegpt_dump.json"
 
 @pytest.fixture(scope="module", autouse=True)
 def _sets(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Make the sets that the reports are of, beside a copy of the dump."""
+    """Make the sets for the reports, next to a copy of the dump."""
     folder = tmp_path_factory.mktemp("golden")
     shutil.copy(EXAMPLE, folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -48,13 +48,13 @@ def _text(renderable: RenderableType, width: int) -> str:
 
 
 def _chats(width: int) -> str:
-    """A conversation of each language, then what cleaning changed in one."""
-    found = curate.show(["mJsGFDv", "ZXmYdE5", "W1YkmoN"], "vicuna")
-    shown = [_text(render_conversation(chat), width) for chat in found]
+    """Return a conversation in each language, then the diff of one."""
+    selection = curate.show(["mJsGFDv", "ZXmYdE5", "W1YkmoN"], "vicuna")
+    shown = [_text(render_conversation(chat), width) for chat in selection]
     from curate.analysis import conversations
 
-    changed = found[1]
-    return "\n".join([*shown, _text(render_diff(changed, conversations.diff_record(found.set, changed)), width)])
+    changed = selection[1]
+    return "\n".join([*shown, _text(render_diff(changed, conversations.diff_record(selection.set, changed)), width)])
 
 
 REPORTS: Mapping[str, Callable[[], str]] = {
@@ -71,17 +71,17 @@ REPORTS: Mapping[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("name", REPORTS)
-def test_a_report_on_the_example_dump_is_as_it_was_looked_at(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_on_the_example_dump_is_unchanged(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(_Folder.path)
-    made = REPORTS[name]()
+    report = REPORTS[name]()
     file = GOLDEN / name
     if os.environ.get("CURATE_GOLDEN") == "write":
-        file.write_text(made, "utf-8")
-    assert made == file.read_text("utf-8")
+        file.write_text(report, "utf-8")
+    assert report == file.read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", [name for name in REPORTS if name.endswith("0.txt")])
-def test_no_line_of_a_report_is_wider_than_it_may_be(name: str) -> None:
+def test_no_line_of_a_report_exceeds_its_width(name: str) -> None:
     width = int(name.removesuffix(".txt").rpartition("-")[2])
     lines = (GOLDEN / name).read_text("utf-8").splitlines()
     assert max(map(text.cells, lines)) <= width

@@ -1,4 +1,4 @@
-"""How objects show themselves in a notebook: HTML with their numbers, in which nothing can run."""
+"""Objects in a notebook are displayed as HTML with their numbers, in which nothing can run."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", OBJECTS)
 @pytest.mark.parametrize("which", ["small", "hostile"])
-def test_an_object_shows_itself_and_nothing_of_the_data_can_run(
+def test_an_object_is_displayed_and_nothing_in_the_data_can_run(
     kind: str, which: str, hostile: Path, tmp_path: Path
 ) -> None:
-    make, said = OBJECTS[kind]
+    make, expected = OBJECTS[kind]
     shown = make(hostile if which == "hostile" else write_set(tmp_path / "set"))._repr_html_()
     elements = Elements(shown)
-    assert said in elements.words
+    assert expected in elements.words
     assert not (FORBIDDEN | {"script"}) & {tag for tag, _ in elements.found}
     assert not [name for _, attributes in elements.found for name in attributes if name.startswith(("on", "href"))]
     library: Any = importlib.import_module("html5lib")  # ships no types
     library.HTMLParser(strict=True).parseFragment(shown)
 
 
-def test_a_run_shows_what_it_kept_and_its_warnings(tmp_path: Path) -> None:
+def test_a_run_shows_its_counts_and_warnings(tmp_path: Path) -> None:
     shown = curate.clean(EXAMPLE, tmp_path / "set", workers=1)._repr_html_()
     assert "179 of 201 records kept (89.1 %)" in shown
     assert "exact_duplicates" in shown
@@ -59,7 +59,7 @@ def test_a_run_shows_what_it_kept_and_its_warnings(tmp_path: Path) -> None:
     assert "warning: &lt;/script&gt;" in warned
 
 
-def test_a_notebook_that_rich_knows_is_not_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_display_in_a_notebook_prints_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    found = curate.explain("deadbeef", write_set(tmp_path / "set"))
-    assert "outcome" in found._repr_html_()
+    explanation = curate.explain("deadbeef", write_set(tmp_path / "set"))
+    assert "outcome" in explanation._repr_html_()

@@ -1,4 +1,4 @@
-"""The page of statistics: what stands on it, that it needs nothing beside it, and that nothing in it can run."""
+"""The page of statistics: its contents, that it needs no other file, and that nothing in it can run."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_cleaning_writes_the_page_that_stats_writes(example: Path, page: str, tm
     assert page_of(example, tmp_path / "page.html") == page
 
 
-def test_the_page_needs_nothing_beside_it_and_stays_under_two_megabytes(page: str) -> None:
+def test_the_page_is_self_contained_and_under_two_megabytes(page: str) -> None:
     assert len(page.encode()) < 2_000_000
     assert "default-src 'none'" in page
     for tag, attributes in Elements(page).found:
@@ -93,16 +93,16 @@ def test_the_page_needs_nothing_beside_it_and_stays_under_two_megabytes(page: st
 
 
 def test_the_page_has_the_numbers_of_the_json(example: Path, page: str) -> None:
-    words = Elements(page).words
-    found = curate.stats(example)
-    assert f"kept of {found.header.read} records" in words
-    for number in (found.header.tokens, found.header.answer_tokens, found.training.total_tokens):
-        assert f"{number:,}" in words
+    text = Elements(page).words
+    statistics = curate.stats(example)
+    assert f"kept of {statistics.header.read} records" in text
+    for number in (statistics.header.tokens, statistics.header.answer_tokens, statistics.training.total_tokens):
+        assert f"{number:,}" in text
     for name in ("flow", "languages", "models", "roles", "splits", "edits"):
-        for row in found.frame(name).iter_rows():
-            assert str(row[0]) in words
-    for histogram in found.histograms:
-        assert f"mean {histogram.mean:,.1f}" in words
+        for row in statistics.frame(name).iter_rows():
+            assert str(row[0]) in text
+    for histogram in statistics.histograms:
+        assert f"mean {histogram.mean:,.1f}" in text
 
 
 def test_the_page_shows_kept_repaired_and_rejected_conversations(page: str) -> None:
@@ -116,7 +116,7 @@ def test_the_page_shows_kept_repaired_and_rejected_conversations(page: str) -> N
     assert "<mark>" in page, "what is trained on is marked"
 
 
-def test_text_is_on_the_page_as_text_and_nothing_of_it_can_run(hostile: str) -> None:
+def test_text_is_escaped_and_nothing_in_it_can_run(hostile: str) -> None:
     elements = Elements(hostile)
     assert not FORBIDDEN - {"a"} & {tag for tag, _ in elements.found}
     assert len([tag for tag, _ in elements.found if tag == "script"]) == 3, "the data, the library, the page's own"
@@ -128,20 +128,24 @@ def test_text_is_on_the_page_as_text_and_nothing_of_it_can_run(hostile: str) -> 
 
 
 @pytest.mark.parametrize("which", ["page", "hostile"])
-def test_the_page_is_whole_html(which: str, request: pytest.FixtureRequest) -> None:
+def test_the_page_is_valid_html(which: str, request: pytest.FixtureRequest) -> None:
     library: Any = importlib.import_module("html5lib")  # ships no types
     library.HTMLParser(strict=True).parse(request.getfixturevalue(which))
 
 
 @given(st.text(max_size=200), st.sampled_from(["user", "assistant"]))
-def test_any_text_makes_a_conversation_without_other_elements(content: str, role: Any) -> None:
-    found = Elements(conversation.render_conversation(ConversationView(content, content, 0, (Message(role, content),))))
-    assert not (FORBIDDEN | {"script", "style"}) & {tag for tag, _ in found.found}
-    assert not [name for _, attributes in found.found for name in attributes if name.startswith(("on", "href", "src"))]
+def test_any_text_is_rendered_with_safe_elements_only(content: str, role: Any) -> None:
+    elements = Elements(
+        conversation.render_conversation(ConversationView(content, content, 0, (Message(role, content),)))
+    )
+    assert not (FORBIDDEN | {"script", "style"}) & {tag for tag, _ in elements.found}
+    assert not [
+        name for _, attributes in elements.found for name in attributes if name.startswith(("on", "href", "src"))
+    ]
 
 
 @pytest.mark.parametrize("language", sorted(conversation.LANGUAGES))
-def test_code_of_each_language_is_told_apart(language: str) -> None:
+def test_code_of_each_language_is_highlighted(language: str) -> None:
     shown = conversation.render_conversation(
         ConversationView("a", "f", 0, (Message("assistant", f"```{language}\n-x = 'a < b' # 1\n```"),))
     )
@@ -149,7 +153,7 @@ def test_code_of_each_language_is_told_apart(language: str) -> None:
     assert '<span class="' in shown[shown.index("<pre>") :]
 
 
-def test_links_say_where_they_lead_and_lead_nowhere() -> None:
+def test_links_show_their_target_but_are_not_active() -> None:
     shown = conversation.render_conversation(
         ConversationView("a", "f", 0, (Message("assistant", "[here](https://a.example/?q=1&r=2) <https://b.example>"),))
     )
@@ -159,7 +163,7 @@ def test_links_say_where_they_lead_and_lead_nowhere() -> None:
 
 
 @pytest.mark.parametrize("sign", ["- ", "> ", "1. "])
-def test_what_is_nested_too_deeply_to_draw_stands_as_typed(sign: str) -> None:
+def test_text_nested_too_deeply_is_shown_unrendered(sign: str) -> None:
     shown = conversation.render_conversation(
         ConversationView("a", "f", 0, (Message("assistant", sign * 300 + "the core"),))
     )
@@ -167,13 +171,13 @@ def test_what_is_nested_too_deeply_to_draw_stands_as_typed(sign: str) -> None:
     assert html.escape(sign * 300) in shown
 
 
-def test_line_ends_that_cleaning_changed_are_seen() -> None:
+def test_changed_line_ends_are_visible() -> None:
     pair = Change(Message("user", "one\r\ntwo"), Message("user", "one\ntwo"))
     shown = conversation.render_changes(ConversationView("a", "f", 0, ()), [pair])
     assert "<del>␍⏎\n</del><ins>⏎\n</ins>" in shown
 
 
-def test_a_file_that_is_no_page_by_its_name_is_not_written_over(tmp_path: Path) -> None:
+def test_a_target_without_an_html_name_is_refused(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set")
     mine = tmp_path / "notes.txt"
     mine.write_text("mine")
@@ -184,15 +188,15 @@ def test_a_file_that_is_no_page_by_its_name_is_not_written_over(tmp_path: Path) 
         curate.stats(folder, html=tmp_path / "absent" / "page.html")
 
 
-def test_a_dumps_page_shows_conversations_as_they_came(tmp_path: Path) -> None:
-    found = page_of(_dump(tmp_path), tmp_path / "dump.html")
-    assert "<h1>dump.json</h1>" in found
-    assert "<summary>Readable <span>1</span>" in found
-    assert "<summary>Unreadable: not_a_record <span>1</span>" in found
-    assert "&lt;p&gt;yo&lt;/p&gt;" in found, "nothing is repaired"
+def test_the_page_of_a_dump_shows_unrepaired_conversations(tmp_path: Path) -> None:
+    page = page_of(_dump(tmp_path), tmp_path / "dump.html")
+    assert "<h1>dump.json</h1>" in page
+    assert "<summary>Readable <span>1</span>" in page
+    assert "<summary>Unreadable: not_a_record <span>1</span>" in page
+    assert "&lt;p&gt;yo&lt;/p&gt;" in page, "nothing is repaired"
 
 
-def test_a_set_of_nothing_has_a_page(tmp_path: Path) -> None:
+def test_an_empty_set_has_a_page(tmp_path: Path) -> None:
     counts = dict.fromkeys(("read", "kept", "rejected", "rejected_exchanges", "pieces", "tokens"), 0)
     empty = write_set(tmp_path / "set", [], [], {**MANIFEST, "counts": {**counts, "rules": {}, "edits": {}}})
     assert "<h1>set</h1>" in page_of(empty, tmp_path / "empty.html")
@@ -205,22 +209,22 @@ def _dump(folder: Path) -> Path:
     return file
 
 
-def test_thousands_of_names_and_long_texts_leave_the_page_small(tmp_path: Path) -> None:
+def test_the_page_stays_small_with_thousands_of_names_and_long_texts(tmp_path: Path) -> None:
     rows = [kept(at, f"r{at}", model=f"model {at}", cluster=f"{at}") for at in range(5_000)]
     long = "long " * 400_000
     common = {"content": long, "name": None, "tool_calls": None, "train": True, "stop": True}
     texts = [{"role": role, **common} for role in ("user", "assistant")]
     rows += [kept(6_000 + at, f"l{at}", messages=texts, characters=len(long)) for at in range(2)]
     losses = [lost(10_000 + at, f"rule {at % 60}", record=long.encode()) for at in range(120)]
-    found = page_of(write_set(tmp_path / "set", rows, losses), tmp_path / "page.html")
-    assert len(found.encode()) < 2_000_000
+    page = page_of(write_set(tmp_path / "set", rows, losses), tmp_path / "page.html")
+    assert len(page.encode()) < 2_000_000
 
 
-def test_a_rule_that_took_its_first_record_late_shows_it(tmp_path: Path) -> None:
+def test_a_rule_with_few_rejects_late_in_the_set_has_samples(tmp_path: Path) -> None:
     losses = [lost(at, "common") for at in range(3_000)] + [lost(9_999, "seldom", source_id="the one")]
-    found = page_of(write_set(tmp_path / "set", [kept(10_000, "a")], losses), tmp_path / "page.html")
-    assert "<summary>Rejected by seldom " in found
-    assert "the one" in found
+    page = page_of(write_set(tmp_path / "set", [kept(10_000, "a")], losses), tmp_path / "page.html")
+    assert "<summary>Rejected by seldom " in page
+    assert "the one" in page
 
 
 def spans_of(example: Path) -> Iterator[tuple[mask_view.MaskViewer, tuple[Message, ...]]]:
@@ -231,22 +235,22 @@ def spans_of(example: Path) -> Iterator[tuple[mask_view.MaskViewer, tuple[Messag
         yield viewer, tuple(Message(**row) for row in rows)
 
 
-def test_what_the_page_marks_is_what_the_ids_of_training_tell(example: Path) -> None:
+def test_the_page_marks_the_text_that_is_trained_on(example: Path) -> None:
     for viewer, messages in spans_of(example):
-        told = viewer.view(messages).text
-        groups = groupby(told, key=lambda one: one[1])
+        spans = viewer.view(messages).text
+        groups = groupby(spans, key=lambda span: span[1])
         joined = [("".join(text for text, _ in same), trained) for trained, same in groups]
         assert list(mask_view.masked_text(viewer.compiled, messages)) == joined
 
 
 def test_messages_that_are_not_trained_on_are_not_marked(example: Path) -> None:
     viewer, _ = next(spans_of(example))
-    asked, told = Message("user", "one"), Message("assistant", "two")
+    prompt, answer = Message("user", "one"), Message("assistant", "two")
     cut = Message("assistant", "four", stop=False)
-    found = mask_view.masked_text(viewer.compiled, [asked, Message("assistant", "two", train=False), asked, cut])
-    assert [text.strip() for text, trained in found if trained] == ["four"]
-    found = mask_view.masked_text(viewer.compiled, [asked, told])
-    assert found[-1] == (" two<|end_of_text|>", True)
+    spans = mask_view.masked_text(viewer.compiled, [prompt, Message("assistant", "two", train=False), prompt, cut])
+    assert [text.strip() for text, trained in spans if trained] == ["four"]
+    spans = mask_view.masked_text(viewer.compiled, [prompt, answer])
+    assert spans[-1] == (" two<|end_of_text|>", True)
 
 
 def test_a_table_sorts_numbers_by_value() -> None:

@@ -1,4 +1,4 @@
-"""The pages in a real Chromium: nothing runs or is fetched, charts are drawn, figures are whole, keys work."""
+"""The pages in a real Chromium: nothing runs or is fetched, charts are drawn, no figure is cut, keys work."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def beside(tmp_path_factory: pytest.TempPathFactory, page: Path) -> Path:
-    folder = tmp_path_factory.mktemp("beside")
+def comparison_page(tmp_path_factory: pytest.TempPathFactory, page: Path) -> Path:
+    folder = tmp_path_factory.mktemp("comparison_page")
     hostile = write_hostile(folder / "</script><script>window.hacked=1<")
     curate.compare(page.parent, hostile, html=folder / "page.html")
     return folder / "page.html"
@@ -63,19 +63,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory, page: Path) -> Path:
-    """The page of a set of a hundred million records."""
+    """Return the page of a set of a hundred million records."""
     file = tmp_path_factory.mktemp("large") / "page.html"
-    found = msgspec.convert(grown(msgspec.to_builtins(curate.stats(page.parent))), Stats)
-    write_page(file, found, curate.open_set(page.parent))
+    statistics = msgspec.convert(grown(msgspec.to_builtins(curate.stats(page.parent))), Stats)
+    write_page(file, statistics, curate.open_set(page.parent))
     return file
 
 
 @pytest.fixture(scope="module")
-def large_beside(tmp_path_factory: pytest.TempPathFactory, beside: Path, page: Path) -> Path:
+def large_comparison_page(tmp_path_factory: pytest.TempPathFactory, comparison_page: Path, page: Path) -> Path:
     file = tmp_path_factory.mktemp("large") / "page.html"
     sets = curate.open_set(page.parent), curate.open_set(page.parent)
-    found = msgspec.convert(grown(msgspec.to_builtins(curate.compare(*(one.path for one in sets)))), Comparison)
-    write_comparison(file, found, sets)
+    comparison = msgspec.convert(
+        grown(msgspec.to_builtins(curate.compare(*(curated.path for curated in sets)))), Comparison
+    )
+    write_comparison(file, comparison, sets)
     return file
 
 
@@ -86,12 +88,14 @@ def complaints(chromium: browser.Browser) -> list[browser.Event]:
 def requests(chromium: browser.Browser, but_blocked: bool = False) -> list[str]:
     sent = {event["params"]["requestId"]: event for event in chromium.events_of("Network.requestWillBeSent")}
     failed = [event["params"] for event in chromium.events_of("Network.loadingFailed")]
-    blocked = {one["requestId"] for one in failed if one.get("blockedReason") == "csp"}
-    return [one["params"]["request"]["url"] for key, one in sent.items() if not (but_blocked and key in blocked)]
+    blocked = {request["requestId"] for request in failed if request.get("blockedReason") == "csp"}
+    return [
+        request["params"]["request"]["url"] for key, request in sent.items() if not (but_blocked and key in blocked)
+    ]
 
 
-@pytest.mark.parametrize("which", ["page", "hostile", "beside", "run"])
-def test_nothing_is_fetched_nothing_of_the_data_runs_and_nothing_fails(
+@pytest.mark.parametrize("which", ["page", "hostile", "comparison_page", "run"])
+def test_nothing_is_fetched_no_data_runs_and_nothing_fails(
     which: str, chromium: browser.Browser, request: pytest.FixtureRequest
 ) -> None:
     file = request.getfixturevalue(which)
@@ -110,7 +114,7 @@ def test_nothing_is_fetched_nothing_of_the_data_runs_and_nothing_fails(
     assert chromium.run("[...document.links].every(a => a.getAttribute('href').startsWith('#'))")
 
 
-def test_the_policy_stops_what_would_get_through(chromium: browser.Browser, page: Path, tmp_path: Path) -> None:
+def test_the_content_security_policy_blocks_requests(chromium: browser.Browser, page: Path, tmp_path: Path) -> None:
     attack = "<script>window.hacked = 1</script><img src='https://example.invalid/x' onerror='window.hacked = 2'>"
     text = page.read_text("utf-8").replace("</main>", f"{attack}</main>")
     broken = tmp_path / "broken.html"
@@ -123,8 +127,8 @@ def test_the_policy_stops_what_would_get_through(chromium: browser.Browser, page
     assert chromium.run("window.hacked") in (1, 2), "without it the attack would be seen: this test can fail"
 
 
-@pytest.mark.parametrize(("which", "charts"), [("page", 9), ("beside", 9), ("run", 4)])
-def test_every_chart_is_drawn_and_says_what_it_shows(
+@pytest.mark.parametrize(("which", "charts"), [("page", 9), ("comparison_page", 9), ("run", 4)])
+def test_every_chart_is_drawn_with_a_description(
     which: str, charts: int, chromium: browser.Browser, request: pytest.FixtureRequest
 ) -> None:
     chromium.open(request.getfixturevalue(which))
@@ -139,7 +143,7 @@ def test_the_flow_is_drawn_with_the_number_of_each_rule(chromium: browser.Browse
     assert "exact_duplicates  7" in chromium.run("document.querySelector('.chart').textContent")
 
 
-def test_tables_are_sorted_by_keyboard_and_say_so(chromium: browser.Browser, page: Path) -> None:
+def test_tables_are_sorted_by_keyboard_and_announce_it(chromium: browser.Browser, page: Path) -> None:
     chromium.open(page)
     table = "document.querySelector('table.sortable')"
     column = f"[...{table}.tBodies[0].rows].map(row => row.cells[0].textContent)"
@@ -166,7 +170,7 @@ def test_a_conversation_is_unfolded_by_keyboard(chromium: browser.Browser, page:
     assert chromium.run(f"{second}.querySelector('article').getBoundingClientRect().height") > 50
 
 
-@pytest.mark.parametrize("which", ["page", "hostile", "beside", "run"])
+@pytest.mark.parametrize("which", ["page", "hostile", "comparison_page", "run"])
 @pytest.mark.parametrize("width", [360, 768, 1600])
 def test_the_page_fits_a_window_of_any_width(
     which: str, width: int, chromium: browser.Browser, request: pytest.FixtureRequest
@@ -194,7 +198,7 @@ CUT = """
 """
 
 
-@pytest.mark.parametrize("which", ["page", "hostile", "beside", "run", "large", "large_beside"])
+@pytest.mark.parametrize("which", ["page", "hostile", "comparison_page", "run", "large", "large_comparison_page"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_figure_is_cut(which: str, width: int, chromium: browser.Browser, request: pytest.FixtureRequest) -> None:
     chromium.open(request.getfixturevalue(which), width=width)
@@ -203,14 +207,14 @@ def test_no_figure_is_cut(which: str, width: int, chromium: browser.Browser, req
     assert chromium.run("document.body.scrollWidth") <= width
 
 
-def test_a_cut_figure_would_be_found(chromium: browser.Browser, page: Path) -> None:
+def test_a_cut_figure_is_detected(chromium: browser.Browser, page: Path) -> None:
     chromium.open(page, width=390)
     chromium.run("document.querySelector('.tiles b').textContent = '1,234,567,890,123,456,789,012,345'")
     chromium.run("document.querySelector('svg text').setAttribute('transform', 'translate(380, 20)')")
     assert len(chromium.run(CUT)) >= 2
 
 
-def test_a_screen_reader_meets_names_and_headings_in_order(chromium: browser.Browser, page: Path) -> None:
+def test_names_and_headings_are_in_order_for_screen_readers(chromium: browser.Browser, page: Path) -> None:
     chromium.open(page)
     levels = chromium.run("[...document.querySelectorAll('h1,h2,h3')].map(h => Number(h.tagName[1]))")
     assert levels[0] == 1
@@ -250,7 +254,7 @@ CONTRASTS = """
 
 @pytest.mark.parametrize("which", ["page", "run"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_all_text_stands_out_from_what_is_behind_it(
+def test_all_text_has_enough_contrast(
     which: str, dark: bool, chromium: browser.Browser, request: pytest.FixtureRequest
 ) -> None:
     chromium.open(request.getfixturevalue(which), dark=dark)

@@ -1,4 +1,4 @@
-"""Finding a tokenizer: on disk, in the installed package, on the Hub; and one clear line where there is none."""
+"""Locating a tokenizer on disk, in an installed package or on the Hub; one clear line if there is none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = ("tokenizer.json", "tokenizer.model")
 
 @pytest.fixture(autouse=True)
 def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep to a cache folder of the tests' own."""
+    """Use a cache folder of the tests' own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "the cache"))
 
 
@@ -38,7 +38,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("name", "data", "says"), UNREADABLE, ids=[row[0] for row in UNREADABLE])
-def test_a_file_that_is_no_tokenizer_is_one_clear_line(name: str, data: bytes, says: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_tokenizer_gets_one_clear_line(name: str, data: bytes, says: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(TokenizerError, match=says) as caught:
         load_tokenizer(str(tmp_path / name))
@@ -46,7 +46,7 @@ def test_a_file_that_is_no_tokenizer_is_one_clear_line(name: str, data: bytes, s
     assert repr(name) in str(caught.value)
 
 
-def test_a_wrong_path_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
+def test_a_wrong_path_gets_the_nearest_name_suggested(tmp_path: Path) -> None:
     (tmp_path / "llama2").mkdir()
     with pytest.raises(TokenizerError, match=r"no tokenizer at '.*lama2'; did you mean 'llama2'\?"):
         load_tokenizer(str(tmp_path / "lama2"))
@@ -65,7 +65,7 @@ def test_a_model_that_is_not_bpe_is_refused(tmp_path: Path) -> None:
         vocabulary.read(model.SerializeToString(), "uni")
 
 
-def test_without_llama_models_the_error_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_llama_models_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TokenizerError, match=r"type: pip install -e .*\[llama3\]'?, or give --tokenizer FOLDER"):
         load_tokenizer(None)
@@ -79,13 +79,13 @@ def hub(tmp_path: Path) -> Iterator[str]:
         yield endpoint
 
 
-def test_an_open_repository_gives_its_tokenizer_files_alone(hub: str, tmp_path: Path) -> None:
+def test_only_the_tokenizer_files_of_an_open_repository_are_downloaded(hub: str, tmp_path: Path) -> None:
     got = hub_files.download("org/open", FILES, endpoint=hub, cache=tmp_path / "hub")
     assert [file.name for file in got.iterdir()] == ["tokenizer.model"]
     assert load_tokenizer(str(got)).info.kind == "tiktoken"
 
 
-def test_a_gated_repository_is_answered_with_where_to_ask_and_how_to_log_in(hub: str, tmp_path: Path) -> None:
+def test_the_error_for_a_gated_repository_says_how_to_get_access(hub: str, tmp_path: Path) -> None:
     with pytest.raises(TokenizerError) as caught:
         hub_files.download("org/gated", FILES, endpoint=hub, cache=tmp_path / "hub")
     assert str(caught.value) == (
@@ -93,11 +93,11 @@ def test_a_gated_repository_is_answered_with_where_to_ask_and_how_to_log_in(hub:
     )
 
 
-def test_a_repository_that_is_not_there_is_one_clear_line(hub: str, tmp_path: Path) -> None:
+def test_a_missing_repository_gets_one_clear_line(hub: str, tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="no folder 'org/absent' here, and no such repository at"):
         hub_files.download("org/absent", FILES, endpoint=hub, cache=tmp_path / "hub")
 
 
-def test_without_a_network_the_error_says_to_give_a_folder(tmp_path: Path) -> None:
+def test_without_a_network_the_error_suggests_a_folder(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="no folder 'org/open' here, and the Hub cannot be reached; download"):
         hub_files.download("org/open", FILES, endpoint="http://127.0.0.1:1", cache=tmp_path / "hub")

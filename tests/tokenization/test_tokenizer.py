@@ -1,4 +1,4 @@
-"""Tokenizers: found, read, equal to their references, and control strings in text that stay text."""
+"""Tokenizers give the ids of their references, and control strings in text stay text."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
-    """One small tokenizer of each form."""
+    """Return a small tokenizer in each format."""
     root = tmp_path_factory.mktemp("small")
     sp = folder(root / "sp", tokenizer_model=sentencepiece_model())
     tik = folder(root / "tik", tokenizer_model=tiktoken_file())
@@ -52,7 +52,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
 
 @cache
 def reference(name: str) -> Any:
-    """Return an encoder made without any code of curate's."""
+    """Return an encoder that uses no code of curate."""
     if name == "sentencepiece":
         processor: Any = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
         return processor.encode
@@ -66,7 +66,7 @@ FORMS = ["sentencepiece", "tiktoken", "json"]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_ids_are_those_of_the_reference_on_every_tricky_text(form: str, small: dict[str, Tokenizer]) -> None:
+def test_ids_equal_the_reference_on_every_tricky_text(form: str, small: dict[str, Tokenizer]) -> None:
     assert small[form].info.library == "fastokens"
     assert small[form].info.warnings == ()
     encode = reference(form)
@@ -76,7 +76,7 @@ def test_ids_are_those_of_the_reference_on_every_tricky_text(form: str, small: d
 @pytest.mark.parametrize("form", ["sentencepiece", "tiktoken"])
 @settings(deadline=None)
 @given(text=st.text(alphabet=st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(" \n▁ab<s>/"))))
-def test_ids_are_those_of_the_reference_on_any_text(form: str, small: dict[str, Tokenizer], text: str) -> None:
+def test_ids_equal_the_reference_on_any_text(form: str, small: dict[str, Tokenizer], text: str) -> None:
     assert small[form].ids([text]) == [reference(form)(text)]
     assert small[form].counts([text]).tolist() == [len(reference(form)(text))]
 
@@ -96,9 +96,9 @@ def test_control_strings_in_text_stay_text(form: str, library: str, small: dict[
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_text_comes_back_from_its_ids(form: str, small: dict[str, Tokenizer]) -> None:
+def test_text_round_trips_through_its_ids(form: str, small: dict[str, Tokenizer]) -> None:
     for text in DIFFICULT_TEXTS:
-        if "\u2581" not in text:  # which SentencePiece cannot tell from a space
+        if "\u2581" not in text:  # SentencePiece cannot distinguish it from a space
             assert small[form].decode(small[form].ids([text])[0]) == text
 
 
@@ -137,7 +137,7 @@ def test_a_tokenizer_pickles_into_a_spawned_process(small: dict[str, Tokenizer])
         assert pool.apply(_count, (small["tiktoken"], "the dog")) == _count(small["tiktoken"], "the dog")
 
 
-def test_what_it_is_stands_in_its_info(small: dict[str, Tokenizer]) -> None:
+def test_info_describes_the_tokenizer(small: dict[str, Tokenizer]) -> None:
     info = small["tiktoken"].info
     assert (info.kind, info.name, info.bos_token, info.eos_token) == (
         "tiktoken", "tik", "<|begin_of_text|>", "<|end_of_text|>",
@@ -148,7 +148,7 @@ def test_what_it_is_stands_in_its_info(small: dict[str, Tokenizer]) -> None:
     assert set(info.to_dict()) == set(info.__dataclass_fields__) - {"source", "warnings"}
 
 
-def test_the_folders_configuration_names_the_end_token(tmp_path: Path) -> None:
+def test_the_configuration_in_the_folder_names_the_end_token(tmp_path: Path) -> None:
     config = json.dumps({"eos_token": {"content": "<|eot_id|>"}, "bos_token": "<nonsense>"})
     path = folder(tmp_path / "chat", tokenizer_model=tiktoken_file(), tokenizer_config_json=config)
     info = load_tokenizer(str(path)).info
@@ -158,18 +158,16 @@ def test_the_folders_configuration_names_the_end_token(tmp_path: Path) -> None:
     )
 
 
-# ---- tokenizer.json, built and given
+# ---- tokenizer.json, built or provided
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_json_built_gives_the_references_ids_in_hugging_faces_library(
-    form: str, small: dict[str, Tokenizer]
-) -> None:
+def test_the_built_json_gives_the_reference_ids_in_tokenizers(form: str, small: dict[str, Tokenizer]) -> None:
     encode = vocabulary.hugging_face_encoder(small[form].tokenizer_json())
     assert [encode(text) for text in DIFFICULT_TEXTS] == [reference(form)(text) for text in DIFFICULT_TEXTS]
 
 
-def test_the_json_built_puts_bos_first_when_a_serving_engine_asks(small: dict[str, Tokenizer]) -> None:
+def test_the_built_json_adds_bos_for_serving_engines(small: dict[str, Tokenizer]) -> None:
     from tokenizers import Tokenizer as HuggingFace
 
     for tokenizer in small.values():
@@ -177,9 +175,7 @@ def test_the_json_built_puts_bos_first_when_a_serving_engine_asks(small: dict[st
         assert loaded.encode("the", add_special_tokens=True).ids == [tokenizer.info.bos_id, *tokenizer.ids(["the"])[0]]
 
 
-def test_a_json_that_differs_from_its_model_is_followed_with_a_warning(
-    tmp_path: Path, small: dict[str, Tokenizer]
-) -> None:
+def test_a_json_that_differs_from_its_model_is_used_with_a_warning(tmp_path: Path, small: dict[str, Tokenizer]) -> None:
     document = json.loads(small["sentencepiece"].tokenizer_json())
     document["model"]["merges"].sort()
     path = folder(tmp_path / "both", tokenizer_model=sentencepiece_model(), tokenizer_json=json.dumps(document))
@@ -193,15 +189,13 @@ def test_a_json_that_differs_from_its_model_is_followed_with_a_warning(
     assert tokenizer.tokenizer_json() == json.dumps(document), "the folder's own goes out as it came"
 
 
-def test_a_json_that_agrees_with_its_model_warns_of_nothing(tmp_path: Path, small: dict[str, Tokenizer]) -> None:
+def test_a_json_that_agrees_with_its_model_gives_no_warning(tmp_path: Path, small: dict[str, Tokenizer]) -> None:
     own = small["sentencepiece"].tokenizer_json()
     path = folder(tmp_path / "both", tokenizer_model=sentencepiece_model(), tokenizer_json=own)
     assert load_tokenizer(str(path)).info.warnings == ()
 
 
-def test_a_control_token_whose_flag_was_forgotten_is_one_all_the_same(
-    tmp_path: Path, small: dict[str, Tokenizer]
-) -> None:
+def test_a_control_token_without_its_flag_is_still_recognised(tmp_path: Path, small: dict[str, Tokenizer]) -> None:
     document = json.loads(small["tiktoken"].tokenizer_json())
     for entry in document["added_tokens"]:
         entry["special"] = False
@@ -219,7 +213,7 @@ def test_user_defined_symbols_are_counted_by_the_reference(tmp_path: Path) -> No
     assert tokenizer.ids(texts) == [processor.encode(text) for text in texts]
 
 
-def test_a_model_without_byte_fallback_is_exact_too(tmp_path: Path) -> None:
+def test_a_model_without_byte_fallback_is_exact(tmp_path: Path) -> None:
     model = sentencepiece_model(byte_fallback=False)
     tokenizer = load_tokenizer(str(folder(tmp_path / "unknown", tokenizer_model=model)))
     processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -227,7 +221,7 @@ def test_a_model_without_byte_fallback_is_exact_too(tmp_path: Path) -> None:
     assert tokenizer.ids(texts) == [processor.encode(text) for text in texts]
 
 
-def test_fastokens_is_dropped_for_a_model_where_it_makes_control_tokens_of_text(tmp_path: Path) -> None:
+def test_fastokens_is_not_used_if_it_makes_control_tokens_of_text(tmp_path: Path) -> None:
     model = sentencepiece_model(markup=False)  # without a piece `<`, fastokens 0.3 takes `<s>` whole
     tokenizer = load_tokenizer(str(folder(tmp_path / "sp", tokenizer_model=model)))
     assert tokenizer.info.library == "sentencepiece"
@@ -241,7 +235,7 @@ def test_fastokens_is_dropped_for_a_model_where_it_makes_control_tokens_of_text(
 
 
 @pytest.mark.parametrize("rule", ["identity", "nmt_nfkc"])
-def test_a_model_that_folds_white_space_is_exact_or_says_that_no_json_is(rule: str, tmp_path: Path) -> None:
+def test_a_model_that_folds_white_space_is_exact_or_reported(rule: str, tmp_path: Path) -> None:
     model = sentencepiece_model(normalization=rule, folds=True)
     tokenizer = load_tokenizer(str(folder(tmp_path / "folds", tokenizer_model=model)))
     processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -257,9 +251,7 @@ def test_a_model_that_folds_white_space_is_exact_or_says_that_no_json_is(rule: s
 # ---- the cache
 
 
-def test_a_built_json_is_cached_and_a_damaged_cache_is_built_anew(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_built_json_is_cached_and_a_damaged_cache_is_rebuilt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = str(folder(tmp_path / "tik", tokenizer_model=tiktoken_file()))
     built = load_tokenizer(path).tokenizer_json()
@@ -270,7 +262,7 @@ def test_a_built_json_is_cached_and_a_damaged_cache_is_built_anew(
     assert [cached] == list(cached.parent.iterdir()), "nothing is left beside it"
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unwritable_cache_is_not_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert load_tokenizer(str(folder(tmp_path / "tik", tokenizer_model=tiktoken_file()))).info.library == "fastokens"
@@ -302,7 +294,7 @@ def test_llama3_is_the_default_and_its_package_is_never_imported(llama3: Tokeniz
     assert not {"llama_models", "models"} & set(sys.modules)
 
 
-def test_llama2_is_read_from_a_folder_that_has_only_its_model(llama2: Tokenizer) -> None:
+def test_llama2_is_read_from_a_folder_with_only_its_model(llama2: Tokenizer) -> None:
     info = llama2.info
     assert (info.kind, info.vocab_size, info.bos_id, info.eos_id) == ("sentencepiece", 32_000, 1, 2)
     assert info.library == "fastokens"
@@ -338,7 +330,7 @@ def test_the_released_tokenizers_equal_their_references_on_real_messages(
 
 
 @pytest.mark.parametrize("name", ["llama2", "llama3"])
-def test_runs_of_one_character_equal_the_reference_at_any_length(name: str, request: pytest.FixtureRequest) -> None:
+def test_repeated_characters_equal_the_reference_at_any_length(name: str, request: pytest.FixtureRequest) -> None:
     tokenizer: Tokenizer = request.getfixturevalue(name)
     encode = vocabulary.read(Path(tokenizer.info.source).read_bytes(), name).reference
     texts = [character * count for character in " \n-=a0é漢" for count in range(1, 300, 1)]

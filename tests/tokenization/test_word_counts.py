@@ -1,4 +1,4 @@
-"""Counts by words: equal to the reference library's, for any text and any cut, or not given at all."""
+"""Token counts by words equal those of the reference library for any text and cut, or are not given."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 def check(tokenizer: Tokenizer, texts: list[str], cuts: list[int]) -> None:
-    """Hold all that is told against the reference; a cut's count is that of the tokens that begin before it."""
+    """Compare all counts with the reference; the count at a cut is that of the tokens that begin before it."""
     counter = tokenizer.word_counter
     assert counter is not None
     reference = vocabulary.read(Path(tokenizer.info.source).read_bytes(), "it").reference
@@ -64,20 +64,20 @@ def check(tokenizer: Tokenizer, texts: list[str], cuts: list[int]) -> None:
 @example([("", 0.0), ("a", 1.0), ("", 1.0), (" ", 0.5), ("\n", 1.0)])
 @example([("a\0", 0.0), ("a", 0.0)])
 @example([("x▁ y", 0.4), ("x  y", 0.5), ("▁", 0.0)])
-def test_counts_are_those_of_the_reference_for_any_text_and_cut(
-    small: Tokenizer, drawn: list[tuple[str, float]]
-) -> None:
+def test_counts_equal_the_reference_for_any_text_and_cut(small: Tokenizer, drawn: list[tuple[str, float]]) -> None:
     texts = [text for text, _ in drawn]
     check(small, texts, [int(share * len(text)) for text, share in drawn])
 
 
-def test_counts_are_those_of_the_reference_for_every_tricky_text(small: Tokenizer) -> None:
+def test_counts_equal_the_reference_for_every_tricky_text(small: Tokenizer) -> None:
     check(small, list(DIFFICULT_TEXTS), [len(text) // 2 for text in DIFFICULT_TEXTS])
 
 
 @pytest.mark.parametrize("slots", [1, 4])
-def test_words_that_share_a_slot_are_told_apart(small: Tokenizer, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table of next to no slots: nearly every word drives out another one."""
+def test_words_that_share_a_slot_are_distinguished(
+    small: Tokenizer, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table has so few slots that nearly every word evicts another."""
     monkeypatch.setattr(word_counts, "SLOT_BITS", slots)
     monkeypatch.setattr(word_counts, "_SHIFT", np.uint64(64 - slots))
     counter = WordCounter(small.encode)
@@ -86,7 +86,7 @@ def test_words_that_share_a_slot_are_told_apart(small: Tokenizer, slots: int, mo
         assert counter.count(texts, [0] * len(texts))[0].tolist() == small.counts(texts).tolist()
 
 
-def test_a_lone_surrogate_leaves_its_block_untold(small: Tokenizer) -> None:
+def test_a_block_with_a_lone_surrogate_gets_no_count(small: Tokenizer) -> None:
     assert small.word_counter is not None
     assert small.word_counter.count(["a \ud800"], [0])[0].tolist() == [-1]
 
@@ -101,11 +101,11 @@ def test_a_lone_surrogate_leaves_its_block_untold(small: Tokenizer) -> None:
         (tiktoken_file(), "LLaMA-3's words are others"),
     ],
 )
-def test_other_vocabularies_are_not_counted_by_words(model: bytes, why: str, tmp_path: Path) -> None:
+def test_unsuitable_vocabularies_are_not_counted_by_words(model: bytes, why: str, tmp_path: Path) -> None:
     assert load_tokenizer(str(folder(tmp_path / "other", tokenizer_model=model))).word_counter is None, why
 
 
-def test_a_piece_that_reaches_over_a_space_or_a_line_break_is_not_fit(small: Tokenizer) -> None:
+def test_a_vocabulary_with_tokens_across_spaces_or_line_breaks_is_unsuitable(small: Tokenizer) -> None:
     document = json.loads(small.tokenizer_json())
     assert has_additive_words(json.dumps(document))
     for piece in ("of▁the", "\n\n", "a b"):
