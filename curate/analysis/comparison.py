@@ -17,8 +17,8 @@ from curate.dataset.manifest import Manifest
 from curate.display.displayed import Displayed
 from curate.errors import SetError
 
-Measured = tuple[str, str, str, pl.Series]  # name, title, unit and values of a length
-EXAMPLES = 3  # ids given for each rule
+LengthSeries = tuple[str, str, str, pl.Series]  # name, title, unit and values of a length
+EXAMPLES = 3  # ids listed for each rule
 PLACE = list(columns.SOURCE)
 MatchedBy = Literal["place", "id"]
 
@@ -36,7 +36,7 @@ class RuleDifference:
 class Side:
     """What one set keeps and the other does not.
 
-    `records` are kept by this set alone: the other rejected them by one of `rules`, or never read them (`absent`).
+    `records` are kept by this set only: the other set rejected them by one of `rules`, or never read them (`absent`).
     `exchanges` were rejected by the other set from records that both keep.
     """
 
@@ -48,7 +48,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting that differs between the runs of two sets; None if a run had no such setting."""
+    """A setting that differs between the runs of two sets; None for a run without it."""
 
     name: str
     one: Any
@@ -132,22 +132,22 @@ class _Rows:
         if by == "id":  # a record without an id is kept under one derived from its content
             rows = rows.with_columns(key=pl.coalesce("source_id", "id"))
             rejected = rejected.with_columns(key=pl.col("source_id"))
-        named = pl.coalesce("source_id", pl.format("{}:{}", *PLACE)).alias("id")
+        record_id = pl.coalesce("source_id", pl.format("{}:{}", *PLACE)).alias("id")
         self.kept = rows.filter(pl.col("piece") == 0).select(*self.key, "id").unique(self.key, maintain_order=True)
-        whole = pl.col("scope") == "record"
-        self.lost = rejected.filter(whole).select(*self.key, "rule").unique(self.key, maintain_order=True)
+        is_record = pl.col("scope") == "record"
+        self.lost = rejected.filter(is_record).select(*self.key, "rule").unique(self.key, maintain_order=True)
         first = pl.col("message_range").list.first().alias("first")
-        self.exchanges = rejected.filter(~whole).select(*self.key, first, "rule", named)
+        self.exchanges = rejected.filter(~is_record).select(*self.key, first, "rule", record_id)
 
 
 def _side(mine: _Rows, theirs: _Rows) -> Side:
     key = mine.key
-    alone = mine.kept.join(theirs.kept, on=key, how="anti", maintain_order="left")
-    taken = _rule_differences(alone.join(theirs.lost, on=key, how="left", maintain_order="left"))
-    both = theirs.exchanges.join(mine.kept, on=key, how="semi").join(theirs.kept, on=key, how="semi")
-    lost = both.join(mine.exchanges, on=[*key, "first"], how="anti", maintain_order="left")
-    absent = sum(count for rule, count, _ in taken if rule is None)
-    rules = tuple(RuleDifference(rule, count, tuple(ids)) for rule, count, ids in taken if rule is not None)
+    only_mine = mine.kept.join(theirs.kept, on=key, how="anti", maintain_order="left")
+    differences = _rule_differences(only_mine.join(theirs.lost, on=key, how="left", maintain_order="left"))
+    kept_by_both = theirs.exchanges.join(mine.kept, on=key, how="semi").join(theirs.kept, on=key, how="semi")
+    lost = kept_by_both.join(mine.exchanges, on=[*key, "first"], how="anti", maintain_order="left")
+    absent = sum(count for rule, count, _ in differences if rule is None)
+    rules = tuple(RuleDifference(rule, count, tuple(ids)) for rule, count, ids in differences if rule is not None)
     exchanges = tuple(
         RuleDifference(rule, count, tuple(ids)) for rule, count, ids in _rule_differences(lost) if rule is not None
     )
@@ -175,28 +175,28 @@ def _flat_settings(manifest: Manifest) -> Iterator[tuple[str, Any]]:
     yield "version", manifest.version
 
 
-def _flat(values: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{under}{name}.")
+            yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield f"{under}{name}", value
+            yield f"{prefix}{name}", value
 
 
 def _histograms(first: CuratedSet, second: CuratedSet) -> tuple[PairedHistogram, ...]:
     sizes = [lengths(curated.conversations()) for curated in (first, second)]
-    apart = any(len(whole) != pieces.height for pieces, whole in sizes)
-    mine, theirs = (length_series(*tables, "pieces", apart) for tables in sizes)
+    was_split = any(len(conversations) != pieces.height for pieces, conversations in sizes)
+    mine, theirs = (length_series(*tables, "pieces", was_split) for tables in sizes)
     return tuple(map(_histogram, mine, theirs))
 
 
-def _histogram(first: Measured, second: Measured) -> PairedHistogram:
+def _histogram(first: LengthSeries, second: LengthSeries) -> PairedHistogram:
     name, title, unit, values = first
-    both = pl.concat([values, second[3]]).drop_nulls()
-    if both.is_empty():
+    pooled = pl.concat([values, second[3]]).drop_nulls()
+    if pooled.is_empty():
         return PairedHistogram(name, title, unit, ())
-    p99 = int(both.quantile(0.99, "nearest") or 0)
-    spans = equal_spans(int(both.min()), p99, int(both.max()))  # type: ignore[arg-type]
-    mine, theirs = (counts(each.drop_nulls(), spans) for each in (values, second[3]))
+    p99 = int(pooled.quantile(0.99, "nearest") or 0)
+    spans = equal_spans(int(pooled.min()), p99, int(pooled.max()))  # type: ignore[arg-type]
+    mine, theirs = (counts(series.drop_nulls(), spans) for series in (values, second[3]))
     bins = [PairedBin(low, high, *counts) for (low, high), *counts in zip(spans, mine, theirs, strict=True)]
     return PairedHistogram(name, title, unit, tuple(bins))

@@ -20,8 +20,8 @@ from curate.pipeline import repair_text
 from curate.schemas import formats
 from curate.schemas.conversation import Message
 
-NEAR = 1_000  # rows this close together are read at once
-OWN = (
+READ_GAP = 1_000  # rows no further apart than this are read together
+VIEW_COLUMNS = (
     "id",
     "source_id",
     "source_file",
@@ -29,15 +29,15 @@ OWN = (
     "messages",
     "record",
     "cluster",
-)  # not among the facts of a view
-LOST = ("scope", "rule", "reason", "evidence", "message_range", "twin")
+)  # columns that are not among a view's facts
+REJECTION_COLUMNS = ("scope", "rule", "reason", "evidence", "message_range", "twin")
 
 
 @dataclass(frozen=True)
 class ConversationView(Displayed):
     """One row of a set to show: a kept piece, or a `rejected` record or exchange.
 
-    `id` is the set's id; for a rejected row the dump's own, or its place. `facts` are the row's other columns.
+    `id` is the set's id; for a rejected row, the source id or `file:index`. `facts` are the row's other columns.
     `unread` is the text of a record without readable messages.
     """
 
@@ -57,7 +57,7 @@ class ConversationView(Displayed):
 
 def read_kept(curated: CuratedSet, rows: Sequence[int]) -> list[ConversationView]:
     """Read these rows of conversations.parquet, in the order given."""
-    return [_kept(row) for row in _take(curated.conversations(), rows)]
+    return [_view_kept(row) for row in _take(curated.conversations(), rows)]
 
 
 def read_rejected(curated: CuratedSet, rows: Sequence[int]) -> list[ConversationView]:
@@ -65,7 +65,9 @@ def read_rejected(curated: CuratedSet, rows: Sequence[int]) -> list[Conversation
     rejected = list(_take(curated.rejected(), rows))
     missing = [(row["source_file"], row["source_index"]) for row in rejected if row["record"] is None]
     records = _records(curated.rejected(), missing) if missing else {}
-    return [_lost(row, row["record"] or records.get((row["source_file"], row["source_index"]))) for row in rejected]
+    return [
+        _view_rejected(row, row["record"] or records.get((row["source_file"], row["source_index"]))) for row in rejected
+    ]
 
 
 def diff_record(curated: CuratedSet, chat: ConversationView) -> list[Change]:
@@ -83,7 +85,7 @@ def diff_record(curated: CuratedSet, chat: ConversationView) -> list[Change]:
         )
     if raw is None and originals is not None:
         raw = _records(originals, [place]).get(place)
-    after = _whole(curated, place)
+    after = _join_pieces(curated, place)
     if raw is None:
         return changes(after, after)
     before, unread = parse_record(raw)
@@ -94,12 +96,15 @@ def diff_record(curated: CuratedSet, chat: ConversationView) -> list[Change]:
 
 def find_rejections(curated: CuratedSet, chat: ConversationView) -> list[Rejection]:
     """Return the rejections of a record: of exchanges, or of the whole record."""
-    mine = (pl.col("source_file") == chat.source_file) & (pl.col("source_index") == chat.source_index)
-    return [rejection(row) for row in curated.rejected().filter(mine).select(LOST).collect().iter_rows(named=True)]
+    is_record = (pl.col("source_file") == chat.source_file) & (pl.col("source_index") == chat.source_index)
+    return [
+        rejection(row)
+        for row in curated.rejected().filter(is_record).select(REJECTION_COLUMNS).collect().iter_rows(named=True)
+    ]
 
 
 def parse_record(raw: bytes) -> tuple[list[Message], str | None]:
-    """Parse a record without repairs; returns no messages, and the record's text, if it is not a conversation."""
+    """Parse a record without repairs, to messages and None, or no messages and its text if it is not a conversation."""
     span = RecordSpan(0, len(raw), 1, "record")
     record = decode_records(Chunk("", 0, 1, 0, raw, (span,)))[0]
     try:
@@ -129,7 +134,7 @@ def _take(frame: pl.LazyFrame, rows: Sequence[int]) -> Iterable[Mapping[str, Any
     ordered = sorted(set(rows))
     groups: list[list[int]] = []
     for row in ordered:
-        if groups and row - groups[-1][-1] <= NEAR:
+        if groups and row - groups[-1][-1] <= READ_GAP:
             groups[-1].append(row)
         else:
             groups.append([row])
@@ -137,24 +142,24 @@ def _take(frame: pl.LazyFrame, rows: Sequence[int]) -> Iterable[Mapping[str, Any
     if not frames:
         return
     table = pl.concat(pl.collect_all(frames))
-    place = {row: at for at, row in enumerate(ordered)}
+    positions = {row: position for position, row in enumerate(ordered)}
     for row in rows:
-        yield table.row(place[row], named=True)
+        yield table.row(positions[row], named=True)
 
 
-def _kept(row: Mapping[str, Any]) -> ConversationView:
+def _view_kept(row: Mapping[str, Any]) -> ConversationView:
     messages = tuple(Message(**message) for message in row["messages"])
-    facts = {key: value for key, value in row.items() if key not in OWN}
+    facts = {key: value for key, value in row.items() if key not in VIEW_COLUMNS}
     return ConversationView(row["id"], row["source_file"], row["source_index"], messages, facts)
 
 
-def _lost(row: Mapping[str, Any], record: bytes | None) -> ConversationView:
+def _view_rejected(row: Mapping[str, Any], record: bytes | None) -> ConversationView:
     place = f"{row['source_file']}:{row['source_index']}"
     messages, unread = parse_record(record or b"")
     span = row["message_range"]
     if span:
         messages = messages[span[0] : span[1]]
-    facts = {key: value for key, value in row.items() if key not in (*OWN, *LOST)}
+    facts = {key: value for key, value in row.items() if key not in (*VIEW_COLUMNS, *REJECTION_COLUMNS)}
     shown = tuple(convert_html(messages))
     return ConversationView(
         row["source_id"] or place, row["source_file"], row["source_index"], shown, facts, rejection(row), unread
@@ -169,7 +174,7 @@ def _records(frame: pl.LazyFrame, places: Sequence[tuple[str, int]]) -> dict[tup
     return {(file, number): record for file, number, record in rows.collect().iter_rows()}
 
 
-def _whole(curated: CuratedSet, place: tuple[str, int]) -> list[Message]:
+def _join_pieces(curated: CuratedSet, place: tuple[str, int]) -> list[Message]:
     """Return the kept messages of a record: its pieces joined, with system messages from the first only."""
     file, number = place
     rows = curated.conversations().filter((pl.col("source_file") == file) & (pl.col("source_index") == number))

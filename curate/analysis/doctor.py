@@ -1,4 +1,4 @@
-"""Check what this machine has of what curate can use, and say how to install what is missing."""
+"""Check what this machine has that curate can use, and how to install what is missing."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from curate.engine.base import default_workers
 from curate.errors import DISTRIBUTION, TokenizerError, install_command
 from curate.tokenization import files
 
-LOW_DISK_GIB = 5  # free beside the set; a run needs about the dump's size over again
+LOW_DISK_GIB = 5  # free; a run needs about as much space as the dump
 QUERY = ("name", "memory.total", "driver_version", "compute_cap")  # of nvidia-smi
 SMI_SECONDS = 20
 REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?[^;]*(?:;\s*extra == ['\"](\w+)['\"])?")
 TORCH_CUDA = re.compile(r"^cuda[^=]*= *'([\d.]+)'", re.M)  # in torch/version.py
-DEVELOPMENT = "dev"  # the extra that no user needs
+DEVELOPMENT = "dev"  # an extra that users do not need
 
 
 @dataclass(frozen=True)
 class Disk:
-    """Where something is written, and the room there."""
+    """A place where curate writes, and its free space."""
 
     use: str
     path: str
@@ -140,11 +140,11 @@ def _advice(
         ("llama3", "LLaMA-3's tokenizer, the default"),
         ("train", "curate finetune"),
     ):
-        lacking = [f"{p.name} {p.wanted}".strip() for p in packages if p.extra == extra and not p.enough]
-        if lacking:
-            advice.append(Advice(", ".join(lacking), use, install_command(extra)))
-    default = any(one.name == files.DEFAULT_TOKENIZER for one in tokenizers)
-    if not default and not any("[llama3]" in one.command for one in advice):
+        missing = [f"{p.name} {p.wanted}".strip() for p in packages if p.extra == extra and not p.enough]
+        if missing:
+            advice.append(Advice(", ".join(missing), use, install_command(extra)))
+    default = any(tokenizer.name == files.DEFAULT_TOKENIZER for tokenizer in tokenizers)
+    if not default and not any("[llama3]" in item.command for item in advice):
         advice.append(Advice("LLaMA-3's tokenizer", "the default", "pip install --force-reinstall llama-models"))
     torch = next((p for p in packages if p.name == "torch" and p.version), None)
     if gpus and torch and cuda is None:
@@ -164,11 +164,11 @@ def _advice(
 def _packages() -> tuple[Package, ...]:
     """Return the packages that the distribution requires, from its metadata; none if it is not installed."""
     try:
-        wanted = importlib.metadata.requires(DISTRIBUTION) or []
+        requirements = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
         return ()
     packages = []
-    for line in wanted:
+    for line in requirements:
         match = REQUIREMENT.match(line)
         if match is None or match[3] == DEVELOPMENT:
             continue
@@ -185,11 +185,11 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _at_least(version: str, least: str) -> bool:
+def _at_least(version: str, minimum: str) -> bool:
     def parts(text: str) -> list[int]:
         return [int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:3]]
 
-    return parts(version) >= parts(least)
+    return parts(version) >= parts(minimum)
 
 
 def _torch_cuda() -> str | None:
@@ -249,13 +249,13 @@ def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
         return (), "the driver is there, nvidia-smi is not" if driver else "no NVIDIA driver"
     command = [tool, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         return (), f"nvidia-smi does not answer: {type(error).__name__}"
-    if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines() or ["no reason given"]
-        return (), f"nvidia-smi: {said[0]}"
-    return tuple(read_gpus(done.stdout)), None
+    if result.returncode:
+        lines = (result.stdout + result.stderr).strip().splitlines() or ["no reason given"]
+        return (), f"nvidia-smi: {lines[0]}"
+    return tuple(read_gpus(result.stdout)), None
 
 
 def read_gpus(csv: str) -> list[Gpu]:

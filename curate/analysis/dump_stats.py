@@ -1,4 +1,4 @@
-"""Measure a dump before cleaning: parsed and counted in every worker; nothing is repaired or written."""
+"""Measure a dump before cleaning. Workers parse and count its records; nothing is repaired or written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from curate.schemas import formats, prompts
 from curate.schemas.conversation import Conversation
 from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
 
-COUNTED = {
+COLUMNS = {
     "id": pl.String,
     "cluster": pl.String,
     "content": pl.UInt64,
@@ -40,8 +40,8 @@ COUNTED = {
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The settings of a worker."""
+class MeasurerFactory:
+    """Makes a `Measurer` in each worker."""
 
     tokenizer: str
     template: str
@@ -51,8 +51,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The numbers of one chunk: a row per conversation (`COUNTED`), unreadable records by rule, and roles."""
+class ChunkStats:
+    """The numbers of one chunk: a row per conversation (`COLUMNS`), unreadable records by rule, and roles."""
 
     read: int
     rows: pl.DataFrame
@@ -62,15 +62,15 @@ class Measured:
 
 
 class Measurer:
-    """The step that `curate.engine` runs: call it with a chunk, get `Measured`."""
+    """The step that `curate.engine` runs: takes a chunk and returns its `ChunkStats`."""
 
-    def __init__(self, plan: Plan) -> None:
-        tokenizer = load_tokenizer(plan.tokenizer)
+    def __init__(self, factory: MeasurerFactory) -> None:
+        tokenizer = load_tokenizer(factory.tokenizer)
         self.info = tokenizer.info
-        self.counter = splitter.TemplateCounter(prompts.get(plan.template), tokenizer)
+        self.counter = splitter.TemplateCounter(prompts.get(factory.template), tokenizer)
         self.signals = {name: rule.settings for name, rule in registry.rules("signal").items()}
 
-    def __call__(self, chunk: Chunk) -> Measured:
+    def __call__(self, chunk: Chunk) -> ChunkStats:
         """Parse and count one chunk."""
         drafts: list[Draft] = []
         unreadable: Counter[str] = Counter()
@@ -81,24 +81,26 @@ class Measurer:
             except RecordError as error:
                 unreadable[error.rule] += 1
         roles = Counter(message.role for draft in drafts for message in draft.conversation.messages)
-        return Measured(len(raws), self._count(chunk.source_file, drafts), unreadable, Counter(roles), self.info)
+        return ChunkStats(len(raws), self._count(chunk.source_file, drafts), unreadable, Counter(roles), self.info)
 
     def _count(self, file: str, drafts: Sequence[Draft]) -> pl.DataFrame:
         if not drafts:
-            return pl.DataFrame(schema=COUNTED)
+            return pl.DataFrame(schema=COLUMNS)
         messages = [draft.conversation.messages for draft in drafts]
         frame = verdicts.measure(frames.conversations_table(drafts, frames.messages_table(drafts)), self.signals)
-        sizes = self.counter.sizes([(each, True) for each in messages])
-        hashes = duplicates.chain_hashes([(m.role, m.content, m.name, m.tool_calls) for m in m_] for m_ in messages)
-        place = [f"{file}:{draft.index}" for draft in drafts]
+        sizes = self.counter.sizes([(conversation, True) for conversation in messages])
+        hashes = duplicates.chain_hashes(
+            [(m.role, m.content, m.name, m.tool_calls) for m in conversation] for conversation in messages
+        )
+        places = [f"{file}:{draft.index}" for draft in drafts]
         counted = frame.with_columns(
-            id=pl.coalesce("source_id", pl.Series(place, dtype=pl.String)),
+            id=pl.coalesce("source_id", pl.Series(places, dtype=pl.String)),
             cluster=hashes["cluster"],
             content=hashes["chain"].list.last(),
             tokens=pl.Series([size.tokens for size in sizes], dtype=pl.Int64),
             answer_tokens=pl.Series([size.answer_tokens for size in sizes], dtype=pl.Int64),
         )
-        return counted.select(pl.col(name).cast(dtype) for name, dtype in COUNTED.items())
+        return counted.select(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items())
 
 
 def parse_unrepaired(raw: RawRecord) -> Conversation:
@@ -118,18 +120,18 @@ def measure_dump(
 ) -> Stats:
     """Measure the conversations in a file, a folder or standard input; raises InputError if there are none."""
     defaults = TokenSettings()
-    plan = Plan(tokenizer or defaults.tokenizer, template or defaults.template)
+    factory = MeasurerFactory(tokenizer or defaults.tokenizer, template or defaults.template)
     reader = Reader(open_inputs([path]))
     chunks = iter(reader)
     first = list(islice(chunks, 2))
     count = (workers or base.default_workers()) if len(first) == 2 else 1
-    parts = list(local.run(plan, chain(first, chunks), count))
+    parts = list(local.run(factory, chain(first, chunks), count))
     if not sum(part.read for part in parts):
-        raise InputError(f"{str(path)!r} holds no record")
-    return _stats(str(path), parts, reader, plan.template)
+        raise InputError(f"{str(path)!r} has no record")
+    return _stats(str(path), parts, reader, factory.template)
 
 
-def _stats(path: str, parts: Sequence[Measured], reader: Reader, template: str) -> Stats:
+def _stats(path: str, parts: Sequence[ChunkStats], reader: Reader, template: str) -> Stats:
     frame = pl.concat([part.rows for part in parts])
     sizes = frame.select(set_stats.SIZES)
     unreadable: Counter[str] = sum((part.unreadable for part in parts), Counter())

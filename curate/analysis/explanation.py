@@ -16,9 +16,9 @@ from curate.schemas.conversation import Edit
 if TYPE_CHECKING:
     import polars as pl
 
-RECORDS_SHOWN = 20  # of an id that occurs more often; the rest are counted only
+RECORDS_SHOWN = 20  # records with the same id; further ones are only counted
 EXCERPT = 400  # characters of a rejected record's own bytes
-NEAR_SEARCHED = 20_000  # ids compared with a mistyped one
+SIMILAR_SEARCHED = 20_000  # ids compared with a mistyped one
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class RecordHistory:
-    """What happened to one record; `twins` were rejected as its duplicates, `record` starts a rejected one's text."""
+    """What happened to one record; `twins` were rejected as its duplicates, `record` is the start of its text."""
 
     source_file: str
     source_index: int
@@ -88,8 +88,8 @@ def explain(record_id: str, set_path: str | Path = "curated") -> Explanation:
 
 def unknown_id(curated: CuratedSet, record_id: str) -> SetError:
     """Return the error for an id that names no record, with similar ids."""
-    near = _nearest(curated, record_id)
-    hint = f"; similar ids: {', '.join(map(repr, near))}" if near else ""
+    similar = _find_similar_ids(curated, record_id)
+    hint = f"; similar ids: {', '.join(map(repr, similar))}" if similar else ""
     return SetError(f"no record {record_id!r} in {str(curated.path)!r}{hint} (an id, or FILE:INDEX from 0)")
 
 
@@ -97,13 +97,13 @@ def find_records(curated: CuratedSet, record_id: str) -> list[Key]:
     """Return the (file, index) of each record that an id names, in the order of the input."""
     import polars as pl
 
-    named = pl.col("source_id") == record_id
-    piece = pl.col("id").str.starts_with(record_id + "_") & pl.col("id").str.contains(r"_\d+$")
-    whole = piece & (pl.col("id").str.len_chars() - pl.col("id").str.extract(r"(_\d+)$").str.len_chars()).eq(
+    has_source_id = pl.col("source_id") == record_id
+    piece_like = pl.col("id").str.starts_with(record_id + "_") & pl.col("id").str.contains(r"_\d+$")
+    is_piece = piece_like & (pl.col("id").str.len_chars() - pl.col("id").str.extract(r"(_\d+)$").str.len_chars()).eq(
         len(record_id)
     )
-    kept = curated.conversations().filter(named | (pl.col("id") == record_id) | whole | _place(record_id))
-    lost = curated.rejected().filter(named | _place(record_id))
+    kept = curated.conversations().filter(has_source_id | (pl.col("id") == record_id) | is_piece | _place(record_id))
+    lost = curated.rejected().filter(has_source_id | _place(record_id))
     keys = pl.concat([frame.select("source_file", "source_index") for frame in (kept, lost)])
     return list(keys.unique().sort("source_file", "source_index").collect(engine="streaming").iter_rows())
 
@@ -135,8 +135,8 @@ def _rows(frame: pl.LazyFrame, keys: list[Key], columns: list[str]) -> dict[Key,
     """Return the rows of these records by key, in the order of the table."""
     import polars as pl
 
-    files, places = {file for file, _ in keys}, {index for _, index in keys}
-    near = pl.col("source_file").is_in(list(files)) & pl.col("source_index").is_in(list(places))
+    files, indices = {file for file, _ in keys}, {index for _, index in keys}
+    near = pl.col("source_file").is_in(list(files)) & pl.col("source_index").is_in(list(indices))
     rows: dict[Key, list[dict[str, Any]]] = {}
     for row in frame.filter(near).select("source_file", "source_index", *columns).collect().iter_rows(named=True):
         rows.setdefault((row["source_file"], row["source_index"]), []).append(row)
@@ -144,7 +144,7 @@ def _rows(frame: pl.LazyFrame, keys: list[Key], columns: list[str]) -> dict[Key,
 
 
 def _history(curated: CuratedSet, key: Key, kept: list[dict[str, Any]], lost: list[dict[str, Any]]) -> RecordHistory:
-    whole = next((row for row in lost if row["scope"] == "record"), None)
+    rejected_row = next((row for row in lost if row["scope"] == "record"), None)
     return RecordHistory(
         source_file=key[0],
         source_index=key[1],
@@ -154,7 +154,7 @@ def _history(curated: CuratedSet, key: Key, kept: list[dict[str, Any]], lost: li
         rejections=tuple(rejection(row) for row in lost),
         pieces=tuple(Piece(row["id"], row["split"], row["turns"], row["tokens"], row["answer_tokens"]) for row in kept),
         twins=_twins(curated, kept),
-        record=_excerpt(whole["record"]) if whole else None,
+        record=_excerpt(rejected_row["record"]) if rejected_row else None,
     )
 
 
@@ -187,12 +187,14 @@ def _excerpt(record: bytes | None) -> str:
     return (record or b"")[: 4 * EXCERPT].decode("utf-8", "backslashreplace")[:EXCERPT]
 
 
-def _nearest(curated: CuratedSet, record_id: str) -> list[str]:
+def _find_similar_ids(curated: CuratedSet, record_id: str) -> list[str]:
     import polars as pl
 
-    own = curated.rejected().select(pl.col("source_id").alias("id"))
-    ids = pl.concat([curated.conversations().select("id"), own]).drop_nulls()
-    start = ids.filter(pl.col("id").str.starts_with(record_id[:2])).head(NEAR_SEARCHED).collect(engine="streaming")
-    if start.is_empty():
-        start = ids.head(NEAR_SEARCHED).collect(engine="streaming")
-    return difflib.get_close_matches(record_id, start.to_series().unique(maintain_order=True), n=3, cutoff=0.6)
+    source_ids = curated.rejected().select(pl.col("source_id").alias("id"))
+    ids = pl.concat([curated.conversations().select("id"), source_ids]).drop_nulls()
+    candidates = (
+        ids.filter(pl.col("id").str.starts_with(record_id[:2])).head(SIMILAR_SEARCHED).collect(engine="streaming")
+    )
+    if candidates.is_empty():
+        candidates = ids.head(SIMILAR_SEARCHED).collect(engine="streaming")
+    return difflib.get_close_matches(record_id, candidates.to_series().unique(maintain_order=True), n=3, cutoff=0.6)

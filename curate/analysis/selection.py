@@ -36,20 +36,20 @@ class Selection(Displayed):
         for start in range(0, len(self), READ_AHEAD):
             yield from self.read(start, READ_AHEAD)
 
-    def __getitem__(self, place: int) -> ConversationView:
+    def __getitem__(self, index: int) -> ConversationView:
         count = len(self)
-        if not -count <= place < count:
-            raise IndexError(f"conversation {place} of {count}")
-        return self.read(place % count, 1)[0]
+        if not -count <= index < count:
+            raise IndexError(f"conversation {index} of {count}")
+        return self.read(index % count, 1)[0]
 
     def read(self, start: int, count: int) -> list[ConversationView]:
-        """Return `count` conversations from place `start` on; raises SetError if the set is damaged."""
+        """Return `count` conversations from index `start`; raises SetError if the set is damaged."""
         with translate_errors(self.set):
             views = conversations.read_kept(self.set, self.kept[start : start + count])
             first = max(0, start - len(self.kept))
-            left = count - len(views)
+            remaining = count - len(views)
             return views + (
-                conversations.read_rejected(self.set, self.rejected[first : first + left]) if left > 0 else []
+                conversations.read_rejected(self.set, self.rejected[first : first + remaining]) if remaining > 0 else []
             )
 
     def head(self, count: int) -> Selection:
@@ -70,20 +70,22 @@ def show(
 ) -> Selection:
     """Select conversations of a set; all of them without further arguments.
 
-    `ids`: of the set, the dump's own, or `file:index`. `where` is an SQL condition over the columns, `search` a
+    `ids`: ids in the set, source ids, or `file:index`. `where` is an SQL condition over the columns, `search` a
     text in any message, ignoring case. `random` draws that many of the matches. `rejected` selects rejected records,
-    those of one rule if it is a text. Raises SetError or InputError in one line.
+    or those of one rule if it is a rule's name. Raises SetError or InputError in one line.
     """
     curated = open_set(set_path)
     names = [ids] if isinstance(ids, str) else list(ids)
     if names and (where or search or random):
         raise InputError("give ids, or a search (where, search, random), not both")
     with translate_errors(curated):
-        selection = _named(curated, names, bool(rejected)) if names else _matching(curated, where, search, rejected)
+        selection = (
+            _select_ids(curated, names, bool(rejected)) if names else _select_matches(curated, where, search, rejected)
+        )
     return selection if random is None else _sample(selection, random, seed)
 
 
-def _matching(curated: CuratedSet, where: str | None, search: str | None, rejected: str | bool) -> Selection:
+def _select_matches(curated: CuratedSet, where: str | None, search: str | None, rejected: str | bool) -> Selection:
     frame = curated.rejected() if rejected else curated.conversations()
     condition = parse_condition(where, frame) if where is not None else None
     if isinstance(rejected, str):
@@ -100,9 +102,9 @@ def _matching(curated: CuratedSet, where: str | None, search: str | None, reject
 
 
 def _check_rule(curated: CuratedSet, rule: str) -> None:
-    known = curated.rejected().select(pl.col("rule").unique()).collect().to_series().drop_nulls().to_list()
-    if rule not in known:
-        raise InputError(f"no record was rejected by {rule!r}{did_you_mean(rule, known)}")
+    rules = curated.rejected().select(pl.col("rule").unique()).collect().to_series().drop_nulls().to_list()
+    if rule not in rules:
+        raise InputError(f"no record was rejected by {rule!r}{did_you_mean(rule, rules)}")
 
 
 def _contains(text: str) -> pl.Expr:
@@ -116,8 +118,8 @@ def _contains(text: str) -> pl.Expr:
 def _record_contains(text: str) -> pl.Expr:
     """Match rejects whose record, reason or evidence contains a text, literally or as escaped in JSON."""
     forms = {text, text.lower(), text.upper()}  # escapes of non-ASCII letters differ between upper and lower case
-    written = {text} | {json.dumps(form, ensure_ascii=ascii)[1:-1] for form in forms for ascii in (True, False)}
-    pattern = f"(?i){'|'.join(pl.escape_regex(form) for form in sorted(written))}"
+    spellings = {text} | {json.dumps(form, ensure_ascii=escaped)[1:-1] for form in forms for escaped in (True, False)}
+    pattern = f"(?i){'|'.join(pl.escape_regex(form) for form in sorted(spellings))}"
     record = pl.col("record").map_batches(_decoded, return_dtype=pl.String)
     return pl.any_horizontal(
         column.str.contains(pattern).fill_null(False) for column in (record, pl.col("reason"), pl.col("evidence"))
@@ -129,20 +131,20 @@ def _decoded(records: pl.Series) -> pl.Series:
     return pl.Series([record and record.decode("utf-8", "replace") for record in records], dtype=pl.String)
 
 
-def _named(curated: CuratedSet, names: Sequence[str], rejected: bool) -> Selection:
+def _select_ids(curated: CuratedSet, names: Sequence[str], rejected: bool) -> Selection:
     """Return the rows that the ids name: a piece by its own id, else all pieces of a record, else its rejections."""
     kept: list[int] = []
     lost: list[int] = []
     for name in names:
-        whole = [] if rejected else _rows(curated.conversations(), pl.col("id") == name)
-        keys = [] if whole else find_records(curated, name)
-        if not whole and not keys:
+        pieces = [] if rejected else _rows(curated.conversations(), pl.col("id") == name)
+        keys = [] if pieces else find_records(curated, name)
+        if not pieces and not keys:
             raise unknown_id(curated, name)
         place = pl.any_horizontal(
             pl.lit(False),
             *((pl.col("source_file") == file) & (pl.col("source_index") == index) for file, index in keys),
         )
-        rows = whole or (_rows(curated.conversations(), place) if not rejected else [])
+        rows = pieces or (_rows(curated.conversations(), place) if not rejected else [])
         kept += rows
         if not rows:
             lost += _rows(curated.rejected(), place)
@@ -151,8 +153,8 @@ def _named(curated: CuratedSet, names: Sequence[str], rejected: bool) -> Selecti
     return Selection(curated, tuple(dict.fromkeys(kept)), tuple(dict.fromkeys(lost)))
 
 
-def _rows(frame: pl.LazyFrame, which: pl.Expr) -> list[int]:
-    rows = frame.with_row_index("_row").filter(which).select("_row")
+def _rows(frame: pl.LazyFrame, condition: pl.Expr) -> list[int]:
+    rows = frame.with_row_index("_row").filter(condition).select("_row")
     return rows.collect(engine="streaming").to_series().sort().to_list()
 
 
@@ -160,7 +162,7 @@ def _sample(selection: Selection, count: int, seed: int | None) -> Selection:
     """Draw `count` conversations without replacement; the same for the same seed."""
     drawn = sorted(chance.Random(seed).sample(range(len(selection)), min(count, len(selection))))
     kept_count = len(selection.kept)
-    kept = tuple(selection.kept[at] for at in drawn if at < kept_count)
+    kept = tuple(selection.kept[index] for index in drawn if index < kept_count)
     return Selection(
-        selection.set, kept, tuple(selection.rejected[at - kept_count] for at in drawn if at >= kept_count)
+        selection.set, kept, tuple(selection.rejected[index - kept_count] for index in drawn if index >= kept_count)
     )

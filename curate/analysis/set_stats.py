@@ -26,12 +26,12 @@ from curate.analysis.stats import (
 from curate.dataset.curated_set import CuratedSet, translate_errors
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)
-BINS = 16  # of a histogram, at most; values past the 99th percentile share the last one
+BINS = 16  # maximum for a histogram; values past the 99th percentile share the last one
 NAMES_SHOWN = 1000  # languages and models; less frequent ones are not listed
 WINDOWS = (2048, 4096, 8192)
 EPOCHS, GLOBAL_BATCH = 3, 128  # of the default fine-tune: Vicuna's published recipe
 
-SIZES = ("tokens", "turns", "answer_tokens")  # one row per piece, whole numbers
+SIZES = ("tokens", "turns", "answer_tokens")  # integer columns; one row per piece
 
 
 def measure_set(curated: CuratedSet) -> Stats:
@@ -42,19 +42,19 @@ def measure_set(curated: CuratedSet) -> Stats:
 
 def _measured(curated: CuratedSet) -> Stats:
     rows = curated.conversations()
-    sizes, whole = lengths(rows)
+    sizes, by_conversation = lengths(rows)
     manifest = curated.manifest
     return Stats(
         header=_header(curated, sizes),
         flow=flow(manifest),
-        histograms=histograms(sizes, whole, "pieces"),
+        histograms=histograms(sizes, by_conversation, "pieces"),
         languages=shares(rows, "language"),
         models=shares(rows, "model"),
         roles=_roles(curated),
         splits=shares(rows, "split"),
         edits=edits(manifest),
         duplicates=_duplicates(rows, curated.rejected()),
-        windows=windows(sizes["tokens"], whole),
+        windows=windows(sizes["tokens"], by_conversation),
         training=training(sizes.filter(pl.col("split") == "train")),
     )
 
@@ -99,20 +99,21 @@ def _roles(curated: CuratedSet) -> tuple[Count, ...]:
     return sort_counts(roles)
 
 
-def histograms(sizes: pl.DataFrame, whole: pl.Series, unit: str) -> tuple[Histogram, ...]:
-    """Measure lengths; `whole` are tokens per conversation. Those per piece are added if any conversation was split."""
-    return tuple(starmap(histogram, length_series(sizes, whole, unit, len(whole) != sizes.height)))
+def histograms(sizes: pl.DataFrame, by_conversation: pl.Series, unit: str) -> tuple[Histogram, ...]:
+    """Measure lengths, with tokens per conversation, and also per piece if any conversation was split."""
+    by_piece = len(by_conversation) != sizes.height
+    return tuple(starmap(histogram, length_series(sizes, by_conversation, unit, by_piece)))
 
 
 def length_series(
-    sizes: pl.DataFrame, whole: pl.Series, unit: str, by_piece: bool
+    sizes: pl.DataFrame, by_conversation: pl.Series, unit: str, by_piece: bool
 ) -> list[tuple[str, str, str, pl.Series]]:
     """Return name, title, unit and values of each length; with `by_piece`, tokens per piece too."""
     singular = unit.removesuffix("s")
     answers = sizes.select(pl.col("answer_tokens") // pl.max_horizontal(pl.col("turns") // 2, 1)).to_series()
     piece_tokens = [("tokens", f"tokens per {singular}", unit, sizes["tokens"])]
     return [
-        ("conversation_tokens", "tokens per conversation", "conversations", whole),
+        ("conversation_tokens", "tokens per conversation", "conversations", by_conversation),
         *(piece_tokens if by_piece else []),
         ("turns", f"messages per {singular}", unit, sizes["turns"]),
         ("answer_tokens", f"tokens per answer, mean of a {singular}", unit, answers),
@@ -120,7 +121,7 @@ def length_series(
 
 
 def histogram(name: str, title: str, unit: str, values: pl.Series) -> Histogram:
-    """Measure whole numbers; bins have an equal width of 1, 2 or 5 times a power of ten."""
+    """Measure integers; bins have an equal width of 1, 2 or 5 times a power of ten."""
     values = values.drop_nulls().sort()
     if values.is_empty():
         return Histogram(name, title, unit, 0, 0.0, 0, 0, {}, ())
@@ -154,9 +155,9 @@ def equal_spans(low: int, most: int, high: int) -> list[tuple[int, int]]:
 def counts(values: pl.Series, spans: Sequence[tuple[int, int]]) -> list[int]:
     """Return the number of values in each span."""
     first, end = spans[0]
-    place = ((values - first) // (end - first + 1)).clip(0, len(spans) - 1)
-    count_at = dict(place.value_counts().iter_rows())
-    return [count_at.get(at, 0) for at in range(len(spans))]
+    bins = ((values - first) // (end - first + 1)).clip(0, len(spans) - 1)
+    count_at = dict(bins.value_counts().iter_rows())
+    return [count_at.get(index, 0) for index in range(len(spans))]
 
 
 def _step(span: int) -> int:
@@ -183,8 +184,8 @@ def shares(rows: pl.LazyFrame, column: str) -> tuple[Share, ...]:
 def _duplicates(rows: pl.LazyFrame, rejected: pl.LazyFrame) -> Duplicates:
     by_cluster = rows.filter(pl.col("piece") == 0).group_by("cluster").agg(size=pl.len(), example=pl.col("id").min())
     clusters = summarize_clusters(by_cluster)
-    taken = rejected.select("twin").drop_nulls().group_by("twin").agg(copies=pl.len())
-    copies = taken.sort(["copies", "twin"], descending=[True, False]).collect(engine="streaming")
+    by_twin = rejected.select("twin").drop_nulls().group_by("twin").agg(copies=pl.len())
+    copies = by_twin.sort(["copies", "twin"], descending=[True, False]).collect(engine="streaming")
     most = copies.row(0) if copies.height else (None, 0)
     return Duplicates(*clusters, int(copies["copies"].sum()), *most)
 
@@ -203,9 +204,9 @@ def summarize_clusters(by_cluster: pl.LazyFrame) -> tuple[int, int, int, int, st
     return clusters, shared_, members, largest or 0, example if (largest or 0) > 1 else None
 
 
-def windows(pieces: pl.Series, whole: pl.Series, sizes: Iterable[int] = WINDOWS) -> tuple[WindowFit, ...]:
-    """Return how many pieces, and how many whole conversations, fit each window."""
-    return tuple(WindowFit(size, int((pieces <= size).sum()), int((whole <= size).sum())) for size in sizes)
+def windows(pieces: pl.Series, conversations: pl.Series, sizes: Iterable[int] = WINDOWS) -> tuple[WindowFit, ...]:
+    """Return how many pieces, and how many conversations before splitting, fit each window."""
+    return tuple(WindowFit(size, int((pieces <= size).sum()), int((conversations <= size).sum())) for size in sizes)
 
 
 def training(sizes: pl.DataFrame) -> Training:

@@ -18,7 +18,7 @@ from curate.errors import CurateError, InputError, RecordError
 from curate.schemas import formats, prompts
 
 RENDERED, FOLDER = "rendered", "hf"
-PROMPTS = ("text", RENDERED)
+PROMPT_FORMATS = ("text", RENDERED)
 DEFAULT_TEMPLATE = "vicuna"
 
 
@@ -36,15 +36,15 @@ def convert(
 ) -> ConvertResult:
     """Write the conversations of a curated set, or of a file in any known format, in another format.
 
-    A target ending in `.json` becomes one JSON array, any other text target lines; `.gz` and `.zst` compress; that of
-    `hf` is a folder. `template` and `tokenizer` are for `text` (for the names of its control tokens) and `rendered`;
-    `max_tokens`, `loss` and `chat_template` (a file) for `rendered` alone, where what is not given is the set's own.
-    Raises CurateError in one line and leaves the target unchanged.
+    A target ending in `.json` becomes one JSON array, any other text target JSON lines; `.gz` and `.zst` compress it.
+    The target of `hf` is a folder. `template` and `tokenizer` are for `text` (for the names of control tokens) and
+    `rendered`; `max_tokens`, `loss` and `chat_template` (a file) are for `rendered` only. Without them, the set's own
+    settings are used. Raises CurateError in one line and leaves the target unchanged.
     """
     form = formats.get(to)
     path = Path(target)
     _check_target(source, path, form)
-    if to not in PROMPTS and (template or tokenizer):
+    if to not in PROMPT_FORMATS and (template or tokenizer):
         raise InputError(f"a template or tokenizer changes nothing in {to!r}; they are for 'text' and 'rendered'")
     if to != RENDERED and (max_tokens or loss or chat_template):
         raise InputError(f"a window, loss or chat template changes nothing in {to!r}; they are for 'rendered'")
@@ -52,7 +52,9 @@ def convert(
         if to == RENDERED:
             from curate.conversion import tokenized
 
-            rendering = tokenized.Rendering(template, tokenizer, max_tokens, loss or "all", _read(chat_template))
+            rendering = tokenized.Rendering(
+                template, tokenizer, max_tokens, loss or "all", _read_template(chat_template)
+            )
             return tokenized.write(source, path, rendering, split)
         render = _renderer(source, template, tokenizer) if to == "text" else None
         return _convert(source, path, lambda partial: open_writer(partial, path, form, render), split)
@@ -60,7 +62,7 @@ def convert(
         raise CurateError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
 
 
-def _read(chat_template: str | Path | None) -> str | None:
+def _read_template(chat_template: str | Path | None) -> str | None:
     """Return the text of a file with a Jinja chat template."""
     try:
         return None if chat_template is None else Path(chat_template).read_text("utf-8")
@@ -90,7 +92,7 @@ def _check_target(source: str | Path, target: Path, form: formats.Format) -> Non
     """Raise InputError if the target cannot be written, or would overwrite the source."""
     shown = str(target)
     if form.name == FOLDER and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{shown!r} is there already; 'hf' writes a folder of its own: name a new one")
+        raise InputError(f"{shown!r} already exists; 'hf' writes a new folder: give another name")
     if form.name != FOLDER and target.is_dir():
         raise InputError(f"{shown!r} is a folder; name a file in it, such as {str(target / 'out.jsonl')!r}")
     if form.name != FOLDER and target.exists() and not target.is_file():
@@ -103,10 +105,10 @@ def _check_target(source: str | Path, target: Path, form: formats.Format) -> Non
         raise InputError(f"{shown!r} is part of a curated set; name a file outside it")
     if str(source) == "-":
         return
-    read = Path(source).resolve()
-    for written in (target, left_out_file(target)):
-        if read == written.resolve() or read in written.resolve().parents:
-            raise InputError(f"{shown!r} would be written over what is read ({str(source)!r}); name another target")
+    resolved = Path(source).resolve()
+    for output in (target, left_out_file(target)):
+        if resolved == output.resolve() or resolved in output.resolve().parents:
+            raise InputError(f"{shown!r} would overwrite the source ({str(source)!r}); give another target")
 
 
 def _renderer(source: str | Path, template: str | None, tokenizer: str | None) -> Callable[[Entry], str]:

@@ -1,4 +1,4 @@
-"""What a conversion writes: its target, the file of records that were left out, and the counts of its result."""
+"""The output of a conversion: its target, the file of records that were left out, and the result's counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """How many records were written: read = written + left_out + other_split."""
+    """The result of a conversion; read = written + left_out + other_split."""
 
     target: Path
     read: int
@@ -36,7 +36,7 @@ class ConvertResult:
 
 @dataclass
 class Output(Generic[Item]):
-    """An open target and its file of left-out records; counts what goes where. `split` None writes both splits."""
+    """An open target and its file of left-out records; counts records. If `split` is None, both splits are written."""
 
     target: Path
     split: Split | None
@@ -49,11 +49,11 @@ class Output(Generic[Item]):
     edits: Counter[str] = field(default_factory=Counter)
 
     def count_edits(self, entry: Entry) -> None:
-        """Count the repairs that reading an entry took."""
+        """Count the repairs that were made while reading an entry."""
         self.edits.update(edit.rule for edit in entry.conversation.edits)
 
     def selects(self, split: str | None, file: str) -> bool:
-        """Tell whether to write this split; raises InputError if a split is asked for and the file has none."""
+        """Return whether to write this split; raises InputError if a split is requested and the file has none."""
         if self.split and split is None:
             raise InputError(f"{file!r} has no train and eval; only a curated set does")
         if self.split and split != self.split:
@@ -82,7 +82,7 @@ class Output(Generic[Item]):
 def open_output(
     target: Path, split: Split | None, open_writer: Callable[[Path], Writer[Item]]
 ) -> Iterator[Output[Item]]:
-    """Open a target; both files are replaced when the block ends without an error, else they stay unchanged."""
+    """Open a target; both files are replaced when the block ends without an error, otherwise they stay unchanged."""
     left_out = left_out_file(target)
     with files.replacing(target) as partial, files.replacing(left_out) as partial_left_out:
         with closing(Stream(partial_left_out)) as lines, closing(open_writer(partial)) as writer:

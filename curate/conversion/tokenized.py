@@ -1,4 +1,4 @@
-"""Conversations as training data for other trainers: proven ids, labels and attention mask, one row each."""
+"""Convert conversations to training data for other trainers: checked ids, labels and attention mask, one row each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from curate.rendering.resplit import ResplitSummary, differences
 from curate.schemas.conversation import Conversation, Message
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 
-IGNORED = -100  # the label of a token that is not trained on, as every trainer has it
+IGNORED = -100  # the label of tokens that are not trained on, in every trainer
 COLUMNS: columns.Types = {
     "input_ids": pl.List(pl.Int32),
     "attention_mask": pl.List(pl.Int8),
@@ -33,7 +33,7 @@ COLUMNS: columns.Types = {
 
 @dataclass(frozen=True)
 class Rendering:
-    """How to render; None takes the set's own setting. A dump is not split unless `max_tokens` is given."""
+    """How to render; None means the set's own setting. A dump is not split unless `max_tokens` is given."""
 
     template: str | None = None
     tokenizer: str | None = None
@@ -45,8 +45,8 @@ class Rendering:
 def write(source: str | Path, target: Path, rendering: Rendering, split: Split | None) -> ConvertResult:
     """Render a curated set, or a file in any known format, into JSON or Parquet.
 
-    A set is split again if the tokenizer, template or window differs from its own. What fails the proof of the mask, or
-    is over the window, goes to `TARGET.left-out.jsonl`. Raises CurateError and leaves the target unchanged.
+    A set is split again if the tokenizer, template or window differs from its own. Conversations that fail the proof or
+    exceed the window go to `TARGET.left-out.jsonl`. Raises CurateError and leaves the target unchanged.
     """
     is_set = manifest.is_set(Path(source))
     preparer = _preparer(manifest.read(source)[1] if is_set else None, rendering)
@@ -64,7 +64,7 @@ def write(source: str | Path, target: Path, rendering: Rendering, split: Split |
 
 
 def _preparer(own: Manifest | None, rendering: Rendering) -> ExamplePreparer:
-    """Return the renderer with its window; `own` is the set's manifest, None for a dump."""
+    """Return the preparer of examples; `own` is the set's manifest, None for a dump."""
     tokenizer = _tokenizer(own, rendering.tokenizer)
     name = rendering.template or (own.template if own else "vicuna")
     renderer = make_renderer(name, tokenizer, loss=rendering.loss, chat_template=rendering.chat_template)
@@ -76,7 +76,7 @@ def _preparer(own: Manifest | None, rendering: Rendering) -> ExamplePreparer:
 
 
 def _tokenizer(own: Manifest | None, name: str | None) -> Tokenizer:
-    """Return the tokenizer named, else the set's own, else the default."""
+    """Return the tokenizer `name`, or else the set's own, or else the default."""
     if own is None or name is not None:
         return load_tokenizer(name)
     try:
@@ -108,14 +108,14 @@ def _set_rows(folder: Path, output: Output[PreparedExample]) -> Iterator[Row]:
             for row in batch.iter_rows(named=True):
                 output.read += 1
                 messages = [Message(**message) for message in row["messages"] or []]
-                place = (row["source_file"], row["source_index"])
-                yield Row(row["id"], row["piece"] or 0, messages, row["language"], row["split"] or "train", place)
+                source = (row["source_file"], row["source_index"])
+                yield Row(row["id"], row["piece"] or 0, messages, row["language"], row["split"] or "train", source)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"cannot read {str(file)!r}: {str(error).splitlines()[0]}") from error
 
 
 def _file_rows(source: str | Path, output: Output[PreparedExample], warnings: list[str]) -> Iterator[Row]:
-    """Yield a file's conversations, each as a source of its own; what cannot be read is left out."""
+    """Yield a file's conversations, each as its own source; records that cannot be read are left out."""
     for record in read_records(source, warnings):
         output.read += 1
         try:
@@ -141,6 +141,6 @@ def _open(partial: Path, target: Path) -> Writer[PreparedExample]:
 
 
 def _record(example: PreparedExample) -> dict[str, object]:
-    """Return a row; `labels` are the ids, not shifted: models shift them."""
+    """Return a row; `labels` are not shifted: models shift them."""
     labels = np.where(example.loss_mask, example.ids, IGNORED).tolist()
     return {"input_ids": example.ids.tolist(), "attention_mask": [1] * len(example.ids), "labels": labels}

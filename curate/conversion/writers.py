@@ -22,7 +22,7 @@ from curate.errors import InputError, MissingExtra
 from curate.schemas import formats, native
 from curate.schemas.conversation import Conversation
 
-PART_BYTES = 32 << 20  # of text gathered before a part of a Parquet file is written
+PART_BYTES = 32 << 20  # of text collected before a part of a Parquet file is written
 ZSTD_LEVEL = 3
 COMPRESSED = (".gz", ".zst")
 Item = TypeVar("Item", contravariant=True)
@@ -51,7 +51,7 @@ class Writer(Protocol[Item]):
 
 
 def native_record(entry: Entry) -> dict[str, object]:
-    """Return our own record of an entry, with nothing lost."""
+    """Return an entry as curate's own record, which keeps everything."""
     columns_of_set = {"source_id": entry.source_id, "piece": entry.piece, "split": entry.split}
     return {**native.dump(entry.conversation), **columns_of_set}
 
@@ -60,7 +60,7 @@ def encode(record: object) -> bytes:
     """Return a record as JSON on one line."""
     try:
         return msgspec.json.encode(record)
-    except (OverflowError, RecursionError, msgspec.MsgspecError, UnicodeEncodeError):  # integers past 64 bits, mostly
+    except (OverflowError, RecursionError, msgspec.MsgspecError, UnicodeEncodeError):  # mostly integers beyond 64 bits
         return json.dumps(record, default=str).encode()
 
 
@@ -79,13 +79,13 @@ def open_writer(
 
 
 def stream_to(partial: Path, target: Path) -> tuple[Stream, bool]:
-    """Open a stream, compressed as the target's suffix says, and tell whether that suffix means one JSON array."""
+    """Open a stream, compressed by the target's suffix, and return it with whether the target is one JSON array."""
     ending = target.suffix if target.suffix in COMPRESSED else ""
     return Stream(partial, ending), target.name.removesuffix(ending).endswith(".json")
 
 
 class Stream:
-    """A file of bytes, compressed as the suffix `ending` says."""
+    """A file of bytes, compressed for the suffix `ending` (`.gz` or `.zst`)."""
 
     def __init__(self, path: Path, ending: str = "") -> None:
         self._raw = path.open("wb")
@@ -105,7 +105,7 @@ class Stream:
         self._out.write(b"\n")
 
     def record(self, data: bytes, before: int | None) -> None:
-        """Write a record: a line, or if `before` is given, an item of an array after that many others."""
+        """Write a record: a line, or if `before` is given, an item of an array after that many items."""
         if before is None:
             self.line(data)
             return
@@ -145,7 +145,7 @@ class JsonWriter(Generic[Item]):
 
 
 def _to_record(form: formats.Format) -> Callable[[Entry], dict[str, object]]:
-    """Return the function that makes a format's record of an entry."""
+    """Return a function that turns an entry into a format's record."""
     dump = form.dump
     if form.name == native.NAME:
         return native_record
@@ -162,13 +162,13 @@ def _to_record(form: formats.Format) -> Callable[[Entry], dict[str, object]]:
 
 
 def _content_id(conversation: Conversation) -> str:
-    """Name a conversation without an id by its content."""
+    """Return an id for a conversation without one, from a hash of its content."""
     data = json.dumps([[message.role, message.content] for message in conversation.messages])
     return f"c-{hashlib.sha256(data.encode()).hexdigest()[:12]}"
 
 
 class TextWriter:
-    """Rendered prompts, each under a line with its id."""
+    """Writes rendered prompts, each below a line with its id."""
 
     def __init__(self, stream: Stream, render: Callable[[Entry], str]) -> None:
         self._stream = stream
@@ -187,7 +187,7 @@ class TextWriter:
 
 
 class ParquetWriter(Generic[Item]):
-    """Writes a Parquet file: rows are gathered into parts of a bounded size, which `finish` joins.
+    """Writes a Parquet file: rows are collected into parts of limited size, which `finish` joins.
 
     `to_row` makes the row of an item, `size_of` estimates its bytes.
     """
@@ -235,7 +235,7 @@ class ParquetWriter(Generic[Item]):
 
 
 def conversation_table(path: Path) -> ParquetWriter[Entry]:
-    """Open a Parquet file with the columns of our own records."""
+    """Open a Parquet file with the columns of curate's own records."""
     return ParquetWriter(path, columns.CONVERTED, _table_row, _text_size)
 
 
@@ -249,7 +249,7 @@ def _text_size(entry: Entry) -> int:
 
 
 class HuggingFaceWriter:
-    """Writes a folder as `datasets` saves it: a table for `train`, and one for `eval` if there are any."""
+    """Writes a folder as `datasets` saves it: a table for `train`, and one for `eval` if it has rows."""
 
     def __init__(self, folder: Path) -> None:
         if importlib.util.find_spec("datasets") is None:

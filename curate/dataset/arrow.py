@@ -1,6 +1,6 @@
 """Read a curated set's conversations with pyarrow, in batches that never divide a source.
 
-A batch is the bytes of an Arrow stream, so that worker processes decode it, not the process that reads the file.
+A batch is the bytes of an Arrow stream, so that worker processes decode it and not the process that reads the file.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def decode_batch(batch: bytes) -> list[list[Row]]:
     """Return the sources of a batch, each with its pieces in order."""
     arrow: Any = importlib.import_module("pyarrow")
     with arrow.ipc.open_stream(batch) as stream:
-        return list(group_sources(row for part in stream for row in _decoded(part)))
+        return list(group_sources(row for part in stream for row in _decode_rows(part)))
 
 
 def group_sources(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -108,16 +108,16 @@ def batch_sources(rows: Iterable[Row]) -> Iterator[list[list[Row]]]:
 
 
 def _source(numbered: tuple[int, Row]) -> tuple[object, ...]:
-    """Return a key shared by the pieces of one source; a row without a source index has one of its own."""
+    """Return a key shared by the pieces of one source; a row without a source index has its own key."""
     number, row = numbered
     return row.source if row.source[1] is not None else (number,)
 
 
 def record_batches(file: Path, columns: list[str]) -> Iterator[Any]:
     """Yield columns of a Parquet file as pyarrow record batches; raises InputError if the file is damaged."""
-    opened = _open(file)
+    parquet = _open(file)
     try:
-        yield from opened.iter_batches(BATCH_ROWS, columns=columns)
+        yield from parquet.iter_batches(BATCH_ROWS, columns=columns)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors or OSErrors
         raise _damaged(file, error) from error
 
@@ -137,8 +137,8 @@ def _damaged(file: Path, error: Exception) -> InputError:
     return InputError(f"cannot read {str(file)!r}: {str(error).splitlines()[0]}")
 
 
-def _decoded(batch: Any) -> Iterator[Row]:
-    """Yield a record batch's rows. Messages are read by column, in a fifth of the time of whole rows."""
+def _decode_rows(batch: Any) -> Iterator[Row]:
+    """Yield a record batch's rows. Messages are read by column, which takes a fifth of the time of reading rows."""
     columns = {name: batch.column(name) for name in COLUMNS}
     lists = columns.pop("messages")
     flat = lists.flatten()
@@ -146,7 +146,7 @@ def _decoded(batch: Any) -> Iterator[Row]:
     messages = [Message(*values) for values in zip(*fields, strict=True)]
     counts = lists.value_lengths().fill_null(0).to_pylist()
     start = 0
-    plain = [columns[name].to_pylist() for name in COLUMNS if name != "messages"]
-    for count, (name, piece, language, split, file, index) in zip(counts, zip(*plain, strict=True), strict=True):
+    values = [columns[name].to_pylist() for name in COLUMNS if name != "messages"]
+    for count, (name, piece, language, split, file, index) in zip(counts, zip(*values, strict=True), strict=True):
         yield Row(name, piece or 0, messages[start : start + count], language, split or "train", (file, index))
         start += count

@@ -1,4 +1,4 @@
-"""The columns of a curated set: the only place that lists them."""
+"""The columns of a curated set, defined only here."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ REJECT: Types = {
 }
 ORIGINAL: Types = {**SOURCE, "record": pl.Binary}
 
-# Tables of a part, from which the set is written. `row` is the conversation's place in its batch.
+# Tables of a part, from which the set is written. `row` is the conversation's index in its batch.
 ROW: Types = {"row": pl.UInt32}
 PART_PIECE: Types = {
     **ROW,
@@ -64,7 +64,7 @@ PART_PIECE: Types = {
 }
 PART_REJECT: Types = {**ROW, **REJECT}
 PART_ORIGINAL: Types = {**ROW, **ORIGINAL, "changed": pl.Boolean}
-PART_SUMMARY: Types = {  # what decisions over the whole corpus need of a conversation
+PART_SUMMARY: Types = {  # what decisions over the whole corpus need from each conversation
     **ROW,
     **SOURCE,
     "source_id": pl.String,
@@ -85,5 +85,5 @@ def conversations_schema(signals: Schema) -> Types:
 
 
 def rejected_schema(signals: Schema) -> Types:
-    """Return the columns of rejected.parquet; signals and measures are null if the record was rejected before them."""
+    """Return the columns of rejected.parquet; signals and measures are None if the record was rejected before them."""
     return {**REJECT, **MEASURES, **SIGNALS, **signals}

@@ -49,7 +49,7 @@ def open_set(path: str | Path = "curated") -> CuratedSet:
 
 
 def is_dump(path: str | Path) -> bool:
-    """Tell whether a path is read as a dump: a file, standard input (`-`), or a folder without a set's files."""
+    """Return whether a path is read as a dump: a file, standard input (`-`), or a folder without a set's files."""
     folder = Path(path)
     if str(path) == "-" or folder.is_file():
         return True

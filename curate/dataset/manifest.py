@@ -101,7 +101,7 @@ class Manifest:
     recipe: dict[str, Any]  # every setting, by section
     tokenizer: TokenizerFacts
     template: str
-    window: int  # the most tokens of a piece
+    window: int  # maximum number of tokens in a piece
     counts: Counts
     warnings: list[str] = field(default_factory=list)
     run: RunFacts | None = None
@@ -129,7 +129,7 @@ class Manifest:
 
 
 def is_set(folder: Path) -> bool:
-    """Tell whether a folder has a manifest of curate, of whatever version."""
+    """Return whether a folder has a manifest that curate wrote, in any version."""
     return _format(_load(folder)) is not None
 
 
@@ -166,7 +166,7 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def _load(folder: Path) -> object:
-    """Return what the manifest's JSON says; None if there is none. The standard library reads lone surrogates."""
+    """Return the manifest's JSON value, or None if it cannot be read. The standard library accepts lone surrogates."""
     try:
         return json.loads((folder / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -193,16 +193,21 @@ def _decode(kind: Any, value: object, where: str) -> Any:
     """Return a JSON value as the type that its field declares; `where` is its key, such as `counts.kept`."""
     if kind is Any:
         return value
-    if isinstance(kind, types.UnionType):  # with None
+    if isinstance(kind, types.UnionType):  # `X | None`
         return None if value is None else _decode(typing.get_args(kind)[0], value, where)
     if is_dataclass(kind):
-        return _decode_fields(typing.cast(Any, kind), _typed(dict, value, where), where)
+        return _decode_fields(typing.cast(Any, kind), _check_type(dict, value, where), where)
     container, arguments = typing.get_origin(kind), typing.get_args(kind)
     if container is list:
-        return [_decode(arguments[0], item, f"{where}[{at}]") for at, item in enumerate(_typed(list, value, where))]
+        return [
+            _decode(arguments[0], item, f"{where}[{index}]")
+            for index, item in enumerate(_check_type(list, value, where))
+        ]
     if container is dict:
-        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in _typed(dict, value, where).items()}
-    return _typed(kind, value, where)
+        return {
+            key: _decode(arguments[1], item, f"{where}.{key}") for key, item in _check_type(dict, value, where).items()
+        }
+    return _check_type(kind, value, where)
 
 
 def _decode_fields(kind: Any, values: Mapping[str, object], where: str) -> Any:
@@ -219,8 +224,8 @@ def _hints(kind: type) -> Mapping[str, Any]:
     return typing.get_type_hints(kind)
 
 
-def _typed(kind: type, value: object, where: str) -> Any:
-    """Return a value of exactly this type; a whole number is a float too, and none is negative."""
+def _check_type(kind: type, value: object, where: str) -> Any:
+    """Return a value of exactly this type; integers must not be negative, and count as floats too."""
     if kind is float and type(value) is int:
         return value
     if type(value) is not kind or (kind is int and typing.cast(int, value) < 0):

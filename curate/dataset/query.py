@@ -16,30 +16,30 @@ def parse_condition(sql: str, frame: pl.LazyFrame) -> pl.Expr:
     try:
         expression = pl.sql_expr(sql)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise _refused(sql, _first(error)) from error
+        raise _condition_error(sql, _first_line(error)) from error
     columns = frame.collect_schema()
     for name in expression.meta.root_names():
         if name not in columns:
             quoted = f'"{name}"' in sql
             hint = f"; write text in single quotes: '{name}'" if quoted else did_you_mean(name, columns)
-            raise _refused(sql, f"there is no column {name!r}{hint}")
+            raise _condition_error(sql, f"there is no column {name!r}{hint}")
     try:
         kind = frame.clear().select(expression.alias("_")).collect().schema["_"]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise _refused(sql, _first(error)) from error
+        raise _condition_error(sql, _first_line(error)) from error
     if kind != pl.Boolean:
-        raise _refused(sql, f"it gives {_kind(kind)}, not true or false; compare it with something")
+        raise _condition_error(sql, f"it gives {_describe_type(kind)}, not true or false; compare it with a value")
     return expression
 
 
-def _refused(sql: str, why: str) -> InputError:
-    return InputError(f"cannot use the condition {sql!r}: {why}")
+def _condition_error(sql: str, reason: str) -> InputError:
+    return InputError(f"cannot use the condition {sql!r}: {reason}")
 
 
-def _first(error: BaseException) -> str:
-    """Return the first line of a Polars error; the rest is the query plan."""
+def _first_line(error: BaseException) -> str:
+    """Return the first line of a Polars error; what follows is the query plan."""
     return (str(error).splitlines() or [type(error).__name__])[0].partition(": Subscript(")[0]
 
 
-def _kind(kind: pl.DataType) -> str:
+def _describe_type(kind: pl.DataType) -> str:
     return "a number" if kind.is_numeric() else "text" if kind == pl.String else str(kind)

@@ -1,4 +1,4 @@
-"""Write a curated set as a whole or not at all."""
+"""Write a curated set whole, or not at all."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from curate.dataset.curated_set import FILES, ORIGINALS, REJECTED
 from curate.errors import SetError
 
 PARTS = ".curate-parts"  # scratch of a run, inside the partial folder
-ASIDE = ".curate-set-aside"  # marks an earlier set while the new one takes its name
+ASIDE = ".curate-set-aside"  # a file that marks an earlier set while the new one is swapped in
 ROW_GROUP = 20_000  # rows; by record order, so that the bytes do not depend on the workers
-RAW_ROW_GROUP = 2_000  # of tables with raw records, ten times larger: a row group is in memory at once
+RAW_ROW_GROUP = 2_000  # of tables with raw records, whose rows are ten times larger: memory holds a row group
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def writing(target: Path) -> Iterator[Path]:
     partial = files.partial_name(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with files.lock(_lock_of(target), _busy(target)):
+        with files.lock(_lock_of(target), _in_use_error(target)):
             _recover(target, partial)
             _refuse_foreign(target)
             partial.mkdir()
@@ -54,14 +54,14 @@ def _lock_of(target: Path) -> Path:
     return target.parent / f".{target.name}.lock"
 
 
-def _busy(target: Path) -> SetError:
+def _in_use_error(target: Path) -> SetError:
     return SetError(f"another run is writing {str(target)!r}; wait for it, or give another -o")
 
 
 def _recover(target: Path, partial: Path) -> None:
     """Clean up after a killed run: restore an earlier set that was set aside, remove a partial folder."""
     previous = _previous(target)
-    if (previous / ASIDE).exists():  # without the mark, the folder is a user's own copy
+    if (previous / ASIDE).exists():  # without this file, the folder is a user's own copy
         if not target.exists():
             previous.rename(target)
         else:
@@ -89,7 +89,7 @@ def _swap_in(partial: Path, target: Path) -> None:
     elif not _exchange(partial, target):
         previous = _previous(target)
         if previous.exists():
-            raise SetError(f"{str(previous)!r} is in the way: the earlier set is renamed to it; move it")
+            raise SetError(f"{str(previous)!r} is in the way: the earlier set would be renamed to it; move it")
         (target / ASIDE).touch()
         target.rename(previous)
         partial.rename(target)
@@ -114,7 +114,7 @@ def _retire(old: Path, target: Path) -> None:
         if path.name != ASIDE and not (target / path.name).exists() and target.is_dir():
             path.rename(target / path.name)
     (old / ASIDE).unlink(missing_ok=True)
-    with suppress(OSError):  # files that could not be moved stay, under the set-aside name
+    with suppress(OSError):  # files that could not be moved stay in the old folder
         old.rmdir()
 
 

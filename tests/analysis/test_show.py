@@ -227,7 +227,7 @@ def test_a_set_without_originals_suggests_another_command(small: Path) -> None:
 
 @given(st.text("ab <>/p\n&;é", max_size=60), st.text("ab *\n`é", max_size=60))
 def test_a_diff_holds_both_texts(before: str, after: str) -> None:
-    spans = diff.words(before, after)
+    spans = diff.diff_words(before, after)
     assert "".join(text for kind, text in spans if kind != "new") == before
     assert "".join(text for kind, text in spans if kind != "gone") == after
 

@@ -239,7 +239,7 @@ def test_integers_over_64_bits_do_not_end_the_run(tmp_path: Path) -> None:
     ("to", "target", "message"),
     [
         pytest.param("vicuna", ".", "is a folder", id="folder"),
-        pytest.param("vicuna", "dump.json", "over what is read", id="source"),
+        pytest.param("vicuna", "dump.json", "would overwrite the source", id="source"),
         pytest.param("vicuna", "no/out.json", "no folder", id="no-folder"),
         pytest.param("parquet", "out.parquet.gz", "name the target .parquet", id="compressed-parquet"),
         pytest.param("vicunna", "out.json", "did you mean 'vicuna'", id="unknown-format"),
@@ -258,16 +258,16 @@ def test_an_invalid_target_is_refused_in_one_line(tmp_path: Path, to: str, targe
 def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "curated")
     for target in (folder / "conversations.parquet", folder / "new.parquet"):
-        with pytest.raises(CurateError, match=r"over what is read|part of a curated set"):
+        with pytest.raises(CurateError, match=r"would overwrite the source|part of a curated set"):
             convert(folder, target, to="parquet")
     source = dump_of(tmp_path, GOOD)
     with pytest.raises(CurateError, match="part of a curated set"):
         convert(source, folder / "conversations.parquet", to="parquet")
     left_out = dump_of(tmp_path, GOOD, "x.json.left-out.jsonl")
-    with pytest.raises(CurateError, match="over what is read"):
+    with pytest.raises(CurateError, match="would overwrite the source"):
         convert(left_out, tmp_path / "x.json", to="vicuna")
     (tmp_path / "link.json").symlink_to(source)
-    with pytest.raises(CurateError, match="over what is read"):
+    with pytest.raises(CurateError, match="would overwrite the source"):
         convert(source, tmp_path / "link.json", to="vicuna")
 
 

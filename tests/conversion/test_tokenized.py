@@ -218,7 +218,7 @@ def test_a_folder_of_datasets_holds_both_splits(small: Path, tmp_path: Path) -> 
     first = splits["train"][0]
     assert [message["content"] for message in first["messages"]] == [m.content for m in (*pair(1), *pair(2))]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chats", "set"]
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         convert(small, tmp_path / "chats", to="hf")
 
 

@@ -105,7 +105,7 @@ def _change(change: Change) -> str:
     before, after = (message.content if message else "" for message in (change.before, change.after))
     label = "removed" if change.after is None else "added" if change.before is None else "changed"
     shown, room = "", 2 * LONG
-    for kind, part in diff.words(before, after):
+    for kind, part in diff.diff_words(before, after):
         part = _shorten_unchanged(part) if kind == "same" else _show_line_ends(part)
         shown += f"<{TAGS[kind]}>{escape(truncate(part, max(room, 0)))}</{TAGS[kind]}>"
         room -= len(part)

@@ -150,7 +150,7 @@ def _change(change: Change) -> RenderableType:
     after = change.after.content if change.after else ""
     label = "removed" if change.after is None else "added" if change.before is None else "changed"
     title = Text.assemble((change.role, f"bold {STYLES[change.role]}"), (f" · {label}", "dim"))
-    parts = [(text, None if kind == "same" else kind) for kind, text in diff.words(before, after)]
+    parts = [(text, None if kind == "same" else kind) for kind, text in diff.diff_words(before, after)]
     return Group(title, WithBar(HighlightedText(parts), STYLES[change.role]))
 
 
