@@ -3,8 +3,8 @@
     import curate
     result = curate.clean("dump.json", "curated")
 
-Each command of the shell is a function here, of the same name and with the same settings. They are
-loaded when first used, so that `import curate` costs nothing (PEP 562).
+Each command of the shell is also a function, with the same name and settings. The functions are loaded when first
+used, so that `import curate` is fast (PEP 562).
 """
 
 from __future__ import annotations

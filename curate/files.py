@@ -1,6 +1,6 @@
 """Write files and folders whole or not at all: under a temporary name, then renamed into place.
 
-A reader sees the earlier file or the new one, never half of one. `lock` keeps two processes from writing the same
+A reader sees the old file or the new one, never part of one. `lock` prevents two processes from writing to the same
 place.
 """
 
@@ -28,7 +28,7 @@ def replacing(target: Path, *, sync: bool = False) -> Iterator[Path]:
     The block may write a file, a folder or nothing. An earlier `target` stays in place until the rename, and if the
     block raises. `sync` flushes everything to the disk first, so that the result survives a power loss.
     """
-    target = target.resolve()  # a link stays a link, and what it leads to is replaced
+    target = target.resolve()  # a link stays a link; its target is replaced
     partial = partial_name(target)
     _clean_up(target)
     try:
@@ -44,7 +44,7 @@ def replacing(target: Path, *, sync: bool = False) -> Iterator[Path]:
 
 
 def _clean_up(target: Path) -> None:
-    """Remove what a killed process left; a folder that it had renamed away becomes `target` again."""
+    """Clean up after a killed process: remove its temporary files, and move a folder that it renamed away back."""
     remove(partial_name(target))
     old = _old_name(target)
     if not old.is_dir():

@@ -78,7 +78,8 @@ class Catalogue:
     def read(self, name: str) -> tuple[dict[str, object], str, Path]:
         """Return a file's values, its name in errors, and the folder that its paths are relative to.
 
-        Raises RecipeError for a name that is neither, and for a file that cannot be read or is not TOML.
+        `name` is a built-in name or a path. Raises RecipeError for any other name, and for a file that cannot be read
+        or is not TOML.
         """
         import tomllib
 
@@ -156,8 +157,8 @@ def refuse_unknown(values: Table, known: Iterable[str], where: str, prefix: str)
     names = list(known)
     for key in values:
         if key not in names:
-            what = "setting" if prefix else "section"
-            raise RecipeError(f"{where}: unknown {what} {prefix + key!r}{did_you_mean(key, names)}")
+            kind = "setting" if prefix else "section"
+            raise RecipeError(f"{where}: unknown {kind} {prefix + key!r}{did_you_mean(key, names)}")
 
 
 def _choice(choices: Sequence[str], value: object, where: str) -> object:
@@ -183,7 +184,7 @@ def _check_limits(declared: Mapping[Any, Any], value: object, where: str) -> Non
 
 
 def plain_values(values: Table) -> dict[str, object]:
-    """Return JSON values, without those that are None, which TOML has no word for."""
+    """Return JSON values, without those that are None, which TOML cannot express."""
     set_values = {key: value for key, value in values.items() if value is not None}
     sequences = (tuple, set, frozenset)
     return {key: list(value) if isinstance(value, sequences) else value for key, value in set_values.items()}

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 80  # columns of help texts and recorded runs
 DUMP = "examples/sharegpt_dump.json"
 PART = re.compile(r"(?P<head><!-- generated: (?P<name>[^\n]+?) -->\n)(?P<body>.*?)(?P<end><!-- end -->)", re.S)
-CLOCK = re.compile(r"^time .*$", re.M)  # the one line of a recorded run that no two runs share
+CLOCK = re.compile(r"^time .*$", re.M)  # differs between runs
 
 NO_COMMENT = {
     "method.peft": 'for `kind = "peft"`: a `peft_type`, such as LOHA, and the arguments of its class',
@@ -50,14 +50,14 @@ def renew(text: str) -> tuple[str, list[str]]:
     """Return a page with its parts regenerated, and the names of those that were out of date."""
     stale: list[str] = []
 
-    def part(found: re.Match[str]) -> str:
-        body = make(found["name"])
-        if CLOCK.sub("", body) == CLOCK.sub("", found["body"]):
-            return found[0]
-        stale.append(found["name"])
-        return found["head"] + body + found["end"]
+    def regenerate(match: re.Match[str]) -> str:
+        body = make(match["name"])
+        if CLOCK.sub("", body) == CLOCK.sub("", match["body"]):
+            return match[0]
+        stale.append(match["name"])
+        return match["head"] + body + match["end"]
 
-    return PART.sub(part, text), stale
+    return PART.sub(regenerate, text), stale
 
 
 @functools.cache
@@ -73,7 +73,7 @@ def make(name: str) -> str:
 
 
 def command_help(command: str) -> str:
-    """Return a command's --help as a text block, as shown in a terminal of 80 columns."""
+    """Return a command's --help as a text block, wrapped at `WIDTH` columns."""
     return _block(_run_in(ROOT, f"{command} --help"))
 
 
@@ -84,10 +84,10 @@ def recorded_run(line: str) -> str:
     if pipe:
         match = re.fullmatch(r"head -(\d+)", pipe)
         if match is None:
-            raise SystemExit(f"a recorded run knows `| head -N` only, not {pipe!r}")
+            raise SystemExit(f"a recorded run supports only `| head -N`, not {pipe!r}")
         lines = int(match[1])
-    printed = _run(command).splitlines()
-    return _block("\n".join([f"$ curate {line}", *(printed[:lines] if lines else printed)]))
+    output = _run(command).splitlines()
+    return _block("\n".join([f"$ curate {line}", *(output[:lines] if lines else output)]))
 
 
 @functools.cache
@@ -102,18 +102,18 @@ def _scratch() -> tuple[Path, str]:
 
 @functools.cache
 def _run(command: str) -> str:
-    folder, first = _scratch()
-    return first if command == f"clean {DUMP}" else _run_in(folder, command)
+    folder, clean_output = _scratch()
+    return clean_output if command == f"clean {DUMP}" else _run_in(folder, command)
 
 
 def _run_in(folder: Path, command: str) -> str:
     environment = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "CURATE_DEBUG")}
     environment |= {"COLUMNS": str(WIDTH), "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "curate", *shlex.split(command)]
-    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8")
-    if done.returncode:
-        raise SystemExit(f"curate {command}: exit {done.returncode}: {done.stderr.strip()}")
-    return done.stdout
+    process = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8")
+    if process.returncode:
+        raise SystemExit(f"curate {command}: exit {process.returncode}: {process.stderr.strip()}")
+    return process.stdout
 
 
 # ---- tables
@@ -155,7 +155,7 @@ def repairs_table(_: str) -> str:
 
 
 def losses_table(_: str) -> str:
-    """Return the reasons to reject an exchange, or its record, while putting turns in order."""
+    """Return the reasons to reject an exchange, or its record, while turns are put in order."""
     from curate.pipeline.repair_turns import LOSSES
 
     return _table(("rule", "why"), [(_code(name), text) for name, text in LOSSES.items()])
@@ -172,13 +172,16 @@ def formats_table(_: str) -> str:
     """Return the formats, and how each is written."""
     from curate.schemas.formats import FORMATS
 
-    def written(form: typing.Any) -> str:
+    def written_as(form: typing.Any) -> str:
         known = {"parquet": "a Parquet file", "text": "text", "hf": "a folder"}
         known["rendered"] = "JSON lines, an array, or a Parquet file"
         array = "one JSON array" if form.array else "JSON lines, or an array"
         return known.get(form.name, array) if form.writes else "no"
 
-    rows = [(_code(one.name), "yes" if one.reads else "no", written(one), one.summary) for one in FORMATS.values()]
+    rows = [
+        (_code(entry.name), "yes" if entry.reads else "no", written_as(entry), entry.summary)
+        for entry in FORMATS.values()
+    ]
     return _table(("format", "read", "written as", "contents"), rows)
 
 
@@ -187,8 +190,12 @@ def templates_table(_: str) -> str:
     from curate.schemas.prompts import TEMPLATES
 
     rows = [
-        (_code(one.name), _code(one.summary.partition(": ")[2]), ", ".join(map(_code, one.needs)) or "none")
-        for one in TEMPLATES.values()
+        (
+            _code(template.name),
+            _code(template.summary.partition(": ")[2]),
+            ", ".join(map(_code, template.needs)) or "none",
+        )
+        for template in TEMPLATES.values()
     ]
     return _table(("template", "a conversation in it", "control tokens that the tokenizer must have"), rows)
 
@@ -216,7 +223,7 @@ def recipe_differences(_: str) -> str:
     rows = []
     for section, kind in recipe.SECTIONS.items():
         for item in dataclasses.fields(kind):
-            values = [_toml(getattr(getattr(one, section), item.name)) for one in loaded.values()]
+            values = [_toml(getattr(getattr(settings, section), item.name)) for settings in loaded.values()]
             if len(set(values)) > 1:
                 rows.append((_code(f"{section}.{item.name}"), *map(_code, values)))
     return _table(("setting", *map(_code, loaded)), rows)
@@ -253,7 +260,7 @@ def preset_differences(_: str) -> str:
     rows = []
     for section, kind in config.SECTIONS.items():
         for item in dataclasses.fields(kind):
-            values = [_toml(getattr(getattr(one, section), item.name)) for one in loaded.values()]
+            values = [_toml(getattr(getattr(settings, section), item.name)) for settings in loaded.values()]
             if len(set(values)) > 1:
                 rows.append((_code(f"{section}.{item.name}"), *map(_code, values)))
     return _table(("setting", *map(_code, loaded)), rows)
@@ -274,14 +281,14 @@ def preset_keys(_: str) -> str:
 
 
 def _comments(toml: str) -> dict[str, str]:
-    found = dict(NO_COMMENT)
+    comments = dict(NO_COMMENT)
     section = ""
     for line in toml.splitlines():
         if header := re.match(r"\[(\w+)\]", line):
             section = header[1]
         elif match := re.match(r"(\w+) = [^#]*#\s*(.+)", line):
-            found[f"{section}.{match[1]}"] = match[2]
-    return found
+            comments[f"{section}.{match[1]}"] = match[2]
+    return comments
 
 
 def _choices(hint: object) -> str:
@@ -339,12 +346,12 @@ def schemas() -> dict[Path, str]:
     from curate.analysis.comparison import Comparison
     from curate.analysis.stats import Stats
 
-    described = {
+    contents = {
         "stats": json_schema(Stats, "curate stats --json"),
         "comparison": json_schema(Comparison, "curate stats --compare --json"),
     }
     return {
-        ROOT / f"schemas/{name}.schema.json": json.dumps(schema, indent=1) + "\n" for name, schema in described.items()
+        ROOT / f"schemas/{name}.schema.json": json.dumps(schema, indent=1) + "\n" for name, schema in contents.items()
     }
 
 
@@ -376,15 +383,15 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python scripts/docs.py [--check]", file=sys.stderr)
         return 2
     sys.path.insert(0, str(ROOT))
-    found = _schemas(write=not arguments)
+    stale_count = _schemas(write=not arguments)
     for page in pages():
         text, stale = renew(page.read_text("utf-8"))
-        found += len(stale)
+        stale_count += len(stale)
         for name in stale:
             print(f"{page.relative_to(ROOT)}: {name}")
         if stale and not arguments:
             page.write_text(text, "utf-8")
-    return 1 if found and arguments else 0
+    return 1 if stale_count and arguments else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Take the screenshots in docs/images: the terminal, exported by Rich, and the page, in a headless Chromium.
+"""Take the screenshots in docs/images: the terminal, exported by Rich, and the pages, in headless Chromium.
 
     python scripts/screens.py
 
-The example dump is cleaned in a scratch folder. Without Chromium, the screenshots of the page are not renewed.
+The example dump is cleaned in a scratch folder. Without Chromium, the screenshots of the pages stay as they are.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from curate.report.terminal.conversations import render_conversation, render_mas
 from curate.report.terminal.stats import render_stats  # noqa: E402
 from tests.support import browser  # noqa: E402  # the tests' own
 
-WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.S)  # Rich's SVG would fetch one
-PICTURES = {  # name: page, width, height, dark, script that scrolls to the part to show
+WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.S)  # Rich's SVG would load one from the network
+SCREENSHOTS = {  # name: page, width, height, dark, script that scrolls to the part to show
     "page-light": ("vicuna/report.html", 1280, 1500, False, ""),
     "page-dark": ("vicuna/report.html", 1280, 1100, True, "document.getElementById('samples').scrollIntoView()"),
     "page-mobile": ("vicuna/report.html", 390, 1400, False, ""),
@@ -62,33 +62,38 @@ def terminal() -> None:
         "curate stats vicuna --compare fastchat",
         140,
     )
-    found = curate.show("ZXmYdE5", "vicuna")
-    viewer, why = mask_view.load_viewer(found.set.manifest)
+    selection = curate.show("ZXmYdE5", "vicuna")
+    viewer, problem = mask_view.load_viewer(selection.set.manifest)
     if viewer is None:
-        raise SystemExit(why)
-    chat = found[0]
-    shown = render_conversation(chat, viewer.count_message_tokens(chat.messages))
-    save("show", Group(shown, Text(), render_mask(chat, viewer.view(chat.messages))), "curate show ZXmYdE5 --mask", 100)
+        raise SystemExit(problem)
+    chat = selection[0]
+    conversation = render_conversation(chat, viewer.count_message_tokens(chat.messages))
+    save(
+        "show",
+        Group(conversation, Text(), render_mask(chat, viewer.view(chat.messages))),
+        "curate show ZXmYdE5 --mask",
+        100,
+    )
 
 
-def save(name: str, shown: RenderableType, title: str, width: int) -> None:
-    """Write one picture of a terminal of this width."""
+def save(name: str, content: RenderableType, title: str, width: int) -> None:
+    """Write a screenshot of a terminal of this width."""
     console = Console(
         record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor", highlight=False
     )
-    console.print(shown, markup=False, emoji=False)
-    picture = console.export_svg(title=title, unique_id=f"curate-{name}")
-    (IMAGES / f"{name}.svg").write_text(WEB_FONT.sub("", picture), "utf-8")
+    console.print(content, markup=False, emoji=False)
+    svg = console.export_svg(title=title, unique_id=f"curate-{name}")
+    (IMAGES / f"{name}.svg").write_text(WEB_FONT.sub("", svg), "utf-8")
 
 
 def pages(folder: Path) -> None:
-    """Write what the browser shows."""
+    """Write the screenshots of the pages."""
     program = browser.executable()
     if program is None:
-        print("no Chromium here: the pictures of the page are not taken")
+        print("Chromium not found: no screenshots of the pages")
         return
     opened = browser.Browser(program, folder / "profile")
-    for name, (page, width, height, dark, script) in PICTURES.items():
+    for name, (page, width, height, dark, script) in SCREENSHOTS.items():
         opened.open(folder / page, width=width, height=height, dark=dark)
         if script:
             opened.run(script)

@@ -13,9 +13,8 @@ from curate.analysis.set_stats import counts, equal_spans, length_series, length
 from curate.analysis.stats import Stats
 from curate.dataset import columns
 from curate.dataset.curated_set import CuratedSet, is_dump, open_set, translate_errors
-from curate.dataset.manifest import Manifest
+from curate.dataset.manifest import Manifest, not_a_set
 from curate.display.displayed import Displayed
-from curate.errors import SetError
 
 LengthSeries = tuple[str, str, str, pl.Series]  # name, title, unit and values of a length
 EXAMPLES = 3  # ids listed for each rule
@@ -113,9 +112,7 @@ def compare_sets(first: CuratedSet, second: CuratedSet) -> Comparison:
 def open_comparable(path: str | Path) -> CuratedSet:
     """Open a set for comparison; raises SetError for anything else."""
     if is_dump(path):
-        raise SetError(
-            f"{str(path)!r} is not a curated set, and only sets can be compared; make one: curate clean {path}"
-        )
+        raise not_a_set(Path(path))
     return open_set(path)
 
 

@@ -31,9 +31,9 @@ def clean(
 ) -> CleanResult:
     """Clean chat dumps into a curated set, and return its location and counts.
 
-    `output` is a folder, or a file (.json, .jsonl, .parquet); the set is then a folder of the same name next to the
-    file. `overrides` replace settings of the recipe, see `curate.pipeline.overrides.Overrides`. Raises InputError if
-    the input has no whole record, RecipeError, TokenizerError, and SetError if the target must not be overwritten.
+    `output` is a folder, or a file (.json, .jsonl, .parquet); the set is then in a folder of the same name next to the
+    file. `overrides` replace settings of the recipe; see `curate.pipeline.overrides.Overrides`. Raises InputError if
+    the input has no complete record, RecipeError, TokenizerError, and SetError if the target must not be overwritten.
     """
     started = time.perf_counter()
     resolved = recipes.override(recipes.load(recipe), **overrides)

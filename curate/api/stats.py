@@ -25,8 +25,8 @@ def stats(
     """Measure a curated set, or the conversations of any input that `curate` reads, before cleaning.
 
     `html` names a file for the page, which includes sample conversations. `tokenizer`, `template` and
-    `workers` apply to a dump only: the tokens of a set were counted when it was made. Raises SetError or
-    InputError where there is nothing to measure or the input is damaged.
+    `workers` apply to a dump only: the tokens of a set were counted when it was cleaned. Raises SetError or
+    InputError if there is nothing to measure or the input is damaged.
     """
     if html is not None:
         from curate.report.html import pages
@@ -59,7 +59,7 @@ def _write_page(file: str | Path | None, measured: Stats, curated: CuratedSet | 
 
 
 def _mask_spans(curated: CuratedSet) -> Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]] | None:
-    """Return a function that shows which text is trained on, or None where the set's tokenizer cannot be loaded."""
+    """Return a function that shows which text is trained on, or None if the set's tokenizer cannot be loaded."""
     with translate_errors(curated):
         viewer, _ = load_viewer(curated.manifest)
     return None if viewer is None else lambda chats: [masked_text(viewer.compiled, messages) for messages in chats]

@@ -43,7 +43,7 @@ class Failure(click.ClickException):
 
 
 class Commands(click.Group):
-    """A group that imports a command when it is named, and maps errors to exit codes."""
+    """A group that imports a command when it is called, and maps errors to exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -75,8 +75,8 @@ class Commands(click.Group):
             raise
         except OSError as error:
             _raise_if_debugging()
-            where = f": {error.filename!r}" if error.filename else ""
-            raise Failure(f"{error.strerror or error}{where}") from error
+            file = f": {error.filename!r}" if error.filename else ""
+            raise Failure(f"{error.strerror or error}{file}") from error
         except Exception as error:
             _raise_if_debugging()
             raise Failure(f"this is a bug in curate: {type(error).__name__}: {error}; {REPORT_HINT}") from error

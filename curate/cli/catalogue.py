@@ -1,4 +1,4 @@
-"""`curate filters`, `curate recipes`, `curate presets` and `curate formats`: lists made from the code."""
+"""`curate filters`, `curate recipes`, `curate presets` and `curate formats`: lists generated from the code."""
 
 from __future__ import annotations
 

@@ -138,21 +138,21 @@ def _chat(opened: Chat) -> None:
 
 def _about(opened: Chat) -> str:
     model = opened.model
-    place = next(model.parameters()).device
-    numbers = str(model.dtype).removeprefix("torch.")
+    device = next(model.parameters()).device
+    dtype = str(model.dtype).removeprefix("torch.")
     template = opened.serving.template or "its own chat template"
-    return f"{opened.artifact}\nprompt: {template}; {numbers} on {place}; /help lists the commands"
+    return f"{opened.artifact}\nprompt: {template}; {dtype} on {device}; /help lists the commands"
 
 
 def _run_command(opened: Chat, text: str) -> bool:
-    """Run a command that begins with a slash; return whether the line was one."""
-    word, _, rest = text.partition(" ")
-    if word not in COMMANDS:
+    """Run a command that begins with a slash; return whether the text was a command."""
+    name, _, argument = text.partition(" ")
+    if name not in COMMANDS:
         if re.fullmatch(r"/\w*", text):
             click.echo(f"no command {text}\n{HELP}", err=True)
             return True
         return False
-    click.echo(COMMANDS[word](opened, rest.strip()), err=True)
+    click.echo(COMMANDS[name](opened, argument.strip()), err=True)
     return True
 
 

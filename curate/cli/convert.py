@@ -57,8 +57,8 @@ def _report(result: ConvertResult) -> None:
     """Print on stderr how many records were written and left out."""
     from curate.display.text import one_line
 
-    other = f", {result.other_split:,} of the other split" if result.other_split else ""
-    click.echo(one_line(f"{result.target}: {result.written:,} of {result.read:,} records{other}", 1000), err=True)
+    skipped = f", {result.other_split:,} of the other split" if result.other_split else ""
+    click.echo(one_line(f"{result.target}: {result.written:,} of {result.read:,} records{skipped}", 1000), err=True)
     if result.left_out:
         rules = ", ".join(f"{name} {count:,}" for name, count in sorted(result.left_out.items()))
         count = sum(result.left_out.values())

@@ -30,7 +30,7 @@ CLEAR = "\x1b[H\x1b[J"
 
 
 def browse(count: int, render: Render) -> None:
-    """Show screens 0 to `count` - 1; a single one that fits is just printed."""
+    """Show screens 0 to `count` - 1; a single screen that fits is printed without the pager."""
     width, height = shutil.get_terminal_size()
     if count == 1 and len(lines := _lines(render(0), width)) < height:
         sys.stdout.write("".join(f"{line}\n" for line in lines))
@@ -44,25 +44,25 @@ def browse(count: int, render: Render) -> None:
 
 
 def _run(count: int, render: Render) -> None:
-    place, top = 0, 0
-    shown: tuple[int, int] | None = None  # place and width that `lines` were rendered for
+    screen, top = 0, 0  # index of the screen; its first visible line
+    rendered_for: tuple[int, int] | None = None  # screen and width of `lines`
     lines: list[str] = []
     while True:
         width, height = shutil.get_terminal_size()
         room = max(height - 1, 1)
-        if shown != (place, width):
-            lines, shown = _lines(render(place), width), (place, width)
+        if rendered_for != (screen, width):
+            lines, rendered_for = _lines(render(screen), width), (screen, width)
         top = max(0, min(top, len(lines) - room))
-        _draw(lines[top : top + room], _status(place, count, top + room, len(lines), width))
+        _draw(lines[top : top + room], _status(screen, count, top + room, len(lines), width))
         action = KEYS.get(click.getchar())
         if action == "quit":
             return
         if action in ("next", "previous"):
             step = 1 if action == "next" else -1
-            moved = min(max(place + step, 0), count - 1)
-            place, top = moved, 0 if moved != place else top
-        elif action == "page down" and top + room >= len(lines) and place + 1 < count:
-            place, top = place + 1, 0
+            target = min(max(screen + step, 0), count - 1)
+            screen, top = target, 0 if target != screen else top
+        elif action == "page down" and top + room >= len(lines) and screen + 1 < count:
+            screen, top = screen + 1, 0
         else:
             top += {"down": 1, "up": -1, "page down": room, "page up": -room}.get(action or "", 0)
             top = {"top": 0, "bottom": len(lines)}.get(action or "", top)
@@ -83,7 +83,7 @@ def _draw(lines: list[str], status: str) -> None:
     sys.stdout.flush()
 
 
-def _status(place: int, count: int, seen: int, total: int, width: int) -> str:
-    share = "all" if total <= seen and place >= 0 and seen >= total else f"{100 * seen // total} %"
-    text = f" {place + 1} of {count:,} · {share} · n next  p previous  ↑↓ space scroll  q quit "
+def _status(screen: int, count: int, last_line: int, total: int, width: int) -> str:
+    share = "all" if last_line >= total else f"{100 * last_line // total} %"
+    text = f" {screen + 1} of {count:,} · {share} · n next  p previous  ↑↓ space scroll  q quit "
     return text[: max(width - 1, 1)]

@@ -60,8 +60,8 @@ def show(
     if sum((diff, mask, raw, as_json)) > 1:
         raise click.UsageError("--diff, --mask, --raw and --json exclude each other")
     seed = _seed(seed) if conditions["random"] else seed
-    among: str | bool = rejected is not None if rejected in (None, ANY_RULE) else str(rejected)
-    selection = select(ids, set_path, rejected=among, seed=seed, **conditions)
+    rejected_by: str | bool = rejected is not None if rejected in (None, ANY_RULE) else str(rejected)
+    selection = select(ids, set_path, rejected=rejected_by, seed=seed, **conditions)
     if limit is not None:
         selection = selection.head(limit)
     if as_json:
@@ -91,19 +91,19 @@ def _cut(selection: Selection, limit: int | None) -> Selection:
     return selection.head(SHOWN)
 
 
-def _show(selection: Selection, page: Callable[[ConversationView], RenderableType], limit: int | None) -> None:
+def _show(selection: Selection, render: Callable[[ConversationView], RenderableType], limit: int | None) -> None:
     from curate.display.text import console
-    from curate.display.text import show as put
+    from curate.display.text import show as print_renderable
 
     if sys.stdin.isatty() and sys.stdout.isatty() and not console().is_dumb_terminal:
         from curate.cli.pager import browse
 
-        browse(len(selection), lambda place: page(selection[place]))
+        browse(len(selection), lambda index: render(selection[index]))
         return
-    for place, chat in enumerate(_cut(selection, limit)):
-        if place:
+    for index, chat in enumerate(_cut(selection, limit)):
+        if index:
             click.echo()
-        put(page(chat))
+        print_renderable(render(chat))
 
 
 def _renderer(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[ConversationView], RenderableType]:
@@ -114,7 +114,7 @@ def _renderer(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callab
 
     if diff:
 
-        def differences(chat: ConversationView) -> RenderableType:
+        def render_differences(chat: ConversationView) -> RenderableType:
             if chat.unread is not None:
                 return render_conversation(chat)
             with translate_errors(selection.set):
@@ -124,25 +124,30 @@ def _renderer(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callab
                     conversations.find_rejections(selection.set, chat),
                 )
 
-        return differences
+        return render_differences
     if mask:
         viewer = _viewer(selection, needed=True)
         assert viewer is not None
         return lambda chat: render_mask(chat, viewer.view(chat.messages))
-    known = _viewer(selection, needed=False)
-    return lambda chat: render_conversation(chat, known.count_message_tokens(chat.messages) if known else None, raw=raw)
+    counter = _viewer(selection, needed=False)
+
+    def render(chat: ConversationView) -> RenderableType:
+        sizes = counter.count_message_tokens(chat.messages) if counter else None
+        return render_conversation(chat, sizes, raw=raw)
+
+    return render
 
 
 def _viewer(selection: Selection, needed: bool) -> MaskViewer | None:
-    """Return the mask viewer, or print why there is none; raises TokenizerError if it is needed."""
+    """Return the mask viewer. If it cannot be loaded, print why; raises TokenizerError if it is needed."""
     from curate.errors import TokenizerError
     from curate.rendering.mask_view import load_viewer
 
-    viewer, why = load_viewer(selection.set.manifest)
+    viewer, problem = load_viewer(selection.set.manifest)
     if viewer is None and needed:
-        raise TokenizerError(f"the mask cannot be shown: {why}")
+        raise TokenizerError(f"the mask cannot be shown: {problem}")
     if viewer is None:
-        click.echo(f"no token counts for messages: {why}", err=True)
+        click.echo(f"no token counts for messages: {problem}", err=True)
     return viewer
 
 
@@ -151,9 +156,9 @@ def _print_json(selection: Selection) -> None:
 
     from curate.display.text import to_json
 
-    known = _viewer(selection, needed=False)
-    plain = []
+    viewer = _viewer(selection, needed=False)
+    entries = []
     for chat in selection:
-        sizes = known.count_message_tokens(chat.messages) if known else None
-        plain.append({**asdict(chat), "turn_tokens": sizes})
-    click.echo(to_json(plain))
+        sizes = viewer.count_message_tokens(chat.messages) if viewer else None
+        entries.append({**asdict(chat), "turn_tokens": sizes})
+    click.echo(to_json(entries))

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("path", default="curated", metavar="[SET]")
 @click.option(
-    "--compare", "other", metavar="OTHER", help="Compare with another set: which records only one of them keeps."
+    "--compare", "second", metavar="OTHER", help="Compare with another set: the records that only one of them keeps."
 )
 @click.option("--html", metavar="FILE", help="Write an HTML page with sample conversations to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--tokenizer", help="For a dump: tokenizer for counting tokens.")
 @click.option("--template", help="For a dump: prompt template for counting tokens.")
 @click.option("--workers", type=click.IntRange(min=1), help="For a dump: number of processes.  [default: all cores]")
-def stats(path: str, other: str | None, html: str | None, as_json: bool, **counting: Any) -> None:
+def stats(path: str, second: str | None, html: str | None, as_json: bool, **counting: Any) -> None:
     """Show statistics of a curated set or a dump.
 
     Shows how many records each rule rejected, lengths, languages, models, roles, duplicates, repairs, how
@@ -36,7 +36,7 @@ def stats(path: str, other: str | None, html: str | None, as_json: bool, **count
     """
     from curate.display.text import show, to_json
 
-    result = _compared(path, other, html, counting) if other else _measured(path, html, counting)
+    result = _compare(path, second, html, counting) if second else _measure(path, html, counting)
     if as_json:
         click.echo(to_json(result))
     elif html:
@@ -45,19 +45,21 @@ def stats(path: str, other: str | None, html: str | None, as_json: bool, **count
         show(_render(result))
 
 
-def _measured(path: str, html: str | None, counting: dict[str, Any]) -> Stats:
+def _measure(path: str, html: str | None, counting: dict[str, Any]) -> Stats:
     from curate.api.stats import stats as measure
 
     return measure(path, html=html, **counting)
 
 
-def _compared(path: str, other: str, html: str | None, counting: dict[str, Any]) -> Comparison:
+def _compare(path: str, second: str, html: str | None, counting: dict[str, Any]) -> Comparison:
     from curate.api.compare import compare
 
     options = [name for name, value in counting.items() if value is not None]
     if options:
-        raise click.UsageError(f"--{options[0]} is for a dump; --compare takes two sets, already counted")
-    return compare(path, other, html=html)
+        raise click.UsageError(
+            f"--{options[0]} is for a dump; --compare takes two sets, whose tokens are already counted"
+        )
+    return compare(path, second, html=html)
 
 
 def _render(result: Stats | Comparison) -> RenderableType:

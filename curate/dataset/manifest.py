@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import types
 import typing
 from collections.abc import Mapping
@@ -133,13 +134,22 @@ def is_set(folder: Path) -> bool:
     return _format(_load(folder)) is not None
 
 
+def not_a_set(path: Path) -> SetError:
+    """Return the error for an input in place of a set, with the command that makes a set of it."""
+    command = f"curate clean {shlex.quote(str(path))}"
+    if path.exists():  # else standard input
+        target = path.with_suffix("") if path.is_file() and path.suffix else path.with_name(f"{path.name}-curated")
+        command += f" -o {shlex.quote(str(target))}"
+    return SetError(f"{str(path)!r} is not a curated set (a folder with {MANIFEST}); make one: {command}")
+
+
 def read(path: str | Path) -> tuple[Path, Manifest]:
     """Return a set's folder and manifest; raises SetError that says what is wrong with it and what to type."""
     folder = Path(path)
     if not folder.exists():
         raise SetError(f"no curated set at {str(path)!r}; make one: curate clean DUMP -o {path}")
     if not folder.is_dir():
-        raise SetError(f"{str(path)!r} is a file, not a curated set (a folder with {MANIFEST})")
+        raise not_a_set(folder)
     values = _load(folder)
     version = _format(values)
     if version is None:

@@ -43,7 +43,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class SetTables:
-    """What to write: the folder of the unfinished set, part numbers in order, extra signals, originals or not."""
+    """What to write: the folder of the unfinished set, part numbers in order, a user's signals, originals or not."""
 
     folder: Path
     parts: Sequence[int]
@@ -56,8 +56,8 @@ def write_tables(
 ) -> Counts:
     """Write the set's tables in the workers and return their counts.
 
-    `meanwhile` runs in this process when all tables are assigned. Raises OSError with a one-line message if a file
-    cannot be written.
+    `meanwhile` runs in this process once all tables are assigned to workers. Raises OSError with a one-line message
+    if a file cannot be written.
     """
     folder = target.folder
     decisions.rows.write_ipc(folder / transaction.PARTS / DECISIONS, compression="uncompressed")
@@ -128,8 +128,8 @@ def _rejected_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFram
         characters=pl.col("source_characters"),
     )
     # a rejected record has no separate rejects for its exchanges
-    others = rejected.filter(~pl.col("source_index").is_in(duplicates["source_index"].implode()))
-    return others.merge_sorted(duplicates.select(rejected.columns).cast(rejected.schema), key="source_index")
+    rejects = rejected.filter(~pl.col("source_index").is_in(duplicates["source_index"].implode()))
+    return rejects.merge_sorted(duplicates.select(rejected.columns).cast(rejected.schema), key="source_index")
 
 
 def _original_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:

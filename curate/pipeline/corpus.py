@@ -27,8 +27,8 @@ PART_KEY = ["part", "row"]  # identifies a conversation among the parts
 class Decisions:
     """The decisions on conversations that no filter rejected, in record order.
 
-    Columns of `rows`: part, row, pieces, id (unique; a piece appends its number), cluster, split, twin (its id, or
-    null if the conversation is kept), reason.
+    Columns of `rows`: part, row, pieces, id (unique; the id of a piece has its number appended), cluster, split, twin
+    (its id; None if the conversation is kept), reason.
     """
 
     rows: pl.DataFrame
@@ -38,14 +38,14 @@ class Decisions:
 def decide(parts: Sequence[Part], recipe: Recipe) -> Decisions:
     """Find duplicates, assign unique ids, and choose train or eval, from the parts' summaries."""
     summaries = [part.summary.with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
-    everything = pl.concat(summaries) if summaries else pl.DataFrame(schema={**columns.PART_SUMMARY, "part": pl.UInt32})
-    surviving = everything.filter(pl.col("pieces") > 0).with_row_index("order")
+    measured = pl.concat(summaries) if summaries else pl.DataFrame(schema={**columns.PART_SUMMARY, "part": pl.UInt32})
+    surviving = measured.filter(pl.col("pieces") > 0).with_row_index("order")
     settings = recipe.filters.get(DUPLICATES)
     duplicate_count = 0
     twins = pl.DataFrame(schema={"order": pl.UInt32, "twin": pl.UInt32, "kind": pl.String})
     if settings is not None:
         twins = _twins(surviving, settings)
-        duplicate_count = _twins(everything.with_row_index("order"), settings).height
+        duplicate_count = _twins(measured.with_row_index("order"), settings).height
     rows = surviving.join(twins, on="order", how="left", maintain_order="left")
     rows = _with_ids(rows)
     rows = _with_split(rows, recipe)
@@ -108,7 +108,7 @@ def _with_split(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
 
 
 def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:
-    """Replace the twin's order by its id, and add a `reason` with the twin's source."""
+    """Replace the order of the twin with its id, and add a `reason` with the key of the twin."""
     twin = rows.select(
         pl.col("order").alias("twin"),
         pl.col("id").alias("twin_id"),

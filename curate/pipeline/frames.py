@@ -74,7 +74,7 @@ class Batch:
 
 
 def reject_record(index: int, raw: bytes, source_id: str | None, error: RecordError, row: int | None = None) -> Reject:
-    """Return the reject of a whole record."""
+    """Return the reject of a record."""
     return Reject(index, source_id, "record", None, error.rule, error.reason, error.evidence, raw, row)
 
 
@@ -130,7 +130,7 @@ def _json(metadata: Mapping[str, object]) -> str | None:
         return None
     try:
         return msgspec.json.encode(metadata).decode()
-    except (OverflowError, msgspec.MsgspecError):  # msgspec has no integers over 64 bits; the standard library does
+    except (OverflowError, msgspec.MsgspecError):  # msgspec has no integers over 64 bits; the standard library has
         return json.dumps(metadata, ensure_ascii=False)
 
 
@@ -151,7 +151,7 @@ def summary_table(source_file: str, drafts: Sequence[Draft], pieces: Pieces) -> 
 
 
 def kept_table(batch: Batch) -> pl.DataFrame:
-    """Return one row per piece, in order: the columns of conversations.parquet that depend on this batch alone."""
+    """Return one row per piece, in order: the columns of conversations.parquet that depend only on this batch."""
     drafts = batch.drafts
     pieces = [(row, number, piece) for row, items in batch.pieces.items() for number, piece in enumerate(items)]
     counted = pl.DataFrame(
@@ -182,7 +182,7 @@ def kept_table(batch: Batch) -> pl.DataFrame:
 
 def _edits(conversations: Sequence[tuple[int, Conversation]]) -> pl.DataFrame:
     """Return `edits` and `edit_names` for each row with edits."""
-    # one flat table, grouped afterwards: nested rows are slow to convert
+    # a flat table, grouped afterwards: nested rows are slow to convert
     edits = [(row, edit) for row, conversation in conversations for edit in conversation.edits]
     fields = tuple(dataset_columns.EDIT.to_schema())
     columns: dict[str, Any] = {name: [getattr(edit, name) for _, edit in edits] for name in fields}

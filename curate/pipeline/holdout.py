@@ -10,8 +10,8 @@ from typing import Literal
 def assign_split(clusters: Sequence[str], fraction: float, minimum: int, seed: str) -> list[Literal["train", "eval"]]:
     """Return `train` or `eval` for each kept conversation, by a keyed hash of its cluster.
 
-    All conversations of a cluster get the same side, whatever their order and number; conversations added later do
-    not move a cluster. Fewer than `minimum` conversations all go to train. If no hash is below `fraction`, the
+    All conversations of a cluster are in the same split, regardless of their order and number; conversations added
+    later do not move a cluster. Fewer than `minimum` conversations all go to train. If no hash is below `fraction`, the
     cluster with the lowest hash goes to eval, unless it is the only one.
     """
     if len(clusters) < minimum or fraction <= 0:

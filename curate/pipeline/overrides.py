@@ -23,7 +23,7 @@ class Override(NamedTuple):
 
 
 class Overrides(TypedDict, total=False):
-    """Values for recipe settings; a missing, None or empty value changes nothing."""
+    """Values for recipe settings; a value that is missing, None or empty changes nothing."""
 
     language: Annotated[
         Sequence[str],

@@ -37,7 +37,7 @@ class InputSettings:
     limit: int = limits(0, 0)  # records; 0 reads all
     max_record_bytes: int = limits(256 << 20, 1)
     max_expanded_bytes: int = limits(1 << 40, 1)  # of one compressed file
-    max_expansion: int = limits(1000, 1)  # bytes out per byte in, past the first 64 MiB
+    max_expansion: int = limits(1000, 1)  # decompressed bytes per compressed byte, after the first 64 MiB
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class EvalSettings:
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """What is written in addition to the conversations."""
+    """Tables written in addition to the conversations."""
 
     originals: bool = True
 
@@ -210,8 +210,8 @@ def _filters(values: object, where: str, check: bool) -> tuple[dict[str, Table],
             named = {key: _check_filter(key, value) for key, value in _add_user_filters(named, files).items()}
         except RecipeError as error:
             raise RecipeError(f"{where}: {error}") from error
-    on = {key: value for key, value in named.items() if value is not False}
-    return {key: {} if value is True else _freeze(value) for key, value in on.items()}, files
+    enabled = {key: value for key, value in named.items() if value is not False}
+    return {key: {} if value is True else _freeze(value) for key, value in enabled.items()}, files
 
 
 def _add_user_filters(named: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:

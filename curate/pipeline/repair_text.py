@@ -1,4 +1,4 @@
-"""Repair the text of messages: line ends and lone surrogates; tell whether a text is empty."""
+"""Repair line ends and lone surrogates in the text of messages, and check whether a text is empty."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import unicodedata
 
 from curate.schemas.conversation import Conversation
 
-INVISIBLE = frozenset(
-    "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
-)  # blank, though letters or symbols by category
+# Blank, although Unicode classifies them as letters, marks or symbols.
+INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})
 CONTEXT = 40  # characters of an edit on each side of the repair
 
@@ -82,6 +81,6 @@ def is_empty(text: str) -> bool:
         if character.isalnum() and character not in INVISIBLE:
             return False
         invisible = unicodedata.category(character) in INVISIBLE_CATEGORIES or character in INVISIBLE
-        if not (invisible or "\ufe00" <= character <= "\ufe0f"):  # variation selectors are marks
+        if not (invisible or "\ufe00" <= character <= "\ufe0f"):  # variation selectors, whose category is Mn
             return False
     return True

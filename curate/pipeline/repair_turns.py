@@ -1,7 +1,7 @@
 """Repair the order of a conversation's turns.
 
-Every change leaves a record: text that is changed or cut becomes an edit, and an exchange that is removed
-becomes a `LostExchange` with its position, rule and reason. `message` of an edit and `message_range` are
+Every change is recorded: text that is changed or cut as an edit, and a removed exchange as a `LostExchange` with
+its position, rule and reason. `message` of an edit and `message_range` are
 positions among the messages as parsed.
 """
 
@@ -24,11 +24,11 @@ REPAIRS: dict[str, str] = {
     "role_inferred": "A missing role is inferred from its neighbours, if they alternate.",
     "value_to_text": "A number in place of text is written as text.",
     "parts_joined": "Content in several text parts becomes one text, one part per line.",
-    "empty_value": "A turn whose text is null or missing is an empty turn.",
+    "empty_value": "A turn whose text is null or missing becomes an empty turn.",
     "tool_call": "A turn of role function_call becomes an answer that calls a tool.",
     "lone_surrogate": "Half of a UTF-16 surrogate pair becomes U+FFFD; two matching halves become one character.",
     "line_ends": "Carriage returns become line feeds.",
-    "lenient_json": "A value that JSON does not know (NaN, Infinity) is read as null.",
+    "lenient_json": "A value that JSON does not allow (NaN, Infinity) is read as null.",
     "html_to_markdown": "An answer in ChatGPT's HTML becomes markdown.",
     "prompt_markup": "The markup of ChatGPT's page around a prompt is removed.",
     "chrome": "Counters, button labels and other text of the page around an answer are cut.",
@@ -36,7 +36,7 @@ REPAIRS: dict[str, str] = {
     "leading_answer": "Turns before the first prompt are cut.",
     "trailing_prompt": "Turns after the last answer are cut.",
     "repeated_turn": "A turn with the same role and text as the one before it is cut.",
-    "join_turns": "Consecutive turns of one role become one, with a blank line between.",
+    "join_turns": "Consecutive turns of one role become one, joined by a blank line.",
     "empty_turn": "An empty system message is cut, and so is an empty turn if its exchange has another of its role.",
 }
 LOSSES: dict[str, str] = {
@@ -82,13 +82,13 @@ class LostExchange:
 
 
 def order(conversation: Conversation, settings: RepairSettings) -> list[LostExchange]:
-    """Bring the turns into order, in place: at most one system message, then exchanges.
+    """Put the turns in order, in place: at most one system message, then exchanges.
 
     Call this after conversion to markdown, since HTML without text is not empty. Tool outputs stay
     in their exchange. Raises RecordError if no exchange is left, or if a setting rejects the record.
     """
     if not settings.roles and (mapped := [edit for edit in conversation.edits if edit.rule.startswith("role_")]):
-        reason = f"the role of turn {mapped[0].message} is {mapped[0].before[:40]!r}, and roles are not to be mapped"
+        reason = f"the role of turn {mapped[0].message} is {mapped[0].before[:40]!r}, and `roles` is off"
         raise RecordError("role_alias", reason, mapped[0].before)
     messages = conversation.messages
     for place, message in enumerate(messages):
@@ -110,22 +110,22 @@ def order(conversation: Conversation, settings: RepairSettings) -> list[LostExch
 def _is_in_order(messages: Sequence[Message], settings: RepairSettings) -> bool:
     """Return whether there is nothing to repair: the common case, hence one pass without allocation."""
     first = 1 if messages and messages[0].role == "system" else 0
-    wanted = "user"
+    expected = "user"
     for message in messages[first:]:
-        if message.role != wanted:
+        if message.role != expected:
             return False
         text = message.content
         if not text[:1].isalnum() and _is_blank(text, settings):
             return False
-        if wanted == "user":
-            wanted = "assistant"
+        if expected == "user":
+            expected = "assistant"
         elif text.startswith(RATE_LIMIT):
             return False
         else:
-            wanted = "user"
+            expected = "user"
     if settings.single_round and len(messages) > first + 2:
         return False
-    return wanted == "user" and len(messages) > first and not (first and is_empty(messages[0].content))
+    return expected == "user" and len(messages) > first and not (first and is_empty(messages[0].content))
 
 
 def _is_blank(text: str, settings: RepairSettings) -> bool:
@@ -141,10 +141,10 @@ def _take_system(conversation: Conversation, turns: Sequence[Message]) -> tuple[
     last = max((turn.place for turn in turns if turn.role == "assistant"), default=-1)
     first = next((turn.place for turn in turns if turn.role == "user"), len(turns))
     system: list[Message] = []
-    others: list[Message] = []
+    remaining: list[Message] = []
     for turn in turns:
         if turn.role != "system" or turn.place > max(first, last):
-            others.append(turn)
+            remaining.append(turn)
         elif is_empty(turn.content):
             conversation.edit("empty_turn", turn.place, turn.content, "")
         else:
@@ -152,40 +152,40 @@ def _take_system(conversation: Conversation, turns: Sequence[Message]) -> tuple[
                 conversation.edit("join_system", turn.place, turn.content, turn.content)
             system.append(turn)
     if not system:
-        return [], others
+        return [], remaining
     text = "\n\n".join(turn.content for turn in system)
-    return [replace(system[0], content=text)], others
+    return [replace(system[0], content=text)], remaining
 
 
 def _cut_ends(conversation: Conversation, turns: list[Message], settings: RepairSettings) -> list[Message]:
     """Cut the turns before the first prompt and after the last answer."""
-    first, past = 0, len(turns)
-    while first < past and turns[first].role != "user":
-        first += 1
-    while past > first and turns[past - 1].role != "assistant":
-        past -= 1
+    start, stop = 0, len(turns)
+    while start < stop and turns[start].role != "user":
+        start += 1
+    while stop > start and turns[stop - 1].role != "assistant":
+        stop -= 1
     for rule, allowed, cut in (
-        ("leading_answer", settings.leading_answer, turns[:first]),
-        ("trailing_prompt", settings.trailing_prompt, turns[past:]),
+        ("leading_answer", settings.leading_answer, turns[:start]),
+        ("trailing_prompt", settings.trailing_prompt, turns[stop:]),
     ):
         if cut and not allowed:
             where = "before the first prompt" if cut[0].place == turns[0].place else "after the last answer"
-            reason = f"{len(cut)} turns stand {where}, from turn {cut[0].place}"
+            reason = f"{len(cut)} turns {where}, from turn {cut[0].place}"
             raise RecordError(rule, reason, cut[0].content)
         for turn in cut:
             conversation.edit(rule, turn.place, turn.content, "")
-    return turns[first:past]
+    return turns[start:stop]
 
 
 def _exchanges(turns: Sequence[Message]) -> list[list[Message]]:
     """Split the turns into exchanges: consecutive prompts, and all turns up to the next prompt."""
     exchanges: list[list[Message]] = []
-    before = ""
+    previous_role = ""
     for turn in turns:
-        if turn.role == "user" and before != "user":
+        if turn.role == "user" and previous_role != "user":
             exchanges.append([])
         exchanges[-1].append(turn)
-        before = turn.role
+        previous_role = turn.role
     return exchanges
 
 
@@ -196,10 +196,10 @@ def _sort_exchanges(
     kept: list[list[Message]] = []
     lost: list[LostExchange] = []
     for exchange in exchanges:
-        place, past = exchange[0].place, exchange[-1].place + 1
+        start, stop = exchange[0].place, exchange[-1].place + 1
         if settings.single_round and kept:
             evidence = exchange[0].content[:200]
-            lost.append(LostExchange((place, past), "single_round", "only the first exchange is kept", evidence))
+            lost.append(LostExchange((start, stop), "single_round", "only the first exchange is kept", evidence))
             continue
         fault = _fault(exchange, settings)
         if fault is None:
@@ -209,9 +209,9 @@ def _sort_exchanges(
         if mode == "record":
             raise fault
         if mode == "cut":
-            past = exchanges[-1][-1].place + 1
+            stop = exchanges[-1][-1].place + 1
             fault.reason += ", and the conversation ends before it"
-        lost.append(LostExchange((place, past), fault.rule, fault.reason, fault.evidence))
+        lost.append(LostExchange((start, stop), fault.rule, fault.reason, fault.evidence))
         if mode == "cut":
             break
     return kept, lost
@@ -224,7 +224,8 @@ def _is_blank_turn(turn: Message, settings: RepairSettings) -> bool:
 def _fault(exchange: Sequence[Message], settings: RepairSettings) -> RecordError | None:
     """Return why the exchange must be removed, or None.
 
-    One empty turn among several of its role is only cut, unless `empty_answer` removes more than the exchange.
+    If only some turns of a role are empty, they are cut later; the exchange stays, unless `empty_answer` removes more
+    than the exchange.
     """
     any_or_all = all if settings.empty_answer == "exchange" else any
     prompts = [turn for turn in exchange if turn.role == "user"]
@@ -235,8 +236,8 @@ def _fault(exchange: Sequence[Message], settings: RepairSettings) -> RecordError
     for rule, turns in (("empty_prompt", prompts), ("empty_answer", answers)):
         if any_or_all(_is_blank_turn(turn, settings) for turn in turns):
             blank = next(turn for turn in turns if _is_blank_turn(turn, settings))
-            why = "has no text" if is_empty(blank.content) else "begins with an unprintable character"
-            reason = f"message {blank.place}, of role {blank.role}, {why}"
+            fault = "has no text" if is_empty(blank.content) else "begins with an unprintable character"
+            reason = f"message {blank.place}, of role {blank.role}, {fault}"
             return RecordError(rule, reason, exchange[0].content)
     for turn in answers:
         if settings.rate_limit != "keep" and turn.content.startswith(RATE_LIMIT):
@@ -266,12 +267,12 @@ def _join(conversation: Conversation, exchange: Sequence[Message], settings: Rep
         if not settings.join_turns:
             reason = f"message {turn.place} is the second of role {role} in a row"
             raise RecordError("role_order", reason, turn.content)
-        before = joined[-1]
-        if (before.content, before.tool_calls) == (turn.content, turn.tool_calls):
+        previous = joined[-1]
+        if (previous.content, previous.tool_calls) == (turn.content, turn.tool_calls):
             conversation.edit("repeated_turn", turn.place, turn.content, "")
-            before.was_html = before.was_html or turn.was_html
+            previous.was_html = previous.was_html or turn.was_html
             continue
-        joined[-1] = _join_messages(before, turn)
+        joined[-1] = _join_messages(previous, turn)
         conversation.edit("join_turns", turn.place, turn.content, joined[-1].content)
     return joined
 

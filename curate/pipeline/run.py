@@ -58,18 +58,18 @@ class CleanResult(Displayed):
     warnings: list[str]
     seconds: float
     bytes: int
-    damaged: bool = False  # some of the input could not be read
+    damaged: bool = False  # part of the input could not be read
     file: Path | None = None  # the converted file, if `output` names one
 
 
 class Page(Protocol):
-    """Writes the page of a new set; an argument, since the pipeline may not import `report`."""
+    """Writes the page of a new set. Passed in by the caller, since the pipeline may not import `report`."""
 
     def load(self) -> None:
-        """Import what the page needs, while the tables are written."""
+        """Import the modules that the page needs; called while the tables are written."""
 
     def write(self, folder: Path, name: str, mask_spans: MaskSpans) -> None:
-        """Write the page into the set's folder; `mask_spans` returns the supervised spans of conversations."""
+        """Write the page into the set's folder; `mask_spans` returns spans, each supervised or not."""
 
 
 def clean(
@@ -84,7 +84,7 @@ def clean(
 ) -> CleanResult:
     """Clean dumps into a set at `folder`; `file` names the file that the caller converts it to.
 
-    Raises InputError if the input has no whole record, TokenizerError, and SetError if the target must not be
+    Raises InputError if the input has no complete record, TokenizerError, and SetError if the target must not be
     overwritten.
     """
     started = time.perf_counter()
@@ -129,7 +129,7 @@ def _check_target(folder: Path, file: Path | None, sources: Sequence[Source]) ->
 
 
 def _mask_spans(pool: local.WorkerPool) -> MaskSpans:
-    """Return a function that finds mask spans in a worker, which has template and tokenizer loaded."""
+    """Return a function that computes mask spans in a worker, which has template and tokenizer loaded."""
 
     def spans(conversations: Sequence[Sequence[Message]]) -> Sequence[MaskedText]:
         [rendered] = pool.map([MaskTask(tuple(map(tuple, conversations)))])
@@ -163,7 +163,7 @@ class _Run:
     reader: Reader
     progress: Callable[[Progress], None] | None
     started: float
-    file: Path | None = None  # to be converted from the set
+    file: Path | None = None  # that the caller converts the set to
     records: int = 0
     kept: int = 0
     rejected: int = 0
@@ -171,7 +171,7 @@ class _Run:
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def chunks(self, workers: int) -> Iterator[tuple[int, Chunk]]:
-        """Start reading; a single chunk is cleaned in this process, more by `workers`."""
+        """Start reading. A single chunk is cleaned in this process, several by `workers` processes."""
         chunks = enumerate(self.reader)
         first = list(islice(chunks, 2))
         self.workers = workers if len(first) == 2 else 1
@@ -182,8 +182,8 @@ class _Run:
         parts = []
         for part in pool.map(chunks):
             parts.append(part)
-            for stage, spent in part.seconds.items():
-                self.seconds[stage] += spent
+            for stage, seconds in part.seconds.items():
+                self.seconds[stage] += seconds
             self.records += part.read
             self.rejected += part.rejected.total()
             self.kept = self.records - self.rejected
@@ -205,7 +205,7 @@ class _Run:
         if self.records != counts.kept + rejected:
             raise BalanceError(
                 f"{self.records} records read, but {counts.kept} kept and {rejected} rejected; "
-                "this is a defect of curate, please report it; nothing was written"
+                "this is a bug in curate, please report it; nothing was written"
             )
         info = parts[0].tokenizer
         warnings = [damage.text for damage in self.reader.warnings] + list(info.warnings)
@@ -215,7 +215,7 @@ class _Run:
         return Manifest(
             version=__version__,
             versions={"polars": pl.__version__, "python": platform.python_version()},
-            inputs=[manifests.InputFile(read.name, read.bytes, read.sha256) for read in self.reader.inputs],
+            inputs=[manifests.InputFile(file.name, file.bytes, file.sha256) for file in self.reader.inputs],
             recipe=self.recipe.to_dict(),
             tokenizer=manifests.TokenizerFacts(**info.to_dict()),
             template=settings.template,
@@ -244,7 +244,7 @@ class _Run:
             seconds=round(seconds, 3),
             mb_per_s=round(self.reader.bytes_unpacked / 1e6 / seconds, 2),
             workers=self.workers,
-            stages={stage: round(spent, 3) for stage, spent in sorted(self.seconds.items())},
+            stages={stage: round(elapsed, 3) for stage, elapsed in sorted(self.seconds.items())},
             host=platform.node(),
             started=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - seconds)),
             paths=[str(source.path) if source.path else "-" for source in self.reader.sources],

@@ -45,7 +45,7 @@ class CleanerFactory:
 
 @dataclass(frozen=True)
 class MaskTask:
-    """Conversations to render with loss mask, in a worker since it has template and tokenizer loaded."""
+    """Conversations to render with loss mask; a task for a worker, which has template and tokenizer loaded."""
 
     conversations: tuple[tuple[Message, ...], ...]
 
@@ -228,7 +228,7 @@ def part_file(parts: Path, number: int, name: str) -> Path:
 
 
 def _source_id(value: object) -> str | None:
-    """Return the id of a record that could not be parsed, if it is a text."""
+    """Return the id of a record that could not be parsed, if it is text."""
     source_id = value.get("id") if isinstance(value, dict) else None
     return turns.preview(source_id) if isinstance(source_id, str) else None
 
@@ -250,7 +250,7 @@ def _strip_chrome(conversation: Conversation, position: int) -> None:
 
 
 def _replace(answers: Sequence[tuple[Conversation, int]], texts: Sequence[str]) -> None:
-    """Replace HTML by markdown; one edit per conversation shows its first answer and counts all."""
+    """Replace HTML with markdown; one edit per conversation shows its first answer and counts them all."""
     counts = Counter(id(conversation) for conversation, _ in answers)
     for (conversation, position), text in zip(answers, texts, strict=True):
         message = conversation.messages[position]

@@ -62,7 +62,7 @@ def _stats(stats: Stats) -> str:
     verb, unit = ("kept", "pieces") if header.kind == "set" else ("readable", "conversations")
     share = percent(header.kept, header.read)
     line = f"{number(header.kept)} of {number(header.read)} records {verb} ({share}), {number(header.tokens)} tokens, "
-    line += f"{number(header.answer_tokens)} of them trained ({percent(header.answer_tokens, header.tokens)})"
+    line += f"{number(header.answer_tokens)} of them trained on ({percent(header.answer_tokens, header.tokens)})"
     lengths: list[Sequence[Cell]] = [
         (item.title, item.mean, *item.percentiles.values(), item.maximum) for item in stats.histograms if item.count
     ]

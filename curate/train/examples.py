@@ -18,7 +18,7 @@ from curate import files
 from curate.dataset import arrow, manifest
 from curate.dataset.manifest import Manifest
 from curate.engine import base, local
-from curate.errors import CurateError, SetError
+from curate.errors import CurateError
 from curate.rendering import proof
 from curate.rendering.factory import make_renderer
 from curate.rendering.preparation import ExamplePreparer, Failure, PreparedBatch, PreparedExample, failure_of
@@ -197,8 +197,7 @@ def open_set_folder(set_path: str | Path) -> tuple[Path, Manifest]:
     """Return a curated set's folder and manifest; raises SetError, with the command to type, for any other path."""
     path = Path(set_path)
     if path.exists() and not manifest.is_set(path):
-        target = path.with_suffix("") if path.is_file() and path.suffix else path.with_name(f"{path.name}-curated")
-        raise SetError(f"{str(path)!r} is not a curated set; make one of it: curate clean {path} -o {target}")
+        raise manifest.not_a_set(path)
     return manifest.read(path)
 
 

@@ -174,7 +174,7 @@ def test_the_mask_is_shown_in_brackets_without_colours(example: CuratedSet, view
     chat = curate.show("xPY9JiX", example.path)[0]
     page = rendered(render_mask(chat, viewer.view(chat.messages)), 200)
     assert "ASSISTANT:[[ The capital of Poland is **Warsaw**.<|end_of_text|>]]USER:" in page
-    assert "[[trained]]: 30 of 84 tokens" in page
+    assert "[[trained on]]: 30 of 84 tokens" in page
 
 
 def test_without_its_tokenizer_a_conversation_is_shown_without_counts(small: Path) -> None:

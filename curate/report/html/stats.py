@@ -226,7 +226,7 @@ def _facts(stats: Stats) -> str:
     plan = definition_list(
         (
             ("one epoch", f"{number(training.tokens)} tokens in {number(training.pieces)} pieces"),
-            ("trained", f"{number(training.answer_tokens)} tokens, {percent(training.trained_share)}"),
+            ("trained on", f"{number(training.answer_tokens)} tokens, {percent(training.trained_share)}"),
             (f"{training.epochs} epochs", f"{number(training.total_tokens)} tokens"),
             ("steps", f"{number(training.steps)} of {number(training.global_batch)} pieces"),
         )

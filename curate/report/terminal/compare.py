@@ -76,7 +76,7 @@ def total_figures(comparison: Comparison) -> list[NumberPair]:
         "records kept": (first.header.kept, second.header.kept),
         "pieces": (first.flow.pieces, second.flow.pieces),
         "tokens": (first.header.tokens, second.header.tokens),
-        "tokens trained": (first.header.answer_tokens, second.header.answer_tokens),
+        "tokens trained on": (first.header.answer_tokens, second.header.answer_tokens),
         "exchanges removed": (first.flow.rejected_exchanges, second.flow.rejected_exchanges),
         "duplicates": (first.duplicates.rejected, second.duplicates.rejected),
         "steps of the default fine-tune": (first.training.steps, second.training.steps),

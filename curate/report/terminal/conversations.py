@@ -122,7 +122,7 @@ def render_mask(chat: ConversationView, mask: MaskView) -> RenderableType:
     """Render a conversation as training sees it, with the supervised text and stop tokens highlighted."""
     totals = f": {number(mask.supervised)} of {number(mask.tokens)} tokens"
     text = HighlightedText((text, "trained" if trained else None) for text, trained in mask.text)
-    return Group(_head(chat), HighlightedText([("trained", "trained"), (totals, None)]), Text(), text)
+    return Group(_head(chat), HighlightedText([("trained on", "trained"), (totals, None)]), Text(), text)
 
 
 def render_diff(
@@ -158,7 +158,7 @@ def _head(chat: ConversationView) -> RenderableType:
     facts = chat.facts
     notes = [str(facts[key]) for key in HEADER_COLUMNS if facts.get(key)]
     if facts.get("tokens") is not None:
-        notes.append(f"{number(facts['tokens'])} tokens ({number(facts['answer_tokens'])} trained)")
+        notes.append(f"{number(facts['tokens'])} tokens ({number(facts['answer_tokens'])} trained on)")
     count = len(chat.messages)
     notes.append(f"{count} {plural(count, 'message')}")
     title = Text.assemble((safe_line(chat.id), "bold"), "  ", (safe_line(" · ".join(notes)), "dim"))

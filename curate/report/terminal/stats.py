@@ -53,7 +53,7 @@ def _header(header: Header) -> RenderableType:
     method += f", window {number(header.window)}" if header.window else ""
     terminal.add_row(facts, "tokens", f"{number(header.tokens)} ({method})")
     trained = f"{number(header.answer_tokens)} tokens ({percent(header.answer_tokens, header.tokens)}), all in answers"
-    terminal.add_row(facts, "trained", trained)
+    terminal.add_row(facts, "trained on", trained)
     return facts
 
 
@@ -142,7 +142,7 @@ def _training(training: Training) -> RenderableType:
     facts = _facts_under("default fine-tune")
     terminal.add_row(facts, "one epoch", f"{number(training.tokens)} tokens in {number(training.pieces)} pieces")
     share = percent(training.trained_share)
-    terminal.add_row(facts, "trained", f"{number(training.answer_tokens)} of them ({share})")
+    terminal.add_row(facts, "trained on", f"{number(training.answer_tokens)} of them ({share})")
     epochs = f"{training.epochs} {plural(training.epochs, 'epoch')}, {number(training.total_tokens)} tokens"
     terminal.add_row(facts, "total", epochs)
     steps = f"{number(training.steps)} of {number(training.global_batch)} pieces"
