@@ -69,7 +69,7 @@ class Chat:
         return "".join(self.stream(text))
 
     def stream(self, text: str) -> Iterator[str]:
-        """Yield the answer to a message as it is generated; if the caller stops early, `messages` keeps what was yielded.
+        """Yield the answer to a message as it is generated; if the caller stops early, `messages` keeps that part.
 
         Raises InputError for a message that does not fit the model's window.
         """

@@ -1,11 +1,11 @@
-"""Cut a text into chunks of whole records, each checked by decoding it.
+"""Cut a text into chunks of complete records, each checked by decoding it.
 
 The text is a sequence of JSON values separated by white space or commas; `[` outside a value opens an array of
 records, and `]` closes it. This one grammar covers an array, JSON lines, concatenated values, and any mixture.
 
-A run of records is checked by decoding it as a list of raw values. JSON can be read in one way only, so both its ends
-are then record boundaries, and the next run also begins at a record. Where a run fails, its records are taken one at
-a time. What is not a value is damage, which ends where the next record begins.
+A batch of records is checked by decoding it as a list of raw values. JSON can be read in one way only, so both its ends
+are then record boundaries, and the next batch also begins at a record. Where a batch fails, its records are scanned one
+at a time. Bytes that are not a value are damage, which ends where the next record begins.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from curate.ingest.damage import ReportDamage
 from curate.ingest.json_scan import ScanResult, scan_value
 from curate.ingest.record_starts import RecordStart, is_record, learn_record_start
 
-RUN_BYTES_AFTER_FAILURE = 1 << 16  # length of the next run after one that failed; doubled by each that succeeds
+BATCH_BYTES_AFTER_FAILURE = 1 << 16  # length of the next batch after one that failed; each success doubles it
 LAST_CHUNK_DIVISOR = 4  # smaller chunks at the end of a long text, so that all workers finish at about the same time
 SAMPLE_BYTES = 1 << 20  # the start of records is learned from this much text
 FIRST_SCAN_BYTES = 1 << 16  # a single value is scanned in this many bytes first, then in four times as many
@@ -84,9 +84,9 @@ class TextWindow:
         if len(self.data) < size:
             self._read(memoryview(self.data), size)
 
-    def _read(self, rest: memoryview, size: int) -> None:
-        parts: list[bytes | memoryview] = [rest]
-        available = len(rest)
+    def _read(self, unread: memoryview, size: int) -> None:
+        parts: list[bytes | memoryview] = [unread]
+        available = len(unread)  # bytes
         while available < size and not self.at_end:
             block = next(self.blocks, None)
             self.at_end = block is None
@@ -107,8 +107,8 @@ class Chunker:
         self.in_wrapper = False
         self.arrays = 0  # arrays of records opened so far
         self.record_start: RecordStart | None = None
-        self.run_bytes = chunk_bytes  # length of the next run to try
-        self.skip_runs = self.failures = 0  # single records to take before the next run
+        self.batch_bytes = chunk_bytes  # length of the next batch to try
+        self.skip_batches = self.failures = 0  # single records to scan before the next batch; failures in a row
 
     def __iter__(self) -> Iterator[TextChunk]:
         position = self._begin()
@@ -122,8 +122,9 @@ class Chunker:
         if self.in_array:
             self._report(position, 0, "the array of records is not closed: the file is cut off")
 
-    def _report(self, position: int, lost: int, what: str) -> None:
-        self.report(self.text.start + position, lost, what)
+    def _report(self, position: int, lost: int, description: str) -> None:
+        """Report damage at a position in the window; `lost` is in bytes."""
+        self.report(self.text.start + position, lost, description)
 
     # ── moving between values ────────────────────────────────────────────────────────────────────────────────────
 
@@ -162,7 +163,7 @@ class Chunker:
 
     def _leave_array(self, position: int) -> int:
         if not self.in_array:
-            self._report(position, 1, "a ']' closes nothing")
+            self._report(position, 1, "a ']' without a '['")
             return position + 1
         self.in_array = False
         if not self.in_wrapper:
@@ -217,32 +218,32 @@ class Chunker:
         """Return spans for one chunk from the start of the window, and the position after them."""
         spans: list[RecordSpan] = []
         position = 0
-        self.run_bytes = self.chunk_bytes
-        self.skip_runs = self.failures = 0
+        self.batch_bytes = self.chunk_bytes
+        self.skip_batches = self.failures = 0
         while position < min(self.chunk_bytes, len(self.text.data)):
-            span = self._run(position) or self._single_record(position)
+            span = self._batch(position) or self._single_record(position)
             spans.append(span)
             position = self._next_value(span.stop)
         return spans, position
 
-    def _run(self, position: int) -> RecordSpan | None:
-        """Return a span of as many records as one decode confirms, or None."""
-        if self.skip_runs:
-            self.skip_runs -= 1
+    def _batch(self, position: int) -> RecordSpan | None:
+        """Return the span of a batch of records that one decode confirms, or None if there is none."""
+        if self.skip_batches:
+            self.skip_batches -= 1
             return None
-        stop = self._boundary(min(position + min(self.run_bytes, self.max_record_bytes // 2), self.chunk_bytes))
+        stop = self._boundary(min(position + min(self.batch_bytes, self.max_record_bytes // 2), self.chunk_bytes))
         count, error_at = self._count(position, stop)
         if count:
-            self.run_bytes *= 2
+            self.batch_bytes *= 2
             self.failures = 0
         else:
-            self.run_bytes = RUN_BYTES_AFTER_FAILURE
-            stop = self._last_boundary(position, error_at)  # everything before the unreadable record is whole
+            self.batch_bytes = BATCH_BYTES_AFTER_FAILURE
+            stop = self._last_boundary(position, error_at)  # the records before the unreadable one
             count, _ = self._count(position, stop)
         if count:
             return RecordSpan(position, stop, count, "array" if self.in_array else "lines")
         self.failures = min(self.failures + 1, 6)
-        self.skip_runs = 0 if error_at >= 0 else 1 << self.failures
+        self.skip_batches = 0 if error_at >= 0 else 1 << self.failures
         return None
 
     def _boundary(self, position: int) -> int:
@@ -289,10 +290,10 @@ class Chunker:
         if result.end >= 0:
             return RecordSpan(position, result.end, 1, "record")
         stop = self._damage_end(position, truncated=result.error_at < 0)
-        what = f"{result.error} at byte {self.text.start + position + max(0, result.error_at)}"
+        error = f"{result.error} at byte {self.text.start + position + max(0, result.error_at)}"
         lost = f"the damage takes {stop - position} bytes from byte {self.text.start + position}"
-        self._report(position, stop - position, f"{what}; {lost}")
-        return RecordSpan(position, stop, 1, "damage", f"{what}; {lost}")
+        self._report(position, stop - position, f"{error}; {lost}")
+        return RecordSpan(position, stop, 1, "damage", f"{error}; {lost}")
 
     def _scan_value(self, position: int) -> ScanResult:
         """Find the end of the value at `position`, reading as far as needed; `error_at` is relative to `position`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-ReportDamage = Callable[[int, int, str], None]  # byte offset, bytes lost, what happened
+ReportDamage = Callable[[int, int, str], None]  # byte offset, bytes lost, description
 
 
 @dataclass(frozen=True)

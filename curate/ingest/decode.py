@@ -1,4 +1,4 @@
-"""Decode the bytes of records one by one, so that a bad record does not affect the others."""
+"""Decode the bytes of records one by one, so that a record that cannot be decoded does not affect the others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _decode_lines = msgspec.json.Decoder(msgspec.Raw).decode_lines
 
 @dataclass(frozen=True)
 class Chunk:
-    """Whole records of one source: `count` of them, the first at index `first` of its file, `data` at byte `start`.
+    """Complete records of one source: `count` of them, the first at index `first` of its file, `data` at byte `start`.
 
     `spans` locate the records in `data`. `record_start` is a regular expression for the beginning of this file's
     records; empty if unknown.
@@ -48,12 +48,12 @@ class Chunk:
 class RawRecord:
     """One record: its exact bytes, and its value or the `problem` with them.
 
-    `surrogates`: the value contains lone surrogates. `note`: what was read differently from what is written.
+    `surrogates`: the value contains lone surrogates. `note`: which parts of the JSON were read as something else.
     """
 
-    index: int
+    index: int  # in its file
     raw: bytes
-    value: Any
+    value: Any  # None if there is a problem
     problem: RecordError | None = None
     surrogates: bool = False
     note: str = ""
@@ -83,7 +83,7 @@ def decode_records(chunk: Chunk) -> list[RawRecord]:
 
 
 def _decode_span(index: int, data: bytes, span: RecordSpan, chunk: Chunk) -> list[RawRecord]:
-    """Decode all records of a span at once; where that fails or is ambiguous, decode each alone to say why."""
+    """Decode all records of a span at once; where that fails or is ambiguous, decode each by itself to say why."""
     raws = _split(data, span, chunk.record_start)
     try:
         values = [_decode(raw) for raw in raws]

@@ -99,7 +99,7 @@ def _parse_leniently(window: memoryview, size: int) -> ScanResult:
 
 
 def make_strict(window: bytes) -> bytes:
-    """Replace what only the standard library accepts by strict JSON of the same length, so that ends stay in place."""
+    """Replace what only the standard library accepts with strict JSON of the same length, so that positions stay."""
     text = window.translate(CONTROLS_TO_SPACES).replace(b"NaN", b"0.0").replace(b"Infinity", b"0.000000")
     return SURROGATE_ESCAPE.sub(rb"\\u0020", text)
 

@@ -1,4 +1,4 @@
-"""Read inputs into chunks of a few megabytes of whole records; each damaged record is a record of its own."""
+"""Read inputs into chunks of complete records, a few megabytes each; a damaged record is a record of its own."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from curate.ingest.parquet import row_blocks
 from curate.ingest.sources import Source, describe
 from curate.ingest.streams import Limits, Meter, text_blocks
 
-MAX_LEADING_DAMAGE = 64 << 20  # bytes of damage at the start of a file after which it is not taken for a dump
+MAX_LEADING_DAMAGE = 64 << 20  # bytes; a file with more damage than that at its start is not a dump
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """One input file, as it is on disk. `sha256` is None where `limit` stopped before its end."""
+    """One input file, as it is on disk. `sha256` is None if it was not read to its end, because of `limit`."""
 
     name: str
     bytes: int
@@ -30,9 +30,8 @@ class InputFile:
 class Reader:
     """Read sources into chunks, in order and once, with a few chunks in memory at a time.
 
-    `warnings` and `inputs` are complete when the iteration ends. `bytes_total` is None where a size is unknown.
-    A record of `max_record_bytes` or more is damage.
-    Raises InputError for a source without a whole record, or one that expands past the limits.
+    `warnings` and `inputs` are complete when the iteration ends. A record of `max_record_bytes` or more is damage.
+    Raises InputError for a source without a complete record, or one that expands past the limits.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class Reader:
 
     @property
     def bytes_total(self) -> int | None:
-        """The number of bytes on disk, of all sources."""
+        """The number of bytes on disk, of all sources; None if a size is unknown."""
         sizes = {source.file: source.bytes for source in self.sources}
         known = [size for size in sizes.values() if size is not None]
         return sum(known) if len(known) == len(sizes) else None
@@ -97,16 +96,16 @@ class Reader:
             names = ", ".join(repr(source.name) for source in self.sources[:3])
             raise InputError(f"no record in {names}; give a dump that has records")
 
-    def _warn(self, name: str, offset: int, lost: int, what: str) -> None:
-        self.warnings.append(Damage(name, offset, lost, f"{name}: {what}"))
+    def _warn(self, name: str, offset: int, lost: int, description: str) -> None:
+        self.warnings.append(Damage(name, offset, lost, f"{name}: {description}"))
 
-    def _note_container_damage(self, source: Source, offset: int, lost: int, what: str) -> None:
+    def _note_container_damage(self, source: Source, offset: int, lost: int, description: str) -> None:
         """Record that the compression or archive around a source is damaged."""
-        self._container_damage[source.name] = what
-        self._warn(source.name, offset, lost, what)
+        self._container_damage[source.name] = description
+        self._warn(source.name, offset, lost, description)
 
     def _checked_chunks(self, source: Source) -> Iterator[Chunk]:
-        """Yield a source's chunks once one of them has a whole record; raise InputError if none does.
+        """Yield a source's chunks once one of them has a complete record; raise InputError if none does.
 
         One damaged member of a zip may have none, if the zip has other members.
         """
@@ -129,7 +128,7 @@ class Reader:
         elif pending:
             content = describe(pending[0].data[:512])
             advice = f"; {damage}" if damage else "; give a JSON or JSONL dump"
-            raise InputError(f"input {source.name!r} has no whole JSON record; it is {content}{advice}")
+            raise InputError(f"input {source.name!r} has no complete JSON record; it is {content}{advice}")
 
     def _text(self, source: Source, meter: Meter) -> Iterator[bytes]:
         if source.path is not None and source.kind == "parquet":

@@ -1,4 +1,4 @@
-"""Learn what the records of a file begin with, to find the next record in bytes alone."""
+"""Learn what the records of a file begin with, so that the next record can be located without decoding."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from curate.ingest.json_scan import scan_value
 RECORD_KEYS = frozenset(
     ("conversations", "conversation", "items", "messages", "mapping", "instruction", "prompt", "turns", "chosen")
 )
-MAX_RECORDS = 32
-MAX_TRIES = 200
-MAX_PATTERNS = 8
-FIRST_SCAN_BYTES = 1 << 16
+MAX_RECORDS = 32  # to learn from
+MAX_TRIES = 200  # objects to look at
+MAX_PATTERNS = 8  # alternatives in one regular expression
+FIRST_SCAN_BYTES = 1 << 16  # of a value; all of it is scanned only if it is longer
 OBJECT_START = re.compile(rb'\{\s*"')
 GAP = re.compile(rb"[\s,\[]*")
 SCALAR = rb'(?:"(?:[^"\\]|\\.){0,256}+"|[-+.\w]{1,40})'

@@ -18,7 +18,7 @@ from curate.ingest import zip_recovery
 TEXT_SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".zst")
 SUFFIXES = (*TEXT_SUFFIXES, ".zip", ".parquet")
 
-FOREIGN = (
+FOREIGN = (  # first bytes of files that cannot have records, and their types
     (b"%PDF", "a PDF document"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -42,8 +42,8 @@ class Source:
     kind: str = "text"  # text (compressed or not) | parquet | zip
     member_name: str = ""  # of a zip's member
     member_position: int = 0  # its index in the zip's directory; without a directory, the byte offset of its header
-    damage: str = ""  # set where the zip has lost its directory
-    optional: bool = False  # one of several members of a zip: may turn out to have no record left
+    damage: str = ""  # of a zip that has lost its directory: a description
+    optional: bool = False  # one of several members of a zip: it is no error if damage leaves it without a record
     base: str = field(default="", repr=False)  # the folder that `file` is relative to
 
     @property
@@ -77,6 +77,7 @@ def _sources(argument: str | Path) -> list[Source]:
 
 
 def _mode(path: Path) -> int:
+    """Return a path's file type and permissions; raises InputError if there is no such file."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:
@@ -126,14 +127,14 @@ def _file_sources(path: Path, name: str) -> list[Source]:
 def _zip_sources(path: Path, name: str, size: int, base: str) -> list[Source]:
     members, damage = _zip_members(path, size)
     if damage and not members:
-        raise InputError(f"input {str(path)!r} is a damaged zip: its directory is lost, and not one member is left")
+        raise InputError(f"input {str(path)!r} is a damaged zip: its directory is lost, and no member can be recovered")
     sources: list[Source] = []
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()  # of members by name
     for full_name, position in members:
         if full_name.lower().endswith(TEXT_SUFFIXES) and not full_name.startswith("__MACOSX/"):
             member_name = _safe_name(full_name)
-            seen[member_name] += 1
-            member_name += f"#{seen[member_name]}" if seen[member_name] > 1 else ""
+            counts[member_name] += 1
+            member_name += f"#{counts[member_name]}" if counts[member_name] > 1 else ""
             sources.append(Source(path, name, size, "zip", member_name, position, damage, base=base))
     if not sources:
         raise InputError(f"zip {str(path)!r} has no dump: none of its {len(members)} members ends in .json or .jsonl")
@@ -168,12 +169,12 @@ def _safe_name(member: str) -> str:
 
 
 def _deduplicate(sources: Iterable[Source]) -> Iterator[Source]:
-    """Drop what an earlier argument already named: the same member of the same file."""
-    seen = set()
+    """Drop the sources that an earlier argument already named: the same member of the same file."""
+    keys = set()
     for source in sources:
         key = (source.path and source.path.absolute(), source.member_position)
-        if key not in seen:
-            seen.add(key)
+        if key not in keys:
+            keys.add(key)
             yield source
 
 

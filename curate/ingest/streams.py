@@ -1,4 +1,4 @@
-"""Turn a source into blocks of UTF-8 text: decompress, transcode and hash it, and bound what it expands to."""
+"""Turn a source into blocks of UTF-8 text: decompress, transcode and hash it, and limit how far it expands."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from curate.ingest.sources import Source, error_message
 
 BLOCK_BYTES = 1 << 20  # read from disk at a time, and about the size of expanded blocks
 GZIP_SLICE_BYTES = 1 << 17
+GZIP_WBITS = 16 + zlib.MAX_WBITS  # zlib's code for a gzip header
 ZSTD_SLICE_BYTES = 1 << 10  # 4 bytes of zstd can expand to 128 KiB: small slices bound the result of one call
 ZIP_READ_BYTES = 1 << 12  # a failed checksum loses the last read
 MIN_RATIO_BYTES = 64 << 20  # the expansion ratio is checked from this many expanded bytes on
 
-Buffer = bytes  # `bytes` within Meter is its field
+Buffer = bytes  # in the class `Meter`, `bytes` is a field
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "a zip"}
 
 BOMS = (
@@ -72,6 +73,7 @@ def text_blocks(source: Source, meter: Meter, limits: Limits, report: ReportDama
         raise InputError(f"input {source.name!r} is a zip or Parquet file inside a stream; give its own path")
     if head.startswith(b"\x1f\x8b"):
         blocks = _limit_expansion(gunzip(blocks, report), source, meter, limits)
+    # A zstd frame, or a skippable frame: 0x184D2A50 to 0x184D2A5F, little-endian (RFC 8878, section 3.1.2).
     elif head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
         blocks = _limit_expansion(unzstd(blocks, report), source, meter, limits)
     elif zipped:
@@ -89,7 +91,7 @@ def _refuse_nested(blocks: Iterator[bytes], source: Source) -> Iterator[bytes]:
 
 
 def _peek(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """Return the first bytes, at least 4 if there are as many, and all blocks."""
+    """Return the first bytes, at least 4 if the stream is that long, and all blocks."""
     head = b""
     for block in blocks:
         head += block
@@ -154,7 +156,7 @@ def _read_until_damage(file: IO[bytes], size: int, report: ReportDamage) -> Iter
 
 def gunzip(blocks: Iterator[bytes], report: ReportDamage) -> Iterator[bytes]:
     """Expand gzip of one or several members; all bytes before any damage are kept."""
-    inflate = zlib.decompressobj(31)
+    inflate = zlib.decompressobj(GZIP_WBITS)
     slices = _slices(blocks, GZIP_SLICE_BYTES)
     used = expanded = 0
     for data in slices:
@@ -163,8 +165,8 @@ def gunzip(blocks: Iterator[bytes], report: ReportDamage) -> Iterator[bytes]:
             if inflate.eof:
                 if not (data := data.lstrip(b"\0")):  # tape archives and disk images are padded with zeros
                     break
-                inflate = zlib.decompressobj(31)
-            before = inflate.copy()
+                inflate = zlib.decompressobj(GZIP_WBITS)
+            before = inflate.copy()  # to expand the slice again, up to the damage, if this fails
             try:
                 out = inflate.decompress(data, BLOCK_BYTES)
             except zlib.error as error:
@@ -181,8 +183,8 @@ def gunzip(blocks: Iterator[bytes], report: ReportDamage) -> Iterator[bytes]:
 
 
 def _damaged_stream(kind: str, offset: int, lost: int, error: Exception) -> str:
-    what = f"the {kind} stream is damaged near byte {offset} of the file ({error_message(error)})"
-    return f"{what}: {lost} bytes cannot be unpacked"
+    description = f"the {kind} stream is damaged near byte {offset} of the file ({error_message(error)})"
+    return f"{description}: {lost} bytes cannot be unpacked"
 
 
 def _expand_until_damage(inflate: zlib._Decompress, data: bytes) -> bytes:
@@ -246,18 +248,18 @@ def _limit_expansion(blocks: Iterator[bytes], source: Source, meter: Meter, limi
 
 
 def _transcode(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Drop a byte-order mark, and transcode to UTF-8 as it says; text without one is UTF-8 and is not changed."""
+    """Remove a byte-order mark, and transcode to UTF-8 from its encoding; text without one is not changed."""
     head, blocks = _peek(blocks)
-    mark, encoding = next(((mark, encoding) for mark, encoding in BOMS if head.startswith(mark)), (b"", ""))
-    if not mark:
+    bom, encoding = next(((bom, encoding) for bom, encoding in BOMS if head.startswith(bom)), (b"", ""))
+    if not bom:
         yield from blocks
         return
-    next(blocks)
-    rest = itertools.chain((head[len(mark) :],), blocks)
+    next(blocks)  # is `head`
+    text = itertools.chain((head[len(bom) :],), blocks)
     if encoding == "utf-8":
-        yield from rest
+        yield from text
         return
     decoder = codecs.getincrementaldecoder(encoding)("surrogatepass" if "16" in encoding else "replace")
-    for block in rest:
+    for block in text:
         # A lone surrogate becomes its JSON escape, so that it stays distinct from other characters.
         yield decoder.decode(block).encode("utf-8", "backslashreplace")

@@ -1,8 +1,8 @@
 """Read the members of a zip without its central directory, most often a download that was cut off.
 
 The directory is at the end of a zip. Each member also has a header before its bytes, with its name and, unless the
-zip was written to a pipe, its size; so the rest of a damaged zip can be walked. Layouts are from PKWARE's
-APPNOTE.TXT, sections 4.3.7 (local header), 4.3.9 (data descriptor after the bytes) and 4.5.3 (zip64).
+zip was written to a pipe, its size. So the members of a damaged zip can be read one after another. Layouts are from
+PKWARE's APPNOTE.TXT, sections 4.3.7 (local header), 4.3.9 (data descriptor after the bytes) and 4.5.3 (zip64).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from curate.ingest.damage import ReportDamage
 
 HEADER = struct.Struct("<4s5H3I2H")  # signature, version, flags, method, time, date, crc, packed, size, name, extra
-HEADER_MARK, DESCRIPTOR_MARK, DIRECTORY_MARK = b"PK\x03\x04", b"PK\x07\x08", b"PK\x01\x02"
+HEADER_SIGNATURE, DESCRIPTOR_SIGNATURE, DIRECTORY_SIGNATURE = b"PK\x03\x04", b"PK\x07\x08", b"PK\x01\x02"
 ENCRYPTED, HAS_DESCRIPTOR, UTF_8 = 1 << 0, 1 << 3, 1 << 11
 ZIP64_FIELD, SEE_ZIP64 = 1, 0xFFFFFFFF
 STORED, DEFLATED = 0, 8
@@ -43,12 +43,12 @@ def find_members(path: Path) -> list[Member]:
     """Return the members of a zip in the order of their bytes; the last may be truncated."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         members: list[Member] = []
-        header_at = data.find(HEADER_MARK)
+        header_at = data.find(HEADER_SIGNATURE)
         while header_at >= 0:
             member = _member(data, header_at)
             if member is not None:
                 members.append(member)
-            header_at = data.find(HEADER_MARK, member.stop if member else header_at + 1)
+            header_at = data.find(HEADER_SIGNATURE, member.stop if member else header_at + 1)
         return members
 
 
@@ -81,7 +81,7 @@ def _member(data: mmap.mmap, header_at: int) -> Member | None:
 
 
 def _zip64_packed_size(extra: bytes, size: int) -> int:
-    """Return the packed size in the extra field, where it follows the unpacked size if that is there too."""
+    """Return the packed size in the extra field, where it is after the unpacked size if that is there too."""
     offset = 0
     while offset + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, offset)
@@ -95,15 +95,15 @@ def _zip64_packed_size(extra: bytes, size: int) -> int:
 def _find_stop(data: mmap.mmap, start: int) -> int | None:
     """Return the end of a member whose size is in a descriptor after its bytes; None if it has no end.
 
-    A likely descriptor is one if its size equals its distance from the member's start. Most writers put a mark before
-    the descriptor; without one, the next header or the directory follows it.
+    What looks like a descriptor is one if its size equals its distance from the member's start. Most writers put a
+    signature before the descriptor; without one, the descriptor is right before the next header or the directory.
     """
     position = start
     while (position := data.find(b"PK", position)) >= 0:
-        mark = data[position : position + 4]
-        if mark == DESCRIPTOR_MARK and _has_size(data, position + 8, position - start):
+        signature = data[position : position + 4]
+        if signature == DESCRIPTOR_SIGNATURE and _has_size(data, position + 8, position - start):
             return position
-        if mark in (HEADER_MARK, DIRECTORY_MARK):
+        if signature in (HEADER_SIGNATURE, DIRECTORY_SIGNATURE):
             for stop in (position - 12, position - 20):  # crc and two sizes, of 4 or 8 bytes each
                 if stop >= start and _has_size(data, stop + 4, stop - start):
                     return stop
@@ -112,6 +112,7 @@ def _find_stop(data: mmap.mmap, start: int) -> int | None:
 
 
 def _has_size(data: mmap.mmap, offset: int, size: int) -> bool:
+    """Return whether the number at `offset` is `size`, of which the low 32 bits are compared."""
     return data[offset : offset + 4] == struct.pack("<I", size & 0xFFFFFFFF)
 
 
@@ -134,7 +135,8 @@ def member_blocks(path: Path, member: Member, report: ReportDamage) -> Iterator[
 
 
 def _expand(data: mmap.mmap, member: Member, report: ReportDamage) -> Iterator[bytes]:
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    """Yield the expanded bytes of a member, and report damage."""
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)  # negative: raw deflate, without zlib's header
     expanded = crc = 0
     for offset in range(member.start, member.stop, READ_BYTES):
         packed = data[offset : min(offset + READ_BYTES, member.stop)]
@@ -142,8 +144,8 @@ def _expand(data: mmap.mmap, member: Member, report: ReportDamage) -> Iterator[b
             block = packed if member.method == STORED else inflate.decompress(packed)
         except zlib.error as error:
             lost = member.stop - offset
-            what = f"the zip member is damaged near byte {offset} of the file ({error}): {lost} bytes are lost"
-            report(expanded, lost, what)
+            description = f"the zip member is damaged near byte {offset} of the file ({error}): {lost} bytes are lost"
+            report(expanded, lost, description)
             return
         expanded += len(block)
         crc = zlib.crc32(block, crc)

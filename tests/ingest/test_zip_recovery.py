@@ -94,7 +94,7 @@ def test_a_wrong_checksum_is_reported(dump: Dump) -> None:
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (packed()[:40], "not one member is left"),
+        (packed()[:40], "no member can be recovered"),
         (packed()[:140], "cut off"),
         (packed().replace(b".json", b".html")[:-200], "has no dump"),
     ],
