@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 
 class Step(Protocol[Task, Result]):
-    """Process one task. The result must not depend on the worker that runs it."""
+    """A callable that processes one task. The result must not depend on the worker that runs it."""
 
     def __call__(self, task: Task, /) -> Result: ...
 

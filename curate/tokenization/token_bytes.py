@@ -1,4 +1,4 @@
-"""Read from a tokenizer.json which text each id stands for, and what is put before a text."""
+"""Read from a tokenizer.json which bytes of text each id stands for, and how many are put before a text."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ def byte_characters() -> list[str]:
 
 
 def byte_lengths(document: str) -> tuple[list[int], int] | None:
-    """Return the bytes of normalized text that each id stands for, as lengths, and the number put before a text.
+    """Return how many bytes of normalized text each id stands for, and how many bytes are put before a text.
 
-    None if a tokenizer.json has neither of LLaMA's two structures, so that ids do not determine offsets.
+    None for a tokenizer.json with neither the structure of LLaMA-3's (byte-level BPE) nor that of LLaMA-1's and 2's
+    (SentencePiece): ids then do not determine offsets.
     """
     parsed = json.loads(document)
     vocab: dict[str, int] = parsed["model"]["vocab"]
@@ -30,9 +31,10 @@ def byte_lengths(document: str) -> tuple[list[int], int] | None:
     if normalizer is None and _types(pre_tokenizer, "pretokenizers") == ["Split", "ByteLevel"]:
         for token, token_id in vocab.items():
             lengths[token_id] = len(token)  # one character for each byte
-        prefix = 0
+        prefix = 0  # bytes
     elif pre_tokenizer is None and _types(normalizer, "normalizers") == ["Prepend", "Replace"]:
         for token, token_id in vocab.items():
+            # `▁` is three bytes, but stands for one: a space.
             lengths[token_id] = 1 if BYTE_TOKEN.fullmatch(token) else len(token.replace("▁", " ").encode())
         prefix = 1
     else:
@@ -43,7 +45,7 @@ def byte_lengths(document: str) -> tuple[list[int], int] | None:
 
 
 def bytes_by_id(document: str) -> list[bytes] | None:
-    """Return the bytes of text that each id stands for; None where `byte_lengths` is None."""
+    """Return the bytes of text that each id stands for: [vocabulary]; None where `byte_lengths` returns None."""
     if byte_lengths(document) is None:
         return None
     parsed = json.loads(document)
@@ -65,7 +67,7 @@ def bytes_by_id(document: str) -> list[bytes] | None:
 
 
 def remove_space_prefix(document: str) -> str | None:
-    """Return a tokenizer.json that puts no space before a text; None if this one already does not."""
+    """Return a tokenizer.json that puts no space before a text; None if the given one puts none either."""
     parsed = json.loads(document)
     changed = False
     for key, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
@@ -103,4 +105,5 @@ def _symbols(parsed: dict[str, Any]) -> list[tuple[int, bytes]]:
 
 
 def _types(step: dict[str, Any] | None, key: str) -> list[str]:
+    """Return the types of the steps in a sequence; empty for a step that is not a sequence."""
     return [str(inner["type"]) for inner in step[key]] if step and key in step else []

@@ -1,4 +1,4 @@
-"""LLaMA tokenizers: exact ids and counts of many texts at once, checked against the reference library when loaded."""
+"""Tokenizers: exact ids and counts of many texts at once, checked against the reference library when loaded."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ BulkEncode = Callable[[Sequence[str]], FlatIds]
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """The description of a tokenizer: `hash` is the SHA-256 of its vocabulary file, `library` the one that encodes."""
+    """The description of a tokenizer."""
 
-    name: str
-    kind: str
-    hash: str
-    vocab_size: int
-    bos_id: int | None
+    name: str  # llama3, a Hub name, or a folder's or file's name
+    kind: str  # of the vocabulary file: sentencepiece, tiktoken or json
+    hash: str  # SHA-256 of the vocabulary file
+    vocab_size: int  # one more than the largest id
+    bos_id: int | None  # None for a tokenizer without a begin token
     eos_id: int
     bos_token: str | None
     eos_token: str
-    source: str
-    library: str
+    source: str  # path of the vocabulary file
+    library: str  # the one that encodes
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Tokenizer:
         return _read_vocabulary(Path(self.info.source), self.info.name)[0]
 
     def encode(self, texts: Sequence[str] | pl.Series) -> FlatIds:
-        """Return the ids of all texts in one array, and the offsets that separate them."""
+        """Return the ids of all texts in one array, [tokens], and the offsets that separate them, [texts + 1]."""
         items, flat = _encode_valid(self._bulk_encode, _to_list(texts))
         if self._symbol_pattern is None:
             return flat
@@ -116,7 +116,7 @@ class Tokenizer:
         return encode_each(vocabulary.hugging_face_encoder(document))
 
     def counts(self, texts: Sequence[str] | pl.Series) -> NDArray[np.int32]:
-        """Return the number of tokens of each text."""
+        """Return the number of tokens of each text: [texts]."""
         return np.diff(self.encode(texts)[1]).astype(np.int32)
 
     def ids(self, texts: Sequence[str] | pl.Series) -> list[list[int]]:
@@ -154,7 +154,7 @@ class Tokenizer:
 
     @property
     def word_counter(self) -> WordCounter | None:
-        """Counts tokens word by word; None where the counts of words do not add up to those of texts."""
+        """Counts tokens word by word; None if the counts of words do not add up to those of texts."""
         return self.checked_word_counter[0]
 
     @cached_property
@@ -171,21 +171,24 @@ class Tokenizer:
 
     @cached_property
     def byte_lengths(self) -> tuple[NDArray[np.int64], int] | None:
-        """Bytes of text that each id stands for, and bytes put before a text; None where ids do not tell."""
+        """How many bytes of text each id stands for, [vocabulary], and how many are put before a text.
+
+        None if the ids of a text do not determine where its tokens start.
+        """
         result = byte_lengths(self._document)
         return (np.array(result[0], dtype=np.int64), result[1]) if result else None
 
     @cached_property
     def token_bytes(self) -> list[bytes] | None:
-        """The bytes of text that each id stands for, `▁` as a space; None where ids do not tell."""
+        """The bytes of text that each id stands for, `▁` as a space; None where `byte_lengths` is None."""
         return bytes_by_id(self._document)
 
 
 def load_tokenizer(name: str | None = None, *, bulk: bool = True) -> Tokenizer:
     """Load a tokenizer: `llama3` (the default), a folder, a file, or a Hub name `org/name`.
 
-    With `bulk=False` the reference library encodes: faster to load, slower for many texts. Raises TokenizerError, one
-    line that says what is wrong and what to type.
+    With `bulk=False` the reference library encodes: faster to load, slower for many texts. Raises TokenizerError with
+    what to type.
     """
     load = _load_once if name in (None, DEFAULT_TOKENIZER) else _load
     return load(find_tokenizer_files(name), bulk)
@@ -278,21 +281,22 @@ def _split_rows(flat: Ids, offsets: Offsets) -> list[list[int]]:
 
 
 def _flatten(rows: Sequence[Sequence[int]]) -> FlatIds:
+    """Return the ids of many texts in one array, and their offsets."""
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return np.fromiter((token for row in rows for token in row), dtype=np.uint32, count=int(offsets[-1])), offsets
 
 
 def _replace_rows(flat: FlatIds, rows: dict[int, list[int]]) -> FlatIds:
-    """Return the ids with those of some texts, by index, replaced."""
+    """Return the ids with those of the texts in `rows`, by index, replaced."""
     return _flatten([rows.get(i, row) for i, row in enumerate(_split_rows(*flat))])
 
 
 def _encode_valid(encode: BulkEncode, texts: list[str]) -> tuple[list[str], FlatIds]:
-    """Return the texts with lone surrogates replaced, which no library accepts, and their ids."""
+    """Return the texts, with lone surrogates replaced because no library accepts them, and their ids."""
     try:
         return texts, encode(texts)
-    except (UnicodeEncodeError, TypeError, RuntimeError):  # what the libraries raise for one
+    except (UnicodeEncodeError, TypeError, RuntimeError):  # the libraries' errors for a lone surrogate
         valid = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
         if valid == texts:
             raise
@@ -300,6 +304,7 @@ def _encode_valid(encode: BulkEncode, texts: list[str]) -> tuple[list[str], Flat
 
 
 def _to_list(texts: Sequence[str] | pl.Series) -> list[str]:
+    """Return texts as a list; a missing one in a column is empty."""
     to_list = getattr(texts, "to_list", None)
     return [text or "" for text in (to_list() if to_list else texts)]
 

@@ -48,7 +48,7 @@ LLAMA4_RANKS = 200_000  # LLaMA-4's file has the same format, but another split 
 # Types of SentencePiece pieces (sentencepiece_model.proto).
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _BPE = 2  # TrainerSpec.ModelType
-# tiktoken's regex engine runs out of stack on long white space (seen at 1,000,000 characters, not at 100,000).
+# tiktoken's regex engine runs out of stack on long white space: at 1,000,000 characters, but not at 100,000.
 _LONG_WHITESPACE = re.compile(r"\s{100001}")
 # Added tokens that are control tokens even if they are not flagged as special.
 _CONTROL_NAME = re.compile(r"<\|[^|\s]+\|>|</?s>|<(?:unk|pad|bos|eos)>")
@@ -56,11 +56,11 @@ _CONTROL_NAME = re.compile(r"<\|[^|\s]+\|>|</?s>|<(?:unk|pad|bos|eos)>")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """One vocabulary file. `controls` maps control tokens to ids; `symbols` are texts matched before any merge."""
+    """One vocabulary file. `symbols` are texts that become one token before any merge."""
 
     kind: Kind
-    size: int
-    controls: dict[str, int]
+    size: int  # one more than the largest id
+    controls: dict[str, int]  # ids of control tokens by name
     bos: str | None
     eos: str | None
     build: Callable[[], str] = field(repr=False)  # returns tokenizer.json
@@ -90,12 +90,13 @@ def read(data: bytes, name: str) -> Vocabulary:
 
 
 def _added(token: int, content: str, *, special: bool = True) -> dict[str, object]:
+    """Return an entry of `added_tokens`; `special` is true for a control token."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {"id": token, "content": content, **flags, "special": special}
 
 
 def _post_processor(bos: str | None, token: int | None) -> dict[str, object] | None:
-    """Return the step that puts BOS first when a serving engine asks for special tokens."""
+    """Return the step that puts BOS first if a server asks for special tokens; None without BOS."""
     if bos is None or token is None:
         return None
     first = {"SpecialToken": {"id": bos, "type_id": 0}}
@@ -109,6 +110,7 @@ def _post_processor(bos: str | None, token: int | None) -> dict[str, object] | N
 
 
 def _dump(bos: tuple[str | None, int | None], **parts: object) -> str:
+    """Return tokenizer.json as text, given BOS (name and id) and the parts that differ."""
     document = {"version": "1.0", "truncation": None, "padding": None, "post_processor": _post_processor(*bos), **parts}
     return json.dumps(document, ensure_ascii=False)
 
@@ -117,6 +119,7 @@ def _dump(bos: tuple[str | None, int | None], **parts: object) -> str:
 
 
 def _proto(data: bytes) -> Any | None:
+    """Return a SentencePiece model as its protocol buffer; None if the bytes are something else."""
     proto: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
     problem: type[Exception] = importlib.import_module("google.protobuf.message").DecodeError
     try:

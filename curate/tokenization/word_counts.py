@@ -70,7 +70,7 @@ class WordCounter:
         self._store(line_break, np.ones(1, np.int64))
 
     def count(self, texts: Sequence[str], cuts: Sequence[int]) -> tuple[Counts, Counts]:
-        """Return the number of tokens of each text, and of those before its cut, a position in characters.
+        """Return the tokens of each text, and those before its cut, a position in characters: both [texts].
 
         -1 means that words do not give the count: for a text with a literal `▁` or a zero byte, a cut within a word,
         and all texts of a block that contains a lone surrogate.
@@ -88,27 +88,29 @@ class WordCounter:
                 texts[i], cuts[i] = "", 0
         try:
             total, before = self._sum_words(texts, cuts)
-        except UnicodeEncodeError:
+        except UnicodeEncodeError:  # a lone surrogate
             return np.full(len(texts), -1), np.full(len(texts), -1)
         total[unsupported] = before[unsupported] = -1
         return total, before
 
     def _sum_words(self, texts: Sequence[str], cuts: Sequence[int]) -> tuple[Counts, Counts]:
+        """Return the same for texts without a literal `▁` or a zero byte."""
         joined = " " + " ".join(texts)  # the space before each text is the `▁` that the tokenizer puts there
         sizes, byte_cuts = (list(map(len, texts)), cuts) if joined.isascii() else _in_bytes(texts, cuts)
         data = joined.encode() + bytes(MAX_WORD_BYTES)
+        # Where each text ends and begins in `data`, in bytes, with its space: [texts].
         ends = np.cumsum(np.array(sizes, np.int64) + 1)
         begins = ends - sizes - 1
         starts = _word_starts(np.frombuffer(data, np.uint8, len(data) - MAX_WORD_BYTES), begins)
         sums = np.zeros(len(starts) + 1, np.int64)  # of the words before each word
         np.cumsum(self._word_counts(data, starts), out=sums[1:])
-        first = np.searchsorted(starts, begins)
+        first = np.searchsorted(starts, begins)  # each text's first word
         total = sums[np.append(first[1:], len(starts))] - sums[first]
         positions = begins + byte_cuts + (np.array(byte_cuts) > 0)  # a cut at the start of a text is before its `▁` too
         word = np.searchsorted(starts, positions)
         at_word = (positions == ends) | (np.append(starts, -1)[word] == positions)
         before = np.where(at_word, sums[word] - sums[first], -1)
-        empty = ends == begins + 1
+        empty = ends == begins + 1  # the tokenizer puts no `▁` before an empty text
         total[empty] = before[empty] = 0
         return total, before
 
