@@ -1,8 +1,8 @@
-"""Evaluation of a model in training: held-out loss, overall and by kind, and answers to some prompts.
+"""Evaluation of a model in training: held-out loss, overall and by group, and sample answers.
 
-Losses are exact sums over supervised tokens: each token's loss is added in fp64 to that of its answer, and answers are
-grouped by depth, language and length. Every rank makes the same number of forward passes, so that a rank with fewer
-rows never blocks the others of a sharded model.
+Losses are sums over supervised tokens: each token's loss is added in fp64 to that of its answer, and answers are
+grouped by depth, language and length. Every rank makes the same number of forward passes, because each pass of a
+sharded model is collective.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from curate.train.trainer import Trainer, causal_model
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-LEAST_LENGTH = 256  # tokens; shorter conversations are one kind
-MAX_EVALUATIONS = 10  # of a run whose evaluations come by epochs: a small set has many epochs
-UNKNOWN = "unknown"
+LEAST_LENGTH = 256  # tokens; shorter conversations form one band
+MAX_EVALUATIONS = 10  # of a run that evaluates after each epoch: on a small set, a run may have many short epochs
+UNKNOWN = "unknown"  # language
 FIXED_PROMPTS = (
     "Who are you, and what can you help me with?",
     "Explain in two sentences why the sky is blue.",
@@ -57,19 +57,23 @@ class Evaluator:
         self.prompts = _prompts(run)
         lengths = run.data.eval.lengths
         longest = int(lengths.max()) if len(lengths) else 0
-        # Packed rows as in training, or longer for a longer conversation: held-out ones are never left out.
+        # Rows as long as in training, or longer, so that every held-out conversation fits.
         self.held_out = HeldOut(run.data.eval, max(run.packed.row_tokens, longest), run.config.eval.limit)
 
     def is_due(self, step: int) -> bool:
-        """Return whether to evaluate after a step: every `eval.steps`, or at the ends of at most 10 epochs."""
+        """Return whether to evaluate after a step, counted from 1.
+
+        That is every `eval.steps` steps if that is set, otherwise once an epoch, at most MAX_EVALUATIONS times.
+        """
         if self.run.config.eval.steps:
             return step % self.run.config.eval.steps == 0
         steps, load = self.run.plan.steps, self.run.plan.load
         interval = load.rows * max(1, math.ceil(steps.total_rows / load.rows / MAX_EVALUATIONS))  # packed rows
+        # True for the step that completes an interval: steps and epochs need not end at the same row.
         return step * steps.rows // interval > (step - 1) * steps.rows // interval
 
     def loss(self, which: str) -> EvalLoss | None:
-        """Return the held-out loss of the BASE or the TUNED model, None where nothing is held out."""
+        """Return the held-out loss of the BASE or the TUNED model, None if nothing is held out. Collective."""
         if not len(self.run.data.eval):
             return None
         trainer = self.trainer
@@ -79,7 +83,7 @@ class Evaluator:
             )
 
     def samples(self, which: str) -> list[Sample]:
-        """Return answers of the BASE or the TUNED model to the run's prompts."""
+        """Return answers of the BASE or the TUNED model to the run's prompts. Collective."""
         if not self.prompts:
             return []
         settings = Sampling(max_new_tokens=self.run.config.eval.max_new_tokens)
@@ -100,7 +104,7 @@ class Evaluator:
 
 
 def _prompts(run: Run) -> list[Prompt]:
-    """Return prompts from held-out conversations, or trained ones where none are held out, and fixed prompts."""
+    """Return prompts from held-out conversations (or trained ones if none are held out), and fixed prompts."""
     settings = run.config.eval
     if not settings.samples and not settings.prompts:
         return []
@@ -115,9 +119,9 @@ def _prompts(run: Run) -> list[Prompt]:
 
 
 class HeldOut:
-    """Held-out conversations, packed once, and the answer that each supervised token belongs to.
+    """Held-out conversations, packed once for all evaluations, and the answer that each supervised token belongs to.
 
-    `limit` takes that many conversations, evenly spread; 0 takes all.
+    `limit` takes that many conversations, evenly spaced over the set; 0 takes all.
     """
 
     def __init__(self, examples: Examples, row_tokens: int, limit: int = 0) -> None:
@@ -127,72 +131,79 @@ class HeldOut:
         rows: list[list[int]] = []
         if len(indices):
             packed = packing.pack(examples.lengths[indices], row_tokens)
-            rows = [[int(indices[place]) for place in row] for row in packed.rows]
+            rows = [[int(indices[member]) for member in row] for row in packed.rows]  # members count within `indices`
         self.packed = PackedData(examples, rows, row_tokens)
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """The answers (runs of supervised tokens) of some conversations; arrays are [answers]."""
+    """The answers of some conversations, as consecutive supervised tokens; arrays are [answers]."""
 
     conversation: Ints  # index in the examples
-    depth: Ints  # from 1
-    tokens: Ints
-    of_targets: dict[int, Ints]  # by conversation: the answer of each of its supervised targets, in order
+    depth: Ints  # number of the answer in its conversation, from 1
+    tokens: Ints  # supervised ones
+    of_targets: dict[int, Ints]  # by conversation: for each supervised target in order, the index of its answer
 
 
 def losses(
     module: nn.Module, attention: ChosenKernel, held_out: HeldOut, world: World, *, micro_batch: int = 1
 ) -> EvalLoss:
-    """Return the held-out loss; every rank calls it, and gets the same.
+    """Return the held-out loss, the same on every rank. Collective: every rank must call this.
 
-    module: CausalLoss, bare, in DDP or sharded.
+    `module` is a CausalLoss, alone, in DDP or sharded.
     """
     packed = held_out.packed
     if not packed.rows:
         return EvalLoss(Slice("all", None, 0, 0))
-    sums = torch.zeros(len(held_out.answers.conversation), dtype=torch.float64)  # on the CPU
-    # A rank without rows runs an empty one, so that it stays in step; on CUDA every batch has the same shape, so that
-    # none is compiled again.
+    sums = torch.zeros(len(held_out.answers.conversation), dtype=torch.float64)  # [answers], on the CPU
+    # A rank without rows runs an empty one, because each forward pass of a sharded model is collective. On CUDA every
+    # batch has the same shape, so that nothing is compiled again.
     min_rows = micro_batch if world.device.type == "cuda" else 1
     with _evaluating(module):
-        for part in distributed.shares(range(len(packed.rows)), micro_batch, world):
-            batch = packed.batch(part, min_rows).to(world.device)
+        for rows in distributed.shares(range(len(packed.rows)), micro_batch, world):
+            batch = packed.batch(rows, min_rows).to(world.device)
+            # Not through DDP's own forward, which would broadcast buffers.
             token_losses = distributed.inner(module)(batch, attention, per_token=True)  # [supervised], fp32
-            indices = [held_out.answers.of_targets[index] for row in part for index in packed.rows[row]]
+            # In the same order: by row, by conversation in the row, by position.
+            indices = [held_out.answers.of_targets[index] for row in rows for index in packed.rows[row]]
             if indices:
                 sums.index_add_(0, torch.from_numpy(np.concatenate(indices)), token_losses.double().cpu())
-    total = np.array(distributed.total(sums.tolist(), world))
+    total = np.array(distributed.total(sums.tolist(), world))  # [answers]
     return _group_losses(held_out.examples, held_out.answers, total)
 
 
 def spread(count: int, limit: int) -> Ints:
-    """Return `limit` indices out of `count`, evenly spread; a limit of 0 returns all."""
+    """Return `limit` indices out of `count`, evenly spaced and ascending; a limit of 0 returns all."""
     if not limit or limit >= count:
         return np.arange(count)
     return np.arange(limit) * count // limit
 
 
 def _answers(examples: Examples, indices: Ints) -> _Answers:
+    """Find the answers of these conversations: each begins where a supervised target follows an unsupervised one."""
     conversation: list[int] = []
     depth: list[int] = []
     of_targets: dict[int, Ints] = {}
     for index in indices.tolist():
         begin, end = examples.offsets[index : index + 2].tolist()
-        supervised = examples.loss_mask[begin + 1 : end]  # shifted as in packing: the first token is no target
-        starts = supervised & ~np.concatenate([[False], supervised[:-1]])
+        supervised = examples.loss_mask[begin + 1 : end]  # shifted as in packing: the first token is never a target
+        starts = supervised & ~np.concatenate([[False], supervised[:-1]])  # [targets]
+        # Counting the starts up to a target numbers the answers; those of earlier conversations come first.
         of_targets[index] = (np.cumsum(starts) - 1 + len(conversation))[supervised]
         count = int(starts.sum())
         conversation += [index] * count
         depth += range(1, count + 1)
-    every = np.concatenate([*of_targets.values(), np.zeros(0, np.int64)])
-    tokens = np.bincount(every, minlength=len(conversation))
+    all_targets = np.concatenate([*of_targets.values(), np.zeros(0, np.int64)])
+    tokens = np.bincount(all_targets, minlength=len(conversation))
     return _Answers(np.array(conversation, np.int64), np.array(depth, np.int64), tokens, of_targets)
 
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Turn dropout and gradients off; unlike in `sampling.eval_mode`, layers stay compiled for their fixed shapes."""
+    """Turn dropout and gradients off within the block.
+
+    Unlike in `sampling.eval_mode`, layers stay compiled, because shapes are those of training.
+    """
     training = module.training
     module.eval()
     try:
@@ -203,32 +214,33 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _group_losses(examples: Examples, answers: _Answers, sums: Floats) -> EvalLoss:
-    """Return the losses by kind from the summed loss of each answer [answers]."""
+    """Return the losses by group, from the summed loss of each answer [answers]."""
     exchanges, lengths = examples.exchanges, examples.lengths
 
-    def by(key: Callable[[int, int], Hashable], *, largest_first: bool = False) -> tuple[Slice, ...]:
+    def group_by(key: Callable[[int, int], Hashable], *, largest_first: bool = False) -> tuple[Slice, ...]:
+        """Group answers by a key of conversation and depth; sort by key, or by tokens."""
         groups: dict[Any, list[int]] = {}
         pairs = zip(answers.conversation.tolist(), answers.depth.tolist(), strict=True)
-        for place, (index, depth) in enumerate(pairs):
-            groups.setdefault(key(index, depth), []).append(place)
-        slices = [(name, _slice(name, answers, sums, places)) for name, places in groups.items()]
+        for answer, (index, depth) in enumerate(pairs):
+            groups.setdefault(key(index, depth), []).append(answer)
+        slices = [(name, _slice(name, answers, sums, members)) for name, members in groups.items()]
         slices.sort(key=(lambda pair: -pair[1].tokens) if largest_first else (lambda pair: pair[0]))
-        return tuple(part for _, part in slices)
+        return tuple(group for _, group in slices)
 
     return EvalLoss(
         overall=_slice("all", answers, sums, range(len(sums))),
-        by_exchanges=by(lambda index, _: band(int(exchanges[index]))),
-        by_depth=by(lambda _, depth: band(depth)),
-        by_language=by(lambda index, _: examples.languages[index] or UNKNOWN, largest_first=True),
-        by_length=by(lambda index, _: band(int(lengths[index]), LEAST_LENGTH)),
+        by_exchanges=group_by(lambda index, _: band(int(exchanges[index]))),
+        by_depth=group_by(lambda _, depth: band(depth)),
+        by_language=group_by(lambda index, _: examples.languages[index] or UNKNOWN, largest_first=True),
+        by_length=group_by(lambda index, _: band(int(lengths[index]), LEAST_LENGTH)),
     )
 
 
-Band = tuple[int, int]  # from, to, both included
+Band = tuple[int, int]  # first and last number, both included
 
 
 def band(number: int, least: int = 1) -> Band:
-    """Return the band of a number: up to `least`, then each twice as wide (1, 2, 3 to 4, 5 to 8 …)."""
+    """Return the band of a number: 1 to `least`, then each twice as wide (1, 2, 3 to 4, 5 to 8 …); 0 is its own."""
     if number < 1:
         return 0, 0
     top = least
@@ -237,18 +249,19 @@ def band(number: int, least: int = 1) -> Band:
     return (1 if top == least else top // 2 + 1), top
 
 
-def _slice(name: str | Band, answers: _Answers, sums: Floats, places: Sequence[int]) -> Slice:
-    shown = name if isinstance(name, str) else "-".join(map(str, dict.fromkeys(name)))
-    tokens = int(answers.tokens[places].sum())
-    loss = float(sums[places].sum()) / tokens if tokens else float("nan")
-    return Slice(shown, loss if np.isfinite(loss) else None, tokens, len(set(answers.conversation[places].tolist())))
+def _slice(name: str | Band, answers: _Answers, sums: Floats, members: Sequence[int]) -> Slice:
+    """Return the mean loss per token of some answers, given by index."""
+    shown = name if isinstance(name, str) else "-".join(map(str, dict.fromkeys(name)))  # 3-4, but 1 for 1 to 1
+    tokens = int(answers.tokens[members].sum())
+    loss = float(sums[members].sum()) / tokens if tokens else float("nan")
+    return Slice(shown, loss if np.isfinite(loss) else None, tokens, len(set(answers.conversation[members].tolist())))
 
 
 # ---- answers
 
 
 def fixed_prompts(renderer: Renderer, texts: Sequence[str] = FIXED_PROMPTS) -> list[Prompt]:
-    """Return prompts of one user message each."""
+    """Return a prompt of one user message for each text."""
     conversations = [(Message("user", text),) for text in texts]
     return [
         Prompt("fixed prompt", messages, tuple(renderer.generation_prompt(messages).tolist()))
@@ -257,18 +270,18 @@ def fixed_prompts(renderer: Renderer, texts: Sequence[str] = FIXED_PROMPTS) -> l
 
 
 def data_prompts(renderer: Renderer, examples: Examples, count: int, *, kind: str = "held out") -> list[Prompt]:
-    """Return the prompts before the first supervised answer of some conversations, evenly spread.
+    """Return the prompts before the first supervised answer of `count` conversations, evenly spaced over the examples.
 
-    Examples keep ids, not messages, so a prompt is shown as decoded, without what the template writes around a single
-    question.
+    Examples have ids, not messages. A prompt is therefore shown as decoded text, without the text that the template
+    writes around a single question.
     """
     prompts = []
-    before, after = _around(renderer)
+    before, after = _text_around_question(renderer)
     for index in spread(len(examples), count).tolist() if count else ():
         begin, end = examples.offsets[index : index + 2].tolist()
         ids, loss_mask = examples.ids[begin:end], examples.loss_mask[begin:end]
-        start = int(loss_mask.argmax())
-        stop = start + int(np.append(loss_mask[start:], False).argmin())
+        start = int(loss_mask.argmax())  # first supervised token
+        stop = start + int(np.append(loss_mask[start:], False).argmin())  # first unsupervised one after it, or the end
         answer_ids = [token for token in ids[start:stop].tolist() if token not in renderer.stop_ids]
         prompt_ids, tokenizer = ids[:start].tolist(), renderer.tokenizer
         question = tokenizer.decode(prompt_ids).removeprefix(before).removesuffix(after).strip()
@@ -278,11 +291,11 @@ def data_prompts(renderer: Renderer, examples: Examples, count: int, *, kind: st
     return prompts
 
 
-def _around(renderer: Renderer) -> tuple[str, str]:
+def _text_around_question(renderer: Renderer) -> tuple[str, str]:
     """Return the text that a renderer writes before and after a single question."""
     question = "QUESTION"
-    whole = renderer.tokenizer.decode(renderer.generation_prompt((Message("user", question),)).tolist())
-    before, _, after = whole.rpartition(question)
+    rendered = renderer.tokenizer.decode(renderer.generation_prompt((Message("user", question),)).tolist())
+    before, _, after = rendered.rpartition(question)
     return before, after
 
 
@@ -295,26 +308,29 @@ def answers(
     sampling_settings: Sampling = sampling.GREEDY,
     limit: int = 0,
 ) -> list[Sample]:
-    """Return the model's answer to each prompt; every rank calls it, and gets the same.
+    """Return the model's answer to each prompt, the same on every rank. Collective: every rank must call this.
 
-    module: CausalLoss, bare, in DDP or sharded. `limit`: tokens of prompt and answer together, 0 for no limit.
+    `module` is a CausalLoss, alone, in DDP or sharded. `limit` is the maximum number of tokens of prompt and answer
+    together, 0 for none. Unsharded ranks share the prompts; a sharded model needs all ranks for each token, so each
+    answers all of them.
     """
     model = causal_model(module)
     sharded = distributed.is_sharded(module)
-    mine = prompts if sharded else prompts[world.rank :: world.size]
+    own_prompts = prompts if sharded else prompts[world.rank :: world.size]
     with sampling.eval_mode(model), attentions.plain_attention(model), _gathered(module):
-        samples = [_answer(model, renderer, prompt, sampling_settings, limit) for prompt in mine]
-    if sharded:  # every rank answered every prompt
+        samples = [_answer(model, renderer, prompt, sampling_settings, limit) for prompt in own_prompts]
+    if sharded:
         return samples
     by_rank = distributed.gather(samples, world)
-    return [by_rank[place % world.size][place // world.size] for place in range(len(prompts))]
+    return [by_rank[index % world.size][index // world.size] for index in range(len(prompts))]
 
 
 @contextmanager
 def _gathered(module: nn.Module) -> Iterator[None]:
-    """Keep a sharded model's embeddings, norm and head gathered, as a forward pass that bypasses the root needs.
+    """Keep a sharded model's embeddings, norm and head gathered within the block.
 
-    The layers gather themselves. All ranks choose the same tokens, because all compute the same numbers.
+    Generation calls the model inside the sharded root module, whose own forward would gather them. Layers gather
+    themselves. All ranks choose the same tokens, because all compute the same logits.
     """
     if not isinstance(module, FSDPModule):
         yield
@@ -336,17 +352,17 @@ def _answer(model: nn.Module, renderer: Renderer, prompt: Prompt, settings: Samp
 
 @contextmanager
 def as_base(module: nn.Module) -> Iterator[None]:
-    """Disable a model's adapter, if it has one: the model is then its base."""
+    """Disable a model's adapter within the block, if it has one: the model is then its base."""
     disable_adapter: Any = getattr(causal_model(module), "disable_adapter", None)
     with nullcontext() if disable_adapter is None else disable_adapter():
         yield
 
 
-# ---- the loss mask, to look at
+# ---- the loss mask, to inspect
 
 
 def decode_masks(tokenizer: Tokenizer, examples: Examples, count: int) -> list[Row]:
-    """Return lines of `masked.jsonl`: the text of some conversations in spans, each with loss or without."""
+    """Return lines of `masked.jsonl`: the text of `count` conversations in spans, each with loss or without."""
     return [
         {"name": examples.names[index], "runs": decode_masked(tokenizer, *examples.rendering(index))}
         for index in spread(len(examples), count).tolist()

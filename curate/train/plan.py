@@ -17,11 +17,11 @@ from curate.train import memory
 from curate.train.config import TrainConfig
 from curate.train.memory import CONTEXT, FRAGMENTATION, Setup
 
-ENOUGH_TOKENS = {"cuda": 16_384, "cpu": 2_048}  # of a micro-batch; more are no faster
-OVERHEAD_TOKENS = 256  # a device idles at the start of a micro-batch for about as long as these would take; a guess
+ENOUGH_TOKENS = {"cuda": 16_384, "cpu": 2_048}  # of a micro-batch; with more, a token takes as long
+OVERHEAD_TOKENS = 256  # a device idles at the start of a micro-batch for about as long as these take; an assumption
 # Share of the measured matrix rate that training reaches, by device and whether every weight is trained.
 EFFICIENCY = {("cuda", True): 0.50, ("cuda", False): 0.42, ("cpu", True): 0.30, ("cpu", False): 0.30}
-SUGGESTED_RANKS = (2, 4, 8)  # numbers of devices to suggest where one is too small
+SUGGESTED_RANKS = (2, 4, 8)  # numbers of devices to suggest if one is too small
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Steps:
-    """The optimizer steps of a run over its epochs' packed rows, laid end to end; the last step takes what is left."""
+    """The optimizer steps of a run over the packed rows of all epochs in sequence; the last step may have fewer."""
 
     count: int
     rows: int  # packed rows of a step, over all ranks
@@ -106,11 +106,11 @@ class Plan:
         return self.needs <= self.hardware.memory
 
     def require_fit(self) -> None:
-        """Raise PlanError where the run does not fit the memory or the disk: one line with what would."""
+        """Raise PlanError if the run does not fit the memory or the disk: one line, with what would fit."""
         if not self.fits_memory:
             largest = sorted(self.parts.items(), key=lambda part: -part[1])[:3]
             named = ", ".join(f"{name} {gib(size)}" for name, size in largest)
-            would = "; ".join(self.suggestions) or "nothing that is known here makes it fit; take a smaller model"
+            would = "; ".join(self.suggestions) or "no change of settings; use a smaller model"
             raise PlanError(
                 f"this run needs {gib(self.needs)} GiB, {self.hardware.name} has "
                 f"{gib(self.hardware.memory)} ({named}); what would fit: {would}"
@@ -119,7 +119,7 @@ class Plan:
             raise PlanError(
                 f"checkpoints and the model take {gib(self.disk)} GiB of disk, {gib(self.hardware.disk)} "
                 f"are free (one checkpoint with all states is {gib(self.checkpoint)}); give another --out, "
-                "or an adapter's method, which saves little"
+                "or --method lora, whose checkpoints are small"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class Planner:
     trained: int | None = None  # parameters, where they are known; otherwise estimated from the shape
 
     def plan(self) -> Plan:
-        """Return the plan to run by. One that does not fit is returned as well, with suggestions of what would."""
+        """Return the best plan; if none fits the memory, the smallest, with suggestions of what would fit."""
         best = self.best()
         return best if best.fits_memory else replace(best, suggestions=tuple(self.suggestions()))
 
@@ -214,7 +214,7 @@ class Planner:
     # ---- the candidates, in order of preference
 
     def _modes(self) -> Iterator[tuple[OptimizerForm, bool]]:
-        """Yield optimizer forms, each without and with activation checkpointing: speed is given up before exactness."""
+        """Yield optimizer forms, each without and with activation checkpointing: exactness matters more than speed."""
         checkpointing = {"auto": (False, True), "full": (True,), "none": (False,)}[self.config.train.checkpointing]
         for form in self._forms():
             for checkpointed in checkpointing:
@@ -232,7 +232,7 @@ class Planner:
         return OPTIMIZER_FORMS if self.hardware.dtype != "fp16" else ("master", "8bit")
 
     def _micro_batches(self) -> Iterator[int]:
-        """Yield micro-batches from the largest that is any faster down to one packed row.
+        """Yield micro-batches, from the largest with at most ENOUGH_TOKENS down to one packed row.
 
         Each divides a rank's packed rows of a step as evenly as its number of micro-batches allows.
         """
@@ -255,7 +255,7 @@ class Planner:
         return self._evaluate(plan.form, plan.micro_batch, fewest)
 
     def _cost_per_token(self, plan: Plan) -> float:
-        """Return the time of a token relative to one in a large micro-batch with all activations kept.
+        """Return the time of a token, relative to one in a large micro-batch with all activations kept.
 
         A checkpointed layer runs forward once more, on top of 3 passes in full fine-tuning (forward, and the gradients
         of inputs and weights) or 2 with an adapter, whose frozen base needs no weight gradients.
@@ -295,7 +295,7 @@ class Planner:
 
     def _setup(self, form: OptimizerForm, micro_batch: int, checkpointed: int) -> Setup:
         load, hardware = self.load, self.hardware
-        # Not over 4-bit matrices, which are bitsandbytes' own calls.
+        # Not with 4-bit matrices, whose products are bitsandbytes' own kernels.
         compiles = hardware.kind == "cuda" and not self.config.method.quantised
         return Setup(
             method=self.config.method,
@@ -327,14 +327,14 @@ class Planner:
         recomputation = forward * setup.checkpointed / self.shape.layers
         evaluations = max(1.0, epochs) + 1  # the base model, then each epoch
         evaluation = evaluations * flops(self.shape, load.held_out, full=True) / 3
-        efficiency = EFFICIENCY.get((self.hardware.kind, full), 0.3)
+        efficiency = EFFICIENCY.get((self.hardware.kind, full), 0.3)  # as on a CPU
         rate = self.hardware.rate * self.hardware.ranks * efficiency
         return training, (training + recomputation + evaluation) / rate
 
     def _disk(self, setup: Setup) -> tuple[int, int]:
-        """Return the bytes of one checkpoint with all states, and of everything that is on disk at once, at most.
+        """Return the bytes of one checkpoint with all states, and the peak on disk.
 
-        That is the checkpoints that are kept, one more that is being written, and the resulting model.
+        At the peak there are the checkpoints that are kept, one more that is being written, and the resulting model.
         """
         trained, settings = self._trained_parameters, self.config.checkpoint
         weights = trained * setup.itemsize
@@ -344,38 +344,38 @@ class Planner:
         result = self.shape.parameters * setup.itemsize if setup.full else weights
         return checkpoint, int(kept + result)
 
-    # ---- in words
+    # ---- explanations
 
     def _reasons(self, setup: Setup) -> Iterator[str]:
         """Yield a sentence for each choice."""
         steps, load, train = self.steps, self.load, self.config.train
         rows = f"{number(steps.rows)} {plural(steps.rows, 'row')} of {number(load.row_tokens)} tokens"
-        yield f"{number(round(steps.conversations))} conversations a step = {rows}"
+        yield f"{number(round(steps.conversations))} conversations per step = {rows}"
         if not 0.8 < steps.conversations / train.global_batch < 1.25:
             yield (
-                f"{train.global_batch} conversations a step were asked for; a row holds "
-                f"{number(load.conversations / load.rows)} on average, and a step is whole rows (smaller ones: "
+                f"global_batch is {train.global_batch} conversations, but a row has "
+                f"{number(load.conversations / load.rows)} on average, and a step has whole rows (for shorter ones: "
                 "data.row_tokens)"
             )
-        how = "as asked" if train.micro_batch else "the most that fits, or that is any faster"
-        yield f"{setup.micro_batch} {plural(setup.micro_batch, 'row')} at once: {how}"
+        reason = "as set" if train.micro_batch else "more would not fit, or not be faster"
+        yield f"{setup.micro_batch} {plural(setup.micro_batch, 'row')} at once: {reason}"
         yield self._checkpointing_reason(setup)
         if self.config.optimizer.form != "auto":
-            yield f"optimizer {setup.form}: as asked"
+            yield f"optimizer {setup.form}: as set"
         elif setup.form != "master":
             yield f"optimizer {setup.form}: more exact states would not fit"
 
     def _checkpointing_reason(self, setup: Setup) -> str:
         layers = self.shape.layers
         if self.config.train.checkpointing != "auto":
-            return f"activations checkpointed: {'yes' if setup.checkpointed else 'no'}, as asked"
+            return f"activations checkpointed: {'yes' if setup.checkpointed else 'no'}, as set"
         if not setup.checkpointed:
             return "activations are kept: they fit"
-        some = "" if setup.checkpointed == layers else f" of {setup.checkpointed} of {layers} layers"
-        return f"activations{some} are made again in the backward pass: kept, they would not fit"
+        scope = "" if setup.checkpointed == layers else f" of {setup.checkpointed} of {layers} layers"
+        return f"activations{scope} are recomputed in the backward pass: otherwise they would not fit"
 
     def suggestions(self) -> Iterator[str]:
-        """Yield changes that would make the run fit, the nearest to what was asked first."""
+        """Yield changes that would make the run fit, the smallest change first."""
         for change, planner in self._changes():
             plan = planner.best()
             if plan.fits_memory:
@@ -386,7 +386,7 @@ class Planner:
                 return
 
     def _changes(self) -> Iterator[tuple[str, Planner]]:
-        """Yield changes that need less memory, in words and as planners."""
+        """Yield changes that need less memory: a description, and a planner with the change."""
         config, load = self.config, self.load
         free = replace(config, train=replace(config.train, micro_batch=0, checkpointing="auto"))
         unrestricted = replace(self, config=free, trained=None)

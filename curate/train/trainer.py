@@ -1,9 +1,9 @@
 """The trainer: a model, its optimizer and its packed data, and one optimizer step over them.
 
 A step runs its packed rows forward and backward in micro-batches and scales the summed loss once, by the supervised
-tokens of the whole global batch. Weights change only in the optimizer's update. Whatever fails before that (memory, a
-compiler, a loss that is not finite) leaves them as they were: a step that ran out of memory is repeated with smaller
-micro-batches, with the same rows and the same random draws.
+tokens of the whole global batch. Weights change only in the optimizer's update. A failure before that (memory, a
+compiler, a loss that is not finite) leaves them unchanged: a step that ran out of memory is repeated with smaller
+micro-batches, the same rows and the same random numbers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LostStep(Exception):
 
 @dataclass(frozen=True)
 class TrainerInputs:
-    """What a trainer needs besides the model."""
+    """The inputs of a trainer, except the model."""
 
     config: TrainConfig
     plan: Plan
@@ -80,7 +80,7 @@ class LossScale:
 
     @classmethod
     def for_dtype(cls, dtype: str) -> LossScale:
-        """Return the scale to begin with."""
+        """Return the initial scale for a dtype by name."""
         return cls(True, INITIAL_LOSS_SCALE) if dtype == "fp16" else cls(False)
 
     def update(self, finite: bool) -> None:
@@ -95,13 +95,17 @@ class LossScale:
 
 
 class Trainer:
-    """Owns model, optimizer and data, and takes steps. Everything that changes during a run is here.
+    """Owns model, optimizer and data, and takes steps. It has all state that changes during training.
 
-    Every rank has one, and calls the same methods in the same order.
+    Every rank has one, and must call the same methods in the same order.
     """
 
     def __init__(self, model: nn.Module, inputs: TrainerInputs) -> None:
-        """Make a loaded model ready to train: adapters, attention, activation checkpointing, compilation, ranks."""
+        """Prepare a loaded model for training: adapters, attention, activation checkpointing, compilation, ranks.
+
+        Raises CurateError if the method, the checkpoint of `--init` or packed rows do not suit the model, PlanError if
+        the optimizer's states do not fit into memory.
+        """
         config, plan = inputs.config, inputs.plan
         self.data = inputs.packed
         self.world = inputs.world
@@ -127,8 +131,8 @@ class Trainer:
         if plan.compiled:
             _compile_layers(model)
         self.module = distributed.wrap_model(causal_loss, self.world, shard=config.method.full)
-        self.parameters = _trained(distributed.inner(self.module))  # sharded ones, where FSDP2 replaced them
-        torch.manual_seed(config.train.seed + self.world.rank)  # each rank draws its own dropout
+        self.parameters = _trained(distributed.inner(self.module))  # after sharding, which replaces parameters
+        torch.manual_seed(config.train.seed + self.world.rank)  # each rank has its own dropout
         self.optimizer = adamw.build(self.parameters.items(), config.optimizer, plan.form)
 
     @property
@@ -142,21 +146,21 @@ class Trainer:
         return self.checkpointed >= len(distributed.layers(self.model))
 
     def step(self, step: int, rows: Sequence[int], lr: float) -> StepResult:
-        """Take a step, numbered from 1, over these packed rows of the global batch.
+        """Take a step, numbered from 1, over these packed rows of all ranks. Collective.
 
-        Raises RunError where the loss or a gradient is not finite or memory cannot be reduced any further, LostStep
-        where memory ran out during the update of the weights.
+        Raises RunError if the loss or a gradient is not finite, or memory cannot be reduced any further; LostStep if
+        memory ran out during the update of the weights.
         """
         begin = time.perf_counter()
         while True:
-            draws = random_state(self.world)
+            random_before = random_state(self.world)
             try:
                 loss, supervised, data_seconds = self._backward(rows)
                 break
             except Exception as error:
                 recover = self._recovery(error, step)
-            recover()  # outside the handler, whose error keeps alive the tensors that filled the memory
-            set_random_state(draws, self.world)
+            recover()  # outside the handler, whose traceback keeps the tensors alive that filled the memory
+            set_random_state(random_before, self.world)
         norm, skipped = self._update(step, loss, lr)
         seconds = time.perf_counter() - begin
         return StepResult(step, rows, lr, loss, norm, supervised, seconds, data_seconds, skipped)
@@ -167,10 +171,10 @@ class Trainer:
         """Compute the step's gradients; return its loss, its supervised tokens and the seconds spent on data."""
         place = self.world.device
         begin = time.perf_counter()
-        # On CUDA every micro-batch has the same shape, so that the last one of a step compiles nothing again.
+        # On CUDA every micro-batch has the same shape, so that the last one of a step is not compiled again.
         min_rows = self.micro_batch if place.type == "cuda" else 1
-        parts = distributed.shares(rows, self.micro_batch, self.world)
-        batches = [self.data.batch(part, min_rows) for part in parts]
+        micro_batches = distributed.shares(rows, self.micro_batch, self.world)
+        batches = [self.data.batch(members, min_rows) for members in micro_batches]
         data_seconds = time.perf_counter() - begin
         factor, supervised = step_factor(batches, device=place)
         total = torch.zeros((), dtype=torch.float64 if place.type != "mps" else torch.float32).to(place)
@@ -178,7 +182,7 @@ class Trainer:
             with distributed.accumulating(self.module, number == len(batches)):
                 summed: Tensor = self.module(batch.to(place), self.attention)
                 (summed * (factor * self.loss_scale.value)).backward()
-            total += summed.detach()  # stays on the device: the CPU waits once a step, not once a micro-batch
+            total += summed.detach()  # stays on the device: the CPU waits once per step, not per micro-batch
         mean = distributed.total([float(total)], self.world)[0] / max(supervised, 1)
         return mean, supervised, data_seconds
 
@@ -190,10 +194,10 @@ class Trainer:
         finite = bool(torch.isfinite(torch.tensor([norm, loss])).all())
         if not finite and not self.loss_scale.active:
             self.optimizer.zero_grad(set_to_none=True)
-            what, value = ("the loss", loss) if loss != loss else ("the gradients", norm)
+            name, value = ("the loss is", loss) if loss != loss else ("the norm of the gradients is", norm)
             raise RunError(
-                f"step {step}: {what} came to {value}; nothing was changed by this step. Lower the rate (--lr), or "
-                "look at the rows of this step for damaged text"
+                f"step {step}: {name} {value}; the step changed nothing. Lower the learning rate (--lr), or look for "
+                "damaged text in the rows of this step"
             )
         if finite:
             try:
@@ -202,18 +206,18 @@ class Trainer:
             except RuntimeError as error:
                 if not device.is_out_of_memory(error):
                     raise
-                self.optimizer.zero_grad(set_to_none=True)  # the repeated step would add to them
+                self.optimizer.zero_grad(set_to_none=True)  # otherwise the next step would add to them
                 raise LostStep from None
         self.optimizer.zero_grad(set_to_none=True)
         self.loss_scale.update(finite)
         if self.loss_scale.active and not finite and self.loss_scale.value <= 1.0:
-            raise RunError(f"step {step}: the fp16 loss is no number at any scale; lower the rate (--lr)")
+            raise RunError(f"step {step}: fp16 gradients overflow at any loss scale; lower the learning rate (--lr)")
         return norm, not finite
 
-    # ---- what can go wrong
+    # ---- recovery
 
     def _recovery(self, error: Exception, step: int) -> Callable[[], None]:
-        """Return what to change before the step is repeated; raise RunError or the error itself if nothing helps."""
+        """Return a function to call before the step is repeated; raise RunError, or the error itself, if none helps."""
         if device.is_out_of_memory(error):
             self._require_reducible_memory(error, step)
             return lambda: self._reduce_memory(step)
@@ -225,8 +229,8 @@ class Trainer:
     def _require_reducible_memory(self, error: Exception, step: int) -> None:
         if self.world.size > 1:  # the other ranks wait for this one in the middle of their step
             raise RunError(
-                f"step {step}: rank {self.world.rank} ran out of memory at {self.micro_batch} rows at once; go on with "
-                f"--resume and --micro-batch {max(1, self.micro_batch // 2)}"
+                f"step {step}: rank {self.world.rank} ran out of memory at {self.micro_batch} rows at once; continue "
+                f"with --resume and --micro-batch {max(1, self.micro_batch // 2)}"
             ) from error
         if self.micro_batch == 1 and self.all_checkpointed:
             raise RunError(
@@ -241,30 +245,30 @@ class Trainer:
             torch.cuda.empty_cache()
         if self.micro_batch > 1:
             self.micro_batch = (self.micro_batch + 1) // 2
-            what = f"now {self.micro_batch} rows at once"
+            change = f"now {self.micro_batch} rows at once"
         else:
             self.checkpointed = len(distributed.layers(self.model))
             checkpoint_activations(self.model, self.checkpointed)
-            what = "activations are made again in the backward pass from now on"
-        self.reporter.warn(f"memory ran out in step {step}: {what}; the step is taken again, its rows are the same")
+            change = "activations are recomputed in the backward pass from now on"
+        self.reporter.warn(f"memory ran out in step {step}: {change}; the step is repeated with the same rows")
 
     def _uncompile(self, error: str) -> None:
         """Run the layers without the compiler from now on."""
         self.optimizer.zero_grad(set_to_none=True)
         torch._dynamo.reset()
         for layer in distributed.layers(self.model):
-            layer._compiled_call_impl = None
+            layer._compiled_call_impl = None  # undoes `Module.compile`, for which torch has no public function
         self.compiled = False
-        self.reporter.warn(f"layers do not compile here and run as they are ({error})")
+        self.reporter.warn(f"layers cannot be compiled here and run uncompiled ({error})")
 
     def recover_from_oom(self, loaded: Loaded | None, step: int) -> int:
         """Restore a checkpoint and halve the micro-batch after a LostStep; return the checkpoint's step.
 
-        Raises RunError where there is no checkpoint, or memory cannot be reduced any further.
+        Raises RunError if there is no checkpoint, or memory cannot be reduced any further.
         """
         if loaded is None or (self.micro_batch == 1 and self.all_checkpointed):
             raise RunError(
-                f"step {step}: memory ran out while the optimizer made its states; give --method lora or qlora, or "
+                f"step {step}: memory ran out while the optimizer updated the weights; give --method lora or qlora, or "
                 "--setting optimizer.form=8bit"
             )
         self.micro_batch = (self.micro_batch + 1) // 2
@@ -277,7 +281,10 @@ class Trainer:
     # ---- to and from a checkpoint
 
     def state(self, step: int, facts: dict[str, Any]) -> State:
-        """Return the state after a step, with everything that an exact resume needs; `facts` belong to the run."""
+        """Return the state after a step, with everything that an exact resumption needs. Collective.
+
+        `facts` are added to those of the trainer. Sharded tensors stay sharded.
+        """
         activations = "none" if not self.checkpointed else "full" if self.all_checkpointed else "auto"
         return State(
             step=step,
@@ -299,7 +306,7 @@ class Trainer:
         distributed.load_weights(self.parameters, state.weights)
         self.optimizer.load_state_dict(state.optimizer)
         self.loss_scale.value, self.loss_scale.finite_steps = state.facts["scale"], state.facts["good"]
-        if state.rng:  # at another number of ranks each takes one of the states that there are
+        if state.rng:  # with more ranks than before, some share a state
             set_random_state(dict(state.rng[self.world.rank % len(state.rng)]), self.world)
         return state.step
 
@@ -314,16 +321,18 @@ def causal_model(module: nn.Module) -> nn.Module:
 
 
 def checkpoint_activations(model: nn.Module, count: int) -> None:
-    """Let a model's first `count` layers keep only their inputs, and compute the rest again in the backward pass.
+    """Let a model's first `count` layers keep only their inputs, and recompute activations in the backward pass.
 
-    The first ones, because the backward pass reaches them when the later layers have freed their activations.
+    The first ones, because the backward pass reaches them after the later layers have freed their activations.
     """
     if not count:
         return
     base: Any = attentions.base_model(model)
     # transformers 5.24 renamed the method
     enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    enable(
+        {"use_reentrant": False}
+    )  # the reentrant form needs inputs with gradients, which a frozen base does not have
     layers: Sequence[Any] = distributed.layers(model)
     for layer in layers[count:]:
         layer.gradient_checkpointing = False
@@ -339,7 +348,7 @@ def _load_weights(causal_loss: CausalLoss, path: Path) -> None:
 
 
 def _compile_layers(model: nn.Module) -> None:
-    """Compile each layer by itself: all have the same code, so one compilation serves them all."""
+    """Compile each layer by itself: all have the same code, so that one compilation serves all of them."""
     for layer in distributed.layers(model):
         layer.compile()
 
@@ -349,7 +358,7 @@ def is_compiler_error(error: Exception) -> bool:
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton"))
 
 
-# ---- random states, without which dropout and noise would differ after a resumption
+# ---- random states, so that dropout and noise are the same after a resumption
 
 
 def random_state(world: World) -> RandomState:

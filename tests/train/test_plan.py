@@ -53,7 +53,7 @@ def test_a_global_batch_counts_conversations() -> None:
     found = steps(TrainConfig(), MANY_A_ROW)  # 3.125 a row
     assert (found.rows, found.conversations) == (41, 128.125)
     assert found.count == 2342  # 100,000 conversations × 3 epochs ÷ 128 is 2,344
-    assert "128 conversations a step = 41 rows of 2,048 tokens" in planned(card(80)).reasons
+    assert "128 conversations per step = 41 rows of 2,048 tokens" in planned(card(80)).reasons
 
 
 def test_the_last_step_takes_what_is_left_and_max_steps_says_all() -> None:
@@ -67,7 +67,7 @@ def test_the_last_step_takes_what_is_left_and_max_steps_says_all() -> None:
 
 def test_a_batch_smaller_than_a_row_is_said() -> None:
     found = planned(card(80), train={"global_batch": 2})
-    assert any("2 conversations a step were asked for; a row holds 3.1" in reason for reason in found.reasons)
+    assert any("global_batch is 2 conversations, but a row has 3.1" in reason for reason in found.reasons)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_7b_model_fits_in_the_most_exact_way_that_fits(
 def test_no_more_layers_are_checkpointed_than_must_be() -> None:
     found = planned(card(22), method={"kind": "lora"})
     assert 0 < found.checkpointed < 32
-    assert any(f"activations of {found.checkpointed} of 32 layers are made again" in text for text in found.reasons)
+    assert any(f"activations of {found.checkpointed} of 32 layers are recomputed" in text for text in found.reasons)
     spared = planned(card(22), method={"kind": "lora"}, train={"checkpointing": "full"})
     assert spared.checkpointed == 32
     assert found.seconds < 0.95 * spared.seconds
@@ -131,8 +131,8 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
 def test_what_was_asked_for_is_kept_and_said_to_be_asked() -> None:
     found = planned(card(141), method={"kind": "lora"}, train={"micro_batch": 2, "checkpointing": "full"})
     assert (found.micro_batch, found.grad_accum, found.checkpointed) == (2, 21, 32)
-    assert "2 rows at once: as asked" in found.reasons
-    assert "activations checkpointed: yes, as asked" in found.reasons
+    assert "2 rows at once: as set" in found.reasons
+    assert "activations checkpointed: yes, as set" in found.reasons
 
 
 def test_a_micro_batch_spreads_a_step_evenly() -> None:

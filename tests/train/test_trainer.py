@@ -119,7 +119,7 @@ def test_at_one_row_activations_are_checkpointed_and_then_there_is_no_more_to_do
     heard = EventLog()
     with pytest.raises(RunError, match=r"step 1: memory ran out at one row.*--max-tokens"), memory_for(0):
         run(taught, tmp_path / "run", micro_batch=1, on_event=heard, **ALL)
-    assert "activations are made again" in heard.of(events.Warned)[0].text
+    assert "activations are recomputed" in heard.of(events.Warned)[0].text
     assert "memory ran out" in records.read(tmp_path / "run").facts["status"]
 
 
@@ -171,17 +171,17 @@ def test_a_loss_that_is_no_number_stops_the_run_with_one_line_before_a_weight_ha
     taught: Path, tmp_path: Path, reference: list[float]
 ) -> None:
     asked: dict[str, Any] = {**ALL, "settings": ("checkpoint.steps=1",), "micro_batch": 4}
-    with pytest.raises(RunError, match=r"^step 3: the loss came to nan; .*--lr"), loss_becomes(float("nan"), 3):
+    with pytest.raises(RunError, match=r"^step 3: the loss is nan; .*--lr"), loss_becomes(float("nan"), 3):
         run(taught, tmp_path / "run", **asked)
     assert losses(tmp_path / "run") == pytest.approx(reference[:2], rel=2e-5)
-    assert "came to nan" in records.read(tmp_path / "run").facts["status"]
+    assert "the loss is nan" in records.read(tmp_path / "run").facts["status"]
     assert checkpoint.checkpoints(tmp_path / "run")[0].name == "step-000002"
     finetune(resume=tmp_path / "run", place="cpu")  # what spoilt it is gone: the run goes on
     assert losses(tmp_path / "run") == pytest.approx(reference, rel=2e-5)
 
 
 def test_gradients_that_are_no_number_stop_it_too(taught: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"^step 1: the gradients came to (nan|inf)"):
+    with pytest.raises(RunError, match=r"^step 1: the norm of the gradients is (nan|inf)"):
         run(taught, tmp_path / "run", settings=("optimizer.clip=0.0",), **{**ALL, "on_event": _spoil})
 
 

@@ -18,11 +18,11 @@ from curate.train.run.records import Records, Row
 CARD = "README.md"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 LONG = 600  # characters of an answer
-LOSSES = 10  # rows of the training loss
+LOSSES = 10  # rows of the table of the training loss, at most
 
 
 def write(folder: Path, history: Records, serving: Serving, note: Note) -> None:
-    """Write the card into a model's folder."""
+    """Write the card of a model or adapter into its folder; raises OSError."""
     (folder / CARD).write_text(text(history, serving, note), "utf-8", "backslashreplace")
 
 
@@ -30,14 +30,14 @@ def text(history: Records, serving: Serving, note: Note) -> str:
     """Return the card's markdown."""
     parts = [
         _front(note),
-        f"# {_plain(history.name)}",
-        _what(note),
+        f"# {_escape(history.name)}",
+        _introduction(note),
         _section("Prompt format", _prompt_format(serving)),
         _section("Data", _facts(history.facts.get("data"))),
         _section("Held-out loss", _losses(history)),
-        _section("Training loss", _course(history)),
+        _section("Training loss", _training_loss(history)),
         _section("Sample answer", _answer(history)),
-        _section("Settings", _fenced(history.config, "toml")),
+        _section("Settings", _fence(history.config, "toml")),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -51,7 +51,7 @@ def _front(note: Note) -> str:
     )
 
 
-def _what(note: Note) -> str:
+def _introduction(note: Note) -> str:
     quantised = ", which was quantised to 4 bits (NF4) during training" if note.quantised else ""
     kind = "An adapter" if note.kind == "adapter" else "A model"
     return (
@@ -74,13 +74,13 @@ def _prompt_format(serving: Serving) -> str:
         eos=info.eos_token,
     )
     where = f"Template `{serving.template}`, stored in `tokenizer_config.json` as the chat template:"
-    return f"{where}\n\n{_fenced(shown)}\n\n{ending}"
+    return f"{where}\n\n{_fence(shown)}\n\n{ending}"
 
 
 def _facts(facts: object) -> str:
     if not isinstance(facts, Mapping):
         return ""
-    return _table(("", ""), [(_plain(str(name).replace("_", " ")), _value(value)) for name, value in facts.items()])
+    return _table(("", ""), [(_escape(str(name).replace("_", " ")), _value(value)) for name, value in facts.items()])
 
 
 def _losses(history: Records) -> str:
@@ -88,15 +88,15 @@ def _losses(history: Records) -> str:
     if tuned is None:
         return ""
     slices = [("all", _row(base, "overall"), _row(tuned, "overall"))]
-    before = {one.get("name"): one for one in (base or {}).get("by_depth") or []}
+    before = {row.get("name"): row for row in (base or {}).get("by_depth") or []}
     slices += [
-        (f"answer {one.get('name')}", before.get(one.get("name"), {}), one) for one in tuned.get("by_depth") or []
+        (f"answer {row.get('name')}", before.get(row.get("name"), {}), row) for row in tuned.get("by_depth") or []
     ]
     rows = [(name, _loss(old), _loss(new), number(new.get("tokens", 0))) for name, old, new in slices]
     return _table(("", "base", "tuned", "tokens"), rows)
 
 
-def _course(history: Records) -> str:
+def _training_loss(history: Records) -> str:
     """Return the training loss in a few rows, each the mean since the previous row."""
     curve = records.downsample(records.points(history.metrics, "loss"), LOSSES)
     return _table(("up to step", "loss"), [(number(step), loss(value)) for step, value in curve]) if curve else ""
@@ -114,9 +114,10 @@ def _loss(row: Row) -> str:
 def _answer(history: Records) -> str:
     """Return the tuned model's answer to the first prompt."""
     for _, row in history.answers():
-        prompt = "\n\n".join(str(one.get("content")) for one in row.get("messages") or [] if isinstance(one, dict))
+        messages = [message for message in row.get("messages") or [] if isinstance(message, dict)]
+        prompt = "\n\n".join(str(message.get("content")) for message in messages)
         answer = str(row.get("answer", ""))
-        return f"Prompt:\n\n{_fenced(_cut(prompt))}\n\nAnswer:\n\n{_fenced(_cut(answer))}"
+        return f"Prompt:\n\n{_fence(_cut(prompt))}\n\nAnswer:\n\n{_fence(_cut(answer))}"
     return ""
 
 
@@ -131,13 +132,13 @@ def _section(title: str, body: str) -> str:
     return f"## {title}\n\n{body}" if body else ""
 
 
-def _plain(value: str) -> str:
-    """Return a text on one line, with what markdown or HTML would read taken literally."""
+def _escape(value: str) -> str:
+    """Return a text on one line, with the characters escaped that mean something in markdown or HTML."""
     return re.sub(r"([\\`*_{}\[\]<>()#|!~&$])", r"\\\1", one_line(value, 200))
 
 
 def _code(value: str, table: bool = False) -> str:
-    """Return a text as code, between more backticks than it holds; in a table a bar would end the cell."""
+    """Return a text as code, between more backticks than it has in a row; in a table, bars are escaped."""
     shown = one_line(value, 200)
     shown = shown.replace("|", "\\|") if table else shown
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
@@ -154,7 +155,8 @@ def _value(value: object) -> str:
     return _code(json.dumps(value, ensure_ascii=False, default=str), table=True)
 
 
-def _fenced(value: str, language: str = "") -> str:
+def _fence(value: str, language: str = "") -> str:
+    """Return a text as a code block, with a longer fence than any in it."""
     if not value:
         return ""
     ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", value)), default=0))

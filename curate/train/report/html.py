@@ -1,4 +1,7 @@
-"""The page of a training run: `report.html`, made from the run's records."""
+"""The page of a training run: `report.html`, rendered from the run's records.
+
+Records are JSON that anyone may have changed, so that values are checked, and all text is escaped.
+"""
 
 from __future__ import annotations
 
@@ -30,19 +33,20 @@ from curate.train.run import records
 from curate.train.run.records import Point, Records, Row
 
 REPORT = "report.html"
-SHOWN = 40  # rows of tables that grow with the data; the files next to the page have all
-POINTS = 600  # of a line
-STEPS = 100  # rows of the table of steps
+SHOWN = 40  # rows of tables that grow with the data, at most; the files next to the page have all
+POINTS = 600  # of a line, at most
+STEPS = 100  # rows of a table of steps, about
 LONG = 4_000  # characters of a message
 LONG_MASK = 20_000  # characters of a conversation with its mask
-SLICES = (
+SLICES = (  # keys of an evaluation, and their titles
     ("by_exchanges", "exchanges"),
     ("by_depth", "answer"),
     ("by_language", "language"),
     ("by_length", "length, tokens"),
 )
+# Keys of `metrics.jsonl` that have a chart each, and their titles.
 COURSE = (("lr", "learning rate"), ("tokens_per_s", "tokens per second"), ("mfu", "MFU"), ("gib", "GiB"))
-FORMATS = {
+FORMATS = {  # by title of a column
     **dict.fromkeys(("loss", "running mean", "base", "tuned"), loss),
     **dict.fromkeys(("learning rate", "GiB"), significant),
     "tokens per second": lambda value: number(round(value)),
@@ -66,7 +70,7 @@ def render(history: Records) -> str:
         ("course", "Course of the run", _course(history)),
         ("data", "Data", _facts(history.facts.get("data"))),
         ("left-out", "Left out of training", _left_out(history.left_out)),
-        ("mask", "What is trained on", "".join(map(_masked, history.masked))),
+        ("mask", "What is trained on", "".join(map(_mask, history.masked))),
         ("plan", "Plan and measurement", _plan(history)),
         ("config", "Configuration", f'<pre class="plain">{escape(history.config)}</pre>' if history.config else ""),
     ]
@@ -85,11 +89,11 @@ def _head(history: Records, parts: Sequence[tuple[str, str, str]]) -> str:
         (_loss_text(tuned), "held-out loss, tuned"),
     ]
     shown = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for value, name in tiles if value)
-    made = definition_list(
+    facts = definition_list(
         (name, escape(history.facts.get(name) or "")) for name in ("base", "method", "template", "status")
     )
     title = f'<h1>{escape(history.name)}</h1><div class="tiles">{shown}</div>'
-    return f"<header>{title}{made}{navigation(parts)}</header><main>"
+    return f"<header>{title}{facts}{navigation(parts)}</header><main>"
 
 
 def _overall(row: Row | None) -> Row:
@@ -135,20 +139,19 @@ def _loss(history: Records) -> str:
     tuned, base = (records.held_out_curve(history, which) for which in (records.TUNED, records.BASE))
     if not (steps or tuned or base):
         return ""
-    every = _every(steps)
     means = dict(records.smooth(steps))
-    rows: list[Sequence[Cell]] = [(step, value, means[step]) for step, value in every]
-    looks: list[Sequence[Cell]] = [(step, "base", value) for step, value in base]
-    looks += [(step, "tuned", value) for step, value in tuned]
+    rows: list[Sequence[Cell]] = [(step, value, means[step]) for step, value in _evenly_spaced(steps)]
+    evaluations: list[Sequence[Cell]] = [(step, "base", value) for step, value in base]
+    evaluations += [(step, "tuned", value) for step, value in tuned]
     tables = table("training loss", ("step", "loss", "running mean"), rows, FORMATS)
-    tables += table("held-out loss over the run", ("step", "model", "loss"), looks, FORMATS)
+    tables += table("held-out loss over the run", ("step", "model", "loss"), evaluations, FORMATS)
     return chart("lines:loss", "loss by step; the table has the numbers") + collapsible("as a table", tables)
 
 
-def _every(points: Sequence[Point]) -> list[Point]:
-    """Return evenly spaced points, including the last one."""
+def _evenly_spaced(points: Sequence[Point]) -> list[Point]:
+    """Return at most STEPS evenly spaced points, including the last one."""
     stride = -(-len(points) // STEPS) or 1
-    return [points[place] for place in range((len(points) - 1) % stride, len(points), stride)]
+    return [points[index] for index in range((len(points) - 1) % stride, len(points), stride)]
 
 
 def _course(history: Records) -> str:
@@ -164,7 +167,7 @@ def _course(history: Records) -> str:
     values = [dict(curves[key]) for key, _ in shown]
     steps = sorted(set().union(*values))
     rows: list[Sequence[Cell]] = [
-        (step, *(value.get(step) for value in values)) for step, _ in _every([(step, 0.0) for step in steps])
+        (step, *(value.get(step) for value in values)) for step, _ in _evenly_spaced([(step, 0.0) for step in steps])
     ]
     tables = table("the run by steps", ("step", *(title for _, title in shown)), rows, FORMATS)
     return f'<div class="grid">{drawn}</div>{collapsible("as a table", tables)}'
@@ -180,15 +183,15 @@ def _held_out(history: Records) -> str:
         return ""
     rows = [_slice("all", _overall(base), _overall(newest), tuned is not None)]
     for key, title in SLICES:
-        before = {one.get("name"): one for one in (base or {}).get(key) or []}
-        for one in (newest.get(key) or [])[:SHOWN]:
-            name = f"{title}: {one.get('name')}"
-            rows.append(_slice(name, before.get(one.get("name"), {}), one, tuned is not None))
+        before = {row.get("name"): row for row in (base or {}).get(key) or []}
+        for row in (newest.get(key) or [])[:SHOWN]:
+            name = f"{title}: {row.get('name')}"
+            rows.append(_slice(name, before.get(row.get("name"), {}), row, tuned is not None))
     heading = ("part", "conversations", "trained tokens", "base", "tuned", "change")
-    return table("held-out loss per trained token", heading, rows, {**FORMATS, "change": _signed})
+    return table("held-out loss per trained token", heading, rows, {**FORMATS, "change": _format_change})
 
 
-def _signed(value: float) -> str:
+def _format_change(value: float) -> str:
     return loss(value, signed=True)
 
 
@@ -201,9 +204,9 @@ def _slice(name: str, base: Row, now: Row, is_tuned: bool) -> tuple[Cell, ...]:
 def _answers(base: Row | None, tuned: Row) -> str:
     """Return one prompt with the answers of both models, and the reference answer if there is one."""
     prompt = "".join(
-        message_block(str(one.get("role")), _typed(one.get("content")))
-        for one in tuned.get("messages") or []
-        if isinstance(one, dict)
+        message_block(str(message.get("role")), _content(message.get("content")))
+        for message in tuned.get("messages") or []
+        if isinstance(message, dict)
     )
     answers = [("base", base), ("tuned", tuned)]
     if isinstance(tuned.get("reference"), str):
@@ -215,11 +218,11 @@ def _answers(base: Row | None, tuned: Row) -> str:
 
 def _answer(title: str, row: Row) -> str:
     return message_block(
-        "assistant", _typed(row.get("answer", "")), title if row.get("stopped") else f"{title}, did not stop"
+        "assistant", _content(row.get("answer", "")), title if row.get("stopped") else f"{title}, did not stop"
     )
 
 
-def _typed(content: object) -> str:
+def _content(content: object) -> str:
     return preformatted(escape(truncate(str(content), LONG)))
 
 
@@ -237,7 +240,7 @@ def _facts(values: object) -> str:
 def _value(value: object) -> str:
     """Return a JSON value as HTML."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{escape(key)} {_value(one)}" for key, one in value.items())
+        return ", ".join(f"{escape(key)} {_value(item)}" for key, item in value.items())
     if isinstance(value, list):
         return "<br>".join(map(_value, value))
     if isinstance(value, str):
@@ -253,24 +256,24 @@ def _left_out(rows: Sequence[Row]) -> str:
     return table("conversations left out", ("conversation", "reason"), shown) + note * (len(rows) > SHOWN)
 
 
-def _masked(row: Row) -> str:
-    """Return one conversation with its trained spans marked; `runs` are [text, trained] pairs in order."""
-    runs = [run for run in row.get("runs") or [] if isinstance(run, list) and len(run) == 2]
-    shown = "".join(f"<mark>{part}</mark>" if trained else part for part, trained in _within(runs, LONG_MASK))
+def _mask(row: Row) -> str:
+    """Return one conversation with its trained spans marked; the key `runs` has [text, trained] pairs in order."""
+    spans = [span for span in row.get("runs") or [] if isinstance(span, list) and len(span) == 2]
+    shown = "".join(f"<mark>{part}</mark>" if trained else part for part, trained in _truncate_spans(spans, LONG_MASK))
     return collapsible(f"<mark>trained on</mark> in {escape(row.get('name'))}", preformatted(shown))
 
 
-def _within(runs: Iterable[Sequence[Any]], room: int) -> Iterator[tuple[str, bool]]:
-    """Yield the escaped spans, at most `room` characters."""
-    for part, trained in runs:
-        yield escape(truncate(str(part), max(room, 0))), bool(trained)
-        room -= len(str(part))
-        if room <= 0:
+def _truncate_spans(spans: Iterable[Sequence[Any]], max_chars: int) -> Iterator[tuple[str, bool]]:
+    """Yield spans with their text escaped, until `max_chars` characters are reached."""
+    for text, trained in spans:
+        yield escape(truncate(str(text), max(max_chars, 0))), bool(trained)
+        max_chars -= len(str(text))
+        if max_chars <= 0:
             break
 
 
 def _plan(history: Records) -> str:
-    """Return the plan, with measured values where there are any."""
+    """Return the plan, with the measured value next to each predicted one that was measured."""
     memory = [value for _, value in records.points(history.metrics, "gib")]
     measured = {
         "peak_gib": max(memory, default=None),

@@ -52,18 +52,19 @@ def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
     )
     room = f"{gib(planned.disk)} GiB of {gib(hardware.disk)} free"
     terminal.add_row(grid, "disk", f"{room} (a checkpoint {gib(planned.checkpoint)})")
-    for place, reason in enumerate(planned.reasons):
-        terminal.add_row(grid, "" if place else "because", terminal.safe_text(reason))
+    for index, reason in enumerate(planned.reasons):
+        terminal.add_row(grid, "" if index else "because", terminal.safe_text(reason))
     return Group(grid, *_misfit(planned))
 
 
 def _data(planned: Plan, facts: Mapping[str, Any]) -> str:
     load = planned.load
-    left = f", {number(facts['left_out'])} left out" if facts.get("left_out") else ""
-    held = f", {number(facts['eval_conversations'])} held out" if facts.get("eval_conversations") else ", none held out"
-    named = f"{facts['set']}: {number(load.conversations)} conversations{held}{left}"
+    eval_count, left_out_count = facts.get("eval_conversations"), facts.get("left_out")
+    held_out = f", {number(eval_count)} held out" if eval_count else ", none held out"
+    left_out = f", {number(left_out_count)} left out" if left_out_count else ""
+    conversations = f"{facts['set']}: {number(load.conversations)} conversations{held_out}{left_out}"
     tokens = f"{number(load.work.tokens)} tokens, {number(load.work.supervised)} trained on"
-    return f"{named}; {tokens} (template {facts['template']})"
+    return f"{conversations}; {tokens} (template {facts['template']})"
 
 
 def _steps(planned: Plan) -> str:
@@ -82,8 +83,8 @@ def _memory(planned: Plan) -> str:
 
 def _misfit(planned: Plan) -> Iterator[RenderableType]:
     if not planned.fits:
-        what = "the memory" if not planned.fits_memory else "the disk"
-        yield Text(f"this does not fit {what}", "bold red")
+        resource = "the memory" if not planned.fits_memory else "the disk"
+        yield Text(f"this does not fit {resource}", "bold red")
         for suggestion in planned.suggestions:
             yield Text(f"would fit: {suggestion}")
 
@@ -95,25 +96,25 @@ def render_result(result: RunResult, history: Records) -> RenderableType:
     """Render the result of a run: losses before and after, its path, and some answers of both models."""
     grid = terminal.label_grid()
     losses = [row["loss"] for row in history.metrics if isinstance(row.get("loss"), int | float)]
-    taken = duration(float(history.facts.get("seconds") or 0))
-    terminal.add_row(grid, "steps", f"{number(result.step)} of {number(result.plan.steps.count)} in {taken}")
+    elapsed = duration(float(history.facts.get("seconds") or 0))
+    terminal.add_row(grid, "steps", f"{number(result.step)} of {number(result.plan.steps.count)} in {elapsed}")
     if losses:
         terminal.add_row(grid, "loss", f"{loss(losses[0])} → {loss(losses[-1])}")
-    if held := _held_out(history):
-        terminal.add_row(grid, "held out", held)
-    terminal.add_row(grid, "written", _folded(str(result.result or result.run), "bold"))
+    if held_out := _held_out(history):
+        terminal.add_row(grid, "held out", held_out)
+    terminal.add_row(grid, "written", _wrap(str(result.result or result.run), "bold"))
     if result.report:
-        terminal.add_row(grid, "page", _folded(str(result.report)))
+        terminal.add_row(grid, "page", _wrap(str(result.report)))
     if result.status == "finished":
-        terminal.add_row(grid, "next", _folded(f"curate chat {result.run}", "bold cyan"))
+        terminal.add_row(grid, "next", _wrap(f"curate chat {result.run}", "bold cyan"))
     else:
-        terminal.add_row(grid, "resume", _folded(f"curate finetune --resume {result.run}", "bold cyan"))
+        terminal.add_row(grid, "resume", _wrap(f"curate finetune --resume {result.run}", "bold cyan"))
     answers = history.answers()[:ANSWERS] if result.status == "finished" else []
     return Group(*_answers(answers), grid)
 
 
-def _folded(text: str, style: str = "") -> Text:
-    """Return a path or a command that wraps where it is too long."""
+def _wrap(text: str, style: str = "") -> Text:
+    """Return a path or a command that wraps if it is too long."""
     return Text(safe(text), style, overflow="fold")
 
 
