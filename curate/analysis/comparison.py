@@ -121,7 +121,7 @@ def _inputs(curated: CuratedSet) -> list[tuple[str, str | None]]:
 
 
 class _Rows:
-    """A set's records: `kept`, `lost` (with their rule) and lost `exchanges`, each with the `key` it is matched by."""
+    """A set's records: `kept`, `rejected` (with their rule) and rejected `exchanges`, each with its `key` for matching."""
 
     def __init__(self, curated: CuratedSet, by: MatchedBy) -> None:
         self.key = PLACE if by == "place" else ["key"]
@@ -132,7 +132,7 @@ class _Rows:
         record_id = pl.coalesce("source_id", pl.format("{}:{}", *PLACE)).alias("id")
         self.kept = rows.filter(pl.col("piece") == 0).select(*self.key, "id").unique(self.key, maintain_order=True)
         is_record = pl.col("scope") == "record"
-        self.lost = rejected.filter(is_record).select(*self.key, "rule").unique(self.key, maintain_order=True)
+        self.rejected = rejected.filter(is_record).select(*self.key, "rule").unique(self.key, maintain_order=True)
         first = pl.col("message_range").list.first().alias("first")
         self.exchanges = rejected.filter(~is_record).select(*self.key, first, "rule", record_id)
 
@@ -140,13 +140,15 @@ class _Rows:
 def _side(mine: _Rows, theirs: _Rows) -> Side:
     key = mine.key
     only_mine = mine.kept.join(theirs.kept, on=key, how="anti", maintain_order="left")
-    differences = _rule_differences(only_mine.join(theirs.lost, on=key, how="left", maintain_order="left"))
+    differences = _rule_differences(only_mine.join(theirs.rejected, on=key, how="left", maintain_order="left"))
     kept_by_both = theirs.exchanges.join(mine.kept, on=key, how="semi").join(theirs.kept, on=key, how="semi")
-    lost = kept_by_both.join(mine.exchanges, on=[*key, "first"], how="anti", maintain_order="left")
+    only_theirs = kept_by_both.join(mine.exchanges, on=[*key, "first"], how="anti", maintain_order="left")
     absent = sum(count for rule, count, _ in differences if rule is None)
     rules = tuple(RuleDifference(rule, count, tuple(ids)) for rule, count, ids in differences if rule is not None)
     exchanges = tuple(
-        RuleDifference(rule, count, tuple(ids)) for rule, count, ids in _rule_differences(lost) if rule is not None
+        RuleDifference(rule, count, tuple(ids))
+        for rule, count, ids in _rule_differences(only_theirs)
+        if rule is not None
     )
     return Side(absent + sum(rule.count for rule in rules), absent, rules, exchanges)
 

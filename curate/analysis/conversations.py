@@ -75,8 +75,8 @@ def diff_record(curated: CuratedSet, chat: ConversationView) -> list[Change]:
 
     A record that is not among the originals was not changed. Raises SetError if the set was written without originals.
     """
-    place = (chat.source_file, chat.source_index)
-    raw = _records(curated.rejected(), [place]).get(place)
+    key = (chat.source_file, chat.source_index)
+    raw = _records(curated.rejected(), [key]).get(key)
     originals = curated.originals()
     if raw is None and originals is None:
         raise SetError(
@@ -84,8 +84,8 @@ def diff_record(curated: CuratedSet, chat: ConversationView) -> list[Change]:
             f"curate explain {chat.place} lists the repairs"
         )
     if raw is None and originals is not None:
-        raw = _records(originals, [place]).get(place)
-    after = _join_pieces(curated, place)
+        raw = _records(originals, [key]).get(key)
+    after = _join_pieces(curated, key)
     if raw is None:
         return changes(after, after)
     before, unread = parse_record(raw)
@@ -166,18 +166,18 @@ def _view_rejected(row: Mapping[str, Any], record: bytes | None) -> Conversation
     )
 
 
-def _records(frame: pl.LazyFrame, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
-    """Return the bytes of records by their places."""
-    files, numbers = {file for file, _ in places}, {number for _, number in places}
-    near = pl.col("source_file").is_in(list(files)) & pl.col("source_index").is_in(list(numbers))
+def _records(frame: pl.LazyFrame, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
+    """Return the bytes of records by key."""
+    files, indices = {file for file, _ in keys}, {index for _, index in keys}
+    near = pl.col("source_file").is_in(list(files)) & pl.col("source_index").is_in(list(indices))
     rows = frame.filter(near & pl.col("record").is_not_null()).select("source_file", "source_index", "record")
-    return {(file, number): record for file, number, record in rows.collect().iter_rows()}
+    return {(file, index): record for file, index, record in rows.collect().iter_rows()}
 
 
-def _join_pieces(curated: CuratedSet, place: tuple[str, int]) -> list[Message]:
+def _join_pieces(curated: CuratedSet, key: tuple[str, int]) -> list[Message]:
     """Return the kept messages of a record: its pieces joined, with system messages from the first only."""
-    file, number = place
-    rows = curated.conversations().filter((pl.col("source_file") == file) & (pl.col("source_index") == number))
+    file, index = key
+    rows = curated.conversations().filter((pl.col("source_file") == file) & (pl.col("source_index") == index))
     joined: list[Message] = []
     for (messages,) in rows.sort("piece").select("messages").collect().iter_rows():
         piece = [Message(**message) for message in messages]

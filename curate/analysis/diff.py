@@ -25,7 +25,8 @@ KEY_LENGTH = 60  # leading letters and digits by which a message is matched befo
 class Change:
     """A message before and after cleaning; `after` is None if it was removed, `before` if it was added.
 
-    Consecutive messages of the same role are joined into one."""
+    Consecutive messages of the same role are joined into one.
+    """
 
     before: Message | None
     after: Message | None

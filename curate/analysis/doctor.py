@@ -210,10 +210,10 @@ def _torch_cuda() -> str | None:
 def _machine(folder: Path) -> Machine:
     total, free = _memory()
     cache = Path.home() / ".cache"
-    places = {"sets": folder, "scratch": Path(tempfile.gettempdir()), "tokenizers": cache}
+    paths = {"sets": folder, "scratch": Path(tempfile.gettempdir()), "tokenizers": cache}
     disks = [
         Disk(use, str(path.resolve()), round(usage.free / GIB, 1), round(usage.total / GIB, 1))
-        for use, path in places.items()
+        for use, path in paths.items()
         if path.exists() and (usage := shutil.disk_usage(path))
     ]
     return Machine(platform.platform(), default_workers(), total, free, tuple(disks))
@@ -246,7 +246,7 @@ def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         driver = Path("/proc/driver/nvidia/version").exists()
-        return (), "the driver is there, nvidia-smi is not" if driver else "no NVIDIA driver"
+        return (), "NVIDIA driver found, but not nvidia-smi" if driver else "no NVIDIA driver"
     command = [tool, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS)

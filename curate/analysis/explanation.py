@@ -103,8 +103,8 @@ def find_records(curated: CuratedSet, record_id: str) -> list[Key]:
         len(record_id)
     )
     kept = curated.conversations().filter(has_source_id | (pl.col("id") == record_id) | is_piece | _place(record_id))
-    lost = curated.rejected().filter(has_source_id | _place(record_id))
-    keys = pl.concat([frame.select("source_file", "source_index") for frame in (kept, lost)])
+    rejected = curated.rejected().filter(has_source_id | _place(record_id))
+    keys = pl.concat([frame.select("source_file", "source_index") for frame in (kept, rejected)])
     return list(keys.unique().sort("source_file", "source_index").collect(engine="streaming").iter_rows())
 
 
@@ -123,12 +123,12 @@ def _histories(curated: CuratedSet, keys: list[Key]) -> tuple[RecordHistory, ...
         keys,
         ["id", "piece", "source_id", "split", "turns", "tokens", "answer_tokens", "edits"],
     )
-    lost = _rows(
+    rejected = _rows(
         curated.rejected(),
         keys,
         ["source_id", "scope", "rule", "reason", "evidence", "message_range", "twin", "record"],
     )
-    return tuple(_history(curated, key, kept.get(key, []), lost.get(key, [])) for key in keys)
+    return tuple(_history(curated, key, kept.get(key, []), rejected.get(key, [])) for key in keys)
 
 
 def _rows(frame: pl.LazyFrame, keys: list[Key], columns: list[str]) -> dict[Key, list[dict[str, Any]]]:
@@ -143,15 +143,17 @@ def _rows(frame: pl.LazyFrame, keys: list[Key], columns: list[str]) -> dict[Key,
     return rows
 
 
-def _history(curated: CuratedSet, key: Key, kept: list[dict[str, Any]], lost: list[dict[str, Any]]) -> RecordHistory:
-    rejected_row = next((row for row in lost if row["scope"] == "record"), None)
+def _history(
+    curated: CuratedSet, key: Key, kept: list[dict[str, Any]], rejected: list[dict[str, Any]]
+) -> RecordHistory:
+    rejected_row = next((row for row in rejected if row["scope"] == "record"), None)
     return RecordHistory(
         source_file=key[0],
         source_index=key[1],
-        source_id=next((row["source_id"] for row in [*kept, *lost]), None),
+        source_id=next((row["source_id"] for row in [*kept, *rejected]), None),
         kept=bool(kept),
         edits=tuple({tuple(edit.values()): Edit(**edit) for row in kept for edit in row["edits"] or []}.values()),
-        rejections=tuple(rejection(row) for row in lost),
+        rejections=tuple(rejection(row) for row in rejected),
         pieces=tuple(Piece(row["id"], row["split"], row["turns"], row["tokens"], row["answer_tokens"]) for row in kept),
         twins=_twins(curated, kept),
         record=_excerpt(rejected_row["record"]) if rejected_row else None,

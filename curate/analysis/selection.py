@@ -134,23 +134,23 @@ def _decoded(records: pl.Series) -> pl.Series:
 def _select_ids(curated: CuratedSet, names: Sequence[str], rejected: bool) -> Selection:
     """Return the rows that the ids name: a piece by its own id, else all pieces of a record, else its rejections."""
     kept: list[int] = []
-    lost: list[int] = []
+    rejected_rows: list[int] = []
     for name in names:
         pieces = [] if rejected else _rows(curated.conversations(), pl.col("id") == name)
         keys = [] if pieces else find_records(curated, name)
         if not pieces and not keys:
             raise unknown_id(curated, name)
-        place = pl.any_horizontal(
+        is_record = pl.any_horizontal(
             pl.lit(False),
             *((pl.col("source_file") == file) & (pl.col("source_index") == index) for file, index in keys),
         )
-        rows = pieces or (_rows(curated.conversations(), place) if not rejected else [])
+        rows = pieces or (_rows(curated.conversations(), is_record) if not rejected else [])
         kept += rows
         if not rows:
-            lost += _rows(curated.rejected(), place)
-    if rejected and not lost:
+            rejected_rows += _rows(curated.rejected(), is_record)
+    if rejected and not rejected_rows:
         raise InputError(f"no part of {', '.join(map(repr, names))} was rejected; leave out --rejected")
-    return Selection(curated, tuple(dict.fromkeys(kept)), tuple(dict.fromkeys(lost)))
+    return Selection(curated, tuple(dict.fromkeys(kept)), tuple(dict.fromkeys(rejected_rows)))
 
 
 def _rows(frame: pl.LazyFrame, condition: pl.Expr) -> list[int]:

@@ -45,9 +45,9 @@ def convert(
     path = Path(target)
     _check_target(source, path, form)
     if to not in PROMPT_FORMATS and (template or tokenizer):
-        raise InputError(f"a template or tokenizer changes nothing in {to!r}; they are for 'text' and 'rendered'")
+        raise InputError(f"a template or tokenizer has no effect on {to!r}; they are for 'text' and 'rendered'")
     if to != RENDERED and (max_tokens or loss or chat_template):
-        raise InputError(f"a window, loss or chat template changes nothing in {to!r}; they are for 'rendered'")
+        raise InputError(f"a window, loss or chat template has no effect on {to!r}; they are for 'rendered'")
     try:
         if to == RENDERED:
             from curate.conversion import tokenized
@@ -94,15 +94,15 @@ def _check_target(source: str | Path, target: Path, form: formats.Format) -> Non
     if form.name == FOLDER and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{shown!r} already exists; 'hf' writes a new folder: give another name")
     if form.name != FOLDER and target.is_dir():
-        raise InputError(f"{shown!r} is a folder; name a file in it, such as {str(target / 'out.jsonl')!r}")
+        raise InputError(f"{shown!r} is a folder; give a file in it, such as {str(target / 'out.jsonl')!r}")
     if form.name != FOLDER and target.exists() and not target.is_file():
-        raise InputError(f"{shown!r} is not a plain file; name another")
+        raise InputError(f"{shown!r} is not a plain file; give another target")
     if not target.parent.is_dir():
-        raise InputError(f"there is no folder {str(target.parent)!r} to write {target.name!r} in")
+        raise InputError(f"cannot write {target.name!r}: there is no folder {str(target.parent)!r}")
     if target.suffix in COMPRESSED and (form.name == "parquet" or target.stem.endswith(".parquet")):
-        raise InputError(f"{shown!r}: Parquet is compressed in itself; name the target .parquet")
+        raise InputError(f"{shown!r}: Parquet files are already compressed; give a target that ends in .parquet")
     if manifest.is_set(target.parent) and target.name in manifest.FILES:
-        raise InputError(f"{shown!r} is part of a curated set; name a file outside it")
+        raise InputError(f"{shown!r} is part of a curated set; give a file outside it")
     if str(source) == "-":
         return
     resolved = Path(source).resolve()

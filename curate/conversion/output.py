@@ -55,7 +55,7 @@ class Output(Generic[Item]):
     def selects(self, split: str | None, file: str) -> bool:
         """Return whether to write this split; raises InputError if a split is requested and the file has none."""
         if self.split and split is None:
-            raise InputError(f"{file!r} has no train and eval; only a curated set does")
+            raise InputError(f"{file!r} has no train and eval split; only a curated set has them")
         if self.split and split != self.split:
             self.other_split += 1
             return False
@@ -107,5 +107,5 @@ def _left_out_line(row: InputRecord, entry: Entry | None, error: RecordError) ->
         record = row.raw.decode("utf-8", "backslashreplace")
     else:
         record = turns.to_plain_json(row.value)
-    place = {"source_file": row.file, "source_index": row.index}
-    return {**place, "rule": error.rule, "reason": error.reason, "evidence": error.evidence, "record": record}
+    key = {"source_file": row.file, "source_index": row.index}
+    return {**key, "rule": error.rule, "reason": error.reason, "evidence": error.evidence, "record": record}

@@ -125,7 +125,7 @@ def _file_rows(source: str | Path, output: Output[PreparedExample], warnings: li
             continue
         output.count_edits(entry)
         if output.split and entry.split is None:
-            raise InputError(f"{record.file!r} has no train and eval; only a curated set does")
+            raise InputError(f"{record.file!r} has no train and eval split; only a curated set has them")
         name = entry.conversation.source_id or f"{record.file}:{record.index}"
         yield Row(name, 0, entry.conversation.messages, None, entry.split or "train", (record.file, record.index))
 

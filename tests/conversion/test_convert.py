@@ -241,7 +241,7 @@ def test_integers_over_64_bits_do_not_end_the_run(tmp_path: Path) -> None:
         pytest.param("vicuna", ".", "is a folder", id="folder"),
         pytest.param("vicuna", "dump.json", "would overwrite the source", id="source"),
         pytest.param("vicuna", "no/out.json", "no folder", id="no-folder"),
-        pytest.param("parquet", "out.parquet.gz", "name the target .parquet", id="compressed-parquet"),
+        pytest.param("parquet", "out.parquet.gz", "a target that ends in .parquet", id="compressed-parquet"),
         pytest.param("vicunna", "out.json", "did you mean 'vicuna'", id="unknown-format"),
     ],
 )
