@@ -96,15 +96,15 @@ class TextWindow:
 
 
 class Chunker:
-    """Cut a text into chunks of about `chunk_bytes`. The cuts depend on the text alone."""
+    """Cut a text into chunks of about `chunk_bytes`. The cuts depend only on the text."""
 
     def __init__(self, blocks: Iterator[bytes], chunk_bytes: int, max_record_bytes: int, report: ReportDamage) -> None:
         self.text = TextWindow(blocks)
         self.chunk_bytes = self.full_chunk_bytes = chunk_bytes
         self.max_record_bytes = max_record_bytes
         self.report = report
-        self.in_array = False
-        self.in_wrapper = False
+        self.in_array = False  # within an array of records
+        self.in_wrapper = False  # within an object that has that array as a member
         self.arrays = 0  # arrays of records opened so far
         self.record_start: RecordStart | None = None
         self.batch_bytes = chunk_bytes  # length of the next batch to try
@@ -113,6 +113,7 @@ class Chunker:
     def __iter__(self) -> Iterator[TextChunk]:
         position = self._begin()
         while (position := self._next_value(position, read_more=True)) < len(self.text.data):
+            # A quarter more than a chunk: the last batch may end at a boundary after `chunk_bytes`.
             self.text.move(position, self.chunk_bytes + max(64, self.chunk_bytes // 4))
             if self.text.at_end and self.text.start > self.full_chunk_bytes:
                 self.chunk_bytes = max(self.full_chunk_bytes // LAST_CHUNK_DIVISOR, 1)
@@ -144,7 +145,10 @@ class Chunker:
         return gap.end() if gap else position
 
     def _next_value(self, position: int, *, read_more: bool = False) -> int:
-        """Return where the next value begins, or the end of the window (with `read_more`, of the text)."""
+        """Return where the next value begins, or the end of the window (with `read_more`, of the text).
+
+        Enters and leaves arrays on the way.
+        """
         while True:
             position = self._skip_gap(position)
             if position == len(self.text.data):
@@ -184,7 +188,7 @@ class Chunker:
         return position
 
     def _find_array(self, position: int) -> int:
-        """Walk the members of an object; return the position inside the next array of records, or -1."""
+        """Scan the members of an object; return the position inside the next array of records, or -1 without one."""
         self.text.fill(position + FIRST_SCAN_BYTES)
         while member := MEMBER.match(self.text.data, position):
             position = member.end()

@@ -90,10 +90,11 @@ def _decode_span(index: int, data: bytes, span: RecordSpan, chunk: Chunk) -> lis
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         values = []
     keys, depth = _count_keys_and_depth(values)
-    if values and depth <= MAX_DEPTH and keys == _count_written_keys(data):  # equal: no key occurs twice in an object
+    # msgspec keeps one of two equal keys, so fewer keys than are written means that one occurs twice.
+    if values and depth <= MAX_DEPTH and keys == _count_written_keys(data):
         return [RawRecord(number, *pair) for number, pair in enumerate(zip(raws, values, strict=True), index)]
     records = []
-    offset = 0
+    offset = 0  # bytes of the span
     for number, raw in enumerate(_split_exactly(data, span), index):
         offset = data.index(raw, offset)
         records.append(_decode_one(number, raw, chunk.start + span.start + offset))
@@ -175,7 +176,7 @@ def _decode_leniently(raw: bytes, offset: int) -> tuple[object, bool, str]:
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     text = _decode_utf8(raw, offset)
-    nulls: dict[str, None] = {}  # a set in order of insertion
+    nulls: dict[str, None] = {}  # a set that keeps the order of insertion
     try:
         value = json.loads(
             text, strict=False, parse_constant=partial(_parse_constant, nulls), parse_float=partial(_parse_float, nulls)

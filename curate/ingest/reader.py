@@ -119,6 +119,7 @@ class Reader:
             if has_record:
                 yield from pending
                 pending.clear()
+            # Nothing but damage so far: the file is most likely something else, so the rest is not read.
             elif sum(len(chunk.data) for chunk in pending) > MAX_LEADING_DAMAGE:
                 break
         self._any_record = self._any_record or has_record
@@ -141,7 +142,7 @@ class Reader:
         chunker = Chunker(
             self._text(source, meter), self.chunk_bytes, self.max_record_bytes, partial(self._warn, source.name)
         )
-        first = 0
+        first = 0  # index of the chunk's first record in the source
         for part in chunker:
             count = sum(span.count for span in part.spans)
             yield Chunk(source.name, first, count, part.start, part.data, part.spans, part.record_start)

@@ -75,12 +75,13 @@ def apply_method(model: nn.Module, method: MethodSettings) -> tuple[nn.Module, T
     settings = peft_config(model, method)
     with peft_warnings():
         try:
+            # In peft's default, `autocast_adapter_dtype`, adapters are fp32: see the top of the module.
             model = peft.get_peft_model(model, settings, autocast_adapter_dtype=False)
         except (ValueError, TypeError, NotImplementedError, RuntimeError, ImportError, IndexError) as error:
             raise RecipeError(
                 f"peft cannot put {_method_name(settings)} into {type(model).__name__}: {_line(error)}"
             ) from error
-    return _ready(model)
+    return _finish(model)
 
 
 def count_trained(config: Any, method: MethodSettings) -> int | None:
@@ -108,7 +109,7 @@ def resume_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Trainable
             model = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True, autocast_adapter_dtype=False)
         except (ValueError, TypeError, RuntimeError, OSError, KeyError, UserWarning) as error:
             raise ModelError(f"the adapter {str(folder)!r} does not fit the model: {_line(error)}") from error
-    return _ready(model)
+    return _finish(model)
 
 
 def _peft() -> Any:
@@ -150,8 +151,11 @@ def _check_adapter(folder: Path) -> None:
         raise ModelError(f"{str(file)!r} has no weights; give an adapter that was saved with them")
 
 
-def _ready(model: nn.Module) -> tuple[nn.Module, Trainable]:
-    """Cast an adapter to the model's dtype; raise RecipeError where it is not inside the layers, or empty."""
+def _finish(model: nn.Module) -> tuple[nn.Module, Trainable]:
+    """Cast an adapter to the model's dtype, and return the model with its trained parameters.
+
+    Raises RecipeError for an adapter that is empty, or not inside the layers.
+    """
     inner = base_model(model)
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != inner.dtype:

@@ -74,6 +74,7 @@ def find_artifact(name: str, *, base: str | None = None) -> Artifact:
         raise ModelError(
             f"{name!r} is neither a model, an adapter nor a run: it has no config.json; give the folder of one"
         )
+    # An explicit base would be ignored, which a user should know.
     if kind == "model" and base is not None:
         raise ModelError(f"{name!r} is a model, not an adapter; leave out --base {base}")
     base = (base or _base(folder)) if kind == "adapter" else None
@@ -158,7 +159,7 @@ def compute_dtype(name: str, config: Any, place: torch.device) -> torch.dtype:
     """
     if name != "auto":
         return DTYPES[name]
-    stored = getattr(config, "dtype", None)
+    stored = getattr(config, "dtype", None)  # unknown in old configurations: taken as fp32
     stored = stored if isinstance(stored, torch.dtype) else torch.float32
     if place.type == "cuda":
         half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

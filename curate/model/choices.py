@@ -29,7 +29,7 @@ class Method:
 
     learning_rate: float
     adapter: bool = True  # the base is frozen
-    quantised: bool = False  # the base is held in 4 bits (NF4)
+    quantised: bool = False  # the base is kept in 4 bits (NF4)
     named_by_adapter: bool = True  # an adapter on disk names the method
 
 
@@ -62,5 +62,5 @@ class MethodSettings:
 
     @property
     def quantised(self) -> bool:
-        """Whether the base model is held in 4 bits."""
+        """Whether the base model is kept in 4 bits."""
         return METHODS[self.kind].quantised

@@ -39,7 +39,7 @@ def measure_device(place: torch.device, *, dtype: str = "auto", memory_gib: floa
     return Device(
         kind=place.type,
         name=name,
-        memory=_limited(place, memory_gib),
+        memory=_usable_memory(place, memory_gib),
         dtype=chosen,
         reason=reason,
         rate=matrix_rate(place, DTYPES[chosen]),
@@ -63,7 +63,7 @@ def choose_dtype(place: torch.device, wanted: str = "auto") -> tuple[str, str]:
     return ("bf16", "which this device has") if bf16 else ("fp16", "with a scaled loss: this device has no bf16")
 
 
-def _limited(place: torch.device, memory_gib: float) -> int:
+def _usable_memory(place: torch.device, memory_gib: float) -> int:
     """Return the bytes that a run may use; 0 GiB is no limit."""
     free = _free(place)
     if not memory_gib:

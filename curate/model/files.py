@@ -148,9 +148,9 @@ def weights(folder: Path) -> Weights:
         index, file = folder / f"{single}{INDEX}", folder / single
         if index.is_file():
             names = sorted(set(_weight_map(index).values()))
-            return _checked([folder / name for name in names], form)
+            return _check_files([folder / name for name in names], form)
         if file.is_file():
-            return _checked([file], form)
+            return _check_files([file], form)
     if any(entry.suffix == ".gguf" for entry in folder.iterdir()):
         raise ModelError(_gguf(str(folder)))
     raise ModelError(f"{str(folder)!r} has no weights: neither {SAFE} nor {LEGACY}, in one file or with an index")
@@ -170,7 +170,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _checked(files: Sequence[Path], form: Any) -> Weights:
+def _check_files(files: Sequence[Path], form: Any) -> Weights:
     """Return files as weights; raises ModelError if any is missing or damaged."""
     absent = [file.name for file in files if not file.is_file()]
     if absent:
@@ -180,11 +180,11 @@ def _checked(files: Sequence[Path], form: Any) -> Weights:
             "download it again"
         )
     for file in files:
-        _check(file, form)
+        _check_header(file, form)
     return Weights(tuple(files), form, sum(file.stat().st_size for file in files))
 
 
-def _check(file: Path, form: str) -> None:
+def _check_header(file: Path, form: str) -> None:
     """Raise ModelError unless a file is as long as its safetensors header says.
 
     The format: 8 bytes with the header's length, little-endian, the header as JSON, then the tensors; `data_offsets`

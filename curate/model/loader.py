@@ -41,7 +41,7 @@ def load_model(
     for speed, after which they can be neither trained nor dequantised. `say` gets messages about downloads and unused
     weights. Raises ModelError for weights that are missing, damaged or do not fit.
     """
-    device = _indexed(torch.device(device))
+    device = _with_index(torch.device(device))
     if source.folder is None:
         model = _random_weights(source, dtype, device, quantise, seed)
     else:
@@ -72,8 +72,8 @@ def _random_weights(
         return _from_files(source, Path(folder), dtype, device, True, ignore_message)
 
 
-def _indexed(device: torch.device) -> torch.device:
-    """Return the device with an index: each rank has its own current GPU."""
+def _with_index(device: torch.device) -> torch.device:
+    """Return a GPU with its index, by default the current one of this rank; other devices unchanged."""
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
@@ -84,7 +84,7 @@ def _check_quantised(source: ModelSource, quantise: bool) -> None:
     settings: Any = getattr(source.config, "quantization_config", None)
     if not settings:
         return
-    values = settings if isinstance(settings, dict) else vars(settings)
+    values = settings if isinstance(settings, dict) else vars(settings)  # as in config.json, or parsed
     method = values.get("quant_method")
     if not (quantise and (values.get("load_in_4bit") or values.get("_load_in_4bit"))):
         raise ModelError(
@@ -114,7 +114,7 @@ def _from_files(
                 **({"quantization_config": nf4_config(dtype)} if quantise else {}),
             )
     except torch.OutOfMemoryError:
-        raise
+        raise  # a RuntimeError, but no fault of the weights
     except pickle.UnpicklingError:
         raise ModelError(
             f"the legacy .bin files of {source.name!r} contain code, or are damaged; give a model with safetensors"
@@ -168,7 +168,7 @@ def random_model(config: Any, *, dtype: torch.dtype, device: torch.device | str,
     """Return a model with random weights from `seed`; torch's own random state does not change."""
     from transformers import AutoModelForCausalLM
 
-    device = _indexed(torch.device(device))
+    device = _with_index(torch.device(device))
     gpus = [device.index] if device.type == "cuda" else []  # whose random states are saved besides the CPU's
     with torch.random.fork_rng(devices=gpus), device, quietly():
         torch.manual_seed(seed)

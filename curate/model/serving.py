@@ -2,7 +2,7 @@
 
 curate writes `tokenizer.json` (the tokenizer of training, exactly), `tokenizer_config.json` with the chat template,
 `generation_config.json` with the stop tokens, a `Modelfile` for Ollama, and `curate.json`, which records how the model
-was trained. `read` returns the prompt format of a folder with such files.
+was trained. `read_serving` returns the prompt format of a folder with such files.
 
 `tokenizer_class` is always `PreTrainedTokenizerFast`: for `LlamaTokenizer`, transformers 5 builds its own normalizer,
 and 136 of 137 difficult texts then get other ids than in training.
@@ -50,15 +50,15 @@ def from_template(tokenizer: Tokenizer, template: str) -> Serving:
     """Return the serving form of a built-in template; raises RecipeError where the tokenizer lacks its tokens."""
     fitted = prompts.fit(prompts.get(template), tokenizer.control_ids)
     stop = tokenizer.control_ids[template_export.stop_token(fitted)]
-    return _serving(tokenizer, template_export.jinja(fitted), (stop,), template)
+    return _make_serving(tokenizer, template_export.jinja(fitted), (stop,), template)
 
 
 def from_chat_template(tokenizer: Tokenizer, chat_template: str, stop_ids: Sequence[int]) -> Serving:
     """Return the serving form of a model's own Jinja template; `stop_ids` are the tokens that end its answers."""
-    return _serving(tokenizer, chat_template, stop_ids, None)
+    return _make_serving(tokenizer, chat_template, stop_ids, None)
 
 
-def _serving(tokenizer: Tokenizer, chat_template: str, stops: Sequence[int], template: str | None) -> Serving:
+def _make_serving(tokenizer: Tokenizer, chat_template: str, stops: Sequence[int], template: str | None) -> Serving:
     names = {token: name for name, token in tokenizer.control_ids.items() if name not in ("bos", "eos")}
     stop_ids = tuple(dict.fromkeys((*stops, tokenizer.info.eos_id)))
     stop_names = tuple(names[token] for token in stop_ids if token in names)
@@ -82,7 +82,7 @@ class Note:
     method: str
     template: str | None  # as in Serving
     stop: tuple[str, ...] = ()
-    quantised: bool = False  # the base was held in 4 bits (NF4) while the adapter was trained
+    quantised: bool = False  # the base was kept in 4 bits (NF4) while the adapter was trained
     version: str = ""
     more: Mapping[str, Any] = field(default_factory=dict)  # further keys, written but not read
 

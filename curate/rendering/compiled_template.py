@@ -18,7 +18,7 @@ from curate.tokenization.tokenizer import Tokenizer
 
 ANSWERS: frozenset[Role] = frozenset({"assistant"})
 
-_PLACEHOLDER = "\0"  # stands for a content; no white space, as a template may strip contents
+_PLACEHOLDER = "\0"  # in place of a content; no white space, as a template may strip contents
 
 
 class _Position(NamedTuple):

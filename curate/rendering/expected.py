@@ -14,7 +14,7 @@ from curate.tokenization.tokenizer import Tokenizer
 
 EndedText = tuple[str, int | None]  # a text, and the control token that ends it
 
-_PLACEHOLDER = "\0"  # stands for a content
+_PLACEHOLDER = "\0"  # in place of a content; one byte in UTF-8
 _MISSING: Any = object()
 
 

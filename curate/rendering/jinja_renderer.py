@@ -66,7 +66,7 @@ class JinjaRenderer(Renderer):
         self.name = f"own:{hashlib.sha256(chat_template.encode()).hexdigest()[:12]}"
         self.tokenizer = tokenizer
         self.loss = loss
-        self._skeletons: dict[object, _Skeleton] = {}  # by all that a template may branch on, except the contents
+        self._skeletons: dict[object, _Skeleton] = {}  # by whatever a template may branch on, except contents
         # A template writes control tokens by their own names; `bos` and `eos` are curate's aliases.
         own_names = {name: token for name, token in tokenizer.control_ids.items() if name not in ("bos", "eos")}
         self._scanner = TemplateScanner(own_names)
@@ -355,7 +355,7 @@ class JinjaRenderer(Renderer):
         return texts
 
     def counter(self) -> TokenCounter:
-        """Return a counter of whole renderings."""
+        """Return a counter that renders all messages of a piece together."""
         return _RenderingCounter(self)
 
 
@@ -376,7 +376,7 @@ def _end_block(batch: TextBatch, text: str, spans: Sequence[_Span]) -> None:
 
 
 class _RenderingCounter(TokenCounter):
-    """Counts whole renderings: how a template writes one exchange may depend on the others."""
+    """Counts a piece as one rendering: how a template writes an exchange may depend on the others."""
 
     additive = False
 

@@ -13,7 +13,7 @@ from curate.rendering.expected import EndedText
 from curate.schemas.conversation import Message
 
 # A placeholder is the message's index and a quotation mark between two private-use characters, with white space around
-# them. If the template strips contents, the white space is gone from its output. If it writes contents as JSON, there
+# them. If the template strips contents, its output lacks the white space. If it writes contents as JSON, there
 # is a backslash before the quotation mark.
 _EDGE = "\u2003"  # em space: Python strips it, and the text of a template hardly ever has it
 _PLACEHOLDER = re.compile(f'({_EDGE}?)\ue0f0(\\d+)(\\\\?)"\ue0f1({_EDGE}?)')

@@ -107,7 +107,7 @@ class ExamplePreparer:
         """Add each row to the examples, or to what is left out."""
         conversations = [row.messages for row in rows]
         rendered = self.renderer.render_batch(conversations)
-        problems = proof.prove(self.renderer, conversations, rendered)
+        problems = proof.prove(self.renderer, conversations, rendered)  # by index in `rows`
         prepared.rendered += len(rows)
         prepared.failed += len(problems)
         encoded = rendered.encoded

@@ -34,7 +34,7 @@ RULES = {
     "template_refuses": "The chat template refuses the conversation.",
     "template_rewrites": "The chat template changes an answer, or changes earlier messages when later ones follow.",
 }
-SAMPLE_EVERY = 100  # one rendering in so many is proven step by step, even if the fast proof accepts it
+SAMPLE_EVERY = 100  # renderings; one of these is proven step by step, even if the fast proof accepts it
 EVIDENCE = 200  # characters of decoded and expected text
 
 
@@ -252,7 +252,7 @@ def _check_prompts(batch: _Batch) -> Problems:
 
 
 def _check_last_prompts(batch: _Batch) -> Problems:
-    """Check the whole generation prompt of each conversation's last supervised answer."""
+    """Check all ids of the generation prompt of each conversation's last supervised answer."""
     prompts: dict[int, Sequence[Message]] = {}  # the messages before that answer, by conversation
     for index, messages in enumerate(batch.conversations):
         selected = batch.renderer.loss.apply(messages)

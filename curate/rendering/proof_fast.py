@@ -1,6 +1,6 @@
-"""The fast half of the proof: compare whole batches of ids with the expected text of built-in templates.
+"""The fast half of the proof: compare the ids of a batch with the expected text of built-in templates.
 
-A rendering is accepted if its ids decode to the whole prompt byte for byte, the loss mask covers exactly the bytes of
+A rendering is accepted if its ids decode to the expected text byte for byte, the loss mask covers exactly the bytes of
 the answers and their stop tokens, and the ids before each answer are those of the generation prompt. Everything else
 goes to `curate.rendering.proof`, which says what is wrong. The expected text comes from the template's segments and the
 messages (`curate.rendering.expected`), and shares nothing with the code that makes ids and mask.
@@ -19,7 +19,7 @@ from curate.rendering.encoding import EncodedBatch
 from curate.rendering.expected import ExpectedText, control_chars, utf8
 from curate.tokenization.tokenizer import Tokenizer
 
-DECODED_AT_ONCE = 32  # renderings; the byte positions of so many fit a CPU cache
+DECODED_AT_ONCE = 32  # renderings; few enough that their byte positions fit a CPU cache
 
 
 def control_bytes(token: int) -> bytes:

@@ -57,6 +57,7 @@ class LossRule:
         """Return the messages; with `last`, `train` is false for all except the last answer."""
         if not self.last:
             return messages
+        # -1 without an answer: then nothing is supervised, which the proof reports.
         final = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
         return [message if i == final else replace(message, train=False) for i, message in enumerate(messages)]
 
@@ -77,7 +78,7 @@ def parse_loss(text: str) -> LossRule:
     unknown = [name for name in names if name not in ROLES]
     if unknown:
         raise RecipeError(f"unknown role {unknown[0]!r} in the loss {text!r}{did_you_mean(unknown[0], ROLES)}")
-    return LossRule(frozenset(role for role in ROLES if role in names))
+    return LossRule(frozenset(role for role in ROLES if role in names))  # elements of ROLES, so typed as `Role`
 
 
 # ---- renderers
@@ -129,6 +130,7 @@ class Renderer(ABC):
         for index, problem in batch.problems.items():  # the first one, if there is any
             raise CurateError(f"conversation {index} cannot be rendered: {problem.reason}")
         ids, loss_mask = batch.encoded.ids, batch.encoded.loss_mask
+        # Views: rendering i is at offsets[i]:offsets[i + 1].
         return [Rendered(ids[start:stop], loss_mask[start:stop]) for start, stop in pairwise(batch.encoded.offsets)]
 
     def generation_prompt(self, messages: Sequence[Message]) -> NDArray[np.int32]:

@@ -94,7 +94,7 @@ class TokenCounter(ABC):
     def sizes(self, fragments: Sequence[Fragment]) -> list[Size]:
         """Return the size of each rendered fragment, in the order of `fragments`."""
 
-    def opening(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
+    def opening_size(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
         """Return how many tokens more an exchange has at the start of a prompt, below the system messages `head`.
 
         None where that depends on what the messages say; the exchange is then counted in both forms.
@@ -118,8 +118,8 @@ class TemplateCounter(TokenCounter):
             self._compiled.append(batch, messages, first)
         return list(map(Size._make, count_tokens(batch, self._compiled.tokenizer).tolist()))
 
-    def opening(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
-        """Return how many tokens more an exchange has at the start of a prompt, if the opening is whole words."""
+    def opening_size(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
+        """Return how many tokens more an exchange has at the start of a prompt, if the opening ends at a word's end."""
         if self._compiled.tokenizer.word_counter is None or any(message.tool_calls for message in (*head, *exchange)):
             return None
         key = tuple((m.role, m.content) for m in head), tuple((m.role, not m.content) for m in exchange)
@@ -261,7 +261,7 @@ class _Splitter:
         if self.next in self.first_sizes:
             return self.first_sizes[self.next]
         own = self.messages[self.bounds[self.next] : self.bounds[self.next + 1]]
-        opening = self.counter.opening(self.messages[: self.head], own)
+        opening = self.counter.opening_size(self.messages[: self.head], own)
         size = self.later_sizes[self.next]
         return opening and Size(opening.tokens + size.tokens, size.answer_tokens)
 

@@ -85,6 +85,7 @@ def configured_token(folder: Path, key: str) -> str | None:
             value = json.loads((folder / file).read_bytes()).get(key)
         except (OSError, ValueError, AttributeError):
             continue
+        # A string, or an object with the token's flags.
         content = value.get("content") if isinstance(value, dict) else value
         if isinstance(content, str):
             return content

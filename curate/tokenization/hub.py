@@ -51,7 +51,7 @@ def _hub_failure(name: str, error: Exception, endpoint: str, needed: str) -> str
     """Return an error message of one line: why a download failed, and what to do."""
     from huggingface_hub import errors
 
-    causes = [error]
+    causes = [error]  # huggingface_hub wraps the first cause in general errors
     while causes[-1].__cause__ is not None and isinstance(causes[-1].__cause__, Exception):
         causes.append(causes[-1].__cause__)
     if any(isinstance(cause, errors.GatedRepoError) for cause in causes):

@@ -89,7 +89,7 @@ def read(data: bytes, name: str) -> Vocabulary:
     return _sentencepiece(model, data, name)
 
 
-def _added(token: int, content: str, *, special: bool = True) -> dict[str, object]:
+def _added_token(token: int, content: str, *, special: bool = True) -> dict[str, object]:
     """Return an entry of `added_tokens`; `special` is true for a control token."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {"id": token, "content": content, **flags, "special": special}
@@ -189,8 +189,8 @@ def _sentencepiece_json(
         steps.append({"type": "Prepend", "prepend": "▁"})
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     steps.append({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})
-    added = [_added(token, text) for text, token in controls.items()]
-    added += [_added(i, text, special=False) for i, (text, _, kind) in enumerate(pieces) if kind == USER_DEFINED]
+    added = [_added_token(token, text) for text, token in controls.items()]
+    added += [_added_token(i, text, special=False) for i, (text, _, kind) in enumerate(pieces) if kind == USER_DEFINED]
     bpe = {
         "type": "BPE",
         "dropout": None,
@@ -260,7 +260,7 @@ def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | 
     """Return the two halves that byte-pair merging by rank joins last to form a token; None if it cannot form it.
 
     One pair for each token is enough: the merges inside a token happen in the same order in any text, as none of them
-    crosses its ends. Tokens that no merges form (844 of LLaMA-3's) are looked up whole (`ignore_merges`).
+    crosses its ends. Tokens that no merges form (844 of LLaMA-3's) are looked up as they are (`ignore_merges`).
     """
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
@@ -295,7 +295,7 @@ def _tiktoken_json(ranks: dict[bytes, int], controls: dict[str, int]) -> str:
     }
     return _dump(
         ("<|begin_of_text|>", controls["<|begin_of_text|>"]),
-        added_tokens=[_added(token, text) for text, token in controls.items()],
+        added_tokens=[_added_token(token, text) for text, token in controls.items()],
         normalizer=None,
         pre_tokenizer={"type": "Sequence", "pretokenizers": [split, byte_level]},
         decoder={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},

@@ -187,10 +187,10 @@ def test_what_begins_a_prompt_is_counted_once_where_no_word_joins_it_to_a_messag
     counter = TemplateCounter(TEMPLATES[template], tokenizers["words"])
     head = [Message("system", "Be kind. ")]
     own = [Message("user", "  x▁y \n"), Message("assistant", "\n\n z")]
-    opening = counter.opening(head, own)
+    opening = counter.opening_size(head, own)
     first, follows = counter.sizes([([*head, *own], True), (own, False)])
     assert opening == ((first.tokens - follows.tokens, 0) if known else None)
-    assert TemplateCounter(TEMPLATES[template], tokenizers["tiktoken"]).opening(head, own) is None
+    assert TemplateCounter(TEMPLATES[template], tokenizers["tiktoken"]).opening_size(head, own) is None
 
 
 def pair(tokenizer: Tokenizer, count: int, word: str) -> list[Message]:

@@ -28,7 +28,8 @@ def flash_function() -> tuple[int, Callable[..., Any]] | None:
     for version, module in ((4, "flash_attn.cute"), (3, "flash_attn_interface"), (2, "flash_attn")):
         try:
             return version, import_module(module).flash_attn_varlen_func
-        except (ImportError, OSError, AttributeError):  # 2 ships an empty `cute`; a build for another torch: OSError
+        # Version 2 ships an empty `cute` (AttributeError); a build for another torch raises OSError.
+        except (ImportError, OSError, AttributeError):
             continue
     return None
 
@@ -54,7 +55,7 @@ def _chosen_mask(packed: dict[int, Any] | None, window: int | None, options: dic
         raise RecipeError(
             "this model's attention has sinks or a position bias, which no kernel supports; use another model"
         )
-    return packed[window or 0]
+    return packed[window or 0]  # built once for each micro-batch by `mask_kwargs`
 
 
 def _sdpa(
@@ -73,12 +74,12 @@ def _sdpa(
 ) -> tuple[Tensor, None]:
     """Attend by torch's SDPA with a boolean mask; with a softcap, which SDPA lacks, by explicit scores."""
     visible = _chosen_mask(packed, sliding_window, options)  # [rows, 1, queries, keys], for all heads
-    key, value = _repeated(key, query), _repeated(value, query)
+    key, value = _repeat_heads(key, query), _repeat_heads(value, query)
     if softcap is None:
         attend = nn.functional.scaled_dot_product_attention
         out = attend(query, key, value, attn_mask=visible, dropout_p=dropout, scale=scaling)
     else:
-        # [rows, heads, queries, keys]; capped in fp32, because tanh in bf16 loses small differences of scores
+        # [rows, heads, queries, keys]; cap_score in fp32, because tanh in bf16 loses small differences of scores
         scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         scores = (softcap * torch.tanh(scores.float() / softcap)).masked_fill(~visible, -torch.inf)
         weights = nn.functional.dropout(scores.softmax(dim=-1).to(value.dtype), dropout)
@@ -86,15 +87,15 @@ def _sdpa(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _repeated(states: Tensor, query: Tensor) -> Tensor:
+def _repeat_heads(states: Tensor, query: Tensor) -> Tensor:
     """Repeat keys or values for each query head: with a mask, SDPA on CUDA groups queries only in its slow path."""
-    times = query.shape[1] // states.shape[1]
+    times = query.shape[1] // states.shape[1]  # query heads for each head of keys or values
     return states if times == 1 else states.repeat_interleave(times, dim=1)
 
 
 @cache
 def _compiled_flex() -> Callable[..., Any]:
-    """Return FlexAttention compiled: without that, it computes the whole matrix of scores."""
+    """Return FlexAttention compiled: without that, it computes the full matrix of scores."""
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=False)
@@ -125,24 +126,24 @@ def _flex(
         query,
         key,
         value,
-        score_mod=None if softcap is None else _capped(softcap),
+        score_mod=None if softcap is None else _cap_scores(softcap),
         block_mask=_chosen_mask(packed, sliding_window, options),
         scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=query.shape[1] != key.shape[1],  # fewer heads of keys than of queries
     )
     return out.transpose(1, 2).contiguous(), None
 
 
-def _capped(cap: float) -> Callable[..., Tensor]:
+def _cap_scores(cap: float) -> Callable[..., Tensor]:
     """Return a score_mod that keeps scores between -cap and cap, as Gemma 2 does (arXiv 2408.00118)."""
 
-    def capped(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def cap_score(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return cap * torch.tanh(score / cap)
 
-    return capped
+    return cap_score
 
 
-def _flat(states: Tensor) -> Tensor:
+def _lay_end_to_end(states: Tensor) -> Tensor:
     """Lay rows end to end: [rows, heads, tokens, size] → [rows * tokens, heads, size]."""
     return states.transpose(1, 2).flatten(0, 1)
 
@@ -174,13 +175,21 @@ def _varlen(
     _refuse("torch's variable-length attention", dropout, softcap)
     attend, grouped = _varlen_function()
     if not grouped:
-        key, value = _repeated(key, query), _repeated(value, query)
+        key, value = _repeat_heads(key, query), _repeat_heads(value, query)
     grouping = {"enable_gqa": query.shape[1] != key.shape[1]} if grouped else {}
     # (left, right) keys besides the query itself, -1 for no limit; right 0 is causal
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
     # of queries and of keys, which are the same: cu_seqlens [documents + 1], max_seqlen in tokens
     ends = (documents.cu_seqlens, documents.cu_seqlens, documents.max_seqlen, documents.max_seqlen)
-    out = attend(_flat(query), _flat(key), _flat(value), *ends, scale=scaling, window_size=window, **grouping)
+    out = attend(
+        _lay_end_to_end(query),
+        _lay_end_to_end(key),
+        _lay_end_to_end(value),
+        *ends,
+        scale=scaling,
+        window_size=window,
+        **grouping,
+    )
     return out.view(query.shape[0], query.shape[2], query.shape[1], -1), None
 
 
@@ -207,9 +216,9 @@ def _flash_attention(
     # Keys to the left and right of the query, besides its own; with `causal`, none to the right.
     window = {} if sliding_window is None else {"window_size": (sliding_window - 1, 0)}
     out = installed[1](
-        _flat(query),
-        _flat(key),
-        _flat(value),
+        _lay_end_to_end(query),
+        _lay_end_to_end(key),
+        _lay_end_to_end(value),
         cu_seqlens_q=documents.cu_seqlens,
         cu_seqlens_k=documents.cu_seqlens,
         max_seqlen_q=documents.max_seqlen,

@@ -51,17 +51,17 @@ def blocks(documents: Tensor, window: int | None = None) -> BlockMask:
     row = torch.nn.functional.pad(row, (0, -length % BLOCK), value=_PADDING)
     any_visible, all_visible = _block_map(row, window)
 
-    def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def is_visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (row[batch, query] == row[batch, key])
 
-    rule = allowed if window is None else _within(allowed, window)
-    parts = (*_ordered(any_visible & ~all_visible), *_ordered(all_visible))
+    rule = is_visible if window is None else _within(is_visible, window)
+    parts = (*_order_blocks(any_visible & ~all_visible), *_order_blocks(all_visible))
     return BlockMask.from_kv_blocks(*parts, BLOCK_SIZE=BLOCK, mask_mod=rule, seq_lengths=(length, length))
 
 
-def _within(allowed: Rule, window: int) -> Rule:
+def _within(is_visible: Rule, window: int) -> Rule:
     def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return allowed(batch, head, query, key) & (query - key < window)
+        return is_visible(batch, head, query, key) & (query - key < window)
 
     return near
 
@@ -84,10 +84,10 @@ def _block_map(row: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
     return any_visible, all_visible
 
 
-def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
+def _order_blocks(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Return how many key blocks each query block has, [rows, 1, blocks], and their indices, [rows, 1, blocks, blocks].
 
-    Only the first so many indices of a query block count; FlexAttention reads no others.
+    FlexAttention reads as many indices of a query block as its count says; the others have no meaning.
     """
     counts = blocks.sum(dim=-1, dtype=torch.int32)
     order = blocks.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
