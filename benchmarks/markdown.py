@@ -1,10 +1,10 @@
-"""Measure HTML → markdown over the answers of a real dump: the columns, the walker, and both together.
+"""Measure the conversion of HTML to markdown on the answers of a real dump: the columns, the walker, and both.
 
     python benchmarks/markdown.py [--shared FOLDER] [--repeats 5]
 
-One core, CPU seconds, best of the repeats; MB are 10^6 bytes of the HTML that goes in. `flat` are the answers that
-the columns take, `nested` those that are walk_html, `code` is lifting the code blocks out, a share of both. The last
-line converts every answer by the walker alone, as if there were no columns.
+One core, CPU seconds, best of the repeats; MB are 10^6 bytes of HTML. `flat`: answers that are converted as columns.
+`nested`: answers that are walked. `code`: extraction of code blocks, which is a part of both. The last row converts
+every answer with the walker.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ os.environ["POLARS_MAX_THREADS"] = "1"  # before Polars starts its threads
 from common import MB, parse, parser, save, source_rows, table
 
 from curate.markdown import flat, looks_like_html, to_markdown, walk_html
-from curate.markdown.code import lift
+from curate.markdown.code import extract_blocks
 
 
 def answers(shared: Path) -> list[str]:
@@ -29,13 +29,13 @@ def answers(shared: Path) -> list[str]:
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Return the least CPU seconds of several runs."""
-    taken = []
+    """Return the fewest CPU seconds of several calls."""
+    times = []
     for _ in range(repeats):
         start = time.process_time()
         work()
-        taken.append(time.process_time() - start)
-    return min(taken)
+        times.append(time.process_time() - start)
+    return min(times)
 
 
 def size(texts: Sequence[str]) -> float:
@@ -44,11 +44,11 @@ def size(texts: Sequence[str]) -> float:
 
 
 def split(texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the answers that the columns take, and the others."""
-    lifted = [lift(text) if "<pre" in text else (text, []) for text in texts]
-    taken = flat.convert([text for text, _ in lifted], [blocks for _, blocks in lifted])
-    columns = [text for text, markdown in zip(texts, taken, strict=True) if markdown is not None]
-    return columns, [text for text, markdown in zip(texts, taken, strict=True) if markdown is None]
+    """Return the answers that are converted as columns, and the others."""
+    extracted = [extract_blocks(text) if "<pre" in text else (text, []) for text in texts]
+    converted = flat.convert([text for text, _ in extracted], [blocks for _, blocks in extracted])
+    columns = [text for text, markdown in zip(texts, converted, strict=True) if markdown is not None]
+    return columns, [text for text, markdown in zip(texts, converted, strict=True) if markdown is None]
 
 
 def measure(texts: Sequence[str], repeats: int) -> list[dict[str, object]]:
@@ -58,16 +58,16 @@ def measure(texts: Sequence[str], repeats: int) -> list[dict[str, object]]:
     parts: dict[str, tuple[Sequence[str], Callable[[], object]]] = {
         "flat": (columns, lambda: to_markdown(columns)),
         "nested": (nested, lambda: to_markdown(nested)),
-        "code": (with_code, lambda: [lift(text) for text in with_code]),
+        "code": (with_code, lambda: [extract_blocks(text) for text in with_code]),
         "all": (texts, lambda: to_markdown(texts)),
         "all, walker alone": (texts, lambda: [walk_html(text) for text in texts]),
     }
     rows: list[dict[str, object]] = []
-    for name, (some, work) in parts.items():
-        megabytes = size(some)
+    for name, (part, work) in parts.items():
+        megabytes = size(part)
         spent = seconds(work, repeats)
-        row = {"part": name, "answers": len(some), "mb": megabytes, "seconds": spent, "mb_per_s": megabytes / spent}
-        rows.append({**row, "share_of_answers": len(some) / len(texts), "share_of_bytes": megabytes / size(texts)})
+        row = {"part": name, "answers": len(part), "mb": megabytes, "seconds": spent, "mb_per_s": megabytes / spent}
+        rows.append({**row, "share_of_answers": len(part) / len(texts), "share_of_bytes": megabytes / size(texts)})
     return rows
 
 

@@ -121,7 +121,7 @@ def _inputs(curated: CuratedSet) -> list[tuple[str, str | None]]:
 
 
 class _Rows:
-    """A set's records: `kept`, `rejected` (with their rule) and rejected `exchanges`, each with its `key` for matching."""
+    """A set's records: `kept`, `rejected` (with rules) and rejected `exchanges`, each with the `key` for matching."""
 
     def __init__(self, curated: CuratedSet, by: MatchedBy) -> None:
         self.key = PLACE if by == "place" else ["key"]
