@@ -1,6 +1,6 @@
 """Progress of `curate finetune`: a live panel on a terminal, otherwise one line for each step.
 
-It is imported when a run begins, so it may import Rich.
+It is imported when a run begins, so it may import Rich at module level.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def follow(*, quiet: bool, dry_run: bool = False) -> Iterator[Callable[[Event], 
 
 
 def event_line(event: Event) -> str:
-    """Describe an event in one line; empty for events that are shown in another way or not at all."""
+    """Describe an event in one line; return an empty text for events that are shown otherwise or not at all."""
     match event:
         case events.Reported():
             return event.text
@@ -170,10 +170,10 @@ class Panel:
 
 
 def curve(losses: Sequence[float], width: int = CURVE) -> str:
-    """Return losses as a row of block characters, each the mean of some steps, scaled from lowest to highest."""
+    """Return losses as at most `width` block characters, each the mean of consecutive steps, scaled to the range."""
     count = min(width, len(losses))
-    cuts = [place * len(losses) // count for place in range(count + 1)] if count else []
-    means = [sum(losses[a:b]) / (b - a) for a, b in pairwise(cuts)]
+    cuts = [index * len(losses) // count for index in range(count + 1)] if count else []
+    means = [sum(losses[start:end]) / (end - start) for start, end in pairwise(cuts)]
     low, high = min(means, default=0.0), max(means, default=0.0)
     scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(BLOCKS[round((mean - low) * scale)] for mean in means)

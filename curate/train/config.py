@@ -56,7 +56,7 @@ FREE_ON_RESUME = ("name", "summary", "checkpoint", "eval", "train.memory_gib", "
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The model to train, its dtype and its attention kernel."""
+    """The model to train, what to start from, its dtype and its attention kernel."""
 
     name: str = ""  # folder, Hub name, or `tiny`: a small model with random weights
     tokenizer: str = ""  # empty: the model's own (for `tiny`: the set's)
@@ -87,7 +87,7 @@ class OptimizerSettings:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = limits(0.03, 0.0, 1.0)  # share of the steps
     warmup_steps: int = limits(0, 0)  # overrides `warmup` unless 0
-    final: float = limits(0.0, 0.0, 1.0)  # share of the peak rate at the end
+    final: float = limits(0.0, 0.0, 1.0)  # rate at the end, as a share of the peak
     beta1: float = limits(0.9, 0.0, 1.0)
     beta2: float = limits(0.999, 0.0, 1.0)
     epsilon: float = limits(1e-8, 0.0)
@@ -119,7 +119,7 @@ class CheckpointSettings:
     minutes: float = limits(30.0, 0.0)  # 0: only by steps
     steps: int = limits(0, 0)  # 0: only by minutes
     keep: int = limits(2, 1)  # newest checkpoints; older ones are deleted
-    full_states: int = limits(1, 1)  # newest checkpoints that keep all that resuming needs; older ones keep weights
+    full_states: int = limits(1, 1)  # newest checkpoints that can be resumed from; older ones have only weights
 
 
 @dataclass(frozen=True)
@@ -216,17 +216,17 @@ def changes(flags: Mapping[str, object], settings: Sequence[str] = ()) -> dict[s
         section, key = FLAGS[name]
         changed.setdefault(section, {})[key] = value
     for text in settings:
-        place, equals, value = text.partition("=")
-        section, dot, key = place.strip().partition(".")
+        name, equals, value = text.partition("=")
+        section, dot, key = name.strip().partition(".")
         if not (equals and dot):
-            raise RecipeError(f"setting {text!r} must read section.key=value, such as train.compile=off")
+            raise RecipeError(f"setting {text!r} must have the form section.key=value, such as train.compile=off")
         refuse_unknown({section: None}, SECTIONS, f"setting {text!r}", "")
         changed.setdefault(section, {})[key] = _value(value.strip())
     return changed
 
 
 def _value(text: str) -> object:
-    """Parse a value as TOML; return it as text if it is not, so that strings need no quotes."""
+    """Parse a value as TOML; return it as text if it is not valid TOML, so that strings need no quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -235,7 +235,7 @@ def _value(text: str) -> object:
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Describe each changed setting that would alter a loss, such as `train.seed was 0, is 1`."""
-    pairs = zip(_flat(old.to_dict()).items(), _flat(new.to_dict()).values(), strict=True)
+    pairs = zip(_flatten(old.to_dict()).items(), _flatten(new.to_dict()).values(), strict=True)
     changed = [(key, before, after) for (key, before), after in pairs if before != after]
     return [f"{key} was {before!r}, is {after!r}" for key, before, after in changed if not _is_free(key)]
 
@@ -244,7 +244,8 @@ def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in FREE_ON_RESUME)
 
 
-def _flat(values: Table) -> dict[str, object]:
+def _flatten(values: Table) -> dict[str, object]:
+    """Return the values of all sections by `section.key`."""
     flat: dict[str, object] = {}
     for name, value in values.items():
         flat |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, Mapping) else {name: value}

@@ -1,8 +1,8 @@
-"""Distributed training: the ranks that torchrun started, what they exchange, and how a model is split over them.
+"""Distributed training: the ranks that torchrun started, what they exchange, and how a model is distributed over them.
 
-Adapters are trained with DistributedDataParallel (DDP), full fine-tuning shards all weights with FSDP2's `fully_shard`.
-With a single process, every function here returns its argument. Several machines need nothing else: torchrun's
-environment numbers the ranks across them.
+Adapters are trained with DistributedDataParallel (DDP); full fine-tuning shards all weights with FSDP2's `fully_shard`.
+With a single process, the exchanging functions return their argument. Several machines need nothing else: torchrun
+numbers the ranks across them.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from curate.errors import CurateError
 
 T = TypeVar("T")
-COLLECTIVE_TIMEOUT = timedelta(
-    minutes=30
-)  # others wait while rank 0 writes a checkpoint, such as one of 94 GB for 7B parameters
+# The other ranks wait while rank 0 writes a checkpoint: 94 GB for 7B parameters.
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,15 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this rank is the one that writes files and reports."""
+        """Whether this rank writes files and reports events: rank 0."""
         return self.rank == 0
 
 
 def start(device: str | None = None, environment: Mapping[str, str] = os.environ) -> World:
-    """Join the ranks of torchrun's environment; without one, this process is the only rank.
+    """Join the process group of torchrun's environment; without one, this process is the only rank.
 
-    `device` is `cpu` or `cuda`, by default CUDA if there is a GPU. Raises CurateError if the environment is incomplete
-    or names a GPU that does not exist.
+    `device` is `cpu` or `cuda`, by default CUDA if there is a GPU. Raises CurateError if the environment is incomplete,
+    or there is no GPU for this rank.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     rank, size, local = (_number(environment, key, default) for key, default in _RANK_VARIABLES.items())
@@ -95,7 +94,7 @@ def finish() -> None:
         ranks.destroy_process_group()
 
 
-# ---- exchange: every rank must make the same calls in the same order
+# ---- exchange. Collective: every rank must make the same calls in the same order
 
 
 def broadcast(value: T, world: World) -> T:
@@ -117,7 +116,7 @@ def gather(value: T, world: World) -> list[T]:
 
 
 def total(values: Sequence[float], world: World) -> list[float]:
-    """Return the sum of each number over all ranks."""
+    """Return the sum of each number over all ranks, on every rank."""
     if world.size == 1:
         return list(values)
     dtype = torch.float32 if world.device.type == "mps" else torch.float64  # MPS has no fp64
@@ -127,7 +126,7 @@ def total(values: Sequence[float], world: World) -> list[float]:
 
 
 def any_rank(flag: bool, world: World) -> bool:
-    """Return whether the flag is set on any rank."""
+    """Return whether the flag is set on any rank; all ranks get the same answer."""
     return total([float(flag)], world)[0] > 0
 
 
@@ -137,11 +136,12 @@ def any_rank(flag: bool, world: World) -> bool:
 def shares(rows: Sequence[T], micro_batch: int, world: World) -> list[list[T]]:
     """Return this rank's micro-batches of a step's packed rows.
 
-    All ranks get the same number of micro-batches, so that none waits for another; the last may be short or empty.
+    All ranks get the same number of micro-batches, because each pass may exchange data; the last may be short or
+    empty. Rows are dealt out by micro-batch: 0 to rank 0, 1 to rank 1, and so on.
     """
-    stride = micro_batch * world.size  # rows that all ranks take at once
+    stride = micro_batch * world.size  # rows of one micro-batch on each rank
     starts = range(world.rank * micro_batch, world.rank * micro_batch + len(rows) + stride, stride)
-    count = -(-len(rows) // stride)
+    count = -(-len(rows) // stride)  # rounded up
     return [list(rows[start : start + micro_batch]) for start in starts[:count]]
 
 
@@ -158,9 +158,9 @@ def wrap_model(module: nn.Module, world: World, *, shard: bool) -> nn.Module:
     mesh = init_device_mesh(world.device.type, (world.size,))
     # Gradients of any dtype are summed over the ranks in fp32.
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
-    for layer in layers(module):  # one at a time, so that only a layer or two are gathered at once
+    for layer in layers(module):  # each by itself, so that only one or two layers are gathered at a time
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(module, mesh=mesh, mp_policy=policy)  # the rest: embeddings, norm and head
+    fully_shard(module, mesh=mesh, mp_policy=policy)  # what is in no layer: embeddings, norm and head
     return module
 
 
@@ -197,7 +197,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor on the device of another one, and sharded over the ranks like it."""
+    """Return a whole tensor, sharded over the ranks and on the device like another one."""
     if isinstance(like, DTensor):
         # src_data_rank=None: every rank has read the whole tensor, so none is sent
         return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -1,4 +1,4 @@
-"""A training run from top to bottom: prepare, load, train with exact resumption, evaluate, write the result.
+"""Run a training from top to bottom: prepare, load, train with exact resumption, evaluate, write the result.
 
     prepare    find the model, read and prove the data, pack it, plan memory and time    curate.train.prepare
     load       weights, adapters, ranks, optimizer; a checkpoint's state if resumed      curate.train.trainer
@@ -6,7 +6,7 @@
     evaluate   held-out loss and sample answers: the base model first, then regularly    curate.train.evaluation
     finish     model or adapter, its card, the run's page                                curate.train.export, .report
 
-All ranks run the same lines; only the first one writes files and sends events.
+All ranks run the same code; only rank 0 writes files and sends events.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ def finetune(
 ) -> RunResult:
     """Train a model on a curated set, or only plan the run (`dry_run`).
 
-    `resume` continues a run; True continues the latest one. `flags` are those of the command (`model`, `method`, `lr`,
-    `epochs` …), `settings` are any others as `section.key=value`, and `place` is `cpu` or `cuda`. Raises CurateError
-    with a message that says what to type.
+    `resume` is the folder of a run to continue; True continues the latest one under runs/. `flags` are those of the
+    command (`model`, `method`, `lr`, `epochs` …), `settings` are any others as `section.key=value`, and `place` is the
+    device, `cpu` or `cuda`. With torchrun, every rank must call this. Raises CurateError with a message that says what
+    to type.
     """
     changed = config.changes({"data": None if data is None else str(data), **flags}, settings)
     method_settings = frozenset(key for key, value in changed.get("method", {}).items() if value is not None)
-    was_initialized = distributed.is_initialized()  # a caller who has joined the process group leaves it too
+    was_initialized = distributed.is_initialized()  # then the caller leaves the process group
     world = distributed.start(place)
     reporter = Reporter(on_event if world.main else events.ignore_event)  # each event is reported once
     try:
@@ -109,11 +110,11 @@ def _train(run: Run, loaded: Loaded | None) -> RunResult:
         trainer = Trainer(run.load_model(), run)
         evaluator = Evaluator(run, trainer)
         evaluated = None  # the last step after which the model was evaluated
-        # A checkpoint of step 0 is of a run that stopped before its first step: its evaluation is repeated.
+        # A checkpoint of step 0 comes from a run that stopped before its first step: its evaluation is repeated.
         if loaded is None or trainer.restore(loaded) == 0:
             _evaluate(evaluator, BASE, log)
         log.start(trainer.trainable)
-        device.reset_peak(run.world.device)  # the peak of training, without loading and evaluation
+        device.reset_peak(run.world.device)  # so that the peak is of training, without loading and first evaluation
         # A signal may reach only some ranks; all must leave the loop at the same step.
         while log.step < steps.count and not distributed.any_rank(stop.number is not None, run.world):
             rows = run.packed.rows_of_step(log.step, steps, seed)

@@ -1,4 +1,4 @@
-"""Cross-entropy of the supervised tokens, with head and softmax computed on a chunk of tokens at a time.
+"""Cross-entropy of the supervised tokens, with head and softmax computed for one chunk of tokens at a time.
 
 A causal model's own forward computes logits at every position: 4 GiB in fp32 for 8,192 tokens of LLaMA-3's vocabulary,
 three times that with softmax and gradient, most of it at positions that are not trained on. Here only the hidden states
@@ -25,12 +25,12 @@ from curate.model.attention import selection as attention_module
 from curate.model.attention.selection import ChosenKernel
 
 _LOGITS_FROZEN = 1 << 25  # logits of a chunk with a frozen head: 128 MiB in fp32
-_LOGITS_TRAINED = 1 << 28  # with a trained one: 1 GiB, for each chunk reads and writes the head's whole fp32 gradient
+_LOGITS_TRAINED = 1 << 28  # with a trained one: 1 GiB, because each chunk reads and writes the head's fp32 gradient
 _HALF_SCALE = 1024.0  # on fp16 gradients: below 6e-8 fp16 is 0, and most softmax values over 128k tokens are smaller
 
 
 class PackedBatch(Protocol):
-    """What the loss reads of a micro-batch; tensors are [rows, tokens]."""
+    """The part of a micro-batch that the loss reads; tensors are [rows, tokens]."""
 
     @property
     def input_ids(self) -> Tensor: ...
@@ -45,7 +45,7 @@ class PackedBatch(Protocol):
 
 
 def chunk_tokens(vocabulary: int, trained: bool) -> int:
-    """Return how many tokens a chunk has: at least 64, because smaller matrix products are slow."""
+    """Return the number of tokens in a chunk: at least 64, because smaller matrix products are slow."""
     return max(64, (_LOGITS_TRAINED if trained else _LOGITS_FROZEN) // vocabulary)
 
 
@@ -85,7 +85,7 @@ def loss_and_gradient(
 def loss_and_gradient_in_place(
     logits: Tensor, targets: Tensor, dtype: torch.dtype, scale: float, cap: float | None
 ) -> LossAndGradient:
-    """Compute the same as `loss_and_gradient` with torch's own kernels; the fastest way on a CPU."""
+    """Compute the same as `loss_and_gradient` with torch's own kernels, which are fastest on a CPU."""
     transformed = _transform(logits, scale, cap)
     gradient = transformed.log_softmax(dim=-1)
     loss = -gradient.gather(1, targets[:, None]).sum()
@@ -362,11 +362,11 @@ def check_packed_logits(module: CausalLoss, attention: ChosenKernel) -> None:
     """Compare the logits of two short documents in one row with the model's own forward pass on each alone.
 
     Raises RecipeError if they differ. Some models transform their logits in ways that their configuration does not
-    name, and some carry a state from one document into the next; both would silently train something else.
+    name, and some carry a state from one document into the next: training would optimise another function.
     """
     base = attention_module.base_model(module.model)
     size, device = base.config.get_text_config().vocab_size, next(module.parameters()).device
-    ids = torch.arange(24, device=device) * 7919 % size  # a prime, so that the ids differ
+    ids = torch.arange(24, device=device) * 7919 % size  # 7919 is prime, so that the ids differ
     was_training = module.training
     module.eval()
     with torch.no_grad():
@@ -396,7 +396,7 @@ class _Probe:
         self.supervised = 22
 
 
-# ---- the whole step
+# ---- a step of several micro-batches and ranks
 
 
 def step_factor(
@@ -404,9 +404,9 @@ def step_factor(
 ) -> tuple[float, int]:
     """Return the factor on the summed loss of each micro-batch of a step, and the step's supervised tokens.
 
-    `batches` are this rank's micro-batches; one all-reduce adds those of the other ranks. The factor is ranks ÷ tokens,
-    because DDP and FSDP2 average gradients over the ranks and a sum is needed. It is 0 for a step without supervised
-    tokens, which then changes nothing.
+    `batches` are this rank's micro-batches; an all-reduce adds the tokens of the other ranks, so every rank must call
+    this. The factor is ranks ÷ tokens, because DDP and FSDP2 average gradients over the ranks and a sum is needed. It
+    is 0 for a step without supervised tokens, which then changes nothing.
     """
     from torch import distributed
 

@@ -1,8 +1,8 @@
 """The device memory of one training step, part by part, estimated from the model's shape alone.
 
-The estimate follows, operation by operation, what autograd keeps of transformers' LLaMA layers; tests compare it with
-the bytes that are alive in real steps. A compiled layer keeps less: norms, rotary embeddings and products are computed
-again in the backward pass.
+The estimate counts what autograd keeps of transformers' LLaMA layers, operation by operation; tests compare it with the
+bytes that are allocated in real steps. A compiled layer keeps less: norms, rotary embeddings and products are
+recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from curate.model.sizes import Linear, Shape
 from curate.train.loss import workspace_bytes
 
 CONTEXT = {"cuda": 600 << 20, "cpu": 700 << 20}  # bytes of torch, its kernels and Python, before any tensor
-FRAGMENTATION = 0.05  # share of the tensors' bytes that an allocator holds in addition
+FRAGMENTATION = 0.05  # share of the tensors' bytes that an allocator reserves in addition
 # 4 bits, plus the 8-bit scale of each block of 64 weights, plus an fp32 scale for each 256 of those scales
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 _IA3_LAYERS = ("k_proj", "v_proj", "down_proj")  # the paper's choice (arXiv 2205.05638): keys, values, inside the MLP
@@ -23,10 +23,10 @@ _IA3_LAYERS = ("k_proj", "v_proj", "down_proj")  # the paper's choice (arXiv 220
 
 @dataclass(frozen=True)
 class Setup:
-    """How a step is computed."""
+    """The choices that determine the memory of a step."""
 
     method: MethodSettings
-    dtype: str
+    dtype: str  # bf16, fp16 or fp32
     form: OptimizerForm
     checkpointed: int  # layers, counted from the first, that keep only their inputs for the backward pass
     compiled: bool
@@ -34,7 +34,7 @@ class Setup:
     micro_batch: int  # packed rows in one forward pass on one device
     row_tokens: int  # tokens of a packed row
     supervised: int  # supervised tokens of a micro-batch, at most
-    accumulates: bool  # gradients of several micro-batches are summed, so they are alive next to the activations
+    accumulates: bool  # gradients of several micro-batches are summed, so they are in memory with the activations
     ranks: int = 1
 
     @property
@@ -57,7 +57,7 @@ class Setup:
 
 
 def target_linears(method: MethodSettings, shape: Shape) -> tuple[Linear, ...]:
-    """Return the matrices that get an adapter; none where every weight is trained."""
+    """Return the matrices that get an adapter; none if every weight is trained."""
     if method.full:
         return ()
     if method.kind == "ia3" and method.targets == (ALL_LINEAR,):
@@ -68,7 +68,7 @@ def target_linears(method: MethodSettings, shape: Shape) -> tuple[Linear, ...]:
 
 
 def trained_parameters(method: MethodSettings, shape: Shape) -> int:
-    """Return the number of trained parameters; a method of peft's that is not known here counts as LoRA."""
+    """Return the number of trained parameters; any other method of peft counts as LoRA."""
     if method.full:
         return shape.parameters
     linears = target_linears(method, shape)
@@ -88,7 +88,7 @@ def state_bytes(form: OptimizerForm, itemsize: int) -> float:
     moments = {
         "master": 8.0,  # fp32
         "8bit": 2.0 + 8 / 256,  # a byte each, and an fp32 scale each for every 256
-        "stochastic": 4.0 if itemsize == 2 else 8.0,  # in the weights' own type
+        "stochastic": 4.0 if itemsize == 2 else 8.0,  # in the dtype of the weights
     }
     master_copy = 4 if itemsize == 2 and form != "stochastic" else 0
     return moments[form] + master_copy
@@ -98,7 +98,7 @@ def state_bytes(form: OptimizerForm, itemsize: int) -> float:
 
 
 def parts(setup: Setup, shape: Shape, trained: int | None = None) -> dict[str, int]:
-    """Return the bytes that one rank holds at the step's peak, by part, empty parts left out.
+    """Return the bytes that one rank allocates at the step's peak, by part, without empty parts.
 
     `trained` is the number of trained parameters, estimated if None.
     """
@@ -118,11 +118,11 @@ def parts(setup: Setup, shape: Shape, trained: int | None = None) -> dict[str, i
 
 
 def _peaks(setup: Setup, shape: Shape, gradients: float) -> list[dict[str, float]]:
-    """Return what is alive at each moment that may be the peak: at the loss, and in the backward pass of a layer.
+    """Return the bytes at each moment that may be the peak: at the loss, and in the backward pass of a layer.
 
-    Without gradient accumulation, gradients appear as activations are freed; with it, those of earlier micro-batches
-    are there from the start. The first layers are checkpointed, so the backward pass reaches them after the others
-    have freed their activations.
+    Without gradient accumulation, gradients are allocated as activations are freed; with it, those of earlier
+    micro-batches exist from the start. The first layers are checkpointed, so the backward pass reaches them after the
+    others have freed their activations.
     """
     kept, inputs = _activations(setup, shape), _inputs(setup, shape)
 

@@ -14,8 +14,8 @@ from curate.train.loss import CausalLoss
 def add(module: CausalLoss, alpha: float) -> None:
     """Add noise to a model's embeddings in training, uniform within ±alpha / sqrt(tokens × size).
 
-    `tokens` are those of the document, of which a packed row has several. Padding gets no noise; evaluation and
-    generation run without.
+    `tokens` is the length of a document, as a packed row has several; `size` is that of an embedding. Padding gets no
+    noise. Evaluation and generation have none.
     """
     hooks = _Hooks(alpha)
     module.register_forward_pre_hook(hooks.set_documents, with_kwargs=True)
@@ -25,7 +25,7 @@ def add(module: CausalLoss, alpha: float) -> None:
 
 
 class _Hooks:
-    """Pass the documents from the loss module, which gets them with the batch, to the embeddings, which do not."""
+    """Pass the documents from the loss module, whose input has them, to the embeddings, whose input has only ids."""
 
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
@@ -45,7 +45,7 @@ class _Hooks:
 
 
 def noise(embeddings: Tensor, documents: Tensor, alpha: float) -> Tensor:
-    """Return noise like embeddings [rows, tokens, size]; `documents` [rows, tokens] numbers them, -1 is padding."""
+    """Return noise for embeddings [rows, tokens, size]; `documents` [rows, tokens] numbers documents, -1 is padding."""
     size = embeddings.shape[-1]
     width = alpha / (lengths(documents).float().clamp_min(1) * size).sqrt()
     width = torch.where(documents < 0, 0.0, width)[..., None]  # [rows, tokens, 1]
@@ -55,7 +55,7 @@ def noise(embeddings: Tensor, documents: Tensor, alpha: float) -> Tensor:
 
 
 def lengths(documents: Tensor) -> Tensor:
-    """Return the tokens of the document at each position, int64 [rows, tokens]."""
+    """Return the length of the document at each position, int64 [rows, tokens]."""
     columns = documents.long() + 1  # from 0; padding is counted in column 0
     counts = torch.zeros(documents.shape[0], documents.shape[1] + 1, dtype=torch.int64, device=documents.device)
     return counts.scatter_add_(1, columns, torch.ones_like(columns)).gather(1, columns)

@@ -1,10 +1,10 @@
-"""Conversations packed into rows of one fixed length, best fit first, and packed rows as the tensors of a micro-batch.
+"""Pack conversations into rows of one fixed length, best fit first, and turn packed rows into micro-batches of tensors.
 
-Nothing is cropped: a conversation longer than a packed row is refused. `documents` tells the conversations of a packed
-row apart and `position_ids` begin at 0 in each, so that each is read as if it were alone.
+Nothing is cropped: a conversation longer than a packed row is refused. `documents` distinguishes the conversations of a
+packed row, and `position_ids` begin at 0 in each, so that each is processed as if it were alone.
 
-The packed rows of a step follow from seed and step number alone: each epoch has its own order, epochs are laid end to
-end and cut into steps. A resumed run therefore continues with exactly the next rows, on any number of ranks.
+The packed rows of a step depend only on seed and step number: each epoch has its own order, and the sequence of all
+epochs is cut into steps. A resumed run therefore continues with exactly the next rows, on any number of ranks.
 """
 
 from __future__ import annotations
@@ -51,9 +51,10 @@ class Packing:
 
 
 def pack(lengths: NDArray[np.int64] | Sequence[int], row_tokens: int) -> Packing:
-    """Pack conversations of these lengths (tokens): the longest first, each into the fullest row that has room.
+    """Pack conversations of these lengths, in tokens: the longest first, each into the fullest row that has room.
 
-    O(n log n) and deterministic. Raises CurateError for a conversation longer than a row, and where there is none.
+    Deterministic; O(n log n), because only distinct numbers of free tokens are searched. Raises CurateError for a
+    conversation longer than a row, and if there is no conversation.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     if not len(sizes):
@@ -62,28 +63,28 @@ def pack(lengths: NDArray[np.int64] | Sequence[int], row_tokens: int) -> Packing
         longest = int(sizes.argmax())
         raise CurateError(
             f"conversation {longest} has {sizes[longest]:,} tokens, a row {row_tokens:,}; nothing is cropped: "
-            f"give --max-tokens {sizes[longest]}, or split the set at {row_tokens}"
+            f"give --max-tokens {sizes[longest]}, or clean the set with a window of {row_tokens}"
         )
     rows: list[list[int]] = []
     free: list[int] = []  # distinct numbers of free tokens in open rows, ascending
     open_rows: dict[int, list[int]] = {}  # rows by their free tokens; the one opened first is last
     for index in np.argsort(-sizes, kind="stable").tolist():
         size = int(sizes[index])
-        at = bisect_left(free, size)
-        if at == len(free):
-            row, left = len(rows), row_tokens
+        fullest = bisect_left(free, size)  # the smallest room that is enough
+        if fullest == len(free):
+            row, room = len(rows), row_tokens
             rows.append([])
         else:
-            left = free[at]
-            row = open_rows[left].pop()
-            if not open_rows[left]:
-                free.pop(at)
+            room = free[fullest]
+            row = open_rows[room].pop()
+            if not open_rows[room]:
+                free.pop(fullest)
         rows[row].append(index)
-        if left > size:
-            waiting = open_rows.setdefault(left - size, [])
-            if not waiting:
-                insort(free, left - size)
-            waiting.append(row)
+        if room > size:  # a full row is closed
+            same_room = open_rows.setdefault(room - size, [])
+            if not same_room:
+                insort(free, room - size)
+            same_room.append(row)
     total = int(sizes.sum())
     return Packing(rows, row_tokens, total / (len(rows) * row_tokens), total / (len(sizes) * row_tokens))
 
@@ -111,14 +112,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class PackedData:
-    """Conversations and the packed rows that they are trained in."""
+    """Conversations, and the packed rows that contain them."""
 
     examples: Conversations
     rows: Sequence[Sequence[int]]  # conversations of each packed row, by index
     row_tokens: int
 
     def batch(self, rows: Sequence[int], min_rows: int = 0) -> Batch:
-        """Return the tensors of some packed rows, with empty rows appended up to `min_rows`."""
+        """Return the tensors of some packed rows, given by index, with empty rows appended up to `min_rows`."""
         members = [self.rows[row] for row in rows]
         return batch(self.examples, members + [()] * (min_rows - len(members)), self.row_tokens)
 
@@ -130,22 +131,25 @@ class PackedData:
         return lengths
 
     def rows_of_step(self, step: int, steps: Steps, seed: int) -> list[int]:
-        """Return the packed rows of a step, counted from 0, over all ranks."""
-        start = step * steps.rows
+        """Return the packed rows of a step, counted from 0, over all ranks, by index."""
+        start = step * steps.rows  # in the sequence of all epochs
         stop = min(start + steps.rows, steps.total_rows)
         count = len(self.rows)
-        return [int(epoch_order(count, place // count, seed)[place % count]) for place in range(start, stop)]
+        return [int(epoch_order(count, position // count, seed)[position % count]) for position in range(start, stop)]
 
 
 @lru_cache(maxsize=2)  # a step spans two epochs at most, unless the data is smaller than a step
 def epoch_order(rows: int, epoch: int, seed: int) -> NDArray[np.int64]:
-    """Return an epoch's order of packed rows: a permutation by Philox, which is the same on every platform."""
+    """Return an epoch's order of packed rows: a permutation [rows] by Philox, which is the same on every platform."""
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     return generator.permutation(rows)
 
 
 def batch(examples: Conversations, rows: Sequence[Sequence[int]], row_tokens: int, pad_id: int = 0) -> Batch:
-    """Return the tensors of some packed rows, each given as the conversations in it."""
+    """Return the tensors of packed rows, each given as the indices of its conversations.
+
+    `pad_id` fills positions without a token; they have no loss. Raises CurateError if a row is too short.
+    """
     shape = (len(rows), row_tokens)
     ids = np.full(shape, pad_id, dtype=np.int64)
     targets = np.full(shape, IGNORED, dtype=np.int64)
@@ -158,9 +162,10 @@ def batch(examples: Conversations, rows: Sequence[Sequence[int]], row_tokens: in
             stop = at + end - begin
             if stop > row_tokens:
                 raise CurateError(f"conversation {index} does not fit its row of {row_tokens:,} tokens")
-            own = examples.ids[begin:end]
-            ids[row, at:stop] = own
-            targets[row, at : stop - 1] = np.where(examples.loss_mask[begin + 1 : end], own[1:], IGNORED)
+            tokens = examples.ids[begin:end]
+            ids[row, at:stop] = tokens
+            # Shifted by one: a conversation's last position has no target, and its first token is none.
+            targets[row, at : stop - 1] = np.where(examples.loss_mask[begin + 1 : end], tokens[1:], IGNORED)
             positions[row, at:stop] = np.arange(end - begin)
             documents[row, at:stop] = number
             at = stop

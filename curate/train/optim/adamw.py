@@ -6,7 +6,7 @@
 
 A bf16 weight has 8 significant bits: an update smaller than 1/512 of the weight, as most are, is lost when rounded to
 nearest. The master copy keeps such updates; stochastic rounding keeps them on average. `state_dict` has everything that
-an exact resumption needs, with DTensors for sharded parameters, so that it loads at another number of ranks.
+an exact resumption needs, with DTensors for sharded parameters, so that it loads with another number of ranks.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def decays(name: str, parameter: Tensor) -> bool:
 class AdamW:
     """AdamW (arXiv 1711.05101) over the parameters of one model.
 
-    States are allocated at once, so that a lack of memory shows before the first step. `rate` is the learning rate of
-    the next step. A parameter without a gradient does not change.
+    States are allocated when it is created, so that a lack of memory shows before the first step. `rate` is the
+    learning rate of the next step. A parameter without a gradient does not change.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class AdamW:
         self._slots = [Slot(name, parameter, decays(name, parameter)) for name, parameter in named_parameters]
         for slot in self._slots:
             slot.state = _zero_states(slot.parameter, form)
-        self._buckets = list(_buckets(self._slots))
+        self._buckets = list(_buckets(self._slots))  # one update each: few launches of kernels for many parameters
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Free the gradients, or set them to zero in place."""
@@ -75,8 +75,8 @@ class AdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the weights with their gradients."""
-        self.steps += 1
+        """Update the weights with their gradients. Not collective: a rank updates its part of sharded parameters."""
+        self.steps += 1  # first: the correction of the moments' bias counts steps from 1
         for bucket in self._buckets:
             slots = [slot for slot in bucket if slot.parameter.grad is not None]
             if not slots:
@@ -88,7 +88,10 @@ class AdamW:
     # ---- to and from a checkpoint
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that an exact resumption needs; states of sharded parameters are DTensors, sharded alike."""
+        """Return what an exact resumption needs; states of sharded parameters are DTensors, sharded in the same way.
+
+        Parameters are numbered in the order in which they were given.
+        """
         state = {
             number: {name: _as_sharded(value, slot.parameter) for name, value in slot.state.items()}
             for number, slot in enumerate(self._slots)
@@ -117,6 +120,7 @@ class AdamW:
 
 
 def _load_states(slot: Slot, saved: Mapping[str, Tensor]) -> None:
+    """Copy this rank's part of saved states; raises CheckpointError if one is missing or has another shape."""
     for name, value in slot.state.items():
         tensor = saved.get(name)
         if tensor is None:
@@ -140,7 +144,7 @@ def _as_sharded(part: Tensor, parameter: Tensor) -> Tensor:
     is_scale = part.shape != local(parameter).shape
     shape = torch.Size((*parameter.shape[:-1], part.shape[-1]) if is_scale else parameter.shape)
     stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    # Shape and stride are given because `from_local` infers them wrongly where the rows do not divide by the ranks.
+    # `from_local` infers wrong shapes if the number of rows is not a multiple of the ranks.
     sharded: Tensor = DTensor.from_local(
         part, parameter.device_mesh, parameter.placements, run_check=False, shape=shape, stride=stride
     )
@@ -151,7 +155,10 @@ def _as_sharded(part: Tensor, parameter: Tensor) -> Tensor:
 
 
 def _zero_states(parameter: nn.Parameter, form: OptimizerForm) -> dict[str, Tensor]:
-    """Return the states of this rank's part of a parameter before the first step."""
+    """Return the states of this rank's part of a parameter before the first step.
+
+    Raises RecipeError for stochastic rounding of fp16 weights.
+    """
     weight = local(parameter)
     if form == "stochastic" and weight.dtype == torch.float16:
         raise RecipeError(
@@ -159,6 +166,7 @@ def _zero_states(parameter: nn.Parameter, form: OptimizerForm) -> dict[str, Tens
         )
     if form == "stochastic" and weight.dtype == torch.bfloat16:
         return {name: torch.zeros_like(weight) for name in MOMENTS}
+    # An fp32 weight needs no master copy; in the form `stochastic` it has fp32 moments too.
     state = {} if weight.dtype == torch.float32 else {"master": weight.float()}
     if form == "8bit" and eight_bit.is_supported(weight, parameter.shape):
         for name in MOMENTS:
@@ -169,7 +177,10 @@ def _zero_states(parameter: nn.Parameter, form: OptimizerForm) -> dict[str, Tens
 
 
 def _buckets(slots: Iterable[Slot]) -> Iterator[list[Slot]]:
-    """Yield groups of parameters that share update kind and decay, each of at most `_BUCKET` elements if it can be."""
+    """Yield groups of parameters with the same update kind and decay, of at most `_BUCKET` elements.
+
+    A larger parameter has a bucket of its own.
+    """
     open_buckets: dict[tuple[str, bool], list[Slot]] = {}
     for slot in slots:
         key = update_kind(slot), slot.decays
@@ -206,19 +217,22 @@ def build(
 
 
 def set_rate(optimizer: AdamW, rate: float) -> None:
-    """Set the learning rate of the next steps."""
+    """Set the learning rate of the following steps."""
     optimizer.rate = rate
 
 
 def norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the global 2-norm of all gradients, summed over the ranks for sharded ones; a scalar on their device."""
+    """Return the global 2-norm of all gradients, a scalar on their device.
+
+    Collective for sharded gradients: every rank must call this, and gets the same norm.
+    """
     if not gradients:
         return torch.zeros(())
-    sums: dict[Any, Tensor] = {}
+    sums: dict[Any, Tensor] = {}  # of squares, by process group; None for unsharded gradients, equal on all ranks
     for group in {_group(gradient) for gradient in gradients}:
         parts = [local(gradient) for gradient in gradients if _group(gradient) == group]
         sums[group] = _sum_of_squares(parts)
-        if group is not None:  # sharded: each rank has summed its own part
+        if group is not None:  # each rank has summed its own part
             ranks.all_reduce(sums[group], group=group)
     return torch.stack(list(sums.values())).sum().sqrt()
 
@@ -242,12 +256,13 @@ def _group(gradient: Tensor) -> Any:
 
 @torch.no_grad()
 def clip(parameters: Iterable[nn.Parameter], max_norm: float, *, scale: float = 1.0) -> float:
-    """Divide gradients by the loss scale and clip their global norm (a `max_norm` of 0 never clips).
+    """Divide gradients by the loss scale, and clip their global norm unless `max_norm` is 0.
 
     Returns the norm before clipping, without the loss scale. If it is not finite, the gradients do not change.
+    Collective for sharded gradients.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm_before = float(norm(gradients)) / scale  # a float: waits for the device
+    norm_before = float(norm(gradients)) / scale  # `float` waits for the device
     factor = 1 / scale
     if max_norm:
         factor *= min(1.0, max_norm / (norm_before + 1e-6))  # the epsilon of torch.nn.utils.clip_grad_norm_
@@ -260,9 +275,10 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float, *, scale: float = 
 
 
 def schedule(settings: OptimizerSettings, total: int) -> Callable[[int], float]:
-    """Return the factor on the learning rate by step, counted from 0: linear warm-up, then decay down to `final`.
+    """Return a function from step, counted from 0, to a factor on the peak learning rate.
 
-    Like transformers' schedules, except that the first step of the warm-up has a rate above 0: with 0 it would be lost.
+    The factor rises linearly during warm-up, then falls to `settings.final` over `total` steps. These are transformers'
+    schedules, except that the first step of the warm-up has a rate above 0: with 0 the step would change nothing.
     """
     warmup_steps = settings.warmup_steps or math.ceil(settings.warmup * total)
     curve = _CURVES[settings.schedule]
@@ -276,7 +292,7 @@ def schedule(settings: OptimizerSettings, total: int) -> Callable[[int], float]:
     return factor
 
 
-# From 1 to 0 as `done`, the share of the steps after warm-up, goes from 0 to 1.
+# From 1 to 0, as `done`, the share of the steps after warm-up, goes from 0 to 1.
 _CURVES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "linear": lambda done: 1 - done,

@@ -53,7 +53,10 @@ class StepScalars:
     epsilon: float
 
     def to_tensor(self, target: torch.device) -> Tensor:
-        """Return what `_adamw` reads, as fp32 [6]: with Python numbers, each step would compile the update again."""
+        """Return the scalars that `_adamw` reads, fp32 [6] on `target`.
+
+        A tensor, because compiled code takes Python numbers as constants: each step would be compiled again.
+        """
         corrections = 1 - self.beta1**self.step, math.sqrt(1 - self.beta2**self.step)  # of the bias towards 0
         values = self.rate * self.decay, self.rate / corrections[0], self.beta1, self.beta2, corrections[1]
         return torch.tensor([*values, self.epsilon], dtype=torch.float32).to(target, non_blocking=True)
@@ -81,15 +84,15 @@ def _gradient(slot: Slot) -> Tensor:
 def _update_exactly(slots: Sequence[Slot], scalars: StepScalars) -> None:
     """Update fp32 weights or master copies with torch's fused kernel, then round the copies into the weights."""
     weights = [slot.weight for slot in slots]
-    place = weights[0].device
+    target = weights[0].device
     adamw(
         weights,
         [_gradient(slot).float() for slot in slots],
         [slot.state["exp_avg"] for slot in slots],
         [slot.state["exp_avg_sq"] for slot in slots],
         [],  # no maxima: not AMSGrad
-        list(torch.full((len(slots),), float(scalars.step - 1), device=place).unbind()),  # the kernel adds 1
-        fused=place.type in ("cpu", "cuda"),
+        list(torch.full((len(slots),), float(scalars.step - 1), device=target).unbind()),  # the kernel adds 1
+        fused=target.type in ("cpu", "cuda"),
         amsgrad=False,
         beta1=scalars.beta1,
         beta2=scalars.beta2,
@@ -104,7 +107,10 @@ def _update_exactly(slots: Sequence[Slot], scalars: StepScalars) -> None:
 
 
 def _adamw(weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, scalars: Tensor) -> tuple[Tensor, ...]:
-    """Return weight, first and second moment after a step, all fp32; `scalars` [6] is `StepScalars.to_tensor`."""
+    """Return weight, first and second moment after a step of AdamW (arXiv 1711.05101), all fp32.
+
+    `scalars` [6] is `StepScalars.to_tensor`; the other tensors have one shape.
+    """
     decay, rate, beta1, beta2, correction, epsilon = scalars.unbind()
     first = gradient + beta1 * (first - gradient)
     square = gradient * gradient
@@ -114,10 +120,10 @@ def _adamw(weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, scal
 
 def _update_8bit(slots: Sequence[Slot], scalars: StepScalars) -> None:
     """Update weights or master copies with 8-bit moments, then round the copies into the weights."""
-    place = slots[0].weight.device
-    step = scalars.to_tensor(place)
-    maps = eight_bit.signed_map(place), eight_bit.unsigned_map(place)
-    update = kernel(update_8bit_blocks, place.type)
+    target = slots[0].weight.device
+    step = scalars.to_tensor(target)
+    maps = eight_bit.signed_map(target), eight_bit.unsigned_map(target)
+    update = kernel(update_8bit_blocks, target.type)
     for slot in slots:
         state, size = slot.state, eight_bit.block_size(slot.parameter.shape)
         tensors = [slot.weight, _gradient(slot).contiguous(), state["exp_avg"], state["exp_avg_sq"]]
@@ -154,15 +160,15 @@ def _update_stochastic(slots: Sequence[Slot], scalars: StepScalars) -> None:
     The noise follows from step and parameter, so a checkpoint needs no state for it, and replicas of a parameter on
     several ranks stay equal.
     """
-    place = slots[0].weight.device
-    step = scalars.to_tensor(place)
-    update = kernel(update_stochastic_flat, place.type)
-    generator = torch.Generator(place)
+    target = slots[0].weight.device
+    step = scalars.to_tensor(target)
+    update = kernel(update_stochastic_flat, target.type)
+    generator = torch.Generator(target)
     for slot in slots:
         generator.manual_seed(_seed(slot, scalars.step))
         tensors = [slot.weight, _gradient(slot).contiguous(), slot.state["exp_avg"], slot.state["exp_avg_sq"]]
         for parts in _chunks([tensor.view(-1) for tensor in tensors], _CHUNK):
-            noise = torch.empty(parts[0].shape, dtype=torch.int32, device=place)
+            noise = torch.empty(parts[0].shape, dtype=torch.int32, device=target)
             noise.random_(-(2**31), 2**31, generator=generator)  # all 32 bits
             update(*parts, noise, step)
 
@@ -201,6 +207,7 @@ def round_stochastically(values: Tensor, noise: Tensor) -> Tensor:
 
 
 def _chunks(tensors: Sequence[Tensor], length: int) -> Iterator[tuple[Tensor, ...]]:
+    """Split tensors along their first dimension into views of `length`; the last ones may be shorter."""
     return zip(*(tensor.split(length) for tensor in tensors), strict=True)
 
 

@@ -1,4 +1,4 @@
-"""The events of a run in progress, for a terminal, a log or a program to handle."""
+"""The events of a run in progress, for a terminal or a program to handle. Only rank 0 sends them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reported:
-    """A line about what the run is doing."""
+    """What the run is doing, in one line."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Warned:
-    """A line about a problem that does not stop the run."""
+    """A problem that does not stop the run, in one line."""
 
     text: str
 
@@ -40,18 +40,18 @@ class Started:
 
     run: Path
     step: int  # steps that are done already
-    steps: int
+    steps: int  # of the whole run
     trained: int  # parameters
-    parameters: int
+    parameters: int  # of the model, with adapters
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """A step is done."""
+    """A step is done. Numbers are over all ranks."""
 
     step: int  # from 1
-    steps: int
-    epoch: float
+    steps: int  # of the whole run
+    epoch: float  # epochs that are done, with a fraction
     loss: float  # per supervised token of the global batch
     lr: float
     norm: float  # of the gradients, before clipping
@@ -59,10 +59,10 @@ class Stepped:
     supervised: int  # tokens
     seconds: float
     tokens_per_s: float
-    mfu: float  # strictly counted, over the measured rate of the device's matrix products
-    gib: float  # peak memory so far
-    waited: float  # share of the time spent on preparing tensors
-    seconds_left: float  # by the latest steps
+    mfu: float  # model FLOPs utilisation, as a share of the measured rate of matrix products
+    gib: float  # peak memory so far, of the rank with the highest
+    waited: float  # share of the time in which tensors were prepared
+    seconds_left: float  # estimated from the latest steps
 
     def record(self) -> dict[str, Any]:
         """Return the step's line of `metrics.jsonl`."""
@@ -84,7 +84,7 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The held-out loss was computed, of the `base` or the `tuned` model."""
+    """The held-out loss of the `base` or the `tuned` model (`which`) was computed."""
 
     step: int
     which: str
@@ -93,7 +93,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Prompts were answered, by the `base` or the `tuned` model."""
+    """Prompts were answered by the `base` or the `tuned` model (`which`)."""
 
     step: int
     which: str
@@ -111,13 +111,13 @@ class Saved:
 
 @dataclass(frozen=True)
 class Finished:
-    """The run is over: `status` is `finished` or `stopped`; `result` the folder with the model, if there is one."""
+    """The run has ended."""
 
     run: Path
-    status: str
+    status: str  # finished or stopped
     step: int
-    result: Path | None
-    report: Path | None
+    result: Path | None  # folder with the model or adapter, if finished
+    report: Path | None  # the run's page
 
 
 Event = Reported | Warned | Planned | Started | Stepped | Evaluated | Sampled | Saved | Finished
@@ -130,7 +130,7 @@ def ignore_event(event: Event) -> None:
 
 @dataclass(frozen=True)
 class Reporter:
-    """Sends a run's events to whoever follows it."""
+    """Sends a run's events to a handler."""
 
     send: OnEvent = ignore_event
 
