@@ -36,7 +36,7 @@ from curate.train.run import records
 from curate.train.run.events import Reporter
 from curate.train.trainer import TrainerInputs
 
-AUTO = "auto"
+AUTO = "auto"  # the default of `data.template`
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Request:
     config: TrainConfig
     folder: Path  # of the run; it may not exist yet
     world: World
-    reporter: Reporter = field(default_factory=Reporter)
+    reporter: Reporter = field(default_factory=Reporter)  # by default, events are ignored
     method_settings: frozenset[str] = frozenset()  # keys of `method` that were set for this run, not by a preset
 
 
@@ -59,11 +59,11 @@ class Run(TrainerInputs):
 
     folder: Path
     requested: TrainConfig  # written to config.toml
-    source: ModelSource
+    source: ModelSource  # where the weights are
     data: TrainingData
-    renderer: Renderer
+    renderer: Renderer  # of the data, and of prompts
     shape: Shape
-    device: Device
+    device: Device  # with its measured rate
 
     def load_model(self) -> nn.Module:
         """Load the weights onto this rank's device; those of `tiny` are drawn from the run's seed."""
@@ -291,7 +291,7 @@ def _pack(config: TrainConfig, dataset: TrainingData, window: int) -> tuple[Pack
         held_out=work(held_out.tolist(), int(held_out.sum())) if len(held_out) else Work(0, 0, 0),
         utilisation=packed.utilisation if config.data.packing else packed.padded_utilisation,
         padded_utilisation=packed.padded_utilisation,
-        most_supervised=max(int(supervised[row].sum()) for row in rows),
+        most_supervised=max(int(supervised[row].sum()) for row in rows),  # the loss of such a row takes most memory
     )
     return PackedData(trained, rows, row_tokens), data_load
 

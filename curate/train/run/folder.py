@@ -14,7 +14,7 @@ from curate.train import config
 from curate.train.config import TrainConfig
 from curate.train.run import records
 
-RUNS = Path("runs")
+RUNS = Path("runs")  # relative to the working directory
 LOCK = ".lock"
 # Files of a run that ended before its first checkpoint; its folder may be used for a new run if no step was recorded.
 FILES_BEFORE_FIRST_STEP = {
@@ -75,6 +75,7 @@ def find_resumable(run: str | Path | None) -> Path:
     runs = [file.parent for file in RUNS.glob(f"*/{records.CONFIG}")]
     if not runs:
         raise RunError(f"there is no run to resume under {str(RUNS)!r}; give one: --resume RUN")
+    # By files, not by the folder's own time: appending to a file does not change that.
     return max(runs, key=lambda folder: max(file.stat().st_mtime for file in folder.iterdir()))
 
 
