@@ -1,12 +1,12 @@
-"""Our `curate clean` beside the incumbent's chain over the same dump, on the same cores, start-up included.
+"""Compare `curate clean` with the incumbent's scripts on the same dump and cores, including start-up.
 
     python benchmarks/clean.py --incumbent-python .incumbent/bin/python
-    python benchmarks/clean.py --incumbent-python .incumbent/bin/python --rows 400 --best-of 1    # try it
+    python benchmarks/clean.py --incumbent-python .incumbent/bin/python --rows 400 --best-of 1    # a quick trial
 
-The dump is the real one four times over, each copy with its own word in every message, about 170 MB. Ours:
-clean with `--language en`, LLaMA-2's tokenizer and a window of 2048, and the statistics. The incumbent's, as its
-own documentation chains them: clean_sharegpt, optional_clean, split_long_conversation, filter_wrong_format,
-get_stats. requirements/incumbent.txt says how to make its environment; without one, ours alone is measured.
+The dump is four copies of the real one, each with its own word in every message, about 170 MB. curate runs `clean` with
+`--language en`, LLaMA-2's tokenizer and a window of 2048, and `stats`. The incumbent runs, in the order of its
+documentation: clean_sharegpt, optional_clean, split_long_conversation, filter_wrong_format, get_stats.
+requirements/incumbent.txt describes its environment; without one, only curate is measured.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ def chain(python: Path, dump: Path, folder: Path, shared: Path) -> dict[str, lis
         "filter_wrong_format": ["--in-file", split, "--out-file", last],
         "get_stats": ["--in-file", last, *model],
     }
-    return {name: [str(python), "-m", f"fastchat.data.{name}", *rest] for name, rest in arguments.items()}
+    return {name: [str(python), "-m", f"fastchat.data.{name}", *options] for name, options in arguments.items()}
 
 
 def run_incumbent(python: Path, dump: Path, folder: Path, shared: Path) -> Steps:
-    """Run the incumbent's chain; what it needs lies on this machine, so it may not go to the net."""
+    """Run the incumbent's scripts, offline: their files are on this machine."""
     folder.mkdir(exist_ok=True)
     steps = chain(python, dump, folder, shared)
     return {name: measure(step, folder, HF_HUB_OFFLINE="1") for name, step in steps.items()}
 
 
 def alternate(count: int, programs: Mapping[str, Callable[[], Steps]]) -> dict[str, Steps]:
-    """Run the programs in turn, `count` times each; return each one's run with the least wall, peaks the highest."""
+    """Run the programs alternately, `count` times each; return the fastest run of each, with the highest peaks."""
     runs: dict[str, list[Steps]] = {name: [] for name in programs}
     for number in range(1, count + 1):
         for name, run in programs.items():
             runs[name].append(run())
             print(f"{name}, run {number} of {count}: {total(list(runs[name][-1].values())).wall:.1f} s", flush=True)
-    return {name: _best(found) for name, found in runs.items()}
+    return {name: _best(steps) for name, steps in runs.items()}
 
 
 def _best(runs: Sequence[Steps]) -> Steps:
@@ -67,43 +67,45 @@ def _best(runs: Sequence[Steps]) -> Steps:
 
 def report(name: str, steps: Steps, megabytes: float) -> list[list[object]]:
     """Return the table's rows for one program: its steps and their total."""
-    whole = total(list(steps.values()))
+    all_steps = total(list(steps.values()))
     rows: list[list[object]] = [[f"  {step}", run.wall, run.cpu, run.peak_mib, None] for step, run in steps.items()]
-    return [*rows, [name, whole.wall, whole.cpu, whole.peak_mib, megabytes / whole.wall]]
+    return [*rows, [name, all_steps.wall, all_steps.cpu, all_steps.peak_mib, megabytes / all_steps.wall]]
 
 
 def as_json(steps: Steps, megabytes: float) -> dict[str, object]:
     """Return the figures of one program for the result file."""
-    whole = total(list(steps.values()))
+    all_steps = total(list(steps.values()))
     named = {
         name: {"wall_s": round(r.wall, 3), "cpu_s": round(r.cpu, 3), "peak_mib": round(r.peak_mib)}
         for name, r in steps.items()
     }
     return {
-        "wall_s": round(whole.wall, 3),
-        "cpu_s": round(whole.cpu, 3),
-        "peak_mib": round(whole.peak_mib),
-        "mb_per_s": round(megabytes / whole.wall, 3),
+        "wall_s": round(all_steps.wall, 3),
+        "cpu_s": round(all_steps.cpu, 3),
+        "peak_mib": round(all_steps.peak_mib),
+        "mb_per_s": round(megabytes / all_steps.wall, 3),
         "steps": named,
     }
 
 
 def options() -> argparse.Namespace:
     """Read the command line."""
-    made = parser(__doc__)
-    made.add_argument("--copies", type=int, default=4, help="how many times over the dump is taken (default 4)")
-    made.add_argument("--rows", type=int, help="try the benchmark itself on so many rows; nothing is saved")
-    made.add_argument("--best-of", type=int, default=3, metavar="N", help="runs of each program, in turn (default 3)")
-    made.add_argument("--incumbent-python", type=Path, help="interpreter of an environment with fschat 0.2.36")
-    chosen = parse(made)
+    command_line = parser(__doc__)
+    command_line.add_argument("--copies", type=int, default=4, help="copies of the dump (default 4)")
+    command_line.add_argument("--rows", type=int, help="number of rows for a quick trial; nothing is saved")
+    command_line.add_argument(
+        "--best-of", type=int, default=3, metavar="N", help="runs of each program, alternately (default 3)"
+    )
+    command_line.add_argument("--incumbent-python", type=Path, help="interpreter of an environment with fschat 0.2.36")
+    chosen = parse(command_line)
     chosen.no_save = chosen.no_save or chosen.rows is not None
-    if chosen.incumbent_python:  # a link to an interpreter must stay a link, or it forgets its environment
+    if chosen.incumbent_python:  # not resolved: the link determines the environment
         chosen.incumbent_python = Path(os.path.abspath(chosen.incumbent_python))  # noqa: PTH100
     return chosen
 
 
 def main() -> None:
-    """Measure both, print the table, write the result."""
+    """Measure both programs, print the table, write the result."""
     chosen = options()
     shared, scratch = chosen.shared, chosen.scratch
     rows = chosen.rows or len(source_rows(shared)) * chosen.copies
@@ -122,18 +124,18 @@ def main() -> None:
 
     programs = {"curate": ours, **({"fschat 0.2.36": theirs} if chosen.incumbent_python else {})}
     for run in programs.values():
-        run(sample)  # all are warm when they start
-    found = alternate(chosen.best_of, {name: partial(run, dump) for name, run in programs.items()})
-    lines = [line for name, steps in found.items() for line in report(name, steps, megabytes)]
-    print("\n" + table(["", "wall s", "CPU s", "peak MiB", "MB/s"], lines))
-    result = {name.partition(" ")[0]: as_json(steps, megabytes) for name, steps in found.items()}
+        run(sample)  # warm up
+    best_runs = alternate(chosen.best_of, {name: partial(run, dump) for name, run in programs.items()})
+    table_rows = [row for name, steps in best_runs.items() for row in report(name, steps, megabytes)]
+    print("\n" + table(["", "wall s", "CPU s", "peak MiB", "MB/s"], table_rows))
+    result = {name.partition(" ")[0]: as_json(steps, megabytes) for name, steps in best_runs.items()}
     counts = json.loads((scratch / "curated/manifest.json").read_text())["counts"]
     summary: dict[str, object] = {"megabytes": round(megabytes, 2), "records": rows, "runs": result, "counts": counts}
     if chosen.incumbent_python:
         result["fschat"]["pieces"] = len(json.loads((folder / "last.json").read_text()))
-        mine, other = (total(list(steps.values())).wall for steps in found.values())
-        summary["times_faster"] = round(other / mine, 2)
-        print(f"\ncurate is {other / mine:.1f} times faster")
+        curate_seconds, fschat_seconds = (total(list(steps.values())).wall for steps in best_runs.values())
+        summary["times_faster"] = round(fschat_seconds / curate_seconds, 2)
+        print(f"\ncurate is {fschat_seconds / curate_seconds:.1f} times faster")
     settings = {"best_of": chosen.best_of, "in_turn": True, "language": "en", "max_tokens": 2048}
     save("clean", {"settings": settings, **summary}, chosen.no_save)
 

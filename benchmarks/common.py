@@ -1,4 +1,4 @@
-"""What the benchmarks share: dumps of any size, wall time and memory of a command, the machine, tables and results."""
+"""Shared by the benchmarks: dumps of any size, time and memory of a command, the machine, tables and results."""
 
 from __future__ import annotations
 
@@ -54,30 +54,30 @@ class _Peak:
 
 
 def _processes(session: int) -> Iterator[int]:
-    """Yield the ids of the processes of a session: children of any depth, orphans among them."""
+    """Yield the ids of the processes of a session: children of any depth, including orphans."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
-                continue  # it has ended
+                continue  # the process has ended
             if int(fields[3]) == session:
                 yield int(entry.name)
 
 
 def _pss_kib(process: int) -> int:
-    """Return a process's proportional share of memory: pages held by n processes count 1/n for each."""
+    """Return a process's proportional set size (PSS): a page shared by n processes counts 1/n for each."""
     try:
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1])
     except OSError:
-        pass  # it has ended
+        pass  # the process has ended
     return 0
 
 
 def measure(command: Sequence[str | Path], cwd: Path, **environment: str) -> Measured:
-    """Run a command to its end and measure it, start-up included; ends the benchmark if the command fails."""
+    """Run a command and measure it, including start-up; exit if the command fails."""
     parts = [str(part) for part in command]
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # as for a user
     with tempfile.TemporaryFile("w+") as output:
@@ -94,7 +94,7 @@ def measure(command: Sequence[str | Path], cwd: Path, **environment: str) -> Mea
         peak = _Peak(process.pid)
         watcher = threading.Thread(target=peak.watch, daemon=True)
         watcher.start()
-        _, status, usage = os.wait4(process.pid, 0)  # its CPU time holds that of all children it waited for
+        _, status, usage = os.wait4(process.pid, 0)  # its CPU time includes that of all children it waited for
         wall = time.perf_counter() - begin
         process.returncode = os.waitstatus_to_exitcode(status)
         peak.stop = True
@@ -107,38 +107,44 @@ def measure(command: Sequence[str | Path], cwd: Path, **environment: str) -> Mea
 
 
 def best(runs: Sequence[Measured]) -> Measured:
-    """Return the quickest wall and CPU time and the highest peak of several runs."""
+    """Return the least wall and CPU time and the highest peak of several runs."""
     quickest = min(runs, key=lambda run: run.wall)
     return Measured(quickest.wall, min(run.cpu for run in runs), max(run.peak_mib for run in runs), quickest.output)
 
 
 def total(runs: Sequence[Measured]) -> Measured:
-    """Return the sum of the times and the highest peak of commands run one after the other."""
+    """Return the summed times and the highest peak of commands that ran one after the other."""
     return Measured(sum(run.wall for run in runs), sum(run.cpu for run in runs), max(run.peak_mib for run in runs), "")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="folder with data/ and tokenizers/")
+    command_line = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command_line.add_argument(
+        "--shared", type=Path, default=ROOT.parent / "shared", help="folder with data/ and tokenizers/"
+    )
     scratch = Path(tempfile.gettempdir()) / "curate-bench"
-    made.add_argument("--scratch", type=Path, default=scratch, help=f"folder for dumps and sets (default {scratch})")
-    made.add_argument("--no-save", action="store_true", help="print only; leave benchmarks/results as it is")
-    return made
+    command_line.add_argument(
+        "--scratch", type=Path, default=scratch, help=f"folder for dumps and sets (default {scratch})"
+    )
+    command_line.add_argument("--no-save", action="store_true", help="print only; leave benchmarks/results as it is")
+    return command_line
 
 
-def parse(made: argparse.ArgumentParser, needs_shared: bool = True) -> argparse.Namespace:
-    """Parse the command line; make the scratch folder; end with one line where the real dump is missing."""
-    options = made.parse_args()
+def parse(command_line: argparse.ArgumentParser, needs_shared: bool = True) -> argparse.Namespace:
+    """Parse the command line and create the scratch folder; exit if the real dump is missing."""
+    options = command_line.parse_args()
     options.shared, options.scratch = options.shared.resolve(), options.scratch.resolve()
     if needs_shared and not (options.shared / "data/sharegpt_dirty.json.gz").is_file():
-        sys.exit(f"no dump at {str(options.shared / 'data')!r}; name the folder that holds it: --shared FOLDER")
+        sys.exit(f"no dump at {str(options.shared / 'data')!r}; name the folder that contains it: --shared FOLDER")
     options.scratch.mkdir(parents=True, exist_ok=True)
     return options
 
 
 def ours(dump: Path, output: Path, shared: Path, language: str | None = "en") -> list[str]:
-    """Return our command over a dump: LLaMA-2's tokenizer, window 2048, all cores."""
+    """Return curate's command for a dump: LLaMA-2's tokenizer, window 2048, all cores."""
     command = [sys.executable, "-m", "curate", "clean", str(dump), "-o", str(output), "--quiet"]
     command += ["--tokenizer", str(shared / "tokenizers/llama2"), "--max-tokens", "2048"]
     return [*command, "--language", language] if language else command
@@ -163,15 +169,15 @@ def remove(output: Path) -> None:
 
 
 def source_rows(shared: Path) -> list[Row]:
-    """Return the rows of the real dump that the incumbent survives: those of the malformed kinds left out."""
+    """Return the rows of the real dump without the malformed ones, which make the incumbent fail."""
     kinds = json.loads((shared / "data/injected.json").read_text())["rows"]
     broken = {str(row) for kind, rows in kinds.items() if kind.startswith("FATAL_") for row in rows}
     with gzip.open(shared / "data/sharegpt_dirty.json.gz") as file:
         rows = json.load(file)
-    return [row for row in rows if _is_whole(row) and str(row["id"]) not in broken]
+    return [row for row in rows if _is_well_formed(row) and str(row["id"]) not in broken]
 
 
-def _is_whole(row: Any) -> bool:
+def _is_well_formed(row: Any) -> bool:
     if (
         not isinstance(row, dict)
         or not isinstance(row.get("id"), str)
@@ -204,15 +210,15 @@ def reworded(row: Row, number: int) -> Row:
 
 
 def _with_word(value: str, extra: str) -> str:
-    """Put a word behind the text; an answer that is HTML gets it in its last paragraph, an empty one none."""
+    """Append a word to the text: in the last paragraph of an HTML answer; an empty text stays empty."""
     if not value.startswith("<div"):
         return f"{value} {extra}" if value else value
-    head, found, tail = value.rpartition("</p>")
-    return f"{head} {extra}{found}{tail}" if found and not head.endswith("<p>") else value
+    head, separator, tail = value.rpartition("</p>")
+    return f"{head} {extra}{separator}{tail}" if separator and not head.endswith("<p>") else value
 
 
 def copies(shared: Path, repeats: bool = False) -> Iterator[Row]:
-    """Yield the real dump's rows again and again, without end: each time reworded, or just the same."""
+    """Yield the rows of the real dump repeatedly, without end: reworded each time, or unchanged if `repeats`."""
     rows, number = source_rows(shared), 0
     while True:
         yield from rows if repeats else (reworded(row, number) for row in rows)
@@ -220,7 +226,7 @@ def copies(shared: Path, repeats: bool = False) -> Iterator[Row]:
 
 
 def write_dump(path: Path, rows: Iterable[Row], megabytes: float = 0, count: int = 0) -> Path:
-    """Stream rows into a JSON array until a size (10^6 bytes) or a count is reached; keep a file that is there."""
+    """Stream rows into a JSON array until a size (10^6 bytes) or a count is reached; an existing file is kept."""
     if path.exists():
         return path
     partial, written = path.with_suffix(".partial"), 0
@@ -237,7 +243,7 @@ def write_dump(path: Path, rows: Iterable[Row], megabytes: float = 0, count: int
 
 
 def machine() -> dict[str, object]:
-    """Return what a figure depends on: date, processor, cores, memory, versions."""
+    """Describe the machine: date, processor, cores, memory, versions."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), platform.machine())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,10 +1,11 @@
-"""Fine-tuning beside others: tokens/s, strict MFU and peak memory, on a GPU or, small, on a CPU.
+"""Compare fine-tuning with other trainers: tokens/s, strict MFU and peak memory, on a GPU or, at small sizes, on a CPU.
 
-On CUDA: LLaMA-2-7B's and LLaMA-3-8B's shape with random weights, the most important rows first, as many as fit into
-`--budget` seconds; the JSON is written anew after every row. On a CPU: `tiny` beside transformers' Trainer, each in a
-process of its own. `--toy` takes the GPU's rows at a fraction of their size on whatever device there is.
+On CUDA: the shapes of LLaMA-2-7B and LLaMA-3-8B with random weights, the most important rows first, as many as fit in
+`--budget` seconds; the JSON is rewritten after every row. On a CPU: `tiny`, compared with transformers' Trainer, each
+row in its own process. `--toy` runs the GPU's rows at a fraction of their size on any device.
 
-Wants torch, transformers, peft, numpy, click and rich; bitsandbytes for QLoRA's row, trl and datasets for TRL's.
+Needs torch, transformers, peft, numpy, click and rich; bitsandbytes for the QLoRA row, and trl and
+datasets for the TRL row.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one card, or transformers' Trainer spreads over all there are
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # from a checkout, where curate is not installed
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # otherwise transformers' Trainer uses all GPUs
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # curate may not be installed
 import torch
 
 from benchmarks import common, training
@@ -34,15 +35,15 @@ from benchmarks.training import Bench, Case, Row
 VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "trl", "triton", "numpy")
 OFF = {"compile": "off"}
 NO_GPU = (
-    "; no GPU was at hand: these are figures of a CPU and say nothing of one; seconds are the process's own CPU time, "
-    "memory is that of the whole process"
+    "; measured on a CPU, which says nothing about a GPU; seconds are the CPU time of the process, "
+    "memory is that of the process"
 )
 Measure = Callable[[Bench, float], Row]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table: its name, and what measures it until a deadline."""
+    """A row of the table: its name, and the function that measures it until a deadline."""
 
     name: str
     measure: Measure
@@ -71,7 +72,7 @@ def trl(name: str, shape: str, documents: str) -> Line:
 
 
 def full_1k(name: str, *, plain_loss: bool = False, **changes: dict[str, object]) -> Line:
-    """Return the 7B full fine-tune with one choice turned another way."""
+    """Return the 7B full fine-tune with one setting changed."""
     return ours(Case(f"7B full 1k, {name}", "7B", "full", "1k", changes, plain_loss=plain_loss))
 
 
@@ -113,15 +114,15 @@ CPU = [
 ]
 
 
-def measured(line: Line, bench: Bench, deadline: float) -> Row:
-    """Return a row, or why there is none: one that fails or runs out of time costs no other."""
+def measure_line(line: Line, bench: Bench, deadline: float) -> Row:
+    """Return a row; if it fails or runs out of time, the row has the error, and the next rows still run."""
     begin = time.perf_counter()
     try:
         with until(deadline):
             row = line.measure(bench, deadline)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a compiler, a driver, a library that is absent: all are told and none ends it
+    except BaseException as error:  # from a compiler, a driver, a missing library: reported, not raised
         text = " ".join(str(error).split())[:300]
         row = {"error": f"{type(error).__name__}: {text}" if text else type(error).__name__}
     return {"name": line.name, **row, "seconds_for_this_row": round(time.perf_counter() - begin, 1)}
@@ -135,23 +136,23 @@ class OutOfTime(Exception):
 def until(deadline: float) -> Iterator[None]:
     """Raise OutOfTime at the deadline."""
 
-    def ring(number: int, frame: object) -> None:
+    def raise_out_of_time(number: int, frame: object) -> None:
         raise OutOfTime("the budget ended in the middle of this row")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    previous = signal.signal(signal.SIGALRM, raise_out_of_time)
     signal.setitimer(signal.ITIMER_REAL, max(0.1, deadline - time.perf_counter()))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous)
 
 
 # ---- the result
 
 
-def told(bench: Bench, rows: list[Row]) -> Row:
-    """Return what the file says so far."""
+def result_of(bench: Bench, rows: list[Row]) -> Row:
+    """Return the content of the result file for the rows so far."""
     cuda = bench.place.type == "cuda"
     machine = common.machine()
     machine["packages"] = {name: _version(name) for name in VERSIONS}
@@ -160,14 +161,14 @@ def told(bench: Bench, rows: list[Row]) -> Row:
         "about": (
             "random weights, packed rows; tokens/s counts tokens of conversations, never padding"
             + ("; MFU is strict (curate.model.sizes.flops over the GEMM rate measured here)" if cuda else NO_GPU)
-            + ("; TOY sizes: a check that everything runs, no figures" if bench.toy else "")
+            + ("; TOY sizes: a check that everything runs; figures are meaningless" if bench.toy else "")
         ),
         "machine": machine,
-        "device": bench.found.name,
-        "dtype": bench.found.dtype,
-        "gemm_tflops": round(bench.found.rate / 1e12, 3),
+        "device": bench.info.name,
+        "dtype": bench.info.dtype,
+        "gemm_tflops": round(bench.info.rate / 1e12, 3),
         "rows": rows,
-        "ratios": ratios(rows),
+        "ratios": speed_ratios(rows),
     }
 
 
@@ -178,19 +179,19 @@ def _version(package: str) -> str | None:
         return None
 
 
-def ratios(rows: list[Row]) -> Row:
-    """Return our tokens a second over others', on the same conversations."""
+def speed_ratios(rows: list[Row]) -> Row:
+    """Return curate's tokens per second divided by those of the other trainers, on the same conversations."""
     rate = {row["name"]: row["tokens_per_s"] for row in rows if "tokens_per_s" in row}
-    found = {}
+    ratios = {}
     for name, value in rate.items():
-        mine = name.partition(",")[0]
-        if name != mine and mine in rate and any(other in name for other in ("Trainer", "TRL")):
-            found[f"{mine} over {name.partition(', ')[2]}"] = round(rate[mine] / value, 2)
-    return found
+        base = name.partition(",")[0]
+        if name != base and base in rate and any(trainer in name for trainer in ("Trainer", "TRL")):
+            ratios[f"{base} over {name.partition(', ')[2]}"] = round(rate[base] / value, 2)
+    return ratios
 
 
-def shown(result: Row) -> str:
-    """Return the table, and below it what could not be measured, the parts' times and the ratios."""
+def format_result(result: Row) -> str:
+    """Return the table, followed by errors, the times of the parts, and the ratios."""
     cells, notes = [], []
     for row in result["rows"]:
         if "tokens_per_s" in row:
@@ -198,23 +199,23 @@ def shown(result: Row) -> str:
             rate = f"{row['tokens_per_s']:,.0f}"
             cells.append((row["name"], rate, mfu, row["peak_gib"], row.get("planned_peak_gib"), row["step_seconds"]))
         else:
-            notes.append(f"{row['name']}: {row.get('error') or how(row)}")
+            notes.append(f"{row['name']}: {row.get('error') or describe(row)}")
     lines = [common.table(("row", "tokens/s", "MFU", "peak GiB", "planned", "s/step"), cells), *notes]
     return "\n".join([*lines, *(f"{name}: {value} times" for name, value in result["ratios"].items())])
 
 
-def how(row: Row) -> str:
-    """Return in a few words how a row was trained."""
+def describe(row: Row) -> str:
+    """Describe briefly how a row was trained."""
     if "milliseconds" in row:
         return ", ".join(f"{name} {value} ms" for name, value in row["milliseconds"].items())
     if "bit_for_bit" in row:
         return "bit for bit" if row["bit_for_bit"] else f"largest difference {row['largest_difference']:.1e}"
-    words = [f"{row['micro_batch']} rows at once"] if "micro_batch" in row else []
-    words += [str(row[key]) for key in ("attention", "optimizer", "weights") if key in row]
-    words += [f"{row['checkpointed_layers']} layers checkpointed"] if row.get("checkpointed_layers") else []
-    words += ["checkpointed"] if row.get("checkpointing") else []
-    words += ["compiled"] if row.get("compiled") else []
-    return ", ".join([*words, *row.get("said", [])])
+    notes = [f"{row['micro_batch']} rows at once"] if "micro_batch" in row else []
+    notes += [str(row[key]) for key in ("attention", "optimizer", "weights") if key in row]
+    notes += [f"{row['checkpointed_layers']} layers checkpointed"] if row.get("checkpointed_layers") else []
+    notes += ["checkpointed"] if row.get("checkpointing") else []
+    notes += ["compiled"] if row.get("compiled") else []
+    return ", ".join([*notes, *row.get("said", [])])
 
 
 def write(path: Path | None, result: Row) -> None:
@@ -222,48 +223,54 @@ def write(path: Path | None, result: Row) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(result, indent=1) + "\n")
-    aside.replace(path)
+    partial_file = path.with_suffix(".partial")
+    partial_file.write_text(json.dumps(result, indent=1) + "\n")
+    partial_file.replace(path)
 
 
 # ---- the command
 
 
-def alone(line: Line, options: argparse.Namespace, bench: Bench, deadline: float) -> Row:
-    """Measure a row in a process of its own, so that its peak of memory is its own."""
+def measure_in_process(line: Line, options: argparse.Namespace, bench: Bench, deadline: float) -> Row:
+    """Measure a row in its own process, so that its peak memory is not affected by other rows."""
     command = [sys.executable, __file__, "--device", options.device, "--only", line.name, "--raw"]
     command += ["--toy"] if options.toy else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     seconds = max(1.0, deadline - time.perf_counter())
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False)
     except subprocess.TimeoutExpired:
         return {"name": line.name, "error": "the budget ended in the middle of this row"}
-    if done.returncode:
-        return {"name": line.name, "error": " ".join(done.stderr.split())[-300:]}
-    row: Row = json.loads(done.stdout.splitlines()[-1])
+    if process.returncode:
+        return {"name": line.name, "error": " ".join(process.stderr.split())[-300:]}
+    row: Row = json.loads(process.stdout.splitlines()[-1])
     return row
 
 
 def arguments() -> argparse.Namespace:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
-    made.add_argument("--budget", type=float, default=540.0, help="seconds for all rows (default 540)")
-    made.add_argument("--toy", action="store_true", help="the GPU's rows at toy size, on any device: no figures")
-    made.add_argument("--only", action="append", default=[], help="a row by its name; may be repeated")
-    made.add_argument("--list", action="store_true", help="name the rows and stop")
-    made.add_argument("--out", type=Path, help="JSON file (default benchmarks/results/finetune_<device>.json)")
-    made.add_argument("--no-save", action="store_true", help="print only")
-    made.add_argument("--raw", action="store_true", help="one row as one line of JSON, for a process of its own")
-    return made.parse_args()
+    command_line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command_line.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    command_line.add_argument("--budget", type=float, default=540.0, help="seconds for all rows (default 540)")
+    command_line.add_argument(
+        "--toy", action="store_true", help="the GPU's rows at toy size, on any device; figures are meaningless"
+    )
+    command_line.add_argument("--only", action="append", default=[], help="a row by its name; may be repeated")
+    command_line.add_argument("--list", action="store_true", help="list the rows and exit")
+    command_line.add_argument("--out", type=Path, help="JSON file (default benchmarks/results/finetune_<device>.json)")
+    command_line.add_argument("--no-save", action="store_true", help="print only")
+    command_line.add_argument(
+        "--raw", action="store_true", help="print one row as one line of JSON; used by the parent process"
+    )
+    return command_line.parse_args()
 
 
-def place_of(options: argparse.Namespace, bench: Bench) -> Path | None:
+def result_path(options: argparse.Namespace, bench: Bench) -> Path | None:
     if options.no_save or options.raw or (options.toy and options.out is None):
         return None
-    named = "_".join(bench.found.name.lower().split()) if bench.place.type == "cuda" else "cpu"
-    return options.out or common.RESULTS / f"finetune_{named}.json"
+    name = "_".join(bench.info.name.lower().split()) if bench.place.type == "cuda" else "cpu"
+    return options.out or common.RESULTS / f"finetune_{name}.json"
 
 
 def main() -> None:
@@ -278,25 +285,25 @@ def main() -> None:
         return
     bench = training.bench(options.device, toy=options.toy)
     if options.raw:
-        print(json.dumps(measured(lines[0], bench, deadline)))
+        print(json.dumps(measure_line(lines[0], bench, deadline)))
         return
-    path, rows = place_of(options, bench), []
-    apart = options.device == "cpu" and not options.toy
-    one: Callable[..., Row] = partial(alone, options=options) if apart else measured
+    path, rows = result_path(options, bench), []
+    isolated = options.device == "cpu" and not options.toy
+    run_line: Callable[..., Row] = partial(measure_in_process, options=options) if isolated else measure_line
     print(
-        f"{bench.found.name}, {bench.found.dtype}: {bench.found.rate / 1e12:,.2f} TFLOP/s in matrix products",
+        f"{bench.info.name}, {bench.info.dtype}: {bench.info.rate / 1e12:,.2f} TFLOP/s in matrix products",
         flush=True,
     )
     for line in lines:
         if time.perf_counter() > deadline - 5:
             rows.append({"name": line.name, "error": "not begun: the budget was spent"})
         else:
-            rows.append(one(line, bench=bench, deadline=deadline))
-            training.forget(bench)
-        print(f"{line.name}: {rows[-1].get('error') or how(rows[-1])}", flush=True)
-        write(path, told(bench, rows))
+            rows.append(run_line(line, bench=bench, deadline=deadline))
+            training.clean_up(bench)
+        print(f"{line.name}: {rows[-1].get('error') or describe(rows[-1])}", flush=True)
+        write(path, result_of(bench, rows))
     print()
-    print(shown(told(bench, rows)))
+    print(format_result(result_of(bench, rows)))
     if path is not None:
         print(f"\nwritten to {path}")
 

@@ -1,6 +1,6 @@
-"""What others train with, on the same device and the same conversations: transformers' Trainer and TRL's SFTTrainer.
+"""Other trainers on the same device and the same conversations: transformers' Trainer and TRL's SFTTrainer.
 
-The incumbent's recipe is FastChat's `train.py` as its README starts it: every conversation padded to the window, SDPA,
+The incumbent is FastChat's `train.py` as its README starts it: every conversation padded to the window, SDPA,
 gradient checkpointing, bf16 over fp32 weights, AdamW; up to 4 rows at once, where it has 2.
 """
 
@@ -25,7 +25,7 @@ from curate.train.packing import IGNORED, PackedData, batch
 
 
 class _Clock(TrainerCallback):
-    """When each step ended."""
+    """Records when each step ends."""
 
     def __init__(self, place: torch.device) -> None:
         self.place = place
@@ -38,42 +38,53 @@ class _Clock(TrainerCallback):
 
 
 def trainer(bench: Bench, shape: str, documents: str, *, packed: bool = False, steps: int = 3) -> Row:
-    """Train by transformers' Trainer; `packed`: on curate's rows by their position ids, nothing checkpointed.
+    """Train with transformers' Trainer. `packed` uses curate's rows with their position ids, without checkpointing.
 
-    Weights are fp32 under bf16 autocast as published, or bf16 where those do not fit the card.
+    Weights are fp32 with bf16 autocast, as published, or bf16 if those do not fit the GPU.
     """
-    described = material.model_config(bench.toy, shape)
-    data, _ = material.packed_data(bench.toy, documents, described.vocab_size)
-    whole = loader.shape_from_config(described)
+    model_config = material.model_config(bench.toy, shape)
+    data, _ = material.packed_data(bench.toy, documents, model_config.vocab_size)
+    model_shape = loader.shape_from_config(model_config)
     rows = packed_rows(data) if packed else padded_rows(data)
-    a_step = max(1, bench.tokens_a_step // data.row_tokens)
-    failed: list[str] = []
-    whole_states = 16 * whole.parameters < bench.found.memory  # fp32 weights, gradients and two moments
-    dtypes = [torch.float32] if whole_states else []
-    for dtype in dict.fromkeys([*dtypes, DTYPES[bench.found.dtype]]):
+    rows_per_step = max(1, bench.tokens_per_step // data.row_tokens)
+    failures: list[str] = []
+    fits_fp32 = 16 * model_shape.parameters < bench.info.memory  # fp32 weights, gradients and two moments
+    dtypes = [torch.float32] if fits_fp32 else []
+    for dtype in dict.fromkeys([*dtypes, DTYPES[bench.info.dtype]]):
         for at_once in at_once_from(1 if packed else 4 if bench.place.type == "cuda" else 2):
             try:
-                done = _run(bench, described, rows, dtype, at_once, max(1, a_step // at_once), steps, not packed)
+                timed_steps = _run(
+                    bench, model_config, rows, dtype, at_once, max(1, rows_per_step // at_once), steps, not packed
+                )
             except RuntimeError as error:
                 if not device.is_out_of_memory(error):
                     raise
-                failed.append(f"{str(dtype)[6:]} weights, {at_once} rows at once: out of memory")
+                failures.append(f"{str(dtype)[6:]} weights, {at_once} rows at once: out of memory")
             else:
-                found = training.figures(bench, done, whole, full=True, trained=0)
-                how = {"weights": str(dtype)[6:], "micro_batch": at_once, "checkpointing": not packed, "said": failed}
-                return {**found, **how, "padded_tokens_a_step": at_once * max(1, a_step // at_once) * data.row_tokens}
-            training.forget(bench)
-    return {"error": "; ".join(failed)}
+                figures = training.figures(bench, timed_steps, model_shape, full=True, trained=0)
+                facts = {
+                    "weights": str(dtype)[6:],
+                    "micro_batch": at_once,
+                    "checkpointing": not packed,
+                    "said": failures,
+                }
+                return {
+                    **figures,
+                    **facts,
+                    "padded_tokens_a_step": at_once * max(1, rows_per_step // at_once) * data.row_tokens,
+                }
+            training.clean_up(bench)
+    return {"error": "; ".join(failures)}
 
 
 def at_once_from(most: int) -> list[int]:
-    """Return numbers of rows to try, halved until one."""
+    """Return the numbers of rows to try: `most`, halved until 1."""
     return [most >> half for half in range(most.bit_length())]
 
 
 def _run(
     bench: Bench,
-    described: Any,
+    model_config: Any,
     rows: Sequence[Row],
     dtype: torch.dtype,
     at_once: int,
@@ -81,27 +92,27 @@ def _run(
     steps: int,
     checkpointing: bool,
 ) -> Steps:
-    """Take steps by the Trainer, the first of them not timed."""
-    model: Any = loader.random_model(described, dtype=dtype, device=bench.place)
+    """Take steps with the Trainer; the first is not timed."""
+    model: Any = loader.random_model(model_config, dtype=dtype, device=bench.place)
     model.config.use_cache = False
     clock = _Clock(bench.place)
-    a_step = at_once * accumulate
-    used = [rows[place % len(rows)] for place in range(a_step * (steps + 1))]
+    rows_per_step = at_once * accumulate
+    used_rows = [rows[place % len(rows)] for place in range(rows_per_step * (steps + 1))]
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = Trainer(
+        trainer = Trainer(
             model=model,
             args=_arguments(bench, folder, at_once, accumulate, steps + 1, checkpointing),
-            train_dataset=Listed([row["tensors"] for row in used]),
+            train_dataset=RowDataset([row["tensors"] for row in used_rows]),
             callbacks=[clock],
             data_collator=stacked,
         )
-        made._get_train_sampler = lambda *_: None  # in the order they stand, so that the work of each step is known
-        made.train()
+        trainer._get_train_sampler = lambda *_: None  # in order, so that the work of each step is known
+        trainer.train()
     total = Work(0, 0, 0)
-    for row in used[a_step:]:
+    for row in used_rows[rows_per_step:]:
         total = total + row["work"]
-    logged = [entry["loss"] for entry in made.state.log_history if "loss" in entry]
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Steps(steps, clock.ends[-1] - clock.ends[0], total, tuple(logged))
 
 
@@ -130,8 +141,8 @@ def _arguments(
     )
 
 
-class Listed(torch.utils.data.Dataset[Row]):
-    """Rows that are there already."""
+class RowDataset(torch.utils.data.Dataset[Row]):
+    """A dataset of given rows."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
@@ -149,48 +160,49 @@ def stacked(rows: Sequence[Row]) -> Row:
 
 
 def padded_rows(data: PackedData) -> list[Row]:
-    """Return each conversation in a row of its own, padded to the window, as FastChat's `preprocess` leaves it."""
-    found = []
+    """Return each conversation in its own row, padded to the window, as FastChat's `preprocess` does."""
+    padded = []
     for index, (begin, end) in enumerate(zip(data.examples.offsets[:-1], data.examples.offsets[1:], strict=True)):
         ids = np.zeros(data.row_tokens, np.int64)
         labels = np.full(data.row_tokens, IGNORED, np.int64)
         size = int(end - begin)
         ids[:size] = data.examples.ids[begin:end]
         labels[:size] = np.where(data.examples.loss_mask[begin:end], ids[:size], IGNORED)
-        seen = np.arange(data.row_tokens) < size
-        arrays = {"input_ids": ids, "labels": labels, "attention_mask": seen.astype(np.int64)}
+        is_text = np.arange(data.row_tokens) < size
+        arrays = {"input_ids": ids, "labels": labels, "attention_mask": is_text.astype(np.int64)}
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        one = PackedData(data.examples, [[index]], data.row_tokens)
-        found.append({"tensors": tensors, "work": material.work_of(one, [0])})
-    return found
+        single = PackedData(data.examples, [[index]], data.row_tokens)
+        padded.append({"tensors": tensors, "work": material.work_of(single, [0])})
+    return padded
 
 
 def packed_rows(data: PackedData) -> list[Row]:
-    """Return curate's rows as transformers takes packed ones: by their position ids, without a mask."""
-    found = []
+    """Return curate's rows in the form of transformers' packed rows: with position ids, without a mask."""
+    packed = []
     for place, members in enumerate(data.rows):
-        made = batch(data.examples, [members], data.row_tokens)
-        labels = torch.full_like(made.targets, IGNORED)
-        labels[:, 1:] = made.targets[:, :-1]
-        positions = made.position_ids.clone()
-        positions[made.documents < 0] = torch.arange(int((made.documents < 0).sum()))  # padding as one more document
-        tensors = {"input_ids": made.input_ids[0], "labels": labels[0], "position_ids": positions[0]}
-        found.append({"tensors": tensors, "work": material.work_of(data, [place])})
-    return found
+        row_batch = batch(data.examples, [members], data.row_tokens)
+        labels = torch.full_like(row_batch.targets, IGNORED)
+        labels[:, 1:] = row_batch.targets[:, :-1]
+        positions = row_batch.position_ids.clone()
+        is_padding = row_batch.documents < 0
+        positions[is_padding] = torch.arange(int(is_padding.sum()))  # padding is one more document
+        tensors = {"input_ids": row_batch.input_ids[0], "labels": labels[0], "position_ids": positions[0]}
+        packed.append({"tensors": tensors, "work": material.work_of(data, [place])})
+    return packed
 
 
 def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
-    """Train by TRL's SFTTrainer with its defaults on the same conversations; ImportError where it is absent."""
+    """Train with TRL's SFTTrainer and its defaults on the same conversations; raises ImportError without TRL."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    described = material.model_config(bench.toy, shape)
-    data, _ = material.packed_data(bench.toy, documents, described.vocab_size)
+    model_config = material.model_config(bench.toy, shape)
+    data, _ = material.packed_data(bench.toy, documents, model_config.vocab_size)
     cuda = bench.place.type == "cuda"
     at_once = 8 if cuda else 2
-    accumulate = max(1, bench.tokens_a_step // data.row_tokens // at_once)
-    a_step = at_once * accumulate
-    rows = [data.examples.offsets[place : place + 2] for place in range(a_step * (steps + 1))]
+    accumulate = max(1, bench.tokens_per_step // data.row_tokens // at_once)
+    rows_per_step = at_once * accumulate
+    rows = [data.examples.offsets[place : place + 2] for place in range(rows_per_step * (steps + 1))]
     used = [
         {
             "input_ids": data.examples.ids[begin:end].tolist(),
@@ -199,7 +211,7 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
         for begin, end in rows
     ]
     clock = _Clock(bench.place)
-    model: nn.Module = loader.random_model(described, dtype=DTYPES[bench.found.dtype], device=bench.place)
+    model: nn.Module = loader.random_model(model_config, dtype=DTYPES[bench.info.dtype], device=bench.place)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings = SFTConfig(
@@ -216,38 +228,38 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
             report_to=[],
             disable_tqdm=True,
         )
-        made = SFTTrainer(
+        trainer = SFTTrainer(
             model=model,
             args=settings,
             train_dataset=Dataset.from_list(used),
-            processing_class=_Tokenizer(described.vocab_size).tokenizer,
+            processing_class=_Tokenizer(model_config.vocab_size).tokenizer,
             callbacks=[clock],
         )
-        made._get_train_sampler = lambda *_: None
-        made.train()
-    members = list(range(a_step, a_step * (steps + 1)))
-    alone = PackedData(data.examples, [[index] for index in range(len(data.examples.offsets) - 1)], data.row_tokens)
-    logged = tuple(entry["loss"] for entry in made.state.log_history if "loss" in entry)
-    done = Steps(steps, clock.ends[-1] - clock.ends[0], material.work_of(alone, members), logged)
+        trainer._get_train_sampler = lambda *_: None
+        trainer.train()
+    members = list(range(rows_per_step, rows_per_step * (steps + 1)))
+    unpacked = PackedData(data.examples, [[index] for index in range(len(data.examples.offsets) - 1)], data.row_tokens)
+    logged = tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+    timed_steps = Steps(steps, clock.ends[-1] - clock.ends[0], material.work_of(unpacked, members), logged)
     return {
-        **training.figures(bench, done, loader.shape_from_config(described), full=True, trained=0),
-        "weights": bench.found.dtype,
+        **training.figures(bench, timed_steps, loader.shape_from_config(model_config), full=True, trained=0),
+        "weights": bench.info.dtype,
         "micro_batch": at_once,
         "checkpointing": bool(settings.gradient_checkpointing),
     }
 
 
 class _Tokenizer:
-    """A tokenizer for ids that are there already: TRL wants one, if only for its padding."""
+    """A tokenizer for texts that are already ids; TRL needs one for padding."""
 
     def __init__(self, vocabulary: int) -> None:
         from tokenizers import Tokenizer
         from tokenizers.models import WordLevel
         from transformers import PreTrainedTokenizerFast
 
-        words = {f"w{number}": number for number in range(3, vocabulary)} | {"<unk>": 0, "<s>": 1, "</s>": 2}
+        vocabulary_ids = {f"w{number}": number for number in range(3, vocabulary)} | {"<unk>": 0, "<s>": 1, "</s>": 2}
         self.tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer(WordLevel(words, unk_token="<unk>")),
+            tokenizer_object=Tokenizer(WordLevel(vocabulary_ids, unk_token="<unk>")),
             unk_token="<unk>",
             bos_token="<s>",
             eos_token="</s>",

@@ -1,4 +1,4 @@
-"""How fast and how right the language signal is on one core, beside langdetect itself on a sample.
+"""Measure speed and accuracy of the language signal on one core, compared with langdetect on a sample.
 
 python benchmarks/language.py
 """
@@ -27,14 +27,14 @@ from curate.filters.language import language
 from curate.filters.language_id import UNKNOWN, profiles
 from curate.filters.language_id.detector import detect
 
-SAME = {"nb": "no", "zh-cn": "zh", "zh-tw": "zh"}  # labels that count as one
-BATCH = 1000  # conversations in a frame, as a worker sees them
+SAME = {"nb": "no", "zh-cn": "zh", "zh-tw": "zh"}  # labels that are treated as equal
+BATCH = 1000  # conversations in a frame, as in a worker
 LISTS = {"prompts": pl.List(pl.String), "answers": pl.List(pl.String)}
 Row = dict[str, Any]
 
 
 def fold(code: str) -> str:
-    """Return what a label counts as."""
+    """Return the code that a label is compared as."""
     return SAME.get(code, code)
 
 
@@ -57,7 +57,7 @@ def sentences(path: Path) -> list[Row]:
 
 
 def conversations(path: Path) -> pl.DataFrame:
-    """Read the dump's conversations, before rendering, as the frame that filters get."""
+    """Read the dump's conversations as the frame that filters get."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         dump = json.load(file)
     rows = []
@@ -68,19 +68,19 @@ def conversations(path: Path) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=LISTS)
 
 
-def right(found: Sequence[str], rows: Sequence[Row]) -> float:
-    """Return the share of sentences whose language was found."""
-    return sum(fold(code) == fold(row["language"]) for code, row in zip(found, rows, strict=True)) / len(rows)
+def accuracy(codes: Sequence[str], rows: Sequence[Row]) -> float:
+    """Return the share of sentences with the right language."""
+    return sum(fold(code) == fold(row["language"]) for code, row in zip(codes, rows, strict=True)) / len(rows)
 
 
 def in_batches(frame: pl.DataFrame) -> None:
-    """Measure a frame the way a worker does."""
+    """Run the signal on a frame in batches, as a worker does."""
     for batch in frame.iter_slices(BATCH):
         language(batch)
 
 
-def theirs(text: str) -> str:
-    """Return what langdetect itself says."""
+def langdetect_code(text: str) -> str:
+    """Return the language that langdetect detects."""
     try:
         code: str = langdetect.detect(text)
     except langdetect.LangDetectException:
@@ -104,32 +104,32 @@ def measure(shared: Path, runs: int, sample: int) -> list[Row]:
         {"prompts": [[row["text"]] for row in labelled], "answers": [[]] * len(labelled)}, schema=LISTS
     )
     rng = random.Random(0)
-    few = rng.sample(labelled, sample)
+    sampled = rng.sample(labelled, sample)
     joined = ["\n".join([*row["prompts"], *row["answers"]]) for row in chats.sample(sample, seed=0).to_dicts()]
     langdetect.DetectorFactory.seed = 0
-    theirs(few[0]["text"])  # loads its profiles
-    found = [theirs(row["text"]) for row in few]
+    langdetect_code(sampled[0]["text"])  # loads its profiles
+    detected = [langdetect_code(row["text"]) for row in sampled]
     rows = []
     for name, frame in (("sentences", short), ("conversations", chats)):
         seconds = cpu_seconds(partial(in_batches, frame), runs)
         rows.append({"detector": "curate", "texts": name, "n": frame.height, "per_second": frame.height / seconds})
-    rows[0]["right"] = right(language(short)["language"].to_list(), labelled)
-    rows[0]["right_on_sample"] = right(detect([row["text"] for row in few])[0], few)
-    seconds = cpu_seconds(lambda: [theirs(row["text"]) for row in few], 1)
-    same = right(found, few)
+    rows[0]["right"] = accuracy(language(short)["language"].to_list(), labelled)
+    rows[0]["right_on_sample"] = accuracy(detect([row["text"] for row in sampled])[0], sampled)
+    seconds = cpu_seconds(lambda: [langdetect_code(row["text"]) for row in sampled], 1)
+    langdetect_accuracy = accuracy(detected, sampled)
     rows.append({"detector": "langdetect", "texts": "sentences", "n": sample, "per_second": sample / seconds})
-    rows[-1]["right_on_sample"] = same
-    seconds = cpu_seconds(lambda: [theirs(text) for text in joined], 1)
+    rows[-1]["right_on_sample"] = langdetect_accuracy
+    seconds = cpu_seconds(lambda: [langdetect_code(text) for text in joined], 1)
     rows.append({"detector": "langdetect", "texts": "conversations", "n": sample, "per_second": sample / seconds})
     return rows
 
 
 def main() -> None:
     """Print the table, write the result."""
-    made = parser(__doc__)
-    made.add_argument("--best-of", type=int, default=3, metavar="N")
-    made.add_argument("--sample", type=int, default=1000, metavar="N", help="texts that langdetect itself gets")
-    options = parse(made)
+    command_line = parser(__doc__)
+    command_line.add_argument("--best-of", type=int, default=3, metavar="N")
+    command_line.add_argument("--sample", type=int, default=1000, metavar="N", help="texts for langdetect")
+    options = parse(command_line)
     rows = measure(options.shared, options.best_of, options.sample)
     built, cached = load_seconds()
     for row in rows:

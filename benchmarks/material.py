@@ -1,6 +1,6 @@
-"""What the benchmark trains: shapes with random weights, and packed documents of random ids, of given or real lengths.
+"""Models and data for the training benchmarks: random weights, and packed documents of random ids.
 
-`toy` makes every size a fraction of itself, so that all can run on a CPU.
+Documents have a fixed length, or the lengths of real conversations. `toy` shrinks every size, so that it runs on a CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from curate.train.plan import Load
 
 LENGTHS = Path(__file__).resolve().parent / "data" / "lengths.json"
 WINDOW = 2048  # of the real lengths
-ANSWERS = 0.6  # of the real conversations' tokens, supervised here at their ends; in the others all but the first
+ANSWERS = 0.6  # supervised share of a real conversation, at its end; of other documents: all but the first token
 
 SHAPES: dict[str, dict[str, Any]] = {
     "7B": {  # LLaMA-2's
@@ -65,13 +65,13 @@ def model_config(toy: bool, name: str) -> Any:
     sizes = dict(SHAPES[name])
     if toy:
         sizes |= TOY | {"num_key_value_heads": 4 * sizes["num_key_value_heads"] // sizes["num_attention_heads"]}
-    made = LlamaConfig(**sizes, bos_token_id=1, eos_token_id=2, pad_token_id=None)
-    made.architectures = ["LlamaForCausalLM"]
-    return made
+    config = LlamaConfig(**sizes, bos_token_id=1, eos_token_id=2, pad_token_id=None)
+    config.architectures = ["LlamaForCausalLM"]
+    return config
 
 
 def lengths(toy: bool, documents: str) -> tuple[list[int], int]:
-    """Return documents' lengths in tokens, and that of a row."""
+    """Return the lengths of the documents and of a row, in tokens."""
     part = 16 if toy else 1
     if documents == "real":
         real = json.loads(LENGTHS.read_text("utf-8"))["lengths"]
@@ -92,28 +92,28 @@ def examples(sizes: Sequence[int], vocabulary: int, share: float) -> Examples:
 
 
 def packed_data(toy: bool, documents: str, vocabulary: int) -> tuple[PackedData, Load]:
-    """Return packed rows, and what the plan must know of them."""
+    """Return packed rows, and their facts for the plan."""
     sizes, row_tokens = lengths(toy, documents)
-    made = examples(sizes, vocabulary, ANSWERS if documents == "real" else 1.0)
-    packed = packing.pack(made.lengths, row_tokens)
-    supervised = np.add.reduceat(made.loss_mask, made.offsets[:-1])
+    data = examples(sizes, vocabulary, ANSWERS if documents == "real" else 1.0)
+    packed = packing.pack(data.lengths, row_tokens)
+    supervised = np.add.reduceat(data.loss_mask, data.offsets[:-1])
     most = max(int(supervised[row].sum()) for row in packed.rows)
-    whole = work(sizes, int(made.loss_mask.sum()))
-    told = Load(
+    total_work = work(sizes, int(data.loss_mask.sum()))
+    load = Load(
         conversations=len(sizes),
         rows=len(packed.rows),
         row_tokens=row_tokens,
-        work=whole,
+        work=total_work,
         held_out=Work(0, 0, 0),
         utilisation=packed.utilisation,
         padded_utilisation=packed.padded_utilisation,
         most_supervised=most,
     )
-    return PackedData(made, packed.rows, row_tokens), told
+    return PackedData(data, packed.rows, row_tokens), load
 
 
 def work_of(packed: PackedData, rows: Sequence[int]) -> Work:
-    """Return the work of some rows, without their padding."""
+    """Return the work of these rows, without padding."""
     members = [index for row in rows for index in packed.rows[row]]
     supervised = sum(
         int(packed.examples.loss_mask[begin + 1 : end].sum())
@@ -123,7 +123,7 @@ def work_of(packed: PackedData, rows: Sequence[int]) -> Work:
 
 
 def in_4_bits(described: Any, dtype: torch.dtype, place: torch.device) -> nn.Module:
-    """Return a model as `load_model(quantise=True)` makes it of files, of random weights, matrix by matrix."""
+    """Return a model with random weights, quantised like `load_model(quantise=True)`, one matrix at a time."""
     import bitsandbytes
 
     model: Any = loader.random_model(described, dtype=dtype, device="meta")
@@ -135,24 +135,26 @@ def in_4_bits(described: Any, dtype: torch.dtype, place: torch.device) -> nn.Mod
     }
     torch.manual_seed(0)
 
-    def drawn(meta: torch.Tensor) -> torch.Tensor:
+    def random_like(meta: torch.Tensor) -> torch.Tensor:
         return torch.empty(meta.shape, dtype=dtype, device=place).normal_(std=0.02)
 
     for layer in model.model.layers:
         for name, part in [(name, part) for name, part in layer.named_modules() if isinstance(part, nn.Linear)]:
             sizes = part.in_features, part.out_features
             linear = bitsandbytes.nn.Linear4bit(*sizes, bias=False, compute_dtype=dtype, device="meta", **quantised)
-            whole = bitsandbytes.nn.Params4bit(drawn(part.weight), requires_grad=False, module=linear, **quantised)
-            linear.weight = whole.to(place)
+            weight = bitsandbytes.nn.Params4bit(
+                random_like(part.weight), requires_grad=False, module=linear, **quantised
+            )
+            linear.weight = weight.to(place)
             layer.set_submodule(name, linear)
     if place.type == "cpu":
         four_bit.adapt_for_cpu(model)
-    for name, parameter in [(name, one) for name, one in model.named_parameters() if one.is_meta]:
-        values = torch.ones_like(parameter, device=place) if parameter.ndim == 1 else drawn(parameter)
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, nn.Parameter(values, requires_grad=False))
+    for name, parameter in [item for item in model.named_parameters() if item[1].is_meta]:
+        values = torch.ones_like(parameter, device=place) if parameter.ndim == 1 else random_like(parameter)
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, nn.Parameter(values, requires_grad=False))
     model.tie_weights()
     with place:
-        model.model.rotary_emb = type(model.model.rotary_emb)(config=described)  # its buffers are no parameters
-    made: nn.Module = model
-    return made
+        model.model.rotary_emb = type(model.model.rotary_emb)(config=described)  # its buffers are not parameters
+    quantised_model: nn.Module = model
+    return quantised_model

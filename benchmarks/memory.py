@@ -1,9 +1,9 @@
-"""Time and peak memory of `curate clean` over dumps of 64 MB to 2 GB, and over one of plain repeats.
+"""Measure time and peak memory of `curate clean` on dumps of 64 MB to 2 GB, and on one of plain repeats.
 
     python benchmarks/memory.py --sizes 64 256 1024 2048 --repeats 256
 
-Peak is the sum of PSS over all processes, sampled ten times a second. A straight line is put through the times;
-its largest miss says how far they are from linear.
+Peak is the sum of PSS over all processes, sampled ten times a second. A straight line is fitted to the times;
+its largest error shows how far they are from linear.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LIMIT_MIB = 1536
 
 
 def fit(sizes: list[float], walls: list[float]) -> tuple[float, float, float]:
-    """Return start-up seconds, seconds per MB and the largest relative miss of the least-squares line."""
+    """Return start-up seconds, seconds per MB and the largest relative error of the least-squares line."""
     count = len(sizes)
     mean_size, mean_wall = sum(sizes) / count, sum(walls) / count
     spread = sum((size - mean_size) ** 2 for size in sizes)
@@ -38,13 +38,15 @@ def clean(dump: Path, scratch: Path, shared: Path) -> Measured:
 
 def main() -> None:
     """Measure each size, print the table, write the result."""
-    made = parser(__doc__)
-    made.add_argument("--sizes", type=int, nargs="+", default=[64, 256, 1024, 2048], metavar="MB", help="sizes in MB")
-    made.add_argument(
+    command_line = parser(__doc__)
+    command_line.add_argument(
+        "--sizes", type=int, nargs="+", default=[64, 256, 1024, 2048], metavar="MB", help="sizes in MB"
+    )
+    command_line.add_argument(
         "--repeats", type=int, default=256, metavar="MB", help="size of the dump of plain repeats; 0: none"
     )
-    made.add_argument("--keep", action="store_true", help="keep the dumps that were made")
-    options = parse(made)
+    command_line.add_argument("--keep", action="store_true", help="keep the dumps")
+    options = parse(command_line)
     jobs = [(size, False) for size in sorted(options.sizes)] + ([(options.repeats, True)] if options.repeats else [])
     rows: list[list[object]] = []
     figures: list[dict[str, object]] = []
@@ -66,10 +68,10 @@ def main() -> None:
         )
         figures[-1] |= {"mb_per_s": round(megabytes / run.wall, 2), "peak_mib": round(run.peak_mib)}
         print(f"  {rows[-1][0]}: {run.wall:.1f} s, {run.peak_mib:.0f} MiB", flush=True)
-    start, slope, miss = fit(sizes, walls)
+    start, slope, error = fit(sizes, walls)
     print("\n" + table(["dump", "wall s", "CPU s", "MB/s", "peak MiB"], rows))
-    print(f"\nwall = {start:.2f} s + {slope * 1000:.2f} ms/MB; largest miss {miss:.1%}; limit {LIMIT_MIB} MiB")
-    line = {"start_s": round(start, 3), "ms_per_mb": round(slope * 1000, 3), "largest_miss": round(miss, 4)}
+    print(f"\nwall = {start:.2f} s + {slope * 1000:.2f} ms/MB; largest error {error:.1%}; limit {LIMIT_MIB} MiB")
+    line = {"start_s": round(start, 3), "ms_per_mb": round(slope * 1000, 3), "largest_miss": round(error, 4)}
     save("memory", {"limit_mib": LIMIT_MIB, "dumps": figures, "line": line}, options.no_save)
 
 

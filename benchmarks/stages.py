@@ -1,9 +1,9 @@
-"""Each stage of the cleaning path by itself on one core, beside the figures the design was made from.
+"""Measure each stage of cleaning on one core, compared with the figures that the design assumed.
 
     python benchmarks/stages.py
 
-MB are bytes of what the stage takes, CPU time, best of three. The last table is a whole run with one worker: how its
-time divides over the steps.
+MB are 10^6 bytes of the stage's input; CPU time, best of three. The last table is a run with one worker, and shows how
+its time is divided among the steps.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ DESIGN = {  # per second on one core: MB, or documents for the language
 
 
 def best_of(count: int, work: Callable[[], T]) -> tuple[float, T]:
-    """Return the least CPU seconds of several runs, and what the last one gave; no collector runs, as in a worker."""
+    """Return the least CPU seconds of several runs and the last result, without garbage collection, as in a worker."""
     gc.collect()
     gc.disable()
     seconds = []
@@ -64,7 +64,7 @@ def _size(texts: Sequence[str]) -> float:
 
 
 class _Unhashed(Meter):
-    """Takes blocks as they are: the design's figure is for cutting, and SHA-256 has a row of its own."""
+    """Counts blocks without hashing them: the design's figure is for cutting, and SHA-256 has its own row."""
 
     def take(self, block: bytes) -> bytes:
         """Count a block."""
@@ -73,19 +73,19 @@ class _Unhashed(Meter):
 
 
 def _cut(dump: Path) -> int:
-    """Cut a dump into proven stretches of records, as the reader does."""
+    """Cut a dump into chunks, as the reader does; return their number."""
     (source,) = open_inputs([dump])
     reader = Reader([source])
 
-    def note(*damage: object) -> None:
+    def fail(*damage: object) -> None:
         raise SystemExit(f"damage in {dump}: {damage}")
 
-    blocks = text_blocks(source, _Unhashed(), reader.limits, note)
-    return sum(1 for _ in Chunker(blocks, reader.chunk_bytes, reader.max_record_bytes, note))
+    blocks = text_blocks(source, _Unhashed(), reader.limits, fail)
+    return sum(1 for _ in Chunker(blocks, reader.chunk_bytes, reader.max_record_bytes, fail))
 
 
 def ingest_stages(dump: Path, count: int) -> Iterator[tuple[str, float]]:
-    """Cut the dump, decode its records, recognise their format."""
+    """Yield the MB/s of cutting the dump, decoding its records, and parsing them."""
     megabytes = dump.stat().st_size / MB
     spent, _ = best_of(count, lambda: _cut(dump))
     yield "ingest: cut at records", megabytes / spent
@@ -97,7 +97,7 @@ def ingest_stages(dump: Path, count: int) -> Iterator[tuple[str, float]]:
     chunks = list(Reader(open_inputs([dump])))
     raws = [record.raw for chunk in chunks for record in decode_records(chunk)]
     decode = msgspec.json.Decoder().decode
-    spent, _ = best_of(count, lambda found=raws: sum(1 for raw in found if decode(raw)))  # type: ignore[misc]
+    spent, _ = best_of(count, lambda records=raws: sum(1 for raw in records if decode(raw)))  # type: ignore[misc]
     yield "msgspec alone: decode records", megabytes / spent
     del raws
     spent, _ = best_of(count, lambda: sum(len(decode_records(chunk)) for chunk in chunks))
@@ -116,7 +116,7 @@ def ingest_stages(dump: Path, count: int) -> Iterator[tuple[str, float]]:
 
 
 def text_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
-    """Convert answers, tell languages, count tokens, write Parquet."""
+    """Yield the rates of converting answers, detecting languages, counting tokens, and writing Parquet."""
     rows = source_rows(shared)
     values = [(turn["from"], turn["value"]) for row in rows for turn in row["conversations"]]
     answers = [value for role, value in values if role == "gpt" and markdown.looks_like_html(value)]
@@ -129,9 +129,9 @@ def text_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
         tokenizer = load_tokenizer(source)
         spent, _ = best_of(count, lambda loaded=tokenizer: loaded.counts(texts))  # type: ignore[misc]
         yield name, _size(texts) / spent
-        if (words := tokenizer.word_counter) is not None:
-            words.count(texts, [0] * len(texts))  # from the second pass on, words are known: a dump's later chunks
-            spent, _ = best_of(count, lambda found=words: found.count(texts, [0] * len(texts)))  # type: ignore[misc]
+        if (counter := tokenizer.word_counter) is not None:
+            counter.count(texts, [0] * len(texts))  # the next pass knows all words, as in later chunks of a dump
+            spent, _ = best_of(count, lambda counter=counter: counter.count(texts, [0] * len(texts)))  # type: ignore[misc]
             yield f"{name}, by words", _size(texts) / spent
     frame = pl.DataFrame({"text": texts})
     target = Path(os.devnull)
@@ -140,7 +140,7 @@ def text_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
 
 
 def language_stage(shared: Path, count: int) -> Iterator[tuple[str, float]]:
-    """Measure the language of the labelled sentences, one conversation each."""
+    """Yield the rate of language detection on the labelled sentences, one conversation each."""
     sentences = pl.read_ndjson(shared / "data/languages.jsonl.gz")["text"]
     frame = pl.DataFrame({"prompts": [[text] for text in sentences], "answers": [[] for _ in sentences]})
     frame = frame.with_columns(pl.col("answers").cast(pl.List(pl.String)))
@@ -148,7 +148,7 @@ def language_stage(shared: Path, count: int) -> Iterator[tuple[str, float]]:
     yield "language (documents/s)", len(sentences) / spent
 
 
-def whole_run(dump: Path, scratch: Path, shared: Path) -> dict[str, float]:
+def run_steps(dump: Path, scratch: Path, shared: Path) -> dict[str, float]:
     """Clean the dump in this process; return the seconds of each step."""
     output = scratch / "stages-set"
     remove(output)
@@ -162,18 +162,18 @@ def whole_run(dump: Path, scratch: Path, shared: Path) -> dict[str, float]:
 
 def main() -> None:
     """Measure each stage, print both tables, write the result."""
-    made = parser(__doc__)
-    made.add_argument("--best-of", type=int, default=3, metavar="N", help="runs of each stage (default 3)")
-    options = parse(made)
-    if not ONE_CORE.items() <= os.environ.items():  # libraries read these when they are loaded: begin again with them
+    command_line = parser(__doc__)
+    command_line.add_argument("--best-of", type=int, default=3, metavar="N", help="runs of each stage (default 3)")
+    options = parse(command_line)
+    if not ONE_CORE.items() <= os.environ.items():  # libraries read these when loaded: restart with them
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_CORE})
     dump = write_dump(options.scratch / "copies-1.json", copies(options.shared), count=len(source_rows(options.shared)))
     rates = dict([*ingest_stages(dump, options.best_of), *text_stages(options.shared, options.best_of)])
-    lines = [
+    table_rows = [
         [name, rate, DESIGN.get(name), rate / DESIGN[name] if name in DESIGN else None] for name, rate in rates.items()
     ]
-    print(table(["stage, one core", "MB/s", "design", "ratio"], lines))
-    steps = whole_run(dump, options.scratch, options.shared)
+    print(table(["stage, one core", "MB/s", "design", "ratio"], table_rows))
+    steps = run_steps(dump, options.scratch, options.shared)
     megabytes = dump.stat().st_size / MB
     print(
         "\n" + table(["one worker", "s", "MB/s"], [[name, spent, megabytes / spent] for name, spent in steps.items()])

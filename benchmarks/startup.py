@@ -1,4 +1,4 @@
-"""How long the command takes to say anything, beside a bare interpreter.
+"""Measure the start-up of the command, compared with a bare interpreter.
 
 python benchmarks/startup.py
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from common import ROOT, best, measure, parse, parser, save, table
 
 CURATE = Path(sys.executable).with_name("curate")
-COMMANDS: dict[str, tuple[list[str], int | None]] = {  # the most milliseconds it may take
+COMMANDS: dict[str, tuple[list[str], int | None]] = {  # with the limit in milliseconds
     "python -S -c pass": ([sys.executable, "-S", "-c", "pass"], None),
     "python -c pass": ([sys.executable, "-c", "pass"], None),
     "curate --help": ([str(CURATE), "--help"], 200),
@@ -21,9 +21,9 @@ COMMANDS: dict[str, tuple[list[str], int | None]] = {  # the most milliseconds i
 
 def main() -> None:
     """Measure each command, print the table, write the result."""
-    made = parser(__doc__)
-    made.add_argument("--best-of", type=int, default=10, metavar="N", help="runs of each (default 10)")
-    options = parse(made, needs_shared=False)
+    command_line = parser(__doc__)
+    command_line.add_argument("--best-of", type=int, default=10, metavar="N", help="runs of each (default 10)")
+    options = parse(command_line, needs_shared=False)
     rows, figures = [], {}
     for name, (command, limit) in COMMANDS.items():
         run = best([measure(command, ROOT) for _ in range(options.best_of)])

@@ -1,12 +1,12 @@
-"""Statistics: of a set and of a dump beside the incumbent's get_stats, and of a set of a million conversations.
+"""Measure statistics of a set, of a dump and of a million conversations, compared with the incumbent's get_stats.
 
     python benchmarks/stats.py --incumbent-python .incumbent/bin/python
-    python benchmarks/stats.py --incumbent-python .incumbent/bin/python --rows 400 --conversations 20000    # try it
+    python benchmarks/stats.py --incumbent-python .incumbent/bin/python --rows 400 --conversations 20000  # a trial
 
-A dump (the real one, reworded, four times over) is cleaned with LLaMA-2's tokenizer, and the set is written as the JSON
-that get_stats reads. Then, in turn: `curate stats` of the set, whose tokens were counted when it was made; `curate
-stats` of that same JSON, whose tokens are counted now, in every message and with the template's; and get_stats over
-it, with the same tokenizer. The million is that set over and over, each copy with ids and clusters of its own.
+A dump (four reworded copies of the real one) is cleaned with LLaMA-2's tokenizer, and the set is written as the JSON
+that get_stats reads. Then alternately: `curate stats` of the set, whose tokens are already counted; `curate stats` of
+that JSON, which counts tokens, including those of the template; and get_stats of it, with the same tokenizer. The
+million conversations are copies of that set, each with its own ids and clusters.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CURATE = [sys.executable, "-m", "curate"]
 
 
 def prepare(chosen: argparse.Namespace) -> tuple[Path, Path]:
-    """Return a set and the JSON of its conversations; what was made before is kept."""
+    """Return a set and the JSON of its conversations; existing files are kept."""
     rows = chosen.rows or 31_564
     name = f"stats-{rows}"
     folder, dialogues = chosen.scratch / name, chosen.scratch / f"{name}.json"
@@ -42,18 +42,21 @@ def prepare(chosen: argparse.Namespace) -> tuple[Path, Path]:
 
 
 def million(source: Path, count: int) -> Path:
-    """Return a set of so many conversations, made of another by repeating it."""
+    """Return a set of at least `count` conversations, made by repeating another set."""
     target = source.with_name(f"{source.name}-{count}")
     if (target / curated_set.MANIFEST).exists():
         return target
     remove(target)
     target.mkdir()
-    found = curated_set.open_set(source)
-    kept = found.manifest.counts.kept
+    original = curated_set.open_set(source)
+    kept = original.manifest.counts.kept
     times = -(-count // kept)
-    for name, frame in ((curated_set.CONVERSATIONS, found.conversations()), (curated_set.REJECTED, found.rejected())):
+    for name, frame in (
+        (curated_set.CONVERSATIONS, original.conversations()),
+        (curated_set.REJECTED, original.rejected()),
+    ):
         transaction.sink(target / name, pl.concat([_copy(frame, number) for number in range(times)]))
-    values = found.manifest.to_dict()
+    values = original.manifest.to_dict()
     manifest.write(target, manifest.decode({**values, "counts": _times(values["counts"], times)}))
     return target
 
@@ -69,26 +72,30 @@ def _times(value: object, times: int) -> object:
     return value * times if isinstance(value, int) else value
 
 
-def in_turn(count: int, commands: Mapping[str, tuple[Sequence[str | Path], dict[str, str]]]) -> dict[str, Measured]:
-    """Run the commands in turn, `count` times each; return the best of each."""
+def alternate(count: int, commands: Mapping[str, tuple[Sequence[str | Path], dict[str, str]]]) -> dict[str, Measured]:
+    """Run the commands alternately, `count` times each; return the best run of each."""
     runs: dict[str, list[Measured]] = {name: [] for name in commands}
     for _ in range(count):
         for name, (command, environment) in commands.items():
             runs[name].append(measure(command, ROOT, **environment))
             print(f"{name}: {runs[name][-1].wall:.2f} s", flush=True)
-    return {name: best(found) for name, found in runs.items()}
+    return {name: best(measurements) for name, measurements in runs.items()}
 
 
 def options() -> argparse.Namespace:
     """Read the command line."""
-    made = parser(__doc__)
-    made.add_argument("--rows", type=int, help="try the benchmark itself on so many rows; nothing is saved")
-    made.add_argument("--conversations", type=int, default=1_000_000, help="of the large set (default 1,000,000)")
-    made.add_argument("--best-of", type=int, default=2, metavar="N", help="runs of each, in turn (default 2)")
-    made.add_argument("--incumbent-python", type=Path, help="interpreter of an environment with fschat 0.2.36")
-    chosen = parse(made)
+    command_line = parser(__doc__)
+    command_line.add_argument("--rows", type=int, help="number of rows for a quick trial; nothing is saved")
+    command_line.add_argument(
+        "--conversations", type=int, default=1_000_000, help="of the large set (default 1,000,000)"
+    )
+    command_line.add_argument(
+        "--best-of", type=int, default=2, metavar="N", help="runs of each, alternately (default 2)"
+    )
+    command_line.add_argument("--incumbent-python", type=Path, help="interpreter of an environment with fschat 0.2.36")
+    chosen = parse(command_line)
     chosen.no_save = chosen.no_save or chosen.rows is not None
-    if chosen.incumbent_python:  # a link to an interpreter must stay a link, or it forgets its environment
+    if chosen.incumbent_python:  # not resolved: the link determines the environment
         chosen.incumbent_python = Path(os.path.abspath(chosen.incumbent_python))  # noqa: PTH100
     return chosen
 
@@ -109,20 +116,22 @@ def main() -> None:
         "curate stats SET --html, large": ([*CURATE, "stats", large, "--html", chosen.scratch / "large.html"], {}),
     }
     if chosen.incumbent_python:
-        theirs = [chosen.incumbent_python, "-m", "fastchat.data.get_stats", "--in-file", dialogues]
-        commands["get_stats"] = ([*theirs, "--model-name-or-path", model], {"HF_HUB_OFFLINE": "1"})
-    found = in_turn(chosen.best_of, commands)
-    print("\n" + table(["", "wall s", "CPU s", "peak MiB"], [[n, r.wall, r.cpu, r.peak_mib] for n, r in found.items()]))
+        get_stats = [chosen.incumbent_python, "-m", "fastchat.data.get_stats", "--in-file", dialogues]
+        commands["get_stats"] = ([*get_stats, "--model-name-or-path", model], {"HF_HUB_OFFLINE": "1"})
+    measured = alternate(chosen.best_of, commands)
+    print(
+        "\n" + table(["", "wall s", "CPU s", "peak MiB"], [[n, r.wall, r.cpu, r.peak_mib] for n, r in measured.items()])
+    )
     runs = {
         name: {"wall_s": round(run.wall, 3), "cpu_s": round(run.cpu, 3), "peak_mib": round(run.peak_mib)}
-        for name, run in found.items()
+        for name, run in measured.items()
     }
     summary: dict[str, object] = {"conversations": pieces, "large": chosen.conversations, "runs": runs}
-    if "get_stats" in found:
-        reported = re.search(r"#sequence: ([\d.]+) K", found["get_stats"].output)
+    if "get_stats" in measured:
+        reported = re.search(r"#sequence: ([\d.]+) K", measured["get_stats"].output)
         summary["get_stats_sequences_k"] = float(reported[1]) if reported else None
         for name in ("curate stats SET", "curate stats DUMP"):
-            times = found["get_stats"].wall / found[name].wall
+            times = measured["get_stats"].wall / measured[name].wall
             summary[f"{name}, times faster"] = round(times, 1)
             print(f"{name} is {times:.1f} times as fast as get_stats")
     save("stats", {"settings": {"best_of": chosen.best_of, "in_turn": True}, **summary}, chosen.no_save)

@@ -1,11 +1,10 @@
-"""Measure each tokenizer's paths over real messages, and the splitter over whole conversations.
+"""Measure the paths of each tokenizer on real messages, and the splitter on conversations.
 
     python benchmarks/tokens.py [DUMP…] [--tokenizer FOLDER]… [--check]
 
-One core, CPU seconds, best of three. `first` is the first pass over the texts by a tokenizer just opened;
-fastokens and the table of words keep what they have seen, so `best` is a later pass. With dumps of one's own nothing
-is saved. `--check` compares the ids of every different
-message with the reference's.
+One core, CPU seconds, best of three. `first` is the first pass over the texts by a new tokenizer; `best` is usually a
+later one, since fastokens and the table of words cache their results. With your own dumps nothing is saved. `--check`
+compares the ids of every distinct message with those of the reference.
 """
 
 from __future__ import annotations
@@ -35,28 +34,28 @@ BATCH = 500  # conversations, about what a chunk of 4 MB holds
 
 
 def conversations(files: list[Path]) -> Iterator[list[Message]]:
-    """Yield the messages of every record that has some."""
+    """Yield the messages of every record that has messages."""
     for file in files:
         data = file.read_bytes()
         for record in json.loads(gzip.decompress(data) if file.suffix == ".gz" else data):
             turns = (record.get("conversations") or record.get("items")) if isinstance(record, dict) else None
-            found = [
+            messages = [
                 Message(ROLES.get(str(turn.get("from")), "system"), turn["value"].encode("utf-8", "replace").decode())
                 for turn in (turns if isinstance(turns, list) else [])
                 if isinstance(turn, dict) and isinstance(turn.get("value"), str)
             ]
-            if found:
-                yield found
+            if messages:
+                yield messages
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> list[float]:
     """Return the CPU seconds of each repeat."""
-    taken = []
+    times = []
     for _ in range(repeats):
         start = time.process_time()
         work()
-        taken.append(time.process_time() - start)
-    return taken
+        times.append(time.process_time() - start)
+    return times
 
 
 def measure(name: str | None, chats: list[list[Message]], check: bool) -> list[dict[str, Any]]:
@@ -68,15 +67,15 @@ def measure(name: str | None, chats: list[list[Message]], check: bool) -> list[d
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     rows: list[dict[str, Any]] = [{"tokenizer": tokenizer.info.name, "what": "load", "seconds": min(load_seconds)}]
 
-    def row(what: str, taken: list[float], **more: object) -> None:
-        speed = {"first_mb_s": megabytes / taken[0], "best_mb_s": megabytes / min(taken)}
-        rows.append({"tokenizer": tokenizer.info.name, "what": what, "seconds": min(taken), **speed, **more})
+    def row(label: str, times: list[float], **more: object) -> None:
+        speed = {"first_mb_s": megabytes / times[0], "best_mb_s": megabytes / min(times)}
+        rows.append({"tokenizer": tokenizer.info.name, "what": label, "seconds": min(times), **speed, **more})
 
     document = tokenizer.tokenizer_json()
     fast = fastokens_encoder(document)
     row("fastokens", seconds(lambda: fast(texts)))
-    if (words := tokenizer.word_counter) is not None:
-        row("by words", seconds(lambda: words.count(texts, [0] * len(texts))))
+    if (counter := tokenizer.word_counter) is not None:
+        row("by words", seconds(lambda: counter.count(texts, [0] * len(texts))))
     row(f"reference: {vocab.kind}", seconds(lambda: [vocab.reference(text) for text in texts], 1))
     hugging_face = vocabulary.hugging_face_encoder(document)
     row("tokenizers", seconds(lambda: [hugging_face(text) for text in texts], 1))
@@ -85,9 +84,9 @@ def measure(name: str | None, chats: list[list[Message]], check: bool) -> list[d
             fresh = load_tokenizer(name)
             row(f"split, {template.name}", _split(chats, template, fresh))
     if check:
-        different = list(dict.fromkeys(texts))
-        wrong = sum(ids != vocab.reference(text) for text, ids in zip(different, tokenizer.ids(different), strict=True))
-        rows.append({"tokenizer": tokenizer.info.name, "what": f"differ, of {len(different)}", "seconds": wrong})
+        distinct = list(dict.fromkeys(texts))
+        wrong = sum(ids != vocab.reference(text) for text, ids in zip(distinct, tokenizer.ids(distinct), strict=True))
+        rows.append({"tokenizer": tokenizer.info.name, "what": f"differ, of {len(distinct)}", "seconds": wrong})
     return rows
 
 
@@ -98,11 +97,15 @@ def _split(chats: list[list[Message]], template: prompts.Template, tokenizer: To
 
 def main() -> None:
     """Measure, print the table, write the result."""
-    made = parser(__doc__)
-    made.add_argument("dump", type=Path, nargs="*", help="ShareGPT JSON, .gz or not (default: the shared dump's truth)")
-    made.add_argument("--tokenizer", action="append", help="a folder (default: the shared LLaMA-2's, and llama3)")
-    made.add_argument("--check", action="store_true", help="compare every different message with the reference")
-    options = parse(made)
+    command_line = parser(__doc__)
+    command_line.add_argument(
+        "dump", type=Path, nargs="*", help="ShareGPT JSON, .gz or not (default: the shared dump's truth)"
+    )
+    command_line.add_argument(
+        "--tokenizer", action="append", help="a folder (default: the shared LLaMA-2's, and llama3)"
+    )
+    command_line.add_argument("--check", action="store_true", help="compare every distinct message with the reference")
+    options = parse(command_line)
     dumps = options.dump or [options.shared / "data/source_markdown.json.gz"]
     chats = list(conversations(dumps))
     names = options.tokenizer or [str(options.shared / "tokenizers/llama2"), "llama3"]

@@ -1,7 +1,7 @@
-"""Steps of curate's own on random weights, timed and weighed: what `benchmarks/finetune.py` makes its rows of.
+"""Measure time and memory of curate's training steps on random weights, for the rows of `benchmarks/finetune.py`.
 
-Training is not reimplemented here: a case is a configuration, planned and stepped by `curate.train`
-as a run does it. Imports torch, transformers, peft, numpy, click and rich alone.
+Training is not reimplemented here: a case is a configuration, which `curate.train` plans and steps as in a run. Imports
+only torch, transformers, peft, numpy, click and rich.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Bench:
-    """Where it is measured: the device with its GEMM rate, and how much a figure may take.
+    """The device with its GEMM rate, and the size of a measurement.
 
-    `toy`: every shape and document a fraction of its size, to run all of it on a CPU.
+    `toy` shrinks every shape and document, so that everything runs on a CPU.
     """
 
     place: torch.device
-    found: Device
+    info: Device
     toy: bool
-    tokens_a_step: int
-    seconds: float  # that steps are taken for, at least
+    tokens_per_step: int
+    seconds: float  # minimum time of the measured steps
 
     @property
     def world(self) -> World:
@@ -55,24 +55,24 @@ class Bench:
         return World(0, 1, 0, self.place)
 
     def hardware(self, gib: float = 0.0) -> Hardware:
-        """Return what a plan reckons with, memory held to `gib`."""
-        size = min(self.found.memory, int(gib * GIB)) if gib else self.found.memory
-        return Hardware(self.found.kind, self.found.name, size, self.found.dtype, self.found.rate, 1, 1 << 50)
+        """Return the hardware for a plan, with memory limited to `gib`."""
+        size = min(self.info.memory, int(gib * GIB)) if gib else self.info.memory
+        return Hardware(self.info.kind, self.info.name, size, self.info.dtype, self.info.rate, 1, 1 << 50)
 
 
 def bench(kind: str, *, toy: bool) -> Bench:
-    """Measure a device's matrix products."""
+    """Measure the rate of a device's matrix products."""
     place = torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
-    found = device.measure_device(place)
+    info = device.measure_device(place)
     small = toy or kind != "cuda"
-    return Bench(place, found, toy, (1024 if toy else 4096) if small else 32_768, 0.2 if toy else 5.0)
+    return Bench(place, info, toy, (1024 if toy else 4096) if small else 32_768, 0.2 if toy else 5.0)
 
 
 @dataclass(frozen=True)
 class Case:
     """One row: a shape trained by a method on documents (`1k`, `4k`, `real`), with changes to the configuration.
 
-    `plain_loss` makes logits of every position, as models do; `gib` holds the process to a smaller card's memory.
+    `plain_loss` computes logits of every position, as models do; `gib` limits the memory to that of a smaller GPU.
     """
 
     name: str
@@ -88,44 +88,44 @@ class Case:
 
 
 @dataclass
-class Ready:
-    """A case that can take steps; `said` are the run's own warnings."""
+class PreparedCase:
+    """A case that can take steps; `warnings` are those of the run."""
 
     case: Case
     shape: Shape
     data: PackedData
-    planned: Plan
+    plan: Plan
     trainer: Trainer
-    said: list[str]
+    warnings: list[str]
 
     def rows(self, step: int) -> list[int]:
         """Return the rows of a step."""
-        count, total = self.planned.steps.rows, len(self.data.rows)
+        count, total = self.plan.steps.rows, len(self.data.rows)
         return [(step * count + place) % total for place in range(count)]
 
     def take(self, step: int) -> tuple[float, Work]:
-        """Take a step by the run's own trainer; return its loss and its work."""
+        """Take a step with the run's trainer; return its loss and its work."""
         rows = self.rows(step)
         return self.trainer.step(step + 1, rows, 1e-5).loss, material.work_of(self.data, rows)
 
 
-def planned(
+def plan_case(
     bench: Bench, case: Case, shape: Shape, load: Load
 ) -> tuple[config.TrainConfig, Plan, selection.ChosenKernel]:
-    """Return a case's configuration and plan, and its attention."""
-    a_step = max(1, bench.tokens_a_step // load.row_tokens)
-    wanted: dict[str, dict[str, object]] = {
+    """Return a case's configuration, plan and attention kernel."""
+    rows_per_step = max(1, bench.tokens_per_step // load.row_tokens)
+    changes: dict[str, dict[str, object]] = {
         "method": {"kind": case.method},
-        "train": {"global_batch": max(1, round(a_step * load.conversations / load.rows))},
+        "train": {"global_batch": max(1, round(rows_per_step * load.conversations / load.rows))},
     }
     for section, values in case.changes.items():
-        wanted[section] = {**wanted.get(section, {}), **values}
-    settled = config.override(config.load(config.DEFAULT), wanted)
+        changes[section] = {**changes.get(section, {}), **values}
+    settings = config.override(config.load(config.DEFAULT), changes)
     heads = selection.Heads(shape.heads, shape.kv_heads, shape.head_size)
-    chosen = _kernel(bench.place, DTYPES[bench.found.dtype], settled.model.attention, heads)
-    made = Planner(settled, shape, load, bench.hardware(case.gib), chosen.name).plan()
-    made.require_fit()
-    return settled, made, chosen
+    kernel = _kernel(bench.place, DTYPES[bench.info.dtype], settings.model.attention, heads)
+    plan = Planner(settings, shape, load, bench.hardware(case.gib), kernel.name).plan()
+    plan.require_fit()
+    return settings, plan, kernel
 
 
 @cache
@@ -134,35 +134,37 @@ def _kernel(place: torch.device, dtype: torch.dtype, wanted: str, heads: selecti
     return selection.choose_kernel(place, dtype, wanted, heads=heads)
 
 
-def ready(bench: Bench, case: Case, *, layers: int = 0) -> Ready:
-    """Plan a case and make it ready to step; `layers`: so many alone."""
-    described = material.model_config(bench.toy, case.shape)
+def prepare(bench: Bench, case: Case, *, layers: int = 0) -> PreparedCase:
+    """Plan a case and build its trainer; `layers` replaces the number of layers."""
+    model_config = material.model_config(bench.toy, case.shape)
     if layers:
-        described.num_hidden_layers = layers
-    shape = loader.shape_from_config(described)
+        model_config.num_hidden_layers = layers
+    shape = loader.shape_from_config(model_config)
     data, load = material.packed_data(bench.toy, case.documents, shape.vocabulary)
-    settled, made, chosen = planned(bench, case, shape, load)
-    said: list[str] = []
-    dtype = DTYPES[bench.found.dtype]
+    settings, plan, kernel = plan_case(bench, case, shape, load)
+    warnings: list[str] = []
+    dtype = DTYPES[bench.info.dtype]
     quantised = case.method == "qlora"
     model = (
-        material.in_4_bits(described, dtype, bench.place)
+        material.in_4_bits(model_config, dtype, bench.place)
         if quantised
-        else loader.random_model(described, dtype=dtype, device=bench.place)
+        else loader.random_model(model_config, dtype=dtype, device=bench.place)
     )
 
-    def hear(event: Event) -> None:
+    def collect_warning(event: Event) -> None:
         if isinstance(event, Warned):
-            said.append(event.text)
+            warnings.append(event.text)
 
-    trainer = Trainer(model, TrainerInputs(settled, made, chosen, data, bench.world, reporter=Reporter(hear)))
+    trainer = Trainer(
+        model, TrainerInputs(settings, plan, kernel, data, bench.world, reporter=Reporter(collect_warning))
+    )
     if case.plain_loss:
         trainer.module = PlainLoss(trainer.model)
-    return Ready(case, shape, data, made, trainer, said)
+    return PreparedCase(case, shape, data, plan, trainer, warnings)
 
 
 class PlainLoss(loss.CausalLoss):
-    """The loss as models have it: logits of every position, in fp32."""
+    """The loss of a plain model: logits of every position, in fp32."""
 
     def forward(self, batch: Any, chosen: Any, *, per_token: bool = False) -> torch.Tensor:
         hidden = self.body(batch, chosen)
@@ -174,7 +176,7 @@ class PlainLoss(loss.CausalLoss):
 
 
 def now(place: torch.device) -> float:
-    """Return the seconds so far, all that was asked of a GPU done; on a CPU, which may be shared, the process's own."""
+    """Return the time in seconds, after a GPU has finished its work; on a CPU the process's own CPU time."""
     if place.type != "cuda":
         return time.process_time()
     torch.cuda.synchronize(place)
@@ -183,7 +185,7 @@ def now(place: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Steps:
-    """Steps that were timed: seconds, and the work in them."""
+    """Timed steps: their number, seconds, work and losses."""
 
     count: int
     seconds: float
@@ -192,7 +194,7 @@ class Steps:
 
 
 def timed(bench: Bench, take: Callable[[int], tuple[float, Work]], deadline: float) -> Steps:
-    """Warm up by one step, then take at least two, for as long as the bench says."""
+    """Warm up with one step, then take at least two, for `bench.seconds` or until the deadline."""
     take(0)
     device.reset_peak(bench.place)
     total, losses = Work(0, 0, 0), []
@@ -207,59 +209,61 @@ def timed(bench: Bench, take: Callable[[int], tuple[float, Work]], deadline: flo
 
 
 def figures(bench: Bench, steps: Steps, shape: Shape, *, full: bool, trained: int) -> Row:
-    """Return useful tokens a second, strict MFU (facts of `curate.model.sizes.flops`) and the peak of memory."""
+    """Return tokens per second, strict MFU (with `curate.model.sizes.flops`) and peak memory."""
     operations = flops(shape, steps.work, full=full, adapters=0 if full else trained)
     cuda = bench.place.type == "cuda"
     return {
         "tokens_per_s": round(steps.work.tokens / steps.seconds, 1),
-        **({"mfu": round(operations / steps.seconds / bench.found.rate, 4)} if cuda else {}),
+        **({"mfu": round(operations / steps.seconds / bench.info.rate, 4)} if cuda else {}),
         "peak_gib": round(device.peak_gib(bench.place), 3),
         "step_seconds": round(steps.seconds / steps.count, 3),
         "tokens_a_step": round(steps.work.tokens / steps.count),
         "steps": steps.count,
-        "first_loss": round(steps.losses[0], 4),  # of the second step: how many come after it is up to the clock
+        "first_loss": round(steps.losses[0], 4),  # of the second step
         "last_loss": round(steps.losses[-1], 4),
     }
 
 
 def measure(bench: Bench, case: Case, deadline: float) -> Row:
-    """Return a case's figures, and what the plan chose for it and reckoned."""
-    with held_to(bench, case.gib):
-        made = ready(bench, case)
-        steps = timed(bench, made.take, deadline)
-        found = figures(bench, steps, made.shape, full=case.method == "full", trained=made.trainer.trainable.count)
-        trainer = made.trainer
+    """Return a case's figures, with the choices and predictions of its plan."""
+    with memory_limit(bench, case.gib):
+        prepared = prepare(bench, case)
+        steps = timed(bench, prepared.take, deadline)
+        case_figures = figures(
+            bench, steps, prepared.shape, full=case.method == "full", trained=prepared.trainer.trainable.count
+        )
+        trainer = prepared.trainer
         return {
-            **found,
-            "planned_peak_gib": round(made.planned.peak / GIB, 3),
+            **case_figures,
+            "planned_peak_gib": round(prepared.plan.peak / GIB, 3),
             "micro_batch": trainer.micro_batch,
-            "row_tokens": made.data.row_tokens,
-            "grad_accum": made.planned.grad_accum,
+            "row_tokens": prepared.data.row_tokens,
+            "grad_accum": prepared.plan.grad_accum,
             "checkpointed_layers": trainer.checkpointed,
-            "optimizer": made.planned.form,
-            "compiled": made.planned.compiled,
-            "attention": made.planned.attention,
-            "trained": made.trainer.trainable.count,
-            "said": made.said,
+            "optimizer": prepared.plan.form,
+            "compiled": prepared.plan.compiled,
+            "attention": prepared.plan.attention,
+            "trained": prepared.trainer.trainable.count,
+            "said": prepared.warnings,
         }
 
 
 @contextmanager
-def held_to(bench: Bench, gib: float) -> Iterator[None]:
-    """Hold the process to a part of the card's memory for a while, as if it were a smaller one."""
+def memory_limit(bench: Bench, gib: float) -> Iterator[None]:
+    """Limit the process to a part of the GPU's memory, like that of a smaller GPU."""
     if not gib or bench.place.type != "cuda":
         yield
         return
-    whole = torch.cuda.get_device_properties(bench.place).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / whole), bench.place)
+    total = torch.cuda.get_device_properties(bench.place).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), bench.place)
     try:
         yield
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, bench.place)
 
 
-def forget(bench: Bench) -> None:
-    """Let go of what a row left: memory, and compiled code that would count as its recompilations."""
+def clean_up(bench: Bench) -> None:
+    """Release the memory of a row, and compiled code, which would count as recompilations of the next."""
     gc.collect()
     torch._dynamo.reset()
     if bench.place.type == "cuda":
@@ -267,15 +271,15 @@ def forget(bench: Bench) -> None:
 
 
 def parts(bench: Bench, case: Case) -> Row:
-    """Return the milliseconds of a step's parts for one micro-batch, each waited for, and of the optimizer's step."""
-    made = ready(bench, case)
-    trainer = made.trainer
+    """Return the milliseconds of each part of a step with one micro-batch, synchronized after each part."""
+    prepared = prepare(bench, case)
+    trainer = prepared.trainer
     module: Any = trainer.module
-    take = made.rows(0)[: trainer.micro_batch]
+    row_indices = prepared.rows(0)[: trainer.micro_batch]
     best: dict[str, float] = {}
     for _ in range(3):
         clock = _Clock(bench.place, best)
-        batch = trainer.data.batch(take)
+        batch = trainer.data.batch(row_indices)
         clock.lap("rows to tensors")
         batch = batch.to(bench.place)
         clock.lap("to the device")
@@ -300,7 +304,7 @@ def parts(bench: Bench, case: Case) -> Row:
 
 
 class _Clock:
-    """Laps of the quickest of several rounds."""
+    """Times the parts of a step, and keeps the least time of each over several rounds."""
 
     def __init__(self, place: torch.device, best: dict[str, float]) -> None:
         self.place, self.best = place, best
@@ -313,19 +317,22 @@ class _Clock:
 
 
 def resume(bench: Bench, case: Case) -> Row:
-    """Return whether a run that goes on from its checkpoint has the losses of one that was never stopped."""
-    straight = ready(bench, case, layers=2)
-    wanted = [straight.take(step)[0] for step in range(4)]
+    """Return whether a run resumed from its checkpoint has the same losses as an uninterrupted run."""
+    straight = prepare(bench, case, layers=2)
+    losses = [straight.take(step)[0] for step in range(4)]
     with TemporaryDirectory() as folder:
-        first = ready(bench, case, layers=2)
-        found = [first.take(step)[0] for step in range(2)]
+        first = prepare(bench, case, layers=2)
+        resumed = [first.take(step)[0] for step in range(2)]
         trainer = first.trainer
         checkpoint.save(Path(folder), trainer.state(2, {}))
         loaded = checkpoint.load_latest(Path(folder))
         if loaded is None:
-            raise RuntimeError("the checkpoint is not there")
-        again = ready(bench, case, layers=2)
-        begin = again.trainer.restore(loaded)
-        found += [again.take(step)[0] for step in range(begin, 4)]
-    worst = max(abs(one - other) / abs(one) for one, other in zip(wanted, found, strict=True))
-    return {"losses": wanted, "resumed_losses": found, "bit_for_bit": wanted == found, "largest_difference": worst}
+            raise RuntimeError("the checkpoint was not found")
+        continued = prepare(bench, case, layers=2)
+        begin = continued.trainer.restore(loaded)
+        resumed += [continued.take(step)[0] for step in range(begin, 4)]
+    worst = max(
+        abs(loss_value - resumed_loss) / abs(loss_value)
+        for loss_value, resumed_loss in zip(losses, resumed, strict=True)
+    )
+    return {"losses": losses, "resumed_losses": resumed, "bit_for_bit": losses == resumed, "largest_difference": worst}
