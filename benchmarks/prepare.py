@@ -175,7 +175,7 @@ def conversations(shared: Path, scratch: Path, count: int) -> Path:
     dump = write(scratch / f"prepare-dump-{rows}.json", copies(shared), count=rows)
     measure(ours(dump, folder, shared, None), ROOT)
     all_conversations = scratch / "prepare-all.json"
-    measure([sys.executable, "-m", "curate", "convert", folder, all_conversations, "--to", "vicuna"], ROOT)
+    measure([sys.executable, "-m", "curate", "convert", str(folder), str(all_conversations), "--to", "vicuna"], ROOT)
     cleaned = json.loads(all_conversations.read_text())
     if len(cleaned) < count:
         sys.exit(f"only {len(cleaned):,} conversations are left of the dump; use --rows {len(cleaned) - WARM}")

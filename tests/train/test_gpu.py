@@ -30,18 +30,18 @@ def toy(request: pytest.FixtureRequest) -> Iterator[Bench]:
     """A device, for shapes of a toy's size."""
     made = training.bench(request.param, toy=True)
     yield made
-    training.forget(made)
+    training.clean_up(made)
 
 
 @pytest.fixture
 def card() -> Iterator[Bench]:
     """The GPU, for shapes of full size."""
     made = training.bench("cuda", toy=False)
-    yield replace(made, tokens_a_step=16_384, seconds=0.0)
-    training.forget(made)
+    yield replace(made, tokens_per_step=16_384, seconds=0.0)
+    training.clean_up(made)
 
 
-def losses(made: training.Ready, count: int) -> list[float]:
+def losses(made: training.PreparedCase, count: int) -> list[float]:
     return [made.take(number)[0] for number in range(count)]
 
 
@@ -49,8 +49,8 @@ def losses(made: training.Ready, count: int) -> list[float]:
 
 
 def test_weights_of_16_bits_learn_by_a_scaled_loss(toy: Bench) -> None:
-    half = replace(toy, found=replace(toy.found, dtype="fp16"))
-    made = training.ready(half, Case("fp16", "7B", "full", "1k", {"optimizer": {"form": "master"}}))
+    half = replace(toy, info=replace(toy.info, dtype="fp16"))
+    made = training.prepare(half, Case("fp16", "7B", "full", "1k", {"optimizer": {"form": "master"}}))
     trainer = made.trainer
     rows = made.rows(0)
     trainer.loss_scale.value = 2.0**60  # too much for fp16: the step is skipped, nothing changes
@@ -75,18 +75,18 @@ def test_a_resumed_run_has_the_losses_of_one_that_never_stopped(toy: Bench) -> N
 def test_activations_made_again_change_no_loss(toy: Bench, method: str) -> None:
     found = []
     for layers in (0, 1, 2):
-        made = training.ready(toy, Case("x", "7B", method, "1k", {"train": {"checkpointing": "none"}}))
+        made = training.prepare(toy, Case("x", "7B", method, "1k", {"train": {"checkpointing": "none"}}))
         step.checkpoint_activations(made.trainer.model, layers)
         flags = [layer.gradient_checkpointing for layer in distributed.layers(made.trainer.model)]
         assert flags == [place < layers for place in range(2)]
         found.append(losses(made, 3))
     for other in found[1:]:
-        assert other == pytest.approx(found[0], rel=1e-5 if toy.found.dtype == "fp32" else 2e-3)
+        assert other == pytest.approx(found[0], rel=1e-5 if toy.info.dtype == "fp32" else 2e-3)
 
 
 def test_matrices_in_4_bits_train_as_the_runs_own_loader_makes_them(toy: Bench) -> None:
     pytest.importorskip("bitsandbytes")
-    made = training.ready(toy, Case("qlora", "7B", "qlora", "1k"))
+    made = training.prepare(toy, Case("qlora", "7B", "qlora", "1k"))
     frozen = [one for name, one in made.trainer.model.named_parameters() if not one.requires_grad]
     assert sum(one.dtype == torch.uint8 for one in frozen) == 7 * 2
     rows = made.rows(0)
@@ -114,12 +114,12 @@ MEMORY = [
 def test_the_plans_peak_is_within_a_tenth_of_the_measured(
     card: Bench, shape: str, method: str, changes: dict[str, Any]
 ) -> None:
-    made = training.ready(card, Case("x", shape, method, "1k", changes), layers=4)
+    made = training.prepare(card, Case("x", shape, method, "1k", changes), layers=4)
     device.reset_peak(card.place)
     losses(made, 2)
     measured = device.peak_gib(card.place)
-    assert made.planned.peak / GIB == pytest.approx(measured, rel=0.1)
-    assert not made.said
+    assert made.plan.peak / GIB == pytest.approx(measured, rel=0.1)
+    assert not made.warnings
 
 
 @pytest.mark.gpu
@@ -138,8 +138,8 @@ def test_7b_trains_at_2048_on_a_24_gb_card(card: Bench, method: str, gib: float)
 def test_compiled_layers_have_the_losses_of_plain_ones_and_compile_once(card: Bench, method: str) -> None:
     found = {}
     for how in ("off", "on"):
-        training.forget(card)
-        made = training.ready(card, Case("x", "8B", method, "real", {"train": {"compile": how}}), layers=2)
+        training.clean_up(card)
+        made = training.prepare(card, Case("x", "8B", method, "real", {"train": {"compile": how}}), layers=2)
         found[how] = losses(made, 3)
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         losses(made, 3)
@@ -150,13 +150,13 @@ def test_compiled_layers_have_the_losses_of_plain_ones_and_compile_once(card: Be
 @pytest.mark.gpu
 def test_memory_that_ends_halves_the_micro_batch_and_keeps_the_loss(card: Bench) -> None:
     case = Case("x", "7B", "lora", "1k", {"train": {"checkpointing": "none", "compile": "off", "micro_batch": 4}})
-    made = training.ready(card, case, layers=4)
+    made = training.prepare(card, case, layers=4)
     wanted = made.take(0)[0]
     needed = device.peak_gib(card.place)
     del made
-    training.forget(card)
-    with training.held_to(card, 0.75 * needed):
-        again = training.ready(card, case, layers=4)
+    training.clean_up(card)
+    with training.memory_limit(card, 0.75 * needed):
+        again = training.prepare(card, case, layers=4)
         assert again.take(0)[0] == pytest.approx(wanted, rel=2e-3)
     assert again.trainer.micro_batch < 4
-    assert "memory ran out in step 1" in again.said[0]
+    assert "memory ran out in step 1" in again.warnings[0]
