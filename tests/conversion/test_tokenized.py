@@ -14,7 +14,7 @@ from curate.errors import CurateError, InputError
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from curate.train import examples
-from tests.rendering.test_preparation import pair, row, told
+from tests.rendering.test_preparation import manifest_for, pair, row
 from tests.support.small_set import write_set
 from tests.support.tiny_tokenizers import folder, sentencepiece_model, tiktoken_file
 
@@ -40,7 +40,7 @@ def small(tokenizer: Tokenizer, tmp_path: Path) -> Path:
         row(1, "b", pair(4), split="eval"),
         row(2, "silent", [Message("user", "x"), Message("assistant", "y", train=False)]),
     ]
-    return write_set(tmp_path / "set", rows, [], told(tokenizer))
+    return write_set(tmp_path / "set", rows, [], manifest_for(tokenizer))
 
 
 def lines(file: Path) -> list[Any]:
@@ -57,7 +57,7 @@ def test_a_row_holds_the_ids_and_mask_that_curate_trains_on(
         assert set(example) == {"input_ids", "attention_mask", "labels"}
         assert len(example["input_ids"]) == len(example["attention_mask"]) == len(example["labels"])
         assert all(label in (-100, token) for label, token in zip(example["labels"], example["input_ids"], strict=True))
-    good = write_set(tmp_path / "good", [row(0, "a_0", [*pair(1), *pair(2)])], [], told(tokenizer))
+    good = write_set(tmp_path / "good", [row(0, "a_0", [*pair(1), *pair(2)])], [], manifest_for(tokenizer))
     expected = examples.load(good, tokenizer).train
     assert small_rows[0]["input_ids"] == expected.ids.tolist()
     assert [label != -100 for label in small_rows[0]["labels"]] == expected.loss_mask.tolist()
@@ -98,7 +98,7 @@ def test_the_tokenizer_of_the_set_is_required(small: Path, tmp_path: Path) -> No
 
 
 def test_the_tokenizer_of_the_set_is_found_by_its_path(tokenizer: Tokenizer, named: str, tmp_path: Path) -> None:
-    manifest = {**told(tokenizer), "recipe": {"name": "vicuna", "tokens": {"tokenizer": named}}}
+    manifest = {**manifest_for(tokenizer), "recipe": {"name": "vicuna", "tokens": {"tokenizer": named}}}
     curated = write_set(tmp_path / "set", [row(0, "a", pair(1))], [], manifest)
     assert convert(curated, tmp_path / "out.jsonl", to="rendered").written == 1
 

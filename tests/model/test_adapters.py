@@ -1,4 +1,4 @@
-"""Adapters: on the layers that are meant and no others, in the model's type, and at first without effect."""
+"""Adapters are on the right layers only, have the model's type, and initially have no effect."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LINEARS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def summed(model: Any) -> Any:
-    """The summed loss of three documents in a row."""
+    """Return the summed loss of three documents in a row."""
     chosen = selection.install_kernel(model, SDPA)
     return CausalLoss(model)(ROWS, chosen)
 
@@ -41,7 +41,7 @@ def applied(model: Any, **settings: Any) -> tuple[Any, adapters.Trainable]:
 
 
 def layers(names: tuple[str, ...]) -> set[str]:
-    """The layers of the model that trained parameters belong to."""
+    """Return the layers of the model that trained parameters belong to."""
     return {part for name in names for part in name.split(".") if part.endswith(("_proj", "norm", "lm_head"))}
 
 
@@ -58,7 +58,7 @@ KINDS: list[tuple[str, dict[str, Any], set[str]]] = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(("kind", "settings", "where"), KINDS, ids=[f"{k}-{len(s)}-{len(w)}" for k, s, w in KINDS])
-def test_a_method_trains_the_layers_it_says_from_where_the_model_stands(
+def test_a_method_trains_its_layers_and_starts_without_effect(
     kind: Any, settings: dict[str, Any], where: set[str], dtype: Any
 ) -> None:
     model = tiny_models.model().to(dtype)
@@ -72,20 +72,20 @@ def test_a_method_trains_the_layers_it_says_from_where_the_model_stands(
     assert value.item() == pytest.approx(before, rel=1e-5 if dtype == torch.float32 else 0.02)
     value.backward()
     parameters = dict(model.named_parameters())
-    assert {name for name, one in parameters.items() if one.grad is not None} == set(trained.names)
+    assert {name for name, parameter in parameters.items() if parameter.grad is not None} == set(trained.names)
     assert any(parameters[name].grad.any() for name in trained.names)
     assert {parameters[name].dtype for name in trained.names} == {dtype}
     assert trained.count == sum(parameters[name].numel() for name in trained.names)
-    assert trained.total == sum(one.numel() for one in parameters.values())
+    assert trained.total == sum(parameter.numel() for parameter in parameters.values())
 
 
-def test_all_linear_layers_are_all_but_the_head() -> None:
+def test_all_linear_means_all_linear_layers_except_the_head() -> None:
     model, trained = applied(tiny_models.model(), rank=2)
     assert len(trained.names) == 2 * 2 * len(LINEARS)
     assert not model.get_base_model().lm_head.weight.requires_grad
 
 
-def test_alpaca_lora_has_the_4_194_304_parameters_that_it_published() -> None:
+def test_alpaca_lora_has_its_published_4_194_304_parameters() -> None:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     with torch.device("meta"):
@@ -103,7 +103,7 @@ def test_the_scale_of_lora(stabilised: bool, scale: float) -> None:
     assert layer.scaling["default"] == pytest.approx(scale)
 
 
-def test_the_default_is_what_did_best_in_pefts_comparison() -> None:
+def test_the_default_is_the_best_setting_of_pefts_comparison() -> None:
     method = config.load("default").method
     assert (method.kind, method.rank, method.alpha, method.rslora) == ("lora", 64, 32.0, True)
 
@@ -113,12 +113,12 @@ PEFT = ["BOFT", "LOKR", "HRA", "VERA", "OFT", "GLORA", "RANDLORA", "DELORA"]
 
 @pytest.mark.filterwarnings("default::UserWarning:peft.tuners")  # settings that OFT and BOFT change: shown to users
 @pytest.mark.parametrize("name", PEFT)
-def test_any_of_pefts_methods_that_work_on_layers_trains(name: str) -> None:
+def test_any_peft_method_for_layers_trains(name: str) -> None:
     model, trained = applied(tiny_models.model(), kind="peft", peft={"peft_type": name})
     value = summed(model.train())
     value.backward()
     assert trained.method == name.lower()
-    assert all(one.grad is not None for one in model.parameters() if one.requires_grad)
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -136,13 +136,13 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("settings", "says"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
-def test_settings_that_do_not_fit_are_one_line(settings: dict[str, Any], says: str) -> None:
+def test_unsuitable_settings_get_one_clear_line(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(RecipeError, match=says) as caught:
         applied(tiny_models.model(), **settings)
     assert "\n" not in str(caught.value)
 
 
-def test_ia3_wants_names_where_pefts_table_has_none() -> None:
+def test_ia3_needs_names_for_unknown_architectures() -> None:
     model = tiny_models.model("olmo2")
     with pytest.raises(
         RecipeError, match=r"peft does not know the layers that ia3 trains in a 'olmo2' model; set method\.targets"
@@ -157,7 +157,7 @@ def test_ia3_wants_names_where_pefts_table_has_none() -> None:
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The model `tiny` in four bits."""
+    """Return the model `tiny` in four bits."""
     pytest.importorskip("bitsandbytes")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "tokenizer.model").write_bytes(tiktoken_file())
@@ -166,14 +166,14 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.filterwarnings("default")  # bitsandbytes' own
-def test_qlora_learns_over_matrices_that_stay_in_four_bits(tiny: Any) -> None:
+def test_qlora_learns_and_its_base_stays_in_four_bits(tiny: Any) -> None:
     shape = loader.shape_from_config(tiny.config)
     torch.manual_seed(0)
     model, trained = applied(tiny, kind="qlora", rank=4)
     assert trained.total == shape.parameters + trained.count
-    frozen = {name: one.clone() for name, one in model.named_parameters() if not one.requires_grad}
-    assert sum(one.dtype == torch.uint8 for one in frozen.values()) == 7 * 4
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=0.005)
+    frozen = {name: parameter.clone() for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert sum(parameter.dtype == torch.uint8 for parameter in frozen.values()) == 7 * 4
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.005)
     losses = []
     for _ in range(8):
         value = summed(model.train())
@@ -182,7 +182,7 @@ def test_qlora_learns_over_matrices_that_stay_in_four_bits(tiny: Any) -> None:
         optimizer.zero_grad()
         losses.append(value.item())
     assert losses[-1] < losses[0] - 5  # the head is frozen, and small
-    assert all(torch.equal(dict(model.named_parameters())[name], one) for name, one in frozen.items())
+    assert all(torch.equal(dict(model.named_parameters())[name], parameter) for name, parameter in frozen.items())
 
 
 @pytest.mark.gpu
@@ -193,26 +193,30 @@ def test_qlora_trains_on_the_gpu_in_bf16(tmp_path: Path) -> None:
     model, _ = applied(model, kind="qlora", rank=4)
     chosen = selection.install_kernel(model, SDPA)
     CausalLoss(model.train())(ROWS.to("cuda"), chosen).backward()
-    assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters() if one.requires_grad)
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    )
 
 
-# ---- trained on
+# ---- trained further
 
 
 @pytest.mark.parametrize("kind", ["lora", "ia3"])
-def test_an_adapter_that_was_saved_is_trained_on_from_where_it_stood(kind: Any, tmp_path: Path) -> None:
+def test_a_saved_adapter_is_trained_further(kind: Any, tmp_path: Path) -> None:
     model, trained = applied(tiny_models.model(), kind=kind, rank=4)
     with torch.no_grad():
-        for one in model.parameters():
-            if one.requires_grad:
-                one.add_(0.1 * torch.randn(one.shape, generator=torch.Generator().manual_seed(1)))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     model.save_pretrained(tmp_path)
     again: Any
     again, same = adapters.resume_adapter(tiny_models.model(), tmp_path)
     assert same == trained
     torch.testing.assert_close(summed(again), summed(model))
     summed(again.train()).backward()
-    assert all(one.grad is not None for one in again.parameters() if one.requires_grad)
+    assert all(parameter.grad is not None for parameter in again.parameters() if parameter.requires_grad)
 
 
 def test_an_adapter_without_weights_or_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""4-bit matrices on a CPU: any shape holds, infers, trains, chats and merges, whatever the processor can do."""
+"""4-bit matrices on a CPU: any shape loads, infers, trains, chats and merges, with any instruction set."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ IDS = torch.arange(3, 40)[None]
 
 @pytest.fixture(params=[False, True], ids=["plain", "avx512_bf16"])
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
-    """Let bitsandbytes take its branch with or without AVX512-BF16, whatever this processor has."""
+    """Make bitsandbytes take its branch with or without AVX512-BF16, on any processor."""
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: request.param, raising=False)
     yield request.param
 
 
 def written(folder: Path, columns: int, dtype: Any = torch.float32, **changes: Any) -> tuple[Any, sources.ModelSource]:
-    """Return a model whose last matrices have so many columns, and where it is to be loaded from."""
+    """Return a model whose last matrices have this many columns, and the source to load it from."""
     plain = tiny_runs.base(intermediate_size=columns, **changes).to(dtype)
-    how = export.serving_for(tiny_runs.tiny_renderer(folder / "tokenizer"))
-    lies = export.write_model(folder / "base", plain, ResultInfo(how, Origin("tiny", None, "none"), 512))
-    return plain, sources.find_model(str(lies))
+    serving = export.serving_for(tiny_runs.tiny_renderer(folder / "tokenizer"))
+    base_folder = export.write_model(folder / "base", plain, ResultInfo(serving, Origin("tiny", None, "none"), 512))
+    return plain, sources.find_model(str(base_folder))
 
 
 def quantised(source: sources.ModelSource, dtype: Any = torch.float32, *, inference: bool = False) -> Any:
@@ -49,46 +49,46 @@ def matrices(model: nn.Module) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("columns", COLUMNS)
-def test_a_matrix_of_any_shape_holds_and_multiplies_what_was_quantised(
-    columns: int, instructions: bool, tmp_path: Path
-) -> None:
+def test_a_matrix_of_any_shape_multiplies_correctly(columns: int, instructions: bool, tmp_path: Path) -> None:
     plain, source = written(tmp_path, columns, hidden_size=columns)
-    held = quantised(source)
-    assert bool(matrices(held)) == (columns % 32 != 16)  # no blocks of 16 in bitsandbytes: plain layers
-    for name, layer in held.model.layers.named_modules():
+    model = quantised(source)
+    assert bool(matrices(model)) == (columns % 32 != 16)  # no blocks of 16 in bitsandbytes: plain layers
+    for name, layer in model.model.layers.named_modules():
         if isinstance(layer, nn.Linear):
-            found, wanted = values(layer), plain.get_parameter(f"model.layers.{name}.weight")
-            assert 0.05 < (found - wanted).norm() / wanted.norm() < 0.12, f"{name}: 4 bits round by about 9%"
+            dequantised, exact = values(layer), plain.get_parameter(f"model.layers.{name}.weight")
+            assert 0.05 < (dequantised - exact).norm() / exact.norm() < 0.12, f"{name}: 4 bits round by about 9%"
             x = torch.randn(3, columns)
-            torch.testing.assert_close(layer.eval()(x), nn.functional.linear(x, found), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(layer.eval()(x), nn.functional.linear(x, dequantised), rtol=1e-4, atol=1e-4)
 
 
 def values(layer: nn.Linear) -> Any:
-    """What a layer multiplies by: bitsandbytes' own dequantisation, with which it computes."""
+    """Return the matrix of a layer, dequantised by bitsandbytes as in its forward."""
     if not isinstance(layer, bnb.nn.Linear4bit):
         return layer.weight
     return bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
 
 
 @pytest.mark.parametrize("columns", [64, 96])
-def test_a_forward_in_eval_mode_changes_no_gradient_of_training(
+def test_a_forward_pass_in_eval_mode_changes_no_later_gradient(
     columns: int, instructions: bool, tmp_path: Path
 ) -> None:
-    held = quantised(written(tmp_path, columns)[1])
-    before = gradient(held)
+    model = quantised(written(tmp_path, columns)[1])
+    before = gradient(model)
     with torch.no_grad():
-        held.eval()(IDS)
-    assert torch.equal(gradient(held), before)
+        model.eval()(IDS)
+    assert torch.equal(gradient(model), before)
 
 
 def gradient(model: Any) -> Any:
-    """The gradient at the embedded tokens, through every matrix of the layers."""
+    """Return the gradient at the embedded tokens, through every matrix of the layers."""
     embedded = model.get_input_embeddings()(IDS).detach().requires_grad_()
     model.train()(inputs_embeds=embedded).logits.square().mean().backward()
     return embedded.grad
 
 
-def test_only_bf16_inference_repacks_and_only_what_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_bf16_inference_repacks_and_only_suitable_matrices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True, raising=False)
     for dtype in (torch.bfloat16, torch.float32):
         source = written(tmp_path / str(dtype), 96, dtype)[1]
@@ -98,14 +98,14 @@ def test_only_bf16_inference_repacks_and_only_what_can_be(tmp_path: Path, monkey
 
 
 def repacked(model: Any) -> set[str]:
-    """The layers, by their last names, that bitsandbytes may repack at the next forward."""
-    return {name.rpartition(".")[2] for name, one in matrices(model).items() if one.support_avx512bf16_for_cpu}
+    """Return the last names of the layers that bitsandbytes may repack at the next forward."""
+    return {name.rpartition(".")[2] for name, layer in matrices(model).items() if layer.support_avx512bf16_for_cpu}
 
 
-def test_repacked_matrices_infer_as_the_others_do(tmp_path: Path) -> None:
+def test_repacked_matrices_give_nearly_the_same_logits(tmp_path: Path) -> None:
     source = written(tmp_path, 96, torch.bfloat16)[1]
     with torch.no_grad():
-        wanted, found = (
+        plain_logits, repacked_logits = (
             quantised(source, torch.bfloat16, inference=fast)(IDS).logits.float() for fast in (False, True)
         )
-    assert (found - wanted).norm() < 0.05 * wanted.norm()
+    assert (repacked_logits - plain_logits).norm() < 0.05 * plain_logits.norm()

@@ -1,4 +1,4 @@
-"""A model's folder with tokenizer.json and chat template: the ids that transformers gives, from the folder alone."""
+"""A model folder with tokenizer.json and chat template gives the ids of transformers."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ MISTRAL = """{%- if messages[0].role == 'system' %}
         {{- message.tool_call_id + '"}[/TOOL_RESULTS]' }}
     {%- else %}{{- raise_exception('Only user, assistant, system and tool roles are supported') }}{%- endif %}
 {%- endfor %}"""
-# As in Mistral's third version: the system message stands with the user message that ends the conversation, if any.
+# As in Mistral's third version: the system message is written with a user message that ends the conversation.
 MOVES = MISTRAL.replace("if system_message %}", "if false %}").replace(
     "'[INST] ' +", "'[INST] ' + (system_message + '\\n\\n' if system_message and loop.last else '') +"
 )
-MARKS = (
+CONTROL_STRINGS = (
     "[INST]",
     "[/INST]",
     "[TOOL_CALLS]",
@@ -74,20 +74,20 @@ MARKS = (
     "[/SYSTEM_PROMPT]",
 )
 FORMS = {
-    "llama3": ("tiktoken", LLAMA3.replace("strftime_now is defined", "false"), ()),  # or today's date is written
+    "llama3": ("tiktoken", LLAMA3.replace("strftime_now is defined", "false"), ()),  # otherwise it writes today's date
     "chatml": ("tiktoken", CHATML, ("<|im_start|>", "<|im_end|>")),
-    "mistral": ("sentencepiece", MISTRAL, MARKS),
-    "moves": ("sentencepiece", MOVES, MARKS),
+    "mistral": ("sentencepiece", MISTRAL, CONTROL_STRINGS),
+    "moves": ("sentencepiece", MOVES, CONTROL_STRINGS),
     "generation": ("tiktoken", MARKED, ()),
 }
 SYSTEM = Message("system", "Be brief.")
-ONE = [Message("user", "the dog?"), Message("assistant", "It sleeps.")]
-TWO = [*ONE, Message("user", " 안녕\n\n"), Message("assistant", "def main():\n    print(i)\n")]
+ONE_EXCHANGE = [Message("user", "the dog?"), Message("assistant", "It sleeps.")]
+TWO_EXCHANGES = [*ONE_EXCHANGE, Message("user", " 안녕\n\n"), Message("assistant", "def main():\n    print(i)\n")]
 CALLS = [
     {"id": f"abcdefg0{number}", "type": "function", "function": {"name": name, "arguments": '{"at": "<home>"}'}}
     for number, name in enumerate(("time", "place"))
 ]
-ASKED = [
+TOOL_TALK = [
     Message("user", "what is the time?"),
     Message("assistant", "", tool_calls=json.dumps(CALLS)),
     Message("tool", 'in the "park"\n', name="place"),
@@ -101,7 +101,7 @@ pytestmark = pytest.mark.usefixtures("cache_folder")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders as models ship them: tokenizer.json with the form's control tokens, and the template beside it."""
+    """Return folders as models ship them: tokenizer.json with the form's control tokens, and the template."""
     root = tmp_path_factory.mktemp("models")
     vocabularies = {"tiktoken": with_double_newline(), "sentencepiece": sentencepiece_model(lines=False)}
     plain = {
@@ -129,60 +129,62 @@ def model(root: Path, tokenizer: Tokenizer, template: str, controls: tuple[str, 
     return folder(root, tokenizer_json=json.dumps(document), tokenizer_config_json=json.dumps(settings))
 
 
-def made_of(path: Path, loss: str = "all") -> Renderer:
+def renderer_for(path: Path, loss: str = "all") -> Renderer:
     return make_renderer("any", load_tokenizer(str(path)), loss=loss, chat_template=serving.own_chat_template(path))
 
 
 def served(path: Path, messages: list[dict[str, Any]], *, asks: bool = False) -> list[int]:
-    """The ids that transformers gives, all of it read from the folder."""
+    """Return the ids of transformers, loaded from the folder."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    found = tokenizer.apply_chat_template(messages, add_generation_prompt=asks, return_dict=False)
-    return [int(token) for token in found]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=asks, return_dict=False)
+    return [int(token) for token in ids]
 
 
 def with_calls(messages: list[Message]) -> list[dict[str, Any]]:
-    """Messages as transformers takes them: calls as values, each result with the id of its call."""
+    """Return messages as transformers takes them: calls as values, each result with the id of its call."""
     ids = {call["function"]["name"]: call["id"] for call in CALLS}  # type: ignore[index]
     plain: list[dict[str, Any]] = []
-    for one in messages:
-        turn: dict[str, Any] = {"role": one.role, "content": one.content}
-        if one.tool_calls:
-            calls = json.loads(one.tool_calls)
+    for message in messages:
+        turn: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            calls = json.loads(message.tool_calls)
             for call in calls:
                 call["function"]["arguments"] = json.loads(call["function"]["arguments"])
             turn["tool_calls"] = calls
-        if one.role == "tool":
-            turn |= {"name": one.name, "tool_call_id": ids[one.name]}
+        if message.role == "tool":
+            turn |= {"name": message.name, "tool_call_id": ids[message.name]}
         plain.append(turn)
     return plain
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "moves"])
-@pytest.mark.parametrize("messages", [ONE, TWO, [SYSTEM, *ONE]], ids=["one", "two", "system"])
+@pytest.mark.parametrize(
+    "messages", [ONE_EXCHANGE, TWO_EXCHANGES, [SYSTEM, *ONE_EXCHANGE]], ids=["one", "two", "system"]
+)
 def test_the_ids_are_those_of_transformers(form: str, messages: list[Message], models: dict[str, Path]) -> None:
-    made = made_of(models[form])
+    renderer = renderer_for(models[form])
     expected = served(models[form], plain(messages))
-    assert made.render([messages])[0].ids.tolist() == expected
-    prompt = made.generation_prompt(messages[:-1]).tolist()
+    assert renderer.render([messages])[0].ids.tolist() == expected
+    prompt = renderer.generation_prompt(messages[:-1]).tolist()
     assert prompt == served(models[form], plain(messages[:-1]), asks=True) == expected[: len(prompt)]
-    assert proven(made, [messages]) == {}
+    assert proven(renderer, [messages]) == {}
 
 
 @pytest.mark.parametrize("form", ["chatml", "mistral"])
 def test_the_ids_of_calls_and_their_results_are_those_of_transformers(form: str, models: dict[str, Path]) -> None:
-    made = made_of(models[form])
-    assert made.render([ASKED])[0].ids.tolist() == served(models[form], with_calls(ASKED))
-    assert proven(made, [ASKED, TWO, ASKED]) == {}
-    first, *_, last = trained(made, ASKED)
+    renderer = renderer_for(models[form])
+    assert renderer.render([TOOL_TALK])[0].ids.tolist() == served(models[form], with_calls(TOOL_TALK))
+    assert proven(renderer, [TOOL_TALK, TWO_EXCHANGES, TOOL_TALK]) == {}
+    first, *_, last = trained(renderer, TOOL_TALK)
     assert '"name": "time", "arguments": {"at": "<home>"}' in first and last.lstrip().startswith("It is nine.")
 
 
-def test_a_system_message_that_is_said_in_prompts_alone_is_named(models: dict[str, Path]) -> None:
-    both = [SYSTEM, *TWO]
+def test_a_system_message_that_only_prompts_contain_is_reported(models: dict[str, Path]) -> None:
+    both = [SYSTEM, *TWO_EXCHANGES]
     for loss in ("all", "last"):
-        assert proven(made_of(models["moves"], loss), [both, TWO, [SYSTEM, *ONE]]) == {
+        assert proven(renderer_for(models["moves"], loss), [both, TWO_EXCHANGES, [SYSTEM, *ONE_EXCHANGE]]) == {
             0: "template_rewrites",
             2: "template_rewrites",
         }
@@ -190,38 +192,38 @@ def test_a_system_message_that_is_said_in_prompts_alone_is_named(models: dict[st
 
 @pytest.mark.parametrize("form", ["chatml", "mistral"])
 def test_control_strings_in_calls_and_their_results_stay_text(form: str, models: dict[str, Path]) -> None:
-    made = made_of(models[form])
-    end = made.tokenizer.info.eos_token
+    renderer = renderer_for(models[form])
+    end = renderer.tokenizer.info.eos_token
     called = [{**call, "function": {"name": "time", "arguments": {"at": f"{end}[/INST]"}}} for call in CALLS]
     messages = [
-        ASKED[0],
+        TOOL_TALK[0],
         Message("assistant", "", tool_calls=json.dumps(called)),
         Message("tool", f"{end} <|im_start|>", name=f"a{end}"),
-        ASKED[-1],
+        TOOL_TALK[-1],
     ]
-    ids = made.render([messages])[0].ids.tolist()
-    assert ids.count(made.stop_ids[0]) == {"chatml": 5, "mistral": 2}[form]
-    assert proven(made, [messages]) == {}
+    ids = renderer.render([messages])[0].ids.tolist()
+    assert ids.count(renderer.stop_ids[0]) == {"chatml": 5, "mistral": 2}[form]
+    assert proven(renderer, [messages]) == {}
 
 
-def test_characters_that_stand_for_contents_are_refused_in_calls(models: dict[str, Path]) -> None:
-    made = made_of(models["chatml"])
+def test_placeholder_characters_are_refused_in_calls(models: dict[str, Path]) -> None:
+    renderer = renderer_for(models["chatml"])
     for odd in ('\ue0f09"\ue0f1', "\ue0f2999999\ue0f3"):
         calls = json.dumps([{"function": {"name": "time", "arguments": {"at": odd}}}], ensure_ascii=False)
-        bad = [ASKED[0], Message("assistant", "", tool_calls=calls), ASKED[-1]]
-        said = [Message("user", odd), Message("assistant", f"{odd} {odd}")]
-        assert proven(made, [bad, said]) == {0: "template_refuses"}
+        bad = [TOOL_TALK[0], Message("assistant", "", tool_calls=calls), TOOL_TALK[-1]]
+        good = [Message("user", odd), Message("assistant", f"{odd} {odd}")]
+        assert proven(renderer, [bad, good]) == {0: "template_refuses"}
 
 
-def test_what_a_template_does_not_write_of_an_answer_is_named(models: dict[str, Path]) -> None:
-    said = [ASKED[0], Message("assistant", "Let me look.", tool_calls=json.dumps(CALLS)), *ASKED[2:]]
-    assert proven(made_of(models["mistral"]), [said, ASKED]) == {0: "template_rewrites"}
-    assert proven(made_of(models["chatml"]), [said, ASKED]) == {}
+def test_a_template_that_omits_part_of_an_answer_is_reported(models: dict[str, Path]) -> None:
+    conversation = [TOOL_TALK[0], Message("assistant", "Let me look.", tool_calls=json.dumps(CALLS)), *TOOL_TALK[2:]]
+    assert proven(renderer_for(models["mistral"]), [conversation, TOOL_TALK]) == {0: "template_rewrites"}
+    assert proven(renderer_for(models["chatml"]), [conversation, TOOL_TALK]) == {}
 
 
-def test_answers_of_white_space_or_of_nothing_are_no_obstacle(models: dict[str, Path]) -> None:
+def test_blank_and_empty_answers_can_be_rendered(models: dict[str, Path]) -> None:
     for form in ("llama3", "chatml", "mistral"):
         for content in ("\n", "  ", ""):
-            odd = [ONE[0], Message("assistant", content), *TWO]
-            cut = [ONE[0], Message("assistant", "", stop=False), *TWO]
-            assert proven(made_of(models[form]), [odd, cut, TWO]) == {}, (form, content)
+            odd = [ONE_EXCHANGE[0], Message("assistant", content), *TWO_EXCHANGES]
+            cut = [ONE_EXCHANGE[0], Message("assistant", "", stop=False), *TWO_EXCHANGES]
+            assert proven(renderer_for(models[form]), [odd, cut, TWO_EXCHANGES]) == {}, (form, content)

@@ -1,4 +1,4 @@
-"""Base models: found with one clear line where they cannot be, loaded whole and once, measured without weights."""
+"""Base models are located, loaded completely, and measured without weights; failures get one clear line."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SHAPE = {"vocab_size": 512, "max_position_embeddings": 256}
 
 @pytest.fixture(autouse=True)
 def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep to cache folders of the tests' own, and let nothing reach the Hub."""
+    """Use cache folders of the tests' own, and block the Hub."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     hubs.point(monkeypatch, hubs.NOWHERE)
 
 
-def made(folder: Path, kind: str = "llama", *, shards: str = "5GB", **changes: Any) -> Any:
+def write_model(folder: Path, kind: str = "llama", *, shards: str = "5GB", **changes: Any) -> Any:
     """Write a small model with a tokenizer; return the model."""
     model = tiny_models.model(kind, **{**SHAPE, **changes})
     model.save_pretrained(folder, max_shard_size=shards)
@@ -41,9 +41,11 @@ def made(folder: Path, kind: str = "llama", *, shards: str = "5GB", **changes: A
     return model
 
 
-def same(one: Any, other: Any) -> bool:
-    found, wanted = one.state_dict(), other.state_dict()
-    return found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in wanted)
+def same(first: Any, second: Any) -> bool:
+    weights, second_weights = first.state_dict(), second.state_dict()
+    return weights.keys() == second_weights.keys() and all(
+        torch.equal(weights[key], second_weights[key]) for key in second_weights
+    )
 
 
 def edit(folder: Path, name: str, **changes: Any) -> None:
@@ -51,13 +53,13 @@ def edit(folder: Path, name: str, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-# ---- loaded
+# ---- loading
 
 
 @pytest.mark.parametrize("shards", ["5GB", "40KB"], ids=["one file", "shards"])
 @pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied head"])
 def test_a_folder_loads_with_the_weights_that_were_saved(shards: str, tied: bool, tmp_path: Path) -> None:
-    wanted = made(tmp_path, shards=shards, tie_word_embeddings=tied)
+    wanted = write_model(tmp_path, shards=shards, tie_word_embeddings=tied)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shards == "40KB")
     source = sources.find_model(str(tmp_path))
     model: Any = loader.load_model(source, dtype=torch.float32, device="cpu")
@@ -67,32 +69,32 @@ def test_a_folder_loads_with_the_weights_that_were_saved(shards: str, tied: bool
     torch.testing.assert_close(model(ids).logits, wanted(ids).logits)
 
 
-def test_a_tied_head_that_was_saved_twice_still_loads_as_one(tmp_path: Path) -> None:
-    wanted = made(tmp_path, tie_word_embeddings=True)
+def test_a_tied_head_saved_twice_loads_as_one_tensor(tmp_path: Path) -> None:
+    wanted = write_model(tmp_path, tie_word_embeddings=True)
     file = tmp_path / "model.safetensors"
     saved = load_file(file)
     save_file({**saved, "lm_head.weight": saved["model.embed_tokens.weight"].clone()}, file, {"format": "pt"})
-    said: list[str] = []
+    messages: list[str] = []
     model: Any = loader.load_model(
-        sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu", say=said.append
+        sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu", say=messages.append
     )
     assert same(model, wanted)
     assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert not said
+    assert not messages
 
 
-def test_the_legacy_form_loads_too_as_data_and_says_so(tmp_path: Path) -> None:
-    wanted = made(tmp_path)
+def test_legacy_bin_files_load_as_data_with_a_message(tmp_path: Path) -> None:
+    wanted = write_model(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(wanted.state_dict(), tmp_path / "pytorch_model.bin")
-    said: list[str] = []
-    model = loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu", say=said.append)
+    messages: list[str] = []
+    model = loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu", say=messages.append)
     assert same(model, wanted)
-    assert "legacy .bin files" in said[0]
+    assert "legacy .bin files" in messages[0]
 
 
-def test_code_hidden_in_a_legacy_file_is_not_run(tmp_path: Path) -> None:
-    made(tmp_path)
+def test_code_in_a_legacy_file_is_not_run(tmp_path: Path) -> None:
+    write_model(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save({"model.norm.weight": Trap(tmp_path / "sprung")}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match="contain code, or are damaged"):
@@ -110,10 +112,10 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_a_weight_that_is_missing_is_an_error_and_never_a_random_one(tmp_path: Path) -> None:
+def test_a_missing_weight_is_an_error_and_never_random(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    made(tmp_path)
+    write_model(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     norm = tensors.pop("model.norm.weight")
     save_file(tensors, tmp_path / "model.safetensors")
@@ -124,15 +126,15 @@ def test_a_weight_that_is_missing_is_an_error_and_never_a_random_one(tmp_path: P
         loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu")
 
 
-def test_a_weight_without_a_place_is_named(tmp_path: Path) -> None:
+def test_an_unused_weight_is_reported(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    made(tmp_path)
+    write_model(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     save_file({**tensors, "model.extra.weight": torch.ones(2)}, tmp_path / "model.safetensors")
-    said: list[str] = []
-    loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu", say=said.append)
-    assert said == [f"ignoring weights of {tmp_path} that the model does not use: model.extra.weight"]
+    messages: list[str] = []
+    loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu", say=messages.append)
+    assert messages == [f"ignoring weights of {tmp_path} that the model does not use: model.extra.weight"]
 
 
 MEASURE = """
@@ -162,39 +164,39 @@ print(grown(torch.bfloat16), grown(torch.float32))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_loading_holds_no_second_copy(tmp_path: Path) -> None:
+def test_loading_needs_no_second_copy_of_the_weights(tmp_path: Path) -> None:
     shape = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 6, "dtype": torch.bfloat16}
-    made(tmp_path / "large", shards="30MB", **shape)
-    made(tmp_path / "small")
-    size = files.weights(tmp_path / "large").bytes  # of bf16
+    write_model(tmp_path / "large", shards="30MB", **shape)
+    write_model(tmp_path / "small")
+    size = files.weights(tmp_path / "large").bytes  # in bf16
     assert size > 60 << 20
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "large"), str(tmp_path / "small")]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    as_saved, as_fp32 = map(int, found.split())
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    as_saved, as_fp32 = map(int, output.split())
     assert as_saved < 0.2 * size  # mapped: the file's own pages, which the system may drop
-    assert as_fp32 < 2.2 * size  # made once, in the new type
+    assert as_fp32 < 2.2 * size  # allocated once, in the new type
 
 
-def test_a_model_of_another_family_loads_by_the_same_path(tmp_path: Path) -> None:
+def test_a_model_of_another_family_loads_too(tmp_path: Path) -> None:
     for kind in ("gpt2", "qwen3"):
-        wanted = made(tmp_path / kind, kind)
+        wanted = write_model(tmp_path / kind, kind)
         model = loader.load_model(sources.find_model(str(tmp_path / kind)), dtype=torch.float32, device="cpu")
         assert same(model, wanted)
 
 
 @pytest.mark.gpu
-def test_weights_go_straight_onto_the_gpu(tmp_path: Path) -> None:
-    wanted = made(tmp_path)
+def test_weights_are_loaded_directly_onto_the_gpu(tmp_path: Path) -> None:
+    wanted = write_model(tmp_path)
     model: Any = loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.bfloat16, device="cuda")
     assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
     assert torch.equal(model.lm_head.weight.cpu(), wanted.lm_head.weight.to(torch.bfloat16))
 
 
-# ---- found, or one line
+# ---- locating
 
 
 def test_a_models_facts_are_read_without_its_weights(tmp_path: Path) -> None:
-    made(tmp_path)
+    write_model(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}")
     source = sources.find_model(str(tmp_path))
@@ -253,8 +255,8 @@ def half(folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize(("damage", "says"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
-def test_what_is_wrong_with_a_model_is_one_line_that_names_it(damage: Damage, says: str, tmp_path: Path) -> None:
-    made(tmp_path)
+def test_a_broken_model_gets_one_clear_line(damage: Damage, says: str, tmp_path: Path) -> None:
+    write_model(tmp_path)
     damage(tmp_path)
     with pytest.raises(CurateError, match=says) as caught:
         loader.load_model(sources.find_model(str(tmp_path)), dtype=torch.float32, device="cpu")
@@ -262,16 +264,16 @@ def test_what_is_wrong_with_a_model_is_one_line_that_names_it(damage: Damage, sa
     assert str(tmp_path) in str(caught.value) or "tokenizer" in str(caught.value)
 
 
-def test_a_shard_that_is_absent_is_named(tmp_path: Path) -> None:
-    made(tmp_path, shards="40KB")
+def test_a_missing_shard_is_reported(tmp_path: Path) -> None:
+    write_model(tmp_path, shards="40KB")
     shards = sorted(tmp_path.glob("*.safetensors"))
     shards[1].unlink()
     with pytest.raises(ModelError, match=rf"lacks {shards[1].name} \(1 of {len(shards)} files of weights are missing"):
         files.weights(tmp_path)
 
 
-def test_a_wrong_path_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
-    made(tmp_path / "llama")
+def test_a_wrong_path_gets_the_nearest_name_suggested(tmp_path: Path) -> None:
+    write_model(tmp_path / "llama")
     with pytest.raises(ModelError, match=r"no model at '.*lama'; did you mean 'llama'\?"):
         sources.find_model(str(tmp_path / "lama"))
     with pytest.raises(ModelError, match="give a folder in Hugging Face's format, a Hub name such as"):
@@ -282,7 +284,7 @@ def test_a_wrong_path_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
         sources.find_model("")
 
 
-def test_what_is_no_model_but_can_be_trained_on_from_is_answered_with_init(tmp_path: Path) -> None:
+def test_an_adapter_or_run_given_as_model_gets_init_suggested(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
     with pytest.raises(ModelError, match=r"is an adapter, not a model: .* type --init .* \(base: 'org/base'\)"):
         sources.find_model(str(tmp_path))
@@ -300,30 +302,30 @@ def test_what_is_no_model_but_can_be_trained_on_from_is_answered_with_init(tmp_p
 # ---- the Hub
 
 
-def test_a_hub_name_fetches_small_files_first_and_weights_when_they_are_loaded(
+def test_a_hub_name_downloads_weights_only_when_they_are_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = made(tmp_path / "there", shards="40KB")
+    wanted = write_model(tmp_path / "there", shards="40KB")
     (tmp_path / "there" / "pytorch_model.bin").write_bytes(b"not wanted")
     with hubs.serving({"org/open": tmp_path / "there"}) as endpoint:
         hubs.point(monkeypatch, endpoint)
         source = sources.find_model("org/open")
         assert source.folder is not None
         assert not [*source.folder.glob("*.safetensors"), *source.folder.glob("*.bin")]
-        said: list[str] = []
-        model = loader.load_model(source, dtype=torch.float32, device="cpu", say=said.append)
+        messages: list[str] = []
+        model = loader.load_model(source, dtype=torch.float32, device="cpu", say=messages.append)
     assert same(model, wanted)
-    assert said == ["downloading the weights of org/open from the Hub, unless they are in its cache"]
+    assert messages == ["downloading the weights of org/open from the Hub, unless they are in its cache"]
     assert not list(source.folder.glob("*.bin"))
     hubs.point(monkeypatch, hubs.NOWHERE)
     again = loader.load_model(
         sources.find_model("org/open"), dtype=torch.float32, device="cpu"
-    )  # now without a network
+    )  # without a network, from the cache
     assert same(again, wanted)
 
 
-def test_a_hub_repository_in_the_legacy_form_is_fetched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = made(tmp_path / "there")
+def test_a_hub_repository_with_bin_files_is_downloaded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = write_model(tmp_path / "there")
     (tmp_path / "there" / "model.safetensors").unlink()
     torch.save(wanted.state_dict(), tmp_path / "there" / "pytorch_model.bin")
     with hubs.serving({"org/old": tmp_path / "there"}) as endpoint:
@@ -356,17 +358,17 @@ def llama3(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return load_tokenizer(str(file))
 
 
-def test_tiny_is_the_same_for_a_seed_and_leaves_the_random_state_alone(llama3: Tokenizer) -> None:
+def test_tiny_depends_on_its_seed_and_leaves_the_random_state_alone(llama3: Tokenizer) -> None:
     source = sources.find_model("tiny", tokenizer=llama3)
     torch.manual_seed(5)
-    one: Any = loader.load_model(source, dtype=torch.float32, device="cpu", seed=1)
+    model: Any = loader.load_model(source, dtype=torch.float32, device="cpu", seed=1)
     drawn = torch.rand(3)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(3), drawn)
-    assert same(one, loader.load_model(source, dtype=torch.float32, device="cpu", seed=1))
-    assert not same(one, loader.load_model(source, dtype=torch.float32, device="cpu", seed=2))
-    assert one.lm_head.weight is one.model.embed_tokens.weight
-    assert one.config.vocab_size == llama3.info.vocab_size
+    assert same(model, loader.load_model(source, dtype=torch.float32, device="cpu", seed=1))
+    assert not same(model, loader.load_model(source, dtype=torch.float32, device="cpu", seed=2))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.config.vocab_size == llama3.info.vocab_size
     with pytest.raises(ModelError, match="uses the tokenizer of a curated set"):
         sources.find_model("tiny")
 
@@ -380,7 +382,7 @@ def test_tiny_has_8_6_million_parameters_with_llama_3s_vocabulary() -> None:
 
 
 @pytest.mark.filterwarnings("default")  # bitsandbytes' own
-def test_weights_are_held_in_four_bits_if_asked(llama3: Tokenizer, tmp_path: Path) -> None:
+def test_weights_are_loaded_in_four_bits_on_request(llama3: Tokenizer, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     source = sources.find_model("tiny", tokenizer=llama3)
     plain, four = (
@@ -394,7 +396,7 @@ def test_weights_are_held_in_four_bits_if_asked(llama3: Tokenizer, tmp_path: Pat
     assert 0.001 < (four(ids).logits - exact).norm() / exact.norm() < 0.3
 
 
-# ---- its natural prompt, its sizes
+# ---- prompt and sizes
 
 NAMES = [
     ("org/vicuna-7b-v1.5", "vicuna", "models named like 'vicuna-7b-v1.5'"),
@@ -408,26 +410,26 @@ NAMES = [
 
 @pytest.mark.parametrize(("name", "template", "why"), NAMES, ids=[row[0] for row in NAMES])
 def test_the_natural_prompt_of_released_models(name: str, template: str, why: str, llama3: Tokenizer) -> None:
-    found, reason = sources.natural_template(name, None, None, llama3)
-    assert found == template
+    chosen, reason = sources.natural_template(name, None, None, llama3)
+    assert chosen == template
     assert why in reason
 
 
-def test_llama_3_instruct_wants_a_tokenizer_that_can_write_its_prompt(llama3: Tokenizer, tmp_path: Path) -> None:
+def test_llama_3_instruct_needs_a_tokenizer_with_its_control_tokens(llama3: Tokenizer, tmp_path: Path) -> None:
     name = "meta-llama/Meta-Llama-3-8B-Instruct"
     assert sources.natural_template(name, None, None, llama3)[0] == "llama3"
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model())
     assert sources.natural_template(name, None, None, load_tokenizer(str(tmp_path)))[0] == "vicuna"
 
 
-def test_what_a_folder_of_ours_says_goes_before_all_else(llama3: Tokenizer) -> None:
+def test_the_note_in_a_folder_from_curate_takes_precedence(llama3: Tokenizer) -> None:
     from curate.model.serving import Note
 
     note = Note("model", "org/base", "full", "alpaca")
     assert sources.natural_template("vicuna", note, "{{ x }}", llama3) == ("alpaca", "its curate.json says so")
 
 
-PARAMETERS = [  # as their cards and papers count them
+PARAMETERS = [  # from their cards and papers
     ("7b", {}, 6_738_415_616, 6_476_005_376),
     (
         "llama 3 8b",
@@ -445,7 +447,7 @@ PARAMETERS = [  # as their cards and papers count them
 
 
 @pytest.mark.parametrize(("changes", "total", "matrices"), [row[1:] for row in PARAMETERS], ids=lambda row: str(row))
-def test_a_shape_counts_parameters_as_the_cards_do(changes: dict[str, int], total: int, matrices: int) -> None:
+def test_parameter_counts_equal_those_of_model_cards(changes: dict[str, int], total: int, matrices: int) -> None:
     from transformers import LlamaConfig
 
     shape = loader.shape_from_config(LlamaConfig(**changes))
@@ -456,7 +458,7 @@ def test_a_shape_counts_parameters_as_the_cards_do(changes: dict[str, int], tota
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3"])
-def test_the_shape_without_weights_is_that_of_the_model(kind: str) -> None:
+def test_the_shape_without_weights_equals_that_of_the_model(kind: str) -> None:
     model = tiny_models.model(kind, tie_word_embeddings=kind != "llama")
     shape = loader.shape_from_config(model.config)
     assert shape == loader.shape_from_model(model)

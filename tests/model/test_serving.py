@@ -1,4 +1,4 @@
-"""What stands beside the weights: a prompt served by transformers has the ids of the trained one, and stops."""
+"""The files next to the weights: a prompt served by transformers has the ids of training, and answers stop."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ ROLES = {"human": "user", "gpt": "assistant"}
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
     root = tmp_path_factory.mktemp("tokenizers")
-    made = {
+    paths = {
         "sentencepiece": folder(root / "s", tokenizer_model=sentencepiece_model()),
         "tiktoken": folder(root / "t", tokenizer_model=tiktoken_file()),
     }
-    return {name: load_tokenizer(str(path)) for name, path in made.items()}
+    return {name: load_tokenizer(str(path)) for name, path in paths.items()}
 
 
 def note(template: str | None = "vicuna", kind: str = "model") -> Note:
@@ -50,7 +50,7 @@ def written(root: Path, tokenizer: Tokenizer, template: str) -> Path:
 
 
 def trained_ids(tokenizer: Tokenizer, template: str, messages: list[Message], *, prompt: bool = False) -> list[int]:
-    """The ids of a rendering: the text between two control tokens is one tokenisation."""
+    """Return the ids of a rendering, with the text between two control tokens tokenised in one call."""
     fitted = prompts.fit(prompts.get(template), tokenizer.control_ids)
     ids: list[int] = []
     text = ""
@@ -65,9 +65,9 @@ def trained_ids(tokenizer: Tokenizer, template: str, messages: list[Message], *,
 
 
 def served_ids(tokenizer: Any, messages: list[Message], *, prompt: bool = False) -> list[int]:
-    plain = [{"role": one.role, "content": one.content} for one in messages]
-    found = tokenizer.apply_chat_template(plain, tokenize=True, add_generation_prompt=prompt, return_dict=True)
-    return list(found["input_ids"])
+    plain = [{"role": message.role, "content": message.content} for message in messages]
+    encoded = tokenizer.apply_chat_template(plain, tokenize=True, add_generation_prompt=prompt, return_dict=True)
+    return list(encoded["input_ids"])
 
 
 CASES = [("sentencepiece", name) for name in prompts.TEMPLATES if name != "llama3"]
@@ -75,7 +75,7 @@ CASES += [("tiktoken", name) for name in prompts.TEMPLATES]
 
 
 @pytest.mark.parametrize(("kind", "template"), CASES)
-def test_transformers_renders_what_training_rendered(
+def test_transformers_renders_the_ids_of_training(
     tiny: dict[str, Tokenizer], tmp_path: Path, kind: str, template: str
 ) -> None:
     served = AutoTokenizer.from_pretrained(str(written(tmp_path, tiny[kind], template)))
@@ -87,22 +87,22 @@ def test_transformers_renders_what_training_rendered(
 def test_transformers_reads_the_exact_tokenizer(tiny: dict[str, Tokenizer], tmp_path: Path, kind: str) -> None:
     served = AutoTokenizer.from_pretrained(str(written(tmp_path, tiny[kind], "vicuna")))
     for text in filter(None, DIFFICULT_TEXTS):
-        found = served(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        assert found == tiny[kind].ids([text])[0], text
+        ids = served(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert ids == tiny[kind].ids([text])[0], text
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("template", ["vicuna", "llama2"])
-def test_real_conversations_with_llama2_have_the_trained_ids(shared: Path, tmp_path: Path, template: str) -> None:
+def test_real_conversations_with_llama2_have_the_ids_of_training(shared: Path, tmp_path: Path, template: str) -> None:
     tokenizer = load_tokenizer(str(shared / "tokenizers" / "llama2"))
     served = AutoTokenizer.from_pretrained(str(written(tmp_path, tokenizer, template)))
-    seen = 0
+    count = 0
     for messages in real(shared, 150):
-        if any(name in one.content for one in messages for name in tokenizer.control_ids):
-            continue  # a control string in a text is text in training, and to no server
-        seen += 1
+        if any(name in message.content for message in messages for name in tokenizer.control_ids):
+            continue  # a control string in a message is text in training only, not on a server
+        count += 1
         assert served_ids(served, messages) == trained_ids(tokenizer, template, messages)
-    assert seen > 100
+    assert count > 100
 
 
 def real(shared: Path, count: int) -> list[list[Message]]:
@@ -112,7 +112,7 @@ def real(shared: Path, count: int) -> list[list[Message]]:
     return [[Message(role, text) for role, text in talk if role in ("user", "assistant")] for talk in talks]  # type: ignore[arg-type]
 
 
-def test_the_stop_token_is_what_ends_generation(tiny: dict[str, Tokenizer], tmp_path: Path) -> None:
+def test_the_stop_token_ends_generation(tiny: dict[str, Tokenizer], tmp_path: Path) -> None:
     tokenizer = tiny["tiktoken"]
     path = written(tmp_path / "llama3", tokenizer, "llama3")
     eot, end = tokenizer.control_ids["<|eot_id|>"], tokenizer.control_ids["<|end_of_text|>"]
@@ -131,22 +131,20 @@ def test_the_modelfile_names_weights_template_and_stop(tiny: dict[str, Tokenizer
     assert "\nFROM org/base\nADAPTER .\n" in adapter
 
 
-def test_a_folder_says_how_it_is_asked(tiny: dict[str, Tokenizer], tmp_path: Path) -> None:
+def test_a_folder_records_its_template_and_stop_tokens(tiny: dict[str, Tokenizer], tmp_path: Path) -> None:
     path = written(tmp_path, tiny["sentencepiece"], "alpaca")
     assert serving.read_note(path) == note("alpaca")
-    found = serving.read_serving(path)
-    assert (found.template, found.stops) == ("alpaca", ("</s>",))
+    loaded = serving.read_serving(path)
+    assert (loaded.template, loaded.stops) == ("alpaca", ("</s>",))
     assert serving.read_serving(path, template="vicuna").template == "vicuna"
 
 
-def test_a_model_of_others_is_asked_by_its_own_template_or_not_at_all(
-    tiny: dict[str, Tokenizer], tmp_path: Path
-) -> None:
+def test_a_foreign_model_uses_its_own_template_or_has_none(tiny: dict[str, Tokenizer], tmp_path: Path) -> None:
     path = written(tmp_path, tiny["sentencepiece"], "vicuna")
     (path / serving.NOTE).unlink()
-    found = serving.read_serving(path)
-    assert found.template is None
-    assert found.stops == ("</s>",)
+    loaded = serving.read_serving(path)
+    assert loaded.template is None
+    assert loaded.stops == ("</s>",)
     (path / "tokenizer_config.json").write_text("{}")
     with pytest.raises(InputError, match=r"has no chat template.*--template vicuna"):
         serving.read_serving(path)

@@ -1,4 +1,4 @@
-"""The arithmetic of training: counted strictly, by hand and against torch's own counter."""
+"""The arithmetic of training, checked by hand and against torch's own counter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support import tiny_models
 
 
 def tiny_shape() -> Shape:
-    """The shape of the tests' small LLaMA, written out by hand."""
+    """Return the shape of the tests' small LLaMA, written by hand."""
     linears = (
         Linear("q_proj", 32, 32, 2),
         Linear("k_proj", 32, 16, 2),
@@ -49,5 +49,5 @@ def test_frozen_matrices_adapters_and_the_half_of_attention() -> None:
     assert attention == 6 * 100 * 2 * 4 * 8
 
 
-def test_the_work_of_documents_is_that_of_each_alone() -> None:
+def test_the_work_of_packed_documents_is_the_sum_over_documents() -> None:
     assert work([3, 4], 5) == Work(7, 5, 25) == work([3], 2) + work([4], 3)

@@ -1,4 +1,4 @@
-"""A model's own chat template: the ids that transformers gives, a mask that is proven, or a reason by name."""
+"""A model's own chat template gives the ids of transformers with a proven mask, or is refused with a named reason."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
 
 
 def served(tokenizer: Tokenizer, template: str, messages: list[dict[str, Any]], *, asks: bool = False) -> list[int]:
-    """The ids that transformers' apply_chat_template gives."""
+    """Return the ids of transformers' apply_chat_template."""
     import tokenizers as library
     from transformers import PreTrainedTokenizerFast
 
@@ -111,12 +111,12 @@ def served(tokenizer: Tokenizer, template: str, messages: list[dict[str, Any]], 
         bos_token=tokenizer.info.bos_token,
         eos_token=tokenizer.info.eos_token,
     )
-    found = fast.apply_chat_template(messages, chat_template=template, add_generation_prompt=asks, return_dict=False)
-    return [int(token) for token in found]
+    ids = fast.apply_chat_template(messages, chat_template=template, add_generation_prompt=asks, return_dict=False)
+    return [int(token) for token in ids]
 
 
 def plain(messages: list[Message]) -> list[dict[str, Any]]:
-    return [{"role": one.role, "content": one.content} for one in messages]
+    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def proven(renderer: Renderer, batch: list[list[Message]]) -> dict[int, str]:
@@ -136,9 +136,9 @@ def test_the_ids_are_those_of_transformers(
     template = template.replace("strftime_now is defined", "false")  # transformers writes today's date
     renderer = make_renderer("any", tokenizers[kind], chat_template=template)
     messages = [*([SYSTEM] if system else []), *TWO]
-    [one] = renderer.render([messages])
+    [rendered] = renderer.render([messages])
     expected = served(tokenizers[kind], template, plain(messages))
-    assert one.ids.tolist() == expected
+    assert rendered.ids.tolist() == expected
     prompt = served(tokenizers[kind], template, plain(messages[:-1]), asks=True)
     assert renderer.generation_prompt(messages[:-1]).tolist() == prompt == expected[: len(prompt)]
     assert proven(renderer, [messages]) == {}
@@ -155,21 +155,21 @@ def test_answers_and_their_ends_are_trained_on(tokenizers: dict[str, Tokenizer])
     assert renderer.stop_ids == (tokenizers["tiktoken"].control_ids["<|eot_id|>"],)
 
 
-def test_the_flags_of_messages_hold(tokenizers: dict[str, Tokenizer]) -> None:
+def test_train_and_stop_of_messages_are_respected(tokenizers: dict[str, Tokenizer]) -> None:
     renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
     messages = [TWO[0], Message("assistant", "No", train=False), TWO[2], Message("assistant", "It sl", stop=False)]
     assert trained(renderer, messages) == ["It sl"]
     assert proven(renderer, [messages]) == {}
 
 
-def test_a_date_is_the_same_tomorrow(tokenizers: dict[str, Tokenizer]) -> None:
+def test_the_date_in_a_template_is_fixed(tokenizers: dict[str, Tokenizer]) -> None:
     for template in (LLAMA3, loop("{{ strftime_now('%d %b %Y') + m.content + '<|eot_id|>' }}", ASKS)):
         renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=template)
         ids = renderer.render([TWO])[0].ids.tolist()
         assert "26 Jul 2024" in tokenizers["tiktoken"].decode(ids)
 
 
-def test_tool_calls_are_given_as_values_and_trained_on(tokenizers: dict[str, Tokenizer]) -> None:
+def test_tool_calls_are_passed_as_values_and_trained_on(tokenizers: dict[str, Tokenizer]) -> None:
     calls = json.dumps([{"type": "function", "function": {"name": "time", "arguments": '{"at": "home"}'}}])
     messages = [TWO[0], Message("assistant", "", tool_calls=calls), Message("tool", "nine"), TWO[1]]
     renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
@@ -191,8 +191,8 @@ def test_an_added_token_that_is_no_control_token_is_trained_on_as_text(
     renderer = make_renderer("any", tokenizer, chat_template=LLAMA3.replace('{"name": "', '<tool_call>{"name": "'))
     calls = json.dumps([{"function": {"name": "time", "arguments": {}}}])
     messages = [TWO[0], Message("assistant", "", tool_calls=calls), Message("tool", "nine"), TWO[1]]
-    [one] = renderer.render([messages])
-    assert one.loss_mask[one.ids.tolist().index(token)]
+    [rendered] = renderer.render([messages])
+    assert rendered.loss_mask[rendered.ids.tolist().index(token)]
     assert proven(renderer, [messages]) == {}
 
 
@@ -205,32 +205,32 @@ def test_control_strings_in_messages_stay_text(tokenizers: dict[str, Tokenizer])
     assert proven(renderer, [messages]) == {}
 
 
-# ---- what is left out by name
+# ---- conversations that are left out
 
 
-def test_a_template_that_refuses_is_named(tokenizers: dict[str, Tokenizer]) -> None:
+def test_a_conversation_that_the_template_refuses_is_reported(tokenizers: dict[str, Tokenizer]) -> None:
     renderer = make_renderer("any", tokenizers["sentencepiece"], chat_template=LLAMA2)
     bad = [TWO[1], *TWO]
     problems = proof.prove(renderer, [TWO, bad, TWO], renderer.render_batch([TWO, bad, TWO]))
-    assert [(index, one.rule) for index, one in problems.items()] == [(1, "template_refuses")]
+    assert [(index, problem.rule) for index, problem in problems.items()] == [(1, "template_refuses")]
     assert problems[1].reason.startswith("the chat template says: Conversation roles must alternate")
 
 
-def test_a_template_that_rewrites_answers_is_named(tokenizers: dict[str, Tokenizer]) -> None:
+def test_a_template_that_rewrites_answers_is_reported(tokenizers: dict[str, Tokenizer]) -> None:
     renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=THINKS)
     thinking = [TWO[0], Message("assistant", "<think>hm</think>It sleeps."), *TWO[2:]]
     assert proven(renderer, [TWO, thinking]) == {1: "template_rewrites"}
     assert trained(renderer, TWO) == ["It sleeps.<|eot_id|>", "<think></think>你好。 Bye<|eot_id|>"]
 
 
-def test_a_prompt_that_says_more_than_training_saw_is_named(tokenizers: dict[str, Tokenizer]) -> None:
+def test_a_prompt_with_text_unseen_in_training_is_reported(tokenizers: dict[str, Tokenizer]) -> None:
     asks = ASKS.replace("<|end_header_id|>'", "<|end_header_id|><think>'")
     template = loop("{{ m.content + '<|eot_id|>' }}", asks)
     renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=template)
     assert proven(renderer, [TWO]) == {0: "prompt_no_prefix"}
 
 
-def test_a_template_that_rewrites_earlier_messages_is_named(tokenizers: dict[str, Tokenizer]) -> None:
+def test_a_template_that_rewrites_earlier_messages_is_reported(tokenizers: dict[str, Tokenizer]) -> None:
     body = "{{ '(last) ' if loop.last and m.role == 'user' else '' }}{{ m.content + '<|eot_id|>' }}"
     renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=loop(body, ASKS))
     assert proven(renderer, [TWO]) == {0: "template_rewrites"}
@@ -245,18 +245,18 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("template", "says"), REFUSED.values(), ids=list(REFUSED))
-def test_a_template_of_no_use_is_refused(template: str, says: str, tokenizers: dict[str, Tokenizer]) -> None:
+def test_an_unusable_template_is_refused(template: str, says: str, tokenizers: dict[str, Tokenizer]) -> None:
     with pytest.raises(RecipeError, match=says):
         make_renderer("any", tokenizers["tiktoken"], chat_template=template)
 
 
-# ---- beside the built-in templates
+# ---- compared with the built-in templates
 
 CONTENT = st.lists(
     st.sampled_from(["the dog", " sleeps.", "\n", "  ", "안녕", "é", "</s>", "<|eot_id|>", "%s", "12", ":", "{{ x }}"]),
     min_size=1,
     max_size=5,
-).map(lambda words: "x" + "".join(words) + "y")
+).map(lambda texts: "x" + "".join(texts) + "y")
 MESSAGES = st.lists(
     st.builds(Message, st.sampled_from(["user", "assistant", "tool", "system"]), CONTENT, train=st.booleans()),
     min_size=1,
@@ -276,24 +276,26 @@ def test_a_built_in_template_as_jinja_gives_the_same_ids_and_mask(
     fitted = prompts.fit(TEMPLATES[name], tokenizer.control_ids)
     built_in = make_renderer(name, tokenizer, loss=loss)
     own = make_renderer("any", tokenizer, loss=loss, chat_template=template_export.jinja(fitted))
-    [expected], [found] = built_in.render([messages]), own.render([messages])
-    assert found.ids.tolist() == expected.ids.tolist()
-    assert found.loss_mask.tolist() == expected.loss_mask.tolist()
+    [expected], [rendered] = built_in.render([messages]), own.render([messages])
+    assert rendered.ids.tolist() == expected.ids.tolist()
+    assert rendered.loss_mask.tolist() == expected.loss_mask.tolist()
     assert own.stop_ids == built_in.stop_ids
     assert own.generation_prompt(messages).tolist() == built_in.generation_prompt(messages).tolist()
     nothing = not expected.loss_mask.any()
     assert proven(own, [messages]) == ({0: "nothing_trained"} if nothing else {})
     [size] = own.counter().sizes([(messages, True)])
-    assert (size.tokens, size.answer_tokens) == (len(found.ids), int(np.sum(found.loss_mask)))
+    assert (size.tokens, size.answer_tokens) == (len(rendered.ids), int(np.sum(rendered.loss_mask)))
 
 
-def test_an_earlier_answer_is_cut_at_its_border_in_a_prompt_too(tokenizers: dict[str, Tokenizer]) -> None:
+def test_a_token_across_the_border_of_an_earlier_answer_is_split_in_prompts_too(
+    tokenizers: dict[str, Tokenizer],
+) -> None:
     chatml = prompts.fit(TEMPLATES["chatml"], tokenizers["tiktoken"].control_ids)
     renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=template_export.jinja(chatml))
     assert proven(renderer, [[TWO[0], Message("assistant", "\nthe fox"), *TWO[2:]]]) == {}
 
 
-def test_it_crosses_to_a_worker(tokenizers: dict[str, Tokenizer]) -> None:
+def test_the_renderer_can_be_pickled(tokenizers: dict[str, Tokenizer]) -> None:
     renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=LLAMA3)
     again = pickle.loads(pickle.dumps(renderer))
     assert again.render([TWO])[0].ids.tolist() == renderer.render([TWO])[0].ids.tolist()
@@ -304,7 +306,9 @@ def test_real_conversations_are_proven_with_llama3s_own_template(shared: Path) -
     if importlib.util.find_spec("llama_models") is None:
         pytest.skip("llama-models, which ships LLaMA-3's tokenizer, is not installed")
     renderer = make_renderer("any", load_tokenizer(), chat_template=LLAMA3)
-    asked = [one for one in conversations(shared, 20) if one[0].role == "user"]  # answers nobody asked for it refuses
-    batch = [one for one in asked if any(m.role == "assistant" and m.content for m in one)]
+    asked = [
+        conversation for conversation in conversations(shared, 20) if conversation[0].role == "user"
+    ]  # the template refuses a leading answer
+    batch = [conversation for conversation in asked if any(m.role == "assistant" and m.content for m in conversation)]
     assert len(batch) > 250
     assert proven(renderer, batch) == {}

@@ -1,4 +1,4 @@
-"""Chat templates as released models have them (TRL ships them): rendered as transformers does, or refused by name."""
+"""Chat templates of released models (shipped with TRL) are rendered as in transformers, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from curate.rendering import jinja_env, proof
 from curate.rendering.factory import make_renderer
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
-from tests.model.test_model_folder import ASKED, SYSTEM, TWO
+from tests.model.test_model_folder import SYSTEM, TOOL_TALK, TWO_EXCHANGES
 from tests.rendering.test_renderer import with_double_newline
 from tests.support.tiny_tokenizers import folder
 
@@ -43,9 +43,9 @@ ENDS = {  # the end token that each model's configuration names
     "glm4moe": "<|endoftext|>",
     "gptoss": "<|return|>",
 }
-THINKING = [TWO[0], Message("assistant", "<think>\nhm\n</think>\n\nYes."), *TWO[2:]]
-CONVERSATIONS = {"two": TWO, "system": [SYSTEM, *TWO], "calls": ASKED, "thinking": THINKING}
-# What is not rendered, and why: by conversation, or `all` of them.
+THINKING = [TWO_EXCHANGES[0], Message("assistant", "<think>\nhm\n</think>\n\nYes."), *TWO_EXCHANGES[2:]]
+CONVERSATIONS = {"two": TWO_EXCHANGES, "system": [SYSTEM, *TWO_EXCHANGES], "calls": TOOL_TALK, "thinking": THINKING}
+# Why conversations are refused, by conversation or for `all` of them.
 REFUSED = {
     "llama3_1": {"calls": "template_refuses"},  # one call at a time
     "llama3_2": {"calls": "template_refuses"},
@@ -67,7 +67,7 @@ REFUSED = {
     },
     "gptoss": dict.fromkeys(
         ("two", "system", "calls", "thinking"), "mask_differs"
-    ),  # other ends than the last answer's
+    ),  # earlier answers end differently from the last one
 }
 
 
@@ -76,16 +76,16 @@ pytestmark = pytest.mark.usefixtures("cache_folder")
 
 @pytest.fixture(scope="module")
 def templates() -> dict[str, str]:
-    found = importlib.util.find_spec("trl")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("trl")
+    if spec is None or spec.origin is None:
         pytest.skip("TRL, which ships released chat templates, is not installed")
-    files = Path(found.origin).parent / "chat_templates"
+    files = Path(spec.origin).parent / "chat_templates"
     return {name: (files / f"{name}.jinja").read_text("utf-8") for name in ENDS if (files / f"{name}.jinja").is_file()}
 
 
 @pytest.fixture(scope="module")
 def tokenizers(templates: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
-    """One vocabulary with the control tokens of all templates, by its end token."""
+    """Return a vocabulary with the control tokens of all templates, for each end token."""
     root = tmp_path_factory.mktemp("released")
     plain = load_tokenizer(str(folder(root / "plain", tokenizer_model=with_double_newline())))
     document = json.loads(plain.tokenizer_json())
@@ -103,19 +103,19 @@ def tokenizers(templates: dict[str, str], tmp_path_factory: pytest.TempPathFacto
 
 
 def served(tokenizer: Tokenizer, template: str, messages: list[Message]) -> tuple[list[int], list[int] | None]:
-    """The ids that transformers gives, and its mask where the template marks what is generated."""
+    """Return the ids of transformers, and its mask if the template marks generated text."""
     from transformers import AutoTokenizer
 
     fast: Any = AutoTokenizer.from_pretrained(Path(tokenizer.info.source).parent, local_files_only=True)
     marked = re.search(r"\{%-?\s*generation", template) is not None
-    found = fast.apply_chat_template(
+    encoded = fast.apply_chat_template(
         jinja_env.message_dicts(messages), chat_template=template, return_dict=True, return_assistant_tokens_mask=marked
     )
-    return found["input_ids"], found["assistant_masks"] if marked else None
+    return encoded["input_ids"], encoded["assistant_masks"] if marked else None
 
 
 @pytest.mark.parametrize("name", list(ENDS))
-def test_a_released_template_is_rendered_as_transformers_does_or_refused_by_name(
+def test_a_released_template_is_rendered_as_in_transformers_or_refused(
     name: str, templates: dict[str, str], tokenizers: dict[str, Tokenizer]
 ) -> None:
     if name not in templates:
@@ -140,11 +140,11 @@ def test_a_released_template_is_rendered_as_transformers_does_or_refused_by_name
     assert refused == REFUSED.get(name, {})
 
 
-def test_an_answer_ends_with_the_models_end_token_where_that_follows_every_answer(
+def test_an_answer_ends_with_the_end_token_if_it_follows_every_answer(
     templates: dict[str, str], tokenizers: dict[str, Tokenizer]
 ) -> None:
     for name, stop in {"cohere2_training": "<|END_OF_TURN_TOKEN|>", "phi3": "<|end|>", "qwen3": "<|im_end|>"}.items():
         tokenizer = tokenizers[ENDS[name]]
         renderer = make_renderer("any", tokenizer, chat_template=templates[name])
         assert renderer.stop_ids == (tokenizer.control_ids[stop],), name
-        assert proof.prove(renderer, [TWO], renderer.render_batch([TWO])) == {}
+        assert proof.prove(renderer, [TWO_EXCHANGES], renderer.render_batch([TWO_EXCHANGES])) == {}

@@ -1,4 +1,4 @@
-"""Rendering for training: ids of the reference tokenizer, a mask that is proven, and prompts that are prefixes."""
+"""Rendering for training: ids of the reference tokenizer, a proven mask, and prompts that are prefixes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def with_double_newline() -> bytes:
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
-    """Small tokenizers: each kind, and each with ids that do not tell where a token begins."""
+    """Return small tokenizers of each kind, with and without known byte lengths of tokens."""
     root = tmp_path_factory.mktemp("render")
     paths = {
         "sentencepiece": folder(root / "sp", tokenizer_model=sentencepiece_model()),
@@ -54,12 +54,12 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
     }
     built = {name: load_tokenizer(str(path)) for name, path in paths.items()}
     for name, path in paths.items():
-        built[f"{name}-untold"] = untold = load_tokenizer(str(path))
+        built[f"{name}-without-lengths"] = untold = load_tokenizer(str(path))
         untold.__dict__["byte_lengths"] = untold.__dict__["token_bytes"] = None
     return built
 
 
-NAMES = ["sentencepiece", "words", "tiktoken", "sentencepiece-untold", "tiktoken-untold"]
+NAMES = ["sentencepiece", "words", "tiktoken", "sentencepiece-without-lengths", "tiktoken-without-lengths"]
 
 
 def fits(template: str, tokenizer: Tokenizer) -> bool:
@@ -67,10 +67,12 @@ def fits(template: str, tokenizer: Tokenizer) -> bool:
 
 
 def trained(renderer: Renderer, messages: list[Message]) -> list[str]:
-    """Return each trained stretch, decoded, control tokens by name."""
-    [one] = renderer.render([messages])
+    """Return each trained span, decoded, with control tokens by name."""
+    [rendered] = renderer.render([messages])
     out: list[list[int]] = []
-    for before, token, mask in zip([False, *one.loss_mask[:-1]], one.ids.tolist(), one.loss_mask, strict=True):
+    for before, token, mask in zip(
+        [False, *rendered.loss_mask[:-1]], rendered.ids.tolist(), rendered.loss_mask, strict=True
+    ):
         if mask and not before:
             out.append([])
         if mask:
@@ -78,7 +80,7 @@ def trained(renderer: Renderer, messages: list[Message]) -> list[str]:
     pieces = renderer.tokenizer.token_bytes
     assert pieces is not None
     names = {token: name for name, token in renderer.tokenizer.control_ids.items() if name not in ("bos", "eos")}
-    return ["".join(names.get(token) or pieces[token].decode() for token in stretch) for stretch in out]
+    return ["".join(names.get(token) or pieces[token].decode() for token in span) for span in out]
 
 
 # ---- what is trained on
@@ -102,12 +104,14 @@ LOSSES = [
 
 
 @pytest.mark.parametrize(("loss", "expected"), LOSSES, ids=[loss for loss, _ in LOSSES])
-def test_the_loss_says_whose_words_count(loss: str, expected: list[str], tokenizers: dict[str, Tokenizer]) -> None:
+def test_the_loss_setting_selects_the_trained_messages(
+    loss: str, expected: list[str], tokenizers: dict[str, Tokenizer]
+) -> None:
     renderer = make_renderer("vicuna", tokenizers["sentencepiece"], loss=loss)
     assert trained(renderer, [Message("system", "Be brief."), *TWO]) == expected
 
 
-def test_what_tools_say_is_trained_on_where_it_is_asked_for(tokenizers: dict[str, Tokenizer]) -> None:
+def test_tool_messages_are_trained_on_on_request(tokenizers: dict[str, Tokenizer]) -> None:
     messages = [*TWO[:1], Message("assistant", "", tool_calls="[]"), Message("tool", "the sun"), TWO[1]]
     renderer = make_renderer("llama3", tokenizers["tiktoken"], loss="roles:tool")
     assert trained(renderer, messages) == ["the sun<|eot_id|>"]
@@ -118,7 +122,7 @@ def test_what_tools_say_is_trained_on_where_it_is_asked_for(tokenizers: dict[str
     [(True, True, ["the fox<|eot_id|>"]), (True, False, ["the fox"]), (False, True, []), (False, False, [])],
     ids=["both", "no-stop", "no-train", "neither"],
 )
-def test_train_and_stop_of_a_message_are_kept(
+def test_train_and_stop_of_a_message_are_respected(
     train: bool, stop: bool, expected: list[str], tokenizers: dict[str, Tokenizer]
 ) -> None:
     renderer = make_renderer("llama3", tokenizers["tiktoken"])
@@ -151,8 +155,10 @@ def test_control_strings_in_messages_stay_text(tokenizers: dict[str, Tokenizer])
     assert proof.prove(renderer, [messages], renderer.render_batch([messages])) == {}
 
 
-@pytest.mark.parametrize("template", [name for name, one in TEMPLATES.items() if not one.needs])
-def test_one_token_may_begin_and_end(template: str, tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", [name for name, template in TEMPLATES.items() if not template.needs])
+def test_one_token_may_be_both_begin_and_end_token(
+    template: str, tokenizers: dict[str, Tokenizer], tmp_path: Path
+) -> None:
     end = "<|end_of_text|>"  # as in GPT-NeoX's vocabulary
     document = tokenizers["tiktoken"].tokenizer_json()
     named = json.dumps({"bos_token": end, "eos_token": end})
@@ -165,9 +171,7 @@ def test_one_token_may_begin_and_end(template: str, tokenizers: dict[str, Tokeni
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_half_characters_are_rendered_as_the_mark_that_stands_for_them(
-    name: str, tokenizers: dict[str, Tokenizer]
-) -> None:
+def test_lone_surrogates_are_rendered_as_the_replacement_character(name: str, tokenizers: dict[str, Tokenizer]) -> None:
     renderer = make_renderer("vicuna", tokenizers[name])
     messages = [Message("user", "a\ud800b"), Message("assistant", "c\udc00d")]
     rendered = renderer.render_batch([messages])
@@ -189,7 +193,7 @@ def test_half_characters_are_rendered_as_the_mark_that_stands_for_them(
 # ---- ids
 
 
-def test_a_token_that_would_reach_into_an_answer_is_cut_at_its_border(tokenizers: dict[str, Tokenizer]) -> None:
+def test_a_token_across_the_start_of_an_answer_is_split(tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers["tiktoken"]
     [double] = tokenizer.ids(["\n\n"])[0]
     [single] = tokenizer.ids(["\n"])[0]
@@ -199,8 +203,8 @@ def test_a_token_that_would_reach_into_an_answer_is_cut_at_its_border(tokenizers
     prompt = renderer.generation_prompt(messages[:1]).tolist()
     assert ids[: len(prompt)] == prompt
     assert (prompt[-1], ids[len(prompt)]) == (single, single)
-    whole = prompts.text(prompts.fit(TEMPLATES["chatml"], tokenizer.control_ids), messages, bos="", eos="")
-    assert tokenizer.ids([whole])[0].count(double) == ids.count(double) + 1, "one tokenisation would have joined them"
+    text = prompts.text(prompts.fit(TEMPLATES["chatml"], tokenizer.control_ids), messages, bos="", eos="")
+    assert tokenizer.ids([text])[0].count(double) == ids.count(double) + 1, "one tokenisation would have joined them"
     longer = [*messages, *TWO[:2]]
     assert proof.prove(renderer, [longer], renderer.render_batch([longer])) == {}, (
         "it is cut in what a later answer is asked with too"
@@ -252,7 +256,7 @@ def test_every_rendering_is_proven(
 @pytest.mark.parametrize("name", NAMES)
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(messages=MESSAGES, template=st.sampled_from(list(TEMPLATES)))
-def test_the_generation_prompt_is_a_prefix_wherever_an_answer_follows(
+def test_the_generation_prompt_is_a_prefix_before_every_answer(
     name: str, messages: list[Message], template: str, tokenizers: dict[str, Tokenizer]
 ) -> None:
     if not fits(template, tokenizers[name]):
@@ -268,7 +272,7 @@ def test_the_generation_prompt_is_a_prefix_wherever_an_answer_follows(
 @pytest.mark.parametrize("name", NAMES)
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(batch=st.lists(MESSAGES, max_size=3), template=st.sampled_from(list(TEMPLATES)))
-def test_the_splitter_counts_what_is_rendered(
+def test_the_splitter_counts_the_rendered_tokens(
     name: str, batch: list[list[Message]], template: str, tokenizers: dict[str, Tokenizer]
 ) -> None:
     if not fits(template, tokenizers[name]):
@@ -295,10 +299,10 @@ def tampered(rendered: RenderedBatch, **changes: Any) -> RenderedBatch:
     return RenderedBatch(EncodedBatch(**{**parts, **changes}))
 
 
-def without(rendered: RenderedBatch, place: int) -> RenderedBatch:
+def without(rendered: RenderedBatch, index: int) -> RenderedBatch:
     encoded = rendered.encoded
-    offsets = encoded.offsets - (encoded.offsets > place)
-    return RenderedBatch(EncodedBatch(np.delete(encoded.ids, place), np.delete(encoded.loss_mask, place), offsets))
+    offsets = encoded.offsets - (encoded.offsets > index)
+    return RenderedBatch(EncodedBatch(np.delete(encoded.ids, index), np.delete(encoded.loss_mask, index), offsets))
 
 
 @pytest.fixture(scope="module", params=["vicuna", "llama3"])
@@ -313,7 +317,7 @@ def rules(renderer: Renderer, rendered: RenderedBatch) -> dict[int, str]:
     return {index: problem.rule for index, problem in proof.prove(renderer, [TWO, TWO], rendered).items()}
 
 
-def test_a_mask_of_nothing_is_found(proven: tuple[Renderer, RenderedBatch]) -> None:
+def test_an_empty_mask_is_detected(proven: tuple[Renderer, RenderedBatch]) -> None:
     renderer, rendered = proven
     assert rules(renderer, tampered(rendered, loss_mask=np.zeros_like(rendered.encoded.loss_mask))) == {
         0: "nothing_trained",
@@ -322,7 +326,7 @@ def test_a_mask_of_nothing_is_found(proven: tuple[Renderer, RenderedBatch]) -> N
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
-def test_a_mask_off_by_one_token_is_found(shift: int, proven: tuple[Renderer, RenderedBatch]) -> None:
+def test_a_mask_off_by_one_token_is_detected(shift: int, proven: tuple[Renderer, RenderedBatch]) -> None:
     renderer, rendered = proven
     assert set(rules(renderer, tampered(rendered, loss_mask=np.roll(rendered.encoded.loss_mask, shift)))) == {0, 1}
 
@@ -330,29 +334,29 @@ def test_a_mask_off_by_one_token_is_found(shift: int, proven: tuple[Renderer, Re
 def test_each_single_token_of_the_mask_counts(proven: tuple[Renderer, RenderedBatch]) -> None:
     renderer, rendered = proven
     border = int(rendered.encoded.offsets[1])
-    for place in range(len(rendered.encoded.loss_mask)):
+    for index in range(len(rendered.encoded.loss_mask)):
         mask = rendered.encoded.loss_mask.copy()
-        mask[place] = ~mask[place]
-        assert set(rules(renderer, tampered(rendered, loss_mask=mask))) == {int(place >= border)}
+        mask[index] = ~mask[index]
+        assert set(rules(renderer, tampered(rendered, loss_mask=mask))) == {int(index >= border)}
 
 
-def test_an_answer_without_its_end_is_found(proven: tuple[Renderer, RenderedBatch]) -> None:
+def test_an_answer_without_its_stop_token_is_detected(proven: tuple[Renderer, RenderedBatch]) -> None:
     renderer, rendered = proven
-    place = int(rendered.encoded.offsets[1]) - 1
-    assert rendered.encoded.ids[place] in renderer.stop_ids
-    assert rules(renderer, without(rendered, place)) == {0: "mask_differs"}
+    index = int(rendered.encoded.offsets[1]) - 1
+    assert rendered.encoded.ids[index] in renderer.stop_ids
+    assert rules(renderer, without(rendered, index)) == {0: "mask_differs"}
 
 
-def test_an_answer_whose_end_is_not_trained_must_still_be_closed(proven: tuple[Renderer, RenderedBatch]) -> None:
+def test_an_untrained_stop_token_must_still_be_present(proven: tuple[Renderer, RenderedBatch]) -> None:
     renderer, _ = proven
     messages = [TWO[0], Message("assistant", "the fox", stop=False)]
     rendered = renderer.render_batch([messages])
     assert proof.prove(renderer, [messages], rendered) == {}
     open_ended = without(rendered, len(rendered.encoded.ids) - 1)
-    assert [one.rule for one in proof.prove(renderer, [messages], open_ended).values()] == ["not_closed"]
+    assert [problem.rule for problem in proof.prove(renderer, [messages], open_ended).values()] == ["not_closed"]
 
 
-def test_a_second_begin_token_is_found(proven: tuple[Renderer, RenderedBatch]) -> None:
+def test_a_second_begin_token_is_detected(proven: tuple[Renderer, RenderedBatch]) -> None:
     renderer, rendered = proven
     encoded = rendered.encoded
     double = RenderedBatch(
@@ -366,11 +370,11 @@ def test_a_second_begin_token_is_found(proven: tuple[Renderer, RenderedBatch]) -
     assert rules(renderer, without(rendered, 0)) == {0: "wrong_bos"}
 
 
-def test_a_prompt_that_is_tokenised_otherwise_is_found(proven: tuple[Renderer, RenderedBatch]) -> None:
+def test_a_differently_tokenised_prompt_is_detected(proven: tuple[Renderer, RenderedBatch]) -> None:
     renderer, rendered = proven
     ids = rendered.encoded.ids.copy()
-    place = int(np.flatnonzero(rendered.encoded.loss_mask)[0]) - 1
-    ids[place] = 10 if ids[place] != 10 else 11
+    index = int(np.flatnonzero(rendered.encoded.loss_mask)[0]) - 1
+    ids[index] = 10 if ids[index] != 10 else 11
     assert rules(renderer, tampered(rendered, ids=ids)) == {0: "prompt_no_prefix"}
     ids = rendered.encoded.ids.copy()
     ids[1] += 1
@@ -383,27 +387,27 @@ EDITS = st.lists(st.tuples(st.sampled_from(["mask", "ids", "gone"]), st.integers
 @pytest.mark.parametrize("name", ["sentencepiece", "words", "tiktoken"])
 @settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(batch=st.lists(MESSAGES, min_size=1, max_size=3), template=st.sampled_from(list(TEMPLATES)), edits=EDITS)
-def test_what_is_accepted_at_once_passes_every_step(
+def test_the_fast_check_accepts_only_what_passes_every_step(
     name: str, batch: list[list[Message]], template: str, edits: list[Any], tokenizers: dict[str, Tokenizer]
 ) -> None:
     if not fits(template, tokenizers[name]):
         return
     renderer = make_renderer(template, tokenizers[name])
     rendered = renderer.render_batch(batch)
-    for what, place in edits:
+    for kind, number in edits:
         if not len(rendered.encoded.ids):
             return
-        at = place % len(rendered.encoded.ids)
+        at = number % len(rendered.encoded.ids)
         ids, mask = rendered.encoded.ids.copy(), rendered.encoded.loss_mask.copy()
-        mask[at] ^= what == "mask"
-        ids[at] = ids[at - 1] if what == "ids" else ids[at]
-        rendered = without(rendered, at) if what == "gone" else tampered(rendered, ids=ids, loss_mask=mask)
+        mask[at] ^= kind == "mask"
+        ids[at] = ids[at - 1] if kind == "ids" else ids[at]
+        rendered = without(rendered, at) if kind == "gone" else tampered(rendered, ids=ids, loss_mask=mask)
     accepted = proof._accept_fast(renderer, batch, rendered)
     steps = proof.prove_stepwise(renderer, batch, rendered)
     assert [index for index in steps if accepted[index]] == []
 
 
-def test_sound_conversations_are_accepted_at_once(tokenizers: dict[str, Tokenizer]) -> None:
+def test_sound_conversations_pass_the_fast_check(tokenizers: dict[str, Tokenizer]) -> None:
     for name in ("sentencepiece", "words", "tiktoken"):
         for template in TEMPLATES:
             if fits(template, tokenizers[name]):
@@ -416,7 +420,7 @@ def test_every_rule_of_the_proof_is_explained() -> None:
     assert all(text.endswith(".") for text in proof.RULES.values())
 
 
-def test_an_answer_that_cannot_be_rendered_is_said_in_one_line(tokenizers: dict[str, Tokenizer]) -> None:
+def test_an_answer_that_cannot_be_rendered_gets_one_clear_line(tokenizers: dict[str, Tokenizer]) -> None:
     with pytest.raises(CurateError, match="template 'llama3' needs the control token"):
         make_renderer("llama3", tokenizers["sentencepiece"])
 
@@ -435,20 +439,22 @@ def real(name: str, shared: Path) -> Tokenizer:
 def conversations(shared: Path, step: int = 1) -> list[list[Message]]:
     roles: dict[str, Role] = {"human": "user", "gpt": "assistant", "system": "system"}
     records = json.loads(gzip.decompress((shared / "data" / "source_markdown.json.gz").read_bytes()))
-    return [[Message(roles[turn["from"]], turn["value"]) for turn in one["conversations"]] for one in records[::step]]
+    return [
+        [Message(roles[turn["from"]], turn["value"]) for turn in record["conversations"]] for record in records[::step]
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama2", "llama3"])
 @pytest.mark.parametrize("template", list(TEMPLATES))
-def test_real_conversations_have_the_references_ids(name: str, template: str, shared: Path) -> None:
+def test_real_conversations_have_the_ids_of_the_reference(name: str, template: str, shared: Path) -> None:
     tokenizer = real(name, shared)
     if not fits(template, tokenizer):
         return
     reference = vocabulary.read(Path(tokenizer.info.source).read_bytes(), name).reference
     fitted = prompts.fit(TEMPLATES[template], tokenizer.control_ids)
     batch = conversations(shared, 160)
-    for messages, one in zip(batch, make_renderer(template, tokenizer).render(batch), strict=True):
+    for messages, rendered in zip(batch, make_renderer(template, tokenizer).render(batch), strict=True):
         expected: list[int] = []
         run = ""
         for segment in [*prompts.render(fitted, messages), None]:
@@ -458,11 +464,11 @@ def test_real_conversations_have_the_references_ids(name: str, template: str, sh
             expected += reference(run) if run else []
             expected += [tokenizer.control_ids[segment.control]] if segment is not None and segment.control else []
             run = ""
-        assert one.ids.tolist() == expected
+        assert rendered.ids.tolist() == expected
 
 
 @pytest.mark.slow
-def test_llama3s_ids_are_tiktokens_for_the_whole_text(shared: Path) -> None:
+def test_llama3_ids_equal_tiktoken_on_the_whole_text(shared: Path) -> None:
     import tiktoken
 
     tokenizer = real("llama3", shared)
@@ -471,24 +477,32 @@ def test_llama3s_ids_are_tiktokens_for_the_whole_text(shared: Path) -> None:
         for token, rank in (line.split() for line in Path(tokenizer.info.source).read_bytes().splitlines())
     }
     controls = {name: token for name, token in tokenizer.control_ids.items() if name not in ("bos", "eos")}
-    whole = tiktoken.Encoding(
+    encoding = tiktoken.Encoding(
         "llama3", pat_str=vocabulary.LLAMA3_PATTERN, mergeable_ranks=ranks, special_tokens=controls
     )
-    batch = [one for one in conversations(shared, 40) if not any("<|" in message.content for message in one)]
-    for messages, one in zip(batch, make_renderer("llama3", tokenizer).render(batch), strict=True):
+    batch = [
+        conversation
+        for conversation in conversations(shared, 40)
+        if not any("<|" in message.content for message in conversation)
+    ]
+    for messages, rendered in zip(batch, make_renderer("llama3", tokenizer).render(batch), strict=True):
         text = prompts.text(TEMPLATES["llama3"], messages, bos="<|begin_of_text|>")
-        assert one.ids.tolist() == whole.encode(text, allowed_special="all")
+        assert rendered.ids.tolist() == encoding.encode(text, allowed_special="all")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "template"), [("llama2", "vicuna"), ("llama2", "llama2"), ("llama3", "llama3")])
 def test_real_conversations_are_proven(name: str, template: str, shared: Path) -> None:
     renderer = make_renderer(template, real(name, shared))
-    batch = [one for one in conversations(shared, 4) if any(m.role == "assistant" and m.content for m in one)]
+    batch = [
+        conversation
+        for conversation in conversations(shared, 4)
+        if any(m.role == "assistant" and m.content for m in conversation)
+    ]
     assert len(batch) > 1500
     assert proof.prove(renderer, batch, renderer.render_batch(batch)) == {}
 
 
-def test_the_page_on_the_mask_tells_every_rule_of_the_proof_in_its_own_words() -> None:
+def test_the_page_on_the_mask_describes_every_rule_of_the_proof() -> None:
     text = (Path(__file__).parents[2] / "docs/mask.md").read_text("utf-8")
     assert [rule for rule, says in proof.RULES.items() if f"| `{rule}` | {says} |" not in text] == []

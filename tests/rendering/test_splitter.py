@@ -1,4 +1,4 @@
-"""Splitting: no exchange lost, none out of order, and no piece over the window as its rendering is tokenised."""
+"""Splitting loses and reorders no exchange, and no rendered piece exceeds the window."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("cache_folder")
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
-    """Small tokenizers, one for each way of telling where an answer begins, with their references."""
+    """Return small tokenizers, one for each way to locate the start of an answer, with their references."""
     root = tmp_path_factory.mktemp("split")
     sp = folder(root / "sp", tokenizer_model=sentencepiece_model())
     tik = folder(root / "tik", tokenizer_model=tiktoken_file())
@@ -40,7 +40,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
     }
     assert built["words"].word_counter is not None, "counted word by word, as LLaMA-2's are"
     plain = load_tokenizer(str(tik))
-    plain.__dict__["byte_lengths"] = None  # ids that do not tell where a token begins
+    plain.__dict__["byte_lengths"] = None  # without byte lengths, token starts are unknown
     built["counted"] = plain
     for name, tokenizer in built.items():
         REFERENCES[name] = vocabulary.read(Path(tokenizer.info.source).read_bytes(), name).reference
@@ -60,7 +60,7 @@ def count_with_reference(template: Template, name: str, tokenizer: Tokenizer, me
 
 
 def check(messages: list[Message], result: SplitResult, template: Template, tokenizer: Tokenizer, name: str) -> None:
-    """Hold one result to the promises."""
+    """Check the guarantees for one result."""
     head, bounds = exchanges(messages)
     places = sorted(
         [(piece.start, piece.stop) for piece in result.pieces] + [(r.start, r.stop) for r in result.rejected]
@@ -76,7 +76,7 @@ def check(messages: list[Message], result: SplitResult, template: Template, toke
         assert (reject.rule, [reject.start, reject.stop]) == ("too_long", bounds[bounds.index(reject.start) :][:2])
 
 
-WORDS = st.lists(
+TEXTS = st.lists(
     st.sampled_from(
         ["the dog", " sleeps.", "\n\n", "  ", "안녕", "你好。", "é", "▁", "</s>", "<|eot_id|>", "%s", "12", "x" * 30]
     ),
@@ -87,17 +87,17 @@ ANY_ORDER = st.lists(
     st.builds(
         Message,
         st.sampled_from(ANY_ROLES),
-        WORDS,
+        TEXTS,
         tool_calls=st.sampled_from([None, None, '{"a": 1}']),
         train=st.booleans(),
         stop=st.booleans(),
     ),
     max_size=8,
 )
-TURN_BY_TURN = st.tuples(st.booleans(), st.lists(st.tuples(WORDS, WORDS), max_size=6)).map(
-    lambda made: [
-        *([Message("system", "Be brief.")] if made[0] else []),
-        *(message for pair in made[1] for message in (Message("user", pair[0]), Message("assistant", pair[1]))),
+TURN_BY_TURN = st.tuples(st.booleans(), st.lists(st.tuples(TEXTS, TEXTS), max_size=6)).map(
+    lambda drawn: [
+        *([Message("system", "Be brief.")] if drawn[0] else []),
+        *(message for pair in drawn[1] for message in (Message("user", pair[0]), Message("assistant", pair[1]))),
     ]
 )
 
@@ -109,7 +109,7 @@ TURN_BY_TURN = st.tuples(st.booleans(), st.lists(st.tuples(WORDS, WORDS), max_si
     template=st.sampled_from(list(TEMPLATES.values())),
     window=st.integers(1, 260),
 )
-def test_every_exchange_ends_in_a_piece_that_fits_or_is_rejected(
+def test_every_exchange_is_in_a_piece_that_fits_or_is_rejected(
     name: str, batch: list[list[Message]], template: Template, window: int, tokenizers: dict[str, Tokenizer]
 ) -> None:
     tokenizer = tokenizers[name]
@@ -124,10 +124,10 @@ def test_every_exchange_ends_in_a_piece_that_fits_or_is_rejected(
         for reject in result.rejected:
             alone = [*messages[:head], *messages[reject.start : reject.stop]]
             assert count_with_reference(template, name, tokenizer, alone) > window
-        for left, right in pairwise(result.pieces):
-            if left.stop == right.start:  # as long as they can be
-                first_of_right = min(bound for bound in exchanges(messages)[1] if bound > right.start)
-                longer = [*messages[:head], *messages[left.start : first_of_right]]
+        for piece, next_piece in pairwise(result.pieces):
+            if piece.stop == next_piece.start:  # each piece is as long as possible
+                second_exchange = min(bound for bound in exchanges(messages)[1] if bound > next_piece.start)
+                longer = [*messages[:head], *messages[piece.start : second_exchange]]
                 assert count_with_reference(template, name, tokenizer, longer) > window
 
 
@@ -135,7 +135,7 @@ def test_every_exchange_ends_in_a_piece_that_fits_or_is_rejected(
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(messages=TURN_BY_TURN, window=st.integers(1, 200))
 @example(messages=[Message("user", "q"), Message("assistant", "One. Two.\n```\na. b\n```\nThree.")], window=60)
-def test_cut_answers_fit_and_are_not_said_to_end(
+def test_cut_answers_fit_and_have_no_stop_token(
     name: str, messages: list[Message], window: int, tokenizers: dict[str, Tokenizer]
 ) -> None:
     tokenizer = tokenizers[name]
@@ -152,7 +152,7 @@ def test_cut_answers_fit_and_are_not_said_to_end(
 
 @pytest.mark.parametrize("template", list(TEMPLATES.values()), ids=list(TEMPLATES))
 @pytest.mark.parametrize("name", ["sentencepiece", "tiktoken"])
-def test_answer_tokens_are_those_of_the_answers_and_their_ends(
+def test_answer_tokens_count_the_answers_and_their_stop_tokens(
     template: Template, name: str, tokenizers: dict[str, Tokenizer]
 ) -> None:
     tokenizer = tokenizers[name]
@@ -161,9 +161,9 @@ def test_answer_tokens_are_those_of_the_answers_and_their_ends(
     messages = [Message("user", "안녕 the dog"), Message("assistant", "the dog sleeps."), Message("user", "a")]
     messages.append(Message("assistant", "b"))
     fitted = fit(template, tokenizer.control_ids)
-    whole = TemplateCounter(template, tokenizer).sizes([(messages, True)])[0]
+    size = TemplateCounter(template, tokenizer).sizes([(messages, True)])[0]
     quiet = [Message(m.role, m.content, train=False) for m in messages]
-    assert TemplateCounter(template, tokenizer).sizes([(quiet, True)])[0] == (whole.tokens, 0)
+    assert TemplateCounter(template, tokenizer).sizes([(quiet, True)])[0] == (size.tokens, 0)
     prompts = 0
     run, supervised = "", False
     for segment in [*render(fitted, messages), None]:
@@ -177,11 +177,11 @@ def test_answer_tokens_are_those_of_the_answers_and_their_ends(
             prompts += len(REFERENCES[name](run))
         prompts += segment is not None and not segment.supervised
         run, supervised = "", False
-    assert whole.answer_tokens == whole.tokens - prompts
+    assert size.answer_tokens == size.tokens - prompts
 
 
 @pytest.mark.parametrize(("template", "known"), [("vicuna", True), ("alpaca", True), ("llama2", False)])
-def test_what_begins_a_prompt_is_counted_once_where_no_word_joins_it_to_a_message(
+def test_the_beginning_of_a_prompt_is_counted_once(
     template: str, known: bool, tokenizers: dict[str, Tokenizer]
 ) -> None:
     counter = TemplateCounter(TEMPLATES[template], tokenizers["words"])
@@ -196,8 +196,8 @@ def test_what_begins_a_prompt_is_counted_once_where_no_word_joins_it_to_a_messag
 def pair(tokenizer: Tokenizer, count: int, word: str) -> list[Message]:
     """Return an exchange that is `count` tokens in the plain template, its end token included."""
     question = Message("user", "a")
-    for words in range(1, 200):
-        answer = Message("assistant", word * words)
+    for repetitions in range(1, 200):
+        answer = Message("assistant", word * repetitions)
         if TemplateCounter(PLAIN, tokenizer).sizes([([question, answer], False)])[0].tokens >= count:
             return [question, answer]
     raise AssertionError("no answer is as long")
@@ -211,7 +211,7 @@ def test_two_pairs_of_60_tokens_at_window_100_are_two_pieces(name: str, tokenize
     assert result.rejected == []
 
 
-def test_an_over_long_first_pair_is_rejected_and_leaves_no_empty_piece(tokenizers: dict[str, Tokenizer]) -> None:
+def test_an_overlong_first_exchange_is_rejected_without_an_empty_piece(tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers["tiktoken"]
     messages = [*pair(tokenizer, 120, " dog"), *pair(tokenizer, 60, " fox")]
     [result] = split_batch([messages], PLAIN, tokenizer, 100)
@@ -238,7 +238,7 @@ def test_a_system_message_longer_than_the_window_rejects_every_exchange(tokenize
     assert [(reject.start, reject.stop) for reject in result.rejected] == [(1, 3), (3, 5)]
 
 
-def test_what_tools_say_stays_in_its_exchange(tokenizers: dict[str, Tokenizer]) -> None:
+def test_tool_messages_stay_in_their_exchange(tokenizers: dict[str, Tokenizer]) -> None:
     messages = [
         Message("user", "weather?"),
         Message("assistant", "", tool_calls='[{"name": "weather"}]'),
@@ -253,7 +253,7 @@ def test_what_tools_say_stays_in_its_exchange(tokenizers: dict[str, Tokenizer]) 
 
 
 def cut_of(tokenizer: Tokenizer, answer: str, window: int) -> str | None:
-    """Return what is kept of an answer to `q` at a window, null if it is rejected."""
+    """Return what is kept of an answer to `q` at a window, or `None` if it is rejected."""
     messages = [Message("user", "q"), Message("assistant", answer)]
     [result] = split_batch([messages], PLAIN, tokenizer, window, overlong="cut")
     return piece_messages(messages, result.pieces[0])[-1].content if result.pieces else None
@@ -273,7 +273,7 @@ CUTS = [
 @pytest.mark.parametrize(
     ("answer", "kept"), CUTS, ids=["sentence", "cjk", "quoted", "line", "before-code", "in-code", "list-number"]
 )
-def test_an_answer_is_cut_at_a_sentence_outside_code_where_there_is_one(
+def test_an_answer_is_cut_at_a_sentence_end_outside_code(
     answer: str, kept: str | None, tokenizers: dict[str, Tokenizer]
 ) -> None:
     assert cut_of(tokenizers["tiktoken"], answer, 60) == kept
@@ -284,20 +284,18 @@ def test_an_answer_is_cut_at_a_sentence_outside_code_where_there_is_one(
     [(0, "reject", "max_tokens must be at least 1, not 0"), (9, "keep", "overlong must be 'reject' or 'cut'")],
     ids=["window", "overlong"],
 )
-def test_settings_that_are_not_allowed_are_refused(
-    window: int, overlong: Any, says: str, tokenizers: dict[str, Tokenizer]
-) -> None:
+def test_invalid_settings_are_refused(window: int, overlong: Any, says: str, tokenizers: dict[str, Tokenizer]) -> None:
     with pytest.raises(RecipeError, match=says):
         split_batch([], VICUNA, tokenizers["tiktoken"], window, overlong)
 
 
-def test_nothing_gives_nothing(tokenizers: dict[str, Tokenizer]) -> None:
+def test_no_conversations_give_no_pieces(tokenizers: dict[str, Tokenizer]) -> None:
     results = split_batch([[], [Message("system", "alone")]], VICUNA, tokenizers["tiktoken"], 100)
     assert results == [SplitResult(), SplitResult()]
     assert split_batch([], VICUNA, tokenizers["tiktoken"], 100) == []
 
 
-def test_pieces_say_how_many_tokens_are_trained_on(tokenizers: dict[str, Tokenizer]) -> None:
+def test_pieces_have_the_number_of_trained_tokens(tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers["tiktoken"]
     [result] = split_batch([[Message("user", "a"), Message("assistant", "the dog")]], PLAIN, tokenizer, 100)
     answer = len(REFERENCES["tiktoken"]("the dog")) + 1

@@ -1,4 +1,4 @@
-"""The worked example at the top of `curate.rendering` is true."""
+"""The worked example at the top of `curate.rendering` is correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the libraries print while an adapter is trained, merged and talked to stays off standard error."""
+"""Training, merging and chatting with an adapter print nothing of the libraries on standard error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETTINGS = ("eval.steps=2", "eval.max_new_tokens=4", "eval.samples=1", "data.row
 
 
 def errors_of(*command: str) -> list[str]:
-    """Run Python; return its lines on standard error without those of `chat` that an answer was cut."""
+    """Run Python and return its lines on standard error, except those of `chat` about cut answers."""
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
     return [line for line in done.stderr.splitlines() if not line.startswith("(cut off after")]
@@ -57,4 +57,4 @@ def test_standard_error_is_empty_for_every_method_and_command(tmp_path: Path) ->
         run = tmp_path / method
         asked += [finetune(data, run, method), chat(run), ["merge", str(run), f"{run}-merged", "--device=cpu"]]
     assert errors_of("-c", COMMANDS, *map("\n".join, asked)) == []
-    assert errors_of("-m", "curate", *chat(tmp_path / "lora")) == []  # which imports the libraries in another order
+    assert errors_of("-m", "curate", *chat(tmp_path / "lora")) == []  # imports the libraries in another order

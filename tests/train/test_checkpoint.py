@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back bit for bit, and neither damage, a kill nor a full disk loses one."""
+"""Checkpoints load bit for bit, and survive damage to a newer one, a kill and a full disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATE_FILES = {"weights-00001.safetensors", "optimizer-00001.safetensors", "rng.
 
 
 def state(step: int, size: int = 8) -> State:
-    """A small state as a run has one: a parameter, its moments, a random state."""
+    """Return a small state like that of a run: a parameter, its moments, a random state."""
     generator = torch.Generator().manual_seed(step)
     moment = torch.randn(size, generator=generator)
     optimizer = {
@@ -36,33 +36,33 @@ def state(step: int, size: int = 8) -> State:
     return State(step, weights, optimizer, ({"torch": torch.get_rng_state()},), {"loss": 0.1 + step})
 
 
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return type(one) is type(other) and all(map(same, one, other))
-    return bool(one == other)
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        return list(first) == list(second) and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return type(first) is type(second) and all(map(same, first, second))
+    return bool(first == second)
 
 
 def latest(run: Path) -> checkpoint.Loaded:
-    found = load_latest(run)
-    assert found is not None
-    return found
+    loaded = load_latest(run)
+    assert loaded is not None
+    return loaded
 
 
-def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_a_state_loads_bit_for_bit(tmp_path: Path) -> None:
     save(tmp_path, state(3))
-    found = latest(tmp_path)
+    loaded = latest(tmp_path)
     expected = state(3)
-    assert (found.state.step, found.state.facts, found.warnings) == (3, {"loss": 3.1}, ())
-    assert same(dict(found.state.weights), dict(expected.weights))
-    assert same(found.state.optimizer, expected.optimizer)
-    assert same(list(found.state.rng), list(expected.rng))
+    assert (loaded.state.step, loaded.state.facts, loaded.warnings) == (3, {"loss": 3.1}, ())
+    assert same(dict(loaded.state.weights), dict(expected.weights))
+    assert same(loaded.state.optimizer, expected.optimizer)
+    assert same(list(loaded.state.rng), list(expected.rng))
 
 
-def test_files_are_safetensors_that_the_library_reads_and_hold_no_pickle(tmp_path: Path) -> None:
+def test_files_are_plain_safetensors_without_pickle(tmp_path: Path) -> None:
     folder = save(tmp_path, state(1))
     assert {path.name for path in folder.iterdir()} == STATE_FILES | {"manifest.json"}
     assert set(load_file(folder / "weights-00001.safetensors")) == {"layer.weight", "empty"}
@@ -73,7 +73,7 @@ def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
     assert load_latest(tmp_path) is None
 
 
-def test_large_states_are_cut_into_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_states_are_split_into_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "SHARD", 100)
     weights = {f"w{i}": torch.full((30,), i, dtype=torch.bfloat16) for i in range(4)}
     folder = save(tmp_path, State(1, weights))
@@ -81,7 +81,7 @@ def test_large_states_are_cut_into_several_files(tmp_path: Path, monkeypatch: py
     assert same(dict(latest(tmp_path).state.weights), weights)
 
 
-def test_the_last_few_stay_and_only_the_newest_is_full(tmp_path: Path) -> None:
+def test_the_newest_checkpoints_are_kept_and_only_the_last_is_full(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         save(tmp_path, state(step), keep=3, full_states=1)
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step-000004", "step-000003", "step-000002"]
@@ -94,7 +94,7 @@ def test_the_last_few_stay_and_only_the_newest_is_full(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(STATE_FILES | {"manifest.json"}))
 @pytest.mark.parametrize("harm", ["cut", "flipped", "gone"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(name: str, harm: str, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(name: str, harm: str, tmp_path: Path) -> None:
     save(tmp_path, state(1), full_states=2)
     file = save(tmp_path, state(2), full_states=2) / name
     data = file.read_bytes()
@@ -102,13 +102,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(name: str, har
         file.unlink()
     else:
         file.write_bytes(data[:-3] if harm == "cut" else data[: len(data) // 2] + b"\xff" + data[len(data) // 2 + 1 :])
-    found = latest(tmp_path)
-    assert (found.state.step, len(found.warnings)) == (1, 1)
-    assert "step-000002' is damaged" in found.warnings[0]
-    assert same(found.state.optimizer, state(1).optimizer)
+    loaded = latest(tmp_path)
+    assert (loaded.state.step, len(loaded.warnings)) == (1, 1)
+    assert "step-000002' is damaged" in loaded.warnings[0]
+    assert same(loaded.state.optimizer, state(1).optimizer)
 
 
-def test_what_a_damaged_checkpoint_was_passed_over_for_stays_resumable(tmp_path: Path) -> None:
+def test_the_checkpoint_used_instead_of_a_damaged_one_stays_resumable(tmp_path: Path) -> None:
     for step in (2, 4):
         save(tmp_path, state(step), keep=2, full_states=2)
     (checkpoint.checkpoints(tmp_path)[0] / "state.json").write_text("{")
@@ -119,13 +119,13 @@ def test_what_a_damaged_checkpoint_was_passed_over_for_stays_resumable(tmp_path:
     assert latest(tmp_path).state.optimizer is not None
 
 
-def test_where_every_checkpoint_is_damaged_that_is_said(tmp_path: Path) -> None:
+def test_if_every_checkpoint_is_damaged_the_error_says_so(tmp_path: Path) -> None:
     (save(tmp_path, state(1)) / "state.json").unlink()
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is intact: .*step-000001.* is damaged"):
         load_latest(tmp_path)
 
 
-def test_a_save_that_was_killed_leaves_the_one_before_and_goes_with_the_next(tmp_path: Path) -> None:
+def test_a_killed_save_keeps_the_previous_checkpoint_and_is_removed_by_the_next_save(tmp_path: Path) -> None:
     save(tmp_path, state(1))
     aside = tmp_path / "checkpoints" / ".step-000002.partial"
     aside.mkdir()
@@ -136,8 +136,8 @@ def test_a_save_that_was_killed_leaves_the_one_before_and_goes_with_the_next(tmp
     assert not aside.exists()
 
 
-def test_a_full_disk_in_mid_save_loses_nothing_that_was_there(tmp_path: Path) -> None:
-    """The size of files is limited as a full disk limits it: the write fails in the middle of a tensor."""
+def test_a_full_disk_during_a_save_keeps_earlier_checkpoints(tmp_path: Path) -> None:
+    """A limit on file sizes makes the write fail in the middle of a tensor, like a full disk."""
     save(tmp_path, state(1))
     before = {path: path.read_bytes() for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -170,16 +170,16 @@ checkpoint.save(run, checkpoint.State(2, {"w": torch.ones(4)}, {"m": torch.ones(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["weights-00001.safetensors", "manifest.json", ".manifest.json.partial"])
-def test_a_process_killed_in_mid_save_leaves_a_whole_checkpoint(name: str, tmp_path: Path) -> None:
+def test_a_process_killed_during_a_save_leaves_a_complete_checkpoint(name: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), name], capture_output=True)
     assert done.returncode == -9, done.stderr
-    found = latest(tmp_path)
-    assert found.state.step == (2 if name.endswith(".partial") else 1)
-    assert found.warnings == ()
-    assert found.state.optimizer is not None
+    loaded = latest(tmp_path)
+    assert loaded.state.step == (2 if name.endswith(".partial") else 1)
+    assert loaded.warnings == ()
+    assert loaded.state.optimizer is not None
 
 
-def test_what_a_checkpoint_cannot_hold_is_an_error_and_nothing_is_pickled(tmp_path: Path) -> None:
+def test_unsupported_values_are_an_error_and_nothing_is_pickled(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="which a checkpoint does not keep"):
         save(tmp_path, State(1, {}, {"odd": object()}))
 
@@ -198,7 +198,7 @@ trees = st.recursive(
 
 @settings(max_examples=50)
 @given(trees)
-def test_any_optimizer_state_comes_back_from_json_and_tensors(tree: Any) -> None:
+def test_any_optimizer_state_round_trips_through_json_and_tensors(tree: Any) -> None:
     tensors: dict[str, torch.Tensor] = {}
     skeleton = json.loads(json.dumps(checkpoint._split(tree, "o", tensors)))
     assert same(checkpoint._join(skeleton, tensors), tree)

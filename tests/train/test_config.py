@@ -1,4 +1,4 @@
-"""Training configurations: what is read, what is refused and how it is said, presets, and the way back to TOML."""
+"""Training configurations: reading, clear errors, presets, and the round trip through TOML."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def written(folder: Path, text: str, name: str = "mine.toml") -> Path:
     return path
 
 
-def test_the_default_preset_is_what_the_dataclasses_say_and_names_every_setting() -> None:
+def test_the_default_preset_equals_the_dataclass_defaults_and_names_every_setting() -> None:
     values = tomllib.loads(config.PRESETS.source("default"))
     for name, kind in config.SECTIONS.items():
         assert getattr(load(), name) == kind()
@@ -48,7 +48,7 @@ def test_alpaca_has_its_published_settings() -> None:
     assert (lora.method.targets, lora.learning_rate, lora.train.global_batch) == (("q_proj", "v_proj"), 3e-4, 128)
 
 
-def test_each_method_has_a_rate_of_its_own_until_one_is_set() -> None:
+def test_each_method_has_its_own_default_learning_rate() -> None:
     rates = {kind: override(load(), {"method": {"kind": kind}}).learning_rate for kind in ("full", "lora", "ia3")}
     assert rates == {"full": 2e-5, "lora": 2e-4, "ia3": 5e-3}
     assert override(load(), {"optimizer": {"learning_rate": 1e-4}}).learning_rate == 1e-4
@@ -61,13 +61,13 @@ def test_presets_are_listed_with_the_default_first_and_all_load() -> None:
 
 
 @pytest.mark.parametrize("name", config.PRESETS.summaries())
-def test_a_preset_comes_back_from_its_own_toml(name: str, tmp_path: Path) -> None:
+def test_a_preset_round_trips_through_toml(name: str, tmp_path: Path) -> None:
     first = load(name)
     assert load(written(tmp_path, first.to_toml())) == first
     assert load(first) == first
 
 
-def test_flags_go_over_the_preset_and_those_left_out_change_nothing() -> None:
+def test_flags_override_the_preset_and_omitted_flags_change_nothing() -> None:
     vicuna = load("vicuna-7b")
     changed = override(vicuna, {"train": {"epochs": 1, "seed": None}, "model": {"name": "tiny"}})
     assert (changed.train.epochs, changed.model.name) == (1.0, "tiny")
@@ -97,36 +97,37 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("text", "said"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_is_refused_in_one_line_that_names_the_file(text: str, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "problem"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_preset_is_refused_in_one_line_with_its_file(text: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load(written(tmp_path, text))
     message = str(caught.value)
-    assert said in message
+    assert problem in message
     assert "mine.toml" in message
     assert "\n" not in message
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("vicuna-7", "did you mean 'vicuna-7b'"), ("nowhere.toml", "cannot read"), (".", "cannot read")]
+    ("name", "problem"),
+    [("vicuna-7", "did you mean 'vicuna-7b'"), ("nowhere.toml", "cannot read"), (".", "cannot read")],
 )
-def test_a_preset_that_is_not_there_is_one_clear_line(name: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+def test_a_missing_preset_gets_one_clear_line(name: str, problem: str) -> None:
+    with pytest.raises(RecipeError, match=problem):
         load(name)
 
 
-def test_a_resumed_run_may_differ_only_in_what_changes_no_loss() -> None:
+def test_a_resumed_run_may_change_only_settings_without_effect_on_the_loss() -> None:
     old = load("vicuna-7b")
     same = override(old, {"checkpoint": {"keep": 5}, "eval": {"steps": 3}, "train": {"log": ["wandb"]}})
     assert config.differences(old, same) == []
-    other = override(old, {"optimizer": {"learning_rate": 1e-4}, "train": {"seed": 7}})
-    assert config.differences(old, other) == [
+    changed = override(old, {"optimizer": {"learning_rate": 1e-4}, "train": {"seed": 7}})
+    assert config.differences(old, changed) == [
         "optimizer.learning_rate was 2e-05, is 0.0001",
         "train.seed was 0, is 7",
     ]
 
 
-def test_a_runs_name_is_made_of_model_and_method() -> None:
+def test_the_default_name_of_a_run_combines_model_and_method() -> None:
     assert config.run_name(load("vicuna-7b")) == "Llama-2-7b-hf-full"
     assert config.run_name(override(load(), {"model": {"name": "models/my model/"}})) == "my-model-lora"
 
@@ -142,7 +143,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 @st.composite
 def configs(draw: st.DrawFn) -> TrainConfig:
-    """Any configuration that could be, within the limits."""
+    """Generate any valid configuration."""
     sections: dict[str, Any] = {
         "model": config.ModelSettings(*draw(st.tuples(texts, texts, texts))),
         "method": MethodSettings(
@@ -159,6 +160,6 @@ def configs(draw: st.DrawFn) -> TrainConfig:
 
 
 @given(configs())
-def test_any_configuration_comes_back_from_toml_and_from_plain_values(made: TrainConfig) -> None:
-    assert config.from_dict(tomllib.loads(made.to_toml())) == made
-    assert config.from_dict(made.to_dict()) == made
+def test_any_configuration_round_trips_through_toml_and_plain_values(generated: TrainConfig) -> None:
+    assert config.from_dict(tomllib.loads(generated.to_toml())) == generated
+    assert config.from_dict(generated.to_dict()) == generated

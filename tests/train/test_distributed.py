@@ -1,6 +1,6 @@
-"""What ranks know of each other, how rows are shared out, and modules spread: each function by itself.
+"""Communication between ranks, sharing of rows, and wrapping of modules, one function at a time.
 
-Whole runs on two ranks stand in `test_run_ranks.py`, sharded optimizer states in `test_optimizers.py`.
+`test_run_ranks.py` tests whole runs on two ranks, `test_optimizers.py` sharded optimizer states.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ ALONE = World(0, 1, 0, torch.device("cpu"))
 
 
 def net() -> Any:
-    """Two layers in a list, as models have them, and a head of an odd number of rows."""
+    """Return a module with two layers in a list, as models have them, and a head with an odd number of rows."""
     torch.manual_seed(0)
-    made = torch.nn.Module()
-    made.layers = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)])
-    made.head = torch.nn.Linear(3, 5)
-    made.forward = lambda rows: made.head(made.layers[1](made.layers[0](rows).tanh())).square().sum()
-    return made
+    module = torch.nn.Module()
+    module.layers = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)])
+    module.head = torch.nn.Linear(3, 5)
+    module.forward = lambda rows: module.head(module.layers[1](module.layers[0](rows).tanh())).square().sum()
+    return module
 
 
 def gradients(module: Any, parts: list[Any]) -> dict[str, Any]:
-    """The gradients of some micro-batches, whole."""
+    """Return the full gradients of these micro-batches."""
     for number, rows in enumerate(parts, 1):
         with distributed.accumulating(module, number == len(parts)):
             module(rows).backward()
     named = distributed.inner(module).named_parameters()
-    return {name: _whole(one.grad).clone() for name, one in named}
+    return {name: _full_tensor(parameter.grad).clone() for name, parameter in named}
 
 
-def _whole(tensor: Any) -> Any:
+def _full_tensor(tensor: Any) -> Any:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
@@ -51,9 +51,9 @@ def rows(count: int) -> Any:
 
 
 def _on_two(rank: int, folder: Path) -> None:
-    """Leave what this rank was told, and the gradients of modules that were spread."""
+    """Write what this rank received, and the gradients of wrapped modules."""
     world = World(rank, 2, rank, torch.device("cpu"))
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "broadcast": distributed.broadcast({"of": rank}, world),
         "gather": distributed.gather(rank, world),
         "total": distributed.total([1.0, rank + 0.5], world),
@@ -62,15 +62,15 @@ def _on_two(rank: int, folder: Path) -> None:
     parts = [rows(4)[rank::2], rows(6)[rank::2]]
     for shard in (False, True):
         module = distributed.wrap_model(net(), world, shard=shard)
-        made = gradients(module, parts)
-        found[f"sharded {shard}"] = distributed.is_sharded(module)
-        saved = {name: 0.0 + one.detach() for name, one in net().named_parameters()}
+        wrapped_gradients = gradients(module, parts)
+        results[f"sharded {shard}"] = distributed.is_sharded(module)
+        saved = {name: 0.0 + parameter.detach() for name, parameter in net().named_parameters()}
         ours = dict(distributed.inner(module).named_parameters())
-        distributed.load_weights(ours, {name: 2 * one for name, one in saved.items()})
-        doubled = {name: _whole(one.detach()) for name, one in ours.items()}
+        distributed.load_weights(ours, {name: 2 * parameter for name, parameter in saved.items()})
+        doubled = {name: _full_tensor(parameter.detach()) for name, parameter in ours.items()}
         if world.main:
-            torch.save({"gradients": made, "doubled": doubled}, folder / f"{shard}.pt")
-    (folder / f"{rank}.json").write_text(json.dumps(found))
+            torch.save({"gradients": wrapped_gradients, "doubled": doubled}, folder / f"{shard}.pt")
+    (folder / f"{rank}.json").write_text(json.dumps(results))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_ranks_know_of_each_other(two: Path) -> None:
+def test_ranks_exchange_values(two: Path) -> None:
     for rank in (json.loads((two / f"{rank}.json").read_text()) for rank in range(2)):
         assert rank["broadcast"] == {"of": 0}
         assert rank["gather"] == [0, 1]
@@ -92,23 +92,23 @@ def test_ranks_know_of_each_other(two: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True], ids=["copies", "shards"])
 def test_gradients_are_the_mean_over_ranks_of_sums_over_micro_batches(shard: bool, two: Path) -> None:
-    found = torch.load(two / f"{shard}.pt")
+    saved = torch.load(two / f"{shard}.pt")
     wanted = gradients(net(), [rows(4), rows(6)])
-    for name, one in wanted.items():
-        torch.testing.assert_close(found["gradients"][name], one / 2, msg=name)
-    told = json.loads((two / "0.json").read_text())
-    assert told[f"sharded {shard}"] == shard
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(saved["gradients"][name], gradient / 2, msg=name)
+    results = json.loads((two / "0.json").read_text())
+    assert results[f"sharded {shard}"] == shard
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True], ids=["copies", "shards"])
-def test_whole_weights_are_loaded_however_the_module_is_spread(shard: bool, two: Path) -> None:
-    found = torch.load(two / f"{shard}.pt")["doubled"]
-    for name, one in net().named_parameters():
-        torch.testing.assert_close(found[name], 2 * one.detach(), msg=name)
+def test_full_weights_load_into_ddp_and_fsdp2_modules(shard: bool, two: Path) -> None:
+    doubled = torch.load(two / f"{shard}.pt")["doubled"]
+    for name, parameter in net().named_parameters():
+        torch.testing.assert_close(doubled[name], 2 * parameter.detach(), msg=name)
 
 
-def test_one_rank_needs_none_of_it() -> None:
+def test_a_single_rank_needs_no_process_group() -> None:
     module = torch.nn.Linear(2, 2)
     assert distributed.wrap_model(module, ALONE, shard=True) is module
     assert distributed.inner(module) is module
@@ -119,13 +119,14 @@ def test_one_rank_needs_none_of_it() -> None:
 
 
 @given(st.lists(st.integers(), unique=True), st.integers(1, 5), st.integers(1, 5))
-def test_each_row_is_taken_once_and_every_rank_takes_as_many_micro_batches(
-    taken: list[int], micro_batch: int, size: int
+def test_each_row_is_used_once_and_all_ranks_have_equally_many_micro_batches(
+    row_indices: list[int], micro_batch: int, size: int
 ) -> None:
     parts = [
-        distributed.shares(taken, micro_batch, World(rank, size, rank, torch.device("cpu"))) for rank in range(size)
+        distributed.shares(row_indices, micro_batch, World(rank, size, rank, torch.device("cpu")))
+        for rank in range(size)
     ]
-    assert sorted(row for mine in parts for part in mine for row in part) == sorted(taken)
+    assert sorted(row for mine in parts for part in mine for row in part) == sorted(row_indices)
     assert len({len(mine) for mine in parts}) == 1
     assert all(len(part) <= micro_batch for mine in parts for part in mine)
 

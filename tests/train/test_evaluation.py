@@ -1,4 +1,4 @@
-"""Held-out loss and sample answers: exact sums, the same on any number of ranks, and nothing lost on the way."""
+"""Held-out loss and sample answers: exact sums, the same on any number of ranks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROW = 64
 
 
 def examples(lengths: Sequence[int], *, seed: int = 0) -> Examples:
-    """Conversations of random ids, about half of them trained on in stretches."""
+    """Return conversations of random ids, about half of them trained on."""
     source = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = source.integers(3, tiny_models.VOCABULARY, offsets[-1]).astype(np.int32)
@@ -62,77 +62,77 @@ def ready(**changes: Any) -> tuple[CausalLoss, ChosenKernel]:
 
 
 def plain_losses(data: Examples) -> list[tuple[float, int]]:
-    """Each conversation's summed loss and supervised tokens, by transformers' own forward, one at a time."""
-    model, found = tiny_models.model(), []
+    """Return each conversation's summed loss and number of supervised tokens, from transformers' own forward."""
+    model, sums = tiny_models.model(), []
     for i in range(len(data)):
         ids = torch.from_numpy(data.ids[data.offsets[i] : data.offsets[i + 1]].astype(np.int64))
         mask = torch.from_numpy(data.loss_mask[data.offsets[i] : data.offsets[i + 1]])
-        found.append((tiny_models.plain_loss(model, [(ids, mask)]).item(), int(mask[1:].sum())))
-    return found
+        sums.append((tiny_models.plain_loss(model, [(ids, mask)]).item(), int(mask[1:].sum())))
+    return sums
 
 
-def test_the_loss_is_the_sum_over_supervised_tokens_by_their_number() -> None:
+def test_the_loss_is_the_mean_over_supervised_tokens() -> None:
     data = examples(LENGTHS)
-    found = evaluation.losses(*ready(), held_out(LENGTHS), ALONE, micro_batch=2)
+    losses = evaluation.losses(*ready(), held_out(LENGTHS), ALONE, micro_batch=2)
     one_by_one = plain_losses(data)
     tokens_ = sum(count for _, count in one_by_one)
-    assert found.overall.tokens == tokens_
-    assert found.overall.conversations == len(LENGTHS)
-    assert found.overall.loss == pytest.approx(sum(loss for loss, _ in one_by_one) / tokens_, rel=1e-5)
+    assert losses.overall.tokens == tokens_
+    assert losses.overall.conversations == len(LENGTHS)
+    assert losses.overall.loss == pytest.approx(sum(loss for loss, _ in one_by_one) / tokens_, rel=1e-5)
     for name in ("en", "ko", "unknown"):
         members = [one_by_one[i] for i in range(len(data)) if (data.languages[i] or "unknown") == name]
         mean = sum(loss for loss, _ in members) / sum(count for _, count in members)
-        shown = next(one for one in found.by_language if one.name == name)
+        shown = next(part for part in losses.by_language if part.name == name)
         assert shown.loss == pytest.approx(mean, rel=1e-5)
         assert shown.conversations == len(members)
 
 
 def test_every_token_is_counted_once_in_each_grouping() -> None:
-    found = evaluation.losses(*ready(), held_out(LENGTHS), ALONE)
-    for slices in (found.by_exchanges, found.by_depth, found.by_language, found.by_length):
-        assert sum(one.tokens for one in slices) == found.overall.tokens
-        whole = sum((one.loss or 0.0) * one.tokens for one in slices)
-        assert whole / found.overall.tokens == pytest.approx(found.overall.loss, rel=1e-9)
-    assert [one.name for one in found.by_exchanges] == ["1", "2", "3-4", "5-8"]
-    assert [one.name for one in found.by_length] == ["1-256"]
-    assert [one.name for one in found.by_depth][:3] == ["1", "2", "3-4"]
+    losses = evaluation.losses(*ready(), held_out(LENGTHS), ALONE)
+    for slices in (losses.by_exchanges, losses.by_depth, losses.by_language, losses.by_length):
+        assert sum(part.tokens for part in slices) == losses.overall.tokens
+        total = sum((part.loss or 0.0) * part.tokens for part in slices)
+        assert total / losses.overall.tokens == pytest.approx(losses.overall.loss, rel=1e-9)
+    assert [part.name for part in losses.by_exchanges] == ["1", "2", "3-4", "5-8"]
+    assert [part.name for part in losses.by_length] == ["1-256"]
+    assert [part.name for part in losses.by_depth][:3] == ["1", "2", "3-4"]
 
 
-def test_a_limit_takes_conversations_evenly_spread() -> None:
+def test_a_limit_selects_evenly_spaced_conversations() -> None:
     data = examples(LENGTHS)
-    found = evaluation.losses(*ready(), held_out(LENGTHS, limit=3), ALONE)
+    losses = evaluation.losses(*ready(), held_out(LENGTHS, limit=3), ALONE)
     one_by_one = plain_losses(data)
     chosen = [one_by_one[i] for i in (0, 2, 5)]
-    assert found.overall.conversations == 3
-    assert found.overall.loss == pytest.approx(sum(a for a, _ in chosen) / sum(b for _, b in chosen), rel=1e-5)
+    assert losses.overall.conversations == 3
+    assert losses.overall.loss == pytest.approx(sum(a for a, _ in chosen) / sum(b for _, b in chosen), rel=1e-5)
 
 
 @given(st.integers(0, 300), st.integers(0, 300))
-def test_what_is_spread_evenly_is_ascending_and_of_the_number_asked_for(count: int, limit: int) -> None:
+def test_evenly_spaced_indices_are_ascending_and_of_the_requested_number(count: int, limit: int) -> None:
     places = evaluation.spread(count, limit).tolist()
     assert len(places) == (min(limit, count) if limit else count)
     assert places == sorted({*places} & {*range(count)})
 
 
 @given(st.integers(0, 100_000), st.sampled_from([1, 256]))
-def test_a_band_holds_its_number_and_touches_the_next(number: int, least: int) -> None:
+def test_a_band_contains_its_number_and_borders_the_next_band(number: int, least: int) -> None:
     low, high = evaluation.band(number, least)
     assert low <= number <= high
     if number:
         assert evaluation.band(high + 1, least)[0] == high + 1
 
 
-def test_no_held_out_conversations_give_no_loss_and_a_broken_model_gives_null() -> None:
+def test_without_held_out_conversations_or_with_a_broken_model_the_loss_is_none() -> None:
     module, attention = ready()
     assert evaluation.losses(module, attention, held_out(()), ALONE).overall == Slice("all", None, 0, 0)
     for parameter in module.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
-    found = evaluation.losses(module, attention, held_out(LENGTHS), ALONE)
-    assert found.overall.loss is None
-    assert "NaN" not in json.dumps(found.record(3, "tuned"))
+    losses = evaluation.losses(module, attention, held_out(LENGTHS), ALONE)
+    assert losses.overall.loss is None
+    assert "NaN" not in json.dumps(losses.record(3, "tuned"))
 
 
-def test_dropout_is_off_while_the_loss_is_taken_and_on_again_after() -> None:
+def test_dropout_is_off_during_evaluation_and_restored_after() -> None:
     module, attention = ready(attention_dropout=0.5)
     module.train()
     first = evaluation.losses(module, attention, held_out(LENGTHS), ALONE)
@@ -145,12 +145,12 @@ def _on_a_rank(rank: int, shard: bool, file: str) -> None:
     module, attention = ready()
     spread = distributed.wrap_model(module, world, shard=shard)
     data = held_out(LENGTHS)
-    found = evaluation.losses(spread, attention, data, world, micro_batch=2)
-    made = renderer(Path(file))
-    said = evaluation.answers(spread, made, prompts(), world, sampling_settings=SHORT, limit=60)
+    losses = evaluation.losses(spread, attention, data, world, micro_batch=2)
+    renderer = build_renderer(Path(file))
+    answers = evaluation.answers(spread, renderer, prompts(), world, sampling_settings=SHORT, limit=60)
     after = evaluation.losses(spread, attention, data, world, micro_batch=2)
-    assert after == found, "answering leaves the model as it was"
-    result = {"loss": found.record(1, "tuned"), "said": [one.record(1, "tuned") for one in said]}
+    assert after == losses, "answering leaves the model as it was"
+    result = {"loss": losses.record(1, "tuned"), "answers": [answer.record(1, "tuned") for answer in answers]}
     (Path(file) / f"{rank}.json").write_text(json.dumps(result))
 
 
@@ -161,7 +161,7 @@ def prompts() -> list[Prompt]:
     return [Prompt(f"p{i}", (Message("user", str(i)),), tuple(range(5, 9 + i))) for i in range(3)]
 
 
-def renderer(root: Path) -> Renderer:
+def build_renderer(root: Path) -> Renderer:
     return make_renderer("vicuna", load_tokenizer(str(root)))
 
 
@@ -173,7 +173,7 @@ def tokenizer_folder(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])
 @pytest.mark.parametrize("lengths", [LENGTHS], ids=["uneven rows"])
-def test_two_ranks_give_what_one_gives(shard: bool, lengths: Sequence[int], tokenizer_folder: Path) -> None:
+def test_two_ranks_give_the_results_of_one(shard: bool, lengths: Sequence[int], tokenizer_folder: Path) -> None:
     spawn(_on_a_rank, 2, shard, str(tokenizer_folder))
     ranks = [json.loads((tokenizer_folder / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1]
@@ -181,12 +181,14 @@ def test_two_ranks_give_what_one_gives(shard: bool, lengths: Sequence[int], toke
     alone = evaluation.losses(module, attention, held_out(lengths), ALONE, micro_batch=2)
     assert ranks[0]["loss"]["overall"]["tokens"] == alone.overall.tokens
     assert ranks[0]["loss"]["overall"]["loss"] == pytest.approx(alone.overall.loss, rel=1e-6)
-    said = evaluation.answers(module, renderer(tokenizer_folder), prompts(), ALONE, sampling_settings=SHORT, limit=60)
-    assert ranks[0]["said"] == [one.record(1, "tuned") for one in said]
+    answers = evaluation.answers(
+        module, build_renderer(tokenizer_folder), prompts(), ALONE, sampling_settings=SHORT, limit=60
+    )
+    assert ranks[0]["answers"] == [answer.record(1, "tuned") for answer in answers]
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # what peft asks transformers
-def test_without_its_adapter_a_model_is_its_base() -> None:
+def test_a_model_with_its_adapter_disabled_is_its_base() -> None:
     import peft
 
     base, attention = ready()
@@ -209,44 +211,53 @@ TALK = [
 ]
 
 
-def rendered(made: Renderer) -> Examples:
-    one = made.render([TALK])[0]
-    return Examples(one.ids, one.loss_mask, np.array([0, len(one.ids)]), ["talk"], ["en"], np.array([2], dtype="i4"))
+def rendered(renderer: Renderer) -> Examples:
+    conversation = renderer.render([TALK])[0]
+    return Examples(
+        conversation.ids,
+        conversation.loss_mask,
+        np.array([0, len(conversation.ids)]),
+        ["talk"],
+        ["en"],
+        np.array([2], dtype="i4"),
+    )
 
 
-def test_a_prompt_of_the_data_ends_where_its_first_answer_begins(tokenizer_folder: Path) -> None:
-    made = renderer(tokenizer_folder)
-    found = evaluation.data_prompts(made, rendered(made), 4)
-    assert [one.name for one in found] == ["held out: talk"]
-    assert list(found[0].ids) == made.generation_prompt(TALK[:1]).tolist()
-    assert found[0].reference == "It is half past nine."
-    assert found[0].messages == (Message("user", "What is the time?"),), "without what the template writes around it"
-    assert evaluation.data_prompts(made, rendered(made), 0) == []
-    fixed = evaluation.fixed_prompts(made, ["What is the time?"])
-    assert fixed[0].ids == found[0].ids
+def test_a_prompt_from_the_data_ends_before_its_first_answer(tokenizer_folder: Path) -> None:
+    renderer = build_renderer(tokenizer_folder)
+    prompts = evaluation.data_prompts(renderer, rendered(renderer), 4)
+    assert [prompt.name for prompt in prompts] == ["held out: talk"]
+    assert list(prompts[0].ids) == renderer.generation_prompt(TALK[:1]).tolist()
+    assert prompts[0].reference == "It is half past nine."
+    assert prompts[0].messages == (Message("user", "What is the time?"),), "without what the template writes around it"
+    assert evaluation.data_prompts(renderer, rendered(renderer), 0) == []
+    fixed = evaluation.fixed_prompts(renderer, ["What is the time?"])
+    assert fixed[0].ids == prompts[0].ids
 
 
-def test_the_mask_is_shown_in_runs_that_are_the_whole_text(tokenizer_folder: Path) -> None:
-    made = renderer(tokenizer_folder)
-    row = evaluation.decode_masks(made.tokenizer, rendered(made), 3)[0]
+def test_the_shown_mask_covers_the_whole_text(tokenizer_folder: Path) -> None:
+    renderer = build_renderer(tokenizer_folder)
+    row = evaluation.decode_masks(renderer.tokenizer, rendered(renderer), 3)[0]
     trained = [text for text, is_trained in row["runs"] if is_trained]
     assert trained == [" It is half past nine.</s>", f" {TALK[3].content}</s>"]
-    decoded = made.tokenizer.decode(rendered(made).ids.tolist())
+    decoded = renderer.tokenizer.decode(rendered(renderer).ids.tolist())
     without_prefixes = decoded.replace("s> ", "s>")  # SentencePiece decodes a space after a control token
     assert "".join(text for text, _ in row["runs"]) == without_prefixes
 
 
 def test_the_page_of_a_run_shows_what_was_evaluated(tokenizer_folder: Path, tmp_path: Path) -> None:
     module, attention = ready()
-    made, run = renderer(tokenizer_folder), tmp_path / "run"
+    renderer, run = build_renderer(tokenizer_folder), tmp_path / "run"
     run.mkdir()
-    found = evaluation.losses(module, attention, held_out(LENGTHS), ALONE)
-    records.append(run / records.EVAL, [found.record(0, records.BASE), found.record(5, records.TUNED)])
-    said = evaluation.answers(module, made, prompts()[:1], ALONE, sampling_settings=SHORT)
-    records.append(run / records.SAMPLES, [said[0].record(step, which) for step, which in ((0, "base"), (5, "tuned"))])
-    records.append(run / records.MASKED, evaluation.decode_masks(made.tokenizer, rendered(made), 1))
+    losses = evaluation.losses(module, attention, held_out(LENGTHS), ALONE)
+    records.append(run / records.EVAL, [losses.record(0, records.BASE), losses.record(5, records.TUNED)])
+    answers = evaluation.answers(module, renderer, prompts()[:1], ALONE, sampling_settings=SHORT)
+    records.append(
+        run / records.SAMPLES, [answers[0].record(step, which) for step, which in ((0, "base"), (5, "tuned"))]
+    )
+    records.append(run / records.MASKED, evaluation.decode_masks(renderer.tokenizer, rendered(renderer), 1))
     text = html.render(records.read(run))
-    assert f"{found.overall.loss:.4f}" in text
+    assert f"{losses.overall.loss:.4f}" in text
     assert "exchanges: 3-4" in text
     assert "answer: 3-4" in text
     assert "in the data" not in text, "these prompts have no known answer"

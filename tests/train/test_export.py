@@ -1,4 +1,4 @@
-"""What comes out of a run loads in plain transformers and peft with equal logits, stops, and is whole or not there."""
+"""Exported models load in plain transformers and peft with equal logits, stop, and are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -52,9 +52,11 @@ def base(**changes: Any) -> Any:
     return tiny_models.model(vocab_size=PIECES, **changes)
 
 
-def making(tokenizer: Tokenizer, method: str = "full", lies: Path | None = None, **more: Any) -> ResultInfo:
-    made = make_renderer("vicuna", tokenizer)
-    return ResultInfo(export.serving_for(made), Origin(str(lies or "tiny"), lies, method, **more), window=512)
+def making(tokenizer: Tokenizer, method: str = "full", base_folder: Path | None = None, **more: Any) -> ResultInfo:
+    renderer = make_renderer("vicuna", tokenizer)
+    return ResultInfo(
+        export.serving_for(renderer), Origin(str(base_folder or "tiny"), base_folder, method, **more), window=512
+    )
 
 
 def logits(model: Any) -> Tensor:
@@ -70,17 +72,23 @@ def test_a_model_loads_in_plain_transformers_with_equal_logits_and_stops(
     monkeypatch.setattr(export, "SHARD", shard)
     model = base(tie_word_embeddings=tied)
     selection.install_kernel(model, selection.choose_kernel("cpu", torch.float32))
-    model.generation_config = GenerationConfig(temperature=0.9, do_sample=False)  # as LLaMA-2's, which does not save
-    made = export.finish(tmp_path, model, making(tokenizer), ALONE)
-    assert made == tmp_path / "model"
-    assert len(list(made.glob("*.safetensors"))) == 1 if shard == "5GB" else (made / "model.safetensors.index.json")
-    again = AutoModelForCausalLM.from_pretrained(made)
+    model.generation_config = GenerationConfig(
+        temperature=0.9, do_sample=False
+    )  # like LLaMA-2's, which transformers refuses to save
+    exported = export.finish(tmp_path, model, making(tokenizer), ALONE)
+    assert exported == tmp_path / "model"
+    assert (
+        len(list(exported.glob("*.safetensors"))) == 1
+        if shard == "5GB"
+        else (exported / "model.safetensors.index.json")
+    )
+    again = AutoModelForCausalLM.from_pretrained(exported)
     with selection.plain_attention(model):
         assert torch.equal(logits(again), logits(model))
     assert again.generation_config.eos_token_id == tokenizer.info.eos_id
-    assert AutoTokenizer.from_pretrained(made)("It is half past nine.").input_ids
-    assert "curate" not in (made / "config.json").read_text(), "no name that plain transformers does not know"
-    assert serving.read_serving(made).template == "vicuna"
+    assert AutoTokenizer.from_pretrained(exported)("It is half past nine.").input_ids
+    assert "curate" not in (exported / "config.json").read_text(), "no name that plain transformers does not know"
+    assert serving.read_serving(exported).template == "vicuna"
 
 
 ADAPTERS: dict[str, Callable[[], Any]] = {
@@ -97,80 +105,80 @@ def test_an_adapter_loads_in_plain_peft_with_equal_logits(tokenizer: Tokenizer, 
     lies = tmp_path / "base"
     export.write_model(lies, base(), making(tokenizer))
     model = peft.get_peft_model(base(), ADAPTERS[method]())
-    made = export.finish(tmp_path, model, making(tokenizer, method, lies), ALONE)
-    assert made == tmp_path / "adapter"
-    again = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lies), str(made))
+    exported = export.finish(tmp_path, model, making(tokenizer, method, lies), ALONE)
+    assert exported == tmp_path / "adapter"
+    again = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lies), str(exported))
     assert torch.equal(logits(again), logits(model))
     assert not torch.equal(logits(again), logits(base()))
-    found = peft.AutoPeftModelForCausalLM.from_pretrained(str(made), dtype=torch.float32)
-    assert torch.equal(logits(found), logits(model)), "it knows where its base lies"
+    auto_loaded = peft.AutoPeftModelForCausalLM.from_pretrained(str(exported), dtype=torch.float32)
+    assert torch.equal(logits(auto_loaded), logits(model)), "it knows where its base lies"
     assert model.peft_config["default"].base_model_name_or_path != str(lies), "training goes on as before"
 
 
-def test_the_adapter_of_a_base_made_on_the_spot_has_its_base_beside_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_the_adapter_of_a_new_base_is_exported_with_its_base(tokenizer: Tokenizer, tmp_path: Path) -> None:
     model = peft.get_peft_model(base(), ADAPTERS["lora"]())
-    made = export.finish(tmp_path, model, making(tokenizer, "lora", create=base), ALONE)
-    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(made / "base")), logits(base()))
-    assert torch.equal(logits(peft.AutoPeftModelForCausalLM.from_pretrained(str(made))), logits(model))
-    note = serving.read_note(made)
+    exported = export.finish(tmp_path, model, making(tokenizer, "lora", create=base), ALONE)
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(exported / "base")), logits(base()))
+    assert torch.equal(logits(peft.AutoPeftModelForCausalLM.from_pretrained(str(exported))), logits(model))
+    note = serving.read_note(exported)
     assert note is not None
     assert (note.kind, note.base, note.method) == ("adapter", "base", "lora")
-    assert "FROM base\nADAPTER ." in (made / serving.MODELFILE).read_text()
+    assert "FROM base\nADAPTER ." in (exported / serving.MODELFILE).read_text()
 
 
-@pytest.mark.parametrize("what", ["empty", "other numbers", "half"])
-def test_an_adapter_that_is_not_what_was_trained_is_refused(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("defect", ["empty", "other numbers", "half"])
+def test_an_adapter_file_that_differs_from_the_trained_weights_is_refused(tmp_path: Path, defect: str) -> None:
     model = peft.get_peft_model(base(), ADAPTERS["lora"]())
-    held = {name: tensor.contiguous() for name, tensor in peft.get_peft_model_state_dict(model).items()}
+    weights = {name: tensor.contiguous() for name, tensor in peft.get_peft_model_state_dict(model).items()}
     wrong = {
         "empty": {},
-        "other numbers": {name: tensor + 1 for name, tensor in held.items()},
-        "half": dict(list(held.items())[: len(held) // 2]),
+        "other numbers": {name: tensor + 1 for name, tensor in weights.items()},
+        "half": dict(list(weights.items())[: len(weights) // 2]),
     }
-    save_file(wrong[what], tmp_path / export.ADAPTER_WEIGHTS)
+    save_file(wrong[defect], tmp_path / export.ADAPTER_WEIGHTS)
     with pytest.raises(CheckpointError, match="not the one that was trained"):
         export.check_adapter(tmp_path, model)
-    save_file(held, tmp_path / export.ADAPTER_WEIGHTS)
+    save_file(weights, tmp_path / export.ADAPTER_WEIGHTS)
     export.check_adapter(tmp_path, model)
 
 
-def test_a_full_disk_leaves_the_model_that_was_there(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    made = export.write_model(tmp_path / "model", base(), making(tokenizer))
+def test_a_full_disk_keeps_the_earlier_model(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    exported = export.write_model(tmp_path / "model", base(), making(tokenizer))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(CheckpointError, match=r"model' was not written: .*; the checkpoints are as they were"):
-            export.write_model(made, base(seed=1), making(tokenizer))
+            export.write_model(exported, base(seed=1), making(tokenizer))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_second_export_takes_the_place_of_the_first(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_second_export_replaces_the_first(tokenizer: Tokenizer, tmp_path: Path) -> None:
     for seed in (0, 1):
-        made = export.write_model(tmp_path / "model", base(seed=seed), making(tokenizer))
-    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(made)), logits(base(seed=1)))
+        exported = export.write_model(tmp_path / "model", base(seed=seed), making(tokenizer))
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(exported)), logits(base(seed=1)))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def _export_sharded(rank: int, root: str, tied: bool) -> None:
     world = World(rank, group.get_world_size(), rank, torch.device("cpu"))
     module = distributed.wrap_model(CausalLoss(base(tie_word_embeddings=tied)), world, shard=True)
-    made = making(load_tokenizer(root))
-    export.finish(Path(root) / "run", module.model, made, world)  # type: ignore[arg-type]
+    output = making(load_tokenizer(root))
+    export.finish(Path(root) / "run", module.model, output, world)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True], ids=["head of its own", "tied head"])
-def test_a_model_that_is_sharded_over_ranks_comes_out_whole(tmp_path: Path, tied: bool) -> None:
+def test_a_sharded_model_is_exported_whole(tmp_path: Path, tied: bool) -> None:
     root = folder(tmp_path, tokenizer_model=sentencepiece_model(PIECES))
     (root / "run").mkdir()
     spawn(_export_sharded, 2, str(root), tied)
-    made = root / "run" / "model"
-    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(made)), logits(base(tie_word_embeddings=tied)))
-    assert json.loads((made / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
-    with safe_open(str(made / export.WEIGHTS), framework="pt") as file:
+    exported = root / "run" / "model"
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(exported)), logits(base(tie_word_embeddings=tied)))
+    assert json.loads((exported / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    with safe_open(str(exported / export.WEIGHTS), framework="pt") as file:
         assert ("lm_head.weight" in file.keys()) != tied  # noqa: SIM118 (no mapping)
 
 
@@ -179,33 +187,35 @@ def test_a_model_that_is_sharded_over_ranks_comes_out_whole(tmp_path: Path, tied
 HOSTILE = "</pre><script>alert(1)</script> ``` | \n# head ```` [a](javascript:x) \x1b[31m \u202e ~~~ $x$"
 
 
-def a_run(said: str) -> Records:
-    def one(loss: float) -> dict[str, Any]:
+def a_run(text: str) -> Records:
+    def measured(loss: float) -> dict[str, Any]:
         row = {"name": "all", "loss": loss, "tokens": 1200, "conversations": 3}
         return {"overall": row, "by_depth": [{**row, "name": "1"}, {**row, "name": "2"}]}
 
-    evals = [{"step": 0, "which": "base", **one(3.5)}, {"step": 9, "which": "tuned", **one(0.5)}]
-    asked = [{"role": "user", "content": said}]
-    sample = {"step": 9, "which": "tuned", "name": "fixed", "messages": asked, "answer": said, "stopped": True}
-    facts = {"data": {"set": said, "manifest_sha256": "ab" * 32, "conversations": 1234, said: 1, "split_again": None}}
-    return Records(said, evals=evals, samples=[sample], facts=facts, config=f"# {said}")
+    evals = [{"step": 0, "which": "base", **measured(3.5)}, {"step": 9, "which": "tuned", **measured(0.5)}]
+    asked = [{"role": "user", "content": text}]
+    sample = {"step": 9, "which": "tuned", "name": "fixed", "messages": asked, "answer": text, "stopped": True}
+    facts = {"data": {"set": text, "manifest_sha256": "ab" * 32, "conversations": 1234, text: 1, "split_again": None}}
+    return Records(text, evals=evals, samples=[sample], facts=facts, config=f"# {text}")
 
 
-def test_the_card_tells_base_data_losses_settings_and_prompt(tokenizer: Tokenizer) -> None:
-    made = making(tokenizer, "lora")
-    text = card.text(a_run("first"), made.serving, serving.Note("adapter", "org/base", "lora", "vicuna", ("</s>",)))
+def test_the_card_has_base_data_losses_settings_and_prompt(tokenizer: Tokenizer) -> None:
+    output = making(tokenizer, "lora")
+    text = card.text(a_run("first"), output.serving, serving.Note("adapter", "org/base", "lora", "vicuna", ("</s>",)))
     assert text.startswith('---\nbase_model: "org/base"\nlibrary_name: peft\n')
     for word in ("ab" * 32, "1,234", "| all | 3.5000 | 0.5000 | 1,200 |", "USER: Hello! ASSISTANT: Hi!</s>", "```toml"):
         assert word in text
-    assert "base_model" not in card.text(a_run("x"), made.serving, made.note("model")), "a folder is no name on the Hub"
+    assert "base_model" not in card.text(a_run("x"), output.serving, output.note("model")), (
+        "a folder is no name on the Hub"
+    )
 
 
 @given(st.sampled_from([HOSTILE, "`", "```\n\n<b>", "a|b\n"]) | st.text(max_size=60))
-def test_no_text_of_the_data_breaks_out_of_the_card(said: str) -> None:
+def test_no_text_in_the_data_breaks_the_markdown_of_the_card(hostile: str) -> None:
     html = (
         MarkdownIt("commonmark", {"html": True})
         .enable("table")
-        .render(card.text(a_run(said), _SERVING[0], serving.Note("adapter", said, "lora", "vicuna")))
+        .render(card.text(a_run(hostile), _SERVING[0], serving.Note("adapter", hostile, "lora", "vicuna")))
     )
     assert "<script" not in html
     assert "<b>" not in html
@@ -226,8 +236,8 @@ def test_the_card_is_written_next_to_the_weights_with_the_loss_over_the_run(
     tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     records.append(tmp_path / records.METRICS, [{"step": step, "loss": 1.0 / step} for step in range(1, 41)])
-    made = export.finish(tmp_path, base(), making(tokenizer), ALONE)
-    card = (made / "README.md").read_text().partition("## Training loss\n\n")[2].partition("\n\n")[0].splitlines()
+    exported = export.finish(tmp_path, base(), making(tokenizer), ALONE)
+    card = (exported / "README.md").read_text().partition("## Training loss\n\n")[2].partition("\n\n")[0].splitlines()
     assert card[0] == "| up to step | loss |"
     assert [line.split(" | ")[0] for line in card[2:]] == [f"| {step}" for step in range(4, 41, 4)]
     assert card[2] == "| 4 | 0.5208 |"

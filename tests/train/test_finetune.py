@@ -1,4 +1,4 @@
-"""A fine-tune from the set to an answer: what it learns, leaves, prints, and that shell and Python are one."""
+"""A fine-tune from the set to an answer: what it learns, writes and prints, in the shell and in Python."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def flags(*settings: str) -> list[str]:
     return [word for setting in (*SHORT, *settings) for word in ("--setting", setting)]
 
 
-def test_tiny_learns_a_small_set_by_heart_and_its_chat_repeats_the_answers_and_stops(tmp_path: Path) -> None:
+def test_tiny_learns_a_small_set_by_heart_and_chat_repeats_its_answers(tmp_path: Path) -> None:
     data = taught_set(tmp_path, 5)
     result = run(data, tmp_path / "run", lr=6e-3, global_batch=5, max_steps=90, settings=("optimizer.warmup=0.1",))
-    found = losses(tmp_path / "run")
-    assert found[0] > 5.5  # as much as guessing among 420 tokens: ln 420 is 6.04
-    assert result.loss == found[-1]
-    assert found[-1] < 0.1
+    step_losses = losses(tmp_path / "run")
+    assert step_losses[0] > 5.5  # close to guessing among 420 tokens: ln 420 is 6.04
+    assert result.loss == step_losses[-1]
+    assert step_losses[-1] < 0.1
     talk = curate.chat(str(tmp_path / "run"), temperature=0.0, max_new_tokens=60)
     for number in range(5):
         assert talk.ask(QUESTION.format(number)) == ANSWER.format(number, COLOURS[number])
@@ -59,27 +59,27 @@ def test_tiny_learns_a_small_set_by_heart_and_its_chat_repeats_the_answers_and_s
         talk.reset()
 
 
-def test_a_run_leaves_what_its_page_says(held_out: Path, tmp_path: Path) -> None:
-    heard = EventLog()
-    result = run(held_out, tmp_path / "run", on_event=heard)
-    found = records.read(result.run)
-    assert (result.status, result.step, len(found.metrics)) == ("finished", 6, 6)
+def test_a_run_writes_the_documented_files(held_out: Path, tmp_path: Path) -> None:
+    event_log = EventLog()
+    result = run(held_out, tmp_path / "run", on_event=event_log)
+    logged = records.read(result.run)
+    assert (result.status, result.step, len(logged.metrics)) == ("finished", 6, 6)
     assert {path.name for path in result.run.iterdir()} >= {
         *(records.CONFIG, records.PLAN, records.FACTS, records.METRICS, records.EVAL, records.SAMPLES),
         *(records.LEFT_OUT, records.MASKED, "checkpoints", "model", "report.html"),
     }
     keys = {"step", "loss", "lr", "tokens", "supervised", "seconds", "tokens_per_s", "mfu", "gib"}
-    assert all(keys <= set(row) for row in found.metrics)
-    assert all(row["tokens"] >= row["supervised"] > 0 and row["tokens_per_s"] > 0 for row in found.metrics)
-    assert found.facts["status"] == "finished"
-    assert found.facts["data"]["conversations"] == 8
+    assert all(keys <= set(row) for row in logged.metrics)
+    assert all(row["tokens"] >= row["supervised"] > 0 and row["tokens_per_s"] > 0 for row in logged.metrics)
+    assert logged.facts["status"] == "finished"
+    assert logged.facts["data"]["conversations"] == 8
     assert result.base is not None and result.tuned is not None
     assert result.base.overall.conversations == 4
-    assert found.evaluation("base") is not None and found.evaluation("tuned") is not None
-    assert {row["which"] for row in found.samples} == {"base", "tuned"}
-    assert found.answers()[0][0] is not None  # base and tuned side by side
+    assert logged.evaluation("base") is not None and logged.evaluation("tuned") is not None
+    assert {row["which"] for row in logged.samples} == {"base", "tuned"}
+    assert logged.answers()[0][0] is not None  # base and tuned side by side
     assert config.load(result.run / records.CONFIG).train.max_steps == 6
-    kinds = [type(event).__name__ for event in heard if not isinstance(event, events.Reported)]
+    kinds = [type(event).__name__ for event in event_log if not isinstance(event, events.Reported)]
     assert kinds[:4] == ["Planned", "Evaluated", "Sampled", "Started"]
     assert kinds.count("Stepped") == 6
     assert kinds[-1] == "Finished"
@@ -87,19 +87,19 @@ def test_a_run_leaves_what_its_page_says(held_out: Path, tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "dora", "ia3"])
-def test_an_adapter_is_trained_over_a_base_that_stays_as_it_was(taught: Path, tmp_path: Path, method: str) -> None:
+def test_training_an_adapter_leaves_the_base_unchanged(taught: Path, tmp_path: Path, method: str) -> None:
     result = run(taught, tmp_path / "run", method=method, rank=4, lr=0.05, max_steps=12)
     assert result.result == tmp_path / "run" / "adapter"
     assert result.plan.trained < result.plan.parameters
-    found = losses(tmp_path / "run")
-    assert found[-1] < found[0]
+    step_losses = losses(tmp_path / "run")
+    assert step_losses[-1] < step_losses[0]
     assert isinstance(curate.chat(str(result.run), max_new_tokens=4).ask("What colour is fox 1?"), str)
 
 
 def test_shell_and_python_take_the_same_steps(taught: Path, tmp_path: Path) -> None:
     run(taught, tmp_path / "python", max_steps=3)
-    words = ["--model", "tiny", "--global-batch", "4", "--max-steps", "3", "--seed", "1", "--device", "cpu"]
-    done = invoke(str(taught), *words, *flags(), "--out", str(tmp_path / "shell"))
+    arguments = ["--model", "tiny", "--global-batch", "4", "--max-steps", "3", "--seed", "1", "--device", "cpu"]
+    done = invoke(str(taught), *arguments, *flags(), "--out", str(tmp_path / "shell"))
     assert done.exit_code == 0, done.output
     assert losses(tmp_path / "shell") == losses(tmp_path / "python")
     assert config.load(tmp_path / "shell" / records.CONFIG) == config.load(tmp_path / "python" / records.CONFIG)
@@ -111,7 +111,7 @@ def test_shell_and_python_take_the_same_steps(taught: Path, tmp_path: Path) -> N
     assert "step 1/3" not in done.stdout
 
 
-def test_the_same_seed_gives_the_same_losses_and_another_one_others(taught: Path, tmp_path: Path) -> None:
+def test_losses_depend_on_the_seed(taught: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run(taught, tmp_path / name, max_steps=2, seed=seed)
     assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
@@ -128,9 +128,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(taught: Path, tmp_path: Pa
         assert any(line.startswith(name) for line in done.stdout.splitlines()), name
     assert not out.exists()
     printed = invoke(str(taught), "--model", "tiny", "--dry-run", "--json", "--device", "cpu")
-    told = json.loads(printed.stdout)
-    assert told["status"] == "planned"
-    assert told["plan"]["conversations"] == 12
+    printed_plan = json.loads(printed.stdout)
+    assert printed_plan["status"] == "planned"
+    assert printed_plan["plan"]["conversations"] == 12
 
 
 def test_a_plan_that_cannot_fit_is_refused_before_anything_is_written(taught: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_plan_that_cannot_fit_is_refused_before_anything_is_written(taught: Pa
 # ---- settings
 
 
-def test_a_preset_is_laid_under_the_flags(taught: Path, tmp_path: Path) -> None:
+def test_flags_override_the_preset(taught: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('[train]\nepochs = 7.0\n[optimizer]\nschedule = "constant"\n')
     result = curate.finetune(taught, model="tiny", preset=mine, dry_run=True, place="cpu", global_batch=6)
@@ -167,7 +167,7 @@ def test_presets_are_listed_and_printed() -> None:
     )
 
 
-def test_without_the_training_extra_one_line_says_what_to_install(taught: Path, tmp_path: Path) -> None:
+def test_without_the_training_extra_the_error_says_what_to_install(taught: Path, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
     done = curate_in(tmp_path, "finetune", str(taught), "--model", "tiny", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 1
@@ -182,7 +182,7 @@ def stepped(step: int, loss: float) -> events.Stepped:
     return events.Stepped(step, 9, 0.5, loss, 1e-3, 0.7, 400, 200, 0.5, 800.0, 0.41, 2.5, 0.003, 83.0)
 
 
-def test_the_panel_shows_what_a_step_came_to(taught: Path, tmp_path: Path) -> None:
+def test_the_panel_shows_the_results_of_a_step(taught: Path, tmp_path: Path) -> None:
     screen = Console(file=io.StringIO(), force_terminal=True, width=100, record=True)
     with Live(console=screen, auto_refresh=False) as live:
         panel = finetune_progress.Panel(live)
@@ -203,19 +203,19 @@ def test_the_panel_cuts_no_figure_on_a_narrow_terminal() -> None:
     screen = Console(file=io.StringIO(), width=80, record=True)
     with Live(console=screen, auto_refresh=False) as live:
         screen.print(finetune_progress.Panel(live).render(step))
-    words = screen.export_text().split()
+    screen_words = screen.export_text().split()
     for part in ("123,456", "234,567", "12.3456", "1.00e-05", "0.1234", "1,234,567", "41.0", "139.8", "0.3", "22:13"):
-        assert part in words, part
+        assert part in screen_words, part
 
 
-def test_the_curve_falls_as_the_loss_does() -> None:
+def test_the_curve_falls_with_the_loss() -> None:
     assert finetune_progress.curve([]) == ""
     assert finetune_progress.curve([3.0]) == "▁"
     assert finetune_progress.curve([3.0, 2.0, 1.0]) == "█▅▁"
     assert len(finetune_progress.curve([float(n) for n in range(1000)])) == finetune_progress.CURVE
 
 
-def test_a_run_that_was_refused_leaves_its_folder_to_the_next(taught: Path, tmp_path: Path) -> None:
+def test_the_folder_of_a_refused_run_can_be_reused(taught: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(RecipeError, match="finite"):
         run(taught, out, lr=float("inf"))
@@ -223,24 +223,22 @@ def test_a_run_that_was_refused_leaves_its_folder_to_the_next(taught: Path, tmp_
     for name in (".lock", "left-out.jsonl", "config.toml", "run.json"):
         (out / name).write_text("")
     assert run(taught, out, max_steps=1).status == "finished"
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "config.toml").write_text("mine = true")
+    used = tmp_path / "other"
+    used.mkdir()
+    (used / "config.toml").write_text("mine = true")
     with pytest.raises(RunError, match="has a run already"):
-        run(taught, other)
-    assert (other / "config.toml").read_text() == "mine = true"
+        run(taught, used)
+    assert (used / "config.toml").read_text() == "mine = true"
 
 
-def test_any_method_of_pefts_is_planned_as_it_is_and_refused_before_weights_are_made(
-    taught: Path, tmp_path: Path
-) -> None:
-    found = run(taught, tmp_path / "a", method="peft", settings=(LOHA,), dry_run=True)
+def test_any_peft_method_is_planned_or_refused_before_weights_are_created(taught: Path, tmp_path: Path) -> None:
+    result = run(taught, tmp_path / "a", method="peft", settings=(LOHA,), dry_run=True)
     trained = run(taught, tmp_path / "b", method="peft", settings=(LOHA,), max_steps=1)
     facts = json.loads((trained.run / records.FACTS).read_text())
-    assert found.plan.trained == facts["trained_parameters"]
-    for settings, said in (((TUNING,), "no room"), (("method.targets=['nope']",), "no layer 'nope'")):
+    assert result.plan.trained == facts["trained_parameters"]
+    for settings, problem in (((TUNING,), "no room"), (("method.targets=['nope']",), "no layer 'nope'")):
         method = "peft" if settings == (TUNING,) else "lora"
-        with pytest.raises(RecipeError, match=said):
+        with pytest.raises(RecipeError, match=problem):
             run(taught, tmp_path / "c", method=method, settings=settings, dry_run=True)
     assert not (tmp_path / "c").exists()
 

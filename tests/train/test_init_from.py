@@ -1,4 +1,4 @@
-"""A run that begins with an earlier result, an adapter, a model, a run or a checkpoint, and what is none."""
+"""A run can start from an adapter, a model, a run or a checkpoint; anything else is refused."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def lora(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     return run(taught, folder, settings=SAVED, method="lora", rank=8, lr=0.03, **STEPS)
 
 
-def on_from(name: Path, data: Path, out: Path, **flags: Any) -> RunResult:
-    """Begin a run with an earlier result, no model named."""
-    given = {**QUICK, **STEPS, "max_steps": 2, "lr": 1e-4, **flags}
-    return finetune(data, init=str(name), out=out, settings=SHORT, **{k: v for k, v in given.items() if k != "model"})
+def start_from(name: Path, data: Path, out: Path, **flags: Any) -> RunResult:
+    """Start a run from an earlier result, without naming a model."""
+    options = {**QUICK, **STEPS, "max_steps": 2, "lr": 1e-4, **flags}
+    return finetune(data, init=str(name), out=out, settings=SHORT, **{k: v for k, v in options.items() if k != "model"})
 
 
 def base_loss(result: RunResult) -> float:
@@ -58,90 +58,90 @@ def tuned_loss(result: RunResult) -> float:
 
 @pytest.mark.parametrize("part", ["", "model"], ids=["run", "model"])
 def test_a_trained_model_is_the_base_of_the_next_run(full: RunResult, taught: Path, tmp_path: Path, part: str) -> None:
-    found = on_from(full.run / part, taught, tmp_path / "run", method="lora", rank=4)
-    assert base_loss(found) == pytest.approx(tuned_loss(full), rel=1e-5)
-    assert found.result == tmp_path / "run" / "adapter"
+    result = start_from(full.run / part, taught, tmp_path / "run", method="lora", rank=4)
+    assert base_loss(result) == pytest.approx(tuned_loss(full), rel=1e-5)
+    assert result.result == tmp_path / "run" / "adapter"
 
 
-def test_a_full_fine_tune_goes_on_from_a_model(full: RunResult, taught: Path, tmp_path: Path) -> None:
-    found = on_from(full.run, taught, tmp_path / "run", method="full")
-    assert base_loss(found) == pytest.approx(tuned_loss(full), rel=1e-5)
-    assert found.result == tmp_path / "run" / "model"
+def test_a_full_fine_tune_starts_from_a_model(full: RunResult, taught: Path, tmp_path: Path) -> None:
+    result = start_from(full.run, taught, tmp_path / "run", method="full")
+    assert base_loss(result) == pytest.approx(tuned_loss(full), rel=1e-5)
+    assert result.result == tmp_path / "run" / "model"
 
 
-def test_an_adapter_is_trained_on_over_its_own_base(lora: RunResult, taught: Path, tmp_path: Path) -> None:
-    found = on_from(lora.run, taught, tmp_path / "run")
-    assert base_loss(found) == pytest.approx(base_loss(lora), rel=1e-5)  # without the adapter
-    assert losses(found.run)[0] < losses(lora.run)[0] - 0.1
-    assert losses(found.run)[0] == pytest.approx(losses(lora.run)[-1], abs=0.05)
-    assert tuned_loss(found) == pytest.approx(tuned_loss(lora), abs=0.05)
+def test_an_adapter_is_trained_further_on_its_own_base(lora: RunResult, taught: Path, tmp_path: Path) -> None:
+    result = start_from(lora.run, taught, tmp_path / "run")
+    assert base_loss(result) == pytest.approx(base_loss(lora), rel=1e-5)  # without the adapter
+    assert losses(result.run)[0] < losses(lora.run)[0] - 0.1
+    assert losses(result.run)[0] == pytest.approx(losses(lora.run)[-1], abs=0.05)
+    assert tuned_loss(result) == pytest.approx(tuned_loss(lora), abs=0.05)
 
 
 @pytest.mark.parametrize("age", [0, 1], ids=["with all states", "with weights alone"])
-def test_a_checkpoints_weights_are_taken_over_with_its_runs_method(
-    full: RunResult, taught: Path, tmp_path: Path, age: int
-) -> None:
+def test_a_checkpoint_gives_its_weights_and_method(full: RunResult, taught: Path, tmp_path: Path, age: int) -> None:
     path = checkpoint.checkpoints(full.run)[age]
     assert (checkpoint.load(path).optimizer is None) == (age == 1)
-    heard = EventLog()
-    found = on_from(path, taught, tmp_path / "run", on_event=heard)
-    assert any("method full, as in the run of" in said.text for said in heard.of(events.Reported))
+    event_log = EventLog()
+    result = start_from(path, taught, tmp_path / "run", on_event=event_log)
+    assert any("method full, as in the run of" in event.text for event in event_log.of(events.Reported))
     if age == 0:
-        assert base_loss(found) == pytest.approx(tuned_loss(full), rel=1e-5)
-    assert base_loss(found) < base_loss(full) - 0.5
+        assert base_loss(result) == pytest.approx(tuned_loss(full), rel=1e-5)
+    assert base_loss(result) < base_loss(full) - 0.5
 
 
-def test_a_checkpoint_of_an_adapter_is_taken_over_too(lora: RunResult, taught: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_adapter_gives_its_weights_too(lora: RunResult, taught: Path, tmp_path: Path) -> None:
     path = checkpoint.checkpoints(lora.run)[0]
-    found = on_from(path, taught, tmp_path / "run")
-    assert found.plan.trained == lora.plan.trained
-    assert losses(found.run)[0] < losses(lora.run)[0] - 0.1
-    assert tuned_loss(found) == pytest.approx(tuned_loss(lora), abs=0.05)
+    result = start_from(path, taught, tmp_path / "run")
+    assert result.plan.trained == lora.plan.trained
+    assert losses(result.run)[0] < losses(lora.run)[0] - 0.1
+    assert tuned_loss(result) == pytest.approx(tuned_loss(lora), abs=0.05)
 
 
-def test_the_rate_is_that_of_the_method_in_force_and_the_run_keeps_it(
+def test_the_learning_rate_is_the_default_of_the_actual_method_and_is_recorded(
     full: RunResult, lora: RunResult, taught: Path, tmp_path: Path
 ) -> None:
-    on_full = on_from(checkpoint.checkpoints(full.run)[0], taught, tmp_path / "full", lr=None)
-    on_lora = on_from(lora.run, taught, tmp_path / "lora", lr=None, preset=config.load(full_settings()))
-    for found, kind in ((on_full, "full"), (on_lora, "lora")):
-        kept = config.load(str(found.run / records.CONFIG))
-        rates = [row["lr"] for row in records.read_lines(found.run / records.METRICS)]
+    on_full = start_from(checkpoint.checkpoints(full.run)[0], taught, tmp_path / "full", lr=None)
+    on_lora = start_from(lora.run, taught, tmp_path / "lora", lr=None, preset=config.load(full_settings()))
+    for result, kind in ((on_full, "full"), (on_lora, "lora")):
+        kept = config.load(str(result.run / records.CONFIG))
+        rates = [row["lr"] for row in records.read_lines(result.run / records.METRICS)]
         assert kept.method.kind == kind
         assert max(rates) == pytest.approx(choices.METHODS[kind].learning_rate)
 
 
 def full_settings() -> config.TrainConfig:
-    """A preset that trains every weight, which nobody asked of a run that begins with an adapter."""
+    """Return a preset that trains every weight, unlike the adapter that a run starts from."""
     return config.override(config.load(), {"method": {"kind": "full"}})
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "problem"),
     [
         ({"method": "dora"}, "is an adapter of method lora, which cannot change; leave --method out"),
         ({"rank": 4}, "is an adapter with its own rank; leave method.rank out"),
     ],
 )
-def test_a_method_that_an_adapter_has_not_is_refused(
-    lora: RunResult, taught: Path, tmp_path: Path, flags: dict[str, Any], said: str
+def test_a_method_other_than_the_adapters_is_refused(
+    lora: RunResult, taught: Path, tmp_path: Path, flags: dict[str, Any], problem: str
 ) -> None:
-    with pytest.raises(RunError, match=said):
-        on_from(lora.run, taught, tmp_path / "run", **flags)
+    with pytest.raises(RunError, match=problem):
+        start_from(lora.run, taught, tmp_path / "run", **flags)
     with pytest.raises(RunError, match=r"is of a run with method\.(kind|rank) = .*, which cannot change"):
-        on_from(checkpoint.checkpoints(lora.run)[0], taught, tmp_path / "run", **flags)
+        start_from(checkpoint.checkpoints(lora.run)[0], taught, tmp_path / "run", **flags)
 
 
-def test_what_cannot_be_begun_with_is_one_line(lora: RunResult, full: RunResult, taught: Path, tmp_path: Path) -> None:
+def test_an_unsuitable_start_gets_one_clear_line(
+    lora: RunResult, full: RunResult, taught: Path, tmp_path: Path
+) -> None:
     with pytest.raises(RunError, match=r"is an adapter, and method full trains none: merge it first"):
-        on_from(lora.run, taught, tmp_path / "run", method="full")
+        start_from(lora.run, taught, tmp_path / "run", method="full")
     with pytest.raises(ModelError, match="nowhere"):
-        on_from(Path("nowhere"), taught, tmp_path / "run")
+        start_from(Path("nowhere"), taught, tmp_path / "run")
     alone = tmp_path / "step-000008"
     shutil.copytree(checkpoint.checkpoints(full.run)[0], alone)
     with pytest.raises(ModelError, match=r"is alone: config\.toml of its run"):
-        on_from(alone, taught, tmp_path / "run")
+        start_from(alone, taught, tmp_path / "run")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CurateError, match="neither a model, an adapter nor a run"):
-        on_from(tmp_path / "empty", taught, tmp_path / "run")
+        start_from(tmp_path / "empty", taught, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The chunked loss: equal to plain cross-entropy in value and gradient, whatever the chunks, the head or the ranks."""
+"""The chunked loss equals plain cross-entropy in value and gradient, for any chunk size, head and number of ranks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _gradients(value: Any, *inputs: Any) -> list[Any]:
     st.booleans(),
     st.sampled_from([(1.0, None), (0.25, None), (1.0, 3.0), (2.0, 5.0)]),
 )
-def test_the_chunked_loss_and_its_gradients_are_those_of_plain_cross_entropy(
+def test_the_chunked_loss_and_its_gradients_equal_plain_cross_entropy(
     rows: int,
     length: int,
     hidden: int,
@@ -73,11 +73,11 @@ def test_the_chunked_loss_and_its_gradients_are_those_of_plain_cross_entropy(
     ours = loss.supervised_loss(states, weight, targets, bias=bias, chunk=chunk, softcap=softcap, scale=scale)
     theirs = _plain(states, weight, bias, targets, scale, softcap)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5)
-    for found, wanted in zip(_gradients(ours, *inputs), _gradients(theirs, *inputs), strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    for gradient, expected in zip(_gradients(ours, *inputs), _gradients(theirs, *inputs), strict=True):
+        torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_nothing_supervised_is_a_loss_of_zero_with_gradients_of_zero() -> None:
+def test_without_supervised_tokens_loss_and_gradients_are_zero() -> None:
     states, weight, _, targets = _problem(2, 8, 4, 11, 0.0)
     value = loss.supervised_loss(states.requires_grad_(), weight.requires_grad_(), targets)
     value.backward()
@@ -86,13 +86,13 @@ def test_nothing_supervised_is_a_loss_of_zero_with_gradients_of_zero() -> None:
     assert not weight.grad.any()
 
 
-def test_the_compiled_kernel_and_the_plain_one_are_the_same_function() -> None:
+def test_both_loss_kernels_give_the_same_result() -> None:
     source = torch.Generator().manual_seed(0)
     logits, targets = torch.randn(9, 33, generator=source) * 4, torch.randint(0, 33, (9,), generator=source)
     for shape in ((1.0, None), (0.5, 4.0)):
-        one = loss.loss_and_gradient(logits.clone(), targets, torch.float32, *shape)
-        other = loss.loss_and_gradient_in_place(logits.clone(), targets, torch.float32, *shape)
-        torch.testing.assert_close(one, other)
+        plain = loss.loss_and_gradient(logits.clone(), targets, torch.float32, *shape)
+        in_place = loss.loss_and_gradient_in_place(logits.clone(), targets, torch.float32, *shape)
+        torch.testing.assert_close(plain, in_place)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
@@ -102,25 +102,27 @@ def test_half_precision_stays_near_fp32_with_the_heads_gradient_summed_in_fp32(d
     ours = loss.supervised_loss(states, weight, targets, chunk=8)
     wanted = _gradients(_plain(states, weight, None, targets), states, weight)
     assert ours.dtype == torch.float32
-    for found, exact in zip(_gradients(ours, states, weight), wanted, strict=True):
-        error = (found.float() - exact.float()).norm() / exact.float().norm()
+    for gradient, exact in zip(_gradients(ours, states, weight), wanted, strict=True):
+        error = (gradient.float() - exact.float()).norm() / exact.float().norm()
         assert error < (0.01 if dtype == torch.bfloat16 else 0.002)
 
 
-def test_fp16_keeps_gradients_that_its_smallest_number_would_swallow() -> None:
+def test_fp16_keeps_small_gradients() -> None:
     states, weight = torch.zeros(1, 1, 4).half().requires_grad_(), torch.zeros(40_000, 4).half().requires_grad_()
     value = loss.supervised_loss(states + 1.0, weight, torch.tensor([[7]]))
     (slope,) = torch.autograd.grad(value, (weight,))
     assert slope[0, 0].item() == pytest.approx(1 / 40_000, rel=0.01)
 
 
-def test_no_logits_of_more_than_a_chunk_are_made() -> None:
+def test_logits_of_at_most_one_chunk_exist_at_a_time() -> None:
     sizes: list[int] = []
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
-            sizes.extend(one.numel() for one in (out if isinstance(out, tuple) else (out,)) if hasattr(one, "numel"))
+            sizes.extend(
+                tensor.numel() for tensor in (out if isinstance(out, tuple) else (out,)) if hasattr(tensor, "numel")
+            )
             return out
 
     states, weight, _, targets = _problem(1, 512, 4, 1000, 1.0)
@@ -157,7 +159,7 @@ def _loss_and_gradients(model: Any, batch: tiny_models.Rows, **more: Any) -> tup
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_packed_and_one_by_one_the_model_has_the_same_loss_and_gradients(tied: bool) -> None:
+def test_packed_and_separate_conversations_have_the_same_loss_and_gradients(tied: bool) -> None:
     parts = tiny_models.documents([17, 9, 23, 31])
     model = tiny_models.model(tie_word_embeddings=tied)
     value, gradients = _loss_and_gradients(model, tiny_models.rows([parts[:2], parts[2:]], 60), chunk=7)
@@ -171,7 +173,7 @@ def test_packed_and_one_by_one_the_model_has_the_same_loss_and_gradients(tied: b
 
 
 @pytest.mark.parametrize(("kind", "changes"), [("granite", {"logits_scaling": 4.0}), ("cohere", {"logit_scale": 0.3})])
-def test_a_scale_on_the_logits_is_the_models_own(kind: str, changes: dict[str, Any]) -> None:
+def test_the_logit_scale_of_the_model_is_used(kind: str, changes: dict[str, Any]) -> None:
     parts = tiny_models.documents([17, 9])
     model = tiny_models.model(kind, **changes)
     with torch.no_grad():
@@ -198,12 +200,12 @@ def test_an_adapter_on_the_head_itself_is_trained_too() -> None:
             torch.testing.assert_close(gradients[name], parameter.grad, atol=2e-5, rtol=1e-3)
 
 
-def test_the_check_passes_a_model_that_is_understood_and_refuses_one_that_is_not() -> None:
+def test_the_check_refuses_a_model_with_an_unknown_loss() -> None:
     model = tiny_models.model("gemma2", head_dim=8, final_logit_softcapping=0.1)
     prepared = selection.install_kernel(model, SDPA)
     loss.check_packed_logits(loss.CausalLoss(model), prepared)
     module = loss.CausalLoss(model)
-    module.softcap = None  # as if its configuration's word for the cap were not known
+    module.softcap = None  # as if the configuration's key for the cap were unknown
     with pytest.raises(RecipeError, match="cannot be trained on packed rows"):
         loss.check_packed_logits(module, prepared)
 
@@ -220,7 +222,7 @@ LENGTHS = [40, 3, 17, 29, 8, 33, 12, 22]
 
 
 def _step(accumulate: int, first: int = 0, every: int = 1, *, wrap: Any = None) -> tuple[float, dict[str, Any]]:
-    """One global step of 4 rows in micro-batches, of which this rank takes every `every`-th from `first` on."""
+    """One global step of 4 rows in micro-batches, of which this rank takes every `every`-th, starting at `first`."""
     parts = tiny_models.documents(LENGTHS)
     packed = [parts[at : at + 2] for at in range(0, 8, 2)]
     size = len(packed) // accumulate
@@ -240,7 +242,7 @@ def _step(accumulate: int, first: int = 0, every: int = 1, *, wrap: Any = None) 
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
-def test_a_step_is_the_same_however_it_is_cut_into_micro_batches(accumulate: int) -> None:
+def test_a_step_does_not_depend_on_its_micro_batches(accumulate: int) -> None:
     parts = tiny_models.documents(LENGTHS)
     plain = tiny_models.model()
     wanted = tiny_models.plain_loss(plain, parts) / sum(int(trained[1:].sum()) for _, trained in parts)
@@ -270,16 +272,16 @@ def _two_ranks(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_make_the_step_that_one_makes(tmp_path: Path) -> None:
+def test_two_ranks_make_the_same_step_as_one(tmp_path: Path) -> None:
     value, gradients = _step(1)
     ranks.spawn(_two_ranks, 2, str(tmp_path))
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for way in ("ddp", "fsdp2"):
-        (first, slopes), (second, others) = found[0][way], found[1][way]
-        assert (first + second) / 2 == pytest.approx(value, rel=1e-5)
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for wrapper in ("ddp", "fsdp2"):
+        (first_value, slopes), (second_value, second_slopes) = results[0][wrapper], results[1][wrapper]
+        assert (first_value + second_value) / 2 == pytest.approx(value, rel=1e-5)
         for name, wanted in gradients.items():
             torch.testing.assert_close(slopes[name], wanted, atol=1e-6, rtol=1e-3)
-            torch.testing.assert_close(others[name], slopes[name], atol=0, rtol=0)
+            torch.testing.assert_close(second_slopes[name], slopes[name], atol=0, rtol=0)
 
 
 def test_a_step_without_a_supervised_token_changes_nothing() -> None:
@@ -293,19 +295,19 @@ def test_a_step_without_a_supervised_token_changes_nothing() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
-def test_the_loss_on_a_gpu_is_the_plain_one(dtype: Any) -> None:
+def test_the_loss_on_a_gpu_equals_plain_cross_entropy(dtype: Any) -> None:
     states, weight, _, targets = (part.cuda() for part in _problem(2, 333, 64, 1001, 0.4))
     states, weight = states.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
     count = int((targets >= 0).sum())
     ours = loss.supervised_loss(states, weight, targets, chunk=100, count=count)
     wanted = _plain(states, weight, None, targets)
     assert ours.item() == pytest.approx(wanted.item(), rel=1e-3)
-    for found, exact in zip(_gradients(ours, states, weight), _gradients(wanted, states, weight), strict=True):
-        assert (found.float() - exact.float()).norm() / exact.float().norm() < 0.02
+    for gradient, exact in zip(_gradients(ours, states, weight), _gradients(wanted, states, weight), strict=True):
+        assert (gradient.float() - exact.float()).norm() / exact.float().norm() < 0.02
 
 
 @pytest.mark.gpu
-def test_the_loss_on_a_gpu_holds_no_more_than_it_says() -> None:
+def test_the_loss_on_a_gpu_uses_no_more_memory_than_predicted() -> None:
     tokens, vocabulary, hidden = 8192, 32_000, 512
     states = torch.randn(1, tokens, hidden, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     weight = torch.randn(vocabulary, hidden, device="cuda", dtype=torch.bfloat16, requires_grad=True)
@@ -314,5 +316,5 @@ def test_the_loss_on_a_gpu_holds_no_more_than_it_says() -> None:
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     loss.supervised_loss(states, weight, targets, chunk=512, count=tokens).backward()
-    said = loss.workspace_bytes(tokens, vocabulary, hidden, trained=True, itemsize=2, chunk=512)
-    assert torch.cuda.max_memory_allocated() - before <= said * 1.1 + (32 << 20)
+    predicted = loss.workspace_bytes(tokens, vocabulary, hidden, trained=True, itemsize=2, chunk=512)
+    assert torch.cuda.max_memory_allocated() - before <= predicted * 1.1 + (32 << 20)

@@ -1,4 +1,4 @@
-"""The reckoned memory of a step, held against the bytes that are really alive in one."""
+"""The predicted memory of a step, compared with the measured bytes of live tensors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def adapted(model: Any, method: MethodSettings) -> Any:
     return peft.get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
-def reckoned_and_measured(
+def predicted_and_measured(
     kind: str, dtype: str, *, checkpointed: float, rows: int, row_tokens: int, accumulates: bool, **sizes: Any
 ) -> tuple[int, int]:
     method = MethodSettings(kind=kind, rank=8)  # type: ignore[arg-type]
@@ -90,7 +90,7 @@ def reckoned_and_measured(
         accumulates=accumulates,
     )
     parts = memory.parts(setup, shape)
-    del parts["optimizer states"]  # there was none
+    del parts["optimizer states"]  # the measured step has no optimizer
     return sum(parts.values()), live.peak
 
 
@@ -110,10 +110,10 @@ def reckoned_and_measured(
     ],
     ids=["full", "grouped keys", "tied", "large", "lora", "lora, large", "dora", "ia3"],
 )
-def test_the_reckoned_peak_is_within_a_tenth_of_the_measured(
+def test_the_predicted_peak_is_within_a_tenth_of_the_measured_peak(
     kind: str, dtype: str, rows: int, accumulates: bool, sizes: dict[str, Any], checkpointed: float
 ) -> None:
-    reckoned, measured = reckoned_and_measured(
+    reckoned, measured = predicted_and_measured(
         kind,
         dtype,
         checkpointed=checkpointed,
@@ -149,7 +149,7 @@ def setup_7b(kind: str, **changes: Any) -> Setup:
     return Setup(**{**values, **changes})
 
 
-def test_a_7b_model_takes_what_the_field_says_it_takes() -> None:
+def test_a_7b_model_needs_the_published_amount_of_memory() -> None:
     gib = 2**30
     full = memory.parts(setup_7b("full"), llama2_7b())
     states = full["weights"] + full["gradients"] + full["optimizer states"]
@@ -159,6 +159,8 @@ def test_a_7b_model_takes_what_the_field_says_it_takes() -> None:
     assert sum(memory.parts(setup_7b("full", ranks=8), llama2_7b()).values()) < 20 * gib
 
 
-def test_a_compiled_layer_keeps_less() -> None:
-    plain, compiled = (memory.layer_bytes(setup_7b("full", compiled=one), llama2_7b()) for one in (False, True))
+def test_a_compiled_layer_stores_less() -> None:
+    plain, compiled = (
+        memory.layer_bytes(setup_7b("full", compiled=is_compiled), llama2_7b()) for is_compiled in (False, True)
+    )
     assert compiled < 0.6 * plain

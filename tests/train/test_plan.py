@@ -1,4 +1,4 @@
-"""The plan before a run: steps as published, choices with reasons, and what would fit where a run does not."""
+"""The plan before a run: published step counts, choices with reasons, and suggestions for a run that does not fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from curate.train.config import TrainConfig
 from curate.train.plan import Hardware, Load, Plan, Planner, Steps
 
 GIB = 2**30
-VICUNA = Load(  # 125,000 conversations, 370M tokens, as the model card of v1.3 says
+VICUNA = Load(  # 125,000 conversations, 370M tokens, according to the model card of v1.3
     conversations=125_000,
     rows=181_000,
     row_tokens=2048,
@@ -41,8 +41,8 @@ def card(gib: float, ranks: int = 1, disk: float = 1000, dtype: str = "bf16") ->
 
 
 def planned(hardware: Hardware, load: Load = MANY_A_ROW, preset: str = "default", **changes: dict[str, Any]) -> Plan:
-    made = config.override(config.load(preset), changes)
-    return Planner(made, llama2_7b(), load, hardware, attention="flex").plan()
+    settings = config.override(config.load(preset), changes)
+    return Planner(settings, llama2_7b(), load, hardware, attention="flex").plan()
 
 
 def steps(settings: TrainConfig, load: Load) -> Steps:
@@ -50,24 +50,24 @@ def steps(settings: TrainConfig, load: Load) -> Steps:
 
 
 def test_a_global_batch_counts_conversations() -> None:
-    found = steps(TrainConfig(), MANY_A_ROW)  # 3.125 a row
-    assert (found.rows, found.conversations) == (41, 128.125)
-    assert found.count == 2342  # 100,000 conversations × 3 epochs ÷ 128 is 2,344
+    counted = steps(TrainConfig(), MANY_A_ROW)  # 3.125 a row
+    assert (counted.rows, counted.conversations) == (41, 128.125)
+    assert counted.count == 2342  # 100,000 conversations × 3 epochs ÷ 128 is 2,344
     assert "128 conversations per step = 41 rows of 2,048 tokens" in planned(card(80)).reasons
 
 
-def test_the_last_step_takes_what_is_left_and_max_steps_says_all() -> None:
+def test_the_last_step_may_be_smaller_and_max_steps_sets_the_number() -> None:
     load = replace(MANY_A_ROW, conversations=10, rows=10)
     few = config.override(TrainConfig(), {"train": {"global_batch": 4, "epochs": 1.0}})
-    found = steps(few, load)
-    assert (found.count, found.rows, found.total_rows) == (3, 4, 10)
-    found = steps(config.override(few, {"train": {"max_steps": 7}}), load)
-    assert (found.count, found.total_rows, found.epochs) == (7, 28, 2.8)
+    counted = steps(few, load)
+    assert (counted.count, counted.rows, counted.total_rows) == (3, 4, 10)
+    counted = steps(config.override(few, {"train": {"max_steps": 7}}), load)
+    assert (counted.count, counted.total_rows, counted.epochs) == (7, 28, 2.8)
 
 
-def test_a_batch_smaller_than_a_row_is_said() -> None:
-    found = planned(card(80), train={"global_batch": 2})
-    assert any("global_batch is 2 conversations, but a row has 3.1" in reason for reason in found.reasons)
+def test_a_batch_smaller_than_a_row_is_reported() -> None:
+    plan = planned(card(80), train={"global_batch": 2})
+    assert any("global_batch is 2 conversations, but a row has 3.1" in reason for reason in plan.reasons)
 
 
 @pytest.mark.parametrize(
@@ -83,102 +83,102 @@ def test_a_batch_smaller_than_a_row_is_said() -> None:
     ],
     ids=["full 141", "full 109", "full 85", "full 60", "LoRA 80", "LoRA 22", "QLoRA 14"],
 )
-def test_a_7b_model_fits_in_the_most_exact_way_that_fits(
+def test_a_7b_model_uses_the_most_exact_form_that_fits(
     gib: float, changes: dict[str, Any], expected: tuple[str, bool]
 ) -> None:
-    found = planned(card(gib), **changes)
-    assert found.fits_memory
-    assert (found.form, found.checkpointed > 0) == expected
-    assert found.needs <= gib * GIB
+    plan = planned(card(gib), **changes)
+    assert plan.fits_memory
+    assert (plan.form, plan.checkpointed > 0) == expected
+    assert plan.needs <= gib * GIB
 
 
-def test_no_more_layers_are_checkpointed_than_must_be() -> None:
-    found = planned(card(22), method={"kind": "lora"})
-    assert 0 < found.checkpointed < 32
-    assert any(f"activations of {found.checkpointed} of 32 layers are recomputed" in text for text in found.reasons)
+def test_only_as_many_layers_as_necessary_are_checkpointed() -> None:
+    plan = planned(card(22), method={"kind": "lora"})
+    assert 0 < plan.checkpointed < 32
+    assert any(f"activations of {plan.checkpointed} of 32 layers are recomputed" in text for text in plan.reasons)
     spared = planned(card(22), method={"kind": "lora"}, train={"checkpointing": "full"})
     assert spared.checkpointed == 32
-    assert found.seconds < 0.95 * spared.seconds
+    assert plan.seconds < 0.95 * spared.seconds
     counts = [planned(card(gib), method={"kind": "lora"}).checkpointed for gib in (19, 20, 21, 22, 23, 24)]
     assert counts == sorted(counts, reverse=True)
 
 
-def test_fp16_weights_are_never_rounded_by_chance() -> None:
+def test_fp16_weights_are_never_rounded_stochastically() -> None:
     full: dict[str, Any] = {"method": {"kind": "full"}}
     assert planned(card(60), **full).form == "stochastic"
-    found = planned(card(60, dtype="fp16"), **full)
-    assert not found.fits
-    assert not any("stochastic" in text for text in found.suggestions)
+    plan = planned(card(60, dtype="fp16"), **full)
+    assert not plan.fits
+    assert not any("stochastic" in text for text in plan.suggestions)
 
 
-def test_the_24_gb_cards_have_room_for_7b() -> None:
+def test_a_24_gb_card_has_room_for_7b() -> None:
     small: dict[str, Any] = {"train": {"micro_batch": 1, "checkpointing": "full"}}
     assert planned(card(14), method={"kind": "qlora"}, **small).fits
     assert planned(card(22), method={"kind": "lora"}, **small).fits
 
 
-def test_what_does_not_fit_is_refused_with_what_would() -> None:
-    found = planned(card(24), method={"kind": "full"})
-    assert not found.fits
+def test_a_run_that_does_not_fit_is_refused_with_suggestions() -> None:
+    plan = planned(card(24), method={"kind": "full"})
+    assert not plan.fits
     with pytest.raises(PlanError) as caught:
-        found.require_fit()
-    said = str(caught.value)
-    assert "a card of 24 GiB has 24.0" in said
-    assert "--method lora (" in said and "--method qlora (" in said and "4 such devices with torchrun" in said
-    assert "\n" not in said
+        plan.require_fit()
+    message = str(caught.value)
+    assert "a card of 24 GiB has 24.0" in message
+    assert "--method lora (" in message and "--method qlora (" in message and "4 such devices with torchrun" in message
+    assert "\n" not in message
 
 
-def test_what_was_asked_for_is_kept_and_said_to_be_asked() -> None:
-    found = planned(card(141), method={"kind": "lora"}, train={"micro_batch": 2, "checkpointing": "full"})
-    assert (found.micro_batch, found.grad_accum, found.checkpointed) == (2, 21, 32)
-    assert "2 rows at once: as set" in found.reasons
-    assert "activations checkpointed: yes, as set" in found.reasons
+def test_requested_settings_are_kept_and_marked_as_requested() -> None:
+    plan = planned(card(141), method={"kind": "lora"}, train={"micro_batch": 2, "checkpointing": "full"})
+    assert (plan.micro_batch, plan.grad_accum, plan.checkpointed) == (2, 21, 32)
+    assert "2 rows at once: as set" in plan.reasons
+    assert "activations checkpointed: yes, as set" in plan.reasons
 
 
 def test_a_micro_batch_spreads_a_step_evenly() -> None:
-    found = planned(card(141), method={"kind": "lora"})  # 8 rows of 2,048 at most: 41 rows in 6 portions of 7
-    assert (found.micro_batch, found.grad_accum) == (7, 6)
+    plan = planned(card(141), method={"kind": "lora"})  # 8 rows of 2,048 at most: 41 rows in 6 portions of 7
+    assert (plan.micro_batch, plan.grad_accum) == (7, 6)
     assert planned(card(141, ranks=4), method={"kind": "lora"}).grad_accum == 2
 
 
 def test_a_full_7b_state_is_94_gb_and_the_disk_must_hold_it() -> None:
-    found = planned(card(141, disk=150), method={"kind": "full"}, optimizer={"form": "master"})
-    assert found.checkpoint == 14 * 6_738_415_616  # weights in bf16, three fp32 tensors of the optimizer
+    plan = planned(card(141, disk=150), method={"kind": "full"}, optimizer={"form": "master"})
+    assert plan.checkpoint == 14 * 6_738_415_616  # weights in bf16, three fp32 tensors of the optimizer
     with pytest.raises(PlanError, match=r"of disk, 150.0 are free .* is 87.9"):
-        found.require_fit()
+        plan.require_fit()
     assert planned(card(141, disk=150), method={"kind": "lora"}).fits
 
 
 def test_more_ranks_share_the_states_and_the_time() -> None:
-    one, eight = (
+    single, eight = (
         planned(card(80, ranks=ranks), method={"kind": "full"}, optimizer={"form": "master"}) for ranks in (1, 8)
     )
-    assert not one.fits and eight.fits
-    assert eight.parts["optimizer states"] * 8 == pytest.approx(one.parts["optimizer states"])
-    assert eight.seconds < one.seconds / 5
+    assert not single.fits and eight.fits
+    assert eight.parts["optimizer states"] * 8 == pytest.approx(single.parts["optimizer states"])
+    assert eight.seconds < single.seconds / 5
 
 
-def test_vicunas_time_is_of_the_published_order() -> None:
+def test_the_time_for_vicuna_is_close_to_the_published_time() -> None:
     # Its model card names about 12 hours on 8 A100 (312e12) for 13B; 7B cost 140 of 300 dollars.
     a100 = Hardware("cuda", "A100", 80 * GIB, "bf16", 270e12, 8, 1000 * GIB)
-    found = planned(a100, VICUNA, preset="vicuna-7b")
-    assert 3 < found.seconds / 3600 < 18
+    plan = planned(a100, VICUNA, preset="vicuna-7b")
+    assert 3 < plan.seconds / 3600 < 18
 
 
 def test_a_plan_is_plain_values() -> None:
     import json
 
-    said = planned(card(80)).to_dict()
-    assert json.loads(json.dumps(said)) == said
-    assert said["steps"] == 2342 and said["peak_gib"] <= said["needs_gib"] <= said["available_gib"]
+    values = planned(card(80)).to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert values["steps"] == 2342 and values["peak_gib"] <= values["needs_gib"] <= values["available_gib"]
 
 
 def test_this_machine_can_be_measured() -> None:
     torch.set_num_threads(1)
-    found = device.measure_device(torch.device("cpu"))
-    assert (found.kind, found.dtype) == ("cpu", "fp32")
-    assert found.memory > 100 << 20
-    assert found.rate > 1e8
+    measured = device.measure_device(torch.device("cpu"))
+    assert (measured.kind, measured.dtype) == ("cpu", "fp32")
+    assert measured.memory > 100 << 20
+    assert measured.rate > 1e8
     assert device.measure_device(torch.device("cpu"), memory_gib=0.25).memory == GIB // 4
     assert device.peak_gib(torch.device("cpu")) > 0.05
 

@@ -1,4 +1,4 @@
-"""A run that was ended goes on as if it had not been: the same steps, with the same losses bit for bit."""
+"""An interrupted run continues with the same steps and bit-identical losses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.small_runs import SHORT, EventLog, losses, run, taught_set
 
 ROOT = Path(__file__).parents[2]
 STEPS = 10
-# Dropout and noise, so that random states matter as much as weights do.
+# Dropout and noise, so that random states affect the losses.
 DRAWN = ("method.dropout=0.3", "optimizer.neftune=5.0")
 LORA = {"method": "lora", "rank": 4, "lr": 0.02, "max_steps": STEPS}
 
@@ -39,39 +39,39 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing interrupted."""
+    """Return an uninterrupted run."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     run(taught, folder, settings=DRAWN, **LORA)
     return folder
 
 
 @pytest.fixture(scope="module")
-def whole(finished: Path) -> list[float]:
-    """The losses of a run that nothing interrupted."""
+def expected_losses(finished: Path) -> list[float]:
+    """Return the losses of the uninterrupted run."""
     return losses(finished)
 
 
 @pytest.fixture(scope="module")
 def stopped(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, stopped after 6 of its steps with full checkpoints of steps 3 and 6; tests resume copies of it."""
+    """Return the same run, stopped after step 6 with full checkpoints of steps 3 and 6; tests resume copies of it."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
     stopped_at(taught, folder, 6, "checkpoint.steps=3", "checkpoint.full_states=2")
     return folder
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Begin a fine-tune in a process of its own."""
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a fine-tune in its own process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "curate", "finetune", "--device", "cpu", *words]
+    line = [sys.executable, "-m", "curate", "finetune", "--device", "cpu", *arguments]
     return subprocess.Popen(
         line, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 
-def words_of(data: Path, out: Path, *settings: str) -> list[str]:
-    given = [word for setting in (*SHORT, *DRAWN, *settings) for word in ("--setting", setting)]
+def arguments_of(data: Path, out: Path, *settings: str) -> list[str]:
+    settings_arguments = [word for setting in (*SHORT, *DRAWN, *settings) for word in ("--setting", setting)]
     flags = ["--model", "tiny", "--method", "lora", "--rank", "4", "--lr", "0.02", "--seed", "1"]
-    return [str(data), *flags, "--global-batch", "4", "--max-steps", str(STEPS), "--out", str(out), *given]
+    return [str(data), *flags, "--global-batch", "4", "--max-steps", str(STEPS), "--out", str(out), *settings_arguments]
 
 
 def wait_for_steps(process: subprocess.Popen[str], out: Path, count: int) -> None:
@@ -87,30 +87,30 @@ def wait_for_steps(process: subprocess.Popen[str], out: Path, count: int) -> Non
 
 @pytest.mark.slow
 def test_a_run_killed_at_a_random_moment_resumes_with_the_same_losses(
-    taught: Path, tmp_path: Path, whole: list[float]
+    taught: Path, tmp_path: Path, expected_losses: list[float]
 ) -> None:
     chance = random.Random()
     after, pause = chance.randrange(1, STEPS - 1), chance.random() * 0.2
     out = tmp_path / "run"
-    process = start(tmp_path, *words_of(taught, out, "checkpoint.steps=2"))
+    process = start(tmp_path, *arguments_of(taught, out, "checkpoint.steps=2"))
     wait_for_steps(process, out, after)
     time.sleep(pause)
     process.kill()
     process.communicate()
-    told = f"killed {pause:.3f} s after step {after}"
-    assert records.read(out).facts["status"] == "running", told
+    moment = f"killed {pause:.3f} s after step {after}"
+    assert records.read(out).facts["status"] == "running", moment
     resumed = start(tmp_path, "--resume", str(out))
-    _, said = resumed.communicate(timeout=240)
-    assert resumed.returncode == 0, (told, said)
-    assert losses(out) == whole, told
+    _, errors = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, (moment, errors)
+    assert losses(out) == expected_losses, moment
     steps = [row["step"] for row in records.read_lines(out / records.METRICS)]
-    assert steps == list(range(1, STEPS + 1)), told
+    assert steps == list(range(1, STEPS + 1)), moment
     assert records.read(out).facts["status"] == "finished"
 
 
 @pytest.mark.slow
-def test_a_run_killed_before_its_first_checkpoint_begins_again(
-    taught: Path, tmp_path: Path, whole: list[float]
+def test_a_run_killed_before_its_first_checkpoint_restarts(
+    taught: Path, tmp_path: Path, expected_losses: list[float]
 ) -> None:
     class Killed(Exception):
         pass
@@ -121,10 +121,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
 
     with pytest.raises(Killed):
         run(taught, tmp_path / "run", settings=DRAWN, on_event=kill, **LORA)
-    heard = EventLog()
-    finetune(resume=tmp_path / "run", place="cpu", on_event=heard)
-    assert any("has no checkpoint yet" in warned.text for warned in heard.of(events.Warned))
-    assert losses(tmp_path / "run") == whole
+    event_log = EventLog()
+    finetune(resume=tmp_path / "run", place="cpu", on_event=event_log)
+    assert any("has no checkpoint yet" in warned.text for warned in event_log.of(events.Warned))
+    assert losses(tmp_path / "run") == expected_losses
     looks = [
         (row["step"], row["which"], str(row["messages"]))
         for row in records.read_lines(tmp_path / "run" / records.SAMPLES)
@@ -136,8 +136,8 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_signal_saves_and_leaves_and_the_run_goes_on(
-    taught: Path, tmp_path: Path, whole: list[float], number: int
+def test_a_signal_saves_and_exits_and_the_run_continues(
+    taught: Path, tmp_path: Path, expected_losses: list[float], number: int
 ) -> None:
     def ask(event: Any) -> None:
         if isinstance(event, events.Stepped) and event.step == 4:
@@ -149,23 +149,23 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(
     assert "--resume" in records.read(stopped.run).facts["status"]
     result = finetune(resume=tmp_path / "run", place="cpu")
     assert result.status == "finished"
-    assert losses(tmp_path / "run") == whole
+    assert losses(tmp_path / "run") == expected_losses
 
 
 @pytest.mark.slow
-def test_the_command_ends_by_sigterm_with_143_and_a_line_that_says_how_to_go_on(taught: Path, tmp_path: Path) -> None:
+def test_sigterm_exits_with_143_and_says_how_to_resume(taught: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(tmp_path, *words_of(taught, out))
+    process = start(tmp_path, *arguments_of(taught, out))
     wait_for_steps(process, out, 2)
     process.send_signal(signal.SIGTERM)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
-    assert f"curatefinetune--resume{out}" in "".join(printed.split())  # folded at the edge of the screen
+    assert f"curatefinetune--resume{out}" in "".join(printed.split())  # wrapped at the edge of the screen
     step = len(losses(out))
     assert checkpoint.checkpoints(out)[0].name == f"step-{step:06}"
 
 
-def test_a_signal_that_is_ignored_as_under_nohup_stops_nothing(taught: Path, tmp_path: Path) -> None:
+def test_an_ignored_signal_as_under_nohup_stops_nothing(taught: Path, tmp_path: Path) -> None:
     def hang_up(event: Any) -> None:
         if isinstance(event, events.Stepped) and event.step == 1:
             os.kill(os.getpid(), signal.SIGHUP)
@@ -178,7 +178,7 @@ def test_a_signal_that_is_ignored_as_under_nohup_stops_nothing(taught: Path, tmp
     assert (result.status, result.step) == ("finished", 2)
 
 
-# ---- what is on the disk
+# ---- checkpoints on disk
 
 
 def stopped_at(data: Path, out: Path, step: int, *settings: str) -> None:
@@ -196,67 +196,69 @@ def damage(folder: Path) -> None:
     file.write_bytes(content)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
-    stopped: Path, tmp_path: Path, whole: list[float]
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
+    stopped: Path, tmp_path: Path, expected_losses: list[float]
 ) -> None:
     out = shutil.copytree(stopped, tmp_path / "run")
     newest, before = checkpoint.checkpoints(out)
     damage(newest)
-    heard = EventLog()
-    finetune(resume=out, place="cpu", on_event=heard)
-    [warned] = heard.of(events.Warned)
+    event_log = EventLog()
+    finetune(resume=out, place="cpu", on_event=event_log)
+    [warned] = event_log.of(events.Warned)
     assert newest.name in warned.text and "SHA-256" in warned.text
-    assert heard.of(events.Started)[0].step == 3
+    assert event_log.of(events.Started)[0].step == 3
     assert before.name == "step-000003"
-    assert losses(out) == whole
+    assert losses(out) == expected_losses
 
 
-def test_where_only_weights_are_left_the_run_says_so_before_it_loads_anything(taught: Path, tmp_path: Path) -> None:
+def test_with_only_weights_left_the_run_is_refused_before_loading(taught: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     stopped_at(taught, out, 6, "checkpoint.steps=3")
     newest, before = checkpoint.checkpoints(out)
     assert {path.name.split("-")[0] for path in before.iterdir()} == {"manifest.json", "state.json", "weights"}
     damage(newest)
-    heard = EventLog()
+    event_log = EventLog()
     with pytest.raises(CheckpointError, match=f"{before.name}.*has weights but not.*--init"):
-        finetune(resume=out, place="cpu", on_event=heard)
-    assert not heard.of(events.Planned)
+        finetune(resume=out, place="cpu", on_event=event_log)
+    assert not event_log.of(events.Planned)
 
 
 def test_the_last_checkpoints_are_kept_and_one_full_state(taught: Path, tmp_path: Path) -> None:
     run(taught, tmp_path / "run", settings=("checkpoint.steps=2", "checkpoint.keep=3"), max_steps=10)
-    found = checkpoint.checkpoints(tmp_path / "run")
-    assert [path.name for path in found] == ["step-000010", "step-000008", "step-000006"]
-    assert [checkpoint.load(path).optimizer is not None for path in found] == [True, False, False]
+    paths = checkpoint.checkpoints(tmp_path / "run")
+    assert [path.name for path in paths] == ["step-000010", "step-000008", "step-000006"]
+    assert [checkpoint.load(path).optimizer is not None for path in paths] == [True, False, False]
 
 
 @pytest.mark.slow
-def test_a_full_disk_in_the_middle_of_a_save_loses_nothing_that_was_there(
-    taught: Path, tmp_path: Path, whole: list[float]
+def test_a_full_disk_during_a_save_keeps_earlier_checkpoints(
+    taught: Path, tmp_path: Path, expected_losses: list[float]
 ) -> None:
     out = tmp_path / "run"
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); "  # as a full disk: EFBIG
+    limit = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); "  # fails like a full disk, with EFBIG
+    )
     stopped_at(taught, out, 4)
     before = {path: path.stat().st_size for path in checkpoint.checkpoints(out)[0].iterdir()}
     code = limit.format(200_000) + "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
     code += "import sys; from curate.cli import main; sys.argv[1:] = {0!r}; main()"
-    words = ["finetune", "--resume", str(out), "--device", "cpu", "--setting", "checkpoint.steps=2"]
+    arguments = ["finetune", "--resume", str(out), "--device", "cpu", "--setting", "checkpoint.steps=2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code.format(words)], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", code.format(arguments)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 1
     assert "step-000006" in done.stderr.splitlines()[-1] and "was not written" in done.stderr.splitlines()[-1]
     assert {path: path.stat().st_size for path in checkpoint.checkpoints(out)[0].iterdir()} == before
     assert "was not written" in records.read(out).facts["status"]
     finetune(resume=out, place="cpu")
-    assert losses(out) == whole
+    assert losses(out) == expected_losses
 
 
-# ---- what may not be resumed
+# ---- refusals
 
 
-def test_settings_that_change_losses_cannot_change_and_those_that_do_not_can(stopped: Path, tmp_path: Path) -> None:
+def test_only_settings_without_effect_on_the_loss_can_change(stopped: Path, tmp_path: Path) -> None:
     out = shutil.copytree(stopped, tmp_path / "run")
     with pytest.raises(RecipeError, match=r"learning_rate was 0\.02, is 0\.5.*--init"):
         finetune(resume=out, lr=0.5, place="cpu")
@@ -273,12 +275,12 @@ def test_another_set_is_refused(tmp_path: Path) -> None:
         finetune(resume=out, place="cpu")
 
 
-def test_a_finished_run_is_not_run_again(finished: Path) -> None:
+def test_a_finished_run_is_not_resumed(finished: Path) -> None:
     with pytest.raises(RunError, match="is finished"):
         finetune(resume=finished, place="cpu")
 
 
-def test_a_folder_that_holds_no_run_is_named_and_the_latest_is_found(
+def test_a_folder_without_a_run_is_refused_and_the_latest_run_is_found(
     stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -293,6 +295,6 @@ def test_a_folder_that_holds_no_run_is_named_and_the_latest_is_found(
     assert run_folder.find_resumable(None) == Path("runs/new")
 
 
-def test_two_processes_never_work_on_one_run(stopped: Path) -> None:
+def test_two_processes_cannot_continue_one_run(stopped: Path) -> None:
     with run_folder.lock(stopped), pytest.raises(RunError, match="another process is working"):
         finetune(resume=stopped, place="cpu")

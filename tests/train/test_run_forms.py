@@ -1,4 +1,4 @@
-"""Whole runs by each form of the optimizer and over 4-bit matrices: stopped, resumed, the same losses bit for bit."""
+"""Whole runs with each optimizer form and with 4-bit matrices, stopped and resumed, have bit-identical losses."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def stop_in_the_middle(event: events.Event) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # bitsandbytes' and peft's own
 @pytest.mark.parametrize("name", RUNS)
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(name: str, taught: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_run(name: str, taught: Path, tmp_path: Path) -> None:
     flags, settings = RUNS[name]
     if flags["method"] == "qlora":
         pytest.importorskip("bitsandbytes")
-    given: dict[str, Any] = {**flags, "max_steps": STEPS, "lr": 5e-3, "settings": ("eval.samples=0", *settings)}
-    run(taught, tmp_path / "whole", **given)
-    run(taught, tmp_path / "stopped", on_event=stop_in_the_middle, **given)
+    options: dict[str, Any] = {**flags, "max_steps": STEPS, "lr": 5e-3, "settings": ("eval.samples=0", *settings)}
+    run(taught, tmp_path / "whole", **options)
+    run(taught, tmp_path / "stopped", on_event=stop_in_the_middle, **options)
     assert len(losses(tmp_path / "stopped")) == STEPS // 2
     finetune(resume=tmp_path / "stopped", place="cpu")
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""A run's page: what it shows, and that nothing in it can run."""
+"""A run's page shows its results, and nothing in it can run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Tags(HTMLParser):
         self.found += [(tag, ""), *((tag, name) for name, _ in attrs)]
 
 
-def test_nothing_of_the_data_can_run_on_the_page(run: Path) -> None:
+def test_nothing_in_the_data_can_run_on_the_page(run: Path) -> None:
     text = html.write(run).read_text("utf-8")
     tags = Tags()
     tags.feed(re.sub(r"(<script>).*?(</script>)", r"\1\2", text, flags=re.S))
@@ -48,7 +48,7 @@ def test_nothing_of_the_data_can_run_on_the_page(run: Path) -> None:
     assert text.count("&lt;script&gt;") >= 9, "the hostile text stands on the page, as text"
 
 
-def test_the_page_is_whole_html(run: Path) -> None:
+def test_the_page_is_valid_html(run: Path) -> None:
     library: Any = importlib.import_module("html5lib")  # ships no types
     parser = library.HTMLParser(strict=True)
     parser.parse(html.write(run).read_text("utf-8"))
@@ -92,11 +92,11 @@ def test_each_chart_has_its_lines(run: Path) -> None:
     assert base == [[0, 3.5], [40, 3.5]]
 
 
-def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
+def test_a_run_that_has_just_started_has_a_page(tmp_path: Path) -> None:
     assert html.write(tmp_path).read_text("utf-8").startswith("<!doctype html>")
 
 
-def test_a_half_written_line_and_steps_taken_again_do_no_harm(tmp_path: Path) -> None:
+def test_partial_lines_and_repeated_steps_are_handled(tmp_path: Path) -> None:
     path = tmp_path / records.METRICS
     records.append(path, [{"step": 1, "loss": 9.0}, {"step": 2, "loss": 8.0}])
     with path.open("a") as file:
@@ -106,17 +106,17 @@ def test_a_half_written_line_and_steps_taken_again_do_no_harm(tmp_path: Path) ->
 
 
 @given(st.integers(1, 5000), st.integers(1, 700))
-def test_a_long_run_is_thinned_to_means_of_its_stretches(count: int, most: int) -> None:
+def test_a_long_run_is_reduced_to_means_of_consecutive_steps(count: int, most: int) -> None:
     kept = records.downsample([(step, float(step)) for step in range(1, count + 1)], most)
     assert len(kept) == min(count, most)
     assert kept[-1][0] == count
-    assert all(one[0] < other[0] and one[1] < other[1] for one, other in pairwise(kept))
+    assert all(point[0] < next_point[0] and point[1] < next_point[1] for point, next_point in pairwise(kept))
 
 
-def test_a_step_without_a_finite_loss_is_no_point() -> None:
+def test_a_step_without_a_finite_loss_has_no_point() -> None:
     losses = [2.0, float("nan"), float("inf"), None, 1.0]
     assert records.points([{"step": n, "loss": loss} for n, loss in enumerate(losses)], "loss") == [(0, 2.0), (4, 1.0)]
 
 
-def test_the_running_mean_is_free_of_its_start() -> None:
+def test_the_running_mean_is_unbiased_at_the_start() -> None:
     assert [y for _, y in records.smooth([(1, 5.0), (2, 5.0)])] == pytest.approx([5.0, 5.0])

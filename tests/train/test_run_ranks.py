@@ -1,4 +1,4 @@
-"""Several ranks make the run that one makes: adapters by DDP, every weight by FSDP2, from one number to another."""
+"""Runs on several ranks equal a run on one: adapters with DDP, full training with FSDP2, resumed on other numbers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def stop_at(step: int) -> Any:
 
 
 def as_two(rank: int, data: Path, root: Path) -> None:
-    """What each of two ranks does; an interruption reaches the first one alone."""
+    """Run one of two ranks; an interruption reaches the first one only."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     run(data, root / "two-full", **FULL)
     run(data, root / "two-lora", **LORA)
@@ -64,7 +64,7 @@ def as_two(rank: int, data: Path, root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def root(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs of one rank and of two, and two that went from one number to the other."""
+    """Return a folder with runs on one rank and on two, and two that were resumed on the other number."""
     root = tmp_path_factory.mktemp("ranks")
     run(taught, root / "one-full", **FULL)
     run(taught, root / "one-lora", **LORA)
@@ -75,10 +75,12 @@ def root(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def states(root: Path, kind: str, step: int) -> tuple[checkpoint.State, checkpoint.State]:
-    """What one rank saved at a step, and what two did."""
-    one, two = (checkpoint.load(root / f"{ranks}-{kind}" / f"checkpoints/step-{step:06}") for ranks in ("one", "two"))
-    assert list(one.weights) == list(two.weights)
-    return one, two
+    """Return the states that one rank and two ranks saved at a step."""
+    single, two = (
+        checkpoint.load(root / f"{ranks}-{kind}" / f"checkpoints/step-{step:06}") for ranks in ("one", "two")
+    )
+    assert list(single.weights) == list(two.weights)
+    return single, two
 
 
 def flat(tensors: Iterable[Any]) -> Any:
@@ -86,28 +88,28 @@ def flat(tensors: Iterable[Any]) -> Any:
 
 
 def saved_keys(folder: Path) -> dict[str, list[str]]:
-    """The names of the tensors in each file of weights below a folder."""
+    """Return the names of the tensors in each file of weights below a folder."""
     files = sorted(folder.rglob("*.safetensors"))
     return {str(file.relative_to(folder)): sorted(load_file(file)) for file in files}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_two_ranks_have_the_losses_the_norms_and_the_looks_of_one(root: Path, kind: str) -> None:
-    one, two = (records.read(root / f"{ranks}-{kind}") for ranks in ("one", "two"))
+def test_two_ranks_have_the_losses_norms_and_evaluations_of_one(root: Path, kind: str) -> None:
+    single, two = (records.read(root / f"{ranks}-{kind}") for ranks in ("one", "two"))
     for key in ("lr", "tokens", "supervised"):
-        assert [row[key] for row in two.metrics] == [row[key] for row in one.metrics], key
+        assert [row[key] for row in two.metrics] == [row[key] for row in single.metrics], key
     for key in ("loss", "norm"):
-        found, wanted = ([row[key] for row in run.metrics] for run in (two, one))
-        assert found[0] == pytest.approx(wanted[0], rel=ROUNDING), key
-        assert found == pytest.approx(wanted, rel=DRIFT), key
+        values, expected = ([row[key] for row in run.metrics] for run in (two, single))
+        assert values[0] == pytest.approx(expected[0], rel=ROUNDING), key
+        assert values == pytest.approx(expected, rel=DRIFT), key
     for which in ("base", "tuned"):
-        rows = [found.evaluation(which) for found in (one, two)]
+        rows = [run.evaluation(which) for run in (single, two)]
         assert rows[0] is not None and rows[1] is not None
         assert rows[1]["overall"]["loss"] == pytest.approx(rows[0]["overall"]["loss"], rel=DRIFT)
         assert rows[1]["overall"]["tokens"] == rows[0]["overall"]["tokens"]
     assert [row["answer"] for row in two.samples if row["which"] == "base"] == [
-        row["answer"] for row in one.samples if row["which"] == "base"
+        row["answer"] for row in single.samples if row["which"] == "base"
     ]
     assert two.plan["ranks"] == 2
 
@@ -116,17 +118,19 @@ def test_two_ranks_have_the_losses_the_norms_and_the_looks_of_one(root: Path, ki
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_two_ranks_have_the_first_gradients_of_one(root: Path, kind: str) -> None:
     # After one step the first moment is the clipped gradient times 1 - beta1.
-    one, two = (flat(slot["exp_avg"] for slot in state.optimizer["state"].values()) for state in states(root, kind, 1))
-    assert (two - one).norm() <= ROUNDING * one.norm()
+    single, two = (
+        flat(slot["exp_avg"] for slot in state.optimizer["state"].values()) for state in states(root, kind, 1)
+    )
+    assert (two - single).norm() <= ROUNDING * single.norm()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_two_ranks_write_the_weights_of_one(root: Path, kind: str) -> None:
     first, _ = states(root, kind, 1)
-    one, two = states(root, kind, 5)
-    change = flat(one.weights.values()) - flat(first.weights.values())
-    assert (flat(two.weights.values()) - flat(one.weights.values())).norm() <= DRIFT * change.norm()
+    single, two = states(root, kind, 5)
+    change = flat(single.weights.values()) - flat(first.weights.values())
+    assert (flat(two.weights.values()) - flat(single.weights.values())).norm() <= DRIFT * change.norm()
     assert len(two.rng) == 2
     folder = MODEL if kind == "full" else ADAPTER
     assert {path.name for path in (root / f"two-{kind}" / folder).iterdir()} == {
@@ -136,25 +140,25 @@ def test_two_ranks_write_the_weights_of_one(root: Path, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_two_ranks_save_the_tensors_of_one_and_a_tied_one_once(root: Path, kind: str) -> None:
+def test_two_ranks_save_the_tensors_of_one_and_a_tied_tensor_once(root: Path, kind: str) -> None:
     result = MODEL if kind == "full" else ADAPTER
     for folder in (result, "checkpoints/step-000005"):
-        one, two = (saved_keys(root / f"{ranks}-{kind}" / folder) for ranks in ("one", "two"))
+        single, two = (saved_keys(root / f"{ranks}-{kind}" / folder) for ranks in ("one", "two"))
         two.pop("rng.safetensors", None)  # has a state for each rank
-        one.pop("rng.safetensors", None)
-        assert two == one
+        single.pop("rng.safetensors", None)
+        assert two == single
         assert not [name for names in two.values() for name in names if "lm_head" in name]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["one-stopped", "two-stopped"], ids=["one rank, then two", "two ranks, then one"])
-def test_a_run_goes_on_with_another_number_of_ranks(root: Path, name: str) -> None:
+def test_a_run_continues_on_another_number_of_ranks(root: Path, name: str) -> None:
     assert losses(root / name) == pytest.approx(losses(root / "one-full"), rel=DRIFT)
     assert [row["step"] for row in records.read_lines(root / name / records.METRICS)] == [1, 2, 3, 4, 5]
     assert records.read(root / name).facts["status"] == "finished"
 
 
-def test_ranks_that_nobody_started_are_one_line(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ranks_get_one_clear_line(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(CurateError, match=r"WORLD_SIZE is 2.*(RANK|MASTER_ADDR).*torchrun"):
@@ -162,11 +166,22 @@ def test_ranks_that_nobody_started_are_one_line(taught: Path, tmp_path: Path, mo
 
 
 @pytest.mark.slow
-def test_torchrun_starts_the_command_and_the_first_rank_alone_speaks(taught: Path, tmp_path: Path) -> None:
+def test_torchrun_starts_the_command_and_only_the_first_rank_prints(taught: Path, tmp_path: Path) -> None:
     settings = [word for key in ("eval.samples=0", "data.row_tokens=192") for word in ("--setting", key)]
-    words = [str(taught), "--model", "tiny", "--max-steps", "2", "--global-batch", "4", "--device", "cpu", *settings]
+    arguments = [
+        str(taught),
+        "--model",
+        "tiny",
+        "--max-steps",
+        "2",
+        "--global-batch",
+        "4",
+        "--device",
+        "cpu",
+        *settings,
+    ]
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    line += ["-m", "curate", "finetune", *words, "--out", str(tmp_path / "run")]
+    line += ["-m", "curate", "finetune", *arguments, "--out", str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A step: the same however its rows are cut up, taken again when memory runs out, stopped where numbers end."""
+"""A step does not depend on its micro-batches, is repeated when memory runs out, and stops at non-finite numbers."""
 
 from __future__ import annotations
 
@@ -55,18 +55,16 @@ def reference(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> list[fl
 def test_a_step_is_the_same_in_one_two_or_four_micro_batches(
     taught: Path, tmp_path: Path, reference: list[float], micro_batch: int
 ) -> None:
-    found = run(taught, tmp_path / "run", micro_batch=micro_batch, **ALL)
-    assert found.plan.steps.rows == 4
-    assert found.plan.grad_accum == 4 // micro_batch
+    result = run(taught, tmp_path / "run", micro_batch=micro_batch, **ALL)
+    assert result.plan.steps.rows == 4
+    assert result.plan.grad_accum == 4 // micro_batch
     assert losses(tmp_path / "run") == pytest.approx(reference, rel=2e-5)
 
 
-def test_packed_and_one_conversation_a_row_are_the_same_run(
-    taught: Path, tmp_path: Path, reference: list[float]
-) -> None:
-    """The losses after a change of weights are the same only where the gradients were."""
-    found = run(taught, tmp_path / "run", settings=("data.packing=false", "data.row_tokens=0"), **ALL)
-    assert found.plan.steps.rows == 12
+def test_packed_and_unpacked_runs_are_equal(taught: Path, tmp_path: Path, reference: list[float]) -> None:
+    """The losses after an update are equal only if the gradients were."""
+    result = run(taught, tmp_path / "run", settings=("data.packing=false", "data.row_tokens=0"), **ALL)
+    assert result.plan.steps.rows == 12
     assert losses(tmp_path / "run") == pytest.approx(reference, rel=2e-5)
 
 
@@ -80,7 +78,7 @@ def test_checkpointed_activations_change_nothing(taught: Path, tmp_path: Path, r
 
 @contextmanager
 def memory_for(rows: int, *, after: int = 0) -> Iterator[list[int]]:
-    """Let memory run out, as torch says it, in any forward pass over more rows; count the passes that did."""
+    """Raise torch's out-of-memory error in any forward pass over more rows; count these passes."""
     passed: list[int] = []
     refused: list[int] = []
 
@@ -99,32 +97,30 @@ def memory_for(rows: int, *, after: int = 0) -> Iterator[list[int]]:
 
 
 @pytest.mark.slow
-def test_when_memory_runs_out_the_step_is_taken_again_by_half_with_the_same_rows_and_draws(
-    taught: Path, tmp_path: Path
-) -> None:
+def test_when_memory_runs_out_the_step_is_repeated_with_half_the_rows_at_once(taught: Path, tmp_path: Path) -> None:
     asked: dict[str, Any] = {**ALL, "method": "lora", "rank": 4, "settings": DRAWN}
     run(taught, tmp_path / "two", micro_batch=2, **asked)
-    heard = EventLog()
+    event_log = EventLog()
     with memory_for(2) as refused:
-        run(taught, tmp_path / "four", micro_batch=4, on_event=heard, **asked)
+        run(taught, tmp_path / "four", micro_batch=4, on_event=event_log, **asked)
     assert refused == [4]
-    [warned] = heard.of(events.Warned)
+    [warned] = event_log.of(events.Warned)
     assert "memory ran out in step 1: now 2 rows at once" in warned.text
     assert losses(tmp_path / "four") == losses(tmp_path / "two")
     used = [(row["tokens"], row["supervised"]) for row in records.read(tmp_path / "four").metrics]
     assert used == [(row["tokens"], row["supervised"]) for row in records.read(tmp_path / "two").metrics]
 
 
-def test_at_one_row_activations_are_checkpointed_and_then_there_is_no_more_to_do(taught: Path, tmp_path: Path) -> None:
-    heard = EventLog()
+def test_at_one_row_activations_are_checkpointed_and_then_the_run_ends(taught: Path, tmp_path: Path) -> None:
+    event_log = EventLog()
     with pytest.raises(RunError, match=r"step 1: memory ran out at one row.*--max-tokens"), memory_for(0):
-        run(taught, tmp_path / "run", micro_batch=1, on_event=heard, **ALL)
-    assert "activations are recomputed" in heard.of(events.Warned)[0].text
+        run(taught, tmp_path / "run", micro_batch=1, on_event=event_log, **ALL)
+    assert "activations are recomputed" in event_log.of(events.Warned)[0].text
     assert "memory ran out" in records.read(tmp_path / "run").facts["status"]
 
 
 @pytest.mark.slow
-def test_memory_that_runs_out_in_the_change_of_weights_goes_back_to_the_last_checkpoint(
+def test_running_out_of_memory_in_the_update_returns_to_the_last_checkpoint(
     taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, Any] = {**ALL, "settings": ("checkpoint.steps=2",)}
@@ -135,13 +131,13 @@ def test_memory_that_runs_out_in_the_change_of_weights_goes_back_to_the_last_che
     def fail_once(optimizer: adamw.AdamW) -> None:
         calls.append(1)
         change(optimizer)
-        if len(calls) == 4:  # half way through the fourth step, whose weights are no longer those of the third
+        if len(calls) == 4:  # in the middle of the fourth update
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(adamw.AdamW, "step", fail_once)
-    heard = EventLog()
-    run(taught, tmp_path / "four", micro_batch=4, on_event=heard, **asked)
-    assert "memory ran out in step 4: back to step 2, now 2 rows at once" in heard.of(events.Warned)[0].text
+    event_log = EventLog()
+    run(taught, tmp_path / "four", micro_batch=4, on_event=event_log, **asked)
+    assert "memory ran out in step 4: back to step 2, now 2 rows at once" in event_log.of(events.Warned)[0].text
     assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "two"), rel=2e-5)
     assert [row["step"] for row in records.read_lines(tmp_path / "four" / records.METRICS)] == [1, 2, 3, 4]
 
@@ -151,7 +147,7 @@ def test_memory_that_runs_out_in_the_change_of_weights_goes_back_to_the_last_che
 
 @contextmanager
 def loss_becomes(value: float, call: int) -> Iterator[None]:
-    """Let the loss of one forward pass in training be a number of ours."""
+    """Replace the loss of one forward pass in training by this number."""
     calls: list[int] = []
 
     def change(module: nn.Module, arguments: Any, output: Any) -> Any:
@@ -167,7 +163,7 @@ def loss_becomes(value: float, call: int) -> Iterator[None]:
         handle.remove()
 
 
-def test_a_loss_that_is_no_number_stops_the_run_with_one_line_before_a_weight_has_changed(
+def test_a_non_finite_loss_stops_the_run_before_the_update(
     taught: Path, tmp_path: Path, reference: list[float]
 ) -> None:
     asked: dict[str, Any] = {**ALL, "settings": ("checkpoint.steps=1",), "micro_batch": 4}
@@ -176,17 +172,17 @@ def test_a_loss_that_is_no_number_stops_the_run_with_one_line_before_a_weight_ha
     assert losses(tmp_path / "run") == pytest.approx(reference[:2], rel=2e-5)
     assert "the loss is nan" in records.read(tmp_path / "run").facts["status"]
     assert checkpoint.checkpoints(tmp_path / "run")[0].name == "step-000002"
-    finetune(resume=tmp_path / "run", place="cpu")  # what spoilt it is gone: the run goes on
+    finetune(resume=tmp_path / "run", place="cpu")  # without the bad gradient the run continues
     assert losses(tmp_path / "run") == pytest.approx(reference, rel=2e-5)
 
 
-def test_gradients_that_are_no_number_stop_it_too(taught: Path, tmp_path: Path) -> None:
+def test_non_finite_gradients_stop_the_run(taught: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"^step 1: the norm of the gradients is (nan|inf)"):
         run(taught, tmp_path / "run", settings=("optimizer.clip=0.0",), **{**ALL, "on_event": _spoil})
 
 
 def _spoil(event: Any) -> None:
-    """Let the first gradient that is made be infinite, as an overflow makes it."""
+    """Make the first gradient infinite, as after an overflow."""
     if isinstance(event, events.Started):
         handle: list[Any] = []
 
@@ -198,11 +194,11 @@ def _spoil(event: Any) -> None:
         handle.append(register_module_forward_hook(change))
 
 
-# ---- fp16's scaled loss
+# ---- loss scaling for fp16
 
 
 def trainer(taught: Path, scale: LossScale) -> Trainer:
-    """A trainer of every weight on one rank, two packed rows at once."""
+    """Return a trainer of every weight on one rank, with two packed rows at once."""
     from curate.rendering.factory import load_set_tokenizer
 
     folder, manifest = train_examples.open_set_folder(taught)
@@ -216,41 +212,41 @@ def trainer(taught: Path, scale: LossScale) -> Trainer:
     data_load = Load(len(examples), len(packed.rows), 192, work([], 0), work([], 0))
     hardware = Hardware("cpu", "a CPU", 1 << 40, "fp32", 1e9, 1, 1 << 40)
     plan = Planner(settings, loader.shape_from_config(source.config), data_load, hardware, kernel.name).plan()
-    made = Trainer(model, TrainerInputs(settings, plan, kernel, packed, World(0, 1, 0, torch.device("cpu"))))
-    made.loss_scale = scale
-    return made
+    built = Trainer(model, TrainerInputs(settings, plan, kernel, packed, World(0, 1, 0, torch.device("cpu"))))
+    built.loss_scale = scale
+    return built
 
 
-def weights(made: Trainer) -> Tensor:
-    found: Tensor = torch.cat([parameter.detach().flatten() for parameter in made.parameters.values()])
-    return found
+def weights(source: Trainer) -> Tensor:
+    flat: Tensor = torch.cat([parameter.detach().flatten() for parameter in source.parameters.values()])
+    return flat
 
 
-def test_a_scaled_loss_makes_the_same_step(taught: Path) -> None:
+def test_a_scaled_loss_gives_the_same_step(taught: Path) -> None:
     plain, scaled = trainer(taught, LossScale(False)), trainer(taught, LossScale(True, 65536.0))
     for step in range(1, 4):
-        one, other = plain.step(step, range(4), 1e-3), scaled.step(step, range(4), 1e-3)
-        assert other.loss == pytest.approx(one.loss, rel=1e-6)
-        assert other.norm == pytest.approx(one.norm, rel=1e-5)
+        plain_step, scaled_step = plain.step(step, range(4), 1e-3), scaled.step(step, range(4), 1e-3)
+        assert scaled_step.loss == pytest.approx(plain_step.loss, rel=1e-6)
+        assert scaled_step.norm == pytest.approx(plain_step.norm, rel=1e-5)
     assert torch.allclose(weights(plain), weights(scaled), atol=1e-5)
 
 
 def test_an_overflow_changes_no_weight_and_halves_the_scale(taught: Path) -> None:
-    made = trainer(taught, LossScale(True, 2.0**136))  # past fp32's 2**128 for any gradient element above 2**-8
-    before = weights(made)
-    outcome = made.step(1, range(4), 1e-3)
+    fp16_trainer = trainer(taught, LossScale(True, 2.0**136))  # past fp32's 2**128 for any gradient element above 2**-8
+    before = weights(fp16_trainer)
+    outcome = fp16_trainer.step(1, range(4), 1e-3)
     assert outcome.skipped
-    assert torch.equal(weights(made), before)
-    assert made.loss_scale.value == 2.0**135
-    taken = 1
+    assert torch.equal(weights(fp16_trainer), before)
+    assert fp16_trainer.loss_scale.value == 2.0**135
+    number = 1
     while outcome.skipped:
-        taken += 1
-        outcome = made.step(taken, range(4), 1e-3)
-    assert not torch.equal(weights(made), before)
+        number += 1
+        outcome = fp16_trainer.step(number, range(4), 1e-3)
+    assert not torch.equal(weights(fp16_trainer), before)
     assert outcome.loss == outcome.loss
 
 
-def test_the_scale_grows_again_after_many_good_steps() -> None:
+def test_the_scale_grows_after_many_good_steps() -> None:
     scale = LossScale(True, 4.0)
     for _ in range(2000):
         scale.update(True)
@@ -261,7 +257,7 @@ def test_the_scale_grows_again_after_many_good_steps() -> None:
 
 
 @pytest.mark.gpu
-def test_fp16_trains_on_a_gpu_where_bf16_is_missing(taught: Path, tmp_path: Path) -> None:
+def test_fp16_trains_on_a_gpu_without_bf16(taught: Path, tmp_path: Path) -> None:
     run(taught, tmp_path / "run", place="cuda", dtype="fp16", lr=3e-3, global_batch=12, max_steps=30)
-    found = losses(tmp_path / "run")
-    assert found[-1] < found[0] - 1
+    step_losses = losses(tmp_path / "run")
+    assert step_losses[-1] < step_losses[0] - 1
