@@ -56,9 +56,10 @@ FORMATS: dict[str, Format] = {
         Format("text", "Each conversation as rendered text, below a line with its id."),
     )
 }
-# The order matters: curate's own lines also look like OpenAI's.
-_READERS = ((sharegpt.recognises, sharegpt.parse), (native.recognises, native.parse),
-            (openai.recognises, openai.parse), (alpaca.recognises, alpaca.parse))  # fmt: skip
+# In the order of FORMATS, which matters: curate's own lines also look like OpenAI's.
+_READERS = tuple(
+    dict.fromkeys((item.recognises, item.parse) for item in FORMATS.values() if item.recognises and item.parse)
+)
 
 PROBLEMS: dict[str, str] = {
     "not_a_record": "The row is null, text, a number or a list, not an object.",

@@ -13,7 +13,7 @@ import polars as pl
 from curate._version import __version__
 from curate.analysis import set_stats
 from curate.analysis.stats import Duplicates, Flow, Header, Input, Stats, Step, sort_counts
-from curate.engine import base, local
+from curate.engine import base, pool
 from curate.errors import InputError, RecordError
 from curate.filters import duplicates, registry, verdicts
 from curate.ingest.decode import Chunk, RawRecord, decode_records
@@ -125,7 +125,7 @@ def measure_dump(
     chunks = iter(reader)
     first = list(islice(chunks, 2))
     count = (workers or base.default_workers()) if len(first) == 2 else 1
-    parts = list(local.run(factory, chain(first, chunks), count))
+    parts = list(pool.run(factory, chain(first, chunks), count))
     if not sum(part.read for part in parts):
         raise InputError(f"{str(path)!r} has no record")
     return _stats(str(path), parts, reader, factory.template)

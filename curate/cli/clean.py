@@ -68,7 +68,7 @@ def clean(
     Example:
       curate clean dump.json --language en --max-tokens 4096 -o english
     """
-    from curate.engine import local
+    from curate.engine import pool
 
     _start_workers(inputs, settings["workers"])
     try:
@@ -78,7 +78,7 @@ def clean(
         with show_progress(quiet) as progress:
             result = run(inputs, progress=progress, **settings)
     finally:
-        local.stop_prestarted()
+        pool.stop_prestarted()
     _report(result, quiet, as_json)
     if strict and result.damaged:
         click.get_current_context().exit(1)
@@ -86,12 +86,12 @@ def clean(
 
 def _start_workers(inputs: tuple[str, ...], workers: int | None) -> None:
     """Start the workers of a large run early, so that they import Polars while this process does."""
-    from curate.engine import base, local
+    from curate.engine import base, pool
 
     count = workers or base.default_workers()
     size = sum(Path(path).stat().st_size for path in inputs if Path(path).is_file())
     if count > 1 and size > LARGE:
-        local.prestart(count, "curate.pipeline.steps")
+        pool.prestart(count, "curate.pipeline.steps")
 
 
 def _report(result: CleanResult, quiet: bool, as_json: bool) -> None:

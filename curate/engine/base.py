@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -27,6 +27,13 @@ class Step(Protocol[Task, Result]):
     """A callable that processes one task. The result must not depend on the worker that runs it."""
 
     def __call__(self, task: Task, /) -> Result: ...
+
+
+class Pool(Protocol):
+    """Workers of an engine, which keep their step between calls."""
+
+    def map(self, tasks: Iterable[Any], /) -> Iterator[Any]:
+        """Yield the step's result for each task, or the result of a `Call`, in the order of the tasks."""
 
 
 def default_workers() -> int:

@@ -18,14 +18,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from curate.engine.base import SINGLE_THREADED, Call, R, Step, T, gc_disabled
+from curate.engine.base import SINGLE_THREADED, Call, Step, gc_disabled
 from curate.errors import CurateError
-
-
-def run(make_step: Callable[[], Step[T, R]], tasks: Iterable[T], workers: int) -> Iterator[R]:
-    """Yield `make_step()(task)` for each task, in order; see `WorkerPool`."""
-    with WorkerPool(make_step, workers) as pool:
-        yield from pool.map(tasks)
 
 
 class WorkerPool:

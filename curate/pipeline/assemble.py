@@ -14,7 +14,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from curate.dataset import columns, curated_set, transaction
-from curate.engine import base, local
+from curate.engine import base
 from curate.pipeline.corpus import DUPLICATES, Decisions
 from curate.pipeline.steps import part_file
 
@@ -51,9 +51,7 @@ class SetTables:
     originals: bool
 
 
-def write_tables(
-    pool: local.WorkerPool, target: SetTables, decisions: Decisions, meanwhile: Callable[[], object]
-) -> Counts:
+def write_tables(pool: base.Pool, target: SetTables, decisions: Decisions, meanwhile: Callable[[], object]) -> Counts:
     """Write the set's tables in the workers and return their counts.
 
     `meanwhile` runs in this process once all tables are assigned to workers. Raises OSError with a one-line message

@@ -20,7 +20,8 @@ from curate.dataset import curated_set, transaction
 from curate.dataset import manifest as manifests
 from curate.dataset.manifest import Manifest
 from curate.display.displayed import Displayed
-from curate.engine import base, local
+from curate.engine import base
+from curate.engine.pool import open_pool
 from curate.errors import BalanceError, InputError, SetError
 from curate.filters import registry
 from curate.ingest.decode import Chunk
@@ -94,7 +95,7 @@ def clean(
     with transaction.writing(folder) as partial:
         (partial / transaction.PARTS).mkdir()
         chunks = run.chunks(workers or base.default_workers())
-        with local.WorkerPool(CleanerFactory(recipe, (partial / transaction.PARTS).absolute()), run.workers) as pool:
+        with open_pool(CleanerFactory(recipe, (partial / transaction.PARTS).absolute()), run.workers) as pool:
             parts = run.read(pool, chunks)
             run.report("finding duplicates")
             decisions = corpus.decide(parts, recipe)
@@ -128,7 +129,7 @@ def _check_target(folder: Path, file: Path | None, sources: Sequence[Source]) ->
         raise SetError(f"{str(file)!r} exists and curate did not write it; nothing was written; give another -o")
 
 
-def _mask_spans(pool: local.WorkerPool) -> MaskSpans:
+def _mask_spans(pool: base.Pool) -> MaskSpans:
     """Return a function that computes mask spans in a worker, which has template and tokenizer loaded."""
 
     def spans(conversations: Sequence[Sequence[Message]]) -> Sequence[MaskedText]:
@@ -177,7 +178,7 @@ class _Run:
         self.workers = workers if len(first) == 2 else 1
         return chain(first, chunks)
 
-    def read(self, pool: local.WorkerPool, chunks: Iterable[tuple[int, Chunk]]) -> list[Part]:
+    def read(self, pool: base.Pool, chunks: Iterable[tuple[int, Chunk]]) -> list[Part]:
         """Clean all chunks in the workers; raises InputError if there was no record."""
         parts = []
         for part in pool.map(chunks):

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from curate import files
 from curate.dataset import arrow, manifest
 from curate.dataset.manifest import Manifest
-from curate.engine import base, local
+from curate.engine import base
+from curate.engine.pool import open_pool
 from curate.errors import CurateError
 from curate.rendering import proof
 from curate.rendering.factory import make_renderer
@@ -143,7 +144,7 @@ def load(
     changes = tuple(differences(set_manifest, renderer.name, info, window))
     prepared = PreparedBatch(ResplitSummary(changes, absent=_count_too_long(folder)) if changes else None)
     workers = workers or (base.default_workers() if arrow.count_rows(folder, limit) >= MANY_ROWS else 1)
-    with local.WorkerPool(partial(ExamplePreparer, renderer, window, changes), workers) as pool:
+    with open_pool(partial(ExamplePreparer, renderer, window, changes), workers) as pool:
         for batch in pool.map(arrow.read_batches(folder, limit)):
             prepared.extend(batch)
     failures = [failure_of(row, problem) for row, problem in prepared.left_out]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.engine import base, local
+from curate.engine import base, local, pool
 from curate.errors import CurateError, InputError, MissingExtra, RecordError
 from tests.support import ROOT
 
@@ -59,14 +59,14 @@ class NeverMade:
 
 
 def test_results_come_in_the_order_of_the_tasks() -> None:
-    results = list(local.run(Square, range(20), 3))
+    results = list(pool.run(Square, range(20), 3))
     assert [square for square, _ in results] == [n * n for n in range(20)]
     assert 1 < len({process for _, process in results}) <= 3
     assert os.getpid() not in {process for _, process in results}
 
 
 def test_one_worker_is_this_process() -> None:
-    assert list(local.run(Square, range(3), 1)) == [(0, os.getpid()), (1, os.getpid()), (4, os.getpid())]
+    assert list(pool.run(Square, range(3), 1)) == [(0, os.getpid()), (1, os.getpid()), (4, os.getpid())]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -80,41 +80,41 @@ def test_a_pool_keeps_its_workers_and_can_make_other_calls(workers: int) -> None
 
 
 def test_without_tasks_no_worker_starts() -> None:
-    assert list(local.run(Square, [], 4)) == []
+    assert list(pool.run(Square, [], 4)) == []
 
 
 def test_a_curate_error_is_raised_unchanged() -> None:
     with pytest.raises(InputError, match="the third task is refused"):
-        list(local.run(Refuse, range(5), 2))
+        list(pool.run(Refuse, range(5), 2))
 
 
 def test_a_bug_shows_where_it_was_raised() -> None:
     with pytest.raises(RuntimeError, match="a worker failed") as caught:
-        list(local.run(Fail, ["at all"] * 2, 2))
+        list(pool.run(Fail, ["at all"] * 2, 2))
     assert str(caught.value) == "a worker failed: ValueError: no at all"  # the one line that the command prints
     assert "in __call__" in caught.value.__notes__[0]
 
 
 def test_a_full_disk_in_a_worker_is_raised_in_the_parent() -> None:
     with pytest.raises(OSError, match="No space left"):
-        list(local.run(Full, range(5), 2))
+        list(pool.run(Full, range(5), 2))
 
 
 def test_a_step_that_cannot_be_created_gives_the_reason() -> None:
     with pytest.raises(MissingExtra, match=r"the extra \[step\]: pip install -e .*\[step\]"):
-        list(local.run(NeverMade, range(3), 2))
+        list(pool.run(NeverMade, range(3), 2))
 
 
 def test_a_killed_worker_gets_one_clear_line() -> None:
     with pytest.raises(CurateError, match=r"killed by signal 9.*--workers 1"):
-        list(local.run(Die, range(3), 2))
+        list(pool.run(Die, range(3), 2))
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
-        "from curate.engine import local\nfrom test_engine import Square\n"
-        "for _, process in local.run(Square, range(10**9), 2):\n    print(process, flush=True)\n"
+        "from curate.engine import pool\nfrom test_engine import Square\n"
+        "for _, process in pool.run(Square, range(10**9), 2):\n    print(process, flush=True)\n"
     )
     path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     run = subprocess.Popen(
