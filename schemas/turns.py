@@ -216,8 +216,10 @@ def _infer_role(conversation: Conversation, index: int, without_role: Sequence[i
     """Set a missing role to the one that alternates with its neighbours, if there is only one."""
     messages = conversation.messages
     neighbours = [neighbour for neighbour in (index - 1, index + 1) if 0 <= neighbour < len(messages)]
-    candidates = {OPPOSITE_ROLE[role] for role in (messages[at].role for at in neighbours) if role in OPPOSITE_ROLE}
-    if len(candidates) != 1 or any(at in without_role for at in neighbours):
+    candidates = {
+        OPPOSITE_ROLE[role] for role in (messages[neighbour].role for neighbour in neighbours) if role in OPPOSITE_ROLE
+    }
+    if len(candidates) != 1 or any(neighbour in without_role for neighbour in neighbours):
         raise RecordError("unknown_role", f"turn {index} has no role and its neighbours do not settle it")
     messages[index].role = candidates.pop()
     conversation.edit("role_inferred", index, "", messages[index].role)

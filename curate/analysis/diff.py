@@ -94,8 +94,8 @@ def _key(message: Message) -> tuple[str, str]:
 def _pair(old: list[Message], new: list[Message]) -> Iterator[Change]:
     """Pair messages whose texts do not match by role, in order."""
     while old or new:
-        at = next((k for k, message in enumerate(old) if new and message.role == new[0].role), None)
-        if at is None:
+        index = next((k for k, message in enumerate(old) if new and message.role == new[0].role), None)
+        if index is None:
             removed = old if not new else []
             yield from (Change(message, None) for message in removed)
             if not new:
@@ -103,6 +103,6 @@ def _pair(old: list[Message], new: list[Message]) -> Iterator[Change]:
             yield Change(None, new[0])
             new = new[1:]
             continue
-        yield from (Change(message, None) for message in old[:at])
-        yield Change(old[at], new[0])
-        old, new = old[at + 1 :], new[1:]
+        yield from (Change(message, None) for message in old[:index])
+        yield Change(old[index], new[0])
+        old, new = old[index + 1 :], new[1:]

@@ -153,8 +153,8 @@ class Panel:
         head.add_column(no_wrap=True)
         head.add_column(ratio=1)
         head.add_column(no_wrap=True)
-        at = f"step {number(event.step)} of {number(event.steps)} · epoch {event.epoch:.2f}"
-        head.add_row(at, ProgressBar(event.steps, event.step), f"ETA {duration(event.seconds_left)}")
+        position = f"step {number(event.step)} of {number(event.steps)} · epoch {event.epoch:.2f}"
+        head.add_row(position, ProgressBar(event.steps, event.step), f"ETA {duration(event.seconds_left)}")
         metrics = step_metrics(event)
         grid = Table.grid(padding=(0, 3, 0, 0))
         grid.add_row(*(Text(name, "dim") for name in metrics))

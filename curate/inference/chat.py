@@ -136,6 +136,8 @@ def chat(
     artifact = artifacts.find_artifact(name, base=base)
     serving = artifacts.serving_of(artifact, template)
     sampling = replace(DEFAULT_SAMPLING, **{key: value for key, value in settings.items() if value is not None})
-    place = artifacts.choose_device(device)
-    model = artifacts.load_artifact(artifact, place=place, dtype=dtype, quantise=quantise, inference=True, say=say)
+    torch_device = artifacts.choose_device(device)
+    model = artifacts.load_artifact(
+        artifact, device=torch_device, dtype=dtype, quantise=quantise, inference=True, say=say
+    )
     return Chat(model, serving, system=system, sampling=sampling, artifact=artifact)

@@ -137,19 +137,19 @@ def strip_chrome(text: str) -> str:
 
 def _clean_lines(lines: list[str]) -> list[str]:
     kept: list[str] = []
-    at = 0
-    while at < len(lines):
-        line = lines[at]
+    index = 0
+    while index < len(lines):
+        line = lines[index]
         opening = _FENCE.match(line)
         if opening:
-            end = _fence_end(lines, at, opening[2])
-            kept += _clean_fence(lines[at:end], opening)
-            at = end
+            end = _fence_end(lines, index, opening[2])
+            kept += _clean_fence(lines[index:end], opening)
+            index = end
             continue
         cleaned = _WORD_COUNT.sub("", line) if "chars /" in line else line
         if cleaned or not line:
             kept.append(cleaned)
-        at += 1
+        index += 1
     return kept
 
 

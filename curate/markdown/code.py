@@ -54,28 +54,28 @@ def extract_blocks(html: str) -> tuple[str, list[Block]]:
         html = _UPPER_TAG.sub(lambda tag: tag[0].lower(), html)
     parts: list[str] = []  # of the HTML without code blocks
     blocks: list[Block] = []
-    at = 0
+    position = 0
     label = ""  # from a `pre` with only a label, for the next `pre`
     balanced = True
-    while opening := _opening(html, at):
-        parts.append(html[at : opening.start()])
-        end, at, balanced = _end(html, opening.end(), balanced)
+    while opening := _opening(html, position):
+        parts.append(html[position : opening.start()])
+        end, position, balanced = _end(html, opening.end(), balanced)
         inner = html[opening.end() : end]
-        if "<code" not in inner and (lone_label := _lone_label(inner, html[at : at + 200])):
+        if "<code" not in inner and (lone_label := _lone_label(inner, html[position : position + 200])):
             label = lone_label
             continue
         parts.append(PLACE)
         blocks.append(_block(inner, label))
         label = ""
-    parts.append(html[at:])
+    parts.append(html[position:])
     return "".join(parts), blocks
 
 
-def _opening(html: str, at: int) -> re.Match[str] | None:
-    while (at := html.find("<pre", at)) >= 0:
-        if tag := _PRE.match(html, at):
+def _opening(html: str, position: int) -> re.Match[str] | None:
+    while (position := html.find("<pre", position)) >= 0:
+        if tag := _PRE.match(html, position):
             return tag
-        at += 1
+        position += 1
     return None
 
 
@@ -108,10 +108,10 @@ def _lone_label(inner: str, following: str) -> str:
 
 def _block(inner: str, label: str) -> Block:
     """Return the block inside a `pre`."""
-    at = inner.find("<code")
-    code = _CODE.search(inner, at) if at >= 0 else None
+    position = inner.find("<code")
+    code = _CODE.search(inner, position) if position >= 0 else None
     if code and "whitespace-pre" not in code[1]:
-        code = next((tag for tag in _CODE.finditer(inner, at) if "whitespace-pre" in tag[1]), code)
+        code = next((tag for tag in _CODE.finditer(inner, position) if "whitespace-pre" in tag[1]), code)
     editor = None if code and "whitespace-pre" in code[1] else _EDITOR.search(inner)
     if code and not (editor and code.start() < editor.start()):
         return _in_code_element(inner, code, label)
@@ -166,15 +166,15 @@ def _label(header: str) -> str:
 def _remove_chrome(html: str, replacement: str) -> str:
     """Replace each button and icon, including its content; one without a closing tag is kept."""
     kept: list[str] = []
-    at = 0
-    while opening := _CHROME.search(html, at):
+    position = 0
+    while opening := _CHROME.search(html, position):
         closing = f"</{opening[1]}>"
         end = html.find(closing, opening.end())
         if end < 0:
             break
-        kept += html[at : opening.start()], replacement
-        at = end + len(closing)
-    return "".join((*kept, html[at:]))
+        kept += html[position : opening.start()], replacement
+        position = end + len(closing)
+    return "".join((*kept, html[position:]))
 
 
 def _text(body: str) -> str:

@@ -35,7 +35,7 @@ def paragraph(walker: Walker, tag: Tag) -> None:
         walker.flush()
     walker.paragraph = True
     if walker.frame.kind == "item":
-        walker.modern = bool(tag.attributes) or "\n" in walker.tokens[walker.at - 1]
+        walker.modern = bool(tag.attributes) or "\n" in walker.tokens[walker.tag_index - 1]
 
 
 def end_paragraph(walker: Walker, tag: Tag) -> None:
@@ -85,8 +85,8 @@ def line_break(walker: Walker, tag: Tag) -> None:
 
 def end_line_break(walker: Walker, tag: Tag) -> None:
     """`</br>` is a line break, as in browsers, except right after `<br>`, which it closes."""
-    tokens, at = walker.tokens, walker.at
-    if at < 2 or tokens[at - 1] or walker.tags[tokens[at - 2]].name != "br":
+    tokens, index = walker.tokens, walker.tag_index
+    if index < 2 or tokens[index - 1] or walker.tags[tokens[index - 2]].name != "br":
         line_break(walker, tag)
 
 
@@ -100,8 +100,8 @@ def code_span(walker: Walker, tag: Tag) -> None:
     end = walker.end_of("code")
     if end < 0:
         return
-    parts = [walker.tokens[walker.at + 1]]
-    for index in range(walker.at + 2, end, 2):
+    parts = [walker.tokens[walker.tag_index + 1]]
+    for index in range(walker.tag_index + 2, end, 2):
         name = walker.tags[walker.tokens[index]].name
         if name == "pre":
             parts.append("".join(extracted.body for extracted in islice(walker.blocks, 1)))
@@ -112,7 +112,7 @@ def code_span(walker: Walker, tag: Tag) -> None:
         parts.append(walker.tokens[index + 1])
     code = "".join(parts)
     walker.write_span(decode_entities(code) if "&" in code else code)
-    walker.at = end
+    walker.tag_index = end
 
 
 def code_block(walker: Walker, tag: Tag) -> None:
@@ -191,7 +191,7 @@ def checkbox(walker: Walker, tag: Tag) -> None:
     if tag.attributes.get("type") == "checkbox" and walker.counts["item"] and not walker.inline:
         walker.write_opaque("[x]" if "checked" in tag.attributes else "[ ]", walker.inline)
         walker.modern = True
-        if not walker.tokens[walker.at + 1][:1].isspace():
+        if not walker.tokens[walker.tag_index + 1][:1].isspace():
             walker.inline.append(" ")
 
 

@@ -92,18 +92,18 @@ def _escape_match(match: re.Match[str]) -> str:
 
 def _insert_backslashes(text: str, positions: set[int]) -> str:
     parts: list[str] = []
-    at = 0
+    start = 0
     for position in sorted(positions):
-        parts += text[at:position], "\\"
-        at = position
-    return "".join((*parts, text[at:]))
+        parts += text[start:position], "\\"
+        start = position
+    return "".join((*parts, text[start:]))
 
 
 @dataclass(slots=True, eq=False)
 class _DelimiterRun:
-    """A delimiter run in CommonMark's sense: adjacent `*` or `_`. `at`: its position in the text, -1 for our markup."""
+    """A delimiter run in CommonMark's sense: adjacent `*` or `_`. `position`: in the text, -1 for our markup."""
 
-    at: int
+    position: int
     character: str
     length: int
     can_open: bool
@@ -113,7 +113,7 @@ class _DelimiterRun:
 
     def positions(self) -> range:
         """Return its positions in the text; none for our markup."""
-        return range(self.at, self.at + self.length) if self.at >= 0 else range(0)
+        return range(self.position, self.position + self.length) if self.position >= 0 else range(0)
 
 
 def _emphasis(text: str) -> set[int]:
@@ -138,7 +138,7 @@ def _emphasis(text: str) -> set[int]:
     return positions
 
 
-def _add(runs: list[_DelimiterRun], text: str, start: int, end: int, character: str, at: int) -> None:
+def _add(runs: list[_DelimiterRun], text: str, start: int, end: int, character: str, position: int) -> None:
     """Add a run, unless the characters around it mean that it can neither open nor close emphasis."""
     before = _kind(text[start - 1]) if start else "space"
     after = _kind(text[end]) if end < len(text) else "space"
@@ -151,8 +151,8 @@ def _add(runs: list[_DelimiterRun], text: str, start: int, end: int, character: 
             closes and (not opens or after == "punctuation"),
         )
     if opens or closes:
-        length = end - start if at >= 0 else sum(_LENGTH.get(placeholder, 1) for placeholder in text[start:end])
-        runs.append(_DelimiterRun(at, character, length, opens, closes))
+        length = end - start if position >= 0 else sum(_LENGTH.get(placeholder, 1) for placeholder in text[start:end])
+        runs.append(_DelimiterRun(position, character, length, opens, closes))
 
 
 def _kind(character: str) -> str:
@@ -165,7 +165,7 @@ def _kind(character: str) -> str:
 
 def _pair(runs: list[_DelimiterRun]) -> list[_DelimiterRun]:
     """Pair runs as CommonMark does, and return the author's runs that were paired."""
-    if not any(run.at >= 0 for run in runs):
+    if not any(run.position >= 0 for run in runs):
         return []
     openers: list[_DelimiterRun] = []
     for run in runs:
@@ -184,7 +184,7 @@ def _pair(runs: list[_DelimiterRun]) -> list[_DelimiterRun]:
                 openers.pop()
         if run.can_open and run.unpaired:
             openers.append(run)
-    return [run for run in runs if run.paired and run.at >= 0]
+    return [run for run in runs if run.paired and run.position >= 0]
 
 
 def _can_pair(opener: _DelimiterRun, closer: _DelimiterRun) -> bool:
@@ -219,11 +219,11 @@ def _links(text: str) -> set[int]:
     """Return the positions of brackets that would form a link, image or definition, or would end one of our links."""
     positions: set[int] = set()
     ends: set[int] = set()
-    at = depth = 0
+    start = depth = 0
     for link in _LINK.finditer(text):
-        for bracket in _BRACKET.findall(text, at, link.start()):
+        for bracket in _BRACKET.findall(text, start, link.start()):
             depth = depth + 1 if bracket == "[" else max(0, depth - 1)
-        at = link.end()
+        start = link.end()
         # Inside an open bracket, escape the closing one: it would otherwise close the outer bracket.
         positions.add(link.start("end") if depth else link.start())
         ends.add(link.start("end"))

@@ -121,7 +121,7 @@ def citation(walker: Walker, tag: Tag) -> None:
 def script(walker: Walker, tag: Tag) -> None:
     """Write `sup` and `sub` of digits as Unicode characters, so that 10⁶ does not become 106; "1st" is unchanged."""
     end = walker.end_of(tag.name)
-    text = walker.tokens[walker.at + 1].strip()
-    if end == walker.at + 2 and text and not text.strip(_DIGITS):
+    text = walker.tokens[walker.tag_index + 1].strip()
+    if end == walker.tag_index + 2 and text and not text.strip(_DIGITS):
         walker.inline.append(text.translate(_SCRIPTS[tag.name]))
         walker.skip_to(end)

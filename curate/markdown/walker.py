@@ -62,7 +62,7 @@ class Walker:
 
     def __init__(self, tokens: list[str], blocks: Sequence[Block], tags: Tags, citations: str) -> None:
         self.tokens = tokens  # text, tag, text, tag, …, text
-        self.at = -1  # index of the current tag
+        self.tag_index = -1  # index of the current tag
         self.tags = tags
         self.has_blocks = bool(blocks)
         self.blocks = iter(blocks)
@@ -87,13 +87,13 @@ class Walker:
         tokens, tags, inline = self.tokens, self.tags, self.inline
         end = len(tokens)
         while True:
-            text = tokens[self.at + 1]
+            text = tokens[self.tag_index + 1]
             if text and (inline or text.strip(SPACE)):
                 inline.append(decode_entities(text) if "&" in text else text)
-            self.at += 2
-            if self.at >= end:
+            self.tag_index += 2
+            if self.tag_index >= end:
                 break
-            tag = tags[tokens[self.at]]
+            tag = tags[tokens[self.tag_index]]
             tag.handler(self, tag)
         self.flush()
         while self.depth:
@@ -344,28 +344,28 @@ class Walker:
         if name in self.endless:
             return -1
         depth, closing = 1, f"/{name}"
-        for index in range(self.at + 2, min(len(self.tokens), self.at + self.budget), 2):
+        for index in range(self.tag_index + 2, min(len(self.tokens), self.tag_index + self.budget), 2):
             tag_name = self.tags[self.tokens[index]].name
             if tag_name == name:
                 depth += 1
             elif tag_name == closing:
                 depth -= 1
                 if not depth:
-                    self.budget -= index - self.at
+                    self.budget -= index - self.tag_index
                     return index
         self.endless.add(name)
         return -1
 
     def inside(self, end: int) -> list[tuple[Tag, str]]:
         """Return the tags from the current one to `end`, each with the text after it."""
-        return [(self.tags[self.tokens[i]], self.tokens[i + 1]) for i in range(self.at, end, 2)]
+        return [(self.tags[self.tokens[i]], self.tokens[i + 1]) for i in range(self.tag_index, end, 2)]
 
     def skip_to(self, end: int) -> None:
         """Continue after the tag at `end`; code blocks before it are dropped."""
         if self.has_blocks:
-            for _ in range(self.tokens[self.at : end].count(PLACE)):
+            for _ in range(self.tokens[self.tag_index : end].count(PLACE)):
                 next(self.blocks, None)
-        self.at = end
+        self.tag_index = end
 
 
 _RULES = {"left": ":--", "center": ":-:", "right": "--:"}

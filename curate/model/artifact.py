@@ -152,7 +152,7 @@ def choose_device(name: str = "auto") -> torch.device:
     return wanted
 
 
-def compute_dtype(name: str, config: Any, place: torch.device) -> torch.dtype:
+def compute_dtype(name: str, config: Any, device: torch.device) -> torch.dtype:
     """Return the dtype to compute in; `auto` is that of the weights on disk, unless the device is slow at it.
 
     A GPU then computes fp32 weights in half precision, a CPU fp16 weights in fp32.
@@ -161,7 +161,7 @@ def compute_dtype(name: str, config: Any, place: torch.device) -> torch.dtype:
         return DTYPES[name]
     stored = getattr(config, "dtype", None)  # unknown in old configurations: taken as fp32
     stored = stored if isinstance(stored, torch.dtype) else torch.float32
-    if place.type == "cuda":
+    if device.type == "cuda":
         half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
         return half if stored in (torch.float32, torch.bfloat16) else stored
     return torch.float32 if stored == torch.float16 else stored
@@ -170,7 +170,7 @@ def compute_dtype(name: str, config: Any, place: torch.device) -> torch.dtype:
 def load_artifact(
     result: Artifact,
     *,
-    place: torch.device,
+    device: torch.device,
     dtype: str = "auto",
     quantise: bool | None = None,
     inference: bool = False,
@@ -183,8 +183,8 @@ def load_artifact(
     """
     source = sources.find_model(result.base or str(result.folder))
     quantise = result.quantised if quantise is None else quantise
-    computed = compute_dtype(dtype, source.config, place)
-    model = loader.load_model(source, dtype=computed, device=place, quantise=quantise, inference=inference, say=say)
+    computed = compute_dtype(dtype, source.config, device)
+    model = loader.load_model(source, dtype=computed, device=device, quantise=quantise, inference=inference, say=say)
     return model.eval() if result.base is None else add_adapter(model, result.folder)
 
 

@@ -32,54 +32,54 @@ class Device:
     rate: float  # floating-point operations per second of large matrix products in that dtype
 
 
-def measure_device(place: torch.device, *, dtype: str = "auto", memory_gib: float = 0.0) -> Device:
+def measure_device(device: torch.device, *, dtype: str = "auto", memory_gib: float = 0.0) -> Device:
     """Measure a device; `memory_gib` limits the run to a part of it. Raises RecipeError for a dtype it lacks."""
-    chosen, reason = choose_dtype(place, dtype)
-    name = torch.cuda.get_device_name(place) if place.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    chosen, reason = choose_dtype(device, dtype)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     return Device(
-        kind=place.type,
+        kind=device.type,
         name=name,
-        memory=_usable_memory(place, memory_gib),
+        memory=_usable_memory(device, memory_gib),
         dtype=chosen,
         reason=reason,
-        rate=matrix_rate(place, DTYPES[chosen]),
+        rate=matrix_rate(device, DTYPES[chosen]),
     )
 
 
-def choose_dtype(place: torch.device, wanted: str = "auto") -> tuple[str, str]:
+def choose_dtype(device: torch.device, wanted: str = "auto") -> tuple[str, str]:
     """Return the dtype of weights and activations, and the reason for it.
 
     Raises RecipeError for one that the device lacks.
     """
-    if place.type != "cuda":
+    if device.type != "cuda":
         if wanted == "fp16":
             raise RecipeError("dtype fp16 needs a CUDA device; use auto, fp32 or bf16")
         return ("fp32", "on a CPU, where it is exact and no slower") if wanted == "auto" else (wanted, "as asked")
-    bf16 = torch.cuda.get_device_capability(place) >= (8, 0)
+    bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
     if wanted == "bf16" and not bf16:
-        raise RecipeError(f"{torch.cuda.get_device_name(place)} has no bf16; use auto or fp16")
+        raise RecipeError(f"{torch.cuda.get_device_name(device)} has no bf16; use auto or fp16")
     if wanted != "auto":
         return wanted, "as asked"
     return ("bf16", "which this device has") if bf16 else ("fp16", "with a scaled loss: this device has no bf16")
 
 
-def _usable_memory(place: torch.device, memory_gib: float) -> int:
+def _usable_memory(device: torch.device, memory_gib: float) -> int:
     """Return the bytes that a run may use; 0 GiB is no limit."""
-    free = _free(place)
+    free = _free(device)
     if not memory_gib:
         return free
     wanted = int(memory_gib * GIB)
-    if place.type == "cuda":  # exceeding the limit fails as it would on a card of that size
-        total = torch.cuda.get_device_properties(place).total_memory  # bytes
-        torch.cuda.set_per_process_memory_fraction(min(1.0, wanted / total), place)
+    if device.type == "cuda":  # exceeding the limit fails as it would on a card of that size
+        total = torch.cuda.get_device_properties(device).total_memory  # bytes
+        torch.cuda.set_per_process_memory_fraction(min(1.0, wanted / total), device)
     return min(free, wanted)
 
 
-def _free(place: torch.device) -> int:
+def _free(device: torch.device) -> int:
     """Return the bytes that are free, including those that this process holds on a GPU already."""
-    if place.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(place)
-        return free + torch.cuda.memory_reserved(place)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device)
     return min(_system_limits() or [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")])
 
 
@@ -97,38 +97,38 @@ def _system_limits() -> list[int]:
     return limits
 
 
-def matrix_rate(place: torch.device, dtype: torch.dtype) -> float:
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Return the floating-point operations per second of large matrix products: the ceiling for MFU."""
-    side = _SIDE.get(place.type, 1024)
-    left, right = (torch.ones(side, side, device=place, dtype=dtype) for _ in range(2))
+    side = _SIDE.get(device.type, 1024)
+    left, right = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
     best = 0.0
     for count in (1, 1, 4):  # the first rounds warm up
-        begin = _now(place)
+        begin = _now(device)
         done = 0
-        while _now(place) - begin < _SECONDS / 3 or not done:
+        while _now(device) - begin < _SECONDS / 3 or not done:
             for _ in range(count):
                 torch.mm(left, right)
             done += count
-        best = max(best, done * 2.0 * side**3 / (_now(place) - begin))
+        best = max(best, done * 2.0 * side**3 / (_now(device) - begin))
     return best
 
 
-def _now(place: torch.device) -> float:
-    if place.type == "cuda":
-        torch.cuda.synchronize(place)
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def reset_peak(place: torch.device) -> None:
+def reset_peak(device: torch.device) -> None:
     """Reset the peak memory of a GPU; a CPU's cannot be reset."""
-    if place.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(place)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_gib(place: torch.device) -> float:
+def peak_gib(device: torch.device) -> float:
     """Return the peak memory so far: of tensors on a GPU, of the whole process on a CPU."""
-    if place.type == "cuda":
-        return torch.cuda.max_memory_allocated(place) / GIB
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
     # ru_maxrss is in bytes on macOS, in KiB on Linux.
     unit = 1 if sys.platform == "darwin" else 1 << 10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIB

@@ -16,25 +16,25 @@ def clean_text(conversation: Conversation, *, surrogates: bool = True) -> None:
     """Repair lone surrogates and line ends, in place; `surrogates=False` if the decoder found none."""
     if surrogates:
         repair_surrogates(conversation)
-    for place, message in enumerate(conversation.messages):
+    for index, message in enumerate(conversation.messages):
         if "\r" in message.content:
             before = message.content
             message.content = before.replace("\r\n", "\n").replace("\r", "\n")
-            at = before.index("\r")
+            position = before.index("\r")
             count = before.count("\r")
-            conversation.edit("line_ends", place, _around(before, at), _around(message.content, at), count)
+            conversation.edit("line_ends", index, _around(before, position), _around(message.content, position), count)
 
 
 def repair_surrogates(conversation: Conversation) -> None:
     """Replace lone surrogates in all texts of the conversation, in place, so that they can be encoded."""
-    for place, message in enumerate(conversation.messages):
+    for index, message in enumerate(conversation.messages):
         if _is_broken(message.content):
             before = message.content
             message.content = _repair_surrogates(before)
-            at = next(i for i, character in enumerate(before) if "\ud800" <= character <= "\udfff")
-            shown = _around(before, at).encode("utf-8", "backslashreplace").decode()
+            position = next(i for i, character in enumerate(before) if "\ud800" <= character <= "\udfff")
+            shown = _around(before, position).encode("utf-8", "backslashreplace").decode()
             count = sum("\ud800" <= character <= "\udfff" for character in before)
-            conversation.edit("lone_surrogate", place, shown, _around(message.content, at), count)
+            conversation.edit("lone_surrogate", index, shown, _around(message.content, position), count)
         message.name = _repair_surrogates(message.name) if message.name else message.name
         message.tool_calls = _repair_surrogates(message.tool_calls) if message.tool_calls else message.tool_calls
     conversation.source_id = _repair_surrogates(conversation.source_id) if conversation.source_id else None
@@ -71,8 +71,8 @@ def _repair_value(value: object) -> object:
     return value
 
 
-def _around(text: str, at: int) -> str:
-    return text[max(0, at - CONTEXT) : at + CONTEXT]
+def _around(text: str, position: int) -> str:
+    return text[max(0, position - CONTEXT) : position + CONTEXT]
 
 
 def is_empty(text: str) -> bool:

@@ -90,11 +90,11 @@ class CompiledTemplate:
                 batch.add_control(self._token(part), False)
                 continue
             batch.add_block("".join(segment.text for segment in part))
-            place = 0  # in characters of the block
+            position = 0  # in characters of the block
             for segment in part:
                 if segment.supervised:
-                    batch.add_span(place, place + len(segment.text), False)
-                place += len(segment.text)
+                    batch.add_span(position, position + len(segment.text), False)
+                position += len(segment.text)
         batch.end_rendering()
 
     def opening_is_fixed(self, opened: Sequence[Message], exchange: Sequence[Message]) -> bool:

@@ -150,11 +150,11 @@ def _count_by_words(batch: TextBatch, word_counter: WordCounter) -> tuple[Counts
 
 def _select_blocks(batch: TextBatch, blocks: Sequence[int]) -> TextBatch:
     """Return the given blocks with their spans, without control tokens."""
-    places = {block: place for place, block in enumerate(blocks)}  # new index by old
-    chosen = [i for i, block in enumerate(batch.spans.block) if block in places]  # indices of spans
+    new_index = {block: index for index, block in enumerate(blocks)}
+    chosen = [i for i, block in enumerate(batch.spans.block) if block in new_index]  # indices of spans
     return TextBatch(
         Blocks([batch.blocks.text[block] for block in blocks]),
-        spans=batch.spans.select(chosen, [places[batch.spans.block[i]] for i in chosen]),
+        spans=batch.spans.select(chosen, [new_index[batch.spans.block[i]] for i in chosen]),
     )
 
 
@@ -176,7 +176,7 @@ def _tokenize(batch: TextBatch, tokenizer: Tokenizer) -> _TokenizedText:
             spans_of[block].append(span)
     replaced: dict[int, list[int]] = {}  # ids by block
     for block, indices in spans_of.items():
-        boundaries = sorted({place for i in indices for place in (spans.start[i], spans.stop[i])})
+        boundaries = sorted({boundary for i in indices for boundary in (spans.start[i], spans.stop[i])})
         block_ids = flat[0][flat[1][block] : flat[1][block + 1]].tolist()
         # `tokens`: the token position of each boundary, by its position in characters
         replaced[block], tokens = _tokenize_in_parts(tokenizer, batch.blocks.text[block], boundaries, block_ids)

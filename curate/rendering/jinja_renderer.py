@@ -140,12 +140,16 @@ class JinjaRenderer(Renderer):
         messages = [Message("user", "x"), Message("assistant", "x")] * 2
         items = [item for item, _ in self._scanner.scan(self._apply_to_placeholders(messages))]
         # Where each message's content is among the items, by message index.
-        places = {item.message: place for place, item in enumerate(items) if isinstance(item, Placeholder)}
-        if 3 not in places:  # the second answer
+        content_index = {item.message: i for i, item in enumerate(items) if isinstance(item, Placeholder)}
+        if 3 not in content_index:  # the second answer
             raise RecordError("template_rewrites", "it does not write the answer")
         first, last = (
             # control tokens between an answer's content and the next message's, if there is one
-            [item for item in items[places.get(answer, 0) : places.get(answer + 1)] if isinstance(item, int)]
+            [
+                item
+                for item in items[content_index.get(answer, 0) : content_index.get(answer + 1)]
+                if isinstance(item, int)
+            ]
             for answer in (1, 3)
         )
         common = [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
@@ -216,9 +220,9 @@ class JinjaRenderer(Renderer):
         answer: int | None = None  # the answer that is being written
         after_content = False
         previous: int | None = None  # the message whose content was the last item
-        for item, place in items:
-            if place in starts:
-                answer = starts[place]
+        for item, position in items:
+            if position in starts:
+                answer = starts[position]
                 after_content = not messages[answer].content
             if isinstance(item, Placeholder) and item.message != answer:
                 answer = None
@@ -313,7 +317,7 @@ class JinjaRenderer(Renderer):
         for index, message in enumerate(selected):
             if not self.loss.supervises(message):
                 continue
-            own = [place for place, part in enumerate(parts) if part.message == index]
+            own = [i for i, part in enumerate(parts) if part.message == index]
             if message.role == "assistant":
                 prompt = self._apply(escaped[:index], add_generation_prompt=True)
                 answer = self._expected_answer(text[len(prompt) :], message)
@@ -327,10 +331,10 @@ class JinjaRenderer(Renderer):
         bos = self.tokenizer.info.bos_id  # None without a begin token, which then equals no item
         return ExpectedSpans(texts, before_answers, sum(part.item == bos for part in parts))
 
-    def _text_before(self, parts: Sequence[TemplatePart], place: int, messages: Sequence[Message]) -> str:
-        """Return the text between the last control token and the part at `place`."""
-        controls = [i for i in range(place) if isinstance(parts[i].item, int)]
-        block = parts[controls[-1] + 1 if controls else 0 : place]
+    def _text_before(self, parts: Sequence[TemplatePart], index: int, messages: Sequence[Message]) -> str:
+        """Return the text between the last control token and the part at `index`."""
+        controls = [i for i in range(index) if isinstance(parts[i].item, int)]
+        block = parts[controls[-1] + 1 if controls else 0 : index]
         return "".join(self._scanner.fill(part.item, messages) for part in block)
 
     def _expected_answer(self, after: str, message: Message) -> list[EndedText]:
@@ -340,9 +344,9 @@ class JinjaRenderer(Renderer):
         if not scanner.has_control(message.content):
             after = scanner.until_control(after, self.stop_ids)
         content = next((text for text in strip_variants(message.content) if text in after), message.content)
-        place = after.find(content)
+        position = after.find(content)
         # -1 if the template changes the content; the proof then fails, as the ids do not decode to it.
-        lead, tail = after[: max(place, 0)], after[max(place, 0) + len(content) :]
+        lead, tail = after[: max(position, 0)], after[max(position, 0) + len(content) :]
         texts = scanner.split_at_controls(lead)
         texts[-1] = (texts[-1][0] + content, None)
         if not message.stop:

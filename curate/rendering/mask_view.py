@@ -118,11 +118,11 @@ def masked_text(compiled: CompiledTemplate, messages: Sequence[Message]) -> Mask
 
 def _cut_block(batch: TextBatch, block: int, text: str) -> Iterator[tuple[str, bool]]:
     """Yield a block's text, cut where supervised spans start and stop."""
-    place = 0  # in characters of the block
+    position = 0  # in characters of the block
     for owner, start, stop, supervised in batch.spans.rows():
         if owner == block and supervised and start < stop:
-            yield text[place:start], False
+            yield text[position:start], False
             yield text[start:stop], True
-            place = stop
-    if place < len(text):
-        yield text[place:], False
+            position = stop
+    if position < len(text):
+        yield text[position:], False

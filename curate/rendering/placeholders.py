@@ -145,14 +145,14 @@ def cut_at(items: Sequence[tuple[Item, int]], positions: Collection[int]) -> lis
     Positions are characters of the template's text; each item comes with its own.
     """
     parts: list[tuple[Item, int]] = []
-    for item, place in items:
+    for item, start in items:
         cut = None
         if isinstance(item, str) and not isinstance(item, EscapedControl):
-            cut = next((position for position in positions if place < position < place + len(item)), None)
+            cut = next((position for position in positions if start < position < start + len(item)), None)
         if isinstance(item, str) and cut is not None:
-            parts += [(item[: cut - place], place), (item[cut - place :], cut)]
+            parts += [(item[: cut - start], start), (item[cut - start :], cut)]
         else:
-            parts.append((item, place))
+            parts.append((item, start))
     return parts
 
 
@@ -161,9 +161,9 @@ def strip_variants(content: str) -> tuple[str, ...]:
     return content, content.rstrip(), content.lstrip(), content.strip()
 
 
-def show_difference(ours: Sequence[Any], theirs: Sequence[Any]) -> str:
+def show_difference(first: Sequence[Any], second: Sequence[Any]) -> str:
     """Return two texts, or two lists of ids, around their first difference, for an error message."""
-    pairs = enumerate(zip(ours, theirs, strict=False))
-    place = next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
-    window = slice(max(0, place - 10), place + 40)
-    return f"{ours[window]!r} and {theirs[window]!r}"
+    pairs = enumerate(zip(first, second, strict=False))
+    index = next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
+    window = slice(max(0, index - 10), index + 40)
+    return f"{first[window]!r} and {second[window]!r}"

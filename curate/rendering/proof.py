@@ -152,8 +152,8 @@ def _decode_supervised(batch: _Batch) -> list[bytes]:
         return [_decode_with_library(batch, index) for index in range(len(encoded))]
     pieces = [table.pieces[token] for token in encoded.ids[encoded.loss_mask].tolist()]  # [supervised tokens]
     if table.prefixed:  # the space that the tokenizer puts before a block is not the message's
-        for place in np.flatnonzero(starts_block(encoded, table.controls)[encoded.loss_mask]).tolist():
-            pieces[place] = pieces[place].removeprefix(b" ")
+        for index in np.flatnonzero(starts_block(encoded, table.controls)[encoded.loss_mask]).tolist():
+            pieces[index] = pieces[index].removeprefix(b" ")
     ends = np.cumsum(batch.count(encoded.loss_mask)).tolist()  # [conversations], in supervised tokens
     return [b"".join(pieces[start:stop]) for start, stop in zip([0, *ends], ends, strict=False)]
 
@@ -196,8 +196,8 @@ def _decode(tokenizer: Tokenizer, ids: list[int]) -> bytes:
 
 
 def _show_difference(decoded: bytes, wanted: bytes) -> str:
-    place = next((i for i, (ours, theirs) in enumerate(zip(decoded, wanted, strict=False)) if ours != theirs), 0)
-    window = slice(max(0, place - 20), place + EVIDENCE // 2)
+    index = next((i for i, (ours, theirs) in enumerate(zip(decoded, wanted, strict=False)) if ours != theirs), 0)
+    window = slice(max(0, index - 20), index + EVIDENCE // 2)
     shown = [text[window].decode("utf-8", "replace") for text in (decoded, wanted)]
     return f"decoded {shown[0]!r}, expected {shown[1]!r}"
 

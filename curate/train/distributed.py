@@ -61,14 +61,14 @@ def start(device: str | None = None, environment: Mapping[str, str] = os.environ
                 f"start torchrun with --nproc-per-node {torch.cuda.device_count()}"
             )
         torch.cuda.set_device(local)
-    place = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
+    own_device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
     if size > 1 and not ranks.is_initialized():
-        backend, identity = ("nccl", place) if kind == "cuda" else ("gloo", None)
+        backend, identity = ("nccl", own_device) if kind == "cuda" else ("gloo", None)
         try:
             ranks.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=identity)
         except ValueError as error:  # torch names the variable that is missing
             raise CurateError(f"WORLD_SIZE is {size}, but {error}; start several processes with torchrun") from None
-    return World(rank, size, local, place)
+    return World(rank, size, local, own_device)
 
 
 _RANK_VARIABLES = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # set by torchrun; defaults for one process

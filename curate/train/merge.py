@@ -113,7 +113,7 @@ def _load(result: Artifact, device: torch.device, dtype: str, say: OnMessage) ->
     Logits are fp32 [sequences, tokens, vocabulary]. Those of a QLoRA adapter come from the 4-bit base, as in training;
     the returned model has the dequantised base. Raises ModelError if the adapter cannot be merged.
     """
-    model: Any = artifact.load_artifact(result, place=device, dtype=dtype, say=say)
+    model: Any = artifact.load_artifact(result, device=device, dtype=dtype, say=say)
     if getattr(model.peft_config["default"], "is_prompt_learning", False):
         raise _unmergeable(model, "it puts tokens before the prompt")
     logits = _logits(model)

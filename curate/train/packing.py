@@ -156,19 +156,19 @@ def batch(examples: Conversations, rows: Sequence[Sequence[int]], row_tokens: in
     positions = np.zeros(shape, dtype=np.int64)
     documents = np.full(shape, PADDING, dtype=np.int32)
     for row, members in enumerate(rows):
-        at = 0
+        start = 0
         for number, index in enumerate(members):
             begin, end = examples.offsets[index : index + 2].tolist()
-            stop = at + end - begin
+            stop = start + end - begin
             if stop > row_tokens:
                 raise CurateError(f"conversation {index} does not fit its row of {row_tokens:,} tokens")
             tokens = examples.ids[begin:end]
-            ids[row, at:stop] = tokens
+            ids[row, start:stop] = tokens
             # Shifted by one: a conversation's last position has no target, and its first token is none.
-            targets[row, at : stop - 1] = np.where(examples.loss_mask[begin + 1 : end], tokens[1:], IGNORED)
-            positions[row, at:stop] = np.arange(end - begin)
-            documents[row, at:stop] = number
-            at = stop
+            targets[row, start : stop - 1] = np.where(examples.loss_mask[begin + 1 : end], tokens[1:], IGNORED)
+            positions[row, start:stop] = np.arange(end - begin)
+            documents[row, start:stop] = number
+            start = stop
     supervised = int((targets != IGNORED).sum())
     tensors = [torch.from_numpy(array) for array in (ids, targets, positions, documents)]
     return Batch(tensors[0], tensors[1], tensors[2], tensors[3], supervised)

@@ -169,18 +169,18 @@ class Trainer:
 
     def _backward(self, rows: Sequence[int]) -> tuple[float, int, float]:
         """Compute the step's gradients; return its loss, its supervised tokens and the seconds spent on data."""
-        place = self.world.device
+        torch_device = self.world.device
         begin = time.perf_counter()
         # On CUDA every micro-batch has the same shape, so that the last one of a step is not compiled again.
-        min_rows = self.micro_batch if place.type == "cuda" else 1
+        min_rows = self.micro_batch if torch_device.type == "cuda" else 1
         micro_batches = distributed.shares(rows, self.micro_batch, self.world)
         batches = [self.data.batch(members, min_rows) for members in micro_batches]
         data_seconds = time.perf_counter() - begin
-        factor, supervised = step_factor(batches, device=place)
-        total = torch.zeros((), dtype=torch.float64 if place.type != "mps" else torch.float32).to(place)
+        factor, supervised = step_factor(batches, device=torch_device)
+        total = torch.zeros((), dtype=torch.float64 if torch_device.type != "mps" else torch.float32).to(torch_device)
         for number, batch in enumerate(batches, 1):
             with distributed.accumulating(self.module, number == len(batches)):
-                summed: Tensor = self.module(batch.to(place), self.attention)
+                summed: Tensor = self.module(batch.to(torch_device), self.attention)
                 (summed * (factor * self.loss_scale.value)).backward()
             total += summed.detach()  # stays on the device: the CPU waits once per step, not per micro-batch
         mean = distributed.total([float(total)], self.world)[0] / max(supervised, 1)

@@ -22,8 +22,8 @@ def detect(texts: Sequence[str]) -> tuple[list[str], NDArray[np.float32]]:
     codes = profiles.codes()
     languages: list[str] = []
     confidences: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
-    for at in range(0, len(texts), BLOCK):
-        scores, groups = _scores(texts[at : at + BLOCK])
+    for start in range(0, len(texts), BLOCK):
+        scores, groups = _scores(texts[start : start + BLOCK])
         best = scores.argmax(axis=1)
         languages += [codes[column] if count else UNKNOWN for column, count in zip(best, groups, strict=True)]
         confidences.append(_confidence(scores, groups))

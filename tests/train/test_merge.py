@@ -69,7 +69,7 @@ def test_qlora_is_merged_into_the_base_as_it_was_quantised(tmp_path: Path) -> No
     assert result.difference < 1e-3
     merged = merge._logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out"))
     assert merge._distance(merged, before) < 1e-3
-    plain = artifact.load_artifact(artifact.find_artifact(str(adapter)), place=torch.device("cpu"), quantise=False)
+    plain = artifact.load_artifact(artifact.find_artifact(str(adapter)), device=torch.device("cpu"), quantise=False)
     assert merge._distance(merge._logits(plain), before) > 0.01, "the base before quantisation is another"
 
 

@@ -157,7 +157,7 @@ def _link_open(self: Any, tokens: Sequence[Any], index: int, options: Any, env: 
 
 def _link_close(self: Any, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
     """Write the address after the link's text, unless they are the same."""
-    start = max(at for at in range(index) if tokens[at].type == "link_open")
+    start = max(i for i in range(index) if tokens[i].type == "link_open")
     text = "".join(token.content for token in tokens[start:index])
     address = str(tokens[start].attrs.get("href", ""))
     return "</u>" if text == address else f"</u> ({escape(address)})"

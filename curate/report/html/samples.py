@@ -104,7 +104,7 @@ def _evenly_spaced(rows: Sequence[T], count: int) -> list[T]:
     """Return `count` of the rows, evenly spaced."""
     if len(rows) <= count:
         return list(rows)
-    return [rows[(2 * at + 1) * len(rows) // (2 * count)] for at in range(count)]
+    return [rows[(2 * index + 1) * len(rows) // (2 * count)] for index in range(count)]
 
 
 def _diverse(chats: Sequence[ConversationView]) -> list[ConversationView]:
