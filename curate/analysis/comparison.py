@@ -79,7 +79,7 @@ class Comparison(Displayed):
     """The differences of two sets.
 
     Records are `matched_by` their place if both sets were made from the same files, else by their ids. `only_one` is
-    what the first set keeps and the second does not, `only_other` the opposite.
+    what the first set keeps and the second does not, `only_other` is the opposite.
     """
 
     one: Stats

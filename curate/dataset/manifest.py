@@ -109,7 +109,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if not isinstance(self.recipe.get("name"), str):
-            raise ValueError("`recipe.name` must be a text")
+            raise ValueError("`recipe.name` must be text")
         if not isinstance(self.recipe.get("tokens", {}), dict):
             raise ValueError("`recipe.tokens` must be a table")
 
@@ -190,7 +190,7 @@ def _format(values: object) -> object:
 
 # ---- decoding, without msgspec: training reads a manifest where only the packages for training are installed
 
-EXPECTED = {int: "a whole number, 0 or more", float: "a number", str: "a text", dict: "a table", list: "a list"}
+EXPECTED = {int: "a whole number, 0 or more", float: "a number", str: "text", dict: "a table", list: "a list"}
 
 
 def decode(values: object) -> Manifest:

@@ -1,6 +1,6 @@
 """Extract code blocks from an answer's HTML: exact text, language and position.
 
-From 2023 to 2026 the outermost element of a code block is a `pre`. Inside it the language label, the
+From 2023 to 2026 the outermost element of a code block is a `pre`. Inside it, the language label, the
 buttons and the scrolling boxes changed nine times. The code itself is in a `code` element, in CodeMirror's
 `.cm-content`, or in a nested `pre`.
 """

@@ -2,7 +2,7 @@
 
 Adapters have the dtype of the model. In fp32, peft would cast the input of every wrapped layer up and its output back;
 the optimizer keeps fp32 copies instead. peft's `prepare_model_for_kbit_training` is not used: activation checkpointing
-without re-entry needs no gradient at the inputs, and norms in fp32 among bf16 layers would only cost casts.
+without re-entry needs no gradient at the inputs, and norms in fp32 among bf16 layers would only add casts.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def _folder(name: str) -> Path:
 
 
 def _result_of_run(run: Path) -> Path:
-    """Return the folder with a run's result; of a model and an adapter, the newer one.
+    """Return the folder with a run's result; if it has both a model and an adapter, the newer one.
 
     Raises ModelError for a run without a result.
     """
@@ -153,7 +153,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def compute_dtype(name: str, config: Any, device: torch.device) -> torch.dtype:
-    """Return the dtype to compute in; `auto` is that of the weights on disk, unless the device is slow at it.
+    """Return the dtype to compute in; `auto` is that of the weights on disk, unless the device is slow with it.
 
     A GPU then computes fp32 weights in half precision, a CPU fp16 weights in fp32.
     """
@@ -194,7 +194,7 @@ def add_adapter(model: nn.Module, folder: Path) -> nn.Module:
 
     try:
         with peft_warnings():
-            # peft would cast the adapter to fp32, and results would be rounded otherwise than in training.
+            # peft would cast the adapter to fp32, and results would be rounded differently than in training.
             adapted: nn.Module = peft.PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
     except (RuntimeError, ValueError, KeyError, UserWarning) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

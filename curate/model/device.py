@@ -69,7 +69,7 @@ def _usable_memory(device: torch.device, memory_gib: float) -> int:
     if not memory_gib:
         return free
     wanted = int(memory_gib * GIB)
-    if device.type == "cuda":  # exceeding the limit fails as it would on a card of that size
+    if device.type == "cuda":  # exceeding the limit fails as it would on a GPU of that size
         total = torch.cuda.get_device_properties(device).total_memory  # bytes
         torch.cuda.set_per_process_memory_fraction(min(1.0, wanted / total), device)
     return min(free, wanted)

@@ -114,7 +114,7 @@ def _from_files(
                 **({"quantization_config": nf4_config(dtype)} if quantise else {}),
             )
     except torch.OutOfMemoryError:
-        raise  # a RuntimeError, but no fault of the weights
+        raise  # a RuntimeError, but not the fault of the weights
     except pickle.UnpicklingError:
         raise ModelError(
             f"the legacy .bin files of {source.name!r} contain code, or are damaged; give a model with safetensors"
@@ -160,7 +160,7 @@ def _check_loaded(name: str, info: dict[str, Any], say: OnMessage) -> None:
 
 
 def _first(names: Sequence[str]) -> str:
-    """Return the first name and how many there are besides, for a message."""
+    """Return the first name and the number of the others, for a message."""
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 

@@ -36,7 +36,7 @@ _TEMPLATE_BY_NAME = (  # patterns of released models' names, and the template th
     (r"llama-?2.*chat|code-?llama.*instruct", "llama2"),
     (r"llama-?3.*instruct", "llama3"),
 )
-_UNTAUGHT = "it has no chat template, so Vicuna's is taught"
+_UNTAUGHT = "it has no chat template, so it learns Vicuna's"
 _HEADS = ("forcausallm", "lmheadmodel", "withlmhead")  # endings of the class names of language models, in lower case
 
 
@@ -165,7 +165,7 @@ def natural_template(
     if note is not None and note.template is not None:
         return note.template, "its curate.json says so"
     if chat_template is not None:
-        return OWN_TEMPLATE, "it ships a chat template"
+        return OWN_TEMPLATE, "it comes with a chat template"
     for pattern, template in _TEMPLATE_BY_NAME:
         needs = prompts.get(template).needs
         if re.search(pattern, Path(name).name.lower()) and all(token in tokenizer.control_ids for token in needs):

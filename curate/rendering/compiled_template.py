@@ -98,7 +98,7 @@ class CompiledTemplate:
         batch.end_rendering()
 
     def opening_is_fixed(self, opened: Sequence[Message], exchange: Sequence[Message]) -> bool:
-        """Return whether `opened`, at the start of a prompt, is a fixed opening and then `exchange` as written later.
+        """Return whether `opened` is a fixed opening followed by `exchange` as written later in a conversation.
 
         The first word after the opening must hold no content. Then the opening adds the same number of tokens,
         whatever the messages say.

@@ -259,7 +259,7 @@ def _locate(
     for (start, stop), part in zip(pairwise(edges), parts, strict=True):
         for boundary in boundaries:
             if start < boundary < stop:
-                # No token crosses if the text up to the boundary, by itself, has the part's first ids.
+                # No token crosses if the text up to the boundary, tokenized alone, gives the part's first ids.
                 before = _tokenize_part(tokenizer, text, start, boundary)
                 if part[: len(before)] != before:
                     crossed.add(boundary)

@@ -63,7 +63,7 @@ def control_chars(token: int) -> str:
 
 
 def utf8(text: str) -> bytes:
-    """Return a text as UTF-8, surrogates too."""
+    """Return a text as UTF-8, including surrogates."""
     return text.encode("utf-8", "surrogatepass")
 
 

@@ -3,7 +3,7 @@
 A template is a program that writes one text. It is rendered once with placeholders instead of contents. What remains
 is the template's own text, which is cut at control tokens and divided between prompts and answers. The placeholders are
 then filled, and the result must equal what the template writes for the messages themselves. Where it does not (some
-templates remove the reasoning from earlier answers), the conversation is left out by name. A control string in a
+templates remove the reasoning from earlier answers), the conversation is left out and listed. A control string in a
 message stays text, because contents are only filled in after the text is cut.
 """
 

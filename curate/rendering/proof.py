@@ -3,7 +3,7 @@
 It checks that the supervised ids decode to the answers' text and the stop token after each; that every supervised
 answer is closed; that begin tokens are exactly where the template puts them; that generation prompts are prefixes of
 the training ids; and that something is supervised. Messages are compared with decoded ids as text, so the proof does
-not rely on skeletons or offsets. A conversation that fails is left out by name.
+not rely on skeletons or offsets. A conversation that fails is left out and listed.
 """
 
 from __future__ import annotations

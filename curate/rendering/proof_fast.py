@@ -126,7 +126,7 @@ def _mask_matches(
     sizes: NDArray[np.int64],
     spans: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> NDArray[np.bool_]:
-    """Return for which candidates the loss mask covers exactly the bytes that are to be supervised."""
+    """Return the candidates whose loss mask covers exactly the bytes to be supervised."""
     bytes_before = np.zeros(len(sizes) + 1, dtype=np.int64)  # of each token, in the batch
     np.cumsum(sizes, out=bytes_before[1:])
     first_tokens = np.searchsorted(owners, np.arange(len(expected)))  # [renderings]
@@ -154,7 +154,7 @@ def _prompts_match(
     starts: NDArray[np.int64],
     tokenizer: Tokenizer,
 ) -> NDArray[np.bool_]:
-    """Return for which candidates the ids before each answer are those of its prompt, tokenized by itself."""
+    """Return the candidates in which the ids before each answer are those of its prompt, tokenized alone."""
     counts = np.bincount(owners[starts], minlength=len(expected))
     matches = candidates.copy()
     texts: list[str] = []

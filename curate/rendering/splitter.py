@@ -95,7 +95,7 @@ class TokenCounter(ABC):
         """Return the size of each rendered fragment, in the order of `fragments`."""
 
     def opening_size(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
-        """Return how many tokens more an exchange has at the start of a prompt, below the system messages `head`.
+        """Return how many more tokens an exchange has at the start of a prompt, below the system messages `head`.
 
         None where that depends on what the messages say; the exchange is then counted in both forms.
         """
@@ -119,7 +119,7 @@ class TemplateCounter(TokenCounter):
         return list(map(Size._make, count_tokens(batch, self._compiled.tokenizer).tolist()))
 
     def opening_size(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
-        """Return how many tokens more an exchange has at the start of a prompt, if the opening ends at a word's end."""
+        """Return how many more tokens an exchange has at the start of a prompt, if the opening ends at a word's end."""
         if self._compiled.tokenizer.word_counter is None or any(message.tool_calls for message in (*head, *exchange)):
             return None
         key = tuple((m.role, m.content) for m in head), tuple((m.role, not m.content) for m in exchange)

@@ -207,7 +207,7 @@ def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
 def load_weights(parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
     """Copy saved tensors into the parameters of the same names; raises CurateError if names or shapes differ."""
     if different := sorted(set(parameters) ^ set(saved)):
-        raise CurateError(f"the checkpoint has other parameters than this run trains, such as {different[0]!r}")
+        raise CurateError(f"the checkpoint has different parameters from this run, such as {different[0]!r}")
     with torch.no_grad():
         for name, parameter in parameters.items():
             if parameter.shape != saved[name].shape:

@@ -114,7 +114,9 @@ def _train(run: Run, loaded: Loaded | None) -> RunResult:
         if loaded is None or trainer.restore(loaded) == 0:
             _evaluate(evaluator, BASE, log)
         log.start(trainer.trainable)
-        device.reset_peak(run.world.device)  # so that the peak is of training, without loading and first evaluation
+        device.reset_peak(
+            run.world.device
+        )  # so that the peak is that of training, without loading and the first evaluation
         # A signal may reach only some ranks; all must leave the loop at the same step.
         while log.step < steps.count and not distributed.any_rank(stop.number is not None, run.world):
             rows = run.packed.rows_of_step(log.step, steps, seed)
@@ -139,7 +141,7 @@ def _train(run: Run, loaded: Loaded | None) -> RunResult:
 
 
 def _load_checkpoint(request: Request) -> Loaded | None:
-    """Load the newest intact checkpoint; return None for a run that ended before its first one and starts over."""
+    """Load the newest intact checkpoint; return None for a run that ended before its first one, which starts over."""
     folder, warn = request.folder, request.reporter.warn
     loaded = checkpoint.load_latest(folder)
     if loaded is None:

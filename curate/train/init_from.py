@@ -66,7 +66,7 @@ def find(config: TrainConfig, say: Say, explicit: frozenset[str] = frozenset()) 
 def _with_adapter(config: TrainConfig, init: Initial, explicit: frozenset[str]) -> TrainConfig:
     """Return the configuration with the adapter's method; rank, alpha and targets are read from the adapter itself.
 
-    Raises RunError for an explicit setting of the method that the adapter determines otherwise.
+    Raises RunError for an explicit setting of the method that differs from the adapter's.
     """
     requested = config.method.kind
     if requested == "full" and "kind" in explicit:
@@ -100,7 +100,7 @@ def _with_checkpoint(
     for key in sorted(explicit):
         if (own := getattr(before.method, key)) != getattr(config.method, key):
             raise RunError(
-                f"{str(path)!r} is of a run with method.{key} = {own!r}, which cannot change; leave method.{key} out"
+                f"{str(path)!r} is from a run with method.{key} = {own!r}, which cannot change; leave method.{key} out"
             )
     _, start = find(before, say)  # what that run started from: the checkpoint's weights are loaded into it
     say(f"method {before.method.kind}, as in the run of {path}")

@@ -46,8 +46,8 @@ class Packing:
 
     rows: list[list[int]]
     row_tokens: int
-    utilisation: float  # share of positions that hold tokens
-    padded_utilisation: float  # that share with one conversation to a row
+    utilisation: float  # share of positions with tokens
+    padded_utilisation: float  # the same with one conversation per row
 
 
 def pack(lengths: NDArray[np.int64] | Sequence[int], row_tokens: int) -> Packing:
@@ -175,6 +175,6 @@ def batch(examples: Conversations, rows: Sequence[Sequence[int]], row_tokens: in
 
 
 def pad(examples: Conversations, indices: Sequence[int], pad_id: int = 0) -> Batch:
-    """Return a batch with one conversation to a row, padded to the longest."""
+    """Return a batch with one conversation per row, padded to the longest."""
     longest = max((int(examples.offsets[i + 1] - examples.offsets[i]) for i in indices), default=0)
     return batch(examples, [[index] for index in indices], longest, pad_id)

@@ -46,8 +46,8 @@ class Load:
     row_tokens: int  # tokens of a packed row, padding included
     work: Work  # of one epoch
     held_out: Work  # of one evaluation
-    utilisation: float = 1.0  # share of positions that hold tokens
-    padded_utilisation: float = 1.0  # that share with one conversation to a row
+    utilisation: float = 1.0  # share of positions with tokens
+    padded_utilisation: float = 1.0  # the same with one conversation per row
     most_supervised: int = 0  # supervised tokens of one packed row, at most
 
 

@@ -181,8 +181,8 @@ def _flags() -> NDArray[np.uint8]:
     """Return the flags of all characters of the basic plane: basic Latin, another script, folds to a capital."""
     code = np.arange(0x10000)
     letter = np.fromiter((unicodedata.category(chr(c))[0] in "LM" for c in range(0x10000)), bool, 0x10000)
-    # langdetect's bounds: all from 'A' to 'z', and all from U+0300 except Vietnamese. Unlike there, symbols and emoji
-    # are not another script.
+    # langdetect's bounds: all from 'A' to 'z', and all from U+0300 except Vietnamese. In contrast to langdetect,
+    # symbols and emoji are not another script.
     latin = (code >= ord("A")) & (code <= ord("z"))
     other_script = letter & (code >= 0x300) & ~((code >= 0x1E00) & (code <= 0x1EFF))
     upper = np.fromiter((chr(c).isupper() for c in _letters()), bool, 0x10000)

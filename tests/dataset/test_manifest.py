@@ -86,9 +86,9 @@ def test_a_damaged_manifest_is_one_clear_error(small: Path, steps: Steps, value:
         (("counts", "kept"), "3", "`counts.kept` must be a whole number, 0 or more"),
         (("counts", "rules", "unreadable"), None, "`counts.rules.unreadable` must be a table"),
         (("window",), -1, "`window` must be a whole number, 0 or more"),
-        (("inputs", 0, "name"), 1, "`inputs[0].name` must be a text"),
+        (("inputs", 0, "name"), 1, "`inputs[0].name` must be text"),
         (("inputs", 0, "sha256"), DELETE, "`inputs[0].sha256` is missing"),
-        (("recipe", "name"), None, "`recipe.name` must be a text"),
+        (("recipe", "name"), None, "`recipe.name` must be text"),
         (("recipe",), {"name": "a", "tokens": 1}, "`recipe.tokens` must be a table"),
     ],
 )

@@ -154,7 +154,7 @@ def test_start_refuses_a_rank_without_a_gpu_of_its_own() -> None:
 
 def test_weights_of_other_names_or_shapes_are_refused() -> None:
     mine = {"a": torch.zeros(2, 3)}
-    with pytest.raises(CurateError, match="has other parameters than this run trains, such as 'b'"):
+    with pytest.raises(CurateError, match="has different parameters from this run, such as 'b'"):
         distributed.load_weights(mine, {"a": torch.zeros(2, 3), "b": torch.zeros(1)})
     with pytest.raises(CurateError, match=r"checkpoint's a has shape \(3, 2\), this run's has \(2, 3\)"):
         distributed.load_weights(mine, {"a": torch.zeros(3, 2)})

@@ -126,7 +126,7 @@ def test_a_method_other_than_the_adapters_is_refused(
 ) -> None:
     with pytest.raises(RunError, match=problem):
         start_from(lora.run, taught, tmp_path / "run", **flags)
-    with pytest.raises(RunError, match=r"is of a run with method\.(kind|rank) = .*, which cannot change"):
+    with pytest.raises(RunError, match=r"is from a run with method\.(kind|rank) = .*, which cannot change"):
         start_from(checkpoint.checkpoints(lora.run)[0], taught, tmp_path / "run", **flags)
 
 

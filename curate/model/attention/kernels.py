@@ -24,7 +24,7 @@ from curate.model.choices import AttentionName
 
 @cache
 def flash_function() -> tuple[int, Callable[..., Any]] | None:
-    """Return the newest FlashAttention that is installed and imports: its version and variable-length function."""
+    """Return the newest FlashAttention that can be imported: its version and variable-length function."""
     for version, module in ((4, "flash_attn.cute"), (3, "flash_attn_interface"), (2, "flash_attn")):
         try:
             return version, import_module(module).flash_attn_varlen_func

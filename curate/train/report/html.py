@@ -1,6 +1,6 @@
 """The page of a training run: `report.html`, rendered from the run's records.
 
-Records are JSON that anyone may have changed, so that values are checked, and all text is escaped.
+Records are JSON that anyone may have changed, so values are checked and all text is escaped.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A run on disk and on the wire: its folder, log, records, events and loggers."""
+"""The records of a run: its folder, log, files, events and loggers."""

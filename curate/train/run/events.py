@@ -39,7 +39,7 @@ class Started:
     """The first step is about to begin."""
 
     run: Path
-    step: int  # steps that are done already
+    step: int  # steps already done
     steps: int  # of the whole run
     trained: int  # parameters
     parameters: int  # of the model, with adapters

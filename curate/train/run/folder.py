@@ -1,4 +1,4 @@
-"""The folder of a run: one run for each folder, locked while it works, with the configuration to resume from."""
+"""The folder of a run: one run per folder, locked while it runs, with the configuration to resume from."""
 
 from __future__ import annotations
 

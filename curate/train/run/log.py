@@ -36,7 +36,7 @@ from curate.train.trainer import StepResult, Trainer
 SHOWN_MASKS = 8  # conversations whose loss mask the run's page shows
 RECENT = 20  # last steps, from which the remaining time is estimated
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")  # whose versions `run.json` records
-# Facts of the data that must be the same when a run is resumed.
+# Facts about the data that must be the same when a run is resumed.
 SAME = ("manifest_sha256", "template", "window", "tokenizer_hash", "conversations", "tokens", "supervised")
 
 
@@ -76,7 +76,7 @@ class RunResult:
 class RunLog:
     """The records of a run: its counters, and the files that they are written to.
 
-    Raises CheckpointError if the run is resumed with other data.
+    Raises CheckpointError if the run is resumed with different data.
     """
 
     def __init__(self, run: Run, loaded: Loaded | None) -> None:
@@ -98,11 +98,11 @@ class RunLog:
             self._require_same_data(before["data"])
 
     def _require_same_data(self, before: Mapping[str, Any]) -> None:
-        """Refuse to resume with other data: a step number would have other packed rows."""
+        """Refuse to resume with different data: a step would have different packed rows."""
         for key, value in self._data_identity().items():
             if before.get(key) != value:
                 raise CheckpointError(
-                    f"the data is not that of the run's start: {key} was {before.get(key)!r}, is {value!r}; restore "
+                    f"the data has changed since the run started: {key} was {before.get(key)!r}, is {value!r}; restore "
                     "the set, or start a new run"
                 )
 
