@@ -172,6 +172,11 @@ def test_help_imports_nothing_heavy() -> None:
     assert run(sys.executable, "-c", code, cwd=ROOT).endswith("[]")
 
 
+def test_statistics_of_a_set_need_no_code_that_reads_dumps() -> None:
+    code = "import sys, curate.api.stats; print([name for name in sys.modules if name.startswith('curate.ingest')])"
+    assert run(sys.executable, "-c", code, cwd=ROOT) == "[]"
+
+
 def test_no_module_imports_schemas_or_filters_without_curate() -> None:
     plain = ("import schemas", "import filters", "from schemas", "from filters")
     wrong = [

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from curate.analysis.dump_stats import measure_dump
 from curate.analysis.set_stats import measure_set
 from curate.analysis.stats import Stats
 from curate.dataset.curated_set import CuratedSet, is_dump, open_set, translate_errors
 from curate.errors import InputError, SetError
-from curate.rendering.mask_view import MaskedText, load_viewer, masked_text
-from curate.schemas.conversation import Message
+
+if TYPE_CHECKING:
+    from curate.rendering.mask_view import MaskedText
+    from curate.schemas.conversation import Message
 
 
 def stats(
@@ -33,6 +35,8 @@ def stats(
 
         pages.check_suffix(Path(html))
     if is_dump(path):
+        from curate.analysis.dump_stats import measure_dump  # reading and parsing, which a set does not need
+
         measured = measure_dump(path, tokenizer=tokenizer, template=template, workers=workers)
         _write_page(html, measured, None)
         return measured
@@ -60,6 +64,8 @@ def _write_page(file: str | Path | None, measured: Stats, curated: CuratedSet | 
 
 def _mask_spans(curated: CuratedSet) -> Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]] | None:
     """Return a function that shows which text is trained on, or None if the set's tokenizer cannot be loaded."""
+    from curate.rendering.mask_view import load_viewer, masked_text
+
     with translate_errors(curated):
         viewer, _ = load_viewer(curated.manifest)
     return None if viewer is None else lambda chats: [masked_text(viewer.compiled, messages) for messages in chats]
