@@ -200,7 +200,7 @@ def _encodes(text: object) -> bool:
 def word(number: int) -> str:
     """Return a pronounceable word that only this number has."""
     syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
-    return "zu" + "".join(syllables[number // len(syllables) ** place % len(syllables)] for place in range(2))
+    return "zu" + "".join(syllables[number // len(syllables) ** digit % len(syllables)] for digit in range(2))
 
 
 def reworded(row: Row, number: int) -> Row:
@@ -231,10 +231,10 @@ def write_dump(path: Path, rows: Iterable[Row], megabytes: float = 0, count: int
         return path
     partial, written = path.with_suffix(".partial"), 0
     with partial.open("wb") as file:
-        for place, row in enumerate(rows):
-            if (count and place >= count) or (megabytes and written >= megabytes * MB):
+        for index, row in enumerate(rows):
+            if (count and index >= count) or (megabytes and written >= megabytes * MB):
                 break
-            written += file.write((b", " if place else b"[") + json.dumps(row).encode())
+            written += file.write((b", " if index else b"[") + json.dumps(row).encode())
         file.write(b"]\n")
     return partial.rename(path)
 

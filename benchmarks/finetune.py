@@ -153,7 +153,7 @@ def until(deadline: float) -> Iterator[None]:
 
 def result_of(bench: Bench, rows: list[Row]) -> Row:
     """Return the content of the result file for the rows so far."""
-    cuda = bench.place.type == "cuda"
+    cuda = bench.torch_device.type == "cuda"
     machine = common.machine()
     machine["packages"] = {name: _version(name) for name in VERSIONS}
     return {
@@ -269,7 +269,7 @@ def arguments() -> argparse.Namespace:
 def result_path(options: argparse.Namespace, bench: Bench) -> Path | None:
     if options.no_save or options.raw or (options.toy and options.out is None):
         return None
-    name = "_".join(bench.info.name.lower().split()) if bench.place.type == "cuda" else "cpu"
+    name = "_".join(bench.info.name.lower().split()) if bench.torch_device.type == "cuda" else "cpu"
     return options.out or common.RESULTS / f"finetune_{name}.json"
 
 

@@ -27,14 +27,14 @@ from curate.train.packing import IGNORED, PackedData, batch
 class _Clock(TrainerCallback):
     """Records when each step ends."""
 
-    def __init__(self, place: torch.device) -> None:
-        self.place = place
+    def __init__(self, torch_device: torch.device) -> None:
+        self.torch_device = torch_device
         self.ends: list[float] = []
 
     def on_step_end(self, *arguments: Any, **named: Any) -> None:
-        self.ends.append(training.now(self.place))
+        self.ends.append(training.now(self.torch_device))
         if len(self.ends) == 1:
-            device.reset_peak(self.place)
+            device.reset_peak(self.torch_device)
 
 
 def trainer(bench: Bench, shape: str, documents: str, *, packed: bool = False, steps: int = 3) -> Row:
@@ -51,7 +51,7 @@ def trainer(bench: Bench, shape: str, documents: str, *, packed: bool = False, s
     fits_fp32 = 16 * model_shape.parameters < bench.info.memory  # fp32 weights, gradients and two moments
     dtypes = [torch.float32] if fits_fp32 else []
     for dtype in dict.fromkeys([*dtypes, DTYPES[bench.info.dtype]]):
-        for at_once in at_once_from(1 if packed else 4 if bench.place.type == "cuda" else 2):
+        for at_once in at_once_from(1 if packed else 4 if bench.torch_device.type == "cuda" else 2):
             try:
                 timed_steps = _run(
                     bench, model_config, rows, dtype, at_once, max(1, rows_per_step // at_once), steps, not packed
@@ -93,11 +93,11 @@ def _run(
     checkpointing: bool,
 ) -> Steps:
     """Take steps with the Trainer; the first is not timed."""
-    model: Any = loader.random_model(model_config, dtype=dtype, device=bench.place)
+    model: Any = loader.random_model(model_config, dtype=dtype, device=bench.torch_device)
     model.config.use_cache = False
-    clock = _Clock(bench.place)
+    clock = _Clock(bench.torch_device)
     rows_per_step = at_once * accumulate
-    used_rows = [rows[place % len(rows)] for place in range(rows_per_step * (steps + 1))]
+    used_rows = [rows[index % len(rows)] for index in range(rows_per_step * (steps + 1))]
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(
@@ -119,7 +119,7 @@ def _run(
 def _arguments(
     bench: Bench, folder: str, at_once: int, accumulate: int, steps: int, checkpointing: bool
 ) -> TrainingArguments:
-    cuda = bench.place.type == "cuda"
+    cuda = bench.torch_device.type == "cuda"
     return TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=at_once,
@@ -150,8 +150,8 @@ class RowDataset(torch.utils.data.Dataset[Row]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> Row:
-        return self.rows[place]
+    def __getitem__(self, index: int) -> Row:
+        return self.rows[index]
 
 
 def stacked(rows: Sequence[Row]) -> Row:
@@ -179,7 +179,7 @@ def padded_rows(data: PackedData) -> list[Row]:
 def packed_rows(data: PackedData) -> list[Row]:
     """Return curate's rows in the form of transformers' packed rows: with position ids, without a mask."""
     packed = []
-    for place, members in enumerate(data.rows):
+    for index, members in enumerate(data.rows):
         row_batch = batch(data.examples, [members], data.row_tokens)
         labels = torch.full_like(row_batch.targets, IGNORED)
         labels[:, 1:] = row_batch.targets[:, :-1]
@@ -187,7 +187,7 @@ def packed_rows(data: PackedData) -> list[Row]:
         is_padding = row_batch.documents < 0
         positions[is_padding] = torch.arange(int(is_padding.sum()))  # padding is one more document
         tensors = {"input_ids": row_batch.input_ids[0], "labels": labels[0], "position_ids": positions[0]}
-        packed.append({"tensors": tensors, "work": material.work_of(data, [place])})
+        packed.append({"tensors": tensors, "work": material.work_of(data, [index])})
     return packed
 
 
@@ -198,11 +198,11 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
 
     model_config = material.model_config(bench.toy, shape)
     data, _ = material.packed_data(bench.toy, documents, model_config.vocab_size)
-    cuda = bench.place.type == "cuda"
+    cuda = bench.torch_device.type == "cuda"
     at_once = 8 if cuda else 2
     accumulate = max(1, bench.tokens_per_step // data.row_tokens // at_once)
     rows_per_step = at_once * accumulate
-    rows = [data.examples.offsets[place : place + 2] for place in range(rows_per_step * (steps + 1))]
+    rows = [data.examples.offsets[index : index + 2] for index in range(rows_per_step * (steps + 1))]
     used = [
         {
             "input_ids": data.examples.ids[begin:end].tolist(),
@@ -210,8 +210,8 @@ def trl(bench: Bench, shape: str, documents: str, steps: int = 3) -> Row:
         }
         for begin, end in rows
     ]
-    clock = _Clock(bench.place)
-    model: nn.Module = loader.random_model(model_config, dtype=DTYPES[bench.info.dtype], device=bench.place)
+    clock = _Clock(bench.torch_device)
+    model: nn.Module = loader.random_model(model_config, dtype=DTYPES[bench.info.dtype], device=bench.torch_device)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings = SFTConfig(

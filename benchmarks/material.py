@@ -85,8 +85,8 @@ def examples(sizes: Sequence[int], vocabulary: int, share: float) -> Examples:
     source = np.random.default_rng(0)
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     ids = source.integers(3, vocabulary, int(offsets[-1]), dtype=np.int32)
-    place = np.arange(len(ids)) - np.repeat(offsets[:-1], sizes)
-    mask = place >= np.maximum(1, np.repeat(np.asarray(sizes) * (1 - share), sizes).astype(np.int64))
+    position = np.arange(len(ids)) - np.repeat(offsets[:-1], sizes)
+    mask = position >= np.maximum(1, np.repeat(np.asarray(sizes) * (1 - share), sizes).astype(np.int64))
     names = [str(number) for number in range(len(sizes))]
     return Examples(ids, mask, offsets, names, [None] * len(names), np.ones(len(names), np.int32))
 
@@ -122,7 +122,7 @@ def work_of(packed: PackedData, rows: Sequence[int]) -> Work:
     return work(packed.lengths(rows), supervised)
 
 
-def in_4_bits(described: Any, dtype: torch.dtype, place: torch.device) -> nn.Module:
+def in_4_bits(described: Any, dtype: torch.dtype, torch_device: torch.device) -> nn.Module:
     """Return a model with random weights, quantised like `load_model(quantise=True)`, one matrix at a time."""
     import bitsandbytes
 
@@ -136,7 +136,7 @@ def in_4_bits(described: Any, dtype: torch.dtype, place: torch.device) -> nn.Mod
     torch.manual_seed(0)
 
     def random_like(meta: torch.Tensor) -> torch.Tensor:
-        return torch.empty(meta.shape, dtype=dtype, device=place).normal_(std=0.02)
+        return torch.empty(meta.shape, dtype=dtype, device=torch_device).normal_(std=0.02)
 
     for layer in model.model.layers:
         for name, part in [(name, part) for name, part in layer.named_modules() if isinstance(part, nn.Linear)]:
@@ -145,16 +145,16 @@ def in_4_bits(described: Any, dtype: torch.dtype, place: torch.device) -> nn.Mod
             weight = bitsandbytes.nn.Params4bit(
                 random_like(part.weight), requires_grad=False, module=linear, **quantised
             )
-            linear.weight = weight.to(place)
+            linear.weight = weight.to(torch_device)
             layer.set_submodule(name, linear)
-    if place.type == "cpu":
+    if torch_device.type == "cpu":
         four_bit.adapt_for_cpu(model)
     for name, parameter in [item for item in model.named_parameters() if item[1].is_meta]:
-        values = torch.ones_like(parameter, device=place) if parameter.ndim == 1 else random_like(parameter)
+        values = torch.ones_like(parameter, device=torch_device) if parameter.ndim == 1 else random_like(parameter)
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, nn.Parameter(values, requires_grad=False))
     model.tie_weights()
-    with place:
+    with torch_device:
         model.model.rotary_emb = type(model.model.rotary_emb)(config=described)  # its buffers are not parameters
     quantised_model: nn.Module = model
     return quantised_model

@@ -43,7 +43,7 @@ class Bench:
     `toy` shrinks every shape and document, so that everything runs on a CPU.
     """
 
-    place: torch.device
+    torch_device: torch.device
     info: Device
     toy: bool
     tokens_per_step: int
@@ -52,7 +52,7 @@ class Bench:
     @property
     def world(self) -> World:
         """One rank."""
-        return World(0, 1, 0, self.place)
+        return World(0, 1, 0, self.torch_device)
 
     def hardware(self, gib: float = 0.0) -> Hardware:
         """Return the hardware for a plan, with memory limited to `gib`."""
@@ -62,10 +62,10 @@ class Bench:
 
 def bench(kind: str, *, toy: bool) -> Bench:
     """Measure the rate of a device's matrix products."""
-    place = torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
-    info = device.measure_device(place)
+    torch_device = torch.device(kind, 0) if kind == "cuda" else torch.device(kind)
+    info = device.measure_device(torch_device)
     small = toy or kind != "cuda"
-    return Bench(place, info, toy, (1024 if toy else 4096) if small else 32_768, 0.2 if toy else 5.0)
+    return Bench(torch_device, info, toy, (1024 if toy else 4096) if small else 32_768, 0.2 if toy else 5.0)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class PreparedCase:
     def rows(self, step: int) -> list[int]:
         """Return the rows of a step."""
         count, total = self.plan.steps.rows, len(self.data.rows)
-        return [(step * count + place) % total for place in range(count)]
+        return [(step * count + index) % total for index in range(count)]
 
     def take(self, step: int) -> tuple[float, Work]:
         """Take a step with the run's trainer; return its loss and its work."""
@@ -122,16 +122,18 @@ def plan_case(
         changes[section] = {**changes.get(section, {}), **values}
     settings = config.override(config.load(config.DEFAULT), changes)
     heads = selection.Heads(shape.heads, shape.kv_heads, shape.head_size)
-    kernel = _kernel(bench.place, DTYPES[bench.info.dtype], settings.model.attention, heads)
+    kernel = _kernel(bench.torch_device, DTYPES[bench.info.dtype], settings.model.attention, heads)
     plan = Planner(settings, shape, load, bench.hardware(case.gib), kernel.name).plan()
     plan.require_fit()
     return settings, plan, kernel
 
 
 @cache
-def _kernel(place: torch.device, dtype: torch.dtype, wanted: str, heads: selection.Heads) -> selection.ChosenKernel:
+def _kernel(
+    torch_device: torch.device, dtype: torch.dtype, wanted: str, heads: selection.Heads
+) -> selection.ChosenKernel:
     """Choose a kernel once: trying one compiles it."""
-    return selection.choose_kernel(place, dtype, wanted, heads=heads)
+    return selection.choose_kernel(torch_device, dtype, wanted, heads=heads)
 
 
 def prepare(bench: Bench, case: Case, *, layers: int = 0) -> PreparedCase:
@@ -146,9 +148,9 @@ def prepare(bench: Bench, case: Case, *, layers: int = 0) -> PreparedCase:
     dtype = DTYPES[bench.info.dtype]
     quantised = case.method == "qlora"
     model = (
-        material.in_4_bits(model_config, dtype, bench.place)
+        material.in_4_bits(model_config, dtype, bench.torch_device)
         if quantised
-        else loader.random_model(model_config, dtype=dtype, device=bench.place)
+        else loader.random_model(model_config, dtype=dtype, device=bench.torch_device)
     )
 
     def collect_warning(event: Event) -> None:
@@ -175,11 +177,11 @@ class PlainLoss(loss.CausalLoss):
 # ---- figures
 
 
-def now(place: torch.device) -> float:
+def now(torch_device: torch.device) -> float:
     """Return the time in seconds, after a GPU has finished its work; on a CPU the process's own CPU time."""
-    if place.type != "cuda":
+    if torch_device.type != "cuda":
         return time.process_time()
-    torch.cuda.synchronize(place)
+    torch.cuda.synchronize(torch_device)
     return time.perf_counter()
 
 
@@ -196,26 +198,26 @@ class Steps:
 def timed(bench: Bench, take: Callable[[int], tuple[float, Work]], deadline: float) -> Steps:
     """Warm up with one step, then take at least two, for `bench.seconds` or until the deadline."""
     take(0)
-    device.reset_peak(bench.place)
+    device.reset_peak(bench.torch_device)
     total, losses = Work(0, 0, 0), []
-    begin = now(bench.place)
+    begin = now(bench.torch_device)
     count, spent = 0, 0.0
     while count < 2 or (spent < bench.seconds and time.perf_counter() + spent / count < deadline):
         value, done = take(count + 1)
         total, count = total + done, count + 1
         losses.append(value)
-        spent = now(bench.place) - begin
+        spent = now(bench.torch_device) - begin
     return Steps(count, spent, total, tuple(losses))
 
 
 def figures(bench: Bench, steps: Steps, shape: Shape, *, full: bool, trained: int) -> Row:
     """Return tokens per second, strict MFU (with `curate.model.sizes.flops`) and peak memory."""
     operations = flops(shape, steps.work, full=full, adapters=0 if full else trained)
-    cuda = bench.place.type == "cuda"
+    cuda = bench.torch_device.type == "cuda"
     return {
         "tokens_per_s": round(steps.work.tokens / steps.seconds, 1),
         **({"mfu": round(operations / steps.seconds / bench.info.rate, 4)} if cuda else {}),
-        "peak_gib": round(device.peak_gib(bench.place), 3),
+        "peak_gib": round(device.peak_gib(bench.torch_device), 3),
         "step_seconds": round(steps.seconds / steps.count, 3),
         "tokens_a_step": round(steps.work.tokens / steps.count),
         "steps": steps.count,
@@ -251,22 +253,22 @@ def measure(bench: Bench, case: Case, deadline: float) -> Row:
 @contextmanager
 def memory_limit(bench: Bench, gib: float) -> Iterator[None]:
     """Limit the process to a part of the GPU's memory, like that of a smaller GPU."""
-    if not gib or bench.place.type != "cuda":
+    if not gib or bench.torch_device.type != "cuda":
         yield
         return
-    total = torch.cuda.get_device_properties(bench.place).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), bench.place)
+    total = torch.cuda.get_device_properties(bench.torch_device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total), bench.torch_device)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, bench.place)
+        torch.cuda.set_per_process_memory_fraction(1.0, bench.torch_device)
 
 
 def clean_up(bench: Bench) -> None:
     """Release the memory of a row, and compiled code, which would count as recompilations of the next."""
     gc.collect()
     torch._dynamo.reset()
-    if bench.place.type == "cuda":
+    if bench.torch_device.type == "cuda":
         torch.cuda.empty_cache()
 
 
@@ -278,10 +280,10 @@ def parts(bench: Bench, case: Case) -> Row:
     row_indices = prepared.rows(0)[: trainer.micro_batch]
     best: dict[str, float] = {}
     for _ in range(3):
-        clock = _Clock(bench.place, best)
+        clock = _Clock(bench.torch_device, best)
         batch = trainer.data.batch(row_indices)
         clock.lap("rows to tensors")
-        batch = batch.to(bench.place)
+        batch = batch.to(bench.torch_device)
         clock.lap("to the device")
         selection.mask_kwargs(trainer.attention, batch)
         clock.lap("attention masks")
@@ -306,14 +308,14 @@ def parts(bench: Bench, case: Case) -> Row:
 class _Clock:
     """Times the parts of a step, and keeps the least time of each over several rounds."""
 
-    def __init__(self, place: torch.device, best: dict[str, float]) -> None:
-        self.place, self.best = place, best
-        self.last = now(place)
+    def __init__(self, torch_device: torch.device, best: dict[str, float]) -> None:
+        self.torch_device, self.best = torch_device, best
+        self.last = now(torch_device)
 
     def lap(self, name: str) -> None:
-        seconds = now(self.place) - self.last
+        seconds = now(self.torch_device) - self.last
         self.best[name] = min(self.best.get(name, seconds), seconds)
-        self.last = now(self.place)
+        self.last = now(self.torch_device)
 
 
 def resume(bench: Bench, case: Case) -> Row:

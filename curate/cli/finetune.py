@@ -47,7 +47,7 @@ POSITIVE = click.FloatRange(0, min_open=True)
     metavar="KEY=VALUE",
     help="Any other setting, such as train.compile=off; can be repeated.",
 )
-@click.option("--device", "place", type=click.Choice(["cpu", "cuda"]), help="Device.  [default: cuda if there is one]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device.  [default: cuda if there is one]")
 @click.option("--dry-run", is_flag=True, help="Print the plan and exit.")
 @click.option("--resume", is_flag=False, flag_value="", metavar="[RUN]", help="Resume a run, by default the latest.")
 @click.option("--quiet", "-q", is_flag=True, help="Print warnings only.")

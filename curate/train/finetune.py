@@ -47,21 +47,21 @@ def finetune(
     resume: str | Path | bool = False,
     dry_run: bool = False,
     settings: Sequence[str] = (),
-    place: str | None = None,
+    device: str | None = None,
     on_event: OnEvent = events.ignore_event,
     **flags: object,
 ) -> RunResult:
     """Train a model on a curated set, or only plan the run (`dry_run`).
 
     `resume` is the folder of a run to continue; True continues the latest one under runs/. `flags` are those of the
-    command (`model`, `method`, `lr`, `epochs` …), `settings` are any others as `section.key=value`, and `place` is the
-    device, `cpu` or `cuda`. With torchrun, every rank must call this. Raises CurateError with a message that says what
+    command (`model`, `method`, `lr`, `epochs` …), `settings` are any others as `section.key=value`, and `device` is
+    `cpu` or `cuda`. With torchrun, every rank must call this. Raises CurateError with a message that says what
     to type.
     """
     changed = config.changes({"data": None if data is None else str(data), **flags}, settings)
     method_settings = frozenset(key for key, value in changed.get("method", {}).items() if value is not None)
     was_initialized = distributed.is_initialized()  # then the caller leaves the process group
-    world = distributed.start(place)
+    world = distributed.start(device)
     reporter = Reporter(on_event if world.main else events.ignore_event)  # each event is reported once
     try:
         if resume:

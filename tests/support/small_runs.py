@@ -49,7 +49,7 @@ def talk(index: int) -> list[Message]:
     return first + second if index % 3 == 0 else first
 
 
-QUICK = {"model": "tiny", "place": "cpu", "global_batch": 4, "max_steps": 6, "seed": 1}
+QUICK = {"model": "tiny", "device": "cpu", "global_batch": 4, "max_steps": 6, "seed": 1}
 SHORT = ("eval.max_new_tokens=3", "eval.samples=1", "data.row_tokens=192", "optimizer.warmup=0.0")
 
 

@@ -149,7 +149,7 @@ def test_a_plan_that_cannot_fit_is_refused_before_anything_is_written(taught: Pa
 def test_flags_override_the_preset(taught: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('[train]\nepochs = 7.0\n[optimizer]\nschedule = "constant"\n')
-    result = curate.finetune(taught, model="tiny", preset=mine, dry_run=True, place="cpu", global_batch=6)
+    result = curate.finetune(taught, model="tiny", preset=mine, dry_run=True, device="cpu", global_batch=6)
     assert result.plan.steps.epochs == 7.0
     with pytest.raises(RecipeError, match="did you mean 'vicuna-7b'"):
         curate.finetune(taught, model="tiny", preset="vicuna7b")

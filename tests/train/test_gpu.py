@@ -66,7 +66,7 @@ def test_fp16_weights_learn_with_a_scaled_loss(toy: Bench) -> None:
 
 def test_a_resumed_run_has_the_losses_of_an_uninterrupted_run(toy: Bench) -> None:
     outcome = training.resume(toy, Case("resumed", "7B", "full", "real"))
-    if toy.place.type == "cpu":
+    if toy.torch_device.type == "cpu":
         assert outcome["bit_for_bit"]
     assert outcome["largest_difference"] < 1e-4
 
@@ -115,9 +115,9 @@ def test_the_planned_peak_is_within_a_tenth_of_the_measured_peak(
     card: Bench, shape: str, method: str, changes: dict[str, Any]
 ) -> None:
     bench = training.prepare(card, Case("x", shape, method, "1k", changes), layers=4)
-    device.reset_peak(card.place)
+    device.reset_peak(card.torch_device)
     losses(bench, 2)
-    measured = device.peak_gib(card.place)
+    measured = device.peak_gib(card.torch_device)
     assert bench.plan.peak / GIB == pytest.approx(measured, rel=0.1)
     assert not bench.warnings
 
@@ -152,7 +152,7 @@ def test_running_out_of_memory_halves_the_micro_batch_and_keeps_the_loss(card: B
     case = Case("x", "7B", "lora", "1k", {"train": {"checkpointing": "none", "compile": "off", "micro_batch": 4}})
     bench = training.prepare(card, case, layers=4)
     wanted = bench.take(0)[0]
-    needed = device.peak_gib(card.place)
+    needed = device.peak_gib(card.torch_device)
     del bench
     training.clean_up(card)
     with training.memory_limit(card, 0.75 * needed):

@@ -122,7 +122,7 @@ def test_a_run_killed_before_its_first_checkpoint_restarts(
     with pytest.raises(Killed):
         run(taught, tmp_path / "run", settings=DRAWN, on_event=kill, **LORA)
     event_log = EventLog()
-    finetune(resume=tmp_path / "run", place="cpu", on_event=event_log)
+    finetune(resume=tmp_path / "run", device="cpu", on_event=event_log)
     assert any("has no checkpoint yet" in warned.text for warned in event_log.of(events.Warned))
     assert losses(tmp_path / "run") == expected_losses
     looks = [
@@ -147,7 +147,7 @@ def test_a_signal_saves_and_exits_and_the_run_continues(
     assert (stopped.status, stopped.step, stopped.signal) == ("stopped", 4, number)
     assert [path.name for path in checkpoint.checkpoints(tmp_path / "run")] == ["step-000004"]
     assert "--resume" in records.read(stopped.run).facts["status"]
-    result = finetune(resume=tmp_path / "run", place="cpu")
+    result = finetune(resume=tmp_path / "run", device="cpu")
     assert result.status == "finished"
     assert losses(tmp_path / "run") == expected_losses
 
@@ -203,7 +203,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
     newest, before = checkpoint.checkpoints(out)
     damage(newest)
     event_log = EventLog()
-    finetune(resume=out, place="cpu", on_event=event_log)
+    finetune(resume=out, device="cpu", on_event=event_log)
     [warned] = event_log.of(events.Warned)
     assert newest.name in warned.text and "SHA-256" in warned.text
     assert event_log.of(events.Started)[0].step == 3
@@ -219,7 +219,7 @@ def test_with_only_weights_left_the_run_is_refused_before_loading(taught: Path, 
     damage(newest)
     event_log = EventLog()
     with pytest.raises(CheckpointError, match=f"{before.name}.*has weights but not.*--init"):
-        finetune(resume=out, place="cpu", on_event=event_log)
+        finetune(resume=out, device="cpu", on_event=event_log)
     assert not event_log.of(events.Planned)
 
 
@@ -251,7 +251,7 @@ def test_a_full_disk_during_a_save_keeps_earlier_checkpoints(
     assert "step-000006" in done.stderr.splitlines()[-1] and "was not written" in done.stderr.splitlines()[-1]
     assert {path: path.stat().st_size for path in checkpoint.checkpoints(out)[0].iterdir()} == before
     assert "was not written" in records.read(out).facts["status"]
-    finetune(resume=out, place="cpu")
+    finetune(resume=out, device="cpu")
     assert losses(out) == expected_losses
 
 
@@ -261,8 +261,8 @@ def test_a_full_disk_during_a_save_keeps_earlier_checkpoints(
 def test_only_settings_without_effect_on_the_loss_can_change(stopped: Path, tmp_path: Path) -> None:
     out = shutil.copytree(stopped, tmp_path / "run")
     with pytest.raises(RecipeError, match=r"learning_rate was 0\.02, is 0\.5.*--init"):
-        finetune(resume=out, lr=0.5, place="cpu")
-    result = finetune(resume=out, place="cpu", settings=("checkpoint.keep=1", "eval.samples=0"))
+        finetune(resume=out, lr=0.5, device="cpu")
+    result = finetune(resume=out, device="cpu", settings=("checkpoint.keep=1", "eval.samples=0"))
     assert result.status == "finished"
 
 
@@ -271,13 +271,13 @@ def test_another_set_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     stopped_at(data, out, 2)
     taught_set(tmp_path, 13)
-    with pytest.raises(CheckpointError, match="the data is not that of the run"):
-        finetune(resume=out, place="cpu")
+    with pytest.raises(CheckpointError, match="the data has changed since the run started"):
+        finetune(resume=out, device="cpu")
 
 
 def test_a_finished_run_is_not_resumed(finished: Path) -> None:
     with pytest.raises(RunError, match="is finished"):
-        finetune(resume=finished, place="cpu")
+        finetune(resume=finished, device="cpu")
 
 
 def test_a_folder_without_a_run_is_refused_and_the_latest_run_is_found(
@@ -285,9 +285,9 @@ def test_a_folder_without_a_run_is_refused_and_the_latest_run_is_found(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match="there is no run to resume"):
-        finetune(resume=True, place="cpu")
+        finetune(resume=True, device="cpu")
     with pytest.raises(CurateError, match="is not a run"):
-        finetune(resume="nowhere", place="cpu")
+        finetune(resume="nowhere", device="cpu")
     for name, age in (("runs/old", 100), ("runs/new", 0)):
         shutil.copytree(stopped, name)
         for file in Path(name).iterdir():
@@ -297,4 +297,4 @@ def test_a_folder_without_a_run_is_refused_and_the_latest_run_is_found(
 
 def test_two_processes_cannot_continue_one_run(stopped: Path) -> None:
     with run_folder.lock(stopped), pytest.raises(RunError, match="another process is working"):
-        finetune(resume=stopped, place="cpu")
+        finetune(resume=stopped, device="cpu")

@@ -49,7 +49,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run(name: str, taught: Path, tmp_
     run(taught, tmp_path / "whole", **options)
     run(taught, tmp_path / "stopped", on_event=stop_in_the_middle, **options)
     assert len(losses(tmp_path / "stopped")) == STEPS // 2
-    finetune(resume=tmp_path / "stopped", place="cpu")
+    finetune(resume=tmp_path / "stopped", device="cpu")
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
     assert records.read(tmp_path / "stopped").facts["status"] == "finished"
     asked = [setting.partition("=")[2] for setting in settings if setting.startswith("optimizer.form")]

@@ -59,7 +59,7 @@ def as_two(rank: int, data: Path, root: Path) -> None:
     run(data, root / "two-full", **FULL)
     run(data, root / "two-lora", **LORA)
     run(data, root / "two-stopped", on_event=stop_at(2), **FULL)
-    finetune(resume=root / "one-stopped", place="cpu")
+    finetune(resume=root / "one-stopped", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def root(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(taught, root / "one-lora", **LORA)
     run(taught, root / "one-stopped", on_event=stop_at(2), **FULL)
     ranks.spawn(as_two, 2, taught, root)
-    finetune(resume=root / "two-stopped", place="cpu")
+    finetune(resume=root / "two-stopped", device="cpu")
     return root
 
 

@@ -172,7 +172,7 @@ def test_a_non_finite_loss_stops_the_run_before_the_update(
     assert losses(tmp_path / "run") == pytest.approx(reference[:2], rel=2e-5)
     assert "the loss is nan" in records.read(tmp_path / "run").facts["status"]
     assert checkpoint.checkpoints(tmp_path / "run")[0].name == "step-000002"
-    finetune(resume=tmp_path / "run", place="cpu")  # without the bad gradient the run continues
+    finetune(resume=tmp_path / "run", device="cpu")  # without the bad gradient the run continues
     assert losses(tmp_path / "run") == pytest.approx(reference, rel=2e-5)
 
 
@@ -258,6 +258,6 @@ def test_the_scale_grows_after_many_good_steps() -> None:
 
 @pytest.mark.gpu
 def test_fp16_trains_on_a_gpu_without_bf16(taught: Path, tmp_path: Path) -> None:
-    run(taught, tmp_path / "run", place="cuda", dtype="fp16", lr=3e-3, global_batch=12, max_steps=30)
+    run(taught, tmp_path / "run", device="cuda", dtype="fp16", lr=3e-3, global_batch=12, max_steps=30)
     step_losses = losses(tmp_path / "run")
     assert step_losses[-1] < step_losses[0] - 1
