@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from tests.support import ROOT
 
 # A module may import modules of its own package and of lower levels; packages of one level are independent.
 # docs/architecture.md shows the same table.
 LEVELS = (
     ("errors", "_version"),
-    ("settings", "files"),
+    ("settings", "files", "cache"),
     ("display", "engine", "schemas", "markdown"),
     ("tokenization", "ingest", "filters", "dataset"),
     ("rendering",),
@@ -31,9 +33,17 @@ LEVELS = (
 )
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 TOPS = {"curate": "curate", "schemas": "curate.schemas", "filters": "curate.filters"}  # folder to package
-AT_THE_TOP = {"__init__", "__main__", "_version", "errors", "files", "settings"}
+AT_THE_TOP = {"__init__", "__main__", "_version", "cache", "errors", "files", "settings"}
 MAX_MODULES = 16  # in one folder
 Imports = Mapping[str, frozenset[str]]
+DYNAMIC_IMPORTS = {  # the imports by name that may load a module of curate, or whose name is a variable
+    "curate": {"_MODULES[name]"},  # the public names
+    "curate.cli": {"f'curate.cli.{COMMANDS[cmd_name]}'"},  # the commands
+    "curate.display.displayed": {"'curate.report.notebook'"},  # how results display in a notebook
+    "curate.filters.registry": {"f'curate.filters.{module.name}'"},  # the modules of its own package
+    "curate.model.attention.kernels": {"module"},  # names of other libraries
+    "curate.train.run.loggers": {"module"},
+}
 
 
 @cache
@@ -64,6 +74,18 @@ def imported(module: str, path: Path) -> Iterator[str]:
                     yield name if name in modules() else source
 
 
+def dynamically_imported(source: str) -> Iterator[str]:
+    """Yield the argument of every import by name, as source, except a constant that names another library."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            name = (
+                node.args[0] if node.args else next((word.value for word in node.keywords if word.arg == "name"), node)
+            )
+            value = name.value if isinstance(name, ast.Constant) else None
+            if not isinstance(value, str) or value.split(".")[0] in ("curate", ""):
+                yield ast.unparse(name)
+
+
 @cache
 def imports() -> Imports:
     return {module: frozenset(imported(module, path)) for module, path in modules().items()}
@@ -88,6 +110,29 @@ def test_imports_point_down() -> None:
         if module != "curate"  # which names the public functions of all
     ]
     assert wrong == []
+
+
+def test_imports_by_name_are_those_that_are_documented() -> None:
+    found = {module: set(dynamically_imported(path.read_text("utf-8"))) for module, path in modules().items()}
+    assert {module: names for module, names in found.items() if names} == DYNAMIC_IMPORTS
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("importlib.import_module('curate.train.run')", ["'curate.train.run'"]),
+        ("import_module('curate')", ["'curate'"]),
+        ("import_module(name='curate.cli')", ["'curate.cli'"]),
+        ("def load():\n    return __import__('curate.cli')", ["'curate.cli'"]),
+        ("import_module(f'curate.{name}')", ["f'curate.{name}'"]),
+        ("import_module('.run', package='curate.train')", ["'.run'"]),
+        ("import_module(TABLE[name])", ["TABLE[name]"]),
+        ("import_module('torch.utils.tensorboard'); import_module('curated')", []),
+        ("print('curate.train')", []),
+    ],
+)
+def test_an_import_by_name_is_found(source: str, expected: list[str]) -> None:
+    assert list(dynamically_imported(source)) == expected
 
 
 def test_there_are_no_import_cycles() -> None:

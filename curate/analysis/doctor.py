@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curate._version import __version__
+from curate.cache import cache_folder
 from curate.display.displayed import Displayed
 from curate.display.figures import GIB, number
 from curate.engine.base import default_workers
@@ -209,8 +210,7 @@ def _torch_cuda() -> str | None:
 
 def _machine(folder: Path) -> Machine:
     total, free = _memory()
-    cache = Path.home() / ".cache"
-    paths = {"sets": folder, "scratch": Path(tempfile.gettempdir()), "tokenizers": cache}
+    paths = {"sets": folder, "scratch": Path(tempfile.gettempdir()), "tokenizers": cache_folder().parent}
     disks = [
         Disk(use, str(path.resolve()), round(usage.free / GIB, 1), round(usage.total / GIB, 1))
         for use, path in paths.items()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 from curate import files
+from curate.cache import cache_folder
 from curate.tokenization.vocabulary import Vocabulary
 
 _FORMAT = 1  # version of the cache; raise it when `Vocabulary.build` changes its result
 
 
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "curate" / "tokenizers"
+def tokenizers_folder() -> Path:
+    """Return the folder of the cached files; raises RuntimeError for a user without a home."""
+    return cache_folder() / "tokenizers"
 
 
 def load_or_build(vocab: Vocabulary, digest: str) -> str:
@@ -25,11 +25,11 @@ def load_or_build(vocab: Vocabulary, digest: str) -> str:
     if vocab.kind == "json":
         return vocab.build()
     try:
-        file = _cache_folder() / f"{digest[:32]}.{_FORMAT}.json"
+        file = tokenizers_folder() / f"{digest[:32]}.{_FORMAT}.json"
         checksum, _, document = file.read_text(encoding="utf-8").partition("\n")
         if checksum == hashlib.sha256(document.encode()).hexdigest():
             return document
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: no home directory
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: no home
         pass
     document = vocab.build()
     _store(document, digest)
@@ -39,7 +39,7 @@ def load_or_build(vocab: Vocabulary, digest: str) -> str:
 def _store(document: str, digest: str) -> None:
     """Write a tokenizer.json to the cache; do nothing if the cache is not writable."""
     try:
-        folder = _cache_folder()
+        folder = tokenizers_folder()
         folder.mkdir(parents=True, exist_ok=True)
         # Two processes may write at once: the checksum in the first line reveals a damaged file.
         checksum = hashlib.sha256(document.encode()).hexdigest()

@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.cache import cache_folder
+
 FORMAT = 1  # version of the cached files; other versions are ignored
 ALPHA = 0.5 / 10_000  # langdetect's ALPHA_DEFAULT / BASE_FREQ
 STEPS = 256  # weight steps per natural logarithm
@@ -84,7 +86,7 @@ def codes() -> tuple[str, ...]:
 def load() -> Profiles:
     """Return the profiles, memory-mapped from the user's cache, or built where there is no cache."""
     try:
-        folder = cache_folder()
+        folder = profiles_folder()
     except RuntimeError:  # a user without a home
         return build()
     profiles = _read(folder)
@@ -95,14 +97,9 @@ def load() -> Profiles:
     return profiles
 
 
-def cache_folder() -> Path:
-    """Return the folder of the cached arrays, in `$XDG_CACHE_HOME/curate` or `~/.cache/curate`."""
-    home = os.environ.get("XDG_CACHE_HOME", "")  # the XDG specification says to ignore a relative path
-    return Path(
-        home if Path(home).is_absolute() else Path("~/.cache").expanduser(),
-        "curate",
-        f"langdetect-{importlib.metadata.version('langdetect')}-{FORMAT}",
-    )
+def profiles_folder() -> Path:
+    """Return the folder of the cached arrays; raises RuntimeError for a user without a home."""
+    return cache_folder() / f"langdetect-{importlib.metadata.version('langdetect')}-{FORMAT}"
 
 
 def _read(folder: Path) -> Profiles | None:

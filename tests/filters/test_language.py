@@ -182,14 +182,14 @@ def test_profiles_are_equal_whether_built_or_read_from_the_cache(
     for name in ("weights", "keys", "starts", "letters", "flags"):
         assert np.array_equal(getattr(first, name), getattr(built, name))
         assert np.array_equal(getattr(second, name), getattr(built, name))
-    assert [path.name for path in (tmp_path / "curate").iterdir()] == [profiles.cache_folder().name]
+    assert [path.name for path in (tmp_path / "curate").iterdir()] == [profiles.profiles_folder().name]
 
 
 def test_a_damaged_cache_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     fresh = profiles.load.__wrapped__
     fresh()
-    damaged = profiles.cache_folder() / "weights.npy"
+    damaged = profiles.profiles_folder() / "weights.npy"
     damaged.write_bytes(damaged.read_bytes()[:1000])
     weights = fresh().weights
     assert np.array_equal(weights, profiles.load().weights)
