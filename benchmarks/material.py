@@ -100,7 +100,7 @@ def packed_data(toy: bool, documents: str, vocabulary: int) -> tuple[PackedData,
     most = max(int(supervised[row].sum()) for row in packed.rows)
     total_work = work(sizes, int(data.loss_mask.sum()))
     load = Load(
-        conversations=len(sizes),
+        examples=len(sizes),
         rows=len(packed.rows),
         row_tokens=row_tokens,
         work=total_work,

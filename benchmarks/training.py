@@ -116,7 +116,7 @@ def plan_case(
     rows_per_step = max(1, bench.tokens_per_step // load.row_tokens)
     changes: dict[str, dict[str, object]] = {
         "method": {"kind": case.method},
-        "train": {"global_batch": max(1, round(rows_per_step * load.conversations / load.rows))},
+        "train": {"global_batch": max(1, round(rows_per_step * load.examples / load.rows))},
     }
     for section, values in case.changes.items():
         changes[section] = {**changes.get(section, {}), **values}

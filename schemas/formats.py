@@ -62,9 +62,9 @@ _READERS = tuple(
 )
 
 PROBLEMS: dict[str, str] = {
-    "not_a_record": "The row is null, text, a number or a list, not an object.",
-    "unknown_format": "The row is an object without a list of turns under a key of any known format.",
-    "no_messages": "The row has no turns: the list is missing, null, empty or not a list.",
+    "not_a_record": "The record is null, text, a number or a list, not an object.",
+    "unknown_format": "The record is an object without a list of turns under a key of any known format.",
+    "no_messages": "The record has no turns: the list is missing, null, empty or not a list.",
     "bad_turn": "A turn is null or not an object.",
     "bad_value": "A turn's content is not text and has no text in it: an image, an object, true or false.",
     "unknown_role": "A turn's role is unknown, or missing and not clear from its neighbours.",
@@ -85,7 +85,7 @@ def parse(value: object) -> Conversation:
     """Read one decoded record, whatever its format; raises RecordError if it cannot be read."""
     if not isinstance(value, dict):
         raise RecordError(
-            "not_a_record", f"the row is {turns.describe_type(value)}, not an object", turns.preview(value)
+            "not_a_record", f"the record is {turns.describe_type(value)}, not an object", turns.preview(value)
         )
     try:
         for recognises, read in _READERS:

@@ -68,4 +68,8 @@ def _mask_spans(curated: CuratedSet) -> Callable[[Sequence[Sequence[Message]]], 
 
     with translate_errors(curated):
         viewer, _ = load_viewer(curated.manifest)
-    return None if viewer is None else lambda chats: [masked_text(viewer.compiled, messages) for messages in chats]
+    return (
+        None
+        if viewer is None
+        else lambda conversations: [masked_text(viewer.compiled, messages) for messages in conversations]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--loss", help="For rendered: train on all answers, last, or roles:assistant,tool.")
 @click.option("--chat-template", metavar="FILE", help="For rendered: Jinja chat template to use instead.")
 @click.option("--split", type=click.Choice(["train", "eval"]), help="Write only this split of a curated set.")
-@click.option("--json", "as_json", is_flag=True, help="Print the record counts as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def convert(source: str, target: str, as_json: bool, **settings: Any) -> None:
     """Write conversations in another format.
 
@@ -37,7 +38,7 @@ def convert(source: str, target: str, as_json: bool, **settings: Any) -> None:
     result = run(source, target, **settings)
     if as_json:
         click.echo(json.dumps(_plain(result), indent=1))
-    _report(result)
+    _report(source, result)
 
 
 def _plain(result: ConvertResult) -> dict[str, object]:
@@ -53,12 +54,14 @@ def _plain(result: ConvertResult) -> dict[str, object]:
     }
 
 
-def _report(result: ConvertResult) -> None:
-    """Print on stderr how many records were written and left out."""
+def _report(source: str, result: ConvertResult) -> None:
+    """Print on stderr how many pieces of a set, or records of a file, were written and left out."""
+    from curate.dataset import manifest
     from curate.display.text import one_line
 
+    unit = "pieces" if manifest.is_set(Path(source)) else "records"
     skipped = f", {result.other_split:,} of the other split" if result.other_split else ""
-    click.echo(one_line(f"{result.target}: {result.written:,} of {result.read:,} records{skipped}", 1000), err=True)
+    click.echo(one_line(f"{result.target}: {result.written:,} of {result.read:,} {unit}{skipped}", 1000), err=True)
     if result.left_out:
         rules = ", ".join(f"{name} {count:,}" for name, count in sorted(result.left_out.items()))
         count = sum(result.left_out.values())

@@ -24,7 +24,7 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--epochs", type=POSITIVE, help="Passes over the set.")
 @click.option("--max-steps", type=click.IntRange(1), help="Stop after this many steps.")
 @click.option("--lr", type=POSITIVE, help="Peak learning rate.")
-@click.option("--global-batch", type=click.IntRange(1), help="Conversations per step, over all devices.")
+@click.option("--global-batch", type=click.IntRange(1), help="Pieces per step, over all devices.")
 @click.option("--micro-batch", type=click.IntRange(1), help="Rows per forward pass and device.  [default: what fits]")
 @click.option("--max-tokens", type=click.IntRange(1), help="Most tokens in a piece; longer ones are split.")
 @click.option("--template", metavar="NAME", help="Prompt template; model: the model's own.")
@@ -63,7 +63,7 @@ def finetune(
 ) -> None:
     """Train a model on a curated set.
 
-    Before the first step, the loss mask of every conversation is verified, and memory, time and disk are
+    Before the first step, the loss mask of every piece is verified, and memory, time and disk are
     planned. Ctrl-C saves a checkpoint and exits; --resume continues with exactly the same losses. With
     several GPUs: torchrun --nproc-per-node GPUS -m curate finetune ...
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from curate.display import figures
-from curate.display.figures import GIB, duration, gib, number, percent, significant
+from curate.display.figures import GIB, duration, gib, number, percent, plural, significant
 from curate.display.text import console, one_line
 from curate.train.report.terminal import render_plan
 from curate.train.run import events
@@ -72,7 +72,7 @@ def loss_text(loss: EvalLoss) -> str:
     """Describe a held-out loss."""
     overall = loss.overall
     shown = "no loss" if overall.loss is None else f"loss {figures.loss(overall.loss)}"
-    return f"{shown} over {number(overall.conversations)} conversations"
+    return f"{shown} over {number(overall.examples)} {plural(overall.examples, 'piece')}"
 
 
 def step_metrics(event: Stepped) -> dict[str, str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from curate.analysis.selection import Selection
     from curate.rendering.mask_view import MaskViewer
 
-SHOWN = 10  # conversations printed to a pipe or a file without --limit
+SHOWN = 10  # entries printed to a pipe or a file without --limit
 ANY_RULE = "*"  # stands for --rejected without a rule
 
 
@@ -84,11 +84,17 @@ def _seed(seed: int | None) -> int:
 
 
 def _cut(selection: Selection, limit: int | None) -> Selection:
-    """Return the conversations to print without a pager; print how many are left out."""
+    """Return what to print without a pager; print how many are left out."""
     if limit is not None or len(selection) <= SHOWN:
         return selection
-    click.echo(f"{SHOWN} of {len(selection):,} conversations; --limit {len(selection)} prints all", err=True)
+    click.echo(f"{SHOWN} of {len(selection):,} {_unit(selection)}; --limit {len(selection)} prints all", err=True)
     return selection.head(SHOWN)
+
+
+def _unit(selection: Selection) -> str:
+    """Return what a selection has: pieces of the set, rejects, or both."""
+    kinds = ("pieces", selection.kept), ("rejects", selection.rejected)
+    return " and ".join(name for name, rows in kinds if rows)
 
 
 def _show(selection: Selection, render: Callable[[ConversationView], RenderableType], limit: int | None) -> None:
@@ -100,10 +106,10 @@ def _show(selection: Selection, render: Callable[[ConversationView], RenderableT
 
         browse(len(selection), lambda index: render(selection[index]))
         return
-    for index, chat in enumerate(_cut(selection, limit)):
+    for index, view in enumerate(_cut(selection, limit)):
         if index:
             click.echo()
-        print_renderable(render(chat))
+        print_renderable(render(view))
 
 
 def _renderer(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[ConversationView], RenderableType]:
@@ -114,26 +120,26 @@ def _renderer(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callab
 
     if diff:
 
-        def render_differences(chat: ConversationView) -> RenderableType:
-            if chat.unread is not None:
-                return render_conversation(chat)
+        def render_differences(view: ConversationView) -> RenderableType:
+            if view.unread is not None:
+                return render_conversation(view)
             with translate_errors(selection.set):
                 return render_diff(
-                    chat,
-                    conversations.diff_record(selection.set, chat),
-                    conversations.find_rejections(selection.set, chat),
+                    view,
+                    conversations.diff_record(selection.set, view),
+                    conversations.find_rejections(selection.set, view),
                 )
 
         return render_differences
     if mask:
         viewer = _viewer(selection, needed=True)
         assert viewer is not None
-        return lambda chat: render_mask(chat, viewer.view(chat.messages))
+        return lambda view: render_mask(view, viewer.view(view.messages))
     counter = _viewer(selection, needed=False)
 
-    def render(chat: ConversationView) -> RenderableType:
-        sizes = counter.count_message_tokens(chat.messages) if counter else None
-        return render_conversation(chat, sizes, raw=raw)
+    def render(view: ConversationView) -> RenderableType:
+        sizes = counter.count_message_tokens(view.messages) if counter else None
+        return render_conversation(view, sizes, raw=raw)
 
     return render
 
@@ -158,7 +164,7 @@ def _print_json(selection: Selection) -> None:
 
     viewer = _viewer(selection, needed=False)
     entries = []
-    for chat in selection:
-        sizes = viewer.count_message_tokens(chat.messages) if viewer else None
-        entries.append({**asdict(chat), "turn_tokens": sizes})
+    for view in selection:
+        sizes = viewer.count_message_tokens(view.messages) if viewer else None
+        entries.append({**asdict(view), "turn_tokens": sizes})
     click.echo(to_json(entries))

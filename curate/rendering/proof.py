@@ -150,12 +150,12 @@ def _decode_supervised(batch: _Batch) -> list[bytes]:
     encoded, table = batch.encoded, batch.renderer.byte_table
     if table is None:
         return [_decode_with_library(batch, index) for index in range(len(encoded))]
-    pieces = [table.pieces[token] for token in encoded.ids[encoded.loss_mask].tolist()]  # [supervised tokens]
+    token_bytes = [table.token_bytes[token] for token in encoded.ids[encoded.loss_mask].tolist()]  # [supervised tokens]
     if table.prefixed:  # the space that the tokenizer puts before a block is not the message's
         for index in np.flatnonzero(starts_block(encoded, table.controls)[encoded.loss_mask]).tolist():
-            pieces[index] = pieces[index].removeprefix(b" ")
+            token_bytes[index] = token_bytes[index].removeprefix(b" ")
     ends = np.cumsum(batch.count(encoded.loss_mask)).tolist()  # [conversations], in supervised tokens
-    return [b"".join(pieces[start:stop]) for start, stop in zip([0, *ends], ends, strict=False)]
+    return [b"".join(token_bytes[start:stop]) for start, stop in zip([0, *ends], ends, strict=False)]
 
 
 def _decode_with_library(batch: _Batch, index: int) -> bytes:

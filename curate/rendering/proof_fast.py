@@ -31,12 +31,12 @@ def control_bytes(token: int) -> bytes:
 class ByteTable:
     """The bytes that each id decodes to.
 
-    `pieces` has control tokens as `control_bytes`. `flat` joins the bytes of all ids, control tokens as
+    `token_bytes` has control tokens as `control_bytes`. `flat` joins the bytes of all ids, control tokens as
     `control_chars`: id i is at `starts[i]`, `lengths[i]` bytes long. `controls` are the ids of control tokens.
     `prefixed`: the tokenizer puts a space before every text, which is not part of the text.
     """
 
-    pieces: list[bytes]  # [vocabulary]
+    token_bytes: list[bytes]  # [vocabulary]
     flat: NDArray[np.uint8]  # [bytes of the vocabulary + 1]
     starts: NDArray[np.int64]  # [vocabulary]
     lengths: NDArray[np.int64]  # [vocabulary]
@@ -49,14 +49,14 @@ def byte_table(tokenizer: Tokenizer) -> ByteTable | None:
     known = tokenizer.token_bytes
     if known is None or tokenizer.byte_lengths is None:
         return None
-    pieces, spelled = [*known], [*known]
+    token_bytes, spelled = [*known], [*known]
     controls = sorted(set(tokenizer.control_ids.values()))
     for token in controls:
-        pieces[token], spelled[token] = control_bytes(token), utf8(control_chars(token))
+        token_bytes[token], spelled[token] = control_bytes(token), utf8(control_chars(token))
     lengths = np.fromiter(map(len, spelled), dtype=np.int64, count=len(spelled))
-    flat = np.frombuffer(b"".join([*spelled, b"\0"]), dtype=np.uint8)  # one more byte: the last piece may be empty
+    flat = np.frombuffer(b"".join([*spelled, b"\0"]), dtype=np.uint8)  # one more byte: the last token may have none
     return ByteTable(
-        pieces,
+        token_bytes,
         flat,
         np.cumsum(lengths) - lengths,
         lengths,
@@ -80,9 +80,9 @@ def accept(
 
 
 def supervised_spans(batch: EncodedBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the start and stop token of each run of supervised tokens; two renderings never share a run."""
+    """Return the start and stop token of each span of supervised tokens; two renderings never share a span."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], batch.loss_mask, [False]]).astype(np.int8)))
-    # An answer at the end of one rendering and a supervised first token of the next would look like one run.
+    # An answer at the end of one rendering and a supervised first token of the next would look like one span.
     borders = batch.offsets[1:-1]
     borders = borders[(borders > 0) & (borders < len(batch.loss_mask))]
     borders = borders[batch.loss_mask[borders - 1] & batch.loss_mask[borders]]  # where two renderings touch

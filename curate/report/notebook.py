@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 NAMES = 8  # of a list
-CHATS = 5  # of a selection
+SHOWN = 5  # of a selection
 WIDTH = 100  # cells of terminal reports
 STYLE = """<style>
 .curate{font:14px/1.5 system-ui,sans-serif;max-width:1000px}
@@ -119,16 +119,16 @@ def _set(curated: CuratedSet) -> str:
 @_html_of.register
 def _selection(selection: Selection) -> str:
     """Show the first conversations of a selection."""
-    shown = "".join(map(conversation.render_conversation, islice(selection, CHATS)))
-    more = len(selection) - CHATS
+    shown = "".join(map(conversation.render_conversation, islice(selection, SHOWN)))
+    more = len(selection) - SHOWN
     note = f'<p class="note">{number(more)} more</p>' if more > 0 else ""
     return _block(f"<p>{number(len(selection))} {plural(len(selection), 'conversation')}</p>{shown}{note}")
 
 
 @_html_of.register
-def _conversation(chat: ConversationView) -> str:
+def _conversation(view: ConversationView) -> str:
     """Show a conversation."""
-    return _block(conversation.render_conversation(chat))
+    return _block(conversation.render_conversation(view))
 
 
 @_html_of.register

@@ -76,7 +76,7 @@ class DataSettings:
     row_tokens: int = limits(0, 0)  # of a packed row; 0: the window
     packing: bool = True
     loss: str = "all"  # all, last, or roles:assistant,tool
-    limit: int = limits(0, 0)  # conversations; 0: all
+    limit: int = limits(0, 0)  # conversations, each with all its pieces; 0: all
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class TrainSettings:
 
     epochs: float = limits(3.0, 0.0)
     max_steps: int = limits(0, 0)  # overrides `epochs` unless 0
-    global_batch: int = limits(128, 1)  # conversations of a step, over all ranks
+    global_batch: int = limits(128, 1)  # pieces of a step, over all ranks
     micro_batch: int = limits(0, 0)  # packed rows in one forward pass on a device; 0: as memory allows
     checkpointing: Literal["auto", "full", "none"] = "auto"  # of activations
     compile: Literal["auto", "on", "off"] = "auto"
@@ -127,7 +127,7 @@ class EvalSettings:
     """When held-out loss is computed and prompts are answered."""
 
     steps: int = limits(0, 0)  # 0: once an epoch
-    limit: int = limits(500, 0)  # held-out conversations; 0: all
+    limit: int = limits(500, 0)  # held-out pieces; 0: all
     samples: int = limits(4, 0)  # held-out prompts to answer
     prompts: tuple[str, ...] = ()  # further prompts; empty: three built-in ones
     max_new_tokens: int = limits(256, 1)  # of an answer

@@ -38,7 +38,7 @@ from curate.train.trainer import Trainer, causal_model
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-LEAST_LENGTH = 256  # tokens; shorter conversations form one band
+LEAST_LENGTH = 256  # tokens; shorter examples form one band
 MAX_EVALUATIONS = 10  # of a run that evaluates after each epoch: on a small set, a run may have many short epochs
 UNKNOWN = "unknown"  # language
 FIXED_PROMPTS = (
@@ -57,7 +57,7 @@ class Evaluator:
         self.prompts = _prompts(run)
         lengths = run.data.eval.lengths
         longest = int(lengths.max()) if len(lengths) else 0
-        # Rows as long as in training, or longer, so that every held-out conversation fits.
+        # Rows as long as in training, or longer, so that every held-out example fits.
         self.held_out = HeldOut(run.data.eval, max(run.packed.row_tokens, longest), run.config.eval.limit)
 
     def is_due(self, step: int) -> bool:
@@ -104,7 +104,7 @@ class Evaluator:
 
 
 def _prompts(run: Run) -> list[Prompt]:
-    """Return prompts from held-out conversations (or trained ones if none are held out), and fixed prompts."""
+    """Return prompts from held-out examples (or trained ones if none are held out), and fixed prompts."""
     settings = run.config.eval
     if not settings.samples and not settings.prompts:
         return []
@@ -119,9 +119,9 @@ def _prompts(run: Run) -> list[Prompt]:
 
 
 class HeldOut:
-    """Held-out conversations, packed once for all evaluations, and the answer that each supervised token belongs to.
+    """Held-out examples, packed once for all evaluations, and the answer that each supervised token belongs to.
 
-    `limit` takes that many conversations, evenly spaced over the set; 0 takes all.
+    `limit` takes that many examples, evenly spaced over the set; 0 takes all.
     """
 
     def __init__(self, examples: Examples, row_tokens: int, limit: int = 0) -> None:
@@ -137,12 +137,12 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class _Answers:
-    """The answers of some conversations, as consecutive supervised tokens; arrays are [answers]."""
+    """The answers of some examples, as consecutive supervised tokens; arrays are [answers]."""
 
-    conversation: Ints  # index in the examples
-    depth: Ints  # number of the answer in its conversation, from 1
+    example: Ints  # index in the examples
+    depth: Ints  # number of the answer in its example, from 1
     tokens: Ints  # supervised ones
-    of_targets: dict[int, Ints]  # by conversation: for each supervised target in order, the index of its answer
+    of_targets: dict[int, Ints]  # by example: for each supervised target in order, the index of its answer
 
 
 def losses(
@@ -155,7 +155,7 @@ def losses(
     packed = held_out.packed
     if not packed.rows:
         return EvalLoss(Slice("all", None, 0, 0))
-    sums = torch.zeros(len(held_out.answers.conversation), dtype=torch.float64)  # [answers], on the CPU
+    sums = torch.zeros(len(held_out.answers.example), dtype=torch.float64)  # [answers], on the CPU
     # A rank without rows runs an empty one, because each forward pass of a sharded model is collective. On CUDA every
     # batch has the same shape, so that nothing is compiled again.
     min_rows = micro_batch if world.device.type == "cuda" else 1
@@ -164,7 +164,7 @@ def losses(
             batch = packed.batch(rows, min_rows).to(world.device)
             # Not through DDP's own forward, which would broadcast buffers.
             token_losses = distributed.inner(module)(batch, attention, per_token=True)  # [supervised], fp32
-            # In the same order: by row, by conversation in the row, by position.
+            # In the same order: by row, by example in the row, by position.
             indices = [held_out.answers.of_targets[index] for row in rows for index in packed.rows[row]]
             if indices:
                 sums.index_add_(0, torch.from_numpy(np.concatenate(indices)), token_losses.double().cpu())
@@ -180,22 +180,22 @@ def spread(count: int, limit: int) -> Ints:
 
 
 def _answers(examples: Examples, indices: Ints) -> _Answers:
-    """Find the answers of these conversations: each begins where a supervised target follows an unsupervised one."""
-    conversation: list[int] = []
+    """Find the answers of these examples: each begins where a supervised target follows an unsupervised one."""
+    example: list[int] = []
     depth: list[int] = []
     of_targets: dict[int, Ints] = {}
     for index in indices.tolist():
         begin, end = examples.offsets[index : index + 2].tolist()
         supervised = examples.loss_mask[begin + 1 : end]  # shifted as in packing: the first token is never a target
         starts = supervised & ~np.concatenate([[False], supervised[:-1]])  # [targets]
-        # Counting the starts up to a target numbers the answers; those of earlier conversations come first.
-        of_targets[index] = (np.cumsum(starts) - 1 + len(conversation))[supervised]
+        # Counting the starts up to a target numbers the answers; those of earlier examples come first.
+        of_targets[index] = (np.cumsum(starts) - 1 + len(example))[supervised]
         count = int(starts.sum())
-        conversation += [index] * count
+        example += [index] * count
         depth += range(1, count + 1)
     all_targets = np.concatenate([*of_targets.values(), np.zeros(0, np.int64)])
-    tokens = np.bincount(all_targets, minlength=len(conversation))
-    return _Answers(np.array(conversation, np.int64), np.array(depth, np.int64), tokens, of_targets)
+    tokens = np.bincount(all_targets, minlength=len(example))
+    return _Answers(np.array(example, np.int64), np.array(depth, np.int64), tokens, of_targets)
 
 
 @contextmanager
@@ -218,9 +218,9 @@ def _group_losses(examples: Examples, answers: _Answers, sums: Floats) -> EvalLo
     exchanges, lengths = examples.exchanges, examples.lengths
 
     def group_by(key: Callable[[int, int], Hashable], *, largest_first: bool = False) -> tuple[Slice, ...]:
-        """Group answers by a key of conversation and depth; sort by key, or by tokens."""
+        """Group answers by a key of example and depth; sort by key, or by tokens."""
         groups: dict[Any, list[int]] = {}
-        pairs = zip(answers.conversation.tolist(), answers.depth.tolist(), strict=True)
+        pairs = zip(answers.example.tolist(), answers.depth.tolist(), strict=True)
         for answer, (index, depth) in enumerate(pairs):
             groups.setdefault(key(index, depth), []).append(answer)
         slices = [(name, _slice(name, answers, sums, members)) for name, members in groups.items()]
@@ -254,7 +254,7 @@ def _slice(name: str | Band, answers: _Answers, sums: Floats, members: Sequence[
     shown = name if isinstance(name, str) else "-".join(map(str, dict.fromkeys(name)))  # 3-4, but 1 for 1 to 1
     tokens = int(answers.tokens[members].sum())
     loss = float(sums[members].sum()) / tokens if tokens else float("nan")
-    return Slice(shown, loss if np.isfinite(loss) else None, tokens, len(set(answers.conversation[members].tolist())))
+    return Slice(shown, loss if np.isfinite(loss) else None, tokens, len(set(answers.example[members].tolist())))
 
 
 # ---- answers
@@ -262,15 +262,14 @@ def _slice(name: str | Band, answers: _Answers, sums: Floats, members: Sequence[
 
 def fixed_prompts(renderer: Renderer, texts: Sequence[str] = FIXED_PROMPTS) -> list[Prompt]:
     """Return a prompt of one user message for each text."""
-    conversations = [(Message("user", text),) for text in texts]
+    questions = [(Message("user", text),) for text in texts]
     return [
-        Prompt("fixed prompt", messages, tuple(renderer.generation_prompt(messages).tolist()))
-        for messages in conversations
+        Prompt("fixed prompt", messages, tuple(renderer.generation_prompt(messages).tolist())) for messages in questions
     ]
 
 
 def data_prompts(renderer: Renderer, examples: Examples, count: int, *, kind: str = "held out") -> list[Prompt]:
-    """Return the prompts before the first supervised answer of `count` conversations, evenly spaced over the examples.
+    """Return the prompts before the first supervised answer of `count` examples, evenly spaced over all.
 
     Examples have ids, not messages. A prompt is therefore shown as decoded text, without the text that the template
     writes around a single question.
@@ -362,7 +361,7 @@ def as_base(module: nn.Module) -> Iterator[None]:
 
 
 def decode_masks(tokenizer: Tokenizer, examples: Examples, count: int) -> list[Row]:
-    """Return lines of `masked.jsonl`: the text of `count` conversations in spans, each with loss or without."""
+    """Return lines of `masked.jsonl`: the text of `count` examples in spans, each with loss or without."""
     return [
         {"name": examples.names[index], "runs": decode_masked(tokenizer, *examples.rendering(index))}
         for index in spread(len(examples), count).tolist()

@@ -29,16 +29,16 @@ from curate.rendering.splitter import TOO_LONG
 from curate.tokenization.tokenizer import Tokenizer
 
 MANY_ROWS = 4_000  # of a set; with fewer, starting worker processes takes longer than they save
-MAX_FAILING = 0.01  # share of the conversations; more means that template and data do not match
+MAX_FAILING = 0.01  # share of the examples; more means that template and data do not match
 HINT = "give another --template, or --loss last"
 HINTS = {  # by rule, where the hint is not HINT
     "nothing_trained": "remove conversations whose messages all have `train: false`, or give another --loss",
 }
-EVAL = "eval"  # the `split` of held-out conversations
+EVAL = "eval"  # the `split` of held-out examples
 
 
 class ProofError(CurateError):
-    """More conversations fail the proof than a run may leave out; `failures` lists all that are left out."""
+    """More examples fail the proof than a run may leave out; `failures` lists all that are left out."""
 
     def __init__(self, message: str, failures: list[Failure]) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class ProofError(CurateError):
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples (conversations or pieces) in one array each: number i is `offsets[i]` to `offsets[i + 1]`.
+    """Examples in one array each: number i is `offsets[i]` to `offsets[i + 1]`.
 
     Large arrays, because two small ones for each of a million examples would take more memory.
     """
@@ -132,9 +132,9 @@ def load(
 ) -> TrainingData:
     """Read a curated set for a model: render it, check it, and split it again if set and model differ.
 
-    `limit` takes only the first conversations. `workers` is the number of processes, by default all cores for a large
-    set and otherwise 1; the result does not depend on it. Raises SetError for a path that is not a set, ProofError if
-    over 1 % of the conversations fail the proof, CurateError if nothing is left to train on.
+    `limit` takes only the first conversations, each with all its pieces. `workers` is the number of processes, by
+    default all cores for a large set and otherwise 1; the result does not depend on it. Raises SetError for a path that
+    is not a set, ProofError if over 1 % of the examples fail the proof, CurateError if nothing is left to train on.
     """
     folder, set_manifest = open_set_folder(set_path)
     window = settings.max_tokens or set_manifest.window
@@ -159,7 +159,7 @@ def load(
         "tokenizer": info.name,
         "tokenizer_hash": info.hash,
         "loss": settings.loss,
-        "conversations": len(train),
+        "conversations": len(train),  # as in `eval_conversations`, the key is older than the word: these are examples
         "eval_conversations": len(held_out),
         "tokens": len(train.ids),
         "supervised": train.supervised,
@@ -176,14 +176,14 @@ def write_left_out(path: Path, failures: Sequence[Failure]) -> None:
 
 
 def _check(prepared: PreparedBatch, folder: Path, failures: list[Failure], window: int) -> None:
-    """Raise ProofError if too many conversations fail the proof, CurateError if none is left to train on."""
+    """Raise ProofError if too many examples fail the proof, CurateError if none is left to train on."""
     if prepared.failed > MAX_FAILING * prepared.rendered:
         # Failures also list exchanges over the window, which do not count as failing the proof.
         rules = Counter(failure.rule for failure in failures if failure.rule in proof.RULES).most_common()
         example = next(failure for failure in failures if failure.rule == rules[0][0])
         counts = ", ".join(f"{rule} {count:,}" for rule, count in rules)
         raise ProofError(
-            f"{prepared.failed:,} of {prepared.rendered:,} conversations fail the proof ({counts}), more than 1 %; "
+            f"{prepared.failed:,} of {prepared.rendered:,} pieces fail the proof ({counts}), more than 1 %; "
             f"{example.name!r}: {example.reason}; {HINTS.get(example.rule, HINT)}",
             failures,
         )

@@ -39,7 +39,7 @@ class PackedBatch(Protocol):
     @property
     def position_ids(self) -> Tensor: ...
     @property
-    def documents(self) -> Tensor: ...  # numbers the conversations of a row
+    def documents(self) -> Tensor: ...  # number of the document at each position
     @property
     def supervised(self) -> int: ...  # targets that carry loss
 
@@ -380,7 +380,7 @@ def check_packed_logits(module: CausalLoss, attention: ChosenKernel) -> None:
     if not error < (0.001 if base.dtype == torch.float32 else 0.05):  # relative to the norm; NaN fails too
         raise RecipeError(
             f"{type(base).__name__} cannot be trained on packed rows: its logits differ by {error:.1%} from those of "
-            "each conversation alone; use a model with the architecture of LLaMA"
+            "each piece alone; use a model with the architecture of LLaMA"
         )
 
 

@@ -1,7 +1,7 @@
-"""Pack conversations into rows of one fixed length, best fit first, and turn packed rows into micro-batches of tensors.
+"""Pack examples into rows of one fixed length, best fit first, and turn packed rows into micro-batches of tensors.
 
-Nothing is cropped: a conversation longer than a packed row is refused. `documents` distinguishes the conversations of a
-packed row, and `position_ids` begin at 0 in each, so that each is processed as if it were alone.
+Nothing is cropped: an example longer than a packed row is refused. In a row, an example is a document: `documents` has
+its number at each position, and `position_ids` begin at 0 in each, so that each is processed as if it were alone.
 
 The packed rows of a step depend only on seed and step number: each epoch has its own order, and the sequence of all
 epochs is cut into steps. A resumed run therefore continues with exactly the next rows, on any number of ranks.
@@ -27,8 +27,8 @@ IGNORED = -100  # target of a position without loss; the `ignore_index` of cross
 PADDING = -1  # document number of a position that holds no token
 
 
-class Conversations(Protocol):
-    """Token ids [tokens] and loss mask [tokens] of many conversations; number i is `offsets[i]` to `offsets[i + 1]`."""
+class TokenArrays(Protocol):
+    """Token ids [tokens] and loss mask [tokens] of many examples; number i is `offsets[i]` to `offsets[i + 1]`."""
 
     @property
     def ids(self) -> NDArray[np.int32]: ...
@@ -37,32 +37,32 @@ class Conversations(Protocol):
     def loss_mask(self) -> NDArray[np.bool_]: ...
 
     @property
-    def offsets(self) -> NDArray[np.int64]: ...  # [conversations + 1]
+    def offsets(self) -> NDArray[np.int64]: ...  # [examples + 1]
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The conversations of each packed row, by index."""
+    """The examples of each packed row, by index."""
 
     rows: list[list[int]]
     row_tokens: int
     utilisation: float  # share of positions with tokens
-    padded_utilisation: float  # the same with one conversation per row
+    padded_utilisation: float  # the same with one example per row
 
 
 def pack(lengths: NDArray[np.int64] | Sequence[int], row_tokens: int) -> Packing:
-    """Pack conversations of these lengths, in tokens: the longest first, each into the fullest row that has room.
+    """Pack examples of these lengths, in tokens: the longest first, each into the fullest row that has room.
 
-    Deterministic; O(n log n), because only distinct numbers of free tokens are searched. Raises CurateError for a
-    conversation longer than a row, and if there is no conversation.
+    Deterministic; O(n log n), because only distinct numbers of free tokens are searched. Raises CurateError for an
+    example longer than a row, and if there is no example.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     if not len(sizes):
-        raise CurateError("there is no conversation to pack into rows")
+        raise CurateError("there is no piece to pack into rows")
     if sizes.max() > row_tokens:
         longest = int(sizes.argmax())
         raise CurateError(
-            f"conversation {longest} has {sizes[longest]:,} tokens, a row {row_tokens:,}; nothing is cropped: "
+            f"piece {longest} has {sizes[longest]:,} tokens, a row {row_tokens:,}; nothing is cropped: "
             f"give --max-tokens {sizes[longest]}, or clean the set with a window of {row_tokens}"
         )
     rows: list[list[int]] = []
@@ -112,10 +112,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class PackedData:
-    """Conversations, and the packed rows that contain them."""
+    """Examples, and the packed rows that contain them."""
 
-    examples: Conversations
-    rows: Sequence[Sequence[int]]  # conversations of each packed row, by index
+    examples: TokenArrays
+    rows: Sequence[Sequence[int]]  # examples of each packed row, by index
     row_tokens: int
 
     def batch(self, rows: Sequence[int], min_rows: int = 0) -> Batch:
@@ -124,7 +124,7 @@ class PackedData:
         return batch(self.examples, members + [()] * (min_rows - len(members)), self.row_tokens)
 
     def lengths(self, rows: Sequence[int]) -> list[int]:
-        """Return the tokens of each conversation in some packed rows."""
+        """Return the tokens of each example in some packed rows."""
         members = np.array([index for row in rows for index in self.rows[row]], dtype=np.int64)
         offsets = self.examples.offsets
         lengths: list[int] = (offsets[members + 1] - offsets[members]).tolist()
@@ -145,8 +145,8 @@ def epoch_order(rows: int, epoch: int, seed: int) -> NDArray[np.int64]:
     return generator.permutation(rows)
 
 
-def batch(examples: Conversations, rows: Sequence[Sequence[int]], row_tokens: int, pad_id: int = 0) -> Batch:
-    """Return the tensors of packed rows, each given as the indices of its conversations.
+def batch(examples: TokenArrays, rows: Sequence[Sequence[int]], row_tokens: int, pad_id: int = 0) -> Batch:
+    """Return the tensors of packed rows, each given as the indices of its examples.
 
     `pad_id` fills positions without a token; they have no loss. Raises CurateError if a row is too short.
     """
@@ -161,10 +161,10 @@ def batch(examples: Conversations, rows: Sequence[Sequence[int]], row_tokens: in
             begin, end = examples.offsets[index : index + 2].tolist()
             stop = start + end - begin
             if stop > row_tokens:
-                raise CurateError(f"conversation {index} does not fit its row of {row_tokens:,} tokens")
+                raise CurateError(f"piece {index} does not fit its row of {row_tokens:,} tokens")
             tokens = examples.ids[begin:end]
             ids[row, start:stop] = tokens
-            # Shifted by one: a conversation's last position has no target, and its first token is none.
+            # Shifted by one: an example's last position has no target, and its first token is none.
             targets[row, start : stop - 1] = np.where(examples.loss_mask[begin + 1 : end], tokens[1:], IGNORED)
             positions[row, start:stop] = np.arange(end - begin)
             documents[row, start:stop] = number
@@ -174,7 +174,7 @@ def batch(examples: Conversations, rows: Sequence[Sequence[int]], row_tokens: in
     return Batch(tensors[0], tensors[1], tensors[2], tensors[3], supervised)
 
 
-def pad(examples: Conversations, indices: Sequence[int], pad_id: int = 0) -> Batch:
-    """Return a batch with one conversation per row, padded to the longest."""
+def pad(examples: TokenArrays, indices: Sequence[int], pad_id: int = 0) -> Batch:
+    """Return a batch with one example per row, padded to the longest."""
     longest = max((int(examples.offsets[i + 1] - examples.offsets[i]) for i in indices), default=0)
     return batch(examples, [[index] for index in indices], longest, pad_id)

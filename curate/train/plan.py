@@ -41,13 +41,13 @@ class Hardware:
 class Load:
     """The data of a run, as packed."""
 
-    conversations: int
+    examples: int  # of one epoch
     rows: int  # packed rows of one epoch
     row_tokens: int  # tokens of a packed row, padding included
     work: Work  # of one epoch
     held_out: Work  # of one evaluation
     utilisation: float = 1.0  # share of positions with tokens
-    padded_utilisation: float = 1.0  # the same with one conversation per row
+    padded_utilisation: float = 1.0  # the same with one example per row
     most_supervised: int = 0  # supervised tokens of one packed row, at most
 
 
@@ -57,7 +57,7 @@ class Steps:
 
     count: int
     rows: int  # packed rows of a step, over all ranks
-    conversations: float  # of a step, on average
+    examples: float  # of a step, on average
     total_rows: int  # packed rows of the whole run
     epochs: float
 
@@ -125,10 +125,10 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of `plan.json`."""
         steps, load, hardware = self.steps, self.load, self.hardware
-        return {
+        return {  # `conversations` in a key counts examples, each of which is one piece
             "model_parameters": self.parameters,
             "trained_parameters": self.trained,
-            "conversations": load.conversations,
+            "conversations": load.examples,
             "tokens": load.work.tokens,
             "supervised": load.work.supervised,
             "rows": load.rows,
@@ -138,7 +138,7 @@ class Plan:
             "steps": steps.count,
             "epochs": steps.epochs,
             "rows_a_step": steps.rows,
-            "conversations_a_step": round(steps.conversations, 2),
+            "conversations_a_step": round(steps.examples, 2),
             "device": hardware.name,
             "ranks": hardware.ranks,
             "dtype": hardware.dtype,
@@ -184,9 +184,9 @@ class Planner:
 
     @cached_property
     def steps(self) -> Steps:
-        """The steps of the run; `global_batch` counts conversations, as the published recipes do."""
+        """The steps of the run; `global_batch` counts examples, as the published recipes do."""
         train, load = self.config.train, self.load
-        per_row = load.conversations / load.rows
+        per_row = load.examples / load.rows
         rows = max(1, round(train.global_batch / per_row))
         if train.max_steps:
             total = train.max_steps * rows
@@ -350,11 +350,11 @@ class Planner:
         """Yield a sentence for each choice."""
         steps, load, train = self.steps, self.load, self.config.train
         rows = f"{number(steps.rows)} {plural(steps.rows, 'row')} of {number(load.row_tokens)} tokens"
-        yield f"{number(round(steps.conversations))} conversations per step = {rows}"
-        if not 0.8 < steps.conversations / train.global_batch < 1.25:
+        yield f"{number(round(steps.examples))} pieces per step = {rows}"
+        if not 0.8 < steps.examples / train.global_batch < 1.25:
             yield (
-                f"global_batch is {train.global_batch} conversations, but a row has "
-                f"{number(load.conversations / load.rows)} on average, and a step has whole rows (for shorter ones: "
+                f"global_batch is {train.global_batch} pieces, but a row has "
+                f"{number(load.examples / load.rows)} on average, and a step has whole rows (for shorter ones: "
                 "data.row_tokens)"
             )
         reason = "as set" if train.micro_batch else "more would not fit, or not be faster"

@@ -127,7 +127,7 @@ def with_choices(config: TrainConfig, choices: Mapping[str, Any], world: World) 
 def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
     """Prepare a run, with the choices of a checkpoint if it is resumed; its plan may not fit (`Plan.require_fit`).
 
-    Every rank must call this, and reads the whole set. Raises CurateError with what to type. If too many conversations
+    Every rank must call this, and reads the whole set. Raises CurateError with what to type. If too many examples
     fail the proof, rank 0 lists them in the run's folder.
     """
     world, reporter = request.world, request.reporter
@@ -177,7 +177,7 @@ def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
 
 
 def _with_failures(error: examples.ProofError, request: Request) -> CurateError:
-    """Write the conversations that failed to a file in the run's folder, and return an error that names the file."""
+    """Write the examples that failed to a file in the run's folder, and return an error that names the file."""
     if not request.world.main:
         return error
     request.folder.mkdir(parents=True, exist_ok=True)
@@ -273,7 +273,7 @@ class _Inputs:
 def _pack(config: TrainConfig, dataset: TrainingData, window: int) -> tuple[PackedData, Load]:
     """Return the packed rows, and their load for the plan.
 
-    A row has `data.row_tokens` positions, by default the window; without packing, one conversation, padded to the
+    A row has `data.row_tokens` positions, by default the window; without packing, one example, padded to the
     longest.
     """
     trained, held_out = dataset.train, dataset.eval.lengths
@@ -284,7 +284,7 @@ def _pack(config: TrainConfig, dataset: TrainingData, window: int) -> tuple[Pack
     if config.eval.limit:
         held_out = held_out[: config.eval.limit]  # an estimate: evaluation takes as many, evenly spread
     data_load = Load(
-        conversations=len(trained),
+        examples=len(trained),
         rows=len(rows),
         row_tokens=row_tokens,
         work=work(trained.lengths.tolist(), int(supervised.sum())),
@@ -297,8 +297,8 @@ def _pack(config: TrainConfig, dataset: TrainingData, window: int) -> tuple[Pack
 
 
 def _count_supervised(examples: Examples) -> NDArray[np.int64]:
-    """Return the supervised tokens of each conversation [conversations]; its first token is never a target."""
-    # Sums from each offset up to the next; no conversation is empty, for which `reduceat` would be wrong.
+    """Return the supervised tokens of each example [examples]; its first token is never a target."""
+    # Sums from each offset up to the next; no example is empty, for which `reduceat` would be wrong.
     counts = np.add.reduceat(examples.loss_mask.astype(np.int64), examples.offsets[:-1])
     return counts - examples.loss_mask[examples.offsets[:-1]]
 

@@ -305,12 +305,14 @@ def test_each_rejected_exchange_of_a_record_shows_its_messages(tmp_path: Path) -
     assert [[m.content for m in chat.messages] for chat in chats] == [["turn 0", "turn 1"], ["turn 4", "turn 5"]]
 
 
-def test_a_pipe_gets_ten_conversations_unless_limit_is_given(example: CuratedSet) -> None:
+def test_a_pipe_gets_ten_pieces_or_rejects_unless_limit_is_given(example: CuratedSet) -> None:
     _, out, err = invoke("--set", str(example.path))
     assert out.count("sharegpt_dump.json:") == 10
-    assert err == "10 of 180 conversations; --limit 180 prints all\n"
+    assert err == "10 of 180 pieces; --limit 180 prints all\n"
     _, out, err = invoke("--set", str(example.path), "--limit", "30")
     assert (out.count("sharegpt_dump.json:"), err) == (30, "")
+    _, _, err = invoke("--set", str(example.path), "--rejected")
+    assert err.startswith("10 of ") and " rejects; --limit " in err
     assert invoke("--set", str(example.path), "--search", "no such words") == (0, "", "no conversation matches\n")
 
 

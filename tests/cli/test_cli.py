@@ -201,7 +201,7 @@ def test_convert_writes_the_file_and_reports_on_stderr(small: Path, tmp_path: Pa
     target = tmp_path / "train.json"
     result = invoke("convert", str(small), str(target), "--to", "vicuna", "--split", "train")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr.endswith("train.json: 3 of 4 records, 1 of the other split\n")
+    assert result.stderr.endswith("train.json: 3 of 4 pieces, 1 of the other split\n")
     assert [row["id"] for row in json.loads(target.read_text())] == ["abc_0", "deadbeef", "twice"]
 
 
@@ -209,7 +209,7 @@ def test_convert_as_json_counts_what_was_left_out(tmp_path: Path) -> None:
     (tmp_path / "dump.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}]}\n')
     result = invoke("convert", str(tmp_path / "dump.jsonl"), str(tmp_path / "out.json"), "--to", "vicuna", "--json")
     assert json.loads(result.stdout)["left_out"] == {"not_representable": 1}
-    assert "warning: 1 left out (not_representable 1)" in result.stderr
+    assert "out.json: 0 of 1 records\nwarning: 1 left out (not_representable 1)" in result.stderr
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def test_more_than_one_failure_in_a_hundred_stops_the_run(tokenizer: Tokenizer, 
     rows[7] = row(7, "silent", [Message("user", "a"), Message("assistant", "b", train=False)])
     path = write_set(tmp_path / "set", rows, [], manifest_for(tokenizer))
     with pytest.raises(
-        train_examples.ProofError, match=r"1 of 50 conversations fail the proof \(nothing_trained 1\)"
+        train_examples.ProofError, match=r"1 of 50 pieces fail the proof \(nothing_trained 1\)"
     ) as caught:
         train_examples.load(path, tokenizer)
     assert "'silent'" in str(caught.value) and "all have `train: false`" in str(caught.value)

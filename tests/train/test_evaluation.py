@@ -38,7 +38,7 @@ ROW = 64
 
 
 def examples(lengths: Sequence[int], *, seed: int = 0) -> Examples:
-    """Return conversations of random ids, about half of them trained on."""
+    """Return examples of random ids, about half of them trained on."""
     source = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = source.integers(3, tiny_models.VOCABULARY, offsets[-1]).astype(np.int32)
@@ -62,7 +62,7 @@ def ready(**changes: Any) -> tuple[CausalLoss, ChosenKernel]:
 
 
 def plain_losses(data: Examples) -> list[tuple[float, int]]:
-    """Return each conversation's summed loss and number of supervised tokens, from transformers' own forward."""
+    """Return each example's summed loss and number of supervised tokens, from transformers' own forward."""
     model, sums = tiny_models.model(), []
     for i in range(len(data)):
         ids = torch.from_numpy(data.ids[data.offsets[i] : data.offsets[i + 1]].astype(np.int64))
@@ -77,14 +77,14 @@ def test_the_loss_is_the_mean_over_supervised_tokens() -> None:
     one_by_one = plain_losses(data)
     tokens_ = sum(count for _, count in one_by_one)
     assert losses.overall.tokens == tokens_
-    assert losses.overall.conversations == len(LENGTHS)
+    assert losses.overall.examples == len(LENGTHS)
     assert losses.overall.loss == pytest.approx(sum(loss for loss, _ in one_by_one) / tokens_, rel=1e-5)
     for name in ("en", "ko", "unknown"):
         members = [one_by_one[i] for i in range(len(data)) if (data.languages[i] or "unknown") == name]
         mean = sum(loss for loss, _ in members) / sum(count for _, count in members)
         shown = next(part for part in losses.by_language if part.name == name)
         assert shown.loss == pytest.approx(mean, rel=1e-5)
-        assert shown.conversations == len(members)
+        assert shown.examples == len(members)
 
 
 def test_every_token_is_counted_once_in_each_grouping() -> None:
@@ -98,12 +98,12 @@ def test_every_token_is_counted_once_in_each_grouping() -> None:
     assert [part.name for part in losses.by_depth][:3] == ["1", "2", "3-4"]
 
 
-def test_a_limit_selects_evenly_spaced_conversations() -> None:
+def test_a_limit_selects_evenly_spaced_examples() -> None:
     data = examples(LENGTHS)
     losses = evaluation.losses(*ready(), held_out(LENGTHS, limit=3), ALONE)
     one_by_one = plain_losses(data)
     chosen = [one_by_one[i] for i in (0, 2, 5)]
-    assert losses.overall.conversations == 3
+    assert losses.overall.examples == 3
     assert losses.overall.loss == pytest.approx(sum(a for a, _ in chosen) / sum(b for _, b in chosen), rel=1e-5)
 
 
@@ -122,7 +122,7 @@ def test_a_band_contains_its_number_and_borders_the_next_band(number: int, least
         assert evaluation.band(high + 1, least)[0] == high + 1
 
 
-def test_without_held_out_conversations_or_with_a_broken_model_the_loss_is_none() -> None:
+def test_without_held_out_examples_or_with_a_broken_model_the_loss_is_none() -> None:
     module, attention = ready()
     assert evaluation.losses(module, attention, held_out(()), ALONE).overall == Slice("all", None, 0, 0)
     for parameter in module.parameters():
@@ -212,11 +212,11 @@ TALK = [
 
 
 def rendered(renderer: Renderer) -> Examples:
-    conversation = renderer.render([TALK])[0]
+    example = renderer.render([TALK])[0]
     return Examples(
-        conversation.ids,
-        conversation.loss_mask,
-        np.array([0, len(conversation.ids)]),
+        example.ids,
+        example.loss_mask,
+        np.array([0, len(example.ids)]),
         ["talk"],
         ["en"],
         np.array([2], dtype="i4"),

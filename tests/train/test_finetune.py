@@ -25,6 +25,7 @@ from curate.train.run import events, records
 from tests.cli.test_cli import curate_in
 from tests.support import ROOT
 from tests.support.small_runs import ANSWER, COLOURS, QUESTION, SHORT, EventLog, losses, run, taught_set
+from tests.support.tiny_tokenizers import folder, sentencepiece_model
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_a_run_writes_the_documented_files(held_out: Path, tmp_path: Path) -> No
     assert logged.facts["status"] == "finished"
     assert logged.facts["data"]["conversations"] == 8
     assert result.base is not None and result.tuned is not None
-    assert result.base.overall.conversations == 4
+    assert result.base.overall.examples == 4
     assert logged.evaluation("base") is not None and logged.evaluation("tuned") is not None
     assert {row["which"] for row in logged.samples} == {"base", "tuned"}
     assert logged.answers()[0][0] is not None  # base and tuned side by side
@@ -131,6 +132,20 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(taught: Path, tmp_path: Pa
     printed_plan = json.loads(printed.stdout)
     assert printed_plan["status"] == "planned"
     assert printed_plan["plan"]["conversations"] == 12
+
+
+def test_the_plan_counts_the_pieces_of_a_set_as_its_manifest_does(tmp_path: Path) -> None:
+    turns = [{"from": side, "value": f"{side} turn {turn}"} for turn in range(6) for side in ("human", "gpt")]
+    dump = tmp_path / "dump.json"
+    dump.write_text(json.dumps([{"id": "long", "conversations": turns}]))
+    tokenizer = folder(tmp_path / "tokenizer", tokenizer_model=sentencepiece_model())
+    cleaned = curate.clean(dump, tmp_path / "set", tokenizer=str(tokenizer), template="plain", max_tokens=96)
+    counts = cleaned.manifest.counts
+    assert (counts.kept, counts.pieces) == (1, 2)
+    done = invoke(str(tmp_path / "set"), "--model", "tiny", "--dry-run", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert "2 pieces, none held out" in done.stdout
+    assert "conversation" not in done.stdout
 
 
 def test_a_plan_that_cannot_fit_is_refused_before_anything_is_written(taught: Path, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def _loss_and_gradients(model: Any, batch: tiny_models.Rows, **more: Any) -> tup
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_packed_and_separate_conversations_have_the_same_loss_and_gradients(tied: bool) -> None:
+def test_packed_and_separate_examples_have_the_same_loss_and_gradients(tied: bool) -> None:
     parts = tiny_models.documents([17, 9, 23, 31])
     model = tiny_models.model(tie_word_embeddings=tied)
     value, gradients = _loss_and_gradients(model, tiny_models.rows([parts[:2], parts[2:]], 60), chunk=7)

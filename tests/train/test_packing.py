@@ -1,4 +1,4 @@
-"""Packing puts each whole conversation in one row, separate from its neighbours."""
+"""Packing puts each whole example in one row, separate from its neighbours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LENGTHS = Path(__file__).parents[2] / "benchmarks" / "data" / "lengths.json"
 
 
 def examples(lengths: list[int], seed: int = 0) -> EncodedBatch:
-    """Return conversations of these lengths with ids from 1 and a random mask."""
+    """Return examples of these lengths with ids from 1 and a random mask."""
     rng = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     total = int(offsets[-1])
@@ -29,7 +29,7 @@ SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=60)
 
 
 @given(SIZES, st.integers(30, 80))
-def test_every_conversation_is_in_one_row_and_no_row_is_too_long(lengths: list[int], row_tokens: int) -> None:
+def test_every_example_is_in_one_row_and_no_row_is_too_long(lengths: list[int], row_tokens: int) -> None:
     packed = pack(lengths, row_tokens)
     assert sorted(index for row in packed.rows for index in row) == list(range(len(lengths)))
     assert all(sum(lengths[index] for index in row) <= row_tokens for row in packed.rows)
@@ -39,7 +39,7 @@ def test_every_conversation_is_in_one_row_and_no_row_is_too_long(lengths: list[i
 
 
 @given(SIZES, st.integers(30, 80))
-def test_each_conversation_goes_into_the_fullest_row_with_room(lengths: list[int], row_tokens: int) -> None:
+def test_each_example_goes_into_the_fullest_row_with_room(lengths: list[int], row_tokens: int) -> None:
     free_tokens: list[int] = []
     for size in sorted(lengths, reverse=True):
         fitting = [free for free in free_tokens if free >= size]
@@ -81,13 +81,13 @@ def test_packed_and_unpacked_rows_have_the_same_targets(lengths: list[int]) -> N
     )
 
 
-def test_a_conversation_longer_than_a_row_is_refused_and_not_cropped() -> None:
-    with pytest.raises(CurateError, match="conversation 1 has 9 tokens, a row 8; nothing is cropped"):
+def test_an_example_longer_than_a_row_is_refused_and_not_cropped() -> None:
+    with pytest.raises(CurateError, match="piece 1 has 9 tokens, a row 8; nothing is cropped"):
         pack([3, 9], 8)
 
 
 def test_an_empty_set_is_refused() -> None:
-    with pytest.raises(CurateError, match="no conversation"):
+    with pytest.raises(CurateError, match="no piece"):
         pack([], 8)
 
 

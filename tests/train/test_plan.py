@@ -18,14 +18,14 @@ from curate.train.plan import Hardware, Load, Plan, Planner, Steps
 
 GIB = 2**30
 VICUNA = Load(  # 125,000 conversations, 370M tokens, according to the model card of v1.3
-    conversations=125_000,
+    examples=125_000,
     rows=181_000,
     row_tokens=2048,
     work=Work(370_000_000, 250_000_000, 370_000_000 * 1500),
     held_out=Work(500_000, 300_000, 500_000 * 1500),
     utilisation=0.998,
 )
-MANY_A_ROW = replace(VICUNA, conversations=100_000, rows=32_000)
+MANY_A_ROW = replace(VICUNA, examples=100_000, rows=32_000)
 
 
 def llama2_7b() -> Shape:
@@ -49,15 +49,15 @@ def steps(settings: TrainConfig, load: Load) -> Steps:
     return Planner(settings, llama2_7b(), load, card(80), attention="flex").steps
 
 
-def test_a_global_batch_counts_conversations() -> None:
+def test_a_global_batch_counts_examples() -> None:
     counted = steps(TrainConfig(), MANY_A_ROW)  # 3.125 a row
-    assert (counted.rows, counted.conversations) == (41, 128.125)
-    assert counted.count == 2342  # 100,000 conversations × 3 epochs ÷ 128 is 2,344
-    assert "128 conversations per step = 41 rows of 2,048 tokens" in planned(card(80)).reasons
+    assert (counted.rows, counted.examples) == (41, 128.125)
+    assert counted.count == 2342  # 100,000 examples × 3 epochs ÷ 128 is 2,344
+    assert "128 pieces per step = 41 rows of 2,048 tokens" in planned(card(80)).reasons
 
 
 def test_the_last_step_may_be_smaller_and_max_steps_sets_the_number() -> None:
-    load = replace(MANY_A_ROW, conversations=10, rows=10)
+    load = replace(MANY_A_ROW, examples=10, rows=10)
     few = config.override(TrainConfig(), {"train": {"global_batch": 4, "epochs": 1.0}})
     counted = steps(few, load)
     assert (counted.count, counted.rows, counted.total_rows) == (3, 4, 10)
@@ -67,7 +67,7 @@ def test_the_last_step_may_be_smaller_and_max_steps_sets_the_number() -> None:
 
 def test_a_batch_smaller_than_a_row_is_reported() -> None:
     plan = planned(card(80), train={"global_batch": 2})
-    assert any("global_batch is 2 conversations, but a row has 3.1" in reason for reason in plan.reasons)
+    assert any("global_batch is 2 pieces, but a row has 3.1" in reason for reason in plan.reasons)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from curate.train.run import events, records
 from curate.train.trainer import LossScale, Trainer, TrainerInputs
 from tests.support.small_runs import EventLog, losses, run, taught_set
 
-ALL: dict[str, Any] = {"global_batch": 12, "max_steps": 4, "lr": 5e-3}  # each step takes every conversation
+ALL: dict[str, Any] = {"global_batch": 12, "max_steps": 4, "lr": 5e-3}  # each step takes every example
 DRAWN = ("method.dropout=0.3", "optimizer.neftune=5.0")
 
 

@@ -177,11 +177,11 @@ def _samples_by_rule(side: Side, keeping: CuratedSet, rejecting: CuratedSet) -> 
         kept = show(difference.examples, keeping.path)
         yield (
             f"rejected by {escape(difference.rule)}",
-            [conversation.render_conversation(_with_rejection(chat, rejecting, difference.rule)) for chat in kept],
+            [conversation.render_conversation(_with_rejection(view, rejecting, difference.rule)) for view in kept],
         )
 
 
-def _with_rejection(chat: ConversationView, rejecting: CuratedSet, rule: str) -> ConversationView:
+def _with_rejection(view: ConversationView, rejecting: CuratedSet, rule: str) -> ConversationView:
     """Return a conversation with its rejection in the other set, if its record has the same key there."""
-    rejections = conversations.find_rejections(rejecting, chat)
-    return replace(chat, rejected=next((rejection for rejection in rejections if rejection.rule == rule), None))
+    rejections = conversations.find_rejections(rejecting, view)
+    return replace(view, rejected=next((rejection for rejection in rejections if rejection.rule == rule), None))

@@ -36,14 +36,14 @@ LANGUAGES = frozenset(_NAMED.split())
 TAGS = {"same": "span", "gone": "del", "new": "ins"}
 
 
-def render_conversation(chat: ConversationView, spans: MaskedText | None = None) -> str:
+def render_conversation(view: ConversationView, spans: MaskedText | None = None) -> str:
     """Return a conversation's first messages; `spans` are those of its rendering, each trained on or not."""
-    shown = "".join(_message(message) for message in chat.messages[:MESSAGES])
-    unread = f'<pre class="plain">{escape(truncate(chat.unread, LONG))}</pre>' if chat.unread is not None else ""
-    return _article(chat, shown + unread + _more(len(chat.messages) - MESSAGES) + _mask(chat, spans or ()))
+    shown = "".join(_message(message) for message in view.messages[:MESSAGES])
+    unread = f'<pre class="plain">{escape(truncate(view.unread, LONG))}</pre>' if view.unread is not None else ""
+    return _article(view, shown + unread + _more(len(view.messages) - MESSAGES) + _mask(view, spans or ()))
 
 
-def _mask(chat: ConversationView, spans: MaskedText) -> str:
+def _mask(view: ConversationView, spans: MaskedText) -> str:
     """Return the rendering in a collapsed block, with the supervised spans highlighted."""
     shown, room = "", MESSAGES * LONG
     for text, is_trained in spans:
@@ -52,31 +52,31 @@ def _mask(chat: ConversationView, spans: MaskedText) -> str:
         room -= len(text)
         if room <= 0:
             break
-    trained, tokens = (number(chat.facts.get(name) or 0) for name in ("answer_tokens", "tokens"))
+    trained, tokens = (number(view.facts.get(name) or 0) for name in ("answer_tokens", "tokens"))
     summary = f"as training sees it: <mark>the loss counts</mark> {trained} of {tokens} tokens"
     return collapsible(summary, preformatted(shown)) if shown else ""
 
 
-def render_changes(chat: ConversationView, changes: Sequence[Change]) -> str:
+def render_changes(view: ConversationView, changes: Sequence[Change]) -> str:
     """Return what cleaning changed in a conversation, message by message."""
     changed = [change for change in changes if change.changed]
     shown = "".join(_change(change) for change in changed[:CHANGES])
     same = len(changes) - len(changed)
     note = f'<p class="note">{same} {plural(same, "message")} unchanged</p>' if same else ""
-    return _article(chat, shown + note + _more(len(changed) - CHANGES))
+    return _article(view, shown + note + _more(len(changed) - CHANGES))
 
 
-def _article(chat: ConversationView, body: str) -> str:
-    facts = chat.facts
+def _article(view: ConversationView, body: str) -> str:
+    facts = view.facts
     notes = [str(facts[key]) for key in ("split", "language", "model") if facts.get(key)]
     if facts.get("tokens") is not None:
         notes.append(f"{number(facts['tokens'])} tokens")
     notes += facts.get("edit_names") or []
-    rejection = chat.rejected
+    rejection = view.rejected
     reason = ""
     if rejection is not None:
         text = rejection.evidence or ""
-        is_shown = text and not (chat.unread or "").startswith(text)
+        is_shown = text and not (view.unread or "").startswith(text)
         evidence = f'<p class="evidence">{escape(truncate(text, EVIDENCE))}</p>' if is_shown else ""
         twin = (
             f" (kept twin: <code>{escape(rejection.twin)}</code>)"
@@ -84,9 +84,9 @@ def _article(chat: ConversationView, body: str) -> str:
             else ""
         )
         reason = f'<p class="why"><b>{escape(rejection.rule)}</b>: {escape(rejection.reason)}{twin}</p>{evidence}'
-    place = [chat.place] if chat.place != chat.id else []
+    place = [view.place] if view.place != view.id else []
     note = escape(" · ".join([*place, *notes]))
-    head = f'<p class="head"><b>{escape(chat.id)}</b> <span class="note">{note}</span></p>'
+    head = f'<p class="head"><b>{escape(view.id)}</b> <span class="note">{note}</span></p>'
     return f"<article>{head}{reason}{body}</article>"
 
 

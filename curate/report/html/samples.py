@@ -62,11 +62,11 @@ def sample_set(curated: CuratedSet, read_masks: MaskReader | None) -> Samples:
     records = _records(curated)
     repaired = _repaired(table.join(records, on=SOURCE, how="semi", maintain_order="left"))
     chosen = _evenly_spaced(table["row"].to_list(), 8 * KEPT)
-    chats = conversations.read_kept(curated, [*chosen, *repaired])
-    kept = _diverse(chats[: len(chosen)])
-    spans = read_masks([chat.messages for chat in kept]) if read_masks is not None else [None] * len(kept)
+    views = conversations.read_kept(curated, [*chosen, *repaired])
+    kept = _diverse(views[: len(chosen)])
+    spans = read_masks([view.messages for view in kept]) if read_masks is not None else [None] * len(kept)
     samples = tuple(zip(kept, spans, strict=True))
-    return Samples(samples, _with_changes(chats[len(chosen) :], records), _rejected(curated))
+    return Samples(samples, _with_changes(views[len(chosen) :], records), _rejected(curated))
 
 
 def sample_dump(path: str | Path) -> Samples:
@@ -85,11 +85,11 @@ def sample_dump(path: str | Path) -> Samples:
             except RecordError as error:
                 rejection = Rejection("record", error.rule, error.reason, error.evidence, None, None)
                 text = raw.raw.decode("utf-8", "backslashreplace")
-                chat = ConversationView(place, chunk.source_file, raw.index, (), rejected=rejection, unread=text)
-                unreadable.setdefault(error.rule, []).append(chat)
-    short = [chat for chat in readable if sum(len(message.content) for message in chat.messages) <= SHORT]
-    kept = tuple((chat, None) for chat in _diverse(_evenly_spaced(short or readable, 8 * KEPT)))
-    return Samples(kept, (), tuple((rule, tuple(chats[:EACH_RULE])) for rule, chats in sorted(unreadable.items())))
+                view = ConversationView(place, chunk.source_file, raw.index, (), rejected=rejection, unread=text)
+                unreadable.setdefault(error.rule, []).append(view)
+    short = [view for view in readable if sum(len(message.content) for message in view.messages) <= SHORT]
+    kept = tuple((view, None) for view in _diverse(_evenly_spaced(short or readable, 8 * KEPT)))
+    return Samples(kept, (), tuple((rule, tuple(views[:EACH_RULE])) for rule, views in sorted(unreadable.items())))
 
 
 def _records(curated: CuratedSet) -> pl.DataFrame:
@@ -107,10 +107,10 @@ def _evenly_spaced(rows: Sequence[T], count: int) -> list[T]:
     return [rows[(2 * index + 1) * len(rows) // (2 * count)] for index in range(count)]
 
 
-def _diverse(chats: Sequence[ConversationView]) -> list[ConversationView]:
+def _diverse(views: Sequence[ConversationView]) -> list[ConversationView]:
     """Return `KEPT` of the conversations, including the first with code."""
-    code = [chat for chat in chats if any("```" in message.content for message in chat.messages)][:1]
-    return code + _evenly_spaced([chat for chat in chats if chat not in code], KEPT - len(code))
+    code = [view for view in views if any("```" in message.content for message in view.messages)][:1]
+    return code + _evenly_spaced([view for view in views if view not in code], KEPT - len(code))
 
 
 def _repaired(known: pl.DataFrame) -> list[int]:
@@ -131,10 +131,10 @@ def _with_changes(
     repaired: Sequence[ConversationView], records: pl.DataFrame
 ) -> tuple[tuple[ConversationView, tuple[Change, ...]], ...]:
     pairs = []
-    for chat in repaired:
-        raw = records.filter(source_file=chat.source_file, source_index=chat.source_index)["record"]
+    for view in repaired:
+        raw = records.filter(source_file=view.source_file, source_index=view.source_index)["record"]
         before, _ = conversations.parse_record(raw[0])
-        pairs.append((chat, tuple(changes(before, chat.messages))))
+        pairs.append((view, tuple(changes(before, view.messages))))
     return tuple(pairs)
 
 

@@ -238,16 +238,16 @@ def _facts(stats: Stats) -> str:
 def _samples(samples: Samples, cleaned: bool, room: int) -> str:
     """Return sample conversations, as many as fit in `room` bytes."""
     kept, rejected = ("Kept", "Rejected by") if cleaned else ("Readable", "Unreadable:")
-    groups = [(kept, [conversation.render_conversation(chat, spans) for chat, spans in samples.kept])]
+    groups = [(kept, [conversation.render_conversation(view, spans) for view, spans in samples.kept])]
     groups.append(
         (
             "Repaired, before and after",
-            [conversation.render_changes(chat, changes) for chat, changes in samples.repaired],
+            [conversation.render_changes(view, changes) for view, changes in samples.repaired],
         )
     )
     groups += [
-        (f"{rejected} {escape(rule)}", [conversation.render_conversation(chat) for chat in chats])
-        for rule, chats in samples.rejected
+        (f"{rejected} {escape(rule)}", [conversation.render_conversation(view) for view in views])
+        for rule, views in samples.rejected
     ]
     shown = collapsible_groups(groups, room)
     note = "A few of each kind; <code>curate show</code> shows all." if cleaned else "A sample of the first records."

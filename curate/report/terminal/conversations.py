@@ -106,32 +106,32 @@ def _show_hidden(tokens: Iterable[Token]) -> list[Token]:
 
 
 def render_conversation(
-    chat: ConversationView, sizes: Sequence[int] | None = None, *, raw: bool = False
+    view: ConversationView, sizes: Sequence[int] | None = None, *, raw: bool = False
 ) -> RenderableType:
     """Render a conversation; `sizes` are the token counts of its messages; `raw` shows the text as stored."""
-    parts: list[RenderableType] = [_head(chat), Text()]
-    for index, message in enumerate(chat.messages):
+    parts: list[RenderableType] = [_head(view), Text()]
+    for index, message in enumerate(view.messages):
         parts += [_message(message, sizes[index] if sizes else None, raw), Text()]
-    if chat.unread is not None:
-        text = chat.unread if raw else _cut(chat.unread)
+    if view.unread is not None:
+        text = view.unread if raw else _cut(view.unread)
         parts += [Text("original record", "dim"), WithBar(terminal.safe_text(text), "dim"), Text()]
     return Group(*parts[:-1])
 
 
-def render_mask(chat: ConversationView, mask: MaskView) -> RenderableType:
+def render_mask(view: ConversationView, mask: MaskView) -> RenderableType:
     """Render a conversation as training sees it, with the supervised text and stop tokens highlighted."""
     totals = f": {number(mask.supervised)} of {number(mask.tokens)} tokens"
     text = HighlightedText((text, "trained" if trained else None) for text, trained in mask.text)
-    return Group(_head(chat), HighlightedText([("trained on", "trained"), (totals, None)]), Text(), text)
+    return Group(_head(view), HighlightedText([("trained on", "trained"), (totals, None)]), Text(), text)
 
 
 def render_diff(
-    chat: ConversationView, changes: Sequence[Change], rejections: Sequence[Rejection] = ()
+    view: ConversationView, changes: Sequence[Change], rejections: Sequence[Rejection] = ()
 ) -> RenderableType:
     """Render what cleaning changed in a record, message by message; `rejections` are those of its exchanges."""
     parts: list[RenderableType] = [
-        _head(chat),
-        *(_rejection(rejection) for rejection in rejections if rejection != chat.rejected),
+        _head(view),
+        *(_rejection(rejection) for rejection in rejections if rejection != view.rejected),
         Text(),
     ]
     unchanged = 0
@@ -154,22 +154,22 @@ def _change(change: Change) -> RenderableType:
     return Group(title, WithBar(HighlightedText(parts), STYLES[change.role]))
 
 
-def _head(chat: ConversationView) -> RenderableType:
-    facts = chat.facts
+def _head(view: ConversationView) -> RenderableType:
+    facts = view.facts
     notes = [str(facts[key]) for key in HEADER_COLUMNS if facts.get(key)]
     if facts.get("tokens") is not None:
         notes.append(f"{number(facts['tokens'])} tokens ({number(facts['answer_tokens'])} trained on)")
-    count = len(chat.messages)
+    count = len(view.messages)
     notes.append(f"{count} {plural(count, 'message')}")
-    title = Text.assemble((safe_line(chat.id), "bold"), "  ", (safe_line(" · ".join(notes)), "dim"))
+    title = Text.assemble((safe_line(view.id), "bold"), "  ", (safe_line(" · ".join(notes)), "dim"))
     rows: list[RenderableType] = [title]
-    place = chat.place if chat.place != chat.id else ""
+    place = view.place if view.place != view.id else ""
     repairs = ", ".join(facts.get("edit_names") or [])
     subtitle = " · ".join(part for part in (place, f"repaired: {repairs}" if repairs else "") if part)
     if subtitle:
         rows.append(Text(safe_line(subtitle), "dim"))
-    if chat.rejected is not None:
-        rows.append(_rejection(chat.rejected))
+    if view.rejected is not None:
+        rows.append(_rejection(view.rejected))
     return Group(*rows)
 
 

@@ -80,7 +80,7 @@ def _prompt_format(serving: Serving) -> str:
 def _facts(facts: object) -> str:
     if not isinstance(facts, Mapping):
         return ""
-    return _table(("", ""), [(_escape(str(name).replace("_", " ")), _value(value)) for name, value in facts.items()])
+    return _table(("", ""), [(_escape(records.label(str(name))), _value(value)) for name, value in facts.items()])
 
 
 def _losses(history: Records) -> str:

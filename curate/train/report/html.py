@@ -37,7 +37,7 @@ SHOWN = 40  # rows of tables that grow with the data, at most; the files next to
 POINTS = 600  # of a line, at most
 STEPS = 100  # rows of a table of steps, about
 LONG = 4_000  # characters of a message
-LONG_MASK = 20_000  # characters of a conversation with its mask
+LONG_MASK = 20_000  # characters of an example with its mask
 SLICES = (  # keys of an evaluation, and their titles
     ("by_exchanges", "exchanges"),
     ("by_depth", "answer"),
@@ -187,7 +187,7 @@ def _held_out(history: Records) -> str:
         for row in (newest.get(key) or [])[:SHOWN]:
             name = f"{title}: {row.get('name')}"
             rows.append(_slice(name, before.get(row.get("name"), {}), row, tuned is not None))
-    heading = ("part", "conversations", "trained tokens", "base", "tuned", "change")
+    heading = ("part", "pieces", "trained tokens", "base", "tuned", "change")
     return table("held-out loss per trained token", heading, rows, {**FORMATS, "change": _format_change})
 
 
@@ -233,7 +233,7 @@ def _facts(values: object) -> str:
     if not isinstance(values, Mapping):
         return ""
     return definition_list(
-        (escape(str(name).replace("_", " ")), _value(value)) for name, value in values.items() if value is not None
+        (escape(records.label(str(name))), _value(value)) for name, value in values.items() if value is not None
     )
 
 
@@ -253,11 +253,11 @@ def _value(value: object) -> str:
 def _left_out(rows: Sequence[Row]) -> str:
     shown = [(str(row.get("name", row.get("id", ""))), str(row.get("reason", ""))) for row in rows[:SHOWN]]
     note = f'<p class="note">{number(len(rows))} in total, listed in {records.LEFT_OUT}</p>'
-    return table("conversations left out", ("conversation", "reason"), shown) + note * (len(rows) > SHOWN)
+    return table("pieces and exchanges left out", ("id", "reason"), shown) + note * (len(rows) > SHOWN)
 
 
 def _mask(row: Row) -> str:
-    """Return one conversation with its trained spans marked; the key `runs` has [text, trained] pairs in order."""
+    """Return one example with its trained spans marked; the key `runs` has [text, trained] pairs in order."""
     spans = [span for span in row.get("runs") or [] if isinstance(span, list) and len(span) == 2]
     shown = "".join(f"<mark>{part}</mark>" if trained else part for part, trained in _truncate_spans(spans, LONG_MASK))
     return collapsible(f"<mark>trained on</mark> in {escape(row.get('name'))}", preformatted(shown))
@@ -282,7 +282,7 @@ def _plan(history: Records) -> str:
     }
     return definition_list(
         (
-            escape(name.replace("_", " ")),
+            escape(records.label(name)),
             _value(value)
             + (f' <span class="note">measured {_value(measured[name])}</span>' if measured.get(name) else ""),
         )

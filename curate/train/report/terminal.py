@@ -62,15 +62,16 @@ def _data(planned: Plan, facts: Mapping[str, Any]) -> str:
     eval_count, left_out_count = facts.get("eval_conversations"), facts.get("left_out")
     held_out = f", {number(eval_count)} held out" if eval_count else ", none held out"
     left_out = f", {number(left_out_count)} left out" if left_out_count else ""
-    conversations = f"{facts['set']}: {number(load.conversations)} conversations{held_out}{left_out}"
+    pieces = f"{facts['set']}: {number(load.examples)} {plural(load.examples, 'piece')}{held_out}{left_out}"
     tokens = f"{number(load.work.tokens)} tokens, {number(load.work.supervised)} trained on"
-    return f"{conversations}; {tokens} (template {facts['template']})"
+    return f"{pieces}; {tokens} (template {facts['template']})"
 
 
 def _steps(planned: Plan) -> str:
     steps, ranks = planned.steps, planned.hardware.ranks
     portions = f"{planned.micro_batch} at once" + (f", {planned.grad_accum} times" if planned.grad_accum > 1 else "")
-    each = f"{number(round(steps.conversations))} conversations in {number(steps.rows)} {plural(steps.rows, 'row')}"
+    examples = round(steps.examples)
+    each = f"{number(examples)} {plural(examples, 'piece')} in {number(steps.rows)} {plural(steps.rows, 'row')}"
     many = f" on each of {ranks} ranks" if ranks > 1 else ""
     return f"{number(steps.count)} of {each} ({portions}{many}); {steps.epochs:g} epochs"
 

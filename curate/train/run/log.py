@@ -33,7 +33,7 @@ from curate.train.run.events import Stepped
 from curate.train.run.records import EvalLoss, Sample
 from curate.train.trainer import StepResult, Trainer
 
-SHOWN_MASKS = 8  # conversations whose loss mask the run's page shows
+SHOWN_MASKS = 8  # examples whose loss mask the run's page shows
 RECENT = 20  # last steps, from which the remaining time is estimated
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")  # whose versions `run.json` records
 # Facts about the data that must be the same when a run is resumed.
@@ -102,8 +102,8 @@ class RunLog:
         for key, value in self._data_identity().items():
             if before.get(key) != value:
                 raise CheckpointError(
-                    f"the data has changed since the run started: {key} was {before.get(key)!r}, is {value!r}; restore "
-                    "the set, or start a new run"
+                    f"the data has changed since the run started: {records.label(key)} was {before.get(key)!r}, is "
+                    f"{value!r}; restore the set, or start a new run"
                 )
 
     def _data_identity(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ METRICS, EVAL, SAMPLES, MASKED, LEFT_OUT = (
     "left-out.jsonl",
 )
 CONFIG, PLAN, FACTS = "config.toml", "plan.json", "run.json"
+LABELS = {  # of keys that are not what the value is called; each counts the pieces of a set
+    "conversations": "pieces",
+    "eval_conversations": "held-out pieces",
+    "conversations_a_step": "pieces a step",
+}
 BASE, TUNED = "base", "tuned"  # `which` of an evaluation or sample: the model before training, or as trained so far
 
 
@@ -34,12 +39,16 @@ BASE, TUNED = "base", "tuned"  # `which` of an evaluation or sample: the model b
 
 @dataclass(frozen=True)
 class Slice:
-    """The loss of one group of conversations or answers."""
+    """The loss of one group of examples or answers."""
 
     name: str  # such as a language, or 3-4
     loss: float | None  # per supervised token; None where it is not finite
     tokens: int  # supervised
-    conversations: int
+    examples: int
+
+    def record(self) -> Row:
+        """Return the slice as in `eval.jsonl`, where the key of `examples` is `conversations`."""
+        return {"name": self.name, "loss": self.loss, "tokens": self.tokens, "conversations": self.examples}
 
 
 @dataclass(frozen=True)
@@ -47,14 +56,21 @@ class EvalLoss:
     """Held-out loss, overall and by group."""
 
     overall: Slice
-    by_exchanges: tuple[Slice, ...] = ()  # conversations by their number of exchanges
-    by_depth: tuple[Slice, ...] = ()  # answers by their position in the conversation, from 1
+    by_exchanges: tuple[Slice, ...] = ()  # examples by their number of exchanges
+    by_depth: tuple[Slice, ...] = ()  # answers by their position in the example, from 1
     by_language: tuple[Slice, ...] = ()
-    by_length: tuple[Slice, ...] = ()  # conversations by their tokens
+    by_length: tuple[Slice, ...] = ()  # examples by their tokens
 
     def record(self, step: int, which: str) -> Row:
         """Return the line of `eval.jsonl`; `which` is BASE or TUNED."""
-        return {"step": step, "which": which, **asdict(self)}
+        groups = {
+            "by_exchanges": self.by_exchanges,
+            "by_depth": self.by_depth,
+            "by_language": self.by_language,
+            "by_length": self.by_length,
+        }
+        rows = {name: [group.record() for group in slices] for name, slices in groups.items()}
+        return {"step": step, "which": which, "overall": self.overall.record(), **rows}
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,11 @@ class Sample:
         }
 
 
+def label(key: str) -> str:
+    """Return a key of `plan.json` or `run.json` in words, to show."""
+    return LABELS.get(key, key.replace("_", " "))
+
+
 # ---- reading
 
 
@@ -103,8 +124,8 @@ class Records:
     metrics: list[Row] = field(default_factory=list)  # one for each step, in order
     evals: list[Row] = field(default_factory=list)  # in order of their steps
     samples: list[Row] = field(default_factory=list)  # as written
-    masked: list[Row] = field(default_factory=list)  # conversations in spans, with loss or without
-    left_out: list[Row] = field(default_factory=list)  # conversations and exchanges, with reasons
+    masked: list[Row] = field(default_factory=list)  # examples in spans, with loss or without
+    left_out: list[Row] = field(default_factory=list)  # examples and exchanges, with reasons
     plan: Row = field(default_factory=dict)
     facts: Row = field(default_factory=dict)  # run.json
     config: str = ""  # TOML
