@@ -1,4 +1,4 @@
-"""Turn raw chat dumps into training sets that can be trusted.
+"""Turn chat dumps into training sets, and fine-tune LLaMA models on them.
 
     import curate
     result = curate.clean("dump.json", "curated")

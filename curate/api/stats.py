@@ -34,7 +34,7 @@ def stats(
         from curate.report.html import pages
 
         pages.check_suffix(Path(html))
-    if is_dump(path):
+    if is_dump(path) or _is_missing_dump(path):  # reading a missing dump raises its error
         from curate.analysis.dump_stats import measure_dump  # reading and parsing, which a set does not need
 
         measured = measure_dump(path, tokenizer=tokenizer, template=template, workers=workers)
@@ -49,6 +49,15 @@ def stats(
     measured = measure_set(curated)
     _write_page(html, measured, curated)
     return measured
+
+
+def _is_missing_dump(path: str | Path) -> bool:
+    """Return whether a path does not exist and ends like a dump."""
+    if Path(path).exists():
+        return False
+    from curate.ingest.sources import SUFFIXES
+
+    return Path(path).suffix.lower() in SUFFIXES
 
 
 def _write_page(file: str | Path | None, measured: Stats, curated: CuratedSet | None) -> None:

@@ -279,11 +279,6 @@ def test_a_folder_of_other_files_is_neither_set_nor_dump(tmp_path: Path) -> None
         stats(tmp_path)
 
 
-def test_settings_for_counting_are_refused_for_a_set(small: Path) -> None:
-    with pytest.raises(SetError, match="counted when it was cleaned, in 'vicuna'"):
-        stats(small, template="llama3")
-
-
 def test_duplicates_name_the_largest_cluster_and_the_most_copied(tmp_path: Path) -> None:
     rows = [kept(0, "a", cluster="x"), kept(1, "b", cluster="x"), kept(2, "c", cluster="y")]
     losses = [lost(3, "exact_duplicates", twin="b"), lost(4, "exact_duplicates", twin="b"), lost(5, "unreadable")]

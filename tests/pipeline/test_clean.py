@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import json
 import os
 import random
@@ -344,14 +343,6 @@ def test_a_users_own_filter_works_and_is_named(dump: Callable[..., Path], tmp_pa
     assert rows(tmp_path / "set", curated_set.REJECTED)[0]["rule"] == "no_lakes"
 
 
-def test_a_single_file_can_be_the_target(dump: Callable[..., Path], tmp_path: Path) -> None:
-    result = curate.clean(dump(chat(1), chat(2)), tmp_path / "clean.json")
-    assert result.file == tmp_path / "clean.json"
-    turns = [row["conversations"] for row in json.loads((tmp_path / "clean.json").read_text())]
-    assert [turn["from"] for turn in turns[0]] == ["human", "gpt"]
-    assert manifest.is_set(tmp_path / "clean")
-
-
 def test_a_folder_that_is_not_a_set_is_refused(dump: Callable[..., Path], tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -432,12 +423,6 @@ def test_a_file_that_curate_did_not_write_is_never_overwritten(
     with pytest.raises(SetError, match="nothing was written"):
         curate.clean(source, tmp_path / name)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_the_file_of_an_earlier_run_is_replaced(dump: Callable[..., Path], tmp_path: Path) -> None:
-    curate.clean(dump(chat(1)), tmp_path / "out.jsonl")
-    curate.clean(dump(chat(2)), tmp_path / "out.jsonl")
-    assert [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == ["chat2"]
 
 
 def test_a_set_is_not_cleaned_onto_itself(dump: Callable[..., Path], tmp_path: Path) -> None:
@@ -532,18 +517,6 @@ def test_a_hangup_under_nohup_is_ignored(dump: Callable[..., Path], tmp_path: Pa
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert len(rows(tmp_path / "set")) == 500
-
-
-def test_a_stop_while_the_single_file_is_written_says_that_the_set_is_complete(
-    dump: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(importlib.import_module("curate.conversion.convert"), "convert", interrupted)
-    with pytest.raises(KeyboardInterrupt, match=r"set' is complete, but .*set\.json' was not written"):
-        curate.clean(dump(chat(1)), tmp_path / "set.json")
-    assert manifest.is_set(tmp_path / "set") and not (tmp_path / "set.json").exists()
 
 
 def test_a_full_disk_gives_one_clear_line(tmp_path: Path, tiny_tokenizer: str) -> None:
@@ -664,8 +637,3 @@ def test_a_set_is_read_as_input_but_skipped_in_a_folder_of_dumps(dump: Callable[
     copied = curate.clean(tmp_path / "set", tmp_path / "other")
     assert copied.manifest["counts"]["kept"] == 2
     assert [row["id"] for row in rows(tmp_path / "other")] == ["chat1", "chat2"]
-
-
-def test_an_unsupported_target_format_is_refused(dump: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(SetError, match=r"ending in \.json"):
-        curate.clean(dump(chat(1)), tmp_path / "out.csv")
