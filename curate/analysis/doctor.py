@@ -17,7 +17,7 @@ from pathlib import Path
 from curate._version import __version__
 from curate.cache import cache_folder
 from curate.display.displayed import Displayed
-from curate.display.figures import GIB, number
+from curate.display.figures import GIB, KIB, MIB, number
 from curate.engine.base import default_workers
 from curate.errors import DISTRIBUTION, TokenizerError, install_command
 from curate.tokenization import files
@@ -226,7 +226,7 @@ def _memory() -> tuple[float | None, float | None]:
     except OSError:
         return None, None
     kib = {line.partition(":")[0]: int(line.split()[1]) for line in lines if line.endswith(" kB")}
-    total, free = kib["MemTotal"] / (1 << 20), kib["MemAvailable"] / (1 << 20)
+    total, free = kib["MemTotal"] * KIB / GIB, kib["MemAvailable"] * KIB / GIB
     limit, used = _container("memory.max"), _container("memory.current")
     if limit is not None:
         total, free = min(total, limit / GIB), min(free, (limit - (used or 0)) / GIB)
@@ -263,7 +263,7 @@ def read_gpus(csv: str) -> list[Gpu]:
     gpus = []
     for line in csv.strip().splitlines():
         name, mib, driver, compute = (part.strip() for part in line.split(","))
-        memory = round(int(mib) / 1024, 1) if mib.isdigit() else 0.0
+        memory = round(int(mib) * MIB / GIB, 1) if mib.isdigit() else 0.0
         gpus.append(Gpu(name, memory, driver, compute))
     return gpus
 
@@ -276,10 +276,10 @@ def _tokenizers() -> tuple[LocalTokenizer, ...]:
     tokenizers = []
     with suppress(TokenizerError):
         tokenizers.append(LocalTokenizer(files.DEFAULT_TOKENIZER, str(files.find_tokenizer_files(None).vocabulary)))
-    return (*tokenizers, *_cached())
+    return (*tokenizers, *_find_cached())
 
 
-def _cached() -> list[LocalTokenizer]:
+def _find_cached() -> list[LocalTokenizer]:
     try:
         from huggingface_hub import constants
     except ImportError:

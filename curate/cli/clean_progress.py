@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from curate.display.figures import MB, duration, mb, number
+from curate.display.figures import MB, duration, mb, number, percent
 
 if TYPE_CHECKING:
     from curate.pipeline.run import Progress
@@ -37,7 +37,7 @@ def full_line(state: Progress) -> str:
 
 def short_line(state: Progress) -> str:
     """Describe a state in the space that the bar leaves: share, rate, records, time left."""
-    share = [f"{min(state.bytes_read / state.bytes_total, 1):.0%}"] if state.bytes_total else []
+    share = [percent(min(state.bytes_read / state.bytes_total, 1), digits=0)] if state.bytes_total else []
     rate = state.bytes_unpacked / MB / max(state.seconds, 1e-9)
     left = seconds_left(state)
     last = [f"{duration(left)} left"] if left else []

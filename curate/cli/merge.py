@@ -25,15 +25,17 @@ def merge(adapter: str, out: str, base: str | None, dtype: str, device: str) -> 
       curate merge runs/first my-model
     """
     import curate
+    from curate.display.figures import percent
 
     merged = curate.merge(
         adapter, out, base=base, dtype=dtype, device=device, say=lambda text: click.echo(text, err=True)
     )
+    difference, effect = percent(merged.difference, digits=2), percent(merged.effect, digits=2)
     for name, value in (
         ("merged", f"{merged.method} adapter {adapter} into {merged.base}"),
         ("wrote", f"{merged.folder} ({merged.dtype})"),
-        ("checked", f"logits within {merged.difference:.2%} of base and adapter, {merged.tolerance:.1%} allowed"),
-        ("adapter", f"changes the base's logits by {merged.effect:.2%}"),
+        ("checked", f"logits within {difference} of base and adapter, {percent(merged.tolerance)} allowed"),
+        ("adapter", f"changes the base's logits by {effect}"),
         ("next", f"curate chat {merged.folder}"),
     ):
         click.echo(f"{name:<9}{value}")

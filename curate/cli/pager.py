@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from curate.display.figures import percent
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -84,6 +86,6 @@ def _draw(lines: list[str], status: str) -> None:
 
 
 def _status(screen: int, count: int, last_line: int, total: int, width: int) -> str:
-    share = "all" if last_line >= total else f"{100 * last_line // total} %"
+    share = "all" if last_line >= total else percent(100 * last_line // total, 100, digits=0)
     text = f" {screen + 1} of {count:,} · {share} · n next  p previous  ↑↓ space scroll  q quit "
     return text[: max(width - 1, 1)]

@@ -16,6 +16,7 @@ from curate.conversion.writers import Entry, JsonWriter, ParquetWriter, Writer, 
 from curate.dataset import arrow, columns, manifest
 from curate.dataset.arrow import Row
 from curate.dataset.manifest import Manifest
+from curate.display.figures import number
 from curate.errors import InputError, RecordError, TokenizerError
 from curate.rendering.factory import load_set_tokenizer, make_renderer
 from curate.rendering.preparation import ExamplePreparer, PreparedBatch, PreparedExample
@@ -70,7 +71,7 @@ def _preparer(own: Manifest | None, rendering: Rendering) -> ExamplePreparer:
     renderer = make_renderer(name, tokenizer, loss=rendering.loss, chat_template=rendering.chat_template)
     if own is None:
         window = rendering.max_tokens
-        return ExamplePreparer(renderer, window or sys.maxsize, (f"window {window}",) if window else ())
+        return ExamplePreparer(renderer, window or sys.maxsize, (f"window {number(window)}",) if window else ())
     window = rendering.max_tokens or own.window
     return ExamplePreparer(renderer, window, tuple(differences(own, renderer.name, tokenizer.info, window)))
 

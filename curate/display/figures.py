@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-GIB = 2**30
+GIB, MIB, KIB = 2**30, 2**20, 2**10
 MB = 10**6
 
 
@@ -26,9 +26,9 @@ def ratio(part: float, total: float) -> float:
     return part / total if total else 0.0
 
 
-def percent(part: float, total: float = 1.0) -> str:
-    """Return a share in percent: 12.5 %."""
-    return f"{100 * ratio(part, total):.1f} %"
+def percent(part: float, total: float = 1.0, *, digits: int = 1, signed: bool = False) -> str:
+    """Return a share in percent, with `digits` decimals: 12.5 %; `signed` shows the sign of a change."""
+    return f"{100 * ratio(part, total):{'+' if signed else ''},.{digits}f} %"
 
 
 def mb(size: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from curate.display.figures import GIB
+from curate.display.figures import GIB, number, plural
 from curate.errors import RecipeError
 from curate.model import choices
 
@@ -35,15 +35,18 @@ class Device:
 def measure_device(device: torch.device, *, dtype: str = "auto", memory_gib: float = 0.0) -> Device:
     """Measure a device; `memory_gib` limits the run to a part of it. Raises RecipeError for a dtype it lacks."""
     chosen, reason = choose_dtype(device, dtype)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     return Device(
         kind=device.type,
-        name=name,
+        name=torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(torch.get_num_threads()),
         memory=_usable_memory(device, memory_gib),
         dtype=chosen,
         reason=reason,
         rate=matrix_rate(device, DTYPES[chosen]),
     )
+
+
+def _cpu_name(threads: int) -> str:
+    return f"{number(threads)} CPU {plural(threads, 'thread')}"
 
 
 def choose_dtype(device: torch.device, wanted: str = "auto") -> tuple[str, str]:

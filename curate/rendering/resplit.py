@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from curate.dataset.arrow import Row
 from curate.dataset.manifest import Manifest
+from curate.display.figures import number
 from curate.errors import RecordError
 from curate.rendering.splitter import SplitResult, TokenCounter, piece_messages, split_with
 from curate.schemas.conversation import Message
@@ -74,7 +75,7 @@ def differences(manifest: Manifest, template: str, tokenizer: TokenizerInfo, max
     compared = (
         ("template", manifest.template, template, manifest.template == template),
         ("tokenizer", own.name, tokenizer.name, own.hash == tokenizer.hash),
-        ("window", manifest.window, max_tokens, manifest.window == max_tokens),
+        ("window", number(manifest.window), number(max_tokens), manifest.window == max_tokens),
     )
     return [f"{name} {old} → {new}" for name, old, new, same in compared if not same]
 
@@ -113,10 +114,10 @@ def _add(batch: ResplitBatch, rows: Sequence[Row], messages: Sequence[Message], 
     # A new piece keeps language, split and source of the conversation: all its pieces have the same.
     base = replace(rows[0], name=_source_name(rows))
     old = _ranges(rows)
-    for number, piece in enumerate(result.pieces):
+    for index, piece in enumerate(result.pieces):
         # The names that `clean` gives: the number is left out if there is only one piece.
-        name = base.name if len(result.pieces) == 1 else f"{base.name}_{number}"
-        batch.pieces.append(replace(base, name=name, piece=number, messages=piece_messages(messages, piece)))
+        name = base.name if len(result.pieces) == 1 else f"{base.name}_{index}"
+        batch.pieces.append(replace(base, name=name, piece=index, messages=piece_messages(messages, piece)))
         batch.changed += (piece.start, piece.stop) not in old
     for exchange in result.rejected:
         reason = f"messages {exchange.start} to {exchange.stop - 1}: {exchange.reason}"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from curate import files
 from curate.dataset import arrow, manifest
 from curate.dataset.manifest import Manifest
+from curate.display.figures import percent
 from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import CurateError
@@ -183,8 +184,9 @@ def _check(prepared: PreparedBatch, folder: Path, failures: list[Failure], windo
         example = next(failure for failure in failures if failure.rule == rules[0][0])
         counts = ", ".join(f"{rule} {count:,}" for rule, count in rules)
         raise ProofError(
-            f"{prepared.failed:,} of {prepared.rendered:,} pieces fail the proof ({counts}), more than 1 %; "
-            f"{example.name!r}: {example.reason}; {HINTS.get(example.rule, HINT)}",
+            f"{prepared.failed:,} of {prepared.rendered:,} pieces fail the proof ({counts}), "
+            f"more than {percent(MAX_FAILING, digits=0)}; {example.name!r}: {example.reason}; "
+            f"{HINTS.get(example.rule, HINT)}",
             failures,
         )
     if all(example.split == EVAL for example in prepared.examples):

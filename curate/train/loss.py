@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from curate.display.figures import percent
 from curate.errors import RecipeError
 from curate.model.attention import selection as attention_module
 from curate.model.attention.selection import ChosenKernel
@@ -379,8 +380,8 @@ def check_packed_logits(module: CausalLoss, attention: ChosenKernel) -> None:
     error = ((ours - theirs).norm() / theirs.norm()).item()
     if not error < (0.001 if base.dtype == torch.float32 else 0.05):  # relative to the norm; NaN fails too
         raise RecipeError(
-            f"{type(base).__name__} cannot be trained on packed rows: its logits differ by {error:.1%} from those of "
-            "each piece alone; use a model with the architecture of LLaMA"
+            f"{type(base).__name__} cannot be trained on packed rows: its logits differ by {percent(error)} from those "
+            "of each piece alone; use a model with the architecture of LLaMA"
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curate.display.figures import percent
 from curate.errors import ModelError
 from curate.model import artifact, files, four_bit, loader, sources
 from curate.model.artifact import Artifact
@@ -76,13 +77,13 @@ def merge(
     tolerance = TOLERANCE[compute_dtype]
     if not difference <= tolerance:  # true for NaN too
         raise ModelError(
-            f"the merged model's logits differ by {difference:.1%} from base and adapter, {tolerance:.1%} is allowed; "
-            "nothing was written: keep the adapter, or give --dtype fp32"
+            f"the merged model's logits differ by {percent(difference)} from base and adapter, "
+            f"{percent(tolerance)} is allowed; nothing was written: keep the adapter, or give --dtype fp32"
         )
     if difference > effect / 2:
         say(
-            f"rounding to {_dtype_name(compute_dtype)} changes the logits by {difference:.2%}, the adapter by "
-            f"{effect:.2%}: keep the adapter, or give --dtype fp32"
+            f"rounding to {_dtype_name(compute_dtype)} changes the logits by {percent(difference, digits=2)}, "
+            f"the adapter by {percent(effect, digits=2)}: keep the adapter, or give --dtype fp32"
         )
     origin = Origin(result.base, Path(result.base) if Path(result.base).is_dir() else None, result.method)
     info = ResultInfo(serving, origin, _window(result) or merged.config.max_position_embeddings)

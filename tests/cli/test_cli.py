@@ -273,7 +273,7 @@ def state(**values: float) -> Any:
 LINES = {
     "of a known size": (
         state(bytes_read=12_000_000, bytes_total=48_000_000, records=3000, rejected=20, seconds=2.0),
-        "reading: 12.0 MB of 48.0 · 25% · 6.0 MB/s · 3,000 records · 6 s left · 20 rejected",
+        "reading: 12.0 MB of 48.0 · 25 % · 6.0 MB/s · 3,000 records · 6 s left · 20 rejected",
     ),
     "of an unknown size": (
         state(bytes_read=500_000, seconds=1.0, records=7),
@@ -281,9 +281,9 @@ LINES = {
     ),
     "of a compressed file": (
         state(bytes_read=2_000_000, bytes_total=8_000_000, bytes_unpacked=10_000_000, seconds=2.0),
-        "reading: 2.0 MB of 8.0 · 25% · 5.0 MB/s · 0 records · 6 s left · 0 rejected",
+        "reading: 2.0 MB of 8.0 · 25 % · 5.0 MB/s · 0 records · 6 s left · 0 rejected",
     ),
-    "at the start": (state(bytes_total=10), "reading: 0.0 MB of 0.0 · 0% · 0.0 MB/s · 0 records · 0 rejected"),
+    "at the start": (state(bytes_total=10), "reading: 0.0 MB of 0.0 · 0 % · 0.0 MB/s · 0 records · 0 rejected"),
 }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import itertools
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from curate.report.terminal.stats import render_stats
 from curate.schemas.formats import FORMATS
 from tests.support import ROOT
 from tests.support.small_set import grown
+from tests.test_architecture import modules
 
 EXAMPLE = ROOT / "examples/sharegpt_dump.json"
 FIGURE = re.compile(r"(?<![\w.-])[+-]?\d[\d,.]*(?![\w.])")
@@ -48,6 +52,11 @@ CUT = re.compile(r"\d[,.]?…")
         (figures.percent(1, 8), "12.5 %"),
         (figures.percent(0.125), "12.5 %"),
         (figures.percent(1, 0), "0.0 %"),
+        (figures.percent(1, digits=0), "100 %"),
+        (figures.percent(0.000604, digits=2), "0.06 %"),
+        (figures.percent(13.2967, digits=2), "1,329.67 %"),
+        (figures.percent(-1, 8, signed=True), "-12.5 %"),
+        (figures.percent(12.5, signed=True), "+1,250.0 %"),
         (figures.mb(1_234_567_890), "1,234.6"),
         (figures.gib(2**29), "0.50"),
         (figures.gib(2**40), "1,024.0"),
@@ -57,6 +66,29 @@ CUT = re.compile(r"\d[,.]?…")
 )
 def test_each_kind_of_figure_has_one_format(written: str, expected: str) -> None:
     assert written == expected
+
+
+def percents_in(source: str) -> Iterator[int]:
+    """Yield the line of each percentage that an f-string formats itself: `{x:.1%}`, `{x}%` or `{x} %`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            for value, text in itertools.pairwise([*node.values, ast.Constant("")]):
+                if isinstance(value, ast.FormattedValue) and (
+                    (value.format_spec and ast.unparse(value.format_spec).rstrip("'\"").endswith("%"))
+                    or (isinstance(text, ast.Constant) and str(text.value).lstrip().startswith("%"))
+                ):
+                    yield node.lineno
+
+
+def test_percentages_are_formatted_in_one_place() -> None:
+    assert list(percents_in("f'{a:.2%}'; f'{a}%'; f'{a:,.1f} %'; f'{a:.2f}'; f'{a} of 100 %'")) == [1, 1, 1]
+    wrong = [
+        f"{module}:{line}"
+        for module, path in modules().items()
+        if module != "curate.display.figures"
+        for line in percents_in(path.read_text("utf-8"))
+    ]
+    assert wrong == []
 
 
 # ---- terminal reports

@@ -33,7 +33,7 @@ class NumberPair:
         """The difference in percent of the first set's number."""
         if self.first == self.second:
             return "="
-        return f"{100 * (self.second - self.first) / self.first:+,.1f} %" if self.first else "new"
+        return percent(self.second - self.first, self.first, signed=True) if self.first else "new"
 
 
 @dataclass(frozen=True)

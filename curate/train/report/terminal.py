@@ -28,14 +28,12 @@ def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
     """Render what a run will do, the memory, time and disk it needs, and the reasons."""
     load, hardware = planned.load, planned.hardware
     grid = terminal.label_grid()
-    share = 100 * planned.trained / planned.parameters
+    share = percent(planned.trained, planned.parameters, digits=2)
     init = f", initialised from {facts['init']}" if facts.get("init") else ""
     terminal.add_row(
         grid, "model", terminal.safe_text(f"{facts['base']}, {number(planned.parameters)} parameters{init}")
     )
-    terminal.add_row(
-        grid, "method", f"{facts['method']}: {number(planned.trained)} parameters trained ({significant(share)} %)"
-    )
+    terminal.add_row(grid, "method", f"{facts['method']}: {number(planned.trained)} parameters trained ({share})")
     terminal.add_row(grid, "data", terminal.safe_text(_data(planned, facts["data"])))
     if again := facts["data"].get("split_again"):
         terminal.add_row(grid, "", terminal.safe_text(str(again)))
