@@ -120,13 +120,13 @@ def _record_contains(text: str) -> pl.Expr:
     forms = {text, text.lower(), text.upper()}  # escapes of non-ASCII letters differ between upper and lower case
     spellings = {text} | {json.dumps(form, ensure_ascii=escaped)[1:-1] for form in forms for escaped in (True, False)}
     pattern = f"(?i){'|'.join(pl.escape_regex(form) for form in sorted(spellings))}"
-    record = pl.col("record").map_batches(_decoded, return_dtype=pl.String)
+    record = pl.col("record").map_batches(_decode, return_dtype=pl.String)
     return pl.any_horizontal(
         column.str.contains(pattern).fill_null(False) for column in (record, pl.col("reason"), pl.col("evidence"))
     )
 
 
-def _decoded(records: pl.Series) -> pl.Series:
+def _decode(records: pl.Series) -> pl.Series:
     """Return bytes as text; Polars' own cast fails the whole column for one record that is not UTF-8."""
     return pl.Series([record and record.decode("utf-8", "replace") for record in records], dtype=pl.String)
 

@@ -37,10 +37,10 @@ SIZES = ("tokens", "turns", "answer_tokens")  # integer columns; one row per pie
 def measure_set(curated: CuratedSet) -> Stats:
     """Measure an open set; raises SetError if it is damaged."""
     with translate_errors(curated):
-        return _measured(curated)
+        return _measure(curated)
 
 
-def _measured(curated: CuratedSet) -> Stats:
+def _measure(curated: CuratedSet) -> Stats:
     rows = curated.conversations()
     sizes, by_conversation = lengths(rows)
     manifest = curated.manifest

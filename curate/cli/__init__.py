@@ -70,7 +70,7 @@ class Commands(click.Group):
         except CurateError as error:
             raise Failure(str(error)) from error
         except KeyboardInterrupt as stop:
-            ctx.exit(_stopped(stop))
+            ctx.exit(_report_stop(stop))
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except OSError as error:
@@ -94,7 +94,7 @@ def _terminate(number: int, _frame: object) -> None:
     raise Terminated(number)
 
 
-def _stopped(stop: KeyboardInterrupt) -> int:
+def _report_stop(stop: KeyboardInterrupt) -> int:
     """Print that the command was stopped, and return its exit code."""
     click.echo(f"stopped; {str(stop) or 'nothing was changed'}", err=True)
     return stop.code if isinstance(stop, Terminated) else 130
@@ -129,4 +129,4 @@ def main() -> None:
                 stream.reconfigure(errors="backslashreplace")  # for terminals with a limited encoding
         cli(prog_name="curate")
     except KeyboardInterrupt as stop:  # outside of a command
-        sys.exit(_stopped(stop))
+        sys.exit(_report_stop(stop))

@@ -68,7 +68,7 @@ def chat(
     """
     import curate
 
-    questions = list(prompts) or _piped()
+    questions = list(prompts) or _read_piped()
     opened = curate.chat(
         model,
         base=base,
@@ -87,7 +87,7 @@ def chat(
         _chat(opened)
 
 
-def _piped() -> list[str]:
+def _read_piped() -> list[str]:
     if sys.stdin.isatty():
         return []
     text = sys.stdin.read().strip()

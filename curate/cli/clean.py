@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.pipeline.overrides import Override, declared
+from curate.pipeline.overrides import Override, read_declarations
 
 if TYPE_CHECKING:
     from curate.pipeline.run import CleanResult
@@ -19,7 +19,7 @@ LARGE = 16 << 20  # bytes of input; above this, several workers pay off
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add an option for each setting of the recipe that the command may override."""
-    for name, (kind, override) in reversed(declared().items()):
+    for name, (kind, override) in reversed(read_declarations().items()):
         command = _option(name, kind, override)(command)
     return command
 

@@ -57,7 +57,7 @@ def read_records(source: str | Path, warnings: list[str]) -> Iterator[InputRecor
     elif path.suffix == ".parquet":
         yield from _parquet_rows(path, path.name)
     else:
-        yield from _ingested(source, warnings)
+        yield from _ingest(source, warnings)
 
 
 def _parquet_rows(file: Path, name: str) -> Iterator[InputRecord]:
@@ -76,7 +76,7 @@ def _parquet_rows(file: Path, name: str) -> Iterator[InputRecord]:
         raise InputError(f"cannot read {str(file)!r}: {str(error).splitlines()[0]}") from error
 
 
-def _ingested(source: str | Path, warnings: list[str]) -> Iterator[InputRecord]:
+def _ingest(source: str | Path, warnings: list[str]) -> Iterator[InputRecord]:
     from curate.ingest.decode import decode_records
     from curate.ingest.reader import Reader
     from curate.ingest.sources import open_inputs

@@ -119,7 +119,7 @@ def record_batches(file: Path, columns: list[str]) -> Iterator[Any]:
     try:
         yield from parquet.iter_batches(BATCH_ROWS, columns=columns)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors or OSErrors
-        raise _damaged(file, error) from error
+        raise _to_input_error(file, error) from error
 
 
 def _open(file: Path) -> Any:
@@ -130,10 +130,10 @@ def _open(file: Path) -> Any:
     try:
         return parquet.ParquetFile(file)
     except (OSError, ValueError) as error:
-        raise _damaged(file, error) from error
+        raise _to_input_error(file, error) from error
 
 
-def _damaged(file: Path, error: Exception) -> InputError:
+def _to_input_error(file: Path, error: Exception) -> InputError:
     return InputError(f"cannot read {str(file)!r}: {str(error).splitlines()[0]}")
 
 

@@ -85,7 +85,7 @@ def message_block(role: str, body: str, note: str = "") -> str:
     return f'<div class="message {known}"><p class="role">{escape(role)}{shown}</p>{body}</div>'
 
 
-def preformatted(body: str) -> str:
+def preformat(body: str) -> str:
     """Return escaped text as typed; the browser detects its direction."""
     return f'<div class="plain" dir="auto">{body}</div>'
 

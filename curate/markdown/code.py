@@ -37,7 +37,7 @@ class Block(NamedTuple):
     language: str
     body: str
 
-    def fenced(self) -> str:
+    def fence(self) -> str:
         """Return the block as markdown, in a fence longer than any run of backticks inside."""
         fence = "```"
         if fence in self.body:

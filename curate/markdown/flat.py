@@ -139,7 +139,7 @@ def _finish(text: str, blocks: Sequence[Block]) -> str:
     if not blocks:
         return text
     between = text.split(_FENCE)
-    return "".join(part for pair in zip(between, (*(b.fenced() for b in blocks), ""), strict=True) for part in pair)
+    return "".join(part for pair in zip(between, (*(b.fence() for b in blocks), ""), strict=True) for part in pair)
 
 
 def _list(text: str) -> str:

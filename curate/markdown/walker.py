@@ -224,7 +224,7 @@ class Walker:
                 self.write_span(line)
             return
         prefix = self.begin("code").prefix
-        fenced = block.fenced()
+        fenced = block.fence()
         if prefix:
             fenced = "\n".join(f"{prefix}{line}" if line else prefix.rstrip() for line in fenced.split("\n"))
         self.write_opaque(fenced[len(prefix) :], self.out)

@@ -46,7 +46,7 @@ class Overrides(TypedDict, total=False):
     ]
 
 
-def declared() -> dict[str, tuple[object, Override]]:
+def read_declarations() -> dict[str, tuple[object, Override]]:
     """Return the type and declaration of each setting by name, in order."""
     hints = typing.get_type_hints(Overrides, include_extras=True)
     return {name: typing.get_args(hint)[:2] for name, hint in hints.items()}

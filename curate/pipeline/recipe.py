@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from curate.errors import RecipeError, did_you_mean
-from curate.pipeline.overrides import Overrides, declared
+from curate.pipeline.overrides import Overrides, read_declarations
 from curate.pipeline.repair_turns import RepairSettings as RepairSettings  # re-exported: the section [repair]
 from curate.settings import (
     Catalogue,
@@ -134,7 +134,7 @@ def override(recipe: Recipe, **overrides: Unpack[Overrides]) -> Recipe:
 
     Raises TypeError for a name that is not in `Overrides`, RecipeError for an invalid value.
     """
-    settings = declared()
+    settings = read_declarations()
     changes: dict[str, dict[str, object]] = {}
     for name, value in overrides.items():
         if name not in settings:

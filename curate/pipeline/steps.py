@@ -94,24 +94,24 @@ class Cleaner:
     def _clean(self, number: int, chunk: Chunk) -> Part:
         self.seconds = defaultdict(float)
         rejects: list[Reject] = []
-        with self._timed("parse"):
+        with self._time_stage("parse"):
             drafts, read = self._parse(chunk, rejects)
-        with self._timed("markdown"):
+        with self._time_stage("markdown"):
             self._to_markdown(drafts)
-        with self._timed("repair"):
+        with self._time_stage("repair"):
             drafts = self._repair(drafts, rejects)
-        with self._timed("frame"):
+        with self._time_stage("frame"):
             messages = frames.messages_table(drafts)
             frame = frames.conversations_table(drafts, messages)
-        with self._timed("signals"):
+        with self._time_stage("signals"):
             frame = verdicts.measure(frame, self.signals)
-        with self._timed("filters"):
+        with self._time_stage("filters"):
             survivors, alone = self._filter(frame, drafts, rejects)
-        with self._timed("split"):
+        with self._time_stage("split"):
             pieces = self._split(drafts, survivors, rejects)
-        with self._timed("hash"):
+        with self._time_stage("hash"):
             summary = frames.summary_table(chunk.source_file, drafts, pieces)
-        with self._timed("write"):
+        with self._time_stage("write"):
             batch = frames.Batch(chunk.source_file, drafts, messages, frame, pieces)
             tables = {
                 "kept": frames.kept_table(batch),
@@ -124,7 +124,7 @@ class Cleaner:
         return Part(number, read, rejected, alone, exchanges, summary, self.tokenizer.info, dict(self.seconds))
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def _time_stage(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.seconds[stage] += time.perf_counter() - start

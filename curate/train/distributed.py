@@ -176,7 +176,7 @@ def inner(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def accumulating(module: nn.Module, last: bool) -> Iterator[None]:
+def accumulate(module: nn.Module, last: bool) -> Iterator[None]:
     """Skip the exchange of gradients except in the last micro-batch of a step (DDP).
 
     FSDP2 reduces every time: to skip it, each rank would have to hold unsharded gradients.

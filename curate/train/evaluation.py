@@ -316,7 +316,7 @@ def answers(
     model = causal_model(module)
     sharded = distributed.is_sharded(module)
     own_prompts = prompts if sharded else prompts[world.rank :: world.size]
-    with sampling.eval_mode(model), attentions.plain_attention(model), _gathered(module):
+    with sampling.eval_mode(model), attentions.plain_attention(model), _gather(module):
         samples = [_answer(model, renderer, prompt, sampling_settings, limit) for prompt in own_prompts]
     if sharded:
         return samples
@@ -325,7 +325,7 @@ def answers(
 
 
 @contextmanager
-def _gathered(module: nn.Module) -> Iterator[None]:
+def _gather(module: nn.Module) -> Iterator[None]:
     """Keep a sharded model's embeddings, norm and head gathered within the block.
 
     Generation calls the model inside the sharded root module, whose own forward would gather them. Layers gather

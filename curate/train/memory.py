@@ -109,7 +109,7 @@ def parts(setup: Setup, shape: Shape, trained: int | None = None) -> dict[str, i
     sizes = {
         "weights": weights / shards,
         "adapters": adapters,
-        "gathered layers": _gathered(setup, shape),
+        "gathered layers": _count_gathered(setup, shape),
         "optimizer states": trained * state_bytes(setup.form, setup.itemsize) / shards,
         "attention masks": _masks(setup),
         **max(candidates, key=lambda peak: sum(peak.values())),
@@ -149,7 +149,7 @@ def _weights(setup: Setup, shape: Shape, trained: int) -> tuple[float, float]:
     return quantised * NF4_BYTES + (shape.parameters - quantised) * setup.itemsize, trained * setup.itemsize
 
 
-def _gathered(setup: Setup, shape: Shape) -> float:
+def _count_gathered(setup: Setup, shape: Shape) -> float:
     """Return the bytes that FSDP2 has gathered at once: two layers (one is prefetched), embeddings and head."""
     if not setup.full or setup.ranks == 1:
         return 0.0

@@ -131,7 +131,7 @@ class Trainer:
         if plan.compiled:
             _compile_layers(model)
         self.module = distributed.wrap_model(causal_loss, self.world, shard=config.method.full)
-        self.parameters = _trained(distributed.inner(self.module))  # after sharding, which replaces parameters
+        self.parameters = _find_trained(distributed.inner(self.module))  # after sharding, which replaces parameters
         torch.manual_seed(config.train.seed + self.world.rank)  # each rank has its own dropout
         self.optimizer = adamw.build(self.parameters.items(), config.optimizer, plan.form)
 
@@ -179,7 +179,7 @@ class Trainer:
         factor, supervised = step_factor(batches, device=torch_device)
         total = torch.zeros((), dtype=torch.float64 if torch_device.type != "mps" else torch.float32).to(torch_device)
         for number, batch in enumerate(batches, 1):
-            with distributed.accumulating(self.module, number == len(batches)):
+            with distributed.accumulate(self.module, number == len(batches)):
                 summed: Tensor = self.module(batch.to(torch_device), self.attention)
                 (summed * (factor * self.loss_scale.value)).backward()
             total += summed.detach()  # stays on the device: the CPU waits once per step, not per micro-batch
@@ -338,13 +338,13 @@ def checkpoint_activations(model: nn.Module, count: int) -> None:
         layer.gradient_checkpointing = False
 
 
-def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+def _find_trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def _load_weights(causal_loss: CausalLoss, path: Path) -> None:
     """Load a checkpoint's weights into a model that is not distributed over ranks yet."""
-    distributed.load_weights(_trained(causal_loss), checkpoint.load(path).weights)
+    distributed.load_weights(_find_trained(causal_loss), checkpoint.load(path).weights)
 
 
 def _compile_layers(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from curate.errors import RecipeError
 from curate.pipeline import recipe
-from curate.pipeline.overrides import declared
+from curate.pipeline.overrides import read_declarations
 from curate.pipeline.recipe import Recipe, load, override
 
 
@@ -252,6 +252,6 @@ def test_an_unknown_setting_is_a_type_error_with_the_nearest_name() -> None:
 
 def test_every_override_is_a_setting_of_a_recipe() -> None:
     values = recipe.load("vicuna").to_dict()
-    for name, (_, declaration) in declared().items():
+    for name, (_, declaration) in read_declarations().items():
         section, _, key = declaration.key.partition(".")
         assert key.split(".")[0] in values[section] or section == "filters", name  # type: ignore[operator]

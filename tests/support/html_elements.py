@@ -39,7 +39,7 @@ def parts(html: str) -> list[Part]:
     reader = _Reader()
     reader.feed(_CODE_BLOCK.sub(_plain_block, html))
     reader.close()
-    return list(_folded(reader.parts))
+    return list(_fold(reader.parts))
 
 
 def code_blocks(html: str) -> list[tuple[str, str]]:
@@ -102,7 +102,7 @@ def _attributes(tag: str, attributes: dict[str, str | None]) -> Iterator[str]:
         yield from _LANGUAGE.findall(attributes.get("class") or "")[:1]
 
 
-def _folded(parts: list[Part]) -> Iterator[Part]:
+def _fold(parts: list[Part]) -> Iterator[Part]:
     """Join neighbouring texts and fold white space; remove it at the edges of blocks."""
     texts: list[Part] = []
     for part in parts:

@@ -36,7 +36,7 @@ def net() -> Any:
 def gradients(module: Any, parts: list[Any]) -> dict[str, Any]:
     """Return the full gradients of these micro-batches."""
     for number, rows in enumerate(parts, 1):
-        with distributed.accumulating(module, number == len(parts)):
+        with distributed.accumulate(module, number == len(parts)):
             module(rows).backward()
     named = distributed.inner(module).named_parameters()
     return {name: _full_tensor(parameter.grad).clone() for name, parameter in named}

@@ -15,7 +15,7 @@ from curate.analysis import diff
 from curate.analysis.conversations import ConversationView
 from curate.analysis.diff import Change
 from curate.display.figures import number, plural
-from curate.display.html import collapsible, escape, message_block, preformatted, truncate
+from curate.display.html import collapsible, escape, message_block, preformat, truncate
 from curate.display.text import safe
 from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
@@ -54,7 +54,7 @@ def _mask(view: ConversationView, spans: MaskedText) -> str:
             break
     trained, tokens = (number(view.facts.get(name) or 0) for name in ("answer_tokens", "tokens"))
     summary = f"as training sees it: <mark>the loss counts</mark> {trained} of {tokens} tokens"
-    return collapsible(summary, preformatted(shown)) if shown else ""
+    return collapsible(summary, preformat(shown)) if shown else ""
 
 
 def render_changes(view: ConversationView, changes: Sequence[Change]) -> str:
@@ -96,8 +96,8 @@ def _more(count: int) -> str:
 
 def _message(message: Message) -> str:
     content = truncate(message.content, LONG)
-    body = _markdown(content) if message.role == "assistant" else preformatted(escape(content))
-    calls = preformatted(f"calls {escape(truncate(message.tool_calls, LONG))}") if message.tool_calls else ""
+    body = _markdown(content) if message.role == "assistant" else preformat(escape(content))
+    calls = preformat(f"calls {escape(truncate(message.tool_calls, LONG))}") if message.tool_calls else ""
     return message_block(message.role, body + calls, message.name or "")
 
 
@@ -112,7 +112,7 @@ def _change(change: Change) -> str:
         if room <= 0:
             shown += "…"
             break
-    return message_block(change.role, preformatted(shown), label)
+    return message_block(change.role, preformat(shown), label)
 
 
 def _shorten_unchanged(part: str) -> str:
@@ -132,13 +132,13 @@ def _markdown(content: str) -> str:
     parser = _parser()
     tokens = parser.parse(safe(content))
     if any(token.level >= NESTED for token in tokens):
-        return preformatted(escape(content))
+        return preformat(escape(content))
     return f'<div class="md" dir="auto">{parser.renderer.render(tokens, parser.options, {})}</div>'
 
 
 @cache
 def _parser() -> MarkdownIt:
-    settings = {"html": False, "breaks": True, "highlight": _highlighted, "maxNesting": NESTED + 2}
+    settings = {"html": False, "breaks": True, "highlight": _highlight, "maxNesting": NESTED + 2}
     parser = MarkdownIt("commonmark", settings)
     parser.enable(["table", "strikethrough"]).disable("image")
     for name, rule in {
@@ -163,7 +163,7 @@ def _link_close(self: Any, tokens: Sequence[Any], index: int, options: Any, env:
     return "</u>" if text == address else f"</u> ({escape(address)})"
 
 
-def _highlighted(code: str, language: str, _: str) -> str:
+def _highlight(code: str, language: str, _: str) -> str:
     """Return code highlighted by Pygments, empty (plain) for a language that is not in LANGUAGES."""
     if language.lower() not in LANGUAGES:
         return ""

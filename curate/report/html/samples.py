@@ -60,13 +60,13 @@ def sample_set(curated: CuratedSet, read_masks: MaskReader | None) -> Samples:
     short = unsplit.filter(pl.col("characters") <= SHORT)
     table = unsplit if short.is_empty() else short
     records = _records(curated)
-    repaired = _repaired(table.join(records, on=SOURCE, how="semi", maintain_order="left"))
-    chosen = _evenly_spaced(table["row"].to_list(), 8 * KEPT)
+    repaired = _choose_repaired(table.join(records, on=SOURCE, how="semi", maintain_order="left"))
+    chosen = _thin_out(table["row"].to_list(), 8 * KEPT)
     views = conversations.read_kept(curated, [*chosen, *repaired])
     kept = _diverse(views[: len(chosen)])
     spans = read_masks([view.messages for view in kept]) if read_masks is not None else [None] * len(kept)
     samples = tuple(zip(kept, spans, strict=True))
-    return Samples(samples, _with_changes(views[len(chosen) :], records), _rejected(curated))
+    return Samples(samples, _with_changes(views[len(chosen) :], records), _read_rejects(curated))
 
 
 def sample_dump(path: str | Path) -> Samples:
@@ -88,7 +88,7 @@ def sample_dump(path: str | Path) -> Samples:
                 view = ConversationView(place, chunk.source_file, raw.index, (), rejected=rejection, unread=text)
                 unreadable.setdefault(error.rule, []).append(view)
     short = [view for view in readable if sum(len(message.content) for message in view.messages) <= SHORT]
-    kept = tuple((view, None) for view in _diverse(_evenly_spaced(short or readable, 8 * KEPT)))
+    kept = tuple((view, None) for view in _diverse(_thin_out(short or readable, 8 * KEPT)))
     return Samples(kept, (), tuple((rule, tuple(views[:EACH_RULE])) for rule, views in sorted(unreadable.items())))
 
 
@@ -100,7 +100,7 @@ def _records(curated: CuratedSet) -> pl.DataFrame:
     return originals.head(RAW_ROW_GROUP).collect()
 
 
-def _evenly_spaced(rows: Sequence[T], count: int) -> list[T]:
+def _thin_out(rows: Sequence[T], count: int) -> list[T]:
     """Return `count` of the rows, evenly spaced."""
     if len(rows) <= count:
         return list(rows)
@@ -110,10 +110,10 @@ def _evenly_spaced(rows: Sequence[T], count: int) -> list[T]:
 def _diverse(views: Sequence[ConversationView]) -> list[ConversationView]:
     """Return `KEPT` of the conversations, including the first with code."""
     code = [view for view in views if any("```" in message.content for message in view.messages)][:1]
-    return code + _evenly_spaced([view for view in views if view not in code], KEPT - len(code))
+    return code + _thin_out([view for view in views if view not in code], KEPT - len(code))
 
 
-def _repaired(known: pl.DataFrame) -> list[int]:
+def _choose_repaired(known: pl.DataFrame) -> list[int]:
     """Return rows that cover as many kinds of repair as possible, rare ones first."""
     named = known.select("row", "edit_names").explode("edit_names").drop_nulls()
     counts = dict(named.group_by("edit_names").len().iter_rows())
@@ -122,7 +122,7 @@ def _repaired(known: pl.DataFrame) -> list[int]:
         rows = [row for row in named.filter(edit_names=name)["row"].to_list() if row not in chosen]
         chosen += rows[:1]
     common = [
-        row for row in _evenly_spaced(named["row"].unique(maintain_order=True).to_list(), REPAIRED) if row not in chosen
+        row for row in _thin_out(named["row"].unique(maintain_order=True).to_list(), REPAIRED) if row not in chosen
     ]
     return sorted((chosen + common)[:REPAIRED])
 
@@ -138,7 +138,7 @@ def _with_changes(
     return tuple(pairs)
 
 
-def _rejected(curated: CuratedSet) -> tuple[tuple[str, tuple[ConversationView, ...]], ...]:
+def _read_rejects(curated: CuratedSet) -> tuple[tuple[str, tuple[ConversationView, ...]], ...]:
     """Return rejects of each rule, the most frequent rule first."""
     frame = curated.rejected()
     sizes = frame.head(RAW_ROW_GROUP).select(pl.col("record").bin.size().fill_null(0)).collect().to_series()
@@ -164,4 +164,4 @@ def _by_rule(frame: pl.LazyFrame) -> Iterable[tuple[str, list[int], int]]:
 
 def _choose_rejects(near: Sequence[int], sizes: pl.Series, first: int) -> list[int]:
     short = [row for row in near if sizes[row] <= SHORT]
-    return _evenly_spaced(short or near, EACH_RULE) or [first]
+    return _thin_out(short or near, EACH_RULE) or [first]

@@ -15,7 +15,7 @@ def render_doctor(report: Doctor) -> RenderableType:
     """Render versions, hardware and packages, with a command for each that is missing."""
     facts = terminal.label_grid()
     terminal.add_row(facts, "curate", f"{report.version}, Python {report.python}")
-    terminal.add_row(facts, "executable", _folded(report.executable))
+    terminal.add_row(facts, "executable", _fold(report.executable))
     machine = report.machine
     terminal.add_row(facts, "system", terminal.safe_text(machine.system))
     terminal.add_row(facts, "cores", str(machine.cores))
@@ -30,7 +30,7 @@ def render_doctor(report: Doctor) -> RenderableType:
     if report.gpu_note:
         terminal.add_row(facts, "GPU", terminal.safe_text(f"none: {report.gpu_note}"))
     for tokenizer in report.tokenizers:
-        terminal.add_row(facts, "tokenizer", _folded(f"{tokenizer.name}: {tokenizer.path}"))
+        terminal.add_row(facts, "tokenizer", _fold(f"{tokenizer.name}: {tokenizer.path}"))
     for extra in (None, "llama3", "train"):
         packages = [package for package in report.packages if package.extra == extra]
         if packages:
@@ -38,7 +38,7 @@ def render_doctor(report: Doctor) -> RenderableType:
     return Group(facts, Text(), _advice(report))
 
 
-def _folded(path: str) -> Text:
+def _fold(path: str) -> Text:
     """Return a path that wraps instead of being cut."""
     return Text(safe(path), overflow="fold")
 

@@ -29,10 +29,10 @@ def render_summary(manifest: Manifest, *outputs: str) -> RenderableType:
         )
     exchanges = counts.rejected_exchanges
     if exchanges:
-        by_rule = _counted(sorted(counts.exchanges.items(), key=lambda item: (-item[1], item[0])))
+        by_rule = _list_counts(sorted(counts.exchanges.items(), key=lambda item: (-item[1], item[0])))
         text = f"{number(exchanges)} {plural(exchanges, 'exchange')} removed from kept records"
         terminal.add_row(facts, "removed", f"{text}: {by_rule}" if by_rule else text)
-    repairs = _counted([(item.name, item.count) for item in edits(manifest)])
+    repairs = _list_counts([(item.name, item.count) for item in edits(manifest)])
     if repairs:
         terminal.add_row(facts, "repairs", repairs)
     run = manifest.run
@@ -42,7 +42,7 @@ def render_summary(manifest: Manifest, *outputs: str) -> RenderableType:
     return Group(render_flow(flow(manifest), bars=False), Text(), facts)
 
 
-def _counted(items: Sequence[tuple[str, int]]) -> str:
+def _list_counts(items: Sequence[tuple[str, int]]) -> str:
     return " · ".join(f"{terminal.safe_line(name)} {number(count)}" for name, count in items)
 
 

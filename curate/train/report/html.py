@@ -24,7 +24,7 @@ from curate.display.html import (
     footer,
     message_block,
     navigation,
-    preformatted,
+    preformat,
     section,
     table,
     truncate,
@@ -140,7 +140,7 @@ def _loss(history: Records) -> str:
     if not (steps or tuned or base):
         return ""
     means = dict(records.smooth(steps))
-    rows: list[Sequence[Cell]] = [(step, value, means[step]) for step, value in _evenly_spaced(steps)]
+    rows: list[Sequence[Cell]] = [(step, value, means[step]) for step, value in _thin_out_points(steps)]
     evaluations: list[Sequence[Cell]] = [(step, "base", value) for step, value in base]
     evaluations += [(step, "tuned", value) for step, value in tuned]
     tables = table("training loss", ("step", "loss", "running mean"), rows, FORMATS)
@@ -148,7 +148,7 @@ def _loss(history: Records) -> str:
     return chart("lines:loss", "loss by step; the table has the numbers") + collapsible("as a table", tables)
 
 
-def _evenly_spaced(points: Sequence[Point]) -> list[Point]:
+def _thin_out_points(points: Sequence[Point]) -> list[Point]:
     """Return at most STEPS evenly spaced points, including the last one."""
     stride = -(-len(points) // STEPS) or 1
     return [points[index] for index in range((len(points) - 1) % stride, len(points), stride)]
@@ -167,7 +167,7 @@ def _course(history: Records) -> str:
     values = [dict(curves[key]) for key, _ in shown]
     steps = sorted(set().union(*values))
     rows: list[Sequence[Cell]] = [
-        (step, *(value.get(step) for value in values)) for step, _ in _evenly_spaced([(step, 0.0) for step in steps])
+        (step, *(value.get(step) for value in values)) for step, _ in _thin_out_points([(step, 0.0) for step in steps])
     ]
     tables = table("the run by steps", ("step", *(title for _, title in shown)), rows, FORMATS)
     return f'<div class="grid">{drawn}</div>{collapsible("as a table", tables)}'
@@ -223,7 +223,7 @@ def _answer(title: str, row: Row) -> str:
 
 
 def _content(content: object) -> str:
-    return preformatted(escape(truncate(str(content), LONG)))
+    return preformat(escape(truncate(str(content), LONG)))
 
 
 # ---- data, mask, plan
@@ -260,7 +260,7 @@ def _mask(row: Row) -> str:
     """Return one example with its trained spans marked; the key `runs` has [text, trained] pairs in order."""
     spans = [span for span in row.get("runs") or [] if isinstance(span, list) and len(span) == 2]
     shown = "".join(f"<mark>{part}</mark>" if trained else part for part, trained in _truncate_spans(spans, LONG_MASK))
-    return collapsible(f"<mark>trained on</mark> in {escape(row.get('name'))}", preformatted(shown))
+    return collapsible(f"<mark>trained on</mark> in {escape(row.get('name'))}", preformat(shown))
 
 
 def _truncate_spans(spans: Iterable[Sequence[Any]], max_chars: int) -> Iterator[tuple[str, bool]]:
