@@ -16,6 +16,7 @@ from curate.analysis.explanation import find_records, unknown_id
 from curate.dataset.curated_set import CuratedSet, open_set, translate_errors
 from curate.dataset.query import parse_condition
 from curate.display.displayed import Displayed
+from curate.display.figures import number, plural
 from curate.errors import InputError, did_you_mean
 
 READ_AHEAD = 20  # conversations read at once during iteration
@@ -32,6 +33,12 @@ class Selection(Displayed):
     def __len__(self) -> int:
         return len(self.kept) + len(self.rejected)
 
+    def describe_size(self) -> str:
+        """Return how many pieces of the set and how many rejects these are, such as `4 pieces`."""
+        counts = [(len(self.kept), "piece"), (len(self.rejected), "reject")]
+        shown = [f"{number(count)} {plural(count, noun)}" for count, noun in counts if count]
+        return " and ".join(shown) or "0 pieces"
+
     def __iter__(self) -> Iterator[ConversationView]:
         for start in range(0, len(self), READ_AHEAD):
             yield from self.read(start, READ_AHEAD)
@@ -39,7 +46,7 @@ class Selection(Displayed):
     def __getitem__(self, index: int) -> ConversationView:
         count = len(self)
         if not -count <= index < count:
-            raise IndexError(f"conversation {index} of {count}")
+            raise IndexError(f"index {index} of {self.describe_size()}")
         return self.read(index % count, 1)[0]
 
     def read(self, start: int, count: int) -> list[ConversationView]:

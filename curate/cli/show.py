@@ -87,14 +87,8 @@ def _cut(selection: Selection, limit: int | None) -> Selection:
     """Return what to print without a pager; print how many are left out."""
     if limit is not None or len(selection) <= SHOWN:
         return selection
-    click.echo(f"{SHOWN} of {len(selection):,} {_unit(selection)}; --limit {len(selection)} prints all", err=True)
+    click.echo(f"{SHOWN} of {selection.describe_size()}; --limit {len(selection)} prints all", err=True)
     return selection.head(SHOWN)
-
-
-def _unit(selection: Selection) -> str:
-    """Return what a selection has: pieces of the set, rejects, or both."""
-    kinds = ("pieces", selection.kept), ("rejects", selection.rejected)
-    return " and ".join(name for name, rows in kinds if rows)
 
 
 def _show(selection: Selection, render: Callable[[ConversationView], RenderableType], limit: int | None) -> None:

@@ -122,7 +122,7 @@ def _selection(selection: Selection) -> str:
     shown = "".join(map(conversation.render_conversation, islice(selection, SHOWN)))
     more = len(selection) - SHOWN
     note = f'<p class="note">{number(more)} more</p>' if more > 0 else ""
-    return _block(f"<p>{number(len(selection))} {plural(len(selection), 'conversation')}</p>{shown}{note}")
+    return _block(f"<p>{selection.describe_size()}</p>{shown}{note}")
 
 
 @_html_of.register

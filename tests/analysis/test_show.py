@@ -93,7 +93,7 @@ SELECTIONS: dict[str, tuple[Callable[[Path], curate.Selection], list[str]]] = {
 def test_conversations_are_selected(small: Path, case: str) -> None:
     find, names = SELECTIONS[case]
     selection = find(small)
-    assert sorted(chat.id for chat in selection) == sorted(names)
+    assert sorted(view.id for view in selection) == sorted(names)
     assert len(selection) == len(names)
 
 
@@ -104,7 +104,7 @@ def test_text_is_found_literally_and_in_json_escapes(tmp_path: Path) -> None:
 
 
 def test_a_sample_depends_on_its_seed_and_has_no_repeats(small: Path) -> None:
-    draw = [[chat.id for chat in curate.show((), small, random=3, seed=seed)] for seed in (1, 1, 2, 3, 4)]
+    draw = [[view.id for view in curate.show((), small, random=3, seed=seed)] for seed in (1, 1, 2, 3, 4)]
     assert draw[0] == draw[1]
     assert len({tuple(names) for names in draw}) > 1
     assert all(len(set(names)) == 3 for names in draw)
@@ -146,23 +146,23 @@ def test_distant_rows_are_read_in_the_requested_order(tmp_path: Path) -> None:
     rows = [kept(i, f"c{i}") for i in range(3000)]
     curated = curate.open_set(write_set(tmp_path / "set", rows))
     wanted = [2999, 0, 1500, 1501, 0]
-    assert [chat.id for chat in conversations.read_kept(curated, wanted)] == [f"c{i}" for i in wanted]
+    assert [view.id for view in conversations.read_kept(curated, wanted)] == [f"c{i}" for i in wanted]
 
 
 # ---- tokens and mask
 
 
 def test_the_tokens_of_the_messages_sum_to_those_of_the_piece(example: CuratedSet, viewer: MaskViewer) -> None:
-    for chat in curate.show((), example.path):
-        assert sum(viewer.count_message_tokens(chat.messages)) == chat.facts["tokens"], chat.id
+    for view in curate.show((), example.path):
+        assert sum(viewer.count_message_tokens(view.messages)) == view.facts["tokens"], view.id
 
 
 def test_the_mask_covers_exactly_the_answers_and_their_stop_tokens(example: CuratedSet, viewer: MaskViewer) -> None:
-    for chat in curate.show((), example.path):
-        mask = viewer.view(chat.messages)
-        answers = [message.content for message in chat.messages if message.role == "assistant"]
+    for view in curate.show((), example.path):
+        mask = viewer.view(view.messages)
+        answers = [message.content for message in view.messages if message.role == "assistant"]
         assert [text for text, trained in mask.text if trained] == [f" {answer}<|end_of_text|>" for answer in answers]
-        assert (mask.supervised, mask.tokens) == (chat.facts["answer_tokens"], chat.facts["tokens"])
+        assert (mask.supervised, mask.tokens) == (view.facts["answer_tokens"], view.facts["tokens"])
 
 
 def test_a_cut_answer_has_no_trained_stop_token(viewer: MaskViewer) -> None:
@@ -171,8 +171,8 @@ def test_a_cut_answer_has_no_trained_stop_token(viewer: MaskViewer) -> None:
 
 
 def test_the_mask_is_shown_in_brackets_without_colours(example: CuratedSet, viewer: MaskViewer) -> None:
-    chat = curate.show("xPY9JiX", example.path)[0]
-    page = rendered(render_mask(chat, viewer.view(chat.messages)), 200)
+    view = curate.show("xPY9JiX", example.path)[0]
+    page = rendered(render_mask(view, viewer.view(view.messages)), 200)
     assert "ASSISTANT:[[ The capital of Poland is **Warsaw**.<|end_of_text|>]]USER:" in page
     assert "[[trained on]]: 30 of 84 tokens" in page
 
@@ -191,8 +191,8 @@ def test_without_its_tokenizer_a_conversation_is_shown_without_counts(small: Pat
 
 
 def test_a_diff_compares_the_original_record_with_the_kept_conversation(example: CuratedSet) -> None:
-    chat = curate.show("xPY9JiX", example.path)[0]
-    changes = conversations.diff_record(example, chat)
+    view = curate.show("xPY9JiX", example.path)[0]
+    changes = conversations.diff_record(example, view)
     assert [(c.role, c.changed, c.after is None) for c in changes] == [
         ("user", False, False),
         ("assistant", True, False),
@@ -201,7 +201,7 @@ def test_a_diff_compares_the_original_record_with_the_kept_conversation(example:
         ("user", False, False),
         ("assistant", True, False),
     ]
-    page = rendered(render_diff(chat, changes, conversations.find_rejections(example, chat)), 200)
+    page = rendered(render_diff(view, changes, conversations.find_rejections(example, view)), 200)
     assert "[-<strong>-]{+**+}Warsaw[-</strong>-]{+**+}." in page
     assert "exchange rejected by rate_limit" in page
     assert "2 messages unchanged" in page
@@ -209,13 +209,13 @@ def test_a_diff_compares_the_original_record_with_the_kept_conversation(example:
 
 def test_every_record_has_a_diff_that_contains_all_kept_messages(example: CuratedSet) -> None:
     by_place: dict[str, list[str]] = {}
-    for chat in curate.show((), example.path):
-        by_place.setdefault(chat.place, []).extend(m.content for m in chat.messages if m.role != "system")
-    for chat in curate.show((), example.path):
+    for view in curate.show((), example.path):
+        by_place.setdefault(view.place, []).extend(m.content for m in view.messages if m.role != "system")
+    for view in curate.show((), example.path):
         after = "".join(
-            c.after.content for c in conversations.diff_record(example, chat) if c.after and c.role != "system"
+            c.after.content for c in conversations.diff_record(example, view) if c.after and c.role != "system"
         )
-        assert after.replace("\n", "") == "".join(by_place[chat.place]).replace("\n", "")
+        assert after.replace("\n", "") == "".join(by_place[view.place]).replace("\n", "")
 
 
 def test_a_set_without_originals_suggests_another_command(small: Path) -> None:
@@ -281,8 +281,8 @@ def test_text_in_a_conversation_cannot_control_the_terminal(tmp_path: Path) -> N
 
 @given(st.text(max_size=200))
 def test_any_text_renders(text: str) -> None:
-    chat = conversations.ConversationView("x", "f", 0, (Message("user", text), Message("assistant", text)), unread=text)
-    assert all(cell_len(line) <= 40 for line in rendered(render_conversation(chat), 40).split("\n"))
+    view = conversations.ConversationView("x", "f", 0, (Message("user", text), Message("assistant", text)), unread=text)
+    assert all(cell_len(line) <= 40 for line in rendered(render_conversation(view), 40).split("\n"))
 
 
 def test_a_rejected_record_shows_its_reason_and_contents(example: CuratedSet) -> None:
@@ -301,8 +301,8 @@ def test_each_rejected_exchange_of_a_record_shows_its_messages(tmp_path: Path) -
     record = json.dumps({"id": "r", "conversations": turns}).encode()
     first = lost(0, "empty_answer", scope="exchange", message_range=[0, 2], record=record, source_id="r")
     second = {**first, "message_range": [4, 6], "record": None}
-    chats = list(curate.show((), write_set(tmp_path / "set", [], [first, second]), rejected=True))
-    assert [[m.content for m in chat.messages] for chat in chats] == [["turn 0", "turn 1"], ["turn 4", "turn 5"]]
+    views = list(curate.show((), write_set(tmp_path / "set", [], [first, second]), rejected=True))
+    assert [[m.content for m in view.messages] for view in views] == [["turn 0", "turn 1"], ["turn 4", "turn 5"]]
 
 
 def test_a_pipe_gets_ten_pieces_or_rejects_unless_limit_is_given(example: CuratedSet) -> None:
@@ -364,7 +364,7 @@ def in_terminal(arguments: list[str], keys: list[str], size: tuple[int, int] = (
 
 
 def test_keys_page_through_conversations_and_the_screen_is_restored(example: CuratedSet) -> None:
-    names = [chat.id for chat in curate.show((), example.path).head(3)]
+    names = [view.id for view in curate.show((), example.path).head(3)]
     screens = in_terminal(["show", "--set", str(example.path)], ["n", "n", "p", "q"]).split("\x1b[H\x1b[J")[1:]
     shown = [next(name for name in names if name in screen) for screen in screens]
     assert shown == [names[0], names[1], names[2], names[1]]

@@ -78,6 +78,7 @@ def test_the_loss_is_the_mean_over_supervised_tokens() -> None:
     tokens_ = sum(count for _, count in one_by_one)
     assert losses.overall.tokens == tokens_
     assert losses.overall.examples == len(LENGTHS)
+    assert losses.record(1, records.BASE)["overall"]["conversations"] == len(LENGTHS)
     assert losses.overall.loss == pytest.approx(sum(loss for loss, _ in one_by_one) / tokens_, rel=1e-5)
     for name in ("en", "ko", "unknown"):
         members = [one_by_one[i] for i in range(len(data)) if (data.languages[i] or "unknown") == name]

@@ -92,6 +92,14 @@ def test_each_chart_has_its_lines(run: Path) -> None:
     assert base == [[0, 3.5], [40, 3.5]]
 
 
+def test_the_page_calls_the_pieces_of_the_set_pieces() -> None:
+    facts = {"data": {"conversations": 12, "eval_conversations": 4, "supervised": 9}}
+    shown = html.render(records.Records("run", facts=facts, plan={"conversations": 12, "conversations_a_step": 4.0}))
+    assert "conversation" not in shown.partition("<main>")[2].partition("<script")[0]
+    for label in ("pieces", "held-out pieces", "pieces a step", "supervised"):
+        assert f"<dt>{label}</dt>" in shown
+
+
 def test_a_run_that_has_just_started_has_a_page(tmp_path: Path) -> None:
     assert html.write(tmp_path).read_text("utf-8").startswith("<!doctype html>")
 
