@@ -133,3 +133,9 @@ def _is_open_file(path: Path, descriptor: int) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     return False
+
+
+def cache_folder() -> Path:
+    """Return `$XDG_CACHE_HOME/curate`, or else `~/.cache/curate`; raises RuntimeError for a user without a home."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))  # the XDG specification says to ignore a relative path
+    return (root if root.is_absolute() else Path.home() / ".cache") / "curate"

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curate._version import __version__
-from curate.cache import cache_folder
 from curate.display.displayed import Displayed
 from curate.display.figures import GIB, KIB, MIB, number
 from curate.engine.base import default_workers
 from curate.errors import DISTRIBUTION, TokenizerError, install_command
+from curate.files import cache_folder
 from curate.tokenization import files
 
 LOW_DISK_GIB = 5  # free; a run needs about as much space as the dump

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 from curate import files
-from curate.cache import cache_folder
 from curate.tokenization.vocabulary import Vocabulary
 
 _FORMAT = 1  # version of the cache; raise it when `Vocabulary.build` changes its result
@@ -14,7 +13,7 @@ _FORMAT = 1  # version of the cache; raise it when `Vocabulary.build` changes it
 
 def tokenizers_folder() -> Path:
     """Return the folder of the cached files; raises RuntimeError for a user without a home."""
-    return cache_folder() / "tokenizers"
+    return files.cache_folder() / "tokenizers"
 
 
 def load_or_build(vocab: Vocabulary, digest: str) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.cache import cache_folder
+from curate import files
 
 FORMAT = 1  # version of the cached files; other versions are ignored
 ALPHA = 0.5 / 10_000  # langdetect's ALPHA_DEFAULT / BASE_FREQ
@@ -99,7 +99,7 @@ def load() -> Profiles:
 
 def profiles_folder() -> Path:
     """Return the folder of the cached arrays; raises RuntimeError for a user without a home."""
-    return cache_folder() / f"langdetect-{importlib.metadata.version('langdetect')}-{FORMAT}"
+    return files.cache_folder() / f"langdetect-{importlib.metadata.version('langdetect')}-{FORMAT}"
 
 
 def _read(folder: Path) -> Profiles | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.cache import cache_folder
+from curate.files import cache_folder
 from curate.filters.language_id import profiles
 from curate.tokenization import cache
 
