@@ -9,6 +9,7 @@
     ├── CheckpointError    a training run's checkpoint that cannot be written or read
     ├── RunError           a training run whose folder is missing or in use, or that cannot continue
     ├── PlanError          a training run that does not fit the device or the disk
+    ├── UnsafePathError    a link or a name that leads out of the folder that curate may write to
     ├── BalanceError       a run in which records were lost: those read are not those kept plus those rejected
     └── MissingExtra       a feature whose optional packages are not installed
 
@@ -60,6 +61,10 @@ class RunError(CurateError):
 
 class PlanError(CurateError):
     """A training run does not fit the device or the disk; the message says what would."""
+
+
+class UnsafePathError(CurateError):
+    """A link or a name leads out of the folder that curate may read, write or remove files in."""
 
 
 class BalanceError(CurateError):

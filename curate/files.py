@@ -2,18 +2,26 @@
 
 A reader sees the old file or the new one, never part of one. `lock` prevents two processes from writing to the same
 place.
+
+curate never writes links, so a link at a name that curate chooses (a temporary name, a lock, a checkpoint) leads to
+files of somebody else: `refuse_links` refuses it. Everything that is removed goes through `remove`, which checks that
+the path lies in the right folder.
 """
 
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from curate.errors import CurateError
+from curate.errors import CurateError, UnsafePathError
+
+SET_ASIDE = ".curate-set-aside"  # a file that marks an earlier folder while the new one is swapped in
 
 
 def partial_name(target: Path) -> Path:
@@ -22,14 +30,18 @@ def partial_name(target: Path) -> Path:
 
 
 @contextmanager
-def replacing(target: Path, *, sync: bool = False) -> Iterator[Path]:
+def replacing(target: Path, *, sync: bool = False, follow_link: bool = False) -> Iterator[Path]:
     """Yield a temporary path; when the block succeeds, rename what was written there to `target`.
 
     The block may write a file, a folder or nothing. An earlier `target` stays in place until the rename, and if the
     block raises. `sync` flushes everything to the disk first, so that the result survives a power loss.
+    `follow_link` is for a target that the user names: a link is kept, and its target is replaced. Raises
+    UnsafePathError for a link at the temporary names, or at `target` without `follow_link`.
     """
-    target = target.resolve()  # a link stays a link; its target is replaced
+    if follow_link:
+        target = target.resolve()
     partial = partial_name(target)
+    refuse_links(target, partial, _old_name(target))
     _clean_up(target)
     try:
         yield partial
@@ -40,19 +52,19 @@ def replacing(target: Path, *, sync: bool = False) -> Iterator[Path]:
             if sync:
                 sync_path(target.parent)
     finally:
-        remove(partial)
+        remove(partial, target.parent)
 
 
 def _clean_up(target: Path) -> None:
-    """Clean up after a killed process: remove its temporary files, and move a folder that it renamed away back."""
-    remove(partial_name(target))
+    """Clean up after a killed process: remove its temporary files, and move a folder that it set aside back."""
+    remove(partial_name(target), target.parent)
     old = _old_name(target)
-    if not old.is_dir():
-        return
-    if target.is_dir():  # only a folder is ever renamed away
-        remove(old)
-    elif not target.exists():
-        old.rename(target)
+    if (old / SET_ASIDE).exists():
+        if target.exists():
+            remove(old, target.parent)
+        else:
+            old.rename(target)
+    remove(target / SET_ASIDE, target)
 
 
 def _old_name(target: Path) -> Path:
@@ -64,30 +76,90 @@ def _swap_in(partial: Path, target: Path) -> None:
         partial.replace(target)
         return
     old = _old_name(target)  # a folder that is not empty cannot be renamed over
+    if old.exists():
+        raise UnsafePathError(f"{str(old)!r} is in the way: the earlier folder would be renamed to it; move it")
+    (target / SET_ASIDE).touch()
     target.rename(old)
     try:
         partial.rename(target)
     except OSError:
         old.rename(target)
+        remove(target / SET_ASIDE, target)
         raise
-    remove(old)
+    remove(old, target.parent)
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write a text file whole or not at all, in UTF-8; lone surrogates become backslash escapes."""
-    with replacing(target) as partial:
+def write_text(target: Path, text: str, *, follow_link: bool = False) -> None:
+    """Write a text file whole or not at all, in UTF-8; lone surrogates become backslash escapes.
+
+    Raises UnsafePathError as `replacing` does.
+    """
+    with replacing(target, follow_link=follow_link) as partial:
         partial.write_text(text, "utf-8", errors="backslashreplace")
 
 
-def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder, if it exists; the target of a link is never touched.
+# ---- staying inside
 
-    Files that cannot be removed from a folder stay, without an error.
+
+def refuse_links(*paths: Path) -> None:
+    """Raise UnsafePathError if a path is a symbolic link."""
+    for path in paths:
+        if path.is_symlink():
+            raise UnsafePathError(
+                f"{str(path)!r} is a link; curate follows no link at this name, which may lead anywhere; remove it"
+            )
+
+
+def remove(path: Path, inside: Path, *, only_empty: bool = False) -> None:
+    """Remove a file, a link or a whole folder that lies in the folder `inside`, if it exists.
+
+    The target of a link is never touched. Files that cannot be removed from a folder stay, without an error.
+    `only_empty` keeps a folder that has files. Raises UnsafePathError if `path` is not below `inside`, or if a folder
+    between the two is a link.
     """
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+    _prove_inside(path, inside)
+    if not path.is_dir() or path.is_symlink():
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+    elif only_empty:
+        with suppress(OSError):
+            path.rmdir()
     else:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)  # does not follow links
+
+
+def _prove_inside(path: Path, inside: Path) -> None:
+    names = path.parts[len(inside.parts) :]
+    if path.parts[: len(inside.parts)] != inside.parts or not names or ".." in names:
+        raise UnsafePathError(f"{str(path)!r} is not in the folder {str(inside)!r}; nothing was removed")
+    folder = inside
+    for name in names[:-1]:
+        folder = folder / name
+        refuse_links(folder)
+
+
+def scratch_folder(path: Path) -> Path:
+    """Make an empty folder for temporary files, in place of one that a killed process left; return its path."""
+    refuse_links(path)
+    remove(path, path.parent)
+    path.mkdir()
+    return path
+
+
+def open_own(path: Path) -> io.BufferedReader:
+    """Open a file that curate wrote, for reading.
+
+    Raises UnsafePathError for a link, or what is not a regular file: opening a pipe would wait for a writer.
+    """
+    refuse_links(path)
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UnsafePathError(f"{str(path)!r} is not a regular file")
+    return file
+
+
+# ---- the disk
 
 
 def sync_path(path: Path) -> None:
@@ -109,23 +181,27 @@ def sync_tree(path: Path) -> None:
 
 @contextmanager
 def lock(path: Path, busy: CurateError, *, keep: bool = False) -> Iterator[None]:
-    """Lock a file for the block; raises `busy` if another process has locked it.
+    """Lock a file for the block; raises `busy` if another process has locked it, UnsafePathError for a link.
 
-    The kernel releases the lock however this process ends. The file is removed afterwards unless `keep` is set.
+    The kernel releases the lock however this process ends. The file, which is empty, is removed afterwards unless
+    `keep` is set.
     """
     while True:
-        with path.open("a") as file:
+        refuse_links(path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        with os.fdopen(os.open(path, flags, 0o666), "rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise busy from None
             if not _is_open_file(path, file.fileno()):
                 continue  # the previous owner has just removed it: lock the new file
+            own = os.fstat(file.fileno()).st_size == 0  # a file with content is the user's
             try:
                 yield
             finally:
-                if not keep:
-                    path.unlink(missing_ok=True)
+                if own and not keep:
+                    remove(path, path.parent)
             return
 
 

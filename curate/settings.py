@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -217,3 +218,68 @@ def _toml(value: object) -> str:
     if isinstance(value, str):  # JSON's escapes are valid in TOML, which also escapes DEL
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value) if isinstance(value, bool) else repr(value)
+
+
+# ---- JSON files of curate's own, decoded without msgspec: training runs where only the packages for it are installed
+
+JSON_TYPES = {
+    bool: "true or false",
+    int: "a whole number, 0 or more",
+    float: "a number",
+    str: "text",
+    dict: "a table",
+    list: "a list",
+}
+
+
+def decode_json(kind: type[T], values: object) -> T:
+    """Return JSON values as a dataclass; unknown keys are ignored. Raises ValueError that names the key."""
+    decoded: T = _json(kind, values, "")
+    return decoded
+
+
+def _json(kind: Any, value: object, where: str) -> Any:
+    """Return a JSON value as the type that its field declares; `where` is its key, such as `counts.kept`."""
+    if kind is Any:
+        return value
+    if isinstance(kind, types.UnionType):  # `X | None`
+        return None if value is None else _json(typing.get_args(kind)[0], value, where)
+    if dataclasses.is_dataclass(kind):
+        return _json_fields(typing.cast(Any, kind), _check_type(dict, value, where), where)
+    container, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if container is list:
+        return [
+            _json(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(_check_type(list, value, where))
+        ]
+    if container is dict:
+        return {
+            key: _json(arguments[1], item, f"{where}.{key}") for key, item in _check_type(dict, value, where).items()
+        }
+    return _check_type(kind, value, where)
+
+
+def _json_fields(kind: Any, values: Mapping[str, object], where: str) -> Any:
+    hints = _hints(kind)
+    prefix = f"{where}." if where else ""
+    for item in dataclasses.fields(kind):
+        if (
+            item.name not in values
+            and item.default is dataclasses.MISSING
+            and item.default_factory is dataclasses.MISSING
+        ):
+            raise ValueError(f"`{prefix}{item.name}` is missing")
+    return kind(**{name: _json(hint, values[name], prefix + name) for name, hint in hints.items() if name in values})
+
+
+@functools.cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _check_type(kind: type, value: object, where: str) -> Any:
+    """Return a value of exactly this type; integers must not be negative, and count as floats too."""
+    if kind is float and type(value) is int:
+        return value
+    if type(value) is not kind or (kind is int and typing.cast(int, value) < 0):
+        raise ValueError(f"`{where or 'the file'}` must be {JSON_TYPES[kind]}")
+    return value

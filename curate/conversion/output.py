@@ -84,14 +84,14 @@ def open_output(
 ) -> Iterator[Output[Item]]:
     """Open a target; both files are replaced when the block ends without an error, otherwise they stay unchanged."""
     left_out = left_out_file(target)
-    with files.replacing(target) as partial, files.replacing(left_out) as partial_left_out:
+    with files.replacing(target, follow_link=True) as partial, files.replacing(left_out) as partial_left_out:
         with closing(Stream(partial_left_out)) as lines, closing(open_writer(partial)) as writer:
             output = Output(target, split, writer, lines)
             yield output
             writer.finish()
         if not output.left_out:
-            partial_left_out.unlink()
-            left_out.unlink(missing_ok=True)  # from an earlier conversion
+            files.remove(partial_left_out, partial_left_out.parent)
+            files.remove(left_out, left_out.parent)  # from an earlier conversion
 
 
 def left_out_file(target: Path) -> Path:

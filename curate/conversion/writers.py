@@ -8,7 +8,6 @@ import importlib
 import importlib.util
 import io
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 import msgspec
 import polars as pl
 
+from curate import files
 from curate.dataset import columns, transaction
 from curate.errors import InputError, MissingExtra
 from curate.schemas import formats, native
@@ -203,9 +203,7 @@ class ParquetWriter(Generic[Item]):
         self._schema = schema
         self._to_row = to_row
         self._size_of = size_of
-        self._parts = path.with_name(f"{path.name}.parts")
-        shutil.rmtree(self._parts, ignore_errors=True)
-        self._parts.mkdir()
+        self._parts = files.scratch_folder(path.with_name(f"{path.name}.parts"))
         self._rows: list[dict[str, object]] = []
         self._bytes = 0
         self._count = 0
@@ -231,7 +229,7 @@ class ParquetWriter(Generic[Item]):
         transaction.sink(self._path, pl.scan_parquet(parts))
 
     def close(self) -> None:
-        shutil.rmtree(self._parts, ignore_errors=True)
+        files.remove(self._parts, self._parts.parent)
 
 
 def conversation_table(path: Path) -> ParquetWriter[Entry]:
@@ -255,9 +253,7 @@ class HuggingFaceWriter:
         if importlib.util.find_spec("datasets") is None:
             raise MissingExtra("writing a folder of Hugging Face's datasets", "train")
         self._folder = folder
-        self._scratch = folder.with_name(f"{folder.name}.scratch")
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        self._scratch.mkdir()
+        self._scratch = files.scratch_folder(folder.with_name(f"{folder.name}.scratch"))
         self._tables: dict[str, ParquetWriter[Entry]] = {}
 
     def write(self, entry: Entry) -> None:
@@ -287,4 +283,4 @@ class HuggingFaceWriter:
     def close(self) -> None:
         for table in self._tables.values():
             table.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        files.remove(self._scratch, self._scratch.parent)

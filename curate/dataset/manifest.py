@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from functools import cache
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from curate.errors import SetError
+from curate.settings import decode_json
 
 FORMAT = 1  # of the folder; raised when a reader of the old one would misread the new one
 CONVERSATIONS, REJECTED, ORIGINALS = "conversations.parquet", "rejected.parquet", "originals.parquet"
@@ -188,56 +185,6 @@ def _format(values: object) -> object:
     return (values.get("curate_set") or None) if isinstance(values, dict) else None
 
 
-# ---- decoding, without msgspec: training reads a manifest where only the packages for training are installed
-
-EXPECTED = {int: "a whole number, 0 or more", float: "a number", str: "text", dict: "a table", list: "a list"}
-
-
 def decode(values: object) -> Manifest:
     """Check the values of a manifest and return it; unknown keys are ignored. Raises ValueError that names the key."""
-    manifest: Manifest = _decode(Manifest, values, "")
-    return manifest
-
-
-def _decode(kind: Any, value: object, where: str) -> Any:
-    """Return a JSON value as the type that its field declares; `where` is its key, such as `counts.kept`."""
-    if kind is Any:
-        return value
-    if isinstance(kind, types.UnionType):  # `X | None`
-        return None if value is None else _decode(typing.get_args(kind)[0], value, where)
-    if is_dataclass(kind):
-        return _decode_fields(typing.cast(Any, kind), _check_type(dict, value, where), where)
-    container, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if container is list:
-        return [
-            _decode(arguments[0], item, f"{where}[{index}]")
-            for index, item in enumerate(_check_type(list, value, where))
-        ]
-    if container is dict:
-        return {
-            key: _decode(arguments[1], item, f"{where}.{key}") for key, item in _check_type(dict, value, where).items()
-        }
-    return _check_type(kind, value, where)
-
-
-def _decode_fields(kind: Any, values: Mapping[str, object], where: str) -> Any:
-    hints = _hints(kind)
-    prefix = f"{where}." if where else ""
-    for item in fields(kind):
-        if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
-            raise ValueError(f"`{prefix}{item.name}` is missing")
-    return kind(**{name: _decode(hint, values[name], prefix + name) for name, hint in hints.items() if name in values})
-
-
-@cache
-def _hints(kind: type) -> Mapping[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _check_type(kind: type, value: object, where: str) -> Any:
-    """Return a value of exactly this type; integers must not be negative, and count as floats too."""
-    if kind is float and type(value) is int:
-        return value
-    if type(value) is not kind or (kind is int and typing.cast(int, value) < 0):
-        raise ValueError(f"`{where or 'manifest'}` must be {EXPECTED[kind]}")
-    return value
+    return decode_json(Manifest, values)

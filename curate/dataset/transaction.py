@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +16,6 @@ from curate.dataset.curated_set import FILES, ORIGINALS, REJECTED
 from curate.errors import SetError
 
 PARTS = ".curate-parts"  # scratch of a run, inside the partial folder
-ASIDE = ".curate-set-aside"  # a file that marks an earlier set while the new one is swapped in
 ROW_GROUP = 20_000  # rows; by record order, so that the bytes do not depend on the workers
 RAW_ROW_GROUP = 2_000  # of tables with raw records, whose rows are ten times larger: memory holds a row group
 
@@ -26,7 +25,8 @@ def writing(target: Path) -> Iterator[Path]:
     """Yield a folder to write a set into; when the block ends without an error, swap it in as `target`.
 
     Raises SetError if the target exists and is neither an empty folder nor a curated set, or if another run is
-    writing it. On any error the target stays unchanged and the partial folder is removed.
+    writing it; UnsafePathError for a link at one of the names next to it that a run uses. On any error the target
+    stays unchanged and the partial folder is removed.
     """
     target = target.resolve()  # a link to a larger disk is followed, and stays a link
     partial = files.partial_name(target)
@@ -38,7 +38,7 @@ def writing(target: Path) -> Iterator[Path]:
             partial.mkdir()
             try:
                 yield partial
-                files.remove(partial / PARTS)
+                files.remove(partial / PARTS, partial)
                 files.sync_tree(partial)
                 _swap_in(partial, target)
             finally:
@@ -61,13 +61,13 @@ def _in_use_error(target: Path) -> SetError:
 def _recover(target: Path, partial: Path) -> None:
     """Clean up after a killed run: restore an earlier set that was set aside, remove a partial folder."""
     previous = _previous(target)
-    if (previous / ASIDE).exists():  # without this file, the folder is a user's own copy
+    files.refuse_links(partial, previous)
+    if (previous / files.SET_ASIDE).exists():  # without this file, the folder is a user's own copy
         if not target.exists():
             previous.rename(target)
         else:
             _retire(previous, target)
-    if target.is_dir():
-        (target / ASIDE).unlink(missing_ok=True)
+    files.remove(target / files.SET_ASIDE, target)
     if partial.exists():
         _retire(partial, target)
 
@@ -90,7 +90,7 @@ def _swap_in(partial: Path, target: Path) -> None:
         previous = _previous(target)
         if previous.exists():
             raise SetError(f"{str(previous)!r} is in the way: the earlier set would be renamed to it; move it")
-        (target / ASIDE).touch()
+        (target / files.SET_ASIDE).touch()
         target.rename(previous)
         partial.rename(target)
         _retire(previous, target)
@@ -107,15 +107,13 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _retire(old: Path, target: Path) -> None:
     """Delete the files of curate in `old`; any others are the user's and move into `target`."""
-    files.remove(old / PARTS)
-    for name in FILES:
-        (old / name).unlink(missing_ok=True)
+    for name in (PARTS, *FILES):
+        files.remove(old / name, old)
     for path in sorted(old.iterdir()):
-        if path.name != ASIDE and not (target / path.name).exists() and target.is_dir():
+        if path.name != files.SET_ASIDE and not os.path.lexists(target / path.name) and target.is_dir():
             path.rename(target / path.name)
-    (old / ASIDE).unlink(missing_ok=True)
-    with suppress(OSError):  # files that could not be moved stay in the old folder
-        old.rmdir()
+    files.remove(old / files.SET_ASIDE, old)
+    files.remove(old, old.parent, only_empty=True)  # files that could not be moved stay
 
 
 def sink(file: Path, frame: pl.LazyFrame) -> None:

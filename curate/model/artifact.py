@@ -14,14 +14,13 @@ from curate.model import files, loader, serving, sources
 from curate.model.adapters import peft_warnings
 from curate.model.device import DTYPES
 from curate.model.files import OnMessage
-from curate.model.serving import Note, Serving
+from curate.model.serving import ADAPTER, MODEL, Note, Serving
 from curate.rendering.factory import make_renderer
 from curate.rendering.renderer import Renderer
 from curate.schemas import prompts
 from curate.tokenization.files import CONFIG_FILES, VOCABULARY_FILES
 from curate.tokenization.hub import HUB_NAME, download
 
-MODEL, ADAPTER = "model", "adapter"  # subfolders of a run, for its result
 # Patterns of all files except a model's weights; those of an adapter are small.
 _SMALL = ("*config.json", "curate.json", "*.jinja", "*.index.json", *VOCABULARY_FILES, *CONFIG_FILES, "adapter_model.*")
 

@@ -21,6 +21,7 @@ from curate.errors import InputError
 from curate.schemas import prompts, template_export
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 
+MODEL, ADAPTER = "model", "adapter"  # kinds of results, and their subfolders in a run
 NOTE = "curate.json"
 MODELFILE = "Modelfile"
 CHAT_TEMPLATE = "chat_template.jinja"

@@ -17,11 +17,12 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,11 @@ from torch.distributed.tensor import DTensor
 
 from curate import files
 from curate.display.figures import gib
-from curate.errors import CheckpointError
+from curate.errors import CheckpointError, UnsafePathError
+from curate.settings import decode_json
+from curate.train.run.folder import CHECKPOINTS
 
 FORMAT = 1  # of a checkpoint; one with another number is refused
-FOLDER = "checkpoints"  # in a run's folder
 MANIFEST, STATE = "manifest.json", "state.json"
 WEIGHTS, OPTIMIZER, RNG = "weights", "optimizer", "rng"
 SHARD = 4 << 30  # bytes of tensors in one file, at most; a larger tensor has a file of its own
@@ -54,6 +56,9 @@ DTYPES = {  # their names in the safetensors format
     torch.bool: "BOOL",
 }
 
+FILE_NAME = re.compile(r"(?:weights|optimizer)-\d{5,}\.safetensors|rng\.safetensors|state\.json")  # all that there are
+UNREADABLE = (OSError, ValueError, RecursionError, UnsafePathError)  # of JSON in a file of curate's own
+
 Tensors = Mapping[str, Tensor]
 
 
@@ -66,6 +71,33 @@ class State:
     optimizer: Any = None  # nested dicts, lists, tuples, tensors and plain values; None if only weights were kept
     rng: tuple[Tensors, ...] = ()  # random states of each rank, by device kind
     facts: Mapping[str, Any] = field(default_factory=dict)  # what else the run needs, as JSON
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a checkpoint, in its manifest."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says; `full`: with the optimizer and random states, not the weights alone."""
+
+    format: int
+    step: int
+    full: bool
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """What `state.json` says; `optimizer` is the skeleton of `_split`."""
+
+    step: int
+    facts: dict[str, Any]
+    optimizer: Any = None
 
 
 @dataclass(frozen=True)
@@ -84,14 +116,14 @@ def save(run: Path, state: State, *, keep: int = 2, full_states: int = 1, writes
     Collective: every rank must call this, because sharded tensors are gathered; only the one with `writes` touches the
     disk. Raises CheckpointError if the disk is full or fails; earlier checkpoints are then unchanged.
     """
-    final = run / FOLDER / f"step-{state.step:06}"
+    final = run / CHECKPOINTS / f"step-{state.step:06}"
     try:
         with files.replacing(final, sync=True) if writes else nullcontext(final) as folder:
             if writes:
                 folder.mkdir(parents=True)
             written = _write(folder, state, writes)
             if writes:
-                _write_json(folder / MANIFEST, {"format": FORMAT, "step": state.step, "full": True, "files": written})
+                _write_json(folder / MANIFEST, asdict(Manifest(FORMAT, state.step, True, written)))
         if writes:
             _thin_out(run, state.step, keep, full_states)
     except OSError as error:
@@ -100,9 +132,14 @@ def save(run: Path, state: State, *, keep: int = 2, full_states: int = 1, writes
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Return a run's checkpoints, the newest first; they may be damaged."""
-    folders = (run / FOLDER).glob("step-*") if (run / FOLDER).is_dir() else ()
-    return sorted((folder for folder in folders if folder.name[5:].isdigit()), key=_step_of, reverse=True)
+    """Return a run's checkpoints, the newest first; they may be damaged.
+
+    Links are ignored. Raises UnsafePathError if the folder of the checkpoints is a link.
+    """
+    folder = run / CHECKPOINTS
+    files.refuse_links(folder)
+    paths = [path for path in folder.glob("step-*") if path.name[5:].isdigit() and not path.is_symlink()]
+    return sorted(paths, key=_step_of, reverse=True)
 
 
 def _step_of(path: Path) -> int:
@@ -121,7 +158,7 @@ def load_latest(run: Path) -> Loaded | None:
         except CheckpointError as error:
             warnings.append(f"{error}; it is skipped")
     if warnings:
-        raise CheckpointError(f"no checkpoint in {str(run / FOLDER)!r} is intact: {warnings[0]}")
+        raise CheckpointError(f"no checkpoint in {str(run / CHECKPOINTS)!r} is intact: {warnings[0]}")
     return None
 
 
@@ -129,39 +166,51 @@ def load(path: Path) -> State:
     """Read one checkpoint onto the CPU; raises CheckpointError if a file is missing or its checksum differs."""
     manifest = verify(path)
     try:
-        values = json.loads((path / STATE).read_text("utf-8"))
-        names = sorted(manifest["files"])
+        values = decode_json(StateFile, json.loads(_read_bytes(path / STATE)))
+        names = sorted(manifest.files)
         weights, optimizer, rng = (_read(path, names, kind) for kind in (WEIGHTS, OPTIMIZER, RNG))
         state = State(
-            step=values["step"],
+            step=values.step,
             weights=weights,
-            optimizer=_join(values["optimizer"], optimizer) if manifest["full"] else None,
+            optimizer=_join(values.optimizer, optimizer) if manifest.full else None,
             rng=_by_rank(rng),
-            facts=values["facts"],
+            facts=values.facts,
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (*UNREADABLE, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {error}") from error
     return state
 
 
-def verify(path: Path) -> dict[str, Any]:
+def verify(path: Path) -> Manifest:
     """Return a checkpoint's manifest after checking every file against it; raises CheckpointError if one differs."""
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text("utf-8"))
-        if manifest["format"] != FORMAT:
-            raise CheckpointError(f"checkpoint {str(path)!r} has format {manifest['format']!r}, not {FORMAT}")
-        for name, entry in manifest["files"].items():
-            with (path / name).open("rb") as file:
+        manifest = _read_manifest(path)
+        for name, entry in manifest.files.items():
+            with files.open_own(path / name) as file:
                 size = os.fstat(file.fileno()).st_size
-                if size != entry["bytes"]:  # first, because it needs no read of the file
-                    raise CheckpointError(
-                        f"checkpoint {str(path)!r} is damaged: {name} has {size} bytes, not {entry['bytes']}"
-                    )
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-                    raise CheckpointError(f"checkpoint {str(path)!r} is damaged: the SHA-256 of {name} is wrong")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+                if size != entry.bytes:  # first, because it needs no read of the file
+                    raise ValueError(f"{name} has {size} bytes, not {entry.bytes}")
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                    raise ValueError(f"the SHA-256 of {name} is wrong")
+    except UNREADABLE as error:
         raise CheckpointError(f"checkpoint {str(path)!r} is damaged: {error}") from error
     return manifest
+
+
+def _read_manifest(path: Path) -> Manifest:
+    """Read a checkpoint's manifest; raises one of UNREADABLE, for instance if it names a file outside the folder."""
+    manifest = decode_json(Manifest, json.loads(_read_bytes(path / MANIFEST)))
+    if manifest.format != FORMAT:
+        raise ValueError(f"its format is {manifest.format}, not {FORMAT}")
+    for name in manifest.files:
+        if not FILE_NAME.fullmatch(name):
+            raise ValueError(f"its manifest names {name!r}, which is no file of a checkpoint")
+    return manifest
+
+
+def _read_bytes(path: Path) -> bytes:
+    with files.open_own(path) as file:
+        return file.read()
 
 
 def state_bytes(state: State) -> int:
@@ -174,7 +223,7 @@ def state_bytes(state: State) -> int:
 # ---- writing
 
 
-def _write(folder: Path, state: State, writes: bool) -> dict[str, dict[str, object]]:
+def _write(folder: Path, state: State, writes: bool) -> dict[str, FileEntry]:
     """Write all files except the manifest; return the size and checksum of each by name.
 
     Collective: every rank gathers the same tensors in the same order.
@@ -182,7 +231,7 @@ def _write(folder: Path, state: State, writes: bool) -> dict[str, dict[str, obje
     optimizer: dict[str, Tensor] = {}
     skeleton = _split(state.optimizer, OPTIMIZER, optimizer)
     rng = {f"{rank}.{name}": tensor for rank, states in enumerate(state.rng) for name, tensor in states.items()}
-    written: dict[str, dict[str, object]] = {}
+    written: dict[str, FileEntry] = {}
     failure: OSError | None = None
     for kind, tensors in (WEIGHTS, state.weights), (OPTIMIZER, optimizer), (RNG, rng):
         for number, shard in enumerate(_shards(tensors), 1):
@@ -194,8 +243,7 @@ def _write(folder: Path, state: State, writes: bool) -> dict[str, dict[str, obje
     if failure is not None:
         raise failure
     if writes:
-        values = {"step": state.step, "facts": dict(state.facts), "optimizer": skeleton}
-        written |= _write_json(folder / STATE, values)
+        written |= _write_json(folder / STATE, asdict(StateFile(state.step, dict(state.facts), skeleton)))
     return written
 
 
@@ -214,7 +262,7 @@ def _shards(tensors: Tensors) -> Iterator[dict[str, Tensor]]:
         yield shard
 
 
-def _write_tensors(path: Path, tensors: Tensors, writes: bool) -> dict[str, dict[str, object]]:
+def _write_tensors(path: Path, tensors: Tensors, writes: bool) -> dict[str, FileEntry]:
     """Write one file in the safetensors format, with one tensor at a time in memory; return its size and checksum.
 
     The writer of the safetensors library needs all tensors of a file on the CPU at once, and a checksum would need a
@@ -251,18 +299,18 @@ def gather_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _write_json(path: Path, values: object) -> dict[str, dict[str, object]]:
+def _write_json(path: Path, values: object) -> dict[str, FileEntry]:
     return _write_chunks(path, [json.dumps(values, indent=1).encode()])
 
 
-def _write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> dict[str, dict[str, object]]:
+def _write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> dict[str, FileEntry]:
     """Write a file; return its size and SHA-256 under its name."""
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as file:
         for chunk in chunks:
             digest.update(chunk)
             size += file.write(chunk)
-    return {path.name: {"bytes": size, "sha256": digest.hexdigest()}}
+    return {path.name: FileEntry(size, digest.hexdigest())}
 
 
 def _disk_message(final: Path, error: OSError) -> str:
@@ -291,31 +339,31 @@ def _thin_out(run: Path, step: int, keep: int, full_states: int) -> None:
             _remove(path)
         elif index >= full_states:
             _keep_weights(path)
-    for partial in (run / FOLDER).glob(".step-*"):  # of a kill while writing or deleting
-        files.remove(partial)
+    for partial in (run / CHECKPOINTS).glob(".step-*"):  # of a kill while writing or deleting
+        files.remove(partial, run / CHECKPOINTS)
 
 
 def _remove(path: Path) -> None:
     """Rename a checkpoint before deleting its files, so that a kill in between leaves no damaged checkpoint."""
     hidden = files.partial_name(path)
-    files.remove(hidden)
+    files.remove(hidden, path.parent)
     path.rename(hidden)
-    files.remove(hidden)
+    files.remove(hidden, path.parent)
 
 
 def _keep_weights(path: Path) -> None:
     """Delete the files of a checkpoint that only resuming needs; a damaged checkpoint is left unchanged."""
-    with suppress(OSError, ValueError, KeyError):
-        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
-        if not manifest["full"]:
+    with suppress(*UNREADABLE):
+        manifest = _read_manifest(path)
+        if not manifest.full:
             return
-        dropped = [name for name in manifest["files"] if name.startswith((OPTIMIZER, RNG))]
-        kept = {name: entry for name, entry in manifest["files"].items() if name not in dropped}
+        dropped = [name for name in manifest.files if name.startswith((OPTIMIZER, RNG))]
+        kept = {name: entry for name, entry in manifest.files.items() if name not in dropped}
         # The manifest first: after a kill in between, it is still true of the files that it lists.
         with files.replacing(path / MANIFEST, sync=True) as partial:
-            _write_json(partial, manifest | {"full": False, "files": kept})
+            _write_json(partial, asdict(replace(manifest, full=False, files=kept)))
         for name in dropped:
-            (path / name).unlink(missing_ok=True)
+            files.remove(path / name, path)
 
 
 # ---- the optimizer's state as JSON and tensors
@@ -340,16 +388,19 @@ def _split(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _join(skeleton: Any, tensors: Tensors) -> Any:
-    """Return the tree that `_split` took apart."""
-    (kind, value), *_ = skeleton.items()
-    if kind == "tensor":
-        return tensors[value]
-    if kind == "items":
-        return {key: _join(item, tensors) for key, item in value}
-    if kind in ("list", "tuple"):
-        parts = [_join(item, tensors) for item in value]
-        return tuple(parts) if kind == "tuple" else parts
-    return value
+    """Return the tree that `_split` took apart; raises KeyError, TypeError or ValueError for another skeleton."""
+    match skeleton:
+        case {"tensor": name}:
+            return tensors[name]
+        case {"items": pairs}:
+            return {key: _join(item, tensors) for key, item in pairs}
+        case {"list": parts}:
+            return [_join(part, tensors) for part in parts]
+        case {"tuple": parts}:
+            return tuple(_join(part, tensors) for part in parts)
+        case {"value": value}:
+            return value
+    raise ValueError(f"{str(skeleton)[:40]!r} is no part of an optimizer's state")
 
 
 def _read(path: Path, names: list[str], kind: str) -> dict[str, Tensor]:

@@ -21,8 +21,7 @@ from curate import files
 from curate._version import __version__
 from curate.errors import CheckpointError
 from curate.model import serving
-from curate.model.artifact import ADAPTER, MODEL
-from curate.model.serving import Note, Serving
+from curate.model.serving import ADAPTER, MODEL, Note, Serving
 from curate.rendering.renderer import Renderer
 from curate.schemas import prompts
 from curate.train import checkpoint
@@ -176,7 +175,7 @@ def save_model(folder: Path, model: Any, state: dict[str, Tensor] | None = None)
             model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
     finally:
         model.generation_config = before
-    (folder / "generation_config.json").unlink(missing_ok=True)  # `serving` writes one with the stop tokens
+    files.remove(folder / "generation_config.json", folder)  # `serving` writes one with the stop tokens
     written = sum(_sizes(file)[1] for file in folder.glob("*.safetensors"))
     # Tied weights count once here, as in the files.
     expected = sum(parameter.numel() for parameter in model.parameters())

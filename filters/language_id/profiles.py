@@ -16,7 +16,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import shutil
 import tempfile
 import unicodedata
 from dataclasses import dataclass, fields
@@ -126,7 +125,7 @@ def _write(folder: Path, profiles: Profiles) -> bool:
                     file.flush()
                     os.fsync(file.fileno())  # a crash could otherwise leave arrays of zeros of the right shape
             if folder.exists() and _read(folder) is None:
-                shutil.rmtree(folder)
+                files.remove(folder, folder.parent)
             ready.rename(folder)
     except OSError:
         return False  # read-only or full disk, or another process was faster

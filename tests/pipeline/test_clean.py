@@ -20,6 +20,7 @@ import polars as pl
 import pytest
 
 import curate
+from curate import files
 from curate.dataset import curated_set, manifest, transaction
 from curate.errors import CurateError, InputError, SetError
 from tests.support import ROOT
@@ -379,7 +380,7 @@ def test_a_second_run_on_one_target_is_refused(dump: Callable[..., Path], tmp_pa
 
 def test_an_interrupted_swap_is_completed(dump: Callable[..., Path], tmp_path: Path) -> None:
     curate.clean(dump(chat(1)), tmp_path / "set")
-    (tmp_path / "set" / transaction.ASIDE).touch()
+    (tmp_path / "set" / files.SET_ASIDE).touch()
     (tmp_path / "set").rename(tmp_path / "set.previous")  # as a kill between the two renames leaves it
     with pytest.raises(InputError):
         curate.clean(tmp_path / "absent.json", tmp_path / "set")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from curate.errors import CheckpointError
+from curate.errors import CheckpointError, UnsafePathError
 from curate.train import checkpoint
 from curate.train.checkpoint import State, load_latest, save
 
@@ -202,3 +205,78 @@ def test_any_optimizer_state_round_trips_through_json_and_tensors(tree: Any) -> 
     tensors: dict[str, torch.Tensor] = {}
     skeleton = json.loads(json.dumps(checkpoint._split(tree, "o", tensors)))
     assert same(checkpoint._join(skeleton, tensors), tree)
+
+
+def manifest_of(checkpoint_folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((checkpoint_folder / "manifest.json").read_text())
+    return values
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/{tmp}/outside", "optimizer-00009.safetensors/../../../outside"])
+def test_a_manifest_cannot_name_a_file_outside_its_folder(name: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    name = name.replace("/{tmp}", str(tmp_path))
+    path = save(run, state(1))
+    values = manifest_of(path)
+    entry = {"bytes": 4, "sha256": hashlib.sha256(b"mine").hexdigest()}
+    for hostile in (name, f"optimizer{name}"):
+        (path / "manifest.json").write_text(json.dumps(values | {"files": values["files"] | {hostile: entry}}))
+        with pytest.raises(CheckpointError, match="no file of a checkpoint"):
+            checkpoint.load(path)
+        save(run, state(2), full_states=1)  # would remove the files that only resuming needs
+        assert outside.read_text() == "mine"
+        assert (path / "optimizer-00001.safetensors").exists()
+
+
+def test_links_in_a_run_are_not_followed(tmp_path: Path) -> None:
+    other = save(tmp_path / "other", state(5))
+    before = {file.name: file.read_bytes() for file in other.iterdir()}
+    run = tmp_path / "run"
+    save(run, state(1))
+    (run / "checkpoints" / "step-000005").symlink_to(other)  # neither read nor thinned out
+    assert latest(run).state.step == 1
+    save(run, state(6), keep=1)
+    path = save(run, state(7), keep=1)
+    (path / "rng.safetensors").unlink()
+    (path / "rng.safetensors").symlink_to(other / "rng.safetensors")
+    with pytest.raises(CheckpointError, match="is a link"):
+        checkpoint.load(path)
+    assert {file.name: file.read_bytes() for file in other.iterdir()} == before
+
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "checkpoints").symlink_to(tmp_path / "other" / "checkpoints")
+    with pytest.raises(UnsafePathError, match="checkpoints' is a link"):
+        save(linked, state(9), keep=1)
+    with pytest.raises(UnsafePathError, match="checkpoints' is a link"):
+        load_latest(linked)
+    assert {file.name: file.read_bytes() for file in other.iterdir()} == before
+
+
+@given(data=st.data())
+def test_a_changed_manifest_or_state_is_an_error_of_curates(data: st.DataObject, tmp_path_factory: Any) -> None:
+    """Any value in place of any other: the checkpoint loads, or it is damaged."""
+    path = save(tmp_path_factory.mktemp("run"), state(1, size=2))
+    name = data.draw(st.sampled_from(["manifest.json", "state.json"]))
+    values = json.loads((path / name).read_text())
+    parent, key = data.draw(st.sampled_from(list(places(values))))
+    junk = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), st.lists, max_leaves=3)
+    parent[key] = data.draw(junk | st.dictionaries(st.text(max_size=5), junk, max_size=2))
+    (path / name).write_text(json.dumps(values))
+    if name == "state.json":
+        digest, size = hashlib.sha256((path / name).read_bytes()).hexdigest(), (path / name).stat().st_size
+        manifest = manifest_of(path)
+        manifest["files"][name] = {"bytes": size, "sha256": digest}
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    with contextlib.suppress(CheckpointError):
+        checkpoint.load(path)
+
+
+def places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield every list or object of a JSON value with each of its indices or keys."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield tree, key
+        if isinstance(value, (dict, list)):
+            yield from places(value)

@@ -19,7 +19,7 @@ pytest.importorskip("peft")
 from safetensors.torch import load_file
 
 from curate.errors import CurateError
-from curate.model.artifact import ADAPTER, MODEL
+from curate.model.serving import ADAPTER, MODEL
 from curate.train import checkpoint, config
 from curate.train.finetune import finetune
 from curate.train.run import events, records

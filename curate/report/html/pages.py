@@ -47,7 +47,7 @@ def write_stats(
     else:
         with translate_errors(curated):
             chosen = samples.sample_set(curated, read_masks)
-    files.write_text(file, stats_page.render(stats, chosen, name or _name(stats)))
+    files.write_text(file, stats_page.render(stats, chosen, name or _name(stats)), follow_link=True)
 
 
 def write_comparison(file: Path, comparison: Comparison, sets: tuple[CuratedSet, CuratedSet]) -> None:
@@ -55,7 +55,7 @@ def write_comparison(file: Path, comparison: Comparison, sets: tuple[CuratedSet,
     from curate.report.html import compare
 
     try:
-        files.write_text(file, compare.render(comparison, sets))
+        files.write_text(file, compare.render(comparison, sets), follow_link=True)
     except OSError as error:
         raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
 

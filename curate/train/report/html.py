@@ -32,7 +32,6 @@ from curate.display.html import (
 from curate.train.run import records
 from curate.train.run.records import Point, Records, Row
 
-REPORT = "report.html"
 SHOWN = 40  # rows of tables that grow with the data, at most; the files next to the page have all
 POINTS = 600  # of a line, at most
 STEPS = 100  # rows of a table of steps, about
@@ -56,7 +55,7 @@ FORMATS = {  # by title of a column
 
 def write(run: Path) -> Path:
     """Write the page of a run, finished or not; return its path."""
-    file = run / REPORT
+    file = run / records.REPORT
     files.write_text(file, render(records.read(run)))
     return file
 

@@ -10,12 +10,14 @@ from typing import Any
 
 from curate import files
 from curate.errors import RecipeError, RunError
+from curate.model.serving import ADAPTER, MODEL
 from curate.train import config
 from curate.train.config import TrainConfig
 from curate.train.run import records
 
 RUNS = Path("runs")  # relative to the working directory
 LOCK = ".lock"
+CHECKPOINTS = "checkpoints"
 # Files of a run that ended before its first checkpoint; its folder may be used for a new run if no step was recorded.
 FILES_BEFORE_FIRST_STEP = {
     LOCK,
@@ -28,6 +30,7 @@ FILES_BEFORE_FIRST_STEP = {
     records.EVAL,
     records.SAMPLES,
 }
+OWN_NAMES = FILES_BEFORE_FIRST_STEP | {CHECKPOINTS, records.REPORT, MODEL, ADAPTER}
 
 
 def choose_new(out: str | Path | None, settings: TrainConfig) -> Path:
@@ -94,8 +97,12 @@ def load_config(folder: Path, changes: Mapping[str, Mapping[str, object]]) -> Tr
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Create a run's folder and lock it for this process; raises RunError while another process has it locked."""
+    """Create a run's folder and lock it for this process.
+
+    Raises RunError while another process has it locked, UnsafePathError if one of its files or folders is a link.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    files.refuse_links(*(folder / name for name in sorted(OWN_NAMES)))
     # `keep`: the lock file stays, and identifies the folder as a run's (`_is_free`).
     error = RunError(f"another process is working on the run {str(folder)!r}")
     with files.lock(folder / LOCK, error, keep=True):

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from curate import files
 from curate._version import __version__
 from curate.errors import CheckpointError
 from curate.model import device, sizes
@@ -141,7 +142,7 @@ class RunLog:
                 logger.close()
 
     def _write_masks(self) -> None:
-        (self.folder / records.MASKED).unlink(missing_ok=True)
+        files.remove(self.folder / records.MASKED, self.folder)
         lines = evaluation.decode_masks(self.run.source.tokenizer, self.run.data.train, SHOWN_MASKS)
         records.append(self.folder / records.MASKED, lines)
 

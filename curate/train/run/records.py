@@ -25,7 +25,7 @@ METRICS, EVAL, SAMPLES, MASKED, LEFT_OUT = (
     "masked.jsonl",
     "left-out.jsonl",
 )
-CONFIG, PLAN, FACTS = "config.toml", "plan.json", "run.json"
+CONFIG, PLAN, FACTS, REPORT = "config.toml", "plan.json", "run.json", "report.html"
 LABELS = {  # of keys that are not what the value is called; each counts the pieces of a set
     "conversations": "pieces",
     "eval_conversations": "held-out pieces",

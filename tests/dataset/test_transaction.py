@@ -1,0 +1,57 @@
+"""Writing a set never opens, moves or removes anything outside its own folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import curate
+from curate import files
+from curate.errors import UnsafePathError
+from tests.support import ROOT
+
+EXAMPLE = ROOT / "examples" / "sharegpt_dump.json"
+
+
+def contents(folder: Path) -> dict[str, bytes | str]:
+    """Return every file below a folder with its bytes, every link with its target."""
+    return {
+        path.relative_to(folder).as_posix(): str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("name", [".set.partial", "set.previous", ".set.lock"])
+def test_a_link_at_a_name_next_to_the_set_is_refused_and_its_target_stays(
+    name: str, first: bool, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    curate.clean(EXAMPLE, other, limit=3)
+    (other / "notes.md").write_text("mine")
+    (other / files.SET_ASIDE).touch()
+    work = tmp_path / "work"
+    work.mkdir()
+    if not first:
+        curate.clean(EXAMPLE, work / "set", limit=2)
+    (work / name).symlink_to("../other/notes.md" if name.endswith("lock") else "../other")
+    before = contents(tmp_path)
+    with pytest.raises(UnsafePathError, match=f"{name}' is a link"):
+        curate.clean(EXAMPLE, work / "set", limit=1)
+    assert contents(tmp_path) == before
+
+
+def test_links_inside_an_earlier_set_are_replaced_and_their_targets_stay(tmp_path: Path) -> None:
+    curate.clean(EXAMPLE, tmp_path / "set", limit=3)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("conversations.parquet", "report.html"):
+        (tmp_path / "set" / name).rename(tmp_path / "elsewhere" / name)
+        (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere" / name)
+    (tmp_path / "set" / "mine").symlink_to(tmp_path / "elsewhere")
+    before = contents(tmp_path / "elsewhere")
+    curate.clean(EXAMPLE, tmp_path / "set", limit=1)
+    assert contents(tmp_path / "elsewhere") == before
+    assert not (tmp_path / "set" / "report.html").is_symlink()
+    assert (tmp_path / "set" / "mine").is_symlink()
