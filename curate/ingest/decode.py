@@ -20,6 +20,7 @@ from curate.ingest.record_starts import separator
 MAX_DEPTH = 256  # levels of objects and lists; chat formats have under ten, recursive parsers fail near 1,000
 KEY_BLOCK_BYTES = 1 << 16  # keys are counted in blocks of this size, so that the arrays fit the processor's cache
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+ODD_KEY_END = re.compile(rb'(?<!\\)"[ \t\r\n]++:|\\\\"[ \t\r\n]*+:')
 WHITESPACE = b" \t\r\n"
 
 _decode = msgspec.json.Decoder().decode
@@ -91,7 +92,7 @@ def _decode_span(index: int, data: bytes, span: RecordSpan, chunk: Chunk) -> lis
         values = []
     keys, depth = _count_keys_and_depth(values)
     # msgspec keeps one of two equal keys, so fewer keys than are written means that one occurs twice.
-    if values and depth <= MAX_DEPTH and keys == _count_written_keys(data):
+    if values and depth <= MAX_DEPTH and _are_unique(keys, data):
         return [RawRecord(number, *pair) for number, pair in enumerate(zip(raws, values, strict=True), index)]
     records = []
     offset = 0  # bytes of the span
@@ -136,11 +137,19 @@ def _count_keys_and_depth(values: Sequence[object]) -> tuple[int, int]:
     return keys, depth
 
 
+def _are_unique(keys: int, data: bytes) -> bool:
+    """Return whether no key occurs twice in an object, as far as a count tells: `keys` read are as many as written."""
+    counted = _count_written_keys(data)
+    return keys == counted or (keys > counted and keys == counted + len(ODD_KEY_END.findall(data)))
+
+
 def _count_written_keys(data: bytes) -> int:
     """Count the keys in JSON text: `":` without a backslash before it.
 
-    A key with white space before its colon is missed, which only costs time: its records are decoded one by one.
+    A key with white space before its colon, or with a backslash at its end, is missed.
     """
+    if len(data) < KEY_BLOCK_BYTES:
+        return data.count(b'":') - data.count(b'\\":')
     text = np.frombuffer(data, np.uint8)
     keys = 0
     for start in range(0, len(text), KEY_BLOCK_BYTES):
@@ -160,7 +169,7 @@ def _decode_one(index: int, raw: bytes, offset: int) -> RawRecord:
         keys, depth = _count_keys_and_depth([value])
         if depth > MAX_DEPTH:
             raise _too_deep(raw, f"{depth} levels deep")
-        if keys != _count_written_keys(raw):
+        if not _are_unique(keys, raw):
             _refuse_duplicate_keys(raw)
     except RecordError as problem:
         return RawRecord(index, raw, None, problem)

@@ -10,16 +10,21 @@ import re
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 MAX_LENIENT_BYTES = 16 << 20  # a value that is not strict JSON must end within this many bytes
-FIRST_LENIENT_BYTES = 1 << 12
+FIRST_LENIENT_BYTES = 1 << 9
+BRACKET_BLOCK_BYTES = 1 << 18
 SLACK = 16  # an error in the last bytes of a window may only mean that the rest of the value is missing
 
 VALUE_STARTS = frozenset(b'{["-0123456789tfnNI')
 VALUE_ENDS = frozenset(b" \t\r\n,]")
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 CONTROLS_TO_SPACES = bytes(32 if 0 < byte < 32 else byte for byte in range(256))  # a zero byte is damage, never text
-STRING_OR_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}"]', re.S)
+ESCAPE = re.compile(rb"\\.", re.S)
+BRACKET_STEPS = np.zeros(256, np.int8)
+BRACKET_STEPS[list(b"[{")] = 1
+BRACKET_STEPS[list(b"]}")] = -1
 
 _raw_decoder = msgspec.json.Decoder(msgspec.Raw)
 
@@ -39,15 +44,16 @@ class ScanResult(NamedTuple):
 INCOMPLETE = ScanResult(-1, -1, "", True)
 
 
-def scan_value(window: memoryview, *, final: bool, in_array: bool) -> ScanResult:
+def scan_value(window: memoryview, *, final: bool, in_array: bool, deep: bool = True) -> ScanResult:
     """Find the end of the value at the start of a window. `final`: nothing follows the window.
 
+    `deep`: also of one that is nested too deep for a recursive parser.
     Accepts lone surrogates, NaN, Infinity and raw control characters, as the standard library does.
     """
     if not len(window) or window[0] not in VALUE_STARTS:
         return ScanResult(-1, 0, f"no JSON value begins with {bytes(window[:8])!r}")
-    result = _parse(window)
-    if result.end < 0 and (not result.incomplete or b"\\u" in bytes(window[-SLACK:])):
+    result = _parse(window, deep)
+    if result.end < 0 and _may_be_lenient(window, result):
         result = _parse_leniently(window, max(FIRST_LENIENT_BYTES, 2 * result.error_at))
     if result.end >= 0:
         result = _check_end(window, result.end, in_array)
@@ -55,11 +61,11 @@ def scan_value(window: memoryview, *, final: bool, in_array: bool) -> ScanResult
     return INCOMPLETE if uncertain and not final else result
 
 
-def _parse(window: memoryview) -> ScanResult:
+def _parse(window: memoryview, deep: bool = True) -> ScanResult:
     try:
         _raw_decoder.decode(window)
     except RecursionError:
-        return _match_brackets(window)
+        return _match_brackets(window) if deep else ScanResult(-1, 0, "nested too deep")
     except msgspec.DecodeError as error:
         message, _, position = str(error).rpartition(" (byte ")
         if not message:
@@ -69,6 +75,16 @@ def _parse(window: memoryview) -> ScanResult:
             return ScanResult(offset - 1)  # msgspec reports the position after the first trailing byte
         return ScanResult(-1, offset, message.removeprefix("JSON is malformed: "))
     return ScanResult(len(window))
+
+
+def _may_be_lenient(window: memoryview, result: ScanResult) -> bool:
+    """Return whether a strict parser stopped at something that the standard library accepts."""
+    if result.incomplete:
+        return b"\\u" in bytes(window[-SLACK:])
+    if "surrogate" in result.error or "hex escape" in result.error:
+        return True
+    byte = window[result.error_at] if result.error_at < len(window) else 0
+    return 0 < byte < 32 or byte in b"NI"
 
 
 def _check_end(window: memoryview, end: int, in_array: bool) -> ScanResult:
@@ -106,17 +122,15 @@ def make_strict(window: bytes) -> bytes:
 
 def _match_brackets(window: memoryview) -> ScanResult:
     """Find the end of a value too deep for a recursive parser, by counting brackets outside strings."""
-    depth = 0
     if len(window) > MAX_LENIENT_BYTES:
         return ScanResult(-1, 0, f"nested too deep, with no end within {MAX_LENIENT_BYTES} bytes")
-    for token in STRING_OR_BRACKET.finditer(window):
-        byte = window[token.start()]
-        if byte in b"[{":
-            depth += 1
-        elif byte in b"]}":
-            depth -= 1
-            if not depth:
-                return ScanResult(token.end())
-        elif token.end() - token.start() == 1:
-            return INCOMPLETE  # a quote that is not closed
+    codes = np.frombuffer(ESCAPE.sub(b"  ", window), np.uint8)
+    depth = quotes = 0
+    for start in range(0, len(codes), BRACKET_BLOCK_BYTES):
+        block = codes[start : start + BRACKET_BLOCK_BYTES]
+        quotes_before = np.cumsum(block == ord('"'), dtype=np.int32) + quotes
+        depths = np.cumsum(np.where(quotes_before & 1, 0, BRACKET_STEPS[block]), dtype=np.int32) + depth
+        if depths.min() <= 0:
+            return ScanResult(start + int(np.argmax(depths <= 0)) + 1)
+        depth, quotes = int(depths[-1]), int(quotes_before[-1])
     return INCOMPLETE
