@@ -23,13 +23,12 @@ from curate.ingest.record_starts import RecordStarts, decode, first_records, is_
 from curate.ingest.resync import Place, Resync
 from curate.ingest.text_window import TextWindow
 
-BATCH_BYTES_AFTER_FAILURE = (
-    1 << 12
-)  # length of the next batch after one that failed; each that succeeds makes it longer
+BATCH_BYTES_AFTER_FAILURE = 1 << 12  # length of the next batch after one that failed; each success makes it longer
 BATCH_GROWTH = 4
 LAST_CHUNK_DIVISOR = 4  # smaller chunks at the end of a long text, so that all workers finish at about the same time
 SAMPLE_BYTES = 1 << 20  # what records look like is learned from this much text
-FIRST_SCAN_BYTES = 1 << 16  # a single value is scanned in this many bytes first, then in four times as many
+FIRST_VALUE_BYTES = 1 << 12  # a single value is scanned in this many bytes first, then in four times as many
+FIRST_SCAN_BYTES = 1 << 16  # the window around a place where the next value, boundary or end is looked for
 MAX_DAMAGE_BYTES = 16 << 20  # of one damaged span are kept
 MAX_DAMAGED_LINES = 100  # in a row are one record each; all that follow, up to the next whole record, are one
 HOSTILE_VALUE_BYTES = 1 << 12  # a value must be shorter while too much was decoded in vain
@@ -360,7 +359,7 @@ class Chunker:
 
     def _scan_value(self, position: int) -> ScanResult:
         """Find the end of the value at `position`, reading as far as needed; `error_at` is relative to `position`."""
-        searched, size = 0, FIRST_SCAN_BYTES
+        searched, size = 0, FIRST_VALUE_BYTES
         while True:
             size = min(size, self.max_value_bytes)
             self.text.fill(position + size + 1)
@@ -386,7 +385,7 @@ class Chunker:
         if not self.known.pattern or self.resync.effort.debt > 0:
             return False
         starts = re.compile(self.known.pattern, re.S).finditer(self.text.data, start + 1, stop)
-        tries = (self.resync.is_known_record(match.start()) for match in islice(starts, 2 * SWALLOWED_RECORDS))
+        tries = (self.resync.is_known_record(match.start(), stop) for match in islice(starts, 2 * SWALLOWED_RECORDS))
         return sum(tries) >= SWALLOWED_RECORDS
 
     def _swallows_the_rest(self, position: int, stop: int) -> bool:

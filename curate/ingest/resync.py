@@ -140,9 +140,9 @@ class Resync:
             return None if keys in self.known.shapes else False
         return self.known.are_known(keys) or None
 
-    def is_known_record(self, start: int) -> bool:
-        """Return whether a whole object begins at `start`, with the keys of earlier records and of nothing else."""
-        end = self.scan(start).end
+    def is_known_record(self, start: int, stop: int) -> bool:
+        """Return whether an object from `start` ends before `stop`, and has the keys of records and of nothing else."""
+        end = self.scan(start, stop - start).end
         value = decode(self.text.data[start:end]) if end >= 0 else None
         return isinstance(value, dict) and frozenset(value) in self.known.shapes - self.known.inner_shapes
 
@@ -155,9 +155,10 @@ class Resync:
         shapes = self.known.shapes - self.known.inner_shapes
         return bool(shapes) and any(frozenset(inner) in shapes for inner in inner_objects(value))
 
-    def scan(self, start: int) -> ScanResult:
-        """Find the end of the object at `start`; the end is a position in the window."""
-        size = FIRST_TRY_BYTES
+    def scan(self, start: int, max_bytes: int = 1 << 62) -> ScanResult:
+        """Find the end of the object at `start`, if it is shorter; the end is a position in the window."""
+        max_bytes = min(max_bytes, self.max_record_bytes)
+        size = min(FIRST_TRY_BYTES, max_bytes)
         while True:
             self.text.fill(start + size + 1)
             final = start + size >= len(self.text.data)
@@ -167,9 +168,9 @@ class Resync:
             self.effort.charge(cost + CALL_BYTES, self.text.start + start + cost)
             if result.end >= 0:
                 return result._replace(end=start + result.end)
-            if not result.incomplete or final or size >= self.max_record_bytes:
+            if not result.incomplete or final or size >= max_bytes:
                 return result
-            size = min(4 * size, self.max_record_bytes)
+            size = min(4 * size, max_bytes)
 
     def _judge(self, value: Object, start: int, end: int, place: Place) -> tuple[bool, int]:
         """Return whether an object with unknown keys is a record, from its surroundings; and where to try next."""
