@@ -16,15 +16,16 @@ from curate.analysis.stats import Duplicates, Flow, Header, Input, Stats, Step, 
 from curate.engine import base, pool
 from curate.errors import InputError, RecordError
 from curate.filters import duplicates, registry, verdicts
+from curate.ingest.damaged_records import DAMAGED_STREAM
 from curate.ingest.decode import Chunk, RawRecord, decode_records
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
-from curate.pipeline import frames, repair_text
+from curate.pipeline import corpus, frames, repair_text
 from curate.pipeline.frames import Draft
 from curate.pipeline.recipe import TokenSettings
 from curate.rendering import splitter
 from curate.schemas import formats, prompts
-from curate.schemas.conversation import Conversation
+from curate.schemas.conversation import ROLES, Conversation
 from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
 
 COLUMNS = {
@@ -36,6 +37,9 @@ COLUMNS = {
     "tokens": pl.Int64,
     "answer_tokens": pl.Int64,
     "turns": pl.Int64,
+    "source_file": pl.String,
+    "source_index": pl.Int64,
+    **dict.fromkeys(ROLES, pl.Int64),  # messages of each role
 }
 
 
@@ -52,12 +56,11 @@ class MeasurerFactory:
 
 @dataclass(frozen=True)
 class ChunkStats:
-    """The numbers of one chunk: a row per conversation (`COLUMNS`), unreadable records by rule, and roles."""
+    """The numbers of one chunk: a row per conversation (`COLUMNS`), and unreadable records by rule."""
 
     read: int
     rows: pl.DataFrame
     unreadable: Counter[str]
-    roles: Counter[str]
     tokenizer: TokenizerInfo
 
 
@@ -80,14 +83,17 @@ class Measurer:
                 drafts.append(Draft(raw.index, b"", parse_unrepaired(raw)))
             except RecordError as error:
                 unreadable[error.rule] += 1
-        roles = Counter(message.role for draft in drafts for message in draft.conversation.messages)
-        return ChunkStats(len(raws), self._count(chunk.source_file, drafts), unreadable, Counter(roles), self.info)
+        return ChunkStats(len(raws), self._count(chunk.source_file, drafts), unreadable, self.info)
 
     def _count(self, file: str, drafts: Sequence[Draft]) -> pl.DataFrame:
         if not drafts:
             return pl.DataFrame(schema=COLUMNS)
         messages = [draft.conversation.messages for draft in drafts]
-        frame = verdicts.measure(frames.conversations_table(drafts, frames.messages_table(drafts)), self.signals)
+        table = frames.messages_table(drafts)
+        frame = verdicts.measure(frames.conversations_table(drafts, table), self.signals)
+        roles = table.group_by("row", maintain_order=True).agg(
+            (pl.col("role") == role).sum().alias(role) for role in ROLES
+        )
         sizes = self.counter.sizes([(conversation, True) for conversation in messages])
         hashes = duplicates.chain_hashes(
             [(m.role, m.content, m.name, m.tool_calls) for m in conversation] for conversation in messages
@@ -95,11 +101,14 @@ class Measurer:
         places = [f"{file}:{draft.index}" for draft in drafts]
         counted = frame.with_columns(
             id=pl.coalesce("source_id", pl.Series(places, dtype=pl.String)),
+            source_file=pl.lit(file),
+            source_index=pl.Series([draft.index for draft in drafts], dtype=pl.Int64),
             cluster=hashes["cluster"],
             content=hashes["chain"].list.last(),
             tokens=pl.Series([size.tokens for size in sizes], dtype=pl.Int64),
             answer_tokens=pl.Series([size.answer_tokens for size in sizes], dtype=pl.Int64),
         )
+        counted = counted.hstack(roles.drop("row"))
         return counted.select(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items())
 
 
@@ -133,9 +142,13 @@ def measure_dump(
 
 def _stats(path: str, parts: Sequence[ChunkStats], reader: Reader, template: str) -> Stats:
     frame = pl.concat([part.rows for part in parts])
+    sound = corpus.with_doubt(frame, reader.damaged_records)["doubt"].is_null()
+    frame = frame.filter(sound)
     sizes = frame.select(set_stats.SIZES)
     unreadable: Counter[str] = sum((part.unreadable for part in parts), Counter())
-    roles: Counter[str] = sum((part.roles for part in parts), Counter())
+    unreadable[DAMAGED_STREAM] = int((~sound).sum())
+    unreadable += Counter()  # drops a count of 0
+    roles = Counter(frame.select(pl.col(ROLES).sum()).row(0, named=True)) + Counter()
     read = sum(part.read for part in parts)
     return Stats(
         header=Header(

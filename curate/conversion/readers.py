@@ -77,12 +77,18 @@ def _parquet_rows(file: Path, name: str) -> Iterator[InputRecord]:
 
 
 def _ingest(source: str | Path, warnings: list[str]) -> Iterator[InputRecord]:
+    from curate.ingest.damaged_records import DamagedIndex
     from curate.ingest.decode import decode_records
-    from curate.ingest.reader import Reader
+    from curate.ingest.reader import Reader, find_damaged_records
     from curate.ingest.sources import open_inputs
 
-    reader = Reader(open_inputs([source]))
+    sources = open_inputs([source])
+    damaged = DamagedIndex(find_damaged_records(sources))
+    reader = Reader(sources)
     for chunk in reader:
         for raw in decode_records(chunk):
-            yield InputRecord(chunk.source_file, raw.index, raw.value, raw.raw, raw.problem, raw.surrogates)
+            problem = raw.problem or damaged.problem(chunk.source_file, raw.index)
+            yield InputRecord(chunk.source_file, raw.index, raw.value, raw.raw, problem, raw.surrogates)
     warnings.extend(damage.text for damage in reader.warnings)
+    if not sources[0].path:  # standard input can be read only once
+        warnings.extend(f"{each.source_file}: {each.text}" for each in reader.damaged_records)

@@ -96,7 +96,7 @@ def _decode_span(index: int, data: bytes, span: RecordSpan, chunk: Chunk) -> lis
         return [RawRecord(number, *pair) for number, pair in enumerate(zip(raws, values, strict=True), index)]
     records = []
     offset = 0  # bytes of the span
-    for number, raw in enumerate(_split_exactly(data, span), index):
+    for number, raw in enumerate(split_exactly(data, span), index):
         offset = data.index(raw, offset)
         records.append(_decode_one(number, raw, chunk.start + span.start + offset))
         offset += len(raw)
@@ -112,10 +112,10 @@ def _split(data: bytes, span: RecordSpan, record_start: bytes) -> list[bytes]:
         parts = [line for part in data.split(b"\n") if (line := part.strip(WHITESPACE))]
     else:
         parts = [part.strip(WHITESPACE) for part in separator(record_start).split(data)] if record_start else [data]
-    return parts if len(parts) == span.count else _split_exactly(data, span)
+    return parts if len(parts) == span.count else split_exactly(data, span)
 
 
-def _split_exactly(data: bytes, span: RecordSpan) -> list[bytes]:
+def split_exactly(data: bytes, span: RecordSpan) -> list[bytes]:
     if span.kind == "lines":
         return [bytes(raw) for raw in _decode_lines(data)]
     return [bytes(raw) for raw in _decode_list(b"[%b]" % data)]

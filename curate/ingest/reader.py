@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from curate.errors import InputError
 from curate.ingest.chunker import Chunker
-from curate.ingest.damage import Damage
+from curate.ingest.damage import Block, Damage, Verification
+from curate.ingest.damaged_records import DamagedRecords, RecordFinder
 from curate.ingest.decode import Chunk, is_json_record
 from curate.ingest.parquet import row_blocks
 from curate.ingest.sources import Source, describe
-from curate.ingest.streams import Limits, Meter, text_blocks
+from curate.ingest.streams import Limits, Meter, is_compressed, text_blocks
 
 MAX_LEADING_DAMAGE = 64 << 20  # bytes; a file with more damage than that at its start is not a dump
 
@@ -30,7 +32,8 @@ class InputFile:
 class Reader:
     """Read sources into chunks, in order and once, with a few chunks in memory at a time.
 
-    `warnings` and `inputs` are complete when the iteration ends. A record of `max_record_bytes` or more is damage.
+    `warnings`, `inputs` and `damaged_records` (those that may be altered, since the checksum of their compressed
+    stream failed) are complete when the iteration ends. A record of `max_record_bytes` or more is damage.
     Raises InputError for a source without a complete record, or one that expands past the limits.
     """
 
@@ -51,9 +54,13 @@ class Reader:
         self.limits = Limits(max_expanded_bytes, max_expansion)
         self.records_read = 0
         self.warnings: list[Damage] = []
+        self.damaged_records: list[DamagedRecords] = []
         self._meters: dict[str, Meter] = {}
         self._container_damage: dict[str, str] = {}  # by source: what is wrong with its compression or archive
         self._any_record = False
+        self._records: Counter[str] = Counter()  # by file, without damage
+        self._losses: list[tuple[int, str, int | None]] = []  # index of the warning, file, bytes on disk if known
+        self._finder: RecordFinder | None = None
 
     @property
     def inputs(self) -> list[InputFile]:
@@ -85,24 +92,57 @@ class Reader:
         for source in self.sources:
             if source.damage and source.file not in self._meters:  # once for each file, before its first member
                 self._warn(source.file, source.bytes or 0, 0, source.damage)
-            for chunk in self._checked_chunks(source):
-                left = math.inf if self.limit is None else self.limit - self.records_read
-                if left <= 0:
-                    return
-                chunk = chunk if chunk.count <= left else replace(chunk, count=int(left))
-                self.records_read += chunk.count
-                yield chunk
+            yield from self._limited_chunks(source)
+            if self.limit is not None and self.records_read >= self.limit:
+                break
+        else:
+            self._check_any_record()
+        self._estimate_losses()
+
+    def _check_any_record(self) -> None:
         if not self._any_record:
             names = ", ".join(repr(source.name) for source in self.sources[:3])
-            raise InputError(f"no record in {names}; give a dump that has records")
+            advice = next(iter(self._container_damage.values()), "give a dump that has records")
+            raise InputError(f"no record in {names}; {advice}")
+
+    def _limited_chunks(self, source: Source) -> Iterator[Chunk]:
+        """Yield a source's chunks up to the limit, and note which of their records may be altered."""
+        stop = 0
+        for chunk in self._checked_chunks(source):
+            left = math.inf if self.limit is None else self.limit - self.records_read
+            if left <= 0:
+                break
+            chunk = chunk if chunk.count <= left else replace(chunk, count=int(left))
+            self.records_read += chunk.count
+            stop = chunk.first + chunk.count
+            yield chunk
+        ranges = self._finder.finish() if self._finder is not None else []
+        self.damaged_records += [
+            replace(records, stop=min(records.stop, stop)) for records in ranges if records.first < stop
+        ]
 
     def _warn(self, name: str, offset: int, lost: int, description: str) -> None:
         self.warnings.append(Damage(name, offset, lost, f"{name}: {description}"))
 
-    def _note_container_damage(self, source: Source, offset: int, lost: int, description: str) -> None:
+    def _note_container_damage(self, source: Source, offset: int, lost: int | None, description: str) -> None:
         """Record that the compression or archive around a source is damaged."""
         self._container_damage[source.name] = description
-        self._warn(source.name, offset, lost, description)
+        self._warn(source.name, offset, lost or 0, description)
+        if lost != 0:
+            self._losses.append((len(self.warnings) - 1, source.file, lost))
+
+    def _estimate_losses(self) -> None:
+        """Add to warnings how many records were lost: as many for each byte on disk as in the rest of the file."""
+        lost_bytes: Counter[str] = Counter()
+        for _, file, lost in self._losses:
+            lost_bytes[file] += lost or 0
+        for index, file, lost in self._losses:
+            good_bytes = self._meters[file].bytes - lost_bytes[file]
+            estimate = "an unknown number of"
+            if lost and self._records[file] and good_bytes > 0:
+                estimate = f"about {max(1, round(lost * self._records[file] / good_bytes)):,}"
+            damage = self.warnings[index]
+            self.warnings[index] = replace(damage, text=f"{damage.text}, {estimate} records")
 
     def _checked_chunks(self, source: Source) -> Iterator[Chunk]:
         """Yield a source's chunks once one of them has a complete record; raise InputError if none does.
@@ -131,7 +171,7 @@ class Reader:
             advice = f"; {damage}" if damage else "; give a JSON or JSONL dump"
             raise InputError(f"input {source.name!r} has no complete JSON record; it is {content}{advice}")
 
-    def _text(self, source: Source, meter: Meter) -> Iterator[bytes]:
+    def _text(self, source: Source, meter: Meter) -> Iterator[Block]:
         if source.path is not None and source.kind == "parquet":
             return row_blocks(source, source.path, meter)
         return text_blocks(source, meter, self.limits, partial(self._note_container_damage, source))
@@ -139,13 +179,17 @@ class Reader:
     def _chunks(self, source: Source) -> Iterator[Chunk]:
         meter = self._meters.setdefault(source.file, Meter())
         previous_warnings = len(self.warnings)
-        chunker = Chunker(
-            self._text(source, meter), self.chunk_bytes, self.max_record_bytes, partial(self._warn, source.name)
-        )
+        verification = Verification()
+        self._finder = RecordFinder(source.name, verification)
+        text = verification.remove_marks(self._text(source, meter))
+        chunker = Chunker(text, self.chunk_bytes, self.max_record_bytes, partial(self._warn, source.name))
         first = 0  # index of the chunk's first record in the source
         for part in chunker:
             count = sum(span.count for span in part.spans)
-            yield Chunk(source.name, first, count, part.start, part.data, part.spans, part.record_start)
+            chunk = Chunk(source.name, first, count, part.start, part.data, part.spans, part.record_start)
+            self._finder.add(chunk)
+            self._records[source.file] += sum(span.count for span in part.spans if span.kind != "damage")
+            yield chunk
             first += count
         if first or (source.optional and source.name in self._container_damage):
             return
@@ -153,3 +197,17 @@ class Reader:
         if reasons or not chunker.arrays:
             raise InputError(f"input {source.name!r} has no record: {'; '.join(reasons) or 'only white space'}")
         self._warn(source.name, 0, 0, "an empty array, no record")
+
+
+def find_damaged_records(sources: Sequence[Source]) -> list[DamagedRecords]:
+    """Read compressed files once for the records that may be altered; standard input cannot be read twice.
+
+    For those who use each record as it is read: a checksum is known only at the end of its stream.
+    """
+    compressed = [source for source in sources if is_compressed(source)]
+    if not compressed:
+        return []
+    reader = Reader(compressed)
+    for _ in reader:
+        pass
+    return reader.damaged_records

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from curate.errors import InputError
-from curate.ingest import zip_recovery
+from curate.ingest import zip_directory
+from curate.ingest.zip_members import Member
 
 TEXT_SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".zst")
 SUFFIXES = (*TEXT_SUFFIXES, ".zip", ".parquet")
@@ -41,8 +42,8 @@ class Source:
     bytes: int | None  # size on disk; None where it is unknown (a pipe)
     kind: str = "text"  # text (compressed or not) | parquet | zip
     member_name: str = ""  # of a zip's member
-    member_position: int = 0  # its index in the zip's directory; without a directory, the byte offset of its header
-    damage: str = ""  # of a zip that has lost its directory: a description
+    member: Member | None = field(default=None, repr=False)  # of a zip
+    damage: str = ""  # of a zip whose directory is lost or damaged: a description
     optional: bool = False  # one of several members of a zip: it is no error if damage leaves it without a record
     base: str = field(default="", repr=False)  # the folder that `file` is relative to
 
@@ -119,46 +120,36 @@ def _file_sources(path: Path, name: str) -> list[Source]:
         raise InputError(f"input {str(path)!r} is empty (0 bytes); give a dump that has records")
     if (file_type := foreign_file_type(head)) is not None:
         raise InputError(f"input {str(path)!r} is {file_type}, not JSON; give a .json, .jsonl or .parquet dump")
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or (name.lower().endswith(".zip") and zipfile.is_zipfile(path)):
         return _zip_sources(path, name, size, base)
     return [Source(path, name, size, "parquet" if head.startswith(b"PAR1") else "text", base=base)]
 
 
 def _zip_sources(path: Path, name: str, size: int, base: str) -> list[Source]:
-    members, damage = _zip_members(path, size)
-    if damage and not members:
+    try:
+        listing = zip_directory.list_members(path)
+    except OSError as error:
+        raise InputError(f"input {str(path)!r} cannot be read: {error_message(error)}") from None
+    if listing.damage and not listing.members:
         raise InputError(f"input {str(path)!r} is a damaged zip: its directory is lost, and no member can be recovered")
     sources: list[Source] = []
     counts: Counter[str] = Counter()  # of members by name
-    for full_name, position in members:
-        if full_name.lower().endswith(TEXT_SUFFIXES) and not full_name.startswith("__MACOSX/"):
+    for member in listing.members:
+        full_name = next((each for each in member.names if _is_dump_name(each)), None)
+        if full_name is not None:
             member_name = _safe_name(full_name)
             counts[member_name] += 1
             member_name += f"#{counts[member_name]}" if counts[member_name] > 1 else ""
-            sources.append(Source(path, name, size, "zip", member_name, position, damage, base=base))
+            sources.append(Source(path, name, size, "zip", member_name, member, listing.damage, base=base))
     if not sources:
-        raise InputError(f"zip {str(path)!r} has no dump: none of its {len(members)} members ends in .json or .jsonl")
+        count = len(listing.members)
+        raise InputError(f"zip {str(path)!r} has no dump: none of its {count} members ends in .json or .jsonl")
     return [replace(source, optional=len(sources) > 1) for source in sources]
 
 
-def _zip_members(path: Path, size: int) -> tuple[list[tuple[str, int]], str]:
-    """Return the name and position of each member, and what is wrong with the zip (see `Source`)."""
-    try:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return [(entry.filename, index) for index, entry in enumerate(archive.infolist())], ""
-        except (zipfile.BadZipFile, ValueError) as error:
-            members = [(member.name, member.header_at) for member in zip_recovery.find_members(path)]
-            return members, _directory_lost(size, len(members), error_message(error))
-    except OSError as error:
-        raise InputError(f"input {str(path)!r} cannot be read: {error_message(error)}") from None
-
-
-def _directory_lost(size: int, count: int, reason: str) -> str:
-    return (
-        f"the zip has lost the directory at its end ({reason}): it is cut off at byte {size:,}, or damaged; "
-        f"{count} member{'' if count == 1 else 's'} found by their own headers, the rest is lost"
-    )
+def _is_dump_name(name: str) -> bool:
+    """Return whether a zip's member of this name is a dump, and not one of the files that macOS adds."""
+    return name.lower().endswith(TEXT_SUFFIXES) and not name.startswith("__MACOSX/")
 
 
 def _safe_name(member: str) -> str:
@@ -172,7 +163,7 @@ def _deduplicate(sources: Iterable[Source]) -> Iterator[Source]:
     """Drop the sources that an earlier argument already named: the same member of the same file."""
     keys = set()
     for source in sources:
-        key = (source.path and source.path.absolute(), source.member_position)
+        key = (source.path and source.path.absolute(), source.member and source.member.header_at)
         if key not in keys:
             keys.add(key)
             yield source

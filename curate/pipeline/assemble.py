@@ -15,7 +15,8 @@ from polars.io.plugins import register_io_source
 
 from curate.dataset import columns, curated_set, transaction
 from curate.engine import base
-from curate.pipeline.corpus import DUPLICATES, Decisions
+from curate.ingest.damaged_records import DAMAGED_STREAM
+from curate.pipeline.corpus import Decisions
 from curate.pipeline.steps import part_file
 
 DECISIONS = "decisions.arrow"  # in the folder of parts
@@ -102,36 +103,54 @@ def _no_tally(counts: Counts, rows: pl.DataFrame) -> None:
 
 
 def _kept_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
-    kept = rows.filter(pl.col("twin").is_null()).select("row", "id", "cluster", "split", "pieces")
+    kept = rows.filter(pl.col("rule").is_null()).select("row", "id", "cluster", "split", "pieces", "doubt")
     joined = _read(source, number, "kept").join(kept, on="row", how="inner", maintain_order="left")
     name = pl.col("id") + "_" + pl.col("piece").cast(pl.String)
-    return joined.with_columns(id=pl.when(pl.col("pieces") > 1).then(name).otherwise("id"))
+    joined = joined.with_columns(id=pl.when(pl.col("pieces") > 1).then(name).otherwise("id"))
+    return joined if kept["doubt"].is_null().all() else _flag_doubt(joined)
+
+
+def _flag_doubt(rows: pl.DataFrame) -> pl.DataFrame:
+    """Add an edit to the conversations that may be altered: to the first piece, as all edits, and by name to each."""
+    edit = pl.struct(
+        rule=pl.lit(DAMAGED_STREAM),
+        message=pl.lit(None, dtype=pl.Int32),
+        count=pl.lit(1, dtype=pl.Int32),
+        before=pl.lit(""),
+        after=pl.col("doubt").str.slice(0, 200),
+    )
+    doubtful = pl.col("doubt").is_not_null()
+    return rows.with_columns(
+        edits=pl.when(doubtful & (pl.col("piece") == 0)).then(pl.concat_list(edit, "edits")).otherwise("edits"),
+        edit_names=pl.when(doubtful)
+        .then(pl.concat_list("edit_names", pl.lit(DAMAGED_STREAM)).list.sort())
+        .otherwise("edit_names"),
+    )
 
 
 def _rejected_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the part's rejects and duplicates, in record order."""
-    twins = rows.filter(pl.col("twin").is_not_null()).select("row", "twin", "reason")
+    """Return the part's rejects, and those of the decisions over the whole corpus, in record order."""
+    decided = rows.filter(pl.col("rule").is_not_null()).select("row", "rule", "twin", "reason")
     rejected = _read(source, number, "rejected")
-    if twins.is_empty():
+    if decided.is_empty():
         return rejected
-    originals = _read(source, number, "originals").select("row", "record").join(twins, on="row", how="semi")
+    originals = _read(source, number, "originals").select("row", "record").join(decided, on="row", how="semi")
     first = _read(source, number, "kept").select(LIGHT_COLUMNS).filter(pl.col("piece") == 0)
-    duplicates = first.join(twins, on="row", how="inner", maintain_order="left").join(originals, on="row", how="left")
-    duplicates = duplicates.with_columns(
+    dropped = first.join(decided, on="row", how="inner", maintain_order="left").join(originals, on="row", how="left")
+    dropped = dropped.with_columns(
         scope=pl.lit("record"),
-        rule=pl.lit(DUPLICATES),
         message_range=pl.lit(None, dtype=pl.List(pl.Int32)),
         evidence=pl.lit(None, dtype=pl.String),
         turns=pl.col("source_turns"),
         characters=pl.col("source_characters"),
     )
     # a rejected record has no separate rejects for its exchanges
-    rejects = rejected.filter(~pl.col("source_index").is_in(duplicates["source_index"].implode()))
-    return rejects.merge_sorted(duplicates.select(rejected.columns).cast(rejected.schema), key="source_index")
+    rejects = rejected.filter(~pl.col("source_index").is_in(dropped["source_index"].implode()))
+    return rejects.merge_sorted(dropped.select(rejected.columns).cast(rejected.schema), key="source_index")
 
 
 def _original_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
-    kept = rows.filter(pl.col("twin").is_null()).select("row")
+    kept = rows.filter(pl.col("rule").is_null()).select("row")
     changed = _read(source, number, "originals").filter("changed")
     return changed.join(kept, on="row", how="semi", maintain_order="left")
 

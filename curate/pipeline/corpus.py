@@ -9,6 +9,7 @@ import polars as pl
 
 from curate.dataset import columns
 from curate.filters import duplicates
+from curate.ingest.damaged_records import DAMAGED_STREAM, DOUBT, DamagedRecords
 from curate.pipeline import holdout
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.steps import Part
@@ -27,31 +28,67 @@ PART_KEY = ["part", "row"]  # identifies a conversation among the parts
 class Decisions:
     """The decisions on conversations that no filter rejected, in record order.
 
-    Columns of `rows`: part, row, pieces, id (unique; the id of a piece has its number appended), cluster, split, twin
-    (its id; None if the conversation is kept), reason.
+    Columns of `rows`: part, row, pieces, id (unique; the id of a piece has its number appended), cluster, split, rule
+    (null if the conversation is kept), twin (its id), reason, doubt (null, or why a kept conversation may be altered).
     """
 
     rows: pl.DataFrame
-    duplicates: int  # conversations that the duplicate rule would reject on its own
+    alone: Mapping[str, int]  # conversations that each of these rules would reject on its own
 
 
-def decide(parts: Sequence[Part], recipe: Recipe) -> Decisions:
-    """Find duplicates, assign unique ids, and choose train or eval, from the parts' summaries."""
+def decide(parts: Sequence[Part], recipe: Recipe, damaged: Sequence[DamagedRecords] = ()) -> Decisions:
+    """Find duplicates, assign unique ids, and choose train or eval, from the parts' summaries.
+
+    Records of damaged streams are rejected or marked before that, so that none is the twin of a sound record.
+    """
     summaries = [part.summary.with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
     measured = pl.concat(summaries) if summaries else pl.DataFrame(schema={**columns.PART_SUMMARY, "part": pl.UInt32})
-    surviving = measured.filter(pl.col("pieces") > 0).with_row_index("order")
+    measured = with_doubt(measured, damaged)
+    rejects_damaged = recipe.input.damaged_streams == "reject"
+    remaining = measured.filter(pl.col("pieces") > 0)
+    dropped = remaining.filter(pl.col("doubt").is_not_null() & rejects_damaged)
+    surviving = remaining.filter(pl.col("doubt").is_null() | (not rejects_damaged)).with_row_index("order")
+    alone: dict[str, int] = {}
     settings = recipe.filters.get(DUPLICATES)
-    duplicate_count = 0
     twins = pl.DataFrame(schema={"order": pl.UInt32, "twin": pl.UInt32, "kind": pl.String})
     if settings is not None:
         twins = _twins(surviving, settings)
-        duplicate_count = _twins(measured.with_row_index("order"), settings).height
+        alone[DUPLICATES] = _twins(measured.with_row_index("order"), settings).height
+    if rejects_damaged:
+        alone[DAMAGED_STREAM] = sum(records.stop - records.first for records in damaged)
     rows = surviving.join(twins, on="order", how="left", maintain_order="left")
     rows = _with_ids(rows)
     rows = _with_split(rows, recipe)
-    return Decisions(
-        _with_twin_names(rows).select(*PART_KEY, "pieces", "id", "cluster", "split", "twin", "reason"), duplicate_count
-    )
+    rows = _with_twin_names(rows).with_columns(rule=pl.when(pl.col("twin").is_not_null()).then(pl.lit(DUPLICATES)))
+    rows = pl.concat([rows, _reject_damaged(dropped)], how="diagonal")
+    names = ("pieces", "id", "cluster", "split", "rule", "twin", "reason", "doubt")
+    return Decisions(rows.select(*PART_KEY, *names), {rule: count for rule, count in alone.items() if count})
+
+
+def with_doubt(rows: pl.DataFrame, damaged: Sequence[DamagedRecords]) -> pl.DataFrame:
+    """Add `doubt`: why a record may be altered, or null."""
+    if not damaged:
+        return rows.with_columns(doubt=pl.lit(None, dtype=pl.String))
+    ranges = pl.DataFrame(
+        {
+            "source_file": [records.source_file for records in damaged],
+            "first": [records.first for records in damaged],
+            "stop": [records.stop for records in damaged],
+            "doubt": [records.reason for records in damaged],
+        },
+        schema={"source_file": pl.String, "first": pl.Int64, "stop": pl.Int64, "doubt": pl.String},
+    ).sort("first")
+    place = rows.select("source_file", "source_index").with_row_index("place").sort("source_index")
+    nearest = place.join_asof(
+        ranges, left_on="source_index", right_on="first", by="source_file", check_sortedness=False
+    ).sort("place")
+    inside = nearest["source_index"] < nearest["stop"]
+    return rows.with_columns(doubt=nearest["doubt"].set(~inside.fill_null(False), None))
+
+
+def _reject_damaged(rows: pl.DataFrame) -> pl.DataFrame:
+    reason = pl.col("doubt") + f"; {DOUBT}"
+    return rows.with_columns(rule=pl.lit(DAMAGED_STREAM), reason=reason, doubt=pl.lit(None, dtype=pl.String))
 
 
 def _twins(rows: pl.DataFrame, settings: Mapping[str, object]) -> pl.DataFrame:

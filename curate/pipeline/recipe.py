@@ -38,6 +38,7 @@ class InputSettings:
     max_record_bytes: int = limits(256 << 20, 1)
     max_expanded_bytes: int = limits(1 << 40, 1)  # of one compressed file
     max_expansion: int = limits(1000, 1)  # decompressed bytes per compressed byte, after the first 64 MiB
+    damaged_streams: Literal["reject", "keep"] = "reject"  # records that a failed checksum leaves in doubt
 
 
 @dataclass(frozen=True)

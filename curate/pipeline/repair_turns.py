@@ -28,6 +28,7 @@ REPAIRS: dict[str, str] = {
     "tool_call": "A turn of role function_call becomes an answer that calls a tool.",
     "lone_surrogate": "Half of a UTF-16 surrogate pair becomes U+FFFD; two matching halves become one character.",
     "line_ends": "Carriage returns become line feeds.",
+    "damaged_stream": "The record may be altered (see the rule of that name), and is kept unchanged.",
     "lenient_json": "A value that JSON does not allow (NaN, Infinity) is read as null.",
     "html_to_markdown": "An answer in ChatGPT's HTML becomes markdown.",
     "prompt_markup": "The markup of ChatGPT's page around a prompt is removed.",

@@ -98,7 +98,7 @@ def clean(
         with open_pool(CleanerFactory(recipe, (partial / transaction.PARTS).absolute()), run.workers) as pool:
             parts = run.read(pool, chunks)
             run.report("finding duplicates")
-            decisions = corpus.decide(parts, recipe)
+            decisions = corpus.decide(parts, recipe, reader.damaged_records)
             run.report("writing")
             numbers = [part.number for part in parts]
             target = assemble.SetTables(partial, numbers, _user_signals(), recipe.output.originals)
@@ -257,7 +257,6 @@ def _rule_counts(
     parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts
 ) -> dict[str, manifests.RuleCount]:
     alone: Counter[str] = sum((part.alone for part in parts), Counter())
-    if decisions.duplicates:
-        alone[corpus.DUPLICATES] = decisions.duplicates
+    alone.update(decisions.alone)
     names = sorted({*counts.rejected, *alone})
     return {name: manifests.RuleCount(counts.rejected[name], alone[name]) for name in names}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import InputError
-from curate.ingest import zip_recovery
+from curate.ingest import zip_directory
 from tests.support.raw_dumps import LINES, ROWS, Dump, good, reads, rules, values
 
 MEMBERS = {"2023/a.jsonl": LINES, "notes.txt": b"not a dump", "b.json": json.dumps(ROWS).encode(), "c.jsonl": LINES}
@@ -105,14 +105,28 @@ def test_a_zip_with_nothing_to_recover_gets_one_clear_line(dump: Dump, data: byt
     assert text in str(caught.value)
 
 
-def test_an_encrypted_or_unsupported_member_gets_one_clear_line(dump: Dump) -> None:
+def without_directory(data: bytearray) -> bytes:
+    return bytes(data[: data.index(b"PK\x01\x02")])
+
+
+def test_an_encrypted_or_unsupported_member_is_named_and_the_others_are_read(dump: Dump) -> None:
     encrypted, odd = bytearray(packed()), bytearray(packed())
-    encrypted[6] |= zip_recovery.ENCRYPTED
-    odd[8] = 12  # bzip2
+    encrypted[6] |= zip_directory.ENCRYPTED
+    odd[8] = 97
+    for data, reason in ((encrypted, "it is encrypted"), (odd, "its compression method 97 is not supported")):
+        records, reader = dump(without_directory(data), "dump.zip")
+        assert values(records) == ROWS * 2
+        assert f"dump.zip/2023/a.jsonl: the zip member cannot be read: {reason}" in reader.warnings[1].text
+
+
+def test_a_zip_of_one_encrypted_member_gets_one_clear_line(dump: Dump) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.jsonl", LINES)
+    data = bytearray(buffer.getvalue())
+    data[6] |= zip_directory.ENCRYPTED
     with pytest.raises(InputError, match="encrypted"):
-        dump(bytes(encrypted[:-200]), "dump.zip")
-    with pytest.raises(InputError, match="neither stored nor deflated"):
-        dump(bytes(odd[:-200]), "dump.zip")
+        dump(without_directory(data), "dump.zip")
 
 
 @settings(max_examples=150, deadline=None)

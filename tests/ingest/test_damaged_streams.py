@@ -1,0 +1,134 @@
+"""Damage to a compressed stream costs what is damaged: the rest is read, and what may be altered is named."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate.errors import CurateError
+from curate.ingest.decode import decode_records
+from curate.ingest.reader import Reader
+from curate.ingest.sources import open_inputs
+from tests.support.raw_dumps import row
+
+PARTS = 8
+WORDS = ["model", "text", "careful", "answer", "ask", "why", "long", "matters", "“quoted”", '{"id":', "\n"]
+
+
+def part(number: int) -> list[dict[str, Any]]:
+    """Return 12 rows; their keys come in two orders."""
+    draw = random.Random(number)
+    rows = [row(100 * number + at, " ".join(draw.choices(WORDS, k=60))) for at in range(12)]
+    return [each if at % 3 else dict(reversed(each.items())) for at, each in enumerate(rows)]
+
+
+ROWS = [part(number) for number in range(PARTS)]
+TEXTS = [b"".join(json.dumps(each).encode() + b"\n" for each in rows) for rows in ROWS]
+ALL = {each["id"]: each for rows in ROWS for each in rows}
+
+
+def zstd(data: bytes, *, checksum: bool = True) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=checksum).compress(data)
+
+
+def zipped(method: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for number, text in enumerate(TEXTS):
+            archive.writestr(f"part-{number}.jsonl", text)
+    return buffer.getvalue()
+
+
+CONTAINERS: dict[str, tuple[str, bytes]] = {
+    "gzip of one member": ("dump.jsonl.gz", gzip.compress(b"".join(TEXTS))),
+    "gzip of members": ("dump.jsonl.gz", b"".join(map(gzip.compress, TEXTS))),
+    "zstd of one frame": ("dump.jsonl.zst", zstd(b"".join(TEXTS))),
+    "zstd of frames": ("dump.jsonl.zst", b"".join(map(zstd, TEXTS))),
+    "zip, stored": ("dump.zip", zipped(zipfile.ZIP_STORED)),
+    "zip, deflated": ("dump.zip", zipped(zipfile.ZIP_DEFLATED)),
+    "zip, bzip2": ("dump.zip", zipped(zipfile.ZIP_BZIP2)),
+    "zip, LZMA": ("dump.zip", zipped(zipfile.ZIP_LZMA)),
+}
+
+
+def corrupt(data: bytes, seed: int) -> bytes:
+    """Damage one place: flip a bit, overwrite, zero, delete, insert or cut off."""
+    draw = random.Random(seed)
+    at = draw.randrange(len(data))
+    length = draw.choice((1, 16, 64, 512))
+    rest = data[at + length :]
+    match draw.randrange(6):
+        case 0:
+            return data[:at] + bytes([data[at] ^ 1 << draw.randrange(8)]) + data[at + 1 :]
+        case 1:
+            return (data[:at] + draw.randbytes(length) + rest)[: len(data)]
+        case 2:
+            return (data[:at] + bytes(length) + rest)[: len(data)]
+        case 3:
+            return data[:at] + rest
+        case 4:
+            return data[:at] + draw.randbytes(length) + data[at:]
+        case _:
+            return data[:at]
+
+
+def trusted(path: Path, chunk_bytes: int = 4 << 20) -> list[dict[str, Any]]:
+    """Return the conversations that are whole, and not from a stream that failed its checksum."""
+    reader = Reader(open_inputs([path]), chunk_bytes=chunk_bytes)
+    records = [(chunk.source_file, record) for chunk in reader for record in decode_records(chunk)]
+    assert len(records) == reader.records_read
+    doubtful = {(each.source_file, at) for each in reader.damaged_records for at in range(each.first, each.stop)}
+    return [
+        record.value
+        for file, record in records
+        if record.problem is None and (file, record.index) not in doubtful and "conversations" in record.value
+    ]
+
+
+def harm(name: str, seed: int, folder: Path) -> Path:
+    file, data = CONTAINERS[name]
+    path = folder / file
+    path.write_bytes(corrupt(data, seed))
+    return path
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1 << 32))
+def test_nothing_altered_is_trusted_and_other_parts_are_read(
+    tmp_path_factory: pytest.TempPathFactory, name: str, seed: int
+) -> None:
+    path = harm(name, seed, tmp_path_factory.mktemp("harm"))
+    try:
+        kept = trusted(path)
+    except CurateError:
+        kept = []
+    assert all(ALL[each["id"]] == each for each in kept)
+    assert len({each["id"] for each in kept}) == len(kept)
+    if "of one" not in name and path.stat().st_size >= len(CONTAINERS[name][1]) - 512:
+        ids = {each["id"] for each in kept}
+        assert sum(not {each["id"] for each in rows} <= ids for rows in ROWS) <= 2
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1 << 32), chunk_bytes=st.sampled_from([1000, 10_000, 40_000]))
+def test_what_is_trusted_does_not_depend_on_the_chunks(
+    tmp_path_factory: pytest.TempPathFactory, name: str, seed: int, chunk_bytes: int
+) -> None:
+    path = harm(name, seed, tmp_path_factory.mktemp("harm"))
+    try:
+        kept = trusted(path)
+    except CurateError:
+        return
+    assert trusted(path, chunk_bytes) == kept
