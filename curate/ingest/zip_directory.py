@@ -179,8 +179,8 @@ class _Recovery:
     def _described(self) -> Iterator[_Descriptions]:
         """Yield each header with its entry in the directory, each entry with its header, and those without."""
         by_name: defaultdict[str, list[int]] = defaultdict(list)
-        for at, header in self.headers.items():
-            by_name[header.name].append(at)
+        for header_at, header in self.headers.items():
+            by_name[header.name].append(header_at)
         unused = dict(self.headers)
         shift = 0  # of the members' bytes against the offsets in the directory, where bytes were lost or added
         unmatched: list[tuple[Header, int]] = []
@@ -194,8 +194,8 @@ class _Recovery:
         for entry, shift_before in unmatched:
             place = self._place(entry, (shift_before, shift), unused)
             yield _Descriptions(place, unused.pop(place, None), entry)
-        for at, header in unused.items():
-            yield _Descriptions(at, header, None)
+        for header_at, header in unused.items():
+            yield _Descriptions(header_at, header, None)
 
     def _place(self, entry: Header, shifts: Sequence[int], headers: dict[int, Header]) -> int:
         """Return where the damaged header of a listed member must be."""
