@@ -28,7 +28,7 @@ from curate.schemas import formats, prompts
 from curate.schemas.conversation import ROLES, Conversation
 from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
 
-COLUMNS = {
+COLUMNS: dict[str, type[pl.DataType]] = {
     "id": pl.String,
     "cluster": pl.String,
     "content": pl.UInt64,
@@ -39,7 +39,7 @@ COLUMNS = {
     "turns": pl.Int64,
     "source_file": pl.String,
     "source_index": pl.Int64,
-    **dict.fromkeys(ROLES, pl.Int64),  # messages of each role
+    **dict.fromkeys(map(str, ROLES), pl.Int64),  # messages of each role
 }
 
 
