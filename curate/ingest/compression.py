@@ -130,7 +130,7 @@ class GzipMember:
             try:
                 out = inflate.decompress(data, READ_BYTES)
             except zlib.error as error:
-                self.error = error_message(error)
+                self.error = _cause(error)
                 yield from self._expand_until_damage(before, data)
                 return
             self.packed.put_back(len(inflate.unused_data if inflate.eof else inflate.unconsumed_tail))
@@ -173,12 +173,17 @@ class ZstdFrame:
             try:
                 out = frame.decompress(data)
             except zstandard.ZstdError as error:
-                self.error = error_message(error)
+                self.error = _cause(error)
                 self.packed.put_back(len(data))
                 return
             if frame.eof:
                 self.packed.put_back(len(frame.unused_data))
             yield out
+
+
+def _cause(error: Exception) -> str:
+    """Return what a library says about the data, without "Error -3 while decompressing data"."""
+    return error_message(error).rpartition(": ")[2]
 
 
 def _zstd_decoder() -> zstandard.ZstdDecompressionObj:

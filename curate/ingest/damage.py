@@ -56,11 +56,13 @@ class Verification:
     offset: int = 0
     verified: int = 0
     failed: list[FailedText] = field(default_factory=list)
+    gaps: set[int] = field(default_factory=set)  # bytes of the text where some of it is missing
 
     def remove_marks(self, blocks: Iterator[Block]) -> Iterator[bytes]:
         """Yield the text of a stream without its marks, which are noted."""
         for block in blocks:
             if isinstance(block, Gap):
+                self.gaps.add(self.offset)
                 block = GAP_TEXT
             if isinstance(block, bytes):
                 self.offset += len(block)

@@ -6,11 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 from curate.errors import InputError
 from curate.ingest.chunker import Chunker
-from curate.ingest.damage import Block, Damage, Verification
+from curate.ingest.damage import GAP_TEXT, Block, Damage, Verification
 from curate.ingest.damaged_records import DamagedRecords, RecordFinder
 from curate.ingest.decode import Chunk, is_json_record
 from curate.ingest.parquet import row_blocks
@@ -81,7 +81,7 @@ class Reader:
         """The number of bytes of dumps read so far, after decompression."""
         return sum(meter.expanded or meter.bytes for meter in self._meters.values())
 
-    @property
+    @cached_property
     def bytes_total(self) -> int | None:
         """The number of bytes on disk, of all sources; None if a size is unknown."""
         sizes = {source.file: source.bytes for source in self.sources}
@@ -131,6 +131,12 @@ class Reader:
         if lost != 0:
             self._losses.append((len(self.warnings) - 1, source.file, lost))
 
+    def _note_text_damage(
+        self, source: Source, verification: Verification, offset: int, lost: int, description: str
+    ) -> None:
+        if not (offset in verification.gaps and lost <= len(GAP_TEXT)):  # the container's damage has a warning
+            self._warn(source.name, offset, lost, description)
+
     def _estimate_losses(self) -> None:
         """Add to warnings how many records were lost: as many for each byte on disk as in the rest of the file."""
         lost_bytes: Counter[str] = Counter()
@@ -138,11 +144,12 @@ class Reader:
             lost_bytes[file] += lost or 0
         for index, file, lost in self._losses:
             good_bytes = self._meters[file].bytes - lost_bytes[file]
-            estimate = "an unknown number of"
+            estimate = "an unknown number of records"
             if lost and self._records[file] and good_bytes > 0:
-                estimate = f"about {max(1, round(lost * self._records[file] / good_bytes)):,}"
+                count = round(lost * self._records[file] / good_bytes)
+                estimate = f"about {count:,} records" if count > 1 else "at most about one record"
             damage = self.warnings[index]
-            self.warnings[index] = replace(damage, text=f"{damage.text}, {estimate} records")
+            self.warnings[index] = replace(damage, text=f"{damage.text}, {estimate}")
 
     def _checked_chunks(self, source: Source) -> Iterator[Chunk]:
         """Yield a source's chunks once one of them has a complete record; raise InputError if none does.
@@ -182,7 +189,8 @@ class Reader:
         verification = Verification()
         self._finder = RecordFinder(source.name, verification)
         text = verification.remove_marks(self._text(source, meter))
-        chunker = Chunker(text, self.chunk_bytes, self.max_record_bytes, partial(self._warn, source.name))
+        report = partial(self._note_text_damage, source, verification)
+        chunker = Chunker(text, self.chunk_bytes, self.max_record_bytes, report)
         first = 0  # index of the chunk's first record in the source
         for part in chunker:
             count = sum(span.count for span in part.spans)

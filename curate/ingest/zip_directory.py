@@ -124,7 +124,9 @@ def _listed_member(data: mmap.mmap, entry: zipfile.ZipInfo) -> Member:
         raise zipfile.BadZipFile(f"{entry.orig_filename!r} does not agree with its own header")
     sizes = (entry.CRC, entry.compress_size, entry.file_size)
     stop = header.start + entry.compress_size
-    if stop > len(data) or (not header.flags & HAS_DESCRIPTOR and (header.crc, header.packed, header.size) != sizes):
+    if not _ends_well(data, stop) or (
+        not header.flags & HAS_DESCRIPTOR and (header.crc, header.packed, header.size) != sizes
+    ):
         raise zipfile.BadZipFile(f"the size of {entry.orig_filename!r} does not agree with its own header")
     encrypted = bool(header.flags & ENCRYPTED)
     extent = Extent(header.start, stop, header.method, encrypted, entry.CRC, entry.file_size)
@@ -171,7 +173,7 @@ class _Recovery:
             if each.header_at < inside:
                 continue
             extents = self._extents(each, next_at)
-            if self._ends_well(extents[0].stop):
+            if _ends_well(self.data, extents[0].stop):
                 inside = extents[0].stop
             names = dict.fromkeys(description.name for description in each.all())
             yield Member(tuple(names), each.header_at, tuple(extents))
@@ -215,10 +217,10 @@ class _Recovery:
         size = len(self.data)
         extents: list[Extent] = []
         for description in each.all():
-            for start in _starts(each):
+            for start in _starts(each)[: 1 if description.is_open else None]:
                 stop = self._find_stop(start) if description.is_open else start + description.packed
                 extents.append(description.extent(start, stop, size))
-        sound = [extent for extent in extents if not extent.cut_off and self._ends_well(extent.stop)]
+        sound = [extent for extent in extents if not extent.cut_off and _ends_well(self.data, extent.stop)]
         known_crcs = {extent.crc for extent in extents if extent.crc is not None}
         if sound and len(known_crcs) <= 1 and len({(extent.method, extent.encrypted) for extent in extents}) == 1:
             return [sound[0]]
@@ -234,11 +236,6 @@ class _Recovery:
             key=lambda extent: (extent not in sound, extent.cut_off != cut_off),
         )
         return likely[:MAX_EXTENTS] or [each.all()[0].extent(each.header_at, next_at, size)]
-
-    def _ends_well(self, stop: int) -> bool:
-        """Return whether a member may end here: a mark follows, at once or after a descriptor; or the file ends."""
-        offsets = (stop, stop + 12, stop + 20)  # a descriptor may lack its mark
-        return stop == len(self.data) or any(self.data[offset : offset + 4] in MARKS for offset in offsets)
 
     def _find_stop(self, start: int) -> int | None:
         """Return the end of a member whose size is in a descriptor after its bytes; None if it has no end.
@@ -270,11 +267,17 @@ def _starts(each: _Descriptions) -> list[int]:
     """Return where a member's bytes may start: after its header, whose lengths may be damaged."""
     header, entry = each.header, each.entry
     starts = [header.start] if header is not None else []
-    if entry is not None and (header is None or header.name_bytes != entry.name_bytes):
+    if entry is not None:
         after_name = each.header_at + HEADER.size + len(entry.name_bytes)
         sizes = [header.extra_bytes] if header is not None else []
         starts += [after_name + size for size in (*sizes, entry.extra_bytes, *USUAL_EXTRA_BYTES)]
     return list(dict.fromkeys(starts))
+
+
+def _ends_well(data: mmap.mmap, stop: int) -> bool:
+    """Return whether a member may end here: a mark follows, at once or after a descriptor; or the file ends."""
+    offsets = (stop, stop + 12, stop + 20)  # a descriptor may lack its mark
+    return stop == len(data) or any(data[offset : offset + 4] in MARKS for offset in offsets)
 
 
 def _nearest(places: list[int], place: int, unused: Container[int]) -> int | None:

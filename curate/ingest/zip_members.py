@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import bz2
 import lzma
-import mmap
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from curate.ingest.damage import Block, Failed, ReportLoss, Verified
 
@@ -59,12 +58,12 @@ def member_blocks(path: Path, member: Member, report: ReportLoss) -> Iterator[Bl
 
     Raises UnreadableMember if it is encrypted or its method is not supported.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with path.open("rb") as file:
         extents = [extent for extent in member.extents if _is_readable(extent)]
         if not extents:
             raise UnreadableMember(_unreadable(member.extents[0]))
-        whole = (extent for extent in extents if _is_whole(data, extent))
-        yield from _expand(data, extents[0] if len(extents) == 1 else next(whole, extents[0]), report)
+        whole = (extent for extent in extents if _is_whole(file, extent))
+        yield from _expand(file, extents[0] if len(extents) == 1 else next(whole, extents[0]), report)
 
 
 def _is_readable(extent: Extent) -> bool:
@@ -77,11 +76,11 @@ def _unreadable(extent: Extent) -> str:
     return f"its compression method {extent.method} is not supported; zip it again"
 
 
-def _is_whole(data: mmap.mmap, extent: Extent) -> bool:
+def _is_whole(file: IO[bytes], extent: Extent) -> bool:
     """Expand a member for its checksum only."""
     limit = max(MIN_TRIAL_BYTES, TRIAL_RATIO * (extent.stop - extent.start))
     expanded = 0
-    for block in _expand(data, extent, lambda *_: None):
+    for block in _expand(file, extent, lambda *_: None):
         if not isinstance(block, bytes):
             return isinstance(block, Verified)
         expanded += len(block)
@@ -90,13 +89,14 @@ def _is_whole(data: mmap.mmap, extent: Extent) -> bool:
     return False
 
 
-def _expand(data: mmap.mmap, extent: Extent, report: ReportLoss) -> Iterator[Block]:
+def _expand(file: IO[bytes], extent: Extent, report: ReportLoss) -> Iterator[Block]:
     expanded = crc = 0
     at = extent.start
     try:
         decoder = DECODERS[extent.method](extent.size)
+        file.seek(at)
         while at < extent.stop and not decoder.eof:
-            for block in decoder.feed(data[at : min(at + READ_BYTES, extent.stop)]):
+            for block in decoder.feed(file.read(min(READ_BYTES, extent.stop - at))):
                 expanded += len(block)
                 crc = zlib.crc32(block, crc)
                 yield block
@@ -105,30 +105,30 @@ def _expand(data: mmap.mmap, extent: Extent, report: ReportLoss) -> Iterator[Blo
             raise EOFError("its end is missing")
     except DECODE_ERRORS as error:
         lost = max(0, extent.stop - at)
-        what = f"the zip member is damaged near byte {at} of the file ({error})"
+        what = f"the zip member is damaged near byte {at} of the file ({str(error).rpartition(': ')[2]})"
         report(expanded, lost, f"{what}: {lost} bytes are lost")
         yield Failed(what)
         return
     if extent.cut_off and not decoder.eof:
         lost_part = f"{extent.lost} bytes of it are lost" if extent.lost else "the rest is lost"
-        report(
-            expanded, extent.lost or None, f"the zip member is cut off at byte {extent.stop} of the file: {lost_part}"
-        )
+        what = f"the zip member is cut off at byte {extent.stop} of the file: {lost_part}"
+        report(expanded, extent.lost or None, what)
         return
     end = min(at, extent.stop) - decoder.unused
-    expected = _crc_after(data, end) if extent.crc is None else extent.crc
-    if crc == expected:
+    expected = {extent.crc, _crc_at(file, end)} - {None}
+    if crc in expected:
         yield Verified()
-    elif expected is not None:
+    elif expected:
         what = "the zip member is damaged: the checksum does not match its content"
         report(expanded, 0, what)
         yield Failed(what)
 
 
-def _crc_after(data: mmap.mmap, end: int) -> int | None:
+def _crc_at(file: IO[bytes], end: int) -> int | None:
     """Return the checksum in the descriptor after a member's bytes; None if the file ends before it."""
-    at = end + 4 if data[end : end + 4] == DESCRIPTOR_MARK else end
-    return int.from_bytes(data[at : at + 4], "little") if at + 4 <= len(data) else None
+    file.seek(end)
+    crc = file.read(8).removeprefix(DESCRIPTOR_MARK)[:4]
+    return int.from_bytes(crc, "little") if len(crc) == 4 else None
 
 
 # ── decoders ──────────────────────────────────────────────────────────────────────────────────────────────────────

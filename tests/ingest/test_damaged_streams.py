@@ -3,103 +3,23 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import random
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import CurateError
-from curate.ingest.decode import decode_records
-from curate.ingest.reader import Reader
-from curate.ingest.sources import open_inputs
-from tests.support.raw_dumps import row
-
-PARTS = 8
-WORDS = ["model", "text", "careful", "answer", "ask", "why", "long", "matters", "“quoted”", '{"id":', "\n"]
+from tests.support.damaged_dumps import ALL, CONTAINERS, ROWS, TEXTS, damage, trusted, zstd
+from tests.support.raw_dumps import Dump, good, reads, row
 
 
-def part(number: int) -> list[dict[str, Any]]:
-    """Return 12 rows; their keys come in two orders."""
-    draw = random.Random(number)
-    rows = [row(100 * number + at, " ".join(draw.choices(WORDS, k=60))) for at in range(12)]
-    return [each if at % 3 else dict(reversed(each.items())) for at, each in enumerate(rows)]
-
-
-ROWS = [part(number) for number in range(PARTS)]
-TEXTS = [b"".join(json.dumps(each).encode() + b"\n" for each in rows) for rows in ROWS]
-ALL = {each["id"]: each for rows in ROWS for each in rows}
-
-
-def zstd(data: bytes, *, checksum: bool = True) -> bytes:
-    return zstandard.ZstdCompressor(write_checksum=checksum).compress(data)
-
-
-def zipped(method: int) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        for number, text in enumerate(TEXTS):
-            archive.writestr(f"part-{number}.jsonl", text)
-    return buffer.getvalue()
-
-
-CONTAINERS: dict[str, tuple[str, bytes]] = {
-    "gzip of one member": ("dump.jsonl.gz", gzip.compress(b"".join(TEXTS))),
-    "gzip of members": ("dump.jsonl.gz", b"".join(map(gzip.compress, TEXTS))),
-    "zstd of one frame": ("dump.jsonl.zst", zstd(b"".join(TEXTS))),
-    "zstd of frames": ("dump.jsonl.zst", b"".join(map(zstd, TEXTS))),
-    "zip, stored": ("dump.zip", zipped(zipfile.ZIP_STORED)),
-    "zip, deflated": ("dump.zip", zipped(zipfile.ZIP_DEFLATED)),
-    "zip, bzip2": ("dump.zip", zipped(zipfile.ZIP_BZIP2)),
-    "zip, LZMA": ("dump.zip", zipped(zipfile.ZIP_LZMA)),
-}
-
-
-def corrupt(data: bytes, seed: int) -> bytes:
-    """Damage one place: flip a bit, overwrite, zero, delete, insert or cut off."""
-    draw = random.Random(seed)
-    at = draw.randrange(len(data))
-    length = draw.choice((1, 16, 64, 512))
-    rest = data[at + length :]
-    match draw.randrange(6):
-        case 0:
-            return data[:at] + bytes([data[at] ^ 1 << draw.randrange(8)]) + data[at + 1 :]
-        case 1:
-            return (data[:at] + draw.randbytes(length) + rest)[: len(data)]
-        case 2:
-            return (data[:at] + bytes(length) + rest)[: len(data)]
-        case 3:
-            return data[:at] + rest
-        case 4:
-            return data[:at] + draw.randbytes(length) + data[at:]
-        case _:
-            return data[:at]
-
-
-def trusted(path: Path, chunk_bytes: int = 4 << 20) -> list[dict[str, Any]]:
-    """Return the conversations that are whole, and not from a stream that failed its checksum."""
-    reader = Reader(open_inputs([path]), chunk_bytes=chunk_bytes)
-    records = [(chunk.source_file, record) for chunk in reader for record in decode_records(chunk)]
-    assert len(records) == reader.records_read
-    doubtful = {(each.source_file, at) for each in reader.damaged_records for at in range(each.first, each.stop)}
-    return [
-        record.value
-        for file, record in records
-        if record.problem is None and (file, record.index) not in doubtful and "conversations" in record.value
-    ]
-
-
-def harm(name: str, seed: int, folder: Path) -> Path:
-    file, data = CONTAINERS[name]
-    path = folder / file
-    path.write_bytes(corrupt(data, seed))
-    return path
+@pytest.fixture
+def dump(tmp_path: Path) -> Dump:
+    return reads(tmp_path)
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
@@ -108,7 +28,7 @@ def harm(name: str, seed: int, folder: Path) -> Path:
 def test_nothing_altered_is_trusted_and_other_parts_are_read(
     tmp_path_factory: pytest.TempPathFactory, name: str, seed: int
 ) -> None:
-    path = harm(name, seed, tmp_path_factory.mktemp("harm"))
+    path = damage(name, seed, tmp_path_factory.mktemp("damage"))
     try:
         kept = trusted(path)
     except CurateError:
@@ -126,9 +46,74 @@ def test_nothing_altered_is_trusted_and_other_parts_are_read(
 def test_what_is_trusted_does_not_depend_on_the_chunks(
     tmp_path_factory: pytest.TempPathFactory, name: str, seed: int, chunk_bytes: int
 ) -> None:
-    path = harm(name, seed, tmp_path_factory.mktemp("harm"))
+    path = damage(name, seed, tmp_path_factory.mktemp("damage"))
     try:
         kept = trusted(path)
     except CurateError:
         return
     assert trusted(path, chunk_bytes) == kept
+
+
+MEMBERS = [gzip.compress(text) for text in TEXTS]
+FRAMES = [zstd(text) for text in TEXTS]
+
+
+@pytest.mark.parametrize(("name", "parts"), [("dump.jsonl.gz", MEMBERS), ("dump.jsonl.zst", FRAMES)])
+@pytest.mark.parametrize("bad", [0, 3, len(TEXTS) - 1])
+@pytest.mark.parametrize("place", ["magic", "middle", "checksum"])
+def test_members_after_a_bad_one_are_read(tmp_path: Path, name: str, parts: list[bytes], bad: int, place: str) -> None:
+    part = bytearray(parts[bad])
+    at = {"magic": 0, "middle": len(part) // 2, "checksum": len(part) - 5 + 4 * name.endswith("zst")}[place]
+    part[at] ^= 0xFF
+    path = tmp_path / name
+    path.write_bytes(b"".join([*parts[:bad], bytes(part), *parts[bad + 1 :]]))
+    assert trusted(path) == [each for number, rows in enumerate(ROWS) if number != bad for each in rows]
+
+
+def test_two_halves_of_records_around_a_gap_never_form_one(dump: Dump) -> None:
+    """Without a mark, the cut would leave one valid line: the beginning of one record and the end of another."""
+    text = TEXTS[0]
+    first, second = text.index(b'"value": "') + 10, text.index(b'"value": "', 2000) + 10
+    data = gzip.compress(text[:first]) + b"damage" + gzip.compress(text[second:])
+    records, reader = dump(data, "dump.jsonl.gz")
+    assert all(ALL[value["id"]] == value for value in good(records) if "conversations" in value)
+    assert any("stream is damaged" in warning.text for warning in reader.warnings)
+
+
+def test_a_whole_record_right_after_a_gap_is_read(dump: Dump) -> None:
+    lines = TEXTS[0].splitlines(keepends=True)
+    data = gzip.compress(b"".join(lines[:3]) + lines[3][:50]) + b"damage" + gzip.compress(b"".join(lines[4:]))
+    records, _ = dump(data, "dump.jsonl.gz")
+    assert [value for value in good(records) if "conversations" in value] == ROWS[0][:3] + ROWS[0][4:]
+
+
+def test_frames_without_a_checksum_lose_only_the_damaged_one(tmp_path: Path) -> None:
+    frames = [bytearray(zstd(text, checksum=False)) for text in TEXTS]
+    frames[4][len(frames[4]) // 2 :] = b""
+    path = tmp_path / "dump.jsonl.zst"
+    path.write_bytes(b"".join(frames))
+    assert trusted(path) == [each for number, rows in enumerate(ROWS) if number != 4 for each in rows]
+
+
+def test_false_starts_cost_bounded_time(tmp_path: Path) -> None:
+    """A stream that seems to begin at every third byte."""
+    path = tmp_path / "dump.jsonl.gz"
+    path.write_bytes(MEMBERS[0] + b"\x1f\x8b\x08\0" * 200_000 + MEMBERS[1])
+    assert trusted(path)[: len(ROWS[0])] == ROWS[0]
+
+
+def test_utf_16_goes_on_after_a_gap(dump: Dump) -> None:
+    texts = ["\ufeff" + TEXTS[0].decode(), TEXTS[1].decode(), TEXTS[2].decode()]
+    members = [gzip.compress(text.encode("utf-16-le")) for text in texts]
+    records, _ = dump(members[0] + members[1][:-30] + members[2], "dump.jsonl.gz")
+    read = [value for value in good(records) if "conversations" in value]
+    assert read[:12] == ROWS[0] and read[-12:] == ROWS[2]
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd], ids=["gzip", "zstd"])
+def test_a_cut_off_alters_nothing(dump: Dump, pack: Callable[[bytes], bytes]) -> None:
+    rows = [row(number, random.Random(number).randbytes(300).hex()) for number in range(1000)]
+    data = pack(b"".join(json.dumps(each).encode() + b"\n" for each in rows))
+    records, reader = dump(data[: -len(data) // 4], "dump.jsonl.x")
+    assert reader.damaged_records == []
+    assert good(records) == rows[: len(good(records))] and len(good(records)) > 500

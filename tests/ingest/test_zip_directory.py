@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from curate.errors import InputError
 from curate.ingest import zip_directory
+from curate.ingest.reader import Reader
+from curate.ingest.sources import open_inputs
 from tests.support.raw_dumps import LINES, ROWS, Dump, good, reads, rules, values
 
 MEMBERS = {"2023/a.jsonl": LINES, "notes.txt": b"not a dump", "b.json": json.dumps(ROWS).encode(), "c.jsonl": LINES}
@@ -149,3 +151,46 @@ def test_an_unreadable_member_loses_no_other_member(dump: Dump) -> None:
     records, reader = dump(bytes(data), "dump.zip")
     assert good(records) == ROWS * 2
     assert any("dump.zip/b.json: the zip member is damaged" in damage.text for damage in reader.warnings)
+
+
+NAMES = ("mark", "version", "flags", "method", "checksum", "packed", "size", "name", "extra", "offset")
+FIELDS = [
+    *((b"PK\x03\x04", "header", *field) for field in zip(NAMES, (0, 4, 6, 8, 14, 18, 22, 26, 28), strict=False)),
+    *((b"PK\x01\x02", "entry", *field) for field in zip(NAMES, (0, 6, 8, 10, 16, 20, 24, 28, 30, 42), strict=True)),
+]
+
+
+@pytest.mark.parametrize("kind", ["plain", "stored", "piped"])
+@pytest.mark.parametrize("member", [0, 2, 3])
+@pytest.mark.parametrize(("mark", "place", "field", "at"), FIELDS, ids=str)
+def test_a_damaged_field_loses_no_member_since_the_other_description_has_it(
+    dump: Dump, kind: str, member: int, mark: bytes, place: str, field: str, at: int
+) -> None:
+    data = bytearray(packed(kind))
+    start = -1
+    for _ in range(member + 1):
+        start = data.index(mark, start + 1)
+    data[start + at] = {"version": 99, "flags": 1, "method": 99}.get(field, data[start + at] ^ 0x55)
+    records, reader = dump(bytes(data), "dump.zip")
+    assert values(records) == ROWS * 3
+    assert reader.damaged_records == []
+
+
+def test_an_end_of_the_directory_that_counts_too_few_loses_no_member(dump: Dump) -> None:
+    data = bytearray(packed())
+    end = data.index(b"PK\x05\x06")
+    data[end + 12] ^= 0x20  # the directory's size
+    records, _ = dump(bytes(data), "dump.zip")
+    assert values(records) == ROWS * 3
+
+
+def test_members_are_looked_up_once(tmp_path: Path) -> None:
+    """The listing has a member's place, so that a zip of many members takes linear time."""
+    with zipfile.ZipFile(tmp_path / "dump.zip", "w") as archive:
+        for number in range(3000):
+            archive.writestr(f"{number}.jsonl", json.dumps(ROWS[0]))
+    sources = open_inputs([tmp_path / "dump.zip"])
+    assert [source.member.header_at for source in sources if source.member] == sorted(
+        {source.member.header_at for source in sources if source.member}
+    )
+    assert sum(chunk.count for chunk in Reader(sources)) == 3000
