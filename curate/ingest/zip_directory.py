@@ -124,9 +124,8 @@ def _listed_member(data: mmap.mmap, entry: zipfile.ZipInfo) -> Member:
         raise zipfile.BadZipFile(f"{entry.orig_filename!r} does not agree with its own header")
     sizes = (entry.CRC, entry.compress_size, entry.file_size)
     stop = header.start + entry.compress_size
-    if not _ends_well(data, stop) or (
-        not header.flags & HAS_DESCRIPTOR and (header.crc, header.packed, header.size) != sizes
-    ):
+    own_sizes = sizes if header.flags & HAS_DESCRIPTOR else (header.crc, header.packed, header.size)
+    if own_sizes != sizes or not _ends_well(data, stop):
         raise zipfile.BadZipFile(f"the size of {entry.orig_filename!r} does not agree with its own header")
     encrypted = bool(header.flags & ENCRYPTED)
     extent = Extent(header.start, stop, header.method, encrypted, entry.CRC, entry.file_size)

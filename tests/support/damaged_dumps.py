@@ -57,13 +57,13 @@ CONTAINERS: dict[str, tuple[str, bytes]] = {
 }
 
 
-def corrupt(data: bytes, seed: int) -> bytes:
-    """Damage one place: flip a bit, overwrite, zero, delete, insert or cut off."""
+def corrupt(data: bytes, seed: int, *, cut_off: bool = True) -> bytes:
+    """Damage one place: flip a bit, overwrite, zero, delete, insert, or cut the file off there."""
     draw = random.Random(seed)
     at = draw.randrange(len(data))
     length = draw.choice((1, 16, 64, 512))
     rest = data[at + length :]
-    match draw.randrange(6):
+    match draw.randrange(5 + cut_off):
         case 0:
             return data[:at] + bytes([data[at] ^ 1 << draw.randrange(8)]) + data[at + 1 :]
         case 1:
@@ -92,8 +92,18 @@ def trusted(path: Path, chunk_bytes: int = 4 << 20) -> list[dict[str, Any]]:
 
 
 def damage(name: str, seed: int, folder: Path) -> Path:
-    """Write a damaged copy of a container."""
+    """Write a copy of a container that is damaged in one place."""
     file, data = CONTAINERS[name]
     path = folder / file
     path.write_bytes(corrupt(data, seed))
+    return path
+
+
+def damage_places(name: str, seed: int, folder: Path, places: int) -> Path:
+    """Write a copy that is damaged in several places, and not cut off: a missing checksum would show none of them."""
+    file, data = CONTAINERS[name]
+    for place in range(places):
+        data = corrupt(data, places * seed + place, cut_off=False)
+    path = folder / file
+    path.write_bytes(data)
     return path
