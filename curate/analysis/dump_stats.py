@@ -164,6 +164,7 @@ def _stats(path: str, parts: Sequence[ChunkStats], reader: Reader, template: str
             kept=frame.height,
             tokens=int(sizes["tokens"].sum()),
             answer_tokens=int(sizes["answer_tokens"].sum()),
+            warnings=tuple(damage.text for damage in reader.warnings),
         ),
         flow=_flow(read, frame.height, unreadable),
         histograms=set_stats.histograms(sizes, sizes["tokens"], "conversations"),

@@ -49,6 +49,7 @@ class Header:
     kept: int
     tokens: int
     answer_tokens: int
+    warnings: tuple[str, ...] = ()  # what could not be read of a dump
 
 
 @dataclass(frozen=True)

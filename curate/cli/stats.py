@@ -34,7 +34,8 @@ def stats(path: str, second: str | None, html: str | None, as_json: bool, **coun
     Example:
       curate stats english --html english.html
     """
-    from curate.display.text import show, to_json
+    from curate.analysis.stats import Stats
+    from curate.display.text import one_line, show, to_json
 
     result = _compare(path, second, html, counting) if second else _measure(path, html, counting)
     if as_json:
@@ -43,6 +44,8 @@ def stats(path: str, second: str | None, html: str | None, as_json: bool, **coun
         click.echo(f"wrote {html}", err=True)
     else:
         show(_render(result))
+    for warning in result.header.warnings if isinstance(result, Stats) else ():
+        click.echo(f"warning: {one_line(warning, 1000)}", err=True)
 
 
 def _measure(path: str, html: str | None, counting: dict[str, Any]) -> Stats:

@@ -14,6 +14,7 @@ from curate.errors import InputError, RecordError
 from curate.pipeline import repair_text
 from curate.schemas import formats, native
 
+NATIVE_COLUMNS = frozenset(("messages", "piece", "source_id"))
 BATCH_ROWS = 1_000  # of a Parquet file, converted to Python objects at once
 
 
@@ -49,15 +50,23 @@ def read_entry(row: InputRecord) -> Entry:
 
 
 def read_records(source: str | Path, warnings: list[str]) -> Iterator[InputRecord]:
-    """Yield the records of a curated set, a Parquet file, or anything that `curate.ingest` reads."""
+    """Yield the records of a curated set, or of anything that `curate.ingest` reads."""
     path = Path(source)
     if manifest.is_set(path):
         file = manifest.read(path)[0] / manifest.CONVERSATIONS
         yield from _parquet_rows(file, path.name)
-    elif path.suffix == ".parquet":
+    elif path.suffix == ".parquet" and _has_native_columns(path):
         yield from _parquet_rows(path, path.name)
     else:
         yield from _ingest(source, warnings)
+
+
+def _has_native_columns(file: Path) -> bool:
+    """Return whether a Parquet file is of curate's own format; what cannot be read is not."""
+    try:
+        return set(pl.scan_parquet(file).collect_schema().names()) >= NATIVE_COLUMNS
+    except (OSError, pl.exceptions.PolarsError):
+        return False
 
 
 def _parquet_rows(file: Path, name: str) -> Iterator[InputRecord]:
@@ -65,7 +74,7 @@ def _parquet_rows(file: Path, name: str) -> Iterator[InputRecord]:
     try:
         frame = pl.scan_parquet(file)
         present = frame.collect_schema().names()
-        if {"messages", "piece", "source_id"} <= set(present):
+        if set(present) >= NATIVE_COLUMNS:
             frame = frame.select(column for column in native.KEYS if column in present)
         index = 0
         for batch in frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):

@@ -27,6 +27,14 @@ class InputFile:
 
 
 @dataclass(frozen=True)
+class UnreadFile:
+    """A file, folder or member of an archive beside the inputs that was not read, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class TokenizerFacts:
     """The tokenizer that counted the tokens; `hash` is the SHA-256 of its vocabulary file."""
 
@@ -96,6 +104,7 @@ class Manifest:
     version: str
     versions: dict[str, str] = field(default_factory=dict)
     inputs: list[InputFile]
+    unread: list[UnreadFile] = field(default_factory=list)
     recipe: dict[str, Any]  # every setting, by section
     tokenizer: TokenizerFacts
     template: str

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
+from itertools import chain, groupby
+from pathlib import Path
 
 from curate.errors import InputError
-from curate.ingest.chunker import Chunker
-from curate.ingest.damage import GAP_TEXT, Block, Damage, Verification
+from curate.ingest.chunker import Chunker, RecordSpan
+from curate.ingest.containers.parquet import Rows, read_rows
+from curate.ingest.damage import GAP_TEXT, Damage, ReportDamage, Verification
 from curate.ingest.damaged_records import DamagedRecords, RecordFinder
 from curate.ingest.decode import Chunk, is_json_record
-from curate.ingest.parquet import row_blocks
-from curate.ingest.sources import Source, describe
-from curate.ingest.streams import Limits, Meter, is_compressed, text_blocks
+from curate.ingest.sources import Source, describe, no_record
+from curate.ingest.streams import ExpansionError, Limits, Meter, is_compressed, text_blocks
+from curate.ingest.unread import UnreadFile, describe_skipped
 
 MAX_LEADING_DAMAGE = 64 << 20  # bytes; a file with more damage than that at its start is not a dump
 
@@ -47,7 +50,7 @@ class Reader:
         max_expanded_bytes: int = 1 << 40,
         max_expansion: int = 1000,
     ) -> None:
-        self.sources = list(sources)
+        self.sources = [source for source in sources if not source.problem]
         self.limit = limit
         self.chunk_bytes = chunk_bytes
         self.max_record_bytes = max_record_bytes
@@ -55,40 +58,46 @@ class Reader:
         self.records_read = 0
         self.warnings: list[Damage] = []
         self.damaged_records: list[DamagedRecords] = []
+        self.unread = [UnreadFile(source.name, source.problem) for source in sources if source.problem]
+        self._found_unread = [source for source in sources if source.problem]
+        self._sizes = {source.file: source.bytes for source in self.sources}  # of the files on disk
+        known = [size for size in self._sizes.values() if size is not None]
+        self._bytes_total = sum(known) if len(known) == len(self._sizes) else None
         self._meters: dict[str, Meter] = {}
+        self._meter = Meter()  # of the file that is being read
+        self._bytes_before = self._unpacked_before = 0  # of the files before it
         self._container_damage: dict[str, str] = {}  # by source: what is wrong with its compression or archive
         self._any_record = False
         self._records: Counter[str] = Counter()  # by file, without damage
         self._losses: list[tuple[int, str, int | None]] = []  # index of the warning, file, bytes on disk if known
         self._finder: RecordFinder | None = None
+        self._problems: list[str] = []  # of the sources that could not be read, as errors
 
     @property
     def inputs(self) -> list[InputFile]:
         """The files read so far, as they are on disk."""
-        sizes = {source.file: source.bytes for source in self.sources}
         return [
-            InputFile(name, (meter.sha256 and sizes[name]) or meter.bytes, meter.sha256)
+            InputFile(name, (meter.sha256 and self._sizes[name]) or meter.bytes, meter.sha256)
             for name, meter in self._meters.items()
         ]
 
     @property
     def bytes_read(self) -> int:
         """The number of bytes read from disk so far."""
-        return sum(meter.bytes for meter in self._meters.values())
+        return self._bytes_before + self._meter.bytes
 
     @property
     def bytes_unpacked(self) -> int:
         """The number of bytes of dumps read so far, after decompression."""
-        return sum(meter.expanded or meter.bytes for meter in self._meters.values())
+        return self._unpacked_before + (self._meter.expanded or self._meter.bytes)
 
-    @cached_property
+    @property
     def bytes_total(self) -> int | None:
         """The number of bytes on disk, of all sources; None if a size is unknown."""
-        sizes = {source.file: source.bytes for source in self.sources}
-        known = [size for size in sizes.values() if size is not None]
-        return sum(known) if len(known) == len(sizes) else None
+        return self._bytes_total
 
     def __iter__(self) -> Iterator[Chunk]:
+        self._warn_of_unread()
         for source in self.sources:
             if source.damage and source.file not in self._meters:  # once for each file, before its first member
                 self._warn(source.file, source.bytes or 0, 0, source.damage)
@@ -103,12 +112,15 @@ class Reader:
         if not self._any_record:
             names = ", ".join(repr(source.name) for source in self.sources[:3])
             advice = next(iter(self._container_damage.values()), "give a dump that has records")
-            raise InputError(f"no record in {names}; {advice}")
+            unread = [
+                f"input {source.name!r} {source.problem}" for source in self._found_unread if not source.skipped_in
+            ]
+            raise no_record(unread + self._problems or [f"no record in {names}; {advice}"])
 
     def _limited_chunks(self, source: Source) -> Iterator[Chunk]:
         """Yield a source's chunks up to the limit, and note which of their records may be altered."""
         stop = 0
-        for chunk in self._checked_chunks(source):
+        for chunk in self._chunks_or_problem(source):
             left = math.inf if self.limit is None else self.limit - self.records_read
             if left <= 0:
                 break
@@ -120,6 +132,32 @@ class Reader:
         self.damaged_records += [
             replace(records, stop=min(records.stop, stop)) for records in ranges if records.first < stop
         ]
+
+    def _warn_of_unread(self) -> None:
+        """Warn of what was not read: of each file with a problem, and of those with other names by folder or zip."""
+        skipped: dict[str, list[Source]] = {}
+        for source in self._found_unread:
+            if source.skipped_in:
+                skipped.setdefault(source.skipped_in, []).append(source)
+            else:
+                self._warn_unread(source.name, source.problem)
+        for place, sources in skipped.items():
+            self._warn(place, 0, 0, describe_skipped([source.member_name or source.file for source in sources]))
+
+    def _warn_unread(self, name: str, problem: str) -> None:
+        self.warnings.append(Damage(name, 0, 0, f"{name} is not read: it {problem}"))
+
+    def _chunks_or_problem(self, source: Source) -> Iterator[Chunk]:
+        """Yield a source's chunks; if it cannot be read (any further), say so, and leave the others to be read."""
+        try:
+            yield from self._checked_chunks(source)
+        except ExpansionError:
+            raise
+        except InputError as error:
+            problem = str(error).partition(repr(source.name))[2].strip() or str(error)
+            self._problems.append(str(error))
+            self.unread.append(UnreadFile(source.name, problem))
+            self._warn_unread(source.name, problem)
 
     def _warn(self, name: str, offset: int, lost: int, description: str) -> None:
         self.warnings.append(Damage(name, offset, lost, f"{name}: {description}"))
@@ -178,33 +216,68 @@ class Reader:
             advice = f"; {damage}" if damage else "; give a JSON or JSONL dump"
             raise InputError(f"input {source.name!r} has no complete JSON record; it is {content}{advice}")
 
-    def _text(self, source: Source, meter: Meter) -> Iterator[Block]:
-        if source.path is not None and source.kind == "parquet":
-            return row_blocks(source, source.path, meter)
-        return text_blocks(source, meter, self.limits, partial(self._note_container_damage, source))
-
     def _chunks(self, source: Source) -> Iterator[Chunk]:
-        meter = self._meters.setdefault(source.file, Meter())
+        meter = self._open_meter(source.file)
+        self._finder = None
+        if source.path is not None and source.kind == "parquet":
+            yield from self._parquet_chunks(source, source.path, meter)
+            return
         previous_warnings = len(self.warnings)
         verification = Verification()
         self._finder = RecordFinder(source.name, verification)
-        text = verification.remove_marks(self._text(source, meter))
+        blocks = text_blocks(source, meter, self.limits, partial(self._note_container_damage, source))
         report = partial(self._note_text_damage, source, verification)
-        chunker = Chunker(text, self.chunk_bytes, self.max_record_bytes, report)
-        first = 0  # index of the chunk's first record in the source
-        for part in chunker:
-            count = sum(span.count for span in part.spans)
-            chunk = Chunk(source.name, first, count, part.start, part.data, part.spans, part.record_start)
-            self._finder.add(chunk)
-            self._records[source.file] += sum(span.count for span in part.spans if span.kind != "damage")
-            yield chunk
-            first += count
-        if first or (source.optional and source.name in self._container_damage):
+        chunker = self._chunker(verification.remove_marks(blocks), report)
+        count = yield from self._number(source, chunker, 0)
+        if count or (source.optional and source.name in self._container_damage):
             return
         reasons = [damage.text for damage in self.warnings[previous_warnings:]]
         if reasons or not chunker.arrays:
             raise InputError(f"input {source.name!r} has no record: {'; '.join(reasons) or 'only white space'}")
         self._warn(source.name, 0, 0, "an empty array, no record")
+
+    def _open_meter(self, file: str) -> Meter:
+        """Return the meter of a file, whose sources are read one after the other."""
+        if file not in self._meters:
+            self._bytes_before, self._unpacked_before = self.bytes_read, self.bytes_unpacked
+            self._meter = self._meters[file] = Meter()
+        return self._meters[file]
+
+    def _chunker(self, text: Iterator[bytes], report: ReportDamage) -> Chunker:
+        return Chunker(text, self.chunk_bytes, self.max_record_bytes, report)
+
+    def _parquet_chunks(self, source: Source, path: Path, meter: Meter) -> Iterator[Chunk]:
+        """Yield chunks of the rows between damage, and one of a single record for each stretch of damage."""
+        rows = read_rows(source, path, meter, self.limits, self.max_record_bytes)
+        for is_lost, parts in groupby(rows, key=lambda part: bool(part.lost)):
+            if is_lost:
+                yield self._lost_rows(source, list(parts))
+            else:
+                start = next(parts)
+                text = chain((start.data,), (part.data for part in parts))
+                chunker = self._chunker(text, partial(self._warn, source.name))
+                yield from self._number(source, chunker, start.first)
+
+    def _lost_rows(self, source: Source, parts: Sequence[Rows]) -> Chunk:
+        count = sum(part.count for part in parts)
+        lost = f"about {count:,} record{'s' if count > 1 else ''} from number {parts[0].first:,} on cannot be read"
+        more = f" (the first of {len(parts)} such places)" if len(parts) > 1 else ""
+        self._warn(source.name, 0, sum(part.bytes for part in parts), f"{lost}: {parts[0].lost}{more}")
+        span = RecordSpan(0, 0, 1, "damage", f"{lost}: {parts[0].lost}")
+        return Chunk(source.name, parts[0].first, 1, 0, b"", (span,))
+
+    def _number(self, source: Source, chunker: Chunker, first: int) -> Generator[Chunk, None, int]:
+        """Yield chunks whose records are numbered from `first` on; return how many records there are."""
+        number = first  # of the chunk's first record in the source
+        for part in chunker:
+            count = sum(span.count for span in part.spans)
+            chunk = Chunk(source.name, number, count, part.start, part.data, part.spans, part.record_start)
+            if self._finder is not None:
+                self._finder.add(chunk)
+            self._records[source.file] += sum(span.count for span in part.spans if span.kind != "damage")
+            yield chunk
+            number += count
+        return number - first
 
 
 def find_damaged_records(sources: Sequence[Source]) -> list[DamagedRecords]:

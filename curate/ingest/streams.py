@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import IO
 
 from curate.errors import InputError
-from curate.ingest.compression import GZIP, ZSTD, Format, expand
+from curate.ingest.containers.compression import GZIP, ZSTD, Format, expand
+from curate.ingest.containers.zip_members import Member, UnreadableMember, member_blocks
 from curate.ingest.damage import Block, Gap, ReportLoss
 from curate.ingest.sources import Source, error_message
-from curate.ingest.zip_members import Member, UnreadableMember, member_blocks
 
 BLOCK_BYTES = 1 << 20  # read from disk at a time
 MIN_RATIO_BYTES = 64 << 20  # the expansion ratio is checked from this many expanded bytes on
@@ -31,6 +31,10 @@ BOMS = (
     (b"\xfe\xff", "utf-16-be"),
     (codecs.BOM_UTF8, "utf-8"),
 )
+
+
+class ExpansionError(InputError):
+    """An input expands past the limits: the run ends, whatever other inputs hold."""
 
 
 @dataclass(frozen=True)
@@ -163,24 +167,26 @@ def _zip_blocks(source: Source, path: Path, member: Member, meter: Meter, report
 
 
 def _limit_expansion(blocks: Iterator[Block], source: Source, meter: Meter, limits: Limits) -> Iterator[Block]:
-    """Raise InputError for a stream that expands past the limits, such as a decompression bomb."""
     for block in blocks:
-        meter.expanded += (
-            len(block) if isinstance(block, bytes) else 0
-        )  # of all members of a zip, which may share bytes
-        packed = max(1, (source.bytes or 0) if source.kind == "zip" else meter.bytes)
-        if meter.expanded > limits.expanded_bytes:
-            raise InputError(
-                f"input {source.name!r} expands past the limit of {limits.expanded_bytes:,} bytes (from {packed:,}); "
-                f"if that is right, raise max_expanded_bytes in the recipe"
-            )
-        if meter.expanded > max(MIN_RATIO_BYTES, packed * limits.expansion):
-            raise InputError(
-                f"input {source.name!r} expands {meter.expanded // packed:,} times (from {packed:,} bytes to over "
-                f"{meter.expanded:,}), past the limit of {limits.expansion:,}; "
-                f"if that is right, raise max_expansion in the recipe"
-            )
+        check_expansion(len(block) if isinstance(block, bytes) else 0, source, meter, limits)
         yield block
+
+
+def check_expansion(size: int, source: Source, meter: Meter, limits: Limits) -> None:
+    """Count `size` more bytes of text; raise ExpansionError if a file expands past the limits, as a bomb does."""
+    meter.expanded += size  # of all members of a zip, which may share bytes
+    packed = max(1, (source.bytes or 0) if source.kind in ("zip", "parquet") else meter.bytes)
+    if meter.expanded > limits.expanded_bytes:
+        raise ExpansionError(
+            f"input {source.name!r} expands past the limit of {limits.expanded_bytes:,} bytes (from {packed:,}); "
+            f"if that is right, raise max_expanded_bytes in the recipe"
+        )
+    if meter.expanded > max(MIN_RATIO_BYTES, packed * limits.expansion):
+        raise ExpansionError(
+            f"input {source.name!r} expands {meter.expanded // packed:,} times (from {packed:,} bytes to over "
+            f"{meter.expanded:,}), past the limit of {limits.expansion:,}; "
+            f"if that is right, raise max_expansion in the recipe"
+        )
 
 
 def _transcode(blocks: Iterator[Block]) -> Iterator[Block]:

@@ -217,6 +217,7 @@ class _Run:
             version=__version__,
             versions={"polars": pl.__version__, "python": platform.python_version()},
             inputs=[manifests.InputFile(file.name, file.bytes, file.sha256) for file in self.reader.inputs],
+            unread=[manifests.UnreadFile(file.name, file.reason) for file in self.reader.unread],
             recipe=self.recipe.to_dict(),
             tokenizer=manifests.TokenizerFacts(**info.to_dict()),
             template=settings.template,

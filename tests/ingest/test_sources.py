@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import InputError
-from curate.ingest import compression
+from curate.ingest.containers import compression
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
 from tests.support.raw_dumps import ARRAY, LINES, ROWS, Dump, good, read, reads, row, values
@@ -106,7 +106,7 @@ def test_zip_member_names_are_never_used_as_paths(tmp_path: Path) -> None:
     }
     (tmp_path / "dump.zip").write_bytes(packed_zip(inside))
     sources = open_inputs([tmp_path / "dump.zip"])
-    assert [source.name for source in sources] == ["dump.zip/etc/a.json", "dump.zip/b/c.jsonl"]
+    assert [source.name for source in sources if not source.problem] == ["dump.zip/etc/a.json", "dump.zip/b/c.jsonl"]
     assert sum(chunk.count for chunk in Reader(sources)) == 26
     assert [path.name for path in tmp_path.iterdir()] == ["dump.zip"]
 
@@ -172,7 +172,8 @@ def test_the_dumps_of_a_folder_are_read_in_order(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(LINES)
     sources = open_inputs([tmp_path / "dumps"])
-    assert [source.name for source in sources] == ["a/b/c.ndjson", "a/z.json", "b.jsonl"]
+    assert [source.name for source in sources] == ["a/b/c.ndjson", "a/z.json", "b.jsonl", "notes.txt"]
+    assert [source.name for source in sources if source.problem] == ["notes.txt"]
     chunks = list(Reader(sources))
     assert [(chunk.source_file, chunk.first, chunk.count) for chunk in chunks] == [
         ("a/b/c.ndjson", 0, 13),

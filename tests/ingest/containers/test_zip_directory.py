@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import InputError
-from curate.ingest import zip_directory
+from curate.ingest.containers import zip_directory
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
 from tests.support.raw_dumps import LINES, ROWS, Dump, good, reads, rules, values
 
-MEMBERS = {"2023/a.jsonl": LINES, "notes.txt": b"not a dump", "b.json": json.dumps(ROWS).encode(), "c.jsonl": LINES}
+MEMBERS = {"2023/a.jsonl": LINES, "readme.txt": b"not a dump", "b.json": json.dumps(ROWS).encode(), "c.jsonl": LINES}
 
 
 class Pipe(io.BytesIO):

@@ -19,7 +19,7 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curate.ingest.zip_members import DESCRIPTOR_MARK, Extent, Member
+from curate.ingest.containers.zip_members import DESCRIPTOR_MARK, Extent, Member
 
 # signature, version, flags, method, time, date, crc, packed, size, name, extra
 HEADER = struct.Struct("<4s5H3I2H")

@@ -1,0 +1,1 @@
+"""Containers of text: compressed streams, zip archives and Parquet files, read past damage."""
