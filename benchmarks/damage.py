@@ -23,7 +23,7 @@ import zstandard
 from common import parse, parser, remove, save, table
 
 import curate
-from curate.errors import CurateError
+from curate.errors import CurateError, NothingKept
 
 PARTS = 20
 WORDS = "the model reads a long text and answers with care because every word of it may matter to whoever asks".split()  # noqa: SIM905
@@ -146,7 +146,10 @@ def kept(dump: Path, recipe: Path, scratch: Path) -> dict[str, str]:
     """Clean a dump; return the messages of each kept conversation by its id."""
     output = scratch / "damage-set"
     remove(output)
-    curate.clean(dump, output, recipe=str(recipe), workers=1)
+    try:
+        curate.clean(dump, output, recipe=str(recipe), workers=1)
+    except NothingKept:
+        return {}
     rows = pl.read_parquet(output / "conversations.parquet", columns=["id", "messages"])
     texts = rows["messages"].list.eval(pl.element().struct.field("content")).list.join("\x00")
     return dict(zip(rows["id"], texts, strict=True))

@@ -2,6 +2,7 @@
 
     CurateError            anything a user can fix; the command line prints it in one line and exits 1
     ├── InputError         an input that is missing, unreadable, empty or not in a known format
+    │   └── NothingKept    a run of clean in which every record was rejected
     ├── RecipeError        a recipe, setting or flag that is not allowed
     ├── TokenizerError     a tokenizer that cannot be found, read or trusted
     ├── ModelError         a model that cannot be found, read or trained
@@ -33,6 +34,10 @@ class CurateError(Exception):
 
 class InputError(CurateError):
     """An input is missing, unreadable, empty or not in a known format."""
+
+
+class NothingKept(InputError):
+    """Every record of a run was rejected; the message has the reasons."""
 
 
 class RecipeError(CurateError):

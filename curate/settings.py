@@ -9,7 +9,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -182,6 +182,15 @@ def _check_limits(declared: Mapping[Any, Any], value: object, where: str) -> Non
 
 
 # ---- writing
+
+
+def flatten(values: Table, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of nested tables, by names such as tokens.max_tokens."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def plain_values(values: Table) -> dict[str, object]:

@@ -176,7 +176,7 @@ def test_formats_languages_recipes_and_templates_in_command_lines_exist() -> Non
 
 @pytest.fixture(scope="module")
 def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the example dump and the set that the README's first Python block makes of it."""
+    """Return a folder with the example dump and its set, which blocks of Python read."""
     folder = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "examples", folder / "examples")
     with contextlib.chdir(folder):
@@ -185,7 +185,7 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def python_blocks() -> list[tuple[str, str]]:
-    """Return all Python blocks, the README's first because later blocks read the set that it writes."""
+    """Return all Python blocks, the README's first."""
     names = sorted(BY_NAME, key=lambda name: (name != "README.md", name))
     return [(name, block) for name in names for block in blocks(BY_NAME[name].read_text("utf-8"), "python")]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from curate.dataset import columns
 from curate.dataset.curated_set import CuratedSet, is_dump, open_set, translate_errors
 from curate.dataset.manifest import Manifest, not_a_set
 from curate.display.displayed import Displayed
+from curate.settings import flatten
 
 LengthSeries = tuple[str, str, str, pl.Series]  # name, title, unit and values of a length
 EXAMPLES = 3  # ids listed for each rule
@@ -168,18 +169,10 @@ def _settings(first: Manifest, second: Manifest) -> Iterator[Setting]:
 
 def _flat_settings(manifest: Manifest) -> Iterator[tuple[str, Any]]:
     """Yield what a set was made with: its recipe's settings, the tokenizer's hash and curate's version."""
-    yield from _flat({name: value for name, value in manifest.recipe.items() if name not in ("name", "summary")})
+    yield from flatten({name: value for name, value in manifest.recipe.items() if name not in ("name", "summary")})
     yield "recipe", manifest.recipe_name
     yield "tokens.tokenizer.sha256", manifest.tokenizer.hash
     yield "version", manifest.version
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _histograms(first: CuratedSet, second: CuratedSet) -> tuple[PairedHistogram, ...]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack
 
-from curate.dataset import curated_set
+from curate.dataset import curated_set, manifest
 from curate.errors import SetError
 from curate.pipeline import recipe as recipes
 from curate.pipeline import run
-from curate.pipeline.overrides import Overrides
+from curate.pipeline.overrides import Overrides, command_line
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult, MaskSpans, Progress
 
 FILE_FORMATS = {".json": "vicuna", ".jsonl": "jsonl", ".parquet": "parquet"}  # of `-o FILE`
+DEFAULT_RECIPE = "vicuna"
+MAX_PATHS = 3  # in a message
 REFUSED_SUFFIXES = (".csv", ".tsv", ".txt", ".md", ".html", ".xlsx", ".arrow", ".ndjson", ".gz", ".zst", ".zip")
 
 
@@ -24,7 +28,8 @@ def clean(
     inputs: str | Path | Sequence[str | Path],
     output: str | Path = "curated",
     *,
-    recipe: str | Path | Recipe = "vicuna",
+    recipe: str | Path | Recipe = DEFAULT_RECIPE,
+    force: bool = False,
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     **overrides: Unpack[Overrides],
@@ -32,14 +37,19 @@ def clean(
     """Clean chat dumps into a curated set, and return its location and counts.
 
     `output` is a folder, or a file (.json, .jsonl, .parquet); the set is then in a folder of the same name next to the
-    file. `overrides` replace settings of the recipe; see `curate.pipeline.overrides.Overrides`. Raises InputError if
-    the input has no complete record, RecipeError, TokenizerError, and SetError if the target must not be overwritten.
+    file. `force` replaces a set of other inputs or another recipe. `overrides` replace settings of the recipe; see
+    `curate.pipeline.overrides.Overrides`. Raises InputError if the input has no complete record or none is kept,
+    RecipeError, TokenizerError, and SetError if an input is a set or the target must not be overwritten.
     """
     started = time.perf_counter()
     resolved = recipes.override(recipes.load(recipe), **overrides)
     folder, file = _target(Path(output))
     arguments = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    result = run.clean(arguments, folder, resolved, file=file, workers=workers, progress=progress, page=_Page())
+    for argument in arguments:
+        _refuse_set(Path(argument), Path(output), [*_recipe_option(recipe), *command_line(overrides)])
+    result = run.clean(
+        arguments, folder, resolved, file=file, force=force, workers=workers, progress=progress, page=_Page()
+    )
     if file is not None:
         _convert(folder, file)
     return dataclasses.replace(result, seconds=time.perf_counter() - started)
@@ -52,6 +62,32 @@ def _target(output: Path) -> tuple[Path, Path | None]:
     if output.suffix not in FILE_FORMATS:
         raise SetError(f"cannot write {str(output)!r}: give a folder, or a file ending in {', '.join(FILE_FORMATS)}")
     return output.with_suffix(""), output
+
+
+def _recipe_option(recipe: str | Path | Recipe) -> list[str]:
+    name = recipe.name if isinstance(recipe, Recipe) else str(recipe)
+    return [] if name == DEFAULT_RECIPE else ["--recipe", name]
+
+
+def _refuse_set(path: Path, output: Path, settings: Sequence[str]) -> None:
+    """Raise SetError if an input is a set in place of a dump, with the commands that do what may be meant."""
+    if not manifest.is_set(path):
+        return
+    name = path.resolve().name
+    target = path.with_name(f"{name}-again") if output.resolve() == path.resolve() else output
+    again = shlex.join(["curate", "clean", *_dumps(path), "-o", str(target), *settings])
+    convert = shlex.join(["curate", "convert", str(path), f"{name}.jsonl", "--to", "jsonl"])
+    problem = f"{str(path)!r} is a curated set, not a dump"
+    raise SetError(f"{problem}; to clean what it was made from: {again}; to convert it: {convert}")
+
+
+def _dumps(path: Path) -> list[str]:
+    """Return the paths that a set was made from, or that of its conversations if these do not exist any more."""
+    run_facts = curated_set.open_set(path).manifest.run
+    paths = list(dict.fromkeys(run_facts.paths)) if run_facts else []
+    if not paths or not all(Path(dump).exists() for dump in paths):
+        return [str(path / curated_set.CONVERSATIONS)]
+    return paths if len(paths) <= MAX_PATHS else [os.path.commonpath(map(os.path.abspath, paths))]
 
 
 class _Page:

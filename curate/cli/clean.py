@@ -25,7 +25,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _option(name: str, kind: object, override: Override) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    flag = override.flag or f"--{name.replace('_', '-')}"
+    flag = override.option(name)
     if kind == bool | None:  # a flag that turns the setting off
         return click.option(flag, name, flag_value=False, type=bool, default=None, help=override.help)
     kinds: dict[object, click.ParamType[Any]] = {
@@ -48,6 +48,7 @@ def _option(name: str, kind: object, override: Override) -> Callable[[Callable[.
 @click.option("--recipe", default="vicuna", show_default=True, help="Built-in recipe (curate recipes) or a .toml file.")
 @recipe_options
 @click.option("--workers", type=click.IntRange(min=1), help="Number of processes.  [default: all cores]")
+@click.option("--force", is_flag=True, help="Replace a set that was made from other inputs or with another recipe.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if an input is damaged; the set is still written.")
 @click.option("--quiet", "-q", is_flag=True, help="Print warnings only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's manifest as JSON.")
@@ -103,7 +104,6 @@ def _report(result: CleanResult, quiet: bool, as_json: bool) -> None:
     elif not quiet:
         from curate.report.terminal.summary import render_summary
 
-        outputs = [path for path in (result.output, result.file) if path is not None]
-        show(render_summary(result.manifest, *map(str, outputs)))
+        show(render_summary(result.manifest, result.output, result.file))
     for warning in result.warnings:
         click.echo(f"warning: {one_line(warning, 1000)}", err=True)

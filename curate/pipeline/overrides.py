@@ -6,7 +6,7 @@ The command line imports this module to list its options, so it imports the stan
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple, TypedDict
 
@@ -20,6 +20,10 @@ class Override(NamedTuple):
     metavar: str | None = None
     minimum: int | None = None
     below: int | None = None
+
+    def option(self, name: str) -> str:
+        """Return the option of the setting with this name."""
+        return self.flag or f"--{name.replace('_', '-')}"
 
 
 class Overrides(TypedDict, total=False):
@@ -50,3 +54,14 @@ def read_declarations() -> dict[str, tuple[object, Override]]:
     """Return the type and declaration of each setting by name, in order."""
     hints = typing.get_type_hints(Overrides, include_extras=True)
     return {name: typing.get_args(hint)[:2] for name, hint in hints.items()}
+
+
+def command_line(overrides: Mapping[str, object]) -> list[str]:
+    """Return the command line's arguments for these settings, without those that change nothing."""
+    options: list[str] = []
+    for name, (_, override) in read_declarations().items():
+        value = overrides.get(name)
+        values = value if isinstance(value, list | tuple) else [] if value is None or value is True else [value]
+        for item in values:
+            options += [override.option(name)] if item is False else [override.option(name), str(item)]
+    return options

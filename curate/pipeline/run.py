@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +27,9 @@ from curate.ingest.decode import Chunk
 from curate.ingest.reader import Reader
 from curate.ingest.sources import Source, open_inputs
 from curate.pipeline import assemble, corpus
+from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
+from curate.pipeline.replacement import check_replacement
 from curate.pipeline.steps import CleanerFactory, MaskTask, Part
 from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
@@ -80,25 +81,30 @@ def clean(
     *,
     page: Page,
     file: Path | None = None,
+    force: bool = False,
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> CleanResult:
     """Clean dumps into a set at `folder`; `file` names the file that the caller converts it to.
 
-    Raises InputError if the input has no complete record, TokenizerError, and SetError if the target must not be
-    overwritten.
+    `force` replaces a set of other inputs or another recipe. Raises InputError if the input has no complete record or
+    none is kept, TokenizerError, and SetError if the target must not be overwritten.
     """
     started = time.perf_counter()
     reader = _reader(inputs, recipe)
     _check_target(folder, file, reader.sources)
     run = _Run(recipe, reader, progress, started, file)
     with transaction.writing(folder) as partial:
-        (partial / transaction.PARTS).mkdir()
+        if not force:
+            check_replacement(folder, recipe, reader.sources)
+        scratch = (partial / transaction.PARTS).absolute()
+        scratch.mkdir()
         chunks = run.chunks(workers or base.default_workers())
-        with open_pool(CleanerFactory(recipe, (partial / transaction.PARTS).absolute()), run.workers) as pool:
+        with open_pool(CleanerFactory(recipe, scratch), run.workers) as pool:
             parts = run.read(pool, chunks)
             run.report("finding duplicates")
             decisions = corpus.decide(parts, recipe, reader.damaged_records)
+            check_kept(parts, decisions, scratch, reader.warnings)
             run.report("writing")
             numbers = [part.number for part in parts]
             target = assemble.SetTables(partial, numbers, _user_signals(), recipe.output.originals)
@@ -107,10 +113,9 @@ def clean(
             manifests.write(partial, manifest)
             page.write(partial, folder.resolve().name, _mask_spans(pool))
     seconds = time.perf_counter() - started
-    warnings = list(manifest.warnings)
-    if not manifest.counts.kept:
-        warnings[-1] += f"; to see why: curate stats {shlex.quote(str(folder))}"
-    return CleanResult(folder, manifest, warnings, seconds, reader.bytes_read, bool(reader.warnings), file)
+    return CleanResult(
+        folder, manifest, list(manifest.warnings), seconds, reader.bytes_read, bool(reader.warnings), file
+    )
 
 
 def _check_target(folder: Path, file: Path | None, sources: Sequence[Source]) -> None:
@@ -210,8 +215,6 @@ class _Run:
             )
         info = parts[0].tokenizer
         warnings = [damage.text for damage in self.reader.warnings] + list(info.warnings)
-        if not counts.kept:
-            warnings.append("every record was rejected")
         settings = self.recipe.tokens
         return Manifest(
             version=__version__,

@@ -340,7 +340,7 @@ def test_the_report_of_a_dump_fits_its_width(width: int, dump: Path) -> None:
 
 
 def test_the_summary_shows_the_run_from_read_to_kept() -> None:
-    text = rendered(summary.render_summary(decode(MANIFEST), "curated"), 80)
+    text = rendered(summary.render_summary(decode(MANIFEST), Path("curated")), 80)
     for expected in ("read", "exact_duplicates", "kept", "50.0 %", "html_to_markdown 2", "1.5 s, 1.3 MB/s, 2 workers"):
         assert expected in text
     assert "1 exchange removed from kept records: overlong 1" in text

@@ -44,14 +44,14 @@ def test_a_link_at_a_name_next_to_the_set_is_refused_and_its_target_stays(
 
 
 def test_links_inside_an_earlier_set_are_replaced_and_their_targets_stay(tmp_path: Path) -> None:
-    curate.clean(EXAMPLE, tmp_path / "set", limit=3)
+    curate.clean(EXAMPLE, tmp_path / "set", limit=1)
     (tmp_path / "elsewhere").mkdir()
     for name in ("conversations.parquet", "report.html"):
         (tmp_path / "set" / name).rename(tmp_path / "elsewhere" / name)
         (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere" / name)
     (tmp_path / "set" / "mine").symlink_to(tmp_path / "elsewhere")
     before = contents(tmp_path / "elsewhere")
-    curate.clean(EXAMPLE, tmp_path / "set", limit=1)
+    curate.clean(EXAMPLE, tmp_path / "set", limit=3)
     assert contents(tmp_path / "elsewhere") == before
     assert not (tmp_path / "set" / "report.html").is_symlink()
     assert (tmp_path / "set" / "mine").is_symlink()

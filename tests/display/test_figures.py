@@ -154,7 +154,7 @@ def conversations(folder: Path) -> list[RenderableType]:
     explanations = [explain.render_explanation(curate.explain(chat.id, folder)) for chat in chats[:5]]
     return [
         *explanations,
-        summary.render_summary(curate.open_set(folder).manifest, "curated"),
+        summary.render_summary(curate.open_set(folder).manifest, Path("curated")),
         *(render_conversation(chat, viewer.count_message_tokens(chat.messages)) for chat in chats),
         *(render_mask(chat, viewer.view(chat.messages)) for chat in chats[:3]),
     ]

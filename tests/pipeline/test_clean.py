@@ -248,14 +248,15 @@ def test_lists_in_a_curated_set_are_not_treated_as_damaged(
 ) -> None:
     curate.clean(dump(record("html", "How do I start?", RESTARTED)), tmp_path / name)
     for before, after in ((name, "again"), ("again", "once-more")):
-        curate.clean(tmp_path / before, tmp_path / after)
+        source = tmp_path / before
+        curate.clean(source / curated_set.CONVERSATIONS if source.is_dir() else source, tmp_path / after)
         assert [row["messages"][1]["content"] for row in rows(tmp_path / after)] == [RESTARTED_TEXT]
 
 
 def test_a_dump_in_our_own_lines_is_searched_for_damaged_lists(dump: Callable[..., Path], tmp_path: Path) -> None:
     curate.convert(dump(record("text", "How do I start?", RESTARTED_TEXT)), tmp_path / "dump.jsonl", to="jsonl")
-    curate.clean(tmp_path / "dump.jsonl", tmp_path / "set")
-    assert [row["rule"] for row in rows(tmp_path / "set", curated_set.REJECTED)] == ["list_indices"]
+    with pytest.raises(InputError, match=r"list_indices 1 \("):
+        curate.clean(tmp_path / "dump.jsonl", tmp_path / "set")
 
 
 # Text that cleaners damage if they treat every text as HTML, or as ASCII.
@@ -430,7 +431,7 @@ def test_a_set_is_not_cleaned_onto_itself(dump: Callable[..., Path], tmp_path: P
     curate.clean(dump(chat(1)), tmp_path / "set")
     before = digests(tmp_path / "set")
     with pytest.raises(SetError, match="is an input and would be overwritten"):
-        curate.clean(tmp_path / "set", tmp_path / "set")
+        curate.clean(tmp_path / "set" / curated_set.CONVERSATIONS, tmp_path / "set")
     assert digests(tmp_path / "set") == before
 
 
@@ -623,18 +624,18 @@ def test_a_target_that_cannot_be_created_gives_one_clear_line(dump: Callable[...
 
 
 def test_a_batch_without_conversations_is_rejected_record_by_record(dump: Callable[..., Path], tmp_path: Path) -> None:
-    result = curate.clean(dump({"a": 1}, None), tmp_path / "set")
-    assert (result.manifest["counts"]["read"], result.manifest["counts"]["kept"]) == (2, 0)
+    result = curate.clean([dump({"a": 1}, None), dump(chat(1), name="good.json")], tmp_path / "set")
+    assert (result.manifest["counts"]["read"], result.manifest["counts"]["kept"]) == (3, 1)
     assert [row["rule"] for row in rows(tmp_path / "set", curated_set.REJECTED)] == ["unknown_format", "not_a_record"]
-    (warning,) = result.warnings
-    assert warning == f"every record was rejected; to see why: curate stats {tmp_path / 'set'}"
 
 
-def test_a_set_is_read_as_input_but_skipped_in_a_folder_of_dumps(dump: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_table_of_a_set_is_read_as_input_but_a_set_is_skipped_in_a_folder_of_dumps(
+    dump: Callable[..., Path], tmp_path: Path
+) -> None:
     dump(chat(1), chat(2))
     curate.clean(tmp_path, tmp_path / "set")
     again = curate.clean(tmp_path, tmp_path / "set")
     assert again.manifest["counts"]["read"] == 2
-    copied = curate.clean(tmp_path / "set", tmp_path / "other")
+    copied = curate.clean(tmp_path / "set" / curated_set.CONVERSATIONS, tmp_path / "other")
     assert copied.manifest["counts"]["kept"] == 2
     assert [row["id"] for row in rows(tmp_path / "other")] == ["chat1", "chat2"]

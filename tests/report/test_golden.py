@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import shutil
@@ -19,6 +20,7 @@ from curate.display import text
 from curate.report.terminal.compare import render_comparison
 from curate.report.terminal.conversations import render_conversation, render_diff
 from curate.report.terminal.stats import render_stats
+from curate.report.terminal.summary import render_summary
 from tests.support import ROOT
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -57,7 +59,14 @@ def _chats(width: int) -> str:
     return "\n".join([*shown, _text(render_diff(changed, conversations.diff_record(selection.set, changed)), width)])
 
 
+def _summary(width: int) -> str:
+    manifest = dataclasses.replace(curate.open_set("vicuna").manifest, run=None)  # without times
+    return _text(render_summary(manifest, Path("vicuna")), width)
+
+
 REPORTS: Mapping[str, Callable[[], str]] = {
+    "clean-80.txt": lambda: _summary(80),
+    "clean-120.txt": lambda: _summary(120),
     "stats-80.txt": lambda: _text(render_stats(curate.stats("vicuna")), 80),
     "stats-200.txt": lambda: _text(render_stats(curate.stats("vicuna")), 200),
     "stats.json": lambda: text.to_json(curate.stats("vicuna")) + "\n",

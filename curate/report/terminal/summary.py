@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from curate.analysis.stats import edits, flow
-from curate.dataset.manifest import Manifest
+from curate.dataset.manifest import REPORT, Manifest
 from curate.display import terminal
 from curate.display.figures import number, plural
 from curate.report.terminal.stats import render_flow
 
 
-def render_summary(manifest: Manifest, *outputs: str) -> RenderableType:
-    """Render the summary of a run: records read, rejected and kept, then pieces, repairs and time."""
+def render_summary(manifest: Manifest, folder: Path, file: Path | None = None) -> RenderableType:
+    """Render the summary of a run: records read, rejected and kept, pieces, repairs and time, then what is next.
+
+    `file` is the converted file, if there is one.
+    """
     counts = manifest.counts
     facts = terminal.label_grid()
-    terminal.add_row(facts, "written", terminal.safe_text(", ".join(outputs), "bold"))
+    outputs = [folder] if file is None else [folder, file]
+    terminal.add_row(facts, "written", terminal.safe_text(", ".join(map(str, outputs)), "bold"))
     terminal.add_row(facts, "pieces", number(counts.pieces))
     terminal.add_row(facts, "tokens", f"{number(counts.tokens)} ({_counted_in(manifest)})")
     if counts.eval:
@@ -39,6 +45,9 @@ def render_summary(manifest: Manifest, *outputs: str) -> RenderableType:
     if run:
         workers = f"{run.workers} {plural(run.workers, 'worker')}"
         terminal.add_row(facts, "time", f"{number(run.seconds)} s, {number(run.mb_per_s)} MB/s, {workers}")
+    name = shlex.quote(str(folder))
+    terminal.add_row(facts, "page", terminal.safe_text(str(folder / REPORT)))
+    terminal.add_row(facts, "next", terminal.safe_text(f"curate stats {name}\ncurate finetune {name} --model NAME"))
     return Group(render_flow(flow(manifest), bars=False), Text(), facts)
 
 
