@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from curate.errors import RecordError
-from curate.schemas import turns
+from curate.schemas import pairs, turns
 from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.prompts import INPUT_MARK
 
 NAME = "alpaca"
 SUMMARY = "Alpaca's single exchanges: {instruction, input, output}; `system` and `history` are read too."
 
-_USED = frozenset({"id", "instruction", "input", "output", "system", "history"})
+_USED = frozenset({"id", "instruction", "input", "output", "history"})
 
 
 def recognises(record: Mapping[str, object]) -> bool:
@@ -24,33 +24,19 @@ def parse(record: Mapping[str, object]) -> Conversation:
     """Read one record; the input is appended to the instruction, after the heading of Alpaca's prompt."""
     conversation = Conversation(None, [])
     conversation.source_id = turns.read_source_id(conversation, record.get("id"))
-    if record.get("system"):
-        _add(conversation, "system", record["system"])
-    for prompt, answer in _history(record.get("history")):
-        _add(conversation, "user", prompt)
-        _add(conversation, "assistant", answer)
+    pairs.read_history(conversation, record.get("history"))
     _add(conversation, "user", record["instruction"])
     if record.get("input") not in (None, ""):
-        prompt = conversation.messages[-1]
-        text = turns.read_text(conversation, record["input"], len(conversation.messages) - 1)
-        prompt.content = f"{prompt.content}{INPUT_MARK}{text}" if prompt.content else text
+        pairs.append_input(conversation, record["input"])
+    turns.refuse_alternatives(record["output"], len(conversation.messages))
     _add(conversation, "assistant", record["output"])
-    turns.read_other_keys(conversation, record, _USED)
+    turns.read_other_keys(conversation, record, _USED if record.get("system") else _USED | {"system"})
     return conversation
 
 
 def _add(conversation: Conversation, role: Role, value: object) -> None:
     text = turns.read_text(conversation, value, len(conversation.messages))
     conversation.messages.append(Message(role, text))
-
-
-def _history(value: object) -> list[list[object]]:
-    """Return the earlier exchanges, as pairs of prompt and answer."""
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-        raise RecordError("bad_turn", "'history' is not a list of pairs of prompt and answer", turns.preview(value))
-    return value
 
 
 def dump(conversation: Conversation) -> dict[str, object]:

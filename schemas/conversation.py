@@ -41,8 +41,18 @@ class Edit:
 
 
 @dataclass(slots=True)
+class Flaw:
+    """Why a message (None: the whole record) is not trained on unless a setting asks for it: rule, reason, evidence."""
+
+    rule: str
+    message: int | None
+    reason: str
+    evidence: str
+
+
+@dataclass(slots=True)
 class Conversation:
-    """Messages, the record's own id, and the repairs made.
+    """Messages, the record's own id, the repairs made, and the flaws that the dump itself names.
 
     `metadata` has the record's other keys (title, url, created, …) as plain JSON values.
     """
@@ -52,7 +62,19 @@ class Conversation:
     model: str | None = None
     metadata: dict[str, object] = field(default_factory=dict)
     edits: list[Edit] = field(default_factory=list)
+    flaws: list[Flaw] = field(default_factory=list, compare=False)
 
     def edit(self, rule: str, message: int | None, before: str, after: str, count: int = 1) -> None:
         """Record a repair; texts are cut to `EXCERPT` characters."""
         self.edits.append(Edit(rule, message, count, before[:EXCERPT], after[:EXCERPT]))
+
+    def flaw(self, rule: str, message: int | None, reason: str, evidence: str) -> None:
+        """Record a flaw; the evidence is cut to `EXCERPT` characters."""
+        self.flaws.append(Flaw(rule, message, reason, evidence[:EXCERPT]))
+
+    def insert_system(self, text: str) -> None:
+        """Put a system message first; edits and flaws keep their messages."""
+        self.messages.insert(0, Message("system", text))
+        notes: tuple[Edit | Flaw, ...] = (*self.edits, *self.flaws)
+        for note in notes:
+            note.message = None if note.message is None else note.message + 1

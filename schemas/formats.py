@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from curate.errors import InputError, RecordError, did_you_mean
-from curate.schemas import alpaca, native, openai, sharegpt, turns, vicuna
+from curate.schemas import alpaca, native, openai, pairs, preference, record_keys, sharegpt, turns, vicuna
 from curate.schemas.conversation import Conversation
+from curate.schemas.key_kinds import SPECIAL_KEYS
 
 Record = Mapping[str, object]
 
@@ -41,6 +42,8 @@ FORMATS: dict[str, Format] = {
         Format(native.NAME, native.SUMMARY, native.recognises, native.parse, native.dump),
         Format(openai.NAME, openai.SUMMARY, openai.recognises, openai.parse, openai.dump),
         Format(alpaca.NAME, alpaca.SUMMARY, alpaca.recognises, alpaca.parse, alpaca.dump),
+        Format(preference.NAME, preference.SUMMARY, preference.recognises, preference.parse, writes=False),
+        Format(pairs.NAME, pairs.SUMMARY, pairs.recognises, pairs.parse, writes=False),
         Format(vicuna.NAME, vicuna.SUMMARY, sharegpt.recognises, sharegpt.parse, vicuna.dump, array=True),
         Format(
             "parquet",
@@ -60,13 +63,17 @@ FORMATS: dict[str, Format] = {
 _READERS = tuple(
     dict.fromkeys((item.recognises, item.parse) for item in FORMATS.values() if item.recognises and item.parse)
 )
+_CHATS = tuple((item.recognises, item.parse) for item in (sharegpt, openai, alpaca))
 
 PROBLEMS: dict[str, str] = {
     "not_a_record": "The record is null, text, a number or a list, not an object.",
     "unknown_format": "The record is an object without a list of turns under a key of any known format.",
     "no_messages": "The record has no turns: the list is missing, null, empty or not a list.",
     "bad_turn": "A turn is null or not an object.",
-    "bad_value": "A turn's content is not text and has no text in it: an image, an object, true or false.",
+    "bad_value": "A turn's content is not text and has no text in it: an object, true or false.",
+    "several_answers": "An answer is a list of texts that differ, which may be alternatives or parts of one answer.",
+    "two_chats": "The row holds two chats that differ, such as `conversations` beside `messages`.",
+    "bad_preference": "A preference pair has no chosen answer, no prompt, or turns that contradict the chosen answer.",
     "unknown_role": "A turn's role is unknown, or missing and not clear from its neighbours.",
 }
 
@@ -90,19 +97,49 @@ def parse(value: object) -> Conversation:
     try:
         for recognises, read in _READERS:
             if recognises(value):
-                return read(value)
+                conversation = read(value)
+                metadata = conversation.metadata
+                if metadata and not SPECIAL_KEYS.isdisjoint(metadata) and read is not native.parse:
+                    record_keys.read_special_keys(conversation, _CHATS)
+                return conversation
     except RecursionError:
         raise RecordError("bad_value", "the record is nested too deep to be read") from None
+    if (wrapper := _wrapper(value)) is not None:
+        return _parse_wrapped(value, wrapper)
     raise _unrecognised(value)
+
+
+def _wrapper(record: Record) -> str | None:
+    """Return the only key of a record whose value is a record with turns, if no other key has the same name in both."""
+    keys = [
+        key
+        for key, value in record.items()
+        if isinstance(value, dict) and any(recognises(value) for recognises, _ in _CHATS)
+    ]
+    if len(keys) != 1:
+        return None
+    inner = record[keys[0]]
+    return keys[0] if isinstance(inner, dict) and inner.keys().isdisjoint(record) else None
+
+
+def _parse_wrapped(record: Record, wrapper: str) -> Conversation:
+    """Read a record within another, such as a request of OpenAI's batches, with the keys beside it."""
+    inner = record[wrapper]
+    assert isinstance(inner, dict)
+    conversation = parse({**{key: value for key, value in record.items() if key != wrapper}, **inner})
+    conversation.edit("record_unwrapped", None, wrapper, "")
+    return conversation
 
 
 def _unrecognised(record: Record) -> RecordError:
     """Return why no format recognises the record: it has no turns, or none under a known key."""
-    empty = [key for key in _TURN_KEYS if key in record]
-    if empty:
-        return RecordError("no_messages", f"{empty[0]!r} is null", turns.preview(record))
+    for key in _TURN_KEYS:
+        if key in record:
+            if record[key] is None:
+                return RecordError("no_messages", f"{key!r} is null", turns.preview(record))
+            return RecordError("no_messages", f"{key!r} is empty", turns.preview(record[key]))
     keys = f"; its keys: {turns.quote_keys(list(record))}" if record else "; it is empty"
     if _METADATA.issuperset(record):
         return RecordError("no_messages", f"the record has no 'conversations'{keys}", turns.preview(record))
-    expected = "conversations, items, messages, or instruction with output"
+    expected = "conversations, items, messages, or a prompt with its answer, such as instruction and output"
     return RecordError("unknown_format", f"no {expected}{keys}", turns.preview(record))

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from curate.errors import RecordError
-from curate.schemas import turns
+from curate.schemas import record_keys, turns
 from curate.schemas.conversation import ROLES, Conversation, Message
+from curate.schemas.key_kinds import KINDS, flag_label
 
 NAME = "jsonl"
 SUMMARY = "curate's own lines, lossless: {id, source_id, piece, messages with train and stop, model, metadata, split}."
@@ -27,7 +28,7 @@ def parse(record: Mapping[str, object]) -> Conversation:
     """Read one record; its `id` becomes the `source_id`, so that pieces stay distinct."""
     conversation = Conversation(None, [])
     conversation.source_id = turns.read_source_id(conversation, record.get("id"))
-    value = turns.read_turn_list(conversation, record["messages"], "messages")
+    value = record_keys.read_turn_list(conversation, record["messages"], "messages")
     exact = [_exact(turn) for turn in value]
     if None in exact:
         turns.read_messages(conversation, value, "role", "content")
@@ -39,7 +40,19 @@ def parse(record: Mapping[str, object]) -> Conversation:
     model = record.get("model")
     conversation.model = model if isinstance(model, str) else None
     conversation.metadata = _metadata(record.get("metadata"))
+    _read_other_keys(conversation, record)
     return conversation
+
+
+def _read_other_keys(conversation: Conversation, record: Mapping[str, object]) -> None:
+    """Read labels that were added to a record; keep the other keys of a line, but not the columns of a set."""
+    for key in record:
+        kind = KINDS.get(key)
+        if kind == "bad_if_true" or kind == "bad_if_false":
+            flag_label(conversation, key, kind, record[key], None)
+    if record.get("piece") is None:
+        others = {key: turns.to_plain_json(value) for key, value in record.items() if key not in KEYS}
+        conversation.metadata = {**others, **conversation.metadata}
 
 
 def _exact(turn: object) -> Message | None:

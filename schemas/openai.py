@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from curate.errors import RecordError
-from curate.schemas import turns
+from curate.schemas import record_keys, turns
 from curate.schemas.conversation import Conversation, Message
 
 NAME = "openai"
@@ -17,7 +17,7 @@ _USED = frozenset({"id", "messages"})
 
 def recognises(record: Mapping[str, object]) -> bool:
     """Return whether a record has OpenAI's list of messages."""
-    return record.get("messages") is not None
+    return bool(record.get("messages"))
 
 
 def parse(record: Mapping[str, object]) -> Conversation:
@@ -26,7 +26,7 @@ def parse(record: Mapping[str, object]) -> Conversation:
     conversation.source_id = turns.read_source_id(conversation, record.get("id"))
     value = record["messages"]
     if value.__class__ is not list or not value:
-        value = turns.read_turn_list(conversation, value, "messages")
+        value = record_keys.read_turn_list(conversation, value, "messages")
     turns.read_messages(conversation, value, "role", "content")
     if len(record) > 1:
         turns.read_other_keys(conversation, record, _USED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from curate.schemas import turns
+from curate.schemas import record_keys, turns
 from curate.schemas.conversation import Conversation, Message, Role
 
 NAME = "sharegpt"
@@ -18,17 +18,17 @@ _USED = {key: frozenset({"id", key}) for key in KEYS}
 
 def recognises(record: Mapping[str, object]) -> bool:
     """Return whether a record has ShareGPT's list of turns."""
-    return record.get("conversations") is not None or record.get("items") is not None
+    return bool(record.get("conversations") or record.get("items"))
 
 
 def parse(record: Mapping[str, object]) -> Conversation:
     """Read one record; raises RecordError if its meaning is not clear."""
     conversation = Conversation(None, [])
     conversation.source_id = turns.read_source_id(conversation, record.get("id"))
-    key = KEYS[0] if record.get(KEYS[0]) is not None else KEYS[1]
+    key = KEYS[0] if record.get(KEYS[0]) else KEYS[1]
     value = record[key]
     if value.__class__ is not list or not value:
-        value = turns.read_turn_list(conversation, value, key)
+        value = record_keys.read_turn_list(conversation, value, key)
     turns.read_messages(conversation, value, "from", "value")
     if len(record) > 2 or "id" not in record:
         turns.read_other_keys(conversation, record, _USED[key])

@@ -11,14 +11,16 @@ import math
 from collections.abc import Mapping, Sequence
 
 from curate.errors import RecordError
+from curate.schemas import media
 from curate.schemas.conversation import Conversation, Message, Role
+from curate.schemas.key_kinds import KINDS, SPECIAL_KEYS, flag_label, has_content
+from curate.schemas.media import TEXT_TYPES
 
 Number = int | float
 
 ROLE_KEYS = ("from", "role")
-TEXT_TYPES = ("text", "input_text", "output_text")  # of a part of the content
 TEXT_KEYS = ("value", "content", "text")
-SYSTEM_KEYS = ("system", "system_prompt")  # keys of the record itself: LLaMA-Factory's, OpenHermes' and Anthropic's
+SYSTEM_KEYS = ("system", "system_prompt", "system_message")  # keys of the record itself
 UNTRAINED_KEYS = ("weight", "train", "loss", "learn")  # OpenAI's key and three of trainers; 0 or false means no loss
 MAX_DEPTH = 64  # levels of lists and objects kept in metadata; real records have fewer than ten
 MAX_INT = 2**63 - 1  # JSON readers may round larger integers
@@ -134,14 +136,46 @@ def read_other_keys(conversation: Conversation, record: Mapping[str, object], us
 
 
 def _read_system(conversation: Conversation, key: str) -> None:
-    """Move a system text from the metadata to the front of the messages, unless they begin with one."""
-    text = conversation.metadata[key]
-    if not isinstance(text, str) or not text.strip() or conversation.messages[0].role == "system":
+    """Move a system text from the metadata to the front of the messages, unless they begin with another.
+
+    Raises RecordError for a list or an object without text.
+    """
+    value = conversation.metadata[key]
+    text = system_text(value)
+    if text is None or not text.strip():
+        if text is None and isinstance(value, list | dict) and has_content(value):
+            raise RecordError("bad_value", f"{key!r} holds {_describe_content(value)}, not text", preview(value))
+        return
+    messages = conversation.messages
+    if messages and messages[0].role == "system":
+        if messages[0].content.strip() != text.strip():
+            conversation.edit("second_system", 0, text, "")
         return
     del conversation.metadata[key]
-    conversation.messages.insert(0, Message("system", text))
-    for edit in conversation.edits:
-        edit.message = None if edit.message is None else edit.message + 1
+    conversation.insert_system(text)
+    if not isinstance(value, str):
+        conversation.edit("parts_joined", 0, preview(value), text)
+
+
+def system_text(value: object) -> str | None:
+    """Return the text of a system prompt: text, a message, blocks of text, or a list of these; else None."""
+    if isinstance(value, dict):
+        return system_text(_first_value(value, TEXT_KEYS)) if value.get("type", "text") in TEXT_TYPES else None
+    if isinstance(value, list):
+        texts = [system_text(item) for item in value]
+        return None if None in texts else "\n".join(text for text in texts if text is not None)
+    return value if isinstance(value, str) else None
+
+
+def has_role(turn: Mapping[object, object]) -> bool:
+    """Return whether an object is a turn, which has a role, rather than a part of one."""
+    return any(isinstance(turn.get(key), str) for key in ROLE_KEYS)
+
+
+def is_prompt(turn: Mapping[object, object]) -> bool:
+    """Return whether a turn has the role of the user."""
+    name = str(_first_value(turn, ROLE_KEYS)).strip().casefold()
+    return (STANDARD_ROLES.get(name) or ROLE_ALIASES.get(name)) == "user"
 
 
 def read_messages(conversation: Conversation, turns: Sequence[object], role_key: str, text_key: str) -> None:
@@ -182,7 +216,30 @@ def _read_unusual(conversation: Conversation, turn: object, text_key: str) -> bo
         message.name = name or None
     message.train = not any(turn.get(key, True) in (0, False) for key in UNTRAINED_KEYS)
     message.stop = turn.get("stop") is not False
+    if value.__class__ is list and (message.role == "assistant" or role is None):
+        refuse_alternatives(value, index)
+    if not SPECIAL_KEYS.isdisjoint(turn):
+        _flag_turn(conversation, turn, index)
     return role is not None
+
+
+def _flag_turn(conversation: Conversation, turn: Mapping[str, object], index: int) -> None:
+    """Flag a message if a key of its turn names media or a bad label."""
+    for key, value in turn.items():
+        kind = KINDS.get(key)
+        if kind == "media" and has_content(value):
+            reason = f"turn {index} has {key!r}, which a text model cannot see"
+            conversation.flaw(media.RULE, index, reason, preview(value))
+        elif kind == "bad_if_true" or kind == "bad_if_false":
+            flag_label(conversation, key, kind, value, index)
+
+
+def refuse_alternatives(value: object, index: int) -> None:
+    """Raise RecordError if an answer is a list of several texts, which may be alternatives or parts."""
+    texts = value if isinstance(value, list) and all(isinstance(item, str) for item in value) else []
+    if len({text.strip() for text in texts if text.strip()}) > 1:
+        reason = f"the answer, turn {index}, is a list of {len(texts)} texts, which may be alternatives"
+        raise RecordError("several_answers", reason, preview(value))
 
 
 def _first_value(turn: Mapping[object, object], keys: Sequence[str]) -> object:
@@ -239,9 +296,14 @@ def read_text(conversation: Conversation, value: object, index: int) -> str:
         if (text := number_to_text(value)) is not None:
             conversation.edit("value_to_text", index, text, text)
             return text
-    elif (joined := _join_parts(value)) is not None:
-        conversation.edit("parts_joined", index, preview(value), joined)
-        return joined
+    else:
+        rest, removed = media.remove_parts(value)
+        if (joined := _join_parts(rest)) is not None:
+            conversation.edit("parts_joined", index, preview(value), joined)
+            for part in removed:
+                reason = f"turn {index} holds {_describe_part(part)}, which a text model cannot see"
+                conversation.flaw(media.RULE, index, reason, preview(part))
+            return joined
     raise RecordError("bad_value", f"turn {index} holds {_describe_content(value)}, not text", preview(value))
 
 
@@ -256,6 +318,14 @@ def _join_parts(value: object) -> str | None:
         return None
     texts = [part if isinstance(part, str) else _join_parts(part) if isinstance(part, dict) else None for part in value]
     return None if None in texts else "\n".join(text for text in texts if text is not None)
+
+
+def _describe_part(part: object) -> str:
+    """Describe a part that is not text by its type, or by its keys."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(kind, str) and kind not in TEXT_TYPES:
+        return f"a part of type {preview(kind)[:MAX_NAME]!r}"
+    return f"a part with {quote_keys(list(part))}" if isinstance(part, dict) else describe_type(part)
 
 
 def _describe_content(value: object) -> str:
@@ -310,40 +380,6 @@ def is_json_list(text: str) -> bool:
         return isinstance(json.loads(text), list)
     except (ValueError, RecursionError):
         return False
-
-
-def read_turn_list(conversation: Conversation, value: object, key: str) -> list[object]:
-    """Return a record's list of turns, also if it is JSON text or an object with keys 0, 1, 2…"""
-    if isinstance(value, str):
-        value = _decode_turns(conversation, value, key)
-    if isinstance(value, dict):
-        value = _numbered_turns(conversation, value, key)
-    if not isinstance(value, list):
-        raise RecordError("no_messages", f"{key!r} is {describe_type(value)}, not a list of turns", preview(value))
-    if not value:
-        raise RecordError("no_messages", f"{key!r} is empty", preview(value))
-    return value
-
-
-def _decode_turns(conversation: Conversation, text: str, key: str) -> object:
-    try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError):
-        raise RecordError("no_messages", f"{key!r} is text, not a list of turns", preview(text)) from None
-    conversation.edit("turns_from_text", None, preview(text), "")
-    return value
-
-
-def _numbered_turns(conversation: Conversation, value: Mapping[str, object], key: str) -> list[object]:
-    """Return the turns of an object with consecutive numbers from 0 or 1 as keys."""
-    numbers = sorted(int(name) for name in value if isinstance(name, str) and name.isdecimal() and len(name) < 8)
-    first = numbers[0] if numbers else 0
-    if len(numbers) < len(value) or not numbers or first > 1 or numbers != list(range(first, first + len(numbers))):
-        reason = f"{key!r} is an object with keys {quote_keys(list(value))}, not a list of turns"
-        raise RecordError("no_messages", reason, preview(value))
-    conversation.edit("turns_from_dict", None, preview(value), "")
-    by_number = {int(name): turn for name, turn in value.items()}
-    return [by_number[number] for number in numbers]
 
 
 def add_metadata(record: dict[str, object], conversation: Conversation) -> dict[str, object]:

@@ -24,7 +24,7 @@ from curate.pipeline import corpus, frames, repair_text
 from curate.pipeline.frames import Draft
 from curate.pipeline.recipe import TokenSettings
 from curate.rendering import splitter
-from curate.schemas import formats, prompts
+from curate.schemas import formats, prompts, record_keys
 from curate.schemas.conversation import ROLES, Conversation
 from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
 
@@ -117,6 +117,7 @@ def parse_unrepaired(raw: RawRecord) -> Conversation:
     if raw.problem is not None:
         raise raw.problem
     conversation = formats.parse(raw.value)
+    record_keys.refuse_flaws(conversation)
     if not conversation.messages:
         raise RecordError("no_messages", "the record has no turns")
     if raw.surrogates:

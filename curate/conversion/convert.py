@@ -91,6 +91,8 @@ def _convert(
 def _check_target(source: str | Path, target: Path, form: formats.Format) -> None:
     """Raise InputError if the target cannot be written, or would overwrite the source."""
     shown = str(target)
+    if not form.writes:
+        raise InputError(f"{form.name!r} can be read, not written")
     if form.name == FOLDER and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{shown!r} already exists; 'hf' writes a new folder: give another name")
     if form.name != FOLDER and target.is_dir():

@@ -12,7 +12,7 @@ from curate.conversion.writers import Entry
 from curate.dataset import manifest
 from curate.errors import InputError, RecordError
 from curate.pipeline import repair_text
-from curate.schemas import formats, native
+from curate.schemas import formats, native, record_keys
 
 NATIVE_COLUMNS = frozenset(("messages", "piece", "source_id"))
 BATCH_ROWS = 1_000  # of a Parquet file, converted to Python objects at once
@@ -35,6 +35,7 @@ def read_entry(row: InputRecord) -> Entry:
     if row.problem is not None:
         raise row.problem
     conversation = formats.parse(row.value)
+    record_keys.refuse_flaws(conversation)
     if row.surrogates:
         repair_text.repair_surrogates(conversation)
     value = row.value

@@ -8,19 +8,23 @@ positions among the messages as parsed.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from curate.errors import RecordError
 from curate.pipeline.repair_text import is_empty
-from curate.schemas.conversation import Conversation, Message
+from curate.schemas.conversation import Conversation, Flaw, Message
+from curate.schemas.media import remove_placeholders
 
 REPAIRS: dict[str, str] = {
     "id_to_text": "An id that is a number or a list is written as text.",
     "turns_from_dict": 'Turns under the keys "0", "1", "2" … become a list.',
+    "record_unwrapped": "A record that is the value of a key of another is read, with the keys beside it.",
     "turns_from_text": "A list of turns stored as JSON text is decoded.",
     "role_alias": "Another name for a role (bing, bard, prompter …) becomes that role.",
+    "second_system": "A system text beside turns that begin with another stays in the metadata.",
+    "media_removed": 'Text of a turn is kept without its images, sound or files; only where `multimodal` is "keep".',
     "role_inferred": "A missing role is inferred from its neighbours, if they alternate.",
     "value_to_text": "A number in place of text is written as text.",
     "parts_joined": "Content in several text parts becomes one text, one part per line.",
@@ -41,6 +45,8 @@ REPAIRS: dict[str, str] = {
     "empty_turn": "An empty system message is cut, and so is an empty turn if its exchange has another of its role.",
 }
 LOSSES: dict[str, str] = {
+    "bad_label": "`label` or `kto_tag` is false, or `toxic` or `redacted` true, of the record or a turn.",
+    "multimodal": "Needs images, video, sound or files, which a text model cannot see.",
     "empty_answer": "The answer has no visible text.",
     "empty_prompt": "The prompt has no visible text.",
     "rate_limit": 'The answer is the rate-limit notice "Too many requests in 1 hour".',
@@ -54,6 +60,8 @@ LOSSES: dict[str, str] = {
 }
 
 RATE_LIMIT = ("Too many requests in 1 hour. Try again later.", "!Too many requests in 1 hour. Try again later.")
+
+_EXCHANGE_ONLY = dict.fromkeys(("no_answer", "bad_label", "multimodal"), "exchange")  # whatever `empty_answer` is
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,8 @@ class RepairSettings:
     rate_limit: Literal["exchange", "record", "keep"] = "exchange"
     single_round: bool = False
     citations: Literal["links", "drop"] = "links"
+    multimodal: Literal["exchange", "record", "keep"] = "exchange"
+    bad_label: Literal["reject", "keep"] = "reject"
 
 
 @dataclass(frozen=True)
@@ -94,11 +104,12 @@ def order(conversation: Conversation, settings: RepairSettings) -> list[LostExch
     messages = conversation.messages
     for place, message in enumerate(messages):
         message.place = place
-    if _is_in_order(messages, settings):
+    flaws = _flaws(conversation, settings) if conversation.flaws else {}
+    if not flaws and _is_in_order(messages, settings):
         return []
     system, turns = _take_system(conversation, messages)
     turns = _cut_ends(conversation, turns, settings)
-    kept, lost = _sort_exchanges(conversation, _exchanges(turns), settings)
+    kept, lost = _sort_exchanges(conversation, _exchanges(turns), flaws, settings)
     if not kept:
         raise _nothing_left(conversation, lost)
     while kept[-1][-1].role != "assistant":  # the answer was in a lost exchange
@@ -106,6 +117,32 @@ def order(conversation: Conversation, settings: RepairSettings) -> list[LostExch
         conversation.edit("trailing_prompt", cut.place, cut.content, "")
     conversation.messages = [*system, *(turn for exchange in kept for turn in exchange)]
     return lost
+
+
+def _flaws(conversation: Conversation, settings: RepairSettings) -> dict[int, Flaw]:
+    """Return the first flaw of each message that takes its exchange out; remove what `multimodal` keeps the text of.
+
+    Raises RecordError for a flaw of the whole record, of a system message, or of any message if a setting says so.
+    """
+    by_place: dict[int, Flaw] = {}
+    for flaw in conversation.flaws:
+        if flaw.rule == "multimodal" and settings.multimodal == "keep":
+            _remove_media(conversation, flaw)
+        elif flaw.rule == "multimodal" or settings.bad_label == "reject":
+            whole = flaw.message is None or conversation.messages[flaw.message].role == "system"
+            if flaw.message is None or whole or (flaw.rule == "multimodal" and settings.multimodal == "record"):
+                raise RecordError(flaw.rule, flaw.reason, flaw.evidence)
+            by_place.setdefault(flaw.message, flaw)
+    return by_place
+
+
+def _remove_media(conversation: Conversation, flaw: Flaw) -> None:
+    """Remove the placeholders of a message, and record what is gone."""
+    if flaw.message is not None:
+        message = conversation.messages[flaw.message]
+        message.content = remove_placeholders(message.content)
+    if flaw.evidence:  # else it only follows a message with media
+        conversation.edit("media_removed", flaw.message, flaw.evidence, "")
 
 
 def _is_in_order(messages: Sequence[Message], settings: RepairSettings) -> bool:
@@ -191,7 +228,7 @@ def _exchanges(turns: Sequence[Message]) -> list[list[Message]]:
 
 
 def _sort_exchanges(
-    conversation: Conversation, exchanges: list[list[Message]], settings: RepairSettings
+    conversation: Conversation, exchanges: list[list[Message]], flaws: Mapping[int, Flaw], settings: RepairSettings
 ) -> tuple[list[list[Message]], list[LostExchange]]:
     """Return the kept exchanges, with their turns joined, and the lost ones."""
     kept: list[list[Message]] = []
@@ -202,11 +239,11 @@ def _sort_exchanges(
             evidence = exchange[0].content[:200]
             lost.append(LostExchange((start, stop), "single_round", "only the first exchange is kept", evidence))
             continue
-        fault = _fault(exchange, settings)
+        fault = _flawed(exchange, flaws) or _fault(exchange, settings)
         if fault is None:
             kept.append(_join(conversation, _without_empty(conversation, exchange), settings))
             continue
-        mode = {"rate_limit": settings.rate_limit, "no_answer": "exchange"}.get(fault.rule, settings.empty_answer)
+        mode = {"rate_limit": settings.rate_limit, **_EXCHANGE_ONLY}.get(fault.rule, settings.empty_answer)
         if mode == "record":
             raise fault
         if mode == "cut":
@@ -220,6 +257,12 @@ def _sort_exchanges(
 
 def _is_blank_turn(turn: Message, settings: RepairSettings) -> bool:
     return turn.tool_calls is None and _is_blank(turn.content, settings)
+
+
+def _flawed(exchange: Sequence[Message], flaws: Mapping[int, Flaw]) -> RecordError | None:
+    """Return why the dump itself says that an exchange must not be trained on, or None."""
+    flaw = next((flaws[turn.place] for turn in exchange if turn.place in flaws), None) if flaws else None
+    return RecordError(flaw.rule, flaw.reason, flaw.evidence) if flaw else None
 
 
 def _fault(exchange: Sequence[Message], settings: RepairSettings) -> RecordError | None:

@@ -211,11 +211,11 @@ def test_text_of_a_set_uses_its_template(tmp_path: Path) -> None:
 
 def test_repairs_while_reading_are_counted(tmp_path: Path) -> None:
     rows = [
-        {"id": 1, "conversations": [{"from": "human", "value": "hi \udc80\r\n"}, {"from": "gpt", "value": ["a", "b"]}]}
+        {"id": 1, "conversations": [{"from": "human", "value": ["a", "b \udc80\r\n"]}, {"from": "gpt", "value": "hey"}]}
     ]
     result = convert(dump_of(tmp_path, rows), tmp_path / "out.jsonl", to="sharegpt")
     assert result.edits == {"id_to_text": 1, "lone_surrogate": 1, "parts_joined": 1}
-    assert [turn["value"] for turn in lines(tmp_path / "out.jsonl")[0]["conversations"]] == ["hi \ufffd\r\n", "a\nb"]
+    assert [turn["value"] for turn in lines(tmp_path / "out.jsonl")[0]["conversations"]] == ["a\nb \ufffd\r\n", "hey"]
 
 
 def test_a_truncated_file_gives_its_complete_records_with_a_warning(tmp_path: Path) -> None:

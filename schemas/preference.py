@@ -1,0 +1,118 @@
+"""Preference data: a prompt with a chosen answer, which is read, and a rejected one, which is kept beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from curate.errors import RecordError
+from curate.schemas import pairs, turns
+from curate.schemas.conversation import Conversation, Message
+from curate.schemas.key_kinds import CHOSEN_KEYS, COMPLETION_KEYS, REJECTED_KEYS, has_content
+
+NAME = "preference"
+SUMMARY = "TRL's, LLaMA-Factory's and OpenAI's preference data: {prompt, chosen, rejected}; the chosen answer is read."
+
+RULE = "bad_preference"
+
+
+def recognises(record: Mapping[str, object]) -> bool:
+    """Return whether a record has a chosen or a rejected answer; turns with one are read by their own format."""
+    return any(_is_answer(record.get(key)) for key in (*CHOSEN_KEYS, *REJECTED_KEYS))
+
+
+def parse(record: Mapping[str, object]) -> Conversation:
+    """Read the prompt; the chosen answer stays in the metadata, from which `add_answer` moves it."""
+    conversation = Conversation(None, [])
+    conversation.source_id = turns.read_source_id(conversation, record.get("id"))
+    used = {"id"}
+    prompt = record.get("input")
+    if isinstance(prompt, dict) and isinstance(prompt.get("messages"), list):  # OpenAI's form
+        turns.read_messages(conversation, prompt["messages"], "role", "content")
+        rest = {key: value for key, value in prompt.items() if key != "messages"}
+        record = {**record, **rest} if rest.keys().isdisjoint(record) else {**record, "prompt_settings": rest}
+        used.add("input")
+    else:
+        used |= pairs.read_prompt(conversation, record)
+    turns.read_other_keys(conversation, record, frozenset(used))
+    return conversation
+
+
+def add_answer(conversation: Conversation) -> None:
+    """Move the chosen answer, or else a completion, from the metadata to the end of the messages.
+
+    A chosen answer may repeat the whole chat. The rejected one stays in the metadata. Raises RecordError if there is
+    only a rejected answer, or if the chosen one contradicts the turns.
+    """
+    metadata = conversation.metadata
+    chosen, completion, rejected = (_key(metadata, keys) for keys in (CHOSEN_KEYS, COMPLETION_KEYS, REJECTED_KEYS))
+    if chosen and (rejected or not _is_answered(conversation)):
+        _add_chosen(conversation, metadata.pop(chosen), chosen)
+    elif _is_answered(conversation):
+        return
+    elif completion:
+        pairs.add_messages(conversation, "assistant", metadata.pop(completion))
+    elif rejected:
+        raise RecordError(RULE, "the record has a rejected answer and no chosen one", turns.preview(metadata))
+
+
+def _key(metadata: Mapping[str, object], keys: Sequence[str]) -> str | None:
+    return next((key for key in keys if _is_answer(metadata.get(key))), None)
+
+
+def _is_answer(value: object) -> bool:
+    """Return whether a value can be an answer: not a number or a flag, such as `rejected: false`."""
+    return isinstance(value, str | list | dict) and has_content(value)
+
+
+def _is_answered(conversation: Conversation) -> bool:
+    return bool(conversation.messages) and conversation.messages[-1].role == "assistant"
+
+
+def _add_chosen(conversation: Conversation, value: object, key: str) -> None:
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(item, dict) and turns.is_prompt(item) for item in items):
+        _read_whole_chat(conversation, items, key)
+        return
+    before = list(conversation.messages)
+    if not any(message.role == "user" for message in before):
+        raise RecordError(RULE, f"{key!r} holds an answer, and there is no prompt", turns.preview(value))
+    pairs.add_messages(conversation, "assistant", value)
+    added = conversation.messages[len(before) :]
+    if before[-1].role == "assistant":  # the turns may include the chosen answer already
+        if _contents(before[-len(added) :]) != _contents(added):
+            raise RecordError(RULE, f"the last turn is an answer that differs from {key!r}", turns.preview(value))
+        conversation.messages = before
+
+
+def _read_whole_chat(conversation: Conversation, items: Sequence[object], key: str) -> None:
+    """Replace the messages, if there are any, by a chosen chat that contains them."""
+    chosen = Conversation(None, [])
+    turns.read_messages(chosen, items, "role", "content")
+    if not contains(chosen.messages, conversation.messages):
+        raise RecordError(RULE, f"the prompt is not in {key!r}", turns.preview(conversation.messages[0].content))
+    system = conversation.messages[:1] if not has_system(chosen.messages) and has_system(conversation.messages) else []
+    conversation.messages = chosen.messages
+    conversation.edits = [edit for edit in conversation.edits if edit.message is None] + chosen.edits
+    conversation.flaws = chosen.flaws
+    if system:
+        conversation.insert_system(system[0].content)
+
+
+def has_system(messages: Sequence[Message]) -> bool:
+    """Return whether messages begin with a system message."""
+    return bool(messages) and messages[0].role == "system"
+
+
+def contains(messages: Sequence[Message], part: Sequence[Message]) -> bool:
+    """Return whether messages have others among them, in a row, but for blanks at their ends.
+
+    A system message that only one of the two has does not count.
+    """
+    if has_system(part) and not has_system(messages):
+        part = part[1:]
+    whole, inner = _contents(messages), _contents(part)
+    return any(whole[start : start + len(inner)] == inner for start in range(len(whole) - len(inner) + 1))
+
+
+def _contents(messages: Sequence[Message]) -> list[tuple[str, str, str | None]]:
+    return [(message.role, message.content.strip(), message.tool_calls) for message in messages]
