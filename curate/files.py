@@ -30,18 +30,18 @@ def partial_name(target: Path) -> Path:
 
 
 @contextmanager
-def replacing(target: Path, *, sync: bool = False, follow_link: bool = False) -> Iterator[Path]:
+def replacing(target: Path, *, folder: bool = False, sync: bool = False, follow_link: bool = False) -> Iterator[Path]:
     """Yield a temporary path; when the block succeeds, rename what was written there to `target`.
 
-    The block may write a file, a folder or nothing. An earlier `target` stays in place until the rename, and if the
-    block raises. `sync` flushes everything to the disk first, so that the result survives a power loss.
-    `follow_link` is for a target that the user names: a link is kept, and its target is replaced. Raises
-    UnsafePathError for a link at the temporary names, or at `target` without `follow_link`.
+    The block may write a file, or with `folder` a folder, or nothing. An earlier `target` stays in place until the
+    rename, and if the block raises. `sync` flushes everything to the disk first, so that the result survives a power
+    loss. `follow_link` is for a target that the user names: a link is kept, and its target is replaced. Raises
+    UnsafePathError as `check_replaceable` does.
     """
     if follow_link:
         target = target.resolve()
     partial = partial_name(target)
-    refuse_links(target, partial, _old_name(target))
+    check_replaceable(target, folder=folder)
     _clean_up(target)
     try:
         yield partial
@@ -99,6 +99,19 @@ def write_text(target: Path, text: str, *, follow_link: bool = False) -> None:
 
 
 # ---- staying inside
+
+
+def check_replaceable(target: Path, *, folder: bool = False) -> None:
+    """Check the names that `replacing` uses: early, so that no work is lost.
+
+    Raises UnsafePathError for a link, for a folder where a file will be written, and for the reverse.
+    """
+    names = [target, partial_name(target)] + [_old_name(target)] * folder
+    refuse_links(*names)
+    for path in names:
+        if path.exists() and not (path.is_dir() if folder else path.is_file()):
+            kind = "folder" if folder else "regular file"
+            raise UnsafePathError(f"{str(path)!r} is not a {kind}, so curate does not replace it; move it")
 
 
 def refuse_links(*paths: Path) -> None:
@@ -188,6 +201,8 @@ def lock(path: Path, busy: CurateError, *, keep: bool = False) -> Iterator[None]
     """
     while True:
         refuse_links(path)
+        if path.exists() and not path.is_file():
+            raise UnsafePathError(f"{str(path)!r} is not a regular file; curate locks a file of this name; move it")
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         with os.fdopen(os.open(path, flags, 0o666), "rb") as file:
             try:

@@ -31,7 +31,7 @@ def test_text_is_replaced_and_surrogates_are_escaped(tmp_path: Path) -> None:
 def test_a_folder_replaces_an_earlier_one(sync: bool, tmp_path: Path) -> None:
     target = tmp_path / "set"
     for text in ("first", "second"):
-        with files.replacing(target, sync=sync) as partial:
+        with files.replacing(target, folder=True, sync=sync) as partial:
             (partial / "inner").mkdir(parents=True)
             (partial / "inner" / text).write_text(text)
     assert [path.name for path in target.rglob("*")] == ["inner", "second"]
@@ -87,7 +87,7 @@ def test_a_link_at_a_name_of_curates_is_refused(name: str, tmp_path: Path) -> No
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / files.SET_ASIDE).touch()
     (tmp_path / name).symlink_to("other")
-    with pytest.raises(UnsafePathError, match=name), files.replacing(tmp_path / "set") as partial:
+    with pytest.raises(UnsafePathError, match=name), files.replacing(tmp_path / "set", folder=True) as partial:
         partial.mkdir()
     assert names(tmp_path) == sorted([name, "other"])
     assert names(tmp_path / "other") == [files.SET_ASIDE]
@@ -133,7 +133,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from curate import files
-with files.replacing(Path(sys.argv[1])) as partial:
+with files.replacing(Path(sys.argv[1]), folder=True) as partial:
     partial.mkdir()
     (partial / "half").write_text("half")
     os.kill(os.getpid(), 9)
@@ -142,12 +142,12 @@ with files.replacing(Path(sys.argv[1])) as partial:
 
 def test_leftovers_of_a_killed_writer_are_removed_by_the_next_write(tmp_path: Path) -> None:
     target = tmp_path / "set"
-    with files.replacing(target) as partial:
+    with files.replacing(target, folder=True) as partial:
         partial.mkdir()
     assert subprocess.run([sys.executable, "-c", KILLED, str(target)]).returncode == -9
     assert names(tmp_path) == [".set.partial", "set"]
     assert names(target) == []
-    with files.replacing(target) as partial:
+    with files.replacing(target, folder=True) as partial:
         partial.mkdir()
         (partial / "whole").touch()
     assert names(tmp_path) == ["set"]
@@ -158,7 +158,7 @@ def test_a_folder_renamed_away_by_a_killed_swap_is_restored(tmp_path: Path) -> N
     (tmp_path / ".set.old").mkdir()
     (tmp_path / ".set.old" / "earlier").touch()
     (tmp_path / ".set.old" / files.SET_ASIDE).touch()
-    with pytest.raises(ValueError, match="stop"), files.replacing(tmp_path / "set"):
+    with pytest.raises(ValueError, match="stop"), files.replacing(tmp_path / "set", folder=True):
         raise ValueError("stop")
     assert names(tmp_path) == ["set"]
     assert names(tmp_path / "set") == ["earlier"]
@@ -168,7 +168,7 @@ def test_a_folder_of_the_users_at_the_set_aside_name_stays(tmp_path: Path) -> No
     (tmp_path / ".set.old").mkdir()
     (tmp_path / ".set.old" / "notes").touch()
     (tmp_path / "set").mkdir()
-    with pytest.raises(UnsafePathError, match="in the way"), files.replacing(tmp_path / "set") as partial:
+    with pytest.raises(UnsafePathError, match="in the way"), files.replacing(tmp_path / "set", folder=True) as partial:
         partial.mkdir()
     assert names(tmp_path) == [".set.old", "set"]
     assert names(tmp_path / ".set.old") == ["notes"]
@@ -209,3 +209,17 @@ def test_a_lock_file_is_kept_on_request(tmp_path: Path) -> None:
     with files.lock(tmp_path / ".lock", CurateError("in use"), keep=True):
         pass
     assert names(tmp_path) == [".lock"]
+
+
+def test_a_folder_is_never_replaced_by_a_file_nor_a_file_by_a_folder(tmp_path: Path) -> None:
+    for name in ("report.html", ".other.html.partial"):
+        (tmp_path / name / "mine").mkdir(parents=True)
+    for name in ("report.html", "other.html"):
+        with pytest.raises(UnsafePathError, match="is not a regular file"):
+            files.write_text(tmp_path / name, "new")
+    (tmp_path / "set").write_text("mine")
+    with pytest.raises(UnsafePathError, match="is not a folder"), files.replacing(tmp_path / "set", folder=True):
+        pass
+    assert (tmp_path / "report.html" / "mine").exists()
+    assert (tmp_path / ".other.html.partial" / "mine").exists()
+    assert (tmp_path / "set").read_text() == "mine"

@@ -57,7 +57,9 @@ def convert(
             )
             return tokenized.write(source, path, rendering, split)
         render = _renderer(source, template, tokenizer) if to == "text" else None
-        return _convert(source, path, lambda partial: open_writer(partial, path, form, render), split)
+        return _convert(
+            source, path, lambda partial: open_writer(partial, path, form, render), split, form.name == FOLDER
+        )
     except OSError as error:
         raise CurateError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
 
@@ -71,10 +73,10 @@ def _read_template(chat_template: str | Path | None) -> str | None:
 
 
 def _convert(
-    source: str | Path, target: Path, open_writer: Callable[[Path], Writer[Entry]], split: Split | None
+    source: str | Path, target: Path, open_writer: Callable[[Path], Writer[Entry]], split: Split | None, folder: bool
 ) -> ConvertResult:
     warnings: list[str] = []
-    with open_output(target, split, open_writer) as output:
+    with open_output(target, split, open_writer, folder=folder) as output:
         for record in read_records(source, warnings):
             output.read += 1
             entry: Entry | None = None

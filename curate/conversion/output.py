@@ -80,11 +80,17 @@ class Output(Generic[Item]):
 
 @contextmanager
 def open_output(
-    target: Path, split: Split | None, open_writer: Callable[[Path], Writer[Item]]
+    target: Path, split: Split | None, open_writer: Callable[[Path], Writer[Item]], *, folder: bool = False
 ) -> Iterator[Output[Item]]:
-    """Open a target; both files are replaced when the block ends without an error, otherwise they stay unchanged."""
+    """Open a target, a file or a `folder`, and the file of left-out records.
+
+    Both are replaced when the block ends without an error, otherwise they stay unchanged.
+    """
     left_out = left_out_file(target)
-    with files.replacing(target, follow_link=True) as partial, files.replacing(left_out) as partial_left_out:
+    with (
+        files.replacing(target, folder=folder, follow_link=True) as partial,
+        files.replacing(left_out) as partial_left_out,
+    ):
         with closing(Stream(partial_left_out)) as lines, closing(open_writer(partial)) as writer:
             output = Output(target, split, writer, lines)
             yield output

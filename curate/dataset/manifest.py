@@ -183,6 +183,8 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 def _load(folder: Path) -> object:
     """Return the manifest's JSON value, or None if it cannot be read. The standard library accepts lone surrogates."""
+    if not (folder / MANIFEST).is_file():  # opening a pipe would wait for a writer
+        return None
     try:
         return json.loads((folder / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -68,8 +68,10 @@ def _recover(target: Path, partial: Path) -> None:
         else:
             _retire(previous, target)
     files.remove(target / files.SET_ASIDE, target)
-    if partial.exists():
+    if partial.is_dir():
         _retire(partial, target)
+    if partial.exists():
+        raise SetError(f"{str(partial)!r} is not curate's, and is where the set is written first; move it")
 
 
 def _previous(target: Path) -> Path:
@@ -107,8 +109,10 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _retire(old: Path, target: Path) -> None:
     """Delete the files of curate in `old`; any others are the user's and move into `target`."""
-    for name in (PARTS, *FILES):
-        files.remove(old / name, old)
+    files.remove(old / PARTS, old)
+    for name in FILES:
+        if not (old / name).is_dir() or (old / name).is_symlink():  # a folder of that name is the user's
+            files.remove(old / name, old)
     for path in sorted(old.iterdir()):
         if path.name != files.SET_ASIDE and not os.path.lexists(target / path.name) and target.is_dir():
             path.rename(target / path.name)

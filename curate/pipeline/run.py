@@ -13,6 +13,7 @@ from typing import Protocol
 
 import polars as pl
 
+from curate import files
 from curate._version import __version__
 from curate.dataset import columns as dataset_columns
 from curate.dataset import curated_set, transaction
@@ -127,7 +128,10 @@ def _check_target(folder: Path, file: Path | None, sources: Sequence[Source]) ->
             raise SetError(
                 f"{str(source.path)!r} is an input and would be overwritten; nothing was written; give another -o"
             )
-    if file is None or not (file.exists() or file.is_symlink()):
+    if file is None:
+        return
+    files.check_replaceable(file)
+    if not file.exists():
         return
     earlier = curated_set.open_set(folder).manifest.run if manifests.is_set(folder) else None
     if earlier is None or earlier.file != file.name:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from curate import files
+from curate.errors import UnsafePathError
 from curate.tokenization.vocabulary import Vocabulary
 
 _FORMAT = 1  # version of the cache; raise it when `Vocabulary.build` changes its result
@@ -25,10 +26,11 @@ def load_or_build(vocab: Vocabulary, digest: str) -> str:
         return vocab.build()
     try:
         file = tokenizers_folder() / f"{digest[:32]}.{_FORMAT}.json"
-        checksum, _, document = file.read_text(encoding="utf-8").partition("\n")
+        with files.open_own(file) as opened:
+            checksum, _, document = opened.read().decode().partition("\n")
         if checksum == hashlib.sha256(document.encode()).hexdigest():
             return document
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: no home
+    except (OSError, ValueError, RuntimeError, UnsafePathError):  # RuntimeError: no home
         pass
     document = vocab.build()
     _store(document, digest)
@@ -43,5 +45,5 @@ def _store(document: str, digest: str) -> None:
         # Two processes may write at once: the checksum in the first line reveals a damaged file.
         checksum = hashlib.sha256(document.encode()).hexdigest()
         files.write_text(folder / f"{digest[:32]}.{_FORMAT}.json", f"{checksum}\n{document}")
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, UnsafePathError):
         return

@@ -56,7 +56,10 @@ DTYPES = {  # their names in the safetensors format
     torch.bool: "BOOL",
 }
 
-FILE_NAME = re.compile(r"(?:weights|optimizer)-\d{5,}\.safetensors|rng\.safetensors|state\.json")  # all that there are
+FILE_NAME = re.compile(
+    r"(?:weights|optimizer)-[0-9]{5,}\.safetensors|rng\.safetensors|state\.json"
+)  # all that there are
+CHECKPOINT_NAME = re.compile(r"step-[0-9]+")
 UNREADABLE = (OSError, ValueError, RecursionError, UnsafePathError)  # of JSON in a file of curate's own
 
 Tensors = Mapping[str, Tensor]
@@ -118,7 +121,7 @@ def save(run: Path, state: State, *, keep: int = 2, full_states: int = 1, writes
     """
     final = run / CHECKPOINTS / f"step-{state.step:06}"
     try:
-        with files.replacing(final, sync=True) if writes else nullcontext(final) as folder:
+        with files.replacing(final, folder=True, sync=True) if writes else nullcontext(final) as folder:
             if writes:
                 folder.mkdir(parents=True)
             written = _write(folder, state, writes)
@@ -138,7 +141,7 @@ def checkpoints(run: Path) -> list[Path]:
     """
     folder = run / CHECKPOINTS
     files.refuse_links(folder)
-    paths = [path for path in folder.glob("step-*") if path.name[5:].isdigit() and not path.is_symlink()]
+    paths = [path for path in folder.glob("step-*") if CHECKPOINT_NAME.fullmatch(path.name) and not path.is_symlink()]
     return sorted(paths, key=_step_of, reverse=True)
 
 

@@ -131,7 +131,7 @@ def _write_metadata(folder: Path, info: ResultInfo, kind: str, history: Records 
 def _replacing(final: Path) -> Iterator[Path]:
     """Yield a new folder that becomes `final` when the block succeeds; raises CheckpointError if the disk fails."""
     try:
-        with files.replacing(final, sync=True) as folder:
+        with files.replacing(final, folder=True, sync=True) as folder:
             folder.mkdir(parents=True)
             yield folder
     except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from curate.display.figures import percent
 from curate.errors import ModelError
+from curate.files import check_replaceable
 from curate.model import artifact, files, four_bit, loader, sources
 from curate.model.artifact import Artifact
 from curate.model.device import DTYPES
@@ -67,6 +68,7 @@ def merge(
     if result.base is None:
         raise ModelError(f"{adapter!r} is a model, not an adapter; there is nothing to merge")
     folder = Path(out)
+    check_replaceable(folder, folder=True)
     if folder.exists():
         raise ModelError(f"{str(folder)!r} exists already; give a folder that does not")
     serving = artifact.serving_of(result)

@@ -20,9 +20,13 @@ ENDINGS = (".html", ".htm")
 
 
 def check_suffix(file: Path) -> None:
-    """Raise InputError for a file that does not end in .html, so that no other file is overwritten by mistake."""
+    """Check the file of a page before the work, so that nothing else is overwritten by mistake.
+
+    Raises InputError for a file that does not end in .html, UnsafePathError for a folder or a link at a temporary name.
+    """
     if file.suffix.lower() not in ENDINGS:
         raise InputError(f"{str(file)!r} does not end in {ENDINGS[0]}; use a name such as report.html")
+    files.check_replaceable(file.resolve())
 
 
 def write_stats(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from curate import files
-from curate.errors import RecipeError, RunError
+from curate.errors import RecipeError, RunError, UnsafePathError
 from curate.model.serving import ADAPTER, MODEL
 from curate.train import config
 from curate.train.config import TrainConfig
@@ -30,7 +30,9 @@ FILES_BEFORE_FIRST_STEP = {
     records.EVAL,
     records.SAMPLES,
 }
-OWN_NAMES = FILES_BEFORE_FIRST_STEP | {CHECKPOINTS, records.REPORT, MODEL, ADAPTER}
+OWN_FILES = FILES_BEFORE_FIRST_STEP | {records.REPORT}
+OWN_FOLDERS = {CHECKPOINTS, MODEL, ADAPTER, "tensorboard"}
+APPENDED = {records.METRICS, records.EVAL, records.SAMPLES, records.MASKED}
 
 
 def choose_new(out: str | Path | None, settings: TrainConfig) -> Path:
@@ -99,14 +101,28 @@ def load_config(folder: Path, changes: Mapping[str, Mapping[str, object]]) -> Tr
 def lock(folder: Path) -> Iterator[None]:
     """Create a run's folder and lock it for this process.
 
-    Raises RunError while another process has it locked, UnsafePathError if one of its files or folders is a link.
+    Raises RunError while another process has it locked, UnsafePathError if a file or folder of the run is a link or
+    something else: what the run writes there would end up elsewhere.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files.refuse_links(*(folder / name for name in sorted(OWN_NAMES)))
+    _check_names(folder)
     # `keep`: the lock file stays, and identifies the folder as a run's (`_is_free`).
     error = RunError(f"another process is working on the run {str(folder)!r}")
     with files.lock(folder / LOCK, error, keep=True):
         yield
+
+
+def _check_names(folder: Path) -> None:
+    for name in sorted(OWN_FILES):
+        files.check_replaceable(folder / name)
+    for name in sorted(OWN_FOLDERS):
+        files.check_replaceable(folder / name, folder=True)
+    files.refuse_links(*(folder / CHECKPOINTS).glob("*"))
+    for path in (folder / name for name in sorted(APPENDED)):
+        if path.exists() and path.stat().st_nlink > 1:
+            raise UnsafePathError(
+                f"{str(path)!r} has another name elsewhere (a hard link), which would change too; replace it by a copy"
+            )
 
 
 def write_config(folder: Path, settings: TrainConfig) -> None:

@@ -234,6 +234,8 @@ def _object(path: Path) -> Row:
 
 
 def _text(path: Path) -> str:
+    if not path.is_file():  # opening a pipe would wait for a writer
+        return ""
     try:
         return path.read_text("utf-8", "replace")
     except OSError:
