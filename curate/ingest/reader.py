@@ -156,8 +156,11 @@ class Reader:
         except InputError as error:
             problem = str(error).partition(repr(source.name))[2].strip() or str(error)
             self._problems.append(str(error))
-            self.unread.append(UnreadFile(source.name, problem))
+            self._note_unread(source, problem)
             self._warn_unread(source.name, problem)
+
+    def _note_unread(self, source: Source, problem: str) -> None:
+        self.unread.append(UnreadFile(source.name, problem))
 
     def _warn(self, name: str, offset: int, lost: int, description: str) -> None:
         self.warnings.append(Damage(name, offset, lost, f"{name}: {description}"))
@@ -225,7 +228,8 @@ class Reader:
         previous_warnings = len(self.warnings)
         verification = Verification()
         self._finder = RecordFinder(source.name, verification)
-        blocks = text_blocks(source, meter, self.limits, partial(self._note_container_damage, source))
+        note_damage, note_unread = partial(self._note_container_damage, source), partial(self._note_unread, source)
+        blocks = text_blocks(source, meter, self.limits, note_damage, note_unread)
         report = partial(self._note_text_damage, source, verification)
         chunker = self._chunker(verification.remove_marks(blocks), report)
         count = yield from self._number(source, chunker, 0)
@@ -248,7 +252,8 @@ class Reader:
 
     def _parquet_chunks(self, source: Source, path: Path, meter: Meter) -> Iterator[Chunk]:
         """Yield chunks of the rows between damage, and one of a single record for each stretch of damage."""
-        rows = read_rows(source, path, meter, self.limits, self.max_record_bytes)
+        report = partial(self._warn, source.name, 0, 0)
+        rows = read_rows(source, path, meter, self.limits, self.max_record_bytes, report)
         for is_lost, parts in groupby(rows, key=lambda part: bool(part.lost)):
             if is_lost:
                 yield self._lost_rows(source, list(parts))

@@ -20,6 +20,7 @@ from curate.ingest.unread import is_hidden, is_negligible
 TEXT_SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".zst")
 MAX_CAUSES = 3  # named in one error
 SUFFIXES = (*TEXT_SUFFIXES, ".zip", ".parquet")
+NO_NAME = "a member without a name"
 NOT_A_DUMP = "has another ending than a dump"
 
 FOREIGN = (  # first bytes of files that cannot have records, and their types
@@ -185,7 +186,7 @@ def _zip_sources(path: Path, name: str, size: int, base: str) -> list[Source]:
         full_name = next(filter(_is_dump_name, member.names), member.names[0])
         if full_name.endswith("/") or _need_not_be_named(full_name):
             continue
-        member_name = _safe_name(full_name)
+        member_name = _safe_name(full_name) or NO_NAME
         counts[member_name] += 1
         member_name += f"#{counts[member_name]}" if counts[member_name] > 1 else ""
         source = Source(path, name, size, "zip", member_name, member, listing.damage, base=base)

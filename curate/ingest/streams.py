@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -61,15 +61,18 @@ class Meter:
         return block
 
 
-def text_blocks(source: Source, meter: Meter, limits: Limits, report: ReportLoss) -> Iterator[Block]:
+def text_blocks(
+    source: Source, meter: Meter, limits: Limits, report: ReportLoss, note_unread: Callable[[str], None]
+) -> Iterator[Block]:
     """Yield the UTF-8 text behind a source, block by block, with marks for what a checksum says about it.
 
-    Damage to a compressed stream is reported, not raised.
+    Damage to a compressed stream is reported, not raised. `note_unread` is called with the reason if a zip's member,
+    one of several, cannot be read at all.
     """
     zipped = source.path is not None and source.member is not None
     blocks: Iterator[Block] = _disk_blocks(source, meter)
     if source.path is not None and source.member is not None:
-        blocks = _zip_blocks(source, source.path, source.member, meter, report)
+        blocks = _zip_blocks(source, source.path, source.member, meter, report, note_unread)
     head, blocks = _peek(blocks)
     if head.startswith((b"PK\x03\x04", b"PAR1")):
         raise InputError(f"input {source.name!r} is a zip or Parquet file inside a stream; give its own path")
@@ -151,7 +154,9 @@ def hash_whole(path: Path, meter: Meter) -> None:
             meter.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _zip_blocks(source: Source, path: Path, member: Member, meter: Meter, report: ReportLoss) -> Iterator[Block]:
+def _zip_blocks(
+    source: Source, path: Path, member: Member, meter: Meter, report: ReportLoss, note_unread: Callable[[str], None]
+) -> Iterator[Block]:
     """Yield the bytes of a zip's member; one of several is reported as damage if it cannot be read."""
     try:
         hash_whole(path, meter)
@@ -161,6 +166,7 @@ def _zip_blocks(source: Source, path: Path, member: Member, meter: Meter, report
         if not source.optional:
             raise InputError(f"zip member {source.name!r} cannot be read: {error}") from None
         report(0, member.packed_bytes, f"the zip member cannot be read: {error}")
+        note_unread(f"cannot be read: {error}")
         meter.bytes += member.packed_bytes
     except OSError as error:
         raise InputError(f"zip member {source.name!r} cannot be read: {error_message(error)}") from None

@@ -6,6 +6,7 @@ import gzip
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_records_of_the_damaged_member_are_rejected_with_their_bytes(tmp_path: P
     ]
     assert "incorrect data check" in rejected["reason"][0]
     assert (counts.rules[RULE].first, counts.rules[RULE].alone) == (10, 10)
-    assert counts.read == counts.kept + counts.rejected == 31  # with the mark of the gap, which is unreadable
+    assert counts.read == counts.kept + counts.rejected == 30
     assert any("dump.jsonl.gz: the gzip stream is damaged" in warning for warning in result.warnings)
 
 
@@ -79,14 +80,46 @@ def test_a_setting_keeps_and_flags_them(tmp_path: Path, dump: Path) -> None:
     assert RULE not in result.manifest.counts.rules
 
 
+@pytest.mark.parametrize("trailer", [slice(-8, -4), slice(-4, None), slice(-8, None)], ids=["crc", "size", "both"])
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_wrong_trailer_loses_nothing_not_even_the_records_across_members(
+    tmp_path: Path, trailer: slice, bad: int
+) -> None:
+    rows = [each for part in PARTS for each in part]
+    text = lines(rows)
+    cuts = [0, text.index(b"question 0-9"), text.index(b"question 1-8"), len(text)]  # inside of records 9 and 18
+    members = [bytearray(gzip.compress(text[start:stop])) for start, stop in pairwise(cuts)]
+    members[bad][trailer] = bytes(byte ^ 0x55 for byte in members[bad][trailer])
+    path, recipe = tmp_path / "dump.jsonl.gz", tmp_path / "keep.toml"
+    path.write_bytes(b"".join(members))
+    recipe.write_text(KEEP)
+    doubtful = [range(10), range(9, 19), range(18, 30)][bad]
+    rejected = curate.clean(path, tmp_path / "set", workers=1)
+    assert table(rejected.output)["id"].to_list() == [each["id"] for at, each in enumerate(rows) if at not in doubtful]
+    assert rejected.manifest.counts.rules[RULE].first == rejected.manifest.counts.rejected == len(doubtful)
+    assert not any("lost" in warning or "cannot be unpacked" in warning for warning in rejected.warnings)
+    kept = table(curate.clean(path, tmp_path / "kept", recipe=recipe, workers=1).output)
+    assert kept["id"].to_list() == ids(rows)
+    flagged = kept.filter(pl.col("edit_names").list.contains(RULE))
+    assert flagged["source_index"].to_list() == list(doubtful)
+
+
+def test_a_wrong_trailer_before_other_damage_leaves_a_gap(tmp_path: Path) -> None:
+    path = tmp_path / "dump.jsonl.gz"
+    path.write_bytes(MEMBERS[1] + b"damage" + MEMBERS[2])
+    result = curate.clean(path, tmp_path / "set", workers=1)
+    assert table(result.output)["id"].to_list() == ids(PARTS[2])
+    assert set(result.manifest.counts.rules) == {RULE, "unreadable"}
+
+
 def test_a_record_in_doubt_is_nobodys_twin(tmp_path: Path) -> None:
     path = tmp_path / "dump.jsonl.gz"
     path.write_bytes(altered(1) + gzip.compress(lines(PARTS[1])))
     result = curate.clean(path, tmp_path / "set", workers=1)
     kept = table(result.output)
     assert kept["id"].to_list() == ids(PARTS[1])
-    assert kept["source_index"].min() == 11
-    assert set(result.manifest.counts.rules) == {RULE, "unreadable", "exact_duplicates"}
+    assert kept["source_index"].min() == 10
+    assert set(result.manifest.counts.rules) == {RULE, "exact_duplicates"}
     assert result.manifest.counts.rules["exact_duplicates"].first == 0
 
 

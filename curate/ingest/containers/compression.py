@@ -20,6 +20,7 @@ ZSTD_SLICE_BYTES = 1 << 10  # 4 bytes of zstd can expand to 128 KiB: small slice
 ZSTD_BLOCK_BYTES = (128 << 10) + 64  # the most that a frame's first block takes, with its headers (RFC 8878, 3.1.1.2)
 LOOKBACK_BYTES = 1 << 20  # of a damaged member or frame, searched for the start of the next
 MAX_TRIES = 1000  # false starts after one damaged place; then the rest is lost
+WRONG_TRAILERS = {"incorrect data check": 5, "incorrect length check": 1}  # trailer bytes from where zlib stops
 TRAILER_TOLERANCE = 1 << 16  # bytes between the size in a gzip trailer and that of a damaged member
 
 
@@ -47,6 +48,11 @@ class PackedBytes:
 
     def put_back(self, count: int) -> None:
         self.position -= count
+
+    def skip(self, count: int) -> None:
+        """Skip the next bytes, or those that are left."""
+        while count and (part := self.take(count)):
+            count -= len(part)
 
     def move_to(self, offset: int) -> None:
         """Go back to a byte of the stream, or as near to it as possible."""
@@ -89,10 +95,14 @@ class PackedBytes:
 
 
 class Frame(Protocol):
-    """One gzip member or zstd frame, iterated over once; `error` and `cut_off` say how it ended."""
+    """One gzip member or zstd frame, iterated over once; `error` and `cut_off` say how it ended.
+
+    `trailer_left`: after an error in its trailer alone, the bytes of the trailer that are not taken.
+    """
 
     error: str
     cut_off: bool
+    trailer_left: int
 
     def __init__(self, packed: PackedBytes) -> None: ...
 
@@ -117,6 +127,7 @@ class GzipMember:
         self.packed = packed
         self.error = ""
         self.cut_off = False
+        self.trailer_left = 0
 
     def __iter__(self) -> Iterator[bytes]:
         inflate = zlib.decompressobj(GZIP_WBITS)
@@ -131,6 +142,7 @@ class GzipMember:
                 out = inflate.decompress(data, READ_BYTES)
             except zlib.error as error:
                 self.error = _cause(error)
+                self.trailer_left = WRONG_TRAILERS.get(self.error, 0)
                 yield from self._expand_until_damage(before, data)
                 return
             self.packed.put_back(len(inflate.unused_data if inflate.eof else inflate.unconsumed_tail))
@@ -163,6 +175,7 @@ class ZstdFrame:
         self.packed = packed
         self.error = ""
         self.cut_off = False
+        self.trailer_left = 0
 
     def __iter__(self) -> Iterator[bytes]:
         frame = _zstd_decoder()
@@ -231,6 +244,11 @@ def expand(form: Format, blocks: Iterator[Block], report: ReportLoss) -> Iterato
             yield Verified()
             continue
         stopped = packed.offset
+        if frame.trailer_left and _skip_trailer(form, packed, frame.trailer_left):
+            what = f"the {form.name} stream is damaged near byte {stopped} of the file ({frame.error})"
+            report(expanded, 0, f"{what}: all of it can be unpacked, but it may be altered")
+            yield Failed(what)
+            continue
         if rewound <= stopped:  # the damage may have hidden the start of a later frame; bounded, so that time is linear
             packed.move_to(start + 1)
             rewound += stopped - packed.offset
@@ -247,6 +265,17 @@ def expand(form: Format, blocks: Iterator[Block], report: ReportLoss) -> Iterato
             yield Gap()
     if packed.failure is not None:
         yield packed.failure
+
+
+def _skip_trailer(form: Format, packed: PackedBytes, count: int) -> bool:
+    """Skip the rest of a wrong trailer; return False, and skip nothing, if no frame begins after it, and no end is."""
+    start = packed.offset
+    packed.skip(count)
+    head = packed.peek(form.trial_bytes)
+    if not head or (form.magic.match(head) and form.expands(head)):
+        return True
+    packed.move_to(start)
+    return False
 
 
 def _find_frame(form: Format, packed: PackedBytes) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -63,8 +65,10 @@ class _Block:
         return sum(group.rows for group in self.groups)
 
 
-def read_rows(source: Source, path: Path, meter: Meter, limits: Limits, max_record_bytes: int) -> Iterator[Rows]:
-    """Yield all rows of a file in order, as lines or as lost.
+def read_rows(
+    source: Source, path: Path, meter: Meter, limits: Limits, max_record_bytes: int, report: Callable[[str], None]
+) -> Iterator[Rows]:
+    """Yield all rows of a file in order, as lines or as lost; damage that costs no row is reported.
 
     Raises InputError if no row can be read, or if their text exceeds the limits.
     """
@@ -78,8 +82,13 @@ def read_rows(source: Source, path: Path, meter: Meter, limits: Limits, max_reco
     except (OSError, ValueError) as error:
         raise InputError(f"{unreadable}: {_cause(error)}") from None
     total = sum(group.rows for group in layout.groups)
+    without_schema = parquet_layout.drop_arrow_schema(layout)
+    has_bad_schema = not _has_types(path) and _has_types(io.BytesIO(parquet_layout.encode(without_schema)))
+    if has_bad_schema:
+        report("the Arrow schema in its footer is damaged: its columns are read by their Parquet types")
+        layout = without_schema
     with file:
-        for rows in _FileReader(path, file, layout, limits, size, max_record_bytes):
+        for rows in _FileReader(path, file, layout, limits, size, max_record_bytes, all_alone=has_bad_schema):
             meter.bytes += size * rows.count // total
             if rows.lost and meter.expanded == 0:  # so far nothing says that the file can be read at all
                 lost.append(rows)
@@ -99,8 +108,17 @@ class _FileReader:
     """Decodes the row groups of one file: those that are in order together, the others one by one."""
 
     def __init__(
-        self, path: Path, file: IO[bytes], layout: Layout, limits: Limits, size: int, max_record_bytes: int
+        self,
+        path: Path,
+        file: IO[bytes],
+        layout: Layout,
+        limits: Limits,
+        size: int,
+        max_record_bytes: int,
+        *,
+        all_alone: bool,  # each row group is decoded apart from the file, by `layout`
     ) -> None:
+        self.all_alone = all_alone
         self.path = path
         self.file = file
         self.layout = layout
@@ -128,7 +146,7 @@ class _FileReader:
                     f"it expands from {group.bytes:,} bytes to {expanded:,}, past the limit of {self.max_expanded:,}"
                 )
                 return _Block((group,), lost=f"{limit}; if that is right, raise max_expansion in the recipe")
-            return _Block((group,), expanded, shift, alone=shift != 0)
+            return _Block((group,), expanded, shift, alone=self.all_alone or shift != 0)
         return _Block((group,), lost=causes[0])
 
     def _read(self, block: _Block) -> Iterator[Rows]:
@@ -170,10 +188,38 @@ def _slice_rows(block: _Block) -> int:
 
 
 def _collect(scan: pl.LazyFrame, first: int, count: int) -> pl.DataFrame:
-    frame = scan.slice(first, count).collect()
+    with _quiet():
+        frame = scan.slice(first, count).collect()
     if frame.height != count:
         raise ValueError(f"it has {frame.height} rows of {count}")
     return frame
+
+
+def _has_types(file: Path | IO[bytes]) -> bool:
+    """Return whether Polars can tell the types of a file's columns."""
+    try:
+        with _quiet():
+            pl.read_parquet_schema(file)
+    except ERRORS:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Discard what is written to standard error: Polars prints the panics that damage causes, besides raising them."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _mark_shifted(blocks: list[_Block], shift: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -24,7 +24,7 @@ MAX_HEADER_BYTES = 1 << 24
 MAX_OVERRUN_BYTES = 100  # old writers did not count the header of a dictionary
 
 # Numbers of the fields, by struct.
-FILE_SCHEMA, FILE_ROWS, FILE_GROUPS = 2, 3, 4
+FILE_SCHEMA, FILE_ROWS, FILE_GROUPS, FILE_KEY_VALUES = 2, 3, 4, 5
 SCHEMA_TYPE_LENGTH, SCHEMA_CHILDREN = 2, 5
 GROUP_COLUMNS, GROUP_ROWS, GROUP_OFFSET = 1, 3, 5
 CHUNK_FILE, CHUNK_OFFSET, CHUNK_METADATA = 1, 2, 3
@@ -236,12 +236,23 @@ def extract(file: IO[bytes], layout: Layout, group: RowGroup, shift: int) -> byt
     columns = [_moved(chunk, len(MAGIC) - start) for chunk in group.fields[GROUP_COLUMNS].value]
     fields = {number: field for number, field in group.fields.items() if number != GROUP_OFFSET}
     fields[GROUP_COLUMNS] = Field(thrift.LIST, columns, thrift.STRUCT)
+    return encode(layout, data, group.rows, [fields])
+
+
+def encode(layout: Layout, data: bytes = b"", rows: int = 0, groups: Sequence[Struct] = ()) -> bytes:
+    """Return a Parquet file with the columns of another one, and the row groups that are in `data`."""
     footer = layout.fields | {
-        FILE_ROWS: Field(thrift.I64, group.rows),
-        FILE_GROUPS: Field(thrift.LIST, [fields], thrift.STRUCT),
+        FILE_ROWS: Field(thrift.I64, rows),
+        FILE_GROUPS: Field(thrift.LIST, list(groups), thrift.STRUCT),
     }
     encoded = thrift.encode(footer)
     return b"".join((MAGIC, data, encoded, len(encoded).to_bytes(4, "little"), MAGIC))
+
+
+def drop_arrow_schema(layout: Layout) -> Layout:
+    """Return a layout without the keys and values of the footer, one of which is the Arrow schema."""
+    fields = {number: field for number, field in layout.fields.items() if number != FILE_KEY_VALUES}
+    return replace(layout, fields=fields)
 
 
 def _moved(chunk: Struct, by: int) -> Struct:

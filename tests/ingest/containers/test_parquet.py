@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import subprocess
 import sys
@@ -58,6 +60,36 @@ def test_a_damaged_row_group_costs_its_own_rows_and_is_named(tmp_path: Path, com
     assert damage.text.startswith("a.parquet: about 20 records from number 60 on cannot be read: row group 3 ")
     (lost,) = [record for record in read(path)[0] if record.problem is not None]
     assert (lost.index, lost.problem and lost.problem.rule) == (60, "unreadable")
+
+
+def test_a_panic_of_polars_is_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.parquet"
+    data = bytearray(pack(path, "uncompressed"))
+    at = parquet_layout.read_layout(path).groups[3].columns[3].start + 36
+    data[at : at + 8] = bytes(8)
+    path.write_bytes(data)
+    with contextlib.suppress(pl.exceptions.PanicException):
+        pl.read_parquet(path)
+    assert "panicked" in capfd.readouterr().err
+    kept, reader = read_by_number(path)
+    assert len(kept) < len(ALL_ROWS)
+    assert reader.warnings
+    os.write(2, b"afterwards")
+    assert capfd.readouterr().err == "afterwards"
+
+
+@pytest.mark.parametrize("value", [b"!!!!", b"AAAA"], ids=["no base64", "no schema"])
+def test_a_damaged_arrow_schema_loses_no_row(tmp_path: Path, value: bytes) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist(ALL_ROWS), path, row_group_size=GROUP)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"ARROW:schema") + 40
+    data[at : at + 4] = value
+    path.write_bytes(data)
+    kept, reader = read_by_number(path)
+    assert kept == dict(enumerate(ALL_ROWS))
+    (damage,) = reader.warnings
+    assert damage.text.startswith("a.parquet: the Arrow schema in its footer is damaged: ")
 
 
 @pytest.mark.parametrize("change", [-100, -1, 1, 100])

@@ -119,6 +119,17 @@ def test_an_encrypted_or_unsupported_member_is_named_and_the_others_are_read(dum
         records, reader = dump(without_directory(data), "dump.zip")
         assert values(records) == ROWS * 2
         assert f"dump.zip/2023/a.jsonl: the zip member cannot be read: {reason}" in reader.warnings[1].text
+        (unread,) = [file for file in reader.unread if file.name != "dump.zip/readme.txt"]
+        assert unread.name == "dump.zip/2023/a.jsonl"
+        assert unread.reason.startswith(f"cannot be read: {reason}")
+
+
+def test_a_member_that_lost_its_name_is_not_named_as_the_zip(tmp_path: Path) -> None:
+    data = bytearray(packed())
+    data[26] = 0  # the size of the first member's name
+    (tmp_path / "dump.zip").write_bytes(without_directory(data))
+    (unread,) = [source for source in open_inputs([tmp_path / "dump.zip"]) if source.problem]
+    assert unread.name == "dump.zip/a member without a name"
 
 
 def test_a_zip_of_one_encrypted_member_gets_one_clear_line(dump: Dump) -> None:
