@@ -19,12 +19,23 @@ import msgspec
 
 from curate.ingest.damage import ReportDamage
 from curate.ingest.json_scan import ScanResult, scan_value
-from curate.ingest.record_starts import RecordStarts, decode, first_records, is_record, separator
-from curate.ingest.resync import Place, Resync
+from curate.ingest.record_starts import (
+    RECORD_KEYS,
+    RecordStarts,
+    decode,
+    first_records,
+    inner_objects,
+    is_record,
+    separator,
+    skip_objects,
+)
+from curate.ingest.resync import OBJECT, Place, Resync
 from curate.ingest.text_window import TextWindow
 
 BATCH_BYTES_AFTER_FAILURE = 1 << 12  # length of the next batch after one that failed; each success makes it longer
 BATCH_GROWTH = 4
+RECORD_END_BYTES = 1 << 12  # looked at after a record
+MAX_HEAD_TRIES = 200  # objects that are tried as the first whole record after a lost beginning
 LAST_CHUNK_DIVISOR = 4  # smaller chunks at the end of a long text, so that all workers finish at about the same time
 SAMPLE_BYTES = 1 << 20  # what records look like is learned from this much text
 FIRST_VALUE_BYTES = 1 << 12  # a single value is scanned in this many bytes first, then in four times as many
@@ -48,6 +59,19 @@ SCALAR_MEMBERS = re.compile(
     rb'(?:[\s,]*+"(?:[^"\\]|\\.)*+"\s*+:\s*+(?:"(?:[^"\\]|\\.)*+"|[-+.\w]++|\[[-+.\w\s,]*+\])\s*+(?=[,}]))*+', re.S
 )
 OBJECT_END = re.compile(rb"\s*\}")
+RECORD_END = re.compile(  # white space and marks, then a new line, the start of a value, a closing bracket or no text
+    rb"""(?:[ \t\r,;)]|\xef\xbb\xbf)*+(?:
+        \Z | [\x00-\x1f]
+        | \{ (?: \s*+ (?: \Z | ["}\x00-\x1f] ) | \w++ " \s*+ : )  # also one that lost its first quote
+        | \[ \s*+ (?: \Z | [-\d\[{"\]\x00-\x1f] | null | true | false | NaN | Inf )
+        | [\]}] [\s,;)\]}]*+ (?: \Z | [\x00-\x1f] | \{ \s*+ ["}] | \[ \s*+ [\[{\]] | "(?:[^"\\]|\\.)*+" \s*+ : )
+        | " (?:[^"\\]|\\.)*+ " \s*+ [:,\]]  # also a record that lost its bracket
+        | (?: null | true | false | NaN | -?Infinity | -?\d[-+.\deE]*+ ) \s*+ (?: \Z | [,\]] )
+        | [^"\\]*? (?: ,\s*+ \{ \s*+ " \w++ " \s*+ : | \] \s*+ \}? \s*+ \Z )  # damage without the end of a text
+    )""",
+    re.S | re.X,
+)
+HEAD_END = re.compile(rb'\s*+(?:\]\s*+)?(?:\}|,\s*+"(?:[^"\\]|\\.)*+"\s*+:)', re.S)  # inside a record
 OPEN_ARRAY, CLOSE_ARRAY = b"[]"
 
 _list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
@@ -104,6 +128,9 @@ class Chunker:
 
     def __iter__(self) -> Iterator[TextChunk]:
         position = self._begin()
+        if (stop := self._find_first_record(position)) > position:
+            yield self._cut_head(position, stop)
+            position = stop
         while (position := self._next_value(position, read_more=True)) < len(self.text.data):
             self.text.move(position, self.chunk_bytes + max(64, self.chunk_bytes // 4))
             if self.text.at_end and self.text.start > self.full_chunk_bytes:
@@ -145,6 +172,37 @@ class Chunker:
         self.known.learn(records)
         self.boundaries.learn(records)
         return position
+
+    def _find_first_record(self, position: int) -> int:
+        """Return where the first whole record begins if the text begins inside one, and learn from there; else -1."""
+        if (
+            self.in_wrapper
+            or not self.known.shapes
+            or any(not RECORD_KEYS.isdisjoint(keys) for keys in self.known.shapes)
+        ):
+            return -1
+        sample = self.text.data[position : position + SAMPLE_BYTES]
+        end = skip_objects(sample)
+        if not HEAD_END.match(sample, end):
+            return -1
+        for match in islice(OBJECT.finditer(sample, end), MAX_HEAD_TRIES):
+            records = list(first_records(sample, match.start(), 1))
+            if records and any(frozenset(inner) in self.known.shapes for inner in inner_objects(records[0])):
+                records = list(first_records(sample, match.start()))
+                self.in_array = sample[: match.start()].rstrip().endswith(b",")
+                for starts in (self.known, self.boundaries):
+                    starts.forget()
+                    starts.learn(records)
+                return position + match.start()
+        return -1
+
+    def _cut_head(self, position: int, stop: int) -> TextChunk:
+        """Return a chunk with the rest of a record whose beginning is lost."""
+        data = self.text.data[position:stop].rstrip(b" \t\r\n,")
+        start = self.text.start + position
+        error = f"the text begins inside a record; the damage takes {len(data)} bytes from byte {start}"
+        self._report(position, len(data), error)
+        return TextChunk(start, data, (RecordSpan(0, len(data), 1, "damage", error),), self.boundaries.pattern)
 
     def _skip_gap(self, position: int) -> int:
         gap = GAP.match(self.text.data, position)
@@ -354,8 +412,18 @@ class Chunker:
         result = self._scan_value(position)
         if result.end < 0 or self._swallows_the_rest(position, result.end):
             return self._damage(position, result)
+        if self._is_cut(position, result.end):
+            return self._damage(position, ScanResult(-1, result.end - position, "text follows the end of a record"))
         self.damaged_in_a_row = 0
         return RecordSpan(position, result.end, 1, "record")
+
+    def _is_cut(self, position: int, stop: int) -> bool:
+        """Return whether text follows an object on its line: a bare quote before a `}` of a text ended it too early."""
+        if self.text.data[position] != ord("{"):
+            return False
+        limit = stop + RECORD_END_BYTES
+        self.text.fill(limit)
+        return RECORD_END.match(self.text.data, stop, limit) is None
 
     def _scan_value(self, position: int) -> ScanResult:
         """Find the end of the value at `position`, reading as far as needed; `error_at` is relative to `position`."""
@@ -461,7 +529,7 @@ class Chunker:
     def _count_starts(self, damage: bytes) -> int:
         """Return how many records seem to begin in damage."""
         lines = 0 if self.in_array else len(LINE_START.findall(damage))
-        return max(lines, self.known.count(damage), damage.startswith(b"{"))
+        return max(lines, self.known.count(damage), int(damage.startswith(b"{")))
 
     @staticmethod
     def _describe(start: int, length: int, count: int, result: ScanResult) -> str:

@@ -28,6 +28,10 @@ class RecordStarts:
     """What the records seen so far begin with, and which keys they and the objects inside them have."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all records."""
         self.patterns: dict[bytes, None] = {}  # a set in order of insertion
         self.shapes: set[Keys] = set()
         self.inner_shapes: set[Keys] = set()
@@ -71,9 +75,9 @@ def separator(pattern: bytes) -> re.Pattern[bytes]:
     return re.compile(rb",\s*(?=" + pattern + rb")", re.S)
 
 
-def first_records(sample: bytes, position: int = 0) -> Iterator[Object]:
+def first_records(sample: bytes, position: int = 0, limit: int = MAX_RECORDS) -> Iterator[Object]:
     """Yield the objects that a sample begins with, up to the first value that is not one."""
-    for _ in range(MAX_RECORDS):
+    for _ in range(limit):
         gap = GAP.match(sample, position)
         position = gap.end() if gap else position
         result = scan_value(memoryview(sample)[position:], final=True, in_array=False)
@@ -82,6 +86,20 @@ def first_records(sample: bytes, position: int = 0) -> Iterator[Object]:
             return
         yield value
         position += result.end
+
+
+def skip_objects(sample: bytes) -> int:
+    """Return the end of the objects that a sample begins with."""
+    end = 0
+    while True:
+        gap = GAP.match(sample, end)
+        start = gap.end() if gap else end
+        if sample[start : start + 1] != b"{":
+            return end
+        result = scan_value(memoryview(sample)[start:], final=True, in_array=False, deep=False)
+        if result.end < 0:
+            return end
+        end = start + result.end
 
 
 def is_record(raw: bytes) -> bool:

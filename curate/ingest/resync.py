@@ -34,6 +34,7 @@ TEXT_END = {  # after the last record of an array, by whether it is in an object
     False: re.compile(rb"\s*+\]\s*+\Z"),
     True: re.compile(rb"\s*+\]\s*+\}\s*+\Z"),
 }
+MEMBER_AFTER = re.compile(rb'\s*+\]\s*+,\s*+"(?:[^"\\]|\\.)*+"\s*+:', re.S)
 NEXT_ARRAY_OR_LINE = re.compile(rb"\s*+\]\s*+[\[{]")
 LINE_END = re.compile(rb"[\s,]*\n(?=[\[{])|[\s,]*+\Z")
 NEXT_ELEMENT = re.compile(rb"\s*+,\s*+(?=\{)")
@@ -212,4 +213,6 @@ class Resync:
             return True if is_line else None
         if not ARRAY_END.match(tail):
             return None
+        if place.in_wrapper and MEMBER_AFTER.match(tail):
+            return None  # of the object around the records, or of a record
         return not place.in_wrapper and NEXT_ARRAY_OR_LINE.match(tail) is not None

@@ -90,6 +90,8 @@ def test_damage_inside_one_record_costs_that_record_alone(
     damaged = DAMAGE[damage](texts[bad], at)
     if not is_damaged(damaged):
         return
+    if container == "object" and bad == len(rows) - 1 and not is_damaged(damaged + b"]}"):
+        return  # the end of the array and of the object complete the record
     records, _ = read_in_all_chunks(dump, CONTAINERS[container]([*texts[:bad], damaged, *texts[bad + 1 :]]))
     assert [each for each in rows if each in good(records)] == rows[:bad] + rows[bad + 1 :]
     assert all(each in rows for each in good(records))
@@ -124,6 +126,71 @@ def test_an_unclosed_record_in_a_long_file_is_left_before_the_end_of_the_file(du
     records, reader = read_in_all_chunks(dump, CONTAINERS["array"](texts))
     assert good(records) == rows[:1000] + rows[1001:]
     assert "a record that is not closed" in reader.warnings[0].text
+
+
+AFTER_A_BRACE = [
+    ", welcome to our shop",
+    "}, welcome",
+    " {last}, hello",
+    "",
+    ".\n\nYours",
+    "，欢迎",
+    "] and [x]",
+    "; yes",
+    ": 5",
+]
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("rest", AFTER_A_BRACE)
+@pytest.mark.parametrize("at", [0, 3, 5])
+def test_an_answer_that_a_bare_quote_cut_short_is_damage(dump: Dump, container: str, rest: str, at: int) -> None:
+    rows = [{"instruction": f"Write letter {number}", "output": "Dear {name}" + rest} for number in range(6)]
+    texts = [json.dumps(each, ensure_ascii=False).encode() for each in rows]
+    texts[at] = texts[at].replace(b"{name}", b'{name"}')
+    records, _ = read_in_all_chunks(dump, CONTAINERS[container](texts))
+    assert all(each in rows for each in good(records))
+    if not (container == "object" and at == 0):  # nothing tells an object around records from one with a damaged first
+        assert good(records) == rows[:at] + rows[at + 1 :]
+        assert rules(records) == ["unreadable"]
+
+
+@pytest.mark.parametrize("end", ["];", "]);", "}]", "]\n}\n", ",\n]", "\n// the end"])
+def test_marks_after_the_last_record_leave_it_whole(dump: Dump, end: str) -> None:
+    rows = [row(number) for number in range(6)]
+    records, _ = read_in_all_chunks(dump, json.dumps(rows)[:-1].encode() + end.encode())
+    assert good(records) == rows
+
+
+@pytest.mark.parametrize("end", ["]}", '], "count": 120}', '], "notes": [{"a": 1}]}'])
+def test_records_of_a_new_shape_after_the_damage_are_whole_whatever_follows_their_array(dump: Dump, end: str) -> None:
+    rows = [shape(0, number) for number in range(20)] + [shape(2, number) for number in range(100)]
+    texts = [json.dumps(each).encode() for each in rows]
+    texts[19] = texts[19].replace(b"ask", b'a"sk')
+    records, reader = read_in_all_chunks(dump, b'{"version": 1, "data": [' + b", ".join(texts) + end.encode())
+    assert good(records) == rows[:19] + rows[20:]
+    assert rules(records) == ["unreadable"]
+    assert len(reader.warnings) == 1
+
+
+# ── a lost beginning ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("cut", ['[{"from"', '{"from"', '{"from": "gpt"', "ask"])
+@pytest.mark.parametrize("turn_pairs", [1, 40])
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("container", ["array", "array of lines", "lines"])
+def test_a_dump_that_lost_its_beginning_loses_one_record(
+    dump: Dump, container: str, tail: bool, turn_pairs: int, cut: str
+) -> None:
+    rows = [{"id": f"r{number}", "conversations": turns(number) * turn_pairs} for number in range(30)]
+    if tail:
+        rows = [{**each, "lang": "en"} for each in rows]
+    data = CONTAINERS[container]([json.dumps(each).encode() for each in rows])
+    records, reader = read_in_all_chunks(dump, data[data.index(cut.encode()) :])
+    assert good(records) == rows[1:]
+    assert rules(records) == ["unreadable"]
+    assert reader.warnings[0].bytes == len(records[0].raw)
 
 
 # ── brackets that mean nothing ────────────────────────────────────────────────────────────────────────────────────
@@ -208,3 +275,9 @@ def test_the_search_for_records_decodes_little_in_vain(tmp_path: Path, text: byt
     records, _ = read(path)
     assert good(records)[0] == row(1)
     assert good(records)[-1] == row(1)
+
+
+def test_damage_before_anything_is_known_of_records_holds_a_number_of_them(dump: Dump) -> None:
+    records, reader = dump(b'[{"id": "x", "a"b": 1}, ' + json.dumps(row(1)).encode() + b"]")
+    assert good(records) == [row(1)]
+    assert reader.warnings[0].text.endswith("it seems to hold 1 record")
