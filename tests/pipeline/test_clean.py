@@ -590,7 +590,7 @@ def test_a_file_system_that_is_full_or_read_only_gives_one_clear_line(
     target = disk.folder / "set"
 
     def run(source: Path) -> tuple[int, str]:
-        process = start(source, target, "--tokenizer", tiny_tokenizer, within=disk.within)
+        process = start(source, target, "--tokenizer", tiny_tokenizer, "--force", within=disk.within)
         _, errors = process.communicate(timeout=120)
         return process.returncode, errors
 
