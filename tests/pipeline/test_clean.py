@@ -599,7 +599,7 @@ def test_a_file_system_that_is_full_or_read_only_gives_one_clear_line(
     before = digests(disk.outside / "set")
     noise = random.Random(5)
     small = dump(
-        *[record(f"r{n}", "Some digits?", noise.randbytes(25_000).hex()) for n in range(60)], name="small.json"
+        *[record(f"r{n}", "Some digits?", noise.randbytes(25_000).hex()) for n in range(60)], chat(2), name="small.json"
     )
     large = dump(*[chat(n, 16) for n in range(8000)], name="large.json")  # two chunks, one for each worker
     for source, options, problem in [
