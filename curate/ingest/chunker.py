@@ -41,7 +41,9 @@ SAMPLE_BYTES = 1 << 20  # what records look like is learned from this much text
 FIRST_VALUE_BYTES = 1 << 12  # a single value is scanned in this many bytes first, then in four times as many
 FIRST_SCAN_BYTES = 1 << 16  # the window around a place where the next value, boundary or end is looked for
 MAX_DAMAGE_BYTES = 16 << 20  # of one damaged span are kept
-MAX_DAMAGED_LINES = 100  # in a row are one record each; all that follow, up to the next whole record, are one
+MAX_DAMAGED_LINES = (
+    100  # in a row that become a record each; the damage after them, up to the next whole record, becomes one
+)
 HOSTILE_VALUE_BYTES = 1 << 12  # a value must be shorter while too much was decoded in vain
 SWALLOWED_RECORDS = 3  # an unclosed value that holds so many is damage
 
@@ -65,8 +67,8 @@ RECORD_END = re.compile(  # white space and marks, then a new line, the start of
         | \{ (?: \s*+ (?: \Z | ["}\x00-\x1f] ) | \w++ " \s*+ : )  # also one that lost its first quote
         | \[ \s*+ (?: \Z | [-\d\[{"\]\x00-\x1f] | null | true | false | NaN | Inf )
         | [\]}] [\s,;)\]}]*+ (?: \Z | [\x00-\x1f] | \{ \s*+ ["}] | \[ \s*+ [\[{\]] | "(?:[^"\\]|\\.)*+" \s*+ : )
-        | " (?:[^"\\]|\\.)*+ " \s*+ [:,\]]  # also a record that lost its bracket
-        | (?: null | true | false | NaN | -?Infinity | -?\d[-+.\deE]*+ ) \s*+ (?: \Z | [,\]] )
+        | " (?:[^"\\]|\\.)*+ " \s*+ (?: \Z | [:,\]{\["\x00-\x1f] )  # also a record that lost its bracket
+        | (?: null | true | false | NaN | -?Infinity | -?\d[-+.\deE]*+ ) \s*+ (?: \Z | [,\]{\["\x00-\x1f] )
         | [^"\\]*? (?: ,\s*+ \{ \s*+ " \w++ " \s*+ : | \] \s*+ \}? \s*+ \Z )  # damage without the end of a text
     )""",
     re.S | re.X,

@@ -36,7 +36,8 @@ class Reader:
     """Read sources into chunks, in order and once, with a few chunks in memory at a time.
 
     `warnings`, `inputs` and `damaged_records` (those that may be altered, since the checksum of their compressed
-    stream failed) are complete when the iteration ends. A record of `max_record_bytes` or more is damage.
+    stream failed) are complete when the iteration ends. `bytes_total` counts the bytes on disk of all sources; it is
+    None if a size is unknown. A record of `max_record_bytes` or more is damage.
     Raises InputError for a source without a complete record, or one that expands past the limits.
     """
 
@@ -58,11 +59,11 @@ class Reader:
         self.records_read = 0
         self.warnings: list[Damage] = []
         self.damaged_records: list[DamagedRecords] = []
-        self.unread = [UnreadFile(source.name, source.problem) for source in sources if source.problem]
         self._found_unread = [source for source in sources if source.problem]
+        self.unread = [UnreadFile(source.name, source.problem) for source in self._found_unread]
         self._sizes = {source.file: source.bytes for source in self.sources}  # of the files on disk
         known = [size for size in self._sizes.values() if size is not None]
-        self._bytes_total = sum(known) if len(known) == len(self._sizes) else None
+        self.bytes_total = sum(known) if len(known) == len(self._sizes) else None
         self._meters: dict[str, Meter] = {}
         self._meter = Meter()  # of the file that is being read
         self._bytes_before = self._unpacked_before = 0  # of the files before it
@@ -90,11 +91,6 @@ class Reader:
     def bytes_unpacked(self) -> int:
         """The number of bytes of dumps read so far, after decompression."""
         return self._unpacked_before + (self._meter.expanded or self._meter.bytes)
-
-    @property
-    def bytes_total(self) -> int | None:
-        """The number of bytes on disk, of all sources; None if a size is unknown."""
-        return self._bytes_total
 
     def __iter__(self) -> Iterator[Chunk]:
         self._warn_of_unread()

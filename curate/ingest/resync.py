@@ -1,8 +1,8 @@
 """Find the next whole record after damage, by decoding every object that begins there.
 
-An object is a record if it has the keys of the records before. An object with other keys is told from one inside a
-record by what follows it: after an inner object comes the rest of the record around it. All decoding that leads
-nowhere is charged, so that its sum stays in proportion to the text, whatever the text holds.
+An object is a record if it has the keys of earlier records. If it has other keys, what follows it decides: an object
+inside a record is followed by the rest of that record. Decoding that leads nowhere counts against a budget in
+proportion to the text, so hostile text cannot make it slow.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def _is_of_macos(name: str) -> bool:
 
 def _need_not_be_named(name: str) -> bool:
     """Return whether a member of a zip is not read and not named either."""
-    return not _is_dump_name(name) and (_is_of_macos(name) or is_hidden(name) or is_negligible(name))
+    return not _is_dump_name(name) and (is_hidden(name) or is_negligible(name))
 
 
 def _safe_name(member: str) -> str:

@@ -56,9 +56,8 @@ DTYPES = {  # their names in the safetensors format
     torch.bool: "BOOL",
 }
 
-FILE_NAME = re.compile(
-    r"(?:weights|optimizer)-[0-9]{5,}\.safetensors|rng\.safetensors|state\.json"
-)  # all that there are
+# The names that a manifest may list.
+FILE_NAME = re.compile(r"(?:weights|optimizer)-[0-9]{5,}\.safetensors|rng\.safetensors|state\.json")
 CHECKPOINT_NAME = re.compile(r"step-[0-9]+")
 UNREADABLE = (OSError, ValueError, RecursionError, UnsafePathError)  # of JSON in a file of curate's own
 

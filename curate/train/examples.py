@@ -39,7 +39,7 @@ EVAL = "eval"  # the `split` of held-out examples
 
 
 class ProofError(CurateError):
-    """More examples fail the proof than a run may leave out; `failures` lists all that are left out."""
+    """More examples fail the proof than a run may leave out; `failures` lists those that are left out."""
 
     def __init__(self, message: str, failures: list[Failure]) -> None:
         super().__init__(message)

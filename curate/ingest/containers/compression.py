@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import zstandard
 
@@ -94,18 +94,19 @@ class PackedBytes:
                 return False
 
 
-class Frame(Protocol):
+class Frame(ABC):
     """One gzip member or zstd frame, iterated over once; `error` and `cut_off` say how it ended.
 
     `trailer_left`: after an error in its trailer alone, the bytes of the trailer that are not taken.
     """
 
-    error: str
-    cut_off: bool
-    trailer_left: int
+    def __init__(self, packed: PackedBytes) -> None:
+        self.packed = packed
+        self.error = ""
+        self.cut_off = False
+        self.trailer_left = 0
 
-    def __init__(self, packed: PackedBytes) -> None: ...
-
+    @abstractmethod
     def __iter__(self) -> Iterator[bytes]: ...
 
 
@@ -120,14 +121,8 @@ class Format:
     trial_bytes: int
 
 
-class GzipMember:
+class GzipMember(Frame):
     """One member of a gzip stream; zlib checks its checksum."""
-
-    def __init__(self, packed: PackedBytes) -> None:
-        self.packed = packed
-        self.error = ""
-        self.cut_off = False
-        self.trailer_left = 0
 
     def __iter__(self) -> Iterator[bytes]:
         inflate = zlib.decompressobj(GZIP_WBITS)
@@ -168,14 +163,8 @@ class GzipMember:
         yield b"".join(kept)
 
 
-class ZstdFrame:
+class ZstdFrame(Frame):
     """One frame of a zstd stream; its checksum is checked if it has one."""
-
-    def __init__(self, packed: PackedBytes) -> None:
-        self.packed = packed
-        self.error = ""
-        self.cut_off = False
-        self.trailer_left = 0
 
     def __iter__(self) -> Iterator[bytes]:
         frame = _zstd_decoder()
@@ -268,7 +257,7 @@ def expand(form: Format, blocks: Iterator[Block], report: ReportLoss) -> Iterato
 
 
 def _skip_trailer(form: Format, packed: PackedBytes, count: int) -> bool:
-    """Skip the rest of a wrong trailer; return False, and skip nothing, if no frame begins after it, and no end is."""
+    """Skip the rest of a wrong trailer, unless neither a frame nor the end follows; return whether it was skipped."""
     start = packed.offset
     packed.skip(count)
     head = packed.peek(form.trial_bytes)

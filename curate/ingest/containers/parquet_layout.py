@@ -75,7 +75,7 @@ class Layout:
     """The row groups of a file.
 
     `shift` is how many bytes the file has too many (or, negative, too few) before its footer: where bytes were
-    inserted or deleted, all that follows is that far from where the footer says.
+    inserted or deleted, everything after it is shifted by as much from where the footer says.
     """
 
     groups: tuple[RowGroup, ...]
