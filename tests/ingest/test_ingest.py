@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from curate.errors import CurateError
@@ -335,6 +335,7 @@ FRAGMENTS = st.sampled_from([*PIECES.split(b" "), b" ", b"\n"])
 
 @EVERY
 @given(data=st.binary(max_size=300) | st.lists(FRAGMENTS, max_size=60).map(b"".join))
+@example(data=bytes(16) + b'{"":0,"items":[]}""')
 def test_any_bytes_give_records_or_one_clear_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "any.json"
     path.write_bytes(data)
