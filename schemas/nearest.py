@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
-from curate.schemas import alpaca, openai, sharegpt
+from curate.schemas.formats import alpaca, openai, sharegpt
 
 REQUIRED: dict[str, tuple[str, ...]] = {  # keys without which a record is not of the format
     sharegpt.NAME: ("conversations",),

@@ -24,8 +24,9 @@ from curate.pipeline import corpus, frames, repair_text
 from curate.pipeline.frames import Draft
 from curate.pipeline.recipe import TokenSettings
 from curate.rendering import splitter
-from curate.schemas import formats, prompts, record_keys
+from curate.schemas import formats, prompts
 from curate.schemas.conversation import ROLES, Conversation
+from curate.schemas.reading import record_keys
 from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
 
 COLUMNS: dict[str, type[pl.DataType]] = {

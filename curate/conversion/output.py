@@ -13,7 +13,7 @@ from curate import files
 from curate.conversion.readers import InputRecord
 from curate.conversion.writers import Entry, Stream, Writer, encode, native_record
 from curate.errors import InputError, RecordError
-from curate.schemas import turns
+from curate.schemas.reading import turns
 
 Split = Literal["train", "eval"]
 LEFT_OUT = ".left-out.jsonl"

@@ -12,7 +12,9 @@ from curate.conversion.writers import Entry
 from curate.dataset import manifest
 from curate.errors import InputError, RecordError
 from curate.pipeline import repair_text
-from curate.schemas import formats, native, record_keys
+from curate.schemas import formats
+from curate.schemas.formats import native
+from curate.schemas.reading import record_keys
 
 NATIVE_COLUMNS = frozenset(("messages", "piece", "source_id"))
 BATCH_ROWS = 1_000  # of a Parquet file, converted to Python objects at once

@@ -19,8 +19,9 @@ import polars as pl
 from curate import files
 from curate.dataset import columns, transaction
 from curate.errors import InputError, MissingExtra
-from curate.schemas import formats, native
+from curate.schemas import formats
 from curate.schemas.conversation import Conversation
+from curate.schemas.formats import native
 
 PART_BYTES = 32 << 20  # of text collected before a part of a Parquet file is written
 ZSTD_LEVEL = 3

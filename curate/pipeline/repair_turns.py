@@ -15,7 +15,7 @@ from typing import Literal
 from curate.errors import RecordError
 from curate.pipeline.repair_text import is_empty
 from curate.schemas.conversation import Conversation, Flaw, Message
-from curate.schemas.media import remove_placeholders
+from curate.schemas.reading.media import remove_placeholders
 
 REPAIRS: dict[str, str] = {
     "id_to_text": "An id that is a number or a list is written as text.",

@@ -27,8 +27,9 @@ from curate.pipeline.recipe import Recipe
 from curate.rendering import splitter
 from curate.rendering.compiled_template import CompiledTemplate
 from curate.rendering.mask_view import MaskedText, masked_text
-from curate.schemas import formats, prompts, turns
+from curate.schemas import formats, prompts
 from curate.schemas.conversation import Conversation, Message
+from curate.schemas.reading import turns
 from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
 
 

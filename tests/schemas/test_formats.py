@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.errors import InputError, RecordError
-from curate.schemas import Conversation, Message, alpaca, formats, native, openai, sharegpt, vicuna
+from curate.schemas import Conversation, Message, formats
+from curate.schemas.formats import alpaca, native, openai, sharegpt, vicuna
 from curate.schemas.prompts import INPUT_MARK
 
 JSON = st.recursive(

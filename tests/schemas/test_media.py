@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from curate.errors import RecordError
 from curate.pipeline.repair_turns import RepairSettings, order
 from curate.schemas import Conversation, formats
-from curate.schemas.media import remove_placeholders
+from curate.schemas.reading.media import remove_placeholders
 
 Record = dict[str, Any]
 

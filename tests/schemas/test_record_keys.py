@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from curate.errors import RecordError
 from curate.pipeline.repair_turns import RepairSettings, order
 from curate.schemas import Conversation, formats
-from curate.schemas.key_kinds import CHOSEN_KEYS, REJECTED_KEYS, SPECIAL_KEYS, is_false, is_true
 from curate.schemas.prompts import INPUT_MARK
+from curate.schemas.reading.key_kinds import CHOSEN_KEYS, REJECTED_KEYS, SPECIAL_KEYS, is_false, is_true
 
 Record = dict[str, Any]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from curate.errors import RecordError
-from curate.schemas import pairs, turns
 from curate.schemas.conversation import Conversation, Message
-from curate.schemas.key_kinds import CHOSEN_KEYS, COMPLETION_KEYS, REJECTED_KEYS, has_content
+from curate.schemas.formats import pairs
+from curate.schemas.reading import turns
+from curate.schemas.reading.key_kinds import CHOSEN_KEYS, COMPLETION_KEYS, REJECTED_KEYS, has_content
 
 NAME = "preference"
 SUMMARY = "TRL's, LLaMA-Factory's and OpenAI's preference data: {prompt, chosen, rejected}; the chosen answer is read."

@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from curate.errors import RecordError
-from curate.schemas import media, preference, turns
 from curate.schemas.conversation import Conversation
-from curate.schemas.key_kinds import KINDS, Kind, flag_label, has_content
+from curate.schemas.formats import preference
+from curate.schemas.reading import media, turns
+from curate.schemas.reading.key_kinds import KINDS, Kind, flag_label, has_content
 
 Reader = tuple[Callable[[Mapping[str, object]], bool], Callable[[Mapping[str, object]], Conversation]]
 

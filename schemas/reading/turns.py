@@ -11,10 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from curate.errors import RecordError
-from curate.schemas import media
 from curate.schemas.conversation import Conversation, Message, Role
-from curate.schemas.key_kinds import KINDS, SPECIAL_KEYS, flag_label, has_content
-from curate.schemas.media import TEXT_TYPES
+from curate.schemas.reading import media
+from curate.schemas.reading.key_kinds import KINDS, SPECIAL_KEYS, flag_label, has_content
+from curate.schemas.reading.media import TEXT_TYPES
 
 Number = int | float
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from curate.schemas.conversation import Conversation
-from curate.schemas.key_kinds import KINDS, has_content
+from curate.schemas.reading.key_kinds import KINDS, has_content
 
 RULE = "multimodal"
 TEXT_TYPES = ("text", "input_text", "output_text")  # of a part of the content

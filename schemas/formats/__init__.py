@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from curate.errors import InputError, RecordError, did_you_mean
-from curate.schemas import alpaca, native, openai, pairs, preference, record_keys, sharegpt, turns, vicuna
 from curate.schemas.conversation import Conversation
-from curate.schemas.key_kinds import SPECIAL_KEYS
+from curate.schemas.formats import alpaca, native, openai, pairs, preference, sharegpt, vicuna
+from curate.schemas.reading import record_keys, turns
+from curate.schemas.reading.key_kinds import SPECIAL_KEYS
 
 Record = Mapping[str, object]
 

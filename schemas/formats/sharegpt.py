@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from curate.schemas import record_keys, turns
 from curate.schemas.conversation import Conversation, Message, Role
+from curate.schemas.reading import record_keys, turns
 
 NAME = "sharegpt"
 SUMMARY = "ShareGPT dumps: {id, conversations: [{from: human|gpt|system|tool, value}]}; `items` is read too."

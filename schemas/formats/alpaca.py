@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from curate.errors import RecordError
-from curate.schemas import pairs, turns
 from curate.schemas.conversation import Conversation, Message, Role
+from curate.schemas.formats import pairs
 from curate.schemas.prompts import INPUT_MARK
+from curate.schemas.reading import turns
 
 NAME = "alpaca"
 SUMMARY = "Alpaca's single exchanges: {instruction, input, output}; `system` and `history` are read too."

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from curate.errors import RecordError
-from curate.schemas import turns
 from curate.schemas.conversation import Conversation, Message, Role
-from curate.schemas.key_kinds import ANSWER_KEYS, has_content
 from curate.schemas.prompts import INPUT_MARK
+from curate.schemas.reading import turns
+from curate.schemas.reading.key_kinds import ANSWER_KEYS, has_content
 
 NAME = "pairs"
 SUMMARY = "A prompt and its answer, texts or messages: {prompt, completion}, {question, answer} or {query, response}."

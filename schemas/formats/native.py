@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from curate.errors import RecordError
-from curate.schemas import record_keys, turns
 from curate.schemas.conversation import ROLES, Conversation, Message
-from curate.schemas.key_kinds import KINDS, flag_label
+from curate.schemas.reading import record_keys, turns
+from curate.schemas.reading.key_kinds import KINDS, flag_label
 
 NAME = "jsonl"
 SUMMARY = "curate's own lines, lossless: {id, source_id, piece, messages with train and stop, model, metadata, split}."

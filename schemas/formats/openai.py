@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from curate.errors import RecordError
-from curate.schemas import record_keys, turns
 from curate.schemas.conversation import Conversation, Message
+from curate.schemas.reading import record_keys, turns
 
 NAME = "openai"
 SUMMARY = "OpenAI's fine-tuning lines: {messages: [{role, content, tool_calls, weight}]}; Hugging Face's chat form too."
