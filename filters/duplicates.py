@@ -16,7 +16,7 @@ import polars as pl
 
 from curate.filters.registry import corpus_rule
 
-MessageFields = tuple[str, str, str | None, str | None]  # role, content, name, tool_calls
+MessageFields = tuple[str, str, str | None, str | None, str | None]  # role, content, name, tool_calls, anything else
 HASH_BYTES = 16  # of the running hash; a chain keeps the first 8
 RESULT: dict[str, pl.DataType] = {"row": pl.Int64(), "twin": pl.Int64(), "kind": pl.String()}
 HASHES: dict[str, pl.DataType] = {"chain": pl.List(pl.UInt64), "cluster": pl.String()}
@@ -51,10 +51,12 @@ def _chain(messages: Sequence[MessageFields]) -> list[bytes]:
     """Return the first 8 bytes of the running hash after each message."""
     chain: list[bytes] = []
     digest = b""
-    for role, content, name, calls in messages:
+    for role, content, name, calls, other in messages:
         text = f"{role}\0{content.rstrip()}"
         if name or calls:  # with their lengths, so that a name cannot be confused with content
             text = f"{len(name or '')}\0{name or ''}\0{len(calls or '')}\0{calls or ''}{text}"
+        if other:
+            text = f"{len(other)}\0{other}\0{text}"
         digest = hashlib.blake2b(digest + text.encode(), digest_size=HASH_BYTES).digest()
         chain.append(digest[:8])
     return chain

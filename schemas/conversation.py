@@ -14,9 +14,13 @@ EXCERPT = 200  # characters of `before` and `after` that an edit keeps
 class Message:
     """One message. `train`: it may be supervised. `stop`: it was not cut off, so the stop token may be supervised too.
 
-    `tool_calls` is JSON text, as in OpenAI's chat format. `was_html`: the text was or may have been converted from
-    ChatGPT's HTML, at least in part. `place`: its index among the messages that were read (of the first, if several
-    were joined), for edits and rejects. Neither is compared or written.
+    `tool_calls` is JSON text, as in OpenAI's chat format; `tool_call_id` is the id of the call that a tool's message
+    answers. `reasoning` is what the assistant thought before its answer; `train_reasoning`: it may be supervised, if
+    `train` is set too. `extra` is JSON text: the keys of the dump's turn that none of the other fields holds.
+
+    `was_html`: the text was or may have been converted from ChatGPT's HTML, at least in part. `place`: its index among
+    the messages that were read (of the first, if several were joined), for edits and rejects. Neither is compared or
+    written.
     """
 
     role: Role
@@ -25,6 +29,10 @@ class Message:
     tool_calls: str | None = None
     train: bool = True
     stop: bool = True
+    reasoning: str | None = None
+    train_reasoning: bool = True
+    tool_call_id: str | None = None
+    extra: str | None = None
     was_html: bool = field(default=False, compare=False)
     place: int = field(default=0, compare=False)
 
@@ -54,12 +62,16 @@ class Flaw:
 class Conversation:
     """Messages, the record's own id, the repairs made, and the flaws that the dump itself names.
 
-    `metadata` has the record's other keys (title, url, created, …) as plain JSON values.
+    `tools` is JSON text: the list of the tools' definitions. `rejected_answer` is the one that a preference pair
+    rejects, to the messages before the last answer. `metadata` has the record's other keys (title, url, created, …) as
+    plain JSON values.
     """
 
     source_id: str | None
     messages: list[Message]
     model: str | None = None
+    tools: str | None = None
+    rejected_answer: list[Message] = field(default_factory=list)
     metadata: dict[str, object] = field(default_factory=dict)
     edits: list[Edit] = field(default_factory=list)
     flaws: list[Flaw] = field(default_factory=list, compare=False)

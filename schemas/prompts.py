@@ -235,9 +235,30 @@ def _append(out: list[Segment], parts: SegmentParts, message: int | None, superv
         out.append(Segment(text, message, supervised and control is not None, control))
 
 
+def with_reasoning(message: Message) -> str:
+    """Return a message's content after its reasoning, in the marks of DeepSeek-R1's and Qwen3's answers."""
+    if not message.reasoning:
+        return message.content
+    return f"<think>\n{message.reasoning}\n</think>\n\n{message.content}"
+
+
+def fold_reasoning(message: Message) -> Message:
+    """Return a message with its reasoning as part of the content; not supervised if the reasoning may not be."""
+    if not message.reasoning:
+        return message
+    train = is_supervised(message, (message.role,))
+    return replace(message, content=with_reasoning(message), reasoning=None, train=train)
+
+
+def is_supervised(message: Message, roles: Collection[Role] = ANSWERS) -> bool:
+    """Return whether a message may be supervised: a text is either supervised as a whole or not at all."""
+    return message.train and message.role in roles and (message.train_reasoning or not message.reasoning)
+
+
 def content_of(template: Template, message: Message) -> str:
-    """Return a message's text as rendered: the content, followed by an answer's tool calls as JSON."""
-    content = message.content.strip() if template.strips else message.content
+    """Return a message's text as rendered: its reasoning and content, then an answer's tool calls as JSON."""
+    content = with_reasoning(message)
+    content = content.strip() if template.strips else content
     if message.role == "assistant" and message.tool_calls:
         return f"{content}\n{message.tool_calls}" if content else message.tool_calls
     return content
@@ -281,7 +302,7 @@ def _render(
         before, after = turn.segment_parts
         _append_opening(out, template, new_exchange, not answer, index)
         _append(out, before, index)
-        supervised = message.role in roles and message.train
+        supervised = is_supervised(message, roles)
         content = turn.lead + content_of(template, message) + turn.tail
         if content:
             out.append(Segment(content, index, supervised, None))

@@ -96,9 +96,7 @@ class Measurer:
             (pl.col("role") == role).sum().alias(role) for role in ROLES
         )
         sizes = self.counter.sizes([(conversation, True) for conversation in messages])
-        hashes = duplicates.chain_hashes(
-            [(m.role, m.content, m.name, m.tool_calls) for m in conversation] for conversation in messages
-        )
+        hashes = duplicates.chain_hashes(frames.hashed_fields(draft.conversation) for draft in drafts)
         places = [f"{file}:{draft.index}" for draft in drafts]
         counted = frame.with_columns(
             id=pl.coalesce("source_id", pl.Series(places, dtype=pl.String)),

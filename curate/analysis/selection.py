@@ -118,8 +118,10 @@ def _contains(text: str) -> pl.Expr:
     """Match conversations in which any message contains a text, ignoring case."""
     pattern = f"(?i){pl.escape_regex(text)}"
     content = pl.element().struct.field("content").str.contains(pattern)
-    calls = pl.element().struct.field("tool_calls").str.contains(pattern)
-    return pl.col("messages").list.eval(content | calls.fill_null(False)).list.any()
+    others = [
+        pl.element().struct.field(name).str.contains(pattern).fill_null(False) for name in ("tool_calls", "reasoning")
+    ]
+    return pl.col("messages").list.eval(pl.any_horizontal(content, *others)).list.any()
 
 
 def _record_contains(text: str) -> pl.Expr:

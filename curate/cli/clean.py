@@ -26,8 +26,9 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _option(name: str, kind: object, override: Override) -> Callable[[Callable[..., None]], Callable[..., None]]:
     flag = override.option(name)
-    if kind == bool | None:  # a flag that turns the setting off
-        return click.option(flag, name, flag_value=False, type=bool, default=None, help=override.help)
+    if kind == bool | None:
+        value = not override.turns_off
+        return click.option(flag, name, flag_value=value, type=bool, default=None, help=override.help)
     kinds: dict[object, click.ParamType[Any]] = {
         int | None: click.IntRange(min=override.minimum),
         float | None: click.FloatRange(override.minimum, override.below, max_open=True),

@@ -12,12 +12,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from curate.dataset import manifest
+from curate.dataset import columns, manifest
 from curate.errors import InputError, MissingExtra
 from curate.schemas.conversation import Message
 
 BATCH_ROWS = 1_000
 COLUMNS = ["id", "piece", "messages", "language", "split", "source_file", "source_index"]
+_MESSAGE_FIELDS = tuple(columns.MESSAGE.to_schema())
 Source = tuple[str | None, int | None]
 
 
@@ -142,8 +143,11 @@ def _decode_rows(batch: Any) -> Iterator[Row]:
     columns = {name: batch.column(name) for name in COLUMNS}
     lists = columns.pop("messages")
     flat = lists.flatten()
-    fields = [flat.field(name).to_pylist() for name in ("role", "content", "name", "tool_calls", "train", "stop")]
-    messages = [Message(*values) for values in zip(*fields, strict=True)]
+    names = [name for name in _MESSAGE_FIELDS if flat.type.get_field_index(name) >= 0]  # older sets have fewer
+    messages = [
+        Message(**dict(zip(names, values, strict=True)))
+        for values in zip(*(flat.field(name).to_pylist() for name in names), strict=True)
+    ]
     counts = lists.value_lengths().fill_null(0).to_pylist()
     start = 0
     values = [columns[name].to_pylist() for name in COLUMNS if name != "messages"]

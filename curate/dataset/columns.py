@@ -17,6 +17,10 @@ MESSAGE = pl.Struct(
         "tool_calls": pl.String,
         "train": pl.Boolean,
         "stop": pl.Boolean,
+        "reasoning": pl.String,
+        "train_reasoning": pl.Boolean,
+        "tool_call_id": pl.String,
+        "extra": pl.String,
     }
 )
 EDIT = pl.Struct({"rule": pl.String, "message": pl.Int32, "count": pl.Int32, "before": pl.String, "after": pl.String})
@@ -28,6 +32,8 @@ CONVERSATION: Types = {
     "source_id": pl.String,
     "piece": pl.Int32,
     "messages": pl.List(MESSAGE),
+    "tools": pl.String,
+    "rejected_answer": pl.List(MESSAGE),
     **SIGNALS,
     "tokens": pl.Int32,
     "turns": pl.Int32,
@@ -75,7 +81,8 @@ PART_SUMMARY: Types = {  # what decisions over the whole corpus need from each c
 
 # Columns of a converted file: those of `curate convert --to parquet`.
 CONVERTED: Types = {
-    name: CONVERSATION[name] for name in ("id", "source_id", "piece", "messages", "model", "metadata", "split")
+    name: CONVERSATION[name]
+    for name in ("id", "source_id", "piece", "messages", "tools", "rejected_answer", "model", "metadata", "split")
 }
 
 

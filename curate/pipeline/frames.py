@@ -19,6 +19,7 @@ from curate.pipeline import repair_turns
 from curate.rendering import splitter
 from curate.schemas.conversation import Conversation, Message
 from curate.schemas.prompts import exchanges
+from curate.schemas.reading import media
 
 FIELDS = tuple(dataset_columns.MESSAGE.to_schema())
 TRANSIENT = ("messages", "prompts", "answers", "html_answers")  # columns of the frame that are not written
@@ -28,12 +29,16 @@ Pieces = Mapping[int, Sequence[splitter.Piece]]  # by row; rows without pieces a
 
 @dataclass(slots=True)
 class Draft:
-    """A record being cleaned: its bytes, its conversation and its rejected exchanges."""
+    """A conversation being cleaned: its record's index and bytes, the conversation, and its rejected exchanges.
+
+    A record whose format keeps several branches of a chat gives one draft for each, numbered by `branch`.
+    """
 
     index: int
     raw: bytes
     conversation: Conversation
     lost: list[repair_turns.LostExchange] = field(default_factory=list)
+    branch: int = 0
 
     def lose(self, rejected: Sequence[splitter.RejectedExchange]) -> None:
         """Add exchanges that do not fit the window, by the positions of their messages in the source."""
@@ -117,8 +122,19 @@ def conversations_table(drafts: Sequence[Draft], messages: pl.DataFrame) -> pl.D
     return frame.with_columns(
         source_id=_text([conversation.source_id for conversation in conversations]),
         model=_text([conversation.model for conversation in conversations]),
+        tools=_text([conversation.tools for conversation in conversations]),
+        rejected_answer=_rejected_answers(conversations),
         metadata=_text([_json(conversation.metadata) for conversation in conversations]),
     )
+
+
+def _rejected_answers(conversations: Sequence[Conversation]) -> pl.Series:
+    """Return the rejected answer of each conversation; null where there is none."""
+    answers = [
+        [{name: getattr(message, name) for name in FIELDS} for message in conversation.rejected_answer] or None
+        for conversation in conversations
+    ]
+    return pl.Series(answers, dtype=dataset_columns.CONVERSATION["rejected_answer"])
 
 
 def _text(values: Sequence[str | None]) -> pl.Series:
@@ -143,11 +159,20 @@ def summary_table(source_file: str, drafts: Sequence[Draft], pieces: Pieces) -> 
         "source_id": [draft.conversation.source_id for draft in drafts],
         "pieces": [len(pieces.get(row, ())) for row in range(len(drafts))],
     }
-    hashes = duplicates.chain_hashes(
-        [(m.role, m.content, m.name, m.tool_calls) for m in draft.conversation.messages] for draft in drafts
-    )
+    hashes = duplicates.chain_hashes(hashed_fields(draft.conversation) for draft in drafts)
     frame = pl.DataFrame(columns, strict=False).hstack(hashes)
     return frame.select(pl.col(name).cast(dtype) for name, dtype in dataset_columns.PART_SUMMARY.items())
+
+
+def hashed_fields(conversation: Conversation) -> list[duplicates.MessageFields]:
+    """Return what makes two conversations the same: all that is trained on, and the tools and media that it needs."""
+    fields: list[duplicates.MessageFields] = [
+        (m.role, m.content, m.name, m.tool_calls, m.reasoning) for m in conversation.messages
+    ]
+    needs = [conversation.tools, *(flaw.evidence for flaw in conversation.flaws if flaw.rule == media.RULE)]
+    if fields and any(needs):
+        fields[0] = (*fields[0][:4], _json({"reasoning": fields[0][4], "needs": needs}))
+    return fields
 
 
 def kept_table(batch: Batch) -> pl.DataFrame:
@@ -255,5 +280,5 @@ def rejected_table(source_file: str, rejects: Sequence[Reject], frame: pl.DataFr
         },
         schema=dataset_columns.PART_REJECT,
     )
-    measured = frame.drop(*TRANSIENT, "source_id", "metadata")
+    measured = frame.drop(*TRANSIENT, "source_id", "metadata", "tools", "rejected_answer")
     return rows.join(measured, on="row", how="left", maintain_order="left")

@@ -21,6 +21,11 @@ class Override(NamedTuple):
     minimum: int | None = None
     below: int | None = None
 
+    @property
+    def turns_off(self) -> bool:
+        """Whether the option turns its setting off."""
+        return self.flag.startswith("--no-")
+
     def option(self, name: str) -> str:
         """Return the option of the setting with this name."""
         return self.flag or f"--{name.replace('_', '-')}"
@@ -40,6 +45,16 @@ class Overrides(TypedDict, total=False):
         float | None, Override("eval.fraction", "Share of conversations to hold out.", "--eval", minimum=0, below=1)
     ]
     limit: Annotated[int | None, Override("input.limit", "Stop after this many records.", minimum=1)]
+    format: Annotated[
+        str | None, Override("input.format", "The only format to read (curate formats).  [default: each record's own]")
+    ]
+    custom_instructions: Annotated[
+        bool | None,
+        Override("input.custom_instructions", "Use ChatGPT's custom instructions as system message."),
+    ]
+    branches: Annotated[
+        bool | None, Override("input.branches", "Read every branch of a chat with edits and regenerated answers.")
+    ]
     filters: Annotated[
         Sequence[str | Path],
         Override("filters.files", "Python file with your own filters; can be repeated.", metavar="FILE"),
@@ -61,7 +76,10 @@ def command_line(overrides: Mapping[str, object]) -> list[str]:
     options: list[str] = []
     for name, (_, override) in read_declarations().items():
         value = overrides.get(name)
-        values = value if isinstance(value, list | tuple) else [] if value is None or value is True else [value]
+        values = value if isinstance(value, list | tuple) else [] if value is None else [value]
         for item in values:
-            options += [override.option(name)] if item is False else [override.option(name), str(item)]
+            if not isinstance(item, bool):
+                options += [override.option(name), str(item)]
+            elif item is not override.turns_off:
+                options.append(override.option(name))
     return options

@@ -12,6 +12,7 @@ from typing import Any, Literal, Unpack
 from curate.errors import RecipeError, did_you_mean
 from curate.pipeline.overrides import Overrides, read_declarations
 from curate.pipeline.repair_turns import RepairSettings as RepairSettings  # re-exported: the section [repair]
+from curate.schemas.reading.options import ReadOptions
 from curate.settings import (
     Catalogue,
     Table,
@@ -32,13 +33,20 @@ MAX_BASES = 8  # a longer chain of bases must be a cycle
 
 @dataclass(frozen=True)
 class InputSettings:
-    """Limits on the input."""
+    """Limits on the input, and how its records are read."""
 
     limit: int = limits(0, 0)  # records; 0 reads all
     max_record_bytes: int = limits(256 << 20, 1)
     max_expanded_bytes: int = limits(1 << 40, 1)  # of one compressed file
     max_expansion: int = limits(1000, 1)  # decompressed bytes per compressed byte, after the first 64 MiB
     damaged_streams: Literal["reject", "keep"] = "reject"  # records that a failed checksum leaves in doubt
+    format: str = ""  # the only format to read; empty recognises each record's
+    custom_instructions: bool = False  # what users wrote about themselves for all chats becomes the system message
+    branches: bool = False  # every branch of a chat becomes a conversation, not only the current one
+
+    def read_options(self) -> ReadOptions:
+        """Return the settings that the formats know."""
+        return ReadOptions(self.format, self.custom_instructions, self.branches)
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,20 @@ def from_dict(values: Table, where: str = "recipe", *, check_filters: bool = Tru
     filters, files = _filters(values.get("filters", {}), where, check_filters)
     recipe = Recipe(**decode_sections(values, SECTIONS, where), filters=filters, filter_files=files)
     _check_template(recipe.tokens.template, where)
+    _check_format(recipe.input.format, where)
     return recipe
+
+
+def _check_format(name: str, where: str) -> None:
+    """Raise RecipeError if a setting names a format that cannot be read."""
+    from curate.schemas.formats import FORMATS
+
+    readable = [form.name for form in FORMATS.values() if form.reads]
+    if name and name not in readable:
+        raise RecipeError(
+            f"{where}: input.format = {name!r} is not a format that can be read{did_you_mean(name, readable)}; "
+            f"use one of {', '.join(readable)}"
+        )
 
 
 def override(recipe: Recipe, **overrides: Unpack[Overrides]) -> Recipe:

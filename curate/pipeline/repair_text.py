@@ -35,10 +35,14 @@ def repair_surrogates(conversation: Conversation) -> None:
             shown = _around(before, position).encode("utf-8", "backslashreplace").decode()
             count = sum("\ud800" <= character <= "\udfff" for character in before)
             conversation.edit("lone_surrogate", index, shown, _around(message.content, position), count)
-        message.name = _repair_surrogates(message.name) if message.name else message.name
-        message.tool_calls = _repair_surrogates(message.tool_calls) if message.tool_calls else message.tool_calls
+        for name in ("name", "tool_calls", "reasoning", "tool_call_id", "extra"):
+            if text := getattr(message, name):
+                setattr(message, name, _repair_surrogates(text))
     conversation.source_id = _repair_surrogates(conversation.source_id) if conversation.source_id else None
     conversation.model = _repair_surrogates(conversation.model) if conversation.model else None
+    conversation.tools = _repair_surrogates(conversation.tools) if conversation.tools else None
+    for message in conversation.rejected_answer:
+        message.content = _repair_surrogates(message.content)
     if conversation.metadata:
         conversation.metadata = {
             _repair_surrogates(key): _repair_value(item) for key, item in conversation.metadata.items()

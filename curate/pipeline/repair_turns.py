@@ -312,7 +312,7 @@ def _join(conversation: Conversation, exchange: Sequence[Message], settings: Rep
             reason = f"message {turn.place} is the second of role {role} in a row"
             raise RecordError("role_order", reason, turn.content)
         previous = joined[-1]
-        if (previous.content, previous.tool_calls) == (turn.content, turn.tool_calls):
+        if _text_of(previous) == _text_of(turn):
             conversation.edit("repeated_turn", turn.place, turn.content, "")
             previous.was_html = previous.was_html or turn.was_html
             continue
@@ -321,11 +321,16 @@ def _join(conversation: Conversation, exchange: Sequence[Message], settings: Rep
     return joined
 
 
+def _text_of(message: Message) -> tuple[str, str | None, str | None]:
+    return message.content, message.tool_calls, message.reasoning
+
+
 def _join_messages(first: Message, second: Message) -> Message:
     """Return two messages of one role as one: trained on only if both are, with the second's stop token."""
     texts = [text for text in (first.content, second.content) if text]
     calls = [call for message in (first, second) if message.tool_calls for call in json.loads(message.tool_calls)]
     tool_calls = json.dumps(calls, ensure_ascii=False, separators=(",", ":")) if calls else None
+    reasonings = [message.reasoning for message in (first, second) if message.reasoning]
     return Message(
         first.role,
         "\n\n".join(texts),
@@ -333,9 +338,23 @@ def _join_messages(first: Message, second: Message) -> Message:
         tool_calls,
         first.train and second.train,
         second.stop,
+        "\n\n".join(reasonings) or None,
+        first.train_reasoning and second.train_reasoning,
+        first.tool_call_id,
+        _join_extra(first.extra, second.extra),
         first.was_html or second.was_html,
         first.place,
     )
+
+
+def _join_extra(first: str | None, second: str | None) -> str | None:
+    """Return the keys of two turns; those of which the values differ hold both, as a list."""
+    if not (first and second):
+        return first or second
+    joined: dict[str, object] = json.loads(first)
+    for key, value in json.loads(second).items():
+        joined[key] = value if joined.get(key, value) == value else [joined[key], value]
+    return json.dumps(joined, ensure_ascii=False, separators=(",", ":"))
 
 
 def _nothing_left(conversation: Conversation, lost: Sequence[LostExchange]) -> RecordError:

@@ -76,6 +76,7 @@ class Cleaner:
         for path in recipe.filter_files:
             registry.load(path)
         self.recipe = recipe
+        self.options = recipe.input.read_options()
         self.parts = factory.parts
         self.tokenizer = load_tokenizer(recipe.tokens.tokenizer)
         self.template = prompts.get(recipe.tokens.template)
@@ -131,20 +132,22 @@ class Cleaner:
         self.seconds[stage] += time.perf_counter() - start
 
     def _parse(self, chunk: Chunk, rejects: list[Reject]) -> tuple[list[Draft], int]:
+        """Return the conversations of a chunk's records, and their number together with the records without any."""
         drafts: list[Draft] = []
         raws = decode_records(chunk)
+        before = len(rejects)
         for raw in raws:
             try:
                 if raw.problem is not None:
                     raise raw.problem
-                conversation = formats.parse(raw.value)
-                repair_text.clean_text(conversation, surrogates=raw.surrogates)
-                if raw.note:
-                    conversation.edit("lenient_json", None, raw.note, "")
-                drafts.append(Draft(raw.index, raw.raw, conversation))
+                for branch, conversation in enumerate(formats.parse_all(raw.value, self.options)):
+                    repair_text.clean_text(conversation, surrogates=raw.surrogates)
+                    if raw.note:
+                        conversation.edit("lenient_json", None, raw.note, "")
+                    drafts.append(Draft(raw.index, raw.raw, conversation, branch=branch))
             except RecordError as error:
                 rejects.append(frames.reject_record(raw.index, raw.raw, _source_id(raw.value), error))
-        return drafts, len(raws)
+        return drafts, len(drafts) + len(rejects) - before
 
     def _to_markdown(self, drafts: Sequence[Draft]) -> None:
         """Convert the HTML answers of all conversations to markdown in one call."""

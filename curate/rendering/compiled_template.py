@@ -13,7 +13,17 @@ from typing import NamedTuple
 
 from curate.rendering.text_batch import TextBatch
 from curate.schemas.conversation import Message, Role
-from curate.schemas.prompts import EOS, Segment, Template, content_of, default_system, fit, generation_prompt, render
+from curate.schemas.prompts import (
+    EOS,
+    Segment,
+    Template,
+    content_of,
+    default_system,
+    fit,
+    generation_prompt,
+    is_supervised,
+    render,
+)
 from curate.tokenization.tokenizer import Tokenizer
 
 ANSWERS: frozenset[Role] = frozenset({"assistant"})
@@ -84,7 +94,7 @@ class CompiledTemplate:
     def append_prompt(self, batch: TextBatch, messages: Sequence[Message]) -> None:
         """Append the generation prompt after `messages`; spans are placed as in training, none is supervised."""
         # Only supervised segments become spans, and earlier answers need theirs: no token may cross their start.
-        marked = [replace(message, train=True) for message in messages]
+        marked = [replace(message, train=True, train_reasoning=True) for message in messages]
         for part in _group(generation_prompt(self.template, marked, roles=self.roles | ANSWERS)):
             if isinstance(part, Segment):
                 batch.add_control(self._token(part), False)
@@ -130,7 +140,10 @@ class CompiledTemplate:
         """Return the contents as the template writes them, and the skeleton to put them in."""
         template = self.template
         plain = not template.strips  # most contents are then written unchanged
-        contents = [m.content if plain and m.tool_calls is None else content_of(template, m) for m in messages]
+        contents = [
+            m.content if plain and m.tool_calls is None and m.reasoning is None else content_of(template, m)
+            for m in messages
+        ]
         system = default_system(template, messages) if first else ""
         # An empty content has no segment, so it changes the skeleton; hardly any conversation has one.
         key = (first, system, *[m.role for m in messages], *([] if all(contents) else map(bool, contents)))
@@ -142,7 +155,7 @@ class CompiledTemplate:
     def _compile(self, messages: Sequence[Message], contents: Sequence[str], first: bool) -> Skeleton:
         """Build a skeleton by rendering placeholders instead of contents."""
         blank = [
-            replace(message, content=_PLACEHOLDER if content else "", tool_calls=None, train=True, stop=True)
+            Message(message.role, _PLACEHOLDER if content else "", message.name)
             for message, content in zip(messages, contents, strict=True)
         ]
         system = default_system(self.template, messages)
@@ -158,7 +171,7 @@ class CompiledTemplate:
         return self.tokenizer.control_ids[str(segment.control)]
 
     def _supervises(self, message: Message) -> bool:
-        return message.train and message.role in self.roles
+        return is_supervised(message, self.roles)
 
 
 def _group(segments: Sequence[Segment]) -> list[list[Segment] | Segment]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from curate.schemas import prompts
 from curate.schemas.conversation import Message
-from curate.schemas.prompts import Segment, Template, content_of, default_system
+from curate.schemas.prompts import Segment, Template, content_of, default_system, is_supervised
 from curate.tokenization.tokenizer import Tokenizer
 
 EndedText = tuple[str, int | None]  # a text, and the control token that ends it
@@ -80,9 +80,12 @@ class TextExpectations:
         """Return what a rendering must decode to, or None where only the step-by-step proof can decide."""
         template = self._template
         plain = not template.strips  # most contents are then written unchanged
-        contents = [m.content if plain and m.tool_calls is None else content_of(template, m) for m in messages]
+        contents = [
+            m.content if plain and m.tool_calls is None and m.reasoning is None else content_of(template, m)
+            for m in messages
+        ]
         system = default_system(template, messages)
-        flags = [(m.role, m.train, m.stop) for m in messages]  # they decide what is supervised and closed
+        flags = [(m.role, is_supervised(m), m.stop) for m in messages]  # they decide what is supervised and closed
         key = (system, *flags, *([] if all(contents) else map(bool, contents)))
         outline = self._outlines.get(key, _MISSING)
         if outline is _MISSING:
@@ -104,8 +107,10 @@ class TextExpectations:
     def _outline(self, messages: Sequence[Message], contents: Sequence[str], system: str) -> _Outline | None:
         """Build an outline; None where nothing is supervised, an answer has no end, or a prompt is not a prefix."""
         blank = [
-            replace(message, content=_PLACEHOLDER if text else "", tool_calls=None)
-            for message, text in zip(messages, contents, strict=True)
+            Message(
+                message.role, _PLACEHOLDER if text else "", message.name, None, is_supervised(message), message.stop
+            )
+            for m, text in zip(messages, contents, strict=True)
         ]
         segments = prompts.render(self._template, blank, system=system)
         supervised = [i for i, segment in enumerate(segments) if segment.supervised]

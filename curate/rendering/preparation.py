@@ -9,7 +9,7 @@ with its reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from curate.rendering import proof
 from curate.rendering.renderer import Renderer
 from curate.rendering.resplit import ResplitSummary, resplit
 from curate.rendering.splitter import TOO_LONG
-from curate.schemas.prompts import exchanges
+from curate.schemas.prompts import exchanges, fold_reasoning
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class ExamplePreparer:
 
     def prepare(self, sources: Sequence[list[Row]]) -> PreparedBatch:
         """Prepare conversations, each given as its pieces in order."""
+        sources = [[_fold_reasoning(row) for row in source] for source in sources]
         rows = [row for source in sources for row in source]
         prepared = PreparedBatch(None)
         if self.reasons:
@@ -123,6 +124,13 @@ class ExamplePreparer:
             count = max(0, len(exchanges(row.messages)[1]) - 1)
             ids, loss_mask = encoded.ids[tokens], encoded.loss_mask[tokens]  # views of the batch's arrays
             prepared.examples.append(PreparedExample(row.name, row.language, row.split, count, ids, loss_mask))
+
+
+def _fold_reasoning(row: Row) -> Row:
+    """Return a row whose answers have their reasoning within the content, where every template writes it."""
+    if not any(message.reasoning for message in row.messages):
+        return row
+    return replace(row, messages=[fold_reasoning(message) for message in row.messages])
 
 
 def failure_of(row: Row, problem: RecordError) -> Failure:

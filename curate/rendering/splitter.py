@@ -120,7 +120,9 @@ class TemplateCounter(TokenCounter):
 
     def opening_size(self, head: Sequence[Message], exchange: Sequence[Message]) -> Size | None:
         """Return how many more tokens an exchange has at the start of a prompt, if the opening ends at a word's end."""
-        if self._compiled.tokenizer.word_counter is None or any(message.tool_calls for message in (*head, *exchange)):
+        if self._compiled.tokenizer.word_counter is None or any(
+            message.tool_calls or message.reasoning for message in (*head, *exchange)
+        ):
             return None
         key = tuple((m.role, m.content) for m in head), tuple((m.role, not m.content) for m in exchange)
         if key not in self._openings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from curate.errors import InputError, RecordError, did_you_mean
@@ -10,6 +10,7 @@ from curate.schemas.conversation import Conversation
 from curate.schemas.formats import alpaca, native, openai, pairs, preference, sharegpt, vicuna
 from curate.schemas.reading import record_keys, turns
 from curate.schemas.reading.key_kinds import SPECIAL_KEYS
+from curate.schemas.reading.options import DEFAULT, ReadOptions
 
 Record = Mapping[str, object]
 
@@ -19,7 +20,8 @@ class Format:
     """One format: how its records are recognised and parsed, and how a conversation is written.
 
     `recognises` and `parse` are None for a format that is only written, `dump` for one without a record of its own.
-    `dump` raises RecordError for a conversation that the format cannot express.
+    `dump` raises RecordError for a conversation that the format cannot express. `parse_all` is there for a format with
+    options, or whose record can hold several conversations: it returns at least one.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Format:
     dump: Callable[[Conversation], dict[str, object]] | None = None
     array: bool = False  # written as one JSON array, not as lines
     writes: bool = True
+    parse_all: Callable[[Record, ReadOptions], Sequence[Conversation]] | None = None
 
     @property
     def reads(self) -> bool:
@@ -61,9 +64,7 @@ FORMATS: dict[str, Format] = {
     )
 }
 # In the order of FORMATS, which matters: curate's own lines also look like OpenAI's.
-_READERS = tuple(
-    dict.fromkeys((item.recognises, item.parse) for item in FORMATS.values() if item.recognises and item.parse)
-)
+_READERS = tuple({item.parse: item for item in reversed(FORMATS.values()) if item.reads}.values())[::-1]
 _CHATS = tuple((item.recognises, item.parse) for item in (sharegpt, openai, alpaca))
 
 PROBLEMS: dict[str, str] = {
@@ -89,25 +90,52 @@ def get(name: str) -> Format:
     return FORMATS[name]
 
 
-def parse(value: object) -> Conversation:
-    """Read one decoded record, whatever its format; raises RecordError if it cannot be read."""
+def parse(value: object, options: ReadOptions = DEFAULT) -> Conversation:
+    """Read one decoded record, or its first conversation if it holds several; raises RecordError as `parse_all`."""
+    return parse_all(value, options)[0]
+
+
+def parse_all(value: object, options: ReadOptions = DEFAULT) -> Sequence[Conversation]:
+    """Read the conversations of one decoded record, nearly always one.
+
+    Raises RecordError if the record cannot be read, or if it is not of the format that the options name.
+    """
     if not isinstance(value, dict):
         raise RecordError(
             "not_a_record", f"the record is {turns.describe_type(value)}, not an object", turns.preview(value)
         )
     try:
-        for recognises, read in _READERS:
-            if recognises(value):
-                conversation = read(value)
-                metadata = conversation.metadata
-                if metadata and not SPECIAL_KEYS.isdisjoint(metadata) and read is not native.parse:
-                    record_keys.read_special_keys(conversation, _CHATS)
-                return conversation
+        if (form := _recognise(value, options.format)) is not None:
+            return _read(value, form, options)
     except RecursionError:
         raise RecordError("bad_value", "the record is nested too deep to be read") from None
     if (wrapper := _wrapper(value)) is not None:
-        return _parse_wrapped(value, wrapper)
-    raise _unrecognised(value)
+        return [_parse_wrapped(value, wrapper, options)]
+    raise _of_another_format(value, options.format) if options.format else _unrecognised(value)
+
+
+def _of_another_format(record: Record, name: str) -> RecordError:
+    """Return why a record is not read, where only one format is to be read."""
+    other = _recognise(record, "")
+    seems = f"; it seems to be {other.name}" if other else f"; its keys: {turns.quote_keys(list(record))}"
+    return RecordError("unknown_format", f"the record is not of the format {name!r}{seems}", turns.preview(record))
+
+
+def _recognise(record: Record, name: str) -> Format | None:
+    """Return the format of a record; with a name, that format if the record is of it."""
+    readers = (get(name),) if name else _READERS
+    return next((form for form in readers if form.recognises and form.recognises(record)), None)
+
+
+def _read(record: Record, form: Format, options: ReadOptions) -> Sequence[Conversation]:
+    if form.parse_all is not None:
+        return form.parse_all(record, options)
+    assert form.parse is not None
+    conversation = form.parse(record)
+    metadata = conversation.metadata
+    if metadata and form.parse is not native.parse and not SPECIAL_KEYS.isdisjoint(metadata):
+        record_keys.read_special_keys(conversation, _CHATS)
+    return [conversation]
 
 
 def _wrapper(record: Record) -> str | None:
@@ -123,11 +151,11 @@ def _wrapper(record: Record) -> str | None:
     return keys[0] if isinstance(inner, dict) and inner.keys().isdisjoint(record) else None
 
 
-def _parse_wrapped(record: Record, wrapper: str) -> Conversation:
+def _parse_wrapped(record: Record, wrapper: str, options: ReadOptions) -> Conversation:
     """Read a record within another, such as a request of OpenAI's batches, with the keys beside it."""
     inner = record[wrapper]
     assert isinstance(inner, dict)
-    conversation = parse({**{key: value for key, value in record.items() if key != wrapper}, **inner})
+    conversation = parse({**{key: value for key, value in record.items() if key != wrapper}, **inner}, options)
     conversation.edit("record_unwrapped", None, wrapper, "")
     return conversation
 

@@ -12,11 +12,12 @@ from curate.schemas.reading import record_keys, turns
 from curate.schemas.reading.key_kinds import KINDS, flag_label
 
 NAME = "jsonl"
-SUMMARY = "curate's own lines, lossless: {id, source_id, piece, messages with train and stop, model, metadata, split}."
+SUMMARY = "curate's own lines, lossless: {id, source_id, piece, messages with every field, tools, model, metadata, …}."
 
-KEYS = ("id", "source_id", "piece", "messages", "model", "metadata", "split")
+KEYS = ("id", "source_id", "piece", "messages", "tools", "rejected_answer", "model", "metadata", "split")
 _FIELDS = {field.name for field in fields(Message) if field.compare}
-_TYPES = (str, str, str, bool, bool)
+_TEXTS = ("name", "tool_calls", "reasoning", "tool_call_id", "extra")  # or null
+_FLAGS = ("train", "stop", "train_reasoning")
 
 
 def recognises(record: Mapping[str, object]) -> bool:
@@ -40,6 +41,10 @@ def parse(record: Mapping[str, object]) -> Conversation:
     model = record.get("model")
     conversation.model = model if isinstance(model, str) else None
     conversation.metadata = _metadata(record.get("metadata"))
+    tools = record.get("tools")
+    conversation.tools = tools if isinstance(tools, str) and turns.is_json_list(tools) else None
+    rejected = [_exact(turn) for turn in record.get("rejected_answer") or ()]  # type: ignore[attr-defined]
+    conversation.rejected_answer = [message for message in rejected if message is not None]
     _read_other_keys(conversation, record)
     return conversation
 
@@ -59,8 +64,9 @@ def _exact(turn: object) -> Message | None:
     """Return the message of a turn exactly as `dump` writes it, or None for any other turn."""
     if not isinstance(turn, dict) or turn.keys() != _FIELDS or turn["role"] not in ROLES:
         return None
-    values = (turn["content"], turn["name"] or "", turn["tool_calls"] or "", turn["train"], turn["stop"])
-    if tuple(map(type, values)) != _TYPES or (turn["tool_calls"] and not turns.is_json_list(turn["tool_calls"])):
+    texts = all(isinstance(turn[name] or "", str) for name in _TEXTS) and isinstance(turn["content"], str)
+    flags = all(isinstance(turn[name], bool) for name in _FLAGS)
+    if not (texts and flags) or (turn["tool_calls"] and not turns.is_json_list(turn["tool_calls"])):
         return None
     return Message(**turn)
 
@@ -82,6 +88,8 @@ def dump(conversation: Conversation) -> dict[str, object]:
         "source_id": conversation.source_id,
         "piece": None,
         "messages": [_plain(message) for message in conversation.messages],
+        "tools": conversation.tools,
+        "rejected_answer": [_plain(message) for message in conversation.rejected_answer] or None,
         "model": conversation.model,
         "metadata": conversation.metadata,
         "split": None,
@@ -96,4 +104,8 @@ def _plain(message: Message) -> dict[str, object]:  # dataclasses.asdict copies 
         "tool_calls": message.tool_calls,
         "train": message.train,
         "stop": message.stop,
+        "reasoning": message.reasoning,
+        "train_reasoning": message.train_reasoning,
+        "tool_call_id": message.tool_call_id,
+        "extra": message.extra,
     }

@@ -25,7 +25,7 @@ def messages(chats: Sequence[Chat]) -> list[list[MessageFields]]:
         for text in chat:
             position = sum(message[0] != "system" for message in row)
             role = "system" if text.startswith("system:") else ("user", "assistant")[position % 2]
-            row.append((role, text, None, None))
+            row.append((role, text, None, None, None))
         rows.append(row)
     return rows
 
@@ -135,7 +135,7 @@ def test_the_kept_contents_do_not_depend_on_the_order(chats: list[list[str]], ra
 # --- hashes
 
 GOLDEN = "from curate.filters.duplicates import chain_hashes\n"
-GOLDEN += "f = chain_hashes([[('user', 'hi', None, None), ('assistant', 'hé', None, None)]])\n"
+GOLDEN += "f = chain_hashes([[('user', 'hi', None, None, None), ('assistant', 'hé', None, None, None)]])\n"
 GOLDEN += "print(f['chain'].to_list(), f['cluster'].to_list())"
 
 
@@ -154,10 +154,11 @@ def test_a_cluster_depends_on_the_first_exchange_alone() -> None:
 
 def test_names_and_tool_calls_are_part_of_a_message() -> None:
     variants: list[MessageFields] = [
-        ("assistant", "x", None, None),
-        ("assistant", "x", "bob", None),
-        ("assistant", "x", None, "bob"),
-        ("assistant", "xbob", None, None),
+        ("assistant", "x", None, None, None),
+        ("assistant", "x", "bob", None, None),
+        ("assistant", "x", None, "bob", None),
+        ("assistant", "x", None, None, "bob"),
+        ("assistant", "xbob", None, None, None),
     ]
     chains = chain_hashes([variant] for variant in variants)["chain"].to_list()
     assert len({chain[0] for chain in chains}) == len(variants)

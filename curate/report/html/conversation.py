@@ -97,8 +97,9 @@ def _more(count: int) -> str:
 def _message(message: Message) -> str:
     content = truncate(message.content, LONG)
     body = _markdown(content) if message.role == "assistant" else preformat(escape(content))
+    reasoning = preformat(f"reasoning {escape(truncate(message.reasoning, LONG))}") if message.reasoning else ""
     calls = preformat(f"calls {escape(truncate(message.tool_calls, LONG))}") if message.tool_calls else ""
-    return message_block(message.role, body + calls, message.name or "")
+    return message_block(message.role, reasoning + body + calls, message.name or "")
 
 
 def _change(change: Change) -> str:

@@ -197,6 +197,8 @@ def _message(message: Message, size: int | None, raw: bool) -> RenderableType:
     title = Text.assemble((message.role + name, f"bold {style}"), (f" · {' · '.join(notes)}" if notes else "", "dim"))
     text = safe(message.content)
     body: list[RenderableType] = [SafeMarkdown(text) if message.role == "assistant" and not raw else Text(text)]
+    if message.reasoning:
+        body.insert(0, Text(f"reasoning {safe(message.reasoning)}", "dim"))
     if message.tool_calls:
         body.append(Text(f"calls {safe(message.tool_calls)}", "yellow"))
     return Group(title, WithBar(Group(*body), style))
