@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from curate.dataset import columns, manifest
+from curate.dataset import manifest
 from curate.errors import InputError, MissingExtra
 from curate.schemas.conversation import Message
 
 BATCH_ROWS = 1_000
 COLUMNS = ["id", "piece", "messages", "language", "split", "source_file", "source_index"]
-_MESSAGE_FIELDS = tuple(columns.MESSAGE.to_schema())
+_MESSAGE_FIELDS = tuple(field.name for field in fields(Message) if field.compare)
 Source = tuple[str | None, int | None]
 
 

@@ -107,9 +107,7 @@ class TextExpectations:
     def _outline(self, messages: Sequence[Message], contents: Sequence[str], system: str) -> _Outline | None:
         """Build an outline; None where nothing is supervised, an answer has no end, or a prompt is not a prefix."""
         blank = [
-            Message(
-                message.role, _PLACEHOLDER if text else "", message.name, None, is_supervised(message), message.stop
-            )
+            Message(m.role, _PLACEHOLDER if text else "", m.name, None, is_supervised(m), m.stop)
             for m, text in zip(messages, contents, strict=True)
         ]
         segments = prompts.render(self._template, blank, system=system)

@@ -63,8 +63,9 @@ FORMATS: dict[str, Format] = {
         Format("text", "Each conversation as rendered text, below a line with its id."),
     )
 }
+_SHARED = ("vicuna", "parquet")  # their records are read by another format's module
 # In the order of FORMATS, which matters: curate's own lines also look like OpenAI's.
-_READERS = tuple({item.parse: item for item in reversed(FORMATS.values()) if item.reads}.values())[::-1]
+_READERS = tuple(item for item in FORMATS.values() if item.reads and item.name not in _SHARED)
 _CHATS = tuple((item.recognises, item.parse) for item in (sharegpt, openai, alpaca))
 
 PROBLEMS: dict[str, str] = {
