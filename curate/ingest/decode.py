@@ -16,6 +16,7 @@ import numpy as np
 from curate.errors import RecordError
 from curate.ingest.chunker import RecordSpan
 from curate.ingest.record_starts import separator
+from curate.ingest.text.encodings import advise
 
 MAX_DEPTH = 256  # levels of objects and lists; chat formats have under ten, recursive parsers fail near 1,000
 KEY_BLOCK_BYTES = 1 << 16  # keys are counted in blocks of this size, so that the arrays fit the processor's cache
@@ -74,7 +75,7 @@ def decode_records(chunk: Chunk) -> list[RawRecord]:
         index = chunk.first + len(records)
         data = chunk.data[span.start : span.stop]
         if span.kind == "damage":
-            problem = RecordError("unreadable", span.error, excerpt(data))
+            problem = RecordError("unreadable", span.error + advise(data), excerpt(data))
             records.append(RawRecord(index, data, None, problem))
         elif span.kind == "record":
             records.append(_decode_one(index, data, chunk.start + span.start))
@@ -208,7 +209,7 @@ def _decode_utf8(raw: bytes, offset: int) -> str:
         return raw.decode()
     except UnicodeDecodeError as error:
         invalid = raw[error.start : error.end].hex(" ")
-        reason = f"bytes {invalid} at byte {offset + error.start} are not UTF-8"
+        reason = f"bytes {invalid} at byte {offset + error.start} are not UTF-8{advise(raw)}"
         raise RecordError("encoding", reason, excerpt(raw[max(0, error.start - 40) : error.end + 40])) from None
 
 

@@ -18,6 +18,7 @@ from curate.ingest.damaged_records import DamagedRecords, RecordFinder
 from curate.ingest.decode import Chunk, is_json_record
 from curate.ingest.sources import Source, describe, no_record
 from curate.ingest.streams import ExpansionError, Limits, Meter, is_compressed, text_blocks
+from curate.ingest.text.encodings import UTF8, advise, transcode
 from curate.ingest.unread import UnreadFile, describe_skipped
 
 MAX_LEADING_DAMAGE = 64 << 20  # bytes; a file with more damage than that at its start is not a dump
@@ -37,7 +38,8 @@ class Reader:
 
     `warnings`, `inputs` and `damaged_records` (those that may be altered, since the checksum of their compressed
     stream failed) are complete when the iteration ends. `bytes_total` counts the bytes on disk of all sources; it is
-    None if a size is unknown. A record of `max_record_bytes` or more is damage.
+    None if a size is unknown. A record of `max_record_bytes` or more is damage. `encoding` is that of text without a
+    byte-order mark.
     Raises InputError for a source without a complete record, or one that expands past the limits.
     """
 
@@ -50,12 +52,14 @@ class Reader:
         max_record_bytes: int = 1 << 28,
         max_expanded_bytes: int = 1 << 40,
         max_expansion: int = 1000,
+        encoding: str = UTF8,
     ) -> None:
         self.sources = [source for source in sources if not source.problem]
         self.limit = limit
         self.chunk_bytes = chunk_bytes
         self.max_record_bytes = max_record_bytes
         self.limits = Limits(max_expanded_bytes, max_expansion)
+        self.encoding = encoding
         self.records_read = 0
         self.warnings: list[Damage] = []
         self.damaged_records: list[DamagedRecords] = []
@@ -212,7 +216,7 @@ class Reader:
             yield from pending
         elif pending:
             content = describe(pending[0].data[:512])
-            advice = f"; {damage}" if damage else "; give a JSON or JSONL dump"
+            advice = f"; {damage}" if damage else advise(pending[0].data) or "; give a JSON or JSONL dump"
             raise InputError(f"input {source.name!r} has no complete JSON record; it is {content}{advice}")
 
     def _chunks(self, source: Source) -> Iterator[Chunk]:
@@ -226,6 +230,7 @@ class Reader:
         self._finder = RecordFinder(source.name, verification)
         note_damage, note_unread = partial(self._note_container_damage, source), partial(self._note_unread, source)
         blocks = text_blocks(source, meter, self.limits, note_damage, note_unread)
+        blocks = transcode(blocks, self.encoding, partial(self._warn, source.name, 0, 0))
         report = partial(self._note_text_damage, source, verification)
         chunker = self._chunker(verification.remove_marks(blocks), report)
         count = yield from self._number(source, chunker, 0)

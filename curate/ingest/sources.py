@@ -34,6 +34,7 @@ FOREIGN = (  # first bytes of files that cannot have records, and their types
     (b"SQLite format 3", "an SQLite database"),
     (b"ARROW1", "an Arrow file (save it as parquet first)"),
     (b"\x7fELF", "a program"),
+    (b"version https://git-lfs", "a pointer of Git LFS in place of the file (fetch it with git lfs pull)"),
 )
 
 

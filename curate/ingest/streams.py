@@ -1,8 +1,7 @@
-"""Turn a source into blocks of UTF-8 text: decompress, transcode and hash it, and limit how far it expands."""
+"""Turn a source into blocks of text: decompress and hash it, and limit how far it expands."""
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import itertools
 import sys
@@ -14,8 +13,9 @@ from typing import IO
 from curate.errors import InputError
 from curate.ingest.containers.compression import GZIP, ZSTD, Format, expand
 from curate.ingest.containers.zip_members import Member, UnreadableMember, member_blocks
-from curate.ingest.damage import Block, Gap, ReportLoss
+from curate.ingest.damage import Block, ReportLoss
 from curate.ingest.sources import Source, error_message
+from curate.ingest.text.encodings import BOMS
 
 BLOCK_BYTES = 1 << 20  # read from disk at a time
 MIN_RATIO_BYTES = 64 << 20  # the expansion ratio is checked from this many expanded bytes on
@@ -24,13 +24,6 @@ Buffer = bytes  # in the class `Meter`, `bytes` is a field
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "a zip"}
 
 TEXT_STARTS = tuple(bytes([byte]) for byte in b' \t\r\n,[{"')
-BOMS = (
-    (b"\xff\xfe\x00\x00", "utf-32-le"),
-    (b"\x00\x00\xfe\xff", "utf-32-be"),
-    (b"\xff\xfe", "utf-16-le"),
-    (b"\xfe\xff", "utf-16-be"),
-    (codecs.BOM_UTF8, "utf-8"),
-)
 
 
 class ExpansionError(InputError):
@@ -64,7 +57,7 @@ class Meter:
 def text_blocks(
     source: Source, meter: Meter, limits: Limits, report: ReportLoss, note_unread: Callable[[str], None]
 ) -> Iterator[Block]:
-    """Yield the UTF-8 text behind a source, block by block, with marks for what a checksum says about it.
+    """Yield the text behind a source in its own encoding, block by block, with marks for what a checksum says about it.
 
     Damage to a compressed stream is reported, not raised. `note_unread` is called with the reason if a zip's member,
     one of several, cannot be read at all.
@@ -81,7 +74,7 @@ def text_blocks(
         blocks = expand(compression, blocks, report)
     if compression is not None or zipped:
         blocks = _limit_expansion(blocks, source, meter, limits)
-    return _transcode(_refuse_nested(blocks, source))
+    return _refuse_nested(blocks, source)
 
 
 def is_compressed(source: Source) -> bool:
@@ -193,35 +186,3 @@ def check_expansion(size: int, source: Source, meter: Meter, limits: Limits) -> 
             f"{meter.expanded:,}), past the limit of {limits.expansion:,}; "
             f"if that is right, raise max_expansion in the recipe"
         )
-
-
-def _transcode(blocks: Iterator[Block]) -> Iterator[Block]:
-    """Remove a byte-order mark, and transcode to UTF-8 from its encoding; text without one is not changed."""
-    head, blocks = _peek(blocks)
-    bom, encoding = next(((bom, encoding) for bom, encoding in BOMS if head.startswith(bom)), (b"", ""))
-    if not bom:
-        return blocks
-    text = _drop(blocks, len(bom))
-    return text if encoding == "utf-8" else _decode(text, encoding)
-
-
-def _drop(blocks: Iterator[Block], count: int) -> Iterator[Block]:
-    """Remove the first bytes."""
-    for block in blocks:
-        if isinstance(block, bytes):
-            yield block[count:]
-            count -= min(count, len(block))
-        else:
-            yield block
-
-
-def _decode(blocks: Iterator[Block], encoding: str) -> Iterator[Block]:
-    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass" if "16" in encoding else "replace")
-    for block in blocks:
-        if isinstance(block, bytes):
-            # A lone surrogate becomes its JSON escape, so that it stays distinct from other characters.
-            yield decoder.decode(block).encode("utf-8", "backslashreplace")
-            continue
-        if isinstance(block, Gap):
-            decoder.reset()
-        yield block

@@ -55,6 +55,10 @@ class Overrides(TypedDict, total=False):
     branches: Annotated[
         bool | None, Override("input.branches", "Read every branch of a chat with edits and regenerated answers.")
     ]
+    encoding: Annotated[
+        str | None,
+        Override("input.encoding", "Encoding of text that is not UTF-8, such as gb18030 or cp1252.", metavar="NAME"),
+    ]
     filters: Annotated[
         Sequence[str | Path],
         Override("filters.files", "Python file with your own filters; can be repeated.", metavar="FILE"),

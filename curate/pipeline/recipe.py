@@ -43,6 +43,7 @@ class InputSettings:
     format: str = ""  # the only format to read; empty recognises each record's
     custom_instructions: bool = False  # what users wrote about themselves for all chats becomes the system message
     branches: bool = False  # every branch of a chat becomes a conversation, not only the current one
+    encoding: str = "utf-8"  # of text that does not show its own
 
     def read_options(self) -> ReadOptions:
         """Return the settings that the formats know."""
@@ -136,6 +137,7 @@ def from_dict(values: Table, where: str = "recipe", *, check_filters: bool = Tru
     recipe = Recipe(**decode_sections(values, SECTIONS, where), filters=filters, filter_files=files)
     _check_template(recipe.tokens.template, where)
     _check_format(recipe.input.format, where)
+    _check_encoding(recipe.input.encoding, where)
     return recipe
 
 
@@ -216,6 +218,15 @@ def _check_template(name: str, where: str) -> None:
 
     if name not in TEMPLATES:
         raise RecipeError(f"{where}: unknown tokens.template {name!r}{did_you_mean(name, TEMPLATES)}")
+
+
+def _check_encoding(name: str, where: str) -> None:
+    from curate.ingest.text.encodings import check_encoding
+
+    try:
+        check_encoding(name)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: input.encoding: {error}") from None
 
 
 def _filters(values: object, where: str, check: bool) -> tuple[dict[str, Table], tuple[str, ...]]:

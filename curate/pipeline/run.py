@@ -27,6 +27,7 @@ from curate.filters import registry
 from curate.ingest.decode import Chunk
 from curate.ingest.reader import Reader
 from curate.ingest.sources import Source, open_inputs
+from curate.ingest.text.encodings import check_encoding
 from curate.pipeline import assemble, corpus
 from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
@@ -156,6 +157,7 @@ def _reader(arguments: Sequence[str | Path], recipe: Recipe) -> Reader:
         max_record_bytes=settings.max_record_bytes,
         max_expanded_bytes=settings.max_expanded_bytes,
         max_expansion=settings.max_expansion,
+        encoding=check_encoding(settings.encoding),
     )
 
 

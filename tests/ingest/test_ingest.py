@@ -187,7 +187,7 @@ def test_a_reason_gives_the_position_and_the_bytes(dump: Dump) -> None:
     data = between(b'{"id": "x", "v": "caf\xe9 "}')
     problem = dump(data)[0][6].problem
     assert problem is not None
-    assert problem.reason == f"bytes e9 at byte {data.index(0xE9)} are not UTF-8"
+    assert problem.reason.startswith(f"bytes e9 at byte {data.index(0xE9)} are not UTF-8")
     assert "caf" in problem.evidence
 
 

@@ -1,0 +1,1 @@
+"""Text in other forms than UTF-8 and strict JSON."""
