@@ -18,9 +18,9 @@ class Message:
     answers. `reasoning` is what the assistant thought before its answer; `train_reasoning`: it may be supervised, if
     `train` is set too. `extra` is JSON text: the keys of the dump's turn that none of the other fields holds.
 
-    `was_html`: the text was or may have been converted from ChatGPT's HTML, at least in part. `place`: its index among
-    the messages that were read (of the first, if several were joined), for edits and rejects. Neither is compared or
-    written.
+    `is_html`: an answer's content is HTML, whatever it looks like, or is not; None if its look decides. `was_html`: it
+    was or may have been converted from HTML, at least in part. `place`: its index among the messages that were read (of
+    the first, if several were joined), for edits and rejects. None of the three is compared or written.
     """
 
     role: Role
@@ -33,6 +33,7 @@ class Message:
     train_reasoning: bool = True
     tool_call_id: str | None = None
     extra: str | None = None
+    is_html: bool | None = field(default=None, compare=False)
     was_html: bool = field(default=False, compare=False)
     place: int = field(default=0, compare=False)
 

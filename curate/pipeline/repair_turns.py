@@ -342,8 +342,8 @@ def _join_messages(first: Message, second: Message) -> Message:
         first.train_reasoning and second.train_reasoning,
         first.tool_call_id,
         _join_extra(first.extra, second.extra),
-        first.was_html or second.was_html,
-        first.place,
+        was_html=first.was_html or second.was_html,
+        place=first.place,
     )
 
 

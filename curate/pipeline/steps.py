@@ -159,9 +159,9 @@ class Cleaner:
                     if message.content[:1] == "<" and message.role == "user" and settings.html == "auto":
                         _unwrap(draft.conversation, position)
                     continue
-                if settings.html == "auto" and markdown.looks_like_html(message.content):
+                if settings.html == "auto" and _is_html(message):
                     answers.append((draft.conversation, position))
-                elif settings.chrome:
+                elif settings.chrome and message.is_html is None:
                     _strip_chrome(draft.conversation, position)
         texts = markdown.to_markdown(
             [conversation.messages[position].content for conversation, position in answers],
@@ -235,6 +235,10 @@ def _source_id(value: object) -> str | None:
     """Return the id of a record that could not be parsed, if it is text."""
     source_id = value.get("id") if isinstance(value, dict) else None
     return turns.preview(source_id) if isinstance(source_id, str) else None
+
+
+def _is_html(message: Message) -> bool:
+    return markdown.looks_like_html(message.content) if message.is_html is None else message.is_html
 
 
 def _unwrap(conversation: Conversation, position: int) -> None:
