@@ -7,17 +7,17 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, groupby
-from pathlib import Path
 
 from curate.errors import InputError
-from curate.ingest.chunker import Chunker, RecordSpan
-from curate.ingest.containers.parquet import Rows, read_rows
+from curate.ingest.chunker import Chunker
+from curate.ingest.containers import delimited, parquet
+from curate.ingest.containers.table import Table
 from curate.ingest.damage import GAP_TEXT, Damage, ReportDamage, Verification
 from curate.ingest.damaged_records import DamagedRecords, RecordFinder
 from curate.ingest.decode import Chunk, is_json_record
 from curate.ingest.sources import Source, describe, no_record
 from curate.ingest.streams import ExpansionError, Limits, Meter, is_compressed, text_blocks
+from curate.ingest.table_chunks import RowFinder, TableChunks
 from curate.ingest.text.encodings import UTF8, advise, transcode
 from curate.ingest.unread import UnreadFile, describe_skipped
 
@@ -75,7 +75,7 @@ class Reader:
         self._any_record = False
         self._records: Counter[str] = Counter()  # by file, without damage
         self._losses: list[tuple[int, str, int | None]] = []  # index of the warning, file, bytes on disk if known
-        self._finder: RecordFinder | None = None
+        self._finder: RecordFinder | RowFinder | None = None
         self._problems: list[str] = []  # of the sources that could not be read, as errors
 
     @property
@@ -214,6 +214,8 @@ class Reader:
         damage = self._container_damage.get(source.name, "")
         if damage and source.optional:
             yield from pending
+        elif pending and source.is_delimited:
+            raise InputError(f"input {source.name!r} has no row that can be read; {pending[0].spans[0].error}")
         elif pending:
             content = describe(pending[0].data[:512])
             advice = f"; {damage}" if damage else advise(pending[0].data) or "; give a JSON or JSONL dump"
@@ -223,17 +225,24 @@ class Reader:
         meter = self._open_meter(source.file)
         self._finder = None
         if source.path is not None and source.kind == "parquet":
-            yield from self._parquet_chunks(source, source.path, meter)
+            report = partial(self._warn, source.name, 0, 0)
+            table = parquet.read_table(source, source.path, meter, self.limits, self.max_record_bytes, report)
+            yield from self._table_chunks(source, table, Verification())
             return
         previous_warnings = len(self.warnings)
         verification = Verification()
-        self._finder = RecordFinder(source.name, verification)
         note_damage, note_unread = partial(self._note_container_damage, source), partial(self._note_unread, source)
         blocks = text_blocks(source, meter, self.limits, note_damage, note_unread)
         blocks = transcode(blocks, self.encoding, partial(self._warn, source.name, 0, 0))
+        text = verification.remove_marks(blocks)
+        if source.is_delimited:
+            table = delimited.read_table(text, source.name, self.max_record_bytes)
+            yield from self._table_chunks(source, table, verification)
+            return
+        self._finder = finder = RecordFinder(source.name, verification)
         report = partial(self._note_text_damage, source, verification)
-        chunker = self._chunker(verification.remove_marks(blocks), report)
-        count = yield from self._number(source, chunker, 0)
+        chunker = self._chunker(text, report)
+        count = yield from self._number(source, chunker, finder)
         if count or (source.optional and source.name in self._container_damage):
             return
         reasons = [damage.text for damage in self.warnings[previous_warnings:]]
@@ -251,39 +260,25 @@ class Reader:
     def _chunker(self, text: Iterator[bytes], report: ReportDamage) -> Chunker:
         return Chunker(text, self.chunk_bytes, self.max_record_bytes, report)
 
-    def _parquet_chunks(self, source: Source, path: Path, meter: Meter) -> Iterator[Chunk]:
-        """Yield chunks of the rows between damage, and one of a single record for each stretch of damage."""
-        report = partial(self._warn, source.name, 0, 0)
-        rows = read_rows(source, path, meter, self.limits, self.max_record_bytes, report)
-        for is_lost, parts in groupby(rows, key=lambda part: bool(part.lost)):
-            if is_lost:
-                yield self._lost_rows(source, list(parts))
-            else:
-                start = next(parts)
-                text = chain((start.data,), (part.data for part in parts))
-                chunker = self._chunker(text, partial(self._warn, source.name))
-                yield from self._number(source, chunker, start.first)
+    def _table_chunks(self, source: Source, table: Table, verification: Verification) -> Iterator[Chunk]:
+        chunks = TableChunks(source.name, table, self.chunk_bytes, verification)
+        self._finder = chunks.finder
+        yield from chunks
+        self._records[source.file] += chunks.sound
+        for text, lost in chunks.warnings:
+            self._warn(source.name, 0, lost, text)
 
-    def _lost_rows(self, source: Source, parts: Sequence[Rows]) -> Chunk:
-        count = sum(part.count for part in parts)
-        lost = f"about {count:,} record{'s' if count > 1 else ''} from number {parts[0].first:,} on cannot be read"
-        more = f" (the first of {len(parts)} such places)" if len(parts) > 1 else ""
-        self._warn(source.name, 0, sum(part.bytes for part in parts), f"{lost}: {parts[0].lost}{more}")
-        span = RecordSpan(0, 0, 1, "damage", f"{lost}: {parts[0].lost}")
-        return Chunk(source.name, parts[0].first, 1, 0, b"", (span,))
-
-    def _number(self, source: Source, chunker: Chunker, first: int) -> Generator[Chunk, None, int]:
-        """Yield chunks whose records are numbered from `first` on; return how many records there are."""
-        number = first  # of the chunk's first record in the source
+    def _number(self, source: Source, chunker: Chunker, finder: RecordFinder) -> Generator[Chunk, None, int]:
+        """Yield chunks with numbers for their records; return how many records there are."""
+        number = 0  # of the chunk's first record in the source
         for part in chunker:
             count = sum(span.count for span in part.spans)
             chunk = Chunk(source.name, number, count, part.start, part.data, part.spans, part.record_start)
-            if self._finder is not None:
-                self._finder.add(chunk)
+            finder.add(chunk)
             self._records[source.file] += sum(span.count for span in part.spans if span.kind != "damage")
             yield chunk
             number += count
-        return number - first
+        return number
 
 
 def find_damaged_records(sources: Sequence[Source]) -> list[DamagedRecords]:

@@ -17,7 +17,8 @@ from curate.ingest.containers import zip_directory
 from curate.ingest.containers.zip_members import Member
 from curate.ingest.unread import is_hidden, is_negligible
 
-TEXT_SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".zst")
+DELIMITED_SUFFIXES = (".csv", ".tsv", ".tab")
+TEXT_SUFFIXES = (".json", ".jsonl", ".ndjson", *DELIMITED_SUFFIXES, ".gz", ".zst")
 MAX_CAUSES = 3  # named in one error
 SUFFIXES = (*TEXT_SUFFIXES, ".zip", ".parquet")
 NO_NAME = "a member without a name"
@@ -58,6 +59,11 @@ class Source:
     def name(self) -> str:
         """The `source_file` of its records."""
         return f"{self.file}/{self.member_name}" if self.member_name else self.file
+
+    @property
+    def is_delimited(self) -> bool:
+        """Whether its name is that of a CSV or TSV file, compressed or not."""
+        return self.name.lower().removesuffix(".gz").removesuffix(".zst").endswith(DELIMITED_SUFFIXES)
 
 
 def open_inputs(arguments: Sequence[str | Path]) -> list[Source]:

@@ -112,7 +112,7 @@ def test_links_and_pipes_of_a_folder_are_named_and_never_waited_for(tmp_path: Pa
     }
 
 
-BESIDE = ["chats.csv", "chats.txt", "b.jsonl.bz2", "no_ending", "chats.json.1", "k.parq", "chat.html", "notes.md"]
+BESIDE = ["chats.doc", "chats.txt", "b.jsonl.bz2", "no_ending", "chats.json.1", "k.parq", "chat.html", "notes.md"]
 NEGLIGIBLE = [
     "README",
     "README.md",
@@ -139,16 +139,16 @@ def test_what_is_beside_dumps_is_named_once_for_each_folder_and_zip(tmp_path: Pa
 
 
 def test_many_files_beside_dumps_are_counted(tmp_path: Path) -> None:
-    folder = write(tmp_path / "x", {"a.json": ARRAY} | {f"{number:02}.csv": b"x" for number in range(33)})
+    folder = write(tmp_path / "x", {"a.json": ARRAY} | {f"{number:02}.doc": b"x" for number in range(33)})
     (damage,) = drain(Reader(open_inputs([folder]))).warnings
-    assert "33 files are not read" in damage.text and "19.csv, and 13 more; " in damage.text
+    assert "33 files are not read" in damage.text and "19.doc, and 13 more; " in damage.text
 
 
 def test_a_folder_without_a_dump_among_others_is_named(tmp_path: Path) -> None:
-    write(tmp_path / "x", {"a.csv": b"x"})
+    write(tmp_path / "x", {"a.doc": b"x"})
     write(tmp_path / "y", {"a.json": ARRAY})
     reader = drain(Reader(open_inputs([tmp_path / "x", tmp_path / "y"])))
-    assert [file.name for file in reader.unread] == ["a.csv", "x"]
+    assert [file.name for file in reader.unread] == ["a.doc", "x"]
     with pytest.raises(InputError, match="is a folder that has no dump"):
         open_inputs([tmp_path / "x"])
 
@@ -157,7 +157,7 @@ def test_a_folder_without_a_dump_among_others_is_named(tmp_path: Path) -> None:
 @given(kinds=st.lists(st.sampled_from(["good", "bad", "beside", "negligible", "hidden"]), min_size=1, max_size=8))
 def test_every_file_is_read_or_named_or_negligible(tmp_path_factory: pytest.TempPathFactory, kinds: list[str]) -> None:
     folder = tmp_path_factory.mktemp("mixed")
-    names = {"good": "{}.json", "bad": "{}.jsonl", "beside": "{}.csv", "negligible": "{}.png", "hidden": ".{}.json"}
+    names = {"good": "{}.json", "bad": "{}.jsonl", "beside": "{}.doc", "negligible": "{}.png", "hidden": ".{}.json"}
     data = {"good": ARRAY, "bad": b"Dear all,"}
     files = {names[kind].format(number): (kind, data.get(kind, b"x")) for number, kind in enumerate(kinds)}
     write(folder, {name: content for name, (_, content) in files.items()})
@@ -194,14 +194,14 @@ def test_a_source_of_its_own_can_still_be_read(tmp_path: Path) -> None:
 
 
 def test_clean_names_what_it_did_not_read_in_a_warning_and_the_manifest_and_strict_fails(tmp_path: Path) -> None:
-    folder = write(tmp_path / "x", {"a.json": ARRAY, "b.csv": b"x", "empty.json": b""})
+    folder = write(tmp_path / "x", {"a.json": ARRAY, "b.doc": b"x", "empty.json": b""})
     arguments = ["clean", str(folder), "-o", str(tmp_path / "set"), "--workers", "1"]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0
-    assert "warning: x: 1 file is not read because of its ending: b.csv" in result.stderr
+    assert "warning: x: 1 file is not read because of its ending: b.doc" in result.stderr
     unread = manifest.read(tmp_path / "set")[1].unread
     assert [(file.name, file.reason) for file in unread] == [
-        ("b.csv", "has another ending than a dump"),
+        ("b.doc", "has another ending than a dump"),
         ("empty.json", "is empty (0 bytes)"),
     ]
     assert CliRunner().invoke(cli, [*arguments, "--strict"]).exit_code == 1

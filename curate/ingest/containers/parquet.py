@@ -4,42 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-import msgspec
 import polars as pl
 
 from curate.errors import InputError
 from curate.ingest.containers import parquet_layout
+from curate.ingest.containers.frame_rows import encode_frame, union_keys
 from curate.ingest.containers.parquet_layout import Layout, RowGroup
+from curate.ingest.containers.table import Rows, Table
 from curate.ingest.sources import Source, error_message
 from curate.ingest.streams import MIN_RATIO_BYTES, Limits, Meter, check_expansion, hash_whole
 
-BATCH_ROWS = 1000
-BATCH_BYTES = 16 << 20  # of text, about, in one block
-SCALAR_BYTES = 8  # of text, about, for a number, a null or the marks around a value
-MAX_TEXT_RATIO = 4  # the text of a row may be so much longer by estimate than it is
 RUN_BYTES = 64 << 20  # of memory: row groups are decoded together up to this size
 MAX_DECODED_BYTES = 768 << 20  # of memory: a larger row group is decoded in slices
 MAX_EXTRACTED_BYTES = 512 << 20  # on disk: a larger row group is not copied to be decoded alone
 
 ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, MemoryError)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows from number `first` of the file: as JSON lines, or `lost`, with the reason and the size on disk."""
-
-    first: int
-    count: int
-    data: bytes = b""
-    lost: str = ""
-    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,30 +50,39 @@ class _Block:
         return sum(group.rows for group in self.groups)
 
 
-def read_rows(
+def read_table(
     source: Source, path: Path, meter: Meter, limits: Limits, max_record_bytes: int, report: Callable[[str], None]
-) -> Iterator[Rows]:
-    """Yield all rows of a file in order, as lines or as lost; damage that costs no row is reported.
+) -> Table:
+    """Open a file; its rows are lines or lost; damage that costs no row is reported.
 
-    Raises InputError if no row can be read, or if their text exceeds the limits.
+    Raises InputError if no row can be read, or if their text exceeds the limits; the rows raise it, too.
     """
-    size = source.bytes or 0
-    lost: list[Rows] = []
-    unreadable = f"input {source.name!r} is a Parquet file that cannot be read"
     try:
         hash_whole(path, meter)
         layout = parquet_layout.read_layout(path)
         file = path.open("rb")
     except (OSError, ValueError) as error:
-        raise InputError(f"{unreadable}: {_cause(error)}") from None
-    total = sum(group.rows for group in layout.groups)
+        raise InputError(f"{_unreadable(source)}: {_cause(error)}") from None
     without_schema = parquet_layout.drop_arrow_schema(layout)
-    has_bad_schema = not _has_types(path) and _has_types(io.BytesIO(parquet_layout.encode(without_schema)))
+    schema = _schema(path)
+    has_bad_schema = not schema and bool(schema := _schema(io.BytesIO(parquet_layout.encode(without_schema))))
     if has_bad_schema:
         report("the Arrow schema in its footer is damaged: its columns are read by their Parquet types")
         layout = without_schema
-    with file:
-        for rows in _FileReader(path, file, layout, limits, size, max_record_bytes, all_alone=has_bad_schema):
+    rows = _FileReader(path, file, layout, limits, source.bytes or 0, max_record_bytes, all_alone=has_bad_schema)
+    return Table(tuple(schema), _read_rows(source, rows, meter, limits), union_keys(schema))
+
+
+def _unreadable(source: Source) -> str:
+    return f"input {source.name!r} is a Parquet file that cannot be read"
+
+
+def _read_rows(source: Source, reader: _FileReader, meter: Meter, limits: Limits) -> Iterator[Rows]:
+    size = source.bytes or 0
+    total = sum(group.rows for group in reader.layout.groups)
+    lost: list[Rows] = []
+    with reader.file:
+        for rows in reader:
             meter.bytes += size * rows.count // total
             if rows.lost and meter.expanded == 0:  # so far nothing says that the file can be read at all
                 lost.append(rows)
@@ -98,7 +92,7 @@ def read_rows(
             lost.clear()
             yield rows
     if lost:
-        raise InputError(f"{unreadable}: {lost[0].lost}")
+        raise InputError(f"{_unreadable(source)}: {lost[0].lost}")
     if not total:
         raise InputError(f"input {source.name!r} is a Parquet file without rows")
     meter.bytes = size
@@ -167,7 +161,7 @@ class _FileReader:
                 for group in block.groups:
                     yield from self._read(_Block((group,), block.expanded, alone=True))
                 return
-            yield from _lines(frame, first, self.max_record_bytes)
+            yield from encode_frame(frame, first, self.max_record_bytes)
 
     def _decode(self, block: _Block, first: int, count: int) -> pl.DataFrame:
         group = block.groups[0]
@@ -195,14 +189,13 @@ def _collect(scan: pl.LazyFrame, first: int, count: int) -> pl.DataFrame:
     return frame
 
 
-def _has_types(file: Path | IO[bytes]) -> bool:
-    """Return whether Polars can tell the types of a file's columns."""
+def _schema(file: Path | IO[bytes]) -> dict[str, pl.DataType]:
+    """Return the columns of a file with their types; none if Polars cannot tell the types."""
     try:
         with _quiet():
-            pl.read_parquet_schema(file)
+            return pl.read_parquet_schema(file)
     except ERRORS:
-        return False
-    return True
+        return {}
 
 
 @contextlib.contextmanager
@@ -262,72 +255,3 @@ def _cause(error: BaseException) -> str:
     """Return the message of an error without the parts that name the library."""
     text = error_message(error).split(". ")[0]
     return text.removeprefix("parquet: ").removeprefix("File out of specification: ")
-
-
-# ── rows as text ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _lines(frame: pl.DataFrame, first: int, max_record_bytes: int) -> Iterator[Rows]:
-    """Yield the rows of a frame as JSON lines; a row of `max_record_bytes` or more is lost."""
-    for batch in frame.iter_slices(BATCH_ROWS):
-        for part in _split(batch):
-            yield from _encode(part, first, max_record_bytes)
-            first += part.height
-
-
-def _split(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Yield parts of a frame whose text is bounded: values that share memory in it do not share it as text."""
-    if frame.height == 1 or sum(map(_text_bytes, frame)) <= BATCH_BYTES:
-        yield frame
-        return
-    half = frame.height // 2
-    yield from _split(frame[:half])
-    yield from _split(frame[half:])
-
-
-def _text_bytes(values: pl.Series) -> int:
-    """Return about how long values are as text, without making it."""
-    count = len(values)
-    match values.dtype:
-        case pl.String:
-            return _sum(values.str.len_bytes()) + SCALAR_BYTES * count
-        case pl.Binary:
-            return _sum(values.bin.size()) + SCALAR_BYTES * count
-        case pl.Categorical | pl.Enum:
-            return _sum(values.cat.len_bytes()) + SCALAR_BYTES * count
-        case pl.List() | pl.Array():
-            return _text_bytes(values.explode()) + SCALAR_BYTES * count
-        case pl.Struct():
-            names = sum(len(name) + SCALAR_BYTES for name in values.struct.fields)
-            return names * count + sum(_text_bytes(values.struct.field(name)) for name in values.struct.fields)
-    return SCALAR_BYTES * count
-
-
-def _sum(lengths: pl.Series) -> int:
-    return int(lengths.cast(pl.UInt64).sum())  # a sum of 32 bits may overflow
-
-
-def _encode(frame: pl.DataFrame, first: int, max_record_bytes: int) -> Iterator[Rows]:
-    if frame.height == 1 and (size := sum(map(_text_bytes, frame))) > MAX_TEXT_RATIO * max_record_bytes:
-        yield Rows(first, 1, lost=_too_long(first, size, max_record_bytes))
-        return
-    data = b"".join(map(_json_line, frame.iter_rows(named=True)))
-    if len(data) <= max_record_bytes:
-        yield Rows(first, frame.height, data)
-        return
-    for number, line in enumerate(data.splitlines(keepends=True), first):
-        too_long = len(line) > max_record_bytes
-        yield (
-            Rows(number, 1, lost=_too_long(number, len(line), max_record_bytes)) if too_long else Rows(number, 1, line)
-        )
-
-
-def _too_long(row: int, size: int, max_record_bytes: int) -> str:
-    return f"row {row} has about {size:,} bytes, past the limit of {max_record_bytes:,} (max_record_bytes)"
-
-
-def _json_line(row: dict[str, object]) -> bytes:
-    try:
-        return msgspec.json.encode(row) + b"\n"
-    except (OverflowError, TypeError):  # integers past 64 bits, types without a JSON form
-        return json.dumps(row, default=str).encode() + b"\n"
