@@ -57,7 +57,7 @@ class ConversationView(Displayed):
 
 def read_kept(curated: CuratedSet, rows: Sequence[int]) -> list[ConversationView]:
     """Read these rows of conversations.parquet, in the order given."""
-    return [_view_kept(row) for row in _take(curated.conversations(), rows)]
+    return [view_kept(row) for row in _take(curated.conversations(), rows)]
 
 
 def read_rejected(curated: CuratedSet, rows: Sequence[int]) -> list[ConversationView]:
@@ -130,7 +130,12 @@ def convert_html(messages: Iterable[Message]) -> list[Message]:
 
 
 def _take(frame: pl.LazyFrame, rows: Sequence[int]) -> Iterable[Mapping[str, Any]]:
-    """Yield rows by number, in the order given; rows near each other are read together."""
+    """Yield rows by number, in the order given."""
+    return gather(frame, rows).iter_rows(named=True) if rows else ()
+
+
+def gather(frame: pl.LazyFrame, rows: Sequence[int]) -> pl.DataFrame:
+    """Return rows by number, in the order given; rows near each other are read together."""
     ordered = sorted(set(rows))
     groups: list[list[int]] = []
     for row in ordered:
@@ -139,15 +144,13 @@ def _take(frame: pl.LazyFrame, rows: Sequence[int]) -> Iterable[Mapping[str, Any
         else:
             groups.append([row])
     frames = [frame.slice(g[0], g[-1] - g[0] + 1).select(pl.all().gather([n - g[0] for n in g])) for g in groups]
-    if not frames:
-        return
     table = pl.concat(pl.collect_all(frames))
     positions = {row: position for position, row in enumerate(ordered)}
-    for row in rows:
-        yield table.row(positions[row], named=True)
+    return table[[positions[row] for row in rows]]
 
 
-def _view_kept(row: Mapping[str, Any]) -> ConversationView:
+def view_kept(row: Mapping[str, Any]) -> ConversationView:
+    """Return a row of conversations.parquet."""
     messages = tuple(Message(**message) for message in row["messages"])
     facts = {key: value for key, value in row.items() if key not in VIEW_COLUMNS}
     return ConversationView(row["id"], row["source_file"], row["source_index"], messages, facts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random as chance
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,12 @@ from curate.analysis import conversations
 from curate.analysis.conversations import ConversationView
 from curate.analysis.explanation import find_records, unknown_id
 from curate.dataset.curated_set import CuratedSet, open_set, translate_errors
-from curate.dataset.query import parse_condition
+from curate.dataset.query import ROW, Query, draw, parse_condition
 from curate.display.displayed import Displayed
 from curate.display.figures import number, plural
 from curate.errors import InputError, did_you_mean
 
-READ_AHEAD = 20  # conversations read at once during iteration
+BATCH_ROWS = 1_000  # of a pass over all of them
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,11 @@ class Selection(Displayed):
         return " and ".join(shown) or "0 pieces"
 
     def __iter__(self) -> Iterator[ConversationView]:
-        for start in range(0, len(self), READ_AHEAD):
-            yield from self.read(start, READ_AHEAD)
+        with translate_errors(self.set):
+            for batch in self.kept_batches():
+                yield from map(conversations.view_kept, batch.iter_rows(named=True))
+        for start in range(len(self.kept), len(self), BATCH_ROWS):
+            yield from self.read(start, BATCH_ROWS)
 
     def __getitem__(self, index: int) -> ConversationView:
         count = len(self)
@@ -58,6 +60,16 @@ class Selection(Displayed):
             return views + (
                 conversations.read_rejected(self.set, self.rejected[first : first + remaining]) if remaining > 0 else []
             )
+
+    def kept_batches(self) -> Iterator[pl.DataFrame]:
+        """Yield the rows of conversations.parquet in batches, in one pass over the file if there are many."""
+        if 0 < len(self.kept) <= BATCH_ROWS or list(self.kept) != sorted(set(self.kept)):
+            for start in range(0, len(self.kept), BATCH_ROWS):
+                yield conversations.gather(self.set.conversations(), self.kept[start : start + BATCH_ROWS])
+        elif self.kept:
+            chosen = pl.Series(self.kept, dtype=pl.UInt32).implode()
+            rows = self.set.conversations().with_row_index(ROW).filter(pl.col(ROW).is_in(chosen)).drop(ROW)
+            yield from rows.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)
 
     def head(self, count: int) -> Selection:
         """Return the first `count` conversations."""
@@ -93,35 +105,22 @@ def show(
 
 
 def _select_matches(curated: CuratedSet, where: str | None, search: str | None, rejected: str | bool) -> Selection:
-    frame = curated.rejected() if rejected else curated.conversations()
-    condition = parse_condition(where, frame) if where is not None else None
+    if not rejected:
+        return Selection(curated, Query(where, search).rows(curated.conversations().with_row_index(ROW)), ())
+    frame = curated.rejected().with_row_index(ROW)
+    condition = parse_condition(where, curated.rejected()) if where is not None else pl.lit(True)
     if isinstance(rejected, str):
         _check_rule(curated, rejected)
-        frame = frame.with_row_index("_row").filter(pl.col("rule") == rejected)
-    else:
-        frame = frame.with_row_index("_row")
-    if condition is not None:
-        frame = frame.filter(condition)
+        frame = frame.filter(pl.col("rule") == rejected)
     if search:
-        frame = frame.filter(_record_contains(search) if rejected else _contains(search))
-    rows = frame.select("_row").collect(engine="streaming").to_series().sort().to_list()
-    return Selection(curated, (), rows) if rejected else Selection(curated, rows, ())
+        condition = condition & _record_contains(search)
+    return Selection(curated, (), _rows(frame, condition))
 
 
 def _check_rule(curated: CuratedSet, rule: str) -> None:
     rules = curated.rejected().select(pl.col("rule").unique()).collect().to_series().drop_nulls().to_list()
     if rule not in rules:
         raise InputError(f"no record was rejected by {rule!r}{did_you_mean(rule, rules)}")
-
-
-def _contains(text: str) -> pl.Expr:
-    """Match conversations in which any message contains a text, ignoring case."""
-    pattern = f"(?i){pl.escape_regex(text)}"
-    content = pl.element().struct.field("content").str.contains(pattern)
-    others = [
-        pl.element().struct.field(name).str.contains(pattern).fill_null(False) for name in ("tool_calls", "reasoning")
-    ]
-    return pl.col("messages").list.eval(pl.any_horizontal(content, *others)).list.any()
 
 
 def _record_contains(text: str) -> pl.Expr:
@@ -144,8 +143,9 @@ def _select_ids(curated: CuratedSet, names: Sequence[str], rejected: bool) -> Se
     """Return the rows that the ids name: a piece by its own id, else all pieces of a record, else its rejections."""
     kept: list[int] = []
     rejected_rows: list[int] = []
+    kept_rows, lost_rows = (frame.with_row_index(ROW) for frame in (curated.conversations(), curated.rejected()))
     for name in names:
-        pieces = [] if rejected else _rows(curated.conversations(), pl.col("id") == name)
+        pieces = [] if rejected else _rows(kept_rows, pl.col("id") == name)
         keys = [] if pieces else find_records(curated, name)
         if not pieces and not keys:
             raise unknown_id(curated, name)
@@ -153,23 +153,22 @@ def _select_ids(curated: CuratedSet, names: Sequence[str], rejected: bool) -> Se
             pl.lit(False),
             *((pl.col("source_file") == file) & (pl.col("source_index") == index) for file, index in keys),
         )
-        rows = pieces or (_rows(curated.conversations(), is_record) if not rejected else [])
+        rows = pieces or (_rows(kept_rows, is_record) if not rejected else [])
         kept += rows
         if not rows:
-            rejected_rows += _rows(curated.rejected(), is_record)
+            rejected_rows += _rows(lost_rows, is_record)
     if rejected and not rejected_rows:
         raise InputError(f"no part of {', '.join(map(repr, names))} was rejected; leave out --rejected")
     return Selection(curated, tuple(dict.fromkeys(kept)), tuple(dict.fromkeys(rejected_rows)))
 
 
 def _rows(frame: pl.LazyFrame, condition: pl.Expr) -> list[int]:
-    rows = frame.with_row_index("_row").filter(condition).select("_row")
-    return rows.collect(engine="streaming").to_series().sort().to_list()
+    return frame.filter(condition).select(ROW).collect(engine="streaming").to_series().sort().to_list()
 
 
 def _sample(selection: Selection, count: int, seed: int | None) -> Selection:
     """Draw `count` conversations without replacement; the same for the same seed."""
-    drawn = sorted(chance.Random(seed).sample(range(len(selection)), min(count, len(selection))))
+    drawn = draw(len(selection), count, seed)
     kept_count = len(selection.kept)
     kept = tuple(selection.kept[index] for index in drawn if index < kept_count)
     return Selection(

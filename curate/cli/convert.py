@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 @click.option("--max-tokens", type=click.IntRange(1), help="For rendered: window.  [default: the set's]")
 @click.option("--loss", help="For rendered: train on all answers, last, or roles:assistant,tool.")
 @click.option("--chat-template", metavar="FILE", help="For rendered: Jinja chat template to use instead.")
+@click.option("--where", metavar="SQL", help='Condition on the columns, such as "turns > 4".')
+@click.option("--search", metavar="TEXT", help="Text in any message; case is ignored.")
+@click.option("--ids", metavar="FILE", help="Ids or FILE:INDEX to write, one on each line of this file.")
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Write N of them, chosen at random.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of --sample.")
 @click.option("--split", type=click.Choice(["train", "eval"]), help="Write only this split of a curated set.")
+@click.option(
+    "--keep", multiple=True, metavar="RULE", help="Write records of a dump with this flaw: bad_label, multimodal."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def convert(source: str, target: str, as_json: bool, **settings: Any) -> None:
     """Write conversations in another format.
@@ -47,7 +55,7 @@ def _plain(result: ConvertResult) -> dict[str, object]:
         "read": result.read,
         "written": result.written,
         "left_out": dict(result.left_out),
-        "other_split": result.other_split,
+        "not_selected": result.not_selected,
         "edits": dict(result.edits),
         "left_out_file": str(result.left_out_file) if result.left_out_file else None,
         "warnings": list(result.warnings),
@@ -60,7 +68,7 @@ def _report(source: str, result: ConvertResult) -> None:
     from curate.display.text import one_line
 
     unit = "pieces" if manifest.is_set(Path(source)) else "records"
-    skipped = f", {result.other_split:,} of the other split" if result.other_split else ""
+    skipped = f", {result.not_selected:,} not selected" if result.not_selected else ""
     click.echo(one_line(f"{result.target}: {result.written:,} of {result.read:,} {unit}{skipped}", 1000), err=True)
     if result.left_out:
         rules = ", ".join(f"{name} {count:,}" for name, count in sorted(result.left_out.items()))

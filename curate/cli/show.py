@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from curate.analysis.selection import Selection
     from curate.rendering.mask_view import MaskViewer
 
+MANY = 2_000  # conversations for which a fast tokenizer, slow to load, pays off
 SHOWN = 10  # entries printed to a pipe or a file without --limit
 ANY_RULE = "*"  # stands for --rejected without a rule
 
@@ -64,6 +65,8 @@ def show(
     selection = select(ids, set_path, rejected=rejected_by, seed=seed, **conditions)
     if limit is not None:
         selection = selection.head(limit)
+    elif conditions["random"]:
+        limit = conditions["random"]
     if as_json:
         _print_json(_cut(selection, limit))
         return
@@ -143,7 +146,7 @@ def _viewer(selection: Selection, needed: bool) -> MaskViewer | None:
     from curate.errors import TokenizerError
     from curate.rendering.mask_view import load_viewer
 
-    viewer, problem = load_viewer(selection.set.manifest)
+    viewer, problem = load_viewer(selection.set.manifest, bulk=len(selection) > MANY)
     if viewer is None and needed:
         raise TokenizerError(f"the mask cannot be shown: {problem}")
     if viewer is None:
@@ -152,13 +155,12 @@ def _viewer(selection: Selection, needed: bool) -> MaskViewer | None:
 
 
 def _print_json(selection: Selection) -> None:
-    from dataclasses import asdict
-
-    from curate.display.text import to_json
+    """Print a JSON array, one conversation on each line, as they are read."""
+    from curate.analysis.json_export import to_json_lines
 
     viewer = _viewer(selection, needed=False)
-    entries = []
-    for view in selection:
-        sizes = viewer.count_message_tokens(view.messages) if viewer else None
-        entries.append({**asdict(view), "turn_tokens": sizes})
-    click.echo(to_json(entries))
+    before = "[\n"
+    for line in to_json_lines(selection, viewer.count_batch if viewer else None):
+        sys.stdout.write(f"{before}{line}")
+        before = ",\n"
+    click.echo("[]" if before == "[\n" else "\n]")

@@ -7,19 +7,22 @@ the rule and the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from curate.conversion.output import ConvertResult, Split, left_out_file, open_output
-from curate.conversion.readers import read_entry, read_records
-from curate.conversion.writers import COMPRESSED, Entry, Writer, open_writer
+from curate.conversion.output import ConvertResult, Output, Split, left_out_file, open_output
+from curate.conversion.readers import InputRecord
+from curate.conversion.selection import read_selected
+from curate.conversion.writers import COMPRESSED, Entry, open_writer
 from curate.dataset import manifest
-from curate.errors import CurateError, InputError, RecordError
+from curate.dataset.query import Query, read_ids
+from curate.errors import CurateError, InputError, RecordError, did_you_mean
 from curate.schemas import formats, prompts
 
 RENDERED, FOLDER = "rendered", "hf"
 PROMPT_FORMATS = ("text", RENDERED)
 DEFAULT_TEMPLATE = "vicuna"
+KEPT_FLAWS = ("bad_label", "multimodal")  # rules of flaws that may be kept
 
 
 def convert(
@@ -29,7 +32,13 @@ def convert(
     to: str,
     template: str | None = None,
     tokenizer: str | None = None,
+    where: str | None = None,
+    search: str | None = None,
+    ids: str | Path | Collection[str] | None = None,
+    sample: int | None = None,
+    seed: int = 0,
     split: Split | None = None,
+    keep: Collection[str] = (),
     max_tokens: int | None = None,
     loss: str | None = None,
     chat_template: str | Path | None = None,
@@ -39,10 +48,14 @@ def convert(
     A target ending in `.json` becomes one JSON array, any other text target JSON lines; `.gz` and `.zst` compress it.
     The target of `hf` is a folder. `template` and `tokenizer` are for `text` (for the names of control tokens) and
     `rendered`; `max_tokens`, `loss` and `chat_template` (a file) are for `rendered` only. Without them, the set's own
-    settings are used. Raises CurateError in one line and leaves the target unchanged.
+    settings are used. `where`, `search`, `ids` (a list, or a file with one on each line), `sample` and `split` select
+    conversations, see `curate.dataset.query.Query`. Records that a dump marks as bad or that need media are left out,
+    except for the rules in `keep`. Raises CurateError in one line and leaves the target unchanged.
     """
     form = formats.get(to)
     path = Path(target)
+    query = _query(where, search, ids, split, sample, seed)
+    _check_keep(keep)
     _check_target(source, path, form)
     if to not in PROMPT_FORMATS and (template or tokenizer):
         raise InputError(f"a template or tokenizer has no effect on {to!r}; they are for 'text' and 'rendered'")
@@ -55,11 +68,13 @@ def convert(
             rendering = tokenized.Rendering(
                 template, tokenizer, max_tokens, loss or "all", _read_template(chat_template)
             )
-            return tokenized.write(source, path, rendering, split)
+            return tokenized.write(source, path, rendering, query, keep)
         render = _renderer(source, template, tokenizer) if to == "text" else None
-        return _convert(
-            source, path, lambda partial: open_writer(partial, path, form, render), split, form.name == FOLDER
-        )
+        warnings: list[str] = []
+        with open_output(path, lambda partial: open_writer(partial, path, form, render), folder=to == FOLDER) as output:
+            for record, entry in read_selected(source, query, output, warnings, keep):
+                _write(output, record, entry)
+        return output.result(warnings)
     except OSError as error:
         raise CurateError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
 
@@ -72,22 +87,33 @@ def _read_template(chat_template: str | Path | None) -> str | None:
         raise InputError(f"cannot read the chat template {str(chat_template)!r}: {error}") from error
 
 
-def _convert(
-    source: str | Path, target: Path, open_writer: Callable[[Path], Writer[Entry]], split: Split | None, folder: bool
-) -> ConvertResult:
-    warnings: list[str] = []
-    with open_output(target, split, open_writer, folder=folder) as output:
-        for record in read_records(source, warnings):
-            output.read += 1
-            entry: Entry | None = None
-            try:
-                entry = read_entry(record)
-                output.count_edits(entry)
-                if output.selects(entry.split, record.file):
-                    output.write(entry)
-            except RecordError as error:
-                output.leave_out(record, entry, error)
-    return output.result(warnings)
+def _write(output: Output[Entry], record: InputRecord, entry: Entry) -> None:
+    """Write a conversation, or leave it out if the format cannot represent it."""
+    output.count_edits(entry)
+    try:
+        output.write(entry)
+    except RecordError as error:
+        output.leave_out(record, entry, error)
+
+
+def _query(
+    where: str | None,
+    search: str | None,
+    ids: str | Path | Collection[str] | None,
+    split: str | None,
+    sample: int | None,
+    seed: int,
+) -> Query:
+    named = read_ids(ids) if isinstance(ids, str | Path) else None if ids is None else frozenset(ids)
+    if sample is not None and sample < 1:
+        raise InputError(f"sample is {sample}; give a number of conversations, at least 1")
+    return Query(where, search, named, split, sample, seed)
+
+
+def _check_keep(keep: Collection[str]) -> None:
+    for rule in keep:
+        if rule not in KEPT_FLAWS:
+            raise InputError(f"keep: unknown rule {rule!r}{did_you_mean(rule, KEPT_FLAWS)}")
 
 
 def _check_target(source: str | Path, target: Path, form: formats.Format) -> None:

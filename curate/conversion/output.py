@@ -12,7 +12,7 @@ from typing import Generic, Literal, TypeVar
 from curate import files
 from curate.conversion.readers import InputRecord
 from curate.conversion.writers import Entry, Stream, Writer, encode, native_record
-from curate.errors import InputError, RecordError
+from curate.errors import RecordError
 from curate.schemas.reading import turns
 
 Split = Literal["train", "eval"]
@@ -22,13 +22,13 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """The result of a conversion; read = written + left_out + other_split."""
+    """The result of a conversion; read = written + left_out + not_selected."""
 
     target: Path
     read: int
     written: int
     left_out: Mapping[str, int]  # by rule
-    other_split: int  # read, but not in the requested split
+    not_selected: int  # read, but of another split or without a match
     edits: Mapping[str, int]  # repairs made while reading, by rule
     left_out_file: Path | None
     warnings: tuple[str, ...]
@@ -36,30 +36,20 @@ class ConvertResult:
 
 @dataclass
 class Output(Generic[Item]):
-    """An open target and its file of left-out records; counts records. If `split` is None, both splits are written."""
+    """An open target and its file of left-out records; counts records."""
 
     target: Path
-    split: Split | None
     writer: Writer[Item]
     left_out_lines: Stream
     read: int = 0
     written: int = 0
-    other_split: int = 0
+    not_selected: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     edits: Counter[str] = field(default_factory=Counter)
 
     def count_edits(self, entry: Entry) -> None:
         """Count the repairs that were made while reading an entry."""
         self.edits.update(edit.rule for edit in entry.conversation.edits)
-
-    def selects(self, split: str | None, file: str) -> bool:
-        """Return whether to write this split; raises InputError if a split is requested and the file has none."""
-        if self.split and split is None:
-            raise InputError(f"{file!r} has no train and eval split; only a curated set has them")
-        if self.split and split != self.split:
-            self.other_split += 1
-            return False
-        return True
 
     def write(self, item: Item) -> None:
         """Write one item; raises RecordError if the target format cannot represent it."""
@@ -74,13 +64,13 @@ class Output(Generic[Item]):
     def result(self, warnings: list[str]) -> ConvertResult:
         """Return the counts."""
         file = left_out_file(self.target) if self.left_out else None
-        counts = (self.read, self.written, dict(self.left_out), self.other_split, dict(self.edits))
+        counts = (self.read, self.written, dict(self.left_out), self.not_selected, dict(self.edits))
         return ConvertResult(self.target, *counts, file, tuple(warnings))
 
 
 @contextmanager
 def open_output(
-    target: Path, split: Split | None, open_writer: Callable[[Path], Writer[Item]], *, folder: bool = False
+    target: Path, open_writer: Callable[[Path], Writer[Item]], *, folder: bool = False
 ) -> Iterator[Output[Item]]:
     """Open a target, a file or a `folder`, and the file of left-out records.
 
@@ -92,7 +82,7 @@ def open_output(
         files.replacing(left_out) as partial_left_out,
     ):
         with closing(Stream(partial_left_out)) as lines, closing(open_writer(partial)) as writer:
-            output = Output(target, split, writer, lines)
+            output = Output(target, writer, lines)
             yield output
             writer.finish()
         if not output.left_out:

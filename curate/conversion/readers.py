@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from curate.conversion.writers import Entry
-from curate.dataset import manifest
+from curate.dataset import columns, manifest
+from curate.dataset.messages import decode_messages
+from curate.dataset.query import ROW
 from curate.errors import InputError, RecordError
-from curate.pipeline import repair_text
+from curate.pipeline import repair_text, repair_turns
 from curate.schemas import formats
+from curate.schemas.conversation import ROLES, Conversation, Message
 from curate.schemas.formats import native
-from curate.schemas.reading import record_keys
+from curate.schemas.reading import media, record_keys
 
 NATIVE_COLUMNS = frozenset(("messages", "piece", "source_id"))
 BATCH_ROWS = 1_000  # of a Parquet file, converted to Python objects at once
@@ -32,11 +38,13 @@ class InputRecord:
     surrogates: bool = False
 
 
-def read_entry(row: InputRecord) -> Entry:
-    """Read a record; raises RecordError if it is not a conversation."""
+def read_entry(row: InputRecord, keep: Collection[str] = ()) -> Entry:
+    """Read a record; raises RecordError if it is not a conversation, or has a flaw of a rule that is not in `keep`."""
     if row.problem is not None:
         raise row.problem
     conversation = formats.parse(row.value)
+    if conversation.flaws and keep:
+        _keep_flaws(conversation, keep)
     record_keys.refuse_flaws(conversation)
     if row.surrogates:
         repair_text.repair_surrogates(conversation)
@@ -52,16 +60,22 @@ def read_entry(row: InputRecord) -> Entry:
     )
 
 
-def read_records(source: str | Path, warnings: list[str]) -> Iterator[InputRecord]:
-    """Yield the records of a curated set, or of anything that `curate.ingest` reads."""
+def _keep_flaws(conversation: Conversation, keep: Collection[str]) -> None:
+    """Pass over flaws of these rules, as a recipe with "keep" does; what a text cannot show is removed."""
+    for flaw in conversation.flaws:
+        if flaw.rule in keep and flaw.rule == media.RULE:
+            repair_turns.remove_media(conversation, flaw)
+    conversation.flaws = [flaw for flaw in conversation.flaws if flaw.rule not in keep]
+
+
+def scan_table(source: str | Path) -> tuple[pl.LazyFrame, str] | None:
+    """Return the table of a curated set, or a Parquet file of curate's own format, and its name; None for a dump."""
     path = Path(source)
     if manifest.is_set(path):
-        file = manifest.read(path)[0] / manifest.CONVERSATIONS
-        yield from _parquet_rows(file, path.name)
-    elif path.suffix == ".parquet" and _has_native_columns(path):
-        yield from _parquet_rows(path, path.name)
-    else:
-        yield from _ingest(source, warnings)
+        return pl.scan_parquet(manifest.read(path)[0] / manifest.CONVERSATIONS), path.name
+    if path.suffix == ".parquet" and _has_native_columns(path):
+        return pl.scan_parquet(path), path.name
+    return None
 
 
 def _has_native_columns(file: Path) -> bool:
@@ -72,23 +86,61 @@ def _has_native_columns(file: Path) -> bool:
         return False
 
 
-def _parquet_rows(file: Path, name: str) -> Iterator[InputRecord]:
-    """Yield the rows as records; of a set, only the columns of a conversation."""
+def read_table(frame: pl.LazyFrame, name: str) -> Iterator[tuple[InputRecord, Entry | None]]:
+    """Yield the rows of a table of curate's own format, with an entry where it is as curate writes them.
+
+    The column `ROW` has the index of each record.
+    """
+    schema = frame.collect_schema()
+    is_exact = all(schema.get(column) == dtype for column, dtype in columns.CONVERTED.items())
+    for batch in read_batches(frame, (ROW, *native.KEYS)):
+        rows = batch.drop("messages").rows(named=True) if is_exact else ()
+        messages = decode_messages(batch["messages"]) if is_exact else ()
+        entries = list(map(_plain_entry, rows, messages))
+        if not is_exact or None in entries:
+            rows, entries = batch.rows(named=True), entries or [None] * len(batch)
+        for row, entry in zip(rows, entries, strict=True):
+            yield InputRecord(name, row.pop(ROW), row), entry
+
+
+def _plain_entry(row: Mapping[str, Any], messages: list[Message]) -> Entry | None:
+    """Return a row as an entry, without checks that the types of its columns make needless; None if it needs others."""
+    if not row["id"] or not messages or row["tools"] or row["rejected_answer"] or not all(map(_is_plain, messages)):
+        return None
     try:
-        frame = pl.scan_parquet(file)
-        present = frame.collect_schema().names()
-        if set(present) >= NATIVE_COLUMNS:
-            frame = frame.select(column for column in native.KEYS if column in present)
-        index = 0
-        for batch in frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
-            for value in batch.iter_rows(named=True):
-                yield InputRecord(name, index, value)
-                index += 1
+        metadata = json.loads(row["metadata"] or "{}")
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(metadata, dict):
+        return None
+    return Entry(
+        Conversation(row["id"], messages, row["model"], metadata=metadata), row["source_id"], row["piece"], row["split"]
+    )
+
+
+def _is_plain(message: Message) -> bool:
+    complete = None not in (message.content, message.train, message.stop, message.train_reasoning)
+    return complete and message.role in ROLES and message.tool_calls is None
+
+
+def read_batches(frame: pl.LazyFrame, names: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Yield batches of rows in order, with those of the columns that the table has."""
+    present = frame.collect_schema()
+    columns_there = frame.select(name for name in names if name in present)
+    return columns_there.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)
+
+
+@contextmanager
+def translate_errors(source: str | Path) -> Iterator[None]:
+    """Raise errors of reading a damaged table as an InputError in one line."""
+    try:
+        yield
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"cannot read {str(file)!r}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"cannot read {str(source)!r}: {str(error).splitlines()[0]}") from error
 
 
-def _ingest(source: str | Path, warnings: list[str]) -> Iterator[InputRecord]:
+def read_dump(source: str | Path, warnings: list[str]) -> Iterator[InputRecord]:
+    """Yield the records of anything that `curate.ingest` reads."""
     from curate.ingest.damaged_records import DamagedIndex
     from curate.ingest.decode import decode_records
     from curate.ingest.reader import Reader, find_damaged_records

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from curate.conversion.output import ConvertResult, Output, Split, open_output
-from curate.conversion.readers import InputRecord, read_entry, read_records
+from curate.conversion.output import ConvertResult, Output, open_output
+from curate.conversion.readers import InputRecord, read_batches, translate_errors
+from curate.conversion.selection import Selected, read_selected, select_rows
 from curate.conversion.writers import Entry, JsonWriter, ParquetWriter, Writer, stream_to
 from curate.dataset import arrow, columns, manifest
 from curate.dataset.arrow import Row
 from curate.dataset.manifest import Manifest
+from curate.dataset.messages import decode_messages
+from curate.dataset.query import Query
 from curate.display.figures import number
-from curate.errors import InputError, RecordError, TokenizerError
+from curate.errors import InputError, TokenizerError
 from curate.rendering.factory import load_set_tokenizer, make_renderer
 from curate.rendering.preparation import ExamplePreparer, PreparedBatch, PreparedExample
 from curate.rendering.resplit import ResplitSummary, differences
-from curate.schemas.conversation import Conversation, Message
+from curate.schemas.conversation import Conversation
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 IGNORED = -100  # the label of tokens that are not trained on, in every trainer
@@ -43,19 +46,25 @@ class Rendering:
     chat_template: str | None = None  # Jinja text
 
 
-def write(source: str | Path, target: Path, rendering: Rendering, split: Split | None) -> ConvertResult:
+def write(
+    source: str | Path, target: Path, rendering: Rendering, query: Query, keep: Collection[str] = ()
+) -> ConvertResult:
     """Render a curated set, or a file in any known format, into JSON or Parquet.
 
-    A set is split again if the tokenizer, template or window differs from its own. Conversations that fail the proof or
+    A set is split again if the tokenizer, template or window differs from its own; pieces that a query selects are then
+    not joined. Conversations that fail the proof or
     exceed the window go to `TARGET.left-out.jsonl`. Raises CurateError and leaves the target unchanged.
     """
     is_set = manifest.is_set(Path(source))
     preparer = _preparer(manifest.read(source)[1] if is_set else None, rendering)
     changed = ResplitSummary(preparer.reasons) if preparer.reasons else None
     warnings: list[str] = []
-    with open_output(target, split, lambda partial: _open(partial, target)) as output:
-        rows = _set_rows(Path(source), output) if is_set else _file_rows(source, output, warnings)
-        for sources in arrow.batch_sources(rows):
+    with open_output(target, lambda partial: _open(partial, target)) as output:
+        if is_set:
+            rows = _set_rows(source, query, output, warnings)
+        else:
+            rows = map(_row, read_selected(source, query, output, warnings, keep))
+        for sources in arrow.batch_sources(rows, joined=not query.takes_pieces):
             prepared = preparer.prepare(sources)
             _write_examples(prepared, output)
             changed = changed and prepared.resplit and changed + prepared.resplit
@@ -90,45 +99,32 @@ def _tokenizer(own: Manifest | None, name: str | None) -> Tokenizer:
 
 def _write_examples(prepared: PreparedBatch, output: Output[PreparedExample]) -> None:
     for example in prepared.examples:
-        if output.selects(example.split, example.name):
-            output.write(example)
+        output.write(example)
     for row, error in prepared.left_out:
-        if output.selects(row.split, row.name):
-            entry = Entry(Conversation(row.name, row.messages), None, None, row.split)
-            output.leave_out(InputRecord(row.source[0] or "", row.source[1] or 0, None), entry, error)
+        entry = Entry(Conversation(row.name, row.messages), None, None, row.split)
+        output.leave_out(InputRecord(row.source[0] or "", row.source[1] or 0, None), entry, error)
 
 
 # ---- reading
 
 
-def _set_rows(folder: Path, output: Output[PreparedExample]) -> Iterator[Row]:
+def _set_rows(source: str | Path, query: Query, output: Output[PreparedExample], warnings: list[str]) -> Iterator[Row]:
     """Yield a set's rows, read with Polars, so that converting does not need pyarrow."""
-    file = folder / manifest.CONVERSATIONS
-    try:
-        for batch in pl.scan_parquet(file).select(arrow.COLUMNS).collect_batches(maintain_order=True):
-            for row in batch.iter_rows(named=True):
+    frame = pl.scan_parquet(Path(source) / manifest.CONVERSATIONS)
+    with translate_errors(source):
+        for batch in read_batches(select_rows(source, frame, query, output, warnings), arrow.COLUMNS):
+            rows = batch.drop("messages").iter_rows(named=True)
+            for row, messages in zip(rows, decode_messages(batch["messages"]), strict=True):
                 output.read += 1
-                messages = [Message(**message) for message in row["messages"] or []]
-                source = (row["source_file"], row["source_index"])
-                yield Row(row["id"], row["piece"] or 0, messages, row["language"], row["split"] or "train", source)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"cannot read {str(file)!r}: {str(error).splitlines()[0]}") from error
+                place = (row["source_file"], row["source_index"])
+                yield Row(row["id"], row["piece"] or 0, messages, row["language"], row["split"] or "train", place)
 
 
-def _file_rows(source: str | Path, output: Output[PreparedExample], warnings: list[str]) -> Iterator[Row]:
-    """Yield a file's conversations, each as its own source; records that cannot be read are left out."""
-    for record in read_records(source, warnings):
-        output.read += 1
-        try:
-            entry = read_entry(record)
-        except RecordError as error:
-            output.leave_out(record, None, error)
-            continue
-        output.count_edits(entry)
-        if output.split and entry.split is None:
-            raise InputError(f"{record.file!r} has no train and eval split; only a curated set has them")
-        name = entry.conversation.source_id or f"{record.file}:{record.index}"
-        yield Row(name, 0, entry.conversation.messages, None, entry.split or "train", (record.file, record.index))
+def _row(selected: Selected) -> Row:
+    """Return a conversation of a file as its own source."""
+    record, entry = selected
+    name = entry.conversation.source_id or f"{record.file}:{record.index}"
+    return Row(name, 0, entry.conversation.messages, None, entry.split or "train", (record.file, record.index))
 
 
 # ---- writing

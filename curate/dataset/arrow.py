@@ -94,11 +94,11 @@ def group_sources(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield sorted((row for _, row in group), key=lambda row: row.piece)
 
 
-def batch_sources(rows: Iterable[Row]) -> Iterator[list[list[Row]]]:
-    """Yield sources, each with its pieces in order, about BATCH_ROWS rows at a time."""
+def batch_sources(rows: Iterable[Row], *, joined: bool = True) -> Iterator[list[list[Row]]]:
+    """Yield sources, each with its pieces in order, about BATCH_ROWS rows at a time; or each row, unless `joined`."""
     batch: list[list[Row]] = []
     size = 0
-    for source in group_sources(rows):
+    for source in group_sources(rows) if joined else ([row] for row in rows):
         batch.append(source)
         size += len(source)
         if size >= BATCH_ROWS:

@@ -1,10 +1,107 @@
-"""Read a condition in SQL over a table's columns: `tokens > 1000 and language = 'ko'`."""
+"""Select conversations of a table: by a condition in SQL, a text in the messages, ids, split, or at random."""
 
 from __future__ import annotations
 
+import heapq
+import random
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 import polars as pl
 
+from curate.dataset import columns as dataset_columns
 from curate.errors import InputError, did_you_mean
+
+ROW = "_row"  # the column of row numbers
+TEXT_FIELDS = ("content", "tool_calls", "reasoning")  # of messages; sets of an earlier version have fewer
+# Parts of an expression that look at other rows, as Polars names them; not in a text, where quotes are escaped.
+_ACROSS_ROWS = re.compile(r'(?<!\\)"(?:Agg|Over|Window|Len|Quantile|Correlation|Explode|SubPlan)"')
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which conversations to select; without any setting, all.
+
+    `where` is a condition in SQL, `search` a text in any message, ignoring case. `ids` are ids of the set, the dump's
+    own ids, or `file:index`. `sample` draws so many of the matches: the same ones for the same `seed`.
+    """
+
+    where: str | None = None
+    search: str | None = None
+    ids: frozenset[str] | None = None
+    split: str | None = None
+    sample: int | None = None
+    seed: int = 0
+
+    def __bool__(self) -> bool:
+        return self.takes_pieces or self.split is not None
+
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether only some pieces of a conversation may be selected."""
+        return any(value is not None for value in (self.where, self.search, self.ids, self.sample))
+
+    def condition(self, frame: pl.LazyFrame) -> pl.Expr:
+        """Return the condition for a row, but for the sample; raises InputError as `parse_condition` does."""
+        parts = [pl.lit(True)]
+        if self.split is not None:
+            parts.append(pl.col("split") == self.split)
+        if self.where is not None:
+            parts.append(parse_condition(self.where, frame))
+        if self.ids is not None:
+            names = name_columns(frame.collect_schema())
+            parts.append(pl.any_horizontal(name.is_in(list(self.ids)) for name in names))
+        if self.search:
+            parts.append(contains_text(self.search, frame.collect_schema().get("messages")))
+        return pl.all_horizontal(parts)
+
+    def rows(self, frame: pl.LazyFrame) -> list[int]:
+        """Return the numbers of the selected rows in a frame with the column `ROW`, in order."""
+        matches = frame.filter(self.condition(frame.drop(ROW))).select(ROW).collect(engine="streaming")
+        rows: list[int] = matches.to_series().sort().to_list()
+        return rows if self.sample is None else [rows[index] for index in draw(len(rows), self.sample, self.seed)]
+
+
+def read_ids(file: str | Path) -> frozenset[str]:
+    """Read the ids in a text file, one on each line; raises InputError if it cannot be read or has none."""
+    try:
+        lines = Path(file).read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise InputError(f"cannot read the ids in {str(file)!r}: {reason}; it has one id on each line") from error
+    ids = frozenset(line.strip() for line in lines) - {""}
+    if not ids:
+        raise InputError(f"{str(file)!r} has no ids; it has one id on each line")
+    return ids
+
+
+def name_columns(columns: Collection[str]) -> list[pl.Expr]:
+    """Return the columns that name a conversation: its ids and its place in the input."""
+    names = [pl.col(name) for name in ("id", "source_id") if name in columns]
+    has_place = dataset_columns.SOURCE.keys() <= set(columns)
+    return [*names, pl.format("{}:{}", *dataset_columns.SOURCE)] if has_place else names
+
+
+def contains_text(text: str, messages: pl.DataType | None) -> pl.Expr:
+    """Match conversations in which any message contains a text, ignoring case; `messages` is the column's type."""
+    pattern = f"(?i){pl.escape_regex(text)}"
+    there = {field.name for field in messages.inner.fields} if isinstance(messages, pl.List) else set(TEXT_FIELDS)  # type: ignore[union-attr]
+    fields = [pl.element().struct.field(name).str.contains(pattern) for name in TEXT_FIELDS if name in there]
+    found = pl.any_horizontal(field.fill_null(False) for field in fields)
+    return pl.col("messages").list.eval(found).list.any()
+
+
+def draw(total: int, count: int, seed: int | None) -> Sequence[int]:
+    """Draw `count` of `total` positions without replacement, in order; the same for the same seed."""
+    keys = random.Random(seed)
+    return sorted(position for _, position in heapq.nsmallest(count, ((keys.random(), i) for i in range(total))))
+
+
+def is_row_by_row(condition: pl.Expr) -> bool:
+    """Return whether a condition looks at each row by itself, unlike `tokens = max(tokens)`."""
+    return _ACROSS_ROWS.search(condition.meta.serialize(format="json")) is None
 
 
 def parse_condition(sql: str, frame: pl.LazyFrame) -> pl.Expr:

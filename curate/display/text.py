@@ -24,6 +24,9 @@ _VISIBLE = {
     **{code: f"\\u{code:04x}" for code in HIDDEN},
 }
 ESCAPED = {code: f"\\u{code:04x}" for code in (0x7F, *HIDDEN)}  # as JSON escapes
+HIDDEN_PATTERN = (
+    f"[\\x7f{''.join(chr(code) for code in HIDDEN if not 0xD800 <= code < 0xE000)}]"  # a regular expression
+)
 _VISIBLE_LINE = {**_VISIBLE, ord("\n"): "⏎", ord("\t"): " "}
 
 
@@ -41,7 +44,17 @@ def one_line(text: str, width: int = 200) -> str:
 def to_json(value: object) -> str:
     """Return a dataclass or plain values as JSON, with terminal control characters escaped."""
     plain = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-    return json.dumps(plain, indent=1, ensure_ascii=False).translate(ESCAPED)
+    return escape_hidden(json.dumps(plain, indent=1, ensure_ascii=False))
+
+
+def to_json_line(value: object) -> str:
+    """Return plain values as JSON on one line, with terminal control characters escaped."""
+    return escape_hidden(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def escape_hidden(text: str) -> str:
+    """Return JSON text with terminal control characters escaped."""
+    return text.translate(ESCAPED)
 
 
 def cells(text: str) -> int:

@@ -127,7 +127,7 @@ def _flaws(conversation: Conversation, settings: RepairSettings) -> dict[int, Fl
     by_place: dict[int, Flaw] = {}
     for flaw in conversation.flaws:
         if flaw.rule == "multimodal" and settings.multimodal == "keep":
-            _remove_media(conversation, flaw)
+            remove_media(conversation, flaw)
         elif flaw.rule == "multimodal" or settings.bad_label == "reject":
             whole = flaw.message is None or conversation.messages[flaw.message].role == "system"
             if flaw.message is None or whole or (flaw.rule == "multimodal" and settings.multimodal == "record"):
@@ -136,7 +136,7 @@ def _flaws(conversation: Conversation, settings: RepairSettings) -> dict[int, Fl
     return by_place
 
 
-def _remove_media(conversation: Conversation, flaw: Flaw) -> None:
+def remove_media(conversation: Conversation, flaw: Flaw) -> None:
     """Remove the placeholders of a message, and record what is gone."""
     if flaw.message is not None:
         message = conversation.messages[flaw.message]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from curate.dataset.manifest import Manifest
 from curate.errors import CurateError
 from curate.rendering.compiled_template import CompiledTemplate
-from curate.rendering.encoding import encode
+from curate.rendering.encoding import count_tokens, encode
 from curate.rendering.factory import load_set_tokenizer
 from curate.rendering.text_batch import TextBatch
 from curate.schemas import prompts
@@ -47,20 +47,25 @@ class MaskViewer:
 
         The first message includes what the template writes before it.
         """
+        return self.count_batch([messages])[0]
+
+    def count_batch(self, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Return the same for many conversations, encoded in one call."""
         # Each exchange is rendered up to each of its messages; a message counts what it adds to the length. Exchanges
         # add up: see `curate.rendering.splitter`.
         batch = TextBatch()
-        _, starts = prompts.exchanges(messages)  # of each exchange, and the end of the last
-        first_stop = starts[1] if len(starts) > 1 else len(messages)
-        ranges = [(0, first_stop), *pairwise(starts[1:])]  # the first one with the system messages
-        for start, stop in ranges:
-            for end in range(start + 1, stop + 1):
-                self.compiled.append(batch, messages[start:end], first=start == 0)
+        ranges = [_exchange_ranges(messages) for messages in conversations]
+        for messages, exchanges in zip(conversations, ranges, strict=True):
+            for start, stop in exchanges:
+                for end in range(start + 1, stop + 1):
+                    self.compiled.append(batch, messages[start:end], first=start == 0)
         # [messages], in tokens: of each message's exchange up to and including it.
-        sizes = encode(batch, self.compiled.tokenizer).lengths.tolist() if messages else []
-        counts: list[int] = []
-        for start, stop in ranges:
-            counts += [int(after - before) for before, after in pairwise([0, *sizes[start:stop]])]
+        sizes = iter(count_tokens(batch, self.compiled.tokenizer)[:, 0].tolist() if batch.renderings else [])
+        counts: list[list[int]] = []
+        for exchanges in ranges:
+            counts.append([])
+            for start, stop in exchanges:
+                counts[-1] += [after - before for before, after in pairwise([0, *islice(sizes, stop - start)])]
         return counts
 
     def view(self, messages: Sequence[Message]) -> MaskView:
@@ -72,10 +77,16 @@ class MaskViewer:
         return MaskView(tuple(text), len(encoded.ids), int(encoded.loss_mask.sum()))
 
 
-def load_viewer(manifest: Manifest) -> tuple[MaskViewer | None, str]:
-    """Return a viewer with a set's template and tokenizer, or None and the reason."""
+def _exchange_ranges(messages: Sequence[Message]) -> list[tuple[int, int]]:
+    """Return where each exchange starts and stops; the first one includes the system messages."""
+    _, starts = prompts.exchanges(messages)  # of each exchange, and the end of the last
+    return [(0, starts[1] if len(starts) > 1 else len(messages)), *pairwise(starts[1:])]
+
+
+def load_viewer(manifest: Manifest, *, bulk: bool = False) -> tuple[MaskViewer | None, str]:
+    """Return a viewer with a set's template and tokenizer, or None and the reason; `bulk` is for many conversations."""
     try:
-        return MaskViewer(prompts.get(manifest.template), load_set_tokenizer(manifest, bulk=False)), ""
+        return MaskViewer(prompts.get(manifest.template), load_set_tokenizer(manifest, bulk=bulk)), ""
     except CurateError as error:
         return None, str(error)
 

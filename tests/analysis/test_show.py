@@ -325,6 +325,51 @@ def test_json_is_a_list_with_tokens_and_rejections(example: CuratedSet) -> None:
     assert json.loads(out)[0]["rejected"]["rule"] == "plugins"
 
 
+def test_json_has_one_conversation_on_each_line_with_what_python_returns(example: CuratedSet) -> None:
+    _, out, _ = invoke("--set", str(example.path), "--json", "--limit", "500")
+    lines = out.splitlines()
+    assert (lines[0], lines[-1], len(lines)) == ("[", "]", len(curate.show((), example.path)) + 2)
+    for entry, view in zip(json.loads(out), curate.show((), example.path), strict=True):
+        assert (entry["id"], entry["source_file"], entry["source_index"]) == (
+            view.id,
+            *view.place.split(":")[:1],
+            view.source_index,
+        )
+        assert [message["content"] for message in entry["messages"]] == [message.content for message in view.messages]
+        assert entry["facts"].keys() == view.facts.keys()
+        assert entry["facts"]["tokens"] == view.facts["tokens"] == sum(entry["turn_tokens"])
+        assert (entry["rejected"], entry["unread"]) == (None, None)
+
+
+def test_json_escapes_what_controls_a_terminal(tmp_path: Path) -> None:
+    message = {**kept(0, "x")["messages"][0], "content": HOSTILE + '"\\\x7f\x9b'}
+    folder = write_set(tmp_path / "set", [kept(0, "x\u202e", messages=[message]), kept(1, "y")])
+    _, out, _ = invoke("--set", str(folder), "--json")
+    assert not set(out) & set("\x1b\u202e\x7f\x9b")
+    assert [(entry["id"], entry["turn_tokens"]) for entry in json.loads(out)] == [("x\u202e", None), ("y", None)]
+    assert json.loads(out)[0]["messages"][0]["content"] == message["content"]
+    assert invoke("--set", str(folder), "--json", "--where", "tokens > 999")[1] == "[]\n"
+
+
+def test_a_sample_is_printed_whole(example: CuratedSet) -> None:
+    for form in ((), ("--json",)):
+        _, out, err = invoke("--set", str(example.path), "--random", "30", "--seed", "1", *form)
+        assert (out.count("sharegpt_dump.json"), err) == (30, "")
+    _, out, _ = invoke("--set", str(example.path), "--random", "30", "--limit", "4", "--seed", "1", "--json")
+    assert len(json.loads(out)) == 4
+
+
+def test_many_conversations_are_read_in_one_pass_in_order(tmp_path: Path) -> None:
+    rows = [kept(i, f"c{i}", tokens=i) for i in range(3000)]
+    folder = write_set(tmp_path / "set", rows)
+    selection = curate.show((), folder, where="tokens % 2 = 0")
+    assert [view.id for view in selection] == [f"c{i}" for i in range(0, 3000, 2)]
+    _, out, _ = invoke("--set", str(folder), "--json", "--where", "tokens % 2 = 0", "--limit", "1400")
+    assert [entry["id"] for entry in json.loads(out)] == [f"c{i}" for i in range(0, 2800, 2)]
+    picked = curate.show(["c2999", "c5"], folder)
+    assert [view.id for view in picked] == ["c2999", "c5"]
+
+
 def test_mask_and_diff_exclude_each_other(small: Path) -> None:
     code, _, err = invoke("--set", str(small), "--mask", "--diff")
     assert code == 2

@@ -47,7 +47,7 @@ def lines(file: Path) -> list[Any]:
 
 
 def balanced(result: ConvertResult) -> bool:
-    return result.read == result.written + sum(result.left_out.values()) + result.other_split
+    return result.read == result.written + sum(result.left_out.values()) + result.not_selected
 
 
 def test_a_mixed_file_becomes_the_array_that_fastchat_loads(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_one_split_of_a_set_can_be_converted(tmp_path: Path) -> None:
     result = convert(folder, tmp_path / "out.jsonl", to="jsonl", split="eval")
     rows = lines(tmp_path / "out.jsonl")
     assert [(row["id"], row["source_id"], row["piece"], row["split"]) for row in rows] == [("abc_1", "abc", 1, "eval")]
-    assert (result.read, result.written, result.other_split) == (4, 1, 3)
+    assert (result.read, result.written, result.not_selected) == (4, 1, 3)
     again = convert(tmp_path / "out.jsonl", tmp_path / "again.jsonl", to="openai", split="eval")
     assert again.written == 1
 

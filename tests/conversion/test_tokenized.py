@@ -82,7 +82,7 @@ def test_parquet_and_json_hold_the_same_rows(small: Path, named: str, tmp_path: 
 
 def test_one_split_can_be_converted(small: Path, named: str, tmp_path: Path) -> None:
     result = convert(small, tmp_path / "out.jsonl", to="rendered", tokenizer=named, split="eval")
-    assert (result.read, result.written, result.other_split, result.left_out) == (4, 1, 3, {})
+    assert (result.read, result.written, result.not_selected, result.left_out) == (4, 1, 3, {})
 
 
 def test_the_set_is_split_again_for_another_window(small: Path, named: str, tmp_path: Path) -> None:

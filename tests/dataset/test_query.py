@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from curate.dataset.curated_set import CuratedSet, open_set
-from curate.dataset.query import parse_condition
+from curate.dataset.query import is_row_by_row, parse_condition
 from curate.errors import InputError
 from tests.support import ROOT
 from tests.support.small_set import write_set
@@ -40,6 +40,25 @@ MATCHES = {  # docs/show.md shows these in a table
 def test_a_condition_selects_its_rows(small: CuratedSet, sql: str) -> None:
     rows = small.conversations()
     assert rows.filter(parse_condition(sql, rows)).collect()["id"].to_list() == MATCHES[sql]
+
+
+@pytest.mark.parametrize("sql", MATCHES)
+def test_only_the_largest_is_a_condition_across_rows(small: CuratedSet, sql: str) -> None:
+    assert is_row_by_row(parse_condition(sql, small.conversations())) == (sql != "tokens = max(tokens)")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        *("tokens > avg(tokens)", "count(*) > 1", "tokens > median(tokens)", "tokens > quantile_cont(tokens, 0.5)"),
+        *("row_number() over (order by tokens) = 1", "tokens > lag(tokens) over (order by id)", "first(id) = id"),
+        *("sum(tokens) over (partition by split) > 1", "corr(tokens, turns) > 0"),
+    ],
+)
+def test_conditions_across_rows_are_recognised(sql: str) -> None:
+    assert not is_row_by_row(pl.sql_expr(sql))
+    text = sql.replace("'", "")
+    assert is_row_by_row(pl.sql_expr(f"""id = '"Agg" {text}'"""))
 
 
 INVALID = {
