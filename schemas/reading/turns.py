@@ -6,26 +6,25 @@ formats share this module; a format only adds the keys of its own records.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message, Role
-from curate.schemas.reading import media
+from curate.schemas.reading import media, tool_calls
 from curate.schemas.reading.key_kinds import KINDS, SPECIAL_KEYS, flag_label, has_content
 from curate.schemas.reading.media import TEXT_TYPES
-
-Number = int | float
+from curate.schemas.reading.values import MAX_NAME, number_to_text
+from curate.schemas.reading.values import describe_type as describe_type
+from curate.schemas.reading.values import is_json_list as is_json_list
+from curate.schemas.reading.values import preview as preview
+from curate.schemas.reading.values import quote_keys as quote_keys
+from curate.schemas.reading.values import to_json_line as to_json_line
+from curate.schemas.reading.values import to_plain_json as to_plain_json
 
 ROLE_KEYS = ("from", "role")
 TEXT_KEYS = ("value", "content", "text")
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")  # keys of the record itself
 UNTRAINED_KEYS = ("weight", "train", "loss", "learn")  # OpenAI's key and three of trainers; 0 or false means no loss
-MAX_DEPTH = 64  # levels of lists and objects kept in metadata; real records have fewer than ten
-MAX_INT = 2**63 - 1  # JSON readers may round larger integers
-MAX_EVIDENCE = 200  # characters
-MAX_NAME = 40  # characters of a key or role quoted in a reason
 
 # Names of the two main formats: read without an edit.
 STANDARD_ROLES: dict[str, Role] = {
@@ -48,66 +47,6 @@ ROLE_ALIASES: dict[str, Role] = {
 }
 CALL_ROLES = frozenset({"function_call", "function-call", "tool_call", "tool_calls"})  # the assistant calls a tool
 OPPOSITE_ROLE: dict[Role, Role] = {"user": "assistant", "assistant": "user"}
-
-
-def preview(value: object) -> str:
-    """Return a value as one short text that can be encoded, as evidence for a reason."""
-    if isinstance(value, list):
-        value = value[:5]
-    elif isinstance(value, dict):
-        value = dict(list(value.items())[:5])
-    try:
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    except (RecursionError, ValueError, TypeError):
-        text = describe_type(value)
-    return text[:MAX_EVIDENCE].encode("utf-8", "backslashreplace").decode()
-
-
-def describe_type(value: object) -> str:
-    """Describe the type of a JSON value."""
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    names: dict[type, str] = {type(None): "null", str: "text", bool: "true or false", dict: "an object"}
-    return names.get(type(value), "a number")
-
-
-def quote_keys(keys: Sequence[object]) -> str:
-    """Quote the first six keys, for a reason."""
-    quoted = ", ".join(repr(preview(key)[:MAX_NAME]) for key in keys[:6])
-    return quoted + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
-
-
-def to_plain_json(value: object, depth: int = 0) -> object:
-    """Return a value that any JSON reader can represent.
-
-    NaN, infinities and values nested too deep become None; integers past 64 bits, dates and decimals become text.
-    """
-    if value is None or isinstance(value, str | bool):
-        return value
-    if isinstance(value, int):
-        return value if abs(value) <= MAX_INT else number_to_text(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if depth >= MAX_DEPTH:
-        return None
-    if isinstance(value, list):
-        return [to_plain_json(item, depth + 1) for item in value]
-    if isinstance(value, dict):
-        return {str(key): to_plain_json(item, depth + 1) for key, item in value.items()}
-    return str(value)  # dates and decimals, from Parquet
-
-
-def number_to_text(value: Number) -> str | None:
-    """Return a number as JSON text, or None if JSON cannot express it."""
-    try:
-        return json.dumps(value, allow_nan=False)
-    except ValueError:  # not finite, or more digits than Python converts
-        return None
-
-
-def to_json_line(value: object) -> str:
-    """Return a value as compact JSON text."""
-    return json.dumps(to_plain_json(value), ensure_ascii=False, separators=(",", ":"))
 
 
 def read_source_id(conversation: Conversation, value: object) -> str | None:
@@ -206,8 +145,8 @@ def _read_unusual(conversation: Conversation, turn: object, text_key: str) -> bo
     message = Message(role or "user", "")
     conversation.messages.append(message)
     value = _first_value(turn, (text_key, *TEXT_KEYS))
-    message.tool_calls = _tool_calls(turn, index)
-    if is_call and (calls := _call_in_text(value)):
+    message.tool_calls = _tool_calls(conversation, turn, index)
+    if is_call and (calls := _call_in_value(conversation, value, index)):
         message.tool_calls = calls
         conversation.edit("tool_call", index, preview(value), calls)
     elif not (value is None and message.tool_calls):
@@ -337,49 +276,17 @@ def _describe_content(value: object) -> str:
     return describe_type(value)
 
 
-def _tool_calls(turn: Mapping[object, object], index: int) -> str | None:
-    """Return a turn's tool calls as JSON text in OpenAI's form."""
-    calls = turn.get("tool_calls")
-    if isinstance(function := turn.get("function_call"), dict):  # OpenAI's older form
-        calls = [{"type": "function", "function": function}]
-    if not calls:
-        return None
-    if isinstance(calls, list):
-        return to_json_line(calls)
-    if isinstance(calls, str) and is_json_list(calls):
-        return calls
-    raise RecordError(
-        "bad_value", f"the tool calls of turn {index} are {describe_type(calls)}, not a list of calls", preview(calls)
-    )
+def _tool_calls(conversation: Conversation, turn: Mapping[object, object], index: int) -> str | None:
+    """Return a turn's tool calls, under OpenAI's key or its older one."""
+    return tool_calls.read_calls(conversation, turn.get("tool_calls") or turn.get("function_call"), index)
 
 
-def _call_in_text(value: object) -> str | None:
-    """Return the tool calls in the value of a `function_call` turn, JSON text or an object; None if it has none."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
-    calls = value if isinstance(value, list) else [value]
-    functions = [_function(call) for call in calls]
-    if not functions or not all(functions):
-        return None
-    return to_json_line([{"type": "function", "function": function} for function in functions])
-
-
-def _function(call: object) -> dict[str, object] | None:
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        return None
-    arguments = call.get("arguments", call.get("parameters", {}))
-    return {"name": call["name"], "arguments": arguments if isinstance(arguments, str) else to_json_line(arguments)}
-
-
-def is_json_list(text: str) -> bool:
-    """Return whether a text is a JSON list, as tool calls are."""
+def _call_in_value(conversation: Conversation, value: object, index: int) -> str | None:
+    """Return the calls in the value of a `function_call` turn, JSON text or an object; None if it has none."""
     try:
-        return isinstance(json.loads(text), list)
-    except (ValueError, RecursionError):
-        return False
+        return tool_calls.read_calls(conversation, value, index)
+    except RecordError:
+        return None
 
 
 def add_metadata(record: dict[str, object], conversation: Conversation) -> dict[str, object]:

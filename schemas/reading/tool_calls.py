@@ -1,0 +1,230 @@
+"""Tool calls and definitions of tools in the shapes that dumps have, as OpenAI's chat format writes them.
+
+A call becomes `{"id", "type": "function", "function": {"name", "arguments"}}` with its arguments as JSON text; a
+definition `{"type": "function", "function": {"name", "description", "parameters"}}`. Other keys are kept.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from curate.errors import RecordError
+from curate.schemas.conversation import Conversation
+from curate.schemas.reading.values import decode_json, describe_type, preview, to_json_line
+
+NULLS, ENCODED_TWICE, FROM_TEXT = "null_arguments", "arguments_decoded", "call_from_text"  # repairs
+_ARGUMENT_KEYS = ("arguments", "parameters", "input", "args", "kwargs")
+_MAX_ENCODINGS = 3  # of arguments as JSON text within JSON text
+
+# Hermes' and Qwen's marks around a call, and glaive's, whose calls end with the text or its end token.
+_MARKS = (("<tool_call>", "</tool_call>"), ("<functioncall>", "</functioncall>"))
+_END_OF_TEXT = "<|endoftext|>"
+_FENCE = "```"
+_RESULT, _END_OF_RESULT = "<tool_response>", "</tool_response>"
+
+
+@dataclass
+class _Notes:
+    """Repairs made to one message's calls."""
+
+    nulls: int = 0
+    decoded: int = 0
+
+    def record(self, conversation: Conversation, index: int | None, before: object, after: str) -> None:
+        for rule, count in ((NULLS, self.nulls), (ENCODED_TWICE, self.decoded)):
+            if count:
+                conversation.edit(rule, index, preview(before), after, count)
+
+
+def read_calls(conversation: Conversation, calls: object, index: int) -> str | None:
+    """Return the calls of a turn as JSON text: a list of calls, one call, or either as JSON text; None for no call.
+
+    Raises RecordError for what is no call.
+    """
+    value = _literal(calls) if isinstance(calls, str) else calls
+    items = value if isinstance(value, list) else [value]
+    if not calls or value == []:
+        return None
+    notes = _Notes()
+    read = [_call(item, notes) for item in items]
+    if None in read:
+        reason = f"the tool calls of turn {index} are {describe_type(calls)}, not a list of calls"
+        raise RecordError("bad_value", reason, preview(calls))
+    text = to_json_line(read)
+    notes.record(conversation, index, calls, text)
+    return text
+
+
+def _call(value: object, notes: _Notes) -> dict[str, object] | None:
+    """Return one call in OpenAI's form; None for a value that is none."""
+    if isinstance(value, str):
+        value = _literal(value)
+    if not isinstance(value, dict):
+        return None
+    call = {key: item for key, item in value.items() if item is not None}
+    function = call.pop("function", None)
+    if not isinstance(function, dict):  # a bare function, or Anthropic's block
+        function, call = call, {key: call.pop(key) for key in ("id",) if key in call}
+        kind = function.pop("type", None)
+        call |= {"type": kind} if isinstance(kind, str) and kind not in ("tool_use", "tool_call", "function") else {}
+    read = _function(function, notes)
+    if read is None:
+        return None
+    head = {"id": call.pop("id")} if call.get("id") not in (None, "") else {}
+    return {**head, "type": call.pop("type", "function"), "function": read, **call}
+
+
+def _function(value: Mapping[str, object], notes: _Notes) -> dict[str, object] | None:
+    function = {key: item for key, item in value.items() if item is not None}
+    name = function.pop("name", None)
+    key = next((key for key in _ARGUMENT_KEYS if key in function), None)
+    if not isinstance(name, str) or not name:
+        return None
+    arguments = clean_arguments(function.pop(key) if key else {}, notes)
+    return {"name": name, "arguments": arguments, **function}
+
+
+def clean_arguments(value: object, notes: _Notes | None = None) -> str:
+    """Return a call's arguments as JSON text.
+
+    Nulls under keys of an object are what a table fills a union of columns with, and are removed; JSON text within
+    JSON text is decoded. JSON text is otherwise unchanged.
+    """
+    notes = notes or _Notes()
+    if not isinstance(value, str):
+        stripped, count = strip_nulls(value)
+        notes.nulls += count
+        return to_json_line(stripped)
+    text = value
+    for _ in range(_MAX_ENCODINGS):
+        inner = decode_json(text) if text[:1].isspace() or text[:1] == '"' else None
+        if not isinstance(inner, str) or not isinstance(decode_json(inner), str | dict | list):
+            break
+        text = inner
+        notes.decoded += 1
+    return text
+
+
+def strip_nulls(value: object) -> tuple[object, int]:
+    """Return a value without the keys whose value is null, at any depth, and how many there were."""
+    if isinstance(value, dict):
+        items = {key: strip_nulls(item) for key, item in value.items() if item is not None}
+        count = len(value) - len(items) + sum(inner for _, inner in items.values())
+        return ({key: item for key, (item, _) in items.items()}, count) if count else (value, 0)
+    if isinstance(value, list):
+        entries = [strip_nulls(item) for item in value]
+        count = sum(inner for _, inner in entries)
+        return ([item for item, _ in entries], count) if count else (value, 0)
+    return value, 0
+
+
+# ---- in the text
+
+
+def has_calls(text: str) -> bool:
+    """Return whether a text has the marks of calls, at little cost."""
+    return "<tool_call>" in text or "<functioncall>" in text
+
+
+def split_calls(conversation: Conversation, text: str, index: int) -> tuple[str, str | None]:
+    """Return an answer's text without the calls in marks at its end, and these as JSON text.
+
+    Calls may be JSON or have Python's quotes. If anything follows them, or one cannot be read, all stay in the text.
+    """
+    mark = next(((start, end) for start, end in _MARKS if start in text), None)
+    if mark is None:
+        return text, None
+    before, *bodies = text.split(mark[0])
+    notes = _Notes()
+    calls = [_call(_literal(body), notes) for body in (_body(part, mark[1]) for part in bodies)]
+    if None in calls or before.count(_FENCE) % 2:
+        return text, None
+    read = to_json_line(calls)
+    conversation.edit(FROM_TEXT, index, text[len(before) :], read, len(calls))
+    notes.record(conversation, index, text, read)
+    return before.strip(), read
+
+
+def _body(part: str, end: str) -> str:
+    """Return the text of a call from what follows its mark; no call if there is other text after it."""
+    body, _, rest = part.strip().removesuffix(_END_OF_TEXT).partition(end)
+    return "" if rest.strip() else body.strip()
+
+
+def split_results(text: str) -> list[str]:
+    """Return the results in a text of nothing but Hermes' <tool_response> marks; an empty list for any other text."""
+    before, *results = text.strip().split(_RESULT)
+    results = [result.rstrip() for result in results]
+    if before or not all(result.endswith(_END_OF_RESULT) for result in results):
+        return []
+    return [result.removesuffix(_END_OF_RESULT).strip() for result in results]
+
+
+def _literal(text: str) -> object:
+    """Return the value of a text that is JSON, JSON with glaive's quoted arguments, or a Python literal."""
+    value = decode_json(text)
+    if value is None:
+        value = decode_json(_requote(text))
+    if value is None:
+        value = _python_literal(text)
+    return value
+
+
+def _requote(text: str) -> str:
+    """Return a call of glaive's, whose arguments are JSON text in single quotes, as JSON."""
+    head, key, tail = text.partition('"arguments"')
+    colon, quoted, end = tail[:1], tail[1:].strip(), tail.rstrip()[-1:]
+    quoted = quoted.removesuffix("}").rstrip()
+    if not (key and colon == ":" and end == "}" and quoted[:1] == quoted[-1:] == "'" and len(quoted) > 1):
+        return text
+    return head + key + ":" + json.dumps(quoted[1:-1].replace("\\'", "'")) + "}"
+
+
+def _python_literal(text: str) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes that Python does not know
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return None
+
+
+# ---- definitions
+
+
+def read_tools(conversation: Conversation, value: object) -> str | None:
+    """Return the definitions of a record's tools as JSON text; None if it has none, or for what is no definition."""
+    tools = decode_json(value) if isinstance(value, str) else value
+    items = tools if isinstance(tools, list) else [tools]
+    if not items or not all(isinstance(item, dict) and item for item in items):
+        return None
+    notes = _Notes()
+    stripped = [strip_nulls(item) for item in items]
+    if not isinstance(value, str):
+        notes.nulls = sum(count for _, count in stripped)
+    read = [_definition(item) for item in (items if isinstance(value, str) else [item for item, _ in stripped])]
+    if None in read:
+        return None
+    text = to_json_line(read)
+    notes.record(conversation, None, value, text)
+    return text
+
+
+def _definition(tool: object) -> dict[str, object] | None:
+    """Return a tool's definition in OpenAI's form; a tool of a provider's own, such as web search, is unchanged."""
+    if not isinstance(tool, dict):
+        return None
+    if isinstance(tool.get("function"), dict):
+        return {"type": "function", **tool}
+    if not isinstance(tool.get("name"), str):
+        return tool if isinstance(tool.get("type"), str) else None
+    function = {key: item for key, item in tool.items() if key not in ("type", "input_schema")}
+    if "input_schema" in tool:  # Anthropic's
+        function["parameters"] = tool["input_schema"]
+    if tool.get("type", "function") not in ("function", "custom"):
+        return tool
+    return {"type": "function", "function": function}
