@@ -4,6 +4,8 @@
     to_markdown(answers)     a batch of HTML to markdown
     strip_chrome(text)       an answer that is already text, without text of the page
     unwrap_prompt(text)      a prompt without the markup of its message bubble
+    split_wrappers(text)     ChatGPT's markup after a few words of the page, and those words
+    has_html(text)           is there any HTML or entity in this, other than as code?
 
 Code blocks are extracted first (`code`). What remains of most answers is flat and is converted as a Polars column
 (`flat`); nested answers are walked tag by tag (`walker`, `elements`). Both paths give the same text. Only
@@ -22,10 +24,28 @@ from curate.markdown.code import Block, extract_blocks
 from curate.markdown.elements import TAGS
 from curate.markdown.placeholders import remove_placeholders
 from curate.markdown.walker import walk
+from curate.markdown.wrapper import has_wrapper, is_of_the_page, page_words_after, split_wrappers
 
-__all__ = ["Citations", "looks_like_html", "strip_chrome", "to_markdown", "unwrap_prompt", "walk_html"]
+__all__ = [
+    "Citations",
+    "has_html",
+    "has_wrapper",
+    "is_of_the_page",
+    "looks_like_html",
+    "page_words_after",
+    "split_wrappers",
+    "strip_chrome",
+    "to_markdown",
+    "unwrap_prompt",
+    "walk_html",
+]
 
 Citations = Literal["links", "drop"]
+_CODE = re.compile(r"^([`~])\1\1[^\n]*\n(?:(?!\1\1\1)[^\n]*+\n)*+(?:\1\1\1|\Z)|`[^`\n]+`", re.M)  # fenced, or in a line
+_ELEMENT = re.compile(
+    r"</?(?:p|div|br|hr|ul|ol|li|b|strong|em|i|u|code|pre|h[1-6]|a|span|table|t[rdh]|blockquote|img|article|section)\b[^<>]*>",
+    re.I,
+)
 _CUT_TAG = re.compile(r"<(?:/?[a-zA-Z][^<>]*)?\Z")  # in HTML, text has no unescaped `<`
 
 
@@ -42,6 +62,11 @@ def to_markdown(answers: Sequence[str], *, citations: Citations = "links") -> li
         _walk(body, extracted, citations) if markdown is None else markdown
         for markdown, body, extracted in zip(flat.convert(bodies, blocks), bodies, blocks, strict=True)
     ]
+
+
+def has_html(text: str) -> bool:
+    """Return whether there is an element of HTML in a text, other than as code."""
+    return "<" in text and _ELEMENT.search(_CODE.sub("", text)) is not None
 
 
 def walk_html(html: str, *, citations: Citations = "links") -> str:

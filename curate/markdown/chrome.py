@@ -62,6 +62,11 @@ def _classes(tag: str) -> list[str]:
     return (match[1] or match[2] or "").split() if match else []
 
 
+def has_class(tag: str, name: str) -> bool:
+    """Return whether an element has a class, by its opening tag."""
+    return name in _classes(tag)
+
+
 def trim_chrome(html: str) -> str:
     """Remove page text around an answer's root element: a name, a counter, a word count."""
     html = html.strip(_EDGE)
@@ -80,7 +85,7 @@ def unwrap_prompt(text: str) -> str:
     head = text[:_MAX_HEAD]
     tags = _TAG.finditer(head) if text.startswith("<") and "whitespace-pre-wrap" in head else iter(())
     bubble = next((tag for tag in tags if "whitespace-pre-wrap" in _classes(tag[0])), None)
-    element = _content(text, bubble) if bubble else None
+    element = inside_element(text, bubble.end(), bubble[1]) if bubble else None
     if not bubble or not element:
         return text
     before, inside, after = head[: bubble.start()], element[0], text[element[1] :]
@@ -96,13 +101,13 @@ def unwrap_prompt(text: str) -> str:
     return unescape(inside)
 
 
-def _content(text: str, opening: re.Match[str]) -> tuple[str, int] | None:
-    """Return an element's content and the index after its closing tag; None if it is not closed."""
+def inside_element(text: str, start: int, name: str) -> tuple[str, int] | None:
+    """Return the content from `start` of an element, and the index after its closing tag; None if it is not closed."""
     depth = 1
-    for tag in re.finditer(rf"<(/?){opening[1]}\b{ATTRIBUTES}>", text[opening.end() :], re.I):
+    for tag in re.compile(rf"<(/?){name}\b{ATTRIBUTES}>", re.I).finditer(text, start):
         depth += -1 if tag[1] else 1
         if not depth:
-            return text[opening.end() :][: tag.start()], opening.end() + tag.end()
+            return text[start : tag.start()], tag.end()
     return None
 
 
@@ -111,7 +116,7 @@ def _remove_boxes(inside: str) -> str:
     for _ in range(_MAX_BOXES):
         box = _TAG.match(inside)
         is_box = box and box[1].lower() == "div" and "markdown" not in _classes(box[0])
-        element = _content(inside, box) if box and is_box else None
+        element = inside_element(inside, box.end(), box[1]) if box and is_box else None
         if not element or element[1] != len(inside):
             break
         inside = element[0]

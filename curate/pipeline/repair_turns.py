@@ -37,7 +37,7 @@ REPAIRS: dict[str, str] = {
     "line_ends": "Carriage returns become line feeds.",
     "damaged_stream": "The record may be altered (see the rule of that name), and is kept unchanged.",
     "lenient_json": "A value that JSON does not allow (NaN, Infinity) is read as null.",
-    "html_to_markdown": "An answer in ChatGPT's HTML becomes markdown.",
+    "html_to_markdown": 'An answer in ChatGPT\'s HTML becomes markdown; in any HTML if `html` is "always".',
     "prompt_markup": "The markup of ChatGPT's page around a prompt is removed.",
     "chrome": "Counters, button labels and other text of the page around an answer are cut.",
     "join_system": "A later system message, or one after the first prompt, is joined to the one at the start.",
@@ -50,6 +50,7 @@ REPAIRS: dict[str, str] = {
 LOSSES: dict[str, str] = {
     "bad_label": "`label` or `kto_tag` is false, or `toxic` or `redacted` true, of the record or a turn.",
     "multimodal": "Needs images, video, sound or files, which a text model cannot see.",
+    "raw_html": "The answer mentions ChatGPT's wrapper in a text that is not the page's, so it cannot be converted.",
     "empty_answer": "The answer has no visible text.",
     "empty_prompt": "The prompt has no visible text.",
     "rate_limit": 'The answer is the rate-limit notice "Too many requests in 1 hour".',
@@ -64,14 +65,17 @@ LOSSES: dict[str, str] = {
 
 RATE_LIMIT = ("Too many requests in 1 hour. Try again later.", "!Too many requests in 1 hour. Try again later.")
 
-_EXCHANGE_ONLY = dict.fromkeys(("no_answer", "bad_label", "multimodal"), "exchange")  # whatever `empty_answer` is
+RAW_HTML = "raw_html"
+_EXCHANGE_ONLY = dict.fromkeys(
+    ("no_answer", "bad_label", "multimodal", RAW_HTML), "exchange"
+)  # whatever `empty_answer` is
 
 
 @dataclass(frozen=True)
 class RepairSettings:
     """Which repairs run; the recipe `vicuna` documents each value."""
 
-    html: Literal["auto", "never"] = "auto"
+    html: Literal["auto", "always", "never"] = "auto"
     chrome: bool = True
     roles: bool = True
     join_turns: bool = True
@@ -131,7 +135,7 @@ def _flaws(conversation: Conversation, settings: RepairSettings) -> dict[int, Fl
     for flaw in conversation.flaws:
         if flaw.rule == "multimodal" and settings.multimodal == "keep":
             remove_media(conversation, flaw)
-        elif flaw.rule == "multimodal" or settings.bad_label == "reject":
+        elif flaw.rule != "bad_label" or settings.bad_label == "reject":
             whole = flaw.message is None or conversation.messages[flaw.message].role == "system"
             if flaw.message is None or whole or (flaw.rule == "multimodal" and settings.multimodal == "record"):
                 raise RecordError(flaw.rule, flaw.reason, flaw.evidence)

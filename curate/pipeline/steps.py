@@ -17,18 +17,17 @@ from pathlib import Path
 
 import polars as pl
 
-from curate import markdown
 from curate.errors import RecordError
 from curate.filters import registry, verdicts
 from curate.ingest.decode import Chunk, decode_records
-from curate.pipeline import frames, repair_text, repair_turns
+from curate.pipeline import frames, repair_html, repair_text, repair_turns
 from curate.pipeline.frames import Draft, Reject
 from curate.pipeline.recipe import Recipe
 from curate.rendering import splitter
 from curate.rendering.compiled_template import CompiledTemplate
 from curate.rendering.mask_view import MaskedText, masked_text
 from curate.schemas import formats, prompts
-from curate.schemas.conversation import Conversation, Message
+from curate.schemas.conversation import Message
 from curate.schemas.reading import turns
 from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
 
@@ -99,7 +98,7 @@ class Cleaner:
         with self._time_stage("parse"):
             drafts, read = self._parse(chunk, rejects)
         with self._time_stage("markdown"):
-            self._to_markdown(drafts)
+            repair_html.convert((draft.conversation for draft in drafts), self.recipe.repair)
         with self._time_stage("repair"):
             drafts = self._repair(drafts, rejects)
         with self._time_stage("frame"):
@@ -148,26 +147,6 @@ class Cleaner:
             except RecordError as error:
                 rejects.append(frames.reject_record(raw.index, raw.raw, _source_id(raw.value), error))
         return drafts, len(drafts) + len(rejects) - before
-
-    def _to_markdown(self, drafts: Sequence[Draft]) -> None:
-        """Convert the HTML answers of all conversations to markdown in one call."""
-        settings = self.recipe.repair
-        answers: list[tuple[Conversation, int]] = []
-        for draft in drafts:
-            for position, message in enumerate(draft.conversation.messages):
-                if message.role != "assistant":
-                    if message.content[:1] == "<" and message.role == "user" and settings.html == "auto":
-                        _unwrap(draft.conversation, position)
-                    continue
-                if settings.html == "auto" and _is_html(message):
-                    answers.append((draft.conversation, position))
-                elif settings.chrome and message.is_html is None:
-                    _strip_chrome(draft.conversation, position)
-        texts = markdown.to_markdown(
-            [conversation.messages[position].content for conversation, position in answers],
-            citations=settings.citations,
-        )
-        _replace(answers, texts)
 
     def _repair(self, drafts: Sequence[Draft], rejects: list[Reject]) -> list[Draft]:
         kept = []
@@ -235,37 +214,6 @@ def _source_id(value: object) -> str | None:
     """Return the id of a record that could not be parsed, if it is text."""
     source_id = value.get("id") if isinstance(value, dict) else None
     return turns.preview(source_id) if isinstance(source_id, str) else None
-
-
-def _is_html(message: Message) -> bool:
-    return markdown.looks_like_html(message.content) if message.is_html is None else message.is_html
-
-
-def _unwrap(conversation: Conversation, position: int) -> None:
-    message = conversation.messages[position]
-    text = markdown.unwrap_prompt(message.content)
-    if text != message.content:
-        conversation.edit("prompt_markup", position, message.content, text)
-        message.content = text
-
-
-def _strip_chrome(conversation: Conversation, position: int) -> None:
-    message = conversation.messages[position]
-    stripped = markdown.strip_chrome(message.content)
-    if stripped != message.content:
-        conversation.edit("chrome", position, message.content, stripped)
-        message.content = stripped
-
-
-def _replace(answers: Sequence[tuple[Conversation, int]], texts: Sequence[str]) -> None:
-    """Replace HTML with markdown; one edit per conversation shows its first answer and counts them all."""
-    counts = Counter(id(conversation) for conversation, _ in answers)
-    for (conversation, position), text in zip(answers, texts, strict=True):
-        message = conversation.messages[position]
-        if count := counts.pop(id(conversation), 0):
-            conversation.edit("html_to_markdown", position, message.content, text, count)
-        message.content = text
-        message.was_html = True
 
 
 def _counts(rejects: Sequence[Reject]) -> tuple[Counter[str], Counter[str]]:
