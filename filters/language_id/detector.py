@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.filters.language_id import UNKNOWN, profiles
+from curate.filters.language_id import UNKNOWN, profiles, scripts
 
 MAX_POSITIONS = 128  # positions at which letter groups are read, evenly spaced; 240 are no more accurate
 PACK = 12  # letter groups whose weights sum within 16 bits: 12 * 256 * ln(1 + 1 / alpha) = 30,425
@@ -22,19 +22,27 @@ def detect(texts: Sequence[str]) -> tuple[list[str], NDArray[np.float32]]:
     codes = profiles.codes()
     languages: list[str] = []
     confidences: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
+    chinese = [codes.index(code) for code in scripts.CHINESE]
     for start in range(0, len(texts), BLOCK):
-        scores, groups = _scores(texts[start : start + BLOCK])
+        block = texts[start : start + BLOCK]
+        scores, groups = _scores(block)
+        scripts.settle(block, scores, groups, codes)
         best = scores.argmax(axis=1)
-        languages += [codes[column] if count else UNKNOWN for column, count in zip(best, groups, strict=True)]
-        confidences.append(_confidence(scores, groups))
+        names = [codes[column] if count else UNKNOWN for column, count in zip(best, groups, strict=True)]
+        languages += [
+            scripts.chinese_variant(text, name) if name in scripts.CHINESE else name
+            for text, name in zip(block, names, strict=True)
+        ]
+        confidences.append(_confidence(scores, groups, chinese))
     return languages, np.concatenate(confidences)
 
 
-def _confidence(scores: NDArray[np.int32], groups: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the posterior of the best language, 0 for a text without letter groups."""
+def _confidence(scores: NDArray[np.int32], groups: NDArray[np.int64], chinese: Sequence[int]) -> NDArray[np.float32]:
+    """Return the posterior of the best language, 0 for a text without letter groups; the Chinese codes are one."""
     weight = np.minimum(1.0, INDEPENDENT / np.maximum(groups, 1)) / profiles.STEPS
-    behind = (scores - scores.max(axis=1, keepdims=True)) * weight[:, None]
-    return np.where(groups > 0, np.round(1 / np.exp(behind).sum(axis=1), 4), 0).astype(np.float32)
+    likelihoods = np.exp((scores - scores.max(axis=1, keepdims=True)) * weight[:, None])
+    best = np.where(np.isin(scores.argmax(axis=1), chinese), likelihoods[:, chinese].sum(axis=1), 1.0)
+    return np.where(groups > 0, np.round(best / likelihoods.sum(axis=1), 4), 0).astype(np.float32)
 
 
 def _scores(texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -56,6 +56,36 @@ def test_a_plain_sentence_is_recognised(code: str) -> None:
     assert confidence[0] > 0.9
 
 
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("慢性鼻炎的治疗方法有哪些？\n鼻腔冲洗；局部用药；下鼻甲手术", "zh-cn"),
+        ("列出三种交通工具。\n1. 公共汽车\n2. 地铁\n3. 自行车", "zh-cn"),
+        ("請用繁體中文介紹台北。", "zh-tw"),
+        ("總結過去的工作成效", "zh-tw"),
+        ("謝謝", "zh-tw"),
+        ("湖", "zh-cn"),
+        ("Python 的列表怎么排序？", "zh-cn"),
+        ("台北の夜景很美，我們一起去看看吧，非常漂亮", "zh-tw"),  # one kana in a Chinese text
+        ("寿司の作り方", "ja"),
+        ("ありがとう", "ja"),
+        ("東京タワーの高さは？", "ja"),
+        ("カラオケ", "ja"),
+        ("韓國의 漢字 사용", "ko"),
+        ("The word 你好 means hello in Chinese and is common", "en"),
+    ],
+)
+def test_the_script_tells_chinese_japanese_and_korean_apart(text: str, code: str) -> None:
+    codes, confidence = detect([text])
+    assert codes == [code]
+    assert confidence[0] > 0.9
+
+
+@given(st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5), min_size=1, max_size=30))
+def test_han_characters_alone_are_always_chinese(text: str) -> None:
+    assert detect([text])[0][0] in ("zh-cn", "zh-tw")
+
+
 def test_the_columns_match_their_declaration() -> None:
     measured = language(frame([SAMPLES["en"]], [SAMPLES["en"]]))
     assert measured.schema == {"language": pl.String, "language_confidence": pl.Float32}
