@@ -2,49 +2,65 @@
 
 Each conversation is reduced to its **chain**: the running hash after each message. The last hash covers the
 whole content, so two conversations are equal if their last hashes are equal, and one is a prefix of another
-if its last hash appears in the other's chain. Hashes are 64 bits of BLAKE2b, the same in every process and on every
-machine. Among 1 million conversations of 7 messages, the chance of any false match is 4 in 10 million
-(10^6 * 7 * 10^6 / 2^64), and rejected.parquet lists every dropped conversation with its twin.
+if its last hash appears in the other's chain. White space around a text does not count, and neither does what a
+message says about training: of copies, the one that trains the most messages is kept. Hashes are 64 bits of BLAKE2b,
+the same in every process and on every machine. Among 1 million conversations of 7 messages, the chance of any false
+match is 4 in 10 million (10^6 * 7 * 10^6 / 2^64), and rejected.parquet lists every dropped conversation with its twin.
 """
 
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from curate.filters.registry import corpus_rule
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 MessageFields = tuple[str, str, str | None, str | None, str | None]  # role, content, name, tool_calls, anything else
 HASH_BYTES = 16  # of the running hash; a chain keeps the first 8
 RESULT: dict[str, pl.DataType] = {"row": pl.Int64(), "twin": pl.Int64(), "kind": pl.String()}
-HASHES: dict[str, pl.DataType] = {"chain": pl.List(pl.UInt64), "cluster": pl.String()}
+HASHES: dict[str, pl.DataType] = {"chain": pl.List(pl.UInt64()), "exchange": pl.UInt64(), "prompt": pl.UInt64()}
+ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
+OUTER = "".join(filter(str.isspace, map(chr, range(0x3001)))) + ZERO_WIDTH  # not compared around a text
 
 
 def chain_hashes(conversations: Iterable[Sequence[MessageFields]]) -> pl.DataFrame:
-    """Return `chain` (one UInt64 per message) and `cluster` (16 hex characters) for each conversation.
+    """Return `chain` (one UInt64 per message), `exchange` and `prompt` for each conversation.
 
-    White space at the end of a message does not count. A cluster is the hash of the first exchange without the
-    system message: continuations and copies of a chat, and branches after the first answer, share it.
+    `exchange` is the hash of the first exchange without the system message, `prompt` that of the first prompt without
+    regard to case and white space: all answers to one prompt share it, whatever the system message says.
     """
     import numpy as np  # imported late to keep `curate filters` fast
 
     hashes = bytearray()  # of all chains, 8 bytes per message, big-endian
+    firsts = bytearray()  # exchange and prompt, 8 bytes each
     lengths: list[int] = []
-    clusters: list[str] = []
     for messages in conversations:
         chain = _chain(messages)
         hashes += b"".join(chain)
         lengths.append(len(chain))
-        clusters.append(_cluster(messages, chain))
+        exchange = _exchange(messages, chain)
+        firsts += exchange + (_prompt(messages) or exchange)
     rows = np.arange(len(lengths))
     # one flat column, grouped afterwards: a Python list per row is slow to convert
-    flat = pl.DataFrame({"row": np.repeat(rows, lengths), "chain": np.frombuffer(hashes, ">u8").astype(np.uint64)})
+    flat = pl.DataFrame({"row": np.repeat(rows, lengths), "chain": _integers(hashes)})
     chains = flat.group_by("row", maintain_order=True).agg("chain")
-    frame = pl.DataFrame({"row": rows, "cluster": clusters}, schema_overrides={"cluster": pl.String})
+    frame = pl.DataFrame({"row": rows, "exchange": _integers(firsts)[::2], "prompt": _integers(firsts)[1::2]})
     frame = frame.join(chains, on="row", how="left", maintain_order="left")
-    return frame.select(pl.col("chain").fill_null([]), "cluster").cast(HASHES)  # type: ignore[arg-type]  # str keys
+    return frame.select(pl.col("chain").fill_null([]), "exchange", "prompt").cast(HASHES)  # type: ignore[arg-type]
+
+
+def _integers(hashes: bytearray) -> NDArray[np.uint64]:
+    import numpy as np
+
+    return np.frombuffer(hashes, ">u8").astype(np.uint64)
 
 
 def _chain(messages: Sequence[MessageFields]) -> list[bytes]:
@@ -52,7 +68,7 @@ def _chain(messages: Sequence[MessageFields]) -> list[bytes]:
     chain: list[bytes] = []
     digest = b""
     for role, content, name, calls, other in messages:
-        text = f"{role}\0{content.rstrip()}"
+        text = f"{role}\0{content.strip(OUTER)}"
         if name or calls:  # with their lengths, so that a name cannot be confused with content
             text = f"{len(name or '')}\0{name or ''}\0{len(calls or '')}\0{calls or ''}{text}"
         if other:
@@ -62,13 +78,28 @@ def _chain(messages: Sequence[MessageFields]) -> list[bytes]:
     return chain
 
 
-def _cluster(messages: Sequence[MessageFields], chain: Sequence[bytes]) -> str:
+def _exchange(messages: Sequence[MessageFields], chain: Sequence[bytes]) -> bytes:
     """Return the hash of the messages from the first that is not a system message through the first answer."""
     roles = [message[0] for message in messages]
     start = next((position for position, role in enumerate(roles) if role != "system"), 0)
     end = roles.index("assistant") + 1 if "assistant" in roles else len(roles)
     exchange = _chain(messages[start:end]) if start else chain[:end]
-    return (exchange[-1] if exchange else bytes(8)).hex()
+    return exchange[-1] if exchange else bytes(8)
+
+
+def _prompt(messages: Sequence[MessageFields]) -> bytes | None:
+    """Return the hash of the first prompt, normalised; None if there is no prompt."""
+    text = next((message[1] for message in messages if message[0] == "user"), None)
+    if text is None:
+        return None
+    return hashlib.blake2b(normalise(text).encode(), digest_size=8).digest()
+
+
+def normalise(text: str) -> str:
+    """Return a text without differences of case, white space and Unicode's compatible forms."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).strip(OUTER)
+    return " ".join(text.casefold().split())
 
 
 @corpus_rule
@@ -77,56 +108,66 @@ def exact_duplicates(
 ) -> pl.DataFrame:
     """Drop exact copies of a conversation and, with `prefixes`, conversations that a longer one starts with.
 
-    The first copy in input order is kept. Conversations that start alike but continue differently are all kept.
-    The twin of a dropped conversation is always a kept one: for a prefix, the longest conversation that starts with
-    it. Two more settings are FastChat's rules, which also drop longer continuations: `first_exchange` keeps one
-    conversation for each first exchange, `ids` one for each id.
+    Of copies, the one that trains the most answers is kept, of equal ones the first. An answer that only a dropped copy
+    trains is trained in the kept one. Conversations that start alike but continue differently are all kept, and so are
+    the pieces of a chat that the dump itself splits (`id_0`, `id_1`), unless they are equal. The twin of a dropped
+    conversation is always a kept one: for a prefix, the longest conversation that starts with it. Two more settings are
+    FastChat's rules, which also drop longer continuations: `first_exchange` keeps one conversation for each first
+    exchange, `ids` one for each id.
     """
-    # `frame` has one row per conversation in input order: row, chain, and for FastChat's rules cluster and source_id.
+    # `frame` has one row per conversation in input order: row, chain, untrained (number of messages), chat (of which
+    # the dump has pieces, or null), exchange and source_id.
     # The result has the same rows: row, twin (None if kept), kind (exact, prefix, first_exchange or id).
     rows = frame.select(
-        pl.col("row").cast(pl.Int64), last=pl.col("chain").list.last(), length=pl.col("chain").list.len()
-    )
-    kept = rows.group_by("last").agg(pl.col("row").min().alias("twin"), pl.col("length").first())
+        pl.col("row").cast(pl.Int64),
+        "untrained",
+        "chat",
+        "source_id",
+        last=pl.col("chain").list.last(),
+        length=pl.col("chain").list.len(),
+    ).with_columns(longer=pl.lit(None, dtype=pl.Int64))
     if prefixes:
-        kept = kept.join(_longer(frame, kept), on="last", how="left", maintain_order="left")
-    else:
-        kept = kept.with_columns(longer=pl.lit(None, dtype=pl.Int64))
-    twins = rows.join(kept.select("last", "twin", "longer"), on="last", how="left", maintain_order="left").select(
+        rows = rows.update(_longer(frame, rows), on="row")
+    stay = rows.filter(pl.col("longer").is_null()).sort("untrained", "row").unique("last", keep="first")
+    rows = rows.join(stay.select("last", first="row"), on="last", how="left", maintain_order="left")
+    is_copy = pl.col("longer").is_null() & (pl.col("first") != pl.col("row"))
+    twins = rows.select(
         "row",
-        twin=pl.coalesce("longer", pl.when(pl.col("twin") != pl.col("row")).then("twin")),
-        kind=pl.when(pl.col("longer").is_not_null())
-        .then(pl.lit("prefix"))
-        .when(pl.col("twin") != pl.col("row"))
-        .then(pl.lit("exact")),
+        twin=pl.coalesce("longer", pl.when(is_copy).then("first")),
+        kind=pl.when(pl.col("longer").is_not_null()).then(pl.lit("prefix")).when(is_copy).then(pl.lit("exact")),
     )
     if not (first_exchange or ids):
         return twins
     empty = [None] * frame.height
     names = frame["source_id"].to_list() if ids else empty
-    exchanges = frame["cluster"].to_list() if first_exchange else empty
+    exchanges = frame["exchange"].to_list() if first_exchange else empty
     return _drop_repeated_keys(twins, names, exchanges)
 
 
-def _longer(frame: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
-    """Return the row of the longest conversation that starts with each `last` hash (ties: the first row).
+def _longer(frame: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return `row` and `longer` for each conversation that another one starts with: the longest that does.
 
-    The longest is a prefix of no other conversation, so it is kept itself.
+    Of several, the one that trains the most, then the first. The longest is a prefix of no other conversation, so it is
+    kept itself. Pieces of one chat are left out.
     """
     prefixes = frame.select(
+        "untrained",
         longer=pl.col("row").cast(pl.Int64),
         size=pl.col("chain").list.len(),
         last=pl.col("chain").list.head(pl.col("chain").list.len().cast(pl.Int64) - 1),
     ).filter(pl.col("size") > 1)
-    return (
+    longest = (
         prefixes.lazy()
         .explode("last")
-        .join(kept.lazy().select("last"), on="last", how="semi")
-        .sort("size", "longer", descending=[True, False])
+        .join(rows.lazy().select("last").unique(), on="last", how="semi")
+        .sort("size", "untrained", "longer", descending=[True, False, False])
         .group_by("last", maintain_order=True)
         .agg(pl.col("longer").first())
         .collect()
     )
+    pairs = rows.drop("longer").join(longest, on="last").join(rows, left_on="longer", right_on="row", suffix="_longer")
+    pieces = (pl.col("chat") == pl.col("chat_longer")) & (pl.col("source_id") != pl.col("source_id_longer"))
+    return pairs.filter(~pieces.fill_null(False)).select("row", "longer")
 
 
 def _drop_repeated_keys(frame: pl.DataFrame, names: Sequence[object], exchanges: Sequence[object]) -> pl.DataFrame:

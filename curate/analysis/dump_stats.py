@@ -31,7 +31,7 @@ from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
 
 COLUMNS: dict[str, type[pl.DataType]] = {
     "id": pl.String,
-    "cluster": pl.String,
+    "cluster": pl.UInt64,
     "content": pl.UInt64,
     "language": pl.String,
     "model": pl.String,
@@ -102,7 +102,7 @@ class Measurer:
             id=pl.coalesce("source_id", pl.Series(places, dtype=pl.String)),
             source_file=pl.lit(file),
             source_index=pl.Series([draft.index for draft in drafts], dtype=pl.Int64),
-            cluster=hashes["cluster"],
+            cluster=hashes["prompt"],
             content=hashes["chain"].list.last(),
             tokens=pl.Series([size.tokens for size in sizes], dtype=pl.Int64),
             answer_tokens=pl.Series([size.answer_tokens for size in sizes], dtype=pl.Int64),

@@ -118,9 +118,10 @@ class Count:
 class Duplicates:
     """Conversations that are equal, or begin alike.
 
-    `clusters` is the number of groups with the same first exchange, `shared` of those with two or more conversations,
-    which have `members` in all; `largest` is the size of the largest, `example` an id in it. `rejected` records were
-    duplicates of a kept one (in a dump: equal to an earlier one); `most_copied` is the id with the most `copies`.
+    `clusters` is the number of clusters (in a dump: of first prompts), `shared` of those with two or more
+    conversations, which have `members` in all; `largest` is the size of the largest, `example` an id in it. `rejected`
+    records were duplicates of a kept one (in a dump: equal to an earlier one); `most_copied` is the id with the most
+    `copies`.
     """
 
     clusters: int

@@ -66,16 +66,20 @@ ROW: Types = {"row": pl.UInt32}
 PART_PIECE: Types = {
     **ROW,
     **{name: CONVERSATION[name] for name in ("piece", "tokens", "prompt_tokens", "answer_tokens")},
+    "start": pl.Int32,  # the conversation's message that the piece begins with, after the system message
     **SOURCE,
 }
 PART_REJECT: Types = {**ROW, **REJECT}
 PART_ORIGINAL: Types = {**ROW, **ORIGINAL, "changed": pl.Boolean}
+MARKS = pl.Struct({name: MESSAGE.to_schema()[name] for name in ("train", "stop", "train_reasoning")})
 PART_SUMMARY: Types = {  # what decisions over the whole corpus need from each conversation
     **ROW,
     **SOURCE,
     "source_id": pl.String,
     "chain": pl.List(pl.UInt64),  # a hash for each prefix of the messages
-    "cluster": pl.String,
+    "exchange": pl.UInt64,  # hash of the first exchange
+    "prompt": pl.UInt64,  # hash of the first prompt, normalised
+    "marks": pl.List(MARKS),  # of each message; null if all are trained, with their stop tokens
     "pieces": pl.Int32,
 }
 

@@ -10,7 +10,7 @@ import polars as pl
 from curate.dataset import columns
 from curate.filters import duplicates
 from curate.ingest.damaged_records import DAMAGED_STREAM, DOUBT, DamagedRecords
-from curate.pipeline import holdout
+from curate.pipeline import clusters, holdout, train_marks
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.steps import Part
 
@@ -30,9 +30,11 @@ class Decisions:
 
     Columns of `rows`: part, row, pieces, id (unique; the id of a piece has its number appended), cluster, split, rule
     (null if the conversation is kept), twin (its id), reason, doubt (null, or why a kept conversation may be altered).
+    Columns of `gains`: those of `train_marks.GAINS`.
     """
 
     rows: pl.DataFrame
+    gains: pl.DataFrame  # messages that only a dropped copy trains
     alone: Mapping[str, int]  # conversations that each of these rules would reject on its own
 
 
@@ -43,11 +45,12 @@ def decide(parts: Sequence[Part], recipe: Recipe, damaged: Sequence[DamagedRecor
     """
     summaries = [part.summary.with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
     measured = pl.concat(summaries) if summaries else pl.DataFrame(schema={**columns.PART_SUMMARY, "part": pl.UInt32})
-    measured = with_doubt(measured, damaged)
+    measured = with_doubt(measured.with_columns(chat=clusters.split_chats(measured)), damaged)
     rejects_damaged = recipe.input.damaged_streams == "reject"
     remaining = measured.filter(pl.col("pieces") > 0)
     dropped = remaining.filter(pl.col("doubt").is_not_null() & rejects_damaged)
     surviving = remaining.filter(pl.col("doubt").is_null() | (not rejects_damaged)).with_row_index("order")
+    surviving = surviving.with_columns(cluster=clusters.cluster_names(surviving))
     alone: dict[str, int] = {}
     settings = recipe.filters.get(DUPLICATES)
     twins = pl.DataFrame(schema={"order": pl.UInt32, "twin": pl.UInt32, "kind": pl.String})
@@ -57,12 +60,13 @@ def decide(parts: Sequence[Part], recipe: Recipe, damaged: Sequence[DamagedRecor
     if rejects_damaged:
         alone[DAMAGED_STREAM] = sum(records.stop - records.first for records in damaged)
     rows = surviving.join(twins, on="order", how="left", maintain_order="left")
+    gains = train_marks.find_gains(rows)
     rows = _with_ids(rows)
     rows = _with_split(rows, recipe)
     rows = _with_twin_names(rows).with_columns(rule=pl.when(pl.col("twin").is_not_null()).then(pl.lit(DUPLICATES)))
     rows = pl.concat([rows, _reject_damaged(dropped)], how="diagonal")
     names = ("pieces", "id", "cluster", "split", "rule", "twin", "reason", "doubt")
-    return Decisions(rows.select(*PART_KEY, *names), {rule: count for rule, count in alone.items() if count})
+    return Decisions(rows.select(*PART_KEY, *names), gains, {rule: count for rule, count in alone.items() if count})
 
 
 def with_doubt(rows: pl.DataFrame, damaged: Sequence[DamagedRecords]) -> pl.DataFrame:
@@ -93,7 +97,8 @@ def _reject_damaged(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _twins(rows: pl.DataFrame, settings: Mapping[str, object]) -> pl.DataFrame:
     """Return order, twin (the order of the kept conversation) and kind of each duplicate."""
-    frame = rows.select(pl.col("order").alias("row"), "chain", "cluster", "source_id")
+    untrained = train_marks.count_untrained(pl.col("marks"))
+    frame = rows.select(pl.col("order").alias("row"), "chain", "exchange", "source_id", "chat", untrained=untrained)
     twins = duplicates.exact_duplicates(frame, **settings)  # type: ignore[arg-type]  # checked by the registry
     return twins.filter(pl.col("twin").is_not_null()).select(
         pl.col("row").cast(pl.UInt32).alias("order"), pl.col("twin").cast(pl.UInt32), "kind"

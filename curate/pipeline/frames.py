@@ -22,6 +22,7 @@ from curate.schemas.prompts import exchanges
 from curate.schemas.reading import media
 
 FIELDS = tuple(dataset_columns.MESSAGE.to_schema())
+MARKS = tuple(dataset_columns.MARKS.to_schema())
 TRANSIENT = ("messages", "prompts", "answers", "html_answers")  # columns of the frame that are not written
 
 Pieces = Mapping[int, Sequence[splitter.Piece]]  # by row; rows without pieces are missing
@@ -150,10 +151,10 @@ def _json(metadata: Mapping[str, object]) -> str | None:
         return json.dumps(metadata, ensure_ascii=False)
 
 
-def summary_table(source_file: str, drafts: Sequence[Draft], pieces: Pieces) -> pl.DataFrame:
+def summary_table(source_file: str, drafts: Sequence[Draft], messages: pl.DataFrame, pieces: Pieces) -> pl.DataFrame:
     """Return one row per conversation for decisions over the whole corpus: hashes, source id, number of pieces."""
     columns = {
-        "row": list(range(len(drafts))),
+        "row": pl.Series(range(len(drafts)), dtype=pl.UInt32),
         "source_file": [source_file] * len(drafts),
         "source_index": [draft.index for draft in drafts],
         "source_id": [draft.conversation.source_id for draft in drafts],
@@ -161,6 +162,7 @@ def summary_table(source_file: str, drafts: Sequence[Draft], pieces: Pieces) -> 
     }
     hashes = duplicates.chain_hashes(hashed_fields(draft.conversation) for draft in drafts)
     frame = pl.DataFrame(columns, strict=False).hstack(hashes)
+    frame = frame.join(_marks(messages), on="row", how="left", maintain_order="left")
     return frame.select(pl.col(name).cast(dtype) for name, dtype in dataset_columns.PART_SUMMARY.items())
 
 
@@ -175,6 +177,15 @@ def hashed_fields(conversation: Conversation) -> list[duplicates.MessageFields]:
     return fields
 
 
+def _marks(messages: pl.DataFrame) -> pl.DataFrame:
+    """Return `row` and `marks` of the conversations with a message that is not trained, or not in all its parts."""
+    reasoned = pl.col("train_reasoning") | pl.col("reasoning").is_null()
+    messages = messages.select("row", "train", "stop", train_reasoning=reasoned)
+    unusual = messages.filter(~pl.all_horizontal(MARKS))["row"].unique()
+    chosen = messages.filter(pl.col("row").is_in(unusual.implode()))
+    return chosen.group_by("row", maintain_order=True).agg(marks=pl.struct(MARKS))
+
+
 def kept_table(batch: Batch) -> pl.DataFrame:
     """Return one row per piece, in order: the columns of conversations.parquet that depend only on this batch."""
     drafts = batch.drafts
@@ -186,6 +197,7 @@ def kept_table(batch: Batch) -> pl.DataFrame:
             "tokens": [piece.tokens for _, _, piece in pieces],
             "prompt_tokens": [piece.prompt_tokens for _, _, piece in pieces],
             "answer_tokens": [piece.answer_tokens for _, _, piece in pieces],
+            "start": [piece.start for _, _, piece in pieces],
             "source_file": [batch.source_file] * len(pieces),
             "source_index": [drafts[row].index for row, _, _ in pieces],
         },

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
+
+MAX_OVERSHOOT = 10  # times the requested share, of the smallest cluster
 
 
 def assign_split(clusters: Sequence[str], fraction: float, minimum: int, seed: str) -> list[Literal["train", "eval"]]:
     """Return `train` or `eval` for each kept conversation, by a keyed hash of its cluster.
 
-    All conversations of a cluster are in the same split, regardless of their order and number; conversations added
-    later do not move a cluster. Fewer than `minimum` conversations all go to train. If no hash is below `fraction`, the
-    cluster with the lowest hash goes to eval, unless it is the only one.
+    All conversations of a cluster are in the same split, regardless of their order; conversations added later do not
+    move a cluster, unless they join it or it is large. A cluster larger than the whole `fraction` is trained on, if
+    smaller ones exist. If no hash is below `fraction`, the cluster with the lowest hash goes to eval. All go to train
+    if there are fewer than `minimum` conversations, one cluster, or only clusters far larger than the `fraction`.
     """
-    if len(clusters) < minimum or fraction <= 0:
+    sizes = Counter(clusters)
+    target = fraction * len(clusters)
+    largest = max(target, min(sizes.values(), default=0))
+    if len(clusters) < minimum or len(sizes) < 2 or largest > MAX_OVERSHOOT * target:
         return ["train"] * len(clusters)
     key = hashlib.blake2b(seed.encode("utf-8"), digest_size=32).digest()
-    positions = {cluster: _position(cluster, key) for cluster in clusters}
+    positions = {cluster: _position(cluster, key) for cluster, size in sizes.items() if size <= largest}
     chosen = {cluster for cluster, position in positions.items() if position < fraction}
-    if not chosen and len(positions) > 1:
+    if not chosen:
         chosen = {min(positions, key=lambda cluster: (positions[cluster], cluster))}
     return ["eval" if cluster in chosen else "train" for cluster in clusters]
 

@@ -35,6 +35,7 @@ REPAIRS: dict[str, str] = {
     "arguments_decoded": "A call's arguments that were encoded as JSON text twice are decoded once more.",
     "lone_surrogate": "Half of a UTF-16 surrogate pair becomes U+FFFD; two matching halves become one character.",
     "line_ends": "Carriage returns become line feeds.",
+    "train_joined": "An answer that only a dropped copy of the conversation trains is trained in this one.",
     "damaged_stream": "The record may be altered (see the rule of that name), and is kept unchanged.",
     "lenient_json": "A value that JSON does not allow (NaN, Infinity) is read as null.",
     "html_to_markdown": 'An answer in ChatGPT\'s HTML becomes markdown; in any HTML if `html` is "always".',

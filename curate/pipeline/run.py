@@ -32,7 +32,7 @@ from curate.pipeline import assemble, corpus
 from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.replacement import check_replacement
-from curate.pipeline.steps import CleanerFactory, MaskTask, Part
+from curate.pipeline.steps import CleanerFactory, MaskTask, Part, TrainTask
 from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
 
@@ -107,6 +107,9 @@ def clean(
             run.report("finding duplicates")
             decisions = corpus.decide(parts, recipe, reader.damaged_records)
             check_kept(parts, decisions, scratch, reader.warnings)
+            gains = decisions.gains.partition_by("part", as_dict=True).items()
+            for _ in pool.map(TrainTask(number, messages) for (number,), messages in gains):
+                pass
             run.report("writing")
             numbers = [part.number for part in parts]
             target = assemble.SetTables(partial, numbers, _user_signals(), recipe.output.originals)

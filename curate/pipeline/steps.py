@@ -20,7 +20,7 @@ import polars as pl
 from curate.errors import RecordError
 from curate.filters import registry, verdicts
 from curate.ingest.decode import Chunk, decode_records
-from curate.pipeline import frames, repair_html, repair_text, repair_turns
+from curate.pipeline import frames, repair_html, repair_text, repair_turns, train_marks
 from curate.pipeline.frames import Draft, Reject
 from curate.pipeline.recipe import Recipe
 from curate.rendering import splitter
@@ -67,6 +67,14 @@ class Part:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class TrainTask:
+    """Messages of a part's kept conversations to train (see `train_marks`): the part's files are written again."""
+
+    number: int
+    gains: pl.DataFrame
+
+
 class Cleaner:
     """The step that `curate.engine` runs: cleans a numbered chunk into a `Part`."""
 
@@ -85,11 +93,14 @@ class Cleaner:
         self.signals = {name: signal.settings for name, signal in registry.rules("signal").items()}
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def __call__(self, task: tuple[int, Chunk] | MaskTask) -> Part | tuple[MaskedText, ...]:
-        """Clean a chunk and write its part, or return the mask spans of conversations."""
+    def __call__(self, task: tuple[int, Chunk] | MaskTask | TrainTask) -> Part | tuple[MaskedText, ...] | None:
+        """Clean a chunk and write its part, change a part, or return the mask spans of conversations."""
         if isinstance(task, MaskTask):
             compiled = CompiledTemplate(self.template, self.tokenizer)
             return tuple(masked_text(compiled, messages) for messages in task.conversations)
+        if isinstance(task, TrainTask):
+            self._train(task.number, task.gains)
+            return None
         return self._clean(*task)
 
     def _clean(self, number: int, chunk: Chunk) -> Part:
@@ -111,7 +122,7 @@ class Cleaner:
         with self._time_stage("split"):
             pieces = self._split(drafts, survivors, rejects)
         with self._time_stage("hash"):
-            summary = frames.summary_table(chunk.source_file, drafts, pieces)
+            summary = frames.summary_table(chunk.source_file, drafts, messages, pieces)
         with self._time_stage("write"):
             batch = frames.Batch(chunk.source_file, drafts, messages, frame, pieces)
             tables = {
@@ -199,6 +210,17 @@ class Cleaner:
                 error = RecordError(first.rule, first.reason, first.evidence)
                 rejects.append(frames.reject_record(draft.index, draft.raw, draft.conversation.source_id, error, row))
         return pieces
+
+    def _train(self, number: int, gains: pl.DataFrame) -> None:
+        files = (part_file(self.parts, number, name) for name in ("kept", "originals"))
+        kept, originals = (pl.read_ipc(file.read_bytes()) for file in files)  # not mapped: they are written again
+        counter = splitter.TemplateCounter(self.template, self.tokenizer)
+        changed = pl.col("changed") | pl.col("row").is_in(gains["row"].unique().implode())
+        tables = {
+            "kept": train_marks.train_messages(kept, gains, counter),
+            "originals": originals.with_columns(changed),
+        }
+        self._write(number, tables)
 
     def _write(self, number: int, tables: dict[str, pl.DataFrame]) -> None:
         for name, table in tables.items():

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.filters.duplicates import MessageFields, chain_hashes, exact_duplicates
+from curate.filters.duplicates import HASHES, MessageFields, chain_hashes, exact_duplicates
 from curate.pipeline.holdout import assign_split
 
 Chat = Sequence[str]
@@ -31,8 +31,9 @@ def messages(chats: Sequence[Chat]) -> list[list[MessageFields]]:
 
 
 def hashed(chats: Sequence[Chat], ids: Sequence[str | None] | None = None) -> pl.DataFrame:
-    frame = chain_hashes(messages(chats)).with_row_index("row")
-    return frame.with_columns(source_id=pl.Series(ids, dtype=pl.String)) if ids else frame
+    names = pl.Series(ids if ids else [None] * len(chats), dtype=pl.String)
+    frame = chain_hashes(messages(chats)).with_row_index("row").with_columns(source_id=names)
+    return frame.with_columns(chat=pl.lit(None, dtype=pl.String), untrained=pl.lit(0, dtype=pl.UInt32))
 
 
 def twins(
@@ -57,7 +58,14 @@ CASES: list[tuple[str, list[Chat], list[tuple[object, ...]]]] = [
     ("a later start is no beginning", ["cdef", "ef"], [STAYS, STAYS]),
     ("a text joined differently", [["a", "bc"], ["ab", "c"]], [STAYS, STAYS]),
     ("white space at the end", [["a ", "b\n"], ["a", "b"]], [STAYS, (0, "exact")]),
-    ("white space at the start", [[" a", "b"], ["a", "b"]], [STAYS, STAYS]),
+    ("white space at the start", [[" a", "\n\tb"], ["a", "b"]], [STAYS, (0, "exact")]),
+    (
+        "no-break, ideographic and zero-width space",
+        [["a", "b"], ["\xa0a\u3000", "\ufeffb\u200b"]],
+        [STAYS, (0, "exact")],
+    ),
+    ("white space inside", [["a  b", "c"], ["a b", "c"]], [STAYS, STAYS]),
+    ("upper and lower case", [["A", "b"], ["a", "b"]], [STAYS, STAYS]),
     ("another system message", [["system:x", "a", "b"], ["a", "b"]], [STAYS, STAYS]),
     ("the incumbent drops longer continuations", ["ab", "abcd", "abef"], [(1, "prefix"), STAYS, STAYS]),
     ("no messages", ["", "", "ab"], [STAYS, STAYS, STAYS]),
@@ -136,20 +144,45 @@ def test_the_kept_contents_do_not_depend_on_the_order(chats: list[list[str]], ra
 
 GOLDEN = "from curate.filters.duplicates import chain_hashes\n"
 GOLDEN += "f = chain_hashes([[('user', 'hi', None, None, None), ('assistant', 'hé', None, None, None)]])\n"
-GOLDEN += "print(f['chain'].to_list(), f['cluster'].to_list())"
+GOLDEN += "print(f['chain'].to_list(), f['exchange'].to_list(), f['prompt'].to_list())"
 
 
 def test_hashes_are_the_same_in_every_process_and_version() -> None:
-    expected = "[[16996271748115254029, 16861827902265587154]] ['ea013f23aa4f75d2']"
+    expected = "[[16996271748115254029, 16861827902265587154]] [16861827902265587154] [1183266118589023254]"
     printed = subprocess.run([sys.executable, "-c", GOLDEN], capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == expected
 
 
-def test_a_cluster_depends_on_the_first_exchange_alone() -> None:
-    clusters = chain_hashes(messages(["ab", "abcd", "abxy", ["system:x", "a", "b"], "ac", "a"]))["cluster"].to_list()
-    assert len(set(clusters[:4])) == 1
-    assert len(set(clusters)) == 3
-    assert all(len(cluster) == 16 for cluster in clusters)
+def test_the_hash_of_the_first_exchange_leaves_out_the_system_message() -> None:
+    hashes = chain_hashes(messages(["ab", "abcd", "abxy", ["system:x", "a", "b"], "ac", "a"]))["exchange"].to_list()
+    assert len(set(hashes[:4])) == 1
+    assert len(set(hashes)) == 3
+
+
+PROMPTS = ["What is it?", " What is\n it? ", "WHAT IS IT?", "What\xa0is it?", "\ufeffWhat is it?", "Ｗhat is it?"]
+
+
+def test_the_hash_of_the_first_prompt_leaves_out_case_white_space_and_forms() -> None:
+    chats = [[prompt, answer] for prompt in PROMPTS for answer in ("One.", "Two.")] + [["system:x", PROMPTS[0], "y"]]
+    assert chain_hashes(messages(chats))["prompt"].n_unique() == 1
+    assert (
+        chain_hashes(messages([["What is it?", "x"], ["What it is?", "x"], ["Whatisit?", "x"]]))["prompt"].n_unique()
+        == 3
+    )
+
+
+def test_of_copies_the_one_that_trains_the_most_is_kept() -> None:
+    frame = hashed(["ab", "ab", "ab", "abcd", "abcd"]).with_columns(untrained=pl.Series([1, 0, 0, 2, 1]))
+    assert exact_duplicates(frame.head(3)).select("twin", "kind").rows() == [(1, "exact"), STAYS, (1, "exact")]
+    assert exact_duplicates(frame)["twin"].to_list() == [4, 4, 4, 4, None]
+
+
+def test_pieces_of_one_chat_are_no_beginnings_of_each_other() -> None:
+    chats, ids = ["ab", "abcd", "ab", "ab"], ["x_0", "x_2", "y", "x_0"]
+    frame = hashed(chats, ids).with_columns(chat=pl.Series(["x", "x", None, "x"]))
+    assert exact_duplicates(frame).select("twin", "kind").rows() == [
+        STAYS, STAYS, (1, "prefix"), (0, "exact")
+    ]  # fmt: skip
 
 
 def test_names_and_tool_calls_are_part_of_a_message() -> None:
@@ -167,7 +200,7 @@ def test_names_and_tool_calls_are_part_of_a_message() -> None:
 def test_rows_without_messages_have_an_empty_chain() -> None:
     frame = chain_hashes([[], []])
     assert frame["chain"].to_list() == [[], []]
-    assert frame.schema == {"chain": pl.List(pl.UInt64), "cluster": pl.String}
+    assert frame.schema == HASHES
 
 
 # --- train and eval
@@ -187,6 +220,20 @@ def test_small_sets_hold_out_nothing_and_larger_sets_at_least_one_cluster() -> N
         assert "eval" in assign_split(CLUSTERS[start : start + 200], 0.001, 200, "curate")
     assert assign_split(["same"] * 300, 0.01, 200, "curate") == ["train"] * 300
     assert assign_split([], 0.01, 0, "curate") == []
+
+
+def test_a_cluster_larger_than_the_share_to_hold_out_is_trained_on() -> None:
+    for seed in "abcdef":
+        assert "eval" not in set(assign_split(["big"] * 400, 0.5, 0, seed))
+        split = assign_split(["big"] * 400 + CLUSTERS[:4000], 0.05, 200, seed)
+        assert "eval" not in split[:400] and 150 <= split.count("eval") <= 270
+    many = [cluster for cluster in CLUSTERS[:100] for _ in range(3)]  # each is as large as the share
+    assert assign_split(many, 0.01, 200, "curate").count("eval") in (3, 6, 9)
+
+
+def test_nothing_is_held_out_if_that_would_be_far_more_than_the_share() -> None:
+    assert assign_split(["one"] * 150 + ["two"] * 150, 0.01, 200, "curate").count("eval") == 0
+    assert assign_split(["one"] * 290 + ["two"] * 10, 0.01, 200, "curate").count("eval") == 10
 
 
 def test_another_seed_holds_out_other_clusters() -> None:

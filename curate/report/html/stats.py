@@ -201,7 +201,7 @@ def _facts(stats: Stats) -> str:
     duplicates = definition_list(
         (
             (
-                "share their first exchange",
+                "in clusters of two or more",
                 f"{number(copies.members)} conversations, in {number(copies.shared)} clusters",
             ),
             ("largest cluster", largest),

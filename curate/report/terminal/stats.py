@@ -112,8 +112,8 @@ def _duplicates(duplicates: Duplicates) -> RenderableType:
     if duplicates.most_copied is not None:
         times = f"{number(duplicates.copies)} {plural(duplicates.copies, 'copy', 'copies')}"
         terminal.add_row(facts, "most copied", f"{safe_line(duplicates.most_copied)}, {times}")
-    members = f"{number(duplicates.members)} conversations share their first exchange, in {number(duplicates.shared)}"
-    terminal.add_row(facts, "clusters", f"{members} {plural(duplicates.shared, 'cluster')}")
+    shared = f"{number(duplicates.shared)} {plural(duplicates.shared, 'cluster')} of two or more"
+    terminal.add_row(facts, "clusters", f"{number(duplicates.members)} conversations in {shared}")
     if duplicates.example is not None:
         terminal.add_row(
             facts, "largest", f"{number(duplicates.largest)} conversations, such as {safe_line(duplicates.example)}"

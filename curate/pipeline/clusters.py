@@ -1,0 +1,70 @@
+"""Clusters: conversations that are held out together, since the answers of one would give away those of another.
+
+Conversations are in one cluster if they share the first prompt, the dump's own id, or the chat of which a dump has the
+pieces (`id_0`, `id_1`); directly, or through others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+PIECE = r"^(?<chat>.+)_(?<number>0|[1-9]\d{0,3})$"  # the id of a piece: that of its chat, and a number
+MAX_ROWS = 100  # with one id; one that more conversations have is not the id of a chat
+TYPICAL_PIECES = 8  # of a chat, on average, at most; ids such as train_0 … train_99 have more
+
+
+def split_chats(rows: pl.DataFrame) -> pl.Series:
+    """Return the id of the chat that a conversation is a piece of, or null, from `source_id` and `prompt`.
+
+    Ids that end in a number may also be counted ones (`train_0` … `train_999`): then few ids have many numbers each.
+    Three or more conversations that all begin with the same prompt are not pieces, but a chat as it grew.
+    """
+    named = rows.select(pl.col("source_id").str.extract_groups(PIECE).struct.unnest(), "prompt")
+    sizes = named.drop_nulls().group_by("chat").agg(pl.col("number", "prompt").n_unique())
+    sizes = sizes.filter(pl.col("number") <= MAX_ROWS)
+    if sizes.is_empty() or sizes["number"].mean() > TYPICAL_PIECES:  # type: ignore[operator]  # a mean of integers
+        return pl.repeat(None, rows.height, dtype=pl.String, eager=True)
+    chats = sizes.filter((pl.col("number") < 3) | (pl.col("prompt") > 1))["chat"]
+    return named.select(pl.when(pl.col("chat").is_in(chats.implode())).then("chat"))["chat"]
+
+
+def cluster_names(rows: pl.DataFrame) -> pl.Series:
+    """Return the cluster of each conversation: the lowest hash of its first prompts, as 16 hex digits.
+
+    `rows` has prompt, chat, source_id and source_file. An id that is a number counts within its file only.
+    """
+    number = pl.col("source_id").str.contains(r"^\d+$")
+    keys = rows.select(
+        "prompt",
+        "chat",
+        id=pl.when(pl.len().over("source_id") <= MAX_ROWS).then("source_id"),
+        file=pl.when(number).then("source_file"),
+    ).with_row_index("place")
+    edges = [_edges(keys, ["prompt"]), _edges(keys, ["chat"]), _edges(keys, ["id", "file"])]
+    component = pl.Series(_components(rows.height, np.concatenate(edges)))
+    lowest = rows.select(pl.col("prompt").min().over(component)).to_series()
+    unique = lowest.unique()
+    names = pl.Series([f"{prompt:016x}" for prompt in unique], dtype=pl.String)
+    return lowest.replace_strict(unique, names)
+
+
+def _edges(keys: pl.DataFrame, names: list[str]) -> NDArray[np.int64]:
+    """Return [edges, 2]: each place with the first that has the same key."""
+    known = keys.drop_nulls(names[0]).select("place", first=pl.col("place").first().over(names))
+    return known.filter(pl.col("place") != pl.col("first")).to_numpy().astype(np.int64)
+
+
+def _components(size: int, edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the lowest node of each node's component, [size], by joining roots and shortening paths."""
+    root = np.arange(size)
+    while True:
+        left, right = root[edges[:, 0]], root[edges[:, 1]]
+        apart = left != right
+        if not apart.any():
+            return root
+        edges = edges[apart]
+        np.minimum.at(root, np.maximum(left, right)[apart], np.minimum(left, right)[apart])
+        while not np.array_equal(root, root[root]):
+            root = root[root]
