@@ -26,10 +26,11 @@ from curate import markdown
 from curate.errors import RecordError
 from curate.filters import measure
 from curate.ingest.chunker import Chunker
+from curate.ingest.contents import Opener
 from curate.ingest.decode import decode_records
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
-from curate.ingest.streams import Meter, text_blocks
+from curate.ingest.streams import Meter
 from curate.schemas import formats
 from curate.tokenization.tokenizer import load_tokenizer
 
@@ -66,7 +67,7 @@ def _size(texts: Sequence[str]) -> float:
 class _Unhashed(Meter):
     """Counts blocks without hashing them: the design's figure is for cutting, and SHA-256 has its own row."""
 
-    def take(self, block: bytes) -> bytes:
+    def update(self, block: bytes) -> bytes:
         """Count a block."""
         self.bytes += len(block)
         return block
@@ -80,7 +81,8 @@ def _cut(dump: Path) -> int:
     def fail(*damage: object) -> None:
         raise SystemExit(f"damage in {dump}: {damage}")
 
-    blocks = text_blocks(source, _Unhashed(), reader.limits, fail)
+    (content,) = Opener(_Unhashed(), reader.limits, None, fail, fail, lambda _: None).open(source)
+    blocks = (block for block in content.blocks if isinstance(block, bytes))
     return sum(1 for _ in Chunker(blocks, reader.chunk_bytes, reader.max_record_bytes, fail))
 
 

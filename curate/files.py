@@ -15,7 +15,8 @@ import io
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -157,6 +158,15 @@ def scratch_folder(path: Path) -> Path:
     remove(path, path.parent)
     path.mkdir()
     return path
+
+
+@contextmanager
+def spooling(blocks: Iterable[bytes], folder: Path | None = None) -> Iterator[Path]:
+    """Write blocks to a temporary file in `folder` (None: the system's folder for these); it is removed afterwards."""
+    with tempfile.NamedTemporaryFile(prefix="curate-", dir=folder) as file:  # a new file that only this user can read
+        file.writelines(blocks)
+        file.flush()
+        yield Path(file.name)
 
 
 def open_own(path: Path) -> io.BufferedReader:

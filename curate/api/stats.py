@@ -55,9 +55,9 @@ def _is_missing_dump(path: str | Path) -> bool:
     """Return whether a path does not exist and ends like a dump."""
     if Path(path).exists():
         return False
-    from curate.ingest.sources import SUFFIXES
+    from curate.ingest.kinds import is_dump_name
 
-    return Path(path).suffix.lower() in SUFFIXES
+    return is_dump_name(str(path))
 
 
 def _write_page(file: str | Path | None, measured: Stats, curated: CuratedSet | None) -> None:

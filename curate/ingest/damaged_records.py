@@ -58,6 +58,7 @@ class RecordFinder:
         self._first: int | None = None  # of the part that reaches past the last chunk
         self._ranges: list[DamagedRecords] = []
         self._settled = 0  # parts that have become ranges
+        self.first_unverified = 0  # record that is not covered by a checksum; known after `finish`
 
     def add(self, chunk: Chunk) -> None:
         """Take the next chunk; the failed parts that end in it are known."""
@@ -78,6 +79,8 @@ class RecordFinder:
         for failed in self.verification.failed[self._settled :]:
             self._begin(failed, None)
             self._settle(failed, self.records)
+        self._begin(FailedText(self.verification.verified, self.verification.offset, ""), None)
+        self.first_unverified = self.records if self._first is None else self._first
         self._held = None
         return self._ranges
 

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from curate.errors import InputError
 from curate.ingest.chunker import Chunker
 from curate.ingest.containers import delimited, parquet
-from curate.ingest.containers.table import Table
+from curate.ingest.containers.table import Rows, Table
+from curate.ingest.contents import Content, Opener, is_checked
 from curate.ingest.damage import GAP_TEXT, Damage, ReportDamage, Verification
 from curate.ingest.damaged_records import DamagedRecords, RecordFinder
 from curate.ingest.decode import Chunk, is_json_record
-from curate.ingest.sources import Source, describe, no_record
-from curate.ingest.streams import ExpansionError, Limits, Meter, is_compressed, text_blocks
+from curate.ingest.kinds import DELIMITED, describe
+from curate.ingest.sources import Source, no_record, problem_of
+from curate.ingest.streams import ExpansionError, Limits, Meter, check_expansion
 from curate.ingest.table_chunks import RowFinder, TableChunks
 from curate.ingest.text.encodings import UTF8, advise, transcode
 from curate.ingest.unread import UnreadFile, describe_skipped
 
 MAX_LEADING_DAMAGE = 64 << 20  # bytes; a file with more damage than that at its start is not a dump
+
+
+TableReader = Callable[[Source, Path, Meter, Limits, int, Callable[[str], None]], Table]
+TABLE_READERS: dict[str, TableReader] = {"parquet": parquet.read_table}  # of the kinds that are read at random
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Reader:
     stream failed) are complete when the iteration ends. `bytes_total` counts the bytes on disk of all sources; it is
     None if a size is unknown. A record of `max_record_bytes` or more is damage. `encoding` is that of text without a
     byte-order mark.
+    `scratch` is the folder for members of archives that are read at random; None is the system's.
     Raises InputError for a source without a complete record, or one that expands past the limits.
     """
 
@@ -77,6 +85,7 @@ class Reader:
         self._losses: list[tuple[int, str, int | None]] = []  # index of the warning, file, bytes on disk if known
         self._finder: RecordFinder | RowFinder | None = None
         self._problems: list[str] = []  # of the sources that could not be read, as errors
+        self.scratch: Path | None = None
 
     @property
     def inputs(self) -> list[InputFile]:
@@ -101,7 +110,12 @@ class Reader:
         for source in self.sources:
             if source.damage and source.file not in self._meters:  # once for each file, before its first member
                 self._warn(source.file, source.bytes or 0, 0, source.damage)
-            yield from self._limited_chunks(source)
+            skipped: list[Source] = []
+            for content in self._contents(source, skipped):
+                yield from self._limited_chunks(content)
+                if self.limit is not None and self.records_read >= self.limit:
+                    break
+            self._warn_of_skipped(skipped)
             if self.limit is not None and self.records_read >= self.limit:
                 break
         else:
@@ -117,10 +131,28 @@ class Reader:
             ]
             raise no_record(unread + self._problems or [f"no record in {names}; {advice}"])
 
-    def _limited_chunks(self, source: Source) -> Iterator[Chunk]:
-        """Yield a source's chunks up to the limit, and note which of their records may be altered."""
+    def _contents(self, source: Source, skipped: list[Source]) -> Iterator[Content]:
+        """Yield what a source's records are read from; members of a stream that are not read are added to `skipped`."""
+        opener = Opener(
+            self._open_meter(source.file),
+            self.limits,
+            self.scratch,
+            self._note_container_damage,
+            partial(self._note_unread_member, skipped),
+            self.damaged_records.extend,
+        )
+        try:
+            yield from opener.open(source)
+        except ExpansionError:
+            raise
+        except InputError as error:
+            self._note_problem(source, error)
+
+    def _limited_chunks(self, content: Content) -> Iterator[Chunk]:
+        """Yield chunks up to the limit, and note which of their records may be altered."""
         stop = 0
-        for chunk in self._chunks_or_problem(source):
+        self._finder = None
+        for chunk in self._chunks_or_problem(content):
             left = math.inf if self.limit is None else self.limit - self.records_read
             if left <= 0:
                 break
@@ -128,36 +160,55 @@ class Reader:
             self.records_read += chunk.count
             stop = chunk.first + chunk.count
             yield chunk
-        ranges = self._finder.finish() if self._finder is not None else []
+        finder: RecordFinder | RowFinder | None = self._finder  # set while the chunks were read
+        ranges = finder.finish() if finder is not None else []
         self.damaged_records += [
             replace(records, stop=min(records.stop, stop)) for records in ranges if records.first < stop
         ]
+        first = finder.first_unverified if finder is not None and content.path is None else 0
+        for doubt in content.doubts:
+            doubt.add(content.source.name, first, stop)
 
     def _warn_of_unread(self) -> None:
         """Warn of what was not read: of each file with a problem, and of those with other names by folder or zip."""
-        skipped: dict[str, list[Source]] = {}
         for source in self._found_unread:
-            if source.skipped_in:
-                skipped.setdefault(source.skipped_in, []).append(source)
-            else:
+            if not source.skipped_in:
                 self._warn_unread(source.name, source.problem)
-        for place, sources in skipped.items():
-            self._warn(place, 0, 0, describe_skipped([source.member_name or source.file for source in sources]))
+        self._warn_of_skipped([source for source in self._found_unread if source.skipped_in])
+
+    def _warn_of_skipped(self, sources: Sequence[Source]) -> None:
+        """Warn once for each folder and archive of what is in it that does not look like a dump."""
+        places: dict[str, list[str]] = {}
+        for source in sources:
+            places.setdefault(source.skipped_in, []).append(source.name.removeprefix(f"{source.skipped_in}/"))
+        for place, names in places.items():
+            self._warn(place, 0, 0, describe_skipped(names))
+
+    def _note_unread_member(self, skipped: list[Source], source: Source) -> None:
+        self._note_unread(source, source.problem)
+        if source.skipped_in:
+            skipped.append(source)
+        elif source.name not in self._container_damage:  # which has a warning
+            self._problems.append(f"input {source.name!r} {source.problem}")
+            self._warn_unread(source.name, source.problem)
+
+    def _note_problem(self, source: Source, error: InputError) -> None:
+        problem = problem_of(source, error)
+        self._problems.append(str(error))
+        self._note_unread(source, problem)
+        self._warn_unread(source.name, problem)
 
     def _warn_unread(self, name: str, problem: str) -> None:
         self.warnings.append(Damage(name, 0, 0, f"{name} is not read: it {problem}"))
 
-    def _chunks_or_problem(self, source: Source) -> Iterator[Chunk]:
-        """Yield a source's chunks; if it cannot be read (any further), say so, and leave the others to be read."""
+    def _chunks_or_problem(self, content: Content) -> Iterator[Chunk]:
+        """Yield chunks; if a content cannot be read (any further), say so, and leave the others to be read."""
         try:
-            yield from self._checked_chunks(source)
+            yield from self._checked_chunks(content)
         except ExpansionError:
             raise
         except InputError as error:
-            problem = str(error).partition(repr(source.name))[2].strip() or str(error)
-            self._problems.append(str(error))
-            self._note_unread(source, problem)
-            self._warn_unread(source.name, problem)
+            self._note_problem(content.source, error)
 
     def _note_unread(self, source: Source, problem: str) -> None:
         self.unread.append(UnreadFile(source.name, problem))
@@ -192,14 +243,15 @@ class Reader:
             damage = self.warnings[index]
             self.warnings[index] = replace(damage, text=f"{damage.text}, {estimate}")
 
-    def _checked_chunks(self, source: Source) -> Iterator[Chunk]:
-        """Yield a source's chunks once one of them has a complete record; raise InputError if none does.
+    def _checked_chunks(self, content: Content) -> Iterator[Chunk]:
+        """Yield chunks once one of them has a complete record; raise InputError if none does.
 
-        One damaged member of a zip may have none, if the zip has other members.
+        One damaged member of an archive may have none, if it has other members.
         """
+        source = content.source
         pending: list[Chunk] = []
         has_record = False
-        for chunk in self._chunks(source):
+        for chunk in self._chunks(content):
             has_record = has_record or any(
                 span.kind != "damage" and is_json_record(chunk, span) for span in chunk.spans
             )
@@ -211,41 +263,45 @@ class Reader:
             elif sum(len(chunk.data) for chunk in pending) > MAX_LEADING_DAMAGE:
                 break
         self._any_record = self._any_record or has_record
-        damage = self._container_damage.get(source.name, "")
+        damage = self._damage_around(source)
         if damage and source.optional:
             yield from pending
-        elif pending and source.is_delimited:
+        elif pending and content.kind is DELIMITED:
             raise InputError(f"input {source.name!r} has no row that can be read; {pending[0].spans[0].error}")
         elif pending:
-            content = describe(pending[0].data[:512])
+            found = describe(pending[0].data[:512])
             advice = f"; {damage}" if damage else advise(pending[0].data) or "; give a JSON or JSONL dump"
-            raise InputError(f"input {source.name!r} has no complete JSON record; it is {content}{advice}")
+            raise InputError(f"input {source.name!r} has no complete JSON record; it is {found}{advice}")
 
-    def _chunks(self, source: Source) -> Iterator[Chunk]:
-        meter = self._open_meter(source.file)
-        self._finder = None
-        if source.path is not None and source.kind == "parquet":
-            report = partial(self._warn, source.name, 0, 0)
-            table = parquet.read_table(source, source.path, meter, self.limits, self.max_record_bytes, report)
+    def _damage_around(self, source: Source) -> str:
+        """Return what is wrong with a container that a source is in; empty if nothing is."""
+        found = (text for name, text in self._container_damage.items() if f"{source.name}/".startswith(f"{name}/"))
+        return next(found, "")
+
+    def _chunks(self, content: Content) -> Iterator[Chunk]:
+        source = content.source
+        if content.path is not None:
+            table = self._read_table(source, TABLE_READERS[content.kind.name], content.path)
             yield from self._table_chunks(source, table, Verification())
             return
         previous_warnings = len(self.warnings)
         verification = Verification()
-        note_damage, note_unread = partial(self._note_container_damage, source), partial(self._note_unread, source)
-        blocks = text_blocks(source, meter, self.limits, note_damage, note_unread)
-        blocks = transcode(blocks, self.encoding, partial(self._warn, source.name, 0, 0))
+        blocks = transcode(content.blocks, self.encoding, partial(self._warn, source.name, 0, 0))
         text = verification.remove_marks(blocks)
-        if source.is_delimited:
-            table = delimited.read_table(text, source.name, self.max_record_bytes)
-            yield from self._table_chunks(source, table, verification)
+        if content.kind is DELIMITED:
+            yield from self._table_chunks(
+                source, delimited.read_table(text, source.name, self.max_record_bytes), verification
+            )
             return
         self._finder = finder = RecordFinder(source.name, verification)
-        report = partial(self._note_text_damage, source, verification)
-        chunker = self._chunker(text, report)
+        chunker = self._chunker(text, partial(self._note_text_damage, source, verification))
         count = yield from self._number(source, chunker, finder)
-        if count or (source.optional and source.name in self._container_damage):
+        damage_around = self._damage_around(source)
+        if count or (source.optional and damage_around):
             return
-        reasons = [damage.text for damage in self.warnings[previous_warnings:]]
+        reasons = [damage.text for damage in self.warnings[previous_warnings:]] or [damage_around][
+            : bool(damage_around)
+        ]
         if reasons or not chunker.arrays:
             raise InputError(f"input {source.name!r} has no record: {'; '.join(reasons) or 'only white space'}")
         self._warn(source.name, 0, 0, "an empty array, no record")
@@ -259,6 +315,20 @@ class Reader:
 
     def _chunker(self, text: Iterator[bytes], report: ReportDamage) -> Chunker:
         return Chunker(text, self.chunk_bytes, self.max_record_bytes, report)
+
+    def _read_table(self, source: Source, read_table: TableReader, path: Path) -> Table:
+        """Open a table: one of the sources, or a temporary file, which has counts and limits of its own."""
+        report = partial(self._warn, source.name, 0, 0)
+        if source.path == path:
+            return read_table(source, path, self._meter, self.limits, self.max_record_bytes, report)
+        spooled = replace(source, path=path, bytes=path.stat().st_size)
+        table = read_table(spooled, path, Meter(), self.limits, self.max_record_bytes, report)
+        return replace(table, rows=self._limit_rows(source, table.rows))
+
+    def _limit_rows(self, source: Source, rows: Iterator[Rows]) -> Iterator[Rows]:
+        for each in rows:
+            check_expansion(len(each.data), source, self._meter, self.limits)
+            yield each
 
     def _table_chunks(self, source: Source, table: Table, verification: Verification) -> Iterator[Chunk]:
         chunks = TableChunks(source.name, table, self.chunk_bytes, verification)
@@ -286,7 +356,7 @@ def find_damaged_records(sources: Sequence[Source]) -> list[DamagedRecords]:
 
     For those who use each record as it is read: a checksum is known only at the end of its stream.
     """
-    compressed = [source for source in sources if is_compressed(source)]
+    compressed = [source for source in sources if is_checked(source)]
     if not compressed:
         return []
     reader = Reader(compressed)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
+import contextlib
+import html
 import itertools
 import os
+import re
 import stat
 import zipfile
 from collections import Counter
@@ -12,31 +14,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from curate.errors import InputError
+from curate.errors import InputError, error_message
+from curate.ingest import kinds
 from curate.ingest.containers import zip_directory
-from curate.ingest.containers.zip_members import Member
+from curate.ingest.containers.zip_members import Member, member_head
+from curate.ingest.kinds import HEAD_BYTES, NOT_A_DUMP, SUFFIXES
 from curate.ingest.unread import is_hidden, is_negligible
 
-DELIMITED_SUFFIXES = (".csv", ".tsv", ".tab")
-TEXT_SUFFIXES = (".json", ".jsonl", ".ndjson", *DELIMITED_SUFFIXES, ".gz", ".zst")
 MAX_CAUSES = 3  # named in one error
-SUFFIXES = (*TEXT_SUFFIXES, ".zip", ".parquet")
 NO_NAME = "a member without a name"
-NOT_A_DUMP = "has another ending than a dump"
-
-FOREIGN = (  # first bytes of files that cannot have records, and their types
-    (b"%PDF", "a PDF document"),
-    (b"\x89PNG", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"BZh", "bzip2-compressed (unpack it first)"),
-    (b"\xfd7zXZ", "xz-compressed (unpack it first)"),
-    (b"7z\xbc\xaf", "a 7-Zip archive (unpack it first)"),
-    (b"Rar!", "a RAR archive (unpack it first)"),
-    (b"SQLite format 3", "an SQLite database"),
-    (b"ARROW1", "an Arrow file (save it as parquet first)"),
-    (b"\x7fELF", "a program"),
-    (b"version https://git-lfs", "a pointer of Git LFS in place of the file (fetch it with git lfs pull)"),
-)
+MAX_SHEETS = 10  # named in one message
+SHEET = re.compile(rb'<sheet [^>]*?name="([^"]*)"')
 
 
 @dataclass(frozen=True)
@@ -46,7 +34,7 @@ class Source:
     path: Path | None  # None: standard input
     file: str  # the name of the file: its path relative to the argument
     bytes: int | None  # size on disk; None where it is unknown (a pipe)
-    kind: str = "text"  # text (compressed or not) | parquet | zip | unread
+    kind: str = "text"  # text (compressed or not, or an archive) | a kind that is read at random | zip | unread
     member_name: str = ""  # of a zip's member
     member: Member | None = field(default=None, repr=False)  # of a zip
     damage: str = ""  # of a zip whose directory is lost or damaged: a description
@@ -60,10 +48,15 @@ class Source:
         """The `source_file` of its records."""
         return f"{self.file}/{self.member_name}" if self.member_name else self.file
 
-    @property
-    def is_delimited(self) -> bool:
-        """Whether its name is that of a CSV or TSV file, compressed or not."""
-        return self.name.lower().removesuffix(".gz").removesuffix(".zst").endswith(DELIMITED_SUFFIXES)
+    def inside(self, member_name: str) -> Source:
+        """Return a member of this archive."""
+        outer = f"{self.member_name}/" if self.member_name else ""
+        return replace(self, member_name=f"{outer}{member_name}")
+
+    def skip(self, problem: str, archive: Source | None = None) -> Source:
+        """Return this source as not read; `archive` is around it."""
+        place = archive.name if archive is not None and problem == NOT_A_DUMP else ""
+        return replace(self, kind="unread", problem=problem, skipped_in=place)
 
 
 def open_inputs(arguments: Sequence[str | Path]) -> list[Source]:
@@ -88,6 +81,11 @@ def no_record(causes: Sequence[str]) -> InputError:
     return InputError(f"none of {len(causes)} inputs has a record: {'; '.join(causes[:MAX_CAUSES])}{more}")
 
 
+def problem_of(source: Source, error: InputError) -> str:
+    """Return what an error says about a source, to be read after its name."""
+    return str(error).partition(repr(source.name))[2].strip() or str(error)
+
+
 def _sources(argument: str | Path) -> list[Source]:
     if str(argument) == "-":
         return [Source(None, "stdin", None)]
@@ -98,7 +96,7 @@ def _sources(argument: str | Path) -> list[Source]:
         return _file_sources(path / "conversations.parquet", "conversations.parquet")
     sources = [source for file, problem in _walk(path) for source in _folder_sources(path, file, problem)]
     if all(source.skipped_in for source in sources):
-        problem = f"is a folder that has no dump: none of its files ends in {' '.join(SUFFIXES)}"
+        problem = f"is a folder that has no dump: none of its files looks like one, by {' '.join(SUFFIXES)} or content"
         sources.append(_unread(path, path.name or str(path), problem))
     return sources
 
@@ -138,11 +136,22 @@ def _folder_sources(folder: Path, path: Path, problem: str) -> list[Source]:
     name = path.relative_to(folder).as_posix()
     if problem:
         return [_unread(path, name, problem)]
-    if not name.lower().endswith(SUFFIXES):
-        return [] if is_negligible(name) else [_unread(path, name, NOT_A_DUMP, _utf8(folder.name or str(folder)))]
+    is_dump = kinds.is_dump_name(name)
+    if not is_dump and is_negligible(name):
+        return []
     if not path.is_file():  # reading a pipe would block forever
         return [_unread(path, name, "is a broken link" if path.is_symlink() else "is not a regular file")]
+    reason = "" if is_dump else _unread_reason(path)
+    if reason:
+        return [_unread(path, name, reason, _utf8(folder.name or str(folder)) if reason == NOT_A_DUMP else "")]
     return _file_sources(path, name)
+
+
+def _unread_reason(path: Path) -> str:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+        return f"{kinds.unread_reason(head, path.name)}{_sheets(path, head)}"
+    return ""  # what is wrong with it is named where it is opened
 
 
 def _unread(path: Path, name: str, problem: str, skipped_in: str = "") -> Source:
@@ -169,63 +178,80 @@ def _file_sources(path: Path, name: str) -> list[Source]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(512)
-        is_zip = head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
-        if is_zip or (name.lower().endswith(".zip") and zipfile.is_zipfile(path)):  # its first bytes are damaged
-            return _zip_sources(path, name, size, base)
+            head = file.read(HEAD_BYTES)
+        if (file_type := kinds.foreign(head, name)) is not None:
+            return [_unread(path, name, f"is {file_type}{_sheets(path, head)}")]
+        # The first bytes of a zip may be damaged.
+        if head.startswith(kinds.ZIP.magic) or (kinds.by_name(name) is kinds.ZIP and zipfile.is_zipfile(path)):
+            return list_zip(Source(path, name, size, base=base), path)
     except OSError as error:
         return [_unread(path, name, f"cannot be read: {error_message(error)}")]
     if not head:
         return [_unread(path, name, "is empty (0 bytes)")]
-    if (file_type := foreign_file_type(head)) is not None:
-        return [_unread(path, name, f"is {file_type}, not a .json, .jsonl or .parquet dump")]
-    return [Source(path, name, size, "parquet" if head.startswith(b"PAR1") else "text", base=base)]
+    kind = kinds.recognise(head, name)
+    plain = kinds.compression_name(head) is None
+    return [Source(path, name, size, kind.name if kind.access == "file" and plain else "text", base=base)]
 
 
-def _zip_sources(path: Path, name: str, size: int, base: str) -> list[Source]:
+def _sheets(path: Path, head: bytes) -> str:
+    """Return the names of a workbook's sheets, to be read after its description."""
+    if kinds.foreign(head, path.name) is not kinds.WORKBOOK:
+        return ""
+    with contextlib.suppress(zipfile.BadZipFile, KeyError, OSError), zipfile.ZipFile(path) as archive:
+        with archive.open("xl/workbook.xml") as member:
+            names = [html.unescape(name.decode("utf-8", "replace")) for name in SHEET.findall(member.read(1 << 20))]
+        more = f" and {len(names) - MAX_SHEETS} more" if len(names) > MAX_SHEETS else ""
+        return f" ({', '.join(map(repr, names[:MAX_SHEETS]))}{more})" if names else ""
+    return ""
+
+
+def list_zip(zipped: Source, path: Path) -> list[Source]:
+    """Return the members of a zip as sources; `path` is where its bytes are. Raises OSError if they cannot be read."""
     listing = zip_directory.list_members(path)
     if listing.damage and not listing.members:
-        return [_unread(path, name, "is a damaged zip: its directory is lost, and no member can be recovered")]
+        problem = "is a damaged zip: its directory is lost, and no member can be recovered"
+        return [zipped.skip(problem)]
     sources: list[Source] = []
     counts: Counter[str] = Counter()  # of members by name
     for member in listing.members:
         # The directory and the member's own header may differ in the name, where one of them is damaged.
-        full_name = next(filter(_is_dump_name, member.names), member.names[0])
-        if full_name.endswith("/") or _need_not_be_named(full_name):
+        full_name = next(filter(is_dump_member, member.names), member.names[0])
+        if full_name.endswith("/") or is_negligible_member(full_name):
             continue
-        member_name = _safe_name(full_name) or NO_NAME
+        member_name = safe_name(full_name)
         counts[member_name] += 1
         member_name += f"#{counts[member_name]}" if counts[member_name] > 1 else ""
-        source = Source(path, name, size, "zip", member_name, member, listing.damage, base=base)
-        is_dump = _is_dump_name(full_name)
-        sources.append(source if is_dump else replace(source, kind="unread", problem=NOT_A_DUMP, skipped_in=name))
+        source = replace(zipped.inside(member_name), path=path, kind="zip", member=member, damage=listing.damage)
+        is_dump = is_dump_member(full_name)
+        reason = "" if is_dump else kinds.unread_reason(member_head(path, member, HEAD_BYTES), full_name)
+        sources.append(source.skip(reason, zipped) if reason else source)
     dumps = sum(not source.problem for source in sources)
     if not dumps:
         count = len(listing.members)
-        problem = f"is a zip that has no dump: none of its {count} members ends in {' '.join(TEXT_SUFFIXES)}"
-        sources.append(_unread(path, name, problem))
+        problem = f"is a zip that has no dump: none of its {count} members looks like one"
+        sources.append(zipped.skip(problem))
     return [replace(source, optional=dumps > 1) for source in sources]
 
 
-def _is_dump_name(name: str) -> bool:
-    """Return whether a zip's member of this name is a dump, and not one of the files that macOS adds."""
-    return name.lower().endswith(TEXT_SUFFIXES) and not _is_of_macos(name)
+def is_dump_member(name: str) -> bool:
+    """Return whether an archive's member of this name is a dump, and not one of the files that macOS adds."""
+    return kinds.is_dump_name(name) and not _is_of_macos(name)
 
 
 def _is_of_macos(name: str) -> bool:
     return "__MACOSX" in name.split("/") or name.rpartition("/")[2].startswith("._")
 
 
-def _need_not_be_named(name: str) -> bool:
-    """Return whether a member of a zip is not read and not named either."""
-    return not _is_dump_name(name) and (is_hidden(name) or is_negligible(name))
+def is_negligible_member(name: str) -> bool:
+    """Return whether a member of an archive is not read and not named either."""
+    return not is_dump_member(name) and (is_hidden(name) or is_negligible(name))
 
 
-def _safe_name(member: str) -> str:
+def safe_name(member: str) -> str:
     """Return a member's path without parts that leave its folder. It is only shown, never written to."""
     parts = member.replace("\\", "/").split("/")
     safe = "/".join(part for part in parts if part not in ("", ".", ".."))
-    return safe.encode("utf-8", "replace").decode()
+    return safe.encode("utf-8", "replace").decode() or NO_NAME
 
 
 def _deduplicate(sources: Iterable[Source]) -> Iterator[Source]:
@@ -254,32 +280,3 @@ def _rename_duplicates(sources: list[Source]) -> list[Source]:
 def _with_parents(source: Source, level: int) -> str:
     """Return a file's name with up to `level` more parent folders."""
     return PurePosixPath(*PurePosixPath(source.base).parts[1:][-level:], source.file).as_posix()
-
-
-def foreign_file_type(head: bytes) -> str | None:
-    """Name the type of a file that cannot have records, from its first bytes; None if it may be a dump."""
-    for magic, file_type in FOREIGN:
-        if head.startswith(magic):
-            return file_type
-    if head[257:262] == b"ustar":
-        return "a tar archive (unpack it first)"
-    text = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
-    if text.startswith(b"<"):
-        return "an HTML page" if b"<!doctype html" in text or b"<html" in text else "XML or HTML"
-    return None
-
-
-def describe(head: bytes) -> str:
-    """Describe the first bytes of a text, for an error message."""
-    if (file_type := foreign_file_type(head)) is not None:
-        return file_type
-    text = head.decode("utf-8", "replace")[:40]
-    if b"\x00" in head or text.count("�") > len(text) // 4:
-        return f"binary data that begins with 0x{head[:8].hex()}"
-    return f"text that begins with {text.strip()[:30]!r}"
-
-
-def error_message(error: BaseException) -> str:
-    """Return the message of an error, on one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())

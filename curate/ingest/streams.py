@@ -1,29 +1,31 @@
-"""Turn a source into blocks of text: decompress and hash it, and limit how far it expands."""
+"""Read a source from disk in blocks: hash it, and limit how far it expands."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from curate.errors import InputError
-from curate.ingest.containers.compression import GZIP, ZSTD, Format, expand
-from curate.ingest.containers.zip_members import Member, UnreadableMember, member_blocks
+from curate.errors import InputError, error_message
+from curate.ingest.containers.compression import FORMATS, Format
+from curate.ingest.containers.zip_members import UnreadableMember, member_blocks
 from curate.ingest.damage import Block, ReportLoss
-from curate.ingest.sources import Source, error_message
+from curate.ingest.kinds import HEAD_BYTES, TEXT, compression_name, recognise
+from curate.ingest.sources import Source
 from curate.ingest.text.encodings import BOMS
 
 BLOCK_BYTES = 1 << 20  # read from disk at a time
 MIN_RATIO_BYTES = 64 << 20  # the expansion ratio is checked from this many expanded bytes on
 
 Buffer = bytes  # in the class `Meter`, `bytes` is a field
-COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "a zip"}
-
+TEXT_LAYER = -1
 TEXT_STARTS = tuple(bytes([byte]) for byte in b' \t\r\n,[{"')
+SUFFIX_FORMATS = ((".gz", "gzip"), (".zst", "zstd"), (".bz2", "bzip2"), (".xz", "xz"), (".lzma", "LZMA"))
 
 
 class ExpansionError(InputError):
@@ -43,9 +45,14 @@ class Meter:
     """What has been read of one file on disk. `sha256` is None unless the file was read to its end."""
 
     bytes: int = 0
-    expanded: int = 0
+    layers: Counter[int] = field(default_factory=Counter)  # bytes that containers expanded to, by layer
     sha256: str | None = None
     digest: hashlib._Hash = field(default_factory=hashlib.sha256, repr=False)
+
+    @property
+    def expanded(self) -> int:
+        """The bytes of text in compressed files and archives."""
+        return self.layers[TEXT_LAYER]
 
     def update(self, block: Buffer) -> Buffer:
         """Count and hash a block as it is on disk, and return it."""
@@ -54,74 +61,30 @@ class Meter:
         return block
 
 
-def text_blocks(
-    source: Source, meter: Meter, limits: Limits, report: ReportLoss, note_unread: Callable[[str], None]
-) -> Iterator[Block]:
-    """Yield the text behind a source in its own encoding, block by block, with marks for what a checksum says about it.
-
-    Damage to a compressed stream is reported, not raised. `note_unread` is called with the reason if a zip's member,
-    one of several, cannot be read at all.
-    """
-    zipped = source.path is not None and source.member is not None
-    blocks: Iterator[Block] = _disk_blocks(source, meter)
-    if source.path is not None and source.member is not None:
-        blocks = _zip_blocks(source, source.path, source.member, meter, report, note_unread)
-    head, blocks = _peek(blocks)
-    if head.startswith((b"PK\x03\x04", b"PAR1")):
-        raise InputError(f"input {source.name!r} is a zip or Parquet file inside a stream; give its own path")
-    compression = _compression(head, source.name)
-    if compression is not None:
-        blocks = expand(compression, blocks, report)
-    if compression is not None or zipped:
-        blocks = _limit_expansion(blocks, source, meter, limits)
-    return _refuse_nested(blocks, source)
-
-
-def is_compressed(source: Source) -> bool:
-    """Return whether a file is compressed, or a member of a zip; False for standard input and pipes."""
-    if source.path is None or source.bytes is None or source.kind == "parquet":
-        return False
-    if source.member is not None:
-        return True
-    with source.path.open("rb") as file:
-        return _compression(file.read(4), source.name) is not None
-
-
-def _compression(head: bytes, name: str) -> Format | None:
-    """Return the compression of a stream by its first bytes; by its name where these cannot be text."""
-    if head.startswith(b"\x1f\x8b"):
-        return GZIP
-    # A zstd frame, or a skippable frame: 0x184D2A50 to 0x184D2A5F, little-endian (RFC 8878, section 3.1.2).
-    if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
-        return ZSTD
-    if head[:1] in TEXT_STARTS or head.startswith(tuple(bom for bom, _ in BOMS)):
+def compression(head: bytes, name: str) -> Format | None:
+    """Return the compression of a stream by its first bytes; by its name where these are of no known kind."""
+    if (found := compression_name(head)) is not None:
+        return FORMATS[found]
+    if head[:1] in TEXT_STARTS or head.startswith(tuple(bom for bom, _ in BOMS)) or recognise(head) is not TEXT:
         return None
-    return next((form for suffix, form in ((".gz", GZIP), (".zst", ZSTD)) if name.lower().endswith(suffix)), None)
+    return next((FORMATS[form] for suffix, form in SUFFIX_FORMATS if name.lower().endswith(suffix)), None)
 
 
-def _refuse_nested(blocks: Iterator[Block], source: Source) -> Iterator[Block]:
-    """Return the blocks; raise InputError if they are compressed once more."""
-    head, blocks = _peek(blocks)
-    for magic, kind in COMPRESSED.items():
-        if head.startswith(magic):
-            raise InputError(f"input {source.name!r} is compressed twice, with {kind} inside; unpack it once")
-    return blocks
-
-
-def _peek(blocks: Iterator[Block]) -> tuple[bytes, Iterator[Block]]:
-    """Return the first bytes, at least 4 if the stream is that long, and all blocks."""
+def peek(blocks: Iterator[Block]) -> tuple[bytes, Iterator[Block]]:
+    """Return the first bytes, at least HEAD_BYTES if the stream is that long, and all blocks."""
     first: list[Block] = []
     head = b""
     for block in blocks:
         first.append(block)
         if isinstance(block, bytes):
             head += block
-        if len(head) >= 4:
+        if len(head) >= HEAD_BYTES:
             break
     return head, itertools.chain(first, blocks)
 
 
-def _disk_blocks(source: Source, meter: Meter) -> Iterator[bytes]:
+def disk_blocks(source: Source, meter: Meter) -> Iterator[Block]:
+    """Yield the bytes of a file or of standard input."""
     try:
         if source.path is None:
             yield from _read(sys.stdin.buffer, meter)
@@ -147,10 +110,11 @@ def hash_whole(path: Path, meter: Meter) -> None:
             meter.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _zip_blocks(
-    source: Source, path: Path, member: Member, meter: Meter, report: ReportLoss, note_unread: Callable[[str], None]
-) -> Iterator[Block]:
+def zip_blocks(source: Source, meter: Meter, report: ReportLoss, note_unread: Callable[[str], None]) -> Iterator[Block]:
     """Yield the bytes of a zip's member; one of several is reported as damage if it cannot be read."""
+    path, member = source.path, source.member
+    if path is None or member is None:
+        raise TypeError(f"{source.name!r} is not a member of a zip")
     try:
         hash_whole(path, meter)
         yield from member_blocks(path, member, report)
@@ -165,24 +129,31 @@ def _zip_blocks(
         raise InputError(f"zip member {source.name!r} cannot be read: {error_message(error)}") from None
 
 
-def _limit_expansion(blocks: Iterator[Block], source: Source, meter: Meter, limits: Limits) -> Iterator[Block]:
+def limit_expansion(
+    blocks: Iterator[Block], source: Source, meter: Meter, limits: Limits, layer: int
+) -> Iterator[Block]:
+    """Yield the blocks; raise ExpansionError if they expand past the limits.
+
+    `layer` numbers the containers around them, from the outside; TEXT_LAYER is the innermost, the text of dumps.
+    """
     for block in blocks:
-        check_expansion(len(block) if isinstance(block, bytes) else 0, source, meter, limits)
+        check_expansion(len(block) if isinstance(block, bytes) else 0, source, meter, limits, layer)
         yield block
 
 
-def check_expansion(size: int, source: Source, meter: Meter, limits: Limits) -> None:
-    """Count `size` more bytes of text; raise ExpansionError if a file expands past the limits, as a bomb does."""
-    meter.expanded += size  # of all members of a zip, which may share bytes
-    packed = max(1, (source.bytes or 0) if source.kind in ("zip", "parquet") else meter.bytes)
-    if meter.expanded > limits.expanded_bytes:
+def check_expansion(size: int, source: Source, meter: Meter, limits: Limits, layer: int = TEXT_LAYER) -> None:
+    """Count `size` more bytes of a layer; raise ExpansionError if a file expands past the limits, as a bomb does."""
+    meter.layers[layer] += size  # of all members of an archive, which may share bytes
+    expanded = meter.layers[layer]
+    packed = max(1, source.bytes or meter.bytes)
+    if expanded > limits.expanded_bytes:
         raise ExpansionError(
             f"input {source.name!r} expands past the limit of {limits.expanded_bytes:,} bytes (from {packed:,}); "
             f"if that is right, raise max_expanded_bytes in the recipe"
         )
-    if meter.expanded > max(MIN_RATIO_BYTES, packed * limits.expansion):
+    if expanded > max(MIN_RATIO_BYTES, packed * limits.expansion):
         raise ExpansionError(
-            f"input {source.name!r} expands {meter.expanded // packed:,} times (from {packed:,} bytes to over "
-            f"{meter.expanded:,}), past the limit of {limits.expansion:,}; "
+            f"input {source.name!r} expands {expanded // packed:,} times (from {packed:,} bytes to over "
+            f"{expanded:,}), past the limit of {limits.expansion:,}; "
             f"if that is right, raise max_expansion in the recipe"
         )

@@ -124,6 +124,12 @@ class RowFinder:
         self._offset = self.verification.offset
         self._places.append((rows.first, rows.first + rows.count, start, self._offset))
 
+    @property
+    def first_unverified(self) -> int:
+        """The first row that no checksum covers."""
+        rows = (first for first, _, _, stop in self._places if stop > self.verification.verified)
+        return next(rows, self._places[-1][1] if self._places else 0)
+
     def finish(self) -> list[DamagedRecords]:
         """Return the ranges of these rows; no rows follow."""
         ranges = []

@@ -47,10 +47,11 @@ def is_negligible(name: str) -> bool:
 
 
 def describe_skipped(names: Sequence[str]) -> str:
-    """Return one line on the files of a folder or zip that are not read because of their names."""
+    """Return one line on the files of a folder or zip that do not look like dumps."""
     more = f", and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
     verb = (
-        "file is not read because of its ending" if len(names) == 1 else "files are not read because of their endings"
+        "file is not read: it does not look like a dump"
+        if len(names) == 1
+        else "files are not read: they do not look like dumps"
     )
-    shown = ", ".join(names[:MAX_NAMES]) + more
-    return f"{len(names):,} {verb}: {shown}; to read one, unpack it and give its own name"
+    return f"{len(names):,} {verb}: {', '.join(names[:MAX_NAMES])}{more}; to read one, unpack it and give its own name"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import math
 import os
 import random
@@ -46,10 +48,22 @@ def packed_zip(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def packed_times(count: int, pack: Callable[[bytes], bytes], data: bytes) -> bytes:
+    return pack(packed_times(count - 1, pack, data)) if count else data
+
+
 @pytest.mark.parametrize(
     "pack",
     [
         pytest.param(gzip.compress, id="gzip"),
+        pytest.param(bz2.compress, id="bzip2"),
+        pytest.param(lambda data: bz2.compress(data[:999]) + bz2.compress(data[999:]), id="bzip2 of two streams"),
+        pytest.param(lzma.compress, id="xz"),
+        pytest.param(lambda data: lzma.compress(data[:999]) + bytes(8) + lzma.compress(data[999:]), id="xz, padded"),
+        pytest.param(lambda data: lzma.compress(data, lzma.FORMAT_ALONE), id="LZMA"),
+        pytest.param(lambda data: gzip.compress(zstandard.compress(bz2.compress(data))), id="three times"),
+        pytest.param(lambda data: gzip.compress(packed_zip({"a.json": data})), id="zip in gzip"),
+        pytest.param(lambda data: packed_times(3, lambda inner: packed_zip({"a": inner}), data), id="nested zips"),
         pytest.param(lambda data: gzip.compress(data[:999]) + gzip.compress(data[999:]), id="gzip of two members"),
         pytest.param(lambda data: gzip.compress(data) + bytes(1000), id="gzip with padding"),
         pytest.param(zstandard.compress, id="zstd"),
@@ -157,7 +171,7 @@ def test_a_truncated_gzip_keeps_a_prefix(data: bytes, size: int) -> None:
     truncated = compressed[: len(compressed) * 2 // 3]
     notes: list[str] = []
     blocks = (truncated[start : start + size] for start in range(0, len(truncated), size))
-    expanded = compression.expand(compression.GZIP, blocks, lambda _offset, _lost, note: notes.append(note))
+    expanded = compression.expand(compression.FORMATS["gzip"], blocks, lambda _offset, _lost, note: notes.append(note))
     out = b"".join(block for block in expanded if isinstance(block, bytes))
     assert data.startswith(out)
     assert notes
@@ -170,7 +184,7 @@ def test_the_dumps_of_a_folder_are_read_in_order(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a/z.json", "a/b/c.ndjson", "notes.txt", ".hidden.json", "._b.jsonl", ".git/x.json"):
         path = tmp_path / "dumps" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(LINES)
+        path.write_bytes(b"Notes." if name == "notes.txt" else LINES)
     sources = open_inputs([tmp_path / "dumps"])
     assert [source.name for source in sources] == ["a/b/c.ndjson", "a/z.json", "b.jsonl", "notes.txt"]
     assert [source.name for source in sources if source.problem] == ["notes.txt"]
@@ -199,7 +213,8 @@ def test_files_with_the_same_name_are_distinguished_and_repeated_files_read_once
         ("space.json", b" \n\n ", "only white space"),
         ("page.html", b"<!DOCTYPE html><html><body>Not found</body></html>", "an HTML page"),
         ("doc.pdf", b"%PDF-1.7 ...", "a PDF document"),
-        ("dump.json.xz", b"\xfd7zXZ\x00\x00", "xz-compressed"),
+        ("dump.json.xz", b"\xfd7zXZ\x00\x00", "the xz stream is cut off"),
+        ("dump.json.bz2", b"BZh9 and no more", "the bzip2 stream is damaged"),
         ("text.json", b"Dear all,\nthis is a letter.\n", "text that begins with 'Dear all"),
         ("binary.json", bytes(range(128, 256)) * 9, "binary data that begins with 0x8081"),
         ("cut.json", ARRAY[:80], "has no complete JSON record"),
@@ -207,9 +222,7 @@ def test_files_with_the_same_name_are_distinguished_and_repeated_files_read_once
         ("page.json.gz", gzip.compress(b"<html>" * 50), "an HTML page"),
         ("cut.json.gz", gzip.compress(ARRAY)[:12], "the gzip stream is cut off"),
         ("empty.json.gz", gzip.compress(b""), "only white space"),
-        ("twice.json.gz.gz", gzip.compress(gzip.compress(ARRAY)), "compressed twice, with gzip inside"),
-        ("both.json.zst", zstandard.compress(gzip.compress(ARRAY)), "compressed twice, with gzip inside"),
-        ("inner.json.zip", packed_zip({"a.json": packed_zip({"b.json": ARRAY})}), "inside a stream"),
+        ("onion.json.gz", packed_times(6, gzip.compress, ARRAY), "is inside 5 archives or compressed files; unpack it"),
         ("broken.zip", b"PK\x03\x04 and no more", "is a damaged zip"),
         ("none.zip", packed_zip({"a.txt": b"x"}), "has no dump"),
         ("broken.parquet", b"PAR1 and no more", "a Parquet file that cannot be read"),

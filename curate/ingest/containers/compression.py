@@ -1,113 +1,30 @@
-"""Expand gzip and zstandard; after damage, expand the next whole member or frame."""
+"""Expand gzip, zstandard, bzip2 and xz; after damage, expand the next whole member, frame or stream."""
 
 from __future__ import annotations
 
 import re
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import zstandard
 
+from curate.ingest.containers.frames import (
+    GZIP_WBITS,
+    ZSTD_SLICE_BYTES,
+    Bzip2Stream,
+    Frame,
+    GzipMember,
+    PackedBytes,
+    XzStream,
+    ZstdFrame,
+    zstd_decoder,
+)
 from curate.ingest.damage import Block, Failed, Gap, ReportLoss, Verified
-from curate.ingest.sources import error_message
 
-GZIP_WBITS = 16 + zlib.MAX_WBITS  # zlib's code for a gzip header
-READ_BYTES = 1 << 20  # of a compressed stream at a time, and about the size of expanded blocks
-GZIP_SLICE_BYTES = 1 << 17
-ZSTD_SLICE_BYTES = 1 << 10  # 4 bytes of zstd can expand to 128 KiB: small slices bound the result of one call
 ZSTD_BLOCK_BYTES = (128 << 10) + 64  # the most that a frame's first block takes, with its headers (RFC 8878, 3.1.1.2)
-LOOKBACK_BYTES = 1 << 20  # of a damaged member or frame, searched for the start of the next
 MAX_TRIES = 1000  # false starts after one damaged place; then the rest is lost
-WRONG_TRAILERS = {"incorrect data check": 5, "incorrect length check": 1}  # trailer bytes from where zlib stops
-TRAILER_TOLERANCE = 1 << 16  # bytes between the size in a gzip trailer and that of a damaged member
-
-
-class PackedBytes:
-    """A compressed stream; the last bytes that were taken can be put back."""
-
-    def __init__(self, blocks: Iterator[Block]) -> None:
-        self.blocks = blocks
-        self.data = b""
-        self.start = 0  # offset of data[0] in the stream
-        self.position = 0  # in `data`, of the next byte to take
-        self.failure: Failed | None = None  # of the container around the stream
-
-    @property
-    def offset(self) -> int:
-        return self.start + self.position
-
-    def take(self, size: int) -> bytes:
-        """Return the next bytes, at most `size`; none at the end."""
-        if self.position == len(self.data):
-            self.read_more()
-        part = self.data[self.position : self.position + size]
-        self.position += len(part)
-        return part
-
-    def put_back(self, count: int) -> None:
-        self.position -= count
-
-    def skip(self, count: int) -> None:
-        """Skip the next bytes, or those that are left."""
-        while count and (part := self.take(count)):
-            count -= len(part)
-
-    def move_to(self, offset: int) -> None:
-        """Go back to a byte of the stream, or as near to it as possible."""
-        self.position = max(0, min(offset - self.start, len(self.data)))
-
-    def peek(self, size: int) -> bytes:
-        """Return the next bytes, at most `size`, without taking them."""
-        while len(self.data) - self.position < size and self.read_more():
-            pass
-        return self.data[self.position : self.position + size]
-
-    def read_more(self) -> bool:
-        """Read about READ_BYTES more; return False at the end."""
-        drop = max(0, min(self.position, len(self.data) - LOOKBACK_BYTES))
-        parts = [self.data[drop:]]
-        count = 0
-        for block in self.blocks:
-            if isinstance(block, bytes):
-                parts.append(block)
-                count += len(block)
-            elif isinstance(block, Failed):
-                self.failure = block
-            if count >= READ_BYTES:
-                break
-        self.data = b"".join(parts)
-        self.start += drop
-        self.position -= drop
-        return count > 0
-
-    def skip_zeros(self) -> bool:
-        """Skip the zeros that pad tape archives and disk images; return False at the end."""
-        while True:
-            while self.data[self.position : self.position + 1] == b"\0":
-                rest = self.data[self.position :]
-                self.position += len(rest) - len(rest.lstrip(b"\0"))
-            if self.position < len(self.data):
-                return True
-            if not self.read_more():
-                return False
-
-
-class Frame(ABC):
-    """One gzip member or zstd frame, iterated over once; `error` and `cut_off` say how it ended.
-
-    `trailer_left`: after an error in its trailer alone, the bytes of the trailer that are not taken.
-    """
-
-    def __init__(self, packed: PackedBytes) -> None:
-        self.packed = packed
-        self.error = ""
-        self.cut_off = False
-        self.trailer_left = 0
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[bytes]: ...
+MAGIC_BYTES = 10  # of the longest magic below
 
 
 @dataclass(frozen=True)
@@ -121,78 +38,6 @@ class Format:
     trial_bytes: int
 
 
-class GzipMember(Frame):
-    """One member of a gzip stream; zlib checks its checksum."""
-
-    def __iter__(self) -> Iterator[bytes]:
-        inflate = zlib.decompressobj(GZIP_WBITS)
-        expanded = 0
-        while not inflate.eof:
-            if not (data := self.packed.take(GZIP_SLICE_BYTES)):
-                yield (out := inflate.flush())
-                self._note_end(expanded + len(out))
-                return
-            before = inflate.copy()
-            try:
-                out = inflate.decompress(data, READ_BYTES)
-            except zlib.error as error:
-                self.error = _cause(error)
-                self.trailer_left = WRONG_TRAILERS.get(self.error, 0)
-                yield from self._expand_until_damage(before, data)
-                return
-            self.packed.put_back(len(inflate.unused_data if inflate.eof else inflate.unconsumed_tail))
-            expanded += len(out)
-            yield out
-
-    def _note_end(self, expanded: int) -> None:
-        """Note how the file ends in this member: cut off, or with a trailer that the damaged member ran over."""
-        size = int.from_bytes(self.packed.data[-4:], "little")
-        if abs(size - expanded % (1 << 32)) <= TRAILER_TOLERANCE:
-            self.error = "its end is missing"
-        else:
-            self.cut_off = True
-
-    def _expand_until_damage(self, inflate: zlib._Decompress, data: bytes) -> Iterator[bytes]:
-        """Expand a damaged slice byte by byte, up to the damage."""
-        kept = []
-        try:
-            for offset in range(len(data)):
-                kept.append(inflate.decompress(data[offset : offset + 1]))
-        except zlib.error:
-            self.packed.put_back(len(data) - len(kept))
-        yield b"".join(kept)
-
-
-class ZstdFrame(Frame):
-    """One frame of a zstd stream; its checksum is checked if it has one."""
-
-    def __iter__(self) -> Iterator[bytes]:
-        frame = _zstd_decoder()
-        while not frame.eof:
-            if not (data := self.packed.take(ZSTD_SLICE_BYTES)):
-                self.cut_off = True
-                return
-            try:
-                out = frame.decompress(data)
-            except zstandard.ZstdError as error:
-                self.error = _cause(error)
-                self.packed.put_back(len(data))
-                return
-            if frame.eof:
-                self.packed.put_back(len(frame.unused_data))
-            yield out
-
-
-def _cause(error: Exception) -> str:
-    """Return what a library says about the data, without "Error -3 while decompressing data"."""
-    return error_message(error).rpartition(": ")[2]
-
-
-def _zstd_decoder() -> zstandard.ZstdDecompressionObj:
-    # dumps made with `zstd --long=31` are common
-    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-
-
 def _expands_as_gzip(data: bytes) -> bool:
     inflate = zlib.decompressobj(GZIP_WBITS)
     try:
@@ -202,7 +47,7 @@ def _expands_as_gzip(data: bytes) -> bool:
 
 
 def _expands_as_zstd(data: bytes) -> bool:
-    frame = _zstd_decoder()
+    frame = zstd_decoder()
     try:
         for start in range(0, len(data), ZSTD_SLICE_BYTES):
             if frame.decompress(data[start : start + ZSTD_SLICE_BYTES]) or frame.eof:
@@ -212,8 +57,25 @@ def _expands_as_zstd(data: bytes) -> bool:
     return False
 
 
-GZIP = Format("gzip", GzipMember, re.compile(rb"\x1f\x8b\x08[\x00-\x1f]"), _expands_as_gzip, 1 << 16)
-ZSTD = Format("zstd", ZstdFrame, re.compile(rb"\x28\xb5\x2f\xfd"), _expands_as_zstd, ZSTD_BLOCK_BYTES)
+def _is_xz_header(data: bytes) -> bool:
+    """Return whether the checksum of an xz stream's header is right (xz file format, 2.1.1)."""
+    return zlib.crc32(data[6:8]) == int.from_bytes(data[8:12], "little")
+
+
+def _never(data: bytes) -> bool:
+    return False
+
+
+FORMATS = {
+    form.name: form
+    for form in (
+        Format("gzip", GzipMember, re.compile(rb"\x1f\x8b\x08[\x00-\x1f]"), _expands_as_gzip, 1 << 16),
+        Format("zstd", ZstdFrame, re.compile(rb"\x28\xb5\x2f\xfd"), _expands_as_zstd, ZSTD_BLOCK_BYTES),
+        Format("bzip2", Bzip2Stream, re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bool, MAGIC_BYTES),
+        Format("xz", XzStream, re.compile(rb"\xfd7zXZ\x00\x00[\x00-\x0f]"), _is_xz_header, 12),
+        Format("LZMA", XzStream, re.compile(rb"(?!)"), _never, 1),  # nothing marks the start of another stream
+    )
+}
 
 
 def expand(form: Format, blocks: Iterator[Block], report: ReportLoss) -> Iterator[Block]:
@@ -272,7 +134,7 @@ def _find_frame(form: Format, packed: PackedBytes) -> bool:
     tries = 0
     while True:
         if (match := form.magic.search(packed.data, packed.position)) is None:
-            packed.position = max(packed.position, len(packed.data) - 3)
+            packed.position = max(packed.position, len(packed.data) - MAGIC_BYTES + 1)
             if packed.read_more():
                 continue
             packed.position = len(packed.data)

@@ -12,12 +12,12 @@ from typing import IO
 
 import polars as pl
 
-from curate.errors import InputError
+from curate.errors import InputError, error_message
 from curate.ingest.containers import parquet_layout
 from curate.ingest.containers.frame_rows import encode_frame, union_keys
 from curate.ingest.containers.parquet_layout import Layout, RowGroup
 from curate.ingest.containers.table import Rows, Table
-from curate.ingest.sources import Source, error_message
+from curate.ingest.sources import Source
 from curate.ingest.streams import MIN_RATIO_BYTES, Limits, Meter, check_expansion, hash_whole
 
 RUN_BYTES = 64 << 20  # of memory: row groups are decoded together up to this size

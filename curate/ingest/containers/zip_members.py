@@ -66,6 +66,19 @@ def member_blocks(path: Path, member: Member, report: ReportLoss) -> Iterator[Bl
         yield from _expand(file, extents[0] if len(extents) == 1 else next(whole, extents[0]), report)
 
 
+def member_head(path: Path, member: Member, size: int) -> bytes:
+    """Return the first bytes of a member, as far as they can be read."""
+    head = b""
+    extent = next(filter(_is_readable, member.extents), None)
+    if extent is not None:
+        with path.open("rb") as file:
+            for block in _expand(file, extent, lambda *_: None):
+                head += block if isinstance(block, bytes) else b""
+                if len(head) >= size:
+                    break
+    return head[:size]
+
+
 def _is_readable(extent: Extent) -> bool:
     return not extent.encrypted and extent.method in DECODERS
 

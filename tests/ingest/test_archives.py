@@ -1,0 +1,265 @@
+"""Tars, nested archives and files of no known name are read member by member; damage costs what it hits."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import itertools
+import json
+import lzma
+import random
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate.errors import InputError
+from curate.ingest.containers.tar import Tar
+from curate.ingest.damage import Block, Failed, Gap, Verified
+from curate.ingest.reader import Reader
+from curate.ingest.sources import open_inputs
+from tests.ingest.test_unread import write, zipped
+from tests.support.raw_dumps import ARRAY, LINES, ROWS, Dump, good, reads, row, values
+
+Members = dict[str, bytes]
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> Dump:
+    """Write bytes to a file and read them as a dump."""
+    return reads(tmp_path)
+
+
+def tarred(members: Members, form: int = tarfile.PAX_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def parquet() -> bytes:
+    buffer = io.BytesIO()
+    pl.DataFrame(ROWS).write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def counts(reader: Reader) -> dict[str, int]:
+    """Read everything; return the number of records of each source."""
+    found: dict[str, int] = {}
+    for chunk in reader:
+        found[chunk.source_file] = found.get(chunk.source_file, 0) + chunk.count
+    return found
+
+
+PACKS: dict[str, Callable[[bytes], bytes]] = {
+    ".tar": bytes,
+    ".tar.gz": gzip.compress,
+    ".tgz": gzip.compress,
+    ".tar.bz2": bz2.compress,
+    ".tar.xz": lzma.compress,
+    ".tar.zst": zstandard.compress,
+    "": gzip.compress,
+}
+PARTS = {
+    "part.json": ARRAY,
+    "deep/er/part.jsonl": LINES,
+    "part.jsonl.gz": gzip.compress(LINES),
+    "part.parquet": parquet(),
+}
+
+
+@pytest.mark.parametrize("suffix", PACKS)
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_member_of_a_tar_is_read_in_order(tmp_path: Path, suffix: str, form: int) -> None:
+    (tmp_path / f"dump{suffix}").write_bytes(PACKS[suffix](tarred(PARTS, form)))
+    reader = Reader(open_inputs([tmp_path / f"dump{suffix}"]))
+    assert list(counts(reader).items()) == [(f"dump{suffix}/{name}", len(ROWS)) for name in PARTS]
+    assert (reader.unread, reader.warnings, reader.damaged_records) == ([], [], [])
+    assert reader.inputs[0].bytes == (tmp_path / f"dump{suffix}").stat().st_size
+    assert reader.inputs[0].sha256 is not None
+
+
+def test_archives_in_archives_and_parquet_in_them_are_read(dump: Dump) -> None:
+    inner = zipped({"a.json": ARRAY, "b.parquet": parquet(), "c.tar.xz": lzma.compress(tarred({"d": LINES}))})
+    members = {"x.json": ARRAY, "in/inner.zip": inner, "y.json.zst": zstandard.compress(ARRAY)}
+    records, reader = dump(gzip.compress(tarred(members)), "o.tgz")
+    assert values(records) == ROWS * 5
+    assert (reader.unread, reader.warnings) == ([], [])
+
+
+def test_an_archive_that_is_too_deep_is_named_and_the_others_are_read(dump: Dump) -> None:
+    data = ARRAY
+    for _ in range(6):
+        data = zipped({"inner.zip": data} if data is not ARRAY else {"a.json": data})
+    records, reader = dump(zipped({"a.json": ARRAY, "deep.zip": data}), "dump.zip")
+    assert values(records) == ROWS
+    (unread,) = reader.unread
+    assert unread.name.startswith("dump.zip/deep.zip/inner.zip/inner.zip/")
+    assert unread.reason == "is inside 5 archives or compressed files; unpack it first"
+
+
+@pytest.mark.parametrize("name", ["i", "j.json.1", "k.bak", "l.txt", "m.parq", "n.old", "o"])
+def test_a_dump_of_any_name_is_recognised_by_its_content(tmp_path: Path, name: str) -> None:
+    data = {"k.bak": bz2.compress(LINES), "m.parq": parquet(), "n.old": tarred({"x": ARRAY}), "o": "﻿[".encode("utf-16")}
+    content = data.get(name, LINES) if name != "o" else ARRAY.decode().encode("utf-16")
+    folder = write(tmp_path / "x", {name: content, "README": b"{}", "a.png": ARRAY, "notes": b"Dear all"})
+    (folder / "b.zip").write_bytes(zipped({name: content, "README": b"{}", "a.png": ARRAY, "notes": b"Dear all"}))
+    (folder / "c.tar").write_bytes(tarred({name: content, "README": b"{}", "a.png": ARRAY, "notes": b"Dear all"}))
+    reader = Reader(open_inputs([folder]))
+    assert sum(counts(reader).values()) == 3 * len(ROWS)
+    assert {file.name for file in reader.unread} == {"notes", "b.zip/notes", "c.tar/notes"}
+    assert len(reader.warnings) == 3
+
+
+def special_tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, kind in [("folder", tarfile.DIRTYPE), ("d.json", tarfile.CHRTYPE), ("p.json", tarfile.FIFOTYPE)]:
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            archive.addfile(info)
+        for name, kind in [("h.json", tarfile.LNKTYPE), ("s.json", tarfile.SYMTYPE)]:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+        for name in (
+            "/abs/a.json",
+            "../../up.json",
+            "a" * 300 + ".json",
+            "same.json",
+            "same.json",
+            "._x.json",
+            ".DS_Store",
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(LINES)
+            archive.addfile(info, io.BytesIO(LINES))
+    return buffer.getvalue()
+
+
+def test_links_devices_and_names_in_a_tar_lead_nowhere(dump: Dump, tmp_path: Path) -> None:
+    records, reader = dump(special_tar(), "x.tar")
+    assert values(records) == ROWS * 5
+    assert {file.name: file.reason for file in reader.unread} == {
+        "x.tar/d.json": "is a device",
+        "x.tar/p.json": "is a pipe",
+        "x.tar/h.json": "is a link to '/etc/passwd', which is not followed",
+        "x.tar/s.json": "is a link to '/etc/passwd', which is not followed",
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
+
+
+def lines(part: int) -> bytes:
+    return b"".join(json.dumps(row(100 * part + number)).encode() + b"\n" for number in range(12))
+
+
+TEXTS = {f"part-{part}.jsonl": lines(part) for part in range(8)}
+WHOLE = tarred(TEXTS, tarfile.USTAR_FORMAT)
+TWICE = WHOLE + tarred({f"more/{name}": text for name, text in TEXTS.items()})
+HEADERS = [at for at in range(0, len(WHOLE), 512) if WHOLE[at : at + 5] == b"part-"]
+EACH = 12
+
+
+def at(part: int, offset: int) -> int:
+    return HEADERS[part] + offset
+
+
+@pytest.mark.parametrize(
+    ("data", "least"),
+    [
+        pytest.param(WHOLE[: at(5, 700)], 5 * EACH + 1, id="cut off in a member"),
+        pytest.param(WHOLE[: at(5, 100)], 5 * EACH, id="cut off in a header"),
+        pytest.param(WHOLE[: at(3, 0)] + b"garbage" + WHOLE[at(3, 7) :], 8 * EACH, id="a header's name"),
+        pytest.param(WHOLE[: at(3, 124)] + b"9" * 11 + WHOLE[at(3, 135) :], 8 * EACH, id="a header's size"),
+        pytest.param(WHOLE[: at(3, 0)] + bytes(512) + WHOLE[at(3, 512) :], 8 * EACH, id="a header of zeros"),
+        pytest.param(WHOLE[: at(3, 700)] + WHOLE[at(3, 733) :], 8 * EACH - 2, id="bytes deleted"),
+        pytest.param(WHOLE[: at(3, 700)] + WHOLE[at(5, 733) :], 6 * EACH - 2, id="members deleted"),
+        pytest.param(WHOLE[: at(3, 700)] + b"x" * 100 + WHOLE[at(3, 700) :], 8 * EACH - 2, id="bytes inserted"),
+        pytest.param(WHOLE[: at(3, 0)] + WHOLE[at(3, 30) :], 8 * EACH - 1, id="bytes of a header deleted"),
+        pytest.param(TWICE, 16 * EACH, id="two tars, one after the other"),
+        pytest.param(WHOLE + b"garbage" * 30, 8 * EACH, id="garbage at the end"),
+        pytest.param(WHOLE.rstrip(b"\0"), 8 * EACH, id="its end is missing"),
+    ],
+)
+def test_a_damaged_tar_keeps_its_whole_members(dump: Dump, data: bytes, least: int) -> None:
+    records, reader = dump(data, "x.tar")
+    kept = good(records)
+    whole = {json.dumps(json.loads(line)) for text in TEXTS.values() for line in text.splitlines()}
+    assert len([record for record in kept if json.dumps(record) in whole]) >= least
+    assert bool(reader.warnings) == (data not in (WHOLE.rstrip(b"\0"), TWICE))
+
+
+def test_members_before_a_failed_checksum_are_in_doubt_and_those_before_the_last_good_one_are_not(dump: Dump) -> None:
+    texts = {f"p{at}.jsonl": json.dumps(row(at, random.Random(at).randbytes(900).hex())).encode() for at in range(6)}
+    data = tarred(texts)
+    half = data.index(b"p3.jsonl")
+    second = bytearray(gzip.compress(data[half:]))
+    second[-8] ^= 1  # of the checksum
+    records, reader = dump(gzip.compress(data[:half]) + bytes(second), "x.tar.gz")
+    assert len(good(records)) == 6
+    assert [(each.source_file, each.first, each.stop) for each in reader.damaged_records] == [
+        (f"x.tar.gz/p{at}.jsonl", 0, 1) for at in (3, 4, 5)
+    ]
+
+
+def test_a_member_with_a_good_checksum_of_its_own_is_not_in_doubt(dump: Dump) -> None:
+    members = {"a.json": ARRAY, "b.json.gz": gzip.compress(ARRAY), "c.parquet": parquet()}
+    data = bytearray(gzip.compress(tarred(members)))
+    data[-8] ^= 1
+    _, reader = dump(bytes(data), "x.tgz")
+    assert {each.source_file for each in reader.damaged_records} == {"x.tgz/a.json", "x.tgz/c.parquet"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(tarred({}), id="empty"),
+        pytest.param(tarred({"a.html": b"<html>", "b.txt": b"x"}), id="no dump"),
+        pytest.param(gzip.compress(tarred({"a.json": b"Dear all"})), id="text"),
+        pytest.param(tarred({"a.json": b""}), id="an empty member"),
+        pytest.param(lzma.compress(bytes(10240)), id="zeros"),
+    ],
+)
+def test_a_tar_without_a_record_gets_one_clear_line(dump: Dump, data: bytes) -> None:
+    with pytest.raises(InputError) as caught:
+        dump(data, "x.tar")
+    assert "x.tar" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    members=st.lists(st.binary(max_size=2000), max_size=5),
+    cuts=st.lists(st.integers(0, 12_000), max_size=6),
+    marks=st.lists(st.sampled_from([Verified(), Failed("bad")]), max_size=6),
+)
+def test_the_members_do_not_depend_on_the_blocks_of_a_stream(
+    members: list[bytes], cuts: list[int], marks: list[Block]
+) -> None:
+    data = tarred({f"m{number}": content for number, content in enumerate(members)})
+    edges = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
+    blocks: list[Block] = []
+    for number, (start, stop) in enumerate(itertools.pairwise(edges)):
+        blocks += [data[start:stop], *marks[number : number + 1]]
+    seen: list[Block] = []
+    tar = Tar(iter(blocks), lambda *_: None, seen.append)
+    found = [b"".join(block for block in member.blocks if isinstance(block, bytes)) for member in tar]
+    assert found == members
+    assert seen == marks[: len(edges) - 1]
+
+
+def test_a_tar_with_a_gap_goes_on_at_the_next_header() -> None:
+    reports: list[str] = []
+    blocks: list[Block] = [WHOLE[: at(2, 800)], Failed("bad"), Gap(), WHOLE[at(4, 900) :]]
+    tar = Tar(iter(blocks), lambda *note: reports.append(note[2]), lambda _: None)
+    names = [(member.name, b"".join(block for block in member.blocks if isinstance(block, bytes))) for member in tar]
+    assert [name for name, _ in names] == [f"part-{part}.jsonl" for part in (0, 1, 2, 5, 6, 7)]
+    assert all(TEXTS[name] == text for name, text in names if name != "part-2.jsonl")
