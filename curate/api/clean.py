@@ -30,6 +30,7 @@ def clean(
     *,
     recipe: str | Path | Recipe = DEFAULT_RECIPE,
     force: bool = False,
+    strict: bool = False,
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     **overrides: Unpack[Overrides],
@@ -37,7 +38,8 @@ def clean(
     """Clean chat dumps into a curated set, and return its location and counts.
 
     `output` is a folder, or a file (.json, .jsonl, .parquet); the set is then in a folder of the same name next to the
-    file. `force` replaces a set of other inputs or another recipe. `overrides` replace settings of the recipe; see
+    file. `force` replaces a set of other inputs or another recipe. `strict` makes a file that is not
+    read an error. `overrides` replace settings of the recipe; see
     `curate.pipeline.overrides.Overrides`. Raises InputError if the input has no complete record or none is kept,
     RecipeError, TokenizerError, and SetError if an input is a set or the target must not be overwritten.
     """
@@ -48,7 +50,15 @@ def clean(
     for argument in arguments:
         _refuse_set(Path(argument), Path(output), [*_recipe_option(recipe), *command_line(overrides)])
     result = run.clean(
-        arguments, folder, resolved, file=file, force=force, workers=workers, progress=progress, page=_Page()
+        arguments,
+        folder,
+        resolved,
+        file=file,
+        force=force,
+        strict=strict,
+        workers=workers,
+        progress=progress,
+        page=_Page(),
     )
     if file is not None:
         _convert(folder, file)

@@ -50,7 +50,7 @@ def _option(name: str, kind: object, override: Override) -> Callable[[Callable[.
 @recipe_options
 @click.option("--workers", type=click.IntRange(min=1), help="Number of processes.  [default: all cores]")
 @click.option("--force", is_flag=True, help="Replace a set that was made from other inputs or with another recipe.")
-@click.option("--strict", is_flag=True, help="Exit with 1 if an input is damaged; the set is still written.")
+@click.option("--strict", is_flag=True, help="Write nothing if a file is not read; exit with 1 if an input is damaged.")
 @click.option("--quiet", "-q", is_flag=True, help="Print warnings only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's manifest as JSON.")
 def clean(
@@ -63,8 +63,8 @@ def clean(
     """Turn dumps into a curated set.
 
     Every record is either kept, repaired and split if necessary, or rejected with a reason. INPUT is a
-    .json, .jsonl or .parquet file (also .gz, .zst or .zip), a folder of such files, or - for standard
-    input.
+    .json, .jsonl, .csv or .parquet file (also .gz, .zst, .bz2, .xz, .zip or .tar), a folder of such
+    files, or - for standard input.
 
     \b
     Example:
@@ -78,7 +78,7 @@ def clean(
         from curate.cli.clean_progress import show_progress
 
         with show_progress(quiet) as progress:
-            result = run(inputs, progress=progress, **settings)
+            result = run(inputs, strict=strict, progress=progress, **settings)
     finally:
         pool.stop_prestarted()
     _report(result, quiet, as_json)

@@ -20,6 +20,7 @@ from curate.dataset import curated_set, transaction
 from curate.dataset import manifest as manifests
 from curate.dataset.manifest import Manifest
 from curate.display.displayed import Displayed
+from curate.display.figures import plural
 from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import BalanceError, InputError, SetError
@@ -35,6 +36,8 @@ from curate.pipeline.replacement import check_replacement
 from curate.pipeline.steps import CleanerFactory, MaskTask, Part, TrainTask
 from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
+
+MAX_UNREAD = 5  # files that are not read, in an error
 
 MaskSpans = Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]]
 
@@ -84,26 +87,31 @@ def clean(
     page: Page,
     file: Path | None = None,
     force: bool = False,
+    strict: bool = False,
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> CleanResult:
     """Clean dumps into a set at `folder`; `file` names the file that the caller converts it to.
 
-    `force` replaces a set of other inputs or another recipe. Raises InputError if the input has no complete record or
-    none is kept, TokenizerError, and SetError if the target must not be overwritten.
+    `force` replaces a set of other inputs or another recipe. Raises InputError if the input has no complete record,
+    none is kept, or with `strict` if a file is not read; TokenizerError, and SetError if the target must not be
+    overwritten.
     """
     started = time.perf_counter()
     reader = _reader(inputs, recipe)
     _check_target(folder, file, reader.sources)
+    _check_unread(reader, strict)
     run = _Run(recipe, reader, progress, started, file)
     with transaction.writing(folder) as partial:
         if not force:
             check_replacement(folder, recipe, reader.sources)
         scratch = (partial / transaction.PARTS).absolute()
         scratch.mkdir()
+        reader.scratch = scratch
         chunks = run.chunks(workers or base.default_workers())
         with open_pool(CleanerFactory(recipe, scratch), run.workers) as pool:
             parts = run.read(pool, chunks)
+            _check_unread(reader, strict)
             run.report("finding duplicates")
             decisions = corpus.decide(parts, recipe, reader.damaged_records)
             check_kept(parts, decisions, scratch, reader.warnings)
@@ -140,6 +148,17 @@ def _check_target(folder: Path, file: Path | None, sources: Sequence[Source]) ->
     earlier = curated_set.open_set(folder).manifest.run if manifests.is_set(folder) else None
     if earlier is None or earlier.file != file.name:
         raise SetError(f"{str(file)!r} exists and curate did not write it; nothing was written; give another -o")
+
+
+def _check_unread(reader: Reader, strict: bool) -> None:
+    """Raise InputError, with the reasons, if something was not read and that is an error."""
+    if not (strict and reader.unread):
+        return
+    count = len(reader.unread)
+    reasons = [f"{file.name!r} {file.reason}" for file in reader.unread[:MAX_UNREAD]]
+    more = f"; and {count - MAX_UNREAD:,} more" if count > MAX_UNREAD else ""
+    what = f"{count:,} {plural(count, 'file')} cannot be read, and strict is set"
+    raise InputError(f"{what}: {'; '.join(reasons)}{more}; nothing was written")
 
 
 def _mask_spans(pool: base.Pool) -> MaskSpans:

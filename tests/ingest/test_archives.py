@@ -24,7 +24,7 @@ from curate.ingest.containers.tar import Tar
 from curate.ingest.damage import Block, Failed, Gap, Verified
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
-from tests.ingest.test_unread import write, zipped
+from tests.ingest.test_unread import tarred, write, zipped
 from tests.support.raw_dumps import ARRAY, LINES, ROWS, Dump, good, reads, row, values
 
 Members = dict[str, bytes]
@@ -34,16 +34,6 @@ Members = dict[str, bytes]
 def dump(tmp_path: Path) -> Dump:
     """Write bytes to a file and read them as a dump."""
     return reads(tmp_path)
-
-
-def tarred(members: Members, form: int = tarfile.PAX_FORMAT) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 def parquet() -> bytes:

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -44,6 +45,16 @@ def zipped(members: dict[str, bytes]) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def tarred(members: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
     return buffer.getvalue()
 
 
@@ -204,7 +215,24 @@ def test_clean_names_what_it_did_not_read_in_a_warning_and_the_manifest_and_stri
         ("b.doc", "does not look like a dump"),
         ("empty.json", "is empty (0 bytes)"),
     ]
-    assert CliRunner().invoke(cli, [*arguments, "--strict"]).exit_code == 1
+    (folder / "a.json").write_bytes(LINES * 2)
+    strict = CliRunner().invoke(cli, [*arguments, "--strict"])
+    assert strict.exit_code == 1
+    assert "2 files cannot be read, and strict is set: 'b.doc' does not look like a dump; 'empty.json'" in strict.stderr
+    assert manifest.read(tmp_path / "set")[1].counts.read == len(ROWS)
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
+def test_strict_fails_on_a_member_that_is_found_while_reading_and_keeps_the_earlier_set(
+    tmp_path: Path, name: str
+) -> None:
+    members = {"a.json": ARRAY, "b.json": b"Dear all"}
+    (tmp_path / name).write_bytes(zipped(members) if name == "x.zip" else gzip.compress(tarred(members)))
+    arguments = ["clean", str(tmp_path / name), "-o", str(tmp_path / "set"), "--workers", "1", "--strict"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 1
+    assert f"1 file cannot be read, and strict is set: '{name}/b.json' has no complete JSON record" in result.stderr
+    assert not (tmp_path / "set").exists()
 
 
 def test_stats_and_convert_name_what_they_did_not_read(tmp_path: Path) -> None:
