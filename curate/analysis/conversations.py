@@ -14,8 +14,8 @@ from curate.analysis.explanation import Rejection, rejection
 from curate.dataset.curated_set import CuratedSet
 from curate.display.displayed import Displayed
 from curate.errors import RecordError, SetError
-from curate.ingest.chunker import RecordSpan
 from curate.ingest.decode import Chunk, decode_records
+from curate.ingest.text.spans import RecordSpan
 from curate.pipeline import repair_text
 from curate.schemas import formats
 from curate.schemas.conversation import Message

@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 
 from curate.errors import RecordError
-from curate.ingest.chunker import RecordSpan
 from curate.ingest.record_starts import separator
 from curate.ingest.text.encodings import advise
+from curate.ingest.text.spans import RecordSpan
 
 MAX_DEPTH = 256  # levels of objects and lists; chat formats have under ten, recursive parsers fail near 1,000
 KEY_BLOCK_BYTES = 1 << 16  # keys are counted in blocks of this size, so that the arrays fit the processor's cache

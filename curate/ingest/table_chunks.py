@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from curate.ingest.chunker import RecordSpan
 from curate.ingest.containers.table import Rows, Table
 from curate.ingest.damage import Verification
 from curate.ingest.damaged_records import DamagedRecords
 from curate.ingest.decode import Chunk
+from curate.ingest.text.spans import RecordSpan
 
 READ_AHEAD_BYTES = 4 << 20  # of a text, at most, that is not yet in the rows so far
 
