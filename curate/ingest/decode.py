@@ -34,7 +34,7 @@ class Chunk:
     """Complete records of one source: `count` of them, the first at index `first` of its file, `data` at byte `start`.
 
     `spans` locate the records in `data`. `record_start` is a regular expression for the beginning of this file's
-    records; empty if unknown. `union_keys`: keys that objects without a value for them have as null (see `Table`).
+    records; empty if unknown.
     """
 
     source_file: str
@@ -44,7 +44,6 @@ class Chunk:
     data: bytes
     spans: tuple[RecordSpan, ...]
     record_start: bytes = b""
-    union_keys: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,15 +82,7 @@ class TableChunks:
     def _finish(self, part: _Part) -> Iterator[Chunk]:
         if part.records:
             data = b"".join(part.data)
-            yield Chunk(
-                self.name,
-                part.first,
-                part.records,
-                0,
-                data,
-                tuple(part.spans),
-                union_keys=self.table.union_keys,
-            )
+            yield Chunk(self.name, part.first, part.records, 0, data, tuple(part.spans))
 
     def _close_gap(self) -> Chunk:
         parts, self._gap = self._gap, []

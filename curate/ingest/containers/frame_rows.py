@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import polars as pl
 
 from curate.ingest.containers.table import Rows, encode_rows
+from curate.ingest.sources import error_message
 
 BATCH_ROWS = 1000
 BATCH_BYTES = 16 << 20  # of text, about, in one block
 SCALAR_BYTES = 8  # of text, about, for a number, a null or the marks around a value
 MAX_TEXT_RATIO = 4  # the text of a row may be so much longer by estimate than it is
-ARGUMENT_KEYS = frozenset({"arguments", "parameters", "input"})  # of tool calls, and of the tools that are offered
+
+ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, MemoryError)
 
 PLAIN_TYPES = (pl.String, pl.Boolean, pl.Float64, pl.Null, pl.Int8, pl.Int16, pl.Int32, pl.Int64)
 PLAIN_UNSIGNED = (pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)
@@ -95,17 +100,27 @@ def _is_plain(dtype: pl.DataType) -> bool:
     return isinstance(dtype, PLAIN_TYPES + PLAIN_UNSIGNED)
 
 
-def union_keys(schema: Mapping[str, pl.DataType]) -> frozenset[str]:
-    """Return the keys of the arguments of tool calls in a table, apart from those that no row has a value for."""
-    return frozenset(key for name, dtype in schema.items() for key in _argument_keys(name, dtype, within=False))
+# ── errors of Polars ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _argument_keys(name: str, dtype: object, *, within: bool) -> Iterator[str]:
-    """Yield the keys of the objects below a key; `within`: it is in the arguments of a call."""
-    while isinstance(dtype, pl.List | pl.Array):
-        dtype = dtype.inner
-    if isinstance(dtype, pl.Struct):
-        for field in dtype.fields:
-            if within and not isinstance(field.dtype, pl.Null):
-                yield field.name
-            yield from _argument_keys(field.name, field.dtype, within=within or field.name in ARGUMENT_KEYS)
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Discard what is written to standard error: Polars prints the panics that damage causes, besides raising them."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def cause(error: BaseException) -> str:
+    """Return the message of an error without the parts that name the library."""
+    text = error_message(error).split(". ")[0]
+    return text.removeprefix("parquet: ").removeprefix("File out of specification: ")

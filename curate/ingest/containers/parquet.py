@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +12,7 @@ import polars as pl
 
 from curate.errors import InputError, error_message
 from curate.ingest.containers import parquet_layout
-from curate.ingest.containers.frame_rows import encode_frame, union_keys
+from curate.ingest.containers.frame_rows import ERRORS, cause, encode_frame, quiet
 from curate.ingest.containers.parquet_layout import Layout, RowGroup
 from curate.ingest.containers.table import Rows, Table
 from curate.ingest.sources import Source
@@ -23,8 +21,6 @@ from curate.ingest.streams import MIN_RATIO_BYTES, Limits, Meter, check_expansio
 RUN_BYTES = 64 << 20  # of memory: row groups are decoded together up to this size
 MAX_DECODED_BYTES = 768 << 20  # of memory: a larger row group is decoded in slices
 MAX_EXTRACTED_BYTES = 512 << 20  # on disk: a larger row group is not copied to be decoded alone
-
-ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def read_table(
         layout = parquet_layout.read_layout(path)
         file = path.open("rb")
     except (OSError, ValueError) as error:
-        raise InputError(f"{_unreadable(source)}: {_cause(error)}") from None
+        raise InputError(f"{_unreadable(source)}: {cause(error)}") from None
     without_schema = parquet_layout.drop_arrow_schema(layout)
     schema = _schema(path)
     has_bad_schema = not schema and bool(schema := _schema(io.BytesIO(parquet_layout.encode(without_schema))))
@@ -70,7 +66,7 @@ def read_table(
         report("the Arrow schema in its footer is damaged: its columns are read by their Parquet types")
         layout = without_schema
     rows = _FileReader(path, file, layout, limits, source.bytes or 0, max_record_bytes, all_alone=has_bad_schema)
-    return Table(tuple(schema), _read_rows(source, rows, meter, limits), union_keys(schema))
+    return Table(tuple(schema), _read_rows(source, rows, meter, limits))
 
 
 def _unreadable(source: Source) -> str:
@@ -133,7 +129,7 @@ class _FileReader:
             try:
                 expanded = parquet_layout.expanded_bytes(self.file, group, shift)
             except ValueError as error:
-                causes.append(_cause(error))
+                causes.append(cause(error))
                 continue
             if expanded > self.max_expanded:
                 limit = (
@@ -156,7 +152,7 @@ class _FileReader:
                 frame = self._decode(block, first, count)
             except ERRORS as error:
                 if len(block.groups) == 1:
-                    yield _lost(block, first, count, _cause(error))
+                    yield _lost(block, first, count, cause(error))
                     continue
                 for group in block.groups:
                     yield from self._read(_Block((group,), block.expanded, alone=True))
@@ -182,7 +178,7 @@ def _slice_rows(block: _Block) -> int:
 
 
 def _collect(scan: pl.LazyFrame, first: int, count: int) -> pl.DataFrame:
-    with _quiet():
+    with quiet():
         frame = scan.slice(first, count).collect()
     if frame.height != count:
         raise ValueError(f"it has {frame.height} rows of {count}")
@@ -192,27 +188,10 @@ def _collect(scan: pl.LazyFrame, first: int, count: int) -> pl.DataFrame:
 def _schema(file: Path | IO[bytes]) -> dict[str, pl.DataType]:
     """Return the columns of a file with their types; none if Polars cannot tell the types."""
     try:
-        with _quiet():
+        with quiet():
             return pl.read_parquet_schema(file)
     except ERRORS:
         return {}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Discard what is written to standard error: Polars prints the panics that damage causes, besides raising them."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # it is closed
-        yield
-        return
-    try:
-        with Path(os.devnull).open("wb") as null:
-            os.dup2(null.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _mark_shifted(blocks: list[_Block], shift: int) -> None:
@@ -249,9 +228,3 @@ def _merge(blocks: Sequence[_Block]) -> Iterator[_Block]:
 def _lost(block: _Block, first: int, count: int, cause: str) -> Rows:
     group = block.groups[0]
     return Rows(first, count, lost=f"row group {group.number} cannot be read ({cause})", bytes=group.bytes)
-
-
-def _cause(error: BaseException) -> str:
-    """Return the message of an error without the parts that name the library."""
-    text = error_message(error).split(". ")[0]
-    return text.removeprefix("parquet: ").removeprefix("File out of specification: ")

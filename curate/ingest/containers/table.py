@@ -25,15 +25,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that is being read: the names of its columns, and its rows in order.
+    """A table that is being read: the names of its columns (none if unknown), and its rows in order.
 
-    `union_keys`: the keys of the objects in it that rows without a value for them have as null. A table has one type
-    for all rows, so that an object has the keys of all others. `grouped`: its rows are not in the order of its text.
+    `grouped`: its rows are not in the order of its text.
     """
 
     columns: tuple[str, ...]
     rows: Iterator[Rows]
-    union_keys: frozenset[str] = frozenset()
     grouped: bool = False
 
 
