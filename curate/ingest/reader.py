@@ -20,9 +20,10 @@ from curate.ingest.decode import Chunk, is_json_record
 from curate.ingest.kinds import DELIMITED, describe
 from curate.ingest.sources import Source, no_record, problem_of
 from curate.ingest.streams import ExpansionError, Limits, Meter, check_expansion
-from curate.ingest.table_chunks import RowFinder, TableChunks
+from curate.ingest.table_chunks import RowFinder, TableChunks, check_columns
 from curate.ingest.text.encodings import UTF8, advise, transcode
 from curate.ingest.unread import UnreadFile, describe_skipped
+from curate.schemas.reading.columns import Columns
 
 MAX_LEADING_DAMAGE = 64 << 20  # bytes; a file with more damage than that at its start is not a dump
 
@@ -46,7 +47,7 @@ class Reader:
     `warnings`, `inputs` and `damaged_records` (those that may be altered, since the checksum of their compressed
     stream failed) are complete when the iteration ends. `bytes_total` counts the bytes on disk of all sources; it is
     None if a size is unknown. A record of `max_record_bytes` or more is damage. `encoding` is that of text without a
-    byte-order mark.
+    byte-order mark. A table must have the `columns`.
     `scratch` is the folder for members of archives that are read at random; None is the system's.
     Raises InputError for a source without a complete record, or one that expands past the limits.
     """
@@ -61,6 +62,7 @@ class Reader:
         max_expanded_bytes: int = 1 << 40,
         max_expansion: int = 1000,
         encoding: str = UTF8,
+        columns: Columns = (),
     ) -> None:
         self.sources = [source for source in sources if not source.problem]
         self.limit = limit
@@ -68,6 +70,7 @@ class Reader:
         self.max_record_bytes = max_record_bytes
         self.limits = Limits(max_expanded_bytes, max_expansion)
         self.encoding = encoding
+        self.columns = columns
         self.records_read = 0
         self.warnings: list[Damage] = []
         self.damaged_records: list[DamagedRecords] = []
@@ -289,9 +292,8 @@ class Reader:
         blocks = transcode(content.blocks, self.encoding, partial(self._warn, source.name, 0, 0))
         text = verification.remove_marks(blocks)
         if content.kind is DELIMITED:
-            yield from self._table_chunks(
-                source, delimited.read_table(text, source.name, self.max_record_bytes), verification
-            )
+            table = delimited.read_table(text, source.name, self.max_record_bytes, group=not self.columns)
+            yield from self._table_chunks(source, table, verification)
             return
         self._finder = finder = RecordFinder(source.name, verification)
         chunker = self._chunker(text, partial(self._note_text_damage, source, verification))
@@ -331,6 +333,7 @@ class Reader:
             yield each
 
     def _table_chunks(self, source: Source, table: Table, verification: Verification) -> Iterator[Chunk]:
+        check_columns(source.name, table, self.columns)
         chunks = TableChunks(source.name, table, self.chunk_bytes, verification)
         self._finder = chunks.finder
         yield from chunks

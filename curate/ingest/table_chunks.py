@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from curate.errors import InputError
 from curate.ingest.containers.table import Rows, Table
 from curate.ingest.damage import Verification
 from curate.ingest.damaged_records import DamagedRecords
 from curate.ingest.decode import Chunk
 from curate.ingest.text.spans import RecordSpan
+from curate.schemas.reading.columns import Columns
+from curate.schemas.reading.values import quote_keys
 
 READ_AHEAD_BYTES = 4 << 20  # of a text, at most, that is not yet in the rows so far
+
+
+def check_columns(name: str, table: Table, columns: Columns) -> None:
+    """Raise InputError for the first column that is asked for and that the table does not have."""
+    for target, column in columns if table.columns else ():
+        if column not in table.columns:
+            near = difflib.get_close_matches(column, table.columns, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            names = quote_keys(table.columns)
+            raise InputError(f"input {name!r} has no column {column!r} for {target}; its columns: {names}{hint}")
 
 
 @dataclass

@@ -59,6 +59,14 @@ class Overrides(TypedDict, total=False):
         str | None,
         Override("input.encoding", "Encoding of text that is not UTF-8, such as gb18030 or cp1252.", metavar="NAME"),
     ]
+    columns: Annotated[
+        Sequence[str],
+        Override(
+            "input.columns",
+            "Which column or key is what: prompt=question,answer=reply, messages=chat; also system, id, model.",
+            metavar="KEY=COLUMN",
+        ),
+    ]
     filters: Annotated[
         Sequence[str | Path],
         Override("filters.files", "Python file with your own filters; can be repeated.", metavar="FILE"),

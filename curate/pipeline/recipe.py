@@ -12,6 +12,7 @@ from typing import Any, Literal, Unpack
 from curate.errors import RecipeError, did_you_mean
 from curate.pipeline.overrides import Overrides, read_declarations
 from curate.pipeline.repair_turns import RepairSettings as RepairSettings  # re-exported: the section [repair]
+from curate.schemas.reading.columns import parse_columns
 from curate.schemas.reading.options import ReadOptions
 from curate.settings import (
     Catalogue,
@@ -44,10 +45,11 @@ class InputSettings:
     custom_instructions: bool = False  # what users wrote about themselves for all chats becomes the system message
     branches: bool = False  # every branch of a chat becomes a conversation, not only the current one
     encoding: str = "utf-8"  # of text that does not show its own
+    columns: tuple[str, ...] = ()  # keys that records have in place of the formats', such as "prompt=question"
 
     def read_options(self) -> ReadOptions:
         """Return the settings that the formats know."""
-        return ReadOptions(self.format, self.custom_instructions, self.branches)
+        return ReadOptions(self.format, self.custom_instructions, self.branches, parse_columns(self.columns))
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def from_dict(values: Table, where: str = "recipe", *, check_filters: bool = Tru
     _check_template(recipe.tokens.template, where)
     _check_format(recipe.input.format, where)
     _check_encoding(recipe.input.encoding, where)
+    _check_columns(recipe.input.columns, where)
     return recipe
 
 
@@ -218,6 +221,13 @@ def _check_template(name: str, where: str) -> None:
 
     if name not in TEMPLATES:
         raise RecipeError(f"{where}: unknown tokens.template {name!r}{did_you_mean(name, TEMPLATES)}")
+
+
+def _check_columns(columns: Sequence[str], where: str) -> None:
+    try:
+        parse_columns(columns)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: input.columns: {error}") from None
 
 
 def _check_encoding(name: str, where: str) -> None:

@@ -180,6 +180,7 @@ def _reader(arguments: Sequence[str | Path], recipe: Recipe) -> Reader:
         max_expanded_bytes=settings.max_expanded_bytes,
         max_expansion=settings.max_expansion,
         encoding=check_encoding(settings.encoding),
+        columns=settings.read_options().columns,
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from curate.errors import InputError, RecordError, did_you_mean
 from curate.schemas.conversation import Conversation
 from curate.schemas.formats import alpaca, native, openai, pairs, preference, sharegpt, vicuna
-from curate.schemas.reading import record_keys, turns
+from curate.schemas.reading import columns, record_keys, turns
 from curate.schemas.reading.key_kinds import SPECIAL_KEYS
 from curate.schemas.reading.options import DEFAULT, ReadOptions
 
@@ -77,6 +77,7 @@ PROBLEMS: dict[str, str] = {
     "several_answers": "An answer is a list of texts that differ, which may be alternatives or parts of one answer.",
     "two_chats": "The row holds two chats that differ, such as `conversations` beside `messages`.",
     "bad_preference": "A preference pair has no chosen answer, no prompt, or turns that contradict the chosen answer.",
+    "missing_column": "The record lacks a key that --columns names.",
     "unknown_role": "A turn's role is unknown, or missing and not clear from its neighbours.",
 }
 
@@ -105,6 +106,8 @@ def parse_all(value: object, options: ReadOptions = DEFAULT) -> Sequence[Convers
         raise RecordError(
             "not_a_record", f"the record is {turns.describe_type(value)}, not an object", turns.preview(value)
         )
+    if options.columns:
+        return _parse_columns(value, options)
     try:
         if (form := _recognise(value, options.format)) is not None:
             return _read(value, form, options)
@@ -113,6 +116,16 @@ def parse_all(value: object, options: ReadOptions = DEFAULT) -> Sequence[Convers
     if (wrapper := _wrapper(value)) is not None:
         return [_parse_wrapped(value, wrapper, options)]
     raise _of_another_format(value, options.format) if options.format else _unrecognised(value)
+
+
+def _parse_columns(record: Record, options: ReadOptions) -> Sequence[Conversation]:
+    """Read a record by the keys that the options name; its other keys become metadata."""
+    chosen, rest = columns.select(record, options.columns)
+    conversations = parse_all(chosen, replace(options, columns=()))
+    for conversation in conversations:
+        for key, value in rest.items():
+            conversation.metadata.setdefault(key, turns.to_plain_json(value))
+    return conversations
 
 
 def _of_another_format(record: Record, name: str) -> RecordError:

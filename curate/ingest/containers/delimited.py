@@ -56,8 +56,8 @@ class Dialect:
     backslash: bool = False
 
 
-def read_table(blocks: Iterator[bytes], name: str, max_record_bytes: int) -> Table:
-    """Open a file by its text, without a byte-order mark; rows that are one turn each become conversations.
+def read_table(blocks: Iterator[bytes], name: str, max_record_bytes: int, *, group: bool = True) -> Table:
+    """Open a file by its text, without a byte-order mark; `group` makes conversations of rows that are one turn each.
 
     Raises InputError for a header that is missing or names a column twice, and for a file without rows.
     """
@@ -67,7 +67,7 @@ def read_table(blocks: Iterator[bytes], name: str, max_record_bytes: int) -> Tab
     rows = RowReader(lines, dialect)
     columns = _read_header(rows, name)
     rows.width = len(columns)
-    if (turns := turn_columns(columns)) is not None:
+    if group and (turns := turn_columns(columns)) is not None:
         return Table(columns, group_turns(_fields(rows), turns), grouped=True)
     return Table(columns, _encode(rows, columns, name))
 
