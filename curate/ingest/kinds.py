@@ -16,6 +16,7 @@ from curate.ingest.text.encodings import BOMS, UNMARKED
 
 HEAD_BYTES = 4096  # enough to recognise every kind
 TAR_BLOCK_BYTES = 512
+MAX_SCHEMA_BYTES = 1 << 26
 JSON_START = re.compile(r'[\s,]*(?:\[\s*)*(?:\{\s*["}]|"\{)')  # of an object, perhaps in an array, perhaps as text
 
 
@@ -59,7 +60,8 @@ ZIP = Kind(
 )
 TAR = Kind("tar", (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"), access="archive", others=(".pt", ".pth", ".gem"))
 DELIMITED = Kind("delimited", (".csv", ".tsv", ".tab"))
-KINDS = (TEXT, DELIMITED, Kind("parquet", (".parquet", ".parq"), (b"PAR1",), "file"), ZIP, TAR)
+ARROW = Kind("arrow", (".arrow", ".arrows", ".feather", ".ipc"), (b"ARROW1",))
+KINDS = (TEXT, DELIMITED, ARROW, Kind("parquet", (".parquet", ".parq"), (b"PAR1",), "file"), ZIP, TAR)
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz", ".lzma")
 SUFFIXES = (*(suffix for kind in KINDS for suffix in kind.suffixes), *COMPRESSED_SUFFIXES)
 
@@ -85,7 +87,7 @@ FOREIGN = (
     Foreign(b"7z\xbc\xaf", "a 7-Zip archive", "unpack it first"),
     Foreign(b"Rar!", "a RAR archive", "unpack it first"),
     Foreign(b"SQLite format 3", "an SQLite database", "export its tables as .jsonl"),
-    Foreign(b"ARROW1", "an Arrow file", "save it as parquet first"),
+    Foreign(b"FEA1", "a Feather file of version 1", "save it as Feather 2 or Parquet"),
     Foreign(b"\x7fELF", "a program"),
     Foreign(b"version https://git-lfs.github.com/spec/", "a Git LFS pointer", "get the file itself: git lfs pull"),
 )
@@ -127,7 +129,14 @@ def _by_content(head: bytes) -> Kind | None:
             return kind
     if is_tar_header(head):
         return TAR
+    if _is_arrow_stream(head):
+        return ARROW
     return TEXT if JSON_START.match(_decode_head(head)) else None
+
+
+def _is_arrow_stream(head: bytes) -> bool:
+    """Return whether a text begins with a mark, the length of a schema, and that schema, as in Arrow's streams."""
+    return head.startswith(b"\xff" * 4) and 0 < int.from_bytes(head[4:8], "little") <= MAX_SCHEMA_BYTES
 
 
 def _decode_head(head: bytes) -> str:

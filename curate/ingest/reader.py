@@ -11,16 +11,17 @@ from pathlib import Path
 
 from curate.errors import InputError
 from curate.ingest.chunker import Chunker
-from curate.ingest.containers import delimited, parquet
-from curate.ingest.containers.table import Rows, Table
+from curate.ingest.containers import parquet
 from curate.ingest.contents import Content, Opener, is_checked
-from curate.ingest.damage import GAP_TEXT, Damage, ReportDamage, Verification
+from curate.ingest.damage import GAP_TEXT, Block, Damage, ReportDamage, Verification
 from curate.ingest.damaged_records import DamagedRecords, RecordFinder
 from curate.ingest.decode import Chunk, is_json_record
-from curate.ingest.kinds import DELIMITED, describe
+from curate.ingest.kinds import ARROW, DELIMITED, describe
 from curate.ingest.sources import Source, no_record, problem_of
-from curate.ingest.streams import ExpansionError, Limits, Meter, check_expansion
-from curate.ingest.table_chunks import RowFinder, TableChunks, check_columns
+from curate.ingest.streams import MIN_RATIO_BYTES, ExpansionError, Limits, Meter, check_expansion
+from curate.ingest.tables import arrow_ipc, delimited
+from curate.ingest.tables.chunks import RowFinder, TableChunks, check_columns
+from curate.ingest.tables.table import Rows, Table
 from curate.ingest.text.encodings import UTF8, advise, transcode
 from curate.ingest.unread import UnreadFile, describe_skipped
 from curate.schemas.reading.columns import Columns
@@ -289,6 +290,9 @@ class Reader:
             return
         previous_warnings = len(self.warnings)
         verification = Verification()
+        if content.kind is ARROW:
+            yield from self._table_chunks(source, self._open_arrow(source, content.blocks, verification), verification)
+            return
         blocks = transcode(content.blocks, self.encoding, partial(self._warn, source.name, 0, 0))
         text = verification.remove_marks(blocks)
         if content.kind is DELIMITED:
@@ -325,6 +329,17 @@ class Reader:
             return read_table(source, path, self._meter, self.limits, self.max_record_bytes, report)
         spooled = replace(source, path=path, bytes=path.stat().st_size)
         table = read_table(spooled, path, Meter(), self.limits, self.max_record_bytes, report)
+        return replace(table, rows=self._limit_rows(source, table.rows))
+
+    def _open_arrow(self, source: Source, blocks: Iterator[Block], verification: Verification) -> Table:
+        size = MIN_RATIO_BYTES if source.bytes is None else source.bytes * self.limits.expansion
+        table = arrow_ipc.read_table(
+            verification.remove_marks(blocks),
+            source.name,
+            source.split,
+            max_bytes=min(self.limits.expanded_bytes, max(MIN_RATIO_BYTES, size)),
+            max_record_bytes=self.max_record_bytes,
+        )
         return replace(table, rows=self._limit_rows(source, table.rows))
 
     def _limit_rows(self, source: Source, rows: Iterator[Rows]) -> Iterator[Rows]:

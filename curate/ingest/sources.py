@@ -19,6 +19,7 @@ from curate.ingest import kinds
 from curate.ingest.containers import zip_directory
 from curate.ingest.containers.zip_members import Member, member_head
 from curate.ingest.kinds import HEAD_BYTES, NOT_A_DUMP, SUFFIXES
+from curate.ingest.tables import saved_dataset
 from curate.ingest.unread import is_hidden, is_negligible
 
 MAX_CAUSES = 3  # named in one error
@@ -42,6 +43,7 @@ class Source:
     problem: str = ""  # of kind unread: why it is not read, to be read after its name
     skipped_in: str = ""  # the folder or zip in which it is not read because of its name
     base: str = field(default="", repr=False)  # the folder that `file` is relative to
+    split: str = ""  # of a data set, that the file's rows belong to
 
     @property
     def name(self) -> str:
@@ -139,6 +141,12 @@ def _folder_sources(folder: Path, path: Path, problem: str) -> list[Source]:
     is_dump = kinds.is_dump_name(name)
     if not is_dump and is_negligible(name):
         return []
+    if saved_dataset.is_about(path):
+        absent = saved_dataset.missing_files(path)
+        problem = f"is missing, though {path.name} names it"
+        return [_unread(path.parent / each, (PurePosixPath(name).parent / each).as_posix(), problem) for each in absent]
+    if saved_dataset.is_cache(path):
+        return [_unread(path, name, saved_dataset.CACHE)]
     if not path.is_file():  # reading a pipe would block forever
         return [_unread(path, name, "is a broken link" if path.is_symlink() else "is not a regular file")]
     reason = "" if is_dump else _unread_reason(path)
@@ -190,7 +198,8 @@ def _file_sources(path: Path, name: str) -> list[Source]:
         return [_unread(path, name, "is empty (0 bytes)")]
     kind = kinds.recognise(head, name)
     plain = kinds.compression_name(head) is None
-    return [Source(path, name, size, kind.name if kind.access == "file" and plain else "text", base=base)]
+    split = saved_dataset.split_of(path) if kind is kinds.ARROW else ""
+    return [Source(path, name, size, kind.name if kind.access == "file" and plain else "text", base=base, split=split)]
 
 
 def _sheets(path: Path, head: bytes) -> str:

@@ -103,7 +103,7 @@ def test_clean_reads_any_table_by_its_columns(tmp_path: Path, kind: str) -> None
     if kind in ("csv", "parquet"):
         message = f"input 'a.{kind}' has no column 'b' for answer; its columns: 'q', 'a'"
         with pytest.raises(InputError, match=message):
-            curate.clean(path, tmp_path / "set", columns=["prompt=q,answer=b"])
+            curate.clean(path, tmp_path / "other", columns=["prompt=q,answer=b"])
 
 
 def test_the_command_names_a_mistake_in_one_line(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from typing import IO
 
 import polars as pl
 
-from curate.errors import InputError, error_message
+from curate.errors import InputError
 from curate.ingest.containers import parquet_layout
-from curate.ingest.containers.frame_rows import ERRORS, cause, encode_frame, quiet
 from curate.ingest.containers.parquet_layout import Layout, RowGroup
-from curate.ingest.containers.table import Rows, Table
 from curate.ingest.sources import Source
 from curate.ingest.streams import MIN_RATIO_BYTES, Limits, Meter, check_expansion, hash_whole
+from curate.ingest.tables.frame_rows import ERRORS, cause, encode_frame, quiet
+from curate.ingest.tables.table import Rows, Table
 
 RUN_BYTES = 64 << 20  # of memory: row groups are decoded together up to this size
 MAX_DECODED_BYTES = 768 << 20  # of memory: a larger row group is decoded in slices
@@ -56,7 +56,6 @@ def read_table(
     try:
         hash_whole(path, meter)
         layout = parquet_layout.read_layout(path)
-        file = path.open("rb")
     except (OSError, ValueError) as error:
         raise InputError(f"{_unreadable(source)}: {cause(error)}") from None
     without_schema = parquet_layout.drop_arrow_schema(layout)
@@ -65,7 +64,7 @@ def read_table(
     if has_bad_schema:
         report("the Arrow schema in its footer is damaged: its columns are read by their Parquet types")
         layout = without_schema
-    rows = _FileReader(path, file, layout, limits, source.bytes or 0, max_record_bytes, all_alone=has_bad_schema)
+    rows = _FileReader(path, layout, limits, source.bytes or 0, max_record_bytes, all_alone=has_bad_schema)
     return Table(tuple(schema), _read_rows(source, rows, meter, limits))
 
 
@@ -77,7 +76,7 @@ def _read_rows(source: Source, reader: _FileReader, meter: Meter, limits: Limits
     size = source.bytes or 0
     total = sum(group.rows for group in reader.layout.groups)
     lost: list[Rows] = []
-    with reader.file:
+    with reader.path.open("rb") as reader.file:
         for rows in reader:
             meter.bytes += size * rows.count // total
             if rows.lost and meter.expanded == 0:  # so far nothing says that the file can be read at all
@@ -100,7 +99,6 @@ class _FileReader:
     def __init__(
         self,
         path: Path,
-        file: IO[bytes],
         layout: Layout,
         limits: Limits,
         size: int,
@@ -110,7 +108,7 @@ class _FileReader:
     ) -> None:
         self.all_alone = all_alone
         self.path = path
-        self.file = file
+        self.file: IO[bytes]  # open while rows are read
         self.layout = layout
         self.max_expanded = min(limits.expanded_bytes, max(MIN_RATIO_BYTES, size * limits.expansion))
         self.max_record_bytes = max_record_bytes

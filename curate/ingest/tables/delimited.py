@@ -17,8 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from curate.errors import InputError
-from curate.ingest.containers.table import Rows, Table, encode_rows
-from curate.ingest.containers.turn_rows import group_turns, turn_columns
+from curate.ingest.tables.table import Rows, Table, encode_rows
+from curate.ingest.tables.turn_rows import group_turns, turn_columns
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -7,17 +7,17 @@ Source: https://arrow.apache.org/docs/format/Columnar.html#serialization-and-int
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 import polars as pl
 
 from curate.errors import InputError
-from curate.ingest.containers.delimited import BlockStream
-from curate.ingest.containers.flatbuffer import FlatTable
-from curate.ingest.containers.frame_rows import ERRORS, cause, encode_frame, quiet
-from curate.ingest.containers.table import Rows, Table
+from curate.ingest.tables.delimited import BlockStream
+from curate.ingest.tables.flatbuffer import FlatTable
+from curate.ingest.tables.frame_rows import ERRORS, cause, encode_frame, quiet
+from curate.ingest.tables.table import Rows, Table
 
 MAGIC = b"ARROW1"
 CONTINUATION = b"\xff\xff\xff\xff"
@@ -54,12 +54,6 @@ class Message:
         return b"".join((CONTINUATION, len(self.metadata).to_bytes(4, "little"), self.metadata, self.body))
 
 
-def is_arrow(head: bytes) -> bool:
-    """Return whether a text begins like an Arrow file or stream."""
-    size = int.from_bytes(head[4:8], "little")
-    return head.startswith(MAGIC) or (head.startswith(CONTINUATION) and 0 < size <= MAX_METADATA_BYTES)
-
-
 def read_table(
     blocks: Iterator[bytes],
     name: str,
@@ -67,7 +61,6 @@ def read_table(
     *,
     max_bytes: int,
     max_record_bytes: int,
-    note_expanded: Callable[[int], None],
 ) -> Table:
     """Open a file or stream; `split`, if not empty, is a column of all rows that have no other of this name.
 
@@ -84,13 +77,7 @@ def read_table(
         raise InputError(f"{unreadable}: {cause(error)}") from None
     names = tuple(columns) if "split" in columns or not split else (*columns, "split")
     rows = _read_rows(messages, schema, "" if "split" in columns else split, unreadable, max_record_bytes)
-    return Table(names, _count(rows, note_expanded))
-
-
-def _count(rows: Iterator[Rows], note_expanded: Callable[[int], None]) -> Iterator[Rows]:
-    for part in rows:
-        note_expanded(len(part.data))
-        yield part
+    return Table(names, rows)
 
 
 def _read_rows(

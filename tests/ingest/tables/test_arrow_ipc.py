@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import InputError
-from curate.ingest.containers.arrow_ipc import is_arrow, read_table
+from curate.ingest.tables.arrow_ipc import read_table
 from tests.support.raw_dumps import row
 
 pa: Any = pytest.importorskip("pyarrow")
@@ -46,17 +46,13 @@ def pack(table: Any, *, file: bool = False, batch: int = BATCH, compression: str
 def read(data: bytes, split: str = "", block: int = 1 << 16, max_bytes: int = 1 << 30) -> tuple[list[Any], list[str]]:
     """Return the rows, None for one that is lost, and why rows are lost."""
     blocks = iter([data[at : at + block] for at in range(0, len(data), block)])
-    expanded: list[int] = []
-    table = read_table(
-        blocks, "a.arrow", split, max_bytes=max_bytes, max_record_bytes=1 << 20, note_expanded=expanded.append
-    )
+    table = read_table(blocks, "a.arrow", split, max_bytes=max_bytes, max_record_bytes=1 << 20)
     rows: list[Any] = []
     reasons = []
     for part in table.rows:
         assert part.first == len(rows)
         rows += [None] * part.count if part.lost else map(json.loads, part.data.splitlines())
         reasons += [part.lost] * bool(part.lost)
-    assert sum(expanded) > 0 or not any(rows)
     return rows, reasons
 
 
@@ -65,7 +61,6 @@ def read(data: bytes, split: str = "", block: int = 1 << 16, max_bytes: int = 1 
 @pytest.mark.parametrize("block", [1, 1000, 1 << 20])
 def test_every_row_is_read_whatever_the_blocks(file: bool, compression: str | None, block: int) -> None:
     data = arrow(ALL_ROWS, file=file, compression=compression)
-    assert is_arrow(data[:8])
     assert read(data, block=block) == (ALL_ROWS, [])
 
 
@@ -204,7 +199,7 @@ def test_no_bytes_end_the_reading_or_lose_rows_before_them(place: int, noise: by
 SCRIPT = """
 import random, sys
 from curate.errors import InputError
-from curate.ingest.containers.arrow_ipc import read_table
+from curate.ingest.tables.arrow_ipc import read_table
 data = open(sys.argv[1], 'rb').read()
 for seed in range(int(sys.argv[2])):
     chance = random.Random(seed)
@@ -212,7 +207,7 @@ for seed in range(int(sys.argv[2])):
     for _ in range(chance.randint(1, 8)):
         bad[chance.randrange(len(bad))] = chance.choice([0, 255, chance.randrange(256)])
     try:
-        table = read_table(iter([bytes(bad)]), 'a', '', max_bytes=1 << 28, max_record_bytes=9999, note_expanded=abs)
+        table = read_table(iter([bytes(bad)]), 'a', '', max_bytes=1 << 28, max_record_bytes=9999)
         for rows in table.rows:
             pass
     except InputError:

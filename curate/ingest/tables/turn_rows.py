@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from curate.ingest.containers.table import Rows, encode_rows
+from curate.ingest.tables.table import Rows, encode_rows
 
 CONVERSATION_COLUMNS = (
     *("conversation_id", "conv_id", "conversationid", "conversation", "conversation_hash", "convo_id", "chat_id"),

@@ -22,9 +22,11 @@ def is_cache(path: Path) -> bool:
     return bool(names) and path.name not in names
 
 
-def missing_files(folder: Path) -> list[str]:
-    """Return the names of the data set's files that are not in its folder."""
-    return [name for name in _data_files(folder) if not (folder / name).exists()]
+def missing_files(path: Path) -> list[str]:
+    """Return the names of the files that a state names and that are not in its folder."""
+    return (
+        [name for name in _data_files(path.parent) if not (path.parent / name).exists()] if path.name == STATE else []
+    )
 
 
 def split_of(path: Path) -> str:

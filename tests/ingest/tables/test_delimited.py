@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import InputError
-from curate.ingest.containers.delimited import read_table
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
+from curate.ingest.tables.delimited import read_table
 from tests.support.raw_dumps import good, reads, rules, values
 
 HEADER = "prompt,answer\n"

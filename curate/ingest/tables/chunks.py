@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from curate.errors import InputError
-from curate.ingest.containers.table import Rows, Table
 from curate.ingest.damage import Verification
 from curate.ingest.damaged_records import DamagedRecords
 from curate.ingest.decode import Chunk
+from curate.ingest.tables.table import Rows, Table
 from curate.ingest.text.spans import RecordSpan
 from curate.schemas.reading.columns import Columns
 from curate.schemas.reading.values import quote_keys

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
-from curate.ingest.containers.table import Rows, encode_rows
-from curate.ingest.sources import error_message
+from curate.errors import error_message
+from curate.ingest.tables.table import Rows, encode_rows
 
 BATCH_ROWS = 1000
 BATCH_BYTES = 16 << 20  # of text, about, in one block
