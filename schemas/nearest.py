@@ -5,16 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
-from curate.schemas.formats import alpaca, openai, sharegpt
+from curate.schemas.formats import alpaca, chatgpt_export, claude_export, openai, sharegpt
 
 REQUIRED: dict[str, tuple[str, ...]] = {  # keys without which a record is not of the format
     sharegpt.NAME: ("conversations",),
     openai.NAME: ("messages",),
+    chatgpt_export.NAME: ("mapping",),
+    claude_export.NAME: ("chat_messages",),
     alpaca.NAME: ("instruction", "output"),
 }
 TURN_KEYS: dict[str, frozenset[str]] = {
     sharegpt.NAME: frozenset({"from", "value"}),
     openai.NAME: frozenset({"role", "content"}),
+    chatgpt_export.NAME: frozenset({"parent", "message"}),
+    claude_export.NAME: frozenset({"sender", "parent_message_uuid"}),
 }
 MAX_KEYS = 100  # of a record
 MAX_NAME = 40  # characters of a key
@@ -65,6 +69,7 @@ def _candidates(record: Mapping[str, object], name: str) -> dict[str, float]:
 
 
 def _turn_likeness(value: object, turn_keys: frozenset[str]) -> float:
-    """Return the share of a turn's keys that the first entry of a list has."""
-    first = value[0] if isinstance(value, list) and value else None
+    """Return the share of a turn's keys that the first entry of a list or an object has."""
+    entries = value if isinstance(value, list) else list(value.values())[:1] if isinstance(value, dict) else []
+    first = entries[0] if entries else None
     return len(turn_keys & first.keys()) / len(turn_keys) if isinstance(first, dict) else 0.0

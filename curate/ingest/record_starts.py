@@ -11,7 +11,18 @@ import msgspec
 from curate.ingest.json_scan import scan_value
 
 RECORD_KEYS = frozenset(
-    ("conversations", "conversation", "items", "messages", "mapping", "instruction", "prompt", "turns", "chosen")
+    (
+        "conversations",
+        "conversation",
+        "items",
+        "messages",
+        "mapping",
+        "chat_messages",
+        "instruction",
+        "prompt",
+        "turns",
+        "chosen",
+    )
 )
 MAX_RECORDS = 32  # learned from at a time
 MAX_PATTERNS = 8

@@ -24,7 +24,7 @@ def convert(conversations: Iterable[Conversation], settings: RepairSettings) -> 
             if message.role == "assistant":
                 if _convert_or_strip(conversation, position, settings):
                     answers.append((conversation, position))
-            elif message.content[:1] == "<" and message.role == "user" and settings.html != "never":
+            elif message.content[:1] == "<" and _may_be_bubble(message) and settings.html != "never":
                 _unwrap(conversation, position)
     html = [conversation.messages[position].content for conversation, position in answers]
     _replace(answers, markdown.to_markdown(html, citations=settings.citations))
@@ -82,6 +82,10 @@ def _convert_wrappers(conversation: Conversation, position: int, settings: Repai
 
 def _around_wrapper(text: str) -> str:
     return text[max(0, text.lower().find("<div") - 80) :]
+
+
+def _may_be_bubble(message: Message) -> bool:
+    return message.role == "user" and message.is_html is None
 
 
 def _unwrap(conversation: Conversation, position: int) -> None:

@@ -7,7 +7,17 @@ from dataclasses import dataclass, replace
 
 from curate.errors import InputError, RecordError, did_you_mean
 from curate.schemas.conversation import Conversation
-from curate.schemas.formats import alpaca, native, openai, pairs, preference, sharegpt, vicuna
+from curate.schemas.formats import (
+    alpaca,
+    chatgpt_export,
+    claude_export,
+    native,
+    openai,
+    pairs,
+    preference,
+    sharegpt,
+    vicuna,
+)
 from curate.schemas.reading import columns, record_keys, turns
 from curate.schemas.reading.key_kinds import SPECIAL_KEYS
 from curate.schemas.reading.options import DEFAULT, ReadOptions
@@ -44,6 +54,22 @@ FORMATS: dict[str, Format] = {
     for item in (
         Format(sharegpt.NAME, sharegpt.SUMMARY, sharegpt.recognises, sharegpt.parse, sharegpt.dump),
         Format(native.NAME, native.SUMMARY, native.recognises, native.parse, native.dump),
+        Format(
+            chatgpt_export.NAME,
+            chatgpt_export.SUMMARY,
+            chatgpt_export.recognises,
+            chatgpt_export.parse,
+            writes=False,
+            parse_all=chatgpt_export.parse_all,
+        ),
+        Format(
+            claude_export.NAME,
+            claude_export.SUMMARY,
+            claude_export.recognises,
+            claude_export.parse,
+            writes=False,
+            parse_all=claude_export.parse_all,
+        ),
         Format(openai.NAME, openai.SUMMARY, openai.recognises, openai.parse, openai.dump),
         Format(alpaca.NAME, alpaca.SUMMARY, alpaca.recognises, alpaca.parse, alpaca.dump),
         Format(preference.NAME, preference.SUMMARY, preference.recognises, preference.parse, writes=False),

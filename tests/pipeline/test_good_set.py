@@ -72,7 +72,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ---- nothing kept
 
 
-UNKNOWN = {"uuid": "u1", "name": "A talk", "chat_messages": [{"text": "Hi", "sender": "human"}]}
+UNKNOWN = {"uuid": "u1", "name": "A talk", "chat_log": [{"content": "Hi", "role": "user"}]}
 
 
 def test_a_run_that_keeps_nothing_ends_with_the_reasons_and_replaces_nothing(
@@ -88,12 +88,12 @@ def test_a_run_that_keeps_nothing_ends_with_the_reasons_and_replaces_nothing(
     assert message.startswith(
         "none of 10 records was kept; nothing was written or replaced: unknown_format 4 (a.json:0: "
     )
-    assert "'uuid', 'name', 'chat_messages'" in message
+    assert "'uuid', 'name', 'chat_log'" in message
     assert "A talk" in message, "the evidence is quoted"
     assert "not_a_record 3 (a.json:4: " in message
     assert "no_messages 2 (a.json:7: " in message
     assert "and 1 more;" in message and "bad_turn" not in message
-    assert message.endswith("the nearest format is openai: 'messages' is missing (the record has 'chat_messages')")
+    assert message.endswith("the nearest format is openai: 'messages' is missing (the record has 'chat_log')")
 
 
 def test_a_run_that_keeps_nothing_writes_no_set_and_no_file(write: Write, tiny_tokenizer: str) -> None:

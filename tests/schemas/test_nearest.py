@@ -21,8 +21,8 @@ VALUES: st.SearchStrategy[object] = (
 @pytest.mark.parametrize(
     ("record", "name", "missing"),
     [
-        pytest.param({"chat_messages": [{"text": "a", "sender": "human"}]}, "openai", ["messages"], id="Claude"),
-        pytest.param({"title": "a", "mapping": {"root": {}}}, "openai", ["messages"], id="ChatGPT"),
+        pytest.param({"chats": [{"text": "a", "sender": "human"}]}, "claude", ["chat_messages"], id="Claude"),
+        pytest.param({"maps": {"r": {"parent": None}}}, "chatgpt", ["mapping"], id="ChatGPT"),
         pytest.param({"dialog": TURNS}, "openai", ["messages"], id="another key"),
         pytest.param({"chat": [{"from": "a", "value": "b"}]}, "sharegpt", ["conversations"], id="ShareGPT's turns"),
         pytest.param({"conversation": [["a", "b"]]}, "sharegpt", ["conversations"], id="singular"),
