@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,6 @@ from curate.errors import NothingKept
 from curate.ingest.damage import Damage
 from curate.pipeline.corpus import Decisions
 from curate.pipeline.steps import Part, part_file
-from curate.schemas.nearest import describe_nearest
 
 MAX_RULES = 3
 MAX_WARNINGS = 3
@@ -34,10 +32,8 @@ def check_kept(parts: Sequence[Part], decisions: Decisions, folder: Path, warnin
     ]
     more = f" and {len(rules) - MAX_RULES} more" if len(rules) > MAX_RULES else ""
     notes = [damage.text for damage in warnings[:MAX_WARNINGS]]
-    unknown = _first(parts, folder, "unknown_format")
-    nearest = [describe_nearest(json.loads(unknown["record"]))] if unknown else []
     total = f"none of {rules.total():,} {plural(rules.total(), 'record')} was kept; nothing was written or replaced"
-    raise NothingKept("; ".join([f"{total}: {', '.join(reasons)}{more}", *nearest, *notes]))
+    raise NothingKept("; ".join([f"{total}: {', '.join(reasons)}{more}", *notes]))
 
 
 def _first(parts: Sequence[Part], folder: Path, rule: str) -> Row | None:

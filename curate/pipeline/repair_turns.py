@@ -25,6 +25,8 @@ REPAIRS: dict[str, str] = {
     "role_alias": "Another name for a role (bing, bard, prompter …) becomes that role.",
     "second_system": "A system text beside turns that begin with another stays in the metadata.",
     "media_removed": 'Text of a turn is kept without its images, sound or files; only where `multimodal` is "keep".',
+    "personal_data": "Hashed addresses and headers of WildChat's users are removed, from the record and its turns.",
+    "other_replies": "Of a tree of replies, one path is read; counts the messages beside it.",
     "role_inferred": "A missing role is inferred from its neighbours, if they alternate.",
     "value_to_text": "A number in place of text is written as text.",
     "parts_joined": "Content in several text parts becomes one text, one part per line.",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from curate.errors import InputError, RecordError, did_you_mean
 from curate.schemas.conversation import Conversation
@@ -18,41 +18,26 @@ from curate.schemas.formats import (
     sharegpt,
     vicuna,
 )
+from curate.schemas.formats.datasets import arena, marked_text, moss, oasst, self_instruct, smoltalk, turn_lists
+from curate.schemas.formats.format import Format as Format
+from curate.schemas.formats.format import Record
+from curate.schemas.nearest import Requirement, describe_nearest
 from curate.schemas.reading import columns, record_keys, turns
 from curate.schemas.reading.key_kinds import SPECIAL_KEYS
 from curate.schemas.reading.options import DEFAULT, ReadOptions
 
-Record = Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class Format:
-    """One format: how its records are recognised and parsed, and how a conversation is written.
-
-    `recognises` and `parse` are None for a format that is only written, `dump` for one without a record of its own.
-    `dump` raises RecordError for a conversation that the format cannot express. `parse_all` is there for a format with
-    options, or whose record can hold several conversations: it returns at least one.
-    """
-
-    name: str
-    summary: str
-    recognises: Callable[[Record], bool] | None = None
-    parse: Callable[[Record], Conversation] | None = None
-    dump: Callable[[Conversation], dict[str, object]] | None = None
-    array: bool = False  # written as one JSON array, not as lines
-    writes: bool = True
-    parse_all: Callable[[Record, ReadOptions], Sequence[Conversation]] | None = None
-
-    @property
-    def reads(self) -> bool:
-        """Whether records of this format can be read."""
-        return self.parse is not None
-
-
 FORMATS: dict[str, Format] = {
     item.name: item
     for item in (
-        Format(sharegpt.NAME, sharegpt.SUMMARY, sharegpt.recognises, sharegpt.parse, sharegpt.dump),
+        Format(
+            sharegpt.NAME,
+            sharegpt.SUMMARY,
+            sharegpt.recognises,
+            sharegpt.parse,
+            sharegpt.dump,
+            requires=("conversations",),
+            turn_keys=frozenset({"from", "value"}),
+        ),
         Format(native.NAME, native.SUMMARY, native.recognises, native.parse, native.dump),
         Format(
             chatgpt_export.NAME,
@@ -61,6 +46,9 @@ FORMATS: dict[str, Format] = {
             chatgpt_export.parse,
             writes=False,
             parse_all=chatgpt_export.parse_all,
+            requires=("mapping",),
+            turn_keys=frozenset({"parent", "message"}),
+            holds="an object of messages",
         ),
         Format(
             claude_export.NAME,
@@ -69,11 +57,51 @@ FORMATS: dict[str, Format] = {
             claude_export.parse,
             writes=False,
             parse_all=claude_export.parse_all,
+            requires=("chat_messages",),
+            turn_keys=frozenset({"sender", "parent_message_uuid"}),
         ),
-        Format(openai.NAME, openai.SUMMARY, openai.recognises, openai.parse, openai.dump),
-        Format(alpaca.NAME, alpaca.SUMMARY, alpaca.recognises, alpaca.parse, alpaca.dump),
-        Format(preference.NAME, preference.SUMMARY, preference.recognises, preference.parse, writes=False),
-        Format(pairs.NAME, pairs.SUMMARY, pairs.recognises, pairs.parse, writes=False),
+        Format(
+            openai.NAME,
+            openai.SUMMARY,
+            openai.recognises,
+            openai.parse,
+            openai.dump,
+            requires=("messages",),
+            turn_keys=frozenset({"role", "content"}),
+        ),
+        Format(
+            alpaca.NAME,
+            alpaca.SUMMARY,
+            alpaca.recognises,
+            alpaca.parse,
+            alpaca.dump,
+            requires=("instruction", "output"),
+        ),
+        Format(
+            preference.NAME,
+            preference.SUMMARY,
+            preference.recognises,
+            preference.parse,
+            writes=False,
+            requires=("prompt", "chosen", "rejected"),
+        ),
+        Format(
+            pairs.STEPWISE,
+            pairs.STEPWISE_SUMMARY,
+            pairs.recognises_steps,
+            pairs.parse_steps,
+            writes=False,
+            requires=("prompt", "completions", "labels"),
+        ),
+        *arena.FORMATS,
+        Format(
+            pairs.NAME, pairs.SUMMARY, pairs.recognises, pairs.parse, writes=False, requires=("prompt", "completion")
+        ),
+        *oasst.FORMATS,
+        *self_instruct.FORMATS,
+        *turn_lists.FORMATS,
+        *moss.FORMATS,
+        *marked_text.FORMATS,
         Format(vicuna.NAME, vicuna.SUMMARY, sharegpt.recognises, sharegpt.parse, vicuna.dump, array=True),
         Format(
             "parquet",
@@ -92,6 +120,9 @@ FORMATS: dict[str, Format] = {
 _SHARED = ("vicuna", "parquet")  # their records are read by another format's module
 # In the order of FORMATS, which matters: curate's own lines also look like OpenAI's.
 _READERS = tuple(item for item in FORMATS.values() if item.reads and item.name not in _SHARED)
+_REQUIREMENTS = tuple(
+    Requirement(item.name, item.requires, item.turn_keys, item.holds) for item in FORMATS.values() if item.requires
+)
 _CHATS = tuple((item.recognises, item.parse) for item in (sharegpt, openai, alpaca))
 
 PROBLEMS: dict[str, str] = {
@@ -104,6 +135,9 @@ PROBLEMS: dict[str, str] = {
     "two_chats": "The row holds two chats that differ, such as `conversations` beside `messages`.",
     "bad_preference": "A preference pair has no chosen answer, no prompt, or turns that contradict the chosen answer.",
     "missing_column": "The record lacks a key that --columns names.",
+    "no_preference": "A pair of answers of which neither was preferred: a tie, both bad, or no winner.",
+    "tree_row": "The record is one message of a tree, as in OASST's flat files: its answer is another record.",
+    "unclear_roles": "A text or a list of texts does not say clearly who speaks.",
     "unknown_role": "A turn's role is unknown, or missing and not clear from its neighbours.",
 }
 
@@ -169,13 +203,24 @@ def _recognise(record: Record, name: str) -> Format | None:
 
 def _read(record: Record, form: Format, options: ReadOptions) -> Sequence[Conversation]:
     if form.parse_all is not None:
-        return form.parse_all(record, options)
+        conversations = form.parse_all(record, options)
+        for conversation in conversations:
+            _read_metadata(conversation)
+        return conversations
     assert form.parse is not None
     conversation = form.parse(record)
     metadata = conversation.metadata
-    if metadata and form.parse is not native.parse and not SPECIAL_KEYS.isdisjoint(metadata):
-        record_keys.read_special_keys(conversation, _CHATS)
+    if metadata and form.parse is not native.parse:
+        _read_metadata(conversation)
     return [conversation]
+
+
+def _read_metadata(conversation: Conversation) -> None:
+    """Read the keys of a known kind in the metadata."""
+    if not SPECIAL_KEYS.isdisjoint(conversation.metadata):
+        record_keys.read_special_keys(conversation, _CHATS)
+    if smoltalk.KEY in conversation.metadata:
+        smoltalk.read_settings(conversation)
 
 
 def _wrapper(record: Record) -> str | None:
@@ -210,5 +255,4 @@ def _unrecognised(record: Record) -> RecordError:
     keys = f"; its keys: {turns.quote_keys(list(record))}" if record else "; it is empty"
     if _METADATA.issuperset(record):
         return RecordError("no_messages", f"the record has no 'conversations'{keys}", turns.preview(record))
-    expected = "conversations, items, messages, or a prompt with its answer, such as instruction and output"
-    return RecordError("unknown_format", f"no {expected}{keys}", turns.preview(record))
+    return RecordError("unknown_format", f"{describe_nearest(record, _REQUIREMENTS)}{keys}", turns.preview(record))

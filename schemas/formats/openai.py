@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message
+from curate.schemas.formats.datasets import turn_lists
 from curate.schemas.reading import record_keys, turns
 
 NAME = "openai"
@@ -27,6 +28,8 @@ def parse(record: Mapping[str, object]) -> Conversation:
     value = record["messages"]
     if value.__class__ is not list or not value:
         value = record_keys.read_turn_list(conversation, value, "messages")
+    if turn_lists.has_other_turns(value):
+        value = turn_lists.expand_turns(value)
     turns.read_messages(conversation, value, "role", "content")
     if len(record) > 1:
         turns.read_other_keys(conversation, record, _USED)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message, Role
+from curate.schemas.formats.datasets import marked_text
 from curate.schemas.prompts import INPUT_MARK
 from curate.schemas.reading import turns
-from curate.schemas.reading.key_kinds import ANSWER_KEYS, has_content
+from curate.schemas.reading.key_kinds import ANSWER_KEYS, flag_label, has_content
 
-NAME = "pairs"
-SUMMARY = "A prompt and its answer, texts or messages: {prompt, completion}, {question, answer} or {query, response}."
+NAME, STEPWISE = "pairs", "stepwise"
+SUMMARY = "A prompt and its answer: {prompt, completion}, {question, answer}, {query, response}; Dolly, Firefly."
+STEPWISE_SUMMARY = (
+    "TRL's stepwise supervision: {prompt, completions: [step, …], labels: [true, …]}; read if all steps are right."
+)
 
 PROMPT_KEYS = ("prompt", "query", "question", "instruction", "input")
 INPUT_KEYS = ("input", "context")  # what the prompt is about, appended to it
@@ -52,6 +56,24 @@ def parse(record: Mapping[str, object]) -> Conversation:
     return conversation
 
 
+def recognises_steps(record: Mapping[str, object]) -> bool:
+    """Return whether a record has a prompt and the steps of its answer, each with a label."""
+    return "prompt" in record and isinstance(record.get("completions"), list) and isinstance(record.get("labels"), list)
+
+
+def parse_steps(record: Mapping[str, object]) -> Conversation:
+    """Read one record, a step a line; an answer with a wrong step is flagged as badly labelled."""
+    steps, labels = record["completions"], record["labels"]
+    assert isinstance(steps, list) and isinstance(labels, list)
+    if not steps or len(steps) != len(labels) or not all(isinstance(step, str) for step in steps):
+        reason = f"'completions' is {turns.describe_type(steps)} for {len(labels)} 'labels', not a text for each"
+        raise RecordError("bad_turn", reason, turns.preview(steps))
+    others = {key: value for key, value in record.items() if key != "completions"}
+    conversation = parse({**others, "completion": "\n".join(steps)})
+    flag_label(conversation, "labels", "bad_if_false", labels, None)
+    return conversation
+
+
 def read_prompt(conversation: Conversation, record: Mapping[str, object]) -> frozenset[str]:
     """Append the history and the prompt with its input, and return their keys."""
     key = prompt_key(record)
@@ -69,7 +91,7 @@ def read_prompt(conversation: Conversation, record: Mapping[str, object]) -> fro
 
 def add_messages(conversation: Conversation, role: Role, value: object) -> None:
     """Append a prompt or an answer: a text, or one message or several."""
-    items = value if isinstance(value, list) else [value]
+    items: Sequence[object] = marked_text.split_chat(value) or (value if isinstance(value, list) else [value])
     if items and all(isinstance(item, dict) and turns.has_role(item) for item in items):
         turns.read_messages(conversation, items, "role", "content")
         return

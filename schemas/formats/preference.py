@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message
 from curate.schemas.formats import pairs
+from curate.schemas.formats.datasets import marked_text
 from curate.schemas.reading import turns
 from curate.schemas.reading.key_kinds import CHOSEN_KEYS, COMPLETION_KEYS, REJECTED_KEYS, has_content
 
 NAME = "preference"
-SUMMARY = "TRL's, LLaMA-Factory's and OpenAI's preference data: {prompt, chosen, rejected}; the chosen answer is read."
-
+SUMMARY = "TRL's, LLaMA-Factory's and OpenAI's preference pairs: {prompt, chosen, rejected}; HH-RLHF's texts too."
 RULE = "bad_preference"
 
 
@@ -41,19 +42,61 @@ def parse(record: Mapping[str, object]) -> Conversation:
 def add_answer(conversation: Conversation) -> None:
     """Move the chosen answer, or else a completion, from the metadata to the end of the messages.
 
-    A chosen answer may repeat the whole chat. The rejected one stays in the metadata. Raises RecordError if there is
-    only a rejected answer, or if the chosen one contradicts the turns.
+    A chosen answer may repeat the whole chat. The rejected one becomes the conversation's, or stays in the metadata if
+    it cannot be read. Raises RecordError if there is only a rejected answer, or if the turns contradict the chosen one.
     """
     metadata = conversation.metadata
     chosen, completion, rejected = (_key(metadata, keys) for keys in (CHOSEN_KEYS, COMPLETION_KEYS, REJECTED_KEYS))
     if chosen and (rejected or not _is_answered(conversation)):
         _add_chosen(conversation, metadata.pop(chosen), chosen)
+        if rejected:
+            keep_rejected(conversation, rejected, metadata.pop(rejected))
     elif _is_answered(conversation):
         return
     elif completion:
         pairs.add_messages(conversation, "assistant", metadata.pop(completion))
     elif rejected:
         raise RecordError(RULE, "the record has a rejected answer and no chosen one", turns.preview(metadata))
+
+
+def _items(value: object) -> Sequence[object]:
+    return marked_text.split_chat(value) or (value if isinstance(value, list) else [value])
+
+
+def keep_rejected(conversation: Conversation, key: str, value: object, items: Sequence[object] | None = None) -> None:
+    """Make a value the rejected answer: to the messages before the last one, as an answer or as a whole chat.
+
+    It stays in the metadata, under its key, if it is neither, or if it answers something else. `items` are its turns
+    with the usual keys, if it has others.
+    """
+    other = Conversation(None, [])
+    try:
+        pairs.add_messages(other, "assistant", value if items is None else list(items))
+    except RecordError:
+        other.messages = []
+    before = conversation.messages[:-1]
+    rejected = _after(before, other.messages)
+    if rejected and not other.flaws:
+        conversation.rejected_answer = rejected
+        conversation.edits += [replace(edit, message=None) for edit in other.edits]
+    else:
+        conversation.metadata[key] = turns.to_plain_json(value)
+
+
+def _after(before: Sequence[Message], messages: list[Message]) -> list[Message]:
+    """Return the messages that follow others, which they may repeat, in whole or from the last prompt on; else none."""
+    if has_system(before) and not has_system(messages):
+        before = before[1:]
+    if has_system(messages) and not has_system(before):
+        messages = messages[1:]
+    if any(message.role == "user" for message in messages):
+        repeated, messages = messages[: len(before)], messages[len(before) :]
+    else:
+        steps = max((index for index, message in enumerate(before) if message.role == "user"), default=-1) + 1
+        before = before[steps:]
+        repeated, messages = messages[: len(before)], messages[len(before) :]
+    is_answer = bool(messages) and all(message.role in ("assistant", "tool") for message in messages)
+    return messages if is_answer and _contents(repeated) == _contents(before) else []
 
 
 def _key(metadata: Mapping[str, object], keys: Sequence[str]) -> str | None:
@@ -70,7 +113,7 @@ def _is_answered(conversation: Conversation) -> bool:
 
 
 def _add_chosen(conversation: Conversation, value: object, key: str) -> None:
-    items = value if isinstance(value, list) else [value]
+    items = _items(value)
     if any(isinstance(item, dict) and turns.is_prompt(item) for item in items):
         _read_whole_chat(conversation, items, key)
         return

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from curate.schemas.conversation import Conversation, Message, Role
+from curate.schemas.formats.datasets import turn_lists
 from curate.schemas.reading import record_keys, turns
 
 NAME = "sharegpt"
@@ -29,6 +30,8 @@ def parse(record: Mapping[str, object]) -> Conversation:
     value = record[key]
     if value.__class__ is not list or not value:
         value = record_keys.read_turn_list(conversation, value, key)
+    if turn_lists.has_other_turns(value):
+        value = turn_lists.expand_turns(value)
     turns.read_messages(conversation, value, "from", "value")
     if len(record) > 2 or "id" not in record:
         turns.read_other_keys(conversation, record, _USED[key])

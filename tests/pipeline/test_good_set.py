@@ -92,8 +92,8 @@ def test_a_run_that_keeps_nothing_ends_with_the_reasons_and_replaces_nothing(
     assert "A talk" in message, "the evidence is quoted"
     assert "not_a_record 3 (a.json:4: " in message
     assert "no_messages 2 (a.json:7: " in message
-    assert "and 1 more;" in message and "bad_turn" not in message
-    assert message.endswith("the nearest format is openai: 'messages' is missing (the record has 'chat_log')")
+    assert message.endswith("and 1 more") and "bad_turn" not in message
+    assert "the nearest format is openai: 'messages' is missing (the record has 'chat_log': rename it" in message
 
 
 def test_a_run_that_keeps_nothing_writes_no_set_and_no_file(write: Write, tiny_tokenizer: str) -> None:

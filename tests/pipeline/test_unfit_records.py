@@ -50,7 +50,7 @@ def test_they_are_rejected_by_name(dump: Path, tmp_path: Path) -> None:
     assert (counts.read, counts.kept, counts.rejected) == (5, 3, 2)
     kept = pl.read_parquet(tmp_path / "set" / "conversations.parquet")
     assert kept["source_id"].to_list() == ["good", "pair", "mixed"]
-    assert json.loads(kept["metadata"][1]) == {"rejected": "No."}
+    assert [message["content"] for message in kept["rejected_answer"][1]] == ["No."]
 
 
 def test_a_recipe_keeps_them(dump: Path, tmp_path: Path) -> None:

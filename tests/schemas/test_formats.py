@@ -231,7 +231,7 @@ def test_an_id_becomes_text(source_id: object, text: str) -> None:
         pytest.param({"headline": "a", "body": "b"}, "unknown_format", "'headline', 'body'", id="other-keys"),
         pytest.param({"conversations": [human("a"), None]}, "bad_turn", "turn 1 is null", id="null-turn"),
         pytest.param({"conversations": ["a"]}, "bad_turn", "turn 0 is text", id="text-turn"),
-        pytest.param({"conversations": [["a", "b"]]}, "bad_turn", "a list of 2", id="list-turn"),
+        pytest.param({"conversations": [["a", "b", "c"]]}, "bad_turn", "a list of 3", id="list-turn"),
         pytest.param({"conversations": [human(True)]}, "bad_value", "true or false", id="bool-value"),
         pytest.param({"conversations": [human(math.nan)]}, "bad_value", "a number", id="nan-value"),
         pytest.param({"conversations": [human({"x": 1})]}, "bad_value", "an object", id="object-value"),

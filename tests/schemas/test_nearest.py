@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from curate.errors import RecordError
 from curate.schemas import formats
-from curate.schemas.nearest import REQUIRED, describe_nearest, nearest_format
+from tests.schemas.formats.examples import EXAMPLES, ROWS
 
 TURNS = [{"role": "user", "content": "Hi"}]
 VALUES: st.SearchStrategy[object] = (
@@ -18,45 +18,68 @@ VALUES: st.SearchStrategy[object] = (
 )
 
 
+def reason(record: object) -> str:
+    with pytest.raises(RecordError) as caught:
+        formats.parse(record)
+    assert caught.value.rule == "unknown_format"
+    return caught.value.reason
+
+
 @pytest.mark.parametrize(
-    ("record", "name", "missing"),
+    ("record", "expected"),
     [
-        pytest.param({"chats": [{"text": "a", "sender": "human"}]}, "claude", ["chat_messages"], id="Claude"),
-        pytest.param({"maps": {"r": {"parent": None}}}, "chatgpt", ["mapping"], id="ChatGPT"),
-        pytest.param({"dialog": TURNS}, "openai", ["messages"], id="another key"),
-        pytest.param({"chat": [{"from": "a", "value": "b"}]}, "sharegpt", ["conversations"], id="ShareGPT's turns"),
-        pytest.param({"conversation": [["a", "b"]]}, "sharegpt", ["conversations"], id="singular"),
-        pytest.param({"prompt": "a", "completion": "b"}, "alpaca", ["instruction", "output"], id="prompt"),
-        pytest.param({"instruction": "a", "response": "b"}, "alpaca", ["output"], id="one key of two"),
+        ({"msgs": TURNS}, "openai: 'messages' is missing (the record has 'msgs': rename it 'messages')"),
+        (
+            {"talk": [{"from": "a", "value": "b"}]},
+            "sharegpt: 'conversations' is missing (the record has 'talk': rename it",
+        ),
+        ({"chats": [{"text": "a", "sender": "human"}]}, "claude: 'chat_messages' is missing (the record has 'chats'"),
+        ({"maps": {"r": {"parent": None}}}, "chatgpt: 'mapping' is missing (the record has 'maps'"),
+        ({"prompt": "a"}, "pairs: 'completion' is missing;"),
+        ({"instruction": "a", "result": "b"}, "alpaca: 'output' is missing;"),
+        (
+            {"instruction": "a", "outputs": ["b", "c"]},
+            "alpaca: 'output' is missing (the record has 'outputs': rename it",
+        ),
+        ({"headline": "a", "body": "b"}, "sharegpt: 'conversations' is missing;"),
+        ({"text": "a"}, "log, but 'text' is not a text with a name before each turn"),
+        ({"id": "a", "data": [1, 2]}, "ultrachat, but 'data' is not a list of two texts or more"),
+        (
+            {"Instruction": "a", "Response": "b"},
+            "alpaca: 'instruction' and 'output' are missing (the record has 'Instruction'",
+        ),
     ],
+    ids=repr,
 )
-def test_the_nearest_format_and_its_missing_keys(record: dict[str, Any], name: str, missing: list[str]) -> None:
-    assert nearest_format(record) == (name, missing)
-
-
-def test_a_key_that_may_be_meant_is_named() -> None:
-    assert describe_nearest({"dialog": TURNS}) == (
-        "the nearest format is openai: 'messages' is missing (the record has 'dialog')"
-    )
-    assert describe_nearest({"a": "b"}) == "the nearest format is alpaca: 'instruction' and 'output' are missing"
+def test_the_reason_names_the_nearest_format_and_what_to_do(record: dict[str, Any], expected: str) -> None:
+    assert reason(record).startswith(f"the nearest format is {expected}")
+    assert f"; its keys: {next(iter(record))!r}" in reason(record)
 
 
 @given(
     st.dictionaries(st.text(max_size=12) | st.sampled_from(["instruction", "output", "message"]), VALUES, max_size=5)
 )
-def test_with_the_missing_keys_a_record_is_of_the_format(record: dict[str, Any]) -> None:
+def test_any_unknown_record_has_a_nearest_format(record: dict[str, Any]) -> None:
     try:
         formats.parse(record)
     except RecordError as error:
         if error.rule == "unknown_format":
-            name, missing = nearest_format(record)
-            assert missing and set(missing) <= set(REQUIRED[name])
-            recognises = formats.get(name).recognises
-            assert recognises is not None and recognises({**record, **dict.fromkeys(missing, TURNS)})
-            assert name in describe_nearest(record)
+            assert any(f"the nearest format is {name}" in error.reason for name in formats.FORMATS)
 
 
-def test_every_format_with_records_of_its_own_is_considered() -> None:
-    others = ("jsonl", "parquet", "preference", "pairs")  # curate's own, and those without a key that must be there
-    own = {item.parse for item in formats.FORMATS.values() if item.parse and item.name not in others}
-    assert {formats.FORMATS[name].parse for name in REQUIRED} == own
+NAMED = [
+    (name, key)
+    for name, form in formats.FORMATS.items()
+    for key in form.requires[-1:]
+    if name not in ("oasst_rows", "log", "preference", "chatgpt")
+]
+
+
+@pytest.mark.parametrize(("name", "key"), NAMED)
+def test_every_format_is_named_if_its_last_key_is_misspelled(name: str, key: str) -> None:
+    record = next(record for record in [*EXAMPLES[name], ROWS] if key in record)
+    record = {(f"{other}z" if other == key else other): value for other, value in record.items()}
+    assert (
+        f"the nearest format is {name}: {key!r} is missing (the record has {key + 'z'!r}: rename it {key!r})"
+        in reason(record)
+    )

@@ -147,9 +147,8 @@ def test_the_chosen_answer_is_read_and_the_rejected_one_kept_beside_it(record: R
     conversation = formats.parse(record)
     assert order(conversation, RepairSettings()) == []
     assert contents(conversation) == READ
-    key = next(key for key in REJECTED_KEYS if key in record)
-    assert conversation.metadata[key] == record[key]
-    assert not set(CHOSEN_KEYS) & set(conversation.metadata)
+    assert [(message.role, message.content) for message in conversation.rejected_answer] == [("assistant", "Mud.")]
+    assert not {*CHOSEN_KEYS, *REJECTED_KEYS} & set(conversation.metadata)
 
 
 def test_the_system_message_of_a_prompt_stays_with_a_chosen_chat() -> None:
@@ -372,7 +371,8 @@ def test_no_key_of_a_record_vanishes(extra: Record, base: Record) -> None:
     except RecordError as error:
         assert error.rule in formats.PROBLEMS  # the reject has the bytes of the whole record
         return
-    messages = [(message.content, message.name, message.tool_calls) for message in conversation.messages]
+    read = [*conversation.messages, *conversation.rejected_answer]
+    messages = [(message.content, message.name, message.tool_calls) for message in read]
     edits = [(edit.before, edit.after) for edit in conversation.edits]
     flaws = [(flaw.reason, flaw.evidence) for flaw in conversation.flaws]
     kept = json.dumps([messages, conversation.metadata, conversation.model, edits, flaws])

@@ -1,0 +1,1 @@
+"""The shapes of public data sets of chats."""

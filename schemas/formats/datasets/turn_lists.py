@@ -1,0 +1,239 @@
+"""Turns under other names: LMSYS-Chat-1M, WildChat, UltraChat, XTuner, Firefly, and lists like theirs.
+
+What differs is the key of the list, the keys of a turn (`speaker`, `utterance`), or the unit of the list: a prompt with
+its answer in one object or one pair, or texts that alternate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from curate.errors import RecordError
+from curate.schemas.conversation import Conversation, Role
+from curate.schemas.formats.format import Format
+from curate.schemas.reading import turns
+
+KEYS = ("turns", "thread", "dialog", "dialogue", "dialogs", "chat", "utterances", "transcript", "rounds", "data")
+ID_KEYS = ("id", "conversation_id", "conversation_hash", "dialog_id", "dialogue_id", "chat_id", "thread_id", "uuid")
+PERSONAL_KEYS = ("hashed_ip", "header")  # of WildChat's people: an address's hash, and a browser's headers
+ROLE_KEYS = (*turns.ROLE_KEYS, "speaker", "author", "sender")
+TEXT_KEYS = (*turns.TEXT_KEYS, "utterance", "message", "body")
+SIDES: dict[Role, tuple[str, ...]] = {  # keys of an object that holds a prompt, its answer, or both
+    "system": ("system",),
+    "user": ("human", "user", "prompt", "question", "query", "instruction", "input"),
+    "assistant": ("assistant", "gpt", "bot", "ai", "answer", "response", "output", "completion"),
+}
+
+
+def recognises_lmsys(record: Mapping[str, object]) -> bool:
+    """Return whether a record has its turns in a list named `conversation`."""
+    return is_turn_list(record.get("conversation"))
+
+
+def recognises_wildchat(record: Mapping[str, object]) -> bool:
+    """Return whether a record has a list named `conversation`, and WildChat's keys beside it or in its turns."""
+    if not recognises_lmsys(record):
+        return False
+    first = record["conversation"][0]  # type: ignore[index]
+    return any(key in record or key in first for key in (*PERSONAL_KEYS, "conversation_hash"))
+
+
+def recognises_ultrachat(record: Mapping[str, object]) -> bool:
+    """Return whether a record has an id and alternating texts under `data`."""
+    data = record.get("data")
+    return "id" in record and isinstance(data, list) and len(data) > 1 and all(isinstance(text, str) for text in data)
+
+
+def recognises_turns(record: Mapping[str, object]) -> bool:
+    """Return whether a record has turns under another known name."""
+    return list_key(record) is not None
+
+
+def list_key(record: Mapping[str, object]) -> str | None:
+    """Return the key of a record's list of turns under another name, or of texts that may be turns."""
+    return next((key for key in KEYS if is_turn_list(record.get(key)) or _is_text_list(key, record)), None)
+
+
+def is_turn_list(value: object) -> bool:
+    """Return whether a value is a list whose first entry is a turn, or a prompt with its answer."""
+    if not isinstance(value, list) or not value:
+        return False
+    first = value[0]
+    return is_pair(first) or (
+        isinstance(first, dict) and (turns.has_role(first) or bool(_role_key(first) or _sides(first)))
+    )
+
+
+def is_pair(item: object) -> bool:
+    """Return whether an entry is a list of two texts."""
+    return isinstance(item, list) and len(item) == 2 and all(isinstance(text, str) for text in item)
+
+
+def _is_text_list(key: str, record: Mapping[str, object]) -> bool:
+    value = record.get(key)
+    return key != "data" and isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+
+
+def parse_lmsys(record: Mapping[str, object]) -> Conversation:
+    """Read one record; raises RecordError if its meaning is not clear."""
+    return _parse(record, "conversation", record["conversation"])
+
+
+def parse_wildchat(record: Mapping[str, object]) -> Conversation:
+    """Read one record without its personal data; raises RecordError if its meaning is not clear."""
+    items = record["conversation"]
+    assert isinstance(items, list)
+    removed = sorted(
+        {key for item in (record, *items) if isinstance(item, dict) for key in PERSONAL_KEYS if key in item}
+    )
+    conversation = _parse(_without_personal(record), "conversation", list(map(_without_personal, items)))
+    if removed:
+        conversation.edit("personal_data", None, ", ".join(removed), "", len(removed))
+    return conversation
+
+
+def _without_personal(item: object) -> Mapping[str, object]:
+    if not isinstance(item, dict):
+        return item  # type: ignore[return-value]
+    return {key: value for key, value in item.items() if key not in PERSONAL_KEYS}
+
+
+def parse_ultrachat(record: Mapping[str, object]) -> Conversation:
+    """Read one record, whose texts are prompt, answer, prompt, answer, …"""
+    texts = record["data"]
+    assert isinstance(texts, list)
+    roles = ("user", "assistant")
+    items = [{"role": roles[index % 2], "content": text} for index, text in enumerate(texts)]
+    return _parse(record, "data", items)
+
+
+def parse_turns(record: Mapping[str, object]) -> Conversation:
+    """Read one record; raises RecordError if its meaning is not clear, as with texts that name no role."""
+    key = list_key(record)
+    assert key is not None
+    if _is_text_list(key, record):
+        reason = (
+            f"{key!r} is a list of texts that name no role; if they alternate from prompt to answer, name it 'data'"
+        )
+        raise RecordError("unclear_roles", f"{reason} beside an 'id', as UltraChat does", turns.preview(record[key]))
+    return _parse(record, key, record[key])
+
+
+def _parse(record: Mapping[str, object], key: str, items: object) -> Conversation:
+    assert isinstance(items, list)
+    conversation = Conversation(None, [])
+    id_key = next((name for name in ID_KEYS if record.get(name) not in (None, "")), "id")
+    conversation.source_id = turns.read_source_id(conversation, record.get(id_key))
+    turns.read_messages(conversation, expand_turns(items), "role", "content")
+    turns.read_other_keys(conversation, record, frozenset({key, id_key}))
+    return conversation
+
+
+def has_other_turns(items: Sequence[object]) -> bool:
+    """Return whether a list has entries without a role under a usual key, by its first entry; at little cost."""
+    first = items[0] if items else None
+    return first.__class__ is not dict or not ("from" in first or "role" in first)
+
+
+def expand_turns(items: Sequence[object]) -> list[object]:
+    """Return the turns of a list, each with the usual keys; an entry that is none stays as it is.
+
+    A prompt with its answer in one entry becomes two turns; keys beside them stay with the last.
+    """
+    if all(is_pair(item) for item in items):
+        return _expand_pairs(items)
+    return [turn for item in items for turn in (_expand(item) if isinstance(item, dict) else [item])]
+
+
+def _expand_pairs(items: Sequence[object]) -> list[object]:
+    """Return the turns of pairs, which are all of role and text, or all of prompt and answer."""
+    pairs = [item for item in items if isinstance(item, list)]
+    if all(_is_role(first) for first, _ in pairs):
+        return [{"role": role, "content": text} for role, text in pairs]
+    return [turn for prompt, answer in pairs for turn in _exchange({"user": prompt, "assistant": answer})]
+
+
+def _is_role(name: str) -> bool:
+    folded = name.strip().casefold()
+    return folded in turns.STANDARD_ROLES or folded in turns.ROLE_ALIASES
+
+
+def _exchange(texts: Mapping[Role, object]) -> list[object]:
+    return [{"role": role, "content": text} for role, text in texts.items()]
+
+
+def _expand(item: Mapping[Any, Any]) -> list[object]:
+    role_key, text_key = _role_key(item), _text_key(item)
+    if role_key and text_key:
+        others = {key: value for key, value in item.items() if key not in (role_key, text_key)}
+        return [{"role": item[role_key], "content": item[text_key], **others}]
+    if turns.has_role(item) or not (sides := _sides(item)):
+        return [item]
+    expanded = [{"role": role, "content": item[key]} for role, key in sides.items()]
+    expanded[-1] |= {key: value for key, value in item.items() if key not in sides.values()}
+    return list(expanded)
+
+
+def _role_key(item: Mapping[str, object]) -> str | None:
+    """Return the key of a turn's role, if it is text; the turn has a text too."""
+    key = next((key for key in ROLE_KEYS if isinstance(item.get(key), str)), None)
+    return key if _text_key(item) else None
+
+
+def _text_key(item: Mapping[str, object]) -> str | None:
+    return next((key for key in TEXT_KEYS if item.get(key) is not None), None)
+
+
+def _sides(item: Mapping[str, object]) -> dict[Role, str]:
+    """Return the keys of a system text, a prompt and an answer in one object, by role; none if that is not clear.
+
+    An object with a text of its own (`{user: "ann", text: "Hi"}`) has no such keys.
+    """
+    if _text_key(item):
+        return {}
+    found = {role: [name for name in names if item.get(name) not in (None, "")] for role, names in SIDES.items()}
+    if any(len(names) > 1 for names in found.values()):
+        return {}
+    return {role: names[0] for role, names in found.items() if names}
+
+
+_USUAL = frozenset({"role", "content"})
+FORMATS = (
+    Format(
+        "wildchat",
+        "WildChat: {conversation_hash, conversation: [{role, content, toxic, …}], …}, without hashed IPs and headers.",
+        recognises_wildchat,
+        parse_wildchat,
+        writes=False,
+        requires=("conversation_hash", "conversation"),
+        turn_keys=_USUAL | {"hashed_ip"},
+    ),
+    Format(
+        "lmsys",
+        "LMSYS-Chat-1M: {conversation_id, conversation: [{role, content}], …}; such lists of XTuner and Firefly.",
+        recognises_lmsys,
+        parse_lmsys,
+        writes=False,
+        requires=("conversation_id", "conversation"),
+        turn_keys=_USUAL,
+    ),
+    Format(
+        "ultrachat",
+        "UltraChat: {id, data: [prompt, answer, …]}, texts that alternate.",
+        recognises_ultrachat,
+        parse_ultrachat,
+        writes=False,
+        requires=("id", "data"),
+        holds="a list of two texts or more",
+    ),
+    Format(
+        "turns",
+        "Turns under other names: thread, turns, dialog, …; {speaker, utterance}, {user, assistant}, [prompt, answer].",
+        recognises_turns,
+        parse_turns,
+        writes=False,
+        requires=("turns",),
+        turn_keys=frozenset({"speaker", "utterance"}),
+    ),
+)
