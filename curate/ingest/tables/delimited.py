@@ -187,7 +187,7 @@ def _choose_dialect(lines: Lines, name: str) -> Dialect:
 
 def _fit(sample: Sequence[str], dialect: Dialect) -> tuple[float, int]:
     """Return the share of rows with as many fields as the header, and the number of these."""
-    text = "".join(sample[: len(sample) - (len(sample) > 2)])  # the last line may be cut off
+    text = "".join(sample)
     rows = RowReader(Lines(iter([text.encode("utf-8", "surrogateescape")]), len(text) + 1), dialect)
     rows.lines.backslash = dialect.backslash
     header = next(iter(rows), None)
@@ -195,6 +195,8 @@ def _fit(sample: Sequence[str], dialect: Dialect) -> tuple[float, int]:
         return 0.0, 0
     rows.width = len(header.fields)
     fits = [not row.problem for row in rows]
+    if len(text) >= SAMPLE_CHARS and len(fits) > 1:
+        del fits[-1]  # the last row may be cut off
     return (sum(fits) / len(fits) if fits else 1.0), rows.width
 
 

@@ -49,6 +49,7 @@ WHOLE: dict[str, tuple[str, list[dict[str, str]]]] = {
     "a text that ends like a line for Excel": ("sep=;b\n1;2\n", [{"sep=": "1", "b": "2"}]),
     "escaped quotes": ('a,b\n"say \\"hi\\", ok",2\n', [{"a": 'say "hi", ok', "b": "2"}]),
     "backslashes": ('a,b\n"C:\\new",\\n\n', [{"a": "C:\\new", "b": "\\n"}]),
+    "a backslash before a quote": ('"a";"b"\n"\\""";"\n1"\n', [{"a": '\\"', "b": "\n1"}]),
     "a quote within a field": ('a,b\n5" disk,2\n', [{"a": '5" disk', "b": "2"}]),
     "blank lines": ("a,b\n\n1,2\n\n\n3,4\n", [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]),
     "empty fields": ('a,b\n,""\n', [{"a": "", "b": ""}]),
