@@ -27,6 +27,7 @@ WHITESPACE = b" \t\r\n"
 _decode = msgspec.json.Decoder().decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_lines = msgspec.json.Decoder(msgspec.Raw).decode_lines
+_decode_rows_at_once = msgspec.json.Decoder().decode_lines
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,24 @@ def decode_records(chunk: Chunk) -> list[RawRecord]:
             records.append(RawRecord(index, data, None, problem))
         elif span.kind == "record":
             records.append(_decode_one(index, data, chunk.start + span.start))
+        elif span.kind == "rows" and (rows := _decode_rows(index, data)):
+            records.extend(rows)
         else:
             records.extend(_decode_span(index, data, span, chunk))
     return records[: chunk.count]
+
+
+def _decode_rows(index: int, data: bytes) -> list[RawRecord]:
+    """Decode lines that were encoded from a table: their keys are unique, and their depth is that of its schema.
+
+    Return no record if one cannot be decoded.
+    """
+    try:
+        values = _decode_rows_at_once(data)
+    except (msgspec.DecodeError, RecursionError):
+        return []
+    raws = data.split(b"\n")
+    return [RawRecord(number, *pair) for number, pair in enumerate(zip(raws, values, strict=False), index)]
 
 
 def _decode_span(index: int, data: bytes, span: RecordSpan, chunk: Chunk) -> list[RawRecord]:
@@ -109,7 +125,7 @@ def _split(data: bytes, span: RecordSpan, record_start: bytes) -> list[bytes]:
 
     That is safe: as many parts as there are values, if each of them decodes, can only be the values.
     """
-    if span.kind == "lines":
+    if span.kind != "array":
         parts = [line for part in data.split(b"\n") if (line := part.strip(WHITESPACE))]
     else:
         parts = [part.strip(WHITESPACE) for part in separator(record_start).split(data)] if record_start else [data]
@@ -117,7 +133,7 @@ def _split(data: bytes, span: RecordSpan, record_start: bytes) -> list[bytes]:
 
 
 def split_exactly(data: bytes, span: RecordSpan) -> list[bytes]:
-    if span.kind == "lines":
+    if span.kind != "array":
         return [bytes(raw) for raw in _decode_lines(data)]
     return [bytes(raw) for raw in _decode_list(b"[%b]" % data)]
 

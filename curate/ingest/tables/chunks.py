@@ -47,10 +47,10 @@ class _Part:
         last = self.spans[-1] if self.spans else None
         if rows.lost:
             self.spans.append(RecordSpan(start, self.bytes, 1, "damage", rows.lost))
-        elif last is not None and last.kind == "lines":
-            self.spans[-1] = RecordSpan(last.start, self.bytes, last.count + rows.count, "lines")
+        elif last is not None and last.kind == "rows":
+            self.spans[-1] = RecordSpan(last.start, self.bytes, last.count + rows.count, "rows")
         else:
-            self.spans.append(RecordSpan(start, self.bytes, rows.count, "lines"))
+            self.spans.append(RecordSpan(start, self.bytes, rows.count, "rows"))
 
 
 class TableChunks:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class RecordSpan:
     """Bytes `start` to `stop` of a chunk, with `count` records of one kind.
 
-    Kinds: `array`, values separated by commas; `lines`, values separated by white space; `record`, one value;
-    `damage`, bytes that are not a value, and the `error` found there.
+    Kinds: `array`, values separated by commas; `lines`, values separated by white space; `rows`, lines that curate has
+    encoded from a table; `record`, one value; `damage`, bytes that are not a value, and the `error` found there.
     """
 
     start: int
