@@ -20,6 +20,7 @@ from curate.schemas.reading.media import remove_placeholders
 REPAIRS: dict[str, str] = {
     "id_to_text": "An id that is a number or a list is written as text.",
     "turns_from_dict": 'Turns under the keys "0", "1", "2" … become a list.',
+    "turns_from_columns": "Turns as an object with a list for each key become a list of turns.",
     "record_unwrapped": "A record that is the value of a key of another is read, with the keys beside it.",
     "turns_from_text": "A list of turns stored as JSON text is decoded.",
     "role_alias": "Another name for a role (bing, bard, prompter …) becomes that role.",

@@ -9,6 +9,7 @@ from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.formats import pairs
 from curate.schemas.prompts import INPUT_MARK
 from curate.schemas.reading import turns
+from curate.schemas.reading.key_kinds import has_content
 
 NAME = "alpaca"
 SUMMARY = "Alpaca's single exchanges: {instruction, input, output}; `system` and `history` are read too."
@@ -27,8 +28,11 @@ def parse(record: Mapping[str, object]) -> Conversation:
     conversation.source_id = turns.read_source_id(conversation, record.get("id"))
     pairs.read_history(conversation, record.get("history"))
     _add(conversation, "user", record["instruction"])
-    if record.get("input") not in (None, ""):
-        pairs.append_input(conversation, record["input"])
+    value = record.get("input")
+    if has_content(value) or value == 0:
+        pairs.append_input(conversation, value)
+    elif value not in (None, ""):  # "nan" and "None" are what tables write for nothing
+        conversation.edit("empty_value", len(conversation.messages) - 1, turns.preview(value), "")
     turns.refuse_alternatives(record["output"], len(conversation.messages))
     _add(conversation, "assistant", record["output"])
     turns.read_other_keys(conversation, record, _USED if record.get("system") else _USED | {"system"})

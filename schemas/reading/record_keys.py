@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation
 from curate.schemas.formats import preference
-from curate.schemas.reading import media, turns
+from curate.schemas.reading import media, turn_columns, turns
 from curate.schemas.reading.key_kinds import KINDS, Kind, flag_label, has_content
+from curate.schemas.reading.values import decode_json
 
 Reader = tuple[Callable[[Mapping[str, object]], bool], Callable[[Mapping[str, object]], Conversation]]
 
@@ -66,11 +66,12 @@ def refuse_flaws(conversation: Conversation) -> None:
 
 
 def read_turn_list(conversation: Conversation, value: object, key: str) -> list[object]:
-    """Return a record's list of turns, also if it is JSON text or an object with keys 0, 1, 2…"""
+    """Return a record's list of turns, also if it is text, an object with keys 0, 1, 2… or one with lists."""
     if isinstance(value, str):
         value = _decode_turns(conversation, value, key)
     if isinstance(value, dict):
-        value = _numbered_turns(conversation, value, key)
+        columns = turn_columns.is_columns(value)
+        value = (turn_columns.read_columns if columns else _numbered_turns)(conversation, value, key)
     if not isinstance(value, list):
         raise RecordError(
             "no_messages", f"{key!r} is {turns.describe_type(value)}, not a list of turns", turns.preview(value)
@@ -81,10 +82,11 @@ def read_turn_list(conversation: Conversation, value: object, key: str) -> list[
 
 
 def _decode_turns(conversation: Conversation, text: str, key: str) -> object:
-    try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError):
-        raise RecordError("no_messages", f"{key!r} is text, not a list of turns", turns.preview(text)) from None
+    value = decode_json(text)
+    if value is None:
+        value = turn_columns.read_python(text, key)
+    if value is None:
+        raise RecordError("no_messages", f"{key!r} is text, not a list of turns", turns.preview(text))
     conversation.edit("turns_from_text", None, turns.preview(text), "")
     return value
 

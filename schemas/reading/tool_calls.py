@@ -6,15 +6,13 @@ definition `{"type": "function", "function": {"name", "description", "parameters
 
 from __future__ import annotations
 
-import ast
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation
-from curate.schemas.reading.values import decode_json, describe_type, preview, to_json_line
+from curate.schemas.reading.values import decode_json, describe_type, preview, python_literal, to_json_line
 
 NULLS, ENCODED_TWICE, FROM_TEXT = "null_arguments", "arguments_decoded", "call_from_text"  # repairs
 _ARGUMENT_KEYS = ("arguments", "parameters", "input", "args", "kwargs")
@@ -170,7 +168,7 @@ def _literal(text: str) -> object:
     if value is None:
         value = decode_json(_requote(text))
     if value is None:
-        value = _python_literal(text)
+        value = python_literal(text)
     return value
 
 
@@ -182,15 +180,6 @@ def _requote(text: str) -> str:
     if not (key and colon == ":" and end == "}" and quoted[:1] == quoted[-1:] == "'" and len(quoted) > 1):
         return text
     return head + key + ":" + json.dumps(quoted[1:-1].replace("\\'", "'")) + "}"
-
-
-def _python_literal(text: str) -> object:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes that Python does not know
-            return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        return None
 
 
 # ---- definitions

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import warnings
 from collections.abc import Sequence
 
 Number = int | float
@@ -81,6 +83,16 @@ def decode_json(text: str) -> object:
     except (ValueError, RecursionError):
         return None
     return value
+
+
+def python_literal(text: str) -> object:
+    """Return the value of a text that Python has printed, or None if it is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes that Python does not know
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return None
 
 
 def is_json_list(text: str) -> bool:
