@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -76,6 +76,15 @@ class Conversation:
     metadata: dict[str, object] = field(default_factory=dict)
     edits: list[Edit] = field(default_factory=list)
     flaws: list[Flaw] = field(default_factory=list, compare=False)
+
+    def copy(self) -> Conversation:
+        """Return a copy that can be repaired without changing this one."""
+        return replace(
+            self,
+            messages=[replace(message) for message in self.messages],
+            edits=[replace(edit) for edit in self.edits],
+            flaws=list(self.flaws),
+        )
 
     def edit(self, rule: str, message: int | None, before: str, after: str, count: int = 1) -> None:
         """Record a repair; texts are cut to `EXCERPT` characters."""

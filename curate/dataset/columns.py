@@ -69,7 +69,7 @@ PART_PIECE: Types = {
     "start": pl.Int32,  # the conversation's message that the piece begins with, after the system message
     **SOURCE,
 }
-PART_REJECT: Types = {**ROW, **REJECT}
+PART_REJECT: Types = {**ROW, **REJECT, "kept_row": pl.UInt32}  # of the conversation that lost the exchange
 PART_ORIGINAL: Types = {**ROW, **ORIGINAL, "changed": pl.Boolean}
 MARKS = pl.Struct({name: MESSAGE.to_schema()[name] for name in ("train", "stop", "train_reasoning")})
 PART_SUMMARY: Types = {  # what decisions over the whole corpus need from each conversation
@@ -81,6 +81,7 @@ PART_SUMMARY: Types = {  # what decisions over the whole corpus need from each c
     "prompt": pl.UInt64,  # hash of the first prompt, normalised
     "marks": pl.List(MARKS),  # of each message; null if all are trained, with their stop tokens
     "pieces": pl.Int32,
+    "alone": pl.Boolean,  # it is as it would be if all rules were off that can be turned off
 }
 
 # Columns of a converted file: those of `curate convert --to parquet`.

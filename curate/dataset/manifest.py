@@ -51,7 +51,7 @@ class TokenizerFacts:
 
 @dataclass(frozen=True)
 class RuleCount:
-    """Records that a rule was the first to reject, and those it would have rejected alone."""
+    """Records that a rule was the first to reject, and those it would reject if no other were on that can be off."""
 
     first: int
     alone: int

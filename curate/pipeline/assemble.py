@@ -143,10 +143,12 @@ def _rejected_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFram
         evidence=pl.lit(None, dtype=pl.String),
         turns=pl.col("source_turns"),
         characters=pl.col("source_characters"),
+        kept_row=pl.lit(None),
     )
-    # a rejected record has no separate rejects for its exchanges
-    rejects = rejected.filter(~pl.col("source_index").is_in(dropped["source_index"].implode()))
-    return rejects.merge_sorted(dropped.select(rejected.columns).cast(rejected.schema), key="source_index")
+    is_dropped = pl.col("kept_row").is_in(decided["row"].implode())  # the record's bytes are in its own row, the first
+    rejects = rejected.with_columns(pl.when(~is_dropped.fill_null(False)).then(pl.col("record", "kept_row")))
+    rows = pl.concat([dropped.select(rejected.columns).cast(rejected.schema), rejects])
+    return rows.sort("source_index", maintain_order=True)
 
 
 def _original_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
@@ -175,7 +177,7 @@ def _tally_kept(counts: Counts, rows: pl.DataFrame) -> None:
 
 def _tally_rejected(counts: Counts, rows: pl.DataFrame) -> None:
     counts.rejected.update(rows.filter(pl.col("scope") == "record")["rule"].to_list())
-    counts.exchanges.update(rows.filter(pl.col("scope") == "exchange")["rule"].to_list())
+    counts.exchanges.update(rows.filter(pl.col("kept_row").is_not_null())["rule"].to_list())
 
 
 TABLES: dict[str, tuple[ReadRows, Callable[[Counts, pl.DataFrame], None]]] = {

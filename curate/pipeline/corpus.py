@@ -56,9 +56,9 @@ def decide(parts: Sequence[Part], recipe: Recipe, damaged: Sequence[DamagedRecor
     twins = pl.DataFrame(schema={"order": pl.UInt32, "twin": pl.UInt32, "kind": pl.String})
     if settings is not None:
         twins = _twins(surviving, settings)
-        alone[DUPLICATES] = _twins(measured.with_row_index("order"), settings).height
+        alone[DUPLICATES] = _twins(measured.filter("alone").with_row_index("order"), settings).height
     if rejects_damaged:
-        alone[DAMAGED_STREAM] = sum(records.stop - records.first for records in damaged)
+        alone[DAMAGED_STREAM] = measured.filter(pl.col("alone") & pl.col("doubt").is_not_null()).height
     rows = surviving.join(twins, on="order", how="left", maintain_order="left")
     gains = train_marks.find_gains(rows)
     rows = _with_ids(rows)

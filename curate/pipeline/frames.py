@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -40,13 +40,15 @@ class Draft:
     conversation: Conversation
     lost: list[repair_turns.LostExchange] = field(default_factory=list)
     branch: int = 0
+    alone: bool = True  # it is as it would be if all rules were off that can be turned off
 
     def lose(self, rejected: Sequence[splitter.RejectedExchange]) -> None:
         """Add exchanges that do not fit the window, by the positions of their messages in the source."""
         messages = self.conversation.messages
         for exchange in rejected:
             span = messages[exchange.start].place, messages[exchange.stop - 1].place + 1
-            self.lost.append(repair_turns.LostExchange(span, exchange.rule, exchange.reason, exchange.evidence))
+            size = repair_turns.count_characters(messages[exchange.start : exchange.stop])
+            self.lost.append(repair_turns.LostExchange(span, exchange.rule, exchange.reason, exchange.evidence, size))
 
     @property
     def changed(self) -> bool:
@@ -55,7 +57,10 @@ class Draft:
 
 @dataclass(slots=True)
 class Reject:
-    """A row of rejected.parquet; `row` is the conversation's row in the batch's frame, if it has one."""
+    """A row of rejected.parquet; `row` is the conversation's row in the batch's frame, if it has one.
+
+    `kept_row` is that of the kept conversation which lost the exchange.
+    """
 
     index: int
     source_id: str | None
@@ -66,6 +71,8 @@ class Reject:
     evidence: str
     record: bytes | None
     row: int | None = None
+    branch: int = 0
+    kept_row: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +91,24 @@ def reject_record(index: int, raw: bytes, source_id: str | None, error: RecordEr
     return Reject(index, source_id, "record", None, error.rule, error.reason, error.evidence, raw, row)
 
 
-def reject_exchanges(draft: Draft) -> Iterator[Reject]:
-    """Yield a reject for each lost exchange of a kept record; only the first has the record's bytes."""
+def reject_draft(draft: Draft, error: RecordError, row: int | None = None) -> Iterator[Reject]:
+    """Yield the rejects of a whole conversation: its own, and one for each exchange that it had lost.
+
+    An only exchange that its own reject describes has none.
+    """
+    yield replace(reject_record(draft.index, draft.raw, draft.conversation.source_id, error, row), branch=draft.branch)
+    if [lost.rule for lost in draft.lost] != [error.rule]:
+        yield from (replace(reject, record=None) for reject in reject_exchanges(draft))
+
+
+def reject_exchanges(draft: Draft, kept_row: int | None = None) -> Iterator[Reject]:
+    """Yield a reject for each lost exchange; only the first has the record's bytes."""
     raw: bytes | None = draft.raw
+    source_id, branch = draft.conversation.source_id, draft.branch
     for lost in draft.lost:
-        span, source_id = lost.message_range, draft.conversation.source_id
-        yield Reject(draft.index, source_id, "exchange", span, lost.rule, lost.reason, lost.evidence[:200], raw)
+        span, evidence = lost.message_range, lost.evidence[:200]
+        facts = (lost.rule, lost.reason, evidence, raw)
+        yield Reject(draft.index, source_id, "exchange", span, *facts, branch=branch, kept_row=kept_row)
         raw = None
 
 
@@ -159,6 +178,7 @@ def summary_table(source_file: str, drafts: Sequence[Draft], messages: pl.DataFr
         "source_index": [draft.index for draft in drafts],
         "source_id": [draft.conversation.source_id for draft in drafts],
         "pieces": [len(pieces.get(row, ())) for row in range(len(drafts))],
+        "alone": [draft.alone for draft in drafts],
     }
     hashes = duplicates.chain_hashes(hashed_fields(draft.conversation) for draft in drafts)
     frame = pl.DataFrame(columns, strict=False).hstack(hashes)
@@ -275,7 +295,7 @@ def originals_table(batch: Batch) -> pl.DataFrame:
 
 def rejected_table(source_file: str, rejects: Sequence[Reject], frame: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of rejected.parquet in record order, with signals for the measured ones."""
-    ordered = sorted(rejects, key=lambda reject: (reject.index, reject.message_range or (0, 0)))
+    ordered = sorted(rejects, key=lambda reject: (reject.index, reject.branch, reject.message_range or (0, 0)))
     rows = pl.DataFrame(
         {
             "row": [reject.row for reject in ordered],
@@ -289,6 +309,7 @@ def rejected_table(source_file: str, rejects: Sequence[Reject], frame: pl.DataFr
             "evidence": [reject.evidence or None for reject in ordered],
             "twin": [None] * len(ordered),
             "record": [reject.record for reject in ordered],
+            "kept_row": [reject.kept_row for reject in ordered],
         },
         schema=dataset_columns.PART_REJECT,
     )

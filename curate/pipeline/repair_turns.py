@@ -8,13 +8,14 @@ positions among the messages as parsed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from curate.errors import RecordError
 from curate.pipeline.repair_text import is_empty
-from curate.schemas.conversation import Conversation, Flaw, Message
+from curate.schemas.conversation import Conversation, Edit, Flaw, Message
 from curate.schemas.reading.media import remove_placeholders
 
 REPAIRS: dict[str, str] = {
@@ -100,6 +101,19 @@ class RepairSettings:
     bad_label: Literal["reject", "keep"] = "reject"
 
 
+# The setting of [repair] that turns a rule off, and its value then. The other rules of this module are always on.
+SWITCHES: dict[str, tuple[str, object]] = {
+    "bad_label": ("bad_label", "keep"),
+    "multimodal": ("multimodal", "keep"),
+    "rate_limit": ("rate_limit", "keep"),
+    "single_round": ("single_round", False),
+    "role_alias": ("roles", True),
+    "role_order": ("join_turns", True),
+    "leading_answer": ("leading_answer", True),
+    "trailing_prompt": ("trailing_prompt", True),
+}
+
+
 @dataclass(frozen=True)
 class LostExchange:
     """An exchange that was removed, and why."""
@@ -108,24 +122,51 @@ class LostExchange:
     rule: str
     reason: str
     evidence: str
+    characters: int  # of its messages
+
+
+class NothingLeft(RecordError):
+    """All exchanges of a record are lost: the record's rule is the one that took most of its text."""
+
+    def __init__(self, lost: Sequence[LostExchange]) -> None:
+        sizes = Counter[str]()
+        for exchange in lost:
+            sizes[exchange.rule] += exchange.characters
+        main = next(exchange for exchange in lost if exchange.rule == max(sizes, key=lambda rule: sizes[rule]))
+        super().__init__(main.rule, main.reason, main.evidence)
+        self.lost = list(lost)
+
+
+def rules_that_are_on(settings: RepairSettings) -> dict[str, RepairSettings]:
+    """Return the rules that the settings could turn off but do not, each with the settings that turn off all others."""
+    off = all_off(settings)
+    names = {rule: name for rule, (name, value) in SWITCHES.items() if getattr(settings, name) != value}
+    return {rule: replace(off, **{name: getattr(settings, name)}) for rule, name in names.items()}
+
+
+def all_off(settings: RepairSettings) -> RepairSettings:
+    """Return settings that turn off all rules that can be turned off."""
+    return replace(settings, **dict(SWITCHES.values()))  # type: ignore[arg-type]  # values of these settings
+
+
+def has_switched(lost: Sequence[LostExchange], rule: str | None = None) -> bool:
+    """Return whether one of the rules that took these exchanges, or the `rule` of a record, can be turned off."""
+    return rule in SWITCHES or any(exchange.rule in SWITCHES for exchange in lost)
 
 
 def order(conversation: Conversation, settings: RepairSettings) -> list[LostExchange]:
     """Put the turns in order, in place: at most one system message, then exchanges.
 
     Call this after conversion to markdown, since HTML without text is not empty. Tool outputs stay
-    in their exchange. Raises RecordError if no exchange is left, or if a setting rejects the record.
+    in their exchange. Raises RecordError if a setting rejects the record, NothingLeft if no exchange is left.
     """
-    if not settings.roles and (mapped := [edit for edit in conversation.edits if edit.rule.startswith("role_")]):
+    if is_in_order(conversation, settings):
+        return []
+    if not settings.roles and (mapped := _mapped_roles(conversation)):
         reason = f"the role of turn {mapped[0].message} is {mapped[0].before[:40]!r}, and `roles` is off"
         raise RecordError("role_alias", reason, mapped[0].before)
-    messages = conversation.messages
-    for place, message in enumerate(messages):
-        message.place = place
-    flaws = _flaws(conversation, settings) if conversation.flaws else {}
-    if not flaws and _is_in_order(messages, settings):
-        return []
-    system, turns = _take_system(conversation, messages)
+    flaws = _flaws(conversation, settings)
+    system, turns = _take_system(conversation, conversation.messages)
     turns = _cut_ends(conversation, turns, settings)
     kept, lost = _sort_exchanges(conversation, _exchanges(turns), flaws, settings)
     if not kept:
@@ -163,7 +204,21 @@ def remove_media(conversation: Conversation, flaw: Flaw) -> None:
         conversation.edit("media_removed", flaw.message, flaw.evidence, "")
 
 
-def _is_in_order(messages: Sequence[Message], settings: RepairSettings) -> bool:
+def is_in_order(conversation: Conversation, settings: RepairSettings) -> bool:
+    """Set the place of each message, and return whether there is nothing to repair and no reason to reject."""
+    messages = conversation.messages
+    for place, message in enumerate(messages):
+        message.place = place
+    if conversation.flaws or (not settings.roles and _mapped_roles(conversation)):
+        return False
+    return _alternates(messages, settings)
+
+
+def _mapped_roles(conversation: Conversation) -> list[Edit]:
+    return [edit for edit in conversation.edits if edit.rule.startswith("role_")]
+
+
+def _alternates(messages: Sequence[Message], settings: RepairSettings) -> bool:
     """Return whether there is nothing to repair: the common case, hence one pass without allocation."""
     first = 1 if messages and messages[0].role == "system" else 0
     expected = "user"
@@ -251,11 +306,13 @@ def _sort_exchanges(
     """Return the kept exchanges, with their turns joined, and the lost ones."""
     kept: list[list[Message]] = []
     lost: list[LostExchange] = []
-    for exchange in exchanges:
+    for number, exchange in enumerate(exchanges):
         start, stop = exchange[0].place, exchange[-1].place + 1
+        characters = count_characters(exchange)
         if settings.single_round and kept:
             evidence = exchange[0].content[:200]
-            lost.append(LostExchange((start, stop), "single_round", "only the first exchange is kept", evidence))
+            reason = "only the first exchange is kept"
+            lost.append(LostExchange((start, stop), "single_round", reason, evidence, characters))
             continue
         fault = _flawed(exchange, flaws) or _fault(exchange, settings)
         if fault is None:
@@ -267,10 +324,16 @@ def _sort_exchanges(
         if mode == "cut":
             stop = exchanges[-1][-1].place + 1
             fault.reason += ", and the conversation ends before it"
-        lost.append(LostExchange((start, stop), fault.rule, fault.reason, fault.evidence))
+            characters = count_characters(turn for later in exchanges[number:] for turn in later)
+        lost.append(LostExchange((start, stop), fault.rule, fault.reason, fault.evidence, characters))
         if mode == "cut":
             break
     return kept, lost
+
+
+def count_characters(messages: Iterable[Message]) -> int:
+    """Return the number of characters that messages say."""
+    return sum(len(message.content) for message in messages)
 
 
 def _is_blank_turn(turn: Message, settings: RepairSettings) -> bool:
@@ -376,9 +439,9 @@ def _join_extra(first: str | None, second: str | None) -> str | None:
 
 
 def _nothing_left(conversation: Conversation, lost: Sequence[LostExchange]) -> RecordError:
-    """Return why a record has no exchange left: its first lost exchange, or that it never had one."""
+    """Return why a record has no exchange left: its lost exchanges, or that it never had one."""
     if lost:
-        return RecordError(lost[0].rule, lost[0].reason, lost[0].evidence)
+        return NothingLeft(lost)
     messages = conversation.messages
     roles = ", ".join(message.role for message in messages[:6]) + (" …" if len(messages) > 6 else "")
     turns = "1 turn" if len(messages) == 1 else f"{len(messages)} turns"

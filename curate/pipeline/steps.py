@@ -27,7 +27,7 @@ from curate.rendering import splitter
 from curate.rendering.compiled_template import CompiledTemplate
 from curate.rendering.mask_view import MaskedText, masked_text
 from curate.schemas import formats, prompts
-from curate.schemas.conversation import Message
+from curate.schemas.conversation import Conversation, Message
 from curate.schemas.reading import turns
 from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
 
@@ -54,14 +54,14 @@ class MaskTask:
 class Part:
     """The result of one chunk: counts and hashes; its rows are in files named by `number`.
 
-    `summary` has one row per measured conversation (`columns.PART_SUMMARY`); `pieces` is 0 if it was rejected.
+    `summary` has one row per measured conversation (`columns.PART_SUMMARY`); `pieces` is 0 if it was rejected, or if it
+    is only measured for `alone`.
     """
 
     number: int
     read: int
     rejected: Counter[str]  # records by the first rule that rejects them
-    alone: Counter[str]  # records that each rule would reject on its own
-    exchanges: Counter[str]  # rejected exchanges of kept records by rule
+    alone: Counter[str]  # records that each rule would reject if no other that can be turned off were on
     summary: pl.DataFrame
     tokenizer: TokenizerInfo
     seconds: dict[str, float]
@@ -108,21 +108,27 @@ class Cleaner:
         rejects: list[Reject] = []
         with self._time_stage("parse"):
             drafts, read = self._parse(chunk, rejects)
+        alone = Counter(reject.rule for reject in rejects)
         with self._time_stage("markdown"):
             repair_html.convert((draft.conversation for draft in drafts), self.recipe.repair)
         with self._time_stage("repair"):
-            drafts = self._repair(drafts, rejects)
+            drafts, bare = self._repair(drafts, rejects, alone)
         with self._time_stage("frame"):
             messages = frames.messages_table(drafts)
             frame = frames.conversations_table(drafts, messages)
         with self._time_stage("signals"):
             frame = verdicts.measure(frame, self.signals)
         with self._time_stage("filters"):
-            survivors, alone = self._filter(frame, drafts, rejects)
+            survivors = self._filter(frame, drafts, rejects, alone)
         with self._time_stage("split"):
-            pieces = self._split(drafts, survivors, rejects)
+            pieces = self._split(drafts, survivors, rejects, alone)
+        with self._time_stage("alone"):
+            self._count_alone(bare, alone)
         with self._time_stage("hash"):
             summary = frames.summary_table(chunk.source_file, drafts, messages, pieces)
+            if bare:
+                counted = frames.summary_table(chunk.source_file, bare, frames.messages_table(bare), {})
+                summary = pl.concat([summary, counted])
         with self._time_stage("write"):
             batch = frames.Batch(chunk.source_file, drafts, messages, frame, pieces)
             tables = {
@@ -131,9 +137,8 @@ class Cleaner:
                 "rejected": frames.rejected_table(chunk.source_file, rejects, frame),
             }
             self._write(number, tables)
-        rejected, exchanges = _counts(rejects)
-        alone += Counter({rule: n for rule, n in rejected.items() if rule not in self.filters})
-        return Part(number, read, rejected, alone, exchanges, summary, self.tokenizer.info, dict(self.seconds))
+        rejected = Counter(reject.rule for reject in rejects if reject.scope == "record")
+        return Part(number, read, rejected, alone, summary, self.tokenizer.info, dict(self.seconds))
 
     @contextmanager
     def _time_stage(self, stage: str) -> Iterator[None]:
@@ -159,57 +164,93 @@ class Cleaner:
                 rejects.append(frames.reject_record(raw.index, raw.raw, _source_id(raw.value), error))
         return drafts, len(drafts) + len(rejects) - before
 
-    def _repair(self, drafts: Sequence[Draft], rejects: list[Reject]) -> list[Draft]:
-        kept = []
+    def _repair(
+        self, drafts: Sequence[Draft], rejects: list[Reject], alone: Counter[str]
+    ) -> tuple[list[Draft], list[Draft]]:
+        """Return the drafts in order, and those that `alone` is counted with where rules that are not alone took part.
+
+        The second are the same conversations with all rules turned off that can be.
+        """
+        settings = self.recipe.repair
+        kept: list[Draft] = []
+        bare: list[Draft] = []
         for draft in drafts:
+            if repair_turns.is_in_order(draft.conversation, settings):
+                kept.append(draft)
+                continue
+            whole = draft.conversation.copy()
+            rule = None
             try:
-                draft.lost = repair_turns.order(draft.conversation, self.recipe.repair)
+                draft.lost = repair_turns.order(draft.conversation, settings)
                 kept.append(draft)
             except RecordError as error:
-                rejects.append(frames.reject_record(draft.index, draft.raw, draft.conversation.source_id, error))
-        return kept
+                rule = error.rule
+                draft.lost = error.lost if isinstance(error, repair_turns.NothingLeft) else []
+                rejects.extend(frames.reject_draft(draft, error))
+            if repair_turns.has_switched(draft.lost, rule):
+                draft.alone = False
+                bare.extend(_repair_alone(draft, whole, settings, alone))
+            elif rule is not None:
+                alone[rule] += 1
+        return kept, bare
 
     def _filter(
-        self, frame: pl.DataFrame, drafts: Sequence[Draft], rejects: list[Reject]
-    ) -> tuple[list[int], Counter[str]]:
-        """Return the rows that no filter rejects, and how many each filter would reject on its own."""
-        verdicts = self.verdicts.apply(frame)
-        alone: Counter[str] = Counter()
-        survivors = []
-        for row, verdict in enumerate(verdicts.iter_rows(named=True)):
+        self, frame: pl.DataFrame, drafts: Sequence[Draft], rejects: list[Reject], alone: Counter[str]
+    ) -> list[int]:
+        """Return the rows that no filter rejects, and count those that each filter would reject alone."""
+        survivors: list[int] = []
+        rejected: list[Draft] = []
+        for row, verdict in enumerate(self.verdicts.apply(frame).iter_rows(named=True)):
             if verdict["rule"] is None:
                 survivors.append(row)
                 continue
-            alone.update(verdict["rules"])
             draft = drafts[row]
             error = RecordError(verdict["rule"], verdict["reason"] or "", verdict["evidence"] or "")
-            rejects.append(frames.reject_record(draft.index, draft.raw, draft.conversation.source_id, error, row))
-        return survivors, alone
+            rejects.extend(frames.reject_draft(draft, error, row))
+            if draft.alone:
+                alone.update(verdict["rules"])
+                rejected.append(draft)
+        alone[splitter.TOO_LONG] += self._count_too_long(rejected)
+        return survivors
 
     def _split(
-        self, drafts: Sequence[Draft], survivors: Sequence[int], rejects: list[Reject]
+        self, drafts: Sequence[Draft], survivors: Sequence[int], rejects: list[Reject], alone: Counter[str]
     ) -> dict[int, list[splitter.Piece]]:
         """Return the pieces of each surviving row; rows without pieces are rejected."""
-        settings = self.recipe.tokens
-        results = splitter.split_batch(
-            [drafts[row].conversation.messages for row in survivors],
-            self.template,
-            self.tokenizer,
-            settings.max_tokens,
-            settings.overlong,
-        )
+        results = self._split_conversations([drafts[row] for row in survivors])
         pieces: dict[int, list[splitter.Piece]] = {}
         for row, result in zip(survivors, results, strict=True):
             draft = drafts[row]
             draft.lose(result.rejected)
             if result.pieces:
                 pieces[row] = list(result.pieces)
-                rejects.extend(frames.reject_exchanges(draft))
+                rejects.extend(frames.reject_exchanges(draft, row))
             else:
-                first = draft.lost[0]
-                error = RecordError(first.rule, first.reason, first.evidence)
-                rejects.append(frames.reject_record(draft.index, draft.raw, draft.conversation.source_id, error, row))
+                rejects.extend(frames.reject_draft(draft, repair_turns.NothingLeft(draft.lost), row))
+                alone[splitter.TOO_LONG] += draft.alone
         return pieces
+
+    def _split_conversations(self, drafts: Sequence[Draft]) -> list[splitter.SplitResult]:
+        settings = self.recipe.tokens
+        conversations = [draft.conversation.messages for draft in drafts]
+        return splitter.split_batch(
+            conversations, self.template, self.tokenizer, settings.max_tokens, settings.overlong
+        )
+
+    def _count_alone(self, drafts: Sequence[Draft], alone: Counter[str]) -> None:
+        """Count the conversations that each filter and the window would reject alone."""
+        if not drafts:
+            return
+        frame = verdicts.measure(frames.conversations_table(drafts, frames.messages_table(drafts)), self.signals)
+        for rules in self.verdicts.apply(frame)["rules"]:
+            alone.update(rules)
+        alone[splitter.TOO_LONG] += self._count_too_long(drafts)
+
+    def _count_too_long(self, drafts: Sequence[Draft]) -> int:
+        """Return how many conversations have no exchange that fits the window; most need not be tokenized for that."""
+        window = self.recipe.tokens.max_tokens
+        large = [draft for draft in drafts if splitter.may_exceed(draft.conversation.messages, window)]
+        return sum(not result.pieces for result in self._split_conversations(large))
 
     def _train(self, number: int, gains: pl.DataFrame) -> None:
         files = (part_file(self.parts, number, name) for name in ("kept", "originals"))
@@ -238,7 +279,22 @@ def _source_id(value: object) -> str | None:
     return turns.preview(source_id) if isinstance(source_id, str) else None
 
 
-def _counts(rejects: Sequence[Reject]) -> tuple[Counter[str], Counter[str]]:
-    records = Counter(reject.rule for reject in rejects if reject.scope == "record")
-    exchanges = Counter(reject.rule for reject in rejects if reject.scope == "exchange")
-    return records, exchanges
+def _repair_alone(
+    draft: Draft, whole: Conversation, settings: repair_turns.RepairSettings, alone: Counter[str]
+) -> Iterator[Draft]:
+    """Yield the draft with all rules off that can be turned off, unless one that is always on rejects it.
+
+    Count the rule that does, or else each repair that would reject it alone.
+    """
+    bare = whole.copy()
+    try:
+        repair_turns.order(bare, repair_turns.all_off(settings))
+    except RecordError as error:
+        alone[error.rule] += 1
+        return
+    for rule, only in repair_turns.rules_that_are_on(settings).items():
+        try:
+            repair_turns.order(whole.copy(), only)
+        except RecordError:
+            alone[rule] += 1
+    yield Draft(draft.index, draft.raw, bare, branch=draft.branch)

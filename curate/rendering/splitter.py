@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from curate.errors import RecipeError
@@ -26,6 +27,7 @@ from curate.tokenization.tokenizer import Tokenizer
 Overlong = Literal["reject", "cut"]
 TOO_LONG = "too_long"
 EVIDENCE = 200  # characters of a rejected exchange
+MESSAGE_TOKENS, PROMPT_TOKENS = 64, 256  # at most, of a template around each message, and around a prompt
 
 # Where an answer may be cut: after a sentence (Western or CJK, but not the "1." of a list), or before a line break.
 _ENDS = re.compile(r"(?<!\d)[.!?…][\"'”’)\]*_]*(?=\s)|[。！？][」』”’）]*|(?<=\S)(?=\n)")
@@ -156,6 +158,18 @@ def _shorten(messages: Sequence[Message], characters: int) -> list[Message]:
     """
     last = messages[-1]
     return [*messages[:-1], replace(last, content=last.content[:characters], stop=False)]
+
+
+def may_exceed(messages: Sequence[Message], max_tokens: int) -> bool:
+    """Return whether each exchange may be too long, judged by its bytes, of which a token has at least one."""
+    head, bounds = exchanges(messages)
+    sizes = [MESSAGE_TOKENS + sum(map(_most_tokens, (m.content, m.reasoning, m.tool_calls, m.name))) for m in messages]
+    system = PROMPT_TOKENS + sum(sizes[:head])
+    return all(system + sum(sizes[start:stop]) > max_tokens for start, stop in pairwise(bounds))
+
+
+def _most_tokens(text: str | None) -> int:
+    return len(text.encode()) if text else 0
 
 
 def split_batch(

@@ -206,5 +206,9 @@ def open_set_folder(set_path: str | Path) -> tuple[Path, Manifest]:
 
 def _count_too_long(folder: Path) -> int:
     """Return the number of exchanges and conversations that `clean` rejected because they exceed the window."""
-    batches = arrow.record_batches(folder / manifest.REJECTED, ["rule"])
-    return sum(batch.column("rule").to_pylist().count(TOO_LONG) for batch in batches)
+    names = ["rule", "scope", "source_file", "source_index"]
+    batches = arrow.record_batches(folder / manifest.REJECTED, names)
+    rows = [row for batch in batches for row in batch.to_pylist() if row["rule"] == TOO_LONG]
+    places = [(row["source_file"], row["source_index"]) for row in rows if row["scope"] == "exchange"]
+    listed = set(places)  # records whose exchanges have their own rows
+    return len(places) + sum((row["source_file"], row["source_index"]) not in listed for row in rows)

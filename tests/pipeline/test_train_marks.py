@@ -139,7 +139,7 @@ def test_exchanges_that_do_not_fit_do_not_move_the_marks(clean: Runs) -> None:
         [chat("short", [1]), chat("long", [0, 1, 0], texts), chat("middle", [0, 0, 1], texts)], max_tokens=220
     )
     assert trained(kept) == [[TEXTS[1]], [TEXTS[5]]]
-    assert Counter(row["rule"] for row in rejected) == {"exact_duplicates": 2, "too_long": 1}
+    assert Counter(row["rule"] for row in rejected) == {"exact_duplicates": 2, "too_long": 2}
 
 
 def test_reasoning_that_no_copy_trains_is_not_trained(clean: Runs) -> None:
@@ -177,9 +177,10 @@ def part(chats: Sequence[Sequence[tuple[str, bool, bool]]]) -> Part:
         source_id=pl.lit(None),
         pieces=pl.lit(1),
         marks=pl.Series(marks, dtype=pl.List(columns.MARKS)),
+        alone=pl.lit(True),
     )
     summary = frame.select(pl.col(name).cast(dtype) for name, dtype in columns.PART_SUMMARY.items())
-    return Part(0, len(chats), Counter(), Counter(), Counter(), summary, None, {})  # type: ignore[arg-type]  # unused
+    return Part(0, len(chats), Counter(), Counter(), summary, None, {})  # type: ignore[arg-type]  # unused
 
 
 @given(st.lists(MESSAGES, min_size=1, max_size=12))
