@@ -173,7 +173,7 @@ def formats_table(_: str) -> str:
     from curate.schemas.formats import FORMATS
 
     def written_as(form: typing.Any) -> str:
-        known = {"parquet": "a Parquet file", "text": "text", "hf": "a folder"}
+        known = {"parquet": "a Parquet file", "text": "text", "hf": "a folder", "csv": "a CSV file"}
         known["rendered"] = "JSON lines, an array, or a Parquet file"
         array = "one JSON array" if form.array else "JSON lines, or an array"
         return known.get(form.name, array) if form.writes else "no"

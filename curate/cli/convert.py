@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
 @click.option("--to", required=True, metavar="FORMAT", help="Format to write; curate formats lists them.")
+@click.option("--history", is_flag=True, help="For alpaca: write earlier exchanges as history.")
+@click.option(
+    "--shape", metavar="SHAPE", help="For trl: messages, prompt-completion or preference.  [default: by content]"
+)
 @click.option("--template", help="For text, rendered: prompt template.  [default: the set's, or vicuna]")
 @click.option("--tokenizer", help="For text, rendered: tokenizer.  [default: the set's]")
 @click.option("--max-tokens", type=click.IntRange(1), help="For rendered: window.  [default: the set's]")
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 @click.option("--split", type=click.Choice(["train", "eval"]), help="Write only this split of a curated set.")
 @click.option(
     "--keep", multiple=True, metavar="RULE", help="Write records of a dump with this flaw: bad_label, multimodal."
+)
+@click.option(
+    "--shards", type=click.IntRange(min=1), metavar="N", help="Write N files, such as OUT-00000-of-00008.jsonl."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def convert(source: str, target: str, as_json: bool, **settings: Any) -> None:
@@ -57,6 +64,8 @@ def _plain(result: ConvertResult) -> dict[str, object]:
         "left_out": dict(result.left_out),
         "not_selected": result.not_selected,
         "edits": dict(result.edits),
+        "files": [str(file) for file in result.files],
+        "not_held": dict(result.not_held),
         "left_out_file": str(result.left_out_file) if result.left_out_file else None,
         "warnings": list(result.warnings),
     }
@@ -69,10 +78,18 @@ def _report(source: str, result: ConvertResult) -> None:
 
     unit = "pieces" if manifest.is_set(Path(source)) else "records"
     skipped = f", {result.not_selected:,} not selected" if result.not_selected else ""
-    click.echo(one_line(f"{result.target}: {result.written:,} of {result.read:,} {unit}{skipped}", 1000), err=True)
+    files = f" in {len(result.files)} files" if len(result.files) > 1 else ""
+    click.echo(
+        one_line(f"{result.target}{files}: {result.written:,} of {result.read:,} {unit}{skipped}", 1000), err=True
+    )
     if result.left_out:
         rules = ", ".join(f"{name} {count:,}" for name, count in sorted(result.left_out.items()))
         count = sum(result.left_out.values())
         click.echo(one_line(f"warning: {count:,} left out ({rules}): {result.left_out_file}", 1000), err=True)
+    if result.not_held:
+        fields = ", ".join(f"{name} {count:,}" for name, count in sorted(result.not_held.items()))
+        click.echo(
+            one_line(f"not written, as the format has no place for it: {fields} (conversations)", 1000), err=True
+        )
     for warning in result.warnings:
         click.echo(f"warning: {one_line(warning, 1000)}", err=True)

@@ -7,17 +7,31 @@ the rule and the reason.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from curate.conversion.dumping import Dumper, check_options, content_id
 from curate.conversion.output import ConvertResult, Output, Split, left_out_file, open_output
 from curate.conversion.readers import InputRecord
 from curate.conversion.selection import read_selected
-from curate.conversion.writers import COMPRESSED, Entry, open_writer
+from curate.conversion.writers import (
+    COMPRESSED,
+    CsvWriter,
+    Entry,
+    HuggingFaceWriter,
+    JsonWriter,
+    TextWriter,
+    Writer,
+    conversation_table,
+    stream_to,
+)
 from curate.dataset import manifest
 from curate.dataset.query import Query, read_ids
 from curate.errors import CurateError, InputError, RecordError, did_you_mean
 from curate.schemas import formats, prompts
+from curate.schemas.formats import labelling
+from curate.schemas.writing import WriteOptions
 
 RENDERED, FOLDER = "rendered", "hf"
 PROMPT_FORMATS = ("text", RENDERED)
@@ -39,6 +53,9 @@ def convert(
     seed: int = 0,
     split: Split | None = None,
     keep: Collection[str] = (),
+    history: bool = False,
+    shape: str | None = None,
+    shards: int | None = None,
     max_tokens: int | None = None,
     loss: str | None = None,
     chat_template: str | Path | None = None,
@@ -50,12 +67,18 @@ def convert(
     `rendered`; `max_tokens`, `loss` and `chat_template` (a file) are for `rendered` only. Without them, the set's own
     settings are used. `where`, `search`, `ids` (a list, or a file with one on each line), `sample` and `split` select
     conversations, see `curate.dataset.query.Query`. Records that a dump marks as bad or that need media are left out,
-    except for the rules in `keep`. Raises CurateError in one line and leaves the target unchanged.
+    except for the rules in `keep`. `history` is for `alpaca`, `shape` for `trl` (see their modules). `shards` writes so
+    many files, `NAME-00000-of-00008.jsonl` and so on, with each conversation in the next one. Raises CurateError in one
+    line and leaves the target unchanged.
     """
     form = formats.get(to)
     path = Path(target)
     query = _query(where, search, ids, split, sample, seed)
     _check_keep(keep)
+    options = WriteOptions(history, shape or "")
+    check_options(form, options)
+    if shards is not None and to == FOLDER:
+        raise InputError("shards have no effect on 'hf', which makes its own")
     _check_target(source, path, form)
     if to not in PROMPT_FORMATS and (template or tokenizer):
         raise InputError(f"a template or tokenizer has no effect on {to!r}; they are for 'text' and 'rendered'")
@@ -68,12 +91,14 @@ def convert(
             rendering = tokenized.Rendering(
                 template, tokenizer, max_tokens, loss or "all", _read_template(chat_template)
             )
-            return tokenized.write(source, path, rendering, query, keep)
+            return tokenized.write(source, path, rendering, query, keep, shards)
+        dumper = Dumper(form, options)
         render = _renderer(source, template, tokenizer) if to == "text" else None
         warnings: list[str] = []
-        with open_output(path, lambda partial: open_writer(partial, path, form, render), folder=to == FOLDER) as output:
+        open_partial = functools.partial(_open_writer, target=path, dumper=dumper, render=render)
+        with open_output(path, open_partial, folder=to == FOLDER, shards=shards) as output:
             for record, entry in read_selected(source, query, output, warnings, keep):
-                _write(output, record, entry)
+                _write(output, record, entry, dumper)
         return output.result(warnings)
     except OSError as error:
         raise CurateError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
@@ -87,11 +112,29 @@ def _read_template(chat_template: str | Path | None) -> str | None:
         raise InputError(f"cannot read the chat template {str(chat_template)!r}: {error}") from error
 
 
-def _write(output: Output[Entry], record: InputRecord, entry: Entry) -> None:
+def _open_writer(
+    partial: Path, target: Path, dumper: Dumper, render: Callable[[Entry], tuple[str, str]] | None
+) -> Writer[Entry]:
+    """Open a writer of a format to `partial`; the target's name decides on array or lines, and on compression."""
+    form = dumper.form
+    if form.name == "parquet":
+        return conversation_table(partial)
+    if form.name == FOLDER:
+        return HuggingFaceWriter(partial)
+    stream, array = stream_to(partial, target)
+    if render is not None:
+        return TextWriter(stream, render)
+    if form.name == labelling.NAME:
+        return CsvWriter(stream, labelling.COLUMNS, dumper)
+    return JsonWriter(stream, form.array or array, dumper)
+
+
+def _write(output: Output[Entry], record: InputRecord, entry: Entry, dumper: Dumper) -> None:
     """Write a conversation, or leave it out if the format cannot represent it."""
     output.count_edits(entry)
     try:
         output.write(entry)
+        output.not_held.update(dumper.find_lost(entry))
     except RecordError as error:
         output.leave_out(record, entry, error)
 
@@ -141,8 +184,8 @@ def _check_target(source: str | Path, target: Path, form: formats.Format) -> Non
             raise InputError(f"{shown!r} would overwrite the source ({str(source)!r}); give another target")
 
 
-def _renderer(source: str | Path, template: str | None, tokenizer: str | None) -> Callable[[Entry], str]:
-    """Return a function that writes a conversation as a prompt, by default in the set's template and end token."""
+def _renderer(source: str | Path, template: str | None, tokenizer: str | None) -> Callable[[Entry], tuple[str, str]]:
+    """Return a function that gives a conversation's id and prompt, by default in the set's template and end token."""
     path = Path(source)
     own = manifest.read(path)[1] if manifest.is_set(path) else None
     form = prompts.get(template or (own.template if own else DEFAULT_TEMPLATE))
@@ -153,4 +196,10 @@ def _renderer(source: str | Path, template: str | None, tokenizer: str | None) -
         loaded = load_tokenizer(tokenizer)
         form = prompts.fit(form, loaded.control_ids)
         bos, eos = loaded.info.bos_token, loaded.info.eos_token
-    return lambda entry: prompts.text(form, entry.conversation.messages, bos=bos or "<s>", eos=eos or "</s>")
+
+    def render(entry: Entry) -> tuple[str, str]:
+        chat = entry.conversation
+        text = prompts.text(form, chat.messages, bos=bos or "<s>", eos=eos or "</s>")
+        return chat.source_id or content_id(chat), text
+
+    return render

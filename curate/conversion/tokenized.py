@@ -47,7 +47,12 @@ class Rendering:
 
 
 def write(
-    source: str | Path, target: Path, rendering: Rendering, query: Query, keep: Collection[str] = ()
+    source: str | Path,
+    target: Path,
+    rendering: Rendering,
+    query: Query,
+    keep: Collection[str] = (),
+    shards: int | None = None,
 ) -> ConvertResult:
     """Render a curated set, or a file in any known format, into JSON or Parquet.
 
@@ -59,7 +64,7 @@ def write(
     preparer = _preparer(manifest.read(source)[1] if is_set else None, rendering)
     changed = ResplitSummary(preparer.reasons) if preparer.reasons else None
     warnings: list[str] = []
-    with open_output(target, lambda partial: _open(partial, target)) as output:
+    with open_output(target, lambda partial: _open(partial, target), shards=shards) as output:
         if is_set:
             rows = _set_rows(source, query, output, warnings)
         else:
@@ -134,7 +139,7 @@ def _open(partial: Path, target: Path) -> Writer[PreparedExample]:
     if target.suffix == ".parquet":
         return ParquetWriter(partial, COLUMNS, _record, lambda example: 9 * len(example.ids))
     stream, array = stream_to(partial, target)
-    return JsonWriter(stream, array, _record)
+    return JsonWriter(stream, array, lambda example: [_record(example)])
 
 
 def _record(example: PreparedExample) -> dict[str, object]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
-import hashlib
 import importlib
 import importlib.util
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
@@ -18,11 +19,11 @@ import polars as pl
 
 from curate import files
 from curate.dataset import columns, transaction
-from curate.errors import InputError, MissingExtra
-from curate.schemas import formats
+from curate.errors import MissingExtra
 from curate.schemas.conversation import Conversation
 from curate.schemas.formats import native
 
+PART_CHARACTERS = 1 << 20  # of CSV collected before it is encoded
 PART_BYTES = 32 << 20  # of text collected before a part of a Parquet file is written
 ZSTD_LEVEL = 3
 COMPRESSED = (".gz", ".zst")
@@ -63,20 +64,6 @@ def encode(record: object) -> bytes:
         return msgspec.json.encode(record)
     except (OverflowError, RecursionError, msgspec.MsgspecError, UnicodeEncodeError):  # mostly integers beyond 64 bits
         return json.dumps(record, default=str).encode()
-
-
-def open_writer(
-    partial: Path, target: Path, form: formats.Format, render: Callable[[Entry], str] | None
-) -> Writer[Entry]:
-    """Open a writer of a format to `partial`; the target's name decides on array or lines, and on compression."""
-    if form.name == "parquet":
-        return conversation_table(partial)
-    if form.name == "hf":
-        return HuggingFaceWriter(partial)
-    stream, array = stream_to(partial, target)
-    if render is not None:
-        return TextWriter(stream, render)
-    return JsonWriter(stream, form.array or array, _to_record(form))
 
 
 def stream_to(partial: Path, target: Path) -> tuple[Stream, bool]:
@@ -125,17 +112,18 @@ class Stream:
 
 
 class JsonWriter(Generic[Item]):
-    """Writes JSON records: one array, or one per line. `to_record` makes the record of an item."""
+    """Writes JSON records: one array, or one per line. `to_records` makes the records of an item."""
 
-    def __init__(self, stream: Stream, array: bool, to_record: Callable[[Item], object]) -> None:
+    def __init__(self, stream: Stream, array: bool, to_records: Callable[[Item], Iterable[object]]) -> None:
         self._stream = stream
         self._array = array
-        self._to_record = to_record
+        self._to_records = to_records
         self._written = 0
 
     def write(self, item: Item) -> None:
-        self._stream.record(encode(self._to_record(item)), self._written if self._array else None)
-        self._written += 1
+        for record in list(self._to_records(item)):
+            self._stream.record(encode(record), self._written if self._array else None)
+            self._written += 1
 
     def finish(self) -> None:
         if self._array:
@@ -145,46 +133,73 @@ class JsonWriter(Generic[Item]):
         self._stream.close()
 
 
-def _to_record(form: formats.Format) -> Callable[[Entry], dict[str, object]]:
-    """Return a function that turns an entry into a format's record."""
-    dump = form.dump
-    if form.name == native.NAME:
-        return native_record
-    if dump is None:
-        raise InputError(f"{form.name!r} is not written as records")
-
-    def record_of(entry: Entry) -> dict[str, object]:
-        record = dump(entry.conversation)
-        if "id" in record and record["id"] is None:
-            record["id"] = _content_id(entry.conversation)
-        return record
-
-    return record_of
-
-
-def _content_id(conversation: Conversation) -> str:
-    """Return an id for a conversation without one, from a hash of its content."""
-    data = json.dumps([[message.role, message.content] for message in conversation.messages])
-    return f"c-{hashlib.sha256(data.encode()).hexdigest()[:12]}"
-
-
 class TextWriter:
     """Writes rendered prompts, each below a line with its id."""
 
-    def __init__(self, stream: Stream, render: Callable[[Entry], str]) -> None:
+    def __init__(self, stream: Stream, render: Callable[[Entry], tuple[str, str]]) -> None:
         self._stream = stream
-        self._render = render
+        self._render = render  # returns the id and the text
 
     def write(self, entry: Entry) -> None:
-        name = entry.conversation.source_id or _content_id(entry.conversation)
-        title = " ".join(name.split())
-        self._stream.put(f"===== {title} =====\n{self._render(entry)}\n\n".encode())
+        name, text = self._render(entry)
+        self._stream.put(f"===== {' '.join(name.split())} =====\n{text}\n\n".encode())
 
     def finish(self) -> None:
         pass
 
     def close(self) -> None:
         self._stream.close()
+
+
+class CsvWriter(Generic[Item]):
+    """Writes a table as CSV, with a byte-order mark, by which spreadsheets know UTF-8."""
+
+    def __init__(
+        self, stream: Stream, columns: Sequence[str], to_rows: Callable[[Item], Iterable[dict[str, object]]]
+    ) -> None:
+        self._stream = stream
+        self._text = io.StringIO(newline="")
+        self._rows = csv.DictWriter(self._text, columns, quoting=csv.QUOTE_ALL)
+        self._to_rows = to_rows
+        self._text.write("\ufeff")
+        self._rows.writeheader()
+
+    def write(self, item: Item) -> None:
+        self._rows.writerows(list(self._to_rows(item)))
+        if self._text.tell() > PART_CHARACTERS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._stream.put(self._text.getvalue().encode())
+        self._text.seek(0)
+        self._text.truncate()
+
+    def finish(self) -> None:
+        self._flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class ShardedWriter(Generic[Item]):
+    """Writes items to several files in turn."""
+
+    def __init__(self, shards: Sequence[Writer[Item]]) -> None:
+        self._shards = shards
+        self._written = 0
+
+    def write(self, item: Item) -> None:
+        self._shards[self._written % len(self._shards)].write(item)
+        self._written += 1
+
+    def finish(self) -> None:
+        for shard in self._shards:
+            shard.finish()
+
+    def close(self) -> None:
+        with ExitStack() as stack:
+            for shard in self._shards:
+                stack.callback(shard.close)
 
 
 class ParquetWriter(Generic[Item]):

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from curate.errors import RecordError
+from curate.schemas import writing
 from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.formats import pairs
 from curate.schemas.prompts import INPUT_MARK
 from curate.schemas.reading import turns
 from curate.schemas.reading.key_kinds import has_content
+from curate.schemas.writing import WriteOptions
 
 NAME = "alpaca"
 SUMMARY = "Alpaca's single exchanges: {instruction, input, output}; `system` and `history` are read too."
 
+LACKS = ("name", "tool_call_id", "extra", "tools", "rejected_answer")
 _USED = frozenset({"id", "instruction", "input", "output", "history"})
 
 
@@ -44,21 +47,35 @@ def _add(conversation: Conversation, role: Role, value: object) -> None:
     conversation.messages.append(Message(role, text))
 
 
-def dump(conversation: Conversation) -> dict[str, object]:
-    """Write a single exchange; raises RecordError for what the format cannot express."""
+def dump(conversation: Conversation, *, history: bool = False) -> dict[str, object]:
+    """Write a single exchange, or with `history` also those before it, as pairs.
+
+    Raises RecordError for what the format cannot express.
+    """
     messages = conversation.messages
     system = messages[0].content if messages and messages[0].role == "system" else None
-    roles = [message.role for message in messages[system is not None :]]
-    if roles != ["user", "assistant"]:
-        raise RecordError("not_representable", f"{len(messages)} messages; the format has one prompt and one answer")
-    prompt, answer = messages[-2:]
-    if answer.tool_calls is not None or not (answer.train and answer.stop):
-        raise RecordError("not_representable", "the answer calls a tool, was cut, or is not to be trained on")
+    turns_of_chat = messages[system is not None :]
+    writing.refuse(conversation)
+    roles = [message.role for message in turns_of_chat]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+        raise RecordError(writing.RULE, f"{len(messages)} messages; the format has prompts, each with an answer")
+    if len(roles) > 2 and not history:
+        reason = f"{len(messages)} messages; the format has one prompt and one answer; --history keeps those before it"
+        raise RecordError(writing.RULE, reason)
     record: dict[str, object] = {} if conversation.source_id is None else {"id": conversation.source_id}
+    prompt, answer = turns_of_chat[-2:]
     instruction, _, text = prompt.content.partition(INPUT_MARK)
     if not (instruction and text):
         instruction, text = prompt.content, ""
     record |= {"instruction": instruction, "input": text, "output": answer.content}
     if system is not None:
         record["system"] = system
-    return turns.add_metadata(record, conversation)
+    if history:
+        earlier = [message.content for message in turns_of_chat[:-2]]
+        record["history"] = [list(pair) for pair in zip(earlier[::2], earlier[1::2], strict=True)]
+    return writing.add_metadata(record, conversation)
+
+
+def dump_all(conversation: Conversation, options: WriteOptions) -> list[dict[str, object]]:
+    """Write a conversation as one record."""
+    return [dump(conversation, history=options.history)]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from curate.errors import RecordError
+from curate.schemas import writing
 from curate.schemas.conversation import Conversation, Message
 from curate.schemas.formats.datasets import turn_lists
 from curate.schemas.reading import record_keys, turns
@@ -13,6 +14,7 @@ from curate.schemas.reading import record_keys, turns
 NAME = "openai"
 SUMMARY = "OpenAI's fine-tuning lines: {messages: [{role, content, tool_calls, weight}]}; Hugging Face's chat form too."
 
+LACKS = ("rejected_answer",)
 _USED = frozenset({"id", "messages"})
 
 
@@ -45,21 +47,20 @@ def dump(conversation: Conversation) -> dict[str, object]:
         if not message.stop:
             raise RecordError("not_representable", f"message {index} was cut off, which the format cannot express")
         messages.append(_message(message, ids[index]))
-    return turns.add_metadata(record, conversation)
+    if conversation.tools is not None:
+        record["tools"] = json.loads(conversation.tools)
+    return writing.add_metadata(record, conversation)
 
 
 def _message(message: Message, call_id: str) -> dict[str, object]:
     turn: dict[str, object] = {"role": message.role, "content": message.content}
-    if message.name is not None:
-        turn["name"] = message.name
-    if message.tool_calls is not None:
-        turn["tool_calls"] = json.loads(message.tool_calls)
-        if not message.content:
-            turn["content"] = None
-    if call_id:
-        turn["tool_call_id"] = call_id
+    if message.tool_calls is not None and not message.content:
+        turn["content"] = None
     if message.role == "assistant" and not message.train:
         turn["weight"] = 0
+    writing.add_turn_keys(turn, message)
+    if call_id:
+        turn.setdefault("tool_call_id", call_id)
     return turn
 
 

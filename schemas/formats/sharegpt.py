@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
+from curate.schemas import writing
 from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.formats.datasets import turn_lists
 from curate.schemas.reading import record_keys, turns
@@ -13,6 +13,7 @@ NAME = "sharegpt"
 SUMMARY = "ShareGPT dumps: {id, conversations: [{from: human|gpt|system|tool, value}]}; `items` is read too."
 
 KEYS = ("conversations", "items")
+LACKS = ("rejected_answer",)
 NAMES: dict[Role, str] = {"user": "human", "assistant": "gpt", "system": "system", "tool": "tool"}
 _USED = {key: frozenset({"id", key}) for key in KEYS}
 
@@ -39,20 +40,19 @@ def parse(record: Mapping[str, object]) -> Conversation:
 
 
 def dump(conversation: Conversation) -> dict[str, object]:
-    """Write a conversation; turns have the keys name, tool_calls, weight (0) and stop (false) only where needed."""
+    """Write a conversation; turns have keys besides `from` and `value` only where needed, such as weight and stop."""
     record: dict[str, object] = {} if conversation.source_id is None else {"id": conversation.source_id}
     record["conversations"] = [_turn(message) for message in conversation.messages]
-    return turns.add_metadata(record, conversation)
+    if conversation.tools is not None:
+        record["tools"] = conversation.tools  # as text, which LLaMA-Factory expects
+    return writing.add_metadata(record, conversation)
 
 
 def _turn(message: Message) -> dict[str, object]:
     turn: dict[str, object] = {"from": NAMES[message.role], "value": message.content}
-    if message.name is not None:
-        turn["name"] = message.name
-    if message.tool_calls is not None:
-        turn["tool_calls"] = json.loads(message.tool_calls)
     if not message.train:
         turn["weight"] = 0
     if not message.stop:
         turn["stop"] = False
+    writing.add_turn_keys(turn, message)
     return turn

@@ -7,12 +7,14 @@ followed by a blank line; a conversation with anything else is refused.
 from __future__ import annotations
 
 from curate.errors import RecordError
+from curate.schemas import writing
 from curate.schemas.conversation import Conversation, Message
 
 NAME = "vicuna"
 SUMMARY = (
     "One JSON array for FastChat's trainer: {id, conversations: [{from: human|gpt, value}]}, strictly alternating."
 )
+LACKS = ("name", "tool_call_id", "extra", "tools", "rejected_answer", "model", "metadata")
 
 
 def dump(conversation: Conversation) -> dict[str, object]:
@@ -20,6 +22,7 @@ def dump(conversation: Conversation) -> dict[str, object]:
     messages = conversation.messages
     system = messages[0].content if messages and messages[0].role == "system" else None
     turns = messages[system is not None :]
+    writing.refuse(conversation, tools=False, weights=False)
     for index, message in enumerate(turns):
         if problem := _problem(message, index):
             number = index + (system is not None)

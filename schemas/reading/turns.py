@@ -287,12 +287,3 @@ def _call_in_value(conversation: Conversation, value: object, index: int) -> str
         return tool_calls.read_calls(conversation, value, index)
     except RecordError:
         return None
-
-
-def add_metadata(record: dict[str, object], conversation: Conversation) -> dict[str, object]:
-    """Add the model and the metadata to a record, except for keys that it already has, and return it."""
-    if conversation.model is not None:
-        record["model"] = conversation.model
-    for key, value in conversation.metadata.items():
-        record.setdefault(key, value)
-    return record

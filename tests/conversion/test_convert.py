@@ -228,11 +228,11 @@ def test_a_truncated_file_gives_its_complete_records_with_a_warning(tmp_path: Pa
 
 
 def test_integers_over_64_bits_do_not_end_the_run(tmp_path: Path) -> None:
-    calls = f'[{{"id": {2**80}}}]'
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}, "n": 2**80}]
     turn = {"role": "assistant", "content": "", "tool_calls": calls}
     rows = [{"messages": [{"role": "user", "content": "hi"}, turn], "x": 2**80}]
     convert(dump_of(tmp_path, rows), tmp_path / "out.jsonl", to="openai")
-    assert lines(tmp_path / "out.jsonl")[0]["messages"][1]["tool_calls"] == [{"id": 2**80}]
+    assert lines(tmp_path / "out.jsonl")[0]["messages"][1]["tool_calls"][0]["n"] == str(2**80)
 
 
 @pytest.mark.parametrize(

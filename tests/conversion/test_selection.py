@@ -16,6 +16,7 @@ from curate.dataset.query import draw
 from curate.errors import CurateError, InputError
 from tests.support.small_set import KEPT, kept, write_set
 
+CALL = json.dumps([{"id": "1", "type": "function", "function": {"name": "Sum", "arguments": "{}"}}])
 CHAT = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]
 
 
@@ -33,7 +34,7 @@ def names(file: Path) -> list[str]:
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return one set in three forms."""
     folder = tmp_path_factory.mktemp("forms")
-    rows = [*KEPT, kept(3, "tool", messages=[{**KEPT[0]["messages"][0], "role": "assistant", "tool_calls": '["Sum"]'}])]
+    rows = [*KEPT, kept(3, "tool", messages=[{**KEPT[0]["messages"][0], "role": "assistant", "tool_calls": CALL}])]
     forms = {"set": write_set(folder / "set", rows), "lines": folder / "x.jsonl", "parquet": folder / "x.parquet"}
     convert(forms["set"], forms["lines"], to="jsonl")
     convert(forms["set"], forms["parquet"], to="parquet")

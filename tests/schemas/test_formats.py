@@ -405,7 +405,7 @@ MESSAGES = st.lists(
 METADATA = st.dictionaries(
     st.sampled_from(["title", "created", "system", "url"]), TEXT | st.integers(-9, 9), max_size=3
 )
-CONVERSATIONS = st.builds(Conversation, st.none() | PLAIN_TEXT, MESSAGES, st.none() | PLAIN_TEXT, METADATA)
+CONVERSATIONS = st.builds(Conversation, st.none() | PLAIN_TEXT, MESSAGES, st.none() | PLAIN_TEXT, metadata=METADATA)
 
 
 def comparable(conversation: Conversation) -> tuple[object, ...]:

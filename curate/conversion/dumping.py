@@ -1,0 +1,59 @@
+"""Turn conversations into the records of a format, and name what the records have no place for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from curate.conversion.writers import Entry, native_record
+from curate.errors import InputError
+from curate.schemas.conversation import Conversation
+from curate.schemas.formats import Format, alpaca, native, trl
+from curate.schemas.writing import WriteOptions, find_lost
+
+
+@dataclass
+class Dumper:
+    """Writes entries as records of one format; the first conversation chooses the shape of trl's, unless it is set."""
+
+    form: Format
+    options: WriteOptions
+
+    def __call__(self, entry: Entry) -> Sequence[dict[str, object]]:
+        """Return the records of an entry; raises RecordError for one that the format cannot represent."""
+        chat = entry.conversation
+        if self.form.name == native.NAME:
+            return [native_record(entry)]
+        if self.form.name == trl.NAME and not self.options.shape:
+            self.options = replace(self.options, shape=trl.choose_shape(chat))
+        assert self.form.dump_all or self.form.dump
+        records = self.form.dump_all(chat, self.options) if self.form.dump_all else [self.form.dump(chat)]  # type: ignore[misc]
+        for record in records:
+            if "id" in record and record["id"] is None:
+                record["id"] = content_id(chat)
+        return records
+
+    def find_lost(self, entry: Entry) -> list[str]:
+        """Return the fields of an entry that the records have no place for."""
+        lacks = set(self.form.lacks)
+        if self.options.shape == trl.PREFERENCE:
+            lacks.discard("rejected_answer")
+        return find_lost(entry.conversation, sorted(lacks))
+
+
+def check_options(form: Format, options: WriteOptions) -> None:
+    """Raise InputError for an option that has no effect on the format, or an unknown shape."""
+    if options.history and form.name != alpaca.NAME:
+        raise InputError(f"history has no effect on {form.name!r}; it is for 'alpaca'")
+    if options.shape and form.name != trl.NAME:
+        raise InputError(f"a shape has no effect on {form.name!r}; it is for 'trl'")
+    if options.shape and options.shape not in trl.SHAPES:
+        raise InputError(f"unknown shape {options.shape!r}; known: {', '.join(trl.SHAPES)}")
+
+
+def content_id(conversation: Conversation) -> str:
+    """Return an id for a conversation without one, from a hash of its content."""
+    data = json.dumps([[message.role, message.content] for message in conversation.messages])
+    return f"c-{hashlib.sha256(data.encode()).hexdigest()[:12]}"
