@@ -226,6 +226,7 @@ def kept_table(batch: Batch) -> pl.DataFrame:
     measured = batch.frame.drop(*TRANSIENT).rename({"turns": "source_turns", "characters": "source_characters"})
     messages = _piece_messages(drafts, batch.messages, pieces)
     edits = _edits([(row, drafts[row].conversation) for row in batch.pieces])
+    has_end = pl.Series([piece.stop == len(drafts[row].conversation.messages) for row, _, piece in pieces])
     return (
         counted.hstack(messages)
         .join(edits, on="row", how="left", maintain_order="left")
@@ -234,6 +235,9 @@ def kept_table(batch: Batch) -> pl.DataFrame:
             edit_names=pl.col("edit_names").fill_null([]),
         )
         .join(measured, on="row", how="left", maintain_order="left")
+        .with_columns(
+            rejected_answer=pl.when(has_end.cast(pl.Boolean)).then("rejected_answer")
+        )  # beside the last answer
     )
 
 

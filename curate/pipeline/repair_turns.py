@@ -29,6 +29,7 @@ REPAIRS: dict[str, str] = {
     "media_removed": 'Text of a turn is kept without its images, sound or files; only where `multimodal` is "keep".',
     "personal_data": "Hashed addresses and headers of WildChat's users are removed, from the record and its turns.",
     "other_replies": "Of a tree of replies, one path is read; counts the messages beside it.",
+    "rejected_answer": "The rejected answer is removed if the chosen one is, or if turns before it are joined to it.",
     "role_inferred": "A missing role is inferred from its neighbours, if they alternate.",
     "value_to_text": "A number in place of text is written as text.",
     "parts_joined": "Content in several text parts becomes one text, one part per line.",
@@ -166,6 +167,7 @@ def order(conversation: Conversation, settings: RepairSettings) -> list[LostExch
         reason = f"the role of turn {mapped[0].message} is {mapped[0].before[:40]!r}, and `roles` is off"
         raise RecordError("role_alias", reason, mapped[0].before)
     flaws = _flaws(conversation, settings)
+    last = [message.place for message in conversation.messages[-1:]]
     system, turns = _take_system(conversation, conversation.messages)
     turns = _cut_ends(conversation, turns, settings)
     kept, lost = _sort_exchanges(conversation, _exchanges(turns), flaws, settings)
@@ -175,7 +177,16 @@ def order(conversation: Conversation, settings: RepairSettings) -> list[LostExch
         cut = kept[-1].pop()
         conversation.edit("trailing_prompt", cut.place, cut.content, "")
     conversation.messages = [*system, *(turn for exchange in kept for turn in exchange)]
+    if conversation.rejected_answer and [conversation.messages[-1].place] != last:
+        _drop_rejected(conversation)
     return lost
+
+
+def _drop_rejected(conversation: Conversation) -> None:
+    """Remove the rejected answer, since the one that was preferred to it is gone or has other messages before it."""
+    text = conversation.rejected_answer[-1].content
+    conversation.rejected_answer = []
+    conversation.edit("rejected_answer", None, text, "")
 
 
 def _flaws(conversation: Conversation, settings: RepairSettings) -> dict[int, Flaw]:

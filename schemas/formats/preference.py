@@ -48,9 +48,9 @@ def add_answer(conversation: Conversation) -> None:
     metadata = conversation.metadata
     chosen, completion, rejected = (_key(metadata, keys) for keys in (CHOSEN_KEYS, COMPLETION_KEYS, REJECTED_KEYS))
     if chosen and (rejected or not _is_answered(conversation)):
-        _add_chosen(conversation, metadata.pop(chosen), chosen)
+        steps = _add_chosen(conversation, metadata.pop(chosen), chosen)
         if rejected:
-            keep_rejected(conversation, rejected, metadata.pop(rejected))
+            keep_rejected(conversation, rejected, metadata.pop(rejected), steps=steps)
     elif _is_answered(conversation):
         return
     elif completion:
@@ -63,19 +63,21 @@ def _items(value: object) -> Sequence[object]:
     return marked_text.split_chat(value) or (value if isinstance(value, list) else [value])
 
 
-def keep_rejected(conversation: Conversation, key: str, value: object, items: Sequence[object] | None = None) -> None:
+def keep_rejected(
+    conversation: Conversation, key: str, value: object, items: Sequence[object] | None = None, steps: int = 1
+) -> None:
     """Make a value the rejected answer: to the messages before the last one, as an answer or as a whole chat.
 
     It stays in the metadata, under its key, if it is neither, or if it answers something else. `items` are its turns
-    with the usual keys, if it has others.
+    with the usual keys, if it has others. The last `steps` messages are the chosen answer; all but the last, calls of
+    tools and their results, are those of the rejected one too.
     """
     other = Conversation(None, [])
     try:
         pairs.add_messages(other, "assistant", value if items is None else list(items))
     except RecordError:
         other.messages = []
-    before = conversation.messages[:-1]
-    rejected = _after(before, other.messages)
+    rejected = _after(conversation.messages, other.messages, steps) if _is_answered(conversation) else []
     if rejected and not other.flaws:
         conversation.rejected_answer = rejected
         conversation.edits += [replace(edit, message=None) for edit in other.edits]
@@ -83,20 +85,16 @@ def keep_rejected(conversation: Conversation, key: str, value: object, items: Se
         conversation.metadata[key] = turns.to_plain_json(value)
 
 
-def _after(before: Sequence[Message], messages: list[Message]) -> list[Message]:
-    """Return the messages that follow others, which they may repeat, in whole or from the last prompt on; else none."""
-    if has_system(before) and not has_system(messages):
-        before = before[1:]
-    if has_system(messages) and not has_system(before):
-        messages = messages[1:]
-    if any(message.role == "user" for message in messages):
-        repeated, messages = messages[: len(before)], messages[len(before) :]
-    else:
-        steps = max((index for index, message in enumerate(before) if message.role == "user"), default=-1) + 1
-        before = before[steps:]
-        repeated, messages = messages[: len(before)], messages[len(before) :]
-    is_answer = bool(messages) and all(message.role in ("assistant", "tool") for message in messages)
-    return messages if is_answer and _contents(repeated) == _contents(before) else []
+def _after(chosen: Sequence[Message], messages: list[Message], steps: int) -> list[Message]:
+    """Return the messages of a chat, or of an answer, after what it has in common with the chosen one; none if none."""
+    before = chosen[:-1]
+    if not any(message.role == "user" for message in messages):
+        before = before[len(chosen) - steps :]
+    elif has_system(before) != has_system(messages):
+        before, messages = before[has_system(before) :], messages[has_system(messages) :]
+    repeated, rejected = messages[: len(before)], messages[len(before) :]
+    is_answer = bool(rejected) and all(message.role in ("assistant", "tool") for message in rejected)
+    return rejected if is_answer and _contents(repeated) == _contents(before) else []
 
 
 def _key(metadata: Mapping[str, object], keys: Sequence[str]) -> str | None:
@@ -112,11 +110,13 @@ def _is_answered(conversation: Conversation) -> bool:
     return bool(conversation.messages) and conversation.messages[-1].role == "assistant"
 
 
-def _add_chosen(conversation: Conversation, value: object, key: str) -> None:
+def _add_chosen(conversation: Conversation, value: object, key: str) -> int:
+    """Add the chosen answer; return the number of its messages."""
     items = _items(value)
     if any(isinstance(item, dict) and turns.is_prompt(item) for item in items):
         _read_whole_chat(conversation, items, key)
-        return
+        roles = [message.role for message in conversation.messages]
+        return roles[::-1].index("user") if "user" in roles else len(roles)
     before = list(conversation.messages)
     if not any(message.role == "user" for message in before):
         raise RecordError(RULE, f"{key!r} holds an answer, and there is no prompt", turns.preview(value))
@@ -126,6 +126,7 @@ def _add_chosen(conversation: Conversation, value: object, key: str) -> None:
         if _contents(before[-len(added) :]) != _contents(added):
             raise RecordError(RULE, f"the last turn is an answer that differs from {key!r}", turns.preview(value))
         conversation.messages = before
+    return len(added)
 
 
 def _read_whole_chat(conversation: Conversation, items: Sequence[object], key: str) -> None:

@@ -72,3 +72,45 @@ def test_conversions_and_figures_of_a_dump_leave_them_out(dump: Path, tmp_path: 
 def test_a_format_that_is_only_read_is_not_written(dump: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="read, not written"):
         convert(dump, tmp_path / "out.jsonl", to="preference")
+
+
+def pair(*turns: str, **keys: object) -> dict[str, object]:
+    roles = ("user", "assistant")
+    messages = [{"role": roles[index % 2], "content": text} for index, text in enumerate(turns)]
+    return {"messages": messages, "chosen": turns[-1], "rejected": "A bad answer, really.", **keys}
+
+
+@pytest.mark.parametrize(
+    ("record", "rejected"),
+    [
+        (pair("Which tea is good?", "Assam is good."), True),
+        (pair("Which tea is good?", "Assam is good.", "And which nut?", "Pecans are."), True),
+        (
+            pair(
+                "Which tea is good?",
+                "Assam is good.",
+                "And which nut?",
+                "Too many requests in 1 hour. Try again later.",
+            ),
+            False,
+        ),
+    ],
+    ids=["one", "two", "lost"],
+)
+def test_a_rejected_answer_stays_only_beside_the_answer_that_was_preferred(
+    tmp_path: Path, record: dict[str, object], rejected: bool
+) -> None:
+    (tmp_path / "d.jsonl").write_text(json.dumps(record), "utf-8")
+    curate.clean(tmp_path / "d.jsonl", tmp_path / "set", workers=1)
+    kept = pl.read_parquet(tmp_path / "set" / "conversations.parquet")
+    assert (kept["rejected_answer"][0] is not None) == rejected
+    assert ("rejected_answer" in kept["edit_names"][0]) != rejected
+
+
+def test_only_the_piece_with_the_last_answer_has_the_rejected_one(tmp_path: Path) -> None:
+    turns = [text for number in range(6) for text in (f"Question {number}? " * 9, f"Answer {number}. " * 9)]
+    (tmp_path / "d.jsonl").write_text(json.dumps(pair(*turns)), "utf-8")
+    curate.clean(tmp_path / "d.jsonl", tmp_path / "set", workers=1, max_tokens=200)
+    kept = pl.read_parquet(tmp_path / "set" / "conversations.parquet").sort("piece")
+    assert kept.height > 1
+    assert kept["rejected_answer"].is_not_null().to_list() == [False] * (kept.height - 1) + [True]

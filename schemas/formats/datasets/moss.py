@@ -24,6 +24,7 @@ TEXT = Dialect(
 _MARK = re.compile(r"\A\s*<\|[^|>]+\|>:[ \t]?")
 _END = re.compile(r"\s*<eo[a-z]>\s*\Z")
 _CALL = re.compile(r"\s*(\w+)\((.*?)\)\s*(?:,|\Z)", re.DOTALL)
+NOTHING = ("None", "None.")
 _RESULTS = ("Tool Responses", "Results")
 _NAMES = ("Human", "Inner Thoughts", "Commands", *_RESULTS, "MOSS")
 
@@ -87,13 +88,14 @@ def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise RecordError("bad_value", f"{name!r} is {turns.describe_type(value)}, not text", turns.preview(value))
     text = _END.sub("", _MARK.sub("", value)).strip()
-    return "" if text == "None" else text
+    return "" if text in NOTHING else text
 
 
 def _calls(commands: str, name: str) -> list[dict[str, object]]:
     """Return the calls in a text such as `Search("tea"), Calculate("2*3")`; a call's argument is named `input`."""
     calls: list[dict[str, object]] = []
     position = 0
+    commands = re.sub(r",\s*None\.?\Z", "", commands)
     while position < len(commands):
         match = _CALL.match(commands, position)
         if match is None:

@@ -25,9 +25,14 @@ Node = Mapping[str, object]
 
 
 def recognises(record: Node) -> bool:
-    """Return whether a record is a tree of messages."""
-    prompt = record.get("prompt")
+    """Return whether a record is a tree of messages, or its first message."""
+    prompt = _root(record)
     return isinstance(prompt, dict) and "text" in prompt and "replies" in prompt
+
+
+def _root(record: Node) -> object:
+    """Return the first message of a tree: under `prompt`, or the record itself if it has replies."""
+    return record if "message_id" in record and record.get("replies") else record.get("prompt")
 
 
 def recognises_row(record: Node) -> bool:
@@ -52,7 +57,7 @@ def parse_all(record: Node, options: ReadOptions) -> Sequence[Conversation]:
     Deleted messages, and those that reviewers refused, are on no path, and neither is what follows them. Raises
     RecordError if no answer is left.
     """
-    prompt = record["prompt"]
+    prompt = _root(record)
     assert isinstance(prompt, dict)
     paths = _answered_paths(prompt)
     if not paths:
@@ -114,7 +119,7 @@ def _conversation(record: Node, path: Sequence[Node], total: int) -> Conversatio
     source_id = record.get("message_tree_id") or path[0].get("message_id")
     conversation.source_id = turns.read_source_id(conversation, source_id)
     turns.read_messages(conversation, [_turn(node) for node in path], "role", "content")
-    turns.read_other_keys(conversation, record, _USED)
+    turns.read_other_keys(conversation, {} if path[0] is record else record, _USED)
     if left_out := total - len(path):
         conversation.edit("other_replies", None, f"{left_out} of {total} messages", "", left_out)
     return conversation

@@ -143,6 +143,16 @@ def test_a_rejected_answer_that_answers_something_else_stays_in_the_metadata(rej
     assert conversation.metadata == {"rejected": rejected}, reason
 
 
+def test_a_rejected_answer_to_the_result_of_a_tool_is_read() -> None:
+    turns = [
+        {"from": "human", "value": PROMPT},
+        {"from": "function_call", "value": '{"name": "f", "arguments": {}}'},
+        {"from": "observation", "value": "1"},
+    ]
+    conversation = formats.parse({"conversations": turns, "chosen": ANSWER, "rejected": WORSE})
+    assert [message.content for message in conversation.rejected_answer] == [WORSE]
+
+
 def test_a_rejected_answer_after_the_same_call_of_a_tool_is_read() -> None:
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
     steps = [call, {"role": "tool", "content": "1"}]

@@ -221,6 +221,8 @@ def chat(*turns: object, **keys: object) -> Record:
             [("u", PROMPT), ("a", ""), ("t", "r"), ("a", ANSWER)],
         ),
         (chat(moss(Commands="<|Commands|>: look it up<eoc>\n")), "bad_value"),
+        (chat(moss(Commands="<|Commands|>: None.<eoc>\n")), READ),
+        (chat(moss(Commands='<|Commands|>: Search("tea"), None<eoc>\n')), [("u", PROMPT), ("a", ""), ("a", ANSWER)]),
         (chat(moss(MOSS=None)), "bad_turn"),
         (chat(moss(MOSS=5)), "bad_value"),
         (chat(moss(Human="<|Human|>: None<eoh>")), [("u", ""), ("a", ANSWER)]),

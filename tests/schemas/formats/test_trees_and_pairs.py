@@ -66,6 +66,8 @@ def tree(prompt: object) -> Record:
         (tree(node(PROMPT, reply({"x": 1}))), "bad_value"),
         (tree(node(PROMPT, {**reply(ANSWER), "role": 5})), "no_messages"),
         (tree({"text": PROMPT, "role": "prompter"}), "unknown_format"),
+        ({**node(PROMPT, reply(ANSWER)), "message_id": "t", "parent_id": None}, READ),
+        ({**node(PROMPT), "message_id": "t", "parent_id": None}, "tree_row"),
         (ROWS, "tree_row"),
         ({**ROWS, "parent_id": None}, "tree_row"),
         ({**ROWS, "text": None}, "tree_row"),
