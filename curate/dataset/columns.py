@@ -66,7 +66,7 @@ ROW: Types = {"row": pl.UInt32}
 PART_PIECE: Types = {
     **ROW,
     **{name: CONVERSATION[name] for name in ("piece", "tokens", "prompt_tokens", "answer_tokens")},
-    "start": pl.Int32,  # the conversation's message that the piece begins with, after the system message
+    "positions": pl.List(pl.UInt32),  # in the conversation, of the piece's messages without system messages
     **SOURCE,
 }
 PART_REJECT: Types = {**ROW, **REJECT, "kept_row": pl.UInt32}  # of the conversation that lost the exchange

@@ -217,7 +217,7 @@ def kept_table(batch: Batch) -> pl.DataFrame:
             "tokens": [piece.tokens for _, _, piece in pieces],
             "prompt_tokens": [piece.prompt_tokens for _, _, piece in pieces],
             "answer_tokens": [piece.answer_tokens for _, _, piece in pieces],
-            "start": [piece.start for _, _, piece in pieces],
+            "positions": [_positions(drafts[row].conversation.messages, piece) for row, _, piece in pieces],
             "source_file": [batch.source_file] * len(pieces),
             "source_index": [drafts[row].index for row, _, _ in pieces],
         },
@@ -239,6 +239,10 @@ def kept_table(batch: Batch) -> pl.DataFrame:
             rejected_answer=pl.when(has_end.cast(pl.Boolean)).then("rejected_answer")
         )  # beside the last answer
     )
+
+
+def _positions(messages: Sequence[Message], piece: splitter.Piece) -> list[int]:
+    return [position for position in range(piece.start, piece.stop) if messages[position].role != "system"]
 
 
 def _edits(conversations: Sequence[tuple[int, Conversation]]) -> pl.DataFrame:

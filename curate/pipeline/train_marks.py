@@ -6,7 +6,7 @@ in other conversations.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import polars as pl
@@ -14,7 +14,6 @@ import polars as pl
 from curate.dataset import columns
 from curate.rendering.splitter import TokenCounter
 from curate.schemas.conversation import EXCERPT, Message
-from curate.schemas.prompts import exchanges
 
 RULE = "train_joined"
 GAINS: columns.Types = {
@@ -84,7 +83,7 @@ def train_messages(pieces: pl.DataFrame, gains: pl.DataFrame, counter: TokenCoun
     chosen = pieces.with_row_index("index").filter(pl.col("row").is_in(list(by_row)))
     messages = [
         _train(piece, by_row[piece["row"]].rows_by_key("position", named=True, unique=True))
-        for piece in chosen.select("row", "start", "messages").iter_rows(named=True)
+        for piece in chosen.select("row", "positions", "messages").iter_rows(named=True)
     ]
     sizes = counter.sizes([([Message(**message) for message in piece], True) for piece in messages])
     answer_tokens = pl.Series([size.answer_tokens for size in sizes], dtype=pl.Int32)
@@ -103,18 +102,14 @@ def train_messages(pieces: pl.DataFrame, gains: pl.DataFrame, counter: TokenCoun
 def _train(piece: Mapping[str, Any], gains: Mapping[int, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a piece's messages, of which those at the positions in `gains` are trained."""
     messages: list[dict[str, Any]] = piece["messages"]
-    head = _head(messages)
-    for index, message in enumerate(messages):
-        marks = gains.get(index if index < head else piece["start"] + index - head)
+    spoken = (message for message in messages if message["role"] != "system")
+    for position, message in zip(piece["positions"], spoken, strict=True):
+        marks = gains.get(position)
         if marks is not None:
             message["train"] = True
             message["stop"] = message["stop"] and marks["stop"]
             message["train_reasoning"] = marks["train_reasoning"]
     return messages
-
-
-def _head(messages: Sequence[Mapping[str, Any]]) -> int:
-    return exchanges([Message(**message) for message in messages])[0]
 
 
 def _edit(gains: pl.DataFrame) -> dict[str, object]:

@@ -119,6 +119,22 @@ def test_an_answer_under_another_system_message_is_another_answer(clean: Runs) -
     assert rejected == [] and trained(kept) == [TEXTS[1:2], TEXTS[3:4]]
 
 
+@pytest.mark.parametrize("window", [2048, 220])
+def test_system_messages_do_not_move_the_marks(clean: Runs, window: int) -> None:
+    def instructed(name: str, weights: Sequence[int]) -> Record:
+        record = chat(name, weights)
+        record["messages"].insert(0, {"role": "system", "content": "Be kind."})
+        if len(weights) > 1:
+            record["messages"].insert(3, {"role": "system", "content": "Be brief."})
+        return record
+
+    copies = [instructed("masked", [0, 1, 0]), instructed("other", [1, 0, 1]), instructed("none", [0, 0])]
+    kept, _ = clean(copies, max_tokens=window)
+    expected, _ = clean([instructed("expected", [1, 1, 1])], max_tokens=window)
+    assert [row["messages"] for row in kept] == [row["messages"] for row in expected]
+    assert [row["answer_tokens"] for row in kept] == [row["answer_tokens"] for row in expected]
+
+
 def test_a_gained_answer_keeps_that_it_was_cut_off(clean: Runs) -> None:
     kept, _ = clean([chat("cut", [1], stop=False), chat("long", [0, 1])])
     assert [(m["train"], m["stop"]) for m in kept[0]["messages"] if m["role"] == "assistant"] == [
