@@ -9,10 +9,13 @@ not equal to one of the undamaged dump counts as altered.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import random
+import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -79,6 +82,17 @@ def zipped(method: int) -> Container:
     return pack
 
 
+def tarred(lines: Sequence[Line]) -> bytes:
+    """Return a container: a tar of PARTS members."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for number, part in enumerate(parts(lines)):
+            member = tarfile.TarInfo(f"part-{number:02}.jsonl")
+            member.size = len(part)
+            archive.addfile(member, io.BytesIO(part))
+    return file.getvalue()
+
+
 def joined(compress: Callable[[bytes], bytes]) -> Container:
     """Return a container: PARTS compressed members or frames, one after the other."""
     return lambda lines: b"".join(map(compress, parts(lines)))
@@ -114,6 +128,12 @@ CONTAINERS: dict[str, tuple[str, Container]] = {
         lambda lines: zstandard.ZstdCompressor(write_checksum=True).compress(b"".join(lines)),
     ),
     "zstd, 20 frames": (".jsonl.zst", joined(zstandard.ZstdCompressor(write_checksum=True).compress)),
+    "bzip2, 1 stream": (".jsonl.bz2", lambda lines: bz2.compress(b"".join(lines))),
+    "bzip2, 20 streams": (".jsonl.bz2", joined(bz2.compress)),
+    "xz, 1 stream": (".jsonl.xz", lambda lines: lzma.compress(b"".join(lines))),
+    "xz, 20 streams": (".jsonl.xz", joined(lzma.compress)),
+    "tar": (".tar", tarred),
+    "tar in gzip, 1 member": (".tar.gz", lambda lines: gzip.compress(tarred(lines))),
     "zip, deflated": (".zip", zipped(zipfile.ZIP_DEFLATED)),
     "zip, stored": (".zip", zipped(zipfile.ZIP_STORED)),
     "zip, bzip2": (".zip", zipped(zipfile.ZIP_BZIP2)),

@@ -26,6 +26,7 @@ from curate.ingest.text.encodings import UTF8, advise, transcode
 from curate.ingest.unread import UnreadFile, describe_skipped
 from curate.schemas.reading.columns import Columns
 
+MAX_PLACES = 20  # damaged, that are named for each source
 MAX_LEADING_DAMAGE = 64 << 20  # bytes; a file with more damage than that at its start is not a dump
 
 
@@ -86,7 +87,9 @@ class Reader:
         self._container_damage: dict[str, str] = {}  # by source: what is wrong with its compression or archive
         self._any_record = False
         self._records: Counter[str] = Counter()  # by file, without damage
-        self._losses: list[tuple[int, str, int | None]] = []  # index of the warning, file, bytes on disk if known
+        self._losses: list[tuple[int | None, str, int | None]] = []  # warning if any, file, bytes on disk if known
+        self._places: Counter[str] = Counter()  # that are damaged, by source
+        self._more_lost: Counter[str] = Counter()  # bytes lost in the places that are only counted, by source
         self._finder: RecordFinder | RowFinder | None = None
         self._problems: list[str] = []  # of the sources that could not be read, as errors
         self.scratch: Path | None = None
@@ -125,6 +128,7 @@ class Reader:
         else:
             self._check_any_record()
         self._estimate_losses()
+        self._warn_of_more()
 
     def _check_any_record(self) -> None:
         if not self._any_record:
@@ -218,14 +222,27 @@ class Reader:
         self.unread.append(UnreadFile(source.name, problem))
 
     def _warn(self, name: str, offset: int, lost: int, description: str) -> None:
-        self.warnings.append(Damage(name, offset, lost, f"{name}: {description}"))
+        """Warn of a damaged place; of a source that has many, the first ones are named and the others counted."""
+        self._places[name] += 1
+        if self._places[name] > MAX_PLACES:
+            self._more_lost[name] += lost
+        else:
+            self.warnings.append(Damage(name, offset, lost, f"{name}: {description}"))
+
+    def _warn_of_more(self) -> None:
+        for name, lost in self._more_lost.items():
+            count = self._places[name] - MAX_PLACES
+            places = "place is" if count == 1 else "places are"
+            text = f"{name}: {count:,} more {places} damaged; they take {lost:,} bytes"
+            self.warnings.append(Damage(name, 0, lost, text))
 
     def _note_container_damage(self, source: Source, offset: int, lost: int | None, description: str) -> None:
         """Record that the compression or archive around a source is damaged."""
         self._container_damage[source.name] = description
+        index = len(self.warnings)
         self._warn(source.name, offset, lost or 0, description)
         if lost != 0:
-            self._losses.append((len(self.warnings) - 1, source.file, lost))
+            self._losses.append((index if index < len(self.warnings) else None, source.file, lost))
 
     def _note_text_damage(
         self, source: Source, verification: Verification, offset: int, lost: int, description: str
@@ -239,6 +256,8 @@ class Reader:
         for _, file, lost in self._losses:
             lost_bytes[file] += lost or 0
         for index, file, lost in self._losses:
+            if index is None:
+                continue
             good_bytes = self._meters[file].bytes - lost_bytes[file]
             estimate = "an unknown number of records"
             if lost and self._records[file] and good_bytes > 0:

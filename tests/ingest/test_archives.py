@@ -9,6 +9,7 @@ import itertools
 import json
 import lzma
 import random
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -253,3 +254,51 @@ def test_a_tar_with_a_gap_goes_on_at_the_next_header() -> None:
     names = [(member.name, b"".join(block for block in member.blocks if isinstance(block, bytes))) for member in tar]
     assert [name for name, _ in names] == [f"part-{part}.jsonl" for part in (0, 1, 2, 5, 6, 7)]
     assert all(TEXTS[name] == text for name, text in names if name != "part-2.jsonl")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gzip", "bzip2", "xz"])
+def test_many_damaged_places_are_named_up_to_twenty_and_then_counted(
+    dump: Dump, pack: Callable[[bytes], bytes]
+) -> None:
+    texts = [random.Random(number).randbytes(2000).hex() for number in range(90)]
+    parts = [pack(json.dumps(row(number, text)).encode()) for number, text in enumerate(texts)]
+    damaged = [part[:90] + b"?" * 9 + part[99:] if number % 3 == 1 else part for number, part in enumerate(parts)]
+    records, reader = dump(b"".join(damaged), "x.json")
+    assert len(good(records)) >= 60
+    assert len(reader.warnings) == 21
+    assert re.fullmatch(r"x.json: \d+ more places are damaged; they take [\d,]+ bytes", reader.warnings[-1].text)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"BZh91AY&SY" * 20_000, "the bzip2 stream is damaged"),
+        (lzma.compress(LINES)[:12] * 20_000, "the xz stream is damaged"),
+        (b"\x5d" + b"\xff" * 12 + bytes(99), "its dictionary takes more than 257 MiB of memory"),
+        (tarred({"a.json": b"ustar" * 100_000}), "has no complete JSON record"),
+    ],
+    ids=["bzip2 headers", "xz headers", "a huge dictionary", "marks of tar headers"],
+)
+def test_a_hostile_file_ends_soon_with_one_clear_line(dump: Dump, data: bytes, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        dump(data, "x.json.lzma")
+
+
+BOMB = bytes(70 << 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "pack",
+    [
+        pytest.param(lambda: bz2.compress(BOMB), id="bzip2"),
+        pytest.param(lambda: lzma.compress(BOMB, preset=0), id="xz"),
+        pytest.param(lambda: gzip.compress(tarred({"a.json": BOMB})), id="tar"),
+        pytest.param(lambda: gzip.compress(tarred({"notes.txt": BOMB, "a.json": ARRAY})), id="a tar's unread member"),
+        pytest.param(lambda: zipped({"a.parquet.gz": gzip.compress(b"PAR1" + BOMB)}), id="a file in an archive"),
+        pytest.param(lambda: zipped({"a.zip": gzip.compress(zipped({"b.json": BOMB}))}), id="nested"),
+    ],
+)
+def test_an_archive_bomb_is_stopped_in_the_layer_in_which_it_expands(dump: Dump, pack: Callable[[], bytes]) -> None:
+    with pytest.raises(InputError, match=r"expands [\d,]+ times .* past the limit of 100"):
+        dump(pack(), "bomb", max_expansion=100)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import random
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,32 @@ def zipped(method: int) -> bytes:
     return buffer.getvalue()
 
 
+def tarred() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for number, text in enumerate(TEXTS):
+            info = tarfile.TarInfo(f"part-{number}.jsonl")
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text))
+    return buffer.getvalue()
+
+
+def tarred_zip() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in (("a.zip", zipped(zipfile.ZIP_DEFLATED)), ("note.txt", b"x")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def frames_of(data: bytes) -> list[bytes]:
+    """Return the bytes in PARTS pieces, whose ends are no ends of a tar's members."""
+    size = -(-len(data) // PARTS)
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
 CONTAINERS: dict[str, tuple[str, bytes]] = {
     "gzip of one member": ("dump.jsonl.gz", gzip.compress(b"".join(TEXTS))),
     "gzip of members": ("dump.jsonl.gz", b"".join(map(gzip.compress, TEXTS))),
@@ -54,6 +83,14 @@ CONTAINERS: dict[str, tuple[str, bytes]] = {
     "zip, deflated": ("dump.zip", zipped(zipfile.ZIP_DEFLATED)),
     "zip, bzip2": ("dump.zip", zipped(zipfile.ZIP_BZIP2)),
     "zip, LZMA": ("dump.zip", zipped(zipfile.ZIP_LZMA)),
+    "bzip2 of one stream": ("dump.jsonl.bz2", bz2.compress(b"".join(TEXTS))),
+    "bzip2 of streams": ("dump.jsonl.bz2", b"".join(map(bz2.compress, TEXTS))),
+    "xz of one stream": ("dump.jsonl.xz", lzma.compress(b"".join(TEXTS))),
+    "xz of streams": ("dump.jsonl.xz", b"".join(map(lzma.compress, TEXTS))),
+    "tar in gzip of one member": ("dump.tar.gz", gzip.compress(tarred())),
+    "tar in gzip of members": ("dump.tar.gz", b"".join(map(gzip.compress, frames_of(tarred())))),
+    "tar in zstd of frames": ("dump.tar.zst", b"".join(map(zstd, frames_of(tarred())))),
+    "zip in a tar in xz": ("dump.tar.xz", lzma.compress(tarred_zip())),
 }
 
 

@@ -23,7 +23,7 @@ from curate.ingest.containers.frames import (
 from curate.ingest.damage import Block, Failed, Gap, ReportLoss, Verified
 
 ZSTD_BLOCK_BYTES = (128 << 10) + 64  # the most that a frame's first block takes, with its headers (RFC 8878, 3.1.1.2)
-MAX_TRIES = 1000  # false starts after one damaged place; then the rest is lost
+MAX_TRIES = 1000  # false starts in a row; then the rest is lost
 MAGIC_BYTES = 10  # of the longest magic below
 
 
@@ -84,9 +84,9 @@ def expand(form: Format, blocks: Iterator[Block], report: ReportLoss) -> Iterato
     All bytes before damage are kept, and frames after it if they begin in the stream's own format.
     """
     packed = PackedBytes(blocks)
-    expanded = rewound = 0
+    expanded = rewound = fruitless = 0
     while packed.skip_zeros():
-        start = packed.offset
+        start, before = packed.offset, expanded
         frame = form.frame(packed)
         for block in frame:
             expanded += len(block)
@@ -103,7 +103,10 @@ def expand(form: Format, blocks: Iterator[Block], report: ReportLoss) -> Iterato
         if rewound <= stopped:  # the damage may have hidden the start of a later frame; bounded, so that time is linear
             packed.move_to(start + 1)
             rewound += stopped - packed.offset
-        resumed = _find_frame(form, packed)
+        elif stopped <= start:
+            packed.skip(1)
+        fruitless = fruitless + 1 if expanded == before else 0
+        resumed = _find_frame(form, packed, MAX_TRIES - fruitless)
         if frame.cut_off and not resumed:
             report(expanded, None, f"the {form.name} stream is cut off at byte {stopped} of the file: the rest is lost")
             break
@@ -129,7 +132,7 @@ def _skip_trailer(form: Format, packed: PackedBytes, count: int) -> bool:
     return False
 
 
-def _find_frame(form: Format, packed: PackedBytes) -> bool:
+def _find_frame(form: Format, packed: PackedBytes, max_tries: int) -> bool:
     """Move to the next start of a frame; return False, at the end of the stream, if there is none."""
     tries = 0
     while True:
@@ -140,7 +143,7 @@ def _find_frame(form: Format, packed: PackedBytes) -> bool:
             packed.position = len(packed.data)
             return False
         packed.position = match.start()
-        if tries < MAX_TRIES and form.expands(packed.peek(form.trial_bytes)):
+        if tries < max_tries and form.expands(packed.peek(form.trial_bytes)):
             return True
         tries += 1
         packed.position += 1

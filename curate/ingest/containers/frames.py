@@ -17,9 +17,10 @@ GZIP_WBITS = 16 + zlib.MAX_WBITS  # zlib's code for a gzip header
 READ_BYTES = 1 << 20  # of a compressed stream at a time, and about the size of expanded blocks
 GZIP_SLICE_BYTES = 1 << 17
 ZSTD_SLICE_BYTES = 1 << 10  # 4 bytes of zstd can expand to 128 KiB: small slices bound the result of one call
-BZIP2_SLICE_BYTES = 1 << 14
+BZIP2_SLICE_BYTES = 1 << 12  # what they expand to is lost if it is damaged
 LOOKBACK_BYTES = 1 << 20  # of a damaged member or frame, searched for the start of the next
 MAX_LZMA_BYTES = 257 << 20  # of memory: for a dictionary of 256 MiB; the largest preset of xz takes 65 MiB
+LZMA_CAUSES = {"Memory usage limit exceeded": f"its dictionary takes more than {MAX_LZMA_BYTES >> 20} MiB of memory"}
 WRONG_TRAILERS = {"incorrect data check": 5, "incorrect length check": 1}  # trailer bytes from where zlib stops
 TRAILER_TOLERANCE = 1 << 16  # bytes between the size in a gzip trailer and that of a damaged member
 
@@ -174,7 +175,8 @@ class ZstdFrame(Frame):
 
 def _cause(error: Exception) -> str:
     """Return what a library says about the data, without "Error -3 while decompressing data"."""
-    return error_message(error).rpartition(": ")[2]
+    cause = error_message(error).rpartition(": ")[2]
+    return LZMA_CAUSES.get(cause, cause)
 
 
 def zstd_decoder() -> zstandard.ZstdDecompressionObj:

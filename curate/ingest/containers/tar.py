@@ -18,6 +18,7 @@ from curate.ingest.damage import Block, Failed, Gap, ReportLoss, Verified
 from curate.ingest.kinds import TAR_BLOCK_BYTES, compression_name, is_tar_header
 
 MAGIC, MAGIC_AT = b"ustar", 257
+CHECKSUM, CHECKSUM_AT = re.compile(rb" *[0-7]{3,7}[ \0]"), 148
 MAX_EXTENSION_BYTES = 1 << 20  # of long names and pax records
 SPARSE = tarfile.GNUTYPE_SPARSE
 EXTENSIONS = (
@@ -244,20 +245,16 @@ class _Tape:
 
     def find_header(self, stop: int) -> int:
         """Return where in the next `stop` bytes a whole header starts; -1 if nowhere."""
-        at = 0
-        while at < stop:
-            last = self.position + stop + MAGIC_AT + len(MAGIC) - 1
-            while len(self.data) < last and self.read_more():
-                last = self.position + stop + MAGIC_AT + len(MAGIC) - 1
-            found = self.data.find(MAGIC, self.position + at + MAGIC_AT, last)
-            if found < 0:
-                return -1
-            at = found - MAGIC_AT - self.position
-            self.peek(at + TAR_BLOCK_BYTES)
-            start = self.position + at
-            if is_tar_header(self.data[start : start + TAR_BLOCK_BYTES]):
-                return at
-            at += 1
+        while self.available < stop + TAR_BLOCK_BYTES and self.read_more():
+            pass
+        last = self.position + stop + MAGIC_AT + len(MAGIC) - 1
+        found = self.data.find(MAGIC, self.position + MAGIC_AT, last)
+        while found >= 0:
+            start = found - MAGIC_AT
+            has_checksum = CHECKSUM.match(self.data, start + CHECKSUM_AT)
+            if has_checksum and is_tar_header(self.data[start : start + TAR_BLOCK_BYTES]):
+                return start - self.position
+            found = self.data.find(MAGIC, found + 1, last)
         return -1
 
 
