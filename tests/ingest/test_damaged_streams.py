@@ -37,7 +37,8 @@ def test_nothing_altered_is_trusted_and_other_parts_are_read(
     assert len({each["id"] for each in kept}) == len(kept)
     if "of one" not in name and path.stat().st_size >= len(CONTAINERS[name][1]) - 512:
         ids = {each["id"] for each in kept}
-        assert sum(not {each["id"] for each in rows} <= ids for rows in ROWS) <= 2
+        most = 4 if "tar" in name else 2  # a frame in which parts end, and one after it, touch three parts or more
+        assert sum(not {each["id"] for each in rows} <= ids for rows in ROWS) <= most
 
 
 @pytest.mark.parametrize("name", CONTAINERS)

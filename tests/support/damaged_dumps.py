@@ -90,7 +90,7 @@ CONTAINERS: dict[str, tuple[str, bytes]] = {
     "tar in gzip of one member": ("dump.tar.gz", gzip.compress(tarred())),
     "tar in gzip of members": ("dump.tar.gz", b"".join(map(gzip.compress, frames_of(tarred())))),
     "tar in zstd of frames": ("dump.tar.zst", b"".join(map(zstd, frames_of(tarred())))),
-    "zip in a tar in xz": ("dump.tar.xz", lzma.compress(tarred_zip())),
+    "zip in a tar in xz of one stream": ("dump.tar.xz", lzma.compress(tarred_zip())),
 }
 
 

@@ -61,6 +61,7 @@ class Tar:
     ) -> None:
         self.tape = _Tape(blocks, note_mark)
         self.report = report
+        self.name = "a member without a header"  # or the last one with a header
         self.extension: dict[str, str] = {}  # of the next member: what its own header has no room for
 
     def __iter__(self) -> Iterator[TarMember]:
@@ -78,7 +79,7 @@ class Tar:
 
     def _member(self, info: tarfile.TarInfo) -> Iterator[TarMember]:
         extension, self.extension = self.extension, {}
-        name = extension.get("GNU.sparse.name") or extension.get("path") or info.name
+        self.name = name = extension.get("GNU.sparse.name") or extension.get("path") or info.name
         is_sparse = info.type == SPARSE or any(key.startswith("GNU.sparse.") for key in extension)
         problem = PROBLEMS.get(SPARSE if is_sparse else info.type, "")
         problem = problem.format(link=extension.get("linkpath", info.linkname))
@@ -134,7 +135,7 @@ class Tar:
             self.report(start, tape.offset - start, f"{what}; {tape.offset - start:,} bytes are skipped")
             return
         name = header[:100].split(b"\0")[0].decode("utf-8", "replace") if is_header else ""
-        name = name if name.isprintable() and name else f"member at byte {start}"
+        name = name if name.isprintable() and name else self.name  # it is most likely of the same kind
         tape.skip(max(0, magic_at - MAGIC_AT + TAR_BLOCK_BYTES) if is_header else 0)  # bytes of it may be missing
         self.report(start, TAR_BLOCK_BYTES, f"{what}; what follows is read as {name!r}")
         content = self._until_header()
