@@ -52,12 +52,12 @@ def stats(
 
 
 def _is_missing_dump(path: str | Path) -> bool:
-    """Return whether a path does not exist and ends like a dump."""
+    """Return whether a path does not exist, and ends like a dump or names a data set of the Hub."""
     if Path(path).exists():
         return False
-    from curate.ingest.kinds import is_dump_name
+    from curate.ingest.kinds import HUB_PREFIX, is_dump_name
 
-    return is_dump_name(str(path))
+    return str(path).startswith(HUB_PREFIX) or is_dump_name(str(path))
 
 
 def _write_page(file: str | Path | None, measured: Stats, curated: CuratedSet | None) -> None:

@@ -63,8 +63,8 @@ def clean(
     """Turn dumps into a curated set.
 
     Every record is either kept, repaired and split if necessary, or rejected with a reason. INPUT is a
-    .json, .jsonl, .csv or .parquet file (also .gz, .zst, .bz2, .xz, .zip or .tar), a folder of such
-    files, or - for standard input.
+    .json, .jsonl, .csv, .parquet or .arrow file (also .gz, .zst, .bz2, .xz, .zip or .tar), a folder of
+    such files, hf:owner/name for a data set of the Hugging Face Hub, or - for standard input.
 
     \b
     Example:

@@ -88,7 +88,9 @@ class Opener:
         Raises InputError if it cannot be read any further, ExpansionError if it expands past the limits.
         """
         kind = next((kind for kind in kinds.KINDS if kind.name == source.kind and kind.access == "file"), None)
-        if kind is not None:
+        if source.kind == kinds.HUB.name:
+            yield Content(source, kinds.HUB)
+        elif kind is not None:
             yield Content(source, kind, path=source.path)
         elif source.member is not None:
             yield from self._open(source, self._zip_blocks(source, self.meter), 1, ())

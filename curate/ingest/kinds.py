@@ -24,14 +24,15 @@ JSON_START = re.compile(r'[\s,]*(?:\[\s*)*(?:\{\s*["}]|"\{)')  # of an object, p
 class Kind:
     """A kind of file.
 
-    `access`: its records are in a stream of text; or it is a file that is read at random; or an archive of others.
+    `access`: its records are in a stream of bytes; or it is a file that is read at random; or an archive of others; or
+    it is no file.
     `others`: endings of files that begin like this kind, but are no dumps.
     """
 
     name: str
     suffixes: tuple[str, ...]
     magic: tuple[bytes, ...] = ()
-    access: Literal["stream", "file", "archive"] = "stream"
+    access: Literal["stream", "file", "archive", "remote"] = "stream"
     others: tuple[str, ...] = ()
 
 
@@ -61,6 +62,8 @@ ZIP = Kind(
 TAR = Kind("tar", (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"), access="archive", others=(".pt", ".pth", ".gem"))
 DELIMITED = Kind("delimited", (".csv", ".tsv", ".tab"))
 ARROW = Kind("arrow", (".arrow", ".arrows", ".feather", ".ipc"), (b"ARROW1",))
+HUB_PREFIX = "hf:"
+HUB = Kind("hub", (), access="remote")  # a data set of the Hugging Face Hub
 KINDS = (TEXT, DELIMITED, ARROW, Kind("parquet", (".parquet", ".parq"), (b"PAR1",), "file"), ZIP, TAR)
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz", ".lzma")
 SUFFIXES = (*(suffix for kind in KINDS for suffix in kind.suffixes), *COMPRESSED_SUFFIXES)

@@ -16,10 +16,10 @@ from curate.ingest.contents import Content, Opener, is_checked
 from curate.ingest.damage import GAP_TEXT, Block, Damage, ReportDamage, Verification
 from curate.ingest.damaged_records import DamagedRecords, RecordFinder
 from curate.ingest.decode import Chunk, is_json_record
-from curate.ingest.kinds import ARROW, DELIMITED, describe
+from curate.ingest.kinds import ARROW, DELIMITED, HUB, describe
 from curate.ingest.sources import Source, no_record, problem_of
 from curate.ingest.streams import MIN_RATIO_BYTES, ExpansionError, Limits, Meter, check_expansion
-from curate.ingest.tables import arrow_ipc, delimited
+from curate.ingest.tables import arrow_ipc, delimited, hub
 from curate.ingest.tables.chunks import RowFinder, TableChunks, check_columns
 from curate.ingest.tables.table import Rows, Table
 from curate.ingest.text.encodings import UTF8, advise, transcode
@@ -307,6 +307,10 @@ class Reader:
             table = self._read_table(source, TABLE_READERS[content.kind.name], content.path)
             yield from self._table_chunks(source, table, Verification())
             return
+        if content.kind is HUB:
+            table = hub.read_table(source.name, self.max_record_bytes)
+            yield from self._table_chunks(source, replace(table, rows=self._measure_rows(table.rows)), Verification())
+            return
         previous_warnings = len(self.warnings)
         verification = Verification()
         if content.kind is ARROW:
@@ -360,6 +364,11 @@ class Reader:
             max_record_bytes=self.max_record_bytes,
         )
         return replace(table, rows=self._limit_rows(source, table.rows))
+
+    def _measure_rows(self, rows: Iterator[Rows]) -> Iterator[Rows]:
+        for each in rows:
+            self._meter.bytes += len(each.data)
+            yield each
 
     def _limit_rows(self, source: Source, rows: Iterator[Rows]) -> Iterator[Rows]:
         for each in rows:

@@ -19,7 +19,7 @@ from curate.ingest import kinds
 from curate.ingest.containers import zip_directory
 from curate.ingest.containers.zip_members import Member, member_head
 from curate.ingest.kinds import HEAD_BYTES, NOT_A_DUMP, SUFFIXES
-from curate.ingest.tables import saved_dataset
+from curate.ingest.tables import hub, saved_dataset
 from curate.ingest.unread import is_hidden, is_negligible
 
 MAX_CAUSES = 3  # named in one error
@@ -32,7 +32,7 @@ SHEET = re.compile(rb'<sheet [^>]*?name="([^"]*)"')
 class Source:
     """One stream of records."""
 
-    path: Path | None  # None: standard input
+    path: Path | None  # None: standard input, or a data set of the Hub
     file: str  # the name of the file: its path relative to the argument
     bytes: int | None  # size on disk; None where it is unknown (a pipe)
     kind: str = "text"  # text (compressed or not, or an archive) | a kind that is read at random | zip | unread
@@ -49,6 +49,13 @@ class Source:
     def name(self) -> str:
         """The `source_file` of its records."""
         return f"{self.file}/{self.member_name}" if self.member_name else self.file
+
+    @property
+    def place(self) -> str:
+        """Its absolute path; `-` for standard input, and its name for a data set of the Hub."""
+        if self.path is None:
+            return self.file if self.kind == kinds.HUB.name else "-"
+        return str(self.path.absolute())
 
     def inside(self, member_name: str) -> Source:
         """Return a member of this archive."""
@@ -91,6 +98,9 @@ def problem_of(source: Source, error: InputError) -> str:
 def _sources(argument: str | Path) -> list[Source]:
     if str(argument) == "-":
         return [Source(None, "stdin", None)]
+    if str(argument).startswith(kinds.HUB_PREFIX) and not Path(argument).exists():
+        hub.check_name(str(argument))
+        return [Source(None, str(argument), None, kinds.HUB.name)]
     path = Path(argument)
     if not stat.S_ISDIR(_mode(path)):
         return _file_sources(path, path.name)
@@ -267,7 +277,7 @@ def _deduplicate(sources: Iterable[Source]) -> Iterator[Source]:
     """Drop the sources that an earlier argument already named: the same member of the same file."""
     keys = set()
     for source in sources:
-        key = (source.path and source.path.absolute(), source.member_name, source.member and source.member.header_at)
+        key = (source.place, source.member_name, source.member and source.member.header_at)
         if key not in keys:
             keys.add(key)
             yield source
@@ -275,15 +285,15 @@ def _deduplicate(sources: Iterable[Source]) -> Iterator[Source]:
 
 def _rename_duplicates(sources: list[Source]) -> list[Source]:
     """Give files of the same name different names, with as many parent folders as needed."""
-    files = {source.path: source for source in sources}
-    names = {path: source.file for path, source in files.items()}
+    files = {source.place: source for source in sources}
+    names = {place: source.file for place, source in files.items()}
     for level in itertools.count(1):
         counts = Counter(names.values())
-        longer = {path: _with_parents(files[path], level) if counts[name] > 1 else name for path, name in names.items()}
+        longer = {key: _with_parents(files[key], level) if counts[name] > 1 else name for key, name in names.items()}
         if longer == names:
             break
         names = longer
-    return [replace(source, file=names[source.path]) for source in sources]
+    return [replace(source, file=names[source.place]) for source in sources]
 
 
 def _with_parents(source: Source, level: int) -> str:

@@ -15,6 +15,7 @@ from curate.dataset import manifest as manifests
 from curate.dataset.manifest import Manifest
 from curate.display.figures import plural
 from curate.errors import SetError
+from curate.ingest.kinds import HUB_PREFIX
 from curate.ingest.sources import Source
 from curate.pipeline.recipe import Recipe
 from curate.settings import flatten
@@ -68,16 +69,16 @@ def _absent_inputs(earlier: Manifest, sources: Sequence[Source]) -> list[str]:
     An input is the same if it has the same path (its content may have changed since) or the same content.
     """
     known = {_absolute(path) for path in earlier.run.paths} if earlier.run else set()
-    if known and known <= {_absolute(source.path) for source in sources}:
+    if known and known <= {_absolute(source.place) for source in sources}:
         return []
-    present = {source.file for source in sources if not known or _absolute(source.path) in known}
+    present = {source.file for source in sources if not known or _absolute(source.place) in known}
     absent = [file for file in earlier.inputs if file.name not in present]
     hashes = set(_hashes(sources, {file.bytes for file in absent}))
     return [file.name for file in absent if file.sha256 not in hashes]
 
 
-def _absolute(path: str | Path | None) -> str:
-    return "-" if path is None or str(path) == "-" else str(Path(path).resolve())
+def _absolute(place: str) -> str:
+    return place if place == "-" or place.startswith(HUB_PREFIX) else str(Path(place).resolve())
 
 
 def _hashes(sources: Sequence[Source], sizes: set[int]) -> Iterator[str]:
