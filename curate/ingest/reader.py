@@ -23,7 +23,7 @@ from curate.ingest.tables import arrow_ipc, delimited, hub
 from curate.ingest.tables.chunks import RowFinder, TableChunks, check_columns
 from curate.ingest.tables.table import Rows, Table
 from curate.ingest.text.encodings import UTF8, advise, transcode
-from curate.ingest.unread import UnreadFile, describe_skipped
+from curate.ingest.unread import PART_OF_EXPORT, UnreadFile, describe_skipped
 from curate.schemas.reading.columns import Columns
 
 MAX_PLACES = 20  # damaged, that are named for each source
@@ -180,7 +180,7 @@ class Reader:
     def _warn_of_unread(self) -> None:
         """Warn of what was not read: of each file with a problem, and of those with other names by folder or zip."""
         for source in self._found_unread:
-            if not source.skipped_in:
+            if not source.skipped_in and source.problem != PART_OF_EXPORT:
                 self._warn_unread(source.name, source.problem)
         self._warn_of_skipped([source for source in self._found_unread if source.skipped_in])
 
@@ -196,7 +196,7 @@ class Reader:
         self._note_unread(source, source.problem)
         if source.skipped_in:
             skipped.append(source)
-        elif source.name not in self._container_damage:  # which has a warning
+        elif source.problem != PART_OF_EXPORT and source.name not in self._container_damage:  # which has a warning
             self._problems.append(f"input {source.name!r} {source.problem}")
             self._warn_unread(source.name, source.problem)
 

@@ -20,7 +20,7 @@ from curate.ingest.containers import zip_directory
 from curate.ingest.containers.zip_members import Member, member_head
 from curate.ingest.kinds import HEAD_BYTES, NOT_A_DUMP, SUFFIXES
 from curate.ingest.tables import hub, saved_dataset
-from curate.ingest.unread import is_hidden, is_negligible
+from curate.ingest.unread import PART_OF_EXPORT, is_hidden, is_negligible, parts_of_exports
 
 MAX_CAUSES = 3  # named in one error
 NO_NAME = "a member without a name"
@@ -106,7 +106,8 @@ def _sources(argument: str | Path) -> list[Source]:
         return _file_sources(path, path.name)
     if _is_curated_set(path):  # named explicitly, so its conversations are read
         return _file_sources(path / "conversations.parquet", "conversations.parquet")
-    sources = [source for file, problem in _walk(path) for source in _folder_sources(path, file, problem)]
+    found = [source for file, problem in _walk(path) for source in _folder_sources(path, file, problem)]
+    sources = _skip_parts_of_exports(found)
     if all(source.skipped_in for source in sources):
         problem = f"is a folder that has no dump: none of its files looks like one, by {' '.join(SUFFIXES)} or content"
         sources.append(_unread(path, path.name or str(path), problem))
@@ -244,12 +245,18 @@ def list_zip(zipped: Source, path: Path) -> list[Source]:
         is_dump = is_dump_member(full_name)
         reason = "" if is_dump else kinds.unread_reason(member_head(path, member, HEAD_BYTES), full_name)
         sources.append(source.skip(reason, zipped) if reason else source)
+    sources = _skip_parts_of_exports(sources)
     dumps = sum(not source.problem for source in sources)
     if not dumps:
         count = len(listing.members)
         problem = f"is a zip that has no dump: none of its {count} members looks like one"
         sources.append(zipped.skip(problem))
     return [replace(source, optional=dumps > 1) for source in sources]
+
+
+def _skip_parts_of_exports(sources: Sequence[Source]) -> list[Source]:
+    parts = parts_of_exports(source.name for source in sources)
+    return [source.skip(PART_OF_EXPORT) if source.name in parts else source for source in sources]
 
 
 def is_dump_member(name: str) -> bool:

@@ -29,6 +29,7 @@ from curate.ingest.decode import Chunk
 from curate.ingest.reader import Reader
 from curate.ingest.sources import Source, open_inputs
 from curate.ingest.text.encodings import check_encoding
+from curate.ingest.unread import PART_OF_EXPORT
 from curate.pipeline import assemble, corpus
 from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
@@ -152,10 +153,11 @@ def _check_target(folder: Path, file: Path | None, sources: Sequence[Source]) ->
 
 def _check_unread(reader: Reader, strict: bool) -> None:
     """Raise InputError, with the reasons, if something was not read and that is an error."""
-    if not (strict and reader.unread):
+    unread = [file for file in reader.unread if file.reason != PART_OF_EXPORT]
+    if not (strict and unread):
         return
-    count = len(reader.unread)
-    reasons = [f"{file.name!r} {file.reason}" for file in reader.unread[:MAX_UNREAD]]
+    count = len(unread)
+    reasons = [f"{file.name!r} {file.reason}" for file in unread[:MAX_UNREAD]]
     more = f"; and {count - MAX_UNREAD:,} more" if count > MAX_UNREAD else ""
     what = f"{count:,} {plural(count, 'file')} cannot be read, and strict is set"
     raise InputError(f"{what}: {'; '.join(reasons)}{more}; nothing was written")

@@ -253,3 +253,37 @@ def test_convert_keeps_the_other_row_groups_of_a_damaged_parquet_file(tmp_path: 
     assert result.exit_code == 0
     assert len([json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]) == 9 * len(ROWS)
     assert "about 13 records from number 0 on cannot be read" in result.stderr
+
+
+EXPORT = {
+    "conversations-000.json": ARRAY,
+    "user.json": b'{"id": "user-1", "email": "a@b.example"}',
+    "message_feedback.json": b'[{"id": "m", "rating": "thumbs_up"}]',
+    "chat.html": b"<html></html>",
+    "file-AbC123-data.csv": b"a,b\n1,2\n",
+    "textdocs/t1.json": b'[{"title": "t"}]',
+}
+
+
+@pytest.mark.parametrize("place", ["", "export/"])
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_parts_of_an_export_without_chats_are_named_and_are_no_damage(tmp_path: Path, form: str, place: str) -> None:
+    source = tmp_path / ("in" if form == "folder" else "in.zip")
+    members = {f"{place}{name}": data for name, data in EXPORT.items()}
+    if form == "zip":
+        source.write_bytes(zipped(members))
+    for name, data in members.items() if form == "folder" else ():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(data)
+    reader = Reader(open_inputs([source]))
+    assert sum(chunk.count for chunk in reader) == len(ROWS)
+    assert not reader.warnings
+    assert {file.reason for file in reader.unread} == {"is a part of an export that holds no chats"}
+    assert len(reader.unread) == len(EXPORT) - 1
+
+
+def test_the_same_names_without_conversations_are_dumps(tmp_path: Path) -> None:
+    for name in ("user.json", "users.json", "conversations_old.json"):
+        (tmp_path / name).write_bytes(ARRAY)
+    reader = Reader(open_inputs([tmp_path]))
+    assert sum(chunk.count for chunk in reader) == 3 * len(ROWS) and not reader.unread
