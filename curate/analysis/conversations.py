@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import polars as pl
 
 from curate import markdown
 from curate.analysis.diff import Change, changes
-from curate.analysis.explanation import Rejection, rejection
+from curate.analysis.explanation import Rejection, is_chat, rejection
 from curate.dataset.curated_set import CuratedSet
 from curate.display.displayed import Displayed
 from curate.errors import RecordError, SetError
 from curate.ingest.decode import Chunk, decode_records
 from curate.ingest.text.spans import RecordSpan
 from curate.pipeline import repair_text
+from curate.pipeline.recipe import InputSettings
 from curate.schemas import formats
 from curate.schemas.conversation import Message
+from curate.schemas.reading.options import DEFAULT, ReadOptions
 
 READ_GAP = 1_000  # rows no further apart than this are read together
 VIEW_COLUMNS = (
@@ -50,6 +52,11 @@ class ConversationView(Displayed):
     unread: str | None = None
 
     @property
+    def branch(self) -> int:
+        """Which of the record's conversations this is."""
+        return self.facts.get("branch") or 0
+
+    @property
     def place(self) -> str:
         """The record's place in the input, as `file:index`."""
         return f"{self.source_file}:{self.source_index}"
@@ -65,8 +72,10 @@ def read_rejected(curated: CuratedSet, rows: Sequence[int]) -> list[Conversation
     rejected = list(_take(curated.rejected(), rows))
     missing = [(row["source_file"], row["source_index"]) for row in rejected if row["record"] is None]
     records = _records(curated.rejected(), missing) if missing else {}
+    options = _read_options(curated)
     return [
-        _view_rejected(row, row["record"] or records.get((row["source_file"], row["source_index"]))) for row in rejected
+        _view_rejected(row, row["record"] or records.get((row["source_file"], row["source_index"])), options)
+        for row in rejected
     ]
 
 
@@ -85,10 +94,10 @@ def diff_record(curated: CuratedSet, chat: ConversationView) -> list[Change]:
         )
     if raw is None and originals is not None:
         raw = _records(originals, [key]).get(key)
-    after = _join_pieces(curated, key)
+    after = _join_pieces(curated, chat)
     if raw is None:
         return changes(after, after)
-    before, unread = parse_record(raw)
+    before, unread = parse_record(raw, _read_options(curated), chat.branch)
     if unread is not None:
         before = [Message("user", unread)]
     return changes(before, after)
@@ -96,21 +105,29 @@ def diff_record(curated: CuratedSet, chat: ConversationView) -> list[Change]:
 
 def find_rejections(curated: CuratedSet, chat: ConversationView) -> list[Rejection]:
     """Return the rejections of a record: of exchanges, or of the whole record."""
-    is_record = (pl.col("source_file") == chat.source_file) & (pl.col("source_index") == chat.source_index)
+    is_own = is_chat(chat.source_file, chat.source_index, chat.branch)
     return [
         rejection(row)
-        for row in curated.rejected().filter(is_record).select(REJECTION_COLUMNS).collect().iter_rows(named=True)
+        for row in curated.rejected().filter(is_own).select(REJECTION_COLUMNS).collect().iter_rows(named=True)
     ]
 
 
-def parse_record(raw: bytes) -> tuple[list[Message], str | None]:
+def _read_options(curated: CuratedSet) -> ReadOptions:
+    """Return how the set's records were read."""
+    settings = curated.manifest.recipe.get("input", {})
+    known = {each.name: settings[each.name] for each in fields(InputSettings) if each.name in settings}
+    return InputSettings(**known).read_options()
+
+
+def parse_record(raw: bytes, options: ReadOptions = DEFAULT, branch: int = 0) -> tuple[list[Message], str | None]:
     """Parse a record without repairs, to messages and None, or no messages and its text if it is not a conversation."""
     span = RecordSpan(0, len(raw), 1, "record")
     record = decode_records(Chunk("", 0, 1, 0, raw, (span,)))[0]
     try:
         if record.problem is not None:
             raise record.problem
-        conversation = formats.parse(record.value)
+        conversations = formats.parse_all(record.value, options)
+        conversation = conversations[branch if branch < len(conversations) else 0]
         if record.surrogates:
             repair_text.repair_surrogates(conversation)
         if conversation.messages:
@@ -123,7 +140,9 @@ def parse_record(raw: bytes) -> tuple[list[Message], str | None]:
 def convert_html(messages: Iterable[Message]) -> list[Message]:
     """Return the messages, with answers in ChatGPT's HTML converted to markdown in place."""
     converted = list(messages)
-    answers = [m for m in converted if m.role == "assistant" and markdown.looks_like_html(m.content)]
+    answers = [
+        m for m in converted if m.role == "assistant" and m.is_html is not False and markdown.looks_like_html(m.content)
+    ]
     for message, text in zip(answers, markdown.to_markdown([m.content for m in answers]), strict=True):
         message.content = text
     return converted
@@ -156,9 +175,9 @@ def view_kept(row: Mapping[str, Any]) -> ConversationView:
     return ConversationView(row["id"], row["source_file"], row["source_index"], messages, facts)
 
 
-def _view_rejected(row: Mapping[str, Any], record: bytes | None) -> ConversationView:
+def _view_rejected(row: Mapping[str, Any], record: bytes | None, options: ReadOptions) -> ConversationView:
     place = f"{row['source_file']}:{row['source_index']}"
-    messages, unread = parse_record(record or b"")
+    messages, unread = parse_record(record or b"", options, row["branch"] or 0)
     span = row["message_range"]
     if span:
         messages = messages[span[0] : span[1]]
@@ -177,10 +196,9 @@ def _records(frame: pl.LazyFrame, keys: Sequence[tuple[str, int]]) -> dict[tuple
     return {(file, index): record for file, index, record in rows.collect().iter_rows()}
 
 
-def _join_pieces(curated: CuratedSet, key: tuple[str, int]) -> list[Message]:
+def _join_pieces(curated: CuratedSet, chat: ConversationView) -> list[Message]:
     """Return the kept messages of a record: its pieces joined, with system messages from the first only."""
-    file, index = key
-    rows = curated.conversations().filter((pl.col("source_file") == file) & (pl.col("source_index") == index))
+    rows = curated.conversations().filter(is_chat(chat.source_file, chat.source_index, chat.branch))
     joined: list[Message] = []
     for (messages,) in rows.sort("piece").select("messages").collect().iter_rows():
         piece = [Message(**message) for message in messages]

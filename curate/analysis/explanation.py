@@ -46,10 +46,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class RecordHistory:
-    """What happened to one record; `twins` were rejected as its duplicates, `record` is the start of its text."""
+    """What happened to one record, or to one of its branches.
+
+    `twins` were rejected as its duplicates, `record` is the start of its text.
+    """
 
     source_file: str
     source_index: int
+    branch: int
     source_id: str | None
     kept: bool
     edits: tuple[Edit, ...]
@@ -69,7 +73,8 @@ class Explanation(Displayed):
     records: tuple[RecordHistory, ...]
 
 
-Key = tuple[str, int]
+Key = tuple[str, int, int]
+KEY = ("source_file", "source_index", "branch")
 
 
 def explain(record_id: str, set_path: str | Path = "curated") -> Explanation:
@@ -94,7 +99,7 @@ def unknown_id(curated: CuratedSet, record_id: str) -> SetError:
 
 
 def find_records(curated: CuratedSet, record_id: str) -> list[Key]:
-    """Return the (file, index) of each record that an id names, in the order of the input."""
+    """Return the file, index and branch of each record that an id names, in the order of the input."""
     import polars as pl
 
     has_source_id = pl.col("source_id") == record_id
@@ -104,8 +109,15 @@ def find_records(curated: CuratedSet, record_id: str) -> list[Key]:
     )
     kept = curated.conversations().filter(has_source_id | (pl.col("id") == record_id) | is_piece | _place(record_id))
     rejected = curated.rejected().filter(has_source_id | _place(record_id))
-    keys = pl.concat([frame.select("source_file", "source_index") for frame in (kept, rejected)])
-    return list(keys.unique().sort("source_file", "source_index").collect(engine="streaming").iter_rows())
+    keys = pl.concat([frame.select(KEY) for frame in (kept, rejected)])
+    return list(keys.unique().sort(KEY).collect(engine="streaming").iter_rows())
+
+
+def is_chat(file: str, index: int, branch: int) -> pl.Expr:
+    """Return whether a row is of a record's branch."""
+    import polars as pl
+
+    return (pl.col("source_file") == file) & (pl.col("source_index") == index) & (pl.col("branch") == branch)
 
 
 def _place(record_id: str) -> pl.Expr:
@@ -135,11 +147,11 @@ def _rows(frame: pl.LazyFrame, keys: list[Key], columns: list[str]) -> dict[Key,
     """Return the rows of these records by key, in the order of the table."""
     import polars as pl
 
-    files, indices = {file for file, _ in keys}, {index for _, index in keys}
+    files, indices = {key[0] for key in keys}, {key[1] for key in keys}
     near = pl.col("source_file").is_in(list(files)) & pl.col("source_index").is_in(list(indices))
     rows: dict[Key, list[dict[str, Any]]] = {}
-    for row in frame.filter(near).select("source_file", "source_index", *columns).collect().iter_rows(named=True):
-        rows.setdefault((row["source_file"], row["source_index"]), []).append(row)
+    for row in frame.filter(near).select(*KEY, *columns).collect().iter_rows(named=True):
+        rows.setdefault((row["source_file"], row["source_index"], row["branch"]), []).append(row)
     return rows
 
 
@@ -150,6 +162,7 @@ def _history(
     return RecordHistory(
         source_file=key[0],
         source_index=key[1],
+        branch=key[2],
         source_id=next((row["source_id"] for row in [*kept, *rejected]), None),
         kept=bool(kept),
         edits=tuple({tuple(edit.values()): Edit(**edit) for row in kept for edit in row["edits"] or []}.values()),

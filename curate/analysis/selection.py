@@ -11,7 +11,7 @@ import polars as pl
 
 from curate.analysis import conversations
 from curate.analysis.conversations import ConversationView
-from curate.analysis.explanation import find_records, unknown_id
+from curate.analysis.explanation import find_records, is_chat, unknown_id
 from curate.dataset.curated_set import CuratedSet, open_set, translate_errors
 from curate.dataset.query import ROW, Query, draw, parse_condition
 from curate.display.displayed import Displayed
@@ -151,7 +151,7 @@ def _select_ids(curated: CuratedSet, names: Sequence[str], rejected: bool) -> Se
             raise unknown_id(curated, name)
         is_record = pl.any_horizontal(
             pl.lit(False),
-            *((pl.col("source_file") == file) & (pl.col("source_index") == index) for file, index in keys),
+            *(is_chat(*key) for key in keys),
         )
         rows = pieces or (_rows(kept_rows, is_record) if not rejected else [])
         kept += rows

@@ -122,7 +122,8 @@ def _set_rows(source: str | Path, query: Query, output: Output[PreparedExample],
             for row, messages in zip(rows, decode_messages(batch["messages"]), strict=True):
                 output.read += 1
                 place = (row["source_file"], row["source_index"])
-                yield Row(row["id"], row["piece"] or 0, messages, row["language"], row["split"] or "train", place)
+                split, branch = row["split"] or "train", row.get("branch") or 0
+                yield Row(row["id"], row["piece"] or 0, messages, row["language"], split, place, branch)
 
 
 def _row(selected: Selected) -> Row:

@@ -17,9 +17,10 @@ from curate.errors import InputError, MissingExtra
 from curate.schemas.conversation import Message
 
 BATCH_ROWS = 1_000
-COLUMNS = ["id", "piece", "messages", "language", "split", "source_file", "source_index"]
+COLUMNS = ["id", "piece", "messages", "language", "split", "source_file", "source_index", "branch"]
 _MESSAGE_FIELDS = tuple(field.name for field in fields(Message) if field.compare)
 Source = tuple[str | None, int | None]
+Chat = tuple[str | None, int | None, int | None]  # a source with its branch
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Row:
     language: str | None
     split: str
     source: Source  # file, and the record's index in it
+    branch: int = 0  # which of the record's conversations
 
 
 def count_rows(folder: Path, limit: int | None = None) -> int:
@@ -44,7 +46,7 @@ def read_batches(folder: Path, limit: int | None = None) -> Iterator[bytes]:
     """Yield the first `limit` sources of a set, or all, about BATCH_ROWS rows at a time."""
     pending: list[Any] = []  # record batches; the last source may continue in the next one
     rows = 0
-    last: Source | None = None
+    last: Chat | None = None
     for batch in record_batches(folder / manifest.CONVERSATIONS, COLUMNS):
         starts, last = _source_starts(batch, last)
         if limit is not None and len(starts) > limit:
@@ -61,15 +63,20 @@ def read_batches(folder: Path, limit: int | None = None) -> Iterator[bytes]:
         yield _bytes(pending)
 
 
-def _source_starts(batch: Any, last: Source | None) -> tuple[list[int], Source | None]:
+def _source_starts(batch: Any, last: Chat | None) -> tuple[list[int], Chat | None]:
     """Return the rows at which a source starts, and the source of the last row."""
     starts = []
-    pairs = zip(batch.column("source_file").to_pylist(), batch.column("source_index").to_pylist(), strict=True)
-    for row, source in enumerate(pairs):
+    keys = zip(*(_values(batch, name) for name in ("source_file", "source_index", "branch")), strict=True)
+    for row, source in enumerate(keys):
         if source != last or source[1] is None:
             starts.append(row)
         last = source
     return starts, last
+
+
+def _values(batch: Any, name: str) -> list[Any]:
+    """Return a column's values; a set of an earlier version has no branches."""
+    return batch.column(name).to_pylist() if name in batch.schema.names else [0] * len(batch)
 
 
 def _bytes(batches: Sequence[Any]) -> bytes:
@@ -111,7 +118,7 @@ def batch_sources(rows: Iterable[Row], *, joined: bool = True) -> Iterator[list[
 def _source(numbered: tuple[int, Row]) -> tuple[object, ...]:
     """Return a key shared by the pieces of one source; a row without a source index has its own key."""
     number, row = numbered
-    return row.source if row.source[1] is not None else (number,)
+    return (*row.source, row.branch) if row.source[1] is not None else (number,)
 
 
 def record_batches(file: Path, columns: list[str]) -> Iterator[Any]:
@@ -140,8 +147,7 @@ def _to_input_error(file: Path, error: Exception) -> InputError:
 
 def _decode_rows(batch: Any) -> Iterator[Row]:
     """Yield a record batch's rows. Messages are read by column, which takes a fifth of the time of reading rows."""
-    columns = {name: batch.column(name) for name in COLUMNS}
-    lists = columns.pop("messages")
+    lists = batch.column("messages")
     flat = lists.flatten()
     names = [name for name in _MESSAGE_FIELDS if flat.type.get_field_index(name) >= 0]  # older sets have fewer
     messages = [
@@ -150,7 +156,9 @@ def _decode_rows(batch: Any) -> Iterator[Row]:
     ]
     counts = lists.value_lengths().fill_null(0).to_pylist()
     start = 0
-    values = [columns[name].to_pylist() for name in COLUMNS if name != "messages"]
-    for count, (name, piece, language, split, file, index) in zip(counts, zip(*values, strict=True), strict=True):
-        yield Row(name, piece or 0, messages[start : start + count], language, split or "train", (file, index))
+    values = [_values(batch, name) for name in COLUMNS if name != "messages"]
+    rows = zip(counts, zip(*values, strict=True), strict=True)
+    for count, (name, piece, language, split, file, index, branch) in rows:
+        own = messages[start : start + count]
+        yield Row(name, piece or 0, own, language, split or "train", (file, index), branch or 0)
         start += count

@@ -25,6 +25,7 @@ MESSAGE = pl.Struct(
 )
 EDIT = pl.Struct({"rule": pl.String, "message": pl.Int32, "count": pl.Int32, "before": pl.String, "after": pl.String})
 SOURCE: Types = {"source_file": pl.String, "source_index": pl.Int64}
+CHAT: Types = {**SOURCE, "branch": pl.Int32}  # `branch`: which of a record's conversations, 0 if it is the only one
 SIGNALS: Types = {"language": pl.String, "language_confidence": pl.Float32}
 MEASURES: Types = {"turns": pl.Int32, "characters": pl.Int64, "model": pl.String}
 CONVERSATION: Types = {
@@ -45,12 +46,12 @@ CONVERSATION: Types = {
     "edit_names": pl.List(pl.String),
     "cluster": pl.String,
     "split": pl.String,
-    **SOURCE,
+    **CHAT,
     "metadata": pl.String,
 }
 REJECT: Types = {
     "source_id": pl.String,
-    **SOURCE,
+    **CHAT,
     "scope": pl.String,
     "message_range": pl.List(pl.Int32),
     "rule": pl.String,
@@ -67,14 +68,14 @@ PART_PIECE: Types = {
     **ROW,
     **{name: CONVERSATION[name] for name in ("piece", "tokens", "prompt_tokens", "answer_tokens")},
     "positions": pl.List(pl.UInt32),  # in the conversation, of the piece's messages without system messages
-    **SOURCE,
+    **CHAT,
 }
 PART_REJECT: Types = {**ROW, **REJECT, "kept_row": pl.UInt32}  # of the conversation that lost the exchange
 PART_ORIGINAL: Types = {**ROW, **ORIGINAL, "changed": pl.Boolean}
 MARKS = pl.Struct({name: MESSAGE.to_schema()[name] for name in ("train", "stop", "train_reasoning")})
 PART_SUMMARY: Types = {  # what decisions over the whole corpus need from each conversation
     **ROW,
-    **SOURCE,
+    **CHAT,
     "source_id": pl.String,
     "chain": pl.List(pl.UInt64),  # a hash for each prefix of the messages
     "exchange": pl.UInt64,  # hash of the first exchange

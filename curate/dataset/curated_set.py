@@ -32,15 +32,20 @@ class CuratedSet(Displayed):
     manifest: Manifest
 
     def conversations(self) -> pl.LazyFrame:
-        return pl.scan_parquet(self.path / CONVERSATIONS)
+        return _with_branch(pl.scan_parquet(self.path / CONVERSATIONS))
 
     def rejected(self) -> pl.LazyFrame:
-        return pl.scan_parquet(self.path / REJECTED)
+        return _with_branch(pl.scan_parquet(self.path / REJECTED))
 
     def originals(self) -> pl.LazyFrame | None:
         """Return the original bytes of changed records, or None if the set was written without them."""
         file = self.path / ORIGINALS
         return pl.scan_parquet(file) if file.exists() else None
+
+
+def _with_branch(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Add the branch that a table of an earlier version lacks: a record had one conversation."""
+    return frame if "branch" in frame.collect_schema() else frame.with_columns(branch=pl.lit(0, pl.Int32))
 
 
 def open_set(path: str | Path = "curated") -> CuratedSet:

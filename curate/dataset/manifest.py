@@ -61,7 +61,8 @@ class RuleCount:
 class Counts:
     """The numbers of a set; read = kept + rejected.
 
-    Records: `read`, `kept`, `rejected`, `eval` (held out), `rules`. Exchanges lost from kept records:
+    Records: `read`, `kept`, `rejected`, `eval` (held out), `rules`; where the branches of a record are conversations of
+    their own, each counts as one, and `branches` are those beyond a record's first. Exchanges lost from kept records:
     `rejected_exchanges`, by rule `exchanges`. Tokens are summed over all pieces. `edits` counts repairs by rule,
     `roles` messages by role (None in a set of an earlier version).
     """
@@ -71,6 +72,7 @@ class Counts:
     rejected: int
     rejected_exchanges: int
     pieces: int
+    branches: int = 0
     eval: int = 0
     tokens: int
     answer_tokens: int = 0

@@ -1,7 +1,7 @@
 """Clusters: conversations that are held out together, since the answers of one would give away those of another.
 
-Conversations are in one cluster if they share the first prompt, the dump's own id, or the chat of which a dump has the
-pieces (`id_0`, `id_1`); directly, or through others.
+Conversations are in one cluster if they share the first prompt, the dump's own id, the record of which they are
+branches, or the chat of which a dump has the pieces (`id_0`, `id_1`); directly, or through others.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def split_chats(rows: pl.DataFrame) -> pl.Series:
 def cluster_names(rows: pl.DataFrame) -> pl.Series:
     """Return the cluster of each conversation: the lowest hash of its first prompts, as 16 hex digits.
 
-    `rows` has prompt, chat, source_id and source_file. An id that is a number counts within its file only.
+    `rows` has prompt, chat, source_id, source_file, source_index and branch. An id that is a number counts within its
+    file only.
     """
     number = pl.col("source_id").str.contains(r"^\d+$")
     keys = rows.select(
@@ -43,6 +44,8 @@ def cluster_names(rows: pl.DataFrame) -> pl.Series:
         file=pl.when(number).then("source_file"),
     ).with_row_index("place")
     edges = [_edges(keys, ["prompt"]), _edges(keys, ["chat"]), _edges(keys, ["id", "file"])]
+    if (rows["branch"] > 0).any():
+        edges.append(_edges(rows.with_row_index("place"), ["source_index", "source_file"]))
     component = pl.Series(_components(rows.height, np.concatenate(edges)))
     lowest = rows.select(pl.col("prompt").min().over(component)).to_series()
     unique = lowest.unique()

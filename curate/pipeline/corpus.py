@@ -98,7 +98,8 @@ def _reject_damaged(rows: pl.DataFrame) -> pl.DataFrame:
 def _twins(rows: pl.DataFrame, settings: Mapping[str, object]) -> pl.DataFrame:
     """Return order, twin (the order of the kept conversation) and kind of each duplicate."""
     untrained = train_marks.count_untrained(pl.col("marks"))
-    frame = rows.select(pl.col("order").alias("row"), "chain", "exchange", "source_id", "chat", untrained=untrained)
+    source_id = pl.when(pl.col("branch") == 0).then("source_id")  # all branches of a record have its id
+    frame = rows.select(pl.col("order").alias("row"), "chain", "exchange", source_id, "chat", untrained=untrained)
     twins = duplicates.exact_duplicates(frame, **settings)  # type: ignore[arg-type]  # checked by the registry
     return twins.filter(pl.col("twin").is_not_null()).select(
         pl.col("row").cast(pl.UInt32).alias("order"), pl.col("twin").cast(pl.UInt32), "kind"

@@ -176,6 +176,7 @@ def summary_table(source_file: str, drafts: Sequence[Draft], messages: pl.DataFr
         "row": pl.Series(range(len(drafts)), dtype=pl.UInt32),
         "source_file": [source_file] * len(drafts),
         "source_index": [draft.index for draft in drafts],
+        "branch": [draft.branch for draft in drafts],
         "source_id": [draft.conversation.source_id for draft in drafts],
         "pieces": [len(pieces.get(row, ())) for row in range(len(drafts))],
         "alone": [draft.alone for draft in drafts],
@@ -220,6 +221,7 @@ def kept_table(batch: Batch) -> pl.DataFrame:
             "positions": [_positions(drafts[row].conversation.messages, piece) for row, _, piece in pieces],
             "source_file": [batch.source_file] * len(pieces),
             "source_index": [drafts[row].index for row, _, _ in pieces],
+            "branch": [drafts[row].branch for row, _, _ in pieces],
         },
         schema=dataset_columns.PART_PIECE,
     )
@@ -310,6 +312,7 @@ def rejected_table(source_file: str, rejects: Sequence[Reject], frame: pl.DataFr
             "source_id": [reject.source_id for reject in ordered],
             "source_file": [source_file] * len(ordered),
             "source_index": [reject.index for reject in ordered],
+            "branch": [reject.branch for reject in ordered],
             "scope": [reject.scope for reject in ordered],
             "message_range": [reject.message_range for reject in ordered],
             "rule": [reject.rule for reject in ordered],

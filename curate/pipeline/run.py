@@ -262,6 +262,7 @@ class _Run:
                 rejected=rejected,
                 rejected_exchanges=counts.exchanges.total(),
                 pieces=counts.pieces,
+                branches=sum(part.branches for part in parts),
                 eval=counts.eval,
                 tokens=counts.tokens,
                 answer_tokens=counts.answer_tokens,

@@ -59,7 +59,8 @@ class Part:
     """
 
     number: int
-    read: int
+    read: int  # records, and further branches of records
+    branches: int  # of these, the further ones
     rejected: Counter[str]  # records by the first rule that rejects them
     alone: Counter[str]  # records that each rule would reject if no other that can be turned off were on
     summary: pl.DataFrame
@@ -108,6 +109,7 @@ class Cleaner:
         rejects: list[Reject] = []
         with self._time_stage("parse"):
             drafts, read = self._parse(chunk, rejects)
+        branches = sum(draft.branch > 0 for draft in drafts)
         alone = Counter(reject.rule for reject in rejects)
         with self._time_stage("markdown"):
             repair_html.convert((draft.conversation for draft in drafts), self.recipe.repair)
@@ -138,7 +140,7 @@ class Cleaner:
             }
             self._write(number, tables)
         rejected = Counter(reject.rule for reject in rejects if reject.scope == "record")
-        return Part(number, read, rejected, alone, summary, self.tokenizer.info, dict(self.seconds))
+        return Part(number, read, branches, rejected, alone, summary, self.tokenizer.info, dict(self.seconds))
 
     @contextmanager
     def _time_stage(self, stage: str) -> Iterator[None]:

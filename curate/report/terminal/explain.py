@@ -28,7 +28,9 @@ def render_explanation(explanation: Explanation) -> RenderableType:
 
 def _history(history: RecordHistory) -> RenderableType:
     facts = terminal.label_grid()
-    terminal.add_row(facts, "record", terminal.safe_text(f"{history.source_file}:{history.source_index}", "bold"))
+    branch = f", branch {history.branch}" if history.branch else ""
+    place = f"{history.source_file}:{history.source_index}{branch}"
+    terminal.add_row(facts, "record", terminal.safe_text(place, "bold"))
     terminal.add_row(
         facts, "id", terminal.safe_text(history.source_id) if history.source_id is not None else "none in the dump"
     )
