@@ -60,12 +60,12 @@ class Part:
 
     number: int
     read: int  # records, and further branches of records
-    branches: int  # of these, the further ones
     rejected: Counter[str]  # records by the first rule that rejects them
     alone: Counter[str]  # records that each rule would reject if no other that can be turned off were on
     summary: pl.DataFrame
     tokenizer: TokenizerInfo
     seconds: dict[str, float]
+    branches: int = 0  # of those read, the further ones of a record
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Cleaner:
             }
             self._write(number, tables)
         rejected = Counter(reject.rule for reject in rejects if reject.scope == "record")
-        return Part(number, read, branches, rejected, alone, summary, self.tokenizer.info, dict(self.seconds))
+        return Part(number, read, rejected, alone, summary, self.tokenizer.info, dict(self.seconds), branches)
 
     @contextmanager
     def _time_stage(self, stage: str) -> Iterator[None]:

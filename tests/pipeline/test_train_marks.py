@@ -187,7 +187,8 @@ def part(chats: Sequence[Sequence[tuple[str, bool, bool]]]) -> Part:
     """Return the summary that a worker sends of these chats: the text, train and stop of each message."""
     hashes = duplicates.chain_hashes([("assistant", m[0], None, None, None) for m in chat] for chat in chats)
     marks = [[{"train": m[1], "stop": m[2], "train_reasoning": True} for m in chat] for chat in chats]
-    frame = pl.DataFrame({"row": range(len(chats)), "source_index": range(len(chats))}).hstack(hashes)
+    places = {"row": range(len(chats)), "source_index": range(len(chats)), "branch": [0] * len(chats)}
+    frame = pl.DataFrame(places).hstack(hashes)
     frame = frame.with_columns(
         source_file=pl.lit("f"),
         source_id=pl.lit(None),

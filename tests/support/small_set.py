@@ -60,6 +60,7 @@ def kept(index: int, name: str, **columns: Any) -> dict[str, Any]:
         "split": "train",
         "source_file": "dump.json",
         "source_index": index,
+        "branch": 0,
     }
     return {**row, **columns}
 
@@ -70,6 +71,7 @@ def lost(index: int, rule: str, **columns: Any) -> dict[str, Any]:
         **dict.fromkeys(dataset_columns.rejected_schema({})),
         "source_file": "dump.json",
         "source_index": index,
+        "branch": 0,
         "scope": "record",
         "rule": rule,
         "reason": f"the reason of {rule}",
