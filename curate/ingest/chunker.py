@@ -74,6 +74,8 @@ class Chunker(DamagedText):
 
     def _batch(self, position: int) -> RecordSpan | None:
         """Return a span of as many records as one decode confirms, or None."""
+        if self.in_members:
+            return None
         if self.skip_batches:
             self.skip_batches -= 1
             return None
@@ -156,7 +158,10 @@ class Chunker(DamagedText):
 
     def _single_record(self, position: int) -> RecordSpan | None:
         """Return the span of one record, or of damage; None for damage that is too long for a chunk with others."""
-        result = self._scan_value(position)
+        value = self._member_value(position)
+        result = self._scan_value(value)
+        if result.error_at >= 0:
+            result = result._replace(error_at=result.error_at + value - position)
         if result.end < 0 or self._swallows_the_rest(position, result.end):
             return self._damage(position, result)
         if self._is_cut(position, result.end):

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,13 @@ import numpy as np
 
 from curate.errors import RecordError
 from curate.ingest.record_starts import separator
+from curate.ingest.text import literals
 from curate.ingest.text.encodings import advise
+from curate.ingest.text.members import MEMBER, key_of, with_id
 from curate.ingest.text.spans import RecordSpan
 
 MAX_DEPTH = 256  # levels of objects and lists; chat formats have under ten, recursive parsers fail near 1,000
+MAX_ENCODED = 3  # times that a record is encoded as JSON text
 KEY_BLOCK_BYTES = 1 << 16  # keys are counted in blocks of this size, so that the arrays fit the processor's cache
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 ODD_KEY_END = re.compile(rb'(?<!\\)"[ \t\r\n]++:|\\\\"[ \t\r\n]*+:')
@@ -28,6 +31,9 @@ _decode = msgspec.json.Decoder().decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_lines = msgspec.json.Decoder(msgspec.Raw).decode_lines
 _decode_rows_at_once = msgspec.json.Decoder().decode_lines
+
+
+Repairs = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Chunk:
 class RawRecord:
     """One record: its exact bytes, and its value or the `problem` with them.
 
-    `surrogates`: the value contains lone surrogates. `note`: which parts of the JSON were read as something else.
+    `surrogates`: the value contains lone surrogates. `repairs`: what was read as something else, with its text.
     """
 
     index: int  # in its file
@@ -59,7 +65,7 @@ class RawRecord:
     value: Any  # None if there is a problem
     problem: RecordError | None = None
     surrogates: bool = False
-    note: str = ""
+    repairs: Repairs = ()
 
 
 def is_json_record(chunk: Chunk, span: RecordSpan) -> bool:
@@ -109,7 +115,8 @@ def _decode_span(index: int, data: bytes, span: RecordSpan, chunk: Chunk) -> lis
         values = []
     keys, depth = _count_keys_and_depth(values)
     # msgspec keeps one of two equal keys, so fewer keys than are written means that one occurs twice.
-    if values and depth <= MAX_DEPTH and _are_unique(keys, data):
+    is_text = any(value.__class__ is str for value in values)  # which may be JSON once more
+    if values and depth <= MAX_DEPTH and not is_text and _are_unique(keys, data):
         return [RawRecord(number, *pair) for number, pair in enumerate(zip(raws, values, strict=True), index)]
     records = []
     offset = 0  # bytes of the span
@@ -179,42 +186,108 @@ def _count_written_keys(data: bytes) -> int:
 # ── one record ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    value: Any
+    json: bytes  # strict or lenient JSON that has this value
+    surrogates: bool = False
+    repairs: Repairs = ()
+
+
 def _decode_one(index: int, raw: bytes, offset: int) -> RawRecord:
     """Decode one record that begins at byte `offset`, as leniently as its meaning stays clear."""
     try:
-        value, surrogates, note = _decode_leniently(raw, offset)
-        keys, depth = _count_keys_and_depth([value])
-        if depth > MAX_DEPTH:
-            raise _too_deep(raw, f"{depth} levels deep")
-        if not _are_unique(keys, raw):
-            _refuse_duplicate_keys(raw)
+        decoded = _decode_member(raw, offset) or _decode_checked(raw, offset)
+        if decoded.value.__class__ is str:
+            decoded = _decode_text(decoded, offset)
     except RecordError as problem:
         return RawRecord(index, raw, None, problem)
     except RecursionError:
         return RawRecord(index, raw, None, _too_deep(raw, "deeper than can be read"))
-    return RawRecord(index, raw, value, None, surrogates, note)
+    return RawRecord(index, raw, decoded.value, None, decoded.surrogates, decoded.repairs)
 
 
-def _decode_leniently(raw: bytes, offset: int) -> tuple[object, bool, str]:
-    """Return the value, whether it has lone surrogates, and a note on what was read as null."""
+def _decode_checked(raw: bytes, offset: int) -> _Decoded:
+    """Decode a value; raises RecordError if it is nested too deep or has a key twice in an object."""
+    decoded = _decode_leniently(raw, offset)
+    keys, depth = _count_keys_and_depth([decoded.value])
+    if depth > MAX_DEPTH:
+        raise _too_deep(raw, f"{depth} levels deep")
+    if not _are_unique(keys, decoded.json):
+        _refuse_duplicate_keys(decoded.json)
+    return decoded
+
+
+def _decode_member(raw: bytes, offset: int) -> _Decoded | None:
+    """Decode a record that is the member of an object by its id; None if the bytes are no member."""
+    member = MEMBER.match(raw) if raw[:1] == b'"' else None
+    if member is None or member.end() == len(raw):
+        return None
+    key = key_of(member[0])
+    decoded = _decode_checked(raw[member.end() :], offset + member.end())
+    record = with_id(key, decoded.value)
+    if record is None:
+        return replace(decoded, value={key: decoded.value})
+    return replace(decoded, value=record, repairs=((*decoded.repairs, ("record_unwrapped", key))))
+
+
+def _decode_text(decoded: _Decoded, offset: int) -> _Decoded:
+    """Decode a text that is the JSON of an object, perhaps encoded twice; other text is returned as it is."""
+    text: str = decoded.value
+    if text.lstrip()[:1] not in ("{", '"') or len(decoded.repairs) == MAX_ENCODED:
+        return decoded
     try:
-        return _decode(raw), False, ""
+        inner = _decode_checked(text.encode("utf-8", "surrogatepass"), offset)
+    except RecordError as problem:
+        if problem.rule in ("unreadable", "encoding"):
+            return decoded
+        raise
+    inner = replace(inner, repairs=((*decoded.repairs, ("json_in_text", text[:200]), *inner.repairs)))
+    return _decode_text(inner, offset) if inner.value.__class__ is str else inner
+
+
+def _decode_leniently(raw: bytes, offset: int) -> _Decoded:
+    """Decode JSON, or what is nearly JSON; note what was read as something else."""
+    try:
+        return _Decoded(_decode(raw), raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     text = _decode_utf8(raw, offset)
+    try:
+        return _load(text, raw, ())
+    except json.JSONDecodeError as error:
+        at = offset + len(text[: error.pos].encode())
+        strict = RecordError("unreadable", f"no JSON at byte {at}: {error.msg}", excerpt(raw))
+    try:
+        literal = literals.read_literal(raw)
+    except literals.LiteralError as error:
+        kind = literals.describe_kind(raw)
+        reason = f"{kind}: {error} at byte {offset + error.at}"
+        raise (RecordError("unreadable", reason, excerpt(raw)) if kind else strict) from None
+    if raw[literal.end :].strip():
+        raise strict
+    try:
+        return _load(literal.json.decode(), literal.json, tuple(literal.repairs.items()))
+    except json.JSONDecodeError:
+        raise strict from None
+
+
+def _load(text: str, data: bytes, repairs: Repairs) -> _Decoded:
+    """Decode JSON with the standard library, which accepts more; raises JSONDecodeError."""
     nulls: dict[str, None] = {}  # a set that keeps the order of insertion
     try:
         value = json.loads(
             text, strict=False, parse_constant=partial(_parse_constant, nulls), parse_float=partial(_parse_float, nulls)
         )
-    except json.JSONDecodeError as error:
-        at = offset + len(text[: error.pos].encode())
-        raise RecordError("unreadable", f"no JSON at byte {at}: {error.msg}", excerpt(raw)) from None
+    except json.JSONDecodeError:
+        raise
     except ValueError as error:
         cause = str(error).split(";")[0]
-        raise RecordError("unreadable", f"no JSON that can be read: {cause}", excerpt(raw)) from None
-    surrogates = SURROGATE_ESCAPE.search(raw) is not None and _has_surrogates(value)
-    return value, surrogates, f"{', '.join(nulls)} read as null" if nulls else ""
+        raise RecordError("unreadable", f"no JSON that can be read: {cause}", excerpt(data)) from None
+    surrogates = SURROGATE_ESCAPE.search(data) is not None and _has_surrogates(value)
+    if nulls:
+        repairs = (*repairs, ("lenient_json", f"{', '.join(nulls)} read as null"))
+    return _Decoded(value, data, surrogates, repairs)
 
 
 def _decode_utf8(raw: bytes, offset: int) -> str:

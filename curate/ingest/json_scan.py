@@ -12,6 +12,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from curate.ingest.text import literals
+
 MAX_LENIENT_BYTES = 16 << 20  # a value that is not strict JSON must end within this many bytes
 FIRST_LENIENT_BYTES = 1 << 9
 BRACKET_BLOCK_BYTES = 1 << 18
@@ -32,22 +34,27 @@ _raw_decoder = msgspec.json.Decoder(msgspec.Raw)
 class ScanResult(NamedTuple):
     """The `end` of a value; or -1, with the `error` and the byte of it (`error_at`).
 
-    `incomplete`: the value continues past the window.
+    `incomplete`: the value may continue past the window; with an error, if it is only nearly JSON. `literal_bytes` were
+    read in vain as such.
     """
 
     end: int
     error_at: int = -1
     error: str = ""
     incomplete: bool = False
+    literal_bytes: int = 0
 
 
 INCOMPLETE = ScanResult(-1, -1, "", True)
 
 
-def scan_value(window: memoryview, *, final: bool, in_array: bool, deep: bool = True) -> ScanResult:
+def scan_value(
+    window: memoryview, *, final: bool, in_array: bool, deep: bool = True, literal: bool = False
+) -> ScanResult:
     """Find the end of the value at the start of a window. `final`: nothing follows the window.
 
-    `deep`: also of one that is nested too deep for a recursive parser.
+    `deep`: also of one that is nested too deep for a recursive parser. `literal`: also of one that is only nearly JSON
+    (see `text.literals`).
     Accepts lone surrogates, NaN, Infinity and raw control characters, as the standard library does.
     """
     if not len(window) or window[0] not in VALUE_STARTS:
@@ -55,10 +62,12 @@ def scan_value(window: memoryview, *, final: bool, in_array: bool, deep: bool = 
     result = _parse(window, deep)
     if result.end < 0 and _may_be_lenient(window, result):
         result = _parse_leniently(window, max(FIRST_LENIENT_BYTES, 2 * result.error_at))
+    if literal and _may_be_literal(window, result):
+        result = _scan_literal(window, result)
     if result.end >= 0:
         result = _check_end(window, result.end, in_array)
     uncertain = result.end == len(window) or (result.end < 0 and result.error_at >= len(window) - SLACK)
-    return INCOMPLETE if uncertain and not final else result
+    return INCOMPLETE if uncertain and not (final or result.incomplete) else result
 
 
 def _parse(window: memoryview, deep: bool = True) -> ScanResult:
@@ -85,6 +94,26 @@ def _may_be_lenient(window: memoryview, result: ScanResult) -> bool:
         return True
     byte = window[result.error_at] if result.error_at < len(window) else 0
     return 0 < byte < 32 or byte in b"NI"
+
+
+def _may_be_literal(window: memoryview, result: ScanResult) -> bool:
+    """Return whether a strict parser stopped at something that `text.literals` reads."""
+    if result.end >= 0 or result.incomplete or window[0] != ord("{"):
+        return False
+    near = bytes(window[max(0, result.error_at - 1) : result.error_at + 2])
+    return not literals.LITERAL_BYTES.isdisjoint(near) or "trailing comma" in result.error
+
+
+def _scan_literal(window: memoryview, strict: ScanResult) -> ScanResult:
+    """Find the end of a value that is nearly JSON; a text that is not is judged as JSON."""
+    try:
+        return ScanResult(literals.find_end(window))
+    except literals.LiteralError as error:
+        if error.incomplete and len(window) <= literals.MAX_LITERAL_BYTES:
+            return strict._replace(incomplete=True, literal_bytes=len(window))
+        if kind := literals.describe_kind(bytes(window[:200])):
+            strict = strict._replace(error_at=error.at, error=f"{kind}: {error}")
+        return strict._replace(literal_bytes=error.at)
 
 
 def _check_end(window: memoryview, end: int, in_array: bool) -> ScanResult:

@@ -22,6 +22,7 @@ from curate.ingest.streams import MIN_RATIO_BYTES, ExpansionError, Limits, Meter
 from curate.ingest.tables import arrow_ipc, delimited, hub
 from curate.ingest.tables.chunks import RowFinder, TableChunks, check_columns
 from curate.ingest.tables.table import Rows, Table
+from curate.ingest.text import literals
 from curate.ingest.text.encodings import UTF8, advise, transcode
 from curate.ingest.unread import PART_OF_EXPORT, UnreadFile, describe_skipped
 from curate.schemas.reading.columns import Columns
@@ -293,7 +294,11 @@ class Reader:
             raise InputError(f"input {source.name!r} has no row that can be read; {pending[0].spans[0].error}")
         elif pending:
             found = describe(pending[0].data[:512])
-            advice = f"; {damage}" if damage else advise(pending[0].data) or "; give a JSON or JSONL dump"
+            advice = (
+                f"; {damage}"
+                if damage
+                else advise(pending[0].data) or _kind(pending[0].data) or "; give a JSON or JSONL dump"
+            )
             raise InputError(f"input {source.name!r} has no complete JSON record; it is {found}{advice}")
 
     def _damage_around(self, source: Source) -> str:
@@ -395,6 +400,11 @@ class Reader:
             yield chunk
             number += count
         return number
+
+
+def _kind(text: bytes) -> str:
+    kind = literals.describe_kind(text)
+    return f"; it seems to be {kind}" if kind else ""
 
 
 def find_damaged_records(sources: Sequence[Source]) -> list[DamagedRecords]:

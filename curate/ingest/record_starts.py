@@ -114,9 +114,27 @@ def skip_objects(sample: bytes) -> int:
 
 
 def is_record(raw: bytes) -> bool:
-    """Return whether a JSON value is an object with a key that records have."""
+    """Return whether a JSON value is an object with a key that records have, or one around such an object.
+
+    It may be JSON text once more.
+    """
     value = decode(raw)
-    return isinstance(value, dict) and not RECORD_KEYS.isdisjoint(value)
+    value = decode(value.encode("utf-8", "replace")) if isinstance(value, str) else value
+    if not isinstance(value, dict):
+        return False
+    inner = [item for item in value.values() if isinstance(item, dict)]
+    if "row_idx" in value and len(inner) == 1:  # of the Hub's server of rows
+        return True
+    return not RECORD_KEYS.isdisjoint(value) or (len(inner) == 1 and any(map(_holds_content, _contents(inner[0]))))
+
+
+def _contents(record: Object) -> list[object]:
+    return [record[key] for key in RECORD_KEYS & record.keys()]
+
+
+def _holds_content(value: object) -> bool:
+    """Return whether a value is turns or a text, rather than the description of a column."""
+    return isinstance(value, list | str) and bool(value)
 
 
 def decode(raw: bytes) -> object:

@@ -159,8 +159,8 @@ class Cleaner:
                     raise raw.problem
                 for branch, conversation in enumerate(formats.parse_all(raw.value, self.options)):
                     repair_text.clean_text(conversation, surrogates=raw.surrogates)
-                    if raw.note:
-                        conversation.edit("lenient_json", None, raw.note, "")
+                    for repair, text in raw.repairs:
+                        conversation.edit(repair, None, text, "")
                     drafts.append(Draft(raw.index, raw.raw, conversation, branch=branch))
             except RecordError as error:
                 rejects.append(frames.reject_record(raw.index, raw.raw, _source_id(raw.value), error))

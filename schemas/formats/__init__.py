@@ -24,7 +24,7 @@ from curate.schemas.formats.datasets import arena, marked_text, moss, oasst, sel
 from curate.schemas.formats.format import Format as Format
 from curate.schemas.formats.format import Record
 from curate.schemas.nearest import Requirement, describe_nearest
-from curate.schemas.reading import columns, record_keys, turns
+from curate.schemas.reading import columns, record_keys, turns, whole_tables
 from curate.schemas.reading.key_kinds import SPECIAL_KEYS
 from curate.schemas.reading.options import DEFAULT, ReadOptions
 
@@ -154,6 +154,8 @@ PROBLEMS: dict[str, str] = {
     "no_preference": "A pair of answers of which neither was preferred: a tie, both bad, or no winner.",
     "tree_row": "The record is one message of a tree, as in OASST's flat files: its answer is another record.",
     "unclear_roles": "A text or a list of texts does not say clearly who speaks.",
+    "by_columns": "The object is a whole table by columns, as pandas writes it, not one record.",
+    "truncated_row": "The row comes from the Hub's server, which cut some of its cells.",
     "unknown_role": "A turn's role is unknown, or missing and not clear from its neighbours.",
 }
 
@@ -184,6 +186,15 @@ def parse_all(value: object, options: ReadOptions = DEFAULT) -> Sequence[Convers
         )
     if options.columns:
         return _parse_columns(value, options)
+    try:
+        return _parse_record(value, options)
+    except RecordError as error:
+        if (reason := whole_tables.describe_table(value)) is not None:
+            raise RecordError(whole_tables.RULE, reason, error.evidence) from None
+        raise
+
+
+def _parse_record(value: Record, options: ReadOptions) -> Sequence[Conversation]:
     try:
         if (form := _recognise(value, options.format)) is not None:
             return _read(value, form, options)
@@ -241,6 +252,8 @@ def _read_metadata(conversation: Conversation) -> None:
 
 def _wrapper(record: Record) -> str | None:
     """Return the only key of a record whose value is a record with turns, if no other key has the same name in both."""
+    if "row_idx" in record and isinstance(record.get("row"), dict):
+        return "row"  # of the Hub's server of rows
     keys = [
         key
         for key, value in record.items()
@@ -256,6 +269,8 @@ def _parse_wrapped(record: Record, wrapper: str, options: ReadOptions) -> Conver
     """Read a record within another, such as a request of OpenAI's batches, with the keys beside it."""
     inner = record[wrapper]
     assert isinstance(inner, dict)
+    if cells := record.get("truncated_cells"):
+        raise RecordError("truncated_row", f"the row's cells {cells} were cut by the server", turns.preview(inner))
     conversation = parse({**{key: value for key, value in record.items() if key != wrapper}, **inner}, options)
     conversation.edit("record_unwrapped", None, wrapper, "")
     return conversation

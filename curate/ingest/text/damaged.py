@@ -8,6 +8,7 @@ from itertools import islice
 from curate.ingest.json_scan import ScanResult
 from curate.ingest.record_starts import RECORD_KEYS, decode, first_records, inner_objects, skip_objects
 from curate.ingest.resync import OBJECT, Place
+from curate.ingest.text import literals
 from curate.ingest.text.spans import RecordSpan, TextChunk
 from curate.ingest.text.walk import FIRST_SCAN_BYTES, GAP, SAMPLE_BYTES, TextWalk
 
@@ -19,6 +20,9 @@ MAX_DAMAGED_LINES = (
 HOSTILE_VALUE_BYTES = 1 << 12  # a value must be shorter while too much was decoded in vain
 RECORD_END_BYTES = 1 << 12  # looked at after a record
 
+COMMENT_AFTER = re.compile(rb'[ \t,]*+(?:/\*(?:[^*"]|\*(?!/))*+\*/|(?://|\#)[^\n"]*+(?=\n|\Z))')
+PYTHON_END = re.compile(rb"[ \t\r,]*+(?:\Z|[\n{\])])")  # after a record as Python prints it
+SCRIPT_END = re.compile(rb"[\s\]})]*+;")
 LINE_START = re.compile(rb"^\{", re.M)
 ARRAY_END = re.compile(rb"\]\s*(?:\}\s*)?\Z")  # the end of an array, or of an array in an object
 RECORD_END = re.compile(  # white space and marks, then a new line, the start of a value, a closing bracket or no text
@@ -78,7 +82,16 @@ class DamagedText(TextWalk):
             return False
         limit = stop + RECORD_END_BYTES
         self.text.fill(limit)
-        return RECORD_END.match(self.text.data, stop, limit) is None
+        if literals.PYTHON_START.match(self.text.data, position) and PYTHON_END.match(self.text.data, stop, limit):
+            return False
+        if self.in_script and SCRIPT_END.match(self.text.data, stop, limit):
+            return False
+        return RECORD_END.match(self.text.data, self._skip_comment(stop), limit) is None
+
+    def _skip_comment(self, stop: int) -> int:
+        """Return the end of a comment after a record on its line, if it is plainly one."""
+        comment = COMMENT_AFTER.match(self.text.data, stop, stop + RECORD_END_BYTES)
+        return comment.end() if comment else stop
 
     def _swallows_the_rest(self, position: int, stop: int) -> bool:
         """Return whether a value took the end of the array and of the object around it, and records before that."""
@@ -133,8 +146,8 @@ class DamagedText(TextWalk):
         return TextChunk(start, head, (span,), self.known.pattern), stop
 
     def _place(self, result: ScanResult) -> Place:
-        by_line = not self.in_array and self.damaged_in_a_row < MAX_DAMAGED_LINES
-        return Place(self.in_array, self.in_wrapper, by_line, guess=result.error_at >= 0)
+        by_line = not (self.in_array or self.in_members) and self.damaged_in_a_row < MAX_DAMAGED_LINES
+        return Place(self.in_array or self.in_members, self.in_wrapper, by_line, guess=result.error_at >= 0)
 
     def _note_damage(self) -> None:
         self.damaged_in_a_row += 1
