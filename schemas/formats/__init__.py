@@ -187,6 +187,8 @@ def parse_all(value: object, options: ReadOptions = DEFAULT) -> Sequence[Convers
     if options.columns:
         return _parse_columns(value, options)
     try:
+        if "columns" in value and whole_tables.is_split(value):
+            raise RecordError("unknown_format", "", turns.preview(value))
         return _parse_record(value, options)
     except RecordError as error:
         if (reason := whole_tables.describe_table(value)) is not None:
