@@ -21,7 +21,10 @@ from curate.pipeline.run import CleanResult, MaskSpans, Progress
 FILE_FORMATS = {".json": "vicuna", ".jsonl": "jsonl", ".parquet": "parquet"}  # of `-o FILE`
 DEFAULT_RECIPE = "vicuna"
 MAX_PATHS = 3  # in a message
-REFUSED_SUFFIXES = (".csv", ".tsv", ".txt", ".md", ".html", ".xlsx", ".arrow", ".ndjson", ".gz", ".zst", ".zip")
+REFUSED_SUFFIXES = (
+    *(".csv", ".tsv", ".txt", ".md", ".html", ".xlsx", ".arrow", ".ndjson"),
+    *(".gz", ".zst", ".bz2", ".xz", ".zip", ".tar", ".tgz"),
+)
 
 
 def clean(

@@ -103,7 +103,7 @@ class Opener:
         """Yield the contents of a stream; `layer` is the number of containers around it."""
         head, blocks = peek(blocks)
         form = compression(head, "" if is_expanded else source.name)
-        kind = kinds.recognise(head, source.name)
+        kind = kinds.recognise(head, source.name) if head else kinds.TEXT
         is_text = form is None and kind.access == "stream"
         if layer:
             blocks = limit_expansion(blocks, source, self.meter, self.limits, TEXT_LAYER if is_text else layer)

@@ -10,6 +10,8 @@ import json
 import lzma
 import random
 import re
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +153,79 @@ def test_links_devices_and_names_in_a_tar_lead_nowhere(dump: Dump, tmp_path: Pat
 
 def lines(part: int) -> bytes:
     return b"".join(json.dumps(row(100 * part + number)).encode() + b"\n" for number in range(12))
+
+
+def encrypted() -> bytes:
+    data = bytearray(zipped({"a.json": ARRAY}))
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(data)
+
+
+WORKBOOK = zipped(
+    {"xl/workbook.xml": b'<sheets><sheet name="Chats &amp; more" sheetId="1"/><sheet name="B"/></sheets>'}
+)
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abab\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "unread", "reason"),
+    [
+        ("x.zip", encrypted(), "x.zip/a.json", "cannot be read: it is encrypted"),
+        ("x.zip", b"", "x.zip", "has no record: only white space"),
+        ("x.zip", b"no", "x.zip", "is a damaged zip"),
+        ("x.zip", zipped({}), "x.zip", "is a zip that has no dump"),
+        ("x.tar", tarred({"a": b"x"}), "x.tar/a", "does not look like a dump"),
+        ("x.parquet", b"PAR1 and no more", "x.parquet", "is a Parquet file that cannot be read"),
+        ("x.json.gz", b"", "x.json.gz", "has no record: only white space"),
+        ("x.jsonl", b"Dear all", "x.jsonl", "has no complete JSON record; it is text that begins with 'Dear all'"),
+        ("book.xlsx", WORKBOOK, "book.xlsx", "is a workbook; save each of its sheets as .csv"),
+        ("lfs", POINTER, "lfs", "is a Git LFS pointer; get the file itself: git lfs pull"),
+        ("model.bin", zipped({"data.pkl": b"x"}), "model.bin", "does not look like a dump"),
+    ],
+)
+def test_a_bad_member_of_an_archive_costs_itself_and_is_named(
+    tmp_path: Path, name: str, data: bytes, unread: str, reason: str
+) -> None:
+    members = {"a.json": ARRAY, name: data, "z.json": LINES}
+    nested = zipped({"o.tar": tarred(members)})
+    for outer, archive in (("o.tar", tarred(members)), ("o.zip", zipped(members)), ("p.zip", nested)):
+        (tmp_path / outer).write_bytes(archive)
+        reader = Reader(open_inputs([tmp_path / outer]))
+        assert sum(counts(reader).values()) == 2 * len(ROWS)
+        found = {file.name: file.reason for file in reader.unread}
+        place = outer if outer != "p.zip" else "p.zip/o.tar"
+        assert found[f"{place}/{unread}"].startswith(reason)
+        assert any(unread.rpartition("/")[2] in damage.text for damage in reader.warnings)
+
+
+def test_a_workbook_is_named_with_its_sheets(tmp_path: Path) -> None:
+    (tmp_path / "chats.xlsx").write_bytes(WORKBOOK)
+    with pytest.raises(InputError, match=r"is a workbook; save each of its sheets as .csv \('Chats & more', 'B'\)"):
+        open_inputs([tmp_path / "chats.xlsx"])
+
+
+def test_a_member_that_is_read_at_random_is_in_the_scratch_folder_only_while_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(zipped({"a.parquet": parquet(), "b.json": ARRAY}))
+    reader = Reader(open_inputs([tmp_path / "x.zip"]), chunk_bytes=100)
+    reader.scratch = tmp_path / "scratch"
+    reader.scratch.mkdir()
+    present = [len(list(reader.scratch.iterdir())) for _ in reader]
+    assert present[0] == 1 and present[-1] == 0
+    stopped = Reader(open_inputs([tmp_path / "x.zip"]), limit=1)
+    stopped.scratch = reader.scratch
+    assert stopped.records_read == 0 and sum(chunk.count for chunk in stopped) == 1
+    assert list(reader.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "data", [gzip.compress(tarred(PARTS)), zipped(PARTS), parquet()], ids=["tar", "zip", "parquet"]
+)
+def test_archives_are_read_from_standard_input(data: bytes) -> None:
+    code = "from tests.ingest.test_archives import Reader, counts, open_inputs\n"
+    code += "print(sum(counts(Reader(open_inputs(['-']))).values()))"
+    ran = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
+    assert int(ran.stdout) == len(ROWS) * (1 if data.startswith(b"PAR1") else len(PARTS))
 
 
 TEXTS = {f"part-{part}.jsonl": lines(part) for part in range(8)}

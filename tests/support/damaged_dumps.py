@@ -124,8 +124,12 @@ def trusted(path: Path, chunk_bytes: int = 4 << 20) -> list[dict[str, Any]]:
     return [
         record.value
         for file, record in records
-        if record.problem is None and (file, record.index) not in doubtful and "conversations" in record.value
+        if record.problem is None and (file, record.index) not in doubtful and _is_chat(record.value)
     ]
+
+
+def _is_chat(value: object) -> bool:
+    return isinstance(value, dict) and {"id", "conversations"} <= value.keys()
 
 
 def damage(name: str, seed: int, folder: Path) -> Path:
