@@ -98,7 +98,7 @@ def _prompt(messages: Sequence[MessageFields]) -> bytes | None:
 def normalise(text: str) -> str:
     """Return a text without differences of case, white space and Unicode's compatible forms."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).strip(OUTER)
+        text = unicodedata.normalize("NFKC", text).translate(dict.fromkeys(map(ord, ZERO_WIDTH)))
     return " ".join(text.casefold().split())
 
 

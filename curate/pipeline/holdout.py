@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+from curate.pipeline.recipe import EvalSettings
+
 MAX_OVERSHOOT = 10  # times the requested share, of the smallest cluster
 
 
@@ -29,6 +31,16 @@ def assign_split(clusters: Sequence[str], fraction: float, minimum: int, seed: s
     if not chosen:
         chosen = {min(positions, key=lambda cluster: (positions[cluster], cluster))}
     return ["eval" if cluster in chosen else "train" for cluster in clusters]
+
+
+def explain_none(settings: EvalSettings, conversations: int) -> list[str]:
+    """Return a warning if no conversation is held out although the settings ask for it."""
+    if conversations < max(settings.minimum, 1) or not settings.fraction:
+        return []
+    return [
+        f"no conversation is held out: the {conversations:,} share so few first prompts or ids that the smallest "
+        f"cluster has more than {MAX_OVERSHOOT} times {settings.fraction:g} of them; give a larger --eval"
+    ]
 
 
 def _position(cluster: str, key: bytes) -> float:

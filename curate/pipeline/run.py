@@ -30,7 +30,7 @@ from curate.ingest.reader import Reader
 from curate.ingest.sources import Source, open_inputs
 from curate.ingest.text.encodings import check_encoding
 from curate.ingest.unread import PART_OF_EXPORT
-from curate.pipeline import assemble, corpus
+from curate.pipeline import assemble, corpus, holdout
 from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.replacement import check_replacement
@@ -246,6 +246,7 @@ class _Run:
             )
         info = parts[0].tokenizer
         warnings = [damage.text for damage in self.reader.warnings] + list(info.warnings)
+        warnings += holdout.explain_none(self.recipe.eval, counts.kept) if not counts.eval else []
         settings = self.recipe.tokens
         return Manifest(
             version=__version__,

@@ -159,7 +159,15 @@ def test_the_hash_of_the_first_exchange_leaves_out_the_system_message() -> None:
     assert len(set(hashes)) == 3
 
 
-PROMPTS = ["What is it?", " What is\n it? ", "WHAT IS IT?", "What\xa0is it?", "\ufeffWhat is it?", "Ｗhat is it?"]
+PROMPTS = [
+    "What is it?",
+    " What is\n it? ",
+    "WHAT IS IT?",
+    "What\xa0is it?",
+    "\ufeffWhat is it?",
+    "Ｗhat is it?",
+    "What\u200b is it?",
+]
 
 
 def test_the_hash_of_the_first_prompt_leaves_out_case_white_space_and_forms() -> None:

@@ -103,6 +103,17 @@ def record(name: str, *texts: str, system: str = "") -> dict[str, object]:
     return {"id": name, "conversations": [{"from": "system", "value": system}] * bool(system) + turns}
 
 
+def test_a_set_in_which_all_share_a_prompt_holds_none_out_and_says_so(tmp_path: Path, tiny_tokenizer: str) -> None:
+    records = [record(f"chat{n}", "Continue, please.", f"Here is part {n} of it.") for n in range(210)]
+    (tmp_path / "dump.json").write_text(json.dumps(records), "utf-8")
+    result = curate.clean(tmp_path / "dump.json", tmp_path / "set", tokenizer=tiny_tokenizer, workers=1)
+    [warning] = result.warnings
+    assert "no conversation is held out: the 210 share so few first prompts" in warning and not result.damaged
+    assert result.manifest.counts.eval == 0
+    small = curate.clean(tmp_path / "dump.json", tmp_path / "small", tokenizer=tiny_tokenizer, workers=1, limit=20)
+    assert small.warnings == []
+
+
 def test_no_answer_is_trained_on_whose_prompt_is_held_out(tmp_path: Path, tiny_tokenizer: str) -> None:
     records = []
     for n in range(300):
