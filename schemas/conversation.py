@@ -97,6 +97,15 @@ class Conversation:
     def insert_system(self, text: str) -> None:
         """Put a system message first; edits and flaws keep their messages."""
         self.messages.insert(0, Message("system", text))
+        self._renumber(0, 1)
+
+    def remove(self, index: int) -> None:
+        """Take a message out; edits and flaws keep their messages."""
+        del self.messages[index]
+        self._renumber(index + 1, -1)
+
+    def _renumber(self, first: int, difference: int) -> None:
         notes: tuple[Edit | Flaw, ...] = (*self.edits, *self.flaws)
         for note in notes:
-            note.message = None if note.message is None else note.message + 1
+            if note.message is not None and note.message >= first:
+                note.message += difference

@@ -76,7 +76,8 @@ class Template:
     `start` opens the conversation and `opens` each exchange. `join` separates two messages of one exchange that have no
     control token between them. `system` is the system text of a conversation without a system message
     (`system_with_input` if its first prompt has an Alpaca input). `strips`: outer white space of messages is removed.
-    `needs`: control tokens that the format cannot be written without.
+    `needs`: control tokens that the format cannot be written without. `mid_system`: it can say a system message amid
+    the turns; for another, `fold_system` makes it part of a prompt.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Template:
     system_with_input: str = ""
     strips: bool = False
     needs: tuple[str, ...] = ()
+    mid_system: bool = False
 
     @cached_property
     def by_role(self) -> dict[Role, Turn]:
@@ -157,6 +159,7 @@ LLAMA3 = Template(
     summary="LLaMA-3 chat: <|start_header_id|>user<|end_header_id|> … <|eot_id|>",
     strips=True,
     needs=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    mid_system=True,
     turns=(
         ("system", _header("system")),
         ("user", _header("user")),
@@ -173,6 +176,7 @@ def _im(role: str) -> Turn:
 CHATML = Template(
     name="chatml",
     summary="ChatML: <|im_start|>user … <|im_end|>; a tokenizer without these tokens has them as text, and its own end",
+    mid_system=True,
     turns=(("system", _im("system")), ("user", _im("user")), ("tool", _im("tool")), ("assistant", _im("assistant"))),
 )
 
@@ -248,6 +252,42 @@ def fold_reasoning(message: Message) -> Message:
         return message
     train = is_supervised(message, (message.role,))
     return replace(message, content=with_reasoning(message), reasoning=None, train=train)
+
+
+def system_before(messages: Sequence[Message], start: int) -> list[int]:
+    """Return the positions of the system messages before `start`: the instructions in force there."""
+    return [index for index in range(start) if messages[index].role == "system"]
+
+
+def has_mid_system(messages: Sequence[Message]) -> bool:
+    """Return whether a system message follows another message."""
+    return any(message.role == "system" for message in messages[1:])
+
+
+def fold_system(messages: Sequence[Message], first: bool = True) -> Sequence[Message]:
+    """Return messages with a system message only at the start, for templates that cannot say one elsewhere.
+
+    Several at the start become one. A later one is put before the prompt that follows it, after the prompt that it
+    follows, or becomes a prompt; so it stays between the same answers. With `first` false, none is at the start.
+    """
+    if not (has_mid_system(messages) or (messages and not first and messages[0].role == "system")):
+        return messages
+    folded: list[Message] = []
+    was_system = False  # the last message came from a system message
+    for message in messages:
+        previous = folded[-1] if folded else None
+        is_system = message.role == "system"
+        at_start = is_system and first and (previous is None or previous.role == "system")
+        if previous is not None and (
+            (at_start and previous.role == "system")
+            or (previous.role == "user" and (is_system or (was_system and message.role == "user")))
+        ):
+            kept = previous if is_system else message
+            folded[-1] = replace(kept, content=f"{previous.content}\n\n{message.content}")
+        else:
+            folded.append(replace(message, role="user") if is_system and not at_start else message)
+        was_system = is_system
+    return folded
 
 
 def is_supervised(message: Message, roles: Collection[Role] = ANSWERS) -> bool:
@@ -353,16 +393,20 @@ def text(template: Template, messages: Sequence[Message], *, bos: str = "<s>", e
 def exchanges(messages: Sequence[Message]) -> tuple[int, list[int]]:
     """Return the number of leading system messages, and the start of each exchange followed by the end of the last.
 
-    An exchange ends with an answer that is followed by a user or system message. Tool messages are inside it.
+    An exchange ends with an answer that a user message follows; system messages between the two belong to the next
+    exchange. Tool messages are inside it.
     """
     head = 0
     while head < len(messages) and messages[head].role == "system":
         head += 1
     if head == len(messages):
         return head, []
-    starts = [
-        index
-        for index in range(head + 1, len(messages))
-        if messages[index - 1].role == "assistant" and messages[index].role in ("user", "system")
-    ]
+    starts: list[int] = []
+    previous = head  # the last message that is not a system message
+    for index in range(head + 1, len(messages)):
+        role = messages[index].role
+        if role == "user" and messages[previous].role == "assistant":
+            starts.append(previous + 1)
+        if role != "system":
+            previous = index
     return head, [head, *starts, len(messages)]

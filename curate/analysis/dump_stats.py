@@ -62,6 +62,7 @@ class ChunkStats:
     read: int
     rows: pl.DataFrame
     unreadable: Counter[str]
+    turn_keys: Counter[str]
     tokenizer: TokenizerInfo
 
 
@@ -84,7 +85,8 @@ class Measurer:
                 drafts.append(Draft(raw.index, b"", parse_unrepaired(raw)))
             except RecordError as error:
                 unreadable[error.rule] += 1
-        return ChunkStats(len(raws), self._count(chunk.source_file, drafts), unreadable, self.info)
+        keys = frames.count_turn_keys(frames.messages_table(drafts)["extra"])
+        return ChunkStats(len(raws), self._count(chunk.source_file, drafts), unreadable, keys, self.info)
 
     def _count(self, file: str, drafts: Sequence[Draft]) -> pl.DataFrame:
         if not drafts:
@@ -171,6 +173,7 @@ def _stats(path: str, parts: Sequence[ChunkStats], reader: Reader, template: str
         languages=set_stats.shares(frame.lazy(), "language"),
         models=set_stats.shares(frame.lazy(), "model"),
         roles=sort_counts(roles),
+        turn_keys=sort_counts(sum((part.turn_keys for part in parts), Counter())),
         splits=(),
         edits=(),
         duplicates=_duplicates(frame),

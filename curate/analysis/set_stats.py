@@ -51,6 +51,7 @@ def _measure(curated: CuratedSet) -> Stats:
         languages=shares(rows, "language"),
         models=shares(rows, "model"),
         roles=_roles(curated),
+        turn_keys=sort_counts(manifest.counts.turn_keys),
         splits=shares(rows, "split"),
         edits=edits(manifest),
         duplicates=_duplicates(rows, curated.rejected()),

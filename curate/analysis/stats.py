@@ -170,6 +170,7 @@ class Stats(Displayed):
     languages: tuple[Share, ...]
     models: tuple[Share, ...]
     roles: tuple[Count, ...]
+    turn_keys: tuple[Count, ...]
     splits: tuple[Share, ...]
     edits: tuple[Count, ...]
     duplicates: Duplicates
@@ -179,8 +180,8 @@ class Stats(Displayed):
     def frame(self, name: str) -> pl.DataFrame:
         """Return a part as a Polars frame, for plotting; raises InputError for an unknown part.
 
-        Parts are `flow`, `histograms` (a row per bin), `percentiles`, `languages`, `models`, `roles`, `splits`, `edits`
-        and `windows`.
+        Parts are `flow`, `histograms` (a row per bin), `percentiles`, `languages`, `models`, `roles`, `turn_keys`,
+        `splits`, `edits` and `windows`.
         """
         import polars as pl
 
@@ -190,7 +191,7 @@ class Stats(Displayed):
             "percentiles": [{"name": h.name, **h.percentiles} for h in self.histograms],
             **{
                 part: [dataclasses.asdict(item) for item in getattr(self, part)]
-                for part in ("languages", "models", "roles", "splits", "edits", "windows")
+                for part in ("languages", "models", "roles", "turn_keys", "splits", "edits", "windows")
             },
         }
         if name not in rows:

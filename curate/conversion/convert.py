@@ -196,10 +196,11 @@ def _renderer(source: str | Path, template: str | None, tokenizer: str | None) -
         loaded = load_tokenizer(tokenizer)
         form = prompts.fit(form, loaded.control_ids)
         bos, eos = loaded.info.bos_token, loaded.info.eos_token
+    fold = prompts.fold_system if not form.mid_system else list
 
     def render(entry: Entry) -> tuple[str, str]:
         chat = entry.conversation
-        text = prompts.text(form, chat.messages, bos=bos or "<s>", eos=eos or "</s>")
+        text = prompts.text(form, fold(chat.messages), bos=bos or "<s>", eos=eos or "</s>")
         return chat.source_id or content_id(chat), text
 
     return render

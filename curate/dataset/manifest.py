@@ -64,7 +64,7 @@ class Counts:
     Records: `read`, `kept`, `rejected`, `eval` (held out), `rules`; where the branches of a record are conversations of
     their own, each counts as one, and `branches` are those beyond a record's first. Exchanges lost from kept records:
     `rejected_exchanges`, by rule `exchanges`. Tokens are summed over all pieces. `edits` counts repairs by rule,
-    `roles` messages by role (None in a set of an earlier version).
+    `roles` messages by role (None in a set of an earlier version), `turn_keys` the keys in their `extra`.
     """
 
     read: int
@@ -80,6 +80,7 @@ class Counts:
     exchanges: dict[str, int] = field(default_factory=dict)
     edits: dict[str, int]
     roles: dict[str, int] | None = None
+    turn_keys: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

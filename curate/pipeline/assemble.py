@@ -17,6 +17,7 @@ from curate.dataset import columns, curated_set, transaction
 from curate.engine import base
 from curate.ingest.damaged_records import DAMAGED_STREAM
 from curate.pipeline.corpus import Decisions
+from curate.pipeline.frames import count_turn_keys
 from curate.pipeline.steps import part_file
 
 DECISIONS = "decisions.arrow"  # in the folder of parts
@@ -37,6 +38,7 @@ class Counts:
     exchanges: Counter[str] = field(default_factory=Counter)
     edits: Counter[str] = field(default_factory=Counter)
     roles: Counter[str] = field(default_factory=Counter)  # messages of all pieces
+    turn_keys: Counter[str] = field(default_factory=Counter)  # keys in these messages' `extra`
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)})
@@ -172,8 +174,10 @@ def _tally_kept(counts: Counts, rows: pl.DataFrame) -> None:
         .agg(pl.col("count").sum())
     )
     counts.edits.update(dict(edits.iter_rows()))
-    roles = rows["messages"].list.explode().struct.field("role").drop_nulls().value_counts()
+    messages = rows["messages"].list.explode().struct
+    roles = messages.field("role").drop_nulls().value_counts()
     counts.roles.update(dict(roles.iter_rows()))
+    counts.turn_keys.update(count_turn_keys(messages.field("extra")))
 
 
 def _tally_rejected(counts: Counts, rows: pl.DataFrame) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -18,7 +19,7 @@ from curate.filters import duplicates
 from curate.pipeline import repair_turns
 from curate.rendering import splitter
 from curate.schemas.conversation import Conversation, Message
-from curate.schemas.prompts import exchanges
+from curate.schemas.prompts import Template, fold_system, has_mid_system
 from curate.schemas.reading import media
 
 FIELDS = tuple(dataset_columns.MESSAGE.to_schema())
@@ -84,6 +85,7 @@ class Batch:
     messages: pl.DataFrame  # one row per message
     frame: pl.DataFrame  # one row per conversation
     pieces: Pieces
+    template: Template
 
 
 def reject_record(index: int, raw: bytes, source_id: str | None, error: RecordError, row: int | None = None) -> Reject:
@@ -123,6 +125,11 @@ def messages_table(drafts: Sequence[Draft]) -> pl.DataFrame:
 def _message_rows(messages: Sequence[Message]) -> pl.DataFrame:
     columns: dict[str, Any] = {name: [getattr(message, name) for message in messages] for name in FIELDS}
     return pl.DataFrame(columns, schema=dataset_columns.MESSAGE.to_schema())
+
+
+def count_turn_keys(extra: pl.Series) -> Counter[str]:
+    """Count the keys that messages keep in their `extra`."""
+    return Counter(key for text in extra.drop_nulls() for key in msgspec.json.decode(text))
 
 
 def conversations_table(drafts: Sequence[Draft], messages: pl.DataFrame) -> pl.DataFrame:
@@ -226,7 +233,7 @@ def kept_table(batch: Batch) -> pl.DataFrame:
         schema=dataset_columns.PART_PIECE,
     )
     measured = batch.frame.drop(*TRANSIENT).rename({"turns": "source_turns", "characters": "source_characters"})
-    messages = _piece_messages(drafts, batch.messages, pieces)
+    messages = _piece_messages(batch, pieces)
     edits = _edits([(row, drafts[row].conversation) for row in batch.pieces])
     has_end = pl.Series([piece.stop == len(drafts[row].conversation.messages) for row, _, piece in pieces])
     return (
@@ -259,26 +266,29 @@ def _edits(conversations: Sequence[tuple[int, Conversation]]) -> pl.DataFrame:
     return grouped.agg(edits=pl.struct(fields), edit_names=pl.col("rule").unique().sort())
 
 
-def _piece_messages(
-    drafts: Sequence[Draft], messages: pl.DataFrame, pieces: Sequence[tuple[int, int, splitter.Piece]]
-) -> pl.DataFrame:
+def _piece_messages(batch: Batch, pieces: Sequence[tuple[int, int, splitter.Piece]]) -> pl.DataFrame:
     """Return messages, turns and characters of each piece, gathered from the table of messages."""
+    drafts = batch.drafts
     starts = [0, *accumulate(len(draft.conversation.messages) for draft in drafts)]
-    table = messages.drop("row")
+    table = batch.messages.drop("row")
     indices: list[int] = []  # rows of `table`
     counts: list[int] = []  # messages of each piece
-    cut_answers: list[Message] = []  # not in `messages`: appended to the table
+    changed: list[Message] = []  # not in `messages`: appended to the table
     for row, _, piece in pieces:
         source = drafts[row].conversation.messages
-        head = exchanges(source)[0]
-        positions = [*range(head), *range(piece.start, piece.stop)]
-        indices.extend(starts[row] + position for position in positions)
-        counts.append(len(positions))
-        if piece.cut is not None:
-            indices[-1] = table.height + len(cut_answers)
-            cut_answers.append(splitter.piece_messages(source, piece)[-1])
-    if cut_answers:
-        table = pl.concat([table, _message_rows(cut_answers)])
+        positions = splitter.piece_positions(source, piece)
+        folds = not batch.template.mid_system and has_mid_system(source)
+        if piece.cut is None and not folds:
+            indices.extend(starts[row] + position for position in positions)
+            counts.append(len(positions))
+            continue
+        messages = splitter.piece_messages(source, piece)
+        messages = list(fold_system(messages)) if folds else messages
+        indices.extend(range(table.height + len(changed), table.height + len(changed) + len(messages)))
+        counts.append(len(messages))
+        changed += messages
+    if changed:
+        table = pl.concat([table, _message_rows(changed)])
     owners = pl.Series("owner", np.repeat(np.arange(len(pieces), dtype=np.uint32), counts), dtype=pl.UInt32)
     grouped = table[indices].insert_column(0, owners).group_by("owner", maintain_order=True)
     return grouped.agg(

@@ -17,6 +17,8 @@ from curate.errors import RecordError
 from curate.pipeline.repair_text import is_empty
 from curate.schemas.conversation import Conversation, Edit, Flaw, Message
 from curate.schemas.reading.media import remove_placeholders
+from curate.schemas.reading.turn.context import MISSING
+from curate.schemas.reading.turn.training_marks import HIDDEN
 
 REPAIRS: dict[str, str] = {
     "id_to_text": "An id that is a number or a list is written as text.",
@@ -49,6 +51,16 @@ REPAIRS: dict[str, str] = {
     "attachment_text": "The text of an attached file, which the model saw, is added to the prompt.",
     "citation_marks": "Marks of citations become links, where the dump has them, or are cut.",
     "sandbox_links": "A link into ChatGPT's sandbox becomes its text.",
+    "result_from_text": "A tool's result in the marks of a text (<tool_response>) becomes a tool's message.",
+    "unlinked_result": "A tool's result has the id of no call before it, and is kept.",
+    "reasoning_from_text": "Reasoning in marks at the start of an answer (<think>…</think>) is read apart from it.",
+    "unclosed_reasoning": "Marks of reasoning are never closed: there is no answer, and it was cut off.",
+    "second_reasoning": "Of two reasonings of one answer that differ, the second stays where it is.",
+    "reasoning_turn": "A turn of nothing but reasoning becomes the reasoning of the answer after it.",
+    "text_from_key": "The text of a turn whose usual key is blank is read from another (text, refusal, markdown …).",
+    "context_joined": "The text of documents or files beside a prompt is put before it.",
+    "partly_trained": "A message of which only parts may be trained on (train_detail) is not trained on.",
+    "unclear_train_mark": "A message whose mark for training (train, mask …) is not understood is not trained on.",
     "lone_surrogate": "Half of a UTF-16 surrogate pair becomes U+FFFD; two matching halves become one character.",
     "line_ends": "Carriage returns become line feeds.",
     "train_joined": "An answer that only a dropped copy of the conversation trains is trained in this one.",
@@ -57,7 +69,9 @@ REPAIRS: dict[str, str] = {
     "html_to_markdown": 'An answer in ChatGPT\'s HTML becomes markdown; in any HTML if `html` is "always".',
     "prompt_markup": "The markup of ChatGPT's page around a prompt is removed.",
     "chrome": "Counters, button labels and other text of the page around an answer are cut.",
-    "join_system": "A later system message, or one after the first prompt, is joined to the one at the start.",
+    "join_system": "A second system message before the first prompt is joined to the first.",
+    "fold_system": "A system message amid the turns is put before its prompt, as the template cannot say it there.",
+    "hidden_turn": "A turn that the user does not see (deleted, hidden, channel analysis …) is cut from its exchange.",
     "leading_answer": "Turns before the first prompt are cut.",
     "trailing_prompt": "Turns after the last answer are cut.",
     "repeated_turn": "A turn with the same role and text as the one before it is cut.",
@@ -68,6 +82,8 @@ LOSSES: dict[str, str] = {
     "bad_label": "`label` or `kto_tag` is false, or `toxic` or `redacted` true, of the record or a turn.",
     "multimodal": "Needs images, video, sound or files, which a text model cannot see.",
     "raw_html": "The answer mentions ChatGPT's wrapper in a text that is not the page's, so it cannot be converted.",
+    "needs_context": "Needs a file or a document whose text is not in the record.",
+    "hidden_turn": "The only prompt or answer is one that the user does not see (deleted, hidden, channel analysis …).",
     "empty_answer": "The answer has no visible text.",
     "empty_prompt": "The prompt has no visible text.",
     "rate_limit": 'The answer is the rate-limit notice "Too many requests in 1 hour".',
@@ -84,7 +100,7 @@ RATE_LIMIT = ("Too many requests in 1 hour. Try again later.", "!Too many reques
 
 RAW_HTML = "raw_html"
 _EXCHANGE_ONLY = dict.fromkeys(
-    ("no_answer", "bad_label", "multimodal", RAW_HTML), "exchange"
+    ("no_answer", "bad_label", "multimodal", RAW_HTML, MISSING, HIDDEN, "several_answers"), "exchange"
 )  # whatever `empty_answer` is
 
 
@@ -160,7 +176,7 @@ def has_switched(lost: Sequence[LostExchange], rule: str | None = None) -> bool:
 
 
 def order(conversation: Conversation, settings: RepairSettings) -> list[LostExchange]:
-    """Put the turns in order, in place: at most one system message, then exchanges.
+    """Put the turns in order, in place: at most one system message, then exchanges. Later system messages stay.
 
     Call this after conversion to markdown, since HTML without text is not empty. Tool outputs stay
     in their exchange. Raises RecordError if a setting rejects the record, NothingLeft if no exchange is left.
@@ -172,7 +188,7 @@ def order(conversation: Conversation, settings: RepairSettings) -> list[LostExch
         raise RecordError("role_alias", reason, mapped[0].before)
     flaws = _flaws(conversation, settings)
     last = [message.place for message in conversation.messages[-1:]]
-    system, turns = _take_system(conversation, conversation.messages)
+    system, turns = _take_system(conversation, conversation.messages, flaws)
     turns = _cut_ends(conversation, turns, settings)
     kept, lost = _sort_exchanges(conversation, _exchanges(turns), flaws, settings)
     if not kept:
@@ -180,7 +196,10 @@ def order(conversation: Conversation, settings: RepairSettings) -> list[LostExch
     while kept[-1][-1].role != "assistant":  # the answer was in a lost exchange
         cut = kept[-1].pop()
         conversation.edit("trailing_prompt", cut.place, cut.content, "")
-    conversation.messages = [*system, *(turn for exchange in kept for turn in exchange)]
+    turns = [turn for exchange in kept for turn in exchange]
+    while turns[0].role == "system":  # those of a lost exchange
+        system.append(turns.pop(0))
+    conversation.messages = [*_join_system(conversation, system), *turns]
     if conversation.rejected_answer and [conversation.messages[-1].place] != last:
         _drop_rejected(conversation)
     return lost
@@ -193,6 +212,13 @@ def _drop_rejected(conversation: Conversation) -> None:
     conversation.edit("rejected_answer", None, text, "")
 
 
+def note_folds(conversation: Conversation) -> None:
+    """Record which system messages a template folds into prompts, because it cannot say them amid the turns."""
+    for message in conversation.messages[1:]:
+        if message.role == "system":
+            conversation.edit("fold_system", message.place, message.content, message.content)
+
+
 def _flaws(conversation: Conversation, settings: RepairSettings) -> dict[int, Flaw]:
     """Return the first flaw of each message that takes its exchange out; remove what `multimodal` keeps the text of.
 
@@ -203,7 +229,8 @@ def _flaws(conversation: Conversation, settings: RepairSettings) -> dict[int, Fl
         if flaw.rule == "multimodal" and settings.multimodal == "keep":
             remove_media(conversation, flaw)
         elif flaw.rule != "bad_label" or settings.bad_label == "reject":
-            whole = flaw.message is None or conversation.messages[flaw.message].role == "system"
+            is_system = flaw.message is not None and conversation.messages[flaw.message].role == "system"
+            whole = flaw.message is None or (is_system and flaw.rule != HIDDEN)
             if flaw.message is None or whole or (flaw.rule == "multimodal" and settings.multimodal == "record"):
                 raise RecordError(flaw.rule, flaw.reason, flaw.evidence)
             by_place.setdefault(flaw.message, flaw)
@@ -259,28 +286,27 @@ def _is_blank(text: str, settings: RepairSettings) -> bool:
     return is_empty(text) or (settings.empty_answer == "cut" and not text.lstrip()[0].isprintable())
 
 
-def _take_system(conversation: Conversation, turns: Sequence[Message]) -> tuple[list[Message], list[Message]]:
-    """Separate the system messages from the turns and join them into one.
-
-    A system message after the last answer stays with the turns and is cut with the trailing ones.
-    """
-    last = max((turn.place for turn in turns if turn.role == "assistant"), default=-1)
+def _take_system(
+    conversation: Conversation, turns: Sequence[Message], flaws: Mapping[int, Flaw]
+) -> tuple[list[Message], list[Message]]:
+    """Separate the system messages before the first prompt from the turns; later ones stay where they are."""
     first = next((turn.place for turn in turns if turn.role == "user"), len(turns))
     system: list[Message] = []
     remaining: list[Message] = []
     for turn in turns:
-        if turn.role != "system" or turn.place > max(first, last):
-            remaining.append(turn)
-        elif is_empty(turn.content):
-            conversation.edit("empty_turn", turn.place, turn.content, "")
+        if turn.role == "system" and (turn.place in flaws or is_empty(turn.content)):
+            rule = HIDDEN if turn.place in flaws else "empty_turn"
+            conversation.edit(rule, turn.place, turn.content, "")
         else:
-            if system or turn.place > first:
-                conversation.edit("join_system", turn.place, turn.content, turn.content)
-            system.append(turn)
-    if not system:
-        return [], remaining
-    text = "\n\n".join(turn.content for turn in system)
-    return [replace(system[0], content=text)], remaining
+            (system if turn.role == "system" and turn.place < first else remaining).append(turn)
+    return system, remaining
+
+
+def _join_system(conversation: Conversation, system: Sequence[Message]) -> list[Message]:
+    """Join the system messages at the start into one."""
+    for turn in system[1:]:
+        conversation.edit("join_system", turn.place, turn.content, turn.content)
+    return [replace(system[0], content="\n\n".join(turn.content for turn in system))] if system else []
 
 
 def _cut_ends(conversation: Conversation, turns: list[Message], settings: RepairSettings) -> list[Message]:
@@ -304,14 +330,21 @@ def _cut_ends(conversation: Conversation, turns: list[Message], settings: Repair
 
 
 def _exchanges(turns: Sequence[Message]) -> list[list[Message]]:
-    """Split the turns into exchanges: consecutive prompts, and all turns up to the next prompt."""
+    """Split the turns into exchanges: consecutive prompts, and all turns up to the next prompt.
+
+    System messages after an answer belong to the prompt that follows.
+    """
     exchanges: list[list[Message]] = []
+    system: list[Message] = []
     previous_role = ""
     for turn in turns:
+        if turn.role == "system":
+            system.append(turn)
+            continue
         if turn.role == "user" and previous_role != "user":
             exchanges.append([])
-        exchanges[-1].append(turn)
-        previous_role = turn.role
+        exchanges[-1] += [*system, turn]
+        system, previous_role = [], turn.role
     return exchanges
 
 
@@ -321,6 +354,7 @@ def _sort_exchanges(
     """Return the kept exchanges, with their turns joined, and the lost ones."""
     kept: list[list[Message]] = []
     lost: list[LostExchange] = []
+    system: list[Message] = []  # of lost exchanges: still in force
     for number, exchange in enumerate(exchanges):
         start, stop = exchange[0].place, exchange[-1].place + 1
         characters = count_characters(exchange)
@@ -329,10 +363,14 @@ def _sort_exchanges(
             reason = "only the first exchange is kept"
             lost.append(LostExchange((start, stop), "single_round", reason, evidence, characters))
             continue
+        exchange = _without_hidden(conversation, exchange, flaws) if flaws else exchange
         fault = _flawed(exchange, flaws) or _fault(exchange, settings)
         if fault is None:
-            kept.append(_join(conversation, _without_empty(conversation, exchange), settings))
+            whole = [*system, *_without_empty(conversation, exchange)]
+            kept.append(_join(conversation, whole, settings))
+            system = []
             continue
+        system += [turn for turn in exchange if turn.role == "system"]
         mode = {"rate_limit": settings.rate_limit, **_EXCHANGE_ONLY}.get(fault.rule, settings.empty_answer)
         if mode == "record":
             raise fault
@@ -349,6 +387,17 @@ def _sort_exchanges(
 def count_characters(messages: Iterable[Message]) -> int:
     """Return the number of characters that messages say."""
     return sum(len(message.content) for message in messages)
+
+
+def _without_hidden(conversation: Conversation, exchange: list[Message], flaws: Mapping[int, Flaw]) -> list[Message]:
+    """Cut the turns that the user does not see, if a prompt and an answer are left."""
+    visible = [turn for turn in exchange if not (turn.place in flaws and flaws[turn.place].rule == HIDDEN)]
+    if not {"user", "assistant"} <= {turn.role for turn in visible}:
+        return exchange
+    for turn in exchange:
+        if turn not in visible:
+            conversation.edit(HIDDEN, turn.place, turn.content, "")
+    return visible
 
 
 def _is_blank_turn(turn: Message, settings: RepairSettings) -> bool:
@@ -389,7 +438,7 @@ def _without_empty(conversation: Conversation, exchange: list[Message]) -> list[
     """Cut empty turns; a tool's output may be empty."""
     remaining = []
     for turn in exchange:
-        if turn.role != "tool" and turn.tool_calls is None and is_empty(turn.content):
+        if turn.role != "tool" and turn.tool_calls is None and not turn.reasoning and is_empty(turn.content):
             conversation.edit("empty_turn", turn.place, turn.content, "")
         else:
             remaining.append(turn)

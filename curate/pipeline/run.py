@@ -271,6 +271,7 @@ class _Run:
                 exchanges=dict(sorted(counts.exchanges.items())),
                 edits=dict(sorted(counts.edits.items())),
                 roles=dict(sorted(counts.roles.items())),
+                turn_keys=dict(sorted(counts.turn_keys.items())),
             ),
             warnings=warnings,
             run=self._run_facts(),

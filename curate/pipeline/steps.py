@@ -132,7 +132,7 @@ class Cleaner:
                 counted = frames.summary_table(chunk.source_file, bare, frames.messages_table(bare), {})
                 summary = pl.concat([summary, counted])
         with self._time_stage("write"):
-            batch = frames.Batch(chunk.source_file, drafts, messages, frame, pieces)
+            batch = frames.Batch(chunk.source_file, drafts, messages, frame, pieces, self.template)
             tables = {
                 "kept": frames.kept_table(batch),
                 "originals": frames.originals_table(batch),
@@ -184,6 +184,8 @@ class Cleaner:
             rule = None
             try:
                 draft.lost = repair_turns.order(draft.conversation, settings)
+                if not self.template.mid_system:
+                    repair_turns.note_folds(draft.conversation)
                 kept.append(draft)
             except RecordError as error:
                 rule = error.rule

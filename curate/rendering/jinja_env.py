@@ -10,7 +10,7 @@ from typing import Any
 
 from curate.errors import MissingExtra, RecipeError
 from curate.schemas.conversation import Message
-from curate.schemas.formats.openai import call_ids
+from curate.schemas.reading.tool_calls import call_ids
 
 # A template that tests whether `strftime_now` is defined has its own default date, so it is not given the function.
 _OPTIONAL_DATE = re.compile(r"strftime_now\s+is\s+defined")

@@ -156,6 +156,17 @@ class JinjaRenderer(Renderer):
         eos = self.tokenizer.info.eos_id
         return (eos,) if eos in common else tuple(last[:1])
 
+    @cached_property
+    def mid_system(self) -> bool:
+        """Whether the template writes a system message amid the turns, in its place."""
+        question, answer = Message("user", "x"), Message("assistant", "x")
+        messages = [question, answer, Message("system", "x"), question, answer]
+        try:
+            items = self._scanner.scan(self._apply_to_placeholders(messages))
+        except RecordError:
+            return False
+        return [item.message for item, _ in items if isinstance(item, Placeholder)] == list(range(len(messages)))
+
     # ---- skeletons
 
     def _skeleton(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> _Skeleton:
@@ -386,6 +397,7 @@ class _RenderingCounter(TokenCounter):
 
     def __init__(self, renderer: JinjaRenderer) -> None:
         self._renderer = renderer
+        self.mid_system = renderer.mid_system
 
     def sizes(self, fragments: Sequence[Fragment]) -> list[Size]:
         """Return the size of each rendering; 0 tokens for one that fails, which the proof reports later."""

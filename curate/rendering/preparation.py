@@ -21,7 +21,7 @@ from curate.rendering import proof
 from curate.rendering.renderer import Renderer
 from curate.rendering.resplit import ResplitSummary, resplit
 from curate.rendering.splitter import TOO_LONG
-from curate.schemas.prompts import exchanges, fold_reasoning
+from curate.schemas.prompts import exchanges, fold_reasoning, fold_system, has_mid_system
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ class ExamplePreparer:
             counts = len(rows), len(result.pieces), result.changed, len(result.rejected)
             prepared = PreparedBatch(ResplitSummary(self.reasons, *counts), left_out=result.rejected)
             rows = result.pieces
+        if not self.renderer.mid_system:
+            rows = [_fold_system(row) for row in rows]
         self._render(prepared, rows)
         return prepared
 
@@ -131,6 +133,11 @@ def _fold_reasoning(row: Row) -> Row:
     if not any(message.reasoning for message in row.messages):
         return row
     return replace(row, messages=[fold_reasoning(message) for message in row.messages])
+
+
+def _fold_system(row: Row) -> Row:
+    """Return a row with its later system messages in prompts, for a template that cannot say them elsewhere."""
+    return replace(row, messages=list(fold_system(row.messages))) if has_mid_system(row.messages) else row
 
 
 def failure_of(row: Row, problem: RecordError) -> Failure:

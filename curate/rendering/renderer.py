@@ -96,6 +96,11 @@ class Renderer(ABC):
     def stop_ids(self) -> tuple[int, ...]:
         """The tokens that end an answer."""
 
+    @property
+    @abstractmethod
+    def mid_system(self) -> bool:
+        """Whether the template can say a system message amid the turns."""
+
     @abstractmethod
     def render_batch(self, conversations: Sequence[Sequence[Message]]) -> RenderedBatch:
         """Render many conversations at once; those that fail are listed in `problems`."""

@@ -16,6 +16,7 @@ from curate.display.figures import number
 from curate.errors import RecordError
 from curate.rendering.splitter import SplitResult, TokenCounter, piece_messages, split_with
 from curate.schemas.conversation import Message
+from curate.schemas.prompts import exchanges
 from curate.tokenization.tokenizer import TokenizerInfo
 
 
@@ -82,19 +83,20 @@ def differences(manifest: Manifest, template: str, tokenizer: TokenizerInfo, max
 
 def join_pieces(rows: Sequence[Row]) -> list[Message]:
     """Return the messages of one conversation from its pieces, given in order."""
-    # Every piece starts with the conversation's system messages; they are kept once.
-    head = _shared_head([row.messages for row in rows])
-    return [*rows[0].messages[:head], *(message for row in rows for message in row.messages[head:])]
+    return [message for own in _own_messages(rows) for message in own]
 
 
-def _shared_head(pieces: Sequence[Sequence[Message]]) -> int:
-    """Return how many leading system messages all pieces have in common."""
-    head = 0
-    while all(len(piece) > head and piece[head].role == "system" for piece in pieces) and all(
-        piece[head] == pieces[0][head] for piece in pieces
-    ):
-        head += 1
-    return head
+def _own_messages(rows: Sequence[Row]) -> list[list[Message]]:
+    """Return the messages of each piece without the system messages before it that it repeats from earlier pieces."""
+    own: list[list[Message]] = []
+    instructions: list[Message] = []  # system messages so far
+    for row in rows:
+        messages, repeated = row.messages, 0
+        while repeated < len(instructions) and messages[repeated : repeated + 1] == [instructions[repeated]]:
+            repeated += 1
+        own.append(messages[repeated:])
+        instructions += [message for message in own[-1] if message.role == "system"]
+    return own
 
 
 def resplit(counter: TokenCounter, sources: Sequence[Sequence[Row]], max_tokens: int) -> ResplitBatch:
@@ -132,10 +134,11 @@ def _source_name(rows: Sequence[Row]) -> str:
 
 def _ranges(rows: Sequence[Row]) -> set[tuple[int, int]]:
     """Return the messages of each piece, without the system messages, as (start, stop) in the joined conversation."""
-    start = head = _shared_head([row.messages for row in rows])
-    ranges = set()
-    for row in rows:
-        stop = start + len(row.messages) - head
-        ranges.add((start, stop))
+    start = 0
+    ranges: set[tuple[int, int]] = set()
+    for messages in _own_messages(rows):
+        stop = start + len(messages)
+        head = 0 if ranges else exchanges(messages)[0]
+        ranges.add((start + head, stop))
         start = stop
     return ranges

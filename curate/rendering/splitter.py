@@ -21,7 +21,7 @@ from curate.rendering.compiled_template import ANSWERS, CompiledTemplate
 from curate.rendering.encoding import count_tokens
 from curate.rendering.text_batch import TextBatch
 from curate.schemas.conversation import Message, Role
-from curate.schemas.prompts import Template, exchanges
+from curate.schemas.prompts import Template, exchanges, fold_system, system_before
 from curate.tokenization.tokenizer import Tokenizer
 
 Overlong = Literal["reject", "cut"]
@@ -37,7 +37,7 @@ _FENCE = re.compile(r"^ {0,3}(```|~~~)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Piece:
-    """Messages `start` to `stop` under the leading system messages.
+    """Messages `start` to `stop`, under the system messages before them.
 
     `tokens` is the rendered length: the supervised `answer_tokens` and all others, `prompt_tokens`. `cut` is how many
     characters are kept of a last answer that does not fit (None: all of it).
@@ -91,6 +91,7 @@ class TokenCounter(ABC):
     """
 
     additive: bool
+    mid_system = True  # whether the template can say a system message amid the turns
 
     @abstractmethod
     def sizes(self, fragments: Sequence[Fragment]) -> list[Size]:
@@ -111,6 +112,7 @@ class TemplateCounter(TokenCounter):
 
     def __init__(self, template: Template, tokenizer: Tokenizer, roles: Collection[Role] = ANSWERS) -> None:
         self._compiled = CompiledTemplate(template, tokenizer, roles)
+        self.mid_system = template.mid_system
         self._openings: dict[object, Size | None] = {}  # by system messages and the roles of the exchange
 
     def sizes(self, fragments: Sequence[Fragment]) -> list[Size]:
@@ -145,10 +147,14 @@ class TemplateCounter(TokenCounter):
 
 
 def piece_messages(messages: Sequence[Message], piece: Piece) -> list[Message]:
-    """Return a piece's messages: the system messages and its exchanges, the last answer shortened if it was cut."""
-    head = exchanges(messages)[0]
-    chosen = [*messages[:head], *messages[piece.start : piece.stop]]
+    """Return a piece's messages: the instructions in force and its exchanges, a last answer that was cut shortened."""
+    chosen = [messages[index] for index in piece_positions(messages, piece)]
     return chosen if piece.cut is None else _shorten(chosen, piece.cut)
+
+
+def piece_positions(messages: Sequence[Message], piece: Piece) -> list[int]:
+    """Return the positions of a piece's messages: of the system messages before it, and of its exchanges."""
+    return [*system_before(messages, piece.start), *range(piece.start, piece.stop)]
 
 
 def _shorten(messages: Sequence[Message], characters: int) -> list[Message]:
@@ -252,7 +258,12 @@ class _Splitter:
     def fragment(self, exchange: int, stop: int = 0, *, first: bool) -> Fragment:
         """Return an exchange, or those up to `stop`, as the start of a piece (`first`) or as what follows others."""
         own = self.messages[self.bounds[exchange] : self.bounds[stop or exchange + 1]]
-        return ([*self.messages[: self.head], *own] if first else own), first
+        messages = [*self.instructions(exchange), *own] if first else own
+        return (messages if self.counter.mid_system else fold_system(messages, first)), first
+
+    def instructions(self, exchange: int) -> list[Message]:
+        """Return the system messages before an exchange."""
+        return [self.messages[index] for index in system_before(self.messages, self.bounds[exchange])]
 
     def advance(self) -> bool:
         """Place exchanges until a size is missing; return whether all are placed."""
@@ -277,7 +288,10 @@ class _Splitter:
         if self.next in self.first_sizes:
             return self.first_sizes[self.next]
         own = self.messages[self.bounds[self.next] : self.bounds[self.next + 1]]
-        opening = self.counter.opening_size(self.messages[: self.head], own)
+        if own[0].role == "system":  # it may be written differently at the start
+            return None
+        head = self.instructions(self.next)
+        opening = self.counter.opening_size(head if self.counter.mid_system else fold_system(head), own)
         size = self.later_sizes[self.next]
         return opening and Size(opening.tokens + size.tokens, size.answer_tokens)
 

@@ -35,6 +35,11 @@ class TemplateRenderer(Renderer):
         """The token that ends an answer; a built-in template has exactly one."""
         return (self._compiled.stop_id,)
 
+    @property
+    def mid_system(self) -> bool:
+        """Whether the template can say a system message amid the turns."""
+        return self._compiled.template.mid_system
+
     def render_batch(self, conversations: Sequence[Sequence[Message]]) -> RenderedBatch:
         """Render many conversations at once; none can fail."""
         batch = TextBatch()

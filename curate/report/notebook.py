@@ -72,6 +72,7 @@ def _stats(stats: Stats) -> str:
         table("lengths", ("", "mean", *names, "longest"), lengths),
         _shares("languages", stats.languages, unit),
         _shares("models", stats.models, unit),
+        _counts("other keys", [(key.name, key.count) for key in stats.turn_keys], "messages"),
         _counts("repairs", [(edit.name, edit.count) for edit in stats.edits], "times"),
     ]
     return _block(f"<p><b>{escape(header.path)}</b> {line}</p>{_grid(parts)}")

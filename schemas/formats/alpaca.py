@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from curate.errors import RecordError
 from curate.schemas import writing
 from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.formats import pairs
-from curate.schemas.prompts import INPUT_MARK
+from curate.schemas.prompts import INPUT_MARK, fold_reasoning
 from curate.schemas.reading import turns
 from curate.schemas.reading.key_kinds import has_content
 from curate.schemas.writing import WriteOptions
@@ -43,8 +44,9 @@ def parse(record: Mapping[str, object]) -> Conversation:
 
 
 def _add(conversation: Conversation, role: Role, value: object) -> None:
-    text = turns.read_text(conversation, value, len(conversation.messages))
-    conversation.messages.append(Message(role, text))
+    index = len(conversation.messages)
+    conversation.messages.append(Message(role, turns.read_text(conversation, value, index)))
+    turns.read_marks(conversation, index)
 
 
 def dump(conversation: Conversation, *, history: bool = False) -> dict[str, object]:
@@ -52,10 +54,10 @@ def dump(conversation: Conversation, *, history: bool = False) -> dict[str, obje
 
     Raises RecordError for what the format cannot express.
     """
-    messages = conversation.messages
+    messages = list(map(fold_reasoning, conversation.messages))
     system = messages[0].content if messages and messages[0].role == "system" else None
     turns_of_chat = messages[system is not None :]
-    writing.refuse(conversation)
+    writing.refuse(replace(conversation, messages=messages))
     roles = [message.role for message in turns_of_chat]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
         raise RecordError(writing.RULE, f"{len(messages)} messages; the format has prompts, each with an answer")

@@ -12,6 +12,7 @@ from curate.schemas.reading.chatgpt_content import Content
 from curate.schemas.reading.key_kinds import has_content
 from curate.schemas.reading.options import DEFAULT, ReadOptions
 from curate.schemas.reading.tree import MessageTree
+from curate.schemas.reading.turn import roles
 
 NAME = "chatgpt"
 SUMMARY = "ChatGPT's export: {title, mapping: {id: {parent, message}}, current_node}; the branch that was shown last."
@@ -239,8 +240,8 @@ def _role(message: Mapping[str, object], index: int) -> str:
     """Return the role of a message's author; raises RecordError for an unknown one."""
     author = message.get("author")
     name = author.get("role") if isinstance(author, dict) else author
-    if isinstance(name, str) and name in turns.STANDARD_ROLES:
-        return turns.STANDARD_ROLES[name]
+    if isinstance(name, str) and name in roles.STANDARD_ROLES:
+        return roles.STANDARD_ROLES[name]
     raise RecordError("unknown_role", f"the role of turn {index} is {turns.preview(name)!r}", turns.preview(author))
 
 

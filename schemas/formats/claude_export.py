@@ -11,6 +11,7 @@ from curate.schemas.reading.answers import is_kept
 from curate.schemas.reading.key_kinds import has_content
 from curate.schemas.reading.options import DEFAULT, ReadOptions
 from curate.schemas.reading.tree import MessageTree
+from curate.schemas.reading.turn import roles
 
 NAME = "claude"
 SUMMARY = (
@@ -120,7 +121,7 @@ def _read_path(record: Mapping[str, object], path: Sequence[tuple[str, Turn]]) -
 def _read_message(builder: answers.MessageBuilder, name: str, message: Turn) -> None:
     index = len(builder.conversation.messages)
     sender = message.get("sender", message.get("role"))
-    role = turns.STANDARD_ROLES.get(sender) if isinstance(sender, str) else None
+    role = roles.STANDARD_ROLES.get(sender) if isinstance(sender, str) else None
     if role is None:
         raise RecordError(
             "unknown_role", f"the role of turn {index} is {turns.preview(sender)!r}", turns.preview(message)

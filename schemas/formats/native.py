@@ -16,6 +16,7 @@ SUMMARY = "curate's own lines, lossless: {id, source_id, piece, messages with ev
 
 KEYS = ("id", "source_id", "piece", "messages", "tools", "rejected_answer", "model", "metadata", "split")
 _FIELDS = {field.name for field in fields(Message) if field.compare}
+_FIRST_FIELDS = {"role", "content", "name", "tool_calls", "train", "stop"}  # of the first version
 _TEXTS = ("name", "tool_calls", "reasoning", "tool_call_id", "extra")  # or null
 _FLAGS = ("train", "stop", "train_reasoning")
 
@@ -62,9 +63,11 @@ def _read_other_keys(conversation: Conversation, record: Mapping[str, object]) -
 
 def _exact(turn: object) -> Message | None:
     """Return the message of a turn exactly as `dump` writes it, or None for any other turn."""
-    if not isinstance(turn, dict) or turn.keys() != _FIELDS or turn["role"] not in ROLES:
+    if not isinstance(turn, dict) or not _FIRST_FIELDS <= turn.keys() <= _FIELDS or turn["role"] not in ROLES:
         return None
-    texts = all(isinstance(turn[name] or "", str) for name in _TEXTS) and isinstance(turn["content"], str)
+    texts = all(isinstance(turn.get(name) or "", str) for name in _TEXTS) and isinstance(turn["content"], str)
+    if turn.get("train_reasoning") is None:  # in a set of an earlier version
+        turn = {**turn, "train_reasoning": True}
     flags = all(isinstance(turn[name], bool) for name in _FLAGS)
     if not (texts and flags) or (turn["tool_calls"] and not turns.is_json_list(turn["tool_calls"])):
         return None

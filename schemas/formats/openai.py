@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from curate.errors import RecordError
 from curate.schemas import writing
 from curate.schemas.conversation import Conversation, Message
 from curate.schemas.formats.datasets import turn_lists
 from curate.schemas.reading import record_keys, turns
+from curate.schemas.reading.tool_calls import call_ids
 
 NAME = "openai"
-SUMMARY = "OpenAI's fine-tuning lines: {messages: [{role, content, tool_calls, weight}]}; Hugging Face's chat form too."
+SUMMARY = (
+    "OpenAI's fine-tuning lines: {tools, messages: [{role, content, reasoning_content, tool_calls, weight}]}; "
+    "Hugging Face's chat form too."
+)
 
 LACKS = ("rejected_answer",)
 _USED = frozenset({"id", "messages"})
@@ -56,35 +60,9 @@ def _message(message: Message, call_id: str) -> dict[str, object]:
     turn: dict[str, object] = {"role": message.role, "content": message.content}
     if message.tool_calls is not None and not message.content:
         turn["content"] = None
-    if message.role == "assistant" and not message.train:
+    if not message.train:
         turn["weight"] = 0
     writing.add_turn_keys(turn, message)
     if call_id:
         turn.setdefault("tool_call_id", call_id)
     return turn
-
-
-def call_ids(messages: Sequence[Message]) -> list[str]:
-    """Return the id of the tool call that each message answers; empty if it answers none, or one without an id.
-
-    A tool's message answers the first open call of its name, or else the first open call.
-    """
-    ids: list[str] = []
-    open_calls: list[tuple[str, str]] = []  # (id, name) of calls without a result so far
-    for message in messages:
-        ids.append("")
-        if message.tool_calls is not None and turns.is_json_list(message.tool_calls):
-            open_calls = [_call_key(call) for call in json.loads(message.tool_calls)]
-        if message.role == "tool" and open_calls:
-            index = next((i for i, (_, name) in enumerate(open_calls) if name == message.name), 0)
-            ids[-1] = open_calls.pop(index)[0]
-    return ids
-
-
-def _call_key(call: object) -> tuple[str, str]:
-    """Return a call's id and the name of its function; empty for what is missing."""
-    if not isinstance(call, dict):
-        return "", ""
-    function = call.get("function")
-    name = function.get("name") if isinstance(function, dict) else None
-    return str(call.get("id") or ""), str(name or "")

@@ -99,6 +99,7 @@ def add_messages(conversation: Conversation, role: Role, value: object) -> None:
     if role == "assistant":
         turns.refuse_alternatives(value, index)
     conversation.messages.append(Message(role, turns.read_text(conversation, value, index)))
+    turns.read_marks(conversation, index)
 
 
 def append_input(conversation: Conversation, value: object) -> None:

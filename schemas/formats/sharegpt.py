@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from curate.schemas import writing
 from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.formats.datasets import turn_lists
+from curate.schemas.prompts import fold_reasoning
 from curate.schemas.reading import record_keys, turns
 
 NAME = "sharegpt"
@@ -49,6 +50,8 @@ def dump(conversation: Conversation) -> dict[str, object]:
 
 
 def _turn(message: Message) -> dict[str, object]:
+    if message.train_reasoning and "</think>" not in (message.reasoning or ""):
+        message = fold_reasoning(message)
     turn: dict[str, object] = {"from": NAMES[message.role], "value": message.content}
     if not message.train:
         turn["weight"] = 0

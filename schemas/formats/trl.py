@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from curate.errors import RecordError
 from curate.schemas import writing
 from curate.schemas.conversation import Conversation, Message
-from curate.schemas.formats import openai
 from curate.schemas.formats.format import Format
+from curate.schemas.reading.tool_calls import call_ids
 from curate.schemas.writing import RULE, WriteOptions
 
 NAME = "trl"
@@ -86,7 +86,7 @@ def _common(conversation: Conversation) -> Record:
 
 
 def _messages(messages: Sequence[Message]) -> list[Record]:
-    ids = openai.call_ids(messages)
+    ids = call_ids(messages)
     return [_message(message, call_id) for message, call_id in zip(messages, ids, strict=True)]
 
 

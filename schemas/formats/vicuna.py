@@ -7,8 +7,8 @@ followed by a blank line; a conversation with anything else is refused.
 from __future__ import annotations
 
 from curate.errors import RecordError
-from curate.schemas import writing
 from curate.schemas.conversation import Conversation, Message
+from curate.schemas.prompts import fold_reasoning
 
 NAME = "vicuna"
 SUMMARY = (
@@ -19,10 +19,9 @@ LACKS = ("name", "tool_call_id", "extra", "tools", "rejected_answer", "model", "
 
 def dump(conversation: Conversation) -> dict[str, object]:
     """Write a conversation; raises RecordError for one that FastChat's trainer would misread."""
-    messages = conversation.messages
+    messages = list(map(fold_reasoning, conversation.messages))
     system = messages[0].content if messages and messages[0].role == "system" else None
     turns = messages[system is not None :]
-    writing.refuse(conversation, tools=False, weights=False)
     for index, message in enumerate(turns):
         if problem := _problem(message, index):
             number = index + (system is not None)

@@ -55,6 +55,54 @@ KINDS: dict[str, Kind] = {
 }
 SPECIAL_KEYS = frozenset(KINDS)
 
+TurnKind = Literal[
+    "reasoning",
+    "train",
+    "masked",
+    "train_parts",
+    "train_reasoning",
+    "end",
+    "cut_if_true",
+    "cut_if_false",
+    "hidden_if_true",
+    "hidden_if_false",
+    "channel",
+    "recipient",
+    "call_id",
+    "context",
+    "files",
+    "alternative",
+]
+_TURN_TABLE: dict[TurnKind, tuple[str, ...]] = {
+    "reasoning": (
+        *("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "reasoning_details", "reasoning_text"),
+        *("thinking_content", "think", "cot", "chain_of_thought"),
+    ),
+    "train": (
+        *("weight", "loss_weight", "loss", "loss_mask", "train", "trainable", "training", "train_on", "learn"),
+        *("is_train", "is_trainable", "supervised"),
+    ),
+    "masked": ("mask", "masked", "is_masked", "no_loss", "no_train", "ignore", "ignore_loss"),
+    "train_parts": ("train_detail", "train_details", "training_detail"),
+    "train_reasoning": ("train_reasoning",),  # curate's own
+    "end": ("finish_reason", "stop_reason", "done_reason", "finish_details", "incomplete_details", "status"),
+    "cut_if_true": ("truncated", "is_truncated", "incomplete", "is_incomplete", "interrupted", "cut_off", "partial"),
+    "cut_if_false": ("stop", "end_turn", "complete", "is_complete", "completed", "finished", "is_finished", "done"),
+    "hidden_if_true": (
+        *("hidden", "is_hidden", "deleted", "is_deleted", "removed", "is_visually_hidden_from_conversation"),
+    ),
+    "hidden_if_false": ("visible", "is_visible"),
+    "channel": ("channel",),
+    "recipient": ("recipient",),
+    "call_id": ("tool_call_id", "tool_use_id", "call_id"),
+    "context": ("context", "documents", "document", "passages", "input"),
+    "alternative": ("rank", "label", "kto_tag", "candidate", "alternative", "choice"),
+    "files": ("files", "file", "attachments", "attachment", "attached_files"),
+}
+TURN_KINDS: dict[str, TurnKind] = {
+    spelling: kind for kind, names in _TURN_TABLE.items() for name in names for spelling in _spellings(name)
+}
+
 
 def has_content(value: object) -> bool:
     """Return whether a value holds anything: not null, blank, false, 0, or a list or an object of such values."""

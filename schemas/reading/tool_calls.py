@@ -7,14 +7,15 @@ definition `{"type": "function", "function": {"name", "description", "parameters
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from curate.errors import RecordError
-from curate.schemas.conversation import Conversation
+from curate.schemas.conversation import Conversation, Message
 from curate.schemas.reading.values import decode_json, describe_type, preview, python_literal, to_json_line
 
 NULLS, ENCODED_TWICE, FROM_TEXT = "null_arguments", "arguments_decoded", "call_from_text"  # repairs
+RESULT_FROM_TEXT, UNLINKED = "result_from_text", "unlinked_result"
 _ARGUMENT_KEYS = ("arguments", "parameters", "input", "args", "kwargs")
 _MAX_ENCODINGS = 3  # of arguments as JSON text within JSON text
 
@@ -38,23 +39,27 @@ class _Notes:
                 conversation.edit(rule, index, preview(before), after, count)
 
 
-def read_calls(conversation: Conversation, calls: object, index: int) -> str | None:
+def read_calls(conversation: Conversation, calls: object, index: int, *, strict: bool = False) -> str | None:
     """Return the calls of a turn as JSON text: a list of calls, one call, or either as JSON text; None for no call.
 
-    Raises RecordError for what is no call.
+    A call of a provider's own kind is unchanged, unless `strict`. Raises RecordError for what is no call.
     """
     value = _literal(calls) if isinstance(calls, str) else calls
     items = value if isinstance(value, list) else [value]
     if not calls or value == []:
         return None
     notes = _Notes()
-    read = [_call(item, notes) for item in items]
+    read = [_call(item, notes) or _other_call(item, strict) for item in items]
     if None in read:
         reason = f"the tool calls of turn {index} are {describe_type(calls)}, not a list of calls"
         raise RecordError("bad_value", reason, preview(calls))
     text = to_json_line(read)
     notes.record(conversation, index, calls, text)
     return text
+
+
+def _other_call(value: object, strict: bool) -> dict[str, object] | None:
+    return value if isinstance(value, dict) and value and not strict else None
 
 
 def _call(value: object, notes: _Notes) -> dict[str, object] | None:
@@ -182,6 +187,69 @@ def _requote(text: str) -> str:
     return head + key + ":" + json.dumps(quoted[1:-1].replace("\\'", "'")) + "}"
 
 
+# ---- results
+
+
+def unwrap_results(conversation: Conversation, message: Message, index: int) -> None:
+    """Make a prompt or a tool's message of nothing but <tool_response> marks the text in them, of a tool."""
+    results = split_results(message.content)
+    if results and message.role in ("user", "tool"):
+        text = "\n".join(results)
+        conversation.edit(RESULT_FROM_TEXT, index, message.content, text)
+        message.role, message.content = "tool", text
+
+
+def link_results(conversation: Conversation) -> None:
+    """Give results the ids of the calls that they answer; name a result whose id no call before it has."""
+    messages = conversation.messages
+    known: set[str] = set()
+    for index, (message, call_id) in enumerate(zip(messages, call_ids(messages), strict=True)):
+        if message.tool_calls is not None:
+            known |= {identity for identity, _ in _call_keys(message.tool_calls)}
+        if message.role != "tool":
+            continue
+        if message.tool_call_id is None:
+            message.tool_call_id = call_id or None
+        elif message.tool_call_id not in known:
+            conversation.edit(UNLINKED, index, message.tool_call_id, "")
+
+
+def call_ids(messages: Sequence[Message]) -> list[str]:
+    """Return the id of the tool call that each message answers; empty if it answers none, or one without an id.
+
+    A tool's message without an id answers the first open call of its name, or else the first open call.
+    """
+    ids: list[str] = []
+    claimed = {message.tool_call_id for message in messages if message.role == "tool" and message.tool_call_id}
+    open_calls: list[tuple[str, str]] = []  # (id, name) of calls that no result names
+    for message in messages:
+        if message.tool_calls is not None:
+            open_calls = [call for call in _call_keys(message.tool_calls) if call[0] not in claimed]
+        ids.append("")
+        if message.role != "tool":
+            continue
+        if message.tool_call_id:
+            ids[-1] = message.tool_call_id
+        elif open_calls:
+            index = next((i for i, (_, name) in enumerate(open_calls) if name == message.name), 0)
+            ids[-1] = open_calls.pop(index)[0]
+    return ids
+
+
+def _call_keys(text: str) -> list[tuple[str, str]]:
+    """Return the id and the name of the function of each call; empty for what is missing."""
+    calls = decode_json(text)
+    return [_call_key(call) for call in calls] if isinstance(calls, list) else []
+
+
+def _call_key(call: object) -> tuple[str, str]:
+    if not isinstance(call, dict):
+        return "", ""
+    function = call.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    return str(call.get("id") or ""), str(name or "")
+
+
 # ---- definitions
 
 
@@ -210,7 +278,7 @@ def _definition(tool: object) -> dict[str, object] | None:
     if isinstance(tool.get("function"), dict):
         return {"type": "function", **tool}
     if not isinstance(tool.get("name"), str):
-        return tool if isinstance(tool.get("type"), str) else None
+        return tool if isinstance(tool.get("type"), str) and tool["type"] != "function" else None
     function = {key: item for key, item in tool.items() if key not in ("type", "input_schema")}
     if "input_schema" in tool:  # Anthropic's
         function["parameters"] = tool["input_schema"]

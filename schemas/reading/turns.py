@@ -7,13 +7,24 @@ formats share this module; a format only adds the keys of its own records.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.reading import media, tool_calls
-from curate.schemas.reading.key_kinds import KINDS, SPECIAL_KEYS, flag_label, has_content
+from curate.schemas.reading.key_kinds import KINDS, SPECIAL_KEYS, TURN_KINDS, flag_label, has_content
 from curate.schemas.reading.media import TEXT_TYPES
-from curate.schemas.reading.values import MAX_NAME, number_to_text
+from curate.schemas.reading.turn import context, parts, reasoning, training_marks
+from curate.schemas.reading.turn.roles import (
+    CALL_ROLES,
+    ROLE_KEYS,
+    STANDARD_ROLES,
+    THOUGHT_ROLES,
+    known_role,
+    take_role,
+)
+from curate.schemas.reading.turn.roles import has_role as has_role
+from curate.schemas.reading.turn.roles import is_prompt as is_prompt
 from curate.schemas.reading.values import describe_type as describe_type
 from curate.schemas.reading.values import is_json_list as is_json_list
 from curate.schemas.reading.values import preview as preview
@@ -21,31 +32,9 @@ from curate.schemas.reading.values import quote_keys as quote_keys
 from curate.schemas.reading.values import to_json_line as to_json_line
 from curate.schemas.reading.values import to_plain_json as to_plain_json
 
-ROLE_KEYS = ("from", "role")
-TEXT_KEYS = ("value", "content", "text")
+TEXT_KEYS = ("value", "content", "text", "message", "utterance", "body", "parts", "markdown")
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")  # keys of the record itself
-UNTRAINED_KEYS = ("weight", "train", "loss", "learn")  # OpenAI's key and three of trainers; 0 or false means no loss
-
-# Names of the two main formats: read without an edit.
-STANDARD_ROLES: dict[str, Role] = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "developer": "system",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-}
-ROLE_ALIASES: dict[str, Role] = {
-    **dict.fromkeys(("prompter", "customer", "person", "questioner", "asker", "instruction", "question"), "user"),
-    **dict.fromkeys(("chatgpt", "bing", "bard", "claude", "gemini", "llama", "gpt4", "vicuna", "alpaca"), "assistant"),
-    **dict.fromkeys(("model", "ai", "bot", "chatbot", "llm", "output", "response", "answer"), "assistant"),
-    **dict.fromkeys(("system_prompt", "sys"), "system"),
-    **dict.fromkeys(("tool_response", "function_response", "function-response", "ipython", "tool_result"), "tool"),
-}
-CALL_ROLES = frozenset({"function_call", "function-call", "tool_call", "tool_calls"})  # the assistant calls a tool
+TOOL_KEYS = ("tools", "functions")  # of the record too
 OPPOSITE_ROLE: dict[Role, Role] = {"user": "assistant", "assistant": "user"}
 
 
@@ -72,6 +61,16 @@ def read_other_keys(conversation: Conversation, record: Mapping[str, object], us
     for key in SYSTEM_KEYS:
         if key in conversation.metadata:
             _read_system(conversation, key)
+    for key in TOOL_KEYS:
+        if conversation.tools is None and key in conversation.metadata:
+            _read_tools(conversation, key)
+
+
+def _read_tools(conversation: Conversation, key: str) -> None:
+    """Move the tools' definitions from the metadata; what defines no tool stays there."""
+    conversation.tools = tool_calls.read_tools(conversation, conversation.metadata[key])
+    if conversation.tools is not None:
+        del conversation.metadata[key]
 
 
 def _read_system(conversation: Conversation, key: str) -> None:
@@ -83,7 +82,7 @@ def _read_system(conversation: Conversation, key: str) -> None:
     text = system_text(value)
     if text is None or not text.strip():
         if text is None and isinstance(value, list | dict) and has_content(value):
-            raise RecordError("bad_value", f"{key!r} holds {_describe_content(value)}, not text", preview(value))
+            raise RecordError("bad_value", f"{key!r} holds {parts.describe_content(value)}, not text", preview(value))
         return
     messages = conversation.messages
     if messages and messages[0].role == "system":
@@ -106,21 +105,11 @@ def system_text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def has_role(turn: Mapping[object, object]) -> bool:
-    """Return whether an object is a turn, which has a role, rather than a part of one."""
-    return any(isinstance(turn.get(key), str) for key in ROLE_KEYS)
-
-
-def is_prompt(turn: Mapping[object, object]) -> bool:
-    """Return whether a turn has the role of the user."""
-    name = str(_first_value(turn, ROLE_KEYS)).strip().casefold()
-    return (STANDARD_ROLES.get(name) or ROLE_ALIASES.get(name)) == "user"
-
-
 def read_messages(conversation: Conversation, turns: Sequence[object], role_key: str, text_key: str) -> None:
     """Append the messages of turns; `role_key` and `text_key` are the usual keys of this format."""
     messages = conversation.messages
-    without_role: list[int] = []
+    first = len(messages)
+    reader = _TurnReader(conversation, text_key)
     for turn in turns:
         try:
             role, text, is_usual = STANDARD_ROLES[turn[role_key]], turn[text_key], len(turn) == 2  # type: ignore[index,arg-type]
@@ -128,47 +117,194 @@ def read_messages(conversation: Conversation, turns: Sequence[object], role_key:
             is_usual = False
         if is_usual and text.__class__ is str:
             messages.append(Message(role, text))
-        elif not _read_unusual(conversation, turn, text_key):
-            without_role.append(len(messages) - 1)
-    for index in without_role:
-        _infer_role(conversation, index, without_role)
+        else:
+            reader.read(turn)
+    for index in reader.without_role:
+        _infer_role(conversation, index, reader.without_role)
+    has_results = False
+    for index in range(first, len(messages)):
+        message = messages[index]
+        if message.role == "assistant":
+            read_marks(conversation, index)
+        elif message.role == "tool" or "<tool_response>" in message.content:
+            tool_calls.unwrap_results(conversation, message, index)
+            has_results = True
+    _flag_alternatives(conversation, reader.ranked)
+    for index in reversed(reader.thoughts):
+        _join_thought(conversation, index)
+    if has_results:
+        tool_calls.link_results(conversation)
 
 
-def _read_unusual(conversation: Conversation, turn: object, text_key: str) -> bool:
-    """Append the message of a turn that is more than a standard role and a text; return whether it has a role."""
-    index = len(conversation.messages)
-    if not isinstance(turn, dict):
-        raise RecordError(
-            "bad_turn", f"turn {index} is {describe_type(turn)}, not an object with role and text", preview(turn)
-        )
-    role, is_call = _role(conversation, turn, index)
-    message = Message(role or "user", "")
-    conversation.messages.append(message)
-    value = _first_value(turn, (text_key, *TEXT_KEYS))
-    message.tool_calls = _tool_calls(conversation, turn, index)
-    if is_call and (calls := _call_in_value(conversation, value, index)):
-        message.tool_calls = calls
-        conversation.edit("tool_call", index, preview(value), calls)
-    elif not (value is None and message.tool_calls):
-        message.content = read_text(conversation, value, index)
-    if isinstance(name := turn.get("name"), str):
-        message.name = name or None
-    message.train = not any(turn.get(key, True) in (0, False) for key in UNTRAINED_KEYS)
-    message.stop = turn.get("stop") is not False
-    if value.__class__ is list and (message.role == "assistant" or role is None):
-        refuse_alternatives(value, index)
-    if not SPECIAL_KEYS.isdisjoint(turn):
-        _flag_turn(conversation, turn, index)
-    return role is not None
+def read_marks(conversation: Conversation, index: int) -> None:
+    """Read the reasoning and the tool calls that stand in the text of a message, if it is an answer."""
+    message = conversation.messages[index]
+    if message.role != "assistant":
+        return
+    if reasoning.has_marks(message.content):
+        reasoning.split_reasoning(conversation, message, index)
+    if message.tool_calls is None and tool_calls.has_calls(message.content):
+        message.content, message.tool_calls = tool_calls.split_calls(conversation, message.content, index)
 
 
-def _flag_turn(conversation: Conversation, turn: Mapping[str, object], index: int) -> None:
-    """Flag a message if a key of its turn names media or a bad label."""
-    for key, value in turn.items():
-        kind = KINDS.get(key)
+def _flag_alternatives(conversation: Conversation, ranked: Sequence[int]) -> None:
+    """Flag an answer that is one of several to the same prompt, as their ranks or labels say."""
+    for first, second in pairwise(ranked):
+        if second == first + 1:
+            text = conversation.messages[second].content
+            reason = f"turns {first} and {second} are answers to the same prompt, each with its rank or label"
+            conversation.flaw("several_answers", second, reason, text)
+
+
+def _join_thought(conversation: Conversation, index: int) -> None:
+    """Make a turn of nothing but reasoning the reasoning of the answer after it, if that has none of its own."""
+    messages = conversation.messages
+    following = messages[index + 1] if index + 1 < len(messages) else None
+    if following is not None and following.role == "assistant" and not following.reasoning:
+        following.reasoning = messages[index].reasoning
+        conversation.remove(index)
+        conversation.edit("reasoning_turn", index, following.reasoning or "", "")
+
+
+class _TurnReader:
+    """Reads turns that are more than a standard role and a text, each into one message or several.
+
+    `without_role`, `thoughts` and `ranked` are the messages of turns without a role, of nothing but reasoning, and of
+    answers with a rank or a label.
+    """
+
+    def __init__(self, conversation: Conversation, text_key: str) -> None:
+        self.conversation = conversation
+        self.text_keys = (text_key, *(key for key in TEXT_KEYS if key != text_key))
+        self.without_role: list[int] = []
+        self.thoughts: list[int] = []
+        self.ranked: list[int] = []
+
+    def read(self, value: object) -> None:
+        """Append the messages of a turn; raises RecordError if its meaning is not clear."""
+        index = len(self.conversation.messages)
+        if not isinstance(value, dict):
+            reason = f"turn {index} is {describe_type(value)}, not an object with role and text"
+            raise RecordError("bad_turn", reason, preview(value))
+        for turn in _one_speaker(_unwrap(value)):
+            self._read(turn, value)
+
+    def _read(self, turn: dict[str, object], original: Mapping[str, object]) -> None:
+        conversation, index = self.conversation, len(self.conversation.messages)
+        role, name = take_role(conversation, turn, index)
+        message = Message(role or "user", "")
+        conversation.messages.append(message)
+        content = self._read_content(message, turn, index, name)
+        if name in THOUGHT_ROLES and message.content:
+            message.reasoning, message.content = message.content, ""
+            self.thoughts.append(index)
+        if isinstance(turn.get("name"), str):
+            message.name = str(turn.pop("name")) or None
+        if message.role == "assistant":
+            reasoning.take_reasoning(conversation, message, turn, index)
+        elif message.role == "tool":
+            self._take_call_id(message, turn)
+        elif role == "user":
+            context.read_context(conversation, message, turn, index)
+        training_marks.read_marks(conversation, message, turn, index)
+        if not SPECIAL_KEYS.isdisjoint(original):
+            _flag_turn(conversation, turn, index)
+        message.extra = to_json_line(turn) if turn else None
+        if role is None:
+            self.without_role.append(index)
+        if role == "assistant" and any(TURN_KINDS.get(key) == "alternative" for key in turn):
+            self.ranked.append(index)
+        if content is not None and content.results:
+            self._add_results(message, content, index)
+
+    def _read_content(self, message: Message, turn: dict[str, object], index: int, name: str) -> parts.Content | None:
+        """Read the text and the calls of a turn with this name of a role; return its content if that is in parts."""
+        conversation = self.conversation
+        value = self._take_text(turn, message)
+        for key in ("tool_calls", "function_call"):
+            if key in turn and (message.tool_calls is None or not turn[key]):
+                message.tool_calls = tool_calls.read_calls(conversation, turn.pop(key), index) or message.tool_calls
+        if name in CALL_ROLES and (calls := _call_in_value(conversation, value, index)):
+            message.tool_calls = calls
+            conversation.edit("tool_call", index, preview(value), calls)
+            return None
+        if value is None and message.tool_calls:
+            return None
+        if message.role == "tool" and isinstance(value, bool | list | dict):
+            message.content = parts.result_text(value)
+            conversation.edit("value_to_text", index, preview(value), message.content)
+            return None
+        if value.__class__ is list and (message.role == "assistant" or not name):
+            refuse_alternatives(value, index)
+        message.content, content = read_parts(conversation, value, index)
+        if content is not None:
+            message.reasoning = "\n\n".join(text for text in content.reasoning if text.strip()) or None
+            calls = tool_calls.read_calls(conversation, content.calls, index)
+            message.tool_calls = message.tool_calls or calls
+        return content
+
+    def _take_text(self, turn: dict[str, object], message: Message) -> object:
+        """Remove the text from a turn: that of its usual key, or of another one where that is blank."""
+        keys = [key for key in self.text_keys if key in turn]
+        present = [key for key in keys if not isinstance(turn[key], bool)] or keys
+        if message.role == "assistant" and isinstance(turn.get("refusal"), str):
+            present.append("refusal")
+        full = next((key for key in present if has_content(turn[key])), None)
+        if full is None:
+            return turn.pop(present[0]) if present else None
+        if full != present[0]:
+            if turn[present[0]] is not None and (present[0] in self.text_keys[:3] or full == "refusal"):
+                del turn[present[0]]
+            index = len(self.conversation.messages) - 1
+            self.conversation.edit("text_from_key", index, "", f"{full}: {preview(turn[full])}")
+        value = turn.pop(full)
+        for key in present:  # the same text once more says nothing
+            if key in turn and turn[key] == value:
+                del turn[key]
+        return value
+
+    def _take_call_id(self, message: Message, turn: dict[str, object]) -> None:
+        key = next((key for key, value in turn.items() if TURN_KINDS.get(key) == "call_id" and value), None)
+        if key is not None and isinstance(turn[key], str | int):
+            message.tool_call_id = str(turn.pop(key))
+
+    def _add_results(self, message: Message, content: parts.Content, index: int) -> None:
+        """Make each result of a tool in a turn's parts a message, before the text that the user adds."""
+        results = [Message("tool", text, tool_call_id=identity) for identity, text in content.results]
+        messages = self.conversation.messages
+        messages[index:] = [*results, *([message] if message.content else [])]
+        if not message.content:
+            results[0].extra = message.extra
+
+
+def _unwrap(turn: dict[str, object]) -> dict[str, object]:
+    """Return the keys of a turn without nulls, with those of a message within it."""
+    present = {key: value for key, value in turn.items() if value is not None}
+    inner = present.get("message")
+    if isinstance(inner, dict) and not any(key in present for key in ROLE_KEYS) and inner.keys().isdisjoint(present):
+        del present["message"]
+        present |= {key: value for key, value in inner.items() if value is not None}
+    return present
+
+
+def _one_speaker(turn: dict[str, object]) -> list[dict[str, object]]:
+    """Return turns of one speaker: those of {"user": …, "assistant": …}, or the turn itself."""
+    spoken = [key for key, value in turn.items() if isinstance(value, str) and known_role(key)]
+    if not spoken or any(key in turn for key in (*ROLE_KEYS, *TEXT_KEYS)):
+        return [turn]
+    rest = {key: value for key, value in turn.items() if key not in spoken}
+    turns = [{ROLE_KEYS[1]: key, "content": turn[key]} for key in spoken]
+    return [{**turns[0], **rest}, *turns[1:]]
+
+
+def _flag_turn(conversation: Conversation, turn: dict[str, object], index: int) -> None:
+    """Flag a message if a key of its turn names media or a bad label; media are not kept among the keys."""
+    for key in list(turn):
+        kind, value = KINDS.get(key), turn[key]
         if kind == "media" and has_content(value):
             reason = f"turn {index} has {key!r}, which a text model cannot see"
             conversation.flaw(media.RULE, index, reason, preview(value))
+            del turn[key]
         elif kind == "bad_if_true" or kind == "bad_if_false":
             flag_label(conversation, key, kind, value, index)
 
@@ -185,29 +321,6 @@ def _first_value(turn: Mapping[object, object], keys: Sequence[str]) -> object:
     return next((turn[key] for key in keys if turn.get(key) is not None), None)
 
 
-def _role(conversation: Conversation, turn: Mapping[object, object], index: int) -> tuple[Role | None, bool]:
-    """Return the role, or None if it is missing, and whether the turn is a tool call."""
-    name = _first_value(turn, ROLE_KEYS)
-    if name is None or name == "":
-        return None, False
-    if not isinstance(name, str):
-        raise RecordError("unknown_role", f"the role of turn {index} is {describe_type(name)}", preview(name))
-    if name in STANDARD_ROLES:
-        return STANDARD_ROLES[name], False
-    folded = name.strip().casefold()
-    if folded in CALL_ROLES:
-        return "assistant", True
-    role = (
-        STANDARD_ROLES.get(folded)
-        or ROLE_ALIASES.get(folded)
-        or ("assistant" if folded.startswith(("gpt-", "claude-")) else None)
-    )
-    if role is None:
-        raise RecordError("unknown_role", f"the role of turn {index} is {preview(name)[:MAX_NAME]!r}", preview(name))
-    conversation.edit("role_alias", index, name, role)
-    return role, False
-
-
 def _infer_role(conversation: Conversation, index: int, without_role: Sequence[int]) -> None:
     """Set a missing role to the one that alternates with its neighbours, if there is only one."""
     messages = conversation.messages
@@ -222,68 +335,37 @@ def _infer_role(conversation: Conversation, index: int, without_role: Sequence[i
 
 
 def read_text(conversation: Conversation, value: object, index: int) -> str:
-    """Return a turn's text: numbers become text, parts are joined, null becomes empty.
+    """Return a text: numbers become text, parts are joined, null becomes empty.
 
     Raises RecordError for any other value.
     """
+    return read_parts(conversation, value, index)[0]
+
+
+def read_parts(conversation: Conversation, value: object, index: int) -> tuple[str, parts.Content | None]:
+    """Return a turn's text as `read_text`, and what else its content holds if that is in parts."""
     if isinstance(value, str):
-        return value
+        return value, None
     if value is None:
         conversation.edit("empty_value", index, "null", "")
-        return ""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if (text := number_to_text(value)) is not None:
-            conversation.edit("value_to_text", index, text, text)
-            return text
-    else:
-        rest, removed = media.remove_parts(value)
-        if (joined := _join_parts(rest)) is not None:
-            conversation.edit("parts_joined", index, preview(value), joined)
-            for part in removed:
-                reason = f"turn {index} holds {_describe_part(part)}, which a text model cannot see"
-                conversation.flaw(media.RULE, index, reason, preview(part))
-            return joined
-    raise RecordError("bad_value", f"turn {index} holds {_describe_content(value)}, not text", preview(value))
-
-
-def _join_parts(value: object) -> str | None:
-    """Join content in parts, as in OpenAI's and ChatGPT's records; None if a part is not text."""
-    if isinstance(value, dict):
-        if isinstance(parts := value.get("parts"), list):
-            return _join_parts(parts)
-        text = value.get("text")
-        return text if isinstance(text, str) and value.get("type", "text") in TEXT_TYPES else None
-    if not isinstance(value, list):
-        return None
-    texts = [part if isinstance(part, str) else _join_parts(part) if isinstance(part, dict) else None for part in value]
-    return None if None in texts else "\n".join(text for text in texts if text is not None)
-
-
-def _describe_part(part: object) -> str:
-    """Describe a part that is not text by its type, or by its keys."""
-    kind = part.get("type") if isinstance(part, dict) else None
-    if isinstance(kind, str) and kind not in TEXT_TYPES:
-        return f"a part of type {preview(kind)[:MAX_NAME]!r}"
-    return f"a part with {quote_keys(list(part))}" if isinstance(part, dict) else describe_type(part)
-
-
-def _describe_content(value: object) -> str:
-    """Describe content that is not text, by the type of its first part that is not text."""
-    parts = value if isinstance(value, list) else [value]
-    for part in parts:
-        if isinstance(part, dict) and _join_parts(part) is None and isinstance(part.get("type"), str):
-            return f"a part of type {preview(part['type'])[:MAX_NAME]!r}"
-    return describe_type(value)
-
-
-def _tool_calls(conversation: Conversation, turn: Mapping[object, object], index: int) -> str | None:
-    """Return a turn's tool calls, under OpenAI's key or its older one."""
-    return tool_calls.read_calls(conversation, turn.get("tool_calls") or turn.get("function_call"), index)
+        return "", None
+    if (text := parts.number_text(value)) is not None:
+        conversation.edit("value_to_text", index, text, text)
+        return text, None
+    content = parts.read_content(value) if isinstance(value, list | dict) else None
+    if content is None:
+        reason = f"turn {index} holds {parts.describe_content(value)}, not text"
+        raise RecordError("bad_value", reason, preview(value))
+    conversation.edit("parts_joined", index, preview(value), content.text)
+    for part in content.media:
+        reason = f"turn {index} holds {parts.describe_part(part)}, which a text model cannot see"
+        conversation.flaw(media.RULE, index, reason, preview(part))
+    return content.text, content
 
 
 def _call_in_value(conversation: Conversation, value: object, index: int) -> str | None:
     """Return the calls in the value of a `function_call` turn, JSON text or an object; None if it has none."""
     try:
-        return tool_calls.read_calls(conversation, value, index)
+        return tool_calls.read_calls(conversation, value, index, strict=True)
     except RecordError:
         return None

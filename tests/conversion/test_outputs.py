@@ -234,7 +234,6 @@ def test_a_cell_of_json_that_was_changed_is_named(cell: str, text: str) -> None:
 DIRTY_ROWS: dict[str, tuple[Conversation, str]] = {
     "a tool's call": (replace(PLAIN, messages=[USER, replace(ANSWER, tool_calls=CALLS)]), "calls a tool"),
     "a tool's result": (replace(PLAIN, messages=[USER, Message("tool", "1"), ANSWER]), "is a tool's result"),
-    "reasoning": (replace(PLAIN, messages=[USER, replace(ANSWER, reasoning="Hm.")]), "has reasoning"),
     "an answer that was cut": (CUT, "was cut off"),
     "an answer without loss": (UNTRAINED, "not to be trained on"),
     "two prompts": (replace(PLAIN, messages=[USER, USER, ANSWER]), "prompts, each with an answer"),
@@ -252,6 +251,17 @@ def test_what_a_row_of_a_table_or_alpaca_cannot_hold_is_named(case: str) -> None
         with pytest.raises(RecordError, match=reason) as error:
             write(chat)
         assert error.value.rule == "not_representable"
+
+
+def test_reasoning_is_folded_into_alpacas_output_and_refused_by_a_table() -> None:
+    chat = replace(PLAIN, messages=[USER, replace(ANSWER, reasoning="Hm.")])
+    assert str(alpaca.dump(chat)["output"]).startswith("<think>\nHm.\n</think>\n\n")
+    assert formats.parse(alpaca.dump(chat)).messages == chat.messages
+    with pytest.raises(RecordError, match="has reasoning"):
+        labelling.dump(chat)
+    untrained = replace(ANSWER, reasoning="Hm.", train_reasoning=False)
+    with pytest.raises(RecordError, match="not to be trained on"):
+        alpaca.dump(replace(PLAIN, messages=[USER, untrained]))
 
 
 def test_a_zero_byte_is_not_put_into_a_table() -> None:

@@ -81,10 +81,17 @@ def edits(conversation: Conversation) -> list[tuple[str, int | None]]:
         ),
         pytest.param(
             ["u 1", "a 2", "s 3", "u 4", "a 5"],
-            ["s 3", "u 1", "a 2", "u 4", "a 5"],
-            [2, 0, 1, 3, 4],
-            [("join_system", 2)],
+            ["u 1", "a 2", "s 3", "u 4", "a 5"],
+            [0, 1, 2, 3, 4],
+            [],
             id="system-amid",
+        ),
+        pytest.param(
+            ["u 1", "s 2", "a 3", "s 4", "a 5"],
+            ["u 1", "s 2", "a 3", "s 4", "a 5"],
+            [0, 1, 2, 3, 4],
+            [],
+            id="system-inside-an-exchange",
         ),
         pytest.param(["u 1", "a 2", "s 3"], ["u 1", "a 2"], [0, 1], [("trailing_prompt", 2)], id="system-last"),
         pytest.param(["s ", "u 1", "a 2"], ["u 1", "a 2"], [1, 2], [("empty_turn", 0)], id="empty-system"),
@@ -123,6 +130,18 @@ def test_turns_are_put_in_order(
             ["u 1", "a 2", "u 3", "a \n\u200b\ufeff"], ["u 1", "a 2"], [("empty_answer", (2, 4))], id="invisible-answer"
         ),
         pytest.param(["u ", "a 2", "u 3", "a 4"], ["u 3", "a 4"], [("empty_prompt", (0, 2))], id="empty-prompt"),
+        pytest.param(
+            ["s 0", "u 1", "a 2", "s 3", "u 4", "a ", "u 5", "a 6"],
+            ["s 0", "u 1", "a 2", "s 3", "u 5", "a 6"],
+            [("empty_answer", (3, 6))],
+            id="its-system-message-stays-in-force",
+        ),
+        pytest.param(
+            ["s 0", "u ", "a 2", "s 3", "u 4", "a 5"],
+            ["s 0\n\n3", "u 4", "a 5"],
+            [("empty_prompt", (1, 3))],
+            id="then-a-system-message",
+        ),
         pytest.param(["u 1", "a " + LIMIT, "u 3", "a 4"], ["u 3", "a 4"], [("rate_limit", (0, 2))], id="rate-limit"),
         pytest.param(
             ["u 1", "a " + LIMIT[1:] + " Sorry.", "u 3", "a 4"],
@@ -359,7 +378,6 @@ def test_turns_end_up_in_order_and_every_message_is_accounted_for(
 def _assert_in_order(messages: list[Message]) -> None:
     roles = [message.role for message in messages]
     roles = roles[roles[0] == "system" :]
-    assert "system" not in roles
     assert (roles[0], roles[-1]) == ("user", "assistant")
     assert not any(role == next_role != "tool" for role, next_role in itertools.pairwise(roles))
     sides = [role for role in roles if role != "tool"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from curate.errors import RecipeError
 from curate.rendering.splitter import Piece, SplitResult, TemplateCounter, piece_messages, split_batch
 from curate.schemas.conversation import Message, Role
-from curate.schemas.prompts import TEMPLATES, Template, exchanges, fit, render
+from curate.schemas.prompts import TEMPLATES, Template, exchanges, fit, fold_system, render, system_before
 from curate.tokenization import vocabulary
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.support.tiny_tokenizers import folder, sentencepiece_model, tiktoken_file
@@ -50,6 +50,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
 def count_with_reference(template: Template, name: str, tokenizer: Tokenizer, messages: list[Message]) -> int:
     """Count the tokens of a whole rendering by the reference library."""
     total, run = 0, ""
+    messages = messages if template.mid_system else list(fold_system(messages))
     for segment in render(fit(template, tokenizer.control_ids), messages):
         if segment.control is None:
             run += segment.text
@@ -57,6 +58,11 @@ def count_with_reference(template: Template, name: str, tokenizer: Tokenizer, me
             total += 1 + (len(REFERENCES[name](run)) if run else 0)
             run = ""
     return total + (len(REFERENCES[name](run)) if run else 0)
+
+
+def instructions(messages: list[Message], start: int) -> list[Message]:
+    """Return the system messages in force at a position."""
+    return [messages[index] for index in system_before(messages, start)]
 
 
 def check(messages: list[Message], result: SplitResult, template: Template, tokenizer: Tokenizer, name: str) -> None:
@@ -120,14 +126,13 @@ def test_every_exchange_is_in_a_piece_that_fits_or_is_rejected(
     for messages, result in zip(batch, results, strict=True):
         check(messages, result, template, tokenizer, name)
         assert all(piece.tokens <= window for piece in result.pieces)
-        head, _ = exchanges(messages)
         for reject in result.rejected:
-            alone = [*messages[:head], *messages[reject.start : reject.stop]]
+            alone = [*instructions(messages, reject.start), *messages[reject.start : reject.stop]]
             assert count_with_reference(template, name, tokenizer, alone) > window
         for piece, next_piece in pairwise(result.pieces):
             if piece.stop == next_piece.start:  # each piece is as long as possible
                 second_exchange = min(bound for bound in exchanges(messages)[1] if bound > next_piece.start)
-                longer = [*messages[:head], *messages[piece.start : second_exchange]]
+                longer = [*instructions(messages, piece.start), *messages[piece.start : second_exchange]]
                 assert count_with_reference(template, name, tokenizer, longer) > window
 
 

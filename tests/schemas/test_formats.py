@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from curate.errors import InputError, RecordError
 from curate.schemas import Conversation, Message, formats
 from curate.schemas.formats import alpaca, native, openai, sharegpt, vicuna
 from curate.schemas.prompts import INPUT_MARK
+from curate.schemas.reading.tool_calls import call_ids
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=()), max_size=8),
@@ -236,9 +238,9 @@ def test_an_id_becomes_text(source_id: object, text: str) -> None:
         pytest.param({"conversations": [human(math.nan)]}, "bad_value", "a number", id="nan-value"),
         pytest.param({"conversations": [human({"x": 1})]}, "bad_value", "an object", id="object-value"),
         pytest.param(
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "tool_use"}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "widget"}]}]},
             "bad_value",
-            "'tool_use'",
+            "'widget'",
             id="part-of-another-type",
         ),
         pytest.param({"conversations": [{"from": "narrator", "value": "a"}]}, "unknown_role", "'narrator'", id="role"),
@@ -396,33 +398,53 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NAME = st.none() | TEXT.filter(bool)
 CALLS = st.none() | st.just('[{"id":"c1","type":"function","function":{"name":"f","arguments":"{\\"x\\":1}"}}]')
 PLAIN_TEXT = TEXT.filter(bool)
+REASONING = st.none() | TEXT.filter(str.strip) | st.just("a </think> b")
+EXTRA = st.none() | st.sampled_from(['{"rank":3}', '{"finish_reason":"stop","usage":{"n":[1,null]}}', '{"note":"b"}'])
+FLAG = st.booleans()
 MESSAGES = st.lists(
-    st.builds(Message, st.sampled_from(["system", "user", "tool"]), TEXT, NAME)
-    | st.builds(Message, st.just("assistant"), TEXT, NAME, CALLS, st.booleans(), st.booleans()),
+    st.builds(Message, st.sampled_from(["system", "user"]), PLAIN_TEXT, NAME, train=FLAG, extra=EXTRA)
+    | st.builds(Message, st.just("tool"), PLAIN_TEXT, NAME, tool_call_id=st.just("c1") | NAME, extra=EXTRA)
+    | st.builds(
+        Message, st.just("assistant"), PLAIN_TEXT, NAME, CALLS, FLAG, FLAG, REASONING, train_reasoning=FLAG, extra=EXTRA
+    ),
     min_size=1,
     max_size=6,
 )
 METADATA = st.dictionaries(
     st.sampled_from(["title", "created", "system", "url"]), TEXT | st.integers(-9, 9), max_size=3
 )
-CONVERSATIONS = st.builds(Conversation, st.none() | PLAIN_TEXT, MESSAGES, st.none() | PLAIN_TEXT, metadata=METADATA)
+TOOLS = st.none() | st.just('[{"type":"function","function":{"name":"f","parameters":{}}}]')
+CONVERSATIONS = st.builds(
+    Conversation,
+    st.none() | PLAIN_TEXT,
+    MESSAGES,
+    st.none() | PLAIN_TEXT,
+    TOOLS,
+    metadata=METADATA,
+).filter(lambda it: it.messages[0].role == "system" or "system" not in it.metadata)
 
 
 def comparable(conversation: Conversation) -> tuple[object, ...]:
-    return conversation.source_id, conversation.messages, conversation.model
+    """Return all that a format must keep; a result of a tool gets the id of its call."""
+    messages = [
+        replace(message, tool_call_id=call_id or None)
+        for message, call_id in zip(conversation.messages, call_ids(conversation.messages), strict=True)
+    ]
+    return (
+        *(conversation.source_id, messages, conversation.model, conversation.tools, conversation.rejected_answer),
+        conversation.metadata,
+    )
 
 
 @pytest.mark.parametrize("form", [sharegpt, native], ids=["sharegpt", "jsonl"])
-@given(CONVERSATIONS.filter(lambda it: it.messages[0].role == "system" or "system" not in it.metadata))
+@given(CONVERSATIONS)
 def test_lossless_formats_round_trip(form: Any, conversation: Conversation) -> None:
-    written = json.loads(json.dumps(form.dump(conversation)))
-    again = formats.parse(written)
+    again = formats.parse(json.loads(json.dumps(form.dump(conversation))))
     assert comparable(again) == comparable(conversation)
-    assert {edit.rule for edit in again.edits} <= {"second_system"}
-    assert again.metadata == conversation.metadata
+    assert {edit.rule for edit in again.edits} <= {"second_system", "unlinked_result", "reasoning_from_text"}
 
 
-@given(CONVERSATIONS.filter(lambda it: it.messages[0].role == "system" or "system" not in it.metadata))
+@given(CONVERSATIONS)
 def test_openai_round_trips_everything_but_cut_answers_which_it_refuses(conversation: Conversation) -> None:
     if not all(message.stop for message in conversation.messages):
         with pytest.raises(RecordError, match="was cut"):
@@ -430,7 +452,7 @@ def test_openai_round_trips_everything_but_cut_answers_which_it_refuses(conversa
         return
     again = formats.parse(json.loads(json.dumps(openai.dump(conversation))))
     assert comparable(again) == comparable(conversation)
-    assert {edit.rule for edit in again.edits} <= {"second_system"}
+    assert {edit.rule for edit in again.edits} <= {"second_system", "unlinked_result"}
 
 
 MALFORMED = {

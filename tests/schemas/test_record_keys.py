@@ -157,14 +157,15 @@ def test_the_system_message_of_a_prompt_stays_with_a_chosen_chat() -> None:
 
 
 def test_tools_beside_the_messages_of_openais_input_are_kept() -> None:
+    tools = [{"type": "function", "function": {"name": "shop", "parameters": {}}}]
     record = {
-        "input": {"messages": [user("Which tea?")], "tools": [{"type": "function"}], "parallel_tool_calls": False},
+        "input": {"messages": [user("Which tea?")], "tools": tools, "parallel_tool_calls": False},
         "preferred_output": [answer("Assam.")],
         "non_preferred_output": [answer("Mud.")],
     }
-    metadata = formats.parse(record).metadata
-    assert metadata["tools"] == [{"type": "function"}]
-    assert metadata["parallel_tool_calls"] is False
+    conversation = formats.parse(record)
+    assert json.loads(conversation.tools or "") == tools
+    assert conversation.metadata["parallel_tool_calls"] is False
 
 
 @pytest.mark.parametrize(

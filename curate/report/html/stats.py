@@ -88,7 +88,7 @@ def _shares(stats: Stats) -> dict[str, Sequence[Share]]:
 
 
 def _counts(stats: Stats) -> dict[str, Sequence[Count]]:
-    return {"roles": stats.roles, "edits": stats.edits}
+    return {"roles": stats.roles, "turn_keys": stats.turn_keys, "edits": stats.edits}
 
 
 # ---- the parts
@@ -162,6 +162,7 @@ def _names(stats: Stats) -> str:
         "models": "models",
         "splits": "train and eval",
         "roles": "roles",
+        "turn_keys": "other keys of messages",
         "edits": "repairs",
     }
     blocks = ""
@@ -175,7 +176,7 @@ def _names(stats: Stats) -> str:
             key, titles[key], len(shares), table(titles[key], ("name", unit, "share", "tokens"), rows, SHARE)
         )
     for key, counts in _counts(stats).items():
-        unit = "messages" if key == "roles" else "times"
+        unit = "times" if key == "edits" else "messages"
         rows = [(count.name, count.count) for count in counts[:ROWS]]
         blocks += _bars(key, titles[key], len(counts), table(titles[key], ("name", unit), rows))
     return blocks

@@ -23,6 +23,7 @@ def render_stats(stats: Stats) -> RenderableType:
         _shares_block("languages", stats.languages, unit),
         _shares_block("models", stats.models, unit),
         _counts_block("roles", stats.roles, "messages"),
+        _counts_block("other keys", stats.turn_keys, "messages"),
         _shares_block("train and eval", stats.splits, unit),
         _counts_block("repairs", stats.edits, "times"),
     ]

@@ -13,11 +13,12 @@ from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Role
 from curate.schemas.formats.format import Format
 from curate.schemas.reading import turns
+from curate.schemas.reading.turn import roles
 
 KEYS = ("turns", "thread", "dialog", "dialogue", "dialogs", "chat", "utterances", "transcript", "rounds", "data")
 ID_KEYS = ("id", "conversation_id", "conversation_hash", "dialog_id", "dialogue_id", "chat_id", "thread_id", "uuid")
 PERSONAL_KEYS = ("hashed_ip", "header")  # of WildChat's people: an address's hash, and a browser's headers
-ROLE_KEYS = (*turns.ROLE_KEYS, "speaker", "author", "sender")
+ROLE_KEYS = (*roles.ROLE_KEYS, "speaker", "author", "sender")
 TEXT_KEYS = (*turns.TEXT_KEYS, "utterance", "message", "body")
 SIDES: dict[Role, tuple[str, ...]] = {  # keys of an object that holds a prompt, its answer, or both
     "system": ("system",),
@@ -155,8 +156,7 @@ def _expand_pairs(items: Sequence[object]) -> list[object]:
 
 
 def _is_role(name: str) -> bool:
-    folded = name.strip().casefold()
-    return folded in turns.STANDARD_ROLES or folded in turns.ROLE_ALIASES
+    return roles.known_role(name) is not None
 
 
 def _exchange(texts: Mapping[Role, object]) -> list[object]:

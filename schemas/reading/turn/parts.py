@@ -1,0 +1,143 @@
+"""The content of a turn: a text, or parts of text, reasoning, tool calls, results of tools, and media."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from curate.schemas.reading import media
+from curate.schemas.reading.media import TEXT_TYPES
+from curate.schemas.reading.values import MAX_NAME, describe_type, number_to_text, preview, quote_keys, to_json_line
+
+TEXT_KEYS = ("text", "value", "content", "refusal", "output_text")  # of a part
+REASONING_KEYS = ("thinking", "reasoning", "text", "value", "content", "summary")  # of a part or of an entry
+REASONING_TYPES = frozenset(
+    {"thinking", "reasoning", "thought", "thoughts", "summary_text"}
+    | {"reasoning_text", "reasoning.text", "reasoning.summary"}
+)
+CALL_TYPES = frozenset({"tool_use", "tool_call", "function_call", "server_tool_use"})
+RESULT_TYPES = frozenset({"tool_result", "tool_response", "function_call_output", "web_search_tool_result"})
+HIDDEN_TYPES = frozenset({"redacted_thinking", "reasoning.encrypted", "token_budget", "flag"})  # nothing to read
+_RESULT_IDS = ("tool_use_id", "tool_call_id", "call_id", "id")
+
+
+@dataclass
+class Content:
+    """What a turn's content holds. `results` are those of tools: the id of the call, or None, and the text."""
+
+    texts: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[object] = field(default_factory=list)
+    results: list[tuple[str | None, str]] = field(default_factory=list)
+    media: list[object] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.texts)
+
+
+def read_content(value: object) -> Content | None:
+    """Return what content in parts holds; None if a part is of a kind that is not known."""
+    content = Content()
+    rest, content.media = media.remove_parts(value)
+    return content if _add(content, rest) else None
+
+
+def _add(content: Content, value: object) -> bool:
+    """Add a part, or a list of parts; return whether all of them are known."""
+    if isinstance(value, str):
+        content.texts.append(value)
+        return True
+    if value is None:
+        return True
+    if isinstance(value, list):
+        return all(_add(content, part) for part in value)
+    return isinstance(value, dict) and _add_part(content, value)
+
+
+def _add_part(content: Content, part: Mapping[str, object]) -> bool:
+    if isinstance(parts := part.get("parts"), list):
+        return _add(content, parts)
+    kind = part.get("type") or "text"
+    if not isinstance(kind, str):
+        return False
+    if kind in REASONING_TYPES:
+        text = reasoning_text(part)
+        content.reasoning += [text] if text else []
+        return text is not None
+    if kind in CALL_TYPES:
+        content.calls.append(part.get("value", part))
+        return True
+    if kind in RESULT_TYPES:
+        content.results.append(_result(part))
+        return True
+    if kind in HIDDEN_TYPES:
+        return True
+    return kind in (*TEXT_TYPES, "refusal") and _add(content, _text(part))
+
+
+def _text(part: Mapping[str, object]) -> object:
+    """Return the text of a part; a value that cannot be one if it has none."""
+    return next((part[key] for key in TEXT_KEYS if isinstance(part.get(key), str)), False)
+
+
+def _result(part: Mapping[str, object]) -> tuple[str | None, str]:
+    identity = next((part[key] for key in _RESULT_IDS if isinstance(part.get(key), str)), None)
+    value = next((part[key] for key in ("content", "output", "value", "text") if part.get(key) is not None), "")
+    return identity if isinstance(identity, str) else None, result_text(value)
+
+
+def result_text(value: object) -> str:
+    """Return a tool's result as text: its parts joined, or any other value as JSON."""
+    read = read_content(value) if _is_parts(value) else None
+    if read is not None and not (read.calls or read.results or read.media or read.reasoning):
+        return read.text
+    return to_json_line(value)
+
+
+def _is_parts(value: object) -> bool:
+    """Return whether a value is text or typed parts of text, not an object of a tool's own."""
+    if isinstance(value, list):
+        return all(isinstance(item, dict) and _is_parts(item) for item in value)
+    return isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("type"), str))
+
+
+def reasoning_text(value: object) -> str | None:
+    """Return reasoning as text: a text, an object with one, or a list of these; None for another value."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        texts = [reasoning_text(item) for item in value if not _is_hidden(item)]
+        return None if None in texts else "\n\n".join(text for text in texts if text)
+    if not isinstance(value, dict):
+        return None
+    first = next((value[key] for key in REASONING_KEYS if value.get(key) not in (None, "", [])), None)
+    if first is None:
+        return "" if any(key in value for key in REASONING_KEYS) else None
+    return reasoning_text(first)
+
+
+def _is_hidden(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") in HIDDEN_TYPES
+
+
+def number_text(value: object) -> str | None:
+    """Return a number as text; None for another value, true and false included."""
+    return number_to_text(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def describe_part(part: object) -> str:
+    """Describe a part that is not text by its type, or by its keys."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(kind, str) and kind not in TEXT_TYPES:
+        return f"a part of type {preview(kind)[:MAX_NAME]!r}"
+    return f"a part with {quote_keys(list(part))}" if isinstance(part, dict) else describe_type(part)
+
+
+def describe_content(value: object) -> str:
+    """Describe content that is not text, by the type of its first part that is not text."""
+    parts = value if isinstance(value, list) else [value]
+    for part in parts:
+        if isinstance(part, dict) and read_content(part) is None and isinstance(part.get("type"), str):
+            return f"a part of type {preview(part['type'])[:MAX_NAME]!r}"
+    return describe_type(value)

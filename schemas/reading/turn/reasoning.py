@@ -1,0 +1,83 @@
+"""The reasoning of an answer: under keys of its turn, in parts of its content, or in marks at the start of its text."""
+
+from __future__ import annotations
+
+import re
+
+from curate.schemas.conversation import Conversation, Message
+from curate.schemas.reading.key_kinds import TURN_KINDS
+from curate.schemas.reading.turn.parts import reasoning_text
+
+FROM_TEXT, UNCLOSED, SECOND = "reasoning_from_text", "unclosed_reasoning", "second_reasoning"  # repairs
+
+# DeepSeek-R1, QwQ, Qwen3 and others: <think>; Anthropic's prompts: <thinking>; Sky-T1: <|begin_of_thought|>.
+_PAIRS = {
+    **{f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning", "seed:think")},
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+}
+_OPEN = re.compile(r"\s*(" + "|".join(map(re.escape, _PAIRS)) + ")")
+_CLOSED_ONLY = "\n</think>\n"  # where the chat template itself wrote the opening mark
+_SOLUTION = re.compile(r"\s*<\|begin_of_solution\|>\s*(.*?)\s*(?:<\|end_of_solution\|>\s*)?", re.DOTALL)
+
+
+def has_marks(text: str) -> bool:
+    """Return whether an answer may begin with its reasoning, at little cost."""
+    return text.lstrip()[:1] == "<" or _CLOSED_ONLY in text
+
+
+def take_reasoning(conversation: Conversation, message: Message, turn: dict[str, object], index: int) -> None:
+    """Move the reasoning from an answer's keys to the message, which may have some from its parts.
+
+    Of several that differ, the first is kept, and the others stay among the keys.
+    """
+    for key in [key for key in turn if TURN_KINDS.get(key) == "reasoning"]:
+        text = reasoning_text(turn[key])
+        if text is None or (not text.strip() and turn[key] not in ("", [], {})):
+            continue
+        if message.reasoning and text.strip() and text.strip() != message.reasoning.strip():
+            conversation.edit(SECOND, index, text, "")
+            continue
+        message.reasoning = message.reasoning or (text if text.strip() else None)
+        del turn[key]
+
+
+def split_reasoning(conversation: Conversation, message: Message, index: int) -> None:
+    """Move reasoning in marks from the start of an answer's text to the message.
+
+    Marks that are never closed leave no answer, and the answer was cut off.
+    """
+    text, found = message.content, list[str]()
+    while opened := _OPEN.match(text):
+        body, closing, rest = text[opened.end() :].partition(_PAIRS[opened[1]])
+        if not closing:
+            message.stop = False
+            conversation.edit(UNCLOSED, index, text, "")
+        found.append(body.removeprefix("\n").removesuffix("\n"))
+        text = _after_mark(rest)
+    if not found and _is_closed_only(text):
+        body, _, text = text.partition(_CLOSED_ONLY)
+        found, text = [body], text.removeprefix("\n")
+    if found:
+        _move(conversation, message, [part for part in found if part.strip()], text, index)
+
+
+def _after_mark(rest: str) -> str:
+    """Return the answer after the mark, without the two line feeds or the blanks that separate them."""
+    solution = _SOLUTION.fullmatch(rest) if "<|begin_of_solution|>" in rest else None
+    if solution:
+        return solution[1]
+    return rest.removeprefix("\n").removeprefix("\n") if rest[:1] == "\n" else rest.lstrip(" \t")
+
+
+def _is_closed_only(text: str) -> bool:
+    before, mark, after = text.partition(_CLOSED_ONLY)
+    return bool(mark and after.strip()) and "think>" not in before + after and before.count("```") % 2 == 0
+
+
+def _move(conversation: Conversation, message: Message, found: list[str], text: str, index: int) -> None:
+    reasoning = "\n\n".join(found)
+    if message.reasoning and reasoning and reasoning.strip() != message.reasoning.strip():
+        conversation.edit(SECOND, index, reasoning, "")
+        return  # the text keeps it
+    conversation.edit(FROM_TEXT, index, message.content, text)
+    message.content, message.reasoning = text, message.reasoning or reasoning or None
