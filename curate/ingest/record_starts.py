@@ -125,16 +125,16 @@ def is_record(raw: bytes) -> bool:
     inner = [item for item in value.values() if isinstance(item, dict)]
     if "row_idx" in value and len(inner) == 1:  # of the Hub's server of rows
         return True
-    return not RECORD_KEYS.isdisjoint(value) or (len(inner) == 1 and any(map(_holds_content, _contents(inner[0]))))
+    return not RECORD_KEYS.isdisjoint(value) or (len(inner) == 1 and any(map(_are_turns, _contents(inner[0]))))
 
 
 def _contents(record: Object) -> list[object]:
     return [record[key] for key in RECORD_KEYS & record.keys()]
 
 
-def _holds_content(value: object) -> bool:
-    """Return whether a value is turns or a text, rather than the description of a column."""
-    return isinstance(value, list | str) and bool(value)
+def _are_turns(value: object) -> bool:
+    """Return whether a value is turns, rather than the description of a column or a part of a turn."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def decode(raw: bytes) -> object:

@@ -111,6 +111,20 @@ def test_wrong_usage_exits_2_and_suggests_a_fix(arguments: list[str], hint: str)
     assert hint in result.stderr
 
 
+def test_clean_reads_text_in_a_given_encoding_and_names_the_likely_one_without(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "慢性鼻炎的治疗方法有哪些？"}, {"from": "gpt", "value": "鼻腔冲洗；局部用药。"}]
+    text = json.dumps({"id": "a", "conversations": turns}, ensure_ascii=False)
+    (tmp_path / "dump.jsonl").write_bytes(text.encode("gbk"))
+    arguments = ["clean", str(tmp_path / "dump.jsonl"), "-o", str(tmp_path / "set")]
+    refused = CliRunner().invoke(cli, arguments)
+    assert refused.exit_code == 1
+    assert "add --encoding gb18030" in str(refused.exception) + refused.output
+    unknown = CliRunner().invoke(cli, [*arguments, "--encoding", "gbkk"])
+    assert "did you mean 'gbk'?" in str(unknown.exception) + unknown.output
+    read = CliRunner().invoke(cli, [*arguments, "--encoding", "gbk", "--json"])
+    assert (read.exit_code, json.loads(read.stdout)["counts"]["kept"]) == (0, 1)
+
+
 def test_stats_prints_the_page_on_stdout(small: Path) -> None:
     result = invoke("stats", str(small))
     assert result.exit_code == 0

@@ -120,6 +120,7 @@ def test_lines_with_several_chats_are_not_an_object_of_records(dump: Dump, pair:
         {"mapping": {"a": {"id": "a", "message": None}, "b": {"id": "b", "message": None}}, "title": "t"},
         {"conversations": {"0": {"from": "human", "value": "a"}, "1": {"from": "gpt", "value": "b"}}},
         {"data": ["a", "b"], "id": "x"},
+        {"id": "x", "thread": [{"user": {"prompt": "a"}}, {"bot": {"text": "b"}}]},
     ],
 )
 def test_one_record_is_not_taken_apart(dump: Dump, record: dict[str, Any]) -> None:
