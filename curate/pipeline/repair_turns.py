@@ -23,6 +23,7 @@ from curate.schemas.reading.turn.training_marks import HIDDEN
 REPAIRS: dict[str, str] = {
     "id_to_text": "An id that is a number or a list is written as text.",
     "turns_from_dict": 'Turns under the keys "0", "1", "2" … become a list.',
+    "key_case": "Keys such as Question and Answer are read in lower case.",
     "turns_from_columns": "Turns as an object with a list for each key become a list of turns.",
     "record_unwrapped": "A record that is the value of a key of another is read, with the keys beside it.",
     "json_in_text": "A record stored as JSON text is decoded.",

@@ -202,6 +202,8 @@ def _parse_record(value: Record, options: ReadOptions) -> Sequence[Conversation]
             return _read(value, form, options)
     except RecursionError:
         raise RecordError("bad_value", "the record is nested too deep to be read") from None
+    if (renamed := _lower_keys(value)) is not None and _recognise(renamed, options.format) is not None:
+        return [_with_edit(each, "key_case", value) for each in parse_all(renamed, options)]
     if (wrapper := _wrapper(value)) is not None:
         return [_parse_wrapped(value, wrapper, options)]
     raise _of_another_format(value, options.format) if options.format else _unrecognised(value)
@@ -250,6 +252,19 @@ def _read_metadata(conversation: Conversation) -> None:
         record_keys.read_special_keys(conversation, _CHATS)
     if smoltalk.KEY in conversation.metadata:
         smoltalk.read_settings(conversation)
+
+
+def _lower_keys(record: Record) -> Record | None:
+    """Return a record with its keys in lower case, as the columns of spreadsheets often are not; None if they are."""
+    keys = [key.strip().lower().replace(" ", "_") for key in record]
+    return (
+        dict(zip(keys, record.values(), strict=True)) if keys != list(record) and len(set(keys)) == len(keys) else None
+    )
+
+
+def _with_edit(conversation: Conversation, rule: str, record: Record) -> Conversation:
+    conversation.edit(rule, None, turns.quote_keys(list(record)), "")
+    return conversation
 
 
 def _wrapper(record: Record) -> str | None:

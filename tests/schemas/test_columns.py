@@ -57,6 +57,15 @@ def test_every_meaning_can_be_named(record: dict[str, Any], columns: str, expect
     assert contents(parse(record, columns))[: len(expected)] == expected
 
 
+def test_keys_in_capitals_are_read_and_named() -> None:
+    conversation = formats.parse({"ID": 7, "Question": "Hi", "Answer": "Yo", "Model": "m"})
+    assert contents(conversation) == [("user", "Hi"), ("assistant", "Yo")]
+    assert conversation.source_id == "7" and conversation.model == "m"
+    assert "key_case" in [edit.rule for edit in conversation.edits]
+    with pytest.raises(RecordError, match="unknown_format"):
+        formats.parse({"Question": "Hi", "question": "Ho", "Answer": "Yo"})
+
+
 def test_a_bad_label_beside_the_named_keys_is_still_a_flaw() -> None:
     assert [flaw.rule for flaw in parse(RECORD | {"toxic": True}, "prompt=q,answer=a").flaws] == ["bad_label"]
 

@@ -27,7 +27,7 @@ DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_CHARS = 1 << 16  # the delimiter is chosen by the rows in so much text
 BATCH_CHARS = 1 << 20  # of rows that are encoded together
 MAX_TRIES = 50  # lines at which the next whole row is looked for after damage
-TRIAL_CHARS = 1 << 20  # of the row that is tried there
+TRIAL_CHARS = 1 << 17  # of the row that is tried there
 MAX_DAMAGE_CHARS = 1 << 24  # of a damaged row are kept
 MAX_COLUMNS = 10_000
 QUOTED = re.compile(r'"(?:[^"]|"")*+"')
@@ -256,25 +256,30 @@ class RowReader:
 
     def _end_after_quote(self) -> int:
         """Return after how many lines a row ends whose text has quotes that are not doubled; 0 if it has none."""
-        text = "".join(self.lines.row)
+        lines = self.lines
+        text = "".join(lines.row)
         at = _misplaced_quote(text, self.delimiter)
         if at < 1 or text[at - 1] in (self.delimiter, "\n", "\r"):  # a field begins with it: the row ended before
             return 0
-        length = len(self.lines.row)
+        length = len(lines.row)
         is_open = text.count('"') % 2 == 1
-        for _ in range(MAX_TRIES):
-            if not is_open and self._begins_row(length):
-                return length
-            if length == len(self.lines.row) and self._read_line() is None:
-                return 0 if is_open else length
-            is_open ^= self.lines.row[length].count('"') % 2 == 1
-            length += 1
-        return 0
+        while is_open and len(lines.row) < length + MAX_TRIES and self._read_line() is not None:
+            is_open = lines.row[-1].count('"') % 2 == 0
+        if is_open:
+            lines.put_back(length)
+        return 0 if is_open else len(lines.row)
 
     def _end_before_quote(self) -> int:
         """Return after how many lines a row ends in which a quote is not closed; 0 if no whole row follows soon."""
-        tries = range(1, min(len(self.lines.row), MAX_TRIES))
-        return next((keep for keep in tries if self._begins_row(keep)), 0)
+        length = len(self.lines.row)
+        self.lines.put_back(1)
+        for keep in range(1, min(length, MAX_TRIES)):
+            if self._row_follows():
+                return keep
+            self._read_line()
+        while len(self.lines.row) < length and self._read_line() is not None:
+            pass
+        return 0
 
     def _read_line(self) -> str | None:
         try:
@@ -282,19 +287,15 @@ class RowReader:
         except TooLong:
             return None
 
-    def _begins_row(self, keep: int) -> bool:
-        """Return whether a whole row follows the first lines of the damaged one, or its end; no line is taken."""
+    def _row_follows(self) -> bool:
+        """Return whether a whole row follows the lines of the damaged one, or nothing; no line is taken."""
         lines = self.lines
-        count, limit = len(lines.row), lines.max_chars
-        lines.put_back(keep)
-        head, chars = lines.row, lines.chars
+        head, chars, limit = lines.row, lines.chars, lines.max_chars
         lines.row, lines.chars, lines.bad_text, lines.max_chars = [], 0, "", min(limit, TRIAL_CHARS)
         row = self._next()
         is_balanced = "".join(lines.row).count('"') % 2 == 0
         lines.put_back()
         lines.row, lines.chars, lines.bad_text, lines.max_chars = head, chars, "", limit
-        while len(lines.row) < count and self._read_line() is not None:
-            pass
         return row is None or (bool(row.fields) and is_balanced)
 
 

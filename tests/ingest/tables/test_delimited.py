@@ -258,6 +258,15 @@ def test_a_row_without_the_id_of_its_conversation_is_named(tmp_path: Path) -> No
     assert records[1].problem.reason == "1 rows have nothing under 'conversation_id'"
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 100, 1 << 20])
+def test_records_do_not_depend_on_the_size_of_chunks(tmp_path: Path, chunk_bytes: int) -> None:
+    lines = [f"Name lake {n}.,Lake {n}\n" if n % 7 else "x\n" for n in range(200)]
+    whole, _ = read_csv(tmp_path, HEADER + "".join(lines))
+    parts, reader = read_csv(tmp_path, HEADER + "".join(lines), chunk_bytes=chunk_bytes)
+    assert [(record.index, record.raw) for record in parts] == [(record.index, record.raw) for record in whole]
+    assert reader.warnings and len(parts) == 200
+
+
 def test_sources_of_tables_and_of_text_are_read_in_one_run(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(HEADER + "Hi,Hello\n")
     (tmp_path / "b.jsonl").write_text('{"prompt": "Who?", "answer": "Me"}\n')
