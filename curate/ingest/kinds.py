@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from curate.ingest.text.encodings import BOMS, UNMARKED
+from curate.schemas.formats.datasets import marked_text
 
 HEAD_BYTES = 4096  # enough to recognise every kind
 TAR_BLOCK_BYTES = 512
@@ -64,6 +65,8 @@ DELIMITED = Kind("delimited", (".csv", ".tsv", ".tab"))
 ARROW = Kind("arrow", (".arrow", ".arrows", ".feather", ".ipc"), (b"ARROW1",))
 HUB_PREFIX = "hf:"
 HUB = Kind("hub", (), access="remote")  # a data set of the Hugging Face Hub
+CHAT = Kind("chat", ())  # a text that is one chat: by its content, and in folders by its name
+CHAT_SUFFIXES = (".txt", ".text", ".log", ".md")
 KINDS = (TEXT, DELIMITED, ARROW, Kind("parquet", (".parquet", ".parq"), (b"PAR1",), "file"), ZIP, TAR)
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz", ".lzma")
 SUFFIXES = (*(suffix for kind in KINDS for suffix in kind.suffixes), *COMPRESSED_SUFFIXES)
@@ -101,16 +104,24 @@ HTML, XML = Foreign(b"<html", "an HTML page"), Foreign(b"<", "XML or HTML")
 
 def recognise(head: bytes, name: str = "") -> Kind:
     """Return the kind of a file by its first bytes (not compressed), or else by its name; text if neither tells."""
-    kind = _by_content(head)
-    return kind or by_name(name) or TEXT
+    kind = _by_content(head) or by_name(name) or TEXT
+    return CHAT if kind is TEXT and not _is_json_name(name) and _begins_chat(head) else kind
 
 
 def by_name(name: str) -> Kind | None:
     """Return the kind that a name stands for, whatever its compression; None if it is not the name of a dump."""
+    plain = _plain_name(name)
+    return next((kind for kind in KINDS if plain.endswith(kind.suffixes)), TEXT if plain != name.lower() else None)
+
+
+def _plain_name(name: str) -> str:
+    """Return a name in lower case, without the suffix of its compression."""
     name = name.lower()
-    suffix = next((suffix for suffix in COMPRESSED_SUFFIXES if name.endswith(suffix)), "")
-    name = name.removesuffix(suffix)
-    return next((kind for kind in KINDS if name.endswith(kind.suffixes)), TEXT if suffix else None)
+    return name.removesuffix(next((suffix for suffix in COMPRESSED_SUFFIXES if name.endswith(suffix)), ""))
+
+
+def _is_json_name(name: str) -> bool:
+    return _plain_name(name).endswith(TEXT.suffixes)
 
 
 def is_dump_name(name: str) -> bool:
@@ -123,7 +134,14 @@ def looks_like_dump(head: bytes, name: str) -> bool:
     if compression_name(head) is not None:
         return True
     kind = _by_content(head)
-    return kind is not None and not name.lower().endswith(kind.others + WORKBOOKS)
+    if kind is None:
+        return name.lower().endswith(CHAT_SUFFIXES) and _begins_chat(head)
+    return not name.lower().endswith(kind.others + WORKBOOKS)
+
+
+def _begins_chat(head: bytes) -> bool:
+    """Return whether a text begins with marks of who speaks."""
+    return marked_text.begins_chat(_decode_head(head))
 
 
 def _by_content(head: bytes) -> Kind | None:
@@ -144,7 +162,7 @@ def _is_arrow_stream(head: bytes) -> bool:
 
 def _decode_head(head: bytes) -> str:
     mark, encoding = next(((mark, encoding) for mark, encoding in BOMS if head.startswith(mark)), (b"", ""))
-    unmarked = next((name for pattern, name in UNMARKED if pattern.match(head)), "latin-1")
+    unmarked = next((name for pattern, name in UNMARKED if pattern.match(head)), "utf-8")
     return head[len(mark) :].decode(encoding or unmarked, "replace")
 
 

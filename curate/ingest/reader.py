@@ -16,10 +16,10 @@ from curate.ingest.contents import Content, Opener, is_checked
 from curate.ingest.damage import GAP_TEXT, Block, Damage, ReportDamage, Verification
 from curate.ingest.damaged_records import DamagedRecords, RecordFinder
 from curate.ingest.decode import Chunk, is_json_record
-from curate.ingest.kinds import ARROW, DELIMITED, HUB, describe
+from curate.ingest.kinds import ARROW, CHAT, DELIMITED, HUB, describe
 from curate.ingest.sources import Source, no_record, problem_of
 from curate.ingest.streams import MIN_RATIO_BYTES, ExpansionError, Limits, Meter, check_expansion
-from curate.ingest.tables import arrow_ipc, delimited, hub
+from curate.ingest.tables import arrow_ipc, delimited, hub, plain_text
 from curate.ingest.tables.chunks import RowFinder, TableChunks, check_columns
 from curate.ingest.tables.table import Rows, Table
 from curate.ingest.text import literals
@@ -292,6 +292,8 @@ class Reader:
             yield from pending
         elif pending and content.kind is DELIMITED:
             raise InputError(f"input {source.name!r} has no row that can be read; {pending[0].spans[0].error}")
+        elif pending and content.kind is CHAT:
+            raise InputError(f"input {source.name!r} cannot be read: {pending[0].spans[0].error}")
         elif pending:
             found = describe(pending[0].data[:512])
             advice = (
@@ -326,6 +328,9 @@ class Reader:
         if content.kind is DELIMITED:
             table = delimited.read_table(text, source.name, self.max_record_bytes, group=not self.columns)
             yield from self._table_chunks(source, table, verification)
+            return
+        if content.kind is CHAT:
+            yield from self._table_chunks(source, plain_text.read_table(text, self.max_record_bytes), verification)
             return
         self._finder = finder = RecordFinder(source.name, verification)
         chunker = self._chunker(text, partial(self._note_text_damage, source, verification))

@@ -23,7 +23,7 @@ from curate.schemas.formats import (
 from curate.schemas.formats.datasets import arena, marked_text, moss, oasst, self_instruct, smoltalk, turn_lists
 from curate.schemas.formats.format import Format as Format
 from curate.schemas.formats.format import Record
-from curate.schemas.nearest import Requirement, describe_nearest
+from curate.schemas.nearest import Nearest, Requirement
 from curate.schemas.reading import columns, record_keys, turns, whole_tables
 from curate.schemas.reading.key_kinds import SPECIAL_KEYS
 from curate.schemas.reading.options import DEFAULT, ReadOptions
@@ -136,8 +136,8 @@ FORMATS: dict[str, Format] = {
 _SHARED = ("vicuna", "parquet")  # their records are read by another format's module
 # In the order of FORMATS, which matters: curate's own lines also look like OpenAI's.
 _READERS = tuple(item for item in FORMATS.values() if item.reads and item.name not in _SHARED)
-_REQUIREMENTS = tuple(
-    Requirement(item.name, item.requires, item.turn_keys, item.holds) for item in FORMATS.values() if item.requires
+_NEAREST = Nearest(
+    [Requirement(item.name, item.requires, item.turn_keys, item.holds) for item in FORMATS.values() if item.requires]
 )
 _CHATS = tuple((item.recognises, item.parse) for item in (sharegpt, openai, alpaca))
 
@@ -303,4 +303,4 @@ def _unrecognised(record: Record) -> RecordError:
     keys = f"; its keys: {turns.quote_keys(list(record))}" if record else "; it is empty"
     if _METADATA.issuperset(record):
         return RecordError("no_messages", f"the record has no 'conversations'{keys}", turns.preview(record))
-    return RecordError("unknown_format", f"{describe_nearest(record, _REQUIREMENTS)}{keys}", turns.preview(record))
+    return RecordError("unknown_format", f"{_NEAREST.describe(record)}{keys}", turns.preview(record))

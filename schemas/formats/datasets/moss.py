@@ -19,6 +19,7 @@ TEXT = Dialect(
     NAME,
     SUMMARY,
     re.compile(r"(?:<\||\[)(Human|MOSS)(?:\|>|\]): ?"),
+    hint="Human",
     ends=("<eoh>", "<eoa>", "<eom>"),
 )
 _MARK = re.compile(r"\A\s*<\|[^|>]+\|>:[ \t]?")

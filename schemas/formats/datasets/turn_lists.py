@@ -16,6 +16,7 @@ from curate.schemas.reading import turns
 from curate.schemas.reading.turn import roles
 
 KEYS = ("turns", "thread", "dialog", "dialogue", "dialogs", "chat", "utterances", "transcript", "rounds", "data")
+_KEYS = frozenset(KEYS)
 ID_KEYS = ("id", "conversation_id", "conversation_hash", "dialog_id", "dialogue_id", "chat_id", "thread_id", "uuid")
 PERSONAL_KEYS = ("hashed_ip", "header")  # of WildChat's people: an address's hash, and a browser's headers
 ROLE_KEYS = (*roles.ROLE_KEYS, "speaker", "author", "sender")
@@ -53,6 +54,8 @@ def recognises_turns(record: Mapping[str, object]) -> bool:
 
 def list_key(record: Mapping[str, object]) -> str | None:
     """Return the key of a record's list of turns under another name, or of texts that may be turns."""
+    if _KEYS.isdisjoint(record):
+        return None
     return next((key for key in KEYS if is_turn_list(record.get(key)) or _is_text_list(key, record)), None)
 
 

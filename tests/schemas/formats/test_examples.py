@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from curate.errors import RecordError
 from curate.schemas import Conversation, Message, formats
 from curate.schemas.reading.options import ReadOptions
+from curate.schemas.writing import WriteOptions
 from tests.schemas.formats.examples import ANSWER, CHAT, EXAMPLES, PROMPT, READ, ROWS, WORSE, Record
 
 FOLDER = Path(formats.__file__).parent / "records"
-WITHOUT_SCHEMA = {"parquet", "hf", "text"}  # not records of JSON; the first two have the columns of jsonl's lines
-OWN = {"jsonl", "vicuna", "parquet", "oasst_rows"}  # written by curate, or not read
+WITHOUT_SCHEMA = {"parquet", "hf", "csv", "text"}  # not records of JSON; the first two have the columns of jsonl
+OWN = {"jsonl", "vicuna", "parquet", "csv", "oasst_rows"}  # written by curate, or not read
 
 
 def schema(name: str) -> jsonschema.Draft202012Validator:
@@ -97,6 +98,17 @@ def test_what_is_written_fits_the_schema_of_its_format(
             continue
         written = form.dump(conversation)
         schema(name).validate(json.loads(json.dumps(written)))
+
+
+@pytest.mark.parametrize("shape", ["messages", "prompt-completion", "preference"])
+def test_what_is_written_for_trl_fits_its_schema(shape: str) -> None:
+    conversation = Conversation("a", [Message("user", PROMPT), Message("assistant", ANSWER)])
+    conversation.rejected_answer = [Message("assistant", WORSE)]
+    dump_all = formats.get("trl").dump_all
+    assert dump_all is not None
+    for record in dump_all(conversation, WriteOptions(shape=shape)):
+        schema("trl").validate(record)
+        assert [message.content for message in formats.parse(record).messages] == [PROMPT, ANSWER]
 
 
 def test_a_call_of_a_tool_fits_the_schemas() -> None:
