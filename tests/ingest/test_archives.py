@@ -322,6 +322,25 @@ def test_the_members_do_not_depend_on_the_blocks_of_a_stream(
     assert seen == marks[: len(edges) - 1]
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    part=st.integers(0, 7),
+    offset=st.integers(0, 1500),
+    lost=st.integers(0, 1500),
+    junk=st.binary(max_size=600),
+    stop=st.integers(0, len(WHOLE)),
+)
+def test_any_damage_to_a_tar_ends_and_leaves_other_members_whole(
+    part: int, offset: int, lost: int, junk: bytes, stop: int
+) -> None:
+    place = min(at(part, offset), len(WHOLE))
+    for data in (WHOLE[:place] + junk + WHOLE[place + lost :], (WHOLE[:place] + junk + WHOLE[place + lost :])[:stop]):
+        tar = Tar(iter([data[: len(data) // 2], data[len(data) // 2 :]]), lambda *_: None, lambda _: None)
+        texts = [b"".join(block for block in member.blocks if isinstance(block, bytes)) for member in tar]
+        if len(data) > stop:  # the one that is not cut off
+            assert len(set(TEXTS.values()) - set(texts)) <= 2 + lost // 1000
+
+
 def test_a_tar_with_a_gap_goes_on_at_the_next_header() -> None:
     reports: list[str] = []
     blocks: list[Block] = [WHOLE[: at(2, 800)], Failed("bad"), Gap(), WHOLE[at(4, 900) :]]

@@ -211,8 +211,8 @@ class _Tape:
         return self.data[self.position : self.position + count]
 
     def take(self, count: int) -> Iterator[Block]:
-        """Yield the next bytes, of those available, with the marks between them."""
-        stop = self.offset + count
+        """Yield the next bytes, at most those available, with the marks between them."""
+        stop = self.offset + min(count, self.available)
         while self.marks and self.marks[0][0] <= stop:
             at, mark = self.marks.popleft()
             if at > self.offset:
