@@ -140,11 +140,12 @@ class _PathReader:
 
     def read(self, key: str, node: Node) -> None:
         """Add a node to the conversation, or note that it is left out."""
-        message = _message(node)
-        if message is None:
+        message = node.get("message")
+        if not isinstance(message, dict):
             return
         metadata = message.get("metadata")
-        metadata = metadata if isinstance(metadata, dict) else {}
+        if metadata.__class__ is not dict:
+            metadata = {}
         content = chatgpt_content.read_content(message.get("content"))
         part = _Part(key, message, _role(message, len(self.conversation.messages)), metadata, content)
         if content.kind in chatgpt_content.PRIVATE or _has_private(metadata):
@@ -246,7 +247,9 @@ def _role(message: Mapping[str, object], index: int) -> str:
 
 
 def _has_private(metadata: Mapping[str, object]) -> bool:
-    return any(key in metadata and has_content(metadata[key]) for key in chatgpt_content.PRIVATE_KEYS)
+    return not _METADATA_KEYS.isdisjoint(metadata) and any(
+        has_content(metadata.get(key)) for key in chatgpt_content.PRIVATE_KEYS
+    )
 
 
 def _author_name(message: Mapping[str, object]) -> str | None:
@@ -284,11 +287,12 @@ def _extra(node: Node, part: _Part) -> dict[str, object]:
     """Return the keys of a node that are not read, as far as they say anything (`answers.is_kept`, written out)."""
     message, metadata = part.message, part.metadata
     extra: dict[str, object] = {}
-    for key in _UNREAD_KEYS if _USUAL_KEYS.issuperset(message) else message:
-        if ((value := message.get(key)) or value == 0) and key not in _MESSAGE_KEYS:
+    is_usual = _USUAL_KEYS.issuperset(message)
+    for key in _UNREAD_KEYS if is_usual else [key for key in message if key not in _MESSAGE_KEYS]:
+        if (value := message.get(key)) or value == 0:
             extra[key] = value
     author = message["author"]
-    if author.__class__ is dict and (author.get("name") or author.get("metadata") or len(author) > 3):
+    if author.__class__ is dict and (len(author) > 3 or author.get("name") or author.get("metadata")):
         known = ("role", "name") if part.role == "tool" else ("role",)
         if others := {key: value for key, value in author.items() if (value or value == 0) and key not in known}:
             extra["author"] = others
