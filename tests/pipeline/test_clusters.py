@@ -21,6 +21,7 @@ def frame(rows: Sequence[Row]) -> pl.DataFrame:
     """Return the columns that clusters are found by."""
     names = ["prompt", "source_id", "source_file"]
     table = pl.DataFrame(rows, schema=dict(zip(names, [pl.UInt64, pl.String, pl.String], strict=True)), orient="row")
+    table = table.with_columns(source_index=pl.int_range(pl.len()), branch=pl.lit(0))
     return table.with_columns(chat=split_chats(table))
 
 
@@ -36,6 +37,13 @@ def test_a_prompt_an_id_or_a_chat_joins_two_conversations() -> None:
         0, 0, 1, 1, 2, 2
     ]  # fmt: skip
     assert groups([(1, None, "f"), (2, None, "f")]) == [0, 1]
+
+
+def test_the_branches_of_a_record_are_one_cluster() -> None:
+    table = frame([(n, None, "f") for n in range(4)])
+    branches = table.with_columns(source_index=pl.Series([0, 1, 1, 2]), branch=pl.Series([0, 0, 1, 0]))
+    names = cluster_names(branches).to_list()
+    assert names[1] == names[2] and len(set(names)) == 3
 
 
 def test_a_chain_of_shared_keys_is_one_cluster() -> None:
