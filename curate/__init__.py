@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from curate.analysis.selection import Selection, show
     from curate.api.clean import clean
     from curate.api.compare import compare
+    from curate.api.read import read
     from curate.api.stats import stats
+    from curate.conversion.collection import Conversations
     from curate.conversion.convert import convert
     from curate.dataset.curated_set import CuratedSet, open_set
     from curate.inference.chat import chat
@@ -36,6 +38,8 @@ _MODULES = {  # name to the module that defines it
     "CleanResult": "curate.pipeline.run",
     "Progress": "curate.pipeline.run",
     "stats": "curate.api.stats",
+    "read": "curate.api.read",
+    "Conversations": "curate.conversion.collection",
     "compare": "curate.api.compare",
     "Comparison": "curate.analysis.comparison",
     "show": "curate.analysis.selection",
@@ -55,6 +59,7 @@ _TRAINING = ("finetune", "RunResult", "chat", "merge")  # need the extra [train]
 __all__ = [
     "CleanResult",
     "Comparison",
+    "Conversations",
     "CuratedSet",
     "Progress",
     "RunResult",
@@ -68,6 +73,7 @@ __all__ = [
     "finetune",
     "merge",
     "open_set",
+    "read",
     "show",
     "stats",
 ]

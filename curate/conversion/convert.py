@@ -73,8 +73,8 @@ def convert(
     """
     form = formats.get(to)
     path = Path(target)
-    query = _query(where, search, ids, split, sample, seed)
-    _check_keep(keep)
+    query = make_query(where, search, ids, split, sample, seed)
+    check_keep(keep)
     options = WriteOptions(history, shape or "")
     check_options(form, options)
     if shards is not None and to == FOLDER:
@@ -139,7 +139,7 @@ def _write(output: Output[Entry], record: InputRecord, entry: Entry, dumper: Dum
         output.leave_out(record, entry, error)
 
 
-def _query(
+def make_query(
     where: str | None,
     search: str | None,
     ids: str | Path | Collection[str] | None,
@@ -147,13 +147,15 @@ def _query(
     sample: int | None,
     seed: int,
 ) -> Query:
+    """Return the query of these settings; raises InputError for a file of ids that cannot be read or a sample of 0."""
     named = read_ids(ids) if isinstance(ids, str | Path) else None if ids is None else frozenset(ids)
     if sample is not None and sample < 1:
         raise InputError(f"sample is {sample}; give a number of conversations, at least 1")
     return Query(where, search, named, split, sample, seed)
 
 
-def _check_keep(keep: Collection[str]) -> None:
+def check_keep(keep: Collection[str]) -> None:
+    """Raise InputError for a rule whose flaws cannot be kept."""
     for rule in keep:
         if rule not in KEPT_FLAWS:
             raise InputError(f"keep: unknown rule {rule!r}{did_you_mean(rule, KEPT_FLAWS)}")

@@ -39,18 +39,28 @@ class ConvertResult:
     not_held: Mapping[str, int] = field(default_factory=dict)  # written conversations by a field that has no place
 
 
+@dataclass(kw_only=True)
+class Tally:
+    """Counts the records that were read and not selected, and by rule those that were left out."""
+
+    read: int = 0
+    not_selected: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def leave_out(self, record: InputRecord, entry: Entry | None, error: RecordError) -> None:
+        """Count a record that is left out."""
+        self.left_out[error.rule] += 1
+
+
 @dataclass
-class Output(Generic[Item]):
+class Output(Tally, Generic[Item]):
     """An open target and its file of left-out records; counts records."""
 
     target: Path
     files: tuple[Path, ...]
     writer: Writer[Item]
     left_out_lines: Stream
-    read: int = 0
     written: int = 0
-    not_selected: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
     edits: Counter[str] = field(default_factory=Counter)
     not_held: Counter[str] = field(default_factory=Counter)
 
@@ -65,7 +75,7 @@ class Output(Generic[Item]):
 
     def leave_out(self, record: InputRecord, entry: Entry | None, error: RecordError) -> None:
         """Write the whole record to the file of left-out records, with the rule and the reason."""
-        self.left_out[error.rule] += 1
+        super().leave_out(record, entry, error)
         self.left_out_lines.line(encode(_left_out_line(record, entry, error)))
 
     def result(self, warnings: list[str]) -> ConvertResult:

@@ -7,11 +7,10 @@ import random
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import compress, islice
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from curate.conversion.output import Output
+from curate.conversion.output import Tally
 from curate.conversion.readers import InputRecord, read_dump, read_entry, read_table, scan_table, translate_errors
 from curate.conversion.writers import Entry, encode
 from curate.dataset import columns
@@ -29,13 +28,17 @@ DUMP: columns.Types = {  # the columns that are known without cleaning
 Selected = tuple[InputRecord, Entry]
 
 
+class NothingSelected(InputError):
+    """No conversation matches a query."""
+
+
 def read_selected(
-    source: str | Path, query: Query, output: Output[Any], warnings: list[str], keep: Collection[str] = ()
+    source: str | Path, query: Query, output: Tally, warnings: list[str], keep: Collection[str] = ()
 ) -> Iterator[Selected]:
     """Yield the conversations of a set or a file that a query selects; count the others, leave out what is unreadable.
 
-    Records with a flaw are left out, but for the rules in `keep`. Raises InputError if the query cannot be answered, or
-    selects nothing.
+    Records with a flaw are left out, but for the rules in `keep`. Raises InputError if the query cannot be answered,
+    NothingSelected if it selects nothing.
     """
     table = scan_table(source)
     if table is None:
@@ -52,7 +55,7 @@ def read_selected(
 
 
 def select_rows(
-    source: str | Path, frame: pl.LazyFrame, query: Query, output: Output[Any], warnings: list[str]
+    source: str | Path, frame: pl.LazyFrame, query: Query, output: Tally, warnings: list[str]
 ) -> pl.LazyFrame:
     """Return the rows of a table that a query selects, with their numbers as `ROW`; count the others as read."""
     numbered = frame.with_row_index(ROW)
@@ -72,7 +75,7 @@ def select_rows(
 
 
 def _select_from_dump(
-    source: str | Path, query: Query, output: Output[Any], warnings: list[str], keep: Collection[str]
+    source: str | Path, query: Query, output: Tally, warnings: list[str], keep: Collection[str]
 ) -> Iterator[Selected]:
     entries = _read_entries(_count(read_dump(source, warnings), output), output, keep)
     if not query:
@@ -91,13 +94,13 @@ def _select_from_dump(
         raise _nothing_selected(source)
 
 
-def _count(records: Iterable[InputRecord], output: Output[Any]) -> Iterator[InputRecord]:
+def _count(records: Iterable[InputRecord], output: Tally) -> Iterator[InputRecord]:
     for record in records:
         output.read += 1
         yield record
 
 
-def _read_entries(records: Iterable[InputRecord], output: Output[Any], keep: Collection[str]) -> Iterator[Selected]:
+def _read_entries(records: Iterable[InputRecord], output: Tally, keep: Collection[str]) -> Iterator[Selected]:
     """Yield records as conversations; leave out those that cannot be read."""
     for record in records:
         try:
@@ -109,7 +112,7 @@ def _read_entries(records: Iterable[InputRecord], output: Output[Any], keep: Col
 
 
 def _filter(
-    source: str, entries: Iterable[Selected], query: Query, output: Output[Any], found: set[str]
+    source: str, entries: Iterable[Selected], query: Query, output: Tally, found: set[str]
 ) -> Iterator[Selected]:
     """Yield the conversations that match; `found` gets the names of those."""
     condition, names = _dump_condition(source, query)
@@ -155,7 +158,7 @@ def _check_columns(source: str, where: str) -> None:
             )
 
 
-def _sample(matches: Iterable[Selected], count: int, seed: int, output: Output[Any]) -> Iterator[Selected]:
+def _sample(matches: Iterable[Selected], count: int, seed: int, output: Tally) -> Iterator[Selected]:
     """Draw conversations as `query.draw` does, keeping only those that are drawn so far."""
     keys = random.Random(seed)
     heap: list[tuple[float, int, Selected]] = []  # the largest key first
@@ -179,8 +182,8 @@ def _warn_of_missing(ids: Collection[str], found: Iterable[str | None], warnings
         warnings.append(f"{number(count)} {plural(count, 'id')} of {number(len(ids))} not found: {named}{more}")
 
 
-def _nothing_selected(source: str | Path) -> InputError:
-    return InputError(f"no conversation of {str(source)!r} matches, so nothing is written")
+def _nothing_selected(source: str | Path) -> NothingSelected:
+    return NothingSelected(f"no conversation of {str(source)!r} matches, so nothing is written")
 
 
 def _without_splits(source: str | Path) -> InputError:

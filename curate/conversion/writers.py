@@ -250,10 +250,11 @@ class ParquetWriter(Generic[Item]):
 
 def conversation_table(path: Path) -> ParquetWriter[Entry]:
     """Open a Parquet file with the columns of curate's own records."""
-    return ParquetWriter(path, columns.CONVERTED, _table_row, _text_size)
+    return ParquetWriter(path, columns.CONVERTED, table_row, _text_size)
 
 
-def _table_row(entry: Entry) -> dict[str, object]:
+def table_row(entry: Entry) -> dict[str, object]:
+    """Return an entry as a row of `columns.CONVERTED`."""
     metadata = entry.conversation.metadata
     return {**native_record(entry), "metadata": encode(metadata).decode() if metadata else None}
 

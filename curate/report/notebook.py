@@ -14,6 +14,7 @@ from curate.analysis.doctor import Doctor
 from curate.analysis.explanation import Explanation
 from curate.analysis.selection import Selection
 from curate.analysis.stats import Flow, Share, Stats, edits, flow
+from curate.conversion.collection import Conversations
 from curate.dataset.curated_set import CuratedSet, translate_errors
 from curate.display.figures import number, percent, plural
 from curate.display.html import Cell, escape, table
@@ -124,6 +125,16 @@ def _selection(selection: Selection) -> str:
     more = len(selection) - SHOWN
     note = f'<p class="note">{number(more)} more</p>' if more > 0 else ""
     return _block(f"<p>{selection.describe_size()}</p>{shown}{note}")
+
+
+@_html_of.register
+def _conversations(found: Conversations) -> str:
+    """Show the first conversations of a set or a file."""
+    chats = list(islice(found, SHOWN + 1))
+    views = [ConversationView(chat.source_id or "no id", "", 0, tuple(chat.messages)) for chat in chats[:SHOWN]]
+    shown = "".join(map(conversation.render_conversation, views))
+    more = '<p class="note">and more</p>' if len(chats) > SHOWN else ""
+    return _block(f"<p><b>{escape(found.path)}</b></p>{shown}{more}")
 
 
 @_html_of.register
