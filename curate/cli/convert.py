@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 @click.option(
     "--shards", type=click.IntRange(min=1), metavar="N", help="Write N files, such as OUT-00000-of-00008.jsonl."
 )
+@click.option(
+    "--config-for",
+    multiple=True,
+    metavar="TRAINER",
+    help="Also write the settings of llama-factory (dataset_info.json) or axolotl.",
+)
+@click.option(
+    "--push-to-hub", metavar="OWNER/NAME", help="Also upload it to the Hugging Face Hub, as a private data set."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def convert(source: str, target: str, as_json: bool, **settings: Any) -> None:
     """Write conversations in another format.
@@ -65,6 +74,8 @@ def _plain(result: ConvertResult) -> dict[str, object]:
         "not_selected": result.not_selected,
         "edits": dict(result.edits),
         "files": [str(file) for file in result.files],
+        "configs": [str(file) for file in result.configs],
+        "pushed_to": result.pushed_to,
         "not_held": dict(result.not_held),
         "left_out_file": str(result.left_out_file) if result.left_out_file else None,
         "warnings": list(result.warnings),
@@ -86,6 +97,10 @@ def _report(source: str, result: ConvertResult) -> None:
         rules = ", ".join(f"{name} {count:,}" for name, count in sorted(result.left_out.items()))
         count = sum(result.left_out.values())
         click.echo(one_line(f"warning: {count:,} left out ({rules}): {result.left_out_file}", 1000), err=True)
+    for file in result.configs:
+        click.echo(one_line(f"settings {file}", 1000), err=True)
+    if result.pushed_to:
+        click.echo(one_line(f"pushed to {result.pushed_to}", 1000), err=True)
     if result.not_held:
         fields = ", ".join(f"{name} {count:,}" for name, count in sorted(result.not_held.items()))
         click.echo(

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
+from curate.conversion import hub, trainer_configs
 from curate.conversion.dumping import Dumper, check_options, content_id
 from curate.conversion.output import ConvertResult, Output, Split, left_out_file, open_output
 from curate.conversion.readers import InputRecord
@@ -56,6 +58,8 @@ def convert(
     history: bool = False,
     shape: str | None = None,
     shards: int | None = None,
+    config_for: Collection[str] = (),
+    push_to_hub: str | None = None,
     max_tokens: int | None = None,
     loss: str | None = None,
     chat_template: str | Path | None = None,
@@ -68,8 +72,10 @@ def convert(
     settings are used. `where`, `search`, `ids` (a list, or a file with one on each line), `sample` and `split` select
     conversations, see `curate.dataset.query.Query`. Records that a dump marks as bad or that need media are left out,
     except for the rules in `keep`. `history` is for `alpaca`, `shape` for `trl` (see their modules). `shards` writes so
-    many files, `NAME-00000-of-00008.jsonl` and so on, with each conversation in the next one. Raises CurateError in one
-    line and leaves the target unchanged.
+    many files, `NAME-00000-of-00008.jsonl` and so on, with each conversation in the next one. `config_for` names
+    trainers (`llama-factory`, `axolotl`) whose settings for the file are written beside it. `push_to_hub` uploads it to
+    that repository of the Hugging Face Hub, private if it is new. Raises CurateError in one line and leaves the target
+    unchanged.
     """
     form = formats.get(to)
     path = Path(target)
@@ -79,6 +85,9 @@ def convert(
     check_options(form, options)
     if shards is not None and to == FOLDER:
         raise InputError("shards have no effect on 'hf', which makes its own")
+    trainer_configs.check_trainers(config_for, to, options.shape, path, shards)
+    if push_to_hub is not None:
+        hub.check_push(push_to_hub, to, source, split)
     _check_target(source, path, form)
     if to not in PROMPT_FORMATS and (template or tokenizer):
         raise InputError(f"a template or tokenizer has no effect on {to!r}; they are for 'text' and 'rendered'")
@@ -91,17 +100,35 @@ def convert(
             rendering = tokenized.Rendering(
                 template, tokenizer, max_tokens, loss or "all", _read_template(chat_template)
             )
-            return tokenized.write(source, path, rendering, query, keep, shards)
-        dumper = Dumper(form, options)
-        render = _renderer(source, template, tokenizer) if to == "text" else None
-        warnings: list[str] = []
-        open_partial = functools.partial(_open_writer, target=path, dumper=dumper, render=render)
-        with open_output(path, open_partial, folder=to == FOLDER, shards=shards) as output:
-            for record, entry in read_selected(source, query, output, warnings, keep):
-                _write(output, record, entry, dumper)
-        return output.result(warnings)
+            seen: Collection[str] = ()
+            result = tokenized.write(source, path, rendering, query, keep, shards)
+        else:
+            render = _renderer(source, template, tokenizer) if to == "text" else None
+            result, seen = _convert(source, path, Dumper(form, options), render, query, keep, shards)
+        result = _add_configs(result, config_for, to, seen)
     except OSError as error:
         raise CurateError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
+    if push_to_hub is None:
+        return result
+    return replace(result, pushed_to=hub.push(push_to_hub, source, result, to, split))
+
+
+def _convert(
+    source: str | Path,
+    path: Path,
+    dumper: Dumper,
+    render: Callable[[Entry], tuple[str, str]] | None,
+    query: Query,
+    keep: Collection[str],
+    shards: int | None,
+) -> tuple[ConvertResult, Collection[str]]:
+    """Write the conversations, and return the result and what they have, see `Dumper`."""
+    warnings: list[str] = []
+    open_partial = functools.partial(_open_writer, target=path, dumper=dumper, render=render)
+    with open_output(path, open_partial, folder=dumper.form.name == FOLDER, shards=shards) as output:
+        for record, entry in read_selected(source, query, output, warnings, keep):
+            _write(output, record, entry, dumper)
+    return output.result(warnings), dumper.seen
 
 
 def _read_template(chat_template: str | Path | None) -> str | None:
@@ -110,6 +137,15 @@ def _read_template(chat_template: str | Path | None) -> str | None:
         return None if chat_template is None else Path(chat_template).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the chat template {str(chat_template)!r}: {error}") from error
+
+
+def _add_configs(result: ConvertResult, trainers: Collection[str], form: str, seen: Collection[str]) -> ConvertResult:
+    """Write the trainers' settings, and return the result with their files and warnings."""
+    if not trainers:
+        return result
+    configs = trainer_configs.write_configs(trainers, form, result.target, result.files, seen)
+    warnings = (*result.warnings, *trainer_configs.find_untrained(trainers, form, seen))
+    return replace(result, warnings=warnings, configs=tuple(configs))
 
 
 def _open_writer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from curate.conversion.writers import Entry, native_record
 from curate.errors import InputError
@@ -20,6 +20,7 @@ class Dumper:
 
     form: Format
     options: WriteOptions
+    seen: set[str] = field(default_factory=set)  # what any of the conversations has, see `_features`
 
     def __call__(self, entry: Entry) -> Sequence[dict[str, object]]:
         """Return the records of an entry; raises RecordError for one that the format cannot represent."""
@@ -33,6 +34,7 @@ class Dumper:
         for record in records:
             if "id" in record and record["id"] is None:
                 record["id"] = content_id(chat)
+        self.seen.update(_features(chat), *(record.keys() & {"history"} for record in records))
         return records
 
     def find_lost(self, entry: Entry) -> list[str]:
@@ -41,6 +43,16 @@ class Dumper:
         if self.options.shape == trl.PREFERENCE:
             lacks.discard("rejected_answer")
         return find_lost(entry.conversation, sorted(lacks))
+
+
+def _features(conversation: Conversation) -> set[str]:
+    """Return what trainers must know of a conversation: roles, tools, calls, and answers that are not trained on."""
+    messages = conversation.messages
+    found: set[str] = {message.role for message in messages}
+    found |= {"tools"} if conversation.tools is not None else set()
+    found |= {"calls"} if any(message.tool_calls is not None for message in messages) else set()
+    found |= {"untrained"} if any(m.role == "assistant" and not m.train for m in messages) else set()
+    return found
 
 
 def check_options(form: Format, options: WriteOptions) -> None:

@@ -36,6 +36,8 @@ class ConvertResult:
     left_out_file: Path | None
     warnings: tuple[str, ...]
     files: tuple[Path, ...] = ()  # the target, or its shards
+    configs: tuple[Path, ...] = ()  # trainers' settings beside it
+    pushed_to: str | None = None  # the address of its page on the Hub
     not_held: Mapping[str, int] = field(default_factory=dict)  # written conversations by a field that has no place
 
 
@@ -82,7 +84,7 @@ class Output(Tally, Generic[Item]):
         """Return the counts."""
         file = left_out_file(self.target) if self.left_out else None
         counts = (self.read, self.written, dict(self.left_out), self.not_selected, dict(self.edits))
-        return ConvertResult(self.target, *counts, file, tuple(warnings), self.files, dict(self.not_held))
+        return ConvertResult(self.target, *counts, file, tuple(warnings), self.files, not_held=dict(self.not_held))
 
 
 @contextmanager

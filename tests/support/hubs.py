@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import json
 import threading
@@ -40,6 +41,82 @@ def point(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setattr(
         f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     )
+
+
+@contextmanager
+def receiving(folder: Path) -> Iterator[str]:
+    """Accept data sets into folders below this one, as the Hub does; yield the endpoint."""
+    handler = type("Receiver", (_Receiver,), {"folder": folder})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Receiver(http.server.BaseHTTPRequestHandler):
+    folder: Path
+
+    def do_GET(self) -> None:
+        repository = self.folder / "/".join(self.path.partition("?")[0].split("/")[3:5])
+        if not repository.is_dir():
+            self._answer(404, {"error": "no such data set"})
+            return
+        paths = [path for path in repository.rglob("*") if path.is_file()]
+        names = {str(path.relative_to(repository)): path.stat().st_size for path in paths}
+        tree = [{"type": "file", "path": name, "size": size, "oid": "0" * 40} for name, size in names.items()]
+        info = {"id": repository.name, "sha": _COMMIT, "private": True, "siblings": []}
+        self._answer(200, tree if "/tree/" in self.path else info)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.startswith("/api/repos/create"):
+            self._create(json.loads(body))
+        elif "/preupload/" in self.path:
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+            self._answer(200, {"files": files})
+        elif "/commit/" in self.path:
+            self._commit([json.loads(line) for line in body.splitlines()])
+        else:  # a check of the card's settings
+            self._answer(200, {"warnings": [], "errors": []})
+
+    def _create(self, wanted: dict[str, Any]) -> None:
+        name = f"{wanted['organization']}/{wanted['name']}"
+        if wanted["organization"] == "closed":
+            self._answer(401, {"error": "Invalid username or password."})
+            return
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{wanted['name']}.created.json").write_text(json.dumps(wanted))
+        self._answer(200, {"url": f"http://{self.headers['Host']}/datasets/{name}", "name": name})
+
+    def _commit(self, lines: list[dict[str, Any]]) -> None:
+        repository = self.folder / "/".join(self.path.split("/")[3:5])
+        for line in lines:
+            path = repository / line["value"].get("path", "")
+            if line["key"] == "file":
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(base64.b64decode(line["value"]["content"]))
+            elif line["key"] == "deletedFile":
+                path.unlink()
+        url = f"https://huggingface.co/datasets/me/x/commit/{_COMMIT}"
+        self._answer(200, {"success": True, "commitOid": _COMMIT, "commitUrl": url})
+
+    def _answer(self, status: int, value: object) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
 
 
 class _Hub(http.server.BaseHTTPRequestHandler):
