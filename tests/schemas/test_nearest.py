@@ -45,8 +45,8 @@ def reason(record: object) -> str:
         ({"text": "a"}, "log, but 'text' is not a text with a name before each turn"),
         ({"id": "a", "data": [1, 2]}, "ultrachat, but 'data' is not a list of two texts or more"),
         (
-            {"Instruction": "a", "Response": "b"},
-            "alpaca: 'instruction' and 'output' are missing (the record has 'Instruction'",
+            {"Instructions": "a", "Responses": "b"},
+            "alpaca: 'instruction' and 'output' are missing (the record has 'Instructions'",
         ),
     ],
     ids=repr,
