@@ -53,7 +53,9 @@ def _read_train(conversation: Conversation, message: Message, kind: TurnKind, va
         message.train_reasoning = False
     elif off:
         message.train = False
-    return value in (0, 1) or (isinstance(value, str) and (is_true(value) or is_false(value)) and value != "")
+    if isinstance(value, str) and _is_number(value):
+        return float(value) in (0, 1)
+    return value in (0, 1) or (isinstance(value, str) and has_content(value))
 
 
 def _is_clear(value: object) -> bool:
