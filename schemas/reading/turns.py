@@ -109,7 +109,7 @@ def read_messages(conversation: Conversation, turns: Sequence[object], role_key:
     """Append the messages of turns; `role_key` and `text_key` are the usual keys of this format."""
     messages = conversation.messages
     first = len(messages)
-    reader = _TurnReader(conversation, text_key)
+    reader: _TurnReader | None = None  # most conversations need none
     for turn in turns:
         try:
             role, text, is_usual = STANDARD_ROLES[turn[role_key]], turn[text_key], len(turn) == 2  # type: ignore[index,arg-type]
@@ -118,20 +118,22 @@ def read_messages(conversation: Conversation, turns: Sequence[object], role_key:
         if is_usual and text.__class__ is str:
             messages.append(Message(role, text))
         else:
+            reader = reader or _TurnReader(conversation, text_key)
             reader.read(turn)
-    for index in reader.without_role:
-        _infer_role(conversation, index, reader.without_role)
+    if reader is not None:
+        reader.infer_roles()
     has_results = False
     for index in range(first, len(messages)):
         message = messages[index]
         if message.role == "assistant":
-            read_marks(conversation, index)
+            text = message.content
+            if text.lstrip()[:2] in reasoning.STARTS or "</think>" in text or "call>" in text:
+                read_marks(conversation, index)
         elif message.role == "tool" or "<tool_response>" in message.content:
             tool_calls.unwrap_results(conversation, message, index)
             has_results = True
-    _flag_alternatives(conversation, reader.ranked)
-    for index in reversed(reader.thoughts):
-        _join_thought(conversation, index)
+    if reader is not None:
+        reader.finish()
     if has_results:
         tool_calls.link_results(conversation)
 
@@ -141,8 +143,7 @@ def read_marks(conversation: Conversation, index: int) -> None:
     message = conversation.messages[index]
     if message.role != "assistant":
         return
-    if reasoning.has_marks(message.content):
-        reasoning.split_reasoning(conversation, message, index)
+    reasoning.split_reasoning(conversation, message, index)
     if message.tool_calls is None and tool_calls.has_calls(message.content):
         message.content, message.tool_calls = tool_calls.split_calls(conversation, message.content, index)
 
@@ -179,6 +180,17 @@ class _TurnReader:
         self.without_role: list[int] = []
         self.thoughts: list[int] = []
         self.ranked: list[int] = []
+
+    def infer_roles(self) -> None:
+        """Set the missing roles; raises RecordError for one that its neighbours do not settle."""
+        for index in self.without_role:
+            _infer_role(self.conversation, index, self.without_role)
+
+    def finish(self) -> None:
+        """Name what concerns several messages, when all texts are read."""
+        _flag_alternatives(self.conversation, self.ranked)
+        for index in reversed(self.thoughts):
+            _join_thought(self.conversation, index)
 
     def read(self, value: object) -> None:
         """Append the messages of a turn; raises RecordError if its meaning is not clear."""

@@ -427,7 +427,11 @@ CONVERSATIONS = st.builds(
 def comparable(conversation: Conversation) -> tuple[object, ...]:
     """Return all that a format must keep; a result of a tool gets the id of its call."""
     messages = [
-        replace(message, tool_call_id=call_id or None)
+        replace(
+            message,
+            tool_call_id=call_id or None,
+            train_reasoning=message.train_reasoning or message.reasoning is None,
+        )
         for message, call_id in zip(conversation.messages, call_ids(conversation.messages), strict=True)
     ]
     return (

@@ -15,14 +15,10 @@ _PAIRS = {
     **{f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning", "seed:think")},
     "<|begin_of_thought|>": "<|end_of_thought|>",
 }
+STARTS = frozenset(mark[:2] for mark in _PAIRS)  # of an answer that may begin with a mark
 _OPEN = re.compile(r"\s*(" + "|".join(map(re.escape, _PAIRS)) + ")")
 _CLOSED_ONLY = "\n</think>\n"  # where the chat template itself wrote the opening mark
 _SOLUTION = re.compile(r"\s*<\|begin_of_solution\|>\s*(.*?)\s*(?:<\|end_of_solution\|>\s*)?", re.DOTALL)
-
-
-def has_marks(text: str) -> bool:
-    """Return whether an answer may begin with its reasoning, at little cost."""
-    return text.lstrip()[:1] == "<" or _CLOSED_ONLY in text
 
 
 def take_reasoning(conversation: Conversation, message: Message, turn: dict[str, object], index: int) -> None:
