@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -18,9 +19,11 @@ class Message:
     answers. `reasoning` is what the assistant thought before its answer; `train_reasoning`: it may be supervised, if
     `train` is set too. `extra` is JSON text: the keys of the dump's turn that none of the other fields holds.
 
-    `is_html`: an answer's content is HTML, whatever it looks like, or is not; None if its look decides. `was_html`: it
-    was or may have been converted from HTML, at least in part. `place`: its index among the messages that were read (of
-    the first, if several were joined), for edits and rejects. None of the three is compared or written.
+    `tools`, for rendering: the definitions of the tools that the assistant may call, as JSON text, the same on all
+    messages of a conversation. `is_html`: an answer's content is HTML, whatever it looks like, or is not; None if its
+    look decides. `was_html`: it was or may have been converted from HTML, at least in part. `place`: its index among
+    the messages that were read (of the first, if several were joined), for edits and rejects. None of the four is
+    compared or written.
     """
 
     role: Role
@@ -33,9 +36,15 @@ class Message:
     train_reasoning: bool = True
     tool_call_id: str | None = None
     extra: str | None = None
+    tools: str | None = field(default=None, compare=False)
     is_html: bool | None = field(default=None, compare=False)
     was_html: bool = field(default=False, compare=False)
     place: int = field(default=0, compare=False)
+
+
+def with_tools(messages: Sequence[Message], tools: str | None) -> list[Message]:
+    """Return the messages with these definitions of tools, JSON text; the same messages if there are none."""
+    return [replace(message, tools=tools) for message in messages] if tools else list(messages)
 
 
 @dataclass(slots=True)
@@ -93,6 +102,10 @@ class Conversation:
     def flaw(self, rule: str, message: int | None, reason: str, evidence: str) -> None:
         """Record a flaw; the evidence is cut to `EXCERPT` characters."""
         self.flaws.append(Flaw(rule, message, reason, evidence[:EXCERPT]))
+
+    def messages_with_tools(self) -> list[Message]:
+        """Return the messages, each with the definitions of the conversation's tools."""
+        return with_tools(self.messages, self.tools)
 
     def insert_system(self, text: str) -> None:
         """Put a system message first; edits and flaws keep their messages."""

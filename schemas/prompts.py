@@ -250,7 +250,7 @@ def fold_reasoning(message: Message) -> Message:
     """Return a message with its reasoning as part of the content; not supervised if the reasoning may not be."""
     if not message.reasoning:
         return message
-    train = is_supervised(message, (message.role,))
+    train = message.train and message.train_reasoning
     return replace(message, content=with_reasoning(message), reasoning=None, train=train)
 
 
@@ -290,14 +290,17 @@ def fold_system(messages: Sequence[Message], first: bool = True) -> Sequence[Mes
     return folded
 
 
-def is_supervised(message: Message, roles: Collection[Role] = ANSWERS) -> bool:
-    """Return whether a message may be supervised: a text is either supervised as a whole or not at all."""
-    return message.train and message.role in roles and (message.train_reasoning or not message.reasoning)
+def is_masked(message: Message) -> bool:
+    """Return whether a message has a reasoning that is not supervised, before a content that may be."""
+    return bool(message.reasoning) and message.train and not message.train_reasoning
 
 
 def content_of(template: Template, message: Message) -> str:
-    """Return a message's text as rendered: its reasoning and content, then an answer's tool calls as JSON."""
-    content = with_reasoning(message)
+    """Return a message's text as rendered: its reasoning and content, then an answer's tool calls as JSON.
+
+    A masked reasoning is not part of it: it is written before it, as a text of its own.
+    """
+    content = message.content if is_masked(message) else with_reasoning(message)
     content = content.strip() if template.strips else content
     if message.role == "assistant" and message.tool_calls:
         return f"{content}\n{message.tool_calls}" if content else message.tool_calls
@@ -342,8 +345,12 @@ def _render(
         before, after = turn.segment_parts
         _append_opening(out, template, new_exchange, not answer, index)
         _append(out, before, index)
-        supervised = is_supervised(message, roles)
-        content = turn.lead + content_of(template, message) + turn.tail
+        supervised = message.role in roles and message.train
+        lead = turn.lead
+        if is_masked(message):
+            out.append(Segment(lead + with_reasoning(replace(message, content="")), index, False, None))
+            lead = ""
+        content = lead + content_of(template, message) + turn.tail
         if content:
             out.append(Segment(content, index, supervised, None))
         _append(out, after, index, supervised and message.stop)

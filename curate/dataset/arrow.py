@@ -14,10 +14,10 @@ from typing import Any
 
 from curate.dataset import manifest
 from curate.errors import InputError, MissingExtra
-from curate.schemas.conversation import Message
+from curate.schemas.conversation import Message, with_tools
 
 BATCH_ROWS = 1_000
-COLUMNS = ["id", "piece", "messages", "language", "split", "source_file", "source_index", "branch"]
+COLUMNS = ["id", "piece", "messages", "language", "split", "source_file", "source_index", "branch", "tools"]
 _MESSAGE_FIELDS = tuple(field.name for field in fields(Message) if field.compare)
 Source = tuple[str | None, int | None]
 Chat = tuple[str | None, int | None, int | None]  # a source with its branch
@@ -125,7 +125,8 @@ def record_batches(file: Path, columns: list[str]) -> Iterator[Any]:
     """Yield columns of a Parquet file as pyarrow record batches; raises InputError if the file is damaged."""
     parquet = _open(file)
     try:
-        yield from parquet.iter_batches(BATCH_ROWS, columns=columns)
+        present = [name for name in columns if name in parquet.schema_arrow.names]
+        yield from parquet.iter_batches(BATCH_ROWS, columns=present)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors or OSErrors
         raise _to_input_error(file, error) from error
 
@@ -158,7 +159,7 @@ def _decode_rows(batch: Any) -> Iterator[Row]:
     start = 0
     values = [_values(batch, name) for name in COLUMNS if name != "messages"]
     rows = zip(counts, zip(*values, strict=True), strict=True)
-    for count, (name, piece, language, split, file, index, branch) in rows:
-        own = messages[start : start + count]
+    for count, (name, piece, language, split, file, index, branch, tools) in rows:
+        own = with_tools(messages[start : start + count], tools)
         yield Row(name, piece or 0, own, language, split or "train", (file, index), branch or 0)
         start += count

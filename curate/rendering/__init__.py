@@ -78,9 +78,10 @@ A renderer does all of this. The ids that ask for an answer, the *generation pro
 How the modules follow one another:
 
     splitter             pieces that fit a window, counted by encoding.count_tokens
-    factory              a template → its renderer.Renderer: a template_renderer or a jinja_renderer
+    choices              how reasoning, empty thoughts and tools that a template does not show are rendered
+    factory              a template → its renderer.Renderer: a template_renderer or a chat_template.renderer
     compiled_template    a built-in template → text_batch
-    placeholders         a model's own Jinja template (jinja_env) cut into parts → text_batch
+    chat_template        a model's own Jinja template, cut into parts by placeholders → text_batch
     encoding             text_batch → ids, loss mask and offsets
     proof, proof_fast    ids and loss mask compared with what the messages require (expected)
     preparation, resplit a curated set → proven examples, split again where set and model differ

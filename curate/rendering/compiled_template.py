@@ -21,7 +21,7 @@ from curate.schemas.prompts import (
     default_system,
     fit,
     generation_prompt,
-    is_supervised,
+    is_masked,
     render,
 )
 from curate.tokenization.tokenizer import Tokenizer
@@ -29,6 +29,7 @@ from curate.tokenization.tokenizer import Tokenizer
 ANSWERS: frozenset[Role] = frozenset({"assistant"})
 
 _PLACEHOLDER = "\0"  # in place of a content; no white space, as a template may strip contents
+_REASONING = "\1"  # in place of a masked reasoning
 
 
 class _Position(NamedTuple):
@@ -39,7 +40,8 @@ class _Position(NamedTuple):
 
 
 class _BlockFormat(NamedTuple):
-    """A block without its contents: `text` has a `%s` for each message index in `contents`.
+    """A block without its contents: `text` has a `%s` for each index in `contents`: of a message, or of a masked
+    reasoning, which come after all messages.
 
     `spans`: message index, start and stop.
     """
@@ -94,7 +96,10 @@ class CompiledTemplate:
     def append_prompt(self, batch: TextBatch, messages: Sequence[Message]) -> None:
         """Append the generation prompt after `messages`; spans are placed as in training, none is supervised."""
         # Only supervised segments become spans, and earlier answers need theirs: no token may cross their start.
-        marked = [replace(message, train=True, train_reasoning=True) for message in messages]
+        marked = [
+            replace(message, train=True, train_reasoning=message.train_reasoning or not message.train)
+            for message in messages
+        ]
         for part in _group(generation_prompt(self.template, marked, roles=self.roles | ANSWERS)):
             if isinstance(part, Segment):
                 batch.add_control(self._token(part), False)
@@ -147,6 +152,9 @@ class CompiledTemplate:
         system = default_system(template, messages) if first else ""
         # An empty content has no segment, so it changes the skeleton; hardly any conversation has one.
         key = (first, system, *[m.role for m in messages], *([] if all(contents) else map(bool, contents)))
+        if any(m.reasoning for m in messages) and any(map(is_masked, messages)):  # a text of its own for each
+            key += ("masked", *map(is_masked, messages))
+            contents += [m.reasoning or "" for m in messages]
         skeleton = self._skeletons.get(key)
         if skeleton is None:
             skeleton = self._skeletons[key] = self._compile(messages, contents, first)
@@ -156,14 +164,17 @@ class CompiledTemplate:
         """Build a skeleton by rendering placeholders instead of contents."""
         blank = [
             Message(message.role, _PLACEHOLDER if content else "", message.name)
-            for message, content in zip(messages, contents, strict=True)
+            for message, content in zip(messages, contents, strict=False)
         ]
+        for marked, message in zip(blank, messages, strict=True):
+            if is_masked(message):
+                marked.reasoning, marked.train_reasoning = _REASONING, False
         system = default_system(self.template, messages)
         segments = render(self.template, blank, first=first, system=system, roles=self.roles | ANSWERS)
         return tuple(
             _ControlSlot(self._token(part), part.message if part.supervised else None)
             if isinstance(part, Segment)
-            else _block_format(part)
+            else _block_format(part, len(messages))
             for part in _group(segments)
         )
 
@@ -171,7 +182,7 @@ class CompiledTemplate:
         return self.tokenizer.control_ids[str(segment.control)]
 
     def _supervises(self, message: Message) -> bool:
-        return is_supervised(message, self.roles)
+        return message.train and message.role in self.roles
 
 
 def _group(segments: Sequence[Segment]) -> list[list[Segment] | Segment]:
@@ -187,17 +198,18 @@ def _group(segments: Sequence[Segment]) -> list[list[Segment] | Segment]:
     return parts
 
 
-def _block_format(segments: Sequence[Segment]) -> _BlockFormat:
-    """Return the format of a block from its segments, each with at most one placeholder."""
+def _block_format(segments: Sequence[Segment], count: int) -> _BlockFormat:
+    """Return the format of a block from its segments, each with at most one placeholder; `count` is of messages."""
     text, contents, fixed = "", list[int](), 0  # `fixed`: characters so far without contents
     spans: list[tuple[int, _Position, _Position]] = []  # message, start, stop
     for segment in segments:
         start = _Position(fixed, len(contents))
-        before, placeholder, after = segment.text.partition(_PLACEHOLDER)
+        mark = _REASONING if _REASONING in segment.text else _PLACEHOLDER
+        before, placeholder, after = segment.text.partition(mark)
         text += before.replace("%", "%%") + ("%s" if placeholder else "") + after.replace("%", "%%")
         fixed += len(before) + len(after)
         if placeholder and segment.message is not None:
-            contents.append(segment.message)
+            contents.append(segment.message + (count if mark == _REASONING else 0))
         if segment.supervised and segment.message is not None:
             spans.append((segment.message, start, _Position(fixed, len(contents))))
     return _BlockFormat(text, tuple(contents), tuple(spans))

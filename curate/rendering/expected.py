@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from curate.schemas import prompts
 from curate.schemas.conversation import Message
-from curate.schemas.prompts import Segment, Template, content_of, default_system, is_supervised
+from curate.schemas.prompts import Segment, Template, content_of, default_system, is_masked
 from curate.tokenization.tokenizer import Tokenizer
 
 EndedText = tuple[str, int | None]  # a text, and the control token that ends it
@@ -85,7 +85,10 @@ class TextExpectations:
             for m in messages
         ]
         system = default_system(template, messages)
-        flags = [(m.role, is_supervised(m), m.stop) for m in messages]  # they decide what is supervised and closed
+        if any(m.reasoning for m in messages) and any(map(is_masked, messages)):
+            return None
+        # What decides what is supervised and closed.
+        flags = [(m.role, m.train and m.role == "assistant", m.stop) for m in messages]
         key = (system, *flags, *([] if all(contents) else map(bool, contents)))
         outline = self._outlines.get(key, _MISSING)
         if outline is _MISSING:
@@ -107,7 +110,7 @@ class TextExpectations:
     def _outline(self, messages: Sequence[Message], contents: Sequence[str], system: str) -> _Outline | None:
         """Build an outline; None where nothing is supervised, an answer has no end, or a prompt is not a prefix."""
         blank = [
-            Message(m.role, _PLACEHOLDER if text else "", m.name, None, is_supervised(m), m.stop)
+            Message(m.role, _PLACEHOLDER if text else "", m.name, None, m.train and m.role == "assistant", m.stop)
             for m, text in zip(messages, contents, strict=True)
         ]
         segments = prompts.render(self._template, blank, system=system)

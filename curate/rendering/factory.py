@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from curate.dataset.manifest import Manifest
 from curate.errors import TokenizerError
-from curate.rendering.jinja_renderer import JinjaRenderer
+from curate.rendering.chat_template.renderer import JinjaRenderer
+from curate.rendering.choices import DEFAULT, Choices
 from curate.rendering.renderer import Renderer, parse_loss
 from curate.rendering.template_renderer import TemplateRenderer
 from curate.schemas import prompts
@@ -12,7 +13,12 @@ from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 
 def make_renderer(
-    template: str, tokenizer: Tokenizer, *, loss: str = "all", chat_template: str | None = None
+    template: str,
+    tokenizer: Tokenizer,
+    *,
+    loss: str = "all",
+    chat_template: str | None = None,
+    choices: Choices = DEFAULT,
 ) -> Renderer:
     """Return a renderer for a built-in template, or for `chat_template`, a Jinja text, if there is one.
 
@@ -21,8 +27,8 @@ def make_renderer(
     """
     rule = parse_loss(loss)
     if chat_template is not None:
-        return JinjaRenderer(chat_template, tokenizer, rule)
-    return TemplateRenderer(prompts.get(template), tokenizer, rule)
+        return JinjaRenderer(chat_template, tokenizer, rule, choices)
+    return TemplateRenderer(prompts.get(template), tokenizer, rule, choices)
 
 
 def load_set_tokenizer(manifest: Manifest, *, bulk: bool = True) -> Tokenizer:

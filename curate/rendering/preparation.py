@@ -2,12 +2,14 @@
 
 The set is read in batches (`curate.dataset.arrow`), so memory holds little more than the ids; a large set is shared
 among worker processes. Where set and model differ in template, tokenizer or window, the set is split again first
-(`curate.rendering.resplit`). Nothing is truncated: a conversation or exchange that cannot be trained on is left out
-with its reason.
+(`curate.rendering.resplit`). Where a chat template writes a conversation's history differently for each answer, each
+answer has a rendering of its own, with the history as a server sends it. Nothing is truncated: a conversation or
+exchange that cannot be trained on is left out with its reason.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -16,12 +18,19 @@ from numpy.typing import NDArray
 
 from curate.dataset import arrow
 from curate.dataset.arrow import Row
+from curate.display.figures import number, percent, plural
 from curate.errors import RecordError
 from curate.rendering import proof
+from curate.rendering.encoding import EncodedBatch
 from curate.rendering.renderer import Renderer
 from curate.rendering.resplit import ResplitSummary, resplit
 from curate.rendering.splitter import TOO_LONG
-from curate.schemas.prompts import exchanges, fold_reasoning, fold_system, has_mid_system
+from curate.schemas.conversation import Message
+from curate.schemas.prompts import exchanges, fold_system, has_mid_system
+
+HIDDEN_TOOLS = "hidden_tools"
+# Rules of problems that a rendering for each answer may solve.
+REWRITTEN = ("template_rewrites", "prompt_no_prefix", "mask_differs", "not_closed")
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,44 @@ class PreparedExample:
 
 
 @dataclass
+class ByAnswer:
+    """Pieces that were rendered once for each answer: `pieces` became `rows` of `tokens`; `reasons` counts why.
+
+    `once` is how many tokens they would have if one rendering could hold all answers of a piece: those of its last one.
+    """
+
+    pieces: int = 0
+    rows: int = 0
+    tokens: int = 0
+    once: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def count(self, lengths: NDArray[np.int64], reason: str) -> None:
+        """Count a piece whose rows have these lengths, in tokens [rows]."""
+        self.pieces += 1
+        self.rows += len(lengths)
+        self.tokens += int(lengths.sum())
+        self.once += int(lengths[-1])
+        self.reasons[reason] += 1
+
+    def __iadd__(self, other: ByAnswer) -> ByAnswer:
+        self.pieces += other.pieces
+        self.rows += other.rows
+        self.tokens += other.tokens
+        self.once += other.once
+        self.reasons += other.reasons
+        return self
+
+    def __str__(self) -> str:
+        [(reason, _)] = self.reasons.most_common(1)
+        more = (self.tokens - self.once) / self.once if self.once else 0
+        return (
+            f"{number(self.pieces)} {plural(self.pieces, 'piece')} rendered as {number(self.rows)} rows, one for each "
+            f"answer, because {reason}: {number(self.tokens)} tokens, {percent(more)} more"
+        )
+
+
+@dataclass
 class PreparedBatch:
     """The examples of a batch of conversations, and what was left out, both in the order of the set.
 
@@ -61,6 +108,8 @@ class PreparedBatch:
     """
 
     resplit: ResplitSummary | None
+    by_answer: ByAnswer = field(default_factory=ByAnswer)
+    hidden_tools: int = 0  # rows that train calls whose definitions are not in the prompt
     examples: list[PreparedExample] = field(default_factory=list)
     left_out: list[tuple[Row, RecordError]] = field(default_factory=list)
     rendered: int = 0
@@ -72,8 +121,23 @@ class PreparedBatch:
         self.left_out += later.left_out
         self.rendered += later.rendered
         self.failed += later.failed
+        self.by_answer += later.by_answer
+        self.hidden_tools += later.hidden_tools
         if self.resplit is not None and later.resplit is not None:
             self.resplit += later.resplit
+
+
+@dataclass(frozen=True)
+class _Proven:
+    """Rows as rendered, and the problem of each that fails, by its index."""
+
+    rows: Sequence[Row]
+    encoded: EncodedBatch
+    problems: dict[int, RecordError]
+
+    def rule(self, index: int) -> str | None:
+        """Return the rule of a row's problem, None without one."""
+        return self.problems[index].rule if index in self.problems else None
 
 
 @dataclass(frozen=True)
@@ -93,7 +157,8 @@ class ExamplePreparer:
 
     def prepare(self, sources: Sequence[list[Row]]) -> PreparedBatch:
         """Prepare conversations, each given as its pieces in order."""
-        sources = [[_fold_reasoning(row) for row in source] for source in sources]
+        choices = self.renderer.choices
+        sources = [[replace(row, messages=choices.apply(row.messages)) for row in source] for source in sources]
         rows = [row for source in sources for row in source]
         prepared = PreparedBatch(None)
         if self.reasons:
@@ -107,32 +172,63 @@ class ExamplePreparer:
         return prepared
 
     def _render(self, prepared: PreparedBatch, rows: Sequence[Row]) -> None:
-        """Add each row to the examples, or to what is left out."""
+        """Add the examples of each row, or list it as left out; a row may need one rendering for each answer."""
+        proven = self._prove(rows)
+        rewritten = {
+            index: answers
+            for index, row in enumerate(rows)
+            if proven.rule(index) in REWRITTEN and (answers := self.renderer.answer_rows(row.messages))
+        }
+        answer_rows = [
+            replace(rows[index], name=f"{rows[index].name}#{position}", messages=messages)
+            for index, answers in rewritten.items()
+            for position, messages in enumerate(answers)
+        ]
+        by_answer = self._prove(answer_rows)
+        done = 0  # answer rows that are added
+        for index in range(len(rows)):
+            count = len(rewritten.get(index, ()))
+            if not count:
+                self._add(prepared, proven, index)
+                continue
+            prepared.by_answer.count(by_answer.encoded.lengths[done : done + count], proven.problems[index].reason)
+            for answer in range(done, done + count):
+                self._add(prepared, by_answer, answer)
+            done += count
+
+    def _prove(self, rows: Sequence[Row]) -> _Proven:
+        """Render rows and prove them."""
         conversations = [row.messages for row in rows]
         rendered = self.renderer.render_batch(conversations)
-        problems = proof.prove(self.renderer, conversations, rendered)  # by index in `rows`
-        prepared.rendered += len(rows)
-        prepared.failed += len(problems)
-        encoded = rendered.encoded
-        for index, (row, size) in enumerate(zip(rows, encoded.lengths.tolist(), strict=True)):
-            if index not in problems and size > self.max_tokens:
-                reason = f"{size} tokens as rendered, window {self.max_tokens}"
-                problems[index] = RecordError(TOO_LONG, reason)
-            if index in problems:
-                prepared.left_out.append((row, problems[index]))
-                continue
-            tokens = encoded.tokens_of(index)
-            # `exchanges` also returns the end of the last exchange, so there is one bound too many.
-            count = max(0, len(exchanges(row.messages)[1]) - 1)
-            ids, loss_mask = encoded.ids[tokens], encoded.loss_mask[tokens]  # views of the batch's arrays
-            prepared.examples.append(PreparedExample(row.name, row.language, row.split, count, ids, loss_mask))
+        return _Proven(rows, rendered.encoded, proof.prove(self.renderer, conversations, rendered))
 
+    def _add(self, prepared: PreparedBatch, proven: _Proven, index: int) -> None:
+        """Add a rendered row to the examples, or to what is left out."""
+        row, size = proven.rows[index], int(proven.encoded.lengths[index])
+        problem = proven.problems.get(index)
+        prepared.rendered += 1
+        prepared.failed += problem is not None
+        if problem is None and size > self.max_tokens:
+            problem = RecordError(TOO_LONG, f"{size} tokens as rendered, window {self.max_tokens}")
+        elif problem is None and self._hides_tools(row.messages):
+            prepared.hidden_tools += 1
+            if self.renderer.choices.hidden_tools == "leave_out":
+                problem = RecordError(HIDDEN_TOOLS, "the template does not write the definitions of the tools it calls")
+        if problem is not None:
+            prepared.left_out.append((row, problem))
+            return
+        tokens = proven.encoded.tokens_of(index)
+        # `exchanges` also returns the end of the last exchange, so there is one bound too many.
+        count = max(0, len(exchanges(row.messages)[1]) - 1)
+        ids, loss_mask = proven.encoded.ids[tokens], proven.encoded.loss_mask[tokens]  # views of the batch's arrays
+        prepared.examples.append(PreparedExample(row.name, row.language, row.split, count, ids, loss_mask))
 
-def _fold_reasoning(row: Row) -> Row:
-    """Return a row whose answers have their reasoning within the content, where every template writes it."""
-    if not any(message.reasoning for message in row.messages):
-        return row
-    return replace(row, messages=[fold_reasoning(message) for message in row.messages])
+    def _hides_tools(self, messages: Sequence[Message]) -> bool:
+        """Return whether a row trains calls of tools whose definitions the template does not write."""
+        if not messages or not messages[0].tools or self.renderer.shows_tools:
+            return False
+        loss = self.renderer.loss
+        return any(message.tool_calls and loss.supervises(message) for message in loss.apply(messages))
 
 
 def _fold_system(row: Row) -> Row:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import CurateError, RecipeError, RecordError, did_you_mean
+from curate.rendering.choices import DEFAULT, Choices
 from curate.rendering.compiled_template import ANSWERS
 from curate.rendering.encoding import EncodedBatch
 from curate.rendering.expected import ExpectedSpans, ExpectedText
@@ -90,6 +91,12 @@ class Renderer(ABC):
     name: str  # of the template
     tokenizer: Tokenizer
     loss: LossRule  # which messages are supervised
+    choices: Choices = DEFAULT
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether the template writes the definitions of tools."""
+        return False
 
     @property
     @abstractmethod
@@ -115,6 +122,19 @@ class Renderer(ABC):
     @abstractmethod
     def expected_spans(self, messages: Sequence[Message]) -> ExpectedSpans:
         """Return what the supervised spans of a rendering must say, derived without ids."""
+
+    def answer_rows(self, messages: Sequence[Message]) -> list[list[Message]]:
+        """Return one conversation for each supervised answer, which ends in it, and of which only it is supervised.
+
+        Empty where that is the conversation itself.
+        """
+        selected = self.loss.apply(messages)
+        rows = [
+            [*(replace(message, train=False) for message in messages[:index]), messages[index]]
+            for index, message in enumerate(selected)
+            if message.role == "assistant" and self.loss.supervises(message)
+        ]
+        return [] if len(rows) == 1 and len(rows[0]) == len(messages) else rows
 
     def expected_text(self, messages: Sequence[Message]) -> ExpectedText | None:
         """Return what a rendering must decode to, or None where only the step-by-step proof can decide."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from curate.rendering.choices import DEFAULT, Choices
 from curate.rendering.compiled_template import ANSWERS, CompiledTemplate
 from curate.rendering.encoding import encode
 from curate.rendering.expected import EndedText, ExpectedSpans, ExpectedText, TextExpectations
@@ -22,7 +23,10 @@ from curate.tokenization.tokenizer import Tokenizer
 class TemplateRenderer(Renderer):
     """Renders with one of the built-in templates."""
 
-    def __init__(self, template: prompts.Template, tokenizer: Tokenizer, loss: LossRule) -> None:
+    def __init__(
+        self, template: prompts.Template, tokenizer: Tokenizer, loss: LossRule, choices: Choices = DEFAULT
+    ) -> None:
+        self.choices = choices
         self.name = template.name
         self.tokenizer = tokenizer
         self.loss = loss

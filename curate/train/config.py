@@ -12,6 +12,7 @@ from typing import Literal
 
 from curate.errors import RecipeError, did_you_mean
 from curate.model.choices import METHODS, AttentionName, DType, MethodSettings, OptimizerForm
+from curate.rendering.choices import EmptyThink, HiddenTools, Reasoning
 from curate.schemas.prompts import TEMPLATES
 from curate.settings import (
     Catalogue,
@@ -76,6 +77,9 @@ class DataSettings:
     row_tokens: int = limits(0, 0)  # of a packed row; 0: the window
     packing: bool = True
     loss: str = "all"  # all, last, or roles:assistant,tool
+    reasoning: Reasoning = "train"  # of answers: train, mask, or drop
+    empty_think: EmptyThink = "all"  # before answers without reasoning: all, none, or as_template
+    hidden_tools: HiddenTools = "leave_out"  # rows whose calls train without the tools' definitions: leave_out or train
     limit: int = limits(0, 0)  # conversations, each with all its pieces; 0: all
 
 

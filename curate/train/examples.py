@@ -22,6 +22,7 @@ from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import CurateError
 from curate.rendering import proof
+from curate.rendering.choices import DEFAULT, Choices
 from curate.rendering.factory import make_renderer
 from curate.rendering.preparation import ExamplePreparer, Failure, PreparedBatch, PreparedExample, failure_of
 from curate.rendering.renderer import Renderer
@@ -98,11 +99,14 @@ class RenderSettings:
     chat_template: str | None = None  # Jinja text, used instead of a built-in template
     max_tokens: int | None = None  # the window
     loss: str = "all"  # all, last, or roles:assistant,tool
+    choices: Choices = DEFAULT  # about reasoning and tools
 
     def make_renderer(self, set_manifest: Manifest, tokenizer: Tokenizer) -> Renderer:
         """Return the renderer; raises RecipeError for an unknown template or loss, or an invalid chat template."""
         template = self.template or set_manifest.template
-        return make_renderer(template, tokenizer, loss=self.loss, chat_template=self.chat_template)
+        return make_renderer(
+            template, tokenizer, loss=self.loss, chat_template=self.chat_template, choices=self.choices
+        )
 
 
 SET_SETTINGS = RenderSettings()  # render the set as `clean` did
@@ -166,6 +170,8 @@ def load(
         "supervised": train.supervised,
         "left_out": len(failures),
         "split_again": str(prepared.resplit) if prepared.resplit else None,
+        "by_answer": str(prepared.by_answer) if prepared.by_answer.pieces else None,
+        "hidden_tools": prepared.hidden_tools,
     }
     return TrainingData(train, held_out, failures, prepared.resplit, facts)
 

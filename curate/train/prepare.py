@@ -22,6 +22,7 @@ from curate.model.choices import ALL_LINEAR
 from curate.model.device import DTYPES, Device
 from curate.model.sizes import Shape, Work, work
 from curate.model.sources import OWN_TEMPLATE, ModelSource
+from curate.rendering.choices import Choices
 from curate.rendering.factory import load_set_tokenizer
 from curate.rendering.renderer import Renderer
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
@@ -223,7 +224,9 @@ class _Inputs:
     def rendering(self, source: ModelSource, shape: Shape) -> RenderSettings:
         """Return the template, window and loss to render the set with; raises CurateError for an unusable one."""
         template, chat_template = self.template(source)
-        return RenderSettings(template, chat_template, self.window(shape), self.config.data.loss)
+        data = self.config.data
+        choices = Choices(data.reasoning, data.empty_think, data.hidden_tools)
+        return RenderSettings(template, chat_template, self.window(shape), data.loss, choices)
 
     def template(self, source: ModelSource) -> tuple[str, str | None]:
         """Return the prompt template by name, and its Jinja text if it is not built in.

@@ -13,7 +13,7 @@ from curate.rendering.factory import make_renderer
 from curate.rendering.renderer import Renderer
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
-from tests.rendering.test_own_template import LLAMA3, MARKED, plain, proven
+from tests.rendering.test_chat_template import LLAMA3, MARKED, plain, proven
 from tests.rendering.test_renderer import trained, with_double_newline
 from tests.support.tiny_tokenizers import folder, sentencepiece_model
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from curate.dataset.arrow import Row
 from curate.errors import RecipeError
-from curate.rendering import jinja_env, proof
+from curate.rendering import proof
+from curate.rendering.chat_template import environment
+from curate.rendering.chat_template.environment import ReasoningKey
+from curate.rendering.chat_template.renderer import JinjaRenderer
 from curate.rendering.factory import make_renderer
-from curate.schemas.conversation import Message
+from curate.rendering.preparation import ExamplePreparer, PreparedExample
+from curate.rendering.renderer import Renderer
+from curate.schemas.conversation import Message, with_tools
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
-from tests.model.test_model_folder import SYSTEM, TOOL_TALK, TWO_EXCHANGES
+from tests.model.test_model_folder import SYSTEM, TWO_EXCHANGES
 from tests.rendering.test_renderer import with_double_newline
 from tests.support.tiny_tokenizers import folder
 
@@ -43,31 +51,68 @@ ENDS = {  # the end token that each model's configuration names
     "glm4moe": "<|endoftext|>",
     "gptoss": "<|return|>",
 }
-THINKING = [TWO_EXCHANGES[0], Message("assistant", "<think>\nhm\n</think>\n\nYes."), *TWO_EXCHANGES[2:]]
-CONVERSATIONS = {"two": TWO_EXCHANGES, "system": [SYSTEM, *TWO_EXCHANGES], "calls": TOOL_TALK, "thinking": THINKING}
-# Why conversations are refused, by conversation or for `all` of them.
-REFUSED = {
-    "llama3_1": {"calls": "template_refuses"},  # one call at a time
-    "llama3_2": {"calls": "template_refuses"},
-    "qwen3": {"thinking": "template_rewrites"},  # takes the thoughts out of all but the last answer
-    "qwen3_training": {"thinking": "template_rewrites"},
-    "qwen3_5_nothink_training": {"thinking": "template_rewrites"},
-    "nemotron_3_nano": {
-        **dict.fromkeys(("two", "system", "calls"), "prompt_no_prefix"),  # asks with an open thought
-        "thinking": "template_rewrites",
+FUNCTION_CALL = {"name": "weather", "arguments": '{"city": "Oslo"}'}
+CALL = json.dumps([{"id": "call00001", "type": "function", "function": FUNCTION_CALL}])
+CITY = {"type": "string", "description": "Where"}
+PARAMETERS = {"type": "object", "properties": {"city": CITY}, "required": ["city"]}
+FUNCTION = {"name": "weather", "description": "The weather of a city", "parameters": PARAMETERS}
+TOOLS = json.dumps([{"type": "function", "function": FUNCTION}])
+
+
+def user(text: str) -> Message:
+    return Message("user", text)
+
+
+def answer(text: str, reasoning: str | None = None, calls: str | None = None) -> Message:
+    return Message("assistant", text, tool_calls=calls, reasoning=reasoning)
+
+
+RESULT = Message("tool", "4 degrees", name="weather", tool_call_id="call00001")
+CALLS = [user("Is it cold?"), answer("", calls=CALL), RESULT, answer("It is cold.")]
+SUM = [user("2 + 2?"), answer("It is 4.", "Two and two.")]
+CODE = answer("    def f():\n        return 1\n")
+CONVERSATIONS = {
+    "plain": [user("Hi there"), answer("Hello!")],
+    "turns": TWO_EXCHANGES,
+    "system": [SYSTEM, *TWO_EXCHANGES],
+    "reasoning": SUM,
+    "reasoning turns": [*SUM, user("3 + 3?"), answer("It is 6.", "Twice 3.")],
+    "some reasoning": [*SUM, user("3 + 3?"), answer("It is 6.")],
+    "calls": CALLS,
+    "tools": with_tools(CALLS, TOOLS),
+    "reasoned calls": [user("Is it cold?"), answer("", "I look.", CALL), RESULT, answer("It is cold.", "4 is cold.")],
+    "white space": [user("Code, please "), CODE, user("  x\n"), answer("\n\ny\n\n")],
+}
+Result = tuple[int, str | None]
+WITH_CALLS = ("calls", "tools", "reasoned calls")
+SEVERAL = ("turns", "system", "reasoning turns", "some reasoning", "white space")
+NO_CALLS: dict[str, Result] = dict.fromkeys(WITH_CALLS, (0, "template_rewrites"))  # calls are not written
+REFUSES_CALLS: dict[str, Result] = dict.fromkeys(WITH_CALLS, (0, "template_refuses"))
+NO_THOUGHT_OF_CALLS: dict[str, Result] = {"reasoned calls": (1, "template_rewrites")}  # nor is a call's reasoning
+ONE_EACH: dict[str, Result] = dict.fromkeys(SEVERAL, (2, None))  # an example for each answer
+CALLS_EACH: dict[str, Result] = dict.fromkeys(("calls", "tools"), (2, None))
+# How many examples a conversation gives, and the rule of what is left out, where it is not one example.
+RESULTS: dict[str, dict[str, Result]] = {
+    "llama3": NO_CALLS,
+    "llama3_training": NO_CALLS,
+    "llama3_1": NO_THOUGHT_OF_CALLS,
+    "llama3_2": NO_THOUGHT_OF_CALLS,
+    "qwen3": {**ONE_EACH, **CALLS_EACH},
+    "qwen3_training": {**ONE_EACH, **CALLS_EACH, "reasoning turns": (1, None), "some reasoning": (1, None)},
+    "qwen3_5_nothink_training": {  # its prompt has an empty thought
+        **dict.fromkeys(("reasoning", "reasoning turns", "reasoned calls"), (0, "prompt_no_prefix")),
+        "some reasoning": (1, "prompt_no_prefix"),
     },
-    "gemma": {"system": "template_refuses", "calls": "template_refuses"},
-    "gemma3_training": {"calls": "template_refuses"},
-    "cohere": {"calls": "template_refuses"},
-    "cohere2_training": {"calls": "template_refuses"},
-    "deepseekv3": {
-        **dict.fromkeys(("two", "system"), "prompt_no_prefix"),
-        "calls": "template_refuses",
-        "thinking": "template_rewrites",
-    },
-    "gptoss": dict.fromkeys(
-        ("two", "system", "calls", "thinking"), "mask_differs"
-    ),  # earlier answers end differently from the last one
+    "lfm2_training": NO_CALLS,
+    "nemotron_3_nano": {**ONE_EACH, **CALLS_EACH},
+    "phi3": NO_CALLS,
+    "phi3_training": NO_CALLS,
+    "gemma": {**REFUSES_CALLS, "system": (0, "template_refuses")},
+    "gemma3_training": REFUSES_CALLS,
+    "cohere": REFUSES_CALLS,
+    "cohere2_training": REFUSES_CALLS,
+    "deepseekv3": {**ONE_EACH, "calls": (2, None), "tools": (1, "hidden_tools"), **NO_THOUGHT_OF_CALLS},
+    "gptoss": {**ONE_EACH, "reasoned calls": (2, None)},
 }
 
 
@@ -102,42 +147,67 @@ def tokenizers(templates: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     return loaded
 
 
-def served(tokenizer: Tokenizer, template: str, messages: list[Message]) -> tuple[list[int], list[int] | None]:
-    """Return the ids of transformers, and its mask if the template marks generated text."""
+def served(
+    tokenizer: Tokenizer, template: str, messages: Sequence[Message], key: ReasoningKey | None, *, asks: bool = False
+) -> list[int]:
+    """Return the ids of transformers' apply_chat_template."""
     from transformers import AutoTokenizer
 
     fast: Any = AutoTokenizer.from_pretrained(Path(tokenizer.info.source).parent, local_files_only=True)
-    marked = re.search(r"\{%-?\s*generation", template) is not None
+    as_text = "arguments + " in template.replace("['", ".").replace("']", "").replace(" +", " + ").replace("  ", " ")
+    dicts = environment.message_dicts(messages, key, arguments_as_text=as_text)
+    tools = environment.parse_tools(messages[0].tools)
     encoded = fast.apply_chat_template(
-        jinja_env.message_dicts(messages), chat_template=template, return_dict=True, return_assistant_tokens_mask=marked
+        dicts, tools=tools, chat_template=template, add_generation_prompt=asks, return_dict=True
     )
-    return encoded["input_ids"], encoded["assistant_masks"] if marked else None
+    return [int(token) for token in encoded["input_ids"]]
+
+
+def check_example(
+    example: PreparedExample, messages: Sequence[Message], renderer: Renderer, served_ids: Callable[..., list[int]]
+) -> None:
+    """Check the ids before each answer that is trained on, and the mask, by prompts that only transformers makes."""
+    ids, mask = example.ids.tolist(), example.loss_mask.tolist()
+    wanted = [False] * len(ids)
+    trained = [i for i, message in enumerate(messages) if message.role == "assistant" and message.train]
+    for index in trained:
+        prompt = served_ids(messages[:index], asks=True)
+        assert ids[: len(prompt)] == prompt
+        stop = next(at for at in range(len(prompt), len(ids)) if ids[at] in renderer.stop_ids)
+        wanted[len(prompt) : stop + 1] = [True] * (stop + 1 - len(prompt))
+        text = renderer.tokenizer.decode(ids[len(prompt) : stop])
+        assert messages[index].content.strip() in text
+        assert (messages[index].reasoning or "") in text
+    assert mask == wanted
 
 
 @pytest.mark.parametrize("name", list(ENDS))
-def test_a_released_template_is_rendered_as_in_transformers_or_refused(
+def test_every_answer_is_trained_on_as_it_is_prompted_for_or_left_out_by_name(
     name: str, templates: dict[str, str], tokenizers: dict[str, Tokenizer]
 ) -> None:
     if name not in templates:
         pytest.skip("this TRL does not ship it")
     tokenizer = tokenizers[ENDS[name]]
-    template = templates[name].replace("strftime_now is defined", "false")  # transformers writes today's date
+    # transformers writes today's date
+    template = (
+        templates[name].replace("strftime_now is defined", "false").replace('strftime_now("%Y-%m-%d")', '"2024-07-26"')
+    )
     if name == "glm4moe":
         with pytest.raises(RecipeError, match="ends an answer with no control token"):
             make_renderer("any", tokenizer, chat_template=template)
         return
     renderer = make_renderer("any", tokenizer, chat_template=template)
-    refused = {}
+    assert isinstance(renderer, JinjaRenderer)
+    key = renderer.reasoning_key
+    results: dict[str, Result] = {}
     for kind, messages in CONVERSATIONS.items():
-        rendered = renderer.render_batch([messages])
-        problems = proof.prove(renderer, [messages], rendered)
-        if problems:
-            refused[kind] = problems[0].rule
-            continue
-        ids, mask = served(tokenizer, template, messages)
-        assert rendered.encoded.ids.tolist() == ids
-        assert mask is None or not [at for at, ours in enumerate(rendered.encoded.loss_mask) if ours and not mask[at]]
-    assert refused == REFUSED.get(name, {})
+        prepared = ExamplePreparer(renderer, 8_192).prepare([[Row(kind, 0, list(messages), None, "train", ("f", 0))]])
+        results[kind] = len(prepared.examples), next((problem.rule for _, problem in prepared.left_out), None)
+        by_answer = {f"{kind}#{number}": row for number, row in enumerate(renderer.answer_rows(messages))}
+        for example in prepared.examples:
+            own = by_answer.get(example.name, messages)
+            check_example(example, own, renderer, partial(served, tokenizer, template, key=key))
+    assert results == {**dict.fromkeys(CONVERSATIONS, (1, None)), **RESULTS.get(name, {})}
 
 
 def test_an_answer_ends_with_the_end_token_if_it_follows_every_answer(
@@ -147,4 +217,10 @@ def test_an_answer_ends_with_the_end_token_if_it_follows_every_answer(
         tokenizer = tokenizers[ENDS[name]]
         renderer = make_renderer("any", tokenizer, chat_template=templates[name])
         assert renderer.stop_ids == (tokenizer.control_ids[stop],), name
-        assert proof.prove(renderer, [TWO_EXCHANGES], renderer.render_batch([TWO_EXCHANGES])) == {}
+        assert proof.prove(renderer, [TWO_EXCHANGES[:2]], renderer.render_batch([TWO_EXCHANGES[:2]])) == {}
+
+
+def test_a_call_may_end_in_another_token(templates: dict[str, str], tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers[ENDS["gptoss"]]
+    renderer = make_renderer("any", tokenizer, chat_template=templates["gptoss"])
+    assert renderer.stop_ids == (tokenizer.control_ids["<|return|>"], tokenizer.control_ids["<|call|>"])

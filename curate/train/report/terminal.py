@@ -37,6 +37,10 @@ def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
     terminal.add_row(grid, "data", terminal.safe_text(_data(planned, facts["data"])))
     if again := facts["data"].get("split_again"):
         terminal.add_row(grid, "", terminal.safe_text(str(again)))
+    if by_answer := facts["data"].get("by_answer"):
+        terminal.add_row(grid, "", terminal.safe_text(str(by_answer)))
+    if hidden := facts["data"].get("hidden_tools"):
+        terminal.add_row(grid, "", f"{number(hidden)} with calls of tools that the template does not show")
     padded = f"; unpacked rows would be {percent(load.padded_utilisation)} full"
     filled = f"{percent(load.utilisation)} full"
     terminal.add_row(grid, "rows", f"{number(load.rows)} of {number(load.row_tokens)} tokens, {filled}{padded}")

@@ -13,9 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from curate.dataset.arrow import Row
+from curate.display.figures import percent
 from curate.errors import RecipeError
 from curate.rendering import proof
+from curate.rendering.choices import Choices, EmptyThink, Reasoning
 from curate.rendering.factory import make_renderer
+from curate.rendering.preparation import ExamplePreparer, PreparedBatch, PreparedExample
 from curate.rendering.renderer import Renderer
 from curate.schemas import prompts, template_export
 from curate.schemas.conversation import Message
@@ -218,9 +222,91 @@ def test_a_conversation_that_the_template_refuses_is_reported(tokenizers: dict[s
 
 def test_a_template_that_rewrites_answers_is_reported(tokenizers: dict[str, Tokenizer]) -> None:
     renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=THINKS)
-    thinking = [TWO[0], Message("assistant", "<think>hm</think>It sleeps."), *TWO[2:]]
-    assert proven(renderer, [TWO, thinking]) == {1: "template_rewrites"}
+    assert proven(renderer, [TWO, TWO[:2]]) == {0: "template_rewrites"}
+    choices = Choices(empty_think="as_template")
+    renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=THINKS, choices=choices)
+    assert proven(renderer, [TWO]) == {}
     assert trained(renderer, TWO) == ["It sleeps.<|eot_id|>", "<think></think>你好。 Bye<|eot_id|>"]
+
+
+@pytest.mark.parametrize(
+    ("empty_think", "texts"),
+    [
+        ("all", ["<think></think>It sleeps.<|eot_id|>", "<think></think>你好。 Bye<|eot_id|>"]),
+        ("as_template", ["It sleeps.<|eot_id|>", "<think></think>你好。 Bye<|eot_id|>"]),
+        ("none", ["It sleeps.<|eot_id|>", "你好。 Bye<|eot_id|>"]),
+    ],
+)
+def test_an_empty_thought_is_written_as_chosen(
+    empty_think: EmptyThink, texts: list[str], tokenizers: dict[str, Tokenizer]
+) -> None:
+    choices = Choices(empty_think=empty_think)
+    renderer = make_renderer("any", tokenizers["tiktoken"], chat_template=THINKS, choices=choices)
+    prepared = prepare(renderer, TWO)
+    assert [text for example in prepared.examples for text in decoded(renderer, example)] == texts
+    assert prepared.left_out == []
+    assert prepared.by_answer.pieces == (empty_think == "all")
+
+
+# Earlier answers lose their reasoning, as when a server sends them back.
+REASONS = loop(
+    "{% if m.role == 'assistant' and m.reasoning_content and loop.last %}"
+    "{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}{{ m.content + '<|eot_id|>' }}",
+    ASKS,
+)
+REASONED = [
+    TWO[0],
+    Message("assistant", "It sleeps.", reasoning="Look."),
+    TWO[2],
+    Message("assistant", "Bye", reasoning="Wave."),
+]
+
+
+@pytest.mark.parametrize("template", [REASONS, None], ids=["own", "built-in"])
+@pytest.mark.parametrize(
+    ("reasoning", "texts"),
+    [
+        ("train", ["<think>Look.</think>It sleeps.", "<think>Wave.</think>Bye"]),
+        ("mask", ["It sleeps.", "Bye"]),
+        ("drop", ["It sleeps.", "Bye"]),
+    ],
+)
+def test_reasoning_is_trained_masked_or_dropped(
+    reasoning: Reasoning, texts: list[str], template: str | None, tokenizers: dict[str, Tokenizer]
+) -> None:
+    choices = Choices(reasoning)
+    renderer = make_renderer("llama3", tokenizers["tiktoken"], chat_template=template, choices=choices)
+    prepared = prepare(renderer, REASONED)
+    assert prepared.left_out == []
+    if template is None:
+        texts = [text.replace("<think>", "<think>\n").replace("</think>", "\n</think>\n\n") for text in texts]
+    assert [text for example in prepared.examples for text in decoded(renderer, example)] == [
+        f"{text}<|eot_id|>" for text in texts
+    ]
+    whole = "".join(renderer.tokenizer.decode(example.ids.tolist()) for example in prepared.examples)
+    assert ("Wave." in whole) == (reasoning != "drop")
+    assert prepared.by_answer.pieces == (template is not None and reasoning != "drop")
+
+
+def test_the_cost_of_a_rendering_for_each_answer_is_said(tokenizers: dict[str, Tokenizer]) -> None:
+    prepared = prepare(make_renderer("any", tokenizers["tiktoken"], chat_template=REASONS), REASONED)
+    sizes = [len(example.ids) for example in prepared.examples]
+    more = percent(sum(sizes[:-1]), sizes[-1])
+    assert str(prepared.by_answer) == (
+        "1 piece rendered as 2 rows, one for each answer, because the chat template leaves out the answer's reasoning: "
+        f"{sum(sizes)} tokens, {more} more"
+    )
+
+
+def prepare(renderer: Renderer, messages: list[Message]) -> PreparedBatch:
+    return ExamplePreparer(renderer, 4_096).prepare([[Row("a", 0, messages, None, "train", ("f", 0))]])
+
+
+def decoded(renderer: Renderer, example: PreparedExample) -> list[str]:
+    """Return the texts of an example that are trained on."""
+    mask = np.r_[False, example.loss_mask, False]
+    starts, stops = np.flatnonzero(mask[1:] & ~mask[:-1]), np.flatnonzero(~mask[1:] & mask[:-1])
+    return [renderer.tokenizer.decode(example.ids[i:j].tolist()) for i, j in zip(starts, stops, strict=True)]
 
 
 def test_a_prompt_with_text_unseen_in_training_is_reported(tokenizers: dict[str, Tokenizer]) -> None:

@@ -1,10 +1,10 @@
-"""Placeholders for the contents of messages, and a chat template's text cut at placeholders and control tokens."""
+"""Placeholders for what messages say, and a chat template's text cut at placeholders and control tokens."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,10 @@ from curate.rendering.expected import EndedText
 from curate.schemas.conversation import Message
 
 # A placeholder is the message's index and a quotation mark between two private-use characters, with white space around
-# them. If the template strips contents, its output lacks the white space. If it writes contents as JSON, there
-# is a backslash before the quotation mark.
+# them; `r` before the index marks a reasoning. If the template strips contents, its output lacks the white space. If it
+# writes contents as JSON, there is a backslash before the quotation mark.
 _EDGE = "\u2003"  # em space: Python strips it, and the text of a template hardly ever has it
-_PLACEHOLDER = re.compile(f'({_EDGE}?)\ue0f0(\\d+)(\\\\?)"\ue0f1({_EDGE}?)')
+_PLACEHOLDER = re.compile(f'({_EDGE}?)\ue0f0(r?)(\\d+)(\\\\?)"\ue0f1({_EDGE}?)')
 _ESCAPED_CONTROL = re.compile("\ue0f2(\\d+)\ue0f3")  # a control string in a name or a tool call, by its id
 # A name or tool call with one of these could pass for a placeholder. Contents may have them: they are filled in later.
 _RESERVED = re.compile("[\ue0f0-\ue0f3]")
@@ -28,9 +28,9 @@ class EscapedControl(str):
 
 @dataclass(frozen=True)
 class Placeholder:
-    """The content of message number `message`.
+    """The content of message number `message`, or its reasoning.
 
-    `keeps_left` and `keeps_right`: the template keeps white space at that end. `quoted`: it writes the content within a
+    `keeps_left` and `keeps_right`: the template keeps white space at that end. `quoted`: it writes the text within a
     JSON string.
     """
 
@@ -38,6 +38,7 @@ class Placeholder:
     keeps_left: bool
     keeps_right: bool
     quoted: bool
+    is_reasoning: bool = False
 
 
 Item = str | int | Placeholder  # text, a control token's id, or a placeholder
@@ -48,12 +49,13 @@ class TemplatePart:
     """One item of a rendering, and the message that it belongs to.
 
     An answer owns its content and what the model writes around it, such as the stop token. `after_content`: the item
-    comes after the message's content.
+    comes after the message's content. `is_reasoning`: it is the answer's reasoning, or comes before that.
     """
 
     item: Item
     message: int | None = None  # index in the conversation; None for the template's own text
     after_content: bool = False
+    is_reasoning: bool = False
 
 
 class TemplateScanner:
@@ -66,13 +68,17 @@ class TemplateScanner:
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # `(?!)` never matches
 
     def insert_placeholders(self, messages: Sequence[Message]) -> list[Message]:
-        """Return messages with placeholders instead of contents, and escaped control strings.
+        """Return messages with placeholders instead of contents and reasonings, and escaped control strings.
 
         Raises RecordError as `escape_controls` does.
         """
         return [
             # An empty content stays empty: templates test for it.
-            replace(m, content=f'{_EDGE}\ue0f0{i}"\ue0f1{_EDGE}' if m.content else "")
+            replace(
+                m,
+                content=f'{_EDGE}\ue0f0{i}"\ue0f1{_EDGE}' if m.content else "",
+                reasoning=f'{_EDGE}\ue0f0r{i}"\ue0f1{_EDGE}' if m.reasoning else None,
+            )
             for i, m in enumerate(self.escape_controls(messages))
         ]
 
@@ -104,7 +110,7 @@ class TemplateScanner:
 
     def _item(self, match: re.Match[str]) -> Item:
         if match.re is _PLACEHOLDER:
-            return Placeholder(int(match[2]), bool(match[1]), bool(match[4]), bool(match[3]))
+            return Placeholder(int(match[3]), bool(match[1]), bool(match[5]), bool(match[4]), bool(match[2]))
         if match.re is _ESCAPED_CONTROL:
             return EscapedControl(self.control_names.get(int(match[1]), match[0]))
         return self.control_ids[match[0]]
@@ -127,16 +133,23 @@ class TemplateScanner:
         return self._control.search(text) is not None
 
     def fill(self, item: Item, messages: Sequence[Message]) -> str:
-        """Return an item as text: a control token by name, a placeholder as its message's content."""
+        """Return an item as text: a control token by name, a placeholder as its message's content or reasoning."""
+        return next(self.fills(item, messages))
+
+    def fills(self, item: Item, messages: Sequence[Message]) -> Iterator[str]:
+        """Yield what an item may be as text: first what the placeholder shows, then without line ends at its ends."""
         if isinstance(item, int):
-            return self.control_names[item]
-        if isinstance(item, str):
-            return item
-        content = messages[item.message].content
-        # The template would do the same to the content as it did to the placeholder.
-        content = content if item.keeps_left else content.lstrip()
-        content = content if item.keeps_right else content.rstrip()
-        return json.dumps(content, ensure_ascii=False)[1:-1] if item.quoted else content
+            yield self.control_names[item]
+        elif isinstance(item, str):
+            yield item
+        else:
+            message = messages[item.message]
+            text = (message.reasoning or "") if item.is_reasoning else message.content
+            # The template would do the same to the text as it did to the placeholder.
+            text = text if item.keeps_left else text.lstrip()
+            text = text if item.keeps_right else text.rstrip()
+            for variant in dict.fromkeys((text, text.rstrip("\n"), text.lstrip("\n"), text.strip("\n"))):
+                yield json.dumps(variant, ensure_ascii=False)[1:-1] if item.quoted else variant
 
 
 def cut_at(items: Sequence[tuple[Item, int]], positions: Collection[int]) -> list[tuple[Item, int]]:
@@ -157,8 +170,9 @@ def cut_at(items: Sequence[tuple[Item, int]], positions: Collection[int]) -> lis
 
 
 def strip_variants(content: str) -> tuple[str, ...]:
-    """Return a content as a template may write it: unchanged, or stripped at one end or both."""
-    return content, content.rstrip(), content.lstrip(), content.strip()
+    """Return a content as a template may write it: unchanged, or stripped of line ends or of all white space."""
+    newlines = content.rstrip("\n"), content.lstrip("\n"), content.strip("\n")
+    return content, *newlines, content.rstrip(), content.lstrip(), content.strip()
 
 
 def show_difference(first: Sequence[Any], second: Sequence[Any]) -> str:

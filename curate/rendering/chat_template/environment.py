@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, get_args
 
 from curate.errors import MissingExtra, RecipeError
 from curate.schemas.conversation import Message
+from curate.schemas.prompts import with_reasoning
 from curate.schemas.reading.tool_calls import call_ids
 
 # A template that tests whether `strftime_now` is defined has its own default date, so it is not given the function.
@@ -18,41 +19,81 @@ _OPTIONAL_DATE = re.compile(r"strftime_now\s+is\s+defined")
 _TODAY = datetime(2024, 7, 26)
 
 
-def message_dicts(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Return messages as chat templates expect them, with tool calls and their arguments parsed from JSON.
+# Under which keys templates look for an answer's reasoning: one of its own, or within the content.
+ReasoningKey = Literal["reasoning_content", "thinking", "reasoning", "content"]
+REASONING_KEYS: tuple[ReasoningKey, ...] = get_args(ReasoningKey)
 
-    There is one dict for each message, in order.
+
+def message_dicts(
+    messages: Sequence[Message],
+    reasoning_key: ReasoningKey | None = "reasoning_content",
+    *,
+    arguments_as_text: bool = False,
+) -> list[dict[str, Any]]:
+    """Return messages as chat templates expect them, with tool calls parsed from JSON.
+
+    There is one dict for each message, in order. `reasoning_key` is the key of an answer's reasoning; None leaves it
+    out. The arguments of calls are objects, or JSON text.
     """
     dicts = []
     for message, call_id in zip(messages, call_ids(messages), strict=True):
         # The keys of OpenAI's chat format, which chat templates on the Hub are written for.
         fields: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.reasoning and reasoning_key:
+            fields[reasoning_key] = with_reasoning(message) if reasoning_key == "content" else message.reasoning
         if message.name is not None:
             fields["name"] = message.name
         if message.tool_calls:
-            fields["tool_calls"] = _parse_calls(message.tool_calls)
+            fields["tool_calls"] = _parse_calls(message.tool_calls, arguments_as_text)
         if call_id:  # of the call that a tool message answers
             fields["tool_call_id"] = call_id
         dicts.append(fields)
     return dicts
 
 
-def _parse_calls(text: str) -> Any:
+def _parse_calls(text: str, arguments_as_text: bool) -> Any:
     """Return tool calls as JSON values; text that is not valid JSON is returned unchanged."""
     try:
         calls = json.loads(text)
     except ValueError:
         return text
-    # OpenAI's format has the arguments as JSON text. Templates such as LLaMA-3.1's apply `tojson` to them, which would
-    # quote a text once more.
     for call in calls if isinstance(calls, list) else []:
         function = call.get("function") if isinstance(call, dict) else None
-        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
-            try:
-                function["arguments"] = json.loads(function["arguments"])
-            except ValueError:
-                continue  # the template gets the text
+        if isinstance(function, dict) and "arguments" in function:
+            function["arguments"] = _arguments(function["arguments"], arguments_as_text)
     return calls
+
+
+def parse_tools(tools: str | None) -> list[Any] | None:
+    """Return the definitions of tools, which are JSON text, as templates expect them; None if there are none."""
+    values = json.loads(tools) if tools else None
+    return values if isinstance(values, list) and values else None
+
+
+def rename_functions(calls: str, name: str) -> str:
+    """Return calls, which are JSON text, with this name for each function."""
+    values = json.loads(calls)
+    functions = [call.get("function", call) for call in values if isinstance(call, dict)]
+    for function in functions:
+        if isinstance(function, dict):
+            function["name"] = name
+    return json.dumps(values)
+
+
+def _arguments(value: Any, as_text: bool) -> Any:
+    """Return a call's arguments as an object, or as JSON text.
+
+    OpenAI's format has them as text. Templates such as LLaMA-3.1's apply `tojson` to them, which would quote a text
+    once more; others, such as DeepSeek-V3's, join them to text.
+    """
+    if as_text:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def compile_template(chat_template: str) -> Callable[..., str]:
