@@ -35,7 +35,7 @@ def parse(record: Mapping[str, object]) -> Conversation:
     if value.__class__ is not list or not value:
         value = record_keys.read_turn_list(conversation, value, "messages")
     if turn_lists.has_other_turns(value):
-        value = turn_lists.expand_turns(value)
+        value = turn_lists.read_other_turns(conversation, value)
     turns.read_messages(conversation, value, "role", "content")
     if len(record) > 1:
         turns.read_other_keys(conversation, record, _USED)

@@ -97,6 +97,12 @@ def parse_wildchat(record: Mapping[str, object]) -> Conversation:
     return conversation
 
 
+def remove_personal(conversation: Conversation) -> None:
+    """Remove WildChat's personal data from the metadata of a record in another shape."""
+    removed = [key for key in PERSONAL_KEYS if conversation.metadata.pop(key, None) is not None]
+    conversation.edit("personal_data", None, ", ".join(removed), "", len(removed))
+
+
 def _without_personal(item: object) -> Mapping[str, object]:
     if not isinstance(item, dict):
         return item  # type: ignore[return-value]
@@ -135,9 +141,19 @@ def _parse(record: Mapping[str, object], key: str, items: object) -> Conversatio
 
 
 def has_other_turns(items: Sequence[object]) -> bool:
-    """Return whether a list has entries without a role under a usual key, by its first entry; at little cost."""
+    """Return whether a list's first entry has no role under a usual key, or personal data; at little cost."""
     first = items[0] if items else None
-    return first.__class__ is not dict or not ("from" in first or "role" in first)
+    return first.__class__ is not dict or "hashed_ip" in first or not ("from" in first or "role" in first)
+
+
+def read_other_turns(conversation: Conversation, items: Sequence[object]) -> list[object]:
+    """Return the turns of a list, each with the usual keys and without personal data."""
+    expanded = expand_turns(items)
+    removed = {key for turn in expanded if isinstance(turn, dict) for key in PERSONAL_KEYS if key in turn}
+    if "hashed_ip" in removed:
+        conversation.edit("personal_data", None, ", ".join(sorted(removed)), "", len(removed))
+        return [_without_personal(turn) for turn in expanded]
+    return expanded
 
 
 def expand_turns(items: Sequence[object]) -> list[object]:

@@ -78,6 +78,13 @@ def test_an_example_with_a_misspelled_key_is_rejected_with_a_format_and_the_key(
             assert "nearest format" in error.reason or error.rule != "unknown_format"
 
 
+@EACH
+def test_other_keys_of_an_example_become_metadata(name: str, record: Record) -> None:
+    conversation = formats.parse({**record, "other": {"mark": [1, None]}, "note": "n"})
+    assert conversation.metadata["other"] == {"mark": [1, None]}
+    assert conversation.metadata["note"] == "n"
+
+
 # ---- what curate writes
 
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)

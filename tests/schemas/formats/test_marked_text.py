@@ -237,6 +237,14 @@ def test_moss(record: Record, expected: object) -> None:
     assert outcome(record) == expected
 
 
+def test_inner_thoughts_of_moss_are_the_reasoning_before_a_call_or_an_answer() -> None:
+    thoughts = {"Inner Thoughts": "<|Inner Thoughts|>: Look it up.<eot>\n"}
+    plain = formats.parse(chat(moss(**thoughts)))
+    called = formats.parse(chat(moss(**thoughts, Commands='<|Commands|>: Search("tea")<eoc>\n')))
+    assert [message.reasoning for message in plain.messages] == [None, "Look it up."]
+    assert [message.reasoning for message in called.messages] == [None, "Look it up.", None]
+
+
 def test_calls_of_moss_keep_their_arguments() -> None:
     commands = '<|Commands|>: Search("a, (b)"), Calculate("2*(3+1)")<eoc>\n'
     conversation = formats.parse(chat(moss(Commands=commands, **{"Tool Responses": "<|Results|>: r<eor>"})))

@@ -125,6 +125,15 @@ def test_what_tells_who_wrote_is_removed_from_turns_and_record_by_name() -> None
     assert conversation.source_id == "h"
 
 
+@pytest.mark.parametrize("key", ["messages", "conversations"])
+def test_personal_data_is_removed_from_wildchat_in_other_shapes_too(key: str) -> None:
+    wildchat_turns = EXAMPLES["wildchat"][0]["conversation"]
+    conversation = formats.parse({key: wildchat_turns, "hashed_ip": "0f", "header": {"user-agent": "b"}})
+    kept = json.dumps([conversation.metadata, [message.extra for message in conversation.messages]])
+    assert "0f" not in kept and "user-agent" not in kept and "Peru" in kept
+    assert {edit.rule for edit in conversation.edits} == {"personal_data"}
+
+
 def test_a_list_of_texts_says_what_to_do() -> None:
     with pytest.raises(RecordError, match="name no role; if they alternate from prompt to answer, name it 'data'"):
         formats.parse({"turns": ["a", "b"]})
