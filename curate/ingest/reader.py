@@ -78,6 +78,7 @@ class Reader:
         self.warnings: list[Damage] = []
         self.damaged_records: list[DamagedRecords] = []
         self._found_unread = [source for source in sources if source.problem]
+        self.parts_of_exports = [source for source in sources if source.problem == PART_OF_EXPORT]
         self.unread = [UnreadFile(source.name, source.problem) for source in self._found_unread]
         self._sizes = {source.file: source.bytes for source in self.sources}  # of the files on disk
         known = [size for size in self._sizes.values() if size is not None]

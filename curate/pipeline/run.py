@@ -26,6 +26,7 @@ from curate.engine.pool import open_pool
 from curate.errors import BalanceError, InputError, SetError
 from curate.filters import registry
 from curate.ingest.decode import Chunk
+from curate.ingest.ratings import read_ratings
 from curate.ingest.reader import Reader
 from curate.ingest.sources import Source, open_inputs
 from curate.ingest.text.encodings import check_encoding
@@ -110,7 +111,8 @@ def clean(
         scratch.mkdir()
         reader.scratch = scratch
         chunks = run.chunks(workers or base.default_workers())
-        with open_pool(CleanerFactory(recipe, scratch), run.workers) as pool:
+        ratings = read_ratings(reader.parts_of_exports)
+        with open_pool(CleanerFactory(recipe, scratch, ratings), run.workers) as pool:
             parts = run.read(pool, chunks)
             _check_unread(reader, strict)
             run.report("finding duplicates")

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -38,6 +38,7 @@ class CleanerFactory:
 
     recipe: Recipe
     parts: Path
+    ratings: Mapping[str, bool] = field(default_factory=dict)  # of messages, by id
 
     def __call__(self) -> Cleaner:
         return Cleaner(self)
@@ -84,7 +85,7 @@ class Cleaner:
         for path in recipe.filter_files:
             registry.load(path)
         self.recipe = recipe
-        self.options = recipe.input.read_options()
+        self.options = replace(recipe.input.read_options(), ratings=factory.ratings)
         self.parts = factory.parts
         self.tokenizer = load_tokenizer(recipe.tokens.tokenizer)
         self.template = prompts.get(recipe.tokens.template)

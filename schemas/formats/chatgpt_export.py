@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation
-from curate.schemas.reading import answers, chatgpt_content, citation_marks, media, turns
+from curate.schemas.reading import answers, chatgpt_content, citation_marks, media, ratings, turns
 from curate.schemas.reading.chatgpt_content import Content
 from curate.schemas.reading.key_kinds import has_content
 from curate.schemas.reading.options import DEFAULT, ReadOptions
@@ -60,8 +60,15 @@ def parse_all(record: Mapping[str, object], options: ReadOptions) -> Sequence[Co
     assert current is not None  # there is a node
     others = [leaf for leaf in tree.leaves() if leaf != current and _message(nodes[leaf])]
 
-    def read(path: Sequence[str]) -> tuple[Conversation, list[list[str]]]:
+    def read_plain(path: Sequence[str]) -> tuple[Conversation, list[list[str]]]:
         return _read_path(record, [(node, nodes[node]) for node in path], options)
+
+    def read(path: Sequence[str]) -> tuple[Conversation, list[list[str]]]:
+        conversation, sources = read_plain(path)
+        if options.ratings:
+            ratings.flag_bad_answers(conversation, sources, options.ratings)
+            ratings.add_rejected_answer(conversation, sources, path, tree, read_plain, options.ratings)
+        return conversation, sources
 
     conversations = answers.read_branches(tree, current, others, read, options)
     if not any(conversation.messages for conversation in conversations):

@@ -92,3 +92,29 @@ def test_both_exports_are_read_from_one_folder(tmp_path: Path, tiny_tokenizer: s
     rows = open_set(tmp_path / "set").conversations().collect()
     assert sorted(rows["source_id"].to_list()) == ["c1", "k"], "the second of Claude's chats is a copy"
     assert rows.filter(pl.col("source_id") == "k")["messages"].list.len().to_list() == [2]
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_ratings_beside_the_chats_make_preference_pairs_and_labels(
+    tmp_path: Path, tiny_tokenizer: str, form: str
+) -> None:
+    good, bad = chat(1), chat(2)
+    good["mapping"]["b"] = node("b", "u", "assistant", "Another answer.")
+    for key, value in (("good", good), ("bad", bad)):
+        value["mapping"][key] = {**value["mapping"].pop("a"), "id": key}
+        value["current_node"] = key
+    ratings = [{"id": "good", "rating": "thumbs_up"}, {"id": "bad", "rating": "thumbs_down"}, {"id": "x"}]
+    files = {"conversations.json": [good, bad], "message_feedback.json": ratings}
+    source = tmp_path / ("in.zip" if form == "zip" else "in")
+    if form == "zip":
+        with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(name, json.dumps(content))
+    for name, content in files.items() if form == "folder" else ():
+        source.mkdir(exist_ok=True)
+        (source / name).write_text(json.dumps(content))
+    curate.clean(source, tmp_path / "set", tokenizer=tiny_tokenizer)
+    curated = open_set(tmp_path / "set")
+    row = curated.conversations().collect().row(0, named=True)
+    assert [message["content"] for message in row["rejected_answer"]] == ["Another answer."]
+    assert curated.rejected().collect()["rule"].to_list() == ["bad_label"]

@@ -411,6 +411,29 @@ def test_odd_values_are_kept_as_text_that_can_be_written() -> None:
     assert extra["big"] == str(10**30) and extra["half"] == "\ud83d"
 
 
+@pytest.mark.parametrize(
+    ("ratings", "rejected"),
+    [
+        ({"a2": True, "a1": False}, "One hour."),
+        ({"a2": True, "a3": False}, "Two hours."),
+        ({"a2": True}, "Two hours."),
+        ({"a2": True, "a3": True}, "One hour."),
+        ({"a1": True, "a3": False}, None),
+    ],
+)
+def test_an_answer_rated_up_is_preferred_to_one_beside_it(ratings: dict[str, bool], rejected: str | None) -> None:
+    value = {**forked(), "current_node": "a2"}
+    conversation = formats.parse(value, ReadOptions(ratings=ratings))
+    assert conversation.messages[-1].content == "Twelve hours." and not conversation.flaws
+    assert [m.content for m in conversation.rejected_answer] == ([rejected] if rejected else [])
+
+
+def test_an_answer_rated_down_is_flagged() -> None:
+    conversation = formats.parse(forked(), ReadOptions(ratings={"a2": False}, custom_instructions=True))
+    assert [(flaw.rule, flaw.message) for flaw in conversation.flaws] == [("bad_label", 1)]
+    assert not conversation.rejected_answer
+
+
 KEYS = st.sampled_from(["root", *"abcdefg"])
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
