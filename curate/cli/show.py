@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from curate.analysis.selection import Selection
     from curate.rendering.mask_view import MaskViewer
 
-MANY = 2_000  # conversations for which a fast tokenizer, slow to load, pays off
 SHOWN = 10  # entries printed to a pipe or a file without --limit
 ANY_RULE = "*"  # stands for --rejected without a rule
 
@@ -146,7 +145,7 @@ def _viewer(selection: Selection, needed: bool) -> MaskViewer | None:
     from curate.errors import TokenizerError
     from curate.rendering.mask_view import load_viewer
 
-    viewer, problem = load_viewer(selection.set.manifest, bulk=len(selection) > MANY)
+    viewer, problem = load_viewer(selection.set.manifest)
     if viewer is None and needed:
         raise TokenizerError(f"the mask cannot be shown: {problem}")
     if viewer is None:

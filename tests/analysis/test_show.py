@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import struct
 import sys
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -349,6 +351,19 @@ def test_json_escapes_what_controls_a_terminal(tmp_path: Path) -> None:
     assert [(entry["id"], entry["turn_tokens"]) for entry in json.loads(out)] == [("x\u202e", None), ("y", None)]
     assert json.loads(out)[0]["messages"][0]["content"] == message["content"]
     assert invoke("--set", str(folder), "--json", "--where", "tokens > 999")[1] == "[]\n"
+
+
+@pytest.mark.slow
+def test_workers_print_the_same_as_one_process(example: CuratedSet, tmp_path: Path) -> None:
+    frame = example.conversations().collect()
+    rows = pl.concat([frame] * 30).with_columns(pl.format("{}-{}", "id", pl.int_range(pl.len())).alias("id"))
+    folder = shutil.copytree(example.path, tmp_path / "set")
+    rows.write_parquet(folder / "conversations.parquet")
+    _, out, _ = invoke("--set", str(folder), "--json", "--limit", "100000")
+    _, few, _ = invoke("--set", str(folder), "--json", "--limit", "1000")
+    assert out.splitlines()[1:1000] == few.splitlines()[1:1000]
+    assert [entry["id"] for entry in json.loads(out)] == rows["id"].to_list()
+    assert all(sum(entry["turn_tokens"]) == entry["facts"]["tokens"] for entry in json.loads(out))
 
 
 def test_a_sample_is_printed_whole(example: CuratedSet) -> None:
