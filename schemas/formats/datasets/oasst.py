@@ -64,7 +64,8 @@ def parse_all(record: Node, options: ReadOptions) -> Sequence[Conversation]:
         reason = "no message of the tree has an answer that was neither deleted nor refused by reviewers"
         raise RecordError("no_messages", reason, turns.preview(prompt.get("text")))
     total = _count(prompt)
-    return [_conversation(record, path, total) for path in (paths if options.branches else paths[:1])]
+    seen: set[int] = set()  # messages of earlier paths, by identity: their answers are trained on once
+    return [_conversation(record, path, total, seen) for path in (paths if options.branches else paths[:1])]
 
 
 def _answered_paths(root: Node) -> list[list[Node]]:
@@ -114,11 +115,14 @@ def _count(root: Node) -> int:
     return count
 
 
-def _conversation(record: Node, path: Sequence[Node], total: int) -> Conversation:
+def _conversation(record: Node, path: Sequence[Node], total: int, seen: set[int]) -> Conversation:
     conversation = Conversation(None, [])
     source_id = record.get("message_tree_id") or path[0].get("message_id")
     conversation.source_id = turns.read_source_id(conversation, source_id)
     turns.read_messages(conversation, [_turn(node) for node in path], "role", "content")
+    for message, node in zip(conversation.messages, path, strict=False):
+        message.train = message.train and id(node) not in seen
+    seen.update(map(id, path))
     turns.read_other_keys(conversation, {} if path[0] is record else record, _USED)
     if left_out := total - len(path):
         conversation.edit("other_replies", None, f"{left_out} of {total} messages", "", left_out)

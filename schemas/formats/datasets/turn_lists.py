@@ -243,7 +243,7 @@ FORMATS = (
         recognises_ultrachat,
         parse_ultrachat,
         writes=False,
-        requires=("id", "data"),
+        requires=("data",),
         holds="a list of two texts or more",
     ),
     Format(

@@ -91,6 +91,8 @@ def test_every_branch_ends_with_an_answer() -> None:
     texts = [[message.content for message in conversation.messages] for conversation in conversations]
     assert texts == [[PROMPT, ANSWER, "And?", "Ceylon."], [PROMPT, ANSWER, "And?", "Darjeeling."], [PROMPT, WORSE]]
     assert {conversation.source_id for conversation in conversations} == {"t"}
+    trained = [[m.content for m in each.messages if m.role == "assistant" and m.train] for each in conversations]
+    assert trained == [[ANSWER, "Ceylon."], ["Darjeeling."], [WORSE]], "an answer that branches share is trained once"
 
 
 TREES: st.SearchStrategy[Any] = st.recursive(
