@@ -19,7 +19,8 @@ SUMMARY = "ChatGPT's export: {title, mapping: {id: {parent, message}}, current_n
 
 Node = Mapping[str, object]
 
-_KEYS = frozenset({"mapping", "current_node"})
+_CHAT_KEYS = frozenset({"title", "conversation_id", "update_time"})
+_TURN_KEYS = frozenset({"messages", "conversation", "conversations", "prompt", "instruction"})  # of other formats
 _USED = frozenset({"conversation_id", "mapping", "current_node"})
 _NODE_KEYS = frozenset({"id", "parent", "children", "message"})
 _MESSAGE_KEYS = frozenset({"author", "content", "recipient", "channel", "status", "end_turn", "weight", "metadata"})
@@ -41,8 +42,14 @@ class _Part(NamedTuple):
 
 
 def recognises(record: Mapping[str, object]) -> bool:
-    """Return whether a record has the tree of a chat, or names its current node."""
-    return not _KEYS.isdisjoint(record) and not isinstance(record.get("mapping"), str)
+    """Return whether a record has the tree of a chat, or names its current node, or has all else that a chat has."""
+    if "mapping" not in record:
+        return "current_node" in record or (_CHAT_KEYS.issubset(record) and _TURN_KEYS.isdisjoint(record))
+    mapping = record["mapping"]
+    if not mapping or not isinstance(mapping, dict | list):
+        return "current_node" in record or _TURN_KEYS.isdisjoint(record)
+    first = next(iter(mapping.values())) if isinstance(mapping, dict) else mapping[0]
+    return first is None or (isinstance(first, dict) and not _NODE_KEYS.isdisjoint(first))
 
 
 def parse(record: Mapping[str, object]) -> Conversation:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,6 +149,8 @@ def test_a_cycle_and_a_missing_node_leave_what_is_above_the_leaf() -> None:
         pytest.param({"title": "t", "current_node": "x"}, id="no mapping"),
         pytest.param({"title": "t", "mapping": None, "current_node": None}, id="mapping is null"),
         pytest.param({"title": "t", "mapping": {}, "current_node": None}, id="no node"),
+        pytest.param({"title": "t", "conversation_id": "c", "update_time": 1.5}, id="neither mapping nor current node"),
+        pytest.param({"title": "t", "mapping": "{}"}, id="mapping is text"),
         pytest.param({"title": "t", "mapping": {"a": None}}, id="a node that is null"),
         pytest.param(record(node("s", "root", "system", text(""), weight=0.0)), id="only a hidden message"),
     ],
@@ -432,6 +436,31 @@ def test_an_answer_rated_down_is_flagged() -> None:
     conversation = formats.parse(forked(), ReadOptions(ratings={"a2": False}, custom_instructions=True))
     assert [(flaw.rule, flaw.message) for flaw in conversation.flaws] == [("bad_label", 1)]
     assert not conversation.rejected_answer
+
+
+def test_another_formats_record_may_have_a_key_of_that_name() -> None:
+    messages = [{"role": "user", "content": "Rye?"}, {"role": "assistant", "content": "Twelve hours."}]
+    for mapping in ({"rye": "grain"}, {}, None):
+        conversation = formats.parse({"messages": messages, "mapping": mapping})
+        assert shown(conversation) == [("user", "Rye?"), ("assistant", "Twelve hours.")]
+
+
+def test_records_fit_the_schema_of_the_format() -> None:
+    path = Path(formats.__file__).parent / "records" / "chatgpt.schema.json"
+    schema = jsonschema.Draft202012Validator(json.loads(path.read_text("utf-8")))
+    for value in (forked(), instructions(), chain(PROMPT, ANSWER)):
+        schema.validate(value)
+
+
+def test_a_large_tree_is_read_in_one_pass() -> None:
+    nodes = [
+        node(f"n{n}", f"n{n - 1}" if n else "root", "user" if n % 2 else "assistant", text("x")) for n in range(9_999)
+    ]
+    nodes += [node(f"leaf{n}", "n9998", "assistant", text("y")) for n in range(9_999)]
+    for item in nodes:
+        item["message"]["create_time"] = None
+    conversation = read({**record(*nodes), "current_node": None})
+    assert len(conversation.messages) == 9_999 and conversation.metadata["other_branches"] == 9_998
 
 
 KEYS = st.sampled_from(["root", *"abcdefg"])

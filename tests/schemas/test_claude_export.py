@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -244,6 +246,13 @@ def test_a_design_chat_is_read() -> None:
         ("user", "Nice"),
     ]
     assert conversation.source_id == "d1" and conversation.messages[1].reasoning == "Round."
+
+
+def test_records_fit_the_schema_of_the_format() -> None:
+    path = Path(formats.__file__).parent / "records" / "claude.schema.json"
+    schema = jsonschema.Draft202012Validator(json.loads(path.read_text("utf-8")))
+    for value in (mixed(), record(PROMPT, ANSWER)):
+        schema.validate(value)
 
 
 KEYS = st.sampled_from("abcdef")
