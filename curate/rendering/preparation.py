@@ -167,7 +167,10 @@ class ExamplePreparer:
             prepared = PreparedBatch(ResplitSummary(self.reasons, *counts), left_out=result.rejected)
             rows = result.pieces
         if not self.renderer.mid_system:
+            folded = sum(has_mid_system(row.messages) for row in rows)
             rows = [_fold_system(row) for row in rows]
+            if prepared.resplit is not None:
+                prepared.resplit = replace(prepared.resplit, folded=folded)
         self._render(prepared, rows)
         return prepared
 

@@ -26,7 +26,8 @@ class ResplitSummary:
 
     `before` and `after` count pieces. `changed`: new pieces that do not have the same messages as a piece of the set.
     `rejected`: exchanges over the new window. `absent`: exchanges and conversations that are not in the set, because
-    cleaning rejected them as over the set's own window.
+    cleaning rejected them as over the set's own window. `folded`: pieces with a system message amid the turns that
+    is put before its prompt, because the new template cannot say it there.
     """
 
     reasons: tuple[str, ...]  # the differences between set and model, from `differences`
@@ -35,6 +36,7 @@ class ResplitSummary:
     changed: int = 0
     rejected: int = 0
     absent: int = 0
+    folded: int = 0
 
     def __add__(self, other: ResplitSummary) -> ResplitSummary:
         # Two batches of one set have the same reasons.
@@ -45,13 +47,15 @@ class ResplitSummary:
             self.changed + other.changed,
             self.rejected + other.rejected,
             self.absent + other.absent,
+            self.folded + other.folded,
         )
 
     def __str__(self) -> str:
         over = f", {self.rejected:,} exchanges over the window left out" if self.rejected else ""
         absent = f"; {self.absent:,} that cleaning rejected as too long are not in the set" if self.absent else ""
         counts = f"{self.before:,} pieces became {self.after:,}, {self.changed:,} of them changed{over}{absent}"
-        return f"split again ({'; '.join(self.reasons)}): {counts}"
+        folded = f"; {self.folded:,} have a system message in a prompt (fold_system)" if self.folded else ""
+        return f"split again ({'; '.join(self.reasons)}): {counts}{folded}"
 
 
 @dataclass

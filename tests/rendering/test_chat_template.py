@@ -398,3 +398,28 @@ def test_real_conversations_are_proven_with_llama3s_own_template(shared: Path) -
     batch = [conversation for conversation in asked if any(m.role == "assistant" and m.content for m in conversation)]
     assert len(batch) > 250
     assert proven(renderer, batch) == {}
+
+
+AMID = [
+    *(Message("user", "a"), Message("assistant", "b"), Message("system", "Be brief.")),
+    *(Message("user", "c"), Message("assistant", "d")),
+]
+
+
+@pytest.mark.parametrize(
+    ("template", "kind", "can_say_it"),
+    [(LLAMA3, "tiktoken", True), (LLAMA2, "sentencepiece", False)],
+    ids=["llama3", "llama2"],
+)
+def test_a_system_message_amid_the_turns_is_in_the_prompt_of_a_template_that_refuses_it(
+    template: str, kind: str, can_say_it: bool, tokenizers: dict[str, Tokenizer]
+) -> None:
+    renderer = make_renderer("any", tokenizers[kind], chat_template=template)
+    assert renderer.mid_system is can_say_it
+    preparer = ExamplePreparer(renderer, 500, ("template",))
+    prepared = preparer.prepare([[Row("x", 0, AMID, None, "train", ("f", 0))]])
+    assert (len(prepared.examples), prepared.left_out) == (1, [])
+    assert prepared.resplit is not None and prepared.resplit.folded == (not can_say_it)
+    assert ("fold_system" in str(prepared.resplit)) is not can_say_it
+    before, _, after = renderer.tokenizer.decode(prepared.examples[0].ids.tolist()).partition("Be brief.")
+    assert "b" in before and "c" in after
