@@ -19,7 +19,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from curate.errors import InputError
@@ -323,6 +323,7 @@ def test_the_members_do_not_depend_on_the_blocks_of_a_stream(
 
 
 @settings(max_examples=150, deadline=None)
+@example(part=5, offset=0, lost=0, junk=b"\x01", stop=0)  # the next header begins in a block read while searching
 @given(
     part=st.integers(0, 7),
     offset=st.integers(0, 1500),

@@ -147,8 +147,9 @@ class Tar:
         tape = self.tape
         zeros = 0
         while tape.available or tape.read_more():
-            at = tape.find_header(tape.available)
-            for block in tape.take(at if at >= 0 else tape.available):
+            searched = tape.available  # the search may read more
+            at = tape.find_header(searched)
+            for block in tape.take(at if at >= 0 else searched):
                 if not isinstance(block, bytes):
                     yield block
                     continue
