@@ -16,11 +16,13 @@ from curate.schemas.formats import (
     openai,
     pairs,
     preference,
+    responses,
     sharegpt,
     trl,
     vicuna,
 )
 from curate.schemas.formats.datasets import arena, marked_text, moss, oasst, self_instruct, smoltalk, turn_lists
+from curate.schemas.formats.exports import ai_studio, gemini
 from curate.schemas.formats.format import Format as Format
 from curate.schemas.formats.format import Record
 from curate.schemas.nearest import Nearest, Requirement
@@ -73,6 +75,9 @@ FORMATS: dict[str, Format] = {
             requires=("messages",),
             turn_keys=frozenset({"role", "content"}),
         ),
+        responses.FORMAT,
+        gemini.FORMAT,
+        ai_studio.FORMAT,
         Format(
             alpaca.NAME,
             alpaca.SUMMARY,

@@ -32,7 +32,11 @@ _SUFFIXES = ("url", "path", "file", "filename", "file_name", "name", "id", "data
 def _media_keys() -> list[str]:
     singular = [*_MEDIA, *(f"{name}_{suffix}" for name, suffix in product(_MEDIA, _SUFFIXES))]
     mixed = [f"{name}s_{suffix}" for name, suffix in product(_MEDIA, _SUFFIXES)]
-    return [*singular, *(f"{name}s" for name in singular), *mixed, "pixel_values", "input_image", "input_audio"]
+    google = [
+        f"{place}{name}" for place in ("drive", "inline") for name in ("Image", "Video", "Audio", "File", "Document")
+    ]
+    others = ["pixel_values", "input_image", "input_audio", "inlineData", "youtubeVideo"]
+    return [*singular, *(f"{name}s" for name in singular), *mixed, *google, *others]
 
 
 def _spellings(key: str) -> set[str]:

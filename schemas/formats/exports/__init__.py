@@ -1,0 +1,1 @@
+"""What the apps of chat services export, one module for each."""
