@@ -1,0 +1,81 @@
+"""Nothing vanishes: each key of a record is found again in what is read from it, or the record is rejected."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from curate.errors import RecordError
+from curate.schemas import Conversation, formats
+from curate.schemas.reading import key_kinds
+from tests.support.records import RECORDS, SHARED
+
+SENTINEL = "zqxj"
+READABLE = sorted(name for name, form in formats.FORMATS.items() if form.reads and name not in SHARED)
+KNOWN_KEYS = sorted(
+    {*key_kinds.SPECIAL_KEYS, "reasoning_content", "thinking", "refusal", "context", "documents", "weight", "name"}
+    | {"status", "finish_reason", "channel", "tool_call_id", "tool_calls", "function_call", "tools", "system", "input"}
+    | {"text", "content", "value", "from", "role", "title", "model", "id", "history", "type", "parts", "annotations"}
+)
+VALUES = st.sampled_from(
+    [
+        SENTINEL,
+        [SENTINEL],
+        {"a": SENTINEL},
+        [{"a": SENTINEL}],
+        {"text": SENTINEL},
+        [{"type": "text", "text": SENTINEL}],
+        [{"type": "thing", "thing": SENTINEL}],
+        [{"role": "assistant", "content": SENTINEL}],
+        {"role": "user", "content": SENTINEL},
+        [[SENTINEL, SENTINEL]],
+    ]
+)
+
+
+def objects(value: object) -> Iterator[dict[str, Any]]:
+    """Yield every object within a value."""
+    if isinstance(value, dict):
+        yield value
+        for item in value.values():
+            yield from objects(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from objects(item)
+
+
+def everything(conversation: Conversation) -> str:
+    """Return all texts that are kept of a record: of messages, metadata, edits and flaws."""
+    return json.dumps(dataclasses.asdict(conversation), ensure_ascii=False)
+
+
+def test_there_is_a_record_of_every_format_that_can_be_read() -> None:
+    assert sorted(RECORDS) == READABLE
+    for name, records in RECORDS.items():
+        for record in records:
+            form = next(form for form in formats.FORMATS.values() if form.recognises and form.recognises(record))
+            assert form.name == name
+            assert formats.parse(record).messages
+
+
+@pytest.mark.parametrize("name", READABLE)
+@given(st.data())
+def test_no_key_vanishes(name: str, data: st.DataObject) -> None:
+    record = copy.deepcopy(data.draw(st.sampled_from(RECORDS[name])))
+    node = data.draw(st.sampled_from(list(objects(record))))
+    key = data.draw(st.sampled_from(KNOWN_KEYS) | st.text(max_size=8))
+    assume(key not in node)
+    node[key] = data.draw(VALUES)
+    try:
+        conversation = formats.parse(record)
+    except RecordError:
+        return  # rejected with its bytes
+    if SENTINEL not in everything(conversation):
+        assert any(edit.rule == "personal_data" and key in edit.before for edit in conversation.edits)
