@@ -39,7 +39,6 @@ REPAIRS: dict[str, str] = {
     "rejected_answer": "The rejected answer is removed if the chosen one is, or if turns before it are joined to it.",
     "role_inferred": "A missing role is inferred from its neighbours, if they alternate.",
     "value_to_text": "A number in place of text is written as text.",
-    "personal_data": "Keys with personal data, such as an account, are left out of the metadata.",
     "parts_joined": "Content in several text parts becomes one text, one part per line.",
     "empty_value": "A turn whose text is null or missing becomes an empty turn.",
     "tool_call": "A turn of role function_call becomes an answer that calls a tool.",

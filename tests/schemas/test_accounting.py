@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from curate.errors import RecordError
 from curate.schemas import Conversation, formats
 from curate.schemas.reading import key_kinds
-from tests.support.records import RECORDS, SHARED
+from tests.schemas.formats.examples import EXAMPLES
+from tests.support.records import RICH
 
 SENTINEL = "zqxj"
-READABLE = sorted(name for name, form in formats.FORMATS.items() if form.reads and name not in SHARED)
+RECORDS = {name: [*EXAMPLES.get(name, []), *RICH.get(name, [])] for name in sorted({*EXAMPLES, *RICH})}
 KNOWN_KEYS = sorted(
     {*key_kinds.SPECIAL_KEYS, "reasoning_content", "thinking", "refusal", "context", "documents", "weight", "name"}
     | {"status", "finish_reason", "channel", "tool_call_id", "tool_calls", "function_call", "tools", "system", "input"}
@@ -56,16 +57,7 @@ def everything(conversation: Conversation) -> str:
     return json.dumps(dataclasses.asdict(conversation), ensure_ascii=False)
 
 
-def test_there_is_a_record_of_every_format_that_can_be_read() -> None:
-    assert sorted(RECORDS) == READABLE
-    for name, records in RECORDS.items():
-        for record in records:
-            form = next(form for form in formats.FORMATS.values() if form.recognises and form.recognises(record))
-            assert form.name == name
-            assert formats.parse(record).messages
-
-
-@pytest.mark.parametrize("name", READABLE)
+@pytest.mark.parametrize("name", list(RECORDS))
 @given(st.data())
 def test_no_key_vanishes(name: str, data: st.DataObject) -> None:
     record = copy.deepcopy(data.draw(st.sampled_from(RECORDS[name])))

@@ -1,4 +1,4 @@
-"""Small whole records of every format that can be read, for tests that hold for all of them."""
+"""Records with tools, reasoning and more, of the formats that can hold them, for tests that hold for every format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOOL_CHAT: list[Record] = [
     {"role": "assistant", "reasoning_content": "4 is cold.", "content": "It is."},
 ]
 
-RECORDS: dict[str, list[Record]] = {
+RICH: dict[str, list[Record]] = {
     "sharegpt": [
         {"id": "a", "conversations": [{"from": "human", "value": "Is it cold?"}, {"from": "gpt", "value": "It is."}]},
         {
@@ -86,4 +86,3 @@ RECORDS: dict[str, list[Record]] = {
         }
     ],
 }
-SHARED = {"vicuna": "sharegpt", "parquet": "jsonl"}  # formats that another format's module reads

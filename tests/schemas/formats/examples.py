@@ -47,6 +47,30 @@ EXAMPLES: dict[str, list[Record]] = {
             "current_node": "a",
         }
     ],
+    "responses": [
+        {
+            "object": "response",
+            "input": [{"role": "user", "content": [{"type": "input_text", "text": PROMPT}]}],
+            "output": [
+                {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": ANSWER}]},
+            ],
+        },
+        {"input": PROMPT, "output": [{"type": "message", "role": "assistant", "content": ANSWER}]},
+    ],
+    "gemini": [
+        {
+            "header": "Gemini Apps",
+            "title": f"Prompted {PROMPT}",
+            "time": "2026-08-18T10:05:00Z",
+            "safeHtmlItem": [{"html": ANSWER}],
+        }
+    ],
+    "ai_studio": [
+        {
+            "runSettings": {"model": "models/gemini-2.5-pro"},
+            "chunkedPrompt": {"chunks": [{"role": "user", "text": PROMPT}, {"role": "model", "text": ANSWER}]},
+        }
+    ],
     "claude": [
         {
             "uuid": "c",
