@@ -9,8 +9,6 @@ from curate.errors import InputError, RecordError, did_you_mean
 from curate.schemas.conversation import Conversation
 from curate.schemas.formats import (
     alpaca,
-    chatgpt_export,
-    claude_export,
     labelling,
     native,
     openai,
@@ -22,7 +20,7 @@ from curate.schemas.formats import (
     vicuna,
 )
 from curate.schemas.formats.datasets import arena, marked_text, moss, oasst, self_instruct, smoltalk, turn_lists
-from curate.schemas.formats.exports import ai_studio, gemini
+from curate.schemas.formats.exports import ai_studio, chatgpt, claude, gemini
 from curate.schemas.formats.format import Format as Format
 from curate.schemas.formats.format import Record
 from curate.schemas.nearest import Nearest, Requirement
@@ -45,23 +43,23 @@ FORMATS: dict[str, Format] = {
         ),
         Format(native.NAME, native.SUMMARY, native.recognises, native.parse, native.dump),
         Format(
-            chatgpt_export.NAME,
-            chatgpt_export.SUMMARY,
-            chatgpt_export.recognises,
-            chatgpt_export.parse,
+            chatgpt.NAME,
+            chatgpt.SUMMARY,
+            chatgpt.recognises,
+            chatgpt.parse,
             writes=False,
-            parse_all=chatgpt_export.parse_all,
+            parse_all=chatgpt.parse_all,
             requires=("mapping",),
             turn_keys=frozenset({"parent", "message"}),
             holds="an object of messages",
         ),
         Format(
-            claude_export.NAME,
-            claude_export.SUMMARY,
-            claude_export.recognises,
-            claude_export.parse,
+            claude.NAME,
+            claude.SUMMARY,
+            claude.recognises,
+            claude.parse,
             writes=False,
-            parse_all=claude_export.parse_all,
+            parse_all=claude.parse_all,
             requires=("chat_messages",),
             turn_keys=frozenset({"sender", "parent_message_uuid"}),
         ),

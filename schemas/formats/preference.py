@@ -31,7 +31,8 @@ def parse(record: Mapping[str, object]) -> Conversation:
     if isinstance(prompt, dict) and isinstance(prompt.get("messages"), list):  # OpenAI's form
         turns.read_messages(conversation, prompt["messages"], "role", "content")
         rest = {key: value for key, value in prompt.items() if key != "messages"}
-        record = {**record, **rest} if rest.keys().isdisjoint(record) else {**record, "prompt_settings": rest}
+        is_free = rest.keys().isdisjoint({"id", *record})
+        record = {**record, **rest} if is_free else {**record, "prompt_settings": rest}
         used.add("input")
     else:
         used |= pairs.read_prompt(conversation, record)
@@ -94,7 +95,11 @@ def _after(chosen: Sequence[Message], messages: list[Message], steps: int) -> li
         before, messages = before[has_system(before) :], messages[has_system(messages) :]
     repeated, rejected = messages[: len(before)], messages[len(before) :]
     is_answer = bool(rejected) and all(message.role in ("assistant", "tool") for message in rejected)
-    return rejected if is_answer and _contents(repeated) == _contents(before) else []
+    is_repeated = _contents(repeated) == _contents(before) and all(
+        message.extra in (None, kept.extra) and message.name in (None, kept.name)
+        for message, kept in zip(repeated, before, strict=True)
+    )
+    return rejected if is_answer and is_repeated else []
 
 
 def _key(metadata: Mapping[str, object], keys: Sequence[str]) -> str | None:

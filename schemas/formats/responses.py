@@ -88,8 +88,9 @@ def _turns(items: Sequence[Mapping[str, object]]) -> Iterator[Turn]:
             turn = turn or {"role": "assistant"}
             _add(turn, item, kind)
         elif kind in RESULTS:
-            result = {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
-            yield {**_without(item, "type", "call_id", "output"), **result}
+            result: Turn = {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
+            rest = _without(item, "type", "call_id", "output")
+            yield {**result, "result_item": rest} if rest else result
         else:
             yield _without(item, "type")
     if turn:
@@ -101,22 +102,35 @@ def _add(turn: Turn, item: Mapping[str, object], kind: str) -> None:
     if kind == "message":
         turn |= _without(item, "type")
     elif kind == "reasoning":
-        texts = [_reasoning(item), str(turn.get("reasoning_content", ""))]
-        turn["reasoning_content"] = "\n\n".join(text for text in reversed(texts) if text)
-        if rest := _without(item, "type", "summary", "content"):
-            turn.setdefault("reasoning_item", rest)
+        texts = [str(turn.get("reasoning_content", "")), _reasoning(item)]
+        turn["reasoning_content"] = "\n\n".join(filter(None, texts))
+        _append(turn, "reasoning_items", _rest_of_reasoning(item))
     elif kind in CALLS:
-        arguments = item.get("arguments", item.get("input", ""))
-        function = {"name": item.get("name"), "arguments": arguments}
-        call = {"id": item.get("call_id"), "type": "function", "function": function}
-        calls = turn.setdefault("tool_calls", [])
-        assert isinstance(calls, list)
-        calls.append(call)
+        function = {"name": item.get("name"), "arguments": item.get("arguments", item.get("input", ""))}
+        _append(turn, "tool_calls", {"id": item.get("call_id"), "type": "function", "function": function})
+        _append(turn, "call_items", _without(item, "type", "call_id", "name", "arguments", "input"))
         turn.setdefault("content", None)
     else:
-        hosted = turn.setdefault("hosted_tools", [])
-        assert isinstance(hosted, list)
-        hosted.append(dict(item))
+        _append(turn, "hosted_tools", dict(item))
+
+
+def _append(turn: Turn, key: str, value: Turn) -> None:
+    """Append a value, unless it is empty, to the list under a key of a turn."""
+    if value:
+        values = turn.setdefault(key, [])
+        assert isinstance(values, list)
+        values.append(value)
+
+
+def _rest_of_reasoning(item: Mapping[str, object]) -> Turn:
+    """Return the keys of a reasoning item that its text does not hold."""
+    rest = _without(item, "type", "summary", "content")
+    for key in ("summary", "content"):
+        parts = item.get(key)
+        is_text = isinstance(parts, list) and all(isinstance(p, dict) and p.keys() <= {"type", "text"} for p in parts)
+        if has_content(parts) and not is_text:
+            rest[key] = parts
+    return rest
 
 
 def _reasoning(item: Mapping[str, object]) -> str:
@@ -134,13 +148,4 @@ def _without(item: Mapping[str, object], *keys: str) -> Turn:
     return {key: value for key, value in item.items() if key not in keys}
 
 
-FORMAT = Format(
-    NAME,
-    SUMMARY,
-    recognises,
-    parse,
-    writes=False,
-    requires=("input", "output"),
-    turn_keys=frozenset({"type", "role"}),
-    holds="a list of items",
-)
+FORMAT = Format(NAME, SUMMARY, recognises, parse, writes=False)

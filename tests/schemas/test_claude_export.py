@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from curate.errors import RecordError
 from curate.schemas import formats
 from curate.schemas.conversation import Conversation
-from curate.schemas.formats.claude_export import ROOT
+from curate.schemas.formats.exports.claude import ROOT
 from curate.schemas.reading.options import ReadOptions
 
 Json = dict[str, Any]

@@ -117,7 +117,16 @@ def _side_of(value: object, key: str) -> list[object]:
     """Return the turns of one side; an entry has the user's turn and both models'."""
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise RecordError("bad_turn", "'full_conversation' is not a list of objects", turns.preview(value))
-    return [item[name] for item in value for name in ("user", key) if item.get(name) is not None]
+    return [turn for item in value for turn in _entry_turns(item, key)]
+
+
+def _entry_turns(entry: Mapping[str, object], key: str) -> list[object]:
+    """Return the turns of the user and of one side in an entry; its other keys stay with the first."""
+    turns_of_entry = [entry[name] for name in ("user", key) if entry.get(name) is not None]
+    others = {name: value for name, value in entry.items() if name != "user" and name not in SIDES.values()}
+    if others and turns_of_entry and isinstance(first := turns_of_entry[0], dict):
+        turns_of_entry[0] = {**first, "entry": others}
+    return turns_of_entry
 
 
 FORMATS = (

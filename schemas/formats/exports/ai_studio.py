@@ -165,13 +165,4 @@ def _part_turn(part: Mapping[str, object], role: object) -> Turn:
     return {"role": role, "content": part.get("text", ""), **rest}
 
 
-FORMAT = Format(
-    NAME,
-    SUMMARY,
-    recognises,
-    parse,
-    writes=False,
-    requires=("chunkedPrompt",),
-    turn_keys=frozenset({"chunks"}),
-    holds="an object with a list of chunks",
-)
+FORMAT = Format(NAME, SUMMARY, recognises, parse, writes=False)

@@ -8,6 +8,7 @@ prompt are unknown, and would become part of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message
@@ -37,9 +38,11 @@ def parse(record: Mapping[str, object]) -> Conversation:
     """Read one exchange; raises RecordError for an activity that is no prompt, or whose prompt is not clear."""
     conversation = Conversation(None, [])
     conversation.messages.append(Message("user", _prompt(record)))
-    if has_content(record.get("safeHtmlItem")):
-        conversation.messages.append(Message("assistant", _answer(record["safeHtmlItem"]), is_html=True))
+    if html := [str(item["html"]) for item in _items(record)]:
+        conversation.messages.append(Message("assistant", "\n".join(html), is_html=True))
     turns.read_other_keys(conversation, record, _USED)
+    if others := [rest for item in _items(record) if (rest := {key: item[key] for key in item if key != "html"})]:
+        conversation.metadata["safeHtmlItem"] = turns.to_plain_json(others)
     if personal := [key for key in PERSONAL_KEYS if has_content(record.get(key))]:
         conversation.edit("personal_data", None, ", ".join(personal), "", len(personal))
     if has_content(record.get(FILES)):
@@ -65,21 +68,13 @@ def _prompt(record: Mapping[str, object]) -> str:
     return prompt
 
 
-def _answer(value: object) -> str:
-    items = value if isinstance(value, list) else [value]
-    texts = [item.get("html") for item in items if isinstance(item, dict)]
-    if len(texts) != len(items) or not all(isinstance(text, str) for text in texts):
+def _items(record: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """Return the items of the answer, each with HTML; raises RecordError for anything else."""
+    value = record.get("safeHtmlItem") or []
+    items: list[Any] = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, dict) and isinstance(item.get("html"), str) for item in items):
         raise RecordError("bad_value", "'safeHtmlItem' holds something other than HTML", turns.preview(value))
-    return "\n".join(map(str, texts))
+    return items
 
 
-FORMAT = Format(
-    NAME,
-    SUMMARY,
-    recognises,
-    parse,
-    writes=False,
-    requires=("header", "time", "title", "safeHtmlItem"),
-    turn_keys=frozenset({"html"}),
-    holds="a list of objects with HTML",
-)
+FORMAT = Format(NAME, SUMMARY, recognises, parse, writes=False)

@@ -23,6 +23,8 @@ _CHAT_KEYS = frozenset({"title", "conversation_id", "update_time"})
 _TURN_KEYS = frozenset({"messages", "conversation", "conversations", "prompt", "instruction"})  # of other formats
 _USED = frozenset({"conversation_id", "mapping", "current_node"})
 _NODE_KEYS = frozenset({"id", "parent", "children", "message"})
+_ROLE = frozenset({"role"})
+_AUTHOR_KEYS = frozenset({"role", "name", "metadata"})
 _MESSAGE_KEYS = frozenset({"author", "content", "recipient", "channel", "status", "end_turn", "weight", "metadata"})
 _UNREAD_KEYS = ("id", "create_time", "update_time")  # that all messages have
 _USUAL_KEYS = _MESSAGE_KEYS.union(_UNREAD_KEYS)
@@ -156,6 +158,7 @@ class _PathReader:
         """Add a node to the conversation, or note that it is left out."""
         message = node.get("message")
         if not isinstance(message, dict):
+            self._keep_keys(node)
             return
         metadata = message.get("metadata")
         if metadata.__class__ is not dict:
@@ -169,6 +172,14 @@ class _PathReader:
                 self.hidden.append(content.text)
         else:
             self._add(part, _extra(node, part))
+
+    def _keep_keys(self, node: Node) -> None:
+        """Keep what a node without a message says."""
+        others = {key: value for key, value in node.items() if key not in _NODE_KEYS or (key == "message" and value)}
+        if others:
+            nodes = self.conversation.metadata.setdefault("nodes", [])
+            assert isinstance(nodes, list)
+            nodes.append(turns.to_plain_json(others))
 
     def _add(self, part: _Part, extra: Mapping[str, object]) -> None:
         if part.role == "user":
@@ -297,6 +308,11 @@ def _fence(code: str, message: Mapping[str, object]) -> str:
     return f"{fence}{language if isinstance(language, str) and language != 'unknown' else ''}\n{code}\n{fence}"
 
 
+def _is_bare(author: Mapping[str, object]) -> bool:
+    """Return whether an author has nothing but a role."""
+    return not author.get("name") and not author.get("metadata") and _AUTHOR_KEYS.issuperset(author)
+
+
 def _extra(node: Node, part: _Part) -> dict[str, object]:
     """Return the keys of a node that are not read, as far as they say anything (`answers.is_kept`, written out)."""
     message, metadata = part.message, part.metadata
@@ -305,8 +321,10 @@ def _extra(node: Node, part: _Part) -> dict[str, object]:
     for key in _UNREAD_KEYS if is_usual else [key for key in message if key not in _MESSAGE_KEYS]:
         if (value := message.get(key)) or value == 0:
             extra[key] = value
+    if (weight := message.get("weight")) is not None and weight not in (0, 1):
+        extra["weight"] = weight
     author = message["author"]
-    if author.__class__ is dict and (len(author) > 3 or author.get("name") or author.get("metadata")):
+    if author.__class__ is dict and not (_ROLE.issuperset(author) or _is_bare(author)):
         known = ("role", "name") if part.role == "tool" else ("role",)
         if others := {key: value for key, value in author.items() if (value or value == 0) and key not in known}:
             extra["author"] = others
