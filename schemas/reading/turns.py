@@ -34,6 +34,7 @@ from curate.schemas.reading.values import to_plain_json as to_plain_json
 
 TEXT_KEYS = ("value", "content", "text", "message", "utterance", "body", "parts", "markdown")
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")  # keys of the record itself
+THOUGHT_FLAGS = ("thought", "isThought", "is_thought", "isThinking", "is_thinking")  # of a turn
 TOOL_KEYS = ("tools", "functions")  # of the record too
 OPPOSITE_ROLE: dict[Role, Role] = {"user": "assistant", "assistant": "user"}
 
@@ -157,6 +158,14 @@ def _flag_alternatives(conversation: Conversation, ranked: Sequence[int]) -> Non
             conversation.flaw("several_answers", second, reason, text)
 
 
+def _is_thought(turn: dict[str, object]) -> bool:
+    """Return whether a flag says that a turn is nothing but reasoning, as Gemini's do; remove it."""
+    keys = [key for key in THOUGHT_FLAGS if turn.get(key) is True]
+    for key in keys:
+        del turn[key]
+    return bool(keys)
+
+
 def _join_thought(conversation: Conversation, index: int) -> None:
     """Make a turn of nothing but reasoning the reasoning of the answer after it, if that has none of its own."""
     messages = conversation.messages
@@ -199,7 +208,10 @@ class _TurnReader:
             reason = f"turn {index} is {describe_type(value)}, not an object with role and text"
             raise RecordError("bad_turn", reason, preview(value))
         for turn in _one_speaker(_unwrap(value)):
-            self._read(turn, value)
+            key = next((key for key in self.text_keys if isinstance(turn.get(key), list)), None)
+            is_answer = key is not None and any(known_role(turn.get(name)) == "assistant" for name in ROLE_KEYS)
+            for part in parts.split_at_results(turn, key) if key is not None and is_answer else [turn]:
+                self._read(part, value)
 
     def _read(self, turn: dict[str, object], original: Mapping[str, object]) -> None:
         conversation, index = self.conversation, len(self.conversation.messages)
@@ -207,7 +219,7 @@ class _TurnReader:
         message = Message(role or "user", "")
         conversation.messages.append(message)
         content = self._read_content(message, turn, index, name)
-        if name in THOUGHT_ROLES and message.content:
+        if (name in THOUGHT_ROLES or _is_thought(turn)) and message.content:
             message.reasoning, message.content = message.content, ""
             self.thoughts.append(index)
         if isinstance(turn.get("name"), str):
@@ -233,7 +245,7 @@ class _TurnReader:
         """Read the text and the calls of a turn with this name of a role; return its content if that is in parts."""
         conversation = self.conversation
         value = self._take_text(turn, message)
-        for key in ("tool_calls", "function_call"):
+        for key in parts.CALL_KEYS:
             if key in turn and (message.tool_calls is None or not turn[key]):
                 message.tool_calls = tool_calls.read_calls(conversation, turn.pop(key), index) or message.tool_calls
         if name in CALL_ROLES and (calls := _call_in_value(conversation, value, index)):
@@ -245,6 +257,7 @@ class _TurnReader:
         if message.role == "tool" and isinstance(value, bool | list | dict):
             message.content = parts.result_text(value)
             conversation.edit("value_to_text", index, preview(value), message.content)
+            _flag_media(conversation, parts.result_media(value), index)
             return None
         if value.__class__ is list and (message.role == "assistant" or not name):
             refuse_alternatives(value, index)
@@ -369,10 +382,14 @@ def read_parts(conversation: Conversation, value: object, index: int) -> tuple[s
         reason = f"turn {index} holds {parts.describe_content(value)}, not text"
         raise RecordError("bad_value", reason, preview(value))
     conversation.edit("parts_joined", index, preview(value), content.text)
-    for part in content.media:
+    _flag_media(conversation, content.media, index)
+    return content.text, content
+
+
+def _flag_media(conversation: Conversation, found: Sequence[object], index: int) -> None:
+    for part in found:
         reason = f"turn {index} holds {parts.describe_part(part)}, which a text model cannot see"
         conversation.flaw(media.RULE, index, reason, preview(part))
-    return content.text, content
 
 
 def _call_in_value(conversation: Conversation, value: object, index: int) -> str | None:

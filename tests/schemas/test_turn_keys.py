@@ -104,6 +104,89 @@ def test_a_turn_of_reasoning_belongs_to_the_answer_after_it() -> None:
     assert rules(conversation) == ["reasoning_turn"]
 
 
+@pytest.mark.parametrize("key", ["content", "parts"])
+def test_geminis_thoughts_are_reasoning(key: str) -> None:
+    parts = [{"text": THOUGHT, "thought": True}, {"text": "Lake Mead."}]
+    message = read(PROMPT, {"role": "model", key: parts}).messages[1]
+    assert (message.reasoning, message.content) == (THOUGHT, "Lake Mead.")
+
+
+@pytest.mark.parametrize("flag", ["thought", "isThought", "is_thinking"])
+def test_a_turn_that_is_flagged_as_a_thought_belongs_to_the_answer_after_it(flag: str) -> None:
+    thought = {"role": "model", "content": THOUGHT, flag: True}
+    conversation = read(PROMPT, thought, {"role": "model", "content": "Lake Mead."})
+    assert [(message.reasoning, message.content) for message in conversation.messages[1:]] == [(THOUGHT, "Lake Mead.")]
+
+
+# ---- calls and results within an answer
+
+
+def text_part(text: str) -> dict[str, object]:
+    return {"type": "text", "text": text}
+
+
+def call_part(identity: str, kind: str = "tool_use") -> dict[str, object]:
+    return {"type": kind, "id": identity, "name": "look", "input": {}}
+
+
+def result_part(identity: str, kind: str = "tool_result", content: object = "Found.") -> dict[str, object]:
+    return {"type": kind, "tool_use_id": identity, "content": content}
+
+
+@pytest.mark.parametrize("kind", ["tool", "mcp_tool", "web_search_tool"])
+def test_results_within_an_answer_come_after_their_calls_and_before_its_end(kind: str) -> None:
+    call = "server_tool_use" if kind == "web_search_tool" else f"{kind}_use"
+    parts = [text_part("First."), call_part("a", call), result_part("a", f"{kind}_result"), text_part("Mead.")]
+    conversation = answer(content=parts)
+    assert [(message.role, message.content) for message in conversation.messages[1:]] == [
+        ("assistant", "First."),
+        ("tool", "Found."),
+        ("assistant", "Mead."),
+    ]
+    assert conversation.messages[1].tool_calls and conversation.messages[2].tool_call_id == "a"
+    assert "unlinked_result" not in rules(conversation)
+
+
+def test_an_answer_with_results_within_keeps_its_marks_and_keys() -> None:
+    parts = [call_part("a"), result_part("a"), text_part("Then."), call_part("b"), result_part("b"), text_part("Mead.")]
+    conversation = answer(content=parts, weight=0, stop_reason="max_tokens", model="m", reasoning=THOUGHT)
+    answers = [message for message in conversation.messages if message.role == "assistant"]
+    assert [message.train for message in answers] == [False] * 3
+    assert [message.stop for message in answers] == [True, True, False]
+    assert [message.reasoning for message in answers] == [THOUGHT, None, None]
+    assert [json.loads(message.extra or "{}").get("model") for message in answers] == [None, None, "m"]
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "toolCalls", "tool_call", "toolCall", "functionCall", "function_call"])
+def test_calls_are_read_under_every_spelling_of_their_key(key: str) -> None:
+    call = {"id": "a", "function": {"name": "look", "arguments": "{}"}}
+    conversation = read(PROMPT, {"role": "assistant", "content": "", key: call}, {"role": "tool", "content": "Found."})
+    assert conversation.messages[1].tool_calls and conversation.messages[2].tool_call_id == "a"
+
+
+PICTURE = {"type": "image", "source": {"data": "x"}}
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "tool", "content": [text_part("Seen:"), PICTURE]},
+        {"role": "user", "content": [result_part("a", content=[PICTURE])]},
+    ],
+    ids=["tool", "anthropic"],
+)
+def test_a_picture_in_a_tools_result_is_flagged(turn: dict[str, Any]) -> None:
+    conversation = read(PROMPT, {"role": "assistant", "content": [call_part("a")]}, turn)
+    assert flaws(conversation) == ["multimodal"]
+
+
+def test_a_result_that_only_talks_of_pictures_is_not() -> None:
+    found = [{"type": "image", "title": "A lake", "width": 9}]
+    assert not flaws(
+        read(PROMPT, {"role": "assistant", "content": [call_part("a")]}, {"role": "tool", "content": found})
+    )
+
+
 # ---- training and ends
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from curate.schemas.reading import media
+from curate.schemas.reading.key_kinds import SPECIAL_KEYS, TURN_KINDS
 from curate.schemas.reading.media import TEXT_TYPES
 from curate.schemas.reading.values import MAX_NAME, describe_type, number_to_text, preview, quote_keys, to_json_line
 
@@ -18,6 +20,13 @@ REASONING_TYPES = frozenset(
 CALL_TYPES = frozenset({"tool_use", "tool_call", "function_call", "server_tool_use"})
 RESULT_TYPES = frozenset({"tool_result", "tool_response", "function_call_output", "web_search_tool_result"})
 HIDDEN_TYPES = frozenset({"redacted_thinking", "reasoning.encrypted", "token_budget", "flag"})  # nothing to read
+_OTHER_CALLS, _OTHER_RESULTS = "_tool_use", "_tool_result"  # Anthropic's: mcp_tool_use, code_execution_tool_result, …
+_RESULT_MEDIA = ("source", "data", "file_id", "image", "image_url", "video_url", "audio_url")  # of a part of a result
+CALL_KEYS = ("tool_calls", "function_call", "toolCalls", "functionCall", "tool_call", "toolCall")  # of a turn
+_MARKS = frozenset(
+    {"train", "masked", "train_parts", "train_reasoning", "hidden_if_true", "hidden_if_false", "channel"}
+)
+_SHARED = SPECIAL_KEYS | {"role", "from"} | {key for key, kind in TURN_KINDS.items() if kind in _MARKS}
 _RESULT_IDS = ("tool_use_id", "tool_call_id", "call_id", "id")
 
 
@@ -61,15 +70,16 @@ def _add_part(content: Content, part: Mapping[str, object]) -> bool:
     kind = part.get("type") or "text"
     if not isinstance(kind, str):
         return False
-    if kind in REASONING_TYPES:
+    if kind in REASONING_TYPES or part.get("thought") is True:  # Gemini's
         text = reasoning_text(part)
         content.reasoning += [text] if text else []
         return text is not None
-    if kind in CALL_TYPES:
+    if kind in CALL_TYPES or kind.endswith(_OTHER_CALLS):
         content.calls.append(part.get("value", part))
         return True
-    if kind in RESULT_TYPES:
+    if _is_result(part):
         content.results.append(_result(part))
+        content.media += result_media(_result_value(part))
         return True
     if kind in HIDDEN_TYPES:
         return True
@@ -83,8 +93,48 @@ def _text(part: Mapping[str, object]) -> object:
 
 def _result(part: Mapping[str, object]) -> tuple[str | None, str]:
     identity = next((part[key] for key in _RESULT_IDS if isinstance(part.get(key), str)), None)
-    value = next((part[key] for key in ("content", "output", "value", "text") if part.get(key) is not None), "")
-    return identity if isinstance(identity, str) else None, result_text(value)
+    return identity if isinstance(identity, str) else None, result_text(_result_value(part))
+
+
+def _result_value(part: Mapping[str, object]) -> object:
+    return next((part[key] for key in ("content", "output", "value", "text") if part.get(key) is not None), "")
+
+
+def _is_result(part: object) -> bool:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return isinstance(kind, str) and (kind in RESULT_TYPES or kind.endswith(_OTHER_RESULTS))
+
+
+def result_media(value: object) -> list[object]:
+    """Return the parts of a tool's result that hold media; not those of an object of the tool's own."""
+    found = media.remove_parts(value)[1] if isinstance(value, list) and _is_parts(value) else []
+    return [part for part in found if isinstance(part, dict) and any(key in part for key in _RESULT_MEDIA)]
+
+
+def split_at_results(turn: dict[str, object], key: str) -> list[dict[str, object]]:
+    """Return an answer with results of tools among its parts as turns in their order: calls, results, the answer.
+
+    `key` is that of the parts. Marks for training stay with each answer, reasoning and calls with the first, and what
+    the last one does not share with the others, with the last.
+    """
+    items = turn[key]
+    groups = [(result, list(group)) for result, group in groupby(items if isinstance(items, list) else [], _is_result)]
+    answers = [index for index, (result, _) in enumerate(groups) if not result]
+    if not answers or len(groups) < 2:
+        return [turn]
+    others = {name: value for name, value in turn.items() if name != key}
+    first = {name: value for name, value in others.items() if _is_of_first(name)}
+    shared = {name: value for name, value in others.items() if name in _SHARED}
+    last = {name: value for name, value in others.items() if name not in first}
+    turns: list[dict[str, object]] = []
+    for index, (result, group) in enumerate(groups):
+        keys = (first if index == answers[0] else {}) | (last if index == answers[-1] else shared)
+        turns.append({"role": "user", key: group} if result else {**keys, key: group})
+    return turns
+
+
+def _is_of_first(name: str) -> bool:
+    return TURN_KINDS.get(name) == "reasoning" or name in CALL_KEYS
 
 
 def result_text(value: object) -> str:
