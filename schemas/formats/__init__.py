@@ -308,4 +308,7 @@ def _unrecognised(record: Record) -> RecordError:
     keys = f"; its keys: {turns.quote_keys(list(record))}" if record else "; it is empty"
     if _METADATA.issuperset(record):
         return RecordError("no_messages", f"the record has no 'conversations'{keys}", turns.preview(record))
+    if turns.role_of(record) and any(key in record for key in turns.TEXT_KEYS):
+        reason = "the record is one turn, not a chat; put the turns of each chat in a list, under 'messages'"
+        return RecordError("unknown_format", f"{reason}{keys}", turns.preview(record))
     return RecordError("unknown_format", f"{_NEAREST.describe(record)}{keys}", turns.preview(record))

@@ -25,6 +25,7 @@ from curate.schemas.reading.turn.roles import (
 )
 from curate.schemas.reading.turn.roles import has_role as has_role
 from curate.schemas.reading.turn.roles import is_prompt as is_prompt
+from curate.schemas.reading.turn.roles import role_of as role_of
 from curate.schemas.reading.values import describe_type as describe_type
 from curate.schemas.reading.values import is_json_list as is_json_list
 from curate.schemas.reading.values import preview as preview

@@ -208,6 +208,20 @@ def test_the_account_is_left_out_with_a_count() -> None:
     conversation = read(record(PROMPT, ANSWER))
     assert [(edit.rule, edit.count) for edit in conversation.edits] == [("private_data", 1)]
     assert "'me'" not in repr(conversation)
+    others = {"organization": {"id": "mine"}, "sessionToken": "secret", "organization_uuid": "", "project": "open"}
+    conversation = read(record(PROMPT, ANSWER, **others))
+    assert [(edit.rule, edit.count) for edit in conversation.edits] == [("private_data", 3)]
+    assert "mine" not in repr(conversation) and "secret" not in repr(conversation)
+    assert conversation.metadata["project"] == "open"
+
+
+def test_a_file_without_a_name_is_named_so() -> None:
+    prompt = {**PROMPT, "attachments": [{"url": "https://example.org/a"}], "files": [{"file_uuid": "f7"}]}
+    reasons = [flaw.reason for flaw in read(record(prompt, ANSWER)).flaws]
+    assert reasons == [
+        "turn 0 holds a file without a name, which a text model cannot see",
+        "turn 0 holds the file 'f7', which a text model cannot see",
+    ]
 
 
 def test_no_key_vanishes() -> None:

@@ -56,6 +56,21 @@ def test_the_reason_names_the_nearest_format_and_what_to_do(record: dict[str, An
     assert f"; its keys: {next(iter(record))!r}" in reason(record)
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"role": "user", "text": "a"},
+        {"role": "assistant", "content": [{"type": "text", "text": "a"}]},
+        {"from": "human", "value": "a", "id": 3},
+        {"role": "Model", "parts": [{"text": "a"}]},
+    ],
+    ids=repr,
+)
+def test_a_record_that_is_one_turn_is_called_so(record: dict[str, Any]) -> None:
+    assert reason(record).startswith("the record is one turn, not a chat; put the turns of each chat in a list, under ")
+    assert reason({**record, next(iter(record)): "the web"}).startswith("the nearest format is")
+
+
 @given(
     st.dictionaries(st.text(max_size=12) | st.sampled_from(["instruction", "output", "message"]), VALUES, max_size=5)
 )

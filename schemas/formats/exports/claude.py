@@ -23,7 +23,9 @@ Block = Mapping[str, object]
 
 ROOT = "00000000-0000-4000-8000-000000000000"  # the parent of a first message
 _CURRENT = "current_leaf_message_uuid"
-_PRIVATE = frozenset({"account", "account_uuid", "account_id"})
+_PRIVATE = frozenset(
+    {"account", "account_uuid", "account_id", "organization", "organization_uuid", "organization_id", "sessionToken"}
+)
 _USED = frozenset({"uuid", "chat_messages", _CURRENT, *_PRIVATE})
 _TURN_KEYS = frozenset(
     {"sender", "role", "text", "content", "contentBlocks", "attachments", "files", "parent_message_uuid"}
@@ -183,11 +185,16 @@ def _attachments(message: Turn) -> tuple[list[str], list[tuple[str, object]]]:
             texts.append(f"{name}\n\n{text}" if isinstance(name, str) and name else text)
             names.add(name)
         else:
-            unread.append((f"the file {turns.preview(name)!r}", item))
+            unread.append((_describe_file(item), item))
     for item in _objects(message.get("files")):
         if item.get("file_name") not in names or not item.get("file_name"):
-            unread.append((f"the file {turns.preview(item.get('file_name') or item.get('file_uuid'))!r}", item))
+            unread.append((_describe_file(item), item))
     return texts, unread
+
+
+def _describe_file(item: Mapping[str, object]) -> str:
+    name = item.get("file_name") or item.get("file_uuid")
+    return f"the file {turns.preview(name)!r}" if name else "a file without a name"
 
 
 def _objects(value: object) -> list[Mapping[str, object]]:

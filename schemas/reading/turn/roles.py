@@ -62,9 +62,14 @@ def has_role(turn: Mapping[object, object]) -> bool:
     return any(isinstance(turn.get(key), str) for key in ROLE_KEYS)
 
 
-def is_prompt(turn: Mapping[object, object]) -> bool:
+def is_prompt(turn: Mapping[str, object]) -> bool:
     """Return whether a turn has the role of the user."""
-    return known_role(next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)) == "user"
+    return role_of(turn) == "user"
+
+
+def role_of(turn: Mapping[str, object]) -> Role | None:
+    """Return a turn's role, or None if it has none that is known."""
+    return known_role(next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None))
 
 
 def take_role(conversation: Conversation, turn: dict[str, object], index: int) -> tuple[Role | None, str]:
