@@ -17,11 +17,11 @@ from curate.engine import base, pool
 from curate.errors import InputError, RecordError
 from curate.filters import duplicates, registry, verdicts
 from curate.ingest.damaged_records import DAMAGED_STREAM
-from curate.ingest.decode import Chunk, RawRecord, decode_records
+from curate.ingest.decode import Chunk, RawRecord, batches, decode_records
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
 from curate.pipeline import corpus, frames, repair_text
-from curate.pipeline.frames import Draft
+from curate.pipeline.frames import Draft, Origin
 from curate.pipeline.recipe import TokenSettings
 from curate.rendering import splitter
 from curate.schemas import formats, prompts
@@ -56,8 +56,8 @@ class MeasurerFactory:
 
 
 @dataclass(frozen=True)
-class ChunkStats:
-    """The numbers of one chunk: a row per conversation (`COLUMNS`), and unreadable records by rule."""
+class BatchStats:
+    """The numbers of one batch of chunks: a row per conversation (`COLUMNS`), and unreadable records by rule."""
 
     read: int
     rows: pl.DataFrame
@@ -67,7 +67,7 @@ class ChunkStats:
 
 
 class Measurer:
-    """The step that `curate.engine` runs: takes a chunk and returns its `ChunkStats`."""
+    """The step that `curate.engine` runs: takes chunks and returns their `BatchStats`."""
 
     def __init__(self, factory: MeasurerFactory) -> None:
         tokenizer = load_tokenizer(factory.tokenizer)
@@ -75,20 +75,20 @@ class Measurer:
         self.counter = splitter.TemplateCounter(prompts.get(factory.template), tokenizer)
         self.signals = {name: rule.settings for name, rule in registry.rules("signal").items()}
 
-    def __call__(self, chunk: Chunk) -> ChunkStats:
-        """Parse and count one chunk."""
+    def __call__(self, chunks: Sequence[Chunk]) -> BatchStats:
+        """Parse and count the records of chunks."""
         drafts: list[Draft] = []
         unreadable: Counter[str] = Counter()
-        raws = decode_records(chunk)
-        for raw in raws:
+        raws = [(chunk.source_file, raw) for chunk in chunks for raw in decode_records(chunk)]
+        for number, (file, raw) in enumerate(raws):
             try:
-                drafts.append(Draft(raw.index, b"", parse_unrepaired(raw)))
+                drafts.append(Draft(Origin(number, file, raw.index), b"", parse_unrepaired(raw)))
             except RecordError as error:
                 unreadable[error.rule] += 1
         keys = frames.count_turn_keys(frames.messages_table(drafts)["extra"])
-        return ChunkStats(len(raws), self._count(chunk.source_file, drafts), unreadable, keys, self.info)
+        return BatchStats(len(raws), self._count(drafts), unreadable, keys, self.info)
 
-    def _count(self, file: str, drafts: Sequence[Draft]) -> pl.DataFrame:
+    def _count(self, drafts: Sequence[Draft]) -> pl.DataFrame:
         if not drafts:
             return pl.DataFrame(schema=COLUMNS)
         messages = [draft.conversation.messages for draft in drafts]
@@ -99,11 +99,12 @@ class Measurer:
         )
         sizes = self.counter.sizes([(conversation, True) for conversation in messages])
         hashes = duplicates.chain_hashes(frames.hashed_fields(draft.conversation) for draft in drafts)
-        places = [f"{file}:{draft.index}" for draft in drafts]
+        origins = [draft.origin for draft in drafts]
+        places = [f"{origin.source_file}:{origin.source_index}" for origin in origins]
         counted = frame.with_columns(
             id=pl.coalesce("source_id", pl.Series(places, dtype=pl.String)),
-            source_file=pl.lit(file),
-            source_index=pl.Series([draft.index for draft in drafts], dtype=pl.Int64),
+            source_file=pl.Series([origin.source_file for origin in origins], dtype=pl.String),
+            source_index=pl.Series([origin.source_index for origin in origins], dtype=pl.Int64),
             cluster=hashes["prompt"],
             content=hashes["chain"].list.last(),
             tokens=pl.Series([size.tokens for size in sizes], dtype=pl.Int64),
@@ -133,16 +134,16 @@ def measure_dump(
     defaults = TokenSettings()
     factory = MeasurerFactory(tokenizer or defaults.tokenizer, template or defaults.template)
     reader = Reader(open_inputs([path]))
-    chunks = iter(reader)
-    first = list(islice(chunks, 2))
+    tasks = batches(reader)
+    first = list(islice(tasks, 2))
     count = (workers or base.default_workers()) if len(first) == 2 else 1
-    parts = list(pool.run(factory, chain(first, chunks), count))
+    parts = list(pool.run(factory, chain(first, tasks), count))
     if not sum(part.read for part in parts):
         raise InputError(f"{str(path)!r} has no record")
     return _stats(str(path), parts, reader, factory.template)
 
 
-def _stats(path: str, parts: Sequence[ChunkStats], reader: Reader, template: str) -> Stats:
+def _stats(path: str, parts: Sequence[BatchStats], reader: Reader, template: str) -> Stats:
     frame = pl.concat([part.rows for part in parts])
     sound = corpus.with_doubt(frame, reader.damaged_records)["doubt"].is_null()
     frame = frame.filter(sound)

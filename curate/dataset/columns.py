@@ -62,16 +62,18 @@ REJECT: Types = {
 }
 ORIGINAL: Types = {**SOURCE, "record": pl.Binary}
 
-# Tables of a part, from which the set is written. `row` is the conversation's index in its batch.
+# Tables of a part, from which the set is written. `row` is the index of the conversation in its batch, `number` that of
+# its record.
 ROW: Types = {"row": pl.UInt32}
+RECORD: Types = {**ROW, "number": pl.UInt32}
 PART_PIECE: Types = {
-    **ROW,
+    **RECORD,
     **{name: CONVERSATION[name] for name in ("piece", "tokens", "prompt_tokens", "answer_tokens")},
     "positions": pl.List(pl.UInt32),  # in the conversation, of the piece's messages without system messages
     **CHAT,
 }
-PART_REJECT: Types = {**ROW, **REJECT, "kept_row": pl.UInt32}  # of the conversation that lost the exchange
-PART_ORIGINAL: Types = {**ROW, **ORIGINAL, "changed": pl.Boolean}
+PART_REJECT: Types = {**RECORD, **REJECT, "kept_row": pl.UInt32}  # of the conversation that lost the exchange
+PART_ORIGINAL: Types = {**RECORD, **ORIGINAL, "changed": pl.Boolean}
 MARKS = pl.Struct({name: MESSAGE.to_schema()[name] for name in ("train", "stop", "train_reasoning")})
 PART_SUMMARY: Types = {  # what decisions over the whole corpus need from each conversation
     **ROW,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from curate.ingest.text.spans import RecordSpan
 
 MAX_DEPTH = 256  # levels of objects and lists; chat formats have under ten, recursive parsers fail near 1,000
 MAX_ENCODED = 3  # times that a record is encoded as JSON text
+BATCH_BYTES = 1 << 20  # of small chunks that are one task
 KEY_BLOCK_BYTES = 1 << 16  # keys are counted in blocks of this size, so that the arrays fit the processor's cache
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 ODD_KEY_END = re.compile(rb'(?<!\\)"[ \t\r\n]++:|\\\\"[ \t\r\n]*+:')
@@ -66,6 +67,20 @@ class RawRecord:
     problem: RecordError | None = None
     surrogates: bool = False
     repairs: Repairs = ()
+
+
+def batches(chunks: Iterable[Chunk]) -> Iterator[Sequence[Chunk]]:
+    """Put small chunks in a row together: each task has a fixed cost, and an archive may have thousands of members."""
+    batch: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        if batch and size + len(chunk.data) > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(chunk)
+        size += len(chunk.data)
+    if batch:
+        yield batch
 
 
 def is_json_record(chunk: Chunk, span: RecordSpan) -> bool:

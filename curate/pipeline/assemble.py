@@ -150,14 +150,14 @@ def _rejected_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFram
     is_dropped = pl.col("kept_row").is_in(decided["row"].implode())  # the record's bytes are in its own row, the first
     rejects = rejected.with_columns(pl.when(~is_dropped.fill_null(False)).then(pl.col("record", "kept_row")))
     rows = pl.concat([dropped.select(rejected.columns).cast(rejected.schema), rejects])
-    return rows.sort("source_index", "branch", maintain_order=True)
+    return rows.sort("number", "branch", maintain_order=True)
 
 
 def _original_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
     kept = rows.filter(pl.col("rule").is_null()).select("row")
     changed = _read(source, number, "originals").filter("changed")
     changed = changed.join(kept, on="row", how="semi", maintain_order="left")
-    return changed.unique("source_index", keep="first", maintain_order=True)  # once for all branches of a record
+    return changed.unique("number", keep="first", maintain_order=True)  # once for all branches of a record
 
 
 def _tally_kept(counts: Counts, rows: pl.DataFrame) -> None:

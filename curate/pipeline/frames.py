@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
@@ -29,14 +29,23 @@ TRANSIENT = ("messages", "prompts", "answers", "html_answers")  # columns of the
 Pieces = Mapping[int, Sequence[splitter.Piece]]  # by row; rows without pieces are missing
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a record comes from: its number in the batch, its file, and its index in that."""
+
+    number: int
+    source_file: str
+    source_index: int
+
+
 @dataclass(slots=True)
 class Draft:
-    """A conversation being cleaned: its record's index and bytes, the conversation, and its rejected exchanges.
+    """A conversation being cleaned: its record's origin and bytes, the conversation, and its rejected exchanges.
 
     A record whose format keeps several branches of a chat gives one draft for each, numbered by `branch`.
     """
 
-    index: int
+    origin: Origin
     raw: bytes
     conversation: Conversation
     lost: list[repair_turns.LostExchange] = field(default_factory=list)
@@ -63,7 +72,7 @@ class Reject:
     `kept_row` is that of the kept conversation which lost the exchange.
     """
 
-    index: int
+    origin: Origin
     source_id: str | None
     scope: str
     message_range: tuple[int, int] | None
@@ -78,9 +87,8 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The measured conversations of one chunk; `messages` and `frame` refer to `drafts` by row."""
+    """The measured conversations of one task; `messages` and `frame` refer to `drafts` by row."""
 
-    source_file: str
     drafts: Sequence[Draft]
     messages: pl.DataFrame  # one row per message
     frame: pl.DataFrame  # one row per conversation
@@ -88,9 +96,11 @@ class Batch:
     template: Template
 
 
-def reject_record(index: int, raw: bytes, source_id: str | None, error: RecordError, row: int | None = None) -> Reject:
+def reject_record(
+    origin: Origin, raw: bytes, source_id: str | None, error: RecordError, row: int | None = None
+) -> Reject:
     """Return the reject of a record."""
-    return Reject(index, source_id, "record", None, error.rule, error.reason, error.evidence, raw, row)
+    return Reject(origin, source_id, "record", None, error.rule, error.reason, error.evidence, raw, row)
 
 
 def reject_draft(draft: Draft, error: RecordError, row: int | None = None) -> Iterator[Reject]:
@@ -98,7 +108,7 @@ def reject_draft(draft: Draft, error: RecordError, row: int | None = None) -> It
 
     An only exchange that its own reject describes has none.
     """
-    yield replace(reject_record(draft.index, draft.raw, draft.conversation.source_id, error, row), branch=draft.branch)
+    yield replace(reject_record(draft.origin, draft.raw, draft.conversation.source_id, error, row), branch=draft.branch)
     if [lost.rule for lost in draft.lost] != [error.rule]:
         yield from (replace(reject, record=None) for reject in reject_exchanges(draft))
 
@@ -110,8 +120,13 @@ def reject_exchanges(draft: Draft, kept_row: int | None = None) -> Iterator[Reje
     for lost in draft.lost:
         span, evidence = lost.message_range, lost.evidence[:200]
         facts = (lost.rule, lost.reason, evidence, raw)
-        yield Reject(draft.index, source_id, "exchange", span, *facts, branch=branch, kept_row=kept_row)
+        yield Reject(draft.origin, source_id, "exchange", span, *facts, branch=branch, kept_row=kept_row)
         raw = None
+
+
+def _columns(origins: Iterable[Origin]) -> dict[str, list[Any]]:
+    origins = list(origins)
+    return {name: [getattr(origin, name) for origin in origins] for name in ("number", "source_file", "source_index")}
 
 
 def messages_table(drafts: Sequence[Draft]) -> pl.DataFrame:
@@ -177,12 +192,11 @@ def _json(metadata: Mapping[str, object]) -> str | None:
         return json.dumps(metadata, ensure_ascii=False)
 
 
-def summary_table(source_file: str, drafts: Sequence[Draft], messages: pl.DataFrame, pieces: Pieces) -> pl.DataFrame:
+def summary_table(drafts: Sequence[Draft], messages: pl.DataFrame, pieces: Pieces) -> pl.DataFrame:
     """Return one row per conversation for decisions over the whole corpus: hashes, source id, number of pieces."""
     columns = {
         "row": pl.Series(range(len(drafts)), dtype=pl.UInt32),
-        "source_file": [source_file] * len(drafts),
-        "source_index": [draft.index for draft in drafts],
+        **_columns(draft.origin for draft in drafts),
         "branch": [draft.branch for draft in drafts],
         "source_id": [draft.conversation.source_id for draft in drafts],
         "pieces": [len(pieces.get(row, ())) for row in range(len(drafts))],
@@ -226,8 +240,7 @@ def kept_table(batch: Batch) -> pl.DataFrame:
             "prompt_tokens": [piece.prompt_tokens for _, _, piece in pieces],
             "answer_tokens": [piece.answer_tokens for _, _, piece in pieces],
             "positions": [_positions(drafts[row].conversation.messages, piece) for row, _, piece in pieces],
-            "source_file": [batch.source_file] * len(pieces),
-            "source_index": [drafts[row].index for row, _, _ in pieces],
+            **_columns(drafts[row].origin for row, _, _ in pieces),
             "branch": [drafts[row].branch for row, _, _ in pieces],
         },
         schema=dataset_columns.PART_PIECE,
@@ -304,8 +317,7 @@ def originals_table(batch: Batch) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "row": list(batch.pieces),
-            "source_file": [batch.source_file] * len(kept),
-            "source_index": [draft.index for draft in kept],
+            **_columns(draft.origin for draft in kept),
             "record": [draft.raw for draft in kept],
             "changed": [draft.changed for draft in kept],
         },
@@ -313,15 +325,14 @@ def originals_table(batch: Batch) -> pl.DataFrame:
     )
 
 
-def rejected_table(source_file: str, rejects: Sequence[Reject], frame: pl.DataFrame) -> pl.DataFrame:
+def rejected_table(rejects: Sequence[Reject], frame: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of rejected.parquet in record order, with signals for the measured ones."""
-    ordered = sorted(rejects, key=lambda reject: (reject.index, reject.branch, reject.message_range or (0, 0)))
+    ordered = sorted(rejects, key=lambda reject: (reject.origin.number, reject.branch, reject.message_range or (0, 0)))
     rows = pl.DataFrame(
         {
             "row": [reject.row for reject in ordered],
             "source_id": [reject.source_id for reject in ordered],
-            "source_file": [source_file] * len(ordered),
-            "source_index": [reject.index for reject in ordered],
+            **_columns(reject.origin for reject in ordered),
             "branch": [reject.branch for reject in ordered],
             "scope": [reject.scope for reject in ordered],
             "message_range": [reject.message_range for reject in ordered],

@@ -25,7 +25,7 @@ from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import BalanceError, InputError, SetError
 from curate.filters import registry
-from curate.ingest.decode import Chunk
+from curate.ingest.decode import Chunk, batches
 from curate.ingest.ratings import read_ratings
 from curate.ingest.reader import Reader
 from curate.ingest.sources import Source, open_inputs
@@ -110,10 +110,10 @@ def clean(
         scratch = (partial / transaction.PARTS).absolute()
         scratch.mkdir()
         reader.scratch = scratch
-        chunks = run.chunks(workers or base.default_workers())
+        tasks = run.tasks(workers or base.default_workers())
         ratings = read_ratings(reader.parts_of_exports)
         with open_pool(CleanerFactory(recipe, scratch, ratings), run.workers) as pool:
-            parts = run.read(pool, chunks)
+            parts = run.read(pool, tasks)
             _check_unread(reader, strict)
             run.report("finding duplicates")
             decisions = corpus.decide(parts, recipe, reader.damaged_records)
@@ -209,17 +209,17 @@ class _Run:
     workers: int = 1
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def chunks(self, workers: int) -> Iterator[tuple[int, Chunk]]:
-        """Start reading. A single chunk is cleaned in this process, several by `workers` processes."""
-        chunks = enumerate(self.reader)
-        first = list(islice(chunks, 2))
+    def tasks(self, workers: int) -> Iterator[tuple[int, Sequence[Chunk]]]:
+        """Start reading. A single task is done in this process, several by `workers` processes."""
+        tasks = enumerate(batches(self.reader))
+        first = list(islice(tasks, 2))
         self.workers = workers if len(first) == 2 else 1
-        return chain(first, chunks)
+        return chain(first, tasks)
 
-    def read(self, pool: base.Pool, chunks: Iterable[tuple[int, Chunk]]) -> list[Part]:
+    def read(self, pool: base.Pool, tasks: Iterable[tuple[int, Sequence[Chunk]]]) -> list[Part]:
         """Clean all chunks in the workers; raises InputError if there was no record."""
         parts = []
-        for part in pool.map(chunks):
+        for part in pool.map(tasks):
             parts.append(part)
             for stage, seconds in part.seconds.items():
                 self.seconds[stage] += seconds

@@ -21,7 +21,7 @@ from curate.errors import RecordError
 from curate.filters import registry, verdicts
 from curate.ingest.decode import Chunk, decode_records
 from curate.pipeline import frames, repair_html, repair_text, repair_turns, train_marks
-from curate.pipeline.frames import Draft, Reject
+from curate.pipeline.frames import Draft, Origin, Reject
 from curate.pipeline.recipe import Recipe
 from curate.rendering import splitter
 from curate.rendering.compiled_template import CompiledTemplate
@@ -53,7 +53,7 @@ class MaskTask:
 
 @dataclass(frozen=True)
 class Part:
-    """The result of one chunk: counts and hashes; its rows are in files named by `number`.
+    """The result of one task: counts and hashes; its rows are in files named by `number`.
 
     `summary` has one row per measured conversation (`columns.PART_SUMMARY`); `pieces` is 0 if it was rejected, or if it
     is only measured for `alone`.
@@ -78,7 +78,7 @@ class TrainTask:
 
 
 class Cleaner:
-    """The step that `curate.engine` runs: cleans a numbered chunk into a `Part`."""
+    """The step that `curate.engine` runs: cleans chunks, with a number, into a `Part`."""
 
     def __init__(self, factory: CleanerFactory) -> None:
         recipe = factory.recipe
@@ -95,8 +95,10 @@ class Cleaner:
         self.signals = {name: signal.settings for name, signal in registry.rules("signal").items()}
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def __call__(self, task: tuple[int, Chunk] | MaskTask | TrainTask) -> Part | tuple[MaskedText, ...] | None:
-        """Clean a chunk and write its part, change a part, or return the mask spans of conversations."""
+    def __call__(
+        self, task: tuple[int, Sequence[Chunk]] | MaskTask | TrainTask
+    ) -> Part | tuple[MaskedText, ...] | None:
+        """Clean a batch and write its part, change a part, or return the mask spans of conversations."""
         if isinstance(task, MaskTask):
             compiled = CompiledTemplate(self.template, self.tokenizer)
             return tuple(masked_text(compiled, messages) for messages in task.conversations)
@@ -105,11 +107,11 @@ class Cleaner:
             return None
         return self._clean(*task)
 
-    def _clean(self, number: int, chunk: Chunk) -> Part:
+    def _clean(self, number: int, chunks: Sequence[Chunk]) -> Part:
         self.seconds = defaultdict(float)
         rejects: list[Reject] = []
         with self._time_stage("parse"):
-            drafts, read = self._parse(chunk, rejects)
+            drafts, read = self._parse(chunks, rejects)
         branches = sum(draft.branch > 0 for draft in drafts)
         alone = Counter(reject.rule for reject in rejects)
         with self._time_stage("markdown"):
@@ -128,16 +130,16 @@ class Cleaner:
         with self._time_stage("alone"):
             self._count_alone(bare, alone)
         with self._time_stage("hash"):
-            summary = frames.summary_table(chunk.source_file, drafts, messages, pieces)
+            summary = frames.summary_table(drafts, messages, pieces)
             if bare:
-                counted = frames.summary_table(chunk.source_file, bare, frames.messages_table(bare), {})
+                counted = frames.summary_table(bare, frames.messages_table(bare), {})
                 summary = pl.concat([summary, counted])
         with self._time_stage("write"):
-            batch = frames.Batch(chunk.source_file, drafts, messages, frame, pieces, self.template)
+            batch = frames.Batch(drafts, messages, frame, pieces, self.template)
             tables = {
                 "kept": frames.kept_table(batch),
                 "originals": frames.originals_table(batch),
-                "rejected": frames.rejected_table(chunk.source_file, rejects, frame),
+                "rejected": frames.rejected_table(rejects, frame),
             }
             self._write(number, tables)
         rejected = Counter(reject.rule for reject in rejects if reject.scope == "record")
@@ -149,12 +151,13 @@ class Cleaner:
         yield
         self.seconds[stage] += time.perf_counter() - start
 
-    def _parse(self, chunk: Chunk, rejects: list[Reject]) -> tuple[list[Draft], int]:
-        """Return the conversations of a chunk's records, and their number together with the records without any."""
+    def _parse(self, chunks: Sequence[Chunk], rejects: list[Reject]) -> tuple[list[Draft], int]:
+        """Return the conversations of the chunks' records, and their number together with the records without any."""
         drafts: list[Draft] = []
-        raws = decode_records(chunk)
         before = len(rejects)
-        for raw in raws:
+        raws = ((chunk.source_file, raw) for chunk in chunks for raw in decode_records(chunk))
+        for number, (source_file, raw) in enumerate(raws):
+            origin = Origin(number, source_file, raw.index)
             try:
                 if raw.problem is not None:
                     raise raw.problem
@@ -162,9 +165,9 @@ class Cleaner:
                     repair_text.clean_text(conversation, surrogates=raw.surrogates)
                     for repair, text in raw.repairs:
                         conversation.edit(repair, None, text, "")
-                    drafts.append(Draft(raw.index, raw.raw, conversation, branch=branch))
+                    drafts.append(Draft(origin, raw.raw, conversation, branch=branch))
             except RecordError as error:
-                rejects.append(frames.reject_record(raw.index, raw.raw, _source_id(raw.value), error))
+                rejects.append(frames.reject_record(origin, raw.raw, _source_id(raw.value), error))
         return drafts, len(drafts) + len(rejects) - before
 
     def _repair(
@@ -302,4 +305,4 @@ def _repair_alone(
             repair_turns.order(whole.copy(), only)
         except RecordError:
             alone[rule] += 1
-    yield Draft(draft.index, draft.raw, bare, branch=draft.branch)
+    yield Draft(draft.origin, draft.raw, bare, branch=draft.branch)

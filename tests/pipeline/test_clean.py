@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,28 @@ def test_workers_do_not_change_a_byte(example: curate.CuratedSet, tmp_path: Path
     assert digests(single) == digests(several)
     assert (single / curated_set.REPORT).read_bytes() == (several / curated_set.REPORT).read_bytes()
     assert without_run(single) == without_run(several)
+
+
+def test_small_members_give_the_same_set_whether_they_share_a_batch_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump = tmp_path / "many.zip"
+    with zipfile.ZipFile(dump, "w") as archive:
+        for n in range(12):
+            members = [chat(n % 10, 2), record(None, "Why?", ""), 7, record(f"cut{n}", "So?", "Like this.", "And?", "")]
+            archive.writestr(f"{n}/chats.json", json.dumps(members[: 1 + n % 4]))
+    one, each = tmp_path / "one" / "set", tmp_path / "each" / "set"  # the same name, which its page shows
+    curate.clean(dump, one, workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("curate.ingest.decode.BATCH_BYTES", 0)
+        curate.clean(dump, each, workers=1)
+    assert digests(one) == digests(each)
+    assert without_run(one) == without_run(each)
+    rejected = pl.read_parquet(one / curated_set.REJECTED)
+    places = rejected.filter(scope="record").select("source_file", "source_index").rows()
+    assert len(places) == len(set(places)) > 12
+    numbers = [int(file.split("/")[1]) for file, _ in places]
+    assert numbers == sorted(numbers)
 
 
 @pytest.mark.slow
