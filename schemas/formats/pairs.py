@@ -8,7 +8,7 @@ from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.formats.datasets import marked_text
 from curate.schemas.prompts import INPUT_MARK
-from curate.schemas.reading import turns
+from curate.schemas.reading import turn_columns, turns
 from curate.schemas.reading.key_kinds import ANSWER_KEYS, flag_label, has_content
 
 NAME, STEPWISE = "pairs", "stepwise"
@@ -20,6 +20,7 @@ STEPWISE_SUMMARY = (
 PROMPT_KEYS = ("prompt", "query", "question", "instruction", "input")
 INPUT_KEYS = ("input", "context")  # what the prompt is about, appended to it
 CHOICE_KEYS = ("choices", "options", "endings")  # of a multiple-choice question, which the prompt lacks
+_LETTERS = (("A", "B"), ("a", "b"))  # each a key of a choice
 _HISTORY_PROMPTS = ("user", "human", *PROMPT_KEYS)
 _HISTORY_ANSWERS = ("assistant", "gpt", "bot", *ANSWER_KEYS)
 
@@ -30,6 +31,7 @@ def recognises(record: Mapping[str, object]) -> bool:
         prompt_key(record) is not None
         and answer_key(record) is not None
         and not any(has_content(record.get(key)) for key in CHOICE_KEYS)
+        and not any(first in record and second in record for first, second in _LETTERS)
     )
 
 
@@ -91,6 +93,10 @@ def read_prompt(conversation: Conversation, record: Mapping[str, object]) -> fro
 
 def add_messages(conversation: Conversation, role: Role, value: object) -> None:
     """Append a prompt or an answer: a text, or one message or several."""
+    messages = turn_columns.decode_messages(value, role) or []
+    if messages and (role == "user" or not any(isinstance(item, dict) and turns.is_prompt(item) for item in messages)):
+        conversation.edit("turns_from_text", None, turns.preview(value), "")
+        value = messages
     items: Sequence[object] = marked_text.split_chat(value) or (value if isinstance(value, list) else [value])
     if items and all(isinstance(item, dict) and turns.has_role(item) for item in items):
         turns.read_messages(conversation, items, "role", "content")

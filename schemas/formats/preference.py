@@ -9,7 +9,7 @@ from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message
 from curate.schemas.formats import pairs
 from curate.schemas.formats.datasets import marked_text
-from curate.schemas.reading import turns
+from curate.schemas.reading import turn_columns, turns
 from curate.schemas.reading.key_kinds import CHOSEN_KEYS, COMPLETION_KEYS, REJECTED_KEYS, has_content
 
 NAME = "preference"
@@ -61,6 +61,7 @@ def add_answer(conversation: Conversation) -> None:
 
 
 def _items(value: object) -> Sequence[object]:
+    value = turn_columns.decode_messages(value, RULE) or value
     return marked_text.split_chat(value) or (value if isinstance(value, list) else [value])
 
 
@@ -75,7 +76,8 @@ def keep_rejected(
     """
     other = Conversation(None, [])
     try:
-        pairs.add_messages(other, "assistant", value if items is None else list(items))
+        decoded = turn_columns.decode_messages(value, key) or value
+        pairs.add_messages(other, "assistant", decoded if items is None else list(items))
     except RecordError:
         other.messages = []
     rejected = _after(conversation.messages, other.messages, steps) if _is_answered(conversation) else []

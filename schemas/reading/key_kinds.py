@@ -58,6 +58,14 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys(TURN_KEYS, "turns"),
 }
 SPECIAL_KEYS = frozenset(KINDS)
+# Marks of a turn that a record has too: it is not trained on, as if it had a bad label.
+_RECORD_MARKS: dict[Kind, tuple[str, ...]] = {
+    "bad_if_false": ("weight", "loss_weight", "train", "trainable", "is_train", "is_trainable", "train_on", "learn"),
+    "bad_if_true": ("no_train", "deleted", "is_deleted"),
+}
+RECORD_MARKS: dict[str, Kind] = {
+    spelling: kind for kind, names in _RECORD_MARKS.items() for name in names for spelling in _spellings(name)
+}
 
 TurnKind = Literal[
     "reasoning",

@@ -8,7 +8,7 @@ from curate.errors import RecordError
 from curate.schemas.conversation import Conversation
 from curate.schemas.formats import preference
 from curate.schemas.reading import media, turn_columns, turns
-from curate.schemas.reading.key_kinds import KINDS, Kind, flag_label, has_content
+from curate.schemas.reading.key_kinds import KINDS, RECORD_MARKS, Kind, flag_label, has_content
 from curate.schemas.reading.values import decode_json
 
 Reader = tuple[Callable[[Mapping[str, object]], bool], Callable[[Mapping[str, object]], Conversation]]
@@ -56,6 +56,12 @@ def _flag(conversation: Conversation, keys: Mapping[Kind, Sequence[str]]) -> Non
             flag_label(conversation, key, kind, metadata[key], None)
     if names := [key for key in keys.get("media", ()) if has_content(metadata[key])]:
         media.flag_record(conversation, names)
+
+
+def flag_marks(conversation: Conversation) -> None:
+    """Flag a record that says as a whole that it is not to be trained on, such as by a `weight` of 0."""
+    for key in [key for key in conversation.metadata if key in RECORD_MARKS]:
+        flag_label(conversation, key, RECORD_MARKS[key], conversation.metadata[key], None)
 
 
 def refuse_flaws(conversation: Conversation) -> None:

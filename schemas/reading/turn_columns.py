@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation
-from curate.schemas.reading.values import preview, python_literal, quote_keys
+from curate.schemas.reading.turn.roles import has_role
+from curate.schemas.reading.values import decode_json, preview, python_literal, quote_keys
 
 MAX_PYTHON_CHARS = 1 << 23  # of text as Python prints it; parsing takes about 100 times as much memory
+_QUOTED_ROLE = re.compile(r"""["'](?:role|from)["']\s*:""")
 _ROLES, _TEXTS = ("from", "role"), ("value", "content", "text")
 
 _STRING = r"""'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+\""""
@@ -33,6 +35,22 @@ def read_columns(conversation: Conversation, value: Mapping[str, object], key: s
     conversation.edit("turns_from_columns", None, preview(value), "")
     rows = zip(*(items for items in columns.values() if isinstance(items, list)), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def decode_messages(value: object, key: str) -> list[object] | None:
+    """Return the messages of a text that is a list of them, as JSON or as Python prints it; None for any other value.
+
+    Raises RecordError as `read_python`.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("[{", "array([{")):
+        return None
+    if not _QUOTED_ROLE.search(value, 0, 4096):
+        return None
+    decoded = decode_json(value)
+    items = read_python(value, key) if decoded is None else decoded
+    if not isinstance(items, list) or not all(isinstance(item, dict) and has_role(item) for item in items):
+        return None
+    return items or None
 
 
 def read_python(text: str, key: str) -> list[object] | None:

@@ -378,3 +378,80 @@ def test_no_key_of_a_record_vanishes(extra: Record, base: Record) -> None:
     flaws = [(flaw.reason, flaw.evidence) for flaw in conversation.flaws]
     kept = json.dumps([messages, conversation.metadata, conversation.model, edits, flaws])
     assert [mark for mark in marks(record) if mark not in kept] == []
+
+
+# ---- marks, system texts and messages in other spellings
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        *({"weight": value} for value in (0, 0.0, False, "0", "false", -1)),
+        *({"train": False}, {"loss_weight": 0}, {"lossWeight": 0}, {"no_train": True}, {"deleted": 1}),
+    ],
+)
+def test_a_record_that_is_not_to_be_trained_on_is_flagged(keys: Record) -> None:
+    conversation = formats.parse({"messages": [user("Which lake?"), answer("Mead.")], **keys})
+    assert [(flaw.rule, flaw.message) for flaw in conversation.flaws] == [("bad_label", None)]
+
+
+@pytest.mark.parametrize("keys", [{"weight": 1}, {"weight": 0.5}, {"train": True}, {"deleted": False}, {"train": None}])
+def test_a_record_that_may_be_trained_on_is_not(keys: Record) -> None:
+    assert not formats.parse({"prompt": "Which lake?", "completion": "Mead.", **keys}).flaws
+
+
+@pytest.mark.parametrize("key", ["systemPrompt", "systemMessage", "system_instruction", "System", "SYSTEM"])
+def test_a_system_text_is_read_under_other_spellings(key: str) -> None:
+    conversation = formats.parse({"messages": [user("Which lake?"), answer("Mead.")], key: "Be brief."})
+    assert contents(conversation)[0] == ("system", "Be brief.")
+
+
+@pytest.mark.parametrize("write", [json.dumps, str], ids=["json", "python"])
+def test_messages_as_text_are_messages_in_pairs_and_preferences(write: Any) -> None:
+    prompt, good, bad = write([user("Which lake?")]), write([answer("Mead.")]), write([answer("Erie.")])
+    expected = [("user", "Which lake?"), ("assistant", "Mead.")]
+    assert contents(formats.parse({"prompt": prompt, "completion": good})) == expected
+    conversation = formats.parse({"prompt": prompt, "chosen": good, "rejected": bad})
+    assert contents(conversation) == expected
+    assert conversation.rejected_answer and conversation.rejected_answer[0].content == "Erie."
+
+
+def test_whole_chats_as_text_are_a_preference() -> None:
+    chats = [json.dumps([user("Which lake?"), answer(text)]) for text in ("Mead.", "Erie.")]
+    conversation = formats.parse({"prompt": "Which lake?", "chosen": chats[0], "rejected": chats[1]})
+    assert contents(conversation) == [("user", "Which lake?"), ("assistant", "Mead.")]
+    assert conversation.rejected_answer and conversation.rejected_answer[0].content == "Erie."
+
+
+@pytest.mark.parametrize("text", ['[{"role": "user", "content": "a"}]', '[{"lake": 1}]', "[{role: user", "[1, 2]"])
+def test_an_answer_that_is_json_of_another_kind_stays_text(text: str) -> None:
+    assert contents(formats.parse({"prompt": "Write JSON.", "completion": text}))[1] == ("assistant", text)
+
+
+def test_a_question_with_choices_under_letters_is_not_read() -> None:
+    with pytest.raises(RecordError) as caught:
+        formats.parse({"question": "Which lake?", "A": "Mead", "B": "Erie", "answer": "A"})
+    assert caught.value.rule == "unknown_format"
+
+
+# ---- branches in a list of turns
+
+
+@pytest.mark.parametrize("keys", [("id", "parent_id"), ("messageId", "parentMessageId"), ("uuid", "parentUuid")])
+@pytest.mark.parametrize("places", [[1, 1], [1, 2, 1]], ids=["regenerated", "edited"])
+def test_branches_in_a_list_of_turns_are_not_joined(keys: tuple[str, str], places: list[int]) -> None:
+    own, parent = keys
+    items = [user("Which lake?", **{own: "1", parent: "0"})]
+    for number, place in enumerate(places, start=2):
+        write = user if number == 3 and len(places) == 3 else answer
+        items.append(write(f"Lake {number}.", **{own: str(number), parent: str(place)}))
+    with pytest.raises(RecordError) as caught:
+        formats.parse({"messages": items})
+    assert caught.value.rule == "several_answers"
+
+
+def test_turns_that_follow_each_other_or_name_one_source_are_read() -> None:
+    follow = [user("Which lake?", id="1", parent="0"), answer("Mead.", id="2", parent="1")]
+    named = [user("Which lake?", parent="lakes"), answer("Mead.", parent="lakes")]
+    for items in (follow, named):
+        assert len(formats.parse({"messages": items}).messages) == 2

@@ -104,6 +104,17 @@ def test_a_turn_of_reasoning_belongs_to_the_answer_after_it() -> None:
     assert rules(conversation) == ["reasoning_turn"]
 
 
+def test_an_answer_that_keeps_a_second_reasoning_in_its_text_is_not_trained_on() -> None:
+    message = answer(content="<think>Or Erie?</think>Lake Mead.", reasoning=THOUGHT).messages[1]
+    assert (message.reasoning, message.train) == (THOUGHT, False)
+
+
+@pytest.mark.parametrize("nothing", ["None", "null", "nan"])
+def test_what_tables_write_for_nothing_is_no_reasoning(nothing: str) -> None:
+    conversation = answer(reasoning_content=nothing)
+    assert conversation.messages[1].reasoning is None and rules(conversation) == ["empty_value"]
+
+
 @pytest.mark.parametrize("key", ["content", "parts"])
 def test_geminis_thoughts_are_reasoning(key: str) -> None:
     parts = [{"text": THOUGHT, "thought": True}, {"text": "Lake Mead."}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from curate.schemas.conversation import Conversation, Message
-from curate.schemas.reading.key_kinds import TURN_KINDS
+from curate.schemas.reading.key_kinds import TURN_KINDS, has_content
 from curate.schemas.reading.turn.parts import reasoning_text
 
 FROM_TEXT, UNCLOSED, SECOND = "reasoning_from_text", "unclosed_reasoning", "second_reasoning"  # repairs
@@ -30,10 +30,12 @@ def take_reasoning(conversation: Conversation, message: Message, turn: dict[str,
         text = reasoning_text(turn[key])
         if text is None or (not text.strip() and turn[key] not in ("", [], {})):
             continue
-        if message.reasoning and text.strip() and text.strip() != message.reasoning.strip():
+        if message.reasoning and has_content(text) and text.strip() != message.reasoning.strip():
             conversation.edit(SECOND, index, text, "")
             continue
-        message.reasoning = message.reasoning or (text if text.strip() else None)
+        if text.strip() and not has_content(text):  # "None", as tables write nothing
+            conversation.edit("empty_value", index, text, "")
+        message.reasoning = message.reasoning or (text if has_content(text) else None)
         del turn[key]
 
 
@@ -74,6 +76,7 @@ def _move(conversation: Conversation, message: Message, found: list[str], text: 
     reasoning = "\n\n".join(found)
     if message.reasoning and reasoning and reasoning.strip() != message.reasoning.strip():
         conversation.edit(SECOND, index, reasoning, "")
-        return  # the text keeps it
+        message.train = False  # the text keeps it, and is no answer
+        return
     conversation.edit(FROM_TEXT, index, message.content, text)
     message.content, message.reasoning = text, message.reasoning or reasoning or None
