@@ -57,6 +57,11 @@ class ConversationView(Displayed):
         return self.facts.get("branch") or 0
 
     @property
+    def rejected_answer(self) -> list[Message]:
+        """The messages of the answer that a preference pair rejects, which is not trained on; usually empty."""
+        return [Message(**message) for message in self.facts.get("rejected_answer") or ()]
+
+    @property
     def place(self) -> str:
         """The record's place in the input, as `file:index`."""
         return f"{self.source_file}:{self.source_index}"

@@ -102,9 +102,7 @@ def _report(source: str, result: ConvertResult) -> None:
     if result.pushed_to:
         click.echo(one_line(f"pushed to {result.pushed_to}", 1000), err=True)
     if result.not_held:
-        fields = ", ".join(f"{name} {count:,}" for name, count in sorted(result.not_held.items()))
-        click.echo(
-            one_line(f"not written, as the format has no place for it: {fields} (conversations)", 1000), err=True
-        )
+        fields = ", ".join(f"{name} of {count:,}" for name, count in sorted(result.not_held.items()))
+        click.echo(one_line(f"the format has no place for: {fields} (conversations)", 1000), err=True)
     for warning in result.warnings:
         click.echo(f"warning: {one_line(warning, 1000)}", err=True)

@@ -81,4 +81,6 @@ def describe_skipped(names: Sequence[str]) -> str:
         if len(names) == 1
         else "files are not read: they do not look like dumps"
     )
-    return f"{len(names):,} {verb}: {', '.join(names[:MAX_NAMES])}{more}; to read one, unpack it and give its own name"
+    return (
+        f"{len(names):,} {verb}: {', '.join(names[:MAX_NAMES])}{more}; to read one, name it (from an archive, unpacked)"
+    )

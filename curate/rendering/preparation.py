@@ -216,7 +216,7 @@ class ExamplePreparer:
         elif problem is None and self._hides_tools(row.messages):
             prepared.hidden_tools += 1
             if self.renderer.choices.hidden_tools == "leave_out":
-                problem = RecordError(HIDDEN_TOOLS, "the template does not write the definitions of the tools it calls")
+                problem = RecordError(HIDDEN_TOOLS, "it calls tools whose definitions the template does not write")
         if problem is not None:
             prepared.left_out.append((row, problem))
             return

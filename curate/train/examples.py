@@ -24,7 +24,14 @@ from curate.errors import CurateError
 from curate.rendering import proof
 from curate.rendering.choices import DEFAULT, Choices
 from curate.rendering.factory import make_renderer
-from curate.rendering.preparation import ExamplePreparer, Failure, PreparedBatch, PreparedExample, failure_of
+from curate.rendering.preparation import (
+    HIDDEN_TOOLS,
+    ExamplePreparer,
+    Failure,
+    PreparedBatch,
+    PreparedExample,
+    failure_of,
+)
 from curate.rendering.renderer import Renderer
 from curate.rendering.resplit import ResplitSummary, differences
 from curate.rendering.splitter import TOO_LONG
@@ -35,6 +42,8 @@ MAX_FAILING = 0.01  # share of the examples; more means that template and data d
 HINT = "give another --template, or --loss last"
 HINTS = {  # by rule, where the hint is not HINT
     "nothing_trained": "remove conversations whose messages all have `train: false`, or give another --loss",
+    HIDDEN_TOOLS: "give a model whose chat template shows tools, or --setting data.hidden_tools=train",
+    TOO_LONG: "give a larger --max-tokens",
 }
 EVAL = "eval"  # the `split` of held-out examples
 
@@ -196,7 +205,19 @@ def _check(prepared: PreparedBatch, folder: Path, failures: list[Failure], windo
             failures,
         )
     if all(example.split == EVAL for example in prepared.examples):
-        raise CurateError(f"the set {str(folder)!r} has nothing to train on with a window of {window:,}")
+        raise CurateError(_describe_nothing(folder, failures, window))
+
+
+def _describe_nothing(folder: Path, failures: Sequence[Failure], window: int) -> str:
+    """Return why nothing is left to train on: the rules, an example of the most frequent one, and what to type."""
+    nothing = f"the set {str(folder)!r} has nothing to train on with a window of {window:,}"
+    rules = Counter(failure.rule for failure in failures).most_common()
+    if not rules:
+        return f"{nothing}: it has no row in the split train; clean more conversations, or with --eval 0"
+    example = next(failure for failure in failures if failure.rule == rules[0][0])
+    counts = ", ".join(f"{rule} {count:,}" for rule, count in rules)
+    hint = HINTS.get(example.rule, HINT)
+    return f"{nothing}: left out are {counts}; {example.name!r}: {example.reason}; {hint}"
 
 
 # ---- reading a set

@@ -27,11 +27,13 @@ from rich.console import Console
 
 import curate
 from curate.analysis import conversations, diff
+from curate.analysis.conversations import ConversationView
 from curate.cli import cli
 from curate.dataset.curated_set import CuratedSet
 from curate.display import text as terminal
 from curate.errors import CurateError, SetError
 from curate.rendering.mask_view import MaskViewer, load_viewer
+from curate.report.html.conversation import render_conversation as html_of
 from curate.report.terminal.conversations import SafeMarkdown, render_conversation, render_diff, render_mask
 from curate.schemas.conversation import Message
 from tests.support import ROOT
@@ -68,6 +70,15 @@ def rendered(renderable: object, width: int = 80) -> str:
 def invoke(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(cli, ["show", *arguments])
     return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_rejected_answer_is_shown_after_the_messages() -> None:
+    answer = [{"role": "assistant", "content": "No idea."}]
+    view = ConversationView(
+        "a", "d", 0, (Message("user", "hi"), Message("assistant", "yes")), {"rejected_answer": answer}
+    )
+    assert "assistant · rejected answer\n▌ No idea." in rendered(render_conversation(view))
+    assert '<span class="note">rejected answer</span>' in html_of(view)
 
 
 # ---- selection

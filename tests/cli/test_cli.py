@@ -217,7 +217,7 @@ def test_convert_writes_the_file_and_reports_on_stderr(small: Path, tmp_path: Pa
     assert (result.exit_code, result.stdout) == (0, "")
     counts, not_held = result.stderr.splitlines()
     assert counts.endswith("train.json: 3 of 4 pieces, 1 not selected")
-    assert not_held == "not written, as the format has no place for it: model 1 (conversations)"
+    assert not_held == "the format has no place for: model of 1 (conversations)"
     assert [row["id"] for row in json.loads(target.read_text())] == ["abc_0", "deadbeef", "twice"]
 
 

@@ -151,8 +151,19 @@ def test_more_than_one_failure_in_a_hundred_stops_the_run(tokenizer: Tokenizer, 
 
 def test_a_set_with_nothing_to_train_on_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = write_set(tmp_path / "set", [row(0, "a", pair(1, 90))], [], manifest_for(tokenizer, 500))
-    with pytest.raises(CurateError, match="has nothing to train on with a window of 20"):
+    with pytest.raises(
+        CurateError, match=r"with a window of 20: left out are too_long 1; .*; give a larger --max-tokens"
+    ):
         train_examples.load(path, tokenizer, RenderSettings(max_tokens=20))
+
+
+def test_nothing_to_train_on_is_explained_by_the_rule_that_left_most_out(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    call = '[{"type":"function","function":{"name":"look","arguments":"{}"}}]'
+    tools = '[{"type":"function","function":{"name":"look"}}]'
+    messages = [Message("user", "a"), Message("assistant", "", tool_calls=call)]
+    path = write_set(tmp_path / "set", [row(0, "a", messages, tools=tools)], [], manifest_for(tokenizer))
+    with pytest.raises(CurateError, match=r"left out are hidden_tools 1; 'a': .*--setting data\.hidden_tools=train"):
+        train_examples.load(path, tokenizer)
 
 
 def test_a_folder_that_is_not_a_set_is_refused_with_a_suggestion(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -39,8 +39,9 @@ TAGS = {"same": "span", "gone": "del", "new": "ins"}
 def render_conversation(view: ConversationView, spans: MaskedText | None = None) -> str:
     """Return a conversation's first messages; `spans` are those of its rendering, each trained on or not."""
     shown = "".join(_message(message) for message in view.messages[:MESSAGES])
+    rejected = "".join(_message(message, "rejected answer") for message in view.rejected_answer[:MESSAGES])
     unread = f'<pre class="plain">{escape(truncate(view.unread, LONG))}</pre>' if view.unread is not None else ""
-    return _article(view, shown + unread + _more(len(view.messages) - MESSAGES) + _mask(view, spans or ()))
+    return _article(view, shown + unread + _more(len(view.messages) - MESSAGES) + rejected + _mask(view, spans or ()))
 
 
 def _mask(view: ConversationView, spans: MaskedText) -> str:
@@ -94,12 +95,16 @@ def _more(count: int) -> str:
     return f'<p class="note">{count} more {plural(count, "message")}</p>' if count > 0 else ""
 
 
-def _message(message: Message) -> str:
+def _message(message: Message, note: str = "") -> str:
     content = truncate(message.content, LONG)
     body = _markdown(content) if message.role == "assistant" else preformat(escape(content))
-    reasoning = preformat(f"reasoning {escape(truncate(message.reasoning, LONG))}") if message.reasoning else ""
-    calls = preformat(f"calls {escape(truncate(message.tool_calls, LONG))}") if message.tool_calls else ""
-    return message_block(message.role, reasoning + body + calls, message.name or "")
+    reasoning = _labelled("reasoning", message.reasoning)
+    calls = _labelled("calls", message.tool_calls)
+    return message_block(message.role, reasoning + body + calls, note or message.name or "")
+
+
+def _labelled(label: str, text: str | None) -> str:
+    return f'<p class="note">{label}</p>{preformat(escape(truncate(text, LONG)))}' if text else ""
 
 
 def _change(change: Change) -> str:

@@ -134,7 +134,11 @@ def _flow(stats: Stats) -> str:
         (step.rule, step.first, ratio(step.first, flow.read), step.alone) for step in flow.steps
     ]
     removed = flow.rejected_exchanges
-    note = f'<p class="note">{number(removed)} exchanges were removed from kept records.</p>' if removed else ""
+    note = (
+        f'<p class="note">{number(removed)} {plural(removed, "exchange")} removed from kept records</p>'
+        if removed
+        else ""
+    )
     rules = table("records by the rule that rejected them", ("rule", "records", "share", "alone"), rows, SHARE)
     height = len([step for step in flow.steps if step.first]) + 2
     return chart("flow", label, max(height, 6)) + rules + note

@@ -115,6 +115,8 @@ def render_conversation(
     if view.unread is not None:
         text = view.unread if raw else _cut(view.unread)
         parts += [Text("original record", "dim"), WithBar(terminal.safe_text(text), "dim"), Text()]
+    for message in view.rejected_answer:
+        parts += [_message(message, None, raw, "rejected answer"), Text()]
     return Group(*parts[:-1])
 
 
@@ -141,7 +143,10 @@ def render_diff(
             continue
         parts += [_change(change), Text()]
     if unchanged:
-        parts += [Text(f"{unchanged} {plural(unchanged, 'message')} unchanged", "dim"), Text()]
+        note = f"{unchanged} {plural(unchanged, 'message')} unchanged"
+        if unchanged == len(changes) and view.facts.get("edit_names"):
+            note += f"; curate explain {safe_line(view.place)} shows the repairs made while parsing"
+        parts += [Text(note, "dim"), Text()]
     return Group(*parts[:-1])
 
 
@@ -188,9 +193,10 @@ def _cut(text: str) -> str:
     return text[:MAX_UNREADABLE] + more
 
 
-def _message(message: Message, size: int | None, raw: bool) -> RenderableType:
+def _message(message: Message, size: int | None, raw: bool, note: str = "") -> RenderableType:
     style = STYLES[message.role]
-    notes = [] if size is None else [f"{number(size)} {plural(size, 'token')}"]
+    notes = [note] if note else []
+    notes += [] if size is None else [f"{number(size)} {plural(size, 'token')}"]
     notes += [] if message.train or message.role != "assistant" else ["not trained on"]
     notes += [] if message.stop or message.role != "assistant" else ["cut off: its end is not trained on"]
     name = f" {safe_line(message.name)}" if message.name else ""
@@ -198,7 +204,7 @@ def _message(message: Message, size: int | None, raw: bool) -> RenderableType:
     text = safe(message.content)
     body: list[RenderableType] = [SafeMarkdown(text) if message.role == "assistant" and not raw else Text(text)]
     if message.reasoning:
-        body.insert(0, Text(f"reasoning {safe(message.reasoning)}", "dim"))
+        body.insert(0, Text(f"reasoning: {safe(message.reasoning)}", "dim"))
     if message.tool_calls:
-        body.append(Text(f"calls {safe(message.tool_calls)}", "yellow"))
+        body.append(Text(f"calls: {safe(message.tool_calls)}", "yellow"))
     return Group(title, WithBar(Group(*body), style))

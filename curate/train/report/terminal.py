@@ -40,7 +40,11 @@ def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
     if by_answer := facts["data"].get("by_answer"):
         terminal.add_row(grid, "", terminal.safe_text(str(by_answer)))
     if hidden := facts["data"].get("hidden_tools"):
-        terminal.add_row(grid, "", f"{number(hidden)} with calls of tools that the template does not show")
+        terminal.add_row(
+            grid,
+            "",
+            f"{number(hidden)} {plural(hidden, 'row')} with tools that the template does not show: data.hidden_tools",
+        )
     padded = f"; unpacked rows would be {percent(load.padded_utilisation)} full"
     filled = f"{percent(load.utilisation)} full"
     terminal.add_row(grid, "rows", f"{number(load.rows)} of {number(load.row_tokens)} tokens, {filled}{padded}")
