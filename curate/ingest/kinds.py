@@ -12,6 +12,7 @@ import tarfile
 from dataclasses import dataclass
 from typing import Literal
 
+from curate.ingest.tables.delimited import begins_table
 from curate.ingest.text.encodings import BOMS, UNMARKED
 from curate.schemas.formats.datasets import marked_text
 
@@ -104,8 +105,11 @@ HTML, XML = Foreign(b"<html", "an HTML page"), Foreign(b"<", "XML or HTML")
 
 def recognise(head: bytes, name: str = "") -> Kind:
     """Return the kind of a file by its first bytes (not compressed), or else by its name; text if neither tells."""
-    kind = _by_content(head) or by_name(name) or TEXT
-    return CHAT if kind is TEXT and not _is_json_name(name) and _begins_chat(head) else kind
+    if (kind := _by_content(head) or by_name(name) or TEXT) is not TEXT:
+        return kind
+    if begins_table(_decode_head(head)):
+        return DELIMITED
+    return CHAT if not _is_json_name(name) and _begins_chat(head) else TEXT
 
 
 def by_name(name: str) -> Kind | None:
@@ -135,7 +139,7 @@ def looks_like_dump(head: bytes, name: str) -> bool:
         return True
     kind = _by_content(head)
     if kind is None:
-        return name.lower().endswith(CHAT_SUFFIXES) and _begins_chat(head)
+        return begins_table(_decode_head(head)) or (name.lower().endswith(CHAT_SUFFIXES) and _begins_chat(head))
     return not name.lower().endswith(kind.others + WORKBOOKS)
 
 

@@ -11,7 +11,7 @@ MAX_NAMES = 20  # in one warning
 
 # What cannot hold chats, or only says something about a dump. Everything else is named when it is not read.
 PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".ico", ".svg")
-CODE = (".py", ".pyc", ".sh", ".js", ".css")
+CODE = (".py", ".pyc", ".sh", ".css")  # JavaScript may hold data
 CHECKSUMS = (".md5", ".sha1", ".sha256", ".sha512", ".crc")
 ABOUT = (
     "readme",

@@ -96,6 +96,17 @@ def test_wide_characters_are_read_without_a_mark(dump: Dump, codec: str, before:
     assert values(records) == rows("gb18030")
 
 
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "a"])
+def test_wide_characters_are_read_without_a_mark_in_tables_and_chats_too(dump: Dump, codec: str, name: str) -> None:
+    prompt, answer = TEXTS["gb18030"]
+    table = f"question,answer\n{prompt},{answer}\n"
+    text = f"User: {prompt}\nAssistant: {answer}\n" if name == "a.txt" else table
+    records, reader = dump((text.replace(",", "\t") if name == "a.tsv" else text).encode(codec), name)
+    assert answer in str(values(records)) and prompt in str(values(records))
+    assert not reader.warnings
+
+
 # ── dirty cases ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -181,7 +181,9 @@ def test_every_file_is_read_or_named_or_negligible(tmp_path_factory: pytest.Temp
     assert reader.records_read == kinds.count("good") * len(ROWS)
 
 
-@pytest.mark.parametrize("name", ["chats.md", "conversations.yaml", "a.txt", "a.tar", "a", "a.html", "readmes.csv"])
+@pytest.mark.parametrize(
+    "name", ["chats.md", "conversations.yaml", "a.txt", "a.tar", "a", "a.html", "readmes.csv", "data.js"]
+)
 def test_what_could_hold_chats_is_never_negligible(name: str) -> None:
     assert not is_negligible(name)
 

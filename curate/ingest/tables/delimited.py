@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 from curate.errors import InputError
 from curate.ingest.tables.table import Rows, Table, encode_rows
 from curate.ingest.tables.turn_rows import group_turns, turn_columns
+from curate.schemas.formats.pairs import PROMPT_KEYS
+from curate.schemas.reading.key_kinds import ANSWER_KEYS
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -70,6 +72,18 @@ def read_table(blocks: Iterator[bytes], name: str, max_record_bytes: int, *, gro
     if group and (turns := turn_columns(columns)) is not None:
         return Table(columns, group_turns(_fields(rows), turns), grouped=True)
     return Table(columns, _encode(rows, columns, name))
+
+
+def begins_table(text: str) -> bool:
+    """Return whether the first line of a text names the columns of a table of chats."""
+    line, end, _ = text.partition("\n" if "\n" in text else "\r")
+    headers = ([name.strip().strip('"').casefold() for name in line.split(each)] for each in DELIMITERS if end)
+    return any(_names_chats(names) for names in headers)
+
+
+def _names_chats(names: Sequence[str]) -> bool:
+    has_pair = any(name in PROMPT_KEYS for name in names) and any(name in ANSWER_KEYS for name in names)
+    return has_pair or turn_columns(names) is not None
 
 
 # ── lines ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,11 +21,11 @@ BOMS = (
     (b"\xfe\xff", "utf-16-be"),
     (codecs.BOM_UTF8, UTF8),
 )
-UNMARKED = (  # JSON begins with an ASCII character, so zero bytes tell the width of a character
+UNMARKED = (  # JSON begins with an ASCII character, and most other text with some: zero bytes tell how wide they are
     (re.compile(rb"[^\0]\0\0\0"), "utf-32-le"),
     (re.compile(rb"\0\0\0[^\0]"), "utf-32-be"),
-    (re.compile(rb"[\t\n\r \[{\"]\0"), "utf-16-le"),
-    (re.compile(rb"\0[\t\n\r \[{\"]"), "utf-16-be"),
+    (re.compile(rb"[\t\n\r \[{\"]\0|(?:[ -~]\0){4}"), "utf-16-le"),
+    (re.compile(rb"\0[\t\n\r \[{\"]|(?:\0[ -~]){4}"), "utf-16-be"),
 )
 NOT_OF_FILES = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "mbcs", "oem"})
 SAMPLE_BYTES = 1 << 16  # of a text that are looked at

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from curate.errors import InputError
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
-from curate.ingest.tables.delimited import read_table
+from curate.ingest.tables.delimited import begins_table, read_table
 from tests.support.raw_dumps import good, reads, rules, values
 
 HEADER = "prompt,answer\n"
@@ -173,6 +173,43 @@ def test_no_text_is_lost_or_ends_the_reading(noise: str, size: int) -> None:
     assert rows[0] == {"x": "1", "y": "2"} or isinstance(rows[0], bytes) or "\n" in rows[0]["y"]
     letters = "".join(row.decode() if isinstance(row, bytes) else "".join(row.values()) for row in rows)
     assert [sum(letters.count(each) for each in "ab")] == [sum(noise.count(each) for each in "ab")]
+
+
+@pytest.mark.parametrize("name", ["chats", "chats.json", "chats.txt", "chats.gz", "chats.dat"])
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("question,answer\r\nHi,Hello\r\nWhy?,So.\r\n", 2),
+        ('"id";"Prompt";"Response"\n1;Hi;Hello\n', 1),
+        ("instruction\tinput\toutput\nHi\t\tHello\n", 1),
+        ("\ufeffprompt,completion\nHi,Hello\n", 1),
+        ("conversation_id,role,content\n1,user,Hi\n1,assistant,Hello\n", 1),
+    ],
+)
+def test_a_table_of_chats_is_known_by_its_header(tmp_path: Path, name: str, text: str, count: int) -> None:
+    data = text.encode()
+    records, reader = read_csv(tmp_path, gzip.compress(data) if name.endswith(".gz") else data, name)
+    assert len(good(records)) == count and not reader.warnings
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr(name.removesuffix(".gz"), data)
+    assert sum(chunk.count for chunk in Reader(open_inputs([tmp_path / "x.zip"]))) == count
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A question, and an answer\n",
+        "question\nanswer\n",
+        "question,answer",
+        "prompt,price\n1,2\n",
+        "name,age\nx,1\n",
+        "answer,output\n1,2\n",
+        "",
+        "\n",
+    ],
+)
+def test_other_text_is_no_table(text: str) -> None:
+    assert not begins_table(text)
 
 
 def test_a_csv_is_read_in_a_zip_compressed_and_in_utf_16(tmp_path: Path) -> None:
