@@ -14,7 +14,7 @@ from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.reading import media, tool_calls
 from curate.schemas.reading.key_kinds import KINDS, SPECIAL_KEYS, TURN_KINDS, flag_label, has_content
 from curate.schemas.reading.media import TEXT_TYPES
-from curate.schemas.reading.turn import context, parts, reasoning, training_marks
+from curate.schemas.reading.turn import context, parts, reasoning, threads, training_marks
 from curate.schemas.reading.turn.roles import (
     CALL_ROLES,
     ROLE_KEYS,
@@ -117,7 +117,7 @@ def read_messages(conversation: Conversation, turns: Sequence[object], role_key:
     messages = conversation.messages
     first = len(messages)
     reader: _TurnReader | None = None  # most conversations need none
-    for turn in turns:
+    for turn in threads.read_path(conversation, turns):
         try:
             role, text, is_usual = STANDARD_ROLES[turn[role_key]], turn[text_key], len(turn) == 2  # type: ignore[index,arg-type]
         except (KeyError, TypeError, IndexError):
