@@ -1,7 +1,7 @@
 """Clusters: conversations that are held out together, since the answers of one would give away those of another.
 
 Conversations are in one cluster if they share the first prompt, the dump's own id, the record of which they are
-branches, or the chat of which a dump has the pieces (`id_0`, `id_1`); directly, or through others.
+branches, or the chat that they are or are pieces of (`id`, `id_0`, `id_1`); directly, or through others.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def cluster_names(rows: pl.DataFrame) -> pl.Series:
         id=pl.when(pl.len().over("source_id") <= MAX_ROWS).then("source_id"),
         file=pl.when(number).then("source_file"),
     ).with_row_index("place")
-    edges = [_edges(keys, ["prompt"]), _edges(keys, ["chat"]), _edges(keys, ["id", "file"])]
+    # A whole chat has the id that its pieces begin with; an id that is a number names no chat of another file.
+    chats = keys.with_columns(chat=pl.coalesce("chat", pl.when(pl.col("file").is_null()).then("id")))
+    edges = [_edges(keys, ["prompt"]), _edges(chats, ["chat"]), _edges(keys, ["id", "file"])]
     if (rows["branch"] > 0).any():
         edges.append(_edges(rows.with_row_index("place"), ["source_index", "source_file"]))
     component = pl.Series(_components(rows.height, np.concatenate(edges)))

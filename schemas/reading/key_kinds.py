@@ -109,7 +109,7 @@ _TURN_TABLE: dict[TurnKind, tuple[str, ...]] = {
     "call_id": ("tool_call_id", "tool_use_id", "call_id"),
     "context": ("context", "documents", "document", "passages", "input"),
     "alternative": ("rank", "label", "kto_tag", "candidate", "alternative", "choice"),
-    "files": ("files", "file", "attachments", "attachment", "attached_files"),
+    "files": ("files", "file", "attachments", "attachment", "attached_files", "experimental_attachments"),
 }
 TURN_KINDS: dict[str, TurnKind] = {
     spelling: kind for kind, names in _TURN_TABLE.items() for name in names for spelling in _spellings(name)

@@ -39,6 +39,10 @@ def test_a_prompt_an_id_or_a_chat_joins_two_conversations() -> None:
     assert groups([(1, None, "f"), (2, None, "f")]) == [0, 1]
 
 
+def test_a_whole_chat_is_held_out_with_its_pieces() -> None:
+    assert groups([(1, "a", "f"), (2, "a_1", "g"), (3, "b", "f"), (4, "7", "f"), (5, "7_1", "g")]) == [0, 0, 1, 2, 3]
+
+
 def test_the_branches_of_a_record_are_one_cluster() -> None:
     table = frame([(n, None, "f") for n in range(4)])
     branches = table.with_columns(source_index=pl.Series([0, 1, 1, 2]), branch=pl.Series([0, 0, 1, 0]))
@@ -84,14 +88,16 @@ def test_a_chat_as_it_grew_has_no_pieces() -> None:
     assert frame(grown[:2])["chat"].to_list() == ["x", "x"]
 
 
-KEYS = st.tuples(st.integers(0, 8), st.sampled_from([None, *"abcdefgh", "1", "2", "p_0", "p_1", "q_4"]), st.just("f"))
+KEYS = st.tuples(
+    st.integers(0, 8), st.sampled_from([None, *"abcdefgh", "1", "2", "p", "p_0", "p_1", "q", "q_4"]), st.just("f")
+)
 
 
 @given(st.lists(KEYS, max_size=30), st.randoms())
 def test_clusters_are_the_connected_components_in_any_order(rows: list[Row], random: object) -> None:
     table = frame(rows)
     keys = [
-        {("prompt", prompt), ("id", name), ("chat", chat)} - {("id", None), ("chat", None)}
+        {("prompt", prompt), ("id", name), ("chat", chat or name)} - {("id", None), ("chat", None)}
         for (prompt, name, _), chat in zip(rows, table["chat"], strict=True)
     ]
     components: list[set[tuple[str, object]]] = []

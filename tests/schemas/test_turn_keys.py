@@ -294,7 +294,13 @@ def test_the_text_of_documents_is_put_before_the_prompt(keys: dict[str, object],
 
 
 @pytest.mark.parametrize(
-    "keys", [{"files": ["a.csv"]}, {"attachments": [{"file_name": "a"}]}, {"documents": [{"id": 1}]}]
+    "keys",
+    [
+        {"files": ["a.csv"]},
+        {"attachments": [{"file_name": "a"}]},
+        {"documents": [{"id": 1}]},
+        {"experimental_attachments": [{"url": "a"}]},
+    ],
 )
 def test_a_prompt_without_the_text_of_its_files_is_flagged(keys: dict[str, object]) -> None:
     assert flaws(read({**PROMPT, **keys})) == ["needs_context"]
