@@ -70,6 +70,11 @@ class Candidate:
     level: range = range(0)
     single: bool = False  # letters beyond ASCII stand alone between others, as in Western languages
 
+    @functools.cached_property
+    def letters(self) -> frozenset[str]:
+        """The common characters."""
+        return frozenset(self.common)
+
 
 CANDIDATES = (  # the first of equally likely ones wins
     Candidate("gb18030", SIMPLIFIED + WIDE, range(0xB0, 0xD8)),
@@ -246,7 +251,7 @@ def _plausibility(sample: bytes, candidate: Candidate) -> float:
     size = sum(map(len, words))
     if not size:
         return 0.0
-    common = frozenset(candidate.common)
+    common = candidate.letters
     if candidate.level:
         frequent = _frequent(candidate)
         return sum(1.0 if c in common else RANKED * (c in frequent) for word in words for c in word) / size
