@@ -6,6 +6,7 @@ formats share this module; a format only adds the keys of its own records.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -96,10 +97,23 @@ def _read_system(conversation: Conversation, key: str) -> None:
         if messages[0].content.strip() != text.strip():
             conversation.edit("second_system", 0, text, "")
         return
-    del conversation.metadata[key]
+    if _is_plain(value):
+        del conversation.metadata[key]
     conversation.insert_system(text)
     if not isinstance(value, str):
         conversation.edit("parts_joined", 0, preview(value), text)
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a system prompt is text, or blocks with nothing but their text."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if not isinstance(value, dict):
+        return True
+    said = [
+        key for key in value if key != "type" and known_role(str(value[key])) != "system" and has_content(value[key])
+    ]
+    return len(said) <= 1
 
 
 def system_text(value: object) -> str | None:
@@ -243,6 +257,8 @@ class _TurnReader:
         message = Message(role or "user", "")
         conversation.messages.append(message)
         content = self._read_content(message, turn, index, name)
+        if content is not None and content.others:
+            turn["parts" if "parts" not in turn else "content_parts"] = content.others
         if (name in THOUGHT_ROLES or _is_thought(turn)) and message.content:
             message.reasoning, message.content = message.content, ""
             self.thoughts.append(index)
@@ -275,6 +291,8 @@ class _TurnReader:
             if key in turn and (message.tool_calls is None or not turn[key]):
                 message.tool_calls = tool_calls.read_calls(conversation, turn.pop(key), index) or message.tool_calls
         if name in CALL_ROLES and (calls := _call_in_value(conversation, value, index)):
+            if message.tool_calls is not None:  # the turn has two
+                turn["tool_calls"] = json.loads(message.tool_calls)
             message.tool_calls = calls
             conversation.edit("tool_call", index, preview(value), calls)
             return None
@@ -349,13 +367,12 @@ def _one_speaker(turn: dict[str, object]) -> list[dict[str, object]]:
 
 
 def _flag_turn(conversation: Conversation, turn: dict[str, object], index: int) -> None:
-    """Flag a message if a key of its turn names media or a bad label; media are not kept among the keys."""
-    for key in list(turn):
-        kind, value = KINDS.get(key), turn[key]
+    """Flag a message if a key of its turn names media or a bad label."""
+    for key, value in turn.items():
+        kind = KINDS.get(key)
         if kind == "media" and has_content(value):
             reason = f"turn {index} has {key!r}, which a text model cannot see"
             conversation.flaw(media.RULE, index, reason, preview(value))
-            del turn[key]
         elif kind == "bad_if_true" or kind == "bad_if_false":
             flag_label(conversation, key, kind, value, index)
 

@@ -19,7 +19,7 @@ from curate.schemas.reading.options import ReadOptions
 from tests.schemas.formats.examples import EXAMPLES
 from tests.support.records import RICH, Record
 
-SENTINEL = "zqxj"
+SENTINEL = "-" * 200 + "zqxj"  # longer than the excerpts of edits
 RECORDS = {name: [*EXAMPLES.get(name, []), *RICH.get(name, [])] for name in sorted({*EXAMPLES, *RICH})}
 KNOWN_KEYS = sorted(
     {*key_kinds.SPECIAL_KEYS, "reasoning_content", "thinking", "refusal", "context", "documents", "weight", "name"}

@@ -305,7 +305,7 @@ def test_a_list_that_is_no_chat_stays_in_the_metadata() -> None:
         "Be brief.",
         {"content": "Be brief."},
         {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
-        [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        [{"type": "text", "text": "Be brief."}],
         ["Be brief."],
     ],
     ids=["text", "object", "message", "blocks", "list"],
@@ -316,6 +316,13 @@ def test_a_system_text_is_read_in_its_forms(system: object, chat: Record, key: s
     conversation = formats.parse({**chat, key: system})
     assert contents(conversation) == [("system", "Be brief."), *READ]
     assert key not in conversation.metadata
+
+
+def test_other_keys_of_a_system_prompts_blocks_are_kept() -> None:
+    system = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+    conversation = formats.parse({"messages": CHAT, "system": system})
+    assert contents(conversation) == [("system", "Be brief."), *READ]
+    assert conversation.metadata == {"system": system}
 
 
 def test_a_second_system_text_is_kept_and_named() -> None:

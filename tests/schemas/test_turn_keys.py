@@ -50,7 +50,7 @@ THOUGHT = "It is in Nevada."
         {"reasoning_details": [{"type": "reasoning.text", "text": THOUGHT}]},
         {"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}, {"text": THOUGHT}]},
         {"thoughts": [{"summary": "", "content": THOUGHT}]},
-        {"content": [{"type": "thinking", "thinking": THOUGHT, "signature": "s"}, {"text": "Lake Mead."}]},
+        {"content": [{"type": "thinking", "thinking": THOUGHT}, {"text": "Lake Mead."}]},
         {"content": [{"type": "reasoning", "value": THOUGHT}, {"type": "text", "value": "Lake Mead."}]},
         {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": THOUGHT}]}, "Lake Mead."]},
         {"content": f"<think>{THOUGHT}</think>Lake Mead."},
@@ -67,6 +67,14 @@ THOUGHT = "It is in Nevada."
 def test_reasoning_is_read_wherever_it_stands(keys: dict[str, object]) -> None:
     message = answer(**keys).messages[1]
     assert (message.content, message.reasoning, message.extra, message.stop) == ("Lake Mead.", THOUGHT, None, True)
+
+
+def test_other_keys_of_parts_are_kept() -> None:
+    blocks = [{"type": "thinking", "thinking": THOUGHT, "signature": "s"}, {"text": "Lake Mead.", "citations": ["c"]}]
+    hidden = {"type": "redacted_thinking", "data": "x"}
+    message = answer(content=[*blocks, hidden]).messages[1]
+    assert (message.content, message.reasoning) == ("Lake Mead.", THOUGHT)
+    assert json.loads(message.extra or "") == {"parts": [{"signature": "s"}, {"citations": ["c"]}, hidden]}
 
 
 @pytest.mark.parametrize("blank", ["<think>\n\n</think>\n\n", "<think></think>", "<think> </think>\n"])

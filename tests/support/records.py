@@ -16,6 +16,29 @@ _CHAT: list[Record] = [
     {"role": "user", "content": "Is it cold in Oslo?"},
     {"role": "assistant", "content": "It is."},
 ]
+_BLOCKS: Record = {  # Anthropic's messages
+    "system": [{"type": "text", "text": "Be brief."}],
+    "tools": [{"name": "weather", "description": "W", "input_schema": {"type": "object", "properties": {}}}],
+    "messages": [
+        {"role": "user", "content": "Is it cold in Oslo?"},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "I look.", "signature": "s"},
+                {"type": "text", "text": "Let me look."},
+                {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Oslo"}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "4"}]},
+                {"type": "text", "text": "In one line."},
+            ],
+        },
+        {"role": "assistant", "content": [{"type": "text", "text": "It is."}]},
+    ],
+}
 _TOOL_CHAT: list[Record] = [
     {"role": "user", "content": [{"type": "text", "text": "Is it cold in Oslo?"}]},
     {"role": "assistant", "content": None, "tool_calls": [_CALL]},
@@ -39,7 +62,7 @@ RICH: dict[str, list[Record]] = {
     "jsonl": [
         {"id": "a", "source_id": "a", "piece": None, "messages": _CHAT, "model": "m", "metadata": {"title": "T"}}
     ],
-    "openai": [{"messages": _CHAT}, {"id": "a", "messages": _TOOL_CHAT, "tools": [_TOOL]}],
+    "openai": [{"messages": _CHAT}, _BLOCKS, {"id": "a", "messages": _TOOL_CHAT, "tools": [_TOOL]}],
     "alpaca": [
         {"instruction": "Is it cold?", "input": "4 degrees", "output": "It is."},
         {"instruction": "And now?", "output": "Yes.", "history": [["Is it cold?", "It is."]], "system": "Be brief."},

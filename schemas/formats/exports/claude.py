@@ -129,12 +129,20 @@ def _read_message(builder: answers.MessageBuilder, name: str, message: Turn) -> 
             "unknown_role", f"the role of turn {index} is {turns.preview(sender)!r}", turns.preview(message)
         )
     extra: dict[str, object] = {k: value for k, value in message.items() if k not in _TURN_KEYS and is_kept(value)}
+    extra |= {k: message[k] for k in ("role", "text") if is_kept(message.get(k)) and not _is_read(message, k)}
     if role == "assistant":
         _read_answer(builder, name, message, extra)
     elif role == "user":
         _read_prompt(builder, name, message, extra)
     elif text := _flat_text(message):
         builder.conversation.edit("hidden_message", None, text, "")
+
+
+def _is_read(message: Turn, key: str) -> bool:
+    """Return whether a message's role or flattened text says nothing more than what is read."""
+    if key == "role":
+        return "sender" not in message
+    return isinstance(message[key], str)
 
 
 def _blocks(message: Turn) -> list[Block]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from curate.schemas.reading import media
-from curate.schemas.reading.key_kinds import SPECIAL_KEYS, TURN_KINDS
+from curate.schemas.reading.key_kinds import SPECIAL_KEYS, TURN_KINDS, has_content
 from curate.schemas.reading.media import TEXT_TYPES
 from curate.schemas.reading.values import MAX_NAME, describe_type, number_to_text, preview, quote_keys, to_json_line
 
@@ -27,18 +27,25 @@ _MARKS = frozenset(
     {"train", "masked", "train_parts", "train_reasoning", "hidden_if_true", "hidden_if_false", "channel"}
 )
 _SHARED = SPECIAL_KEYS | {"role", "from"} | {key for key, kind in TURN_KINDS.items() if kind in _MARKS}
+_RESULT_KEYS = ("content", "output", "value", "text")
+_CALL_KEYS = ("id", "name", "input", "arguments", "parameters", "function", "value", "call_id")
+_TEXT_LIKE = frozenset({*TEXT_KEYS, *REASONING_KEYS})
 _RESULT_IDS = ("tool_use_id", "tool_call_id", "call_id", "id")
 
 
 @dataclass
 class Content:
-    """What a turn's content holds. `results` are those of tools: the id of the call, or None, and the text."""
+    """What a turn's content holds. `results` are those of tools: the id of the call, or None, and the text.
+
+    `others` are what is not read of the parts: their other keys, media, and parts of which nothing is to be read.
+    """
 
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: list[object] = field(default_factory=list)
     results: list[tuple[str | None, str]] = field(default_factory=list)
     media: list[object] = field(default_factory=list)
+    others: list[object] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -49,6 +56,7 @@ def read_content(value: object) -> Content | None:
     """Return what content in parts holds; None if a part is of a kind that is not known."""
     content = Content()
     rest, content.media = media.remove_parts(value)
+    content.others += content.media
     return content if _add(content, rest) else None
 
 
@@ -70,20 +78,37 @@ def _add_part(content: Content, part: Mapping[str, object]) -> bool:
     kind = part.get("type") or "text"
     if not isinstance(kind, str):
         return False
+    if kind in HIDDEN_TYPES:
+        content.others.append(part)
+        return True
     if kind in REASONING_TYPES or part.get("thought") is True:  # Gemini's
         text = reasoning_text(part)
         content.reasoning += [text] if text else []
+        _keep_others(content, part, *REASONING_KEYS)
         return text is not None
     if kind in CALL_TYPES or kind.endswith(_OTHER_CALLS):
         content.calls.append(part.get("value", part))
+        _keep_others(content, part, *_CALL_KEYS)
         return True
     if _is_result(part):
         content.results.append(_result(part))
-        content.media += result_media(_result_value(part))
+        value = _result_value(part)
+        content.media += result_media(value)
+        first = next((key for key in _RESULT_IDS if isinstance(part.get(key), str)), "")
+        _keep_others(content, part, first, *_RESULT_KEYS)
+        read = read_content(value) if _is_parts(value) else None
+        content.others += read.others if read is not None else []
         return True
-    if kind in HIDDEN_TYPES:
-        return True
+    _keep_others(content, part, *(key for key in TEXT_KEYS if isinstance(part.get(key), str)))
     return kind in (*TEXT_TYPES, "refusal") and _add(content, _text(part))
+
+
+def _keep_others(content: Content, part: Mapping[str, object], *read: str) -> None:
+    """Keep the keys of a part that hold something and are not read; of several keys for one text, the first is."""
+    first = next((key for key in read if has_content(part.get(key))), None)
+    known = {"type", first, *(key for key in read if key not in _TEXT_LIKE or part.get(key) == part.get(first or ""))}
+    if rest := {key: value for key, value in part.items() if key not in known and has_content(value)}:
+        content.others.append(rest)
 
 
 def _text(part: Mapping[str, object]) -> object:
@@ -97,7 +122,7 @@ def _result(part: Mapping[str, object]) -> tuple[str | None, str]:
 
 
 def _result_value(part: Mapping[str, object]) -> object:
-    return next((part[key] for key in ("content", "output", "value", "text") if part.get(key) is not None), "")
+    return next((part[key] for key in _RESULT_KEYS if part.get(key) is not None), "")
 
 
 def _is_result(part: object) -> bool:
