@@ -39,8 +39,6 @@ SYSTEM_KEYS = (  # keys of the record itself
     *("system", "system_prompt", "system_message", "system_instruction", "systemPrompt", "systemMessage"),
     *("systemInstruction", "System", "SYSTEM"),
 )
-PARENT_KEYS = ("parent_id", "parentId", "parent", "parent_message_id", "parentMessageId", "parentUuid")  # of a turn
-ID_KEYS = ("id", "message_id", "messageId", "uuid")
 THOUGHT_FLAGS = ("thought", "isThought", "is_thought", "isThinking", "is_thinking")  # of a turn
 TOOL_KEYS = ("tools", "functions")  # of the record too
 OPPOSITE_ROLE: dict[Role, Role] = {"user": "assistant", "assistant": "user"}
@@ -209,8 +207,6 @@ class _TurnReader:
         self.without_role: list[int] = []
         self.thoughts: list[int] = []
         self.ranked: list[int] = []
-        self.ids: set[object] = set()
-        self.parents: dict[object, list[int]] = {}
 
     def infer_roles(self) -> None:
         """Set the missing roles; raises RecordError for one that its neighbours do not settle."""
@@ -220,24 +216,8 @@ class _TurnReader:
     def finish(self) -> None:
         """Name what concerns several messages, when all texts are read."""
         _flag_alternatives(self.conversation, self.ranked)
-        self._refuse_branches()
         for index in reversed(self.thoughts):
             _join_thought(self.conversation, index)
-
-    def _refuse_branches(self) -> None:
-        """Raise RecordError for turns that are a tree, of which two follow the same turn."""
-        siblings = next((found for found in self.parents.values() if len(found) > 1), None)
-        if siblings and not self.ids.isdisjoint(self.parents):
-            first, second = siblings[:2]
-            reason = f"turns {first} and {second} follow the same turn: the list holds several branches of a chat"
-            raise RecordError("several_answers", reason, self.conversation.messages[second].content)
-
-    def _note_place(self, turn: Mapping[str, object], index: int) -> None:
-        """Note a turn's id, and the turn that it follows."""
-        self.ids |= {turn[key] for key in ID_KEYS if isinstance(turn.get(key), str | int)}
-        parent = next((turn[key] for key in PARENT_KEYS if isinstance(turn.get(key), str | int)), None)
-        if parent is not None:
-            self.parents.setdefault(parent, []).append(index)
 
     def read(self, value: object) -> None:
         """Append the messages of a turn; raises RecordError if its meaning is not clear."""
@@ -271,8 +251,6 @@ class _TurnReader:
         elif role == "user":
             context.read_context(conversation, message, turn, index)
         training_marks.read_marks(conversation, message, turn, index)
-        if message.role in OPPOSITE_ROLE:
-            self._note_place(turn, index)
         if not SPECIAL_KEYS.isdisjoint(original):
             _flag_turn(conversation, turn, index)
         message.extra = to_json_line(turn) if turn else None

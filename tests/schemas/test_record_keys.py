@@ -441,20 +441,7 @@ def test_a_question_with_choices_under_letters_is_not_read() -> None:
     assert caught.value.rule == "unknown_format"
 
 
-# ---- branches in a list of turns
-
-
-@pytest.mark.parametrize("keys", [("id", "parent_id"), ("messageId", "parentMessageId"), ("uuid", "parentUuid")])
-@pytest.mark.parametrize("places", [[1, 1], [1, 2, 1]], ids=["regenerated", "edited"])
-def test_branches_in_a_list_of_turns_are_not_joined(keys: tuple[str, str], places: list[int]) -> None:
-    own, parent = keys
-    items = [user("Which lake?", **{own: "1", parent: "0"})]
-    for number, place in enumerate(places, start=2):
-        write = user if number == 3 and len(places) == 3 else answer
-        items.append(write(f"Lake {number}.", **{own: str(number), parent: str(place)}))
-    with pytest.raises(RecordError) as caught:
-        formats.parse({"messages": items})
-    assert caught.value.rule == "several_answers"
+# ---- turns that name what they follow
 
 
 def test_turns_that_follow_each_other_or_name_one_source_are_read() -> None:
