@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from curate.conversion import hub, trainer_configs
-from curate.conversion.dumping import Dumper, check_options, content_id
 from curate.conversion.output import ConvertResult, Output, Split, left_out_file, open_output
 from curate.conversion.readers import InputRecord
+from curate.conversion.record_builder import RecordBuilder, check_options, content_id
 from curate.conversion.selection import read_selected
 from curate.conversion.writers import (
     COMPRESSED,
@@ -104,7 +104,7 @@ def convert(
             result = tokenized.write(source, path, rendering, query, keep, shards)
         else:
             render = _renderer(source, template, tokenizer) if to == "text" else None
-            result, seen = _convert(source, path, Dumper(form, options), render, query, keep, shards)
+            result, seen = _convert(source, path, RecordBuilder(form, options), render, query, keep, shards)
         result = _add_configs(result, config_for, to, seen)
     except OSError as error:
         raise CurateError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
@@ -116,19 +116,19 @@ def convert(
 def _convert(
     source: str | Path,
     path: Path,
-    dumper: Dumper,
+    builder: RecordBuilder,
     render: Callable[[Entry], tuple[str, str]] | None,
     query: Query,
     keep: Collection[str],
     shards: int | None,
 ) -> tuple[ConvertResult, Collection[str]]:
-    """Write the conversations, and return the result and what they have, see `Dumper`."""
+    """Write the conversations, and return the result and what they have, see `RecordBuilder`."""
     warnings: list[str] = []
-    open_partial = functools.partial(_open_writer, target=path, dumper=dumper, render=render)
-    with open_output(path, open_partial, folder=dumper.form.name == FOLDER, shards=shards) as output:
+    open_partial = functools.partial(_open_writer, target=path, builder=builder, render=render)
+    with open_output(path, open_partial, folder=builder.form.name == FOLDER, shards=shards) as output:
         for record, entry in read_selected(source, query, output, warnings, keep):
-            _write(output, record, entry, dumper)
-    return output.result(warnings), dumper.seen
+            _write(output, record, entry, builder)
+    return output.result(warnings), builder.seen
 
 
 def _read_template(chat_template: str | Path | None) -> str | None:
@@ -149,10 +149,10 @@ def _add_configs(result: ConvertResult, trainers: Collection[str], form: str, se
 
 
 def _open_writer(
-    partial: Path, target: Path, dumper: Dumper, render: Callable[[Entry], tuple[str, str]] | None
+    partial: Path, target: Path, builder: RecordBuilder, render: Callable[[Entry], tuple[str, str]] | None
 ) -> Writer[Entry]:
     """Open a writer of a format to `partial`; the target's name decides on array or lines, and on compression."""
-    form = dumper.form
+    form = builder.form
     if form.name == "parquet":
         return conversation_table(partial)
     if form.name == FOLDER:
@@ -161,16 +161,16 @@ def _open_writer(
     if render is not None:
         return TextWriter(stream, render)
     if form.name == labelling.NAME:
-        return CsvWriter(stream, labelling.COLUMNS, dumper)
-    return JsonWriter(stream, form.array or array, dumper)
+        return CsvWriter(stream, labelling.COLUMNS, builder)
+    return JsonWriter(stream, form.array or array, builder)
 
 
-def _write(output: Output[Entry], record: InputRecord, entry: Entry, dumper: Dumper) -> None:
+def _write(output: Output[Entry], record: InputRecord, entry: Entry, builder: RecordBuilder) -> None:
     """Write a conversation, or leave it out if the format cannot represent it."""
     output.count_edits(entry)
     try:
         output.write(entry)
-        output.not_held.update(dumper.find_lost(entry))
+        output.not_held.update(builder.find_lost(entry))
     except RecordError as error:
         output.leave_out(record, entry, error)
 

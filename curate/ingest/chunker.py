@@ -16,7 +16,7 @@ import msgspec
 from curate.ingest.damage import ReportDamage
 from curate.ingest.json_scan import ScanResult
 from curate.ingest.record_starts import RecordStarts, first_records, separator
-from curate.ingest.text.damaged import ARRAY_END, DamagedText
+from curate.ingest.text.damaged_text import ARRAY_END, DamagedText
 from curate.ingest.text.spans import RecordSpan, TextChunk
 from curate.ingest.text.walk import FIRST_SCAN_BYTES, OPEN_ARRAY, SAMPLE_BYTES
 

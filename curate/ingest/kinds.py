@@ -12,7 +12,7 @@ import tarfile
 from dataclasses import dataclass
 from typing import Literal
 
-from curate.ingest.tables.delimited import begins_table
+from curate.ingest.tables.delimited_text import begins_table
 from curate.ingest.text.encodings import BOMS, UNMARKED
 from curate.schemas.formats.datasets import marked_text
 

@@ -19,7 +19,7 @@ from curate.ingest.decode import Chunk, is_json_record
 from curate.ingest.kinds import ARROW, CHAT, DELIMITED, HUB, describe
 from curate.ingest.sources import Source, no_record, problem_of
 from curate.ingest.streams import MIN_RATIO_BYTES, ExpansionError, Limits, Meter, check_expansion
-from curate.ingest.tables import arrow_ipc, delimited, hub, plain_text
+from curate.ingest.tables import arrow_ipc, delimited_text, hub, plain_text
 from curate.ingest.tables.chunks import RowFinder, TableChunks, check_columns
 from curate.ingest.tables.table import Rows, Table
 from curate.ingest.text import literals
@@ -327,7 +327,7 @@ class Reader:
         blocks = transcode(content.blocks, self.encoding, partial(self._warn, source.name, 0, 0))
         text = verification.remove_marks(blocks)
         if content.kind is DELIMITED:
-            table = delimited.read_table(text, source.name, self.max_record_bytes, group=not self.columns)
+            table = delimited_text.read_table(text, source.name, self.max_record_bytes, group=not self.columns)
             yield from self._table_chunks(source, table, verification)
             return
         if content.kind is CHAT:

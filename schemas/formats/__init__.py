@@ -207,8 +207,8 @@ def _parse_record(value: Record, options: ReadOptions) -> Sequence[Conversation]
         raise RecordError("bad_value", "the record is nested too deep to be read") from None
     if (renamed := _lower_keys(value)) is not None and _recognise(renamed, options.format) is not None:
         return [_with_edit(each, "key_case", value) for each in parse_all(renamed, options)]
-    if (wrapper := _wrapper(value)) is not None:
-        return [_parse_wrapped(value, wrapper, options)]
+    if (key := _record_key(value)) is not None:
+        return [_parse_nested(value, key, options)]
     raise _of_another_format(value, options.format) if options.format else _unrecognised(value)
 
 
@@ -273,7 +273,7 @@ def _with_edit(conversation: Conversation, rule: str, record: Record) -> Convers
     return conversation
 
 
-def _wrapper(record: Record) -> str | None:
+def _record_key(record: Record) -> str | None:
     """Return the only key of a record whose value is a record with turns, if no other key has the same name in both."""
     if "row_idx" in record and isinstance(record.get("row"), dict):
         return "row"  # of the Hub's server of rows
@@ -288,14 +288,14 @@ def _wrapper(record: Record) -> str | None:
     return keys[0] if isinstance(inner, dict) and inner.keys().isdisjoint(record) else None
 
 
-def _parse_wrapped(record: Record, wrapper: str, options: ReadOptions) -> Conversation:
+def _parse_nested(record: Record, outer: str, options: ReadOptions) -> Conversation:
     """Read a record within another, such as a request of OpenAI's batches, with the keys beside it."""
-    inner = record[wrapper]
+    inner = record[outer]
     assert isinstance(inner, dict)
     if cells := record.get("truncated_cells"):
         raise RecordError("truncated_row", f"the row's cells {cells} were cut by the server", turns.preview(inner))
-    conversation = parse({**{key: value for key, value in record.items() if key != wrapper}, **inner}, options)
-    conversation.edit("record_unwrapped", None, wrapper, "")
+    conversation = parse({**{key: value for key, value in record.items() if key != outer}, **inner}, options)
+    conversation.edit("record_unwrapped", None, outer, "")
     return conversation
 
 

@@ -30,7 +30,7 @@ def parse_columns(values: Sequence[str]) -> Columns:
     if len(columns) < len(pairs):
         raise RecipeError("one meaning is given to two columns; name each once")
     if columns and not any(columns.keys() >= set(chat) for chat in CHATS):
-        raise RecipeError(f"{quote_keys(list(columns))} make no chat; name prompt and answer, or messages")
+        raise RecipeError(f"{quote_keys(list(columns))} is not enough for a chat; name prompt and answer, or messages")
     return tuple(columns.items())
 
 

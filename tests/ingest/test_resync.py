@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curate.ingest.json_scan import scan_value
-from curate.ingest.text.damaged import MAX_DAMAGE_BYTES, MAX_DAMAGED_LINES
+from curate.ingest.text.damaged_text import MAX_DAMAGE_BYTES, MAX_DAMAGED_LINES
 from tests.support.raw_dumps import Dump, Read, good, read, reads, row, rules
 
 EVERY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

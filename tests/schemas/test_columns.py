@@ -85,7 +85,7 @@ def test_a_record_without_a_named_key_is_rejected_by_name(record: dict[str, Any]
         ("prompt", "'prompt' names no column; write it as prompt=question,answer=reply"),
         ("prompt=", "'prompt' names no column"),
         ("promt=q,answer=a", "'promt' cannot be a column's meaning; did you mean 'prompt'"),
-        ("prompt=q", "'prompt' make no chat; name prompt and answer, or messages"),
+        ("prompt=q", "'prompt' is not enough for a chat; name prompt and answer, or messages"),
         ("prompt=q,answer=a,answer=b", "one meaning is given to two columns"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 import polars as pl
 
 from curate.errors import InputError
-from curate.ingest.tables.delimited import BlockStream
+from curate.ingest.tables.delimited_text import BlockStream
 from curate.ingest.tables.flatbuffer import FlatTable
 from curate.ingest.tables.frame_rows import ERRORS, cause, encode_frame, quiet
 from curate.ingest.tables.table import Rows, Table

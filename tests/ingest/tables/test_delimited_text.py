@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from curate.errors import InputError
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
-from curate.ingest.tables.delimited import begins_table, read_table
+from curate.ingest.tables.delimited_text import begins_table, read_table
 from tests.support.raw_dumps import good, reads, rules, values
 
 HEADER = "prompt,answer\n"

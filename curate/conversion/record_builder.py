@@ -15,8 +15,8 @@ from curate.schemas.writing import WriteOptions, find_lost
 
 
 @dataclass
-class Dumper:
-    """Writes entries as records of one format; the first conversation chooses the shape of trl's, unless it is set."""
+class RecordBuilder:
+    """Builds the records of one format; the first conversation chooses the shape of trl's records, unless it is set."""
 
     form: Format
     options: WriteOptions
