@@ -11,6 +11,7 @@ match is 4 in 10 million (10^6 * 7 * 10^6 / 2^64), and rejected.parquet lists ev
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ HASH_BYTES = 16  # of the running hash; a chain keeps the first 8
 RESULT: dict[str, pl.DataType] = {"row": pl.Int64(), "twin": pl.Int64(), "kind": pl.String()}
 HASHES: dict[str, pl.DataType] = {"chain": pl.List(pl.UInt64()), "exchange": pl.UInt64(), "prompt": pl.UInt64()}
 ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
+_ZERO_WIDTH = re.compile(f"[{ZERO_WIDTH}]+")
 OUTER = "".join(filter(str.isspace, map(chr, range(0x3001)))) + ZERO_WIDTH  # not compared around a text
 
 
@@ -98,7 +100,7 @@ def _prompt(messages: Sequence[MessageFields]) -> bytes | None:
 def normalise(text: str) -> str:
     """Return a text without differences of case, white space and Unicode's compatible forms."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).translate(dict.fromkeys(map(ord, ZERO_WIDTH)))
+        text = _ZERO_WIDTH.sub("", unicodedata.normalize("NFKC", text))
     return " ".join(text.casefold().split())
 
 

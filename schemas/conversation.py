@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Literal, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -40,6 +41,9 @@ class Message:
     is_html: bool | None = field(default=None, compare=False)
     was_html: bool = field(default=False, compare=False)
     place: int = field(default=0, compare=False)
+
+
+_values = attrgetter(*(each.name for each in fields(Message)))
 
 
 def with_tools(messages: Sequence[Message], tools: str | None) -> list[Message]:
@@ -90,7 +94,7 @@ class Conversation:
         """Return a copy that can be repaired without changing this one."""
         return replace(
             self,
-            messages=[replace(message) for message in self.messages],
+            messages=[Message(*_values(message)) for message in self.messages],  # faster than `replace`
             edits=[replace(edit) for edit in self.edits],
             flaws=list(self.flaws),
         )

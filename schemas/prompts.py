@@ -261,7 +261,7 @@ def system_before(messages: Sequence[Message], start: int) -> list[int]:
 
 def has_mid_system(messages: Sequence[Message]) -> bool:
     """Return whether a system message follows another message."""
-    return any(message.role == "system" for message in messages[1:])
+    return "system" in [message.role for message in messages[1:]]
 
 
 def fold_system(messages: Sequence[Message], first: bool = True) -> Sequence[Message]:

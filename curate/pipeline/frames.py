@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from curate.schemas.reading import media
 
 FIELDS = tuple(dataset_columns.MESSAGE.to_schema())
 MARKS = tuple(dataset_columns.MARKS.to_schema())
+_fields = attrgetter(*FIELDS)
 TRANSIENT = ("messages", "prompts", "answers", "html_answers")  # columns of the frame that are not written
 
 Pieces = Mapping[int, Sequence[splitter.Piece]]  # by row; rows without pieces are missing
@@ -138,7 +140,7 @@ def messages_table(drafts: Sequence[Draft]) -> pl.DataFrame:
 
 
 def _message_rows(messages: Sequence[Message]) -> pl.DataFrame:
-    columns: dict[str, Any] = {name: [getattr(message, name) for message in messages] for name in FIELDS}
+    columns: dict[str, Any] = dict(zip(FIELDS, zip(*map(_fields, messages), strict=True), strict=False))  # {} of none
     return pl.DataFrame(columns, schema=dataset_columns.MESSAGE.to_schema())
 
 
@@ -221,9 +223,9 @@ def hashed_fields(conversation: Conversation) -> list[duplicates.MessageFields]:
 
 def _marks(messages: pl.DataFrame) -> pl.DataFrame:
     """Return `row` and `marks` of the conversations with a message that is not trained, or not in all its parts."""
-    reasoned = pl.col("train_reasoning") | pl.col("reasoning").is_null()
-    messages = messages.select("row", "train", "stop", train_reasoning=reasoned)
-    unusual = messages.filter(~pl.all_horizontal(MARKS))["row"].unique()
+    reasoned = messages["train_reasoning"] | messages["reasoning"].is_null()
+    unusual = messages["row"].filter(~(messages["train"] & messages["stop"] & reasoned)).unique()
+    messages = messages.select("row", "train", "stop", reasoned.alias("train_reasoning"))
     chosen = messages.filter(pl.col("row").is_in(unusual.implode()))
     return chosen.group_by("row", maintain_order=True).agg(marks=pl.struct(MARKS))
 
@@ -239,7 +241,7 @@ def kept_table(batch: Batch) -> pl.DataFrame:
             "tokens": [piece.tokens for _, _, piece in pieces],
             "prompt_tokens": [piece.prompt_tokens for _, _, piece in pieces],
             "answer_tokens": [piece.answer_tokens for _, _, piece in pieces],
-            "positions": [_positions(drafts[row].conversation.messages, piece) for row, _, piece in pieces],
+            "positions": _positions(drafts, pieces),
             **_columns(drafts[row].origin for row, _, _ in pieces),
             "branch": [drafts[row].branch for row, _, _ in pieces],
         },
@@ -263,8 +265,17 @@ def kept_table(batch: Batch) -> pl.DataFrame:
     )
 
 
-def _positions(messages: Sequence[Message], piece: splitter.Piece) -> list[int]:
-    return [position for position in range(piece.start, piece.stop) if messages[position].role != "system"]
+def _positions(drafts: Sequence[Draft], pieces: Sequence[tuple[int, int, splitter.Piece]]) -> pl.Series:
+    """Return the positions of each piece's messages in their conversation, without system messages."""
+    positions: list[int] = []
+    counts: list[int] = []
+    for row, _, piece in pieces:
+        messages = drafts[row].conversation.messages
+        own = [position for position in range(piece.start, piece.stop) if messages[position].role != "system"]
+        positions += own
+        counts.append(len(own))
+    flat = pl.DataFrame({"owner": np.repeat(np.arange(len(pieces)), counts), "position": positions})
+    return flat.group_by("owner", maintain_order=True).agg("position")["position"]
 
 
 def _edits(conversations: Sequence[tuple[int, Conversation]]) -> pl.DataFrame:

@@ -7,6 +7,7 @@ traditional Chinese differ in characters that only one of two national standards
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,12 +16,19 @@ from numpy.typing import NDArray
 
 from curate.filters.language_id import profiles
 
-HAN, KANA, HANGUL, SIMPLIFIED, TRADITIONAL, LETTER = 1, 2, 4, 8, 16, 32  # flags of a character
+FLAGS = HAN, KANA, HANGUL, SIMPLIFIED, TRADITIONAL, LETTER = 1, 2, 4, 8, 16, 32  # of a character
 CHINESE = ("zh-cn", "zh-tw")
 EAST_ASIAN = (*CHINESE, "ja", "ko")
 STRAY_KANA = 10  # Han characters for each kana, from which the kana is a loan (の in a Chinese name)
 KANA_TEXT = 5  # Han characters for each kana, up to which a text is Japanese
 EXCLUDED = -(1 << 30)  # a score that no language has
+RANGES = {  # of the basic plane's characters, each without its end
+    HAN: ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00)),
+    KANA: ((0x3041, 0x3097), (0x30A1, 0x30FB), (0x31F0, 0x3200), (0xFF66, 0xFF9E)),
+    HANGUL: ((0x1100, 0x1200), (0x3131, 0x318F), (0xA960, 0xA980), (0xAC00, 0xD7A4)),
+}
+_WIDE = "".join(f"{chr(start)}-{chr(stop - 1)}" for ranges in RANGES.values() for start, stop in ranges)
+_EAST_ASIAN = re.compile(f"[{_WIDE}]")
 
 
 class Counts(NamedTuple):
@@ -71,12 +79,11 @@ def chinese_variant(text: str, code: str) -> str:
 
 def count(text: str) -> Counts | None:
     """Count the characters of a text by kind; None if it has no East Asian ones."""
+    if not _EAST_ASIAN.search(text):
+        return None
     wide = np.frombuffer(text.encode("utf-32-le", "replace"), np.uint32)
     flags = _table()[np.where(wide < 0x10000, wide, 0)]
-    counts = [int(np.count_nonzero(flags & flag)) for flag in (HAN, KANA, HANGUL)]
-    if not any(counts):
-        return None
-    return Counts(*counts, *(int(np.count_nonzero(flags & flag)) for flag in (SIMPLIFIED, TRADITIONAL, LETTER)))
+    return Counts(*(int(np.count_nonzero(flags & flag)) for flag in FLAGS))
 
 
 @functools.cache
@@ -84,11 +91,7 @@ def _table() -> NDArray[np.uint8]:
     """Return the flags of the basic plane's characters (20 ms)."""
     table = np.zeros(0x10000, np.uint8)
     table[(profiles.load().flags & (profiles.LATIN | profiles.OTHER_SCRIPT)) > 0] = LETTER
-    for flag, ranges in (
-        (HAN, ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00))),
-        (KANA, ((0x3041, 0x3097), (0x30A1, 0x30FB), (0x31F0, 0x3200), (0xFF66, 0xFF9E))),
-        (HANGUL, ((0x1100, 0x1200), (0x3131, 0x318F), (0xA960, 0xA980), (0xAC00, 0xD7A4))),
-    ):
+    for flag, ranges in RANGES.items():
         for start, stop in ranges:
             table[start:stop] |= flag
     for code in range(0x4E00, 0xA000):
