@@ -119,21 +119,17 @@ class Cleaner:
         with self._time_stage("repair"):
             drafts, bare = self._repair(drafts, rejects, alone)
         with self._time_stage("frame"):
-            messages = frames.messages_table(drafts)
-            frame = frames.conversations_table(drafts, messages)
+            counted = [*drafts, *bare]  # in one table, since each table has its cost
+            messages = frames.messages_table(counted)
+            frame = frames.conversations_table(counted, messages)
         with self._time_stage("signals"):
             frame = verdicts.measure(frame, self.signals)
         with self._time_stage("filters"):
-            survivors = self._filter(frame, drafts, rejects, alone)
+            survivors = self._filter(frame, drafts, bare, rejects, alone)
         with self._time_stage("split"):
             pieces = self._split(drafts, survivors, rejects, alone)
-        with self._time_stage("alone"):
-            self._count_alone(bare, alone)
         with self._time_stage("hash"):
-            summary = frames.summary_table(drafts, messages, pieces)
-            if bare:
-                counted = frames.summary_table(bare, frames.messages_table(bare), {})
-                summary = pl.concat([summary, counted])
+            summary = frames.summary_table(counted, messages, pieces)
         with self._time_stage("write"):
             batch = frames.Batch(drafts, messages, frame, pieces, self.template)
             tables = {
@@ -203,12 +199,23 @@ class Cleaner:
         return kept, bare
 
     def _filter(
-        self, frame: pl.DataFrame, drafts: Sequence[Draft], rejects: list[Reject], alone: Counter[str]
+        self,
+        frame: pl.DataFrame,
+        drafts: Sequence[Draft],
+        bare: Sequence[Draft],
+        rejects: list[Reject],
+        alone: Counter[str],
     ) -> list[int]:
-        """Return the rows that no filter rejects, and count those that each filter would reject alone."""
+        """Return the rows of drafts that no filter rejects, and count what each filter and the window reject alone.
+
+        The rows of `bare` follow those of the drafts.
+        """
         survivors: list[int] = []
-        rejected: list[Draft] = []
+        rejected: list[Draft] = list(bare)
         for row, verdict in enumerate(self.verdicts.apply(frame).iter_rows(named=True)):
+            if row >= len(drafts):
+                alone.update(verdict["rules"])
+                continue
             if verdict["rule"] is None:
                 survivors.append(row)
                 continue
@@ -244,15 +251,6 @@ class Cleaner:
         return splitter.split_batch(
             conversations, self.template, self.tokenizer, settings.max_tokens, settings.overlong
         )
-
-    def _count_alone(self, drafts: Sequence[Draft], alone: Counter[str]) -> None:
-        """Count the conversations that each filter and the window would reject alone."""
-        if not drafts:
-            return
-        frame = verdicts.measure(frames.conversations_table(drafts, frames.messages_table(drafts)), self.signals)
-        for rules in self.verdicts.apply(frame)["rules"]:
-            alone.update(rules)
-        alone[splitter.TOO_LONG] += self._count_too_long(drafts)
 
     def _count_too_long(self, drafts: Sequence[Draft]) -> int:
         """Return how many conversations have no exchange that fits the window; most need not be tokenized for that."""

@@ -26,13 +26,11 @@ def detect(texts: Sequence[str]) -> tuple[list[str], NDArray[np.float32]]:
     for start in range(0, len(texts), BLOCK):
         block = texts[start : start + BLOCK]
         scores, groups = _scores(block)
-        scripts.settle(block, scores, groups, codes)
+        counts = [scripts.count(text) for text in block]
+        scripts.settle(counts, scores, groups, codes)
         best = scores.argmax(axis=1)
-        names = [codes[column] if count else UNKNOWN for column, count in zip(best, groups, strict=True)]
-        languages += [
-            scripts.chinese_variant(text, name) if name in scripts.CHINESE else name
-            for text, name in zip(block, names, strict=True)
-        ]
+        names = [codes[column] if known else UNKNOWN for column, known in zip(best, groups, strict=True)]
+        languages += map(scripts.chinese_variant, counts, names)
         confidences.append(_confidence(scores, groups, chinese))
     return languages, np.concatenate(confidences)
 

@@ -42,11 +42,13 @@ class Counts(NamedTuple):
     letters: int
 
 
-def settle(texts: Sequence[str], scores: NDArray[np.int32], groups: NDArray[np.int64], codes: Sequence[str]) -> None:
+def settle(
+    counted: Sequence[Counts | None], scores: NDArray[np.int32], groups: NDArray[np.int64], codes: Sequence[str]
+) -> None:
     """Exclude languages that the script of a text rules out, in place; `scores` are (texts, languages)."""
     columns = {code: codes.index(code) for code in EAST_ASIAN}
-    for row, text in enumerate(texts):
-        if text.isascii() or (counts := count(text)) is None:
+    for row, counts in enumerate(counted):
+        if counts is None:
             continue
         excluded = _exclude(counts)
         if counts.han and 2 * (counts.han + counts.kana + counts.hangul) >= counts.letters:
@@ -69,17 +71,16 @@ def _exclude(counts: Counts) -> set[str]:
     return excluded
 
 
-def chinese_variant(text: str, code: str) -> str:
+def chinese_variant(counts: Counts | None, code: str) -> str:
     """Return `zh-cn` for a Chinese text in simplified characters and `zh-tw` in traditional ones, else `code`."""
-    counts = count(text)
-    if counts is None or counts.simplified == counts.traditional:
+    if code not in CHINESE or counts is None or counts.simplified == counts.traditional:
         return code
     return "zh-cn" if counts.simplified > counts.traditional else "zh-tw"
 
 
 def count(text: str) -> Counts | None:
     """Count the characters of a text by kind; None if it has no East Asian ones."""
-    if not _EAST_ASIAN.search(text):
+    if text.isascii() or not _EAST_ASIAN.search(text):
         return None
     wide = np.frombuffer(text.encode("utf-32-le", "replace"), np.uint32)
     flags = _table()[np.where(wide < 0x10000, wide, 0)]
