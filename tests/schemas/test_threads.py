@@ -38,6 +38,12 @@ def test_turns_in_another_order_are_put_in_theirs() -> None:
     assert read(turn("a", "assistant", "p"), turn("p", "user", None)) == (["p", "a"], [])
 
 
+def test_results_of_calls_in_one_turn_all_stay() -> None:
+    results = [turn(name, "tool", "a") for name in "rst"]
+    turns = [turn("p", "user", None), turn("a", "assistant", "p"), *results, turn("b", "assistant", "t")]
+    assert read(*turns) == (list("parstb"), [])
+
+
 @pytest.mark.parametrize("key", ["children", "replies"])
 def test_turns_that_hold_their_replies_are_read_along_the_last_ones(key: str) -> None:
     def holding(name: str, speaker: str, *replies: Turn) -> Turn:

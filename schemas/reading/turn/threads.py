@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from curate.schemas.conversation import Conversation
 from curate.schemas.reading.tree import MessageTree
-from curate.schemas.reading.turn.roles import ROLE_KEYS, SPEAKER_KEYS
+from curate.schemas.reading.turn.roles import ROLE_KEYS, SPEAKER_KEYS, role_of
 
 _IDS = ("messageId", "message_id", "id", "uuid")
-_PARENTS = ("parentMessageId", "parent_message_id", "parentId", "parent_id", "parent_message_uuid", "parentUuid")
+_PARENTS = (
+    *("parentMessageId", "parent_message_id", "parentId", "parent_id", "parent_message_uuid", "parentUuid"),
+    "parent",
+)
 _REPLIES = ("children", "replies")
 _KEYS = frozenset((*_PARENTS, *_REPLIES))
 _SPEAKERS = frozenset((*ROLE_KEYS, *SPEAKER_KEYS))
@@ -54,8 +57,16 @@ class _Thread:
                 name = f"turn {len(self.turns)}"
             replies = _replies(turn)
             self.turns[name] = {key: value for key, value in turn.items() if key not in replies}
-            self.parents[name] = _id(turn, _PARENTS) if any(key in turn for key in _PARENTS) else parent
+            if any(key in turn for key in _PARENTS) and not self._is_next_result(turn, parent):
+                parent = _id(turn, _PARENTS)
+            self.parents[name] = parent
             waiting += [(reply, name) for held in replies.values() for reply in reversed(held)]
+
+    def _is_next_result(self, turn: Turn, last: str | None) -> bool:
+        """Return whether a turn is a tool's result, as the last one is, of calls in the same turn."""
+        if last is None or role_of(turn) != "tool" or role_of(self.turns[last]) != "tool":
+            return False
+        return _id(turn, _PARENTS) == _id(self.turns[last], _PARENTS)
 
     def path(self) -> Sequence[Turn] | None:
         """Return the turns up to the last leaf, or None if no turn answers another one."""
