@@ -18,8 +18,13 @@ REJECTED_KEYS = ("rejected", "rejected_messages", "rejected_response", "non_pref
 ANSWER_KEYS = ("completion", "response", "answer", "output", "target")
 COMPLETION_KEYS = ("completion", "response")  # an answer beside turns; `answer` there may be a test's solution
 TURN_KEYS = ("conversations", "items", "messages", "instruction")
-BAD_IF_FALSE = ("label", "kto_tag")
-BAD_IF_TRUE = ("toxic", "is_toxic", "redacted", "is_redacted")
+BAD_IF_FALSE = (
+    *("label", "kto_tag", "desirable", "is_desirable", "accepted", "is_accepted", "approved", "is_approved"),
+    *("is_safe",),
+)
+BAD_IF_TRUE = (
+    *("toxic", "is_toxic", "redacted", "is_redacted", "flagged", "is_flagged", "harmful", "is_harmful", "is_unsafe"),
+)
 FALSE_WORDS = frozenset({"false", "f", "no", "n", "off", "bad", "undesirable", "rejected"})
 TRUE_WORDS = frozenset({"true", "t", "yes", "y", "on"})
 EMPTY_WORDS = frozenset({"", "null", "none", "nan", "[]", "{}"})  # also as CSV and tables write them
@@ -60,7 +65,17 @@ KINDS: dict[str, Kind] = {
 SPECIAL_KEYS = frozenset(KINDS)
 # Marks of a turn that a record has too: it is not trained on, as if it had a bad label.
 _RECORD_MARKS: dict[Kind, tuple[str, ...]] = {
-    "bad_if_false": ("weight", "loss_weight", "train", "trainable", "is_train", "is_trainable", "train_on", "learn"),
+    "bad_if_false": (
+        "weight",
+        "loss_weight",
+        "train",
+        "trainable",
+        "is_train",
+        "is_trainable",
+        "train_on",
+        "learn",
+        "compute_loss",
+    ),
     "bad_if_true": ("no_train", "deleted", "is_deleted"),
 }
 RECORD_MARKS: dict[str, Kind] = {
@@ -92,9 +107,9 @@ _TURN_TABLE: dict[TurnKind, tuple[str, ...]] = {
     ),
     "train": (
         *("weight", "loss_weight", "loss", "loss_mask", "train", "trainable", "training", "train_on", "learn"),
-        *("is_train", "is_trainable", "supervised"),
+        *("is_train", "is_trainable", "supervised", "include_in_loss", "compute_loss", "loss_scale", "train_on_turn"),
     ),
-    "masked": ("mask", "masked", "is_masked", "no_loss", "no_train", "ignore", "ignore_loss"),
+    "masked": ("mask", "masked", "is_masked", "no_loss", "no_train", "ignore", "ignore_loss", "exclude_from_loss"),
     "train_parts": ("train_detail", "train_details", "training_detail"),
     "train_reasoning": ("train_reasoning",),  # curate's own
     "end": ("finish_reason", "stop_reason", "done_reason", "finish_details", "incomplete_details", "status"),

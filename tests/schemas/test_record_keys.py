@@ -449,3 +449,20 @@ def test_turns_that_follow_each_other_or_name_one_source_are_read() -> None:
     named = [user("Which lake?", parent="lakes"), answer("Mead.", parent="lakes")]
     for items in (follow, named):
         assert len(formats.parse({"messages": items}).messages) == 2
+
+
+@pytest.mark.parametrize("key", ["is_safe", "accepted", "approved", "desirable"])
+def test_a_record_that_was_not_approved_is_not_trained_on(key: str) -> None:
+    assert [flaw.rule for flaw in formats.parse({"messages": CHAT, key: False}).flaws] == ["bad_label"]
+    assert formats.parse({"messages": CHAT, key: True}).flaws == []
+
+
+@pytest.mark.parametrize("key", ["flagged", "harmful", "is_unsafe"])
+def test_a_record_that_was_flagged_is_not_trained_on(key: str) -> None:
+    assert [flaw.rule for flaw in formats.parse({"messages": CHAT, key: True}).flaws] == ["bad_label"]
+    assert formats.parse({"messages": CHAT, key: False}).flaws == []
+
+
+@pytest.mark.parametrize("mark", [{"include_in_loss": False}, {"loss_scale": 0}, {"exclude_from_loss": True}])
+def test_an_answer_outside_the_loss_is_not_trained_on(mark: Record) -> None:
+    assert not formats.parse({"messages": [CHAT[0], {**CHAT[1], **mark}]}).messages[1].train

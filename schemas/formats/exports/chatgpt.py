@@ -206,6 +206,9 @@ class _PathReader:
         slug = part.metadata.get("model_slug")
         self.model = slug if isinstance(slug, str) and slug else self.model
         recipient, text = part.message.get("recipient"), part.content.text
+        if part.content.kind == "system_error":  # what the page showed, not what the model wrote
+            self.hidden.append(text)
+            return
         if isinstance(recipient, str) and recipient not in ("all", "user", ""):
             arguments = answers.to_arguments(text, _ARGUMENT.get(recipient, "input"))
             message = self.builder.add_call(part.node, recipient, arguments, extra)
