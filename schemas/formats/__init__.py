@@ -75,7 +75,7 @@ FORMATS: dict[str, Format] = {
         ),
         responses.FORMAT,
         gemini.FORMAT,
-        ai_studio.FORMAT,
+        *ai_studio.FORMATS,
         Format(
             alpaca.NAME,
             alpaca.SUMMARY,

@@ -188,6 +188,47 @@ def test_a_prompt_that_was_not_sent_stays_in_the_metadata() -> None:
     assert conversation.metadata["pendingInputs"] == [{"text": "And 3 + 3?"}]
 
 
+def test_a_request_to_geminis_api_is_read_with_calls_results_and_tools() -> None:
+    record = {
+        "systemInstruction": {"parts": [{"text": "Be brief."}]},
+        "contents": [
+            {"role": "user", "parts": [{"text": "Is it cold?"}]},
+            {
+                "role": "model",
+                "parts": [
+                    {"text": "I need both.", "thought": True},
+                    {"functionCall": {"name": "weather", "args": {"city": "Oslo"}}},
+                    {"functionCall": {"name": "clock", "args": {}}},
+                ],
+            },
+            {
+                "role": "user",
+                "parts": [
+                    {"functionResponse": {"name": "clock", "response": {"now": "noon"}}},
+                    {"functionResponse": {"name": "weather", "response": {"degrees": 4}}},
+                ],
+            },
+            {"role": "model", "parts": [{"text": "It "}, {"text": "is."}]},
+        ],
+        "tools": [{"functionDeclarations": [{"name": "weather", "parameters": {}}]}, {"googleSearch": {"x": 1}}],
+    }
+    conversation = formats.parse(record)
+    messages = conversation.messages
+    roles = ["system", "user", "assistant", "assistant", "tool", "tool", "assistant"]
+    assert [message.role for message in messages] == roles
+    assert (messages[2].reasoning, messages[-1].content) == ("I need both.", "It is.")
+    assert [message.tool_call_id for message in messages[4:6]] == ["call_2", "call_1"]
+    assert messages[4].content == '{"now":"noon"}'
+    assert json.loads(conversation.tools or "")[0]["function"]["name"] == "weather"
+    assert conversation.metadata["google_tools"] == [{"googleSearch": {"x": 1}}]
+
+
+def test_a_picture_in_a_request_to_geminis_api_is_multimodal() -> None:
+    picture = {"role": "user", "parts": [{"inlineData": {"mimeType": "image/png"}}, {"text": "What is it?"}]}
+    flaws = formats.parse({"contents": [picture, {"role": "model", "parts": [{"text": "A cat."}]}]}).flaws
+    assert {flaw.rule for flaw in flaws} == {"multimodal"}
+
+
 # ---- OpenAI's Responses API
 
 PROMPT: dict[str, Any] = {"role": "user", "content": [{"type": "input_text", "text": "Is it cold in Oslo?"}]}

@@ -1,7 +1,8 @@
-"""Google AI Studio's chats, as it saves them in Google Drive: `chunkedPrompt.chunks` of {text, role, isThought, …}.
+"""Google's chats: those that AI Studio saves in Google Drive, and requests to Gemini's API with their answers.
 
-A chunk is a part of a turn. Thoughts become the reasoning of the answer after them, code that the model ran a tool
-call, and its output the call's result.
+AI Studio has `chunkedPrompt.chunks` of {text, role, isThought, …}, the API `contents` of {role, parts}; both are parts
+of turns. Thoughts become the reasoning of the answer after them, code that the model ran a tool call, and its output
+the call's result.
 """
 
 from __future__ import annotations
@@ -19,9 +20,15 @@ SUMMARY = (
     "Google AI Studio's chats in Drive: {runSettings, systemInstruction, chunkedPrompt: {chunks: [{role, text}]}}."
 )
 
+API_NAME = "gemini_api"
+API_SUMMARY = "Requests to Gemini's API: {systemInstruction, contents: [{role: user|model, parts: [{text}]}], tools}."
+
 Turn = dict[str, object]
-TOOL = "code_execution"  # the only tool whose calls the file has
-_READ = ("text", "parts", "isThought", "thought", "role", "executableCode", "codeExecutionResult")
+TOOL = "code_execution"  # the tool that runs the model's code
+_READ = (
+    *("text", "parts", "isThought", "thought", "role", "executableCode", "codeExecutionResult"),
+    *("functionCall", "functionResponse"),
+)
 _USED = frozenset({"chunkedPrompt", "systemInstruction", "runSettings"})
 
 
@@ -43,6 +50,51 @@ def parse(record: Mapping[str, object]) -> Conversation:
     return conversation
 
 
+def recognises_api(record: Mapping[str, object]) -> bool:
+    """Return whether a record has the contents of the API: turns of parts."""
+    contents = record.get("contents")
+    return isinstance(contents, list) and bool(contents) and all(isinstance(c, dict) and "parts" in c for c in contents)
+
+
+def parse_api(record: Mapping[str, object]) -> Conversation:
+    """Read one request with its answer; raises RecordError if its meaning is not clear."""
+    conversation = Conversation(None, [])
+    contents = record["contents"]
+    assert isinstance(contents, list)
+    turns.read_messages(conversation, list(_turns(contents)), "role", "content")
+    others = {key: value for key, value in record.items() if key not in ("contents", "systemInstruction", "tools")}
+    key = "systemInstruction" if "systemInstruction" in record else "system_instruction"
+    others.pop(key, None)
+    others |= _system(record.get(key))
+    others |= _tools(record.get("tools"))
+    turns.read_other_keys(conversation, others, frozenset())
+    return conversation
+
+
+def _tools(value: object) -> Turn:
+    """Return the declared functions as `tools`, and the tools that Google runs as `google_tools`."""
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    groups = [item for item in items if isinstance(item, dict)]
+    functions = [
+        function
+        for group in groups
+        for key in ("functionDeclarations", "function_declarations")
+        for function in group.get(key) or ()
+    ]
+    rest = [left for g in groups if (left := _without(g, "functionDeclarations", "function_declarations"))]
+    others: Turn = {"tools": functions} if functions else {}
+    if rest or len(groups) < len(items):
+        others["google_tools"] = rest or value
+    return others
+
+
+def _system(instruction: object) -> Turn:
+    """Return a system instruction, text or parts, as a record's key `system`."""
+    if isinstance(instruction, dict) and isinstance(parts := instruction.get("parts"), list):
+        instruction = parts
+    return {"system": instruction} if has_content(instruction) else {}
+
+
 def _other_keys(record: Mapping[str, object]) -> dict[str, object]:
     """Return the record's other keys: the model's name, the system instruction, and settings as metadata."""
     others = {key: value for key, value in record.items() if key not in _USED}
@@ -56,17 +108,13 @@ def _other_keys(record: Mapping[str, object]) -> dict[str, object]:
     prompt = record["chunkedPrompt"]
     assert isinstance(prompt, dict)
     others |= {key: value for key, value in prompt.items() if key != "chunks" and has_content(value)}
-    instruction = record.get("systemInstruction")
-    if isinstance(instruction, dict) and isinstance(parts := instruction.get("parts"), list):
-        instruction = parts
-    if has_content(instruction):
-        others["system"] = instruction
-    return others
+    return others | _system(record.get("systemInstruction"))
 
 
 def _turns(chunks: Sequence[object]) -> Iterator[Turn]:
     """Yield the turns of the chunks in OpenAI's form; thoughts without an answer after them are a turn that was cut."""
     thoughts: list[Turn] = []
+    open_calls: list[tuple[str, str]] = []  # (id, name) of calls without a result so far
     calls = 0
     for number, chunk in enumerate(chunks):
         if not isinstance(chunk, dict):
@@ -85,9 +133,13 @@ def _turns(chunks: Sequence[object]) -> Iterator[Turn]:
                 turn["role"] = "assistant"
             if "tool_calls" in turn:
                 calls += 1
-                turn["tool_calls"] = [{"id": f"call_{calls}", "type": "function", "function": turn["tool_calls"]}]
-            elif turn["role"] == "tool":
-                turn["tool_call_id"] = f"call_{calls}"
+                function = turn["tool_calls"]
+                assert isinstance(function, dict)
+                turn["tool_calls"] = [{"id": f"call_{calls}", "type": "function", "function": function}]
+                open_calls.append((f"call_{calls}", str(function["name"])))
+            elif turn["role"] == "tool" and open_calls:
+                position = next((i for i, (_, name) in enumerate(open_calls) if name == turn["name"]), 0)
+                turn["tool_call_id"] = open_calls.pop(position)[0]
             yield turn
     if thoughts:
         yield _unanswered(thoughts)
@@ -152,8 +204,8 @@ def _part_turn(part: Mapping[str, object], role: object) -> Turn:
     """Return a part as a turn: a text, code that the model ran, or its output."""
     rest = _without(part, *_READ)
     if (code := part.get("executableCode")) is not None:
-        call = {"name": TOOL, "arguments": turns.to_json_line(code)}
-        return {"role": role, "content": None, "tool_calls": call, **rest}
+        run = {"name": TOOL, "arguments": turns.to_json_line(code)}
+        return {"role": role, "content": None, "tool_calls": run, **rest}
     if isinstance(result := part.get("codeExecutionResult"), dict):
         return {
             "role": "tool",
@@ -162,7 +214,17 @@ def _part_turn(part: Mapping[str, object], role: object) -> Turn:
             **_without(result, "output"),
             **rest,
         }
+    if isinstance(call := part.get("functionCall"), dict):
+        function: Turn = {"name": call.get("name"), "arguments": turns.to_json_line(call.get("args") or {})}
+        return {"role": role, "content": None, "tool_calls": function, **_without(call, "name", "args"), **rest}
+    if isinstance(result := part.get("functionResponse"), dict):
+        content = result.get("response")
+        name, others = result.get("name"), _without(result, "name", "response")
+        return {"role": "tool", "name": name, "content": content, **others, **rest}
     return {"role": role, "content": part.get("text", ""), **rest}
 
 
-FORMAT = Format(NAME, SUMMARY, recognises, parse, writes=False)
+FORMATS = (
+    Format(NAME, SUMMARY, recognises, parse, writes=False),
+    Format(API_NAME, API_SUMMARY, recognises_api, parse_api, writes=False),
+)

@@ -71,6 +71,9 @@ EXAMPLES: dict[str, list[Record]] = {
             "chunkedPrompt": {"chunks": [{"role": "user", "text": PROMPT}, {"role": "model", "text": ANSWER}]},
         }
     ],
+    "gemini_api": [
+        {"contents": [{"role": "user", "parts": [{"text": PROMPT}]}, {"role": "model", "parts": [{"text": ANSWER}]}]}
+    ],
     "claude": [
         {
             "uuid": "c",
