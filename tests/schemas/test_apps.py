@@ -134,6 +134,15 @@ def test_other_keys_of_chunks_are_kept_with_their_messages() -> None:
     assert extra["thoughts"] == [{"parts": [{"thoughtSignature": "AB"}], "thinkingBudget": -1}]
 
 
+@pytest.mark.parametrize("value", ["x", {"a": 1}, [{"name": "f"}]])
+def test_a_key_of_a_chunk_that_a_turn_has_with_another_meaning_is_kept_apart(value: object) -> None:
+    messages = formats.parse(studio({**USER, "tool_calls": value}, {**MODEL, "name": "n", "content": value})).messages
+    assert [message.content for message in messages] == ["What is 2 + 2?", "It is four."]
+    assert messages[0].tool_calls is None
+    assert json.loads(messages[0].extra or "")["part"] == {"tool_calls": value}
+    assert json.loads(messages[1].extra or "")["part"] == {"content": value, "name": "n"}
+
+
 @pytest.mark.parametrize(
     "chunk",
     [

@@ -29,6 +29,17 @@ _READ = (
     *("text", "parts", "isThought", "thought", "role", "executableCode", "codeExecutionResult"),
     *("functionCall", "functionResponse"),
 )
+_OWN = (
+    "role",
+    "content",
+    "name",
+    "tool_calls",
+    "tool_call_id",
+    "function_call",
+    "reasoning_content",
+    "stop",
+    "thoughts",
+)
 _USED = frozenset({"chunkedPrompt", "systemInstruction", "runSettings"})
 
 
@@ -159,7 +170,7 @@ def _unanswered(thoughts: Sequence[Turn]) -> Turn:
 
 def _split_chunk(chunk: Mapping[str, object]) -> Iterator[tuple[Turn, bool]]:
     """Yield the turns of a chunk, and whether each is only a thought. Its other keys stay with the first."""
-    others: Turn = {key: value for key, value in chunk.items() if key not in _READ and has_content(value)}
+    others = _others(chunk, *_READ)
     if has_content(chunk.get("errorMessage")) or str(chunk.get("finishReason") or "STOP") != "STOP":
         others["stop"] = False
     parts = _parts(chunk)
@@ -188,6 +199,14 @@ def _without(part: Mapping[str, object], *keys: str) -> Turn:
     return {key: value for key, value in part.items() if key not in keys and has_content(value)}
 
 
+def _others(part: Mapping[str, object], *keys: str) -> Turn:
+    """Return a part's other keys; those that a turn of OpenAI's has, with another meaning, are under `part`."""
+    rest = _without(part, *keys)
+    if own := {key: rest.pop(key) for key in _OWN if key in rest}:
+        rest["part"] = own
+    return rest
+
+
 def _join_texts(parts: Sequence[Turn], is_thought: bool) -> list[tuple[Turn, bool]]:
     """Return the parts with texts in a row joined, as they were written, and whether each is a thought."""
     joined: list[tuple[Turn, bool]] = []
@@ -202,7 +221,7 @@ def _join_texts(parts: Sequence[Turn], is_thought: bool) -> list[tuple[Turn, boo
 
 def _part_turn(part: Mapping[str, object], role: object) -> Turn:
     """Return a part as a turn: a text, code that the model ran, or its output."""
-    rest = _without(part, *_READ)
+    rest = _others(part, *_READ)
     if (code := part.get("executableCode")) is not None:
         run = {"name": TOOL, "arguments": turns.to_json_line(code)}
         return {"role": role, "content": None, "tool_calls": run, **rest}
@@ -211,15 +230,15 @@ def _part_turn(part: Mapping[str, object], role: object) -> Turn:
             "role": "tool",
             "name": TOOL,
             "content": result.get("output") or "",
-            **_without(result, "output"),
+            **_others(result, "output"),
             **rest,
         }
     if isinstance(call := part.get("functionCall"), dict):
         function: Turn = {"name": call.get("name"), "arguments": turns.to_json_line(call.get("args") or {})}
-        return {"role": role, "content": None, "tool_calls": function, **_without(call, "name", "args"), **rest}
+        return {"role": role, "content": None, "tool_calls": function, **_others(call, "name", "args"), **rest}
     if isinstance(result := part.get("functionResponse"), dict):
         content = result.get("response")
-        name, others = result.get("name"), _without(result, "name", "response")
+        name, others = result.get("name"), _others(result, "name", "response")
         return {"role": "tool", "name": name, "content": content, **others, **rest}
     return {"role": role, "content": part.get("text", ""), **rest}
 

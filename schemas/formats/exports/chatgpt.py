@@ -23,6 +23,10 @@ _CHAT_KEYS = frozenset({"title", "conversation_id", "update_time"})
 _TURN_KEYS = frozenset({"messages", "conversation", "conversations", "prompt", "instruction"})  # of other formats
 _USED = frozenset({"conversation_id", "mapping", "current_node"})
 _NODE_KEYS = frozenset({"id", "parent", "children", "message"})
+_KNOWN_VALUES: tuple[tuple[str, tuple[object, ...]], ...] = (
+    ("weight", (0, 1)),
+    ("channel", ("analysis", "commentary", "final")),
+)  # that are read
 _ROLE = frozenset({"role"})
 _AUTHOR_KEYS = frozenset({"role", "name", "metadata"})
 _MESSAGE_KEYS = frozenset({"author", "content", "recipient", "channel", "status", "end_turn", "weight", "metadata"})
@@ -324,8 +328,9 @@ def _extra(node: Node, part: _Part) -> dict[str, object]:
     for key in _UNREAD_KEYS if is_usual else [key for key in message if key not in _MESSAGE_KEYS]:
         if (value := message.get(key)) or value == 0:
             extra[key] = value
-    if (weight := message.get("weight")) is not None and weight not in (0, 1):
-        extra["weight"] = weight
+    for key, known in _KNOWN_VALUES:
+        if (value := message.get(key)) is not None and value not in known:
+            extra[key] = value
     author = message["author"]
     if author.__class__ is dict and not (_ROLE.issuperset(author) or _is_bare(author)):
         known = ("role", "name") if part.role == "tool" else ("role",)
