@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.server
 import json
-import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support import local_server
 
 _COMMIT = "0123456789012345678901234567890123456789"
 
@@ -16,16 +17,8 @@ _COMMIT = "0123456789012345678901234567890123456789"
 @contextmanager
 def serving(repositories: Mapping[str, Path | None]) -> Iterator[str]:
     """Serve folders under `org/name`; yield the endpoint. A data set that is None asks for access."""
-    handler = type("DataHub", (_DataHub,), {"folders": repositories})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with local_server.running(_DataHub, folders=repositories) as endpoint:
+        yield endpoint
 
 
 class _DataHub(http.server.BaseHTTPRequestHandler):

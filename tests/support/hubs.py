@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import http.server
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support import local_server
 
 NOWHERE = "http://127.0.0.1:1"
 GATED = None
@@ -21,17 +22,8 @@ _COMMIT = "0123456789012345678901234567890123456789"
 @contextmanager
 def serving(repositories: Mapping[str, Path | None]) -> Iterator[str]:
     """Serve folders under `org/name`; yield the endpoint. A repository that is `GATED` asks for access."""
-
-    handler = type("Hub", (_Hub,), {"folders": repositories})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with local_server.running(_Hub, folders=repositories) as endpoint:
+        yield endpoint
 
 
 def point(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
@@ -46,16 +38,8 @@ def point(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
 @contextmanager
 def receiving(folder: Path) -> Iterator[str]:
     """Accept data sets into folders below this one, as the Hub does; yield the endpoint."""
-    handler = type("Receiver", (_Receiver,), {"folder": folder})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with local_server.running(_Receiver, folder=folder) as endpoint:
+        yield endpoint
 
 
 class _Receiver(http.server.BaseHTTPRequestHandler):
