@@ -37,7 +37,7 @@ def read_selected(
 ) -> Iterator[Selected]:
     """Yield the conversations of a set or a file that a query selects; count the others, leave out what is unreadable.
 
-    Records with a flaw are left out, but for the rules in `keep`. Raises InputError if the query cannot be answered,
+    Records with a flaw are left out, except by the rules in `keep`. Raises InputError if the query cannot be answered,
     NothingSelected if it selects nothing.
     """
     table = scan_table(source)

@@ -9,6 +9,7 @@ from curate.errors import RecordError
 from curate.schemas import writing
 from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.formats import pairs
+from curate.schemas.formats.format import Format
 from curate.schemas.prompts import INPUT_MARK, fold_reasoning
 from curate.schemas.reading import turns
 from curate.schemas.reading.key_kinds import has_content
@@ -81,3 +82,15 @@ def dump(conversation: Conversation, *, history: bool = False) -> dict[str, obje
 def dump_all(conversation: Conversation, options: WriteOptions) -> list[dict[str, object]]:
     """Write a conversation as one record."""
     return [dump(conversation, history=options.history)]
+
+
+FORMAT = Format(
+    NAME,
+    SUMMARY,
+    recognises,
+    parse,
+    dump,
+    dump_all=dump_all,
+    lacks=LACKS,
+    requires=("instruction", "output"),
+)

@@ -19,9 +19,9 @@ class Format:
     `recognises` and `parse` are None for a format that is only written, `dump` for one without a record of its own.
     `dump` raises RecordError for a conversation that the format cannot express; `dump_all` is there for a format with
     options, or that writes several records for one conversation. `lacks` are those of `writing.FIELDS` that the records
-    have no place for. `parse_all` is there for a format with
-    options, or whose record can hold several conversations: it returns at least one. `requires` are keys of its
-    records; the last one holds what `holds` says, whose entries have `turn_keys`, for records that are nearly of it.
+    have no place for. `parse_all` is there for a format with options, or whose record can hold several conversations:
+    it returns at least one. `requires` are keys of its records; the last one holds what `holds` says, whose entries
+    have `turn_keys`, for records that are nearly of it.
     """
 
     name: str

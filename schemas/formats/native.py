@@ -8,6 +8,7 @@ from dataclasses import fields
 
 from curate.errors import RecordError
 from curate.schemas.conversation import ROLES, Conversation, Message
+from curate.schemas.formats.format import Format
 from curate.schemas.reading import record_keys, turns
 from curate.schemas.reading.key_kinds import KINDS, flag_label
 
@@ -112,3 +113,6 @@ def _plain(message: Message) -> dict[str, object]:  # dataclasses.asdict copies 
         "tool_call_id": message.tool_call_id,
         "extra": message.extra,
     }
+
+
+FORMAT = Format(NAME, SUMMARY, recognises, parse, dump)

@@ -9,6 +9,7 @@ from curate.errors import RecordError
 from curate.schemas import writing
 from curate.schemas.conversation import Conversation, Message
 from curate.schemas.formats.datasets import turn_lists
+from curate.schemas.formats.format import Format
 from curate.schemas.reading import record_keys, turns
 from curate.schemas.reading.tool_calls import call_ids
 
@@ -66,3 +67,15 @@ def _message(message: Message, call_id: str) -> dict[str, object]:
     if call_id:
         turn.setdefault("tool_call_id", call_id)
     return turn
+
+
+FORMAT = Format(
+    NAME,
+    SUMMARY,
+    recognises,
+    parse,
+    dump,
+    lacks=LACKS,
+    requires=("messages",),
+    turn_keys=frozenset({"role", "content"}),
+)

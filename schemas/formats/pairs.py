@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.formats.datasets import marked_text
+from curate.schemas.formats.format import Format
 from curate.schemas.prompts import INPUT_MARK
 from curate.schemas.reading import turn_columns, turns
 from curate.schemas.reading.key_kinds import ANSWER_KEYS, flag_label, has_content
@@ -143,3 +144,14 @@ def _history_pair(item: object) -> tuple[object, object]:
 
 def _bad_history(value: object) -> RecordError:
     return RecordError("bad_turn", "'history' is not a list of pairs of prompt and answer", turns.preview(value))
+
+
+FORMAT = Format(NAME, SUMMARY, recognises, parse, writes=False, requires=("prompt", "completion"))
+STEPWISE_FORMAT = Format(
+    STEPWISE,
+    STEPWISE_SUMMARY,
+    recognises_steps,
+    parse_steps,
+    writes=False,
+    requires=("prompt", "completions", "labels"),
+)

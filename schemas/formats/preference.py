@@ -9,6 +9,7 @@ from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message
 from curate.schemas.formats import pairs
 from curate.schemas.formats.datasets import marked_text
+from curate.schemas.formats.format import Format
 from curate.schemas.reading import turn_columns, turns
 from curate.schemas.reading.key_kinds import CHOSEN_KEYS, COMPLETION_KEYS, REJECTED_KEYS, has_content
 
@@ -168,3 +169,13 @@ def contains(messages: Sequence[Message], part: Sequence[Message]) -> bool:
 
 def _contents(messages: Sequence[Message]) -> list[tuple[str, str, str | None]]:
     return [(message.role, message.content.strip(), message.tool_calls) for message in messages]
+
+
+FORMAT = Format(
+    NAME,
+    SUMMARY,
+    recognises,
+    parse,
+    writes=False,
+    requires=("prompt", "chosen", "rejected"),
+)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from curate.schemas import writing
 from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.formats.datasets import turn_lists
+from curate.schemas.formats.format import Format
 from curate.schemas.prompts import fold_reasoning
 from curate.schemas.reading import record_keys, turns
 
@@ -59,3 +60,15 @@ def _turn(message: Message) -> dict[str, object]:
         turn["stop"] = False
     writing.add_turn_keys(turn, message)
     return turn
+
+
+FORMAT = Format(
+    NAME,
+    SUMMARY,
+    recognises,
+    parse,
+    dump,
+    lacks=LACKS,
+    requires=("conversations",),
+    turn_keys=frozenset({"from", "value"}),
+)

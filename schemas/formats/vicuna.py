@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message
+from curate.schemas.formats import sharegpt
+from curate.schemas.formats.format import Format
 from curate.schemas.prompts import fold_reasoning
 
 NAME = "vicuna"
@@ -46,3 +48,14 @@ def _problem(message: Message, index: int) -> str | None:
     if expected == "assistant" and not (message.train and message.stop):
         return "was cut off or is not to be trained on, which the format cannot express"
     return None
+
+
+FORMAT = Format(
+    NAME,
+    SUMMARY,
+    sharegpt.recognises,
+    sharegpt.parse,
+    dump,
+    array=True,
+    lacks=LACKS,
+)

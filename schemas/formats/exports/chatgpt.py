@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation
+from curate.schemas.formats.format import Format
 from curate.schemas.reading import answers, chatgpt_content, citation_marks, media, ratings, turns
 from curate.schemas.reading.chatgpt_content import Content
 from curate.schemas.reading.key_kinds import has_content
@@ -347,3 +348,16 @@ def _extra(node: Node, part: _Part) -> dict[str, object]:
     if part.content.extra:
         extra.update(part.content.extra)
     return extra
+
+
+FORMAT = Format(
+    NAME,
+    SUMMARY,
+    recognises,
+    parse,
+    writes=False,
+    parse_all=parse_all,
+    requires=("mapping",),
+    turn_keys=frozenset({"parent", "message"}),
+    holds="an object of messages",
+)

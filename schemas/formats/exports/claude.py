@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation
+from curate.schemas.formats.format import Format
 from curate.schemas.reading import answers, media, turns
 from curate.schemas.reading.answers import is_kept
 from curate.schemas.reading.key_kinds import has_content
@@ -324,3 +325,15 @@ _READERS: dict[str, Callable[[answers.MessageBuilder, str, Block], Sequence[str]
     **dict.fromkeys(_THOUGHTS, _add_thoughts),
     **dict.fromkeys(_CALLS, _add_call),
 }
+
+
+FORMAT = Format(
+    NAME,
+    SUMMARY,
+    recognises,
+    parse,
+    writes=False,
+    parse_all=parse_all,
+    requires=("chat_messages",),
+    turn_keys=frozenset({"sender", "parent_message_uuid"}),
+)
