@@ -25,8 +25,9 @@ from curate.model import device, loader
 from curate.model.attention import selection
 from curate.model.device import DTYPES, Device
 from curate.model.sizes import Shape, Work, flops
-from curate.train import checkpoint, config, loss
+from curate.train import checkpoint, config
 from curate.train.distributed import World
+from curate.train.objectives import loss
 from curate.train.optim import adamw
 from curate.train.packing import PackedData
 from curate.train.plan import Hardware, Load, Plan, Planner

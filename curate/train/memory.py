@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from curate.model.choices import ALL_LINEAR, MethodSettings, OptimizerForm
 from curate.model.device import DTYPES
 from curate.model.sizes import Linear, Shape
-from curate.train.loss import workspace_bytes
+from curate.train.objectives.loss import workspace_bytes
 
 CONTEXT = {"cuda": 600 << 20, "cpu": 700 << 20}  # bytes of torch, its kernels and Python, before any tensor
 FRAGMENTATION = 0.05  # share of the tensors' bytes that an allocator reserves in addition

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from curate.model.attention import selection
-from curate.train.loss import CausalLoss
+from curate.train.objectives.loss import CausalLoss
 
 
 def add(module: CausalLoss, alpha: float) -> None:

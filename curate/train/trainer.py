@@ -27,7 +27,7 @@ from curate.train.checkpoint import Loaded, State
 from curate.train.config import TrainConfig
 from curate.train.distributed import World
 from curate.train.init_from import FROM_SCRATCH, Initial
-from curate.train.loss import CausalLoss, check_packed_logits, step_factor
+from curate.train.objectives.loss import CausalLoss, check_packed_logits, step_factor
 from curate.train.optim import adamw
 from curate.train.packing import PackedData
 from curate.train.plan import Plan

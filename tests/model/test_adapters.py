@@ -20,7 +20,7 @@ from curate.model.attention.selection import ChosenKernel
 from curate.model.choices import MethodSettings
 from curate.tokenization.tokenizer import load_tokenizer
 from curate.train import config
-from curate.train.loss import CausalLoss
+from curate.train.objectives.loss import CausalLoss
 from tests.support import tiny_models
 from tests.support.tiny_tokenizers import tiktoken_file
 

@@ -19,7 +19,7 @@ from curate.train import export, packing
 from curate.train.distributed import World
 from curate.train.examples import Examples
 from curate.train.export import Origin, ResultInfo
-from curate.train.loss import CausalLoss
+from curate.train.objectives.loss import CausalLoss
 from tests.support import tiny_models
 from tests.support.tiny_tokenizers import folder, sentencepiece_model
 

@@ -25,7 +25,7 @@ from curate.train import distributed, evaluation
 from curate.train.distributed import World
 from curate.train.evaluation import HeldOut
 from curate.train.examples import Examples
-from curate.train.loss import CausalLoss
+from curate.train.objectives.loss import CausalLoss
 from curate.train.report import html
 from curate.train.run import records
 from curate.train.run.records import Prompt, Slice

@@ -28,7 +28,7 @@ from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from curate.train import distributed, export
 from curate.train.distributed import World
 from curate.train.export import Origin, ResultInfo
-from curate.train.loss import CausalLoss
+from curate.train.objectives.loss import CausalLoss
 from curate.train.report import card
 from curate.train.run import records
 from curate.train.run.records import Records

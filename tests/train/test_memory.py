@@ -14,8 +14,8 @@ from curate.model.attention import selection
 from curate.model.choices import MethodSettings
 from curate.model.sizes import Linear, Shape
 from curate.train import memory
-from curate.train.loss import CausalLoss
 from curate.train.memory import Setup
+from curate.train.objectives.loss import CausalLoss
 from curate.train.trainer import checkpoint_activations
 from tests.support import tiny_models
 from tests.support.live_bytes import LiveBytes

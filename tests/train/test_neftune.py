@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from curate.model.attention import selection
 from curate.model.attention.selection import ChosenKernel
 from curate.train import neftune
-from curate.train.loss import CausalLoss
+from curate.train.objectives.loss import CausalLoss
 from tests.support import tiny_models
 
 SIZES = [20, 30, 100]

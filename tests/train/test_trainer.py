@@ -24,7 +24,7 @@ from curate.train import checkpoint, config, packing
 from curate.train import examples as train_examples
 from curate.train.distributed import World
 from curate.train.finetune import finetune
-from curate.train.loss import CausalLoss
+from curate.train.objectives.loss import CausalLoss
 from curate.train.optim import adamw
 from curate.train.packing import PackedData
 from curate.train.plan import Hardware, Load, Planner

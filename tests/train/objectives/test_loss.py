@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from curate.errors import RecipeError
 from curate.model.attention import selection
 from curate.model.attention.selection import ChosenKernel
-from curate.train import loss
+from curate.train.objectives import loss
 from tests.support import ranks, tiny_models
 
 SDPA = ChosenKernel("sdpa", "for a test")
