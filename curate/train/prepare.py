@@ -32,7 +32,7 @@ from curate.train.distributed import World
 from curate.train.examples import Examples, RenderSettings, TrainingData
 from curate.train.init_from import Initial
 from curate.train.packing import PackedData
-from curate.train.plan import Hardware, Load, Planner
+from curate.train.planning.plan import Hardware, Load, Planner
 from curate.train.run import records
 from curate.train.run.events import Reporter
 from curate.train.trainer import TrainerInputs

@@ -30,7 +30,7 @@ from curate.train.init_from import FROM_SCRATCH, Initial
 from curate.train.objectives.loss import CausalLoss, check_packed_logits, step_factor
 from curate.train.optim import adamw
 from curate.train.packing import PackedData
-from curate.train.plan import Plan
+from curate.train.planning.plan import Plan
 from curate.train.run.events import Reporter
 
 RandomState = dict[str, Tensor]  # by device kind

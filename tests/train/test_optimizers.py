@@ -16,9 +16,10 @@ torch = pytest.importorskip("torch")
 
 from curate.errors import CheckpointError, RecipeError
 from curate.model.choices import OPTIMIZER_FORMS
-from curate.train import checkpoint, distributed, memory
+from curate.train import checkpoint, distributed
 from curate.train.config import OptimizerSettings
 from curate.train.optim import adamw, eight_bit, updates
+from curate.train.planning import memory
 from tests.support import ranks, tiny_models
 
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from curate.display.figures import duration, gib, loss, number, percent, plural,
 from curate.display.text import one_line, safe
 
 if TYPE_CHECKING:
-    from curate.train.plan import Plan
+    from curate.train.planning.plan import Plan
     from curate.train.run.log import RunResult
     from curate.train.run.records import Records, Row
 

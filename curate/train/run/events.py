@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from curate.train.plan import Plan
+    from curate.train.planning.plan import Plan
     from curate.train.run.records import EvalLoss, Sample
 
 

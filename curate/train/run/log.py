@@ -25,7 +25,7 @@ from curate.model import device, sizes
 from curate.model.adapters import Trainable
 from curate.train import checkpoint, distributed, evaluation, examples
 from curate.train.checkpoint import Loaded
-from curate.train.plan import Plan
+from curate.train.planning.plan import Plan
 from curate.train.prepare import Run
 from curate.train.report import html
 from curate.train.run import events, loggers, records

@@ -13,9 +13,9 @@ peft = pytest.importorskip("peft")
 from curate.model.attention import selection
 from curate.model.choices import MethodSettings
 from curate.model.sizes import Linear, Shape
-from curate.train import memory
-from curate.train.memory import Setup
 from curate.train.objectives.loss import CausalLoss
+from curate.train.planning import memory
+from curate.train.planning.memory import Setup
 from curate.train.trainer import checkpoint_activations
 from tests.support import tiny_models
 from tests.support.live_bytes import LiveBytes

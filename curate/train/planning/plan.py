@@ -13,9 +13,9 @@ from curate.display.figures import GIB, gib, number, plural
 from curate.errors import PlanError
 from curate.model.choices import OPTIMIZER_FORMS, MethodSettings, OptimizerForm
 from curate.model.sizes import Shape, Work, flops
-from curate.train import memory
 from curate.train.config import TrainConfig
-from curate.train.memory import CONTEXT, FRAGMENTATION, Setup
+from curate.train.planning import memory
+from curate.train.planning.memory import CONTEXT, FRAGMENTATION, Setup
 
 ENOUGH_TOKENS = {"cuda": 16_384, "cpu": 2_048}  # of a micro-batch; with more, a token takes as long
 OVERHEAD_TOKENS = 256  # a device idles at the start of a micro-batch for about as long as these take; an assumption

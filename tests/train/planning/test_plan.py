@@ -14,7 +14,7 @@ from curate.model import device
 from curate.model.sizes import Linear, Shape, Work
 from curate.train import config
 from curate.train.config import TrainConfig
-from curate.train.plan import Hardware, Load, Plan, Planner, Steps
+from curate.train.planning.plan import Hardware, Load, Plan, Planner, Steps
 
 GIB = 2**30
 VICUNA = Load(  # 125,000 conversations, 370M tokens, according to the model card of v1.3
