@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from curate.inference.chat import chat
     from curate.pipeline.run import CleanResult, Progress
     from curate.train.finetune import finetune
-    from curate.train.merge import merge
+    from curate.train.results.merge import merge
     from curate.train.run.log import RunResult
 
 _MODULES = {  # name to the module that defines it
@@ -52,7 +52,7 @@ _MODULES = {  # name to the module that defines it
     "finetune": "curate.train.finetune",
     "RunResult": "curate.train.run.log",
     "chat": "curate.inference.chat",
-    "merge": "curate.train.merge",
+    "merge": "curate.train.results.merge",
 }
 _TRAINING = ("finetune", "RunResult", "chat", "merge")  # need the extra [train]
 

@@ -4,7 +4,7 @@
     load       weights, adapters, ranks, optimizer; a checkpoint's state if resumed      curate.train.trainer
     train      steps, each over the packed rows that its number determines               curate.train.trainer, .packing
     evaluate   held-out loss and sample answers: the base model first, then regularly    curate.train.evaluation
-    finish     model or adapter, its card, the run's page                                curate.train.export, .report
+    finish     model or adapter, its card, the run's page                                curate.train.results, .report
 
 All ranks run the same code; only rank 0 writes files and sends events.
 """
@@ -23,14 +23,15 @@ from typing import Any
 from curate.errors import CheckpointError
 from curate.model import device, loader, sources
 from curate.model.device import DTYPES
-from curate.train import checkpoint, config, distributed, export
+from curate.train import checkpoint, config, distributed
 from curate.train.checkpoint import Loaded
 from curate.train.config import TrainConfig
 from curate.train.distributed import World
 from curate.train.evaluation import Evaluator
-from curate.train.export import Origin, ResultInfo
 from curate.train.optim import adamw
 from curate.train.prepare import Request, Run, prepare
+from curate.train.results import export
+from curate.train.results.export import Origin, ResultInfo
 from curate.train.run import events, loggers
 from curate.train.run import folder as run_folder
 from curate.train.run.events import OnEvent, Reporter

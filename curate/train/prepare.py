@@ -26,13 +26,14 @@ from curate.rendering.choices import Choices
 from curate.rendering.factory import load_set_tokenizer
 from curate.rendering.renderer import Renderer
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
-from curate.train import examples, init_from, packing
+from curate.train import examples, packing
 from curate.train.config import TrainConfig
 from curate.train.distributed import World
 from curate.train.examples import Examples, RenderSettings, TrainingData
-from curate.train.init_from import Initial
 from curate.train.packing import PackedData
 from curate.train.planning.plan import Hardware, Load, Planner
+from curate.train.results import init_from
+from curate.train.results.init_from import Initial
 from curate.train.run import records
 from curate.train.run.events import Reporter
 from curate.train.trainer import TrainerInputs

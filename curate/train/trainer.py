@@ -26,11 +26,11 @@ from curate.train import checkpoint, distributed, neftune
 from curate.train.checkpoint import Loaded, State
 from curate.train.config import TrainConfig
 from curate.train.distributed import World
-from curate.train.init_from import FROM_SCRATCH, Initial
 from curate.train.objectives.loss import CausalLoss, check_packed_logits, step_factor
 from curate.train.optim import adamw
 from curate.train.packing import PackedData
 from curate.train.planning.plan import Plan
+from curate.train.results.init_from import FROM_SCRATCH, Initial
 from curate.train.run.events import Reporter
 
 RandomState = dict[str, Tensor]  # by device kind

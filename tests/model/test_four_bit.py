@@ -16,8 +16,8 @@ bnb = pytest.importorskip("bitsandbytes")
 from torch import nn
 
 from curate.model import loader, sources
-from curate.train import export
-from curate.train.export import Origin, ResultInfo
+from curate.train.results import export
+from curate.train.results.export import Origin, ResultInfo
 from tests.support import tiny_runs
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning", "default::FutureWarning")  # bitsandbytes' own

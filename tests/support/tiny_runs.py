@@ -15,11 +15,12 @@ from curate.rendering.factory import make_renderer
 from curate.rendering.renderer import Renderer
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import load_tokenizer
-from curate.train import export, packing
+from curate.train import packing
 from curate.train.distributed import World
 from curate.train.examples import Examples
-from curate.train.export import Origin, ResultInfo
 from curate.train.objectives.loss import CausalLoss
+from curate.train.results import export
+from curate.train.results.export import Origin, ResultInfo
 from tests.support import tiny_models
 from tests.support.tiny_tokenizers import folder, sentencepiece_model
 

@@ -25,11 +25,12 @@ from curate.model import serving
 from curate.model.attention import selection
 from curate.rendering.factory import make_renderer
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
-from curate.train import distributed, export
+from curate.train import distributed
 from curate.train.distributed import World
-from curate.train.export import Origin, ResultInfo
 from curate.train.objectives.loss import CausalLoss
 from curate.train.report import card
+from curate.train.results import export
+from curate.train.results.export import Origin, ResultInfo
 from curate.train.run import records
 from curate.train.run.records import Records
 from tests.support import tiny_models

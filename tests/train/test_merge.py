@@ -15,8 +15,8 @@ import curate
 from curate.cli import cli
 from curate.errors import CurateError, ModelError
 from curate.model import artifact, loader, serving, sources
-from curate.train import export, merge
-from curate.train.export import Origin, ResultInfo
+from curate.train.results import export, merge
+from curate.train.results.export import Origin, ResultInfo
 from tests.support import tiny_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # what peft asks

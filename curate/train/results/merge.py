@@ -22,8 +22,8 @@ from curate.model import artifact, files, four_bit, loader, sources
 from curate.model.artifact import Artifact
 from curate.model.device import DTYPES
 from curate.model.files import OnMessage
-from curate.train import export
-from curate.train.export import Origin, ResultInfo
+from curate.train.results import export
+from curate.train.results.export import Origin, ResultInfo
 from curate.train.run import records
 from curate.train.run.records import Records
 

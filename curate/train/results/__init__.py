@@ -1,0 +1,1 @@
+"""The result of a run: written, merged into its base, and what a later run starts from."""
