@@ -208,14 +208,19 @@ def fit(template: Template, controls: Collection[str]) -> Template:
     A missing `bos` is left out. Missing ChatML tokens are written as text, and answers then end in `eos`. Raises
     RecipeError for a format that needs a missing token.
     """
-    missing = [name for name in template.needs if name not in controls]
+    check_needs(template.name, template.needs, controls)
+    return _fit(template, frozenset(controls))
+
+
+def check_needs(name: str, needs: Collection[str], controls: Collection[str]) -> None:
+    """Raise RecipeError if a template needs a control token that is not among `controls`."""
+    missing = [token for token in needs if token not in controls]
     if missing:
-        alternatives = ", ".join(name for name, known in TEMPLATES.items() if not known.needs)
+        alternatives = ", ".join(other for other, known in TEMPLATES.items() if not known.needs)
         raise RecipeError(
-            f"template {template.name!r} needs the control token {missing[0]!r}, "
+            f"template {name!r} needs the control token {missing[0]!r}, "
             f"which this tokenizer does not have; use one of {alternatives}"
         )
-    return _fit(template, frozenset(controls))
 
 
 @lru_cache(maxsize=64)

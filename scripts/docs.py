@@ -187,6 +187,7 @@ def formats_table(_: str) -> str:
 
 def templates_table(_: str) -> str:
     """Return the prompt templates."""
+    from curate.schemas.chat_templates import CHAT_TEMPLATES
     from curate.schemas.prompts import TEMPLATES
 
     rows = [
@@ -195,7 +196,7 @@ def templates_table(_: str) -> str:
             _code(template.summary.partition(": ")[2]),
             ", ".join(map(_code, template.needs)) or "none",
         )
-        for template in TEMPLATES.values()
+        for template in (*TEMPLATES.values(), *CHAT_TEMPLATES.values())
     ]
     return _table(("template", "a conversation in it", "control tokens that the tokenizer must have"), rows)
 

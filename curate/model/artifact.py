@@ -17,7 +17,7 @@ from curate.model.files import OnMessage
 from curate.model.serving import ADAPTER, MODEL, Note, Serving
 from curate.rendering.factory import make_renderer
 from curate.rendering.renderer import Renderer
-from curate.schemas import prompts
+from curate.schemas.chat_templates import NAMES
 from curate.tokenization.files import CONFIG_FILES, VOCABULARY_FILES
 from curate.tokenization.hub import HUB_NAME, download
 
@@ -122,7 +122,7 @@ def serving_of(result: Artifact, template: str | None = None) -> Serving:
         if result.base is None:
             raise
     source = sources.find_model(result.base)
-    if template or source.template in prompts.TEMPLATES:
+    if template or source.template in NAMES:
         return serving.from_template(source.tokenizer, template or source.template)
     return serving.from_chat_template(source.tokenizer, source.chat_template or "", [source.tokenizer.info.eos_id])
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from curate.errors import InputError
 from curate.schemas import prompts, template_export
+from curate.schemas.chat_templates import CHAT_TEMPLATES, NAMES
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 MODEL, ADAPTER = "model", "adapter"  # kinds of results, and their subfolders in a run
@@ -41,14 +42,18 @@ class Serving:
 
     @property
     def fitted(self) -> prompts.Template | None:
-        """The built-in template with this tokenizer's control tokens."""
-        if self.template is None:
+        """The built-in template with this tokenizer's control tokens; None for one that is a Jinja program."""
+        if self.template not in prompts.TEMPLATES:
             return None
         return prompts.fit(prompts.get(self.template), self.tokenizer.control_ids)
 
 
 def from_template(tokenizer: Tokenizer, template: str) -> Serving:
     """Return the serving form of a built-in template; raises RecipeError where the tokenizer lacks its tokens."""
+    if template in CHAT_TEMPLATES:
+        built_in = CHAT_TEMPLATES[template]
+        built_in.check(tokenizer.control_ids)
+        return _make_serving(tokenizer, built_in.text, (tokenizer.control_ids[built_in.stop],), template)
     fitted = prompts.fit(prompts.get(template), tokenizer.control_ids)
     stop = tokenizer.control_ids[template_export.stop_token(fitted)]
     return _make_serving(tokenizer, template_export.jinja(fitted), (stop,), template)
@@ -150,7 +155,7 @@ def modelfile(serving: Serving, note: Note) -> str:
     lines = ["# ollama create NAME -f Modelfile; for a GGUF file, FROM its path instead.", *weights]
     fitted = serving.fitted
     if fitted is None:
-        lines.append("# The model has its own Jinja chat template, which Ollama reads only from a GGUF file.")
+        lines.append("# The model has a Jinja chat template, which Ollama reads only from a GGUF file.")
     else:
         info = serving.tokenizer.info
         text = template_export.ollama(fitted, info.bos_token or "", info.eos_token)
@@ -184,8 +189,7 @@ def read_serving(folder: Path, *, template: str | None = None) -> Serving:
     chat_template = own_chat_template(folder)
     if chat_template is None:
         raise InputError(
-            f"the model in {str(folder)!r} has no chat template; name a built-in one: --template "
-            + "|".join(prompts.TEMPLATES)
+            f"the model in {str(folder)!r} has no chat template; name a built-in one: --template " + "|".join(NAMES)
         )
     eos_ids = _json(folder / "generation_config.json").get("eos_token_id", [])  # a number or a list
     return from_chat_template(tokenizer, chat_template, eos_ids if isinstance(eos_ids, list) else [eos_ids])

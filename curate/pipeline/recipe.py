@@ -217,8 +217,15 @@ def _absolute_files(values: dict[str, object], folder: Path) -> None:
 
 
 def _check_template(name: str, where: str) -> None:
+    from curate.schemas.chat_templates import CHAT_TEMPLATES
     from curate.schemas.prompts import TEMPLATES
 
+    if name in CHAT_TEMPLATES:
+        like = CHAT_TEMPLATES[name].like
+        raise RecipeError(
+            f"{where}: tokens.template {name!r} is for training and serving only; clean with {like!r}, and train with "
+            f"--template {name}, for which the set is split again"
+        )
     if name not in TEMPLATES:
         raise RecipeError(f"{where}: unknown tokens.template {name!r}{did_you_mean(name, TEMPLATES)}")
 

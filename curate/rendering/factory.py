@@ -9,6 +9,7 @@ from curate.rendering.choices import DEFAULT, Choices
 from curate.rendering.renderer import Renderer, parse_loss
 from curate.rendering.template_renderer import TemplateRenderer
 from curate.schemas import prompts
+from curate.schemas.chat_templates import CHAT_TEMPLATES
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -28,6 +29,10 @@ def make_renderer(
     rule = parse_loss(loss)
     if chat_template is not None:
         return JinjaRenderer(chat_template, tokenizer, rule, choices)
+    if template in CHAT_TEMPLATES:
+        built_in = CHAT_TEMPLATES[template]
+        built_in.check(tokenizer.control_ids)
+        return JinjaRenderer(built_in.text, tokenizer, rule, choices, name=template)
     return TemplateRenderer(prompts.get(template), tokenizer, rule, choices)
 
 

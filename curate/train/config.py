@@ -13,7 +13,7 @@ from typing import Literal
 from curate.errors import RecipeError, did_you_mean
 from curate.model.choices import METHODS, AttentionName, DType, MethodSettings, OptimizerForm
 from curate.rendering.choices import EmptyThink, HiddenTools, Reasoning
-from curate.schemas.prompts import TEMPLATES
+from curate.schemas.chat_templates import NAMES
 from curate.settings import (
     Catalogue,
     Table,
@@ -285,7 +285,7 @@ def _check_loss(loss: str, where: str) -> None:
 
 
 def _check_template(name: str, where: str) -> None:
-    known = ("auto", "model", *TEMPLATES)
+    known = ("auto", "model", *NAMES)
     if name not in known:
         raise RecipeError(f"{where}: unknown data.template {name!r}{did_you_mean(name, known)}")
 

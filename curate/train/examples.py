@@ -42,7 +42,7 @@ MAX_FAILING = 0.01  # share of the examples; more means that template and data d
 HINT = "give another --template, or --loss last"
 HINTS = {  # by rule, where the hint is not HINT
     "nothing_trained": "remove conversations whose messages all have `train: false`, or give another --loss",
-    HIDDEN_TOOLS: "give a model whose chat template shows tools, or --setting data.hidden_tools=train",
+    HIDDEN_TOOLS: "give a template that shows tools, such as --template llama3.1, or --setting data.hidden_tools=train",
     TOO_LONG: "give a larger --max-tokens",
 }
 EVAL = "eval"  # the `split` of held-out examples

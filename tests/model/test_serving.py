@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from curate.errors import InputError
 from curate.model import serving
 from curate.model.serving import Note
+from curate.rendering.factory import make_renderer
 from curate.schemas import prompts
 from curate.schemas.conversation import Message
 from curate.tokenization.checks import DIFFICULT_TEXTS
@@ -72,6 +73,20 @@ def served_ids(tokenizer: Any, messages: list[Message], *, prompt: bool = False)
 
 CASES = [("sentencepiece", name) for name in prompts.TEMPLATES if name != "llama3"]
 CASES += [("tiktoken", name) for name in prompts.TEMPLATES]
+
+
+def test_transformers_renders_the_template_with_tools_as_in_training(
+    tiny: dict[str, Tokenizer], tmp_path: Path
+) -> None:
+    tokenizer = tiny["tiktoken"]
+    served = AutoTokenizer.from_pretrained(str(written(tmp_path, tokenizer, "llama3.1")))
+    definitions = [{"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}]
+    encoded = served.apply_chat_template([{"role": "user", "content": "?"}], tools=definitions, return_dict=True)
+    renderer = make_renderer("llama3.1", tokenizer)
+    [rendered] = renderer.render([[Message("user", "?", tools=json.dumps(definitions))]])
+    assert encoded["input_ids"] == rendered.ids.tolist()
+    read = serving.read_serving(tmp_path)
+    assert (read.template, read.stops[0], read.fitted) == ("llama3.1", "<|eot_id|>", None)
 
 
 @pytest.mark.parametrize(("kind", "template"), CASES)

@@ -224,3 +224,36 @@ def test_a_call_may_end_in_another_token(templates: dict[str, str], tokenizers: 
     tokenizer = tokenizers[ENDS["gptoss"]]
     renderer = make_renderer("any", tokenizer, chat_template=templates["gptoss"])
     assert renderer.stop_ids == (tokenizer.control_ids["<|return|>"], tokenizer.control_ids["<|call|>"])
+
+
+def test_the_built_in_template_for_tools_writes_what_llama_3_1s_own_writes(
+    templates: dict[str, str], tokenizers: dict[str, Tokenizer]
+) -> None:
+    tokenizer = tokenizers["<|eot_id|>"]
+    own, built_in = (make_renderer("llama3.1", tokenizer, chat_template=text) for text in (templates["llama3_1"], None))
+    assert (built_in.name, built_in.stop_ids, built_in.shows_tools) == ("llama3.1", own.stop_ids, True)
+    results = {}
+    for kind, messages in CONVERSATIONS.items():
+        ours, theirs = built_in.render_batch([messages]), own.render_batch([messages])
+        assert proof.prove(built_in, [messages], ours) == {}
+        if not theirs.problems:
+            assert ours.encoded.ids.tolist() == theirs.encoded.ids.tolist(), kind
+            assert ours.encoded.loss_mask.tolist() == theirs.encoded.loss_mask.tolist(), kind
+        results[kind] = not theirs.problems
+    assert [kind for kind, same in results.items() if not same] == ["reasoned calls"]  # theirs drops a call's reasoning
+
+
+def test_the_built_in_template_for_tools_writes_a_text_before_a_call_and_refuses_two_calls(
+    tokenizers: dict[str, Tokenizer],
+) -> None:
+    renderer = make_renderer("llama3.1", tokenizers["<|eot_id|>"])
+    two = json.dumps([*json.loads(CALL), *json.loads(CALL)])
+    said, several = ([user("Is it cold?"), answer("I look.", calls=calls), RESULT] for calls in (CALL, two))
+    rendered = renderer.render_batch([said, several])
+    assert list(proof.prove(renderer, [said, several], rendered)) == [1]
+    assert rendered.problems[1].reason == (
+        "the chat template says: LLaMA-3.1 makes one call at a time, and an answer has 2"
+    )
+    ids = rendered.encoded.ids[rendered.encoded.loss_mask]
+    call = '{"name": "weather", "parameters": {"city": "Oslo"}}'
+    assert renderer.tokenizer.decode(ids.tolist()) == f"I look.\n{call}<|eot_id|>"

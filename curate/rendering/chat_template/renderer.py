@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -45,12 +46,17 @@ class _Span(NamedTuple):
 
 
 class JinjaRenderer(Renderer):
-    """Renders with a Jinja chat template; raises RecipeError for one that cannot be used."""
+    """Renders with a Jinja chat template; raises RecipeError for one that cannot be used.
 
-    def __init__(self, chat_template: str, tokenizer: Tokenizer, loss: LossRule, choices: Choices = DEFAULT) -> None:
+    `name` is that of a built-in template; by default, one is made from the text.
+    """
+
+    def __init__(
+        self, chat_template: str, tokenizer: Tokenizer, loss: LossRule, choices: Choices = DEFAULT, *, name: str = ""
+    ) -> None:
         self.chat_template = chat_template
         self.choices = choices
-        self.name = f"own:{hashlib.sha256(chat_template.encode()).hexdigest()[:12]}"
+        self.name = name or f"own:{hashlib.sha256(chat_template.encode()).hexdigest()[:12]}"
         self.tokenizer = tokenizer
         self.loss = loss
         self._program = ChatProgram(chat_template, tokenizer)
@@ -58,9 +64,10 @@ class JinjaRenderer(Renderer):
         self._skeletons = Skeletons(self._program, choices.empty_think)
         self._check()
 
-    def __reduce__(self) -> tuple[type[JinjaRenderer], tuple[str, Tokenizer, LossRule, Choices]]:
+    def __reduce__(self) -> tuple[object, tuple[str, Tokenizer, LossRule, Choices]]:
         # A compiled template cannot be pickled: each worker compiles its own.
-        return type(self), (self.chat_template, self.tokenizer, self.loss, self.choices)
+        arguments = self.chat_template, self.tokenizer, self.loss, self.choices
+        return partial(type(self), name=self.name), arguments
 
     def _check(self) -> None:
         """Refuse a template that fails, has no stop token, or is tokenized differently by a server."""

@@ -23,7 +23,7 @@ from curate.errors import CheckpointError
 from curate.model import serving
 from curate.model.serving import ADAPTER, MODEL, Note, Serving
 from curate.rendering.renderer import Renderer
-from curate.schemas import prompts
+from curate.schemas.chat_templates import NAMES
 from curate.train import checkpoint
 from curate.train.distributed import World
 from curate.train.report import card
@@ -68,7 +68,7 @@ class ResultInfo:
 
 def serving_for(renderer: Renderer) -> Serving:
     """Return the prompt format of a model that was trained with this renderer."""
-    if renderer.name in prompts.TEMPLATES:
+    if renderer.name in NAMES:
         return serving.from_template(renderer.tokenizer, renderer.name)
     return serving.from_chat_template(renderer.tokenizer, getattr(renderer, "chat_template", ""), renderer.stop_ids)
 
