@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,11 +20,12 @@ from curate.ingest.decode import Chunk, is_json_record
 from curate.ingest.kinds import ARROW, CHAT, DELIMITED, HUB, describe
 from curate.ingest.sources import Source, no_record, problem_of
 from curate.ingest.streams import MIN_RATIO_BYTES, ExpansionError, Limits, Meter, check_expansion
-from curate.ingest.tables import arrow_ipc, delimited_text, hub, plain_text
+from curate.ingest.tables import arrow_ipc, delimited_text, hub, plain_text, tree_rows
 from curate.ingest.tables.chunks import RowFinder, TableChunks, check_columns
 from curate.ingest.tables.table import Rows, Table
 from curate.ingest.text import literals
 from curate.ingest.text.encodings import UTF8, advise, transcode
+from curate.ingest.text.spans import TextChunk
 from curate.ingest.unread import PART_OF_EXPORT, UnreadFile, describe_skipped
 from curate.schemas.reading.columns import Columns
 
@@ -333,9 +335,15 @@ class Reader:
         if content.kind is CHAT:
             yield from self._table_chunks(source, plain_text.read_table(text, self.max_record_bytes), verification)
             return
-        self._finder = finder = RecordFinder(source.name, verification)
         chunker = self._chunker(text, partial(self._note_text_damage, source, verification))
-        count = yield from self._number(source, chunker, finder)
+        parts = iter(chunker)
+        head = list(itertools.islice(parts, 1))
+        if head and not self.columns and tree_rows.has_rows(source.name, head[0]):
+            table = tree_rows.read_text(source.name, itertools.chain(head, parts))
+            yield from self._table_chunks(source, table, verification)
+            return
+        self._finder = finder = RecordFinder(source.name, verification)
+        count = yield from self._number(source, itertools.chain(head, parts), finder)
         damage_around = self._damage_around(source)
         if count or (source.optional and damage_around):
             return
@@ -388,6 +396,7 @@ class Reader:
 
     def _table_chunks(self, source: Source, table: Table, verification: Verification) -> Iterator[Chunk]:
         check_columns(source.name, table, self.columns)
+        table = table if self.columns else tree_rows.group_table(table)
         chunks = TableChunks(source.name, table, self.chunk_bytes, verification)
         self._finder = chunks.finder
         yield from chunks
@@ -395,10 +404,10 @@ class Reader:
         for text, lost in chunks.warnings:
             self._warn(source.name, 0, lost, text)
 
-    def _number(self, source: Source, chunker: Chunker, finder: RecordFinder) -> Generator[Chunk, None, int]:
+    def _number(self, source: Source, parts: Iterable[TextChunk], finder: RecordFinder) -> Generator[Chunk, None, int]:
         """Yield chunks with numbers for their records; return how many records there are."""
         number = 0  # of the chunk's first record in the source
-        for part in chunker:
+        for part in parts:
             count = sum(span.count for span in part.spans)
             chunk = Chunk(source.name, number, count, part.start, part.data, part.spans, part.record_start)
             finder.add(chunk)

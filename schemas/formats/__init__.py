@@ -85,7 +85,7 @@ PROBLEMS: dict[str, str] = {
     "bad_preference": "A preference pair has no chosen answer, no prompt, or turns that contradict the chosen answer.",
     "missing_column": "The record lacks a key that --columns names.",
     "no_preference": "A pair of answers of which neither was preferred: a tie, both bad, or no winner.",
-    "tree_row": "The record is one message of a tree, as in OASST's flat files: its answer is another record.",
+    "tree_row": "The record is one message of a tree, and no rows near it link it to the tree's first message.",
     "unclear_roles": "A text or a list of texts does not say clearly who speaks.",
     "by_columns": "The object is a whole table by columns, as pandas writes it, not one record.",
     "truncated_row": "The row comes from the Hub's server, which cut some of its cells.",

@@ -146,7 +146,7 @@ def is_true(value: object) -> bool:
     """Return whether a value means true, in any spelling; a list, if any of its values does."""
     if isinstance(value, list):
         return any(map(is_true, value))
-    number = _number(value)
+    number = to_number(value)
     if number is not None:
         return number >= TRUE_SHARE
     return isinstance(value, str) and value.strip().casefold() in TRUE_WORDS
@@ -156,13 +156,13 @@ def is_false(value: object) -> bool:
     """Return whether a value means false, in any spelling; a list, if any of its values does."""
     if isinstance(value, list):
         return any(map(is_false, value))
-    number = _number(value)
+    number = to_number(value)
     if number is not None:
         return number <= 0
     return isinstance(value, str) and value.strip().casefold() in FALSE_WORDS
 
 
-def _number(value: object) -> float | None:
+def to_number(value: object) -> float | None:
     """Return a number, also as text; true is 1, false 0. None for what is no number."""
     if not isinstance(value, str | int | float):
         return None

@@ -108,7 +108,7 @@ class TableChunks:
         return Chunk(self.name, parts[0].first, 1, 0, b"", (span,))
 
     def _warn_of_lost(self) -> None:
-        if self._lost:
+        if self._lost and not self.table.warned:
             first = self._lost[0]
             count = len(self._lost)
             text = first.lost if count == 1 else f"{count:,} rows are rejected, the first because {first.lost}"

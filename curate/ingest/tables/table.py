@@ -27,12 +27,13 @@ class Rows:
 class Table:
     """A table that is being read: the names of its columns (none if unknown), and its rows in order.
 
-    `grouped`: its rows are not in the order of its text.
+    `grouped`: its rows are not in the order of its text. `warned`: its reader has warned of each row that is lost.
     """
 
     columns: tuple[str, ...]
     rows: Iterator[Rows]
     grouped: bool = False
+    warned: bool = False
 
 
 def encode_rows(rows: list[dict[str, object]]) -> bytes:

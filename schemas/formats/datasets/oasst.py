@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation
 from curate.schemas.formats.format import Format
 from curate.schemas.reading import turns
-from curate.schemas.reading.key_kinds import is_false, is_true
+from curate.schemas.reading.key_kinds import is_false, is_true, to_number
 from curate.schemas.reading.options import DEFAULT, ReadOptions
 
 NAME, ROWS_NAME = "oasst", "oasst_rows"
 SUMMARY = (
     "OASST's trees: {message_tree_id, prompt: {text, role, rank, replies}}; the best path, or all with --branches."
 )
-ROWS_SUMMARY = "OASST's flat messages: {message_id, parent_id, text, role}; not read alone: a row has no answer."
+ROWS_SUMMARY = "OASST's flat rows: {message_id, parent_id, text, role, rank}; the rows of a file are read as trees."
 
 ROWS_RULE = "tree_row"
+ROWS_KEY = "tree_rows"  # of the record that the rows of one tree become
 _USED = frozenset({"message_tree_id", "prompt"})
 _NODE_KEYS = ("text", "role", "replies")
 
@@ -40,10 +42,45 @@ def recognises_row(record: Node) -> bool:
     return "message_id" in record and "parent_id" in record and "text" in record and "role" in record
 
 
+def recognises_rows(record: Node) -> bool:
+    """Return whether a record has the rows of one tree, or is one of them."""
+    return isinstance(record.get(ROWS_KEY), list) or recognises_row(record)
+
+
 def parse_row(record: Node) -> Conversation:
-    """Raise RecordError: the messages that belong to a row are in other records."""
-    reason = "the record is one message of a tree, and its answer is another record; read the same data as trees"
-    raise RecordError(ROWS_RULE, f"{reason} (OASST's file named trees.jsonl)", turns.preview(record.get("text")))
+    """Read the best path of the rows of a tree; raises RecordError for a row by itself, whose answer is another."""
+    return parse_rows(record, DEFAULT)[0]
+
+
+def parse_rows(record: Node, options: ReadOptions) -> Sequence[Conversation]:
+    """Read the rows of a tree as the tree that they are; raises RecordError for a row by itself."""
+    rows = record.get(ROWS_KEY)
+    if not isinstance(rows, list):
+        name, parent = (turns.preview(record.get(key)) for key in ("message_id", "parent_id"))
+        reason = f"no rows near it link message {name!r} (parent {parent!r}) to the first message of its tree"
+        advice = "one is missing, has an id twice, or is too far away: sort the rows by tree and date"
+        raise RecordError(ROWS_RULE, f"{reason}; {advice}", turns.preview(record.get("text")))
+    others = {key: value for key, value in record.items() if key != ROWS_KEY}
+    return parse_all({**others, "prompt": _link(rows)}, options)
+
+
+def _link(rows: Sequence[object]) -> Node:
+    """Return the first message, with the others as its replies; raises RecordError for rows that are not one tree."""
+    nodes: dict[str, dict[str, Any]] = {
+        str(row["message_id"]): {**row, "replies": []} for row in rows if isinstance(row, dict) and _is_node(row)
+    }
+    roots: list[dict[str, object]] = []
+    for node in nodes.values():
+        parent = nodes.get(str(node["parent_id"]))
+        (roots if parent is None else parent["replies"]).append(node)
+    if len(roots) != 1 or len(nodes) != len(rows):
+        reason = f"the {len(rows)} rows are not one tree: {len(roots)} of them answer no other"
+        raise RecordError(ROWS_RULE, reason, turns.preview(rows))
+    return roots[0]
+
+
+def _is_node(row: Node) -> bool:
+    return recognises_row(row) and row["message_id"] is not None
 
 
 def parse(record: Node) -> Conversation:
@@ -97,8 +134,8 @@ def _replies(node: Node) -> list[Node]:
 
 
 def _rank(node: Node) -> float:
-    rank = node.get("rank")
-    return rank if isinstance(rank, int | float) else float("inf")
+    number = to_number(node.get("rank"))
+    return float("inf") if number is None else number
 
 
 def _is_usable(node: Node) -> bool:
@@ -148,5 +185,5 @@ FORMATS = (
         requires=("message_tree_id", "prompt"),
         holds="an object with text and replies",
     ),
-    Format(ROWS_NAME, ROWS_SUMMARY, recognises_row, parse_row, writes=False, requires=_ROW),
+    Format(ROWS_NAME, ROWS_SUMMARY, recognises_rows, parse_row, writes=False, parse_all=parse_rows, requires=_ROW),
 )

@@ -218,6 +218,16 @@ EXAMPLES: dict[str, list[Record]] = {
     ],
 }
 ROWS = {"message_id": "x", "parent_id": "t", "message_tree_id": "t", "text": ANSWER, "role": "assistant", "rank": 0}
+EXAMPLES["oasst_rows"] = [
+    {
+        "message_tree_id": "t",
+        "tree_rows": [
+            {"message_id": "t", "parent_id": None, "message_tree_id": "t", "text": PROMPT, "role": "prompter"},
+            {**ROWS, "message_id": "w", "text": WORSE, "rank": 1},
+            ROWS,
+        ],
+    }
+]
 
 
 def outcome(record: Record) -> str | list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from tests.schemas.formats.examples import ANSWER, CHAT, EXAMPLES, PROMPT, READ,
 
 FOLDER = Path(formats.__file__).parent / "records"
 WITHOUT_SCHEMA = {"parquet", "hf", "csv", "text"}  # not records of JSON; the first two have the columns of jsonl
-OWN = {"jsonl", "vicuna", "parquet", "csv", "oasst_rows"}  # written by curate, or not read
+OWN = {"jsonl", "vicuna", "parquet", "csv"}  # written by curate
 
 
 def schema(name: str) -> jsonschema.Draft202012Validator:

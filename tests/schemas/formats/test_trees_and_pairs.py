@@ -119,8 +119,55 @@ def test_the_best_path_is_the_first_branch_and_no_branch_continues_another(value
     assert all(branch.messages[-1].role == "assistant" for branch in branches)
 
 
-def test_a_row_says_what_to_read_instead() -> None:
-    with pytest.raises(RecordError, match="read the same data as trees"):
+def rows(*nodes: tuple[object, object, str], **keys: object) -> Record:
+    """Return the rows of one tree: id, parent and text of each."""
+    roles = ["prompter", "assistant"]
+    return {
+        "message_tree_id": "t",
+        "tree_rows": [
+            {"message_id": name, "parent_id": parent, "text": text, "role": roles[parent is not None], **keys}
+            for name, parent, text in nodes
+        ],
+    }
+
+
+FIRST = ("t", None, PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (rows(FIRST, ("a", "t", ANSWER)), READ),
+        (rows(("a", "t", ANSWER), FIRST), READ),
+        (rows((1, None, PROMPT), (2, 1, ANSWER)), READ),
+        (rows(("t", "", PROMPT), ("a", "t", ANSWER)), [("a", PROMPT), ("a", ANSWER)]),
+        (rows(FIRST), "no_messages"),
+        (rows(FIRST, ("a", "t", ANSWER), deleted=True), "no_messages"),
+        (rows(FIRST, ("a", "t", ANSWER), deleted="True"), "no_messages"),
+        (rows(FIRST, ("a", "x", ANSWER)), "tree_row"),
+        (rows(FIRST, ("a", "t", ANSWER), ("a", "t", WORSE)), "tree_row"),
+        (rows(("t", "a", PROMPT), ("a", "t", ANSWER)), "tree_row"),
+        ({"tree_rows": [ROWS, 5]}, "tree_row"),
+        ({"tree_rows": []}, "tree_row"),
+    ],
+    ids=repr,
+)
+def test_rows_of_a_tree(record: Record, expected: object) -> None:
+    assert outcome(record) == expected
+
+
+@pytest.mark.parametrize("ranks", [(1, 0), ("1", "0"), (None, 2), ("", 0)], ids=repr)
+def test_the_answer_of_the_best_rank_is_read_from_rows(ranks: tuple[object, object]) -> None:
+    record = rows(FIRST, ("w", "t", WORSE), ("a", "t", ANSWER))
+    for row, rank in zip(record["tree_rows"][1:], ranks, strict=True):
+        row["rank"] = rank
+    assert outcome(record) == READ
+    texts = [each.messages[-1].content for each in formats.parse_all(record, ReadOptions(branches=True))]
+    assert texts == [ANSWER, WORSE]
+
+
+def test_a_row_alone_is_rejected_by_its_id() -> None:
+    with pytest.raises(RecordError, match="no rows near it link message 'x' \\(parent 't'\\)"):
         formats.parse(ROWS)
 
 
