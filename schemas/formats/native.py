@@ -59,7 +59,10 @@ def _read_other_keys(conversation: Conversation, record: Mapping[str, object]) -
             flag_label(conversation, key, kind, record[key], None)
     if record.get("piece") is None:
         others = {key: turns.to_plain_json(value) for key, value in record.items() if key not in KEYS}
-        conversation.metadata = {**others, **conversation.metadata}
+        if record.get("tools") and conversation.tools is None:  # of a line that someone has edited
+            others["tools"] = turns.to_plain_json(record["tools"])
+        clashes = {f"record_{key}": others.pop(key) for key in conversation.metadata.keys() & others.keys()}
+        conversation.metadata = {**others, **conversation.metadata, **clashes}
 
 
 def _exact(turn: object) -> Message | None:

@@ -73,6 +73,8 @@ def parse_steps(record: Mapping[str, object]) -> Conversation:
         raise RecordError("bad_turn", reason, turns.preview(steps))
     others = {key: value for key, value in record.items() if key != "completions"}
     conversation = parse({**others, "completion": "\n".join(steps)})
+    if "completion" in record:
+        conversation.metadata["completion"] = turns.to_plain_json(record["completion"])
     flag_label(conversation, "labels", "bad_if_false", labels, None)
     return conversation
 

@@ -106,9 +106,10 @@ def _add(turn: Turn, item: Mapping[str, object], kind: str) -> None:
         turn["reasoning_content"] = "\n\n".join(filter(None, texts))
         _append(turn, "reasoning_items", _rest_of_reasoning(item))
     elif kind in CALLS:
-        function = {"name": item.get("name"), "arguments": item.get("arguments", item.get("input", ""))}
+        key = "arguments" if "arguments" in item else "input"
+        function = {"name": item.get("name"), "arguments": item.get(key, "")}
         _append(turn, "tool_calls", {"id": item.get("call_id"), "type": "function", "function": function})
-        _append(turn, "call_items", _without(item, "type", "call_id", "name", "arguments", "input"))
+        _append(turn, "call_items", _without(item, "type", "call_id", "name", key))
         turn.setdefault("content", None)
     else:
         _append(turn, "hosted_tools", dict(item))

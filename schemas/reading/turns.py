@@ -27,6 +27,8 @@ from curate.schemas.reading.turn.roles import (
 from curate.schemas.reading.turn.roles import has_role as has_role
 from curate.schemas.reading.turn.roles import is_prompt as is_prompt
 from curate.schemas.reading.turn.roles import role_of as role_of
+from curate.schemas.reading.turn.sides import TEXT_KEYS as TEXT_KEYS
+from curate.schemas.reading.turn.sides import split_sides
 from curate.schemas.reading.values import describe_type as describe_type
 from curate.schemas.reading.values import is_json_list as is_json_list
 from curate.schemas.reading.values import preview as preview
@@ -34,7 +36,6 @@ from curate.schemas.reading.values import quote_keys as quote_keys
 from curate.schemas.reading.values import to_json_line as to_json_line
 from curate.schemas.reading.values import to_plain_json as to_plain_json
 
-TEXT_KEYS = ("value", "content", "text", "message", "utterance", "body", "parts", "markdown")
 SYSTEM_KEYS = (  # keys of the record itself
     *("system", "system_prompt", "system_message", "system_instruction", "systemPrompt", "systemMessage"),
     *("systemInstruction", "System", "SYSTEM"),
@@ -225,7 +226,7 @@ class _TurnReader:
         if not isinstance(value, dict):
             reason = f"turn {index} is {describe_type(value)}, not an object with role and text"
             raise RecordError("bad_turn", reason, preview(value))
-        for turn in _one_speaker(_unwrap(value)):
+        for turn in split_sides(_unwrap(value)):
             key = next((key for key in self.text_keys if isinstance(turn.get(key), list)), None)
             is_answer = key is not None and any(known_role(turn.get(name)) == "assistant" for name in ROLE_KEYS)
             for part in parts.split_at_results(turn, key) if key is not None and is_answer else [turn]:
@@ -332,16 +333,6 @@ def _unwrap(turn: dict[str, object]) -> dict[str, object]:
         del present["message"]
         present |= {key: value for key, value in inner.items() if value is not None}
     return present
-
-
-def _one_speaker(turn: dict[str, object]) -> list[dict[str, object]]:
-    """Return turns of one speaker: those of {"user": …, "assistant": …}, or the turn itself."""
-    spoken = [key for key, value in turn.items() if isinstance(value, str) and known_role(key)]
-    if not spoken or any(key in turn for key in (*ROLE_KEYS, *TEXT_KEYS)):
-        return [turn]
-    rest = {key: value for key, value in turn.items() if key not in spoken}
-    turns = [{ROLE_KEYS[1]: key, "content": turn[key]} for key in spoken]
-    return [{**turns[0], **rest}, *turns[1:]]
 
 
 def _flag_turn(conversation: Conversation, turn: dict[str, object], index: int) -> None:

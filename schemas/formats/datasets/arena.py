@@ -48,6 +48,8 @@ def parse(record: Mapping[str, object]) -> Conversation:
     turns.read_messages(conversation, chats[side], "role", "content")
     turns.read_other_keys(conversation, record, used | {id_key})
     if isinstance(model := record.get(f"model_{side}"), str):
+        if conversation.model:  # of the record, which has those of both sides too
+            conversation.metadata["model"] = conversation.model
         conversation.model = model or None
     key = CHATS[other] if form is SIDES else form[other]
     preference.keep_rejected(conversation, key, record.get(key, chats[other]), chats[other])

@@ -7,25 +7,17 @@ its answer in one object or one pair, or texts that alternate.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Role
 from curate.schemas.formats.format import Format
 from curate.schemas.reading import turns
-from curate.schemas.reading.turn import roles
+from curate.schemas.reading.turn import roles, sides
 
 KEYS = ("turns", "thread", "dialog", "dialogue", "dialogs", "chat", "utterances", "transcript", "rounds", "data")
 _KEYS = frozenset(KEYS)
 ID_KEYS = ("id", "conversation_id", "conversation_hash", "dialog_id", "dialogue_id", "chat_id", "thread_id", "uuid")
 PERSONAL_KEYS = ("hashed_ip", "header")  # of WildChat's people: an address's hash, and a browser's headers
-ROLE_KEYS = (*roles.ROLE_KEYS, "speaker", "author", "sender")
-TEXT_KEYS = (*turns.TEXT_KEYS, "utterance", "message", "body")
-SIDES: dict[Role, tuple[str, ...]] = {  # keys of an object that holds a prompt, its answer, or both
-    "system": ("system",),
-    "user": ("human", "user", "prompt", "question", "query", "instruction", "input"),
-    "assistant": ("assistant", "gpt", "bot", "ai", "answer", "response", "output", "completion"),
-}
 
 
 def recognises_lmsys(record: Mapping[str, object]) -> bool:
@@ -64,9 +56,13 @@ def is_turn_list(value: object) -> bool:
     if not isinstance(value, list) or not value:
         return False
     first = value[0]
-    return is_pair(first) or (
-        isinstance(first, dict) and (turns.has_role(first) or bool(_role_key(first) or _sides(first)))
-    )
+    return is_pair(first) or (isinstance(first, dict) and (turns.has_role(first) or _has_speaker(first)))
+
+
+def _has_speaker(item: Mapping[str, object]) -> bool:
+    """Return whether an object names who speaks beside a text, or by the keys of its texts."""
+    is_named = any(isinstance(item.get(key), str) for key in roles.SPEAKER_KEYS)
+    return (is_named and any(item.get(key) is not None for key in turns.TEXT_KEYS)) or bool(sides.find_sides(item))
 
 
 def is_pair(item: object) -> bool:
@@ -147,7 +143,7 @@ def has_other_turns(items: Sequence[object]) -> bool:
 
 
 def read_other_turns(conversation: Conversation, items: Sequence[object]) -> list[object]:
-    """Return the turns of a list, each with the usual keys and without personal data."""
+    """Return the turns of a list, of which an entry may be a prompt with its answer, without personal data."""
     expanded = expand_turns(items)
     removed = {key for turn in expanded if isinstance(turn, dict) for key in PERSONAL_KEYS if key in turn}
     if "hashed_ip" in removed:
@@ -157,13 +153,10 @@ def read_other_turns(conversation: Conversation, items: Sequence[object]) -> lis
 
 
 def expand_turns(items: Sequence[object]) -> list[object]:
-    """Return the turns of a list, each with the usual keys; an entry that is none stays as it is.
-
-    A prompt with its answer in one entry becomes two turns; keys beside them stay with the last.
-    """
+    """Return the turns of a list, of which an entry may be a prompt with its answer; one that is no turn stays."""
     if all(is_pair(item) for item in items):
         return _expand_pairs(items)
-    return [turn for item in items for turn in (_expand(item) if isinstance(item, dict) else [item])]
+    return [turn for item in items for turn in (sides.split_sides(item) if isinstance(item, dict) else [item])]
 
 
 def _expand_pairs(items: Sequence[object]) -> list[object]:
@@ -180,41 +173,6 @@ def _is_role(name: str) -> bool:
 
 def _exchange(texts: Mapping[Role, object]) -> list[object]:
     return [{"role": role, "content": text} for role, text in texts.items()]
-
-
-def _expand(item: Mapping[Any, Any]) -> list[object]:
-    role_key, text_key = _role_key(item), _text_key(item)
-    if role_key and text_key:
-        others = {key: value for key, value in item.items() if key not in (role_key, text_key)}
-        return [{"role": item[role_key], "content": item[text_key], **others}]
-    if turns.has_role(item) or not (sides := _sides(item)):
-        return [item]
-    expanded = [{"role": role, "content": item[key]} for role, key in sides.items()]
-    expanded[-1] |= {key: value for key, value in item.items() if key not in sides.values()}
-    return list(expanded)
-
-
-def _role_key(item: Mapping[str, object]) -> str | None:
-    """Return the key of a turn's role, if it is text; the turn has a text too."""
-    key = next((key for key in ROLE_KEYS if isinstance(item.get(key), str)), None)
-    return key if _text_key(item) else None
-
-
-def _text_key(item: Mapping[str, object]) -> str | None:
-    return next((key for key in TEXT_KEYS if item.get(key) is not None), None)
-
-
-def _sides(item: Mapping[str, object]) -> dict[Role, str]:
-    """Return the keys of a system text, a prompt and an answer in one object, by role; none if that is not clear.
-
-    An object with a text of its own (`{user: "ann", text: "Hi"}`) has no such keys.
-    """
-    if _text_key(item):
-        return {}
-    found = {role: [name for name in names if item.get(name) not in (None, "")] for role, names in SIDES.items()}
-    if any(len(names) > 1 for names in found.values()):
-        return {}
-    return {role: names[0] for role, names in found.items() if names}
 
 
 _USUAL = frozenset({"role", "content"})

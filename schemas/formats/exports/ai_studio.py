@@ -8,11 +8,13 @@ the call's result.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation
 from curate.schemas.formats.format import Format
 from curate.schemas.reading import turns
+from curate.schemas.reading.answers import is_kept
 from curate.schemas.reading.key_kinds import has_content
 
 NAME = "ai_studio"
@@ -25,10 +27,9 @@ API_SUMMARY = "Requests to Gemini's API: {systemInstruction, contents: [{role: u
 
 Turn = dict[str, object]
 TOOL = "code_execution"  # the tool that runs the model's code
-_READ = (
-    *("text", "parts", "isThought", "thought", "role", "executableCode", "codeExecutionResult"),
-    *("functionCall", "functionResponse"),
-)
+_CALLS = ("executableCode", "codeExecutionResult", "functionCall", "functionResponse")
+_THOUGHTS = ("isThought", "thought")
+_READ = ("text", "parts", "role", *_CALLS)  # of a chunk
 _OWN = (
     "role",
     "content",
@@ -76,8 +77,7 @@ def parse_api(record: Mapping[str, object]) -> Conversation:
     others = {key: value for key, value in record.items() if key not in ("contents", "systemInstruction", "tools")}
     key = "systemInstruction" if "systemInstruction" in record else "system_instruction"
     others.pop(key, None)
-    others |= _system(record.get(key))
-    others |= _tools(record.get("tools"))
+    others = _merge(others, _system(record.get(key)), _tools(record.get("tools")))
     turns.read_other_keys(conversation, others, frozenset())
     return conversation
 
@@ -102,7 +102,8 @@ def _tools(value: object) -> Turn:
 def _system(instruction: object) -> Turn:
     """Return a system instruction, text or parts, as a record's key `system`."""
     if isinstance(instruction, dict) and isinstance(parts := instruction.get("parts"), list):
-        instruction = parts
+        is_plain = instruction.keys() <= {"parts", "role"} and isinstance(instruction.get("role", ""), str)
+        instruction = parts if is_plain else instruction
     return {"system": instruction} if has_content(instruction) else {}
 
 
@@ -110,16 +111,24 @@ def _other_keys(record: Mapping[str, object]) -> dict[str, object]:
     """Return the record's other keys: the model's name, the system instruction, and settings as metadata."""
     others = {key: value for key, value in record.items() if key not in _USED}
     settings = record.get("runSettings")
-    if isinstance(settings, dict):
-        model = settings.get("model")
-        others["model"] = model.removeprefix("models/") if isinstance(model, str) else None
+    if isinstance(settings, dict) and "model" not in others and isinstance(model := settings.get("model"), str):
+        others["model"] = model.removeprefix("models/")
         settings = {key: value for key, value in settings.items() if key != "model"}
     if has_content(settings):
         others["runSettings"] = settings
     prompt = record["chunkedPrompt"]
     assert isinstance(prompt, dict)
-    others |= {key: value for key, value in prompt.items() if key != "chunks" and has_content(value)}
-    return others | _system(record.get("systemInstruction"))
+    return _merge(others, _system(record.get("systemInstruction")), _without(prompt, "chunks"))
+
+
+def _merge(turn: Turn, *others: Turn) -> Turn:
+    """Return all keys of several objects; of those with one name, the later ones are renamed."""
+    merged = dict(turn)
+    for key, value in (item for each in others for item in each.items()):
+        while key in merged:
+            key = f"other_{key}"
+        merged[key] = value
+    return merged
 
 
 def _turns(chunks: Sequence[object]) -> Iterator[Turn]:
@@ -158,7 +167,7 @@ def _turns(chunks: Sequence[object]) -> Iterator[Turn]:
 
 def _reasoning(thoughts: Sequence[Turn]) -> Turn:
     """Return the keys of a turn with these thoughts before it."""
-    reasoning: Turn = {"reasoning_content": "\n\n".join(str(thought["content"]) for thought in thoughts)}
+    reasoning: Turn = {"reasoning_content": "\n\n".join(str(thought["content"] or "") for thought in thoughts)}
     if others := [rest for thought in thoughts if (rest := _without(thought, "role", "content"))]:
         reasoning["thoughts"] = others
     return reasoning
@@ -170,33 +179,48 @@ def _unanswered(thoughts: Sequence[Turn]) -> Turn:
 
 def _split_chunk(chunk: Mapping[str, object]) -> Iterator[tuple[Turn, bool]]:
     """Yield the turns of a chunk, and whether each is only a thought. Its other keys stay with the first."""
-    others = _others(chunk, *_READ)
+    others = _others(chunk, *_READ, *_flags(chunk))
     if has_content(chunk.get("errorMessage")) or str(chunk.get("finishReason") or "STOP") != "STOP":
         others["stop"] = False
     parts = _parts(chunk)
-    if isinstance(text := chunk.get("text"), str):
-        if more := [rest for part in parts if (rest := _without(part, "text", "thought"))]:
+    text = chunk.get("text")
+    if isinstance(text, str):
+        if more := [rest for part in parts if (rest := _beside(part, text))]:
             others["parts"] = more
         parts = [{"text": text}]
+    elif text is not None:
+        others["text"] = text
+    if calls := {key: chunk[key] for key in _CALLS if has_content(chunk.get(key))}:
+        parts.append(calls)
     for part, is_thought in _join_texts(parts, bool(chunk.get("isThought"))):
-        yield {**_part_turn(part, chunk.get("role")), **others}, is_thought
+        yield _merge(_part_turn(part, chunk.get("role")), others), is_thought
         others = {}
     if others:  # a chunk without text, such as an image or an error
-        yield {"role": chunk.get("role"), "content": "", **others}, False
+        yield _merge({"role": chunk.get("role"), "content": ""}, others), False
+
+
+def _flags(part: Mapping[str, object]) -> list[str]:
+    return [key for key in _THOUGHTS if isinstance(part.get(key), bool)]
+
+
+def _beside(part: Mapping[str, object], text: str) -> Turn:
+    """Return the keys of a part that the text of its chunk does not hold."""
+    is_held = isinstance(own := part.get("text"), str) and own in text
+    return _without(part, *_flags(part), *(("text",) if is_held else ()))
 
 
 def _parts(chunk: Mapping[str, object]) -> list[Turn]:
-    """Return the parts of a chunk, or itself as its only part; raises RecordError for a part that is not an object."""
+    """Return the parts of a chunk; raises RecordError for one that is not an object."""
     parts = chunk.get("parts")
-    if not isinstance(parts, list) or not parts:
-        return [dict(chunk)] if has_content(chunk.get("executableCode") or chunk.get("codeExecutionResult")) else []
+    if not isinstance(parts, list):
+        return [{"parts": parts}] if has_content(parts) else []
     if wrong := [part for part in parts if not isinstance(part, dict)]:
         raise RecordError("bad_turn", f"a part of a chunk is {turns.describe_type(wrong[0])}, not an object")
-    return parts
+    return list(parts)
 
 
 def _without(part: Mapping[str, object], *keys: str) -> Turn:
-    return {key: value for key, value in part.items() if key not in keys and has_content(value)}
+    return {key: value for key, value in part.items() if key not in keys and is_kept(value)}
 
 
 def _others(part: Mapping[str, object], *keys: str) -> Turn:
@@ -214,33 +238,35 @@ def _join_texts(parts: Sequence[Turn], is_thought: bool) -> list[tuple[Turn, boo
         thought = is_thought or bool(part.get("thought"))
         if isinstance(part.get("text"), str) and joined and joined[-1][1] == thought and "text" in joined[-1][0]:
             before = joined.pop()[0]
-            part = {**before, **part, "text": f"{before['text']}{part['text']}"}
+            text = f"{before['text']}{part['text']}"
+            part = {**_merge(_without(before, "text", *_flags(before)), _without(part, "text")), "text": text}
         joined.append((part, thought))
     return joined
 
 
 def _part_turn(part: Mapping[str, object], role: object) -> Turn:
     """Return a part as a turn: a text, code that the model ran, or its output."""
-    rest = _others(part, *_READ)
-    if (code := part.get("executableCode")) is not None:
-        run = {"name": TOOL, "arguments": turns.to_json_line(code)}
-        return {"role": role, "content": None, "tool_calls": run, **rest}
-    if isinstance(result := part.get("codeExecutionResult"), dict):
-        return {
-            "role": "tool",
-            "name": TOOL,
-            "content": result.get("output") or "",
-            **_others(result, "output"),
-            **rest,
-        }
-    if isinstance(call := part.get("functionCall"), dict):
-        function: Turn = {"name": call.get("name"), "arguments": turns.to_json_line(call.get("args") or {})}
-        return {"role": role, "content": None, "tool_calls": function, **_others(call, "name", "args"), **rest}
-    if isinstance(result := part.get("functionResponse"), dict):
-        content = result.get("response")
-        name, others = result.get("name"), _others(result, "name", "response")
-        return {"role": "tool", "name": name, "content": content, **others, **rest}
-    return {"role": role, "content": part.get("text", ""), **rest}
+    for key in _CALLS:
+        value = part.get(key)
+        if isinstance(value, dict) or (key == "executableCode" and value is not None):
+            rest = _others(part, key, *_flags(part))
+            return _merge({"role": role, **_call_turn(key, value)}, rest)
+    rest = _others(part, "text", *_flags(part)) if isinstance(part.get("text"), str) else _others(part, *_flags(part))
+    return {"role": role, "content": part.get("text") if isinstance(part.get("text"), str) else "", **rest}
+
+
+def _call_turn(key: str, value: Any) -> Turn:
+    """Return the keys of a turn that calls a tool, or holds its result."""
+    if key == "executableCode":
+        return {"content": None, "tool_calls": {"name": TOOL, "arguments": turns.to_json_line(value)}}
+    if key == "codeExecutionResult":
+        result: Turn = {"role": "tool", "name": TOOL, "content": value.get("output") or ""}
+        return _merge(result, _others(value, "output"))
+    if key == "functionCall":
+        function: Turn = {"name": value.get("name"), "arguments": turns.to_json_line(value.get("args") or {})}
+        return _merge({"content": None, "tool_calls": function}, _others(value, "name", "args"))
+    result = {"role": "tool", "name": value.get("name"), "content": value.get("response")}
+    return _merge(result, _others(value, "name", "response"))
 
 
 FORMATS = (

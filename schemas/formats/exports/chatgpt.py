@@ -343,6 +343,8 @@ def _extra(node: Node, part: _Part) -> dict[str, object]:
             others = {key: value for key, value in others.items() if key not in _METADATA_KEYS}
         if others:
             extra["metadata"] = others
+    elif unread := message.get("metadata"):  # not an object
+        extra["metadata"] = unread
     if not _NODE_KEYS.issuperset(node):
         extra["node"] = {key: value for key, value in node.items() if key not in _NODE_KEYS}
     if part.content.extra:

@@ -28,9 +28,8 @@ _PRIVATE = frozenset(
     {"account", "account_uuid", "account_id", "organization", "organization_uuid", "organization_id", "sessionToken"}
 )
 _USED = frozenset({"uuid", "chat_messages", _CURRENT, *_PRIVATE})
-_TURN_KEYS = frozenset(
-    {"sender", "role", "text", "content", "contentBlocks", "attachments", "files", "parent_message_uuid"}
-)
+_TURN_KEYS = frozenset({"sender", "role", "text", "content", "contentBlocks", "attachments", "parent_message_uuid"})
+_NO_BLOCK = "This block is not supported on your current device yet."  # in a flattened text, for a tool's block
 _TIMES = ("created_at", "createdAt", "updated_at")
 _THOUGHTS = ("thinking", "reasoning")
 _CALLS = ("tool_use", "tool_call", "server_tool_use", "mcp_tool_use")
@@ -131,6 +130,8 @@ def _read_message(builder: answers.MessageBuilder, name: str, message: Turn) -> 
         )
     extra: dict[str, object] = {k: value for k, value in message.items() if k not in _TURN_KEYS and is_kept(value)}
     extra |= {k: message[k] for k in ("role", "text") if is_kept(message.get(k)) and not _is_read(message, k)}
+    if attachments := _unread_attachments(message.get("attachments")):
+        extra["attachments"] = attachments
     if role == "assistant":
         _read_answer(builder, name, message, extra)
     elif role == "user":
@@ -143,7 +144,22 @@ def _is_read(message: Turn, key: str) -> bool:
     """Return whether a message's role or flattened text says nothing more than what is read."""
     if key == "role":
         return "sender" not in message
-    return isinstance(message[key], str)
+    text = message[key]
+    if not isinstance(text, str):
+        return False
+    for block in _blocks(message):
+        text = text.replace(_text(block.get("text")).strip() or _NO_BLOCK, "", 1)
+    return not text.replace(_NO_BLOCK, "").strip("`\n ")
+
+
+def _unread_attachments(value: object) -> object:
+    """Return the attachments without their text and its file's name; all of them if they are no list of objects."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        return value
+    read = ("file_name", "extracted_content")
+    texts = [item for item in value if isinstance(item.get("extracted_content"), str)]
+    rest = [{k: v for k, v in item.items() if k not in read and is_kept(v)} for item in texts]
+    return [item for item in (*rest, *(item for item in value if item not in texts)) if item]
 
 
 def _blocks(message: Turn) -> list[Block]:

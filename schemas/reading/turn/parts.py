@@ -29,7 +29,7 @@ _MARKS = frozenset(
 _SHARED = SPECIAL_KEYS | {"role", "from"} | {key for key, kind in TURN_KINDS.items() if kind in _MARKS}
 _RESULT_KEYS = ("content", "output", "value", "text")
 _CALL_KEYS = ("id", "name", "input", "arguments", "parameters", "function", "value", "call_id")
-_TEXT_LIKE = frozenset({*TEXT_KEYS, *REASONING_KEYS})
+_TEXT_LIKE = frozenset({*TEXT_KEYS, *REASONING_KEYS, *_RESULT_KEYS})
 _RESULT_IDS = ("tool_use_id", "tool_call_id", "call_id", "id")
 
 
@@ -88,7 +88,7 @@ def _add_part(content: Content, part: Mapping[str, object]) -> bool:
         return text is not None
     if kind in CALL_TYPES or kind.endswith(_OTHER_CALLS):
         content.calls.append(part.get("value", part))
-        _keep_others(content, part, *_CALL_KEYS)
+        _keep_others(content, part, *(("value",) if "value" in part else _CALL_KEYS))
         return True
     if _is_result(part):
         content.results.append(_result(part))
@@ -193,7 +193,8 @@ def reasoning_text(value: object) -> str | None:
 
 
 def _is_hidden(part: object) -> bool:
-    return isinstance(part, dict) and part.get("type") in HIDDEN_TYPES
+    kind = part.get("type") if isinstance(part, dict) else None
+    return isinstance(kind, str) and kind in HIDDEN_TYPES
 
 
 def number_text(value: object) -> str | None:

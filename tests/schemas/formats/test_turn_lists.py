@@ -34,8 +34,8 @@ def with_id(*texts: object) -> Record:
             {"conversation": [{"human": PROMPT, "assistant": ANSWER}, {"human": "And?", "assistant": None}]},
             [*READ, ("u", "And?")],
         ),
-        ({"conversation": [{"human": PROMPT, "user": "x", "assistant": ANSWER}]}, "unknown_format"),
-        ({"conversation": [{"instruction": PROMPT, "input": "x", "output": ANSWER}]}, "unknown_format"),
+        ({"conversation": [{"human": PROMPT, "user": "x", "assistant": ANSWER}]}, "unclear_roles"),
+        ({"conversation": [{"instruction": PROMPT, "input": "x", "output": ANSWER}]}, "unclear_roles"),
         ({"conversation": [{"human": ["a", "b"], "assistant": ANSWER}]}, [("u", "a\nb"), ("a", ANSWER)]),
         # UltraChat
         (with_id(PROMPT, ANSWER, "And?"), [*READ, ("u", "And?")]),
