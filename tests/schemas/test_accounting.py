@@ -70,7 +70,7 @@ def nodes(name: str, record: Record) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "record",
     [
-        {"conversation": [{"role": "user", "content": "Hi", "value": SENTINEL}, {"role": "assistant", "content": "Yo"}]},
+        {"conversation": [{"role": "user", "content": "Hi", "value": SENTINEL}]},
         {"conversation": [{"role": "user", "content": "Hi"}, {"role": "assistant", "text": SENTINEL, "content": "Yo"}]},
         {"contents": [{"role": "user", "parts": [{"text": SENTINEL, "functionCall": {"name": "f"}}]}]},
         {"contents": [{"role": "user", "parts": [{"text": "Hi", "role": SENTINEL}]}]},
