@@ -163,7 +163,7 @@ def _select_blocks(batch: TextBatch, blocks: Sequence[int]) -> TextBatch:
 
 def _tokenize(batch: TextBatch, tokenizer: Tokenizer) -> _TokenizedText:
     """Tokenize the blocks and locate the spans; a block where a token crosses a boundary is tokenized in parts."""
-    flat = tokenizer.encode(batch.blocks.text)
+    flat = tokenizer.encode_blocks(batch.blocks.text)
     spans = batch.spans
     blocks = np.array(spans.block, dtype=np.int64)  # [spans]
     # Positions within the block, made absolute at the end: replaced blocks change the offsets.
@@ -272,7 +272,7 @@ def _locate(
 
 def _tokenize_part(tokenizer: Tokenizer, text: str, start: int, stop: int) -> list[int]:
     # A tokenizer may put a space before a text: right at the start of a block, wrong within it.
-    encode_text = tokenizer.encode if start == 0 else tokenizer.encode_continuation
+    encode_text = tokenizer.encode_blocks if start == 0 else tokenizer.encode_continuation
     return [int(token) for token in encode_text([text[start:stop]])[0]]
 
 

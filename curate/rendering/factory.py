@@ -8,8 +8,9 @@ from curate.rendering.chat_template.renderer import JinjaRenderer
 from curate.rendering.choices import DEFAULT, Choices
 from curate.rendering.renderer import Renderer, parse_loss
 from curate.rendering.template_renderer import TemplateRenderer
-from curate.schemas import prompts
+from curate.schemas import prompts, template_export
 from curate.schemas.chat_templates import CHAT_TEMPLATES
+from curate.schemas.prompts import BOS, EOS
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -33,7 +34,20 @@ def make_renderer(
         built_in = CHAT_TEMPLATES[template]
         built_in.check(tokenizer.control_ids)
         return JinjaRenderer(built_in.text, tokenizer, rule, choices, name=template)
-    return TemplateRenderer(prompts.get(template), tokenizer, rule, choices)
+    form = prompts.get(template)
+    if tokenizer.control_flags and _differs_at_server(fitted := prompts.fit(form, tokenizer.control_ids), tokenizer):
+        return JinjaRenderer(template_export.jinja(fitted), tokenizer, rule, choices, name=template)
+    return TemplateRenderer(form, tokenizer, rule, choices)
+
+
+def _differs_at_server(template: prompts.Template, tokenizer: Tokenizer) -> bool:
+    """Return whether a control token of a fitted template takes in white space, or may be text, when it is read."""
+    names: dict[str, str | None] = {BOS: tokenizer.info.bos_token, EOS: tokenizer.info.eos_token}
+    parts = [*template.start, *template.opens]
+    for _, turn in template.turns:
+        parts += [*turn.before, *turn.after]
+    flags = (tokenizer.control_flags.get(names.get(part, part) or "", frozenset()) for part in parts)
+    return any(each - {"normalized"} for each in flags)
 
 
 def load_set_tokenizer(manifest: Manifest, *, bulk: bool = True) -> Tokenizer:

@@ -164,18 +164,20 @@ def _decode_with_library(batch: _Batch, index: int) -> bytes:
     tokens = encoded.tokens_of(index)
     controls = set(tokenizer.control_ids.values())
     parts: list[bytes] = []
-    block: list[int] = []  # ids since the last control token
+    # A decoder may drop a space at the start of a text, which is the message's unless it is put before each block.
+    start: list[int] = tokenizer.ids(["x"])[0] if tokenizer.prefixes_start_only else []
+    block = start  # ids since the last control token
     pairs = zip(encoded.ids[tokens].tolist(), encoded.loss_mask[tokens].tolist(), strict=True)
     for (is_control, supervised), group in groupby(pairs, key=lambda pair: (pair[0] in controls, pair[1])):
         ids = [token for token, _ in group]
         if is_control:
             parts += [control_bytes(token) for token in ids if supervised]
-            block = []
+            block = start
             continue
         if supervised:
             before, after = tokenizer.decode(block), tokenizer.decode(block + ids)
             parts.append(utf8(after.removeprefix(before)))
-        block += ids
+        block = [*block, *ids]
     return b"".join(parts)
 
 
@@ -235,7 +237,7 @@ def _check_prompts(batch: _Batch) -> Problems:
     firsts = np.searchsorted(batch.owners[starts], np.arange(len(batch.encoded))).tolist()
     prompts = [prompt for expected in batch.expected for prompt in expected.prompts]
     # Tokenized in one call: prompt p is at offsets[p]:offsets[p + 1].
-    prompt_ids, offsets = batch.renderer.tokenizer.encode(prompts)
+    prompt_ids, offsets = batch.renderer.tokenizer.encode_blocks(prompts)
     done = 0  # prompts of earlier conversations
     for index, expected in enumerate(batch.expected):
         if counts[index] != len(expected.prompts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 FAST_LIBRARY = "fastokens"
 # Hugging Face's tokenizers is not a fallback: it encodes 1.8 to 2.3 MB/s, the references 3.5 and 7.7 MB/s.
 REFERENCE_LIBRARIES = {"sentencepiece": "sentencepiece", "tiktoken": "tiktoken", "json": "tokenizers"}
+CONTROL_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")  # of entries of `added_tokens` in tokenizer.json
 
 Ids = NDArray[np.uint32]
 Offsets = NDArray[np.int64]
@@ -105,6 +107,18 @@ class Tokenizer:
         encode = self._continuation_encode
         return _encode_valid(encode, list(texts))[1] if encode else self.encode(texts)
 
+    def encode_blocks(self, texts: Sequence[str]) -> FlatIds:
+        """Return the ids of texts that each follow a control token, as a server tokenizes them within a whole prompt.
+
+        A tokenizer may put a space before each of them, or only before a text at the start of the prompt.
+        """
+        return self.encode_continuation(texts) if self.prefixes_start_only else self.encode(texts)
+
+    @cached_property
+    def prefixes_start_only(self) -> bool:
+        """Whether a space is put before a text at the start of a prompt only; no rendering with BOS starts with one."""
+        return self.info.bos_id is not None and '"prepend_scheme": "first"' in self._document
+
     @cached_property
     def _continuation_encode(self) -> BulkEncode | None:
         """The encoder without a space prefix; None if the usual one has none either."""
@@ -133,6 +147,19 @@ class Tokenizer:
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
         return HuggingFaceTokenizer.from_str(self._document)
+
+    @cached_property
+    def control_flags(self) -> dict[str, frozenset[str]]:
+        """How a server reads control strings in a text, by name, where that is not simply as the token.
+
+        `lstrip` and `rstrip`: white space before or after the string is lost. `single_word`: it is text next to a
+        letter or digit. `normalized`: the text is normalized first, which may hide the string.
+        """
+        if not any(f'"{flag}": true' in self._document for flag in CONTROL_FLAGS):  # quick: most have none
+            return {}
+        tokens = json.loads(self._document).get("added_tokens") or []
+        flags = {token["content"]: frozenset(flag for flag in CONTROL_FLAGS if token.get(flag)) for token in tokens}
+        return {name: flags[name] for name in self.control_ids if flags.get(name)}
 
     def tokenizer_json(self) -> str:
         """Return the tokenizer.json to train and serve with: the folder's own, or the one built here.

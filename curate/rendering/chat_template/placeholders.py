@@ -18,8 +18,18 @@ from curate.schemas.conversation import Message
 _EDGE = "\u2003"  # em space: Python strips it, and the text of a template hardly ever has it
 _PLACEHOLDER = re.compile(f'({_EDGE}?)\ue0f0(r?)(\\d+)(\\\\?)"\ue0f1({_EDGE}?)')
 _ESCAPED_CONTROL = re.compile("\ue0f2(\\d+)\ue0f3")  # a control string in a name or a tool call, by its id
+# What a control token with `lstrip` or `rstrip` takes in: Unicode's White_Space, the `\s` of the tokenizers library.
+_WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 # A name or tool call with one of these could pass for a placeholder. Contents may have them: they are filled in later.
 _RESERVED = re.compile("[\ue0f0-\ue0f3]")
+
+
+_FLAGS = {  # of control tokens, and what they mean
+    "lstrip": "white space before it is lost",
+    "rstrip": "white space after it is lost",
+    "single_word": "it is no token next to a letter or digit",
+    "normalized": "it is no token in a text that is normalized differently",
+}
 
 
 class EscapedControl(str):
@@ -59,10 +69,14 @@ class TemplatePart:
 
 
 class TemplateScanner:
-    """Puts placeholders into messages, and locates them and control tokens in the text that a template writes."""
+    """Puts placeholders into messages, and locates them and control tokens in the text that a template writes.
 
-    def __init__(self, control_ids: Mapping[str, int]) -> None:  # ids by control string
-        self.control_ids = control_ids
+    `flags` are `Tokenizer.control_flags`.
+    """
+
+    def __init__(self, control_ids: Mapping[str, int], flags: Mapping[str, Collection[str]]) -> None:
+        self.control_ids = control_ids  # by control string
+        self._flags = flags
         self.control_names = {token: name for name, token in control_ids.items()}
         longest_first = sorted(control_ids, key=len, reverse=True)  # one control string may be the start of another
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # `(?!)` never matches
@@ -114,6 +128,27 @@ class TemplateScanner:
         if match.re is _ESCAPED_CONTROL:
             return EscapedControl(self.control_names.get(int(match[1]), match[0]))
         return self.control_ids[match[0]]
+
+    def strip(self, text: str) -> str:
+        """Return a template's text without the white space that its control tokens take in when a server reads it."""
+        if not any(flag.endswith("strip") for flags in self._flags.values() for flag in flags):
+            return text
+        parts: list[str] = []
+        last, done = "", 0  # the control string before, and where it ends
+        for match in [*self._control.finditer(text), None]:
+            part = text[done : match.start() if match else None]
+            part = part.lstrip(_WHITE) if "rstrip" in self._flags.get(last, ()) else part
+            last, done = (match[0], match.end()) if match else ("", len(text))
+            part = part.rstrip(_WHITE) if "lstrip" in self._flags.get(last, ()) else part
+            parts += [part, last]
+        return "".join(parts)
+
+    def describe_flags(self, text: str) -> str:
+        """Return how a server reads a control string in a text, where that is not simply as the token; may be empty."""
+        for match in self._control.finditer(text):
+            for flag in self._flags.get(match[0], ()):
+                return f"its control string {match[0]!r} has `{flag}`: {_FLAGS[flag]}"
+        return ""
 
     def split_at_controls(self, text: str) -> list[EndedText]:
         """Cut text without placeholders after each control token; the last part has none, and may be empty."""

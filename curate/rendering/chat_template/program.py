@@ -40,9 +40,13 @@ class ChatProgram:
         self._info = tokenizer.info
         # A template writes control tokens by their own names; `bos` and `eos` are curate's aliases.
         own_names = {name: token for name, token in tokenizer.control_ids.items() if name not in ("bos", "eos")}
-        self.scanner = TemplateScanner(own_names)
+        self.scanner = TemplateScanner(own_names, tokenizer.control_flags)
 
     def apply(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+        """Return what the template writes, as a server reads it; raises RecordError if it refuses the messages."""
+        return self.scanner.strip(self.write(messages, add_generation_prompt=add_generation_prompt))
+
+    def write(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
         """Return what the template writes; raises RecordError if it refuses the messages."""
         as_text = self._takes_arguments_as_text if any(message.tool_calls for message in messages) else False
         dicts = environment.message_dicts(messages, self.reasoning_key, arguments_as_text=as_text)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -71,29 +72,41 @@ class JinjaRenderer(Renderer):
 
     def _check(self) -> None:
         """Refuse a template that fails, has no stop token, or is tokenized differently by a server."""
-        question = [Message("user", "Hello there")]
+        question, answer = Message("user", "Hello there"), Message("assistant", "Good day")
         try:
             stops = self.stop_ids
-            prompt = self.render_prompts([question])
+            prompt = self.render_prompts([[question]])
         except RecordError as error:
             raise RecipeError(f"the chat template cannot be used: {error.reason}") from None
         if not stops:
             raise RecipeError("the chat template ends an answer with no control token, so a model would never stop")
         for problem in prompt.problems.values():
             raise RecipeError(f"the chat template cannot be used: {problem.reason}")
-        ids, served = prompt.encoded.ids.tolist(), self._served_ids(question)
+        self._check_served([question])
+        with suppress(RecordError):  # it may refuse a second question, or a server's form of an answer
+            self._check_served([question, answer, question])
+
+    def _check_served(self, messages: Sequence[Message]) -> None:
+        """Refuse a template whose prompt has other ids at a server, which tokenizes all text in one call."""
+        from tokenizers import Tokenizer as HuggingFace
+
+        text = self._program.write(messages, add_generation_prompt=True)
+        server = HuggingFace.from_str(self.tokenizer.tokenizer_json())
+        served = list(server.encode(text, add_special_tokens=False).ids)
+        ids = self._ids(self._scanner.strip(text))
         if ids != served:
+            cause = self._scanner.describe_flags(text)
             raise RecipeError(
-                "the chat template's prompt is tokenized differently by a server "
+                f"the chat template's prompt is tokenized differently by a server{cause and f', because {cause}'} "
                 f"({show_difference(ids, served)}); name one of curate's own templates with --template"
             )
 
-    def _served_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Return the prompt's ids as a server makes them: all text in one call, control strings read as tokens."""
-        from tokenizers import Tokenizer as HuggingFace
-
-        text = self._program.apply(messages, add_generation_prompt=True)
-        return list(HuggingFace.from_str(self.tokenizer.tokenizer_json()).encode(text, add_special_tokens=False).ids)
+    def _ids(self, text: str) -> list[int]:
+        """Return the ids of a template's text, with each control string as its token."""
+        ids: list[int] = []
+        for item, _ in self._scanner.scan(text):
+            ids += [item] if isinstance(item, int) else self.tokenizer.encode_blocks([str(item)])[0].tolist()
+        return ids
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
