@@ -36,6 +36,7 @@ REPAIRS: dict[str, str] = {
     "media_removed": 'Text of a turn is kept without its images, sound or files; only where `multimodal` is "keep".',
     "personal_data": "Hashed addresses and headers of WildChat's users are removed, from the record and its turns.",
     "other_replies": "Of a tree of replies, one path is read; counts the messages beside it.",
+    "tied_answers": "Several answers have the best score; the first is read, and none of these is the rejected answer.",
     "rejected_answer": "The rejected answer is removed if the chosen one is, or if turns before it are joined to it.",
     "role_inferred": "A missing role is inferred from its neighbours, if they alternate.",
     "value_to_text": "A number in place of text is written as text.",

@@ -19,7 +19,16 @@ from curate.schemas.formats import (
     trl,
     vicuna,
 )
-from curate.schemas.formats.datasets import arena, marked_text, moss, oasst, self_instruct, smoltalk, turn_lists
+from curate.schemas.formats.datasets import (
+    arena,
+    comparisons,
+    marked_text,
+    moss,
+    oasst,
+    self_instruct,
+    smoltalk,
+    turn_lists,
+)
 from curate.schemas.formats.exports import ai_studio, chatgpt, claude, gemini
 from curate.schemas.formats.format import Format as Format
 from curate.schemas.formats.format import Record
@@ -39,6 +48,7 @@ FORMATS: dict[str, Format] = {
         responses.FORMAT,
         gemini.FORMAT,
         *ai_studio.FORMATS,
+        *comparisons.FORMATS,
         alpaca.FORMAT,
         trl.FORMAT,
         labelling.FORMAT,
@@ -69,8 +79,12 @@ FORMATS: dict[str, Format] = {
 _SHARED = ("vicuna", "parquet")  # their records are read by another format's module
 # In the order of FORMATS, which matters: curate's own lines also look like OpenAI's.
 _READERS = tuple(item for item in FORMATS.values() if item.reads and item.name not in _SHARED)
-_NEAREST = Nearest(
-    [Requirement(item.name, item.requires, item.turn_keys, item.holds) for item in FORMATS.values() if item.requires]
+_NEAREST = Nearest(  # of equally near ones, the first: rather a usual shape than one data set's
+    [
+        Requirement(item.name, item.requires, item.turn_keys, item.holds)
+        for item in sorted(FORMATS.values(), key=lambda item: item in comparisons.FORMATS)
+        if item.requires
+    ]
 )
 _CHATS = tuple((item.recognises, item.parse) for item in (sharegpt, openai, alpaca))
 
@@ -84,7 +98,7 @@ PROBLEMS: dict[str, str] = {
     "two_chats": "The row holds two chats that differ, such as `conversations` beside `messages`.",
     "bad_preference": "A preference pair has no chosen answer, no prompt, or turns that contradict the chosen answer.",
     "missing_column": "The record lacks a key that --columns names.",
-    "no_preference": "A pair of answers of which neither was preferred: a tie, both bad, or no winner.",
+    "no_preference": "Answers of which none was preferred: a tie, both bad, no winner, or no scores.",
     "tree_row": "The record is one message of a tree, and no rows near it link it to the tree's first message.",
     "unclear_roles": "A text or a list of texts does not say clearly who speaks.",
     "by_columns": "The object is a whole table by columns, as pandas writes it, not one record.",

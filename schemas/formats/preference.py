@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message
@@ -11,7 +12,7 @@ from curate.schemas.formats import pairs
 from curate.schemas.formats.datasets import marked_text
 from curate.schemas.formats.format import Format
 from curate.schemas.reading import turn_columns, turns
-from curate.schemas.reading.key_kinds import CHOSEN_KEYS, COMPLETION_KEYS, REJECTED_KEYS, has_content
+from curate.schemas.reading.key_kinds import CHOSEN_KEYS, COMPLETION_KEYS, REJECTED_KEYS, has_content, to_number
 
 NAME = "preference"
 SUMMARY = "TRL's, LLaMA-Factory's and OpenAI's preference pairs: {prompt, chosen, rejected}; HH-RLHF's texts too."
@@ -51,7 +52,7 @@ def add_answer(conversation: Conversation) -> None:
     chosen, completion, rejected = (_key(metadata, keys) for keys in (CHOSEN_KEYS, COMPLETION_KEYS, REJECTED_KEYS))
     if chosen and (rejected or not _is_answered(conversation)):
         steps = _add_chosen(conversation, metadata.pop(chosen), chosen)
-        if rejected:
+        if rejected and not _is_tied(conversation):
             keep_rejected(conversation, rejected, metadata.pop(rejected), steps=steps)
     elif _is_answered(conversation):
         return
@@ -59,6 +60,25 @@ def add_answer(conversation: Conversation) -> None:
         pairs.add_messages(conversation, "assistant", metadata.pop(completion))
     elif rejected:
         raise RecordError(RULE, "the record has a rejected answer and no chosen one", turns.preview(metadata))
+
+
+def _is_tied(conversation: Conversation) -> bool:
+    """Return whether a pair's scores are equal, and note it; raises RecordError if the rejected answer has the higher.
+
+    Sources of the keys: HuggingFaceH4/ultrafeedback_binarized and argilla's sets of pairs on huggingface.co/datasets.
+    """
+    metadata = conversation.metadata
+    for pattern, name in product(("{0}_{1}", "{1}_{0}", "{1}-{0}"), ("score", "rating")):
+        scores = [to_number(metadata.get(pattern.format(name, side))) for side in ("chosen", "rejected")]
+        if scores[0] is None or scores[1] is None:
+            continue
+        if scores[0] < scores[1]:
+            reason = f"the chosen answer has the {name} {scores[0]:g}, and the rejected one {scores[1]:g}"
+            raise RecordError(RULE, reason, turns.preview(metadata))
+        if scores[0] == scores[1]:
+            conversation.edit("tied_answers", None, f"both answers have the {name} {scores[0]:g}", "", 2)
+            return True
+    return False
 
 
 def _items(value: object) -> Sequence[object]:

@@ -218,6 +218,43 @@ EXAMPLES: dict[str, list[Record]] = {
     ],
 }
 ROWS = {"message_id": "x", "parent_id": "t", "message_tree_id": "t", "text": ANSWER, "role": "assistant", "rank": 0}
+EXAMPLES |= {
+    "ultrafeedback": [
+        {
+            "source": "evol_instruct",
+            "instruction": PROMPT,
+            "completions": [
+                {"response": WORSE, "model": "m1", "overall_score": 2.0},
+                {"response": ANSWER, "model": "m2", "overall_score": 8.5, "custom_system_prompt": "Be honest."},
+            ],
+        }
+    ],
+    "nectar": [
+        {
+            "prompt": f"\n\nHuman: {PROMPT}\n\nAssistant: ",
+            "answers": [{"answer": ANSWER, "model": "m", "rank": 1.0}, {"answer": WORSE, "model": "n", "rank": 2.0}],
+            "good_natured": True,
+        }
+    ],
+    "shp": [{"post_id": "p", "history": PROMPT, "human_ref_A": WORSE, "human_ref_B": ANSWER, "labels": 0}],
+    "webgpt": [
+        {
+            "question": {"full_text": PROMPT, "dataset": "eli5", "id": "q"},
+            **{"answer_0": ANSWER, "score_0": 0.5, "answer_1": WORSE, "score_1": -0.5},
+        }
+    ],
+    "helpsteer": [
+        {"context": [user(PROMPT)], "response1": ANSWER, "response2": WORSE, "overall_preference": -2},
+        {"prompt": PROMPT, "response_1": WORSE, "response_2": ANSWER, "preference_strength": 1},
+        {"prompt": PROMPT, "response": ANSWER, "helpfulness": 4, "correctness": 4, "verbosity": 1},
+    ],
+    "safe_rlhf": [
+        {
+            **{"prompt": PROMPT, "response_0": WORSE, "response_1": ANSWER, "better_response_id": 1},
+            **{"is_response_0_safe": False, "is_response_1_safe": True},
+        }
+    ],
+}
 EXAMPLES["oasst_rows"] = [
     {
         "message_tree_id": "t",
