@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from curate.filters.examples import Examples, chat
 from curate.filters.registry import corpus_rule
 
 if TYPE_CHECKING:
@@ -104,7 +105,13 @@ def normalise(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-@corpus_rule
+@corpus_rule(
+    examples=Examples(
+        chat("Name a large river.", "The Nile."),
+        chat("Name a large river.", "The Rhine."),
+        before=[chat("Name a large river.", "The Nile.", "And another?", "The Rhine.")],
+    )
+)
 def exact_duplicates(
     frame: pl.DataFrame, prefixes: bool = True, first_exchange: bool = False, ids: bool = False
 ) -> pl.DataFrame:

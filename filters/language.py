@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from curate.errors import RecipeError, did_you_mean
+from curate.filters.examples import Examples, chat
 from curate.filters.language_id import UNKNOWN
 from curate.filters.registry import reject, rule, signal
 from curate.filters.structure import FENCED
@@ -27,7 +28,7 @@ INLINE_CODE = r"`[^`\n]+`"
 URL_OR_EMAIL = r"https?://[-_.?&~;+=/#0-9A-Za-z%:@,!]+|[-_.0-9A-Za-z]+@[-_.0-9A-Za-z]+"
 
 
-@signal(language=pl.String, language_confidence=pl.Float32)
+@signal(always=True, language=pl.String, language_confidence=pl.Float32)
 def language(frame: pl.DataFrame) -> pl.DataFrame:
     """Measure the language of each conversation and the confidence in it, ignoring code and addresses.
 
@@ -54,7 +55,13 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-@rule
+@rule(
+    examples=Examples(
+        chat("Nenne bitte einen großen Fluss in Deutschland.", "Der Rhein ist ein großer Fluss in Deutschland."),
+        chat("Please name a large river in Germany.", "The Rhine is a large river in Germany."),
+        settings={"keep": ("en",)},
+    )
+)
 def languages(keep: tuple[str, ...] = (), skip: tuple[str, ...] = ()) -> pl.Expr:
     """Keep only conversations in the languages in `keep`, and drop those in `skip`; unknown languages are kept.
 

@@ -8,12 +8,17 @@ from collections.abc import Sequence
 import polars as pl
 
 from curate.errors import RecipeError
+from curate.filters.examples import Examples, chat
 from curate.filters.registry import reject, rule
 
 CONTEXT = 120  # characters of evidence after a mention
 
 
-@rule
+@rule(
+    examples=Examples(
+        chat("Who made GPT-4?", "OpenAI made it, in 2023."), chat("Who made GPT-4? OpenAI?", "Yes, they did, in 2023.")
+    )
+)
 def vendor_mention(
     words: tuple[str, ...] = ("openai", "chatgpt"), any_turn: bool = False, whole_words: bool = True
 ) -> pl.Expr:
@@ -28,7 +33,12 @@ def vendor_mention(
     return _reject_matches(texts, _alternation(words, whole_words), "names {match}")
 
 
-@rule
+@rule(
+    examples=Examples(
+        chat("Who are you?", "I am ChatGPT, a language model trained by OpenAI."),
+        chat("What is ChatGPT?", "ChatGPT is a language model trained by OpenAI."),
+    )
+)
 def identity(
     names: tuple[str, ...] = ("chatgpt", "gpt-3", "gpt-3.5", "gpt-4", "claude", "bard", "gemini", "bing chat"),
     makers: tuple[str, ...] = ("openai", "anthropic", "google", "microsoft", "deepmind"),

@@ -1,4 +1,4 @@
-"""The registry of rules: the name, documentation and settings of each filter, signal and corpus rule.
+"""The registry of rules: the name, documentation and settings of each filter, signal, repair and corpus rule.
 
 A **filter** is a function that returns a Polars expression over one row per conversation. Null keeps
 the row; `true` drops it, and so does a text, which is the reason. `reject` builds such an
@@ -11,8 +11,17 @@ defaults are its settings, and the first paragraph of its docstring is its docum
         return reject(pl.col("characters") < minimum, "{characters} characters, minimum {minimum}",
                       characters=pl.col("characters"), minimum=minimum)
 
-A **signal** is a function that takes the frame and returns columns to add to it. A **corpus rule** takes a frame
-of hashes of all conversations (to find duplicates) when the workers are done. Both may have settings after the frame.
+Where an expression is not enough, a filter takes the frame first and returns a value for each row, as a list or a
+Series: `def too_odd(frame: pl.DataFrame, limit: int = 3) -> list[str | None]`.
+
+A **signal** is a function that takes the frame and returns columns to add to it. It runs if it is always on, if a
+filter that is on reads one of its columns, or if the recipe's section [signals] names it. A **repair** takes a batch
+of conversations and changes them in place, before their turns are put in order; each change is an edit of the
+repair's name. A **corpus rule** takes a frame of hashes of all conversations (to find duplicates) when the workers
+are done. All three may have settings after their first parameter.
+
+`@repair(of="refusals")` makes a repair part of the filter of that name: it runs where the filter is on, with those of
+the filter's settings that it takes. So one name in a recipe can flag, repair or drop: `refusals = { action = "mask" }`.
 
 Columns that a filter can read: `source_id`, `messages`, `prompts` and `answers` (lists of text: user and assistant
 contents), `html_answers` (list of bool: which answers were or may have been HTML), `turns` (number of messages),
@@ -30,16 +39,18 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import polars as pl
 
 from curate.errors import RecipeError, did_you_mean
+from curate.filters.examples import Examples
 
-Kind = Literal["filter", "signal", "corpus"]
+Kind = Literal["filter", "signal", "repair", "corpus"]
 Function = TypeVar("Function", bound=Callable[..., object])
+Settings = Mapping[str, object]
 
 VERDICT = pl.Struct({"reason": pl.String, "evidence": pl.String})
 EVIDENCE = 200  # maximum number of characters
@@ -48,24 +59,43 @@ USER_MODULE = "curate_user_filters_"
 
 @dataclass(frozen=True)
 class Rule:
-    """A registered rule; `settings` maps each setting's name to its default."""
+    """A registered rule; `settings` maps each setting's name to its default.
+
+    `takes_frame`: a filter that computes its values from the frame, instead of giving an expression. `columns` are
+    those of a signal. `reads` are columns of signals that a filter which takes the frame needs. `always`: a signal that
+    every set has. `of`: the filter that a repair is a part of.
+    """
 
     name: str
     kind: Kind
     function: Callable[..., object]
     summary: str
     doc: str
-    settings: Mapping[str, object]
-    columns: Mapping[str, pl.DataType]
+    settings: Settings
+    columns: Mapping[str, pl.DataType] = field(default_factory=dict)
+    takes_frame: bool = False
+    reads: tuple[str, ...] = ()
+    always: bool = False
+    of: str | None = None
+    examples: Examples | None = None
+
+    @property
+    def is_users(self) -> bool:
+        """Whether the rule is from a user's file, and not curate's own."""
+        return not self.function.__module__.startswith("curate.")
 
     @property
     def label(self) -> str:
         """The rule's name in messages: kind and name, and the file of a user's own rule."""
-        module = self.function.__module__
-        file = None if module.startswith("curate.") else getattr(sys.modules.get(module), "__file__", None)
+        file = getattr(sys.modules.get(self.function.__module__), "__file__", None) if self.is_users else None
         return f"{self.kind} {self.name!r}" + (f" in {file!r}" if file else "")
 
-    def expression(self, settings: Mapping[str, object]) -> pl.Expr:
+    def call(self, subject: object, settings: Settings) -> Any:
+        """Call a rule that takes a frame or conversations, with these settings over its defaults."""
+        values = {**self.settings, **settings}
+        return self.function(subject, **{name: values[name] for name in self.settings})
+
+    def expression(self, settings: Settings) -> pl.Expr:
         """Return the filter's expression (bool, text or verdict; null keeps the row).
 
         Raises RecipeError if the function fails or returns anything else.
@@ -82,6 +112,7 @@ class Rule:
 
 
 _RULES: dict[str, Rule] = {}
+_PARTS: dict[str, Rule] = {}  # repairs that are part of a filter, by its name
 
 
 def first_line(error: BaseException) -> str:
@@ -90,49 +121,94 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _defaults(function: Callable[..., object], kind: Kind, name: str) -> dict[str, object]:
-    """Return the settings in a function's signature; a signal and a corpus rule take the frame first."""
-    parameters = list(inspect.signature(function).parameters.values())
-    settings = parameters if kind == "filter" else parameters[1:]
-    for parameter in settings:
-        if parameter.default is inspect.Parameter.empty:
-            raise RecipeError(f"{kind} {name!r}: setting {parameter.name!r} has no default; its default gives its type")
-    return {parameter.name: parameter.default for parameter in settings}
-
-
-def _register(function: Callable[..., object], kind: Kind, columns: Mapping[str, pl.DataType]) -> None:
+def _register(function: Function, kind: Kind, **facts: Any) -> Function:
+    """Register a function as a rule; raises RecipeError if it lacks documentation, a default, or a free name."""
     name = getattr(function, "__name__", "")
     doc = inspect.cleandoc(function.__doc__ or "")
+    of = facts.get("of")
     if not doc:
         raise RecipeError(f"{kind} {name!r} has no docstring; its first line is its documentation")
     # a notebook cell may run many times; anywhere else a second rule of the same name is a mistake
-    if name in _RULES and function.__module__ != "__main__":
+    if name in _RULES and not of and function.__module__ != "__main__":
         raise RecipeError(f"{kind} {name!r} is already defined: {_RULES[name].label}; give it another name")
     summary = doc.split("\n\n")[0].replace("\n", " ")
-    _RULES[name] = Rule(name, kind, function, summary, doc, _defaults(function, kind, name), columns)
-
-
-def rule(function: Function) -> Function:
-    """Register a filter: a function of settings that returns an expression, null where a row is kept."""
-    _register(function, "filter", {})
+    takes_frame, settings = _signature(function, kind, name)
+    known = Rule(name, kind, function, summary, doc, settings, takes_frame=takes_frame, **facts)
+    if of:
+        _PARTS[of] = known
+    else:
+        _RULES[name] = known
     return function
 
 
-def corpus_rule(function: Function) -> Function:
+def _signature(function: Callable[..., object], kind: Kind, name: str) -> tuple[bool, dict[str, object]]:
+    """Return whether a filter takes the frame, and a rule's settings with their defaults.
+
+    Of any other rule the first parameter is what it works on; of a filter it is the frame if it has no default.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    takes_frame = kind == "filter" and bool(parameters) and _is_frame(parameters[0])
+    settings = parameters[1:] if takes_frame or kind != "filter" else parameters
+    for parameter in settings:
+        if parameter.default is inspect.Parameter.empty:
+            raise RecipeError(f"{kind} {name!r}: setting {parameter.name!r} has no default; its default gives its type")
+    return takes_frame, {parameter.name: parameter.default for parameter in settings}
+
+
+def _is_frame(parameter: inspect.Parameter) -> bool:
+    return parameter.default is inspect.Parameter.empty and (
+        parameter.name == "frame" or str(parameter.annotation).endswith("DataFrame")
+    )
+
+
+@overload
+def rule(function: Function) -> Function: ...
+@overload
+def rule(*, examples: Examples | None = None, reads: tuple[str, ...] = ()) -> Callable[[Function], Function]: ...
+def rule(
+    function: Function | None = None, *, examples: Examples | None = None, reads: tuple[str, ...] = ()
+) -> Function | Callable[[Function], Function]:
+    """Register a filter: a function of settings that returns an expression, null where a row is kept.
+
+    A function that takes the frame first returns a value for each row instead; `reads` names the columns of signals
+    that it needs. `examples` are shown beside the filter, and tested.
+    """
+    decorate = functools.partial(_register, kind="filter", examples=examples, reads=reads)
+    return decorate(function) if function is not None else decorate
+
+
+@overload
+def corpus_rule(function: Function) -> Function: ...
+@overload
+def corpus_rule(*, examples: Examples | None = None) -> Callable[[Function], Function]: ...
+def corpus_rule(
+    function: Function | None = None, *, examples: Examples | None = None
+) -> Function | Callable[[Function], Function]:
     """Register a corpus rule: a function of a frame of hashes of all conversations (and settings)."""
-    _register(function, "corpus", {})
-    return function
+    decorate = functools.partial(_register, kind="corpus", examples=examples)
+    return decorate(function) if function is not None else decorate
 
 
-def signal(**columns: pl.DataType | type[pl.DataType]) -> Callable[[Function], Function]:
+def signal(*, always: bool = False, **columns: pl.DataType | type[pl.DataType]) -> Callable[[Function], Function]:
     """Register a signal: a function of the frame (and settings) that returns a frame of exactly `columns`."""
     types = {name: dtype if isinstance(dtype, pl.DataType) else dtype() for name, dtype in columns.items()}
+    return functools.partial(_register, kind="signal", columns=types, always=always)
 
-    def decorate(function: Function) -> Function:
-        _register(function, "signal", types)
-        return function
 
-    return decorate
+@overload
+def repair(function: Function) -> Function: ...
+@overload
+def repair(*, of: str | None = None, examples: Examples | None = None) -> Callable[[Function], Function]: ...
+def repair(
+    function: Function | None = None, *, of: str | None = None, examples: Examples | None = None
+) -> Function | Callable[[Function], Function]:
+    """Register a repair: a function of a list of conversations (and settings) that changes them in place.
+
+    It records each change with `Conversation.edit`, and each exchange to remove with `Conversation.flaw`, under its own
+    name, or that of the filter that it is a part of.
+    """
+    decorate = functools.partial(_register, kind="repair", of=of, examples=examples)
+    return decorate(function) if function is not None else decorate
 
 
 def reject(when: pl.Expr, reason: str, *, evidence: pl.Expr | str | None = None, **values: pl.Expr | object) -> pl.Expr:
@@ -171,11 +247,18 @@ def get(name: str, *kinds: Kind) -> Rule:
     """Return a rule by name; raises RecipeError with the closest name if there is none."""
     known = rules(*kinds)
     if name not in known:
-        raise RecipeError(f"unknown filter {name!r}{did_you_mean(name, known)}")
+        what = "signal" if kinds == ("signal",) else "filter"
+        raise RecipeError(f"unknown {what} {name!r}{did_you_mean(name, known)}")
     return known[name]
 
 
-def check(name: str, settings: Mapping[str, object] | None = None) -> dict[str, object]:
+def part_of(name: str) -> Rule | None:
+    """Return the repair that is part of the filter of this name."""
+    _load_built_in()
+    return _PARTS.get(name)
+
+
+def check(name: str, settings: Settings | None = None) -> dict[str, object]:
     """Return all settings of a rule, `settings` over its defaults; raises RecipeError for an invalid name or value."""
     known = get(name)
     values = settings or {}
@@ -186,7 +269,7 @@ def check(name: str, settings: Mapping[str, object] | None = None) -> dict[str, 
     complete = {
         key: _convert(known, key, values[key]) if key in values else default for key, default in known.settings.items()
     }
-    if known.kind == "filter":
+    if known.kind == "filter" and not known.takes_frame:
         known.expression(complete)  # the function checks what a type cannot express, such as language codes
     return complete
 
@@ -221,8 +304,9 @@ def _example(default: object) -> str:
 
 def forget(module: str) -> None:
     """Unregister the rules that a module defined."""
-    for name in [name for name, known in _RULES.items() if known.function.__module__ == module]:
-        del _RULES[name]
+    for known in (_RULES, _PARTS):
+        for name in [name for name, rule in known.items() if rule.function.__module__ == module]:
+            del known[name]
 
 
 def load(path: str | Path) -> list[str]:

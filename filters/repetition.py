@@ -5,10 +5,11 @@ from __future__ import annotations
 import polars as pl
 
 from curate.errors import RecipeError
+from curate.filters.examples import Examples, chat
 from curate.filters.registry import reject, rule
 
 
-@rule
+@rule(examples=Examples(chat("Print zeros.", "000000000"), chat("Print zeros.", "00000000")))
 def repeated_digits(times: int = 9) -> pl.Expr:
     r"""Drop conversations in which a digit repeats `times` times in a row (FastChat's `(\d)\1{8}`).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from curate.errors import RecipeError
+from curate.filters.examples import Examples, chat
 from curate.filters.registry import reject, rule
 
 # A code block, closed or cut off. A longer fence may contain shorter ones (a README as code): longest first.
@@ -29,7 +30,13 @@ LEAD_IN = (
 BROKEN_LIST = r"((?m:^)1[.)] [^\x02]*?\n1[.)] [^\n]*)"  # at the margin: nested lists have their own numbers
 
 
-@rule
+@rule(
+    examples=Examples(
+        chat("Name a river.", "The Nile."),
+        chat("Name a river.", "The Nile.", "Another?", "The Rhine."),
+        settings={"minimum": 4},
+    )
+)
 def min_messages(minimum: int = 2) -> pl.Expr:
     """Drop conversations with fewer than `minimum` messages."""
     return reject(
@@ -37,7 +44,7 @@ def min_messages(minimum: int = 2) -> pl.Expr:
     )
 
 
-@rule
+@rule(examples=Examples(chat("Hi", "Hello!"), chat("Hi, who is there?", "Hello!")))
 def min_characters(minimum: int = 16) -> pl.Expr:
     """Drop conversations with fewer than `minimum` characters in total (FastChat's value is 16)."""
     return reject(
@@ -49,7 +56,12 @@ def min_characters(minimum: int = 16) -> pl.Expr:
     )
 
 
-@rule
+@rule(
+    examples=Examples(
+        chat("What is new?", "The page says: nothing.", plugins=["browser"]),
+        chat("What is new?", "The page says: nothing.", plugins=[]),
+    )
+)
 def plugins(even_empty: bool = False) -> pl.Expr:
     """Drop conversations that used ChatGPT's plugins: their answers rely on pages and tools the model cannot see.
 
@@ -61,7 +73,12 @@ def plugins(even_empty: bool = False) -> pl.Expr:
     return reject(value.is_not_null() & used, "made with plugins", evidence=value)
 
 
-@rule
+@rule(
+    examples=Examples(
+        chat("Name a large river.", "The Nile.", model="gpt-3.5-turbo"),
+        chat("Name a large river.", "The Nile.", model="gpt-4-0613"),
+    )
+)
 def models(keep: tuple[str, ...] = ("gpt-4",), unknown: bool = False) -> pl.Expr:
     """Keep only conversations with the models in `keep` (by default GPT-4).
 
@@ -87,7 +104,12 @@ def _model_name(model: pl.Expr) -> pl.Expr:
     return pl.when(folded != "").then(folded)
 
 
-@rule
+@rule(
+    examples=Examples(
+        chat("List three colours.", "Three colours\n1. red\n1. green\n1. blue"),
+        chat("List three colours.", "Three colours\n1. red\n2. green\n3. blue"),
+    )
+)
 def list_indices(any_source: bool = False) -> pl.Expr:
     """Drop conversations with a numbered list in which an earlier HTML conversion numbered every item `1.`.
 

@@ -7,28 +7,44 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from curate.errors import RecipeError
-from curate.filters.registry import EVIDENCE, VERDICT, Rule, first_line, get, reject, rules
+from curate.filters.registry import EVIDENCE, VERDICT, Rule, Settings, first_line, get, reject, rules
 
 FAILURES = (Exception, pl.exceptions.PanicException)  # what a user's expression may raise
 RuleSettings = Mapping[str, Mapping[str, object]]  # rule name to settings, in the recipe's order
 
 
-def measure(frame: pl.DataFrame, signals: RuleSettings | None = None) -> pl.DataFrame:
-    """Return the frame with the columns of these signals added, by default of all registered signals.
+def needed_signals(filters: RuleSettings, named: RuleSettings) -> dict[str, Settings]:
+    """Return the signals to run, with their settings, sorted by name.
 
-    Names of other rules are ignored.
+    They are those that are always on, a user's own, those that the recipe names, and those of which a filter that is on
+    reads a column.
     """
-    for name, settings in ({key: {} for key in rules("signal")} if signals is None else signals).items():
-        rule = get(name)
-        if rule.kind == "signal":
-            frame = frame.hstack(_measure(rule, settings, frame))
+    read = {column for name, settings in filters.items() for column in _columns_read(get(name), settings)}
+    signals = {
+        name: rule.settings
+        for name, rule in rules("signal").items()
+        if rule.always or rule.is_users or name in named or read & rule.columns.keys()
+    }
+    return {name: {**settings, **named.get(name, {})} for name, settings in signals.items()}
+
+
+def _columns_read(rule: Rule, settings: Settings) -> Sequence[str]:
+    if rule.kind != "filter":
+        return ()
+    return rule.reads if rule.takes_frame else rule.expression(settings).meta.root_names()
+
+
+def measure(frame: pl.DataFrame, signals: RuleSettings) -> pl.DataFrame:
+    """Return the frame with the columns of these signals added."""
+    for name, settings in signals.items():
+        frame = frame.hstack(_measure(get(name, "signal"), settings, frame))
     return frame
 
 
 def _measure(rule: Rule, settings: Mapping[str, object], frame: pl.DataFrame) -> pl.DataFrame:
     """Return a signal's columns; raises RecipeError if it fails or returns other columns or rows than declared."""
     try:
-        columns = rule.function(frame, **{**rule.settings, **settings})
+        columns = rule.call(frame, settings)
     except FAILURES as error:
         raise RecipeError(f"{rule.label} failed: {first_line(error)}") from error
     if not isinstance(columns, pl.DataFrame) or dict(columns.schema) != dict(rule.columns):
@@ -51,8 +67,11 @@ class Filters:
     """A recipe's filters, built once and checked once per frame schema; names of other rules are ignored."""
 
     def __init__(self, filters: RuleSettings) -> None:
+        known = [(rule, filters[name]) for name in filters if (rule := get(name)).kind == "filter"]
+        self._computed = [(rule, settings) for rule, settings in known if rule.takes_frame]
         self._filters = [
-            (rule, rule.expression(filters[name])) for name in filters if (rule := get(name)).kind == "filter"
+            (rule, pl.col(_computed_name(rule)) if rule.takes_frame else rule.expression(settings))
+            for rule, settings in known
         ]
         self._verdicts: dict[tuple[tuple[str, pl.DataType], ...], list[pl.Expr]] = {}
 
@@ -66,6 +85,7 @@ class Filters:
             return pl.DataFrame(
                 {**dict.fromkeys(KEPT), "rules": [[]] * frame.height}, schema={**KEPT, "rules": pl.List(pl.String)}
             )
+        frame = frame.with_columns(_compute(rule, settings, frame) for rule, settings in self._computed)
         verdicts = self._checked_verdicts(frame)
         names = [rule.name for rule, _ in self._filters]
         try:
@@ -82,6 +102,21 @@ class Filters:
                 _verdict(rule, expression, rows).alias(f"verdict {rule.name}") for rule, expression in self._filters
             ]
         return self._verdicts[schema]
+
+
+def _computed_name(rule: Rule) -> str:
+    return f"computed {rule.name}"
+
+
+def _compute(rule: Rule, settings: Settings, frame: pl.DataFrame) -> pl.Series:
+    """Return the values of a filter that takes the frame; raises RecipeError if it fails or gives other rows."""
+    try:
+        values = pl.Series(_computed_name(rule), rule.call(frame, settings))
+    except FAILURES as error:
+        raise RecipeError(f"{rule.label} failed: {first_line(error)}") from error
+    if len(values) != frame.height:
+        raise RecipeError(f"{rule.label} returned {len(values)} values for {frame.height} conversations")
+    return values
 
 
 def _outcome(names: Sequence[str]) -> list[pl.Expr]:

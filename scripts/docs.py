@@ -125,8 +125,8 @@ def filters_table(_: str) -> str:
 
     on = recipe.load("vicuna").filters
     rows = [
-        (_code(rule.name), "on" if rule.name in on else "off", _settings(rule.settings), rule.summary)
-        for rule in _rules("filter", "corpus")
+        (_code(rule.name), "on" if rule.name in on else "off", _settings(rule.settings) or "none", rule.summary)
+        for rule in _rules("filter", "corpus", "repair")
     ]
     return _table(("filter", "in `vicuna`", "settings and their defaults", "what it does"), rows)
 
@@ -140,7 +140,7 @@ def signals_table(_: str) -> str:
     return _table(("signal", "columns", "settings", "what it measures"), rows)
 
 
-def _rules(*kinds: Literal["filter", "signal", "corpus"]) -> list[typing.Any]:
+def _rules(*kinds: Literal["filter", "signal", "repair", "corpus"]) -> list[typing.Any]:
     """Return the rules that curate itself registers, without those of a user's file."""
     from curate.filters import registry
 

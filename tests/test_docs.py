@@ -99,7 +99,7 @@ def test_every_command_has_a_page_with_its_flags_and_is_linked(name: str) -> Non
         ("filters", [key for rule in built_in() for key in rule.settings]),
         ("filters", [column for rule in built_in("signal") for column in rule.columns]),
         ("recipes", list(recipe.RECIPES.summaries())),
-        ("recipes", [rule.name for rule in built_in("filter", "corpus")]),
+        ("recipes", [rule.name for rule in built_in("filter", "corpus", "repair")]),
         ("clean", [*REPAIRS, *LOSSES, *PROBLEMS]),
         ("formats", list(FORMATS)),
         ("tokenizers", list(TEMPLATES)),
@@ -195,10 +195,12 @@ def test_blocks_of_python_run(example_folder: Path, capsys: pytest.CaptureFixtur
     done = []
     with contextlib.chdir(example_folder):
         for name, block in python_blocks():
-            if "@rule" in block:  # load it as a file of filters
+            if "@rule" in block:  # load it as a file of filters, and use it
                 Path("own.py").write_text(block, "utf-8")
-                assert registry.load("own.py") == ["long_winded", "questions"]
-                registry.forget(registry.get("questions").function.__module__)
+                names = registry.load("own.py")
+                assert names in (["long_winded", "questions"], ["few_words", "plain_quotes"])
+                assert curate.clean("examples/sharegpt_dump.json", "own", filters=["own.py"], force=True).manifest
+                registry.forget(registry.get(names[0]).function.__module__)
                 continue
             exec(compile(block, name, "exec"), {"__name__": "docs"})
             done.append(name)

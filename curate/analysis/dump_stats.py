@@ -15,7 +15,7 @@ from curate.analysis import set_stats
 from curate.analysis.stats import Duplicates, Flow, Header, Input, Stats, Step, sort_counts
 from curate.engine import base, pool
 from curate.errors import InputError, RecordError
-from curate.filters import duplicates, registry, verdicts
+from curate.filters import duplicates, verdicts
 from curate.ingest.damaged_records import DAMAGED_STREAM
 from curate.ingest.decode import Chunk, RawRecord, batches, decode_records
 from curate.ingest.reader import Reader
@@ -73,7 +73,7 @@ class Measurer:
         tokenizer = load_tokenizer(factory.tokenizer)
         self.info = tokenizer.info
         self.counter = splitter.TemplateCounter(prompts.get(factory.template), tokenizer)
-        self.signals = {name: rule.settings for name, rule in registry.rules("signal").items()}
+        self.signals = verdicts.needed_signals({}, {})
 
     def __call__(self, chunks: Sequence[Chunk]) -> BatchStats:
         """Parse and count the records of chunks."""

@@ -9,10 +9,10 @@ import click
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--filters", "files", multiple=True, metavar="FILE", help="Also list the filters of this Python file.")
+@click.option("--filters", "files", multiple=True, metavar="FILE", help="Also list the rules of this Python file.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def filters(name: str | None, files: tuple[str, ...], as_json: bool) -> None:
-    """List the filters, or describe one in full.
+    """List filters, repairs and signals, or describe one in full.
 
     \b
     Example:
@@ -24,8 +24,9 @@ def filters(name: str | None, files: tuple[str, ...], as_json: bool) -> None:
 
     for file in files:
         registry.load(file)
-    on = recipe.load("vicuna", check_filters=False).filters
-    rules = [registry.get(name, "filter", "corpus")] if name else list(registry.rules("filter", "corpus").values())
+    vicuna = recipe.load("vicuna", check_filters=False)
+    on = {*vicuna.filters, *vicuna.signals, *(rule.name for rule in registry.rules("signal").values() if rule.always)}
+    rules = [registry.get(name)] if name else list(registry.rules().values())
     if as_json:
         entries = [
             {
@@ -34,6 +35,7 @@ def filters(name: str | None, files: tuple[str, ...], as_json: bool) -> None:
                 "default": r.name in on,
                 "summary": r.summary,
                 "settings": dict(r.settings),
+                "columns": list(r.columns),
             }
             for r in rules
         ]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from curate.errors import RecipeError, did_you_mean
 from curate.pipeline.overrides import Overrides, read_declarations
@@ -27,6 +27,9 @@ from curate.settings import (
     toml_key,
     toml_tables,
 )
+
+if TYPE_CHECKING:
+    from curate.filters.registry import Kind
 
 RECIPES = Catalogue("curate.pipeline", "recipes", "recipe", "vicuna")
 MAX_BASES = 8  # a longer chain of bases must be a cycle
@@ -80,7 +83,10 @@ class OutputSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which repairs and filters run, with which settings; `filters` has those that are on, in order."""
+    """Which repairs, filters and signals run, with which settings; `filters` has those that are on, in order.
+
+    `signals` has those that are measured although no filter that is on reads them.
+    """
 
     name: str = "custom"
     summary: str = ""
@@ -89,25 +95,38 @@ class Recipe:
     tokens: TokenSettings = field(default_factory=TokenSettings)
     filters: Mapping[str, Table] = field(default_factory=dict)
     filter_files: tuple[str, ...] = ()  # a user's own files of filters
+    signals: Mapping[str, Table] = field(default_factory=dict)
     eval: EvalSettings = field(default_factory=EvalSettings)
     output: OutputSettings = field(default_factory=OutputSettings)
 
     def to_dict(self) -> dict[str, object]:
         """Return the recipe as JSON values, structured like the TOML file."""
         filters: dict[str, object] = {"files": list(self.filter_files)} if self.filter_files else {}
-        filters |= {name: plain_values(settings) if settings else True for name, settings in self.filters.items()}
+        filters |= _switches(self.filters)
         sections = {name: plain_values(dataclasses.asdict(getattr(self, name))) for name in SECTIONS}
-        return {"name": self.name, "summary": self.summary, **sections, "filters": filters}
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            **sections,
+            "filters": filters,
+            "signals": _switches(self.signals),
+        }
 
     def to_toml(self) -> str:
         """Return the recipe as a TOML file that `load` reads back to an equal recipe."""
         values = self.to_dict()
-        filters = typing.cast("dict[str, object]", values.pop("filters"))
-        flat = {key: value for key, value in filters.items() if not isinstance(value, dict)}
-        nested = {f"filters.{toml_key(key)}": value for key, value in filters.items() if isinstance(value, dict)}
         tables = {key: value for key, value in values.items() if isinstance(value, dict)}
+        for section in ("filters", "signals"):
+            switches = typing.cast("dict[str, object]", tables.pop(section))
+            tables[section] = {key: value for key, value in switches.items() if not isinstance(value, dict)}
+            nested = {key: value for key, value in switches.items() if isinstance(value, dict)}
+            tables |= {f"{section}.{toml_key(key)}": value for key, value in nested.items()}
         top = [toml_assignment(key, value) for key, value in values.items() if not isinstance(value, dict)]
-        return "\n".join([*top, *toml_tables({**tables, "filters": flat, **nested})]) + "\n"
+        return "\n".join([*top, *toml_tables(tables)]) + "\n"
+
+
+def _switches(rules: Mapping[str, Table]) -> dict[str, object]:
+    return {name: plain_values(settings) if settings else True for name, settings in rules.items()}
 
 
 SECTIONS: dict[str, type] = {
@@ -133,10 +152,11 @@ def load(recipe: str | Path | Recipe, *, check_filters: bool = True) -> Recipe:
 
 def from_dict(values: Table, where: str = "recipe", *, check_filters: bool = True) -> Recipe:
     """Build a recipe from plain values; `check_filters` checks filters and fills in their settings."""
-    known = ["name", "summary", "base", "filters", *SECTIONS]
+    known = ["name", "summary", "base", "filters", "signals", *SECTIONS]
     refuse_unknown(values, known, where, "")
     filters, files = _filters(values.get("filters", {}), where, check_filters)
-    recipe = Recipe(**decode_sections(values, SECTIONS, where), filters=filters, filter_files=files)
+    signals = _signals(values.get("signals", {}), where, check_filters)
+    recipe = Recipe(**decode_sections(values, SECTIONS, where), filters=filters, filter_files=files, signals=signals)
     _check_template(recipe.tokens.template, where)
     _check_format(recipe.input.format, where)
     _check_encoding(recipe.input.encoding, where)
@@ -248,20 +268,44 @@ def _check_encoding(name: str, where: str) -> None:
 
 def _filters(values: object, where: str, check: bool) -> tuple[dict[str, Table], tuple[str, ...]]:
     """Return the filters that are on with their settings, and the user's filter files."""
+    named = _check_switches(values, where, "filters", but="files")
+    files = decode(
+        tuple[str, ...], values.get("files", []) if isinstance(values, Mapping) else [], f"{where}: filters.files"
+    )
+    if check:
+        named = _in_recipe(where, lambda: _add_user_filters(named, files))
+    return _enabled(named, where, ("filter", "corpus", "repair") if check else ()), files
+
+
+def _signals(values: object, where: str, check: bool) -> dict[str, Table]:
+    """Return the signals that are measured in any case, with their settings."""
+    return _enabled(_check_switches(values, where, "signals"), where, ("signal",) if check else ())
+
+
+def _check_switches(values: object, where: str, section: str, but: str = "") -> dict[str, Any]:
+    """Return a section's rules; raises RecipeError if one is not switched on, off, or given settings."""
     if not isinstance(values, Mapping):
-        raise RecipeError(f"{where}: filters = {values!r} must be a section, [filters]")
-    files = decode(tuple[str, ...], values.get("files", []), f"{where}: filters.files")
-    named = {key: value for key, value in values.items() if key != "files"}
+        raise RecipeError(f"{where}: {section} = {values!r} must be a section, [{section}]")
+    named = {key: value for key, value in values.items() if key != but}
     for key, value in named.items():
         if not isinstance(value, (bool, Mapping)):
-            raise RecipeError(f"{where}: filters.{key} = {value!r} must be true, false or a table of its settings")
-    if check:
-        try:
-            named = {key: _check_filter(key, value) for key, value in _add_user_filters(named, files).items()}
-        except RecipeError as error:
-            raise RecipeError(f"{where}: {error}") from error
+            raise RecipeError(f"{where}: {section}.{key} = {value!r} must be true, false or a table of its settings")
+    return named
+
+
+def _enabled(named: Mapping[str, Any], where: str, kinds: Sequence[Kind]) -> dict[str, Table]:
+    """Return the rules that are on; if `kinds` names their kinds, checked and with all settings."""
+    if kinds:
+        named = _in_recipe(where, lambda: {key: _check_rule(key, value, kinds) for key, value in named.items()})
     enabled = {key: value for key, value in named.items() if value is not False}
-    return {key: {} if value is True else _freeze(value) for key, value in enabled.items()}, files
+    return {key: {} if value is True else _freeze(value) for key, value in enabled.items()}
+
+
+def _in_recipe(where: str, check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return check()
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from error
 
 
 def _add_user_filters(named: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
@@ -278,14 +322,14 @@ def _names_in(files: Sequence[str]) -> list[str]:
     from curate.filters import registry
 
     names = [name for file in files for name in registry.load(file)]
-    return [name for name in names if registry.get(name).kind == "filter"]
+    return [name for name in names if registry.get(name).kind in ("filter", "repair")]
 
 
-def _check_filter(name: str, value: bool | Table) -> bool | Table:
-    """Return a filter's settings with its defaults; False if it is off. Raises RecipeError."""
+def _check_rule(name: str, value: bool | Table, kinds: Sequence[Kind]) -> bool | Table:
+    """Return a rule's settings with its defaults; False if it is off. Raises RecipeError."""
     from curate.filters import registry
 
-    registry.get(name, "filter", "corpus")
+    registry.get(name, *kinds)
     complete = registry.check(name, value if isinstance(value, Mapping) else {})
     return complete if value is not False else False
 

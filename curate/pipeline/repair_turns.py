@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,7 +17,6 @@ from curate.errors import RecordError
 from curate.pipeline.repair_text import is_empty
 from curate.schemas.conversation import Conversation, Edit, Flaw, Message
 from curate.schemas.reading.media import remove_placeholders
-from curate.schemas.reading.turn.context import MISSING
 from curate.schemas.reading.turn.training_marks import HIDDEN
 
 REPAIRS: dict[str, str] = {
@@ -101,9 +100,6 @@ LOSSES: dict[str, str] = {
 RATE_LIMIT = ("Too many requests in 1 hour. Try again later.", "!Too many requests in 1 hour. Try again later.")
 
 RAW_HTML = "raw_html"
-_EXCHANGE_ONLY = dict.fromkeys(
-    ("no_answer", "bad_label", "multimodal", RAW_HTML, MISSING, HIDDEN, "several_answers"), "exchange"
-)  # whatever `empty_answer` is
 
 
 @dataclass(frozen=True)
@@ -172,9 +168,13 @@ def all_off(settings: RepairSettings) -> RepairSettings:
     return replace(settings, **dict(SWITCHES.values()))  # type: ignore[arg-type]  # values of these settings
 
 
-def has_switched(lost: Sequence[LostExchange], rule: str | None = None) -> bool:
-    """Return whether one of the rules that took these exchanges, or the `rule` of a record, can be turned off."""
-    return rule in SWITCHES or any(exchange.rule in SWITCHES for exchange in lost)
+def has_switched(lost: Sequence[LostExchange], rule: str | None, filters: Collection[str]) -> bool:
+    """Return whether one of the rules that took these exchanges, or the `rule` of a record, can be turned off.
+
+    `filters` are those of the recipe that remove exchanges.
+    """
+    rules = {rule, *(exchange.rule for exchange in lost)}
+    return any(name in SWITCHES or name in filters for name in rules)
 
 
 def order(conversation: Conversation, settings: RepairSettings) -> list[LostExchange]:
@@ -366,14 +366,15 @@ def _sort_exchanges(
             lost.append(LostExchange((start, stop), "single_round", reason, evidence, characters))
             continue
         exchange = _without_hidden(conversation, exchange, flaws) if flaws else exchange
-        fault = _flawed(exchange, flaws) or _fault(exchange, settings)
+        flawed = _flawed(exchange, flaws)
+        fault = flawed or _fault(exchange, settings)
         if fault is None:
             whole = [*system, *_without_empty(conversation, exchange)]
             kept.append(_join(conversation, whole, settings))
             system = []
             continue
         system += [turn for turn in exchange if turn.role == "system"]
-        mode = {"rate_limit": settings.rate_limit, **_EXCHANGE_ONLY}.get(fault.rule, settings.empty_answer)
+        mode = "exchange" if flawed else _what_goes(fault.rule, settings)
         if mode == "record":
             raise fault
         if mode == "cut":
@@ -384,6 +385,11 @@ def _sort_exchanges(
         if mode == "cut":
             break
     return kept, lost
+
+
+def _what_goes(rule: str, settings: RepairSettings) -> str:
+    """Return what a fault of an exchange removes: the exchange, that and all later ones (cut), or the record."""
+    return {"rate_limit": settings.rate_limit, "no_answer": "exchange"}.get(rule, settings.empty_answer)
 
 
 def count_characters(messages: Iterable[Message]) -> int:

@@ -24,7 +24,7 @@ from curate.display.figures import plural
 from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import BalanceError, InputError, SetError
-from curate.filters import registry
+from curate.filters import registry, verdicts
 from curate.ingest.decode import Chunk, batches
 from curate.ingest.ratings import read_ratings
 from curate.ingest.reader import Reader
@@ -123,7 +123,7 @@ def clean(
                 pass
             run.report("writing")
             numbers = [part.number for part in parts]
-            target = assemble.SetTables(partial, numbers, _user_signals(), recipe.output.originals)
+            target = assemble.SetTables(partial, numbers, _further_signals(recipe), recipe.output.originals)
             counts = assemble.write_tables(pool, target, decisions, page.load)
             manifest = run.manifest(parts, decisions, counts)
             manifests.write(partial, manifest)
@@ -188,9 +188,10 @@ def _reader(arguments: Sequence[str | Path], recipe: Recipe) -> Reader:
     )
 
 
-def _user_signals() -> dict[str, pl.DataType | type[pl.DataType]]:
-    """Return the columns of a user's own signals, which other sets do not have."""
-    columns = {name: dtype for signal in registry.rules("signal").values() for name, dtype in signal.columns.items()}
+def _further_signals(recipe: Recipe) -> dict[str, pl.DataType | type[pl.DataType]]:
+    """Return the columns of the signals that this run measures and other sets may not have."""
+    names = verdicts.needed_signals(recipe.filters, recipe.signals)
+    columns = {name: dtype for signal in names for name, dtype in registry.get(signal).columns.items()}
     return {name: dtype for name, dtype in columns.items() if name not in dataset_columns.SIGNALS}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 
 from curate.errors import RecordError
-from curate.filters import registry, verdicts
+from curate.filters import registry, repairs, verdicts
 from curate.ingest.decode import Chunk, decode_records
 from curate.pipeline import frames, repair_html, repair_text, repair_turns, train_marks
 from curate.pipeline.frames import Draft, Origin, Reject
@@ -92,7 +92,9 @@ class Cleaner:
         filters = registry.rules("filter")
         self.filters = [name for name in recipe.filters if name in filters]
         self.verdicts = verdicts.Filters({name: recipe.filters[name] for name in self.filters})
-        self.signals = {name: signal.settings for name, signal in registry.rules("signal").items()}
+        self.signals = verdicts.needed_signals({name: recipe.filters[name] for name in self.filters}, recipe.signals)
+        self.repairs = repairs.find_repairs(recipe.filters)
+        self.repaired = frozenset(repair.of or repair.name for repair, _ in self.repairs)
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def __call__(
@@ -117,6 +119,7 @@ class Cleaner:
         with self._time_stage("markdown"):
             repair_html.convert((draft.conversation for draft in drafts), self.recipe.repair)
         with self._time_stage("repair"):
+            repairs.apply_repairs([draft.conversation for draft in drafts], self.repairs)
             drafts, bare = self._repair(drafts, rejects, alone)
         with self._time_stage("frame"):
             counted = [*drafts, *bare]  # in one table, since each table has its cost
@@ -191,9 +194,9 @@ class Cleaner:
                 rule = error.rule
                 draft.lost = error.lost if isinstance(error, repair_turns.NothingLeft) else []
                 rejects.extend(frames.reject_draft(draft, error))
-            if repair_turns.has_switched(draft.lost, rule):
+            if repair_turns.has_switched(draft.lost, rule, self.repaired):
                 draft.alone = False
-                bare.extend(_repair_alone(draft, whole, settings, alone))
+                bare.extend(_repair_alone(draft, whole, settings, self.repaired, alone))
             elif rule is not None:
                 alone[rule] += 1
         return kept, bare
@@ -286,21 +289,38 @@ def _source_id(value: object) -> str | None:
 
 
 def _repair_alone(
-    draft: Draft, whole: Conversation, settings: repair_turns.RepairSettings, alone: Counter[str]
+    draft: Draft,
+    whole: Conversation,
+    settings: repair_turns.RepairSettings,
+    filters: Set[str],
+    alone: Counter[str],
 ) -> Iterator[Draft]:
     """Yield the draft with all rules off that can be turned off, unless one that is always on rejects it.
 
-    Count the rule that does, or else each repair that would reject it alone.
+    Count the rule that does, or else each repair that would reject it alone. `filters` are those of the recipe that
+    remove exchanges.
     """
-    bare = whole.copy()
+    bare = _without_flaws(whole, filters)
+    off = repair_turns.all_off(settings)
     try:
-        repair_turns.order(bare, repair_turns.all_off(settings))
+        repair_turns.order(bare.copy(), off)
     except RecordError as error:
         alone[error.rule] += 1
         return
-    for rule, only in repair_turns.rules_that_are_on(settings).items():
+    on = {rule: (bare, only) for rule, only in repair_turns.rules_that_are_on(settings).items()}
+    for name in filters & {flaw.rule for flaw in whole.flaws}:
+        on[name] = _without_flaws(whole, filters - {name}), off
+    for rule, (conversation, only) in on.items():
         try:
-            repair_turns.order(whole.copy(), only)
+            repair_turns.order(conversation.copy(), only)
         except RecordError:
             alone[rule] += 1
+    repair_turns.order(bare, off)
     yield Draft(draft.origin, draft.raw, bare, branch=draft.branch)
+
+
+def _without_flaws(conversation: Conversation, rules: Set[str]) -> Conversation:
+    """Return a copy without the flaws of these rules."""
+    copy = conversation.copy()
+    copy.flaws = [flaw for flaw in copy.flaws if flaw.rule not in rules]
+    return copy

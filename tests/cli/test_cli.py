@@ -159,7 +159,7 @@ def test_filters_lists_every_registered_filter() -> None:
     from curate.filters import registry
 
     entries = json.loads(invoke("filters", "--json").stdout)
-    assert [entry["name"] for entry in entries] == list(registry.rules("filter", "corpus"))
+    assert [entry["name"] for entry in entries] == list(registry.rules())
     assert {entry["name"] for entry in entries if entry["default"]} >= {"min_messages", "exact_duplicates"}
     table = invoke("filters").stdout
     assert all(entry["name"] in table for entry in entries)

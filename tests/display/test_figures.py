@@ -138,7 +138,7 @@ def test_statistics_and_comparisons_truncate_no_figure(sets: tuple[Path, Path], 
 def lists() -> list[RenderableType]:
     on = recipe.load("vicuna", check_filters=False).filters
     return [
-        terminal_lists.render_filters(list(registry.rules("filter", "corpus").values()), on),
+        terminal_lists.render_filters(list(registry.rules().values()), on),
         terminal_lists.render_names(recipe.RECIPES.summaries(), ("recipe", "what it does")),
         terminal_lists.render_formats(list(FORMATS.values())),
         render_doctor(curate.doctor()),

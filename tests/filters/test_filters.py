@@ -366,7 +366,7 @@ def test_a_users_signal_is_measured_and_a_filter_can_read_it(tmp_path: Path) -> 
     signal = '@signal(shouts=pl.UInt32)\ndef shouts(frame: pl.DataFrame) -> pl.DataFrame:\n    """Count "!"."""\n'
     signal += '    return frame.select(shouts=pl.col("answers").list.join("").str.count_matches("!"))\n\n'
     load(write(tmp_path, signal + filter_of('pl.col("shouts") > most')))
-    measured = measure(frame(chat("Hi!!!!"), chat()), {"shouts": {}, "mine": {}})
+    measured = measure(frame(chat("Hi!!!!"), chat()), {"shouts": {}})
     assert measured["shouts"].to_list() == [4, 0]
     assert apply(measured, {"shouts": {}, "mine": {}})["rule"].to_list() == ["mine", None]
 

@@ -1,9 +1,9 @@
-"""Lists of filters, recipes, presets and formats in the terminal."""
+"""Lists of rules, recipes, presets and formats in the terminal."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -39,30 +39,40 @@ def render_formats(formats: Sequence[Any]) -> RenderableType:
     return table
 
 
-def render_filters(rules: Sequence[Any], on: Mapping[str, object]) -> RenderableType:
-    """Render registered filters (`registry.Rule`): whether the default recipe uses them, settings, purpose."""
+def render_filters(rules: Sequence[Any], on: Collection[str]) -> RenderableType:
+    """Render registered rules (`registry.Rule`): kind, whether the default recipe uses them, settings, purpose."""
     table = terminal.plain_table()
-    table.add_column("filter", no_wrap=True, style="bold")
+    table.add_column("name", no_wrap=True, style="bold")
+    table.add_column("kind", no_wrap=True)
     table.add_column("default")
     table.add_column("settings", max_width=34)
     table.add_column("description", ratio=1)
     for rule in rules:
-        table.add_row(
-            terminal.safe_text(rule.name),
-            "on" if rule.name in on else "off",
-            _settings(rule),
-            terminal.safe_text(rule.summary),
-        )
+        default = "on" if rule.name in on else "off"
+        summary = terminal.safe_text(rule.summary)
+        table.add_row(terminal.safe_text(rule.name), rule.kind, default, _settings(rule), summary)
     return table
 
 
 def render_filter(rule: Any, on: bool) -> RenderableType:
-    """Render a filter with its full documentation."""
+    """Render a rule with its full documentation, and what it drops and keeps."""
     facts = terminal.label_grid()
-    terminal.add_row(facts, "filter", terminal.safe_text(rule.name, "bold"))
+    terminal.add_row(facts, rule.kind, terminal.safe_text(rule.name, "bold"))
     terminal.add_row(facts, "default", "on" if on else "off")
     terminal.add_row(facts, "settings", _settings(rule))
+    if rule.columns:
+        terminal.add_row(facts, "columns", terminal.safe_text(", ".join(rule.columns)))
+    if rule.examples:
+        terminal.add_row(facts, "drops", _record(rule.examples.dropped))
+        terminal.add_row(facts, "keeps", _record(rule.examples.kept))
     return Group(facts, Text(), terminal.safe_text(rule.doc))
+
+
+def _record(record: Mapping[str, Any]) -> Text:
+    """Return a record of an example: its turns, and its other keys."""
+    turns = [f"{turn['role']}: {turn['content']}" for turn in record["messages"]]
+    keys = [f"{key}: {_toml(value)}" for key, value in record.items() if key != "messages"]
+    return terminal.safe_text("\n".join([*turns, *keys]))
 
 
 def _settings(rule: Any) -> Text:
