@@ -256,10 +256,9 @@ def _json(kind: Any, value: object, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _json_fields(typing.cast(Any, kind), _check_type(dict, value, where), where)
     container, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if container is list:
-        return [
-            _json(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(_check_type(list, value, where))
-        ]
+    if container in (list, tuple):
+        items = enumerate(_check_type(list, value, where))
+        return container(_json(arguments[0], item, f"{where}[{index}]") for index, item in items)
     if container is dict:
         return {
             key: _json(arguments[1], item, f"{where}.{key}") for key, item in _check_type(dict, value, where).items()

@@ -41,6 +41,7 @@ HELP = """\
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Most tokens in an answer.  [default: 512]")
 @click.option("--template", help="Built-in prompt template instead of the model's.")
 @click.option("--base", help="Base to use instead of the adapter's: a folder or Hub name.")
+@click.option("--other-base", is_flag=True, help="Accept a base that the adapter was not trained on.")
 @click.option(
     "--4bit/--no-4bit", "quantise", default=None, help="Load the weights in 4 bits.  [default: as in training]"
 )
@@ -52,6 +53,7 @@ def chat(
     system: str,
     template: str | None,
     base: str | None,
+    other_base: bool,
     quantise: bool | None,
     dtype: str,
     device: str,
@@ -75,6 +77,7 @@ def chat(
         system=system,
         template=template,
         quantise=quantise,
+        other_base=other_base,
         dtype=dtype,
         device=device,
         say=lambda text: click.echo(text, err=True),

@@ -11,9 +11,10 @@ from curate.model.choices import DTYPES
 @click.argument("adapter")
 @click.argument("out", type=click.Path(file_okay=False))
 @click.option("--base", help="Base to use instead of the adapter's: a folder or Hub name.")
+@click.option("--other-base", is_flag=True, help="Accept a base that the adapter was not trained on.")
 @click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Number type of OUT.")
 @click.option("--device", default="auto", help="Where to merge: auto, cpu, cuda.")
-def merge(adapter: str, out: str, base: str | None, dtype: str, device: str) -> None:
+def merge(adapter: str, out: str, base: str | None, other_base: bool, dtype: str, device: str) -> None:
     """Merge an adapter into its base model.
 
     ADAPTER is a folder, a run of curate finetune, or a Hub name; OUT is a new folder. The merged model is
@@ -28,7 +29,13 @@ def merge(adapter: str, out: str, base: str | None, dtype: str, device: str) -> 
     from curate.display.figures import percent
 
     merged = curate.merge(
-        adapter, out, base=base, dtype=dtype, device=device, say=lambda text: click.echo(text, err=True)
+        adapter,
+        out,
+        base=base,
+        other_base=other_base,
+        dtype=dtype,
+        device=device,
+        say=lambda text: click.echo(text, err=True),
     )
     difference, effect = percent(merged.difference, digits=2), percent(merged.effect, digits=2)
     for name, value in (

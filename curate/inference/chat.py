@@ -125,19 +125,27 @@ def chat(
     device: str = "auto",
     dtype: str = "auto",
     quantise: bool | None = None,
+    other_base: bool = False,
     say: OnMessage = sources.ignore_message,
     **settings: Any,
 ) -> Chat:
     """Load a model, an adapter on its base, or the result of a run, and return a conversation with it.
 
     `settings` are those of `Sampling`: temperature, top_p, top_k, repetition, seed, max_new_tokens. `quantise` keeps
-    the weights in 4 bits, by default as in training. Raises CurateError with what to type.
+    the weights in 4 bits, by default as in training. `other_base` accepts a base that the adapter was not trained on.
+    Raises CurateError with what to type.
     """
     artifact = artifacts.find_artifact(name, base=base)
     serving = artifacts.serving_of(artifact, template)
     sampling = replace(DEFAULT_SAMPLING, **{key: value for key, value in settings.items() if value is not None})
     torch_device = artifacts.choose_device(device)
     model = artifacts.load_artifact(
-        artifact, device=torch_device, dtype=dtype, quantise=quantise, inference=True, say=say
+        artifact,
+        device=torch_device,
+        dtype=dtype,
+        quantise=quantise,
+        inference=True,
+        other_base=other_base,
+        say=say,
     )
     return Chat(model, serving, system=system, sampling=sampling, artifact=artifact)

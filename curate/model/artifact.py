@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from curate.errors import CurateError, ModelError
-from curate.model import files, loader, serving, sources
+from curate.model import files, fingerprint, loader, serving, sources
 from curate.model.adapters import peft_warnings
 from curate.model.device import DTYPES
 from curate.model.files import OnMessage
 from curate.model.serving import ADAPTER, MODEL, Note, Serving
+from curate.model.sources import ModelSource
 from curate.rendering.factory import make_renderer
 from curate.rendering.renderer import Renderer
 from curate.schemas.chat_templates import NAMES
@@ -173,18 +174,64 @@ def load_artifact(
     dtype: str = "auto",
     quantise: bool | None = None,
     inference: bool = False,
+    other_base: bool = False,
     say: OnMessage = sources.ignore_message,
 ) -> nn.Module:
     """Load a model, or an adapter on its base; `quantise` keeps the base in 4 bits, by default as in training.
 
-    `dtype` is as in `compute_dtype`, `inference` and `say` are as in `load_model`. Raises ModelError for weights that
-    are missing or damaged, or do not fit.
+    `dtype` is as in `compute_dtype`, `inference` and `say` are as in `load_model`; `other_base` is as in `check_base`.
+    Raises ModelError for weights that are missing or damaged, or do not fit.
     """
+    model = load_weights(
+        result, device=device, dtype=dtype, quantise=quantise, inference=inference, other_base=other_base, say=say
+    )
+    return model if result.base is None else add_adapter(model, result.folder)
+
+
+def load_weights(
+    result: Artifact,
+    *,
+    device: torch.device,
+    dtype: str = "auto",
+    quantise: bool | None = None,
+    inference: bool = False,
+    other_base: bool = False,
+    say: OnMessage = sources.ignore_message,
+) -> nn.Module:
+    """Load a model, or the base of an adapter without the adapter; otherwise as `load_artifact`."""
     source = sources.find_model(result.base or str(result.folder))
+    if result.base is not None:
+        if source.folder is not None:
+            files.fetch(source.name, source.folder, say)
+        check_base(result, source, "--base FOLDER", None if other_base else "--other-base", say)
     quantise = result.quantised if quantise is None else quantise
     computed = compute_dtype(dtype, source.config, device)
     model = loader.load_model(source, dtype=computed, device=device, quantise=quantise, inference=inference, say=say)
-    return model.eval() if result.base is None else add_adapter(model, result.folder)
+    return model.eval()
+
+
+def check_base(result: Artifact, source: ModelSource, right: str, override: str | None, say: OnMessage) -> None:
+    """Check that a model is the base that an adapter was trained on, by the fingerprint in its `curate.json`.
+
+    Weights that are not downloaded yet are not compared. `right` is what to type for another base, `override` for this
+    one all the same; None if that was typed. An adapter without a fingerprint gets a warning. Raises ModelError.
+    """
+    recorded = None if result.note is None else result.note.fingerprint
+    if recorded is None or source.folder is None:
+        say(
+            f"the adapter {str(result.folder)!r} does not record on which weights it was trained, "
+            f"so {source.name!r} is taken for its base without a check"
+        )
+        return
+    found = fingerprint.fingerprint(source.folder, source.config, source.tokenizer)
+    if not (difference := fingerprint.difference(recorded, found)):
+        return
+    named = f" {result.note.base!r}" if result.note is not None and result.note.base != serving.BASE else ""
+    problem = f"{source.name!r} is not the base{named} of the adapter {str(result.folder)!r}: {difference}"
+    if override is None:
+        say(f"{problem}; it is used all the same")
+        return
+    raise ModelError(f"{problem}; give the base that it was trained on: {right}, or use this one: {override}")
 
 
 def add_adapter(model: nn.Module, folder: Path) -> nn.Module:

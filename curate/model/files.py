@@ -6,13 +6,13 @@ No weights are loaded here. A damaged or incomplete folder is an error of one li
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from curate.errors import ModelError, did_you_mean
+from curate.model import tensors
 from curate.tokenization.files import CONFIG_FILES, VOCABULARY_FILES
 from curate.tokenization.hub import HUB_NAME, download
 
@@ -124,7 +124,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(data)
     except OSError as error:
         raise ModelError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{str(path)!r} is not valid JSON: {error}") from None
     if not isinstance(values, dict):
         raise ModelError(f"{str(path)!r} is a JSON {type(values).__name__}, not an object; download it again")
@@ -185,28 +185,30 @@ def _check_files(files: Sequence[Path], form: Any) -> Weights:
 
 
 def _check_header(file: Path, form: str) -> None:
-    """Raise ModelError unless a file is as long as its safetensors header says.
-
-    The format: 8 bytes with the header's length, little-endian, the header as JSON, then the tensors; `data_offsets`
-    count from the end of the header (https://huggingface.co/docs/safetensors).
-    """
+    """Raise ModelError unless a file is as long as its safetensors header says."""
     with file.open("rb") as stream:
-        start = stream.read(32)  # bytes; enough for _LFS_HEADER or the header's length
-        if start.startswith(_LFS_HEADER):
+        if stream.read(len(_LFS_HEADER)) == _LFS_HEADER:
             raise ModelError(_pointer(file))
-        if form != "safetensors":
-            return
-        length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
-        size = file.stat().st_size
-        stream.seek(8)
-        try:
-            header = json.loads(stream.read(length)) if 0 < length <= size - 8 else None
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]  # type: ignore[union-attr]
-        except (ValueError, AttributeError, KeyError, TypeError, IndexError):
-            raise ModelError(f"{str(file)!r} is damaged, or not a safetensors file; download it again") from None
-    expected = 8 + length + max(ends, default=0)
+    if form != "safetensors":
+        return
+    try:
+        entries, start = tensors.read_header(file)
+    except ValueError:
+        raise ModelError(f"{str(file)!r} is damaged, or not a safetensors file; download it again") from None
+    size, expected = file.stat().st_size, start + max((entry.data_offsets[1] for entry in entries.values()), default=0)
     if size != expected:
         raise ModelError(f"{str(file)!r} has {size:,} bytes, its header says {expected:,}; download it again")
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether a folder has all its weight files, without checking them."""
+    return any(all((folder / name).is_file() for name in _weight_names(folder, single)) for single in (SAFE, LEGACY))
+
+
+def _weight_names(folder: Path, single: str) -> list[str]:
+    """Return the names of the weight files of one form: those of its index, or `single`."""
+    index = folder / f"{single}{INDEX}"
+    return sorted(set(_weight_map(index).values())) if index.is_file() else [single]
 
 
 def fetch(name: str, folder: Path, say: OnMessage) -> Path:
@@ -215,12 +217,11 @@ def fetch(name: str, folder: Path, say: OnMessage) -> Path:
     The revision is that of the files downloaded before: the name of their folder in the Hub's cache. Raises ModelError
     if the download fails.
     """
-    if Path(name).expanduser().is_dir():
+    if Path(name).expanduser().is_dir() or has_weights(folder):
         return folder
     say(f"downloading the weights of {name} from the Hub, unless they are in its cache")
     for single in (SAFE, LEGACY):
-        index = folder / f"{single}{INDEX}"
-        files = sorted(set(_weight_map(index).values())) if index.is_file() else [single]
+        files = _weight_names(folder, single)
         folder = download(name, files, needed=_NEEDED, error=ModelError, revision=folder.name)
         if (folder / files[0]).is_file():  # a pattern that matches no file is not an error of the Hub
             break

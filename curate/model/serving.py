@@ -13,16 +13,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from curate.errors import InputError
+from curate.errors import InputError, ModelError
+from curate.model.fingerprint import Fingerprint
 from curate.schemas import prompts, template_export
 from curate.schemas.chat_templates import CHAT_TEMPLATES, NAMES
+from curate.settings import decode_json
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 
 MODEL, ADAPTER = "model", "adapter"  # kinds of results, and their subfolders in a run
+BASE = "base"  # subfolder of an adapter, for a base that the run created
 NOTE = "curate.json"
 MODELFILE = "Modelfile"
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -90,12 +93,14 @@ class Note:
     stop: tuple[str, ...] = ()
     quantised: bool = False  # the base was kept in 4 bits (NF4) while the adapter was trained
     version: str = ""
+    window: int = 0  # tokens of the longest piece that it was trained on; 0 if unknown
+    fingerprint: Fingerprint | None = None  # of an adapter's base; None in adapters of earlier versions
     more: Mapping[str, Any] = field(default_factory=dict)  # further keys, written but not read
 
     def to_json(self) -> str:
         """Return the text of the file."""
-        values = {"curate_model": FORMAT, **{key: value for key, value in vars(self).items() if key != "more"}}
-        return json.dumps({**values, **self.more}, indent=1, ensure_ascii=False) + "\n"
+        values = {"curate_model": FORMAT, **asdict(self)}
+        return json.dumps({**values, **values.pop("more")}, indent=1, ensure_ascii=False) + "\n"
 
 
 def write_files(folder: Path, serving: Serving, note: Note, *, window: int, origin: Path | None = None) -> None:
@@ -144,7 +149,7 @@ def _json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, empty where there is none: every file here is optional."""
     try:
         values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -168,12 +173,19 @@ def modelfile(serving: Serving, note: Note) -> str:
 
 
 def read_note(folder: Path) -> Note | None:
-    """Return the contents of a folder's `curate.json`, None where there is none."""
-    values = _json(folder / NOTE)
-    if values.get("curate_model") != FORMAT:
+    """Return the contents of a folder's `curate.json`, None where there is none, or one of another format.
+
+    Raises ModelError for a damaged one: without it, the model would be taken for one with another prompt.
+    """
+    try:
+        values = json.loads((folder / NOTE).read_bytes())
+        if not isinstance(values, dict) or values.get("curate_model") != FORMAT:
+            return None
+        return decode_json(Note, {key: value for key, value in values.items() if key != "more"})
+    except OSError:
         return None
-    keys = ("kind", "base", "method", "template", "quantised", "version")
-    return Note(**{key: values[key] for key in keys if key in values}, stop=tuple(values.get("stop", ())))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{str(folder / NOTE)!r} is damaged: {error}; copy it again") from None
 
 
 def read_serving(folder: Path, *, template: str | None = None) -> Serving:

@@ -66,6 +66,15 @@ def bytes_by_id(document: str) -> list[bytes] | None:
     return texts
 
 
+def tokens_by_id(document: str) -> list[tuple[int, str]]:
+    """Return the tokens of a tokenizer.json, as they are written there, sorted by id."""
+    parsed = json.loads(document)
+    vocab = parsed["model"]["vocab"]
+    pieces = vocab.items() if isinstance(vocab, dict) else ((entry[0], i) for i, entry in enumerate(vocab))
+    added = ((entry["content"], entry["id"]) for entry in parsed.get("added_tokens") or [])
+    return sorted({(token_id, token) for token, token_id in (*pieces, *added)})
+
+
 def remove_space_prefix(document: str) -> str | None:
     """Return a tokenizer.json that puts no space before a text; None if the given one puts none either."""
     parsed = json.loads(document)

@@ -20,7 +20,7 @@ from curate.tokenization import vocabulary
 from curate.tokenization.cache import load_or_build
 from curate.tokenization.checks import DIFFICULT_TEXTS, first_difference
 from curate.tokenization.files import DEFAULT_TOKENIZER, TokenizerFiles, configured_token, find_tokenizer_files
-from curate.tokenization.token_bytes import byte_lengths, bytes_by_id, remove_space_prefix
+from curate.tokenization.token_bytes import byte_lengths, bytes_by_id, remove_space_prefix, tokens_by_id
 from curate.tokenization.vocabulary import Encode, Vocabulary
 from curate.tokenization.word_counts import WordCounter, has_additive_words
 
@@ -178,6 +178,11 @@ class Tokenizer:
                 f"{theirs} in {self.info.kind}"
             )
         return self._document
+
+    @cached_property
+    def vocabulary_hash(self) -> str:
+        """The SHA-256 of the tokens by id, added ones included: the same for every form of one vocabulary."""
+        return hashlib.sha256(repr(tokens_by_id(self._document)).encode("utf-8", "backslashreplace")).hexdigest()
 
     @property
     def word_counter(self) -> WordCounter | None:

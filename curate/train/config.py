@@ -62,6 +62,7 @@ class ModelSettings:
     name: str = ""  # folder, Hub name, or `tiny`: a small model with random weights
     tokenizer: str = ""  # empty: the model's own (for `tiny`: the set's)
     init: str = ""  # adapter, model, run or checkpoint to start from
+    other_base: bool = False  # train an adapter further on a base that it was not trained on
     dtype: Literal["auto", DType] = "auto"
     attention: Literal["auto", AttentionName] = "auto"
 

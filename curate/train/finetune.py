@@ -23,6 +23,7 @@ from typing import Any
 from curate.errors import CheckpointError
 from curate.model import device, loader, sources
 from curate.model.device import DTYPES
+from curate.model.fingerprint import Fingerprint
 from curate.train import checkpoint, config, distributed
 from curate.train.checkpoint import Loaded
 from curate.train.config import TrainConfig
@@ -109,6 +110,7 @@ def _train(run: Run, loaded: Loaded | None) -> RunResult:
         stack.enter_context(log.open())
         stop = stack.enter_context(_stop_on_signal())  # inside `log.open`, which records a second signal
         trainer = Trainer(run.load_model(), run)
+        base = run.fingerprint()
         evaluator = Evaluator(run, trainer)
         evaluated = None  # the last step after which the model was evaluated
         # A checkpoint of step 0 comes from a run that stopped before its first step: its evaluation is repeated.
@@ -138,7 +140,7 @@ def _train(run: Run, loaded: Loaded | None) -> RunResult:
             return log.stop(stop.number)
         if evaluated != log.step:
             _evaluate(evaluator, TUNED, log)
-        return log.finish(export.finish(run.folder, trainer.model, _result_info(run), run.world))
+        return log.finish(export.finish(run.folder, trainer.model, _result_info(run, base), run.world))
 
 
 def _load_checkpoint(request: Request) -> Loaded | None:
@@ -166,14 +168,15 @@ def _evaluate(evaluator: Evaluator, which: str, log: RunLog) -> None:
         log.record_samples(which, samples)
 
 
-def _result_info(run: Run) -> ResultInfo:
-    """Return the result's prompt format and origin."""
+def _result_info(run: Run, base: Fingerprint | None) -> ResultInfo:
+    """Return the result's prompt format and origin; `base` is the fingerprint of the model that was loaded."""
     source, seed = run.source, run.config.train.seed
     origin = Origin(
         base=source.name,
         folder=source.folder,
         method=run.config.method.kind,
         quantised=run.config.method.quantised,
+        fingerprint=base,
         create=lambda: loader.load_model(source, dtype=DTYPES[run.device.dtype], device="cpu", seed=seed),
     )
     return ResultInfo(export.serving_for(run.renderer), origin, int(run.data.facts["window"]))

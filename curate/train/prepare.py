@@ -15,11 +15,13 @@ from torch import nn
 
 from curate.dataset.manifest import Manifest
 from curate.errors import CurateError, InputError, ModelError, RunError, TokenizerError
-from curate.model import adapters, device, loader, sources
+from curate.model import adapters, artifact, device, fingerprint, loader, sources
 from curate.model.attention import selection
 from curate.model.attention.selection import Heads
 from curate.model.choices import ALL_LINEAR
 from curate.model.device import DTYPES, Device
+from curate.model.files import OnMessage
+from curate.model.fingerprint import Fingerprint
 from curate.model.sizes import Shape, Work, work
 from curate.model.sources import OWN_TEMPLATE, ModelSource
 from curate.rendering.choices import Choices
@@ -71,7 +73,7 @@ class Run(TrainerInputs):
         """Load the weights onto this rank's device; those of `tiny` are drawn from the run's seed."""
         torch.manual_seed(self.config.train.seed)  # also for new adapters: the same on every rank
         self.reporter.say(f"loading {self.source.name}")
-        return loader.load_model(
+        model = loader.load_model(
             self.source,
             dtype=DTYPES[self.device.dtype],
             device=self.world.device,
@@ -79,6 +81,15 @@ class Run(TrainerInputs):
             seed=self.config.train.seed,
             say=self.reporter.say,
         )
+        check_base(self.init, self.source, self.config)  # again: now its weights are here
+        return model
+
+    def fingerprint(self) -> Fingerprint | None:
+        """Return the fingerprint of the loaded base, which results record; None for `tiny`."""
+        source = self.source
+        if source.folder is None:
+            return None
+        return fingerprint.fingerprint(source.folder, source.config, source.tokenizer)
 
     def facts(self) -> dict[str, Any]:
         """Return the part of `run.json` about model and data."""
@@ -103,6 +114,15 @@ class Run(TrainerInputs):
             "form": self.plan.form,
             "compiled": self.plan.compiled,
         }
+
+
+def check_base(
+    init: Initial, source: ModelSource, config: TrainConfig, warn: OnMessage = sources.ignore_message
+) -> None:
+    """Check that the adapter of `--init`, if there is one, was trained on this model; raises ModelError."""
+    if init.adapter is not None and init.result is not None:
+        override = None if config.model.other_base else "--setting model.other_base=true"
+        artifact.check_base(init.result, source, "--model FOLDER", override, warn)
 
 
 def with_choices(config: TrainConfig, choices: Mapping[str, Any], world: World) -> TrainConfig:
@@ -138,6 +158,7 @@ def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
     config = requested if choices is None else with_choices(requested, choices, world)
     inputs = _Inputs(config, init, manifest, reporter)
     source = inputs.source()
+    check_base(init, source, config, reporter.warn)
     shape = loader.shape_from_config(source.config)
     rendering = inputs.rendering(source, shape)
     window = rendering.max_tokens or manifest.window

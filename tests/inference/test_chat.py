@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -125,6 +126,38 @@ def test_an_answer_that_the_caller_stops_early_is_kept(run: Path) -> None:
     assert not opened.last.stopped
 
 
+# ---- another base
+
+
+def test_another_base_of_the_same_shape_is_refused_by_name(adapter: Path, tmp_path: Path) -> None:
+    other = tiny_runs.other_base(tmp_path)
+    match = (
+        r"base' of the adapter '.*adapter': .*other weights \(.*\); give .*--base FOLDER, or use this one: --other-base"
+    )
+    for command in (curate.chat, lambda name, **more: curate.merge(name, tmp_path / "out", **more)):
+        with pytest.raises(ModelError, match=match) as caught:
+            command(str(adapter), base=str(other))
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    same = tmp_path / "copy"
+    shutil.copytree(adapter.parent / "base", same)  # another folder with the same weights
+    said = call(adapter, "--base", same, "--prompt", FIRST_PROMPT, "--temperature", 0)
+    assert (said.stdout, said.stderr) == (f"{FIRST_ANSWER}\n", "")
+    said = call(adapter, "--base", other, "--other-base", "--prompt", "?", "--max-new-tokens", 1)
+    assert said.exit_code == 0
+    assert "other weights" in said.stderr and "used all the same" in said.stderr
+
+
+def test_an_adapter_without_a_fingerprint_gets_a_warning(adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapter.parent, tmp_path / "old")
+    file = tmp_path / "old" / "run" / "adapter" / serving.NOTE
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in values.items() if key not in ("fingerprint", "window")}))
+    said = call(tmp_path / "old" / "run", "--prompt", FIRST_PROMPT, "--temperature", "0")
+    assert said.stdout == f"{FIRST_ANSWER}\n"
+    assert "does not record on which weights it was trained" in said.stderr
+
+
 # ---- not a model
 
 
@@ -172,7 +205,8 @@ def test_an_adapter_that_does_not_fit_gets_one_clear_line(adapter: Path, tmp_pat
     wider.save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", serving.NOTE):
         (tmp_path / name).write_bytes((adapter.parent / "base" / name).read_bytes())
-    refused(adapter, "does not fit its base: size mismatch", base=str(tmp_path))
+    refused(adapter, "hidden_size is 32, not 64", base=str(tmp_path))
+    refused(adapter, "does not fit its base: size mismatch", base=str(tmp_path), other_base=True)
 
 
 # ---- at a terminal

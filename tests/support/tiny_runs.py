@@ -89,3 +89,9 @@ def run(root: Path, method: str = "full", *, steps: int = 80, dtype: torch.dtype
         folder_, model.eval(), ResultInfo(serving, Origin(str(base_folder or "tiny"), base_folder, method), 512), ALONE
     )
     return folder_
+
+
+def other_base(root: Path) -> Path:
+    """Write a base like that of `run`, with other weights; return its folder."""
+    serving = export.serving_for(tiny_renderer(root / "tokenizer"))
+    return export.write_model(root / "other", base(seed=1), ResultInfo(serving, Origin("tiny", None, "none"), 512))

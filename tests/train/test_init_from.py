@@ -12,6 +12,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+from safetensors.torch import load_file, save_file
+
 from curate.errors import CurateError, ModelError, RunError
 from curate.model import choices
 from curate.train import checkpoint, config
@@ -75,6 +77,22 @@ def test_an_adapter_is_trained_further_on_its_own_base(lora: RunResult, taught: 
     assert losses(result.run)[0] < losses(lora.run)[0] - 0.1
     assert losses(result.run)[0] == pytest.approx(losses(lora.run)[-1], abs=0.05)
     assert tuned_loss(result) == pytest.approx(tuned_loss(lora), abs=0.05)
+
+
+def test_an_adapter_is_not_trained_further_on_another_base(lora: RunResult, taught: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(lora.run / "adapter" / "base", other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: tensor + 0.5 for name, tensor in weights.items()}, other / "model.safetensors")
+    flags: dict[str, Any] = {"data": taught, "init": str(lora.run), "model": str(other), "dry_run": True}
+    with pytest.raises(
+        ModelError, match=r"other weights .*: --model FOLDER, or use this one: --setting model\.other_base"
+    ):
+        finetune(out=tmp_path / "run", settings=SHORT, **flags)
+    assert not (tmp_path / "run").exists()
+    event_log = EventLog()
+    finetune(out=tmp_path / "run", settings=(*SHORT, "model.other_base=true"), on_event=event_log, **flags)
+    assert ["used all the same" in event.text for event in event_log.of(events.Warned)] == [True]
 
 
 @pytest.mark.parametrize("age", [0, 1], ids=["with all states", "with weights alone"])

@@ -51,8 +51,12 @@ def test_the_command_merges_and_chat_answers_as_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_qlora_is_merged_into_the_base_as_it_was_quantised(tmp_path: Path) -> None:
-    pytest.importorskip("bitsandbytes")
+@pytest.mark.parametrize("kernels", ["exact", "rounding"])
+def test_qlora_is_merged_into_the_base_as_it_was_quantised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernels: str
+) -> None:
+    """The kernels that round emulate those of processors that multiply 4-bit matrices in bf16."""
+    bnb = pytest.importorskip("bitsandbytes")
     output_serving = export.serving_for(tiny_runs.tiny_renderer(tmp_path / "tokenizer"))
     base_folder = export.write_model(
         tmp_path / "base", tiny_runs.base(), ResultInfo(output_serving, Origin("tiny", None, "none"), 512)
@@ -65,6 +69,10 @@ def test_qlora_is_merged_into_the_base_as_it_was_quantised(tmp_path: Path) -> No
     origin = Origin(str(base_folder), base_folder, "qlora", quantised=True)
     adapter = export.write_adapter(tmp_path / "adapter", tuned, ResultInfo(output_serving, origin, 512))
     before = merge._logits(tuned)
+    if kernels == "rounding":
+        exact = bnb.nn.Linear4bit.forward
+        monkeypatch.setattr(bnb.nn.Linear4bit, "forward", lambda layer, x: exact(layer, x.bfloat16().to(x.dtype)))
+        assert merge._distance(merge._logits(tuned), before) > merge.TOLERANCE[torch.float32]
     result = curate.merge(str(adapter), tmp_path / "out")
     assert result.difference < 1e-3
     merged = merge._logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out"))

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from curate import files
 from curate._version import __version__
 from curate.errors import CheckpointError
-from curate.model import serving
-from curate.model.serving import ADAPTER, MODEL, Note, Serving
+from curate.model import fingerprint, serving
+from curate.model.fingerprint import Fingerprint
+from curate.model.serving import ADAPTER, BASE, MODEL, Note, Serving
 from curate.rendering.renderer import Renderer
 from curate.schemas.chat_templates import NAMES
 from curate.train import checkpoint
@@ -30,7 +31,6 @@ from curate.train.report import card
 from curate.train.run import records
 from curate.train.run.records import Records
 
-BASE = "base"  # subfolder of an adapter, for a base that the run created
 WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
 SHARD = "5GB"  # size of one file of weights, as usual on the Hub
 
@@ -47,6 +47,7 @@ class Origin:
     method: str
     quantised: bool = False  # the base was in 4 bits (NF4) while its adapter was trained
     create: Callable[[], nn.Module] | None = None
+    fingerprint: Fingerprint | None = None  # of the base when it was loaded; None: as its folder is now
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,22 @@ class ResultInfo:
     window: int  # tokens of the longest piece that the model was trained on
     more: Mapping[str, Any] = field(default_factory=dict)  # further facts for curate.json
 
-    def note(self, kind: str) -> Note:
-        """Return the contents of `curate.json`; `kind` is MODEL or ADAPTER."""
-        template, stops, origin = self.serving.template, self.serving.stops, self.origin
-        # Relative to the adapter's folder, so that the folder can be moved.
-        base = BASE if kind == ADAPTER and origin.folder is None else origin.base
-        return Note(kind, base, origin.method, template, stops, origin.quantised, __version__, self.more)
+    def note(self, kind: str, base_fingerprint: Fingerprint | None = None) -> Note:
+        """Return the contents of `curate.json`; `kind` is MODEL or ADAPTER, which has its base's fingerprint."""
+        origin = self.origin
+        return Note(
+            kind=kind,
+            # Relative to the adapter's folder, so that the folder can be moved.
+            base=BASE if kind == ADAPTER and origin.folder is None else origin.base,
+            method=origin.method,
+            template=self.serving.template,
+            stop=self.serving.stops,
+            quantised=origin.quantised,
+            version=__version__,
+            window=self.window,
+            fingerprint=base_fingerprint,
+            more=self.more,
+        )
 
 
 def serving_for(renderer: Renderer) -> Serving:
@@ -99,7 +110,7 @@ def write_model(
     if writes:
         with _replacing(final) as folder:
             save_model(folder, model, state)
-            _write_metadata(folder, info, MODEL, history)
+            _write_metadata(folder, info, info.note(MODEL), history)
     return final
 
 
@@ -113,15 +124,21 @@ def write_adapter(
     if writes:
         with _replacing(final) as folder:
             _save_adapter(folder, final, model, info)
-            _write_metadata(folder, info, ADAPTER, history)
             if info.origin.folder is None:
                 _save_base(folder / BASE, info)
+            _write_metadata(folder, info, info.note(ADAPTER, _base_fingerprint(folder, model, info)), history)
     return final
 
 
-def _write_metadata(folder: Path, info: ResultInfo, kind: str, history: Records | None) -> None:
+def _base_fingerprint(folder: Path, model: Any, info: ResultInfo) -> Fingerprint:
+    """Return the fingerprint of an adapter's base, which is in its folder if the run created it."""
+    origin = info.origin
+    base = folder / BASE if origin.folder is None else origin.folder
+    return origin.fingerprint or fingerprint.fingerprint(base, model.config, info.serving.tokenizer)
+
+
+def _write_metadata(folder: Path, info: ResultInfo, note: Note, history: Records | None) -> None:
     """Write every file except the weights."""
-    note = info.note(kind)
     serving.write_files(folder, info.serving, note, window=info.window, origin=info.origin.folder)
     if history is not None:
         card.write(folder, history, info.serving, note)

@@ -1,12 +1,12 @@
 """Merge an adapter into its base: one model that any server loads, written only if its logits match the adapter's.
 
 Each layer is merged in fp32 and rounded once. The base of a QLoRA adapter is quantised to NF4 as in training, then
-dequantised and merged: the adapter has learnt to correct the errors of the quantised base.
+dequantised and merged: the adapter has learnt to correct the errors of the quantised base. An adapter is merged only
+into the base that it was trained on (`artifact.check_base`).
 """
 
 from __future__ import annotations
 
-import gc
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from curate.display.figures import percent
 from curate.errors import ModelError
 from curate.files import check_replaceable
-from curate.model import artifact, files, four_bit, loader, sources
+from curate.model import artifact, files, four_bit, sources
 from curate.model.artifact import Artifact
 from curate.model.device import DTYPES
 from curate.model.files import OnMessage
@@ -57,12 +57,14 @@ def merge(
     base: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    other_base: bool = False,
     say: OnMessage = sources.ignore_message,
 ) -> Merged:
     """Merge an adapter (a folder, a run or a Hub name) into its base, and write the model to `out`.
 
-    `base` replaces the base that the adapter names. `dtype` is bf16, fp16 or fp32, by default that of the base. Raises
-    ModelError if there is nothing to merge, `out` exists, or the merged model's logits differ by more than rounding.
+    `base` replaces the base that the adapter names; `other_base` accepts one that it was not trained on.
+    `dtype` is bf16, fp16 or fp32, by default that of the base. Raises ModelError if there is nothing to merge, `out`
+    exists, the base is another, or the merged model's logits differ by more than rounding.
     """
     result = artifact.find_artifact(adapter, base=base)
     if result.base is None:
@@ -72,8 +74,11 @@ def merge(
     if folder.exists():
         raise ModelError(f"{str(folder)!r} exists already; give a folder that does not")
     serving = artifact.serving_of(result)
-    model, expected, effect = _load(result, artifact.choose_device(device), dtype, say)
+    model = _load(result, artifact.choose_device(device), dtype, other_base, say)
     compute_dtype: torch.dtype = model.dtype
+    expected = _logits(model)
+    with model.disable_adapter():
+        effect = _distance(_logits(model), expected)
     merged = merge_layers(model, compute_dtype)
     difference = _distance(_logits(merged), expected)
     tolerance = TOLERANCE[compute_dtype]
@@ -110,26 +115,19 @@ def _read_records(result: Artifact, out: Path) -> Records:
     return records.read(run) if (run / records.CONFIG).is_file() else Records(out.name)
 
 
-def _load(result: Artifact, device: torch.device, dtype: str, say: OnMessage) -> tuple[Any, Tensor, float]:
-    """Return the base with its adapter, the logits of both together, and the adapter's effect on the base's logits.
+def _load(result: Artifact, device: torch.device, dtype: str, other_base: bool, say: OnMessage) -> Any:
+    """Return the base with its adapter; the base of a QLoRA adapter is dequantised, after it was quantised.
 
-    Logits are fp32 [sequences, tokens, vocabulary]. Those of a QLoRA adapter come from the 4-bit base, as in training;
-    the returned model has the dequantised base. Raises ModelError if the adapter cannot be merged.
+    So the merged weights are compared with the same weights, not with the 4-bit kernels of this device, which round
+    otherwise. Raises ModelError if the adapter cannot be merged.
     """
-    model: Any = artifact.load_artifact(result, device=device, dtype=dtype, say=say)
+    base: Any = artifact.load_weights(result, device=device, dtype=dtype, other_base=other_base, say=say)
+    if result.quantised:
+        base = dequantise_model(base, base.dtype)
+    model: Any = artifact.add_adapter(base, result.folder)
     if getattr(model.peft_config["default"], "is_prompt_learning", False):
         raise _unmergeable(model, "it puts tokens before the prompt")
-    logits = _logits(model)
-    with model.disable_adapter():
-        effect = _distance(_logits(model), logits)
-    if result.quantised:
-        del model
-        gc.collect()  # reference cycles would keep this base in memory while the next one loads
-        source = sources.find_model(str(result.base))
-        compute_dtype = artifact.compute_dtype(dtype, source.config, device)
-        quantised = loader.load_model(source, dtype=compute_dtype, device=device, quantise=True, say=say)
-        model = artifact.add_adapter(dequantise_model(quantised, compute_dtype), result.folder)
-    return model, logits, effect
+    return model
 
 
 @torch.no_grad()

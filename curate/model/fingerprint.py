@@ -1,0 +1,101 @@
+"""The fingerprint of a base model, by which an adapter knows the model that it was trained on.
+
+Two models may have the same shape (LLaMA-3 and 3.1, a base and its instruct model), so sizes are not enough: weights
+are compared too. A few blocks of every tensor are read, a few MB for a model of any size, rounded to bf16 and hashed
+with the tensor's name and shape. The same weights as fp32 or bf16, in safetensors or .bin files, in one file or many,
+have the same hash. So has a copy in fp16, unless rounding to fp16 has changed its values. Other types, such as 4 bits,
+are compared as the bytes that are stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from curate.model import files, tensors
+from curate.model.tensors import Values
+from curate.tokenization.tokenizer import Tokenizer
+
+BLOCKS, BLOCK = 4, 512  # blocks of a tensor, evenly spread from its first value to its last; values in each
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
+# Buffers that follow from the configuration; some versions of transformers stored them.
+_DERIVED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
+_HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What identifies a base model. Empty texts are unknown, and equal to any other."""
+
+    architecture: str  # transformers' model type
+    sizes: dict[str, int] = field(default_factory=dict)  # by their names in config.json
+    vocabulary: str = ""  # SHA-256 of the tokens by id
+    weights: str = ""  # SHA-256 of sampled weights
+
+
+def fingerprint(folder: Path, config: Any, tokenizer: Tokenizer | None) -> Fingerprint:
+    """Return the fingerprint of the model in a folder; without weights there, theirs is unknown.
+
+    `config` is that of transformers. A tokenizer from elsewhere is not the model's own, so its vocabulary is left out.
+    Raises ModelError for damaged weights.
+    """
+    text_config = config.get_text_config()
+    own = tokenizer is not None and Path(tokenizer.info.source).parent.absolute() == folder.absolute()
+    return Fingerprint(
+        str(config.model_type),
+        {key: value for key in SIZES if isinstance(value := getattr(text_config, key, None), int)},
+        tokenizer.vocabulary_hash if tokenizer is not None and own else "",
+        weights_hash(folder, tied=bool(getattr(config, "tie_word_embeddings", False)))
+        if files.has_weights(folder)
+        else "",
+    )
+
+
+def weights_hash(folder: Path, *, tied: bool) -> str:
+    """Return the hash of sampled weights; `tied`: the head is the embedding, and may be stored or not."""
+    digests = {}
+    with ExitStack() as stack:
+        for name, values in tensors.stored(files.weights(folder).files, stack):
+            if not name.endswith(_DERIVED) and not (tied and name == _HEAD):
+                digests[name] = _digest(values)
+    whole = hashlib.sha256()
+    for name in sorted(digests):
+        whole.update(f"{name}\0{digests[name]}\0".encode())
+    return whole.hexdigest()
+
+
+def _digest(values: Values) -> str:
+    """Return the hash of a tensor's shape and of its blocks, in bf16."""
+    digest = hashlib.sha256(repr(values.shape).encode())
+    last = max(torch.Size(values.shape).numel() - BLOCK, 0)
+    for start in sorted({last * index // (BLOCKS - 1) for index in range(BLOCKS)}):
+        block = values.read(start, BLOCK)
+        block = block.to(torch.bfloat16).view(torch.uint8) if block.is_floating_point() else block
+        digest.update(block.numpy().data)
+    return digest.hexdigest()
+
+
+def difference(expected: Fingerprint, found: Fingerprint) -> str:
+    """Return in words how a model differs from the one that is expected, empty if it does not."""
+    if found.architecture != expected.architecture:
+        return f"it is of type {found.architecture}, not {expected.architecture}"
+    for key, size in expected.sizes.items():
+        if found.sizes.get(key, size) != size:
+            return f"its {key} is {found.sizes[key]:,}, not {size:,}"
+    if expected.vocabulary and found.vocabulary and found.vocabulary != expected.vocabulary:
+        return "its sizes are the same, but its vocabulary has other tokens"
+    if expected.weights and found.weights and found.weights != expected.weights:
+        return f"its sizes are the same, but it has other weights ({found.weights[:8]}, not {expected.weights[:8]})"
+    return ""
