@@ -12,6 +12,7 @@ from curate.model.choices import ATTENTION, DTYPES, METHODS
 if TYPE_CHECKING:
     from curate.train.run.log import RunResult
 
+OBJECTIVES = ("sft", "dpo")  # as in `curate.train.config`, which imports more
 POSITIVE = click.FloatRange(0, min_open=True)
 
 
@@ -19,6 +20,8 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.argument("data", required=False, metavar="[SET]")
 @click.option("--model", metavar="NAME", help="Model: a folder, a Hub name, or tiny (a small new model).")
 @click.option("--preset", metavar="NAME|FILE", help="Built-in preset (curate presets) or a .toml file.")
+@click.option("--objective", type=click.Choice(OBJECTIVES), help="sft, or dpo on pairs.  [default: sft]")
+@click.option("--beta", type=POSITIVE, help="For dpo: how closely to stay to the model before training.")
 @click.option("--method", type=click.Choice(list(METHODS)), help="Which parameters to train.")
 @click.option("--out", type=click.Path(), metavar="RUN", help="Folder to write.  [default: runs/MODEL-METHOD]")
 @click.option("--epochs", type=POSITIVE, help="Passes over the set.")

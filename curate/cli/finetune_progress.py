@@ -6,7 +6,7 @@ It is imported when a run begins, so it may import Rich at module level.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -72,6 +72,8 @@ def loss_text(loss: EvalLoss) -> str:
     """Describe a held-out loss."""
     overall = loss.overall
     shown = "no loss" if overall.loss is None else f"loss {figures.loss(overall.loss)}"
+    if overall.accuracy is not None and overall.margin is not None:
+        shown += f", accuracy {percent(overall.accuracy)}, margin {significant(overall.margin)}"
     return f"{shown} over {number(overall.examples)} {plural(overall.examples, 'piece')}"
 
 
@@ -79,6 +81,7 @@ def step_metrics(event: Stepped) -> dict[str, str]:
     """Return the metrics of a step, formatted, by name."""
     return {
         "loss": figures.loss(event.loss),
+        **_pair_metrics(event.metrics),
         "lr": f"{event.lr:.2e}",
         "norm": significant(event.norm),
         "tokens/s": number(round(event.tokens_per_s)),
@@ -86,6 +89,13 @@ def step_metrics(event: Stepped) -> dict[str, str]:
         "memory": f"{gib(event.gib * GIB)} GiB",
         "data": percent(event.waited),
     }
+
+
+def _pair_metrics(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Return how well a step's pairs were told apart, if it had pairs."""
+    if "margin" not in metrics:
+        return {}
+    return {"accuracy": percent(metrics["accuracy"]), "margin": significant(metrics["margin"])}
 
 
 # ---- without a terminal

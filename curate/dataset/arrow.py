@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from curate.schemas.conversation import Message, with_tools
 
 BATCH_ROWS = 1_000
 COLUMNS = ["id", "piece", "messages", "language", "split", "source_file", "source_index", "branch", "tools"]
+REJECTED = "rejected_answer"
 _MESSAGE_FIELDS = tuple(field.name for field in fields(Message) if field.compare)
 Source = tuple[str | None, int | None]
 Chat = tuple[str | None, int | None, int | None]  # a source with its branch
@@ -34,6 +35,7 @@ class Row:
     split: str
     source: Source  # file, and the record's index in it
     branch: int = 0  # which of the record's conversations
+    rejected: list[Message] = field(default_factory=list)  # the rejected answer, where it is read
 
 
 def count_rows(folder: Path, limit: int | None = None) -> int:
@@ -42,12 +44,16 @@ def count_rows(folder: Path, limit: int | None = None) -> int:
     return rows if limit is None else min(rows, limit)
 
 
-def read_batches(folder: Path, limit: int | None = None) -> Iterator[bytes]:
-    """Yield the first `limit` sources of a set, or all, about BATCH_ROWS rows at a time."""
+def read_batches(folder: Path, limit: int | None = None, *, pairs: bool = False) -> Iterator[bytes]:
+    """Yield the first `limit` sources of a set, or all, about BATCH_ROWS rows at a time.
+
+    `pairs` reads rejected answers too.
+    """
+    columns = [*COLUMNS, REJECTED] if pairs else COLUMNS
     pending: list[Any] = []  # record batches; the last source may continue in the next one
     rows = 0
     last: Chat | None = None
-    for batch in record_batches(folder / manifest.CONVERSATIONS, COLUMNS):
+    for batch in record_batches(folder / manifest.CONVERSATIONS, columns):
         starts, last = _source_starts(batch, last)
         if limit is not None and len(starts) > limit:
             pending.append(batch.slice(0, starts[limit]))
@@ -158,8 +164,10 @@ def _decode_rows(batch: Any) -> Iterator[Row]:
     counts = lists.value_lengths().fill_null(0).to_pylist()
     start = 0
     values = [_values(batch, name) for name in COLUMNS if name != "messages"]
-    rows = zip(counts, zip(*values, strict=True), strict=True)
-    for count, (name, piece, language, split, file, index, branch, tools) in rows:
+    rejected = _values(batch, REJECTED) if REJECTED in batch.schema.names else [None] * len(batch)
+    rows = zip(counts, rejected, zip(*values, strict=True), strict=True)
+    for count, answer, (name, piece, language, split, file, index, branch, tools) in rows:
         own = with_tools(messages[start : start + count], tools)
-        yield Row(name, piece or 0, own, language, split or "train", (file, index), branch or 0)
+        other = with_tools([Message(**message) for message in answer or ()], tools)
+        yield Row(name, piece or 0, own, language, split or "train", (file, index), branch or 0, other)
         start += count

@@ -20,7 +20,7 @@ from curate.dataset import arrow
 from curate.dataset.arrow import Row
 from curate.display.figures import number, percent, plural
 from curate.errors import RecordError
-from curate.rendering import proof
+from curate.rendering import pairs, proof
 from curate.rendering.encoding import EncodedBatch
 from curate.rendering.renderer import Renderer
 from curate.rendering.resplit import ResplitSummary, resplit
@@ -139,17 +139,31 @@ class _Proven:
         """Return the rule of a row's problem, None without one."""
         return self.problems[index].rule if index in self.problems else None
 
+    def ids(self, index: int) -> NDArray[np.int32]:
+        """Return the ids of a row [tokens], a view."""
+        return self.encoded.ids[self.encoded.tokens_of(index)]
+
+    def example(self, index: int) -> PreparedExample:
+        """Return a row as an example; its arrays are views of the batch's."""
+        row = self.rows[index]
+        # `exchanges` also returns the end of the last exchange, so there is one bound too many.
+        count = max(0, len(exchanges(row.messages)[1]) - 1)
+        loss_mask = self.encoded.loss_mask[self.encoded.tokens_of(index)]
+        return PreparedExample(row.name, row.language, row.split, count, self.ids(index), loss_mask)
+
 
 @dataclass(frozen=True)
 class ExamplePreparer:
     """Renders and proves conversations, after splitting them again if there are `reasons` to; can be pickled.
 
-    `reasons` come from `curate.rendering.resplit.differences`.
+    `reasons` come from `curate.rendering.resplit.differences`. With `pairs`, each row with a rejected answer becomes
+    two examples, its chosen and its rejected side, one after the other.
     """
 
     renderer: Renderer
     max_tokens: int  # the window, in tokens as rendered
     reasons: tuple[str, ...] = ()
+    pairs: bool = False
 
     def __call__(self, batch: bytes) -> PreparedBatch:
         """Prepare a batch of `arrow.batches`."""
@@ -157,8 +171,7 @@ class ExamplePreparer:
 
     def prepare(self, sources: Sequence[list[Row]]) -> PreparedBatch:
         """Prepare conversations, each given as its pieces in order."""
-        choices = self.renderer.choices
-        sources = [[replace(row, messages=choices.apply(row.messages)) for row in source] for source in sources]
+        sources = [[self._with_choices(row) for row in source] for source in sources]
         rows = [row for source in sources for row in source]
         prepared = PreparedBatch(None)
         if self.reasons:
@@ -171,8 +184,28 @@ class ExamplePreparer:
             rows = [_fold_system(row) for row in rows]
             if prepared.resplit is not None:
                 prepared.resplit = replace(prepared.resplit, folded=folded)
-        self._render(prepared, rows)
+        if self.pairs:
+            self._render_pairs(prepared, rows)
+        else:
+            self._render(prepared, rows)
         return prepared
+
+    def _with_choices(self, row: Row) -> Row:
+        apply = self.renderer.choices.apply
+        return replace(row, messages=apply(row.messages), rejected=apply(row.rejected))
+
+    def _render_pairs(self, prepared: PreparedBatch, rows: Sequence[Row]) -> None:
+        """Add both sides of each row with a pair, or list it as left out; rows without a pair are left out."""
+        missing = [pairs.find_missing(row) for row in rows]
+        sides = [side for row, gap in zip(rows, missing, strict=True) if gap is None for side in pairs.split_sides(row)]
+        proven = self._prove(sides)
+        done = 0  # sides that are added
+        for row, gap in zip(rows, missing, strict=True):
+            if gap is not None:
+                prepared.left_out.append((row, gap))
+                continue
+            self._add(prepared, proven, done, done + 1)
+            done += 2
 
     def _render(self, prepared: PreparedBatch, rows: Sequence[Row]) -> None:
         """Add the examples of each row, or list it as left out; a row may need one rendering for each answer."""
@@ -205,26 +238,30 @@ class ExamplePreparer:
         rendered = self.renderer.render_batch(conversations)
         return _Proven(rows, rendered.encoded, proof.prove(self.renderer, conversations, rendered))
 
-    def _add(self, prepared: PreparedBatch, proven: _Proven, index: int) -> None:
-        """Add a rendered row to the examples, or to what is left out."""
-        row, size = proven.rows[index], int(proven.encoded.lengths[index])
-        problem = proven.problems.get(index)
+    def _add(self, prepared: PreparedBatch, proven: _Proven, *sides: int) -> None:
+        """Add a rendered row to the examples, or to what is left out; the two sides of a pair stay together."""
         prepared.rendered += 1
-        prepared.failed += problem is not None
-        if problem is None and size > self.max_tokens:
-            problem = RecordError(TOO_LONG, f"{size} tokens as rendered, window {self.max_tokens}")
-        elif problem is None and self._hides_tools(row.messages):
-            prepared.hidden_tools += 1
-            if self.renderer.choices.hidden_tools == "leave_out":
-                problem = RecordError(HIDDEN_TOOLS, "it calls tools whose definitions the template does not write")
-        if problem is not None:
-            prepared.left_out.append((row, problem))
+        prepared.failed += any(side in proven.problems for side in sides)
+        problems = ((proven.rows[side], problem) for side in sides if (problem := self._problem(proven, side)))
+        left_out = next(problems, None)
+        hides_tools = left_out is None and any(self._hides_tools(proven.rows[side].messages) for side in sides)
+        prepared.hidden_tools += hides_tools
+        if hides_tools and self.renderer.choices.hidden_tools == "leave_out":
+            problem = RecordError(HIDDEN_TOOLS, "it calls tools whose definitions the template does not write")
+            left_out = proven.rows[sides[0]], problem
+        elif left_out is None and len(sides) == 2 and (same := pairs.find_same([proven.ids(side) for side in sides])):
+            left_out = proven.rows[sides[0]], same
+        if left_out is not None:
+            prepared.left_out.append(left_out)
             return
-        tokens = proven.encoded.tokens_of(index)
-        # `exchanges` also returns the end of the last exchange, so there is one bound too many.
-        count = max(0, len(exchanges(row.messages)[1]) - 1)
-        ids, loss_mask = proven.encoded.ids[tokens], proven.encoded.loss_mask[tokens]  # views of the batch's arrays
-        prepared.examples.append(PreparedExample(row.name, row.language, row.split, count, ids, loss_mask))
+        prepared.examples += [proven.example(side) for side in sides]
+
+    def _problem(self, proven: _Proven, index: int) -> RecordError | None:
+        """Return why a rendered row cannot be trained on: it failed the proof, or exceeds the window."""
+        size = int(proven.encoded.lengths[index])
+        if index not in proven.problems and size > self.max_tokens:
+            return RecordError(TOO_LONG, f"{size} tokens as rendered, window {self.max_tokens}")
+        return proven.problems.get(index)
 
     def _hides_tools(self, messages: Sequence[Message]) -> bool:
         """Return whether a row trains calls of tools whose definitions the template does not write."""

@@ -123,7 +123,9 @@ def _add(batch: ResplitBatch, rows: Sequence[Row], messages: Sequence[Message], 
     for index, piece in enumerate(result.pieces):
         # The names that `clean` gives: the number is left out if there is only one piece.
         name = base.name if len(result.pieces) == 1 else f"{base.name}_{index}"
-        batch.pieces.append(replace(base, name=name, piece=index, messages=piece_messages(messages, piece)))
+        rejected = rows[-1].rejected if piece.stop == len(messages) else []  # beside the last answer
+        own = piece_messages(messages, piece)
+        batch.pieces.append(replace(base, name=name, piece=index, messages=own, rejected=rejected))
         batch.changed += (piece.start, piece.stop) not in old
     for exchange in result.rejected:
         reason = f"messages {exchange.start} to {exchange.stop - 1}: {exchange.reason}"

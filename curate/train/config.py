@@ -26,8 +26,12 @@ from curate.settings import (
     toml_tables,
 )
 
-DEFAULT = "default"
+DEFAULT, DPO = "default", "dpo"  # presets
 PRESETS = Catalogue("curate.train", "presets", "preset", DEFAULT)
+ObjectiveName = Literal["sft", "dpo"]
+# Learning rate of an objective, as a share of the method's. DPO's are 5e-7 in full (Zephyr, Tülu 3: arXiv 2310.16944,
+# 2411.15124) and 5e-6 for an adapter (the alignment handbook's zephyr-7b-dpo-qlora).
+RATES: dict[ObjectiveName, float] = {"sft": 1.0, "dpo": 1 / 40}
 LOSS_ROLES = ("assistant", "tool", "user", "system")
 FLAGS = {  # names of the most used settings in commands and in Python: section and key
     "data": ("data", "set"),
@@ -40,6 +44,8 @@ FLAGS = {  # names of the most used settings in commands and in Python: section 
     "chat_template": ("data", "chat_template"),
     "max_tokens": ("data", "max_tokens"),
     "loss": ("data", "loss"),
+    "objective": ("objective", "kind"),
+    "beta": ("objective", "beta"),
     "limit": ("data", "limit"),
     "method": ("method", "kind"),
     "rank": ("method", "rank"),
@@ -85,8 +91,24 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class ObjectiveSettings:
+    """What a step minimises: the loss of answers (SFT), or of pairs of answers (DPO)."""
+
+    kind: ObjectiveName = "sft"
+    beta: float = limits(0.1, 0.0)  # of DPO: how much a pair that is already told apart still counts
+    length_normalised: bool = False  # DPO: log-probabilities per token
+    label_smoothing: float = limits(0.0, 0.0, 0.5)  # DPO: share of pairs that may be the wrong way round
+    sft_weight: float = limits(0.0, 0.0)  # DPO: of the chosen answer's own loss
+
+    @property
+    def sides(self) -> int:
+        """The examples of one piece: two for a pair."""
+        return 2 if self.kind == "dpo" else 1
+
+
+@dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW and its learning-rate schedule. A rate of 0 selects the method's default (`choices.METHODS`)."""
+    """AdamW and its learning-rate schedule. A rate of 0 selects the default of method and objective."""
 
     learning_rate: float = limits(0.0, 0.0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -141,6 +163,7 @@ class EvalSettings:
 SECTIONS: dict[str, type] = {
     "model": ModelSettings,
     "data": DataSettings,
+    "objective": ObjectiveSettings,
     "method": MethodSettings,
     "optimizer": OptimizerSettings,
     "train": TrainSettings,
@@ -157,6 +180,7 @@ class TrainConfig:
     summary: str = ""
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     method: MethodSettings = field(default_factory=MethodSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -165,8 +189,9 @@ class TrainConfig:
 
     @property
     def learning_rate(self) -> float:
-        """The peak learning rate: the one that is set, otherwise the method's default."""
-        return self.optimizer.learning_rate or METHODS[self.method.kind].learning_rate
+        """The peak learning rate: the one that is set, otherwise the default of method (METHODS) and objective."""
+        default = METHODS[self.method.kind].learning_rate * RATES[self.objective.kind]
+        return self.optimizer.learning_rate or default
 
     def to_dict(self) -> dict[str, object]:
         """Return the configuration as plain JSON values, in the shape of the TOML file."""
@@ -263,6 +288,7 @@ def _flatten(values: Table) -> dict[str, object]:
 def _check(config: TrainConfig, where: str) -> None:
     _check_loss(config.data.loss, where)
     _check_template(config.data.template, where)
+    _check_objective(config, where)
     if config.method.kind == "peft" and "peft_type" not in config.method.peft:
         raise RecipeError(f"{where}: method.kind = 'peft' needs method.peft with a peft_type, such as 'LOHA'")
     if config.method.kind != "peft" and config.method.peft:
@@ -291,7 +317,19 @@ def _check_template(name: str, where: str) -> None:
         raise RecipeError(f"{where}: unknown data.template {name!r}{did_you_mean(name, known)}")
 
 
+def _check_objective(config: TrainConfig, where: str) -> None:
+    objective, loss = config.objective, config.data.loss
+    if objective.kind == "dpo" and loss != "all":
+        raise RecipeError(
+            f"{where}: data.loss = {loss!r} is for objective.kind = 'sft'; 'dpo' compares the two last answers of a "
+            "pair: leave --loss out"
+        )
+    if objective.kind == "dpo" and not objective.beta:
+        raise RecipeError(f"{where}: objective.beta = 0 trains nothing; give a positive one, such as 0.1")
+
+
 def run_name(config: TrainConfig) -> str:
-    """Return a name for a run's folder: the model's base name and the method, such as Llama-2-7b-hf-lora."""
+    """Return a name for a run's folder: model, method and any objective but SFT, such as Llama-2-7b-hf-lora-dpo."""
     model = config.model.name.rstrip("/").rpartition("/")[2] or "model"
-    return re.sub(r"[^\w.-]+", "-", f"{model}-{config.method.kind}")
+    objective = "" if config.objective.kind == "sft" else f"-{config.objective.kind}"
+    return re.sub(r"[^\w.-]+", "-", f"{model}-{config.method.kind}{objective}")

@@ -7,10 +7,10 @@ sharded model is collective.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,15 +31,14 @@ from curate.tokenization.tokenizer import Tokenizer
 from curate.train import distributed, packing
 from curate.train.distributed import World
 from curate.train.examples import Examples
+from curate.train.objectives.scoring import evaluating
 from curate.train.packing import PackedData
-from curate.train.prepare import Run
-from curate.train.run.records import BASE, EvalLoss, Prompt, Row, Sample, Slice
-from curate.train.trainer import Trainer, causal_model
+from curate.train.run.records import EvalLoss, Prompt, Row, Sample, Slice
+from curate.train.trainer import causal_model
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 LEAST_LENGTH = 256  # tokens; shorter examples form one band
-MAX_EVALUATIONS = 10  # of a run that evaluates after each epoch: on a small set, a run may have many short epochs
 UNKNOWN = "unknown"  # language
 FIXED_PROMPTS = (
     "Who are you, and what can you help me with?",
@@ -48,91 +47,28 @@ FIXED_PROMPTS = (
 )
 
 
-class Evaluator:
-    """Evaluates the model of a run; every rank calls the same methods in the same order."""
-
-    def __init__(self, run: Run, trainer: Trainer) -> None:
-        self.run = run
-        self.trainer = trainer
-        self.prompts = _prompts(run)
-        lengths = run.data.eval.lengths
-        longest = int(lengths.max()) if len(lengths) else 0
-        # Rows as long as in training, or longer, so that every held-out example fits.
-        self.held_out = HeldOut(run.data.eval, max(run.packed.row_tokens, longest), run.config.eval.limit)
-
-    def is_due(self, step: int) -> bool:
-        """Return whether to evaluate after a step, counted from 1.
-
-        That is every `eval.steps` steps if that is set, otherwise once an epoch, at most MAX_EVALUATIONS times.
-        """
-        if self.run.config.eval.steps:
-            return step % self.run.config.eval.steps == 0
-        steps, load = self.run.plan.steps, self.run.plan.load
-        interval = load.rows * max(1, math.ceil(steps.total_rows / load.rows / MAX_EVALUATIONS))  # packed rows
-        # True for the step that completes an interval: steps and epochs need not end at the same row.
-        return step * steps.rows // interval > (step - 1) * steps.rows // interval
-
-    def loss(self, which: str) -> EvalLoss | None:
-        """Return the held-out loss of the BASE or the TUNED model, None if nothing is held out. Collective."""
-        if not len(self.run.data.eval):
-            return None
-        trainer = self.trainer
-        with self._model(which):
-            return losses(
-                trainer.module, trainer.attention, self.held_out, trainer.world, micro_batch=trainer.micro_batch
-            )
-
-    def samples(self, which: str) -> list[Sample]:
-        """Return answers of the BASE or the TUNED model to the run's prompts. Collective."""
-        if not self.prompts:
-            return []
-        settings = Sampling(max_new_tokens=self.run.config.eval.max_new_tokens)
-        with self._model(which):
-            return answers(
-                self.trainer.module,
-                self.run.renderer,
-                self.prompts,
-                self.trainer.world,
-                sampling_settings=settings,
-                limit=self.run.shape.positions,
-            )
-
-    @contextmanager
-    def _model(self, which: str) -> Iterator[None]:
-        with as_base(self.trainer.module) if which == BASE else nullcontext():
-            yield
-
-
-def _prompts(run: Run) -> list[Prompt]:
-    """Return prompts from held-out examples (or trained ones if none are held out), and fixed prompts."""
-    settings = run.config.eval
-    if not settings.samples and not settings.prompts:
-        return []
-    held_out = len(run.data.eval) > 0
-    examples, kind = (run.data.eval, "held out") if held_out else (run.data.train, "trained on")
-    texts = settings.prompts or FIXED_PROMPTS
-    prompts = data_prompts(run.renderer, examples, settings.samples, kind=kind)
-    return [*prompts, *fixed_prompts(run.renderer, texts)]
-
-
 # ---- losses
 
 
 class HeldOut:
     """Held-out examples, packed once for all evaluations, and the answer that each supervised token belongs to.
 
-    `limit` takes that many examples, evenly spaced over the set; 0 takes all.
+    `limit` takes that many pieces, evenly spaced over the set; 0 takes all.
     """
 
     def __init__(self, examples: Examples, row_tokens: int, limit: int = 0) -> None:
         self.examples = examples
-        indices = spread(len(examples), limit)
-        self.answers = _answers(examples, indices)
+        self.pieces = spread(examples.pieces, limit)
         rows: list[list[int]] = []
-        if len(indices):
-            packed = packing.pack(examples.lengths[indices], row_tokens)
-            rows = [[int(indices[member]) for member in row] for row in packed.rows]  # members count within `indices`
-        self.packed = PackedData(examples, rows, row_tokens)
+        if len(self.pieces):
+            packed = packing.pack(examples.piece_lengths[self.pieces], row_tokens)
+            rows = [self.pieces[row].tolist() for row in packed.rows]  # which count within `pieces`
+        self.packed = PackedData(examples, packing.rows_of_sides(rows, examples.sides), row_tokens)
+
+    @cached_property
+    def answers(self) -> _Answers:
+        """The answers of the examples, which have one side each."""
+        return _answers(self.examples, self.pieces)
 
 
 @dataclass(frozen=True)
@@ -159,7 +95,7 @@ def losses(
     # A rank without rows runs an empty one, because each forward pass of a sharded model is collective. On CUDA every
     # batch has the same shape, so that nothing is compiled again.
     min_rows = micro_batch if world.device.type == "cuda" else 1
-    with _evaluating(module):
+    with evaluating(module):
         for rows in distributed.shares(range(len(packed.rows)), micro_batch, world):
             batch = packed.batch(rows, min_rows).to(world.device)
             # Not through DDP's own forward, which would broadcast buffers.
@@ -198,21 +134,6 @@ def _answers(examples: Examples, indices: Ints) -> _Answers:
     return _Answers(np.array(example, np.int64), np.array(depth, np.int64), tokens, of_targets)
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Turn dropout and gradients off within the block.
-
-    Unlike in `sampling.eval_mode`, layers stay compiled, because shapes are those of training.
-    """
-    training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        module.train(training)
-
-
 def _group_losses(examples: Examples, answers: _Answers, sums: Floats) -> EvalLoss:
     """Return the losses by group, from the summed loss of each answer [answers]."""
     exchanges, lengths = examples.exchanges, examples.lengths
@@ -249,12 +170,18 @@ def band(number: int, least: int = 1) -> Band:
     return (1 if top == least else top // 2 + 1), top
 
 
+def band_name(name: str | Band) -> str:
+    """Return the name of a group: for a band its numbers, such as 3-4, but 1 for 1 to 1."""
+    return name if isinstance(name, str) else "-".join(map(str, dict.fromkeys(name)))
+
+
 def _slice(name: str | Band, answers: _Answers, sums: Floats, members: Sequence[int]) -> Slice:
     """Return the mean loss per token of some answers, given by index."""
-    shown = name if isinstance(name, str) else "-".join(map(str, dict.fromkeys(name)))  # 3-4, but 1 for 1 to 1
     tokens = int(answers.tokens[members].sum())
     loss = float(sums[members].sum()) / tokens if tokens else float("nan")
-    return Slice(shown, loss if np.isfinite(loss) else None, tokens, len(set(answers.example[members].tolist())))
+    return Slice(
+        band_name(name), loss if np.isfinite(loss) else None, tokens, len(set(answers.example[members].tolist()))
+    )
 
 
 # ---- answers
@@ -276,7 +203,7 @@ def data_prompts(renderer: Renderer, examples: Examples, count: int, *, kind: st
     """
     prompts = []
     before, after = _text_around_question(renderer)
-    for index in spread(len(examples), count).tolist() if count else ():
+    for index in (spread(examples.pieces, count) * examples.sides).tolist() if count else ():
         begin, end = examples.offsets[index : index + 2].tolist()
         ids, loss_mask = examples.ids[begin:end], examples.loss_mask[begin:end]
         start = int(loss_mask.argmax())  # first supervised token
@@ -361,8 +288,11 @@ def as_base(module: nn.Module) -> Iterator[None]:
 
 
 def decode_masks(tokenizer: Tokenizer, examples: Examples, count: int) -> list[Row]:
-    """Return lines of `masked.jsonl`: the text of `count` examples in spans, each with loss or without."""
+    """Return lines of `masked.jsonl`: the text of `count` pieces in spans, each with loss or without.
+
+    A pair has a line for each side.
+    """
+    [shown] = packing.rows_of_sides([spread(examples.pieces, count).tolist()], examples.sides)
     return [
-        {"name": examples.names[index], "runs": decode_masked(tokenizer, *examples.rendering(index))}
-        for index in spread(len(examples), count).tolist()
+        {"name": examples.names[index], "runs": decode_masked(tokenizer, *examples.rendering(index))} for index in shown
     ]

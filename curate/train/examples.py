@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from curate.errors import CurateError
 from curate.rendering import proof
 from curate.rendering.choices import DEFAULT, Choices
 from curate.rendering.factory import make_renderer
+from curate.rendering.pairs import NO_PAIR
 from curate.rendering.preparation import (
     HIDDEN_TOOLS,
     ExamplePreparer,
@@ -44,6 +45,7 @@ HINTS = {  # by rule, where the hint is not HINT
     "nothing_trained": "remove conversations whose messages all have `train: false`, or give another --loss",
     HIDDEN_TOOLS: "give a template that shows tools, such as --template llama3.1, or --setting data.hidden_tools=train",
     TOO_LONG: "give a larger --max-tokens",
+    NO_PAIR: "clean preference data, such as {prompt, chosen, rejected}, or leave out --objective dpo",
 }
 EVAL = "eval"  # the `split` of held-out examples
 
@@ -69,6 +71,7 @@ class Examples:
     names: list[str]  # ids in the set
     languages: list[str | None]  # None where the set has no language
     exchanges: NDArray[np.int32]  # [examples], user messages with their answers
+    sides: int = 1  # examples of one piece: 2 for pairs, of which the chosen and the rejected side are neighbours
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,9 +87,29 @@ class Examples:
         return np.diff(self.offsets)
 
     @property
+    def pieces(self) -> int:
+        """The number of pieces, each of which has `sides` examples."""
+        return len(self) // self.sides
+
+    @property
+    def piece_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each piece [pieces], over its sides."""
+        lengths: NDArray[np.int64] = self.lengths.reshape(-1, self.sides).sum(axis=1)
+        return lengths
+
+    @property
     def supervised(self) -> int:
         """The number of tokens that are trained on."""
         return int(self.loss_mask.sum())
+
+    @cached_property
+    def supervised_targets(self) -> NDArray[np.int64]:
+        """Supervised tokens of each example [examples]; its first token is never a target."""
+        if not len(self):
+            return np.zeros(0, np.int64)
+        # Sums from each offset up to the next; no example is empty, for which `reduceat` would be wrong.
+        counts = np.add.reduceat(self.loss_mask.astype(np.int64), self.offsets[:-1])
+        return counts - self.loss_mask[self.offsets[:-1]]
 
 
 @dataclass(frozen=True)
@@ -109,6 +132,7 @@ class RenderSettings:
     max_tokens: int | None = None  # the window
     loss: str = "all"  # all, last, or roles:assistant,tool
     choices: Choices = DEFAULT  # about reasoning and tools
+    sides: int = 1  # 2 renders the pairs of the set, each as a chosen and a rejected side
 
     def make_renderer(self, set_manifest: Manifest, tokenizer: Tokenizer) -> Renderer:
         """Return the renderer; raises RecipeError for an unknown template or loss, or an invalid chat template."""
@@ -121,8 +145,8 @@ class RenderSettings:
 SET_SETTINGS = RenderSettings()  # render the set as `clean` did
 
 
-def concatenate(examples: Sequence[PreparedExample]) -> Examples:
-    """Concatenate examples in their order."""
+def concatenate(examples: Sequence[PreparedExample], sides: int = 1) -> Examples:
+    """Concatenate examples in their order; those of a pair follow each other."""
     offsets = np.zeros(len(examples) + 1, dtype=np.int64)
     np.cumsum([len(example.ids) for example in examples], out=offsets[1:])
     return Examples(
@@ -133,6 +157,7 @@ def concatenate(examples: Sequence[PreparedExample]) -> Examples:
         [example.name for example in examples],
         [example.language for example in examples],
         np.array([example.exchanges for example in examples], dtype=np.int32),
+        sides,
     )
 
 
@@ -158,13 +183,15 @@ def load(
     changes = tuple(differences(set_manifest, renderer.name, info, window))
     prepared = PreparedBatch(ResplitSummary(changes, absent=_count_too_long(folder)) if changes else None)
     workers = workers or (base.default_workers() if arrow.count_rows(folder, limit) >= MANY_ROWS else 1)
-    with open_pool(partial(ExamplePreparer, renderer, window, changes), workers) as pool:
-        for batch in pool.map(arrow.read_batches(folder, limit)):
+    pairs = settings.sides == 2
+    with open_pool(partial(ExamplePreparer, renderer, window, changes, pairs), workers) as pool:
+        for batch in pool.map(arrow.read_batches(folder, limit, pairs=pairs)):
             prepared.extend(batch)
     failures = [failure_of(row, problem) for row, problem in prepared.left_out]
     _check(prepared, folder, failures, window)
-    train = concatenate([example for example in prepared.examples if example.split != EVAL])
-    held_out = concatenate([example for example in prepared.examples if example.split == EVAL])
+    train = concatenate([example for example in prepared.examples if example.split != EVAL], settings.sides)
+    held_out = concatenate([example for example in prepared.examples if example.split == EVAL], settings.sides)
+    without_pair = sum(failure.rule == NO_PAIR for failure in failures)
     facts = {
         "set": str(folder),
         "manifest_sha256": hashlib.sha256((folder / manifest.MANIFEST).read_bytes()).hexdigest(),
@@ -173,11 +200,12 @@ def load(
         "tokenizer": info.name,
         "tokenizer_hash": info.hash,
         "loss": settings.loss,
-        "conversations": len(train),  # as in `eval_conversations`, the key is older than the word: these are examples
-        "eval_conversations": len(held_out),
+        "conversations": train.pieces,  # as in `eval_conversations`, the key is older than the word: these are examples
+        "eval_conversations": held_out.pieces,
         "tokens": len(train.ids),
         "supervised": train.supervised,
-        "left_out": len(failures),
+        "left_out": len(failures) - without_pair,
+        **({"without_pair": without_pair} if pairs else {}),
         "split_again": str(prepared.resplit) if prepared.resplit else None,
         "by_answer": str(prepared.by_answer) if prepared.by_answer.pieces else None,
         "hidden_tools": prepared.hidden_tools,

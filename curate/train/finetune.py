@@ -3,7 +3,7 @@
     prepare    find the model, read and prove the data, pack it, plan memory and time    curate.train.prepare
     load       weights, adapters, ranks, optimizer; a checkpoint's state if resumed      curate.train.trainer
     train      steps, each over the packed rows that its number determines               curate.train.trainer, .packing
-    evaluate   held-out loss and sample answers: the base model first, then regularly    curate.train.evaluation
+    evaluate   held-out loss and sample answers: the base model first, then regularly    curate.train.evaluator
     finish     model or adapter, its card, the run's page                                curate.train.results, .report
 
 All ranks run the same code; only rank 0 writes files and sends events.
@@ -28,7 +28,8 @@ from curate.train import checkpoint, config, distributed
 from curate.train.checkpoint import Loaded
 from curate.train.config import TrainConfig
 from curate.train.distributed import World
-from curate.train.evaluation import Evaluator
+from curate.train.evaluator import Evaluator
+from curate.train.objectives import reference
 from curate.train.optim import adamw
 from curate.train.prepare import Request, Run, prepare
 from curate.train.results import export
@@ -88,8 +89,10 @@ def finetune(
 
 
 def _default_preset(flags: Mapping[str, object]) -> str:
-    """Return the preset of a run without one: the tiny model has a preset of the same name."""
-    return sources.TINY if flags.get("model") == sources.TINY else config.DEFAULT
+    """Return the preset of a run without one: the tiny model and DPO have presets of the same names."""
+    if flags.get("model") == sources.TINY:
+        return sources.TINY
+    return config.DPO if flags.get("objective") == config.DPO else config.DEFAULT
 
 
 def _on_main(world: World, locate: Callable[..., Path], *arguments: Any) -> Path:
@@ -112,6 +115,8 @@ def _train(run: Run, loaded: Loaded | None) -> RunResult:
         trainer = Trainer(run.load_model(), run)
         base = run.fingerprint()
         evaluator = Evaluator(run, trainer)
+        if run.config.objective.sides == 2:
+            _use_reference(run, trainer, evaluator)  # before a checkpoint's weights are loaded
         evaluated = None  # the last step after which the model was evaluated
         # A checkpoint of step 0 comes from a run that stopped before its first step: its evaluation is repeated.
         if loaded is None or trainer.restore(loaded) == 0:
@@ -158,6 +163,14 @@ def _load_checkpoint(request: Request) -> Loaded | None:
             f"start a new run from it: --init {loaded.path}"
         )
     return loaded
+
+
+def _use_reference(run: Run, trainer: Trainer, evaluator: Evaluator) -> None:
+    """Compare the pairs of a run with the model as it was before the first step. Collective."""
+    key = reference.key(trainer.fingerprint, run.data.train, run.data.eval)
+    found = reference.load_or_compute(run.folder, key, evaluator.score, run.world, run.reporter)
+    trainer.use_reference(found.train)
+    evaluator.reference = found.eval
 
 
 def _evaluate(evaluator: Evaluator, which: str, log: RunLog) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -89,6 +89,11 @@ def pack(lengths: NDArray[np.int64] | Sequence[int], row_tokens: int) -> Packing
     return Packing(rows, row_tokens, total / (len(rows) * row_tokens), total / (len(sizes) * row_tokens))
 
 
+def rows_of_sides(rows: Sequence[Sequence[int]], sides: int) -> list[list[int]]:
+    """Return packed rows of examples from rows of pieces, each of `sides` examples in a row (two for a pair)."""
+    return [[piece * sides + side for piece in row for side in range(sides)] for row in rows]
+
+
 @dataclass(frozen=True)
 class Batch:
     """One micro-batch; each tensor is [micro_batch, row_tokens]."""
@@ -99,15 +104,11 @@ class Batch:
     documents: Tensor  # int32, from 0 in each row; PADDING at the end
     supervised: int  # targets that carry loss
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> Self:
         """Return the batch on a device; the copy does not wait for the device."""
-        return Batch(
-            self.input_ids.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-            self.position_ids.to(device, non_blocking=True),
-            self.documents.to(device, non_blocking=True),
-            self.supervised,
-        )
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        tensors: dict[str, Any] = {name: value for name, value in values if isinstance(value, Tensor)}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from curate.dataset.manifest import Manifest
@@ -97,6 +95,7 @@ class Run(TrainerInputs):
             "base": self.source.name,
             "init": str(self.init) if self.init.name else None,
             "method": self.config.method.kind,
+            "objective": self.config.objective.kind,
             "template": self.renderer.name,
             "device": self.device.name,
             "dtype": f"{self.device.dtype}, {self.device.reason}",
@@ -248,7 +247,8 @@ class _Inputs:
         template, chat_template = self.template(source)
         data = self.config.data
         choices = Choices(data.reasoning, data.empty_think, data.hidden_tools)
-        return RenderSettings(template, chat_template, self.window(shape), data.loss, choices)
+        sides = self.config.objective.sides
+        return RenderSettings(template, chat_template, self.window(shape), data.loss, choices, sides)
 
     def template(self, source: ModelSource) -> tuple[str, str | None]:
         """Return the prompt template by name, and its Jinja text if it is not built in.
@@ -298,22 +298,23 @@ class _Inputs:
 def _pack(config: TrainConfig, dataset: TrainingData, window: int) -> tuple[PackedData, Load]:
     """Return the packed rows, and their load for the plan.
 
-    A row has `data.row_tokens` positions, by default the window; without packing, one example, padded to the
-    longest.
+    A row has `data.row_tokens` positions, by default the window, or as many as the longest pair; without packing, one
+    piece, padded to the longest.
     """
-    trained, held_out = dataset.train, dataset.eval.lengths
-    row_tokens = (config.data.row_tokens or window) if config.data.packing else int(trained.lengths.max())
-    packed = packing.pack(trained.lengths, row_tokens)
-    rows = packed.rows if config.data.packing else [[index] for index in range(len(trained))]
-    supervised = _count_supervised(trained)
-    if config.eval.limit:
-        held_out = held_out[: config.eval.limit]  # an estimate: evaluation takes as many, evenly spread
+    trained, held_out = dataset.train, dataset.eval
+    row_tokens = _row_tokens(config, trained, window)
+    packed = packing.pack(trained.piece_lengths, row_tokens)
+    pieces = packed.rows if config.data.packing else [[index] for index in range(trained.pieces)]
+    rows = packing.rows_of_sides(pieces, trained.sides)
+    supervised = trained.supervised_targets
+    # An estimate: evaluation takes as many pieces, evenly spread.
+    lengths = held_out.lengths[: (config.eval.limit or held_out.pieces) * held_out.sides]
     data_load = Load(
-        examples=len(trained),
+        examples=trained.pieces,
         rows=len(rows),
         row_tokens=row_tokens,
         work=work(trained.lengths.tolist(), int(supervised.sum())),
-        held_out=work(held_out.tolist(), int(held_out.sum())) if len(held_out) else Work(0, 0, 0),
+        held_out=work(lengths.tolist(), int(lengths.sum())) if len(lengths) else Work(0, 0, 0),
         utilisation=packed.utilisation if config.data.packing else packed.padded_utilisation,
         padded_utilisation=packed.padded_utilisation,
         most_supervised=max(int(supervised[row].sum()) for row in rows),  # the loss of such a row takes most memory
@@ -321,11 +322,19 @@ def _pack(config: TrainConfig, dataset: TrainingData, window: int) -> tuple[Pack
     return PackedData(trained, rows, row_tokens), data_load
 
 
-def _count_supervised(examples: Examples) -> NDArray[np.int64]:
-    """Return the supervised tokens of each example [examples]; its first token is never a target."""
-    # Sums from each offset up to the next; no example is empty, for which `reduceat` would be wrong.
-    counts = np.add.reduceat(examples.loss_mask.astype(np.int64), examples.offsets[:-1])
-    return counts - examples.loss_mask[examples.offsets[:-1]]
+def _row_tokens(config: TrainConfig, trained: Examples, window: int) -> int:
+    """Return the length of a packed row; raises CurateError if `data.row_tokens` is too short for a pair."""
+    longest, chosen = int(trained.piece_lengths.max()), config.data.row_tokens
+    if not config.data.packing:
+        return longest
+    if trained.sides == 1:
+        return chosen or window
+    if chosen and chosen < longest:
+        raise CurateError(
+            f"data.row_tokens = {chosen} is too short for the longest pair: its sides have {longest:,} tokens; type "
+            f"--setting data.row_tokens={longest}, or leave it out"
+        )
+    return chosen or max(window, longest)
 
 
 def _free_disk(folder: Path) -> int:

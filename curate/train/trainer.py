@@ -9,12 +9,14 @@ micro-batches, the same rows and the same random numbers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from curate.errors import RunError
@@ -26,7 +28,10 @@ from curate.train import checkpoint, distributed, neftune
 from curate.train.checkpoint import Loaded, State
 from curate.train.config import TrainConfig
 from curate.train.distributed import World
+from curate.train.objectives import reference, selection
+from curate.train.objectives.dpo import PairData
 from curate.train.objectives.loss import CausalLoss, check_packed_logits, step_factor
+from curate.train.objectives.objective import StepSummary
 from curate.train.optim import adamw
 from curate.train.packing import PackedData
 from curate.train.planning.plan import Plan
@@ -62,12 +67,13 @@ class StepResult:
     step: int  # from 1
     rows: Sequence[int]  # packed rows, over all ranks
     lr: float
-    loss: float  # per supervised token of the global batch
+    loss: float  # per supervised token of the global batch, or per pair
     norm: float  # of the gradients, before clipping
     supervised: int  # tokens
     seconds: float
     data_seconds: float  # of them, spent on preparing tensors
     skipped: bool  # an fp16 gradient overflowed, so only the loss scale changed
+    metrics: Mapping[str, float] = field(default_factory=dict)  # more that the objective measures
 
 
 @dataclass
@@ -122,10 +128,13 @@ class Trainer:
             model, self.trainable = adapters.apply_method(model, config.method)
         self.attention = attentions.install_kernel(model, inputs.attention)
         checkpoint_activations(model, plan.checkpointed)
-        causal_loss = CausalLoss(model.train())
+        self.objective = selection.choose(config.objective)
+        causal_loss = self.objective.module(model.train())
         check_packed_logits(causal_loss, self.attention)
         if inputs.init.weights is not None:
             _load_weights(causal_loss, inputs.init.weights)
+        # Of the model before the first step: the reference of a pair. Ranks have whole weights here.
+        self.fingerprint = reference.fingerprint(model) if config.objective.sides == 2 else ""
         if config.optimizer.neftune:
             neftune.add(causal_loss, config.optimizer.neftune)
         if plan.compiled:
@@ -134,6 +143,10 @@ class Trainer:
         self.parameters = _find_trained(distributed.inner(self.module))  # after sharding, which replaces parameters
         torch.manual_seed(config.train.seed + self.world.rank)  # each rank has its own dropout
         self.optimizer = adamw.build(self.parameters.items(), config.optimizer, plan.form)
+
+    def use_reference(self, log_probabilities: NDArray[np.float64]) -> None:
+        """Compare pairs with the reference, which has a log-probability for each example [examples]."""
+        self.data = PairData(self.data.examples, self.data.rows, self.data.row_tokens, log_probabilities)
 
     @property
     def model(self) -> nn.Module:
@@ -155,20 +168,21 @@ class Trainer:
         while True:
             random_before = random_state(self.world)
             try:
-                loss, supervised, data_seconds = self._backward(rows)
+                summary, data_seconds = self._backward(rows)
                 break
             except Exception as error:
                 recover = self._recovery(error, step)
             recover()  # outside the handler, whose traceback keeps the tensors alive that filled the memory
             set_random_state(random_before, self.world)
-        norm, skipped = self._update(step, loss, lr)
+        norm, skipped = self._update(step, summary.loss, lr)
         seconds = time.perf_counter() - begin
-        return StepResult(step, rows, lr, loss, norm, supervised, seconds, data_seconds, skipped)
+        loss, supervised, metrics = summary.loss, summary.supervised, summary.metrics
+        return StepResult(step, rows, lr, loss, norm, supervised, seconds, data_seconds, skipped, metrics)
 
     # ---- forward and backward
 
-    def _backward(self, rows: Sequence[int]) -> tuple[float, int, float]:
-        """Compute the step's gradients; return its loss, its supervised tokens and the seconds spent on data."""
+    def _backward(self, rows: Sequence[int]) -> tuple[StepSummary, float]:
+        """Compute the step's gradients; return its loss and the seconds spent on data."""
         torch_device = self.world.device
         begin = time.perf_counter()
         # On CUDA every micro-batch has the same shape, so that the last one of a step is not compiled again.
@@ -176,15 +190,15 @@ class Trainer:
         micro_batches = distributed.shares(rows, self.micro_batch, self.world)
         batches = [self.data.batch(members, min_rows) for members in micro_batches]
         data_seconds = time.perf_counter() - begin
-        factor, supervised = step_factor(batches, device=torch_device)
+        factor, count = step_factor(map(self.objective.count, batches), device=torch_device)
         total = torch.zeros((), dtype=torch.float64 if torch_device.type != "mps" else torch.float32).to(torch_device)
         for number, batch in enumerate(batches, 1):
             with distributed.accumulate(self.module, number == len(batches)):
-                summed: Tensor = self.module(batch.to(torch_device), self.attention)
-                (summed * (factor * self.loss_scale.value)).backward()
-            total += summed.detach()  # stays on the device: the CPU waits once per step, not per micro-batch
-        mean = distributed.total([float(total)], self.world)[0] / max(supervised, 1)
-        return mean, supervised, data_seconds
+                sums: Tensor = self.module(batch.to(torch_device), self.attention).reshape(-1)
+                (sums[0] * (factor * self.loss_scale.value)).backward()
+            total = total + sums.detach()  # stays on the device: the CPU waits once per step, not per micro-batch
+        summary = self.objective.summarise(distributed.total(total.tolist(), self.world), count)
+        return summary, data_seconds
 
     # ---- the update
 

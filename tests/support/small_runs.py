@@ -22,8 +22,13 @@ COLOURS = ("red", "green", "blue", "white", "black", "brown", "grey", "pink", "g
 QUESTION, ANSWER = "What colour is fox {}?", "Fox {} is {}, and it sleeps on."
 
 
-def taught_set(root: Path, count: int = 12, *, held_out: int = 0, template: str = "plain", window: int = 96) -> Path:
-    """Write a set of short conversations and its tokenizer; the last `held_out` conversations are held out."""
+def taught_set(
+    root: Path, count: int = 12, *, held_out: int = 0, template: str = "plain", window: int = 96, **columns: list[Any]
+) -> Path:
+    """Write a set of short conversations and its tokenizer; the last `held_out` conversations are held out.
+
+    `columns` have a value for each conversation.
+    """
     tokenizer = folder(root / "tokenizer", tokenizer_model=sentencepiece_model())
     info = load_tokenizer(str(tokenizer)).info
     manifest = {**MANIFEST, "tokenizer": info.to_dict(), "template": template, "window": window}
@@ -35,6 +40,7 @@ def taught_set(root: Path, count: int = 12, *, held_out: int = 0, template: str 
             messages=[dataclasses.asdict(message) for message in talk(index)],
             split="eval" if index >= count - held_out else "train",
             language="en" if index % 2 else "ko",
+            **{name: values[index] for name, values in columns.items()},
         )
         for index in range(count)
     ]
@@ -47,6 +53,13 @@ def talk(index: int) -> list[Message]:
     first = [Message("user", QUESTION.format(index)), Message("assistant", ANSWER.format(index, colour))]
     second = [Message("user", "And the dog?"), Message("assistant", f"The dog {index} is not {colour}.")]
     return first + second if index % 3 == 0 else first
+
+
+def paired_set(root: Path, count: int = 8, *, held_out: int = 0, window: int = 96, **changes: Any) -> Path:
+    """Write such a set with a rejected answer beside each last one; `changes` are columns too."""
+    rejected = [[Message("assistant", f"Fox {index} is an owl.")] for index in range(count)]
+    pairs = [[dataclasses.asdict(message) for message in answer] for answer in rejected]
+    return taught_set(root, count, held_out=held_out, window=window, rejected_answer=pairs, **changes)
 
 
 QUICK = {"model": "tiny", "device": "cpu", "global_batch": 4, "max_steps": 6, "seed": 1}

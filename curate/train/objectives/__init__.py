@@ -1,1 +1,1 @@
-"""What a step minimises, one module for each objective, and the losses that they share."""
+"""What a step minimises: supervised fine-tuning and DPO, side by side, over the loss that both share."""

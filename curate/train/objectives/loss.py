@@ -1,5 +1,7 @@
 """Cross-entropy of the supervised tokens, with head and softmax computed for one chunk of tokens at a time.
 
+All objectives use it: supervised fine-tuning sums the tokens' losses, DPO weighs them by pair.
+
 A causal model's own forward computes logits at every position: 4 GiB in fp32 for 8,192 tokens of LLaMA-3's vocabulary,
 three times that with softmax and gradient, most of it at positions that are not trained on. Here only the hidden states
 of supervised positions are gathered. Head, softmax and both gradients are computed chunk by chunk in the forward pass,
@@ -7,7 +9,8 @@ so that only one chunk of logits exists at a time. The head's gradient is summed
 Liger-Kernel's fused linear cross-entropy, and its issue 512). A frozen head, as with adapters, needs no gradient.
 
 The result is the sum of the token losses. A step's loss is that sum over all micro-batches and ranks, divided once by
-their supervised tokens (`step_factor`). A mean of the micro-batches' means would weigh tokens of short ones more.
+their supervised tokens or their pairs (`step_factor`). A mean of the micro-batches' means would weigh tokens of short
+ones more.
 """
 
 from __future__ import annotations
@@ -69,29 +72,45 @@ LossAndGradient = tuple[Tensor, Tensor]  # the summed loss [], and its gradient 
 
 
 def loss_and_gradient(
-    logits: Tensor, targets: Tensor, dtype: torch.dtype, scale: float, cap: float | None
+    logits: Tensor,
+    targets: Tensor,
+    dtype: torch.dtype,
+    scale: float,
+    cap: float | None,
+    weights: Tensor | None = None,
 ) -> LossAndGradient:
     """Return the summed loss and its gradient, in `dtype`, by the logits before scale and cap.
 
-    Without in-place operations, so that the compiler fuses it into two passes over the logits.
+    `weights` [tokens] are factors on the token losses. Without in-place operations, so that the compiler fuses it into
+    two passes over the logits.
     """
     transformed = _transform(logits, scale, cap)
     normaliser = transformed.logsumexp(dim=-1, keepdim=True)  # [tokens, 1]
     ids = torch.arange(transformed.shape[1], device=transformed.device)
     gradient = (transformed - normaliser).exp() - (ids == targets[:, None]).to(transformed.dtype)
-    loss = (normaliser - transformed.gather(1, targets[:, None])).sum()
-    return loss, _gradient_before_transform(gradient, transformed, dtype, scale, cap)
+    losses = normaliser - transformed.gather(1, targets[:, None])
+    if weights is not None:
+        losses, gradient = losses * weights[:, None], gradient * weights[:, None]
+    return losses.sum(), _gradient_before_transform(gradient, transformed, dtype, scale, cap)
 
 
 def loss_and_gradient_in_place(
-    logits: Tensor, targets: Tensor, dtype: torch.dtype, scale: float, cap: float | None
+    logits: Tensor,
+    targets: Tensor,
+    dtype: torch.dtype,
+    scale: float,
+    cap: float | None,
+    weights: Tensor | None = None,
 ) -> LossAndGradient:
     """Compute the same as `loss_and_gradient` with torch's own kernels, which are fastest on a CPU."""
     transformed = _transform(logits, scale, cap)
     gradient = transformed.log_softmax(dim=-1)
-    loss = -gradient.gather(1, targets[:, None]).sum()
+    losses = -gradient.gather(1, targets[:, None])
     gradient.exp_().scatter_add_(1, targets[:, None], -torch.ones_like(gradient[:, :1]))  # softmax - one-hot
-    return loss, _gradient_before_transform(gradient, transformed, dtype, scale, cap)
+    if weights is not None:
+        losses *= weights[:, None]
+        gradient *= weights[:, None]
+    return losses.sum(), _gradient_before_transform(gradient, transformed, dtype, scale, cap)
 
 
 def _transform(logits: Tensor, scale: float, cap: float | None) -> Tensor:
@@ -173,6 +192,7 @@ class _SummedLoss(torch.autograd.Function):
         scale: float,
         cap: float | None,
         training: bool,
+        weights: Tensor | None,
     ) -> Tensor:
         needs_hidden, needs_weight, needs_bias = (training and needed for needed in ctx.needs_input_grad[:3])
         d_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -182,14 +202,15 @@ class _SummedLoss(torch.autograd.Function):
         kernel = _kernel(hidden.device.type)
         for start in range(0, len(targets), chunk):
             rows = slice(start, start + chunk)
+            factors = None if weights is None else weights[rows]
             logits = _product(hidden[rows], weight.t())
             if bias is not None:
                 logits += bias
             if not training:
                 transformed = _transform(logits, scale, cap)
-                total += nn.functional.cross_entropy(transformed, targets[rows], reduction="sum")
+                total += _weigh(nn.functional.cross_entropy(transformed, targets[rows], reduction="none"), factors)
                 continue
-            loss, gradient = kernel(logits, targets[rows], weight.dtype, scale, cap)
+            loss, gradient = kernel(logits, targets[rows], weight.dtype, scale, cap, factors)
             del logits  # freed before the products below allocate
             total += loss
             if d_hidden is not None:
@@ -207,7 +228,12 @@ class _SummedLoss(torch.autograd.Function):
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
         factor = d_loss / _HALF_SCALE if ctx.dtype == torch.float16 else d_loss
         scaled = [_scale(gradient, factor, ctx.dtype) for gradient in ctx.saved_tensors]
-        return (*scaled, None, None, None, None, None)  # none for targets, chunk, scale, cap and training
+        return (*scaled, *[None] * 6)  # none for targets, chunk, scale, cap, training and weights
+
+
+def _weigh(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the sum of token losses [tokens], each times its weight."""
+    return losses.sum() if weights is None else (losses * weights).sum()
 
 
 def _scale(gradient: Tensor | None, factor: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -227,19 +253,22 @@ def supervised_loss(
     softcap: float | None = None,
     scale: float = 1.0,
     count: int | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return the sum of the token losses, fp32, over the positions with a target of 0 or more.
 
     hidden [rows, tokens, size], head_weight [vocabulary, size], bias [vocabulary], targets [rows, tokens]. Logits are
     multiplied by `scale`, then softly capped within ±softcap. `count` is the number of targets, if it is known: without
-    it, the CPU waits for the device. `chunk` is the number of tokens in a chunk, by default `chunk_tokens`.
+    it, the CPU waits for the device. `chunk` is the number of tokens in a chunk, by default `chunk_tokens`. `weights`
+    [supervised] are factors on the token losses, in order of rows and positions.
     """
     positions = _positions(targets.flatten(), count)
     states = hidden.flatten(0, 1).index_select(0, positions).to(head_weight.dtype)  # [supervised, size]
     ids = targets.flatten().index_select(0, positions)  # [supervised]
     chunk = chunk or chunk_tokens(len(head_weight), head_weight.requires_grad)
     function: Any = _SummedLoss  # torch has no type for `apply`
-    loss: Tensor = function.apply(states, head_weight, bias, ids, chunk, scale, softcap, torch.is_grad_enabled())
+    training = torch.is_grad_enabled()
+    loss: Tensor = function.apply(states, head_weight, bias, ids, chunk, scale, softcap, training, weights)
     return loss
 
 
@@ -254,7 +283,13 @@ def _positions(targets: Tensor, count: int | None) -> Tensor:
 
 
 def _loss_through_module(
-    hidden: Tensor, head: nn.Module, targets: Tensor, chunk: int, scale: float, cap: float | None
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    chunk: int,
+    scale: float,
+    cap: float | None,
+    weights: Tensor | None,
 ) -> Tensor:
     """Return the summed loss under a head that is not a single matrix, such as one with an adapter.
 
@@ -262,15 +297,17 @@ def _loss_through_module(
     """
     from torch.utils.checkpoint import checkpoint
 
-    def chunk_loss(states: Tensor, ids: Tensor) -> Tensor:
+    def chunk_loss(states: Tensor, ids: Tensor, factors: Tensor | None) -> Tensor:
         transformed = _transform(head(states).float(), scale, cap)
-        return nn.functional.cross_entropy(transformed, ids, reduction="sum")
+        return _weigh(nn.functional.cross_entropy(transformed, ids, reduction="none"), factors)
 
     positions = _positions(targets.flatten(), None)
     states, ids = hidden.flatten(0, 1).index_select(0, positions), targets.flatten().index_select(0, positions)
     total = states.sum(dtype=torch.float32) * 0.0  # part of the graph even without supervised tokens
-    for part, part_ids in zip(states.split(chunk), ids.split(chunk), strict=True):
-        total = total + checkpoint(chunk_loss, part, part_ids, use_reentrant=False) if len(part_ids) else total
+    for start in range(0, len(ids), chunk):
+        rows = slice(start, start + chunk)
+        factors = None if weights is None else weights[rows]
+        total = total + checkpoint(chunk_loss, states[rows], ids[rows], factors, use_reentrant=False)
     return total
 
 
@@ -316,12 +353,18 @@ class CausalLoss(nn.Module):
     def forward(self, batch: PackedBatch, attention: ChosenKernel, *, per_token: bool = False) -> Tensor:
         """Return the sum of the batch's token losses, fp32; with `per_token`, each of them, without gradients."""
         hidden = self.body(batch, attention)
-        base = attention_module.base_model(self.model)
-        head = base.get_output_embeddings()
-        if per_token or not _is_matrix(head):
-            chunk = self.chunk or chunk_tokens(base.config.get_text_config().vocab_size, False)
-            function = token_losses if per_token else _loss_through_module
-            return function(hidden, head, batch.targets, chunk, self.scale, self.softcap)
+        return self.token_losses(hidden, batch) if per_token else self.summed_loss(hidden, batch)
+
+    def token_losses(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Return the loss of each supervised token [supervised], fp32, without gradients."""
+        return token_losses(hidden, self._head, batch.targets, self._module_chunk, self.scale, self.softcap)
+
+    def summed_loss(self, hidden: Tensor, batch: PackedBatch, weights: Tensor | None = None) -> Tensor:
+        """Return the sum of the token losses, fp32, each times its weight if there are `weights` [supervised]."""
+        head = self._head
+        if not _is_matrix(head):
+            chunk = self._module_chunk
+            return _loss_through_module(hidden, head, batch.targets, chunk, self.scale, self.softcap, weights)
         return supervised_loss(
             hidden,
             head.weight,
@@ -331,7 +374,18 @@ class CausalLoss(nn.Module):
             softcap=self.softcap,
             scale=self.scale,
             count=batch.supervised,
+            weights=weights,
         )
+
+    @property
+    def _head(self) -> Any:
+        return attention_module.base_model(self.model).get_output_embeddings()
+
+    @property
+    def _module_chunk(self) -> int:
+        """Tokens in a chunk where the head's gradient is not summed over the chunks."""
+        config = attention_module.base_model(self.model).config.get_text_config()
+        return self.chunk or chunk_tokens(config.vocab_size, False)
 
     def body(self, batch: PackedBatch, attention: ChosenKernel) -> Tensor:
         """Return the hidden states [rows, tokens, size] that the head takes."""
@@ -400,22 +454,20 @@ class _Probe:
 # ---- a step of several micro-batches and ranks
 
 
-def step_factor(
-    batches: Iterable[PackedBatch], *, device: torch.device | str = "cpu", group: Any = None
-) -> tuple[float, int]:
-    """Return the factor on the summed loss of each micro-batch of a step, and the step's supervised tokens.
+def step_factor(counts: Iterable[int], *, device: torch.device | str = "cpu", group: Any = None) -> tuple[float, int]:
+    """Return the factor on the summed loss of each micro-batch of a step, and the step's whole count.
 
-    `batches` are this rank's micro-batches; an all-reduce adds the tokens of the other ranks, so every rank must call
-    this. The factor is ranks ÷ tokens, because DDP and FSDP2 average gradients over the ranks and a sum is needed. It
-    is 0 for a step without supervised tokens, which then changes nothing.
+    `counts` are of this rank's micro-batches: supervised tokens, or pairs. An all-reduce adds those of the other ranks,
+    so every rank must call this. The factor is ranks ÷ count, because DDP and FSDP2 average gradients over the ranks
+    and a sum is needed. It is 0 for a step without supervised tokens, which then changes nothing.
     """
     from torch import distributed
 
-    tokens = sum(batch.supervised for batch in batches)
+    count = sum(counts)
     ranks = 1
     if distributed.is_available() and distributed.is_initialized():
         ranks = distributed.get_world_size(group)
-        total = torch.tensor(tokens, dtype=torch.int64, device=device)
+        total = torch.tensor(count, dtype=torch.int64, device=device)
         distributed.all_reduce(total, group=group)
-        tokens = int(total.item())
-    return (ranks / tokens if tokens else 0.0), tokens
+        count = int(total.item())
+    return (ranks / count if count else 0.0), count

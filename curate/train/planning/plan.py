@@ -329,7 +329,13 @@ class Planner:
         evaluation = evaluations * flops(self.shape, load.held_out, full=True) / 3
         efficiency = EFFICIENCY.get((self.hardware.kind, full), 0.3)  # as on a CPU
         rate = self.hardware.rate * self.hardware.ranks * efficiency
-        return training, (training + recomputation + evaluation) / rate
+        return training, (training + recomputation + evaluation + self._reference_flops()) / rate
+
+    def _reference_flops(self) -> float:
+        """Return the operations of one forward pass over all pairs, with which DPO begins."""
+        if self.config.objective.sides == 1:
+            return 0.0
+        return sum(flops(self.shape, work, full=True) for work in (self.load.work, self.load.held_out)) / 3
 
     def _disk(self, setup: Setup) -> tuple[int, int]:
         """Return the bytes of one checkpoint with all states, and the peak on disk.

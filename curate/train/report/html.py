@@ -6,7 +6,7 @@ Records are JSON that anyone may have changed, so values are checked and all tex
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,17 @@ SLICES = (  # keys of an evaluation, and their titles
     ("by_language", "language"),
     ("by_length", "length, tokens"),
 )
+# Of a run on pairs, as in `curate.train.objectives.dpo`, which imports torch.
+PAIR_METRICS = ("accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_loss", "rejected_loss")
 # Keys of `metrics.jsonl` that have a chart each, and their titles.
-COURSE = (("lr", "learning rate"), ("tokens_per_s", "tokens per second"), ("mfu", "MFU"), ("gib", "GiB"))
-FORMATS = {  # by title of a column
-    **dict.fromkeys(("loss", "running mean", "base", "tuned"), loss),
-    **dict.fromkeys(("learning rate", "GiB"), significant),
+COURSE = (
+    *((key, key.replace("_", " ")) for key in PAIR_METRICS),
+    *(("lr", "learning rate"), ("tokens_per_s", "tokens per second"), ("mfu", "MFU"), ("gib", "GiB")),
+)
+FORMATS: dict[str, Callable[[float], str]] = {  # by title of a column
+    **dict.fromkeys(("loss", "running mean", "base", "tuned", "chosen loss", "rejected loss"), loss),
+    **dict.fromkeys(("learning rate", "GiB", "margin", "chosen reward", "rejected reward"), significant),
+    "accuracy": percent,
     "tokens per second": lambda value: number(round(value)),
     "MFU": percent,
 }

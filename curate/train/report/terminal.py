@@ -34,11 +34,17 @@ def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
         grid, "model", terminal.safe_text(f"{facts['base']}, {number(planned.parameters)} parameters{init}")
     )
     terminal.add_row(grid, "method", f"{facts['method']}: {number(planned.trained)} parameters trained ({share})")
+    if facts.get("objective") == "dpo":
+        terminal.add_row(grid, "objective", "dpo: pairs, compared with the model as it is before the first step")
     terminal.add_row(grid, "data", terminal.safe_text(_data(planned, facts["data"])))
     if again := facts["data"].get("split_again"):
         terminal.add_row(grid, "", terminal.safe_text(str(again)))
     if by_answer := facts["data"].get("by_answer"):
         terminal.add_row(grid, "", terminal.safe_text(str(by_answer)))
+    if alone := facts["data"].get("without_pair"):
+        verb = "is" if alone == 1 else "are"
+        named = f"{number(alone)} {plural(alone, 'piece')} without a rejected answer {verb} left out"
+        terminal.add_row(grid, "", named)
     if hidden := facts["data"].get("hidden_tools"):
         terminal.add_row(
             grid,
@@ -127,10 +133,12 @@ def _wrap(text: str, style: str = "") -> Text:
 
 def _held_out(history: Records) -> str:
     rows = [(name, history.evaluation(which)) for name, which in (("base", "base"), ("tuned", "tuned"))]
-    losses = [
-        f"{name} {loss(row['overall']['loss'])}" for name, row in rows if row and row["overall"]["loss"] is not None
-    ]
-    return " → ".join(losses)
+    overall = [(name, row["overall"]) for name, row in rows if row and row["overall"]["loss"] is not None]
+    return " → ".join(f"{name} {loss(values['loss'])}{_accuracy(values)}" for name, values in overall)
+
+
+def _accuracy(values: Mapping[str, Any]) -> str:
+    return f" (accuracy {percent(values['accuracy'])})" if values.get("accuracy") is not None else ""
 
 
 def _answers(pairs: Sequence[tuple[Row | None, Row]]) -> Iterator[RenderableType]:

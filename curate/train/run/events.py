@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ class Stepped:
     step: int  # from 1
     steps: int  # of the whole run
     epoch: float  # epochs that are done, with a fraction
-    loss: float  # per supervised token of the global batch
+    loss: float  # per supervised token of the global batch, or per pair
     lr: float
     norm: float  # of the gradients, before clipping
     tokens: int  # without padding
@@ -63,6 +63,7 @@ class Stepped:
     gib: float  # peak memory so far, of the rank with the highest
     waited: float  # share of the time in which tensors were prepared
     seconds_left: float  # estimated from the latest steps
+    metrics: Mapping[str, float] = field(default_factory=dict)  # more that the objective measures, such as accuracy
 
     def record(self) -> dict[str, Any]:
         """Return the step's line of `metrics.jsonl`."""
@@ -79,6 +80,7 @@ class Stepped:
             "mfu": round(self.mfu, 4),
             "gib": round(self.gib, 3),
             "waited": round(self.waited, 4),
+            **{name: round(value, 6) for name, value in self.metrics.items()},
         }
 
 

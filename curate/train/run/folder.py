@@ -13,6 +13,7 @@ from curate.errors import RecipeError, RunError, UnsafePathError
 from curate.model.serving import ADAPTER, MODEL
 from curate.train import config
 from curate.train.config import TrainConfig
+from curate.train.objectives import reference
 from curate.train.run import records
 
 RUNS = Path("runs")  # relative to the working directory
@@ -29,6 +30,7 @@ FILES_BEFORE_FIRST_STEP = {
     records.METRICS,
     records.EVAL,
     records.SAMPLES,
+    reference.FILE,
 }
 OWN_FILES = FILES_BEFORE_FIRST_STEP | {records.REPORT}
 OWN_FOLDERS = {CHECKPOINTS, MODEL, ADAPTER, "tensorboard"}

@@ -178,6 +178,7 @@ class RunLog:
             gib=max(distributed.gather(device.peak_gib(self.world.device), self.world)),
             waited=result.data_seconds / result.seconds,
             seconds_left=(steps.count - self.step) * float(np.mean(self.recent_seconds)),
+            metrics=result.metrics,
         )
         if result.skipped:
             self.run.reporter.warn(f"step {self.step}: an fp16 gradient overflowed; the loss scale is halved")

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from curate.errors import RunError
+from curate.train.objectives import dpo
 
-METRICS = ("loss", "lr", "norm", "tokens_per_s", "mfu", "gib", "epoch")  # keys of `metrics.jsonl` that are logged
+# Keys of `metrics.jsonl` that are logged.
+METRICS = ("loss", "lr", "norm", "tokens_per_s", "mfu", "gib", "epoch", *dpo.METRICS)
 
 
 class Logger(Protocol):

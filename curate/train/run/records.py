@@ -39,16 +39,19 @@ BASE, TUNED = "base", "tuned"  # `which` of an evaluation or sample: the model b
 
 @dataclass(frozen=True)
 class Slice:
-    """The loss of one group of examples or answers."""
+    """The loss of one group of examples or answers; for pairs, also how well they are told apart."""
 
     name: str  # such as a language, or 3-4
-    loss: float | None  # per supervised token; None where it is not finite
+    loss: float | None  # per supervised token, or per pair; None where it is not finite
     tokens: int  # supervised
-    examples: int
+    examples: int  # or pairs
+    accuracy: float | None = None  # share of pairs whose chosen answer has the larger reward
+    margin: float | None = None  # mean difference of the rewards
 
     def record(self) -> Row:
         """Return the slice as in `eval.jsonl`, where the key of `examples` is `conversations`."""
-        return {"name": self.name, "loss": self.loss, "tokens": self.tokens, "conversations": self.examples}
+        row = {"name": self.name, "loss": self.loss, "tokens": self.tokens, "conversations": self.examples}
+        return row if self.accuracy is None else {**row, "accuracy": self.accuracy, "margin": self.margin}
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,7 @@ def _step(accumulate: int, first: int = 0, every: int = 1, *, wrap: Any = None) 
     prepared = selection.install_kernel(model, SDPA)
     module = loss.CausalLoss(model)
     called = wrap(module) if wrap else module
-    factor, tokens = loss.step_factor(batches)
+    factor, tokens = loss.step_factor(batch.supervised for batch in batches)
     total = 0.0
     for batch in batches:
         value = called(batch, prepared) * factor
@@ -287,7 +287,7 @@ def test_two_ranks_make_the_same_step_as_one(tmp_path: Path) -> None:
 def test_a_step_without_a_supervised_token_changes_nothing() -> None:
     ids = torch.zeros(1, 4, dtype=torch.int64)
     empty = tiny_models.Rows(ids, ids - 100, ids, ids.int(), 0)
-    assert loss.step_factor([empty]) == (0.0, 0)
+    assert loss.step_factor([empty.supervised]) == (0.0, 0)
 
 
 # ---- on a GPU

@@ -1,0 +1,44 @@
+"""Preference pairs: a conversation's chosen and rejected side, each of which trains only what it answers last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.dataset.arrow import Row
+from curate.errors import RecordError
+
+NO_PAIR, SAME_ANSWERS = "no_pair", "same_answers"
+
+
+def split_sides(row: Row) -> tuple[Row, Row]:
+    """Return the chosen and the rejected side of a row: the same prompt, and nothing else of it is supervised.
+
+    The marks of the rejected answer do not count: it is in the set only to be compared with.
+    """
+    prompt = [replace(message, train=False) for message in row.messages[:-1]]
+    rejected = [replace(message, train=True) for message in row.rejected]
+    return (
+        replace(row, messages=[*prompt, *row.messages[-1:]], rejected=[]),
+        replace(row, name=f"{row.name} (rejected)", messages=[*prompt, *rejected], rejected=[]),
+    )
+
+
+def find_missing(row: Row) -> RecordError | None:
+    """Return why a row has no pair, None if it has one."""
+    if not row.rejected:
+        return RecordError(NO_PAIR, "it has no rejected answer")
+    if not row.messages or row.messages[-1].role != "assistant":
+        return RecordError(NO_PAIR, "its last message is not an answer")
+    return None
+
+
+def find_same(sides: Sequence[NDArray[np.int32]]) -> RecordError | None:
+    """Return a problem if both sides have the same ids [tokens]: then there is nothing to prefer."""
+    chosen, rejected = sides
+    if not np.array_equal(chosen, rejected):
+        return None
+    return RecordError(SAME_ANSWERS, "the chosen and the rejected answer are the same once rendered")
