@@ -197,6 +197,7 @@ def _read_metadata(conversation: Conversation) -> None:
     """Read the keys of a known kind in the metadata."""
     if not SPECIAL_KEYS.isdisjoint(conversation.metadata):
         record_keys.read_special_keys(conversation, _CHATS)
+    record_keys.read_beside(conversation)
     record_keys.flag_marks(conversation)
     if "hashed_ip" in conversation.metadata:
         turn_lists.remove_personal(conversation)

@@ -6,6 +6,7 @@ A key of a known kind is looked up in one table, so that other keys cost one loo
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import product
 from typing import Literal
 
@@ -103,7 +104,7 @@ TurnKind = Literal[
 _TURN_TABLE: dict[TurnKind, tuple[str, ...]] = {
     "reasoning": (
         *("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "reasoning_details", "reasoning_text"),
-        *("thinking_content", "think", "cot", "chain_of_thought"),
+        *("thinking_content", "think", "cot", "chain_of_thought", "Complex_CoT", "CoT", "complex_cot"),
     ),
     "train": (
         *("weight", "loss_weight", "loss", "loss_mask", "train", "trainable", "training", "train_on", "learn"),
@@ -122,13 +123,15 @@ _TURN_TABLE: dict[TurnKind, tuple[str, ...]] = {
     "channel": ("channel",),
     "recipient": ("recipient",),
     "call_id": ("tool_call_id", "tool_use_id", "call_id"),
-    "context": ("context", "documents", "document", "passages", "input"),
+    "context": ("context", "contexts", "documents", "document", "passages", "passage", "input"),
     "alternative": ("rank", "label", "kto_tag", "candidate", "alternative", "choice"),
     "files": ("files", "file", "attachments", "attachment", "attached_files", "experimental_attachments"),
 }
 TURN_KINDS: dict[str, TurnKind] = {
     spelling: kind for kind, names in _TURN_TABLE.items() for name in names for spelling in _spellings(name)
 }
+METADATA_KEYS = ("metadata", "meta", "extra", "info", "additional_kwargs", "response_metadata")  # objects beside a text
+CLASS_LABELS = ("label", "kto_tag")  # within metadata, a label may be the number of a class
 
 
 def has_content(value: object) -> bool:
@@ -179,3 +182,16 @@ def flag_label(conversation: Conversation, key: str, kind: Kind, value: object, 
         where = "the record" if message is None else f"turn {message}"
         shown = str(value)[:40]
         conversation.flaw("bad_label", message, f"{where} has {key!r}: {shown}", f"{key}: {shown}")
+
+
+def metadata_objects(keys: Mapping[str, object]) -> list[dict[str, object]]:
+    """Return the objects of metadata among the keys of a turn or a record."""
+    return [value for key in METADATA_KEYS if isinstance(value := keys.get(key), dict)]
+
+
+def flag_nested_labels(conversation: Conversation, metadata: Mapping[str, object], message: int | None) -> None:
+    """Flag a message, or the record (None), whose metadata has a bad label, or for a record a mark for training."""
+    for key, value in metadata.items():
+        kind = KINDS.get(key) or (RECORD_MARKS.get(key) if message is None else None)
+        if (kind == "bad_if_true" or kind == "bad_if_false") and key.casefold() not in CLASS_LABELS:
+            flag_label(conversation, key, kind, value, message)

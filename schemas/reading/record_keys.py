@@ -8,9 +8,20 @@ from curate.errors import RecordError
 from curate.schemas.conversation import Conversation
 from curate.schemas.formats import preference
 from curate.schemas.reading import media, turn_columns, turns
-from curate.schemas.reading.key_kinds import KINDS, RECORD_MARKS, Kind, flag_label, has_content
+from curate.schemas.reading.key_kinds import (
+    KINDS,
+    RECORD_MARKS,
+    TURN_KINDS,
+    Kind,
+    flag_label,
+    flag_nested_labels,
+    has_content,
+    metadata_objects,
+)
+from curate.schemas.reading.turn import context, reasoning
 from curate.schemas.reading.values import decode_json
 
+_BESIDE = frozenset(key for key, kind in TURN_KINDS.items() if kind in ("context", "reasoning"))
 Reader = tuple[Callable[[Mapping[str, object]], bool], Callable[[Mapping[str, object]], Conversation]]
 
 
@@ -58,8 +69,31 @@ def _flag(conversation: Conversation, keys: Mapping[Kind, Sequence[str]]) -> Non
         media.flag_record(conversation, names)
 
 
+def read_beside(conversation: Conversation) -> None:
+    """Read what belongs to the prompt or the answer from the metadata: documents, and how the answer was found."""
+    if _BESIDE.isdisjoint(conversation.metadata):
+        return
+    reasoning.take_record_reasoning(conversation)
+    prompts = (index for index, message in enumerate(conversation.messages) if message.role == "user")
+    if (first := next(prompts, None)) is not None:
+        texts = [message.content for message in conversation.messages]
+        keys = [key for key in conversation.metadata if TURN_KINDS.get(key) == "context"]
+        documents = {key: value for key in keys if not _is_repeated(value := conversation.metadata[key], texts)}
+        rest = dict(documents)
+        context.read_context(conversation, conversation.messages[first], rest, first)
+        for key in documents.keys() - rest.keys():
+            del conversation.metadata[key]
+
+
+def _is_repeated(value: object, texts: Sequence[str]) -> bool:
+    """Return whether a text stands in a message already, such as the prompt under a second key."""
+    return isinstance(value, str) and any(value.strip() in text for text in texts)
+
+
 def flag_marks(conversation: Conversation) -> None:
     """Flag a record that says as a whole that it is not to be trained on, such as by a `weight` of 0."""
+    for metadata in metadata_objects(conversation.metadata):
+        flag_nested_labels(conversation, metadata, None)
     for key in [key for key in conversation.metadata if key in RECORD_MARKS]:
         flag_label(conversation, key, RECORD_MARKS[key], conversation.metadata[key], None)
 

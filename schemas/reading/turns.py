@@ -13,7 +13,15 @@ from itertools import pairwise
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message, Role
 from curate.schemas.reading import media, tool_calls
-from curate.schemas.reading.key_kinds import KINDS, SPECIAL_KEYS, TURN_KINDS, flag_label, has_content
+from curate.schemas.reading.key_kinds import (
+    KINDS,
+    SPECIAL_KEYS,
+    TURN_KINDS,
+    flag_label,
+    flag_nested_labels,
+    has_content,
+    metadata_objects,
+)
 from curate.schemas.reading.media import TEXT_TYPES
 from curate.schemas.reading.turn import context, parts, reasoning, threads, training_marks
 from curate.schemas.reading.turn.roles import (
@@ -254,6 +262,8 @@ class _TurnReader:
         training_marks.read_marks(conversation, message, turn, index)
         if not SPECIAL_KEYS.isdisjoint(original):
             _flag_turn(conversation, turn, index)
+        for nested in metadata_objects(original):
+            flag_nested_labels(conversation, nested, index)
         message.extra = to_json_line(turn) if turn else None
         if role is None:
             self.without_role.append(index)
@@ -318,11 +328,16 @@ class _TurnReader:
 
     def _add_results(self, message: Message, content: parts.Content, index: int) -> None:
         """Make each result of a tool in a turn's parts a message, before the text that the user adds."""
-        results = [Message("tool", text, tool_call_id=identity) for identity, text in content.results]
+        results = [
+            Message("tool", text, tool_call_id=identity, extra=to_json_line(others) if others else None)
+            for identity, text, others in content.results
+        ]
         messages = self.conversation.messages
         messages[index:] = [*results, *([message] if message.content else [])]
-        if not message.content:
-            results[0].extra = message.extra
+        if not message.content and message.extra:
+            own = json.loads(results[0].extra or "{}")
+            keys = {f"turn_{key}" if key in own else key: value for key, value in json.loads(message.extra).items()}
+            results[0].extra = to_json_line({**own, **keys})
 
 
 def _unwrap(turn: dict[str, object]) -> dict[str, object]:

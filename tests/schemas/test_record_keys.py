@@ -466,3 +466,58 @@ def test_a_record_that_was_flagged_is_not_trained_on(key: str) -> None:
 @pytest.mark.parametrize("mark", [{"include_in_loss": False}, {"loss_scale": 0}, {"exclude_from_loss": True}])
 def test_an_answer_outside_the_loss_is_not_trained_on(mark: Record) -> None:
     assert not formats.parse({"messages": [CHAT[0], {**CHAT[1], **mark}]}).messages[1].train
+
+
+# ---- what belongs to the prompt, or to how the answer was found
+
+DOCUMENT = "Lake Mead is in Nevada."
+QUESTION = [user("Where is Lake Mead?"), answer("In Nevada.")]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": QUESTION, "context": DOCUMENT},
+        {"messages": QUESTION, "documents": [DOCUMENT]},
+        {"messages": QUESTION, "input": DOCUMENT},
+        {"conversations": [human("Where is Lake Mead?"), gpt("In Nevada.")], "passages": [{"text": DOCUMENT}]},
+        {"question": "Where is Lake Mead?", "answer": "In Nevada.", "documents": [DOCUMENT]},
+        {"instruction": "Where is Lake Mead?", "output": "In Nevada.", "context": DOCUMENT},
+        {"messages": [user(f"{DOCUMENT}\n\nWhere is Lake Mead?"), answer("In Nevada.")], "context": DOCUMENT},
+    ],
+    ids=repr,
+)
+def test_documents_beside_the_turns_stand_in_the_first_prompt(record: Record) -> None:
+    assert formats.parse(record).messages[0].content == f"{DOCUMENT}\n\nWhere is Lake Mead?"
+
+
+def test_documents_without_their_text_take_the_record_out() -> None:
+    assert rejection({"messages": QUESTION, "documents": ["lake.pdf"]}) == "needs_context"
+
+
+@pytest.mark.parametrize("key", ["reasoning", "thinking", "cot", "Complex_CoT", "reasoning_content"])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "Where is Lake Mead?", "completion": "In Nevada."},
+        {"instruction": "Where is Lake Mead?", "input": "", "output": "In Nevada."},
+        {"Question": "Where is Lake Mead?", "Response": "In Nevada."},
+        {"messages": QUESTION},
+        {"prompt": "Where is Lake Mead?", "chosen": "In Nevada.", "rejected": "In Utah."},
+    ],
+    ids=repr,
+)
+def test_reasoning_beside_the_only_answer_is_its_own(record: Record, key: str) -> None:
+    conversation = formats.parse({**record, key: "I know it."})
+    assert [(m.content, m.reasoning) for m in conversation.messages][1] == ("In Nevada.", "I know it.")
+    assert conversation.metadata == {}
+
+
+def test_reasoning_beside_several_answers_stays_metadata() -> None:
+    conversation = formats.parse({"messages": [*QUESTION, *CHAT], "reasoning": "I know it."})
+    assert conversation.metadata == {"reasoning": "I know it."}
+
+
+@pytest.mark.parametrize("metadata", [{"weight": 0}, {"toxic": True}, {"train": "false"}])
+def test_marks_within_the_metadata_of_a_record_are_honoured(metadata: Record) -> None:
+    assert rejection({"messages": CHAT, "metadata": metadata}) == "bad_label"

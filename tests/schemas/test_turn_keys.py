@@ -69,6 +69,41 @@ def test_reasoning_is_read_wherever_it_stands(keys: dict[str, object]) -> None:
     assert (message.content, message.reasoning, message.extra, message.stop) == ("Lake Mead.", THOUGHT, None, True)
 
 
+@pytest.mark.parametrize("value", ["on", "Off", "high", {"effort": "low", "summary": "auto"}])
+def test_a_setting_of_reasoning_is_no_reasoning(value: object) -> None:
+    message = answer(reasoning=value).messages[1]
+    assert (message.reasoning, message.extra) == (None, json.dumps({"reasoning": value}, separators=(",", ":")))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"weight": 0}, (False, True, [])),
+        ({"loss": "false", "source": "x"}, (False, True, [])),
+        ({"finish_reason": "length"}, (True, False, [])),
+        ({"toxic": True}, (True, True, ["bad_label"])),
+        ({"hidden": True}, (True, True, ["hidden_turn"])),
+        ({"label": 0, "loss": {"value": 3}}, (True, True, [])),  # a class, a figure
+    ],
+)
+@pytest.mark.parametrize("key", ["metadata", "meta", "response_metadata"])
+def test_marks_within_metadata_are_honoured(key: str, metadata: object, expected: object) -> None:
+    conversation = answer(**{key: metadata})
+    message = conversation.messages[1]
+    assert (message.train, message.stop, flaws(conversation)) == expected
+    assert json.loads(message.extra or "") == {key: metadata}
+
+
+def test_an_error_stays_with_the_result_that_is_one() -> None:
+    good = {"type": "tool_result", "tool_use_id": "a", "content": "4"}
+    bad = {"type": "tool_result", "tool_use_id": "b", "content": "No such city.", "is_error": True}
+    messages = read(PROMPT, {"role": "user", "content": [good, bad], "lang": "en"}).messages[1:]
+    assert [(each.tool_call_id, each.extra) for each in messages] == [
+        ("a", '{"lang":"en"}'),
+        ("b", '{"is_error":true}'),
+    ]
+
+
 def test_other_keys_of_parts_are_kept() -> None:
     blocks = [{"type": "thinking", "thinking": THOUGHT, "signature": "s"}, {"text": "Lake Mead.", "citations": ["c"]}]
     hidden = {"type": "redacted_thinking", "data": "x"}

@@ -299,7 +299,7 @@ def _add_call(builder: answers.MessageBuilder, name: str, block: Block) -> Seque
     results = [other for other in ("result", "output") if other in block]
     if results:
         builder.add_result(name, tool, _result_text(builder, block[results[0]]), {}, call_id)
-    return "type", key, "name", "toolName", "id", "toolCallId", *results
+    return "type", key, "name", "toolName", "id", "toolCallId", *results[:1]
 
 
 def _add_result(builder: answers.MessageBuilder, name: str, block: Block) -> None:

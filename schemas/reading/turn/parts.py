@@ -35,7 +35,7 @@ _RESULT_IDS = ("tool_use_id", "tool_call_id", "call_id", "id")
 
 @dataclass
 class Content:
-    """What a turn's content holds. `results` are those of tools: the id of the call, or None, and the text.
+    """What a turn's content holds. `results` are those of tools: the id of the call, or None, the text and other keys.
 
     `others` are what is not read of the parts: their other keys, media, and parts of which nothing is to be read.
     """
@@ -43,7 +43,7 @@ class Content:
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: list[object] = field(default_factory=list)
-    results: list[tuple[str | None, str]] = field(default_factory=list)
+    results: list[tuple[str | None, str, dict[str, object]]] = field(default_factory=list)
     media: list[object] = field(default_factory=list)
     others: list[object] = field(default_factory=list)
 
@@ -91,11 +91,13 @@ def _add_part(content: Content, part: Mapping[str, object]) -> bool:
         _keep_others(content, part, *(("value",) if "value" in part else _CALL_KEYS))
         return True
     if _is_result(part):
-        content.results.append(_result(part))
         value = _result_value(part)
         content.media += result_media(value)
         first = next((key for key in _RESULT_IDS if isinstance(part.get(key), str)), "")
-        _keep_others(content, part, first, *_RESULT_KEYS)
+        identity = part.get(first)
+        others = _unread(part, *_RESULT_KEYS)
+        others.pop(first, None)
+        content.results.append((identity if isinstance(identity, str) else None, result_text(value), others))
         read = read_content(value) if _is_parts(value) else None
         content.others += read.others if read is not None else []
         return True
@@ -104,21 +106,21 @@ def _add_part(content: Content, part: Mapping[str, object]) -> bool:
 
 
 def _keep_others(content: Content, part: Mapping[str, object], *read: str) -> None:
-    """Keep the keys of a part that hold something and are not read; of several keys for one text, the first is."""
+    """Keep the keys of a part that are not read."""
+    if rest := _unread(part, *read):
+        content.others.append(rest)
+
+
+def _unread(part: Mapping[str, object], *read: str) -> dict[str, object]:
+    """Return the keys of a part that hold something and are not read; of several keys for one text, the first is."""
     first = next((key for key in read if has_content(part.get(key))), None)
     known = {"type", first, *(key for key in read if key not in _TEXT_LIKE or part.get(key) == part.get(first or ""))}
-    if rest := {key: value for key, value in part.items() if key not in known and has_content(value)}:
-        content.others.append(rest)
+    return {key: value for key, value in part.items() if key not in known and has_content(value)}
 
 
 def _text(part: Mapping[str, object]) -> object:
     """Return the text of a part; a value that cannot be one if it has none."""
     return next((part[key] for key in TEXT_KEYS if isinstance(part.get(key), str)), False)
-
-
-def _result(part: Mapping[str, object]) -> tuple[str | None, str]:
-    identity = next((part[key] for key in _RESULT_IDS if isinstance(part.get(key), str)), None)
-    return identity if isinstance(identity, str) else None, result_text(_result_value(part))
 
 
 def _result_value(part: Mapping[str, object]) -> object:

@@ -15,6 +15,23 @@ _PAIRS = {
     **{f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning", "seed:think")},
     "<|begin_of_thought|>": "<|end_of_thought|>",
 }
+_SETTINGS = frozenset(  # also those of a summary, in OpenAI's `reasoning: {effort, summary}`
+    {
+        "on",
+        "off",
+        "high",
+        "medium",
+        "low",
+        "minimal",
+        "auto",
+        "enabled",
+        "disabled",
+        "true",
+        "false",
+        "concise",
+        "detailed",
+    }
+)
 STARTS = frozenset(mark[:2] for mark in _PAIRS)  # of an answer that may begin with a mark
 _OPEN = re.compile(r"\s*(" + "|".join(map(re.escape, _PAIRS)) + ")")
 _CLOSED_ONLY = "\n</think>\n"  # where the chat template itself wrote the opening mark
@@ -28,7 +45,7 @@ def take_reasoning(conversation: Conversation, message: Message, turn: dict[str,
     """
     for key in [key for key in turn if TURN_KINDS.get(key) == "reasoning"]:
         text = reasoning_text(turn[key])
-        if text is None or (not text.strip() and turn[key] not in ("", [], {})):
+        if text is None or _is_setting(text) or (not text.strip() and turn[key] not in ("", [], {})):
             continue
         if message.reasoning and has_content(text) and text.strip() != message.reasoning.strip():
             conversation.edit(SECOND, index, text, "")
@@ -37,6 +54,18 @@ def take_reasoning(conversation: Conversation, message: Message, turn: dict[str,
             conversation.edit("empty_value", index, text, "")
         message.reasoning = message.reasoning or (text if has_content(text) else None)
         del turn[key]
+
+
+def _is_setting(text: str) -> bool:
+    """Return whether a text says whether or how much to think, as Nemotron's `reasoning: on` does."""
+    return text.strip().casefold() in _SETTINGS
+
+
+def take_record_reasoning(conversation: Conversation) -> None:
+    """Move the reasoning beside a record's only answer from the metadata to it, if it has none that differs."""
+    answers = [index for index, message in enumerate(conversation.messages) if message.role == "assistant"]
+    if len(answers) == 1 and not conversation.messages[answers[0]].tool_calls:
+        take_reasoning(conversation, conversation.messages[answers[0]], conversation.metadata, answers[0])
 
 
 def split_reasoning(conversation: Conversation, message: Message, index: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from curate.schemas.conversation import Conversation, Message
-from curate.schemas.reading.key_kinds import TURN_KINDS, TurnKind, has_content, is_false, is_true
+from curate.schemas.reading.key_kinds import TURN_KINDS, TurnKind, has_content, is_false, is_true, metadata_objects
 from curate.schemas.reading.values import preview
 
 HIDDEN = "hidden_turn"  # a flaw
@@ -19,6 +19,7 @@ _CUT = frozenset(
     | {"abort", "aborted", "timeout", "pause_turn", "client_disconnect"}
 )
 _SIDE_CHANNELS = frozenset({"analysis", "commentary"})  # OpenAI's harmony format: not shown to the user
+_TRAIN = ("train", "masked", "train_reasoning")
 _EVERYONE = frozenset({"", "all", "user", "assistant"})
 
 
@@ -28,18 +29,26 @@ def read_marks(conversation: Conversation, message: Message, turn: dict[str, obj
     A key that a flag of the message holds in full is removed from the turn; all others stay.
     """
     for key in [key for key in turn if key in TURN_KINDS]:
-        kind, value = TURN_KINDS[key], turn[key]
-        if kind in ("train", "masked", "train_reasoning"):
-            if _read_train(conversation, message, kind, value, index):
-                del turn[key]
-        elif kind == "train_parts":
-            _read_parts(conversation, message, value, index)
-        elif message.role == "assistant" and _is_cut(message, key, kind, value):
-            message.stop = False
-            if key == "stop" and value is False:
-                del turn[key]
+        if _read_mark(conversation, message, key, turn[key], index):
+            del turn[key]
+    for key, value in _metadata(turn):
+        if key in TURN_KINDS and (TURN_KINDS[key] not in _TRAIN or _is_clear(value)):
+            _read_mark(conversation, message, key, value, index)
     if reason := _hidden(message, turn):
         conversation.flaw(HIDDEN, index, f"turn {index} {reason}", message.content)
+
+
+def _read_mark(conversation: Conversation, message: Message, key: str, value: object, index: int) -> bool:
+    """Read one mark, and return whether a flag of the message holds it in full."""
+    kind = TURN_KINDS[key]
+    if kind in _TRAIN:
+        return _read_train(conversation, message, kind, value, index)
+    if kind == "train_parts":
+        _read_parts(conversation, message, value, index)
+    elif message.role == "assistant" and _is_cut(message, key, kind, value):
+        message.stop = False
+        return key == "stop" and value is False
+    return False
 
 
 def _read_train(conversation: Conversation, message: Message, kind: TurnKind, value: object, index: int) -> bool:
@@ -115,5 +124,4 @@ def _hidden(message: Message, turn: Mapping[str, object]) -> str | None:
 
 
 def _metadata(turn: Mapping[str, object]) -> list[tuple[str, object]]:
-    metadata = turn.get("metadata")
-    return list(metadata.items()) if isinstance(metadata, dict) else []
+    return [item for metadata in metadata_objects(turn) for item in metadata.items()]
