@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from curate.errors import InputError, RecordError
 from curate.filters import duplicates, verdicts
 from curate.ingest.damaged_records import DAMAGED_STREAM
 from curate.ingest.decode import Chunk, RawRecord, batches, decode_records
+from curate.ingest.ratings import read_ratings
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
 from curate.pipeline import corpus, frames, repair_text
@@ -27,6 +28,7 @@ from curate.rendering import splitter
 from curate.schemas import formats, prompts
 from curate.schemas.conversation import ROLES, Conversation
 from curate.schemas.reading import record_keys
+from curate.schemas.reading.options import DEFAULT, ReadOptions
 from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
 
 COLUMNS: dict[str, type[pl.DataType]] = {
@@ -50,6 +52,7 @@ class MeasurerFactory:
 
     tokenizer: str
     template: str
+    ratings: Mapping[str, bool] = field(default_factory=dict)  # of messages, by id
 
     def __call__(self) -> Measurer:
         return Measurer(self)
@@ -72,6 +75,7 @@ class Measurer:
     def __init__(self, factory: MeasurerFactory) -> None:
         tokenizer = load_tokenizer(factory.tokenizer)
         self.info = tokenizer.info
+        self.options = ReadOptions(ratings=factory.ratings)
         self.counter = splitter.TemplateCounter(prompts.get(factory.template), tokenizer)
         self.signals = verdicts.needed_signals({}, {})
 
@@ -82,7 +86,7 @@ class Measurer:
         raws = [(chunk.source_file, raw) for chunk in chunks for raw in decode_records(chunk)]
         for number, (file, raw) in enumerate(raws):
             try:
-                drafts.append(Draft(Origin(number, file, raw.index), b"", parse_unrepaired(raw)))
+                drafts.append(Draft(Origin(number, file, raw.index), b"", parse_unrepaired(raw, self.options)))
             except RecordError as error:
                 unreadable[error.rule] += 1
         keys = frames.count_turn_keys(frames.messages_table(drafts)["extra"])
@@ -114,11 +118,11 @@ class Measurer:
         return counted.select(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items())
 
 
-def parse_unrepaired(raw: RawRecord) -> Conversation:
+def parse_unrepaired(raw: RawRecord, options: ReadOptions = DEFAULT) -> Conversation:
     """Parse a record without repairs; raises RecordError if it has no conversation."""
     if raw.problem is not None:
         raise raw.problem
-    conversation = formats.parse(raw.value)
+    conversation = formats.parse(raw.value, options)
     record_keys.refuse_flaws(conversation)
     if not conversation.messages:
         raise RecordError("no_messages", "the record has no turns")
@@ -132,8 +136,9 @@ def measure_dump(
 ) -> Stats:
     """Measure the conversations in a file, a folder or standard input; raises InputError if there are none."""
     defaults = TokenSettings()
-    factory = MeasurerFactory(tokenizer or defaults.tokenizer, template or defaults.template)
     reader = Reader(open_inputs([path]))
+    ratings = read_ratings(reader.parts_of_exports)
+    factory = MeasurerFactory(tokenizer or defaults.tokenizer, template or defaults.template, ratings)
     tasks = batches(reader)
     first = list(islice(tasks, 2))
     count = (workers or base.default_workers()) if len(first) == 2 else 1

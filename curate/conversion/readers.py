@@ -21,6 +21,7 @@ from curate.schemas import formats
 from curate.schemas.conversation import ROLES, Conversation, Message
 from curate.schemas.formats import native
 from curate.schemas.reading import media, record_keys
+from curate.schemas.reading.options import DEFAULT, ReadOptions
 
 NATIVE_COLUMNS = frozenset(("messages", "piece", "source_id"))
 BATCH_ROWS = 1_000  # of a Parquet file, converted to Python objects at once
@@ -36,13 +37,14 @@ class InputRecord:
     raw: bytes | None = None
     problem: RecordError | None = None
     surrogates: bool = False
+    options: ReadOptions = DEFAULT
 
 
 def read_entry(row: InputRecord, keep: Collection[str] = ()) -> Entry:
     """Read a record; raises RecordError if it is not a conversation, or has a flaw of a rule that is not in `keep`."""
     if row.problem is not None:
         raise row.problem
-    conversation = formats.parse(row.value)
+    conversation = formats.parse(row.value, row.options)
     if conversation.flaws and keep:
         _keep_flaws(conversation, keep)
     record_keys.refuse_flaws(conversation)
@@ -143,16 +145,18 @@ def read_dump(source: str | Path, warnings: list[str]) -> Iterator[InputRecord]:
     """Yield the records of anything that `curate.ingest` reads."""
     from curate.ingest.damaged_records import DamagedIndex
     from curate.ingest.decode import decode_records
+    from curate.ingest.ratings import read_ratings
     from curate.ingest.reader import Reader, find_damaged_records
     from curate.ingest.sources import open_inputs
 
     sources = open_inputs([source])
     damaged = DamagedIndex(find_damaged_records(sources))
     reader = Reader(sources)
+    options = ReadOptions(ratings=read_ratings(reader.parts_of_exports))
     for chunk in reader:
         for raw in decode_records(chunk):
             problem = raw.problem or damaged.problem(chunk.source_file, raw.index)
-            yield InputRecord(chunk.source_file, raw.index, raw.value, raw.raw, problem, raw.surrogates)
+            yield InputRecord(chunk.source_file, raw.index, raw.value, raw.raw, problem, raw.surrogates, options)
     warnings.extend(damage.text for damage in reader.warnings)
     if not sources[0].path:  # standard input can be read only once
         warnings.extend(f"{each.source_file}: {each.text}" for each in reader.damaged_records)

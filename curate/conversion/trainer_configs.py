@@ -81,8 +81,8 @@ def find_untrained(trainers: Collection[str], form: str, seen: Collection[str]) 
     warnings = []
     if LLAMA_FACTORY in trainers and "untrained" in seen:
         warnings.append("LLaMA-Factory trains on every answer, also on those whose weight is 0 in the file")
-    if LLAMA_FACTORY in trainers and "calls" in seen and form == sharegpt.NAME:
-        warnings.append("LLaMA-Factory reads no tool calls from this format; write 'openai'")
+    if AXOLOTL in trainers and "calls" in seen and form == sharegpt.NAME:
+        warnings.append("axolotl reads no tool calls from this format; write 'openai'")
     return warnings
 
 
@@ -108,11 +108,12 @@ def _dataset_info(form: str, target: Path, seen: Collection[str]) -> dict[str, o
         return {**entry, "formatting": "alpaca", "columns": {**columns, **optional}}
     if form in (sharegpt.NAME, vicuna.NAME):
         columns = {"messages": "conversations", **tools}
-        return {**entry, "formatting": "sharegpt", "columns": columns, "tags": {"observation_tag": "tool", **_SHAREGPT}}
+        return {**entry, "formatting": "sharegpt", "columns": columns, "tags": _SHAREGPT}
     return {**entry, "formatting": "openai", "columns": {"messages": "messages", **tools}, "tags": OPENAI_TAGS}
 
 
 _SHAREGPT = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"} | {
+    "observation_tag": "observation",
     "function_tag": "function_call",
     "system_tag": "system",
 }

@@ -58,6 +58,21 @@ def read_calls(conversation: Conversation, calls: object, index: int, *, strict:
     return text
 
 
+def are_same(first: str, second: str) -> bool:
+    """Return whether two lists of calls, as JSON text, have the same functions with the same arguments."""
+    return _functions(first) == _functions(second)
+
+
+def _functions(calls: str) -> list[tuple[object, object]]:
+    functions = [call.get("function") or call for call in json.loads(calls)]
+    return [(function.get("name"), clean_arguments(_decoded(function.get("arguments")))) for function in functions]
+
+
+def _decoded(arguments: object) -> object:
+    """Return arguments as a value, so that the blanks of JSON text make no difference."""
+    return decode_json(arguments) if isinstance(arguments, str) else arguments
+
+
 def _other_call(value: object, strict: bool) -> dict[str, object] | None:
     return value if isinstance(value, dict) and value and not strict else None
 

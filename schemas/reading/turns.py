@@ -234,7 +234,7 @@ class _TurnReader:
         if not isinstance(value, dict):
             reason = f"turn {index} is {describe_type(value)}, not an object with role and text"
             raise RecordError("bad_turn", reason, preview(value))
-        for turn in split_sides(_unwrap(value)):
+        for turn in (part for side in split_sides(_unwrap(value)) for part in parts.split_joined_results(side)):
             key = next((key for key in self.text_keys if isinstance(turn.get(key), list)), None)
             is_answer = key is not None and any(known_role(turn.get(name)) == "assistant" for name in ROLE_KEYS)
             for part in parts.split_at_results(turn, key) if key is not None and is_answer else [turn]:
@@ -279,11 +279,7 @@ class _TurnReader:
         for key in parts.CALL_KEYS:
             if key in turn and (message.tool_calls is None or not turn[key]):
                 message.tool_calls = tool_calls.read_calls(conversation, turn.pop(key), index) or message.tool_calls
-        if name in CALL_ROLES and (calls := _call_in_value(conversation, value, index)):
-            if message.tool_calls is not None:  # the turn has two
-                turn["tool_calls"] = json.loads(message.tool_calls)
-            message.tool_calls = calls
-            conversation.edit("tool_call", index, preview(value), calls)
+        if name in CALL_ROLES and self._read_call(message, turn, value, index):
             return None
         if value is None and message.tool_calls:
             return None
@@ -300,6 +296,25 @@ class _TurnReader:
             calls = tool_calls.read_calls(conversation, content.calls, index)
             message.tool_calls = message.tool_calls or calls
         return content
+
+    def _read_call(self, message: Message, turn: dict[str, object], value: object, index: int) -> bool:
+        """Read the calls in the value of a turn that is nothing else; return whether there are any."""
+        if isinstance(value, str) and value.lstrip()[:2] in reasoning.STARTS:
+            message.content = value
+            reasoning.split_reasoning(self.conversation, message, index)
+            value, message.content = message.content, ""
+        calls = _call_in_value(self.conversation, value, index)
+        if calls is None:
+            message.reasoning = None  # is a part of the text
+            return False
+        if message.tool_calls is None or not tool_calls.are_same(message.tool_calls, calls):
+            if message.tool_calls is not None:  # the turn has two
+                turn["tool_calls"] = json.loads(message.tool_calls)
+            message.tool_calls = calls
+            self.conversation.edit("tool_call", index, preview(value), calls)
+        if isinstance(turn.get("content"), str):  # beside `value`
+            message.content = str(turn.pop("content"))
+        return True
 
     def _take_text(self, turn: dict[str, object], message: Message) -> object:
         """Remove the text from a turn: that of its usual key, or of another one where that is blank."""

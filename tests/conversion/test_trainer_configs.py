@@ -42,7 +42,14 @@ def test_entries_of_llama_factory_name_only_columns_that_are_there(tmp_path: Pat
 
 def test_what_llama_factory_does_not_see_is_said(tmp_path: Path) -> None:
     assert "trains on every answer" in entry_of(tmp_path, "openai", UNTRAINED)[1][0]
-    assert "no tool calls from this format" in entry_of(tmp_path, "sharegpt", TOOLS, CUT)[1][0]
+    entry, warnings = entry_of(tmp_path, "sharegpt", TOOLS, CUT)
+    assert (entry["tags"]["function_tag"], entry["tags"]["observation_tag"]) == ("function_call", "observation")
+    assert warnings == ()
+
+
+def test_what_axolotl_does_not_see_is_said(tmp_path: Path) -> None:
+    result = convert(set_of(tmp_path, TOOLS), tmp_path / "x.jsonl", to="sharegpt", config_for=["axolotl"])
+    assert "axolotl reads no tool calls from this format; write 'openai'" in result.warnings
 
 
 def test_other_entries_of_a_user_stay(tmp_path: Path) -> None:

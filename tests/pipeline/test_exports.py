@@ -118,3 +118,8 @@ def test_ratings_beside_the_chats_make_preference_pairs_and_labels(
     row = curated.conversations().collect().row(0, named=True)
     assert [message["content"] for message in row["rejected_answer"]] == ["Another answer."]
     assert curated.rejected().collect()["rule"].to_list() == ["bad_label"]
+    converted = curate.convert(source, tmp_path / "out.jsonl", to="jsonl")
+    [line] = (tmp_path / "out.jsonl").read_text("utf-8").splitlines()
+    assert [message["content"] for message in json.loads(line)["rejected_answer"]] == ["Another answer."]
+    assert converted.left_out == {"bad_label": 1}
+    assert curate.stats(source, tokenizer=tiny_tokenizer).header.kept == 1

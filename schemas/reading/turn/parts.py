@@ -219,3 +219,23 @@ def describe_content(value: object) -> str:
         if isinstance(part, dict) and read_content(part) is None and isinstance(part.get("type"), str):
             return f"a part of type {preview(part['type'])[:MAX_NAME]!r}"
     return describe_type(value)
+
+
+RESULTS_JOIN = "\n</tool_response>\n<tool_response>\n"  # of LLaMA-Factory, between the results of several calls
+
+
+def split_joined_results(turn: dict[str, object]) -> list[dict[str, object]]:
+    """Return a turn for each of several results that were written as one, with the parts beside it; else the turn.
+
+    Source of the mark: LLaMA-Factory's converter of OpenAI's messages (src/llamafactory/data/converter.py).
+    """
+    results = turn.get("results")
+    if not isinstance(results, list) or turn.keys() != {"from", "value", "results"}:
+        return [turn]
+    found = [
+        {key: item for key, item in each.items() if item is not None} for each in results if isinstance(each, dict)
+    ]
+    texts = [each.get("value") for each in found]
+    if len(found) < len(results) or RESULTS_JOIN.join(map(str, texts)) != turn["value"]:
+        return [turn]
+    return [{"from": turn["from"], **each} for each in found]
