@@ -17,7 +17,9 @@ from curate.schemas.reading.turn import parts
 from curate.schemas.reading.values import decode_json, to_json_line
 
 NAME = "sharegpt"
-SUMMARY = "ShareGPT dumps: {id, conversations: [{from: human|gpt|system|function_call|observation, value}]}; `items` is read too."
+SUMMARY = (
+    "ShareGPT dumps: {id, conversations: [{from: human|gpt|system|function_call|observation, value}]}; `items` too."
+)
 
 KEYS = ("conversations", "items")
 LACKS = ("rejected_answer",)
