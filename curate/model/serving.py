@@ -13,12 +13,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from curate.errors import InputError, ModelError
+from curate.model import generation
 from curate.model.fingerprint import Fingerprint
+from curate.model.generation import CONFIG, GENERATION, TOKENIZER_CONFIG, read_object, write_object
 from curate.schemas import prompts, template_export
 from curate.schemas.chat_templates import CHAT_TEMPLATES, NAMES
 from curate.settings import decode_json
@@ -74,6 +76,13 @@ def _make_serving(tokenizer: Tokenizer, chat_template: str, stops: Sequence[int]
     return Serving(tokenizer, chat_template, stop_ids, stop_names, template)
 
 
+def with_stops(serving: Serving, more: Sequence[int]) -> Serving:
+    """Return a prompt format with further stop tokens after its own, as far as the vocabulary has them."""
+    known = [token for token in more if token < serving.tokenizer.info.vocab_size]
+    stops = (*serving.stop_ids, *known)
+    return _make_serving(serving.tokenizer, serving.chat_template, stops, serving.template)
+
+
 def answer_lead(template: str | None) -> str:
     """Return what a built-in template writes between the prompt and the text of an answer, such as a blank."""
     return prompts.get(template).by_role["assistant"].lead if template in prompts.TEMPLATES else ""
@@ -103,55 +112,55 @@ class Note:
         return json.dumps({**values, **values.pop("more")}, indent=1, ensure_ascii=False) + "\n"
 
 
-def write_files(folder: Path, serving: Serving, note: Note, *, window: int, origin: Path | None = None) -> None:
+def write_files(folder: Path, serving: Serving, note: Note, *, positions: int, origin: Path | None = None) -> None:
     """Write the files next to the weights, except the model card.
 
-    `window` is in tokens, `origin` the folder of the base, None where it has none. Raises TokenizerError where no exact
-    tokenizer.json can be built.
+    `positions` are those of the model, `origin` is the folder of the base, None where it has none. Raises
+    TokenizerError where no exact tokenizer.json can be built.
     """
+    serving = with_stops(serving, generation.stop_ids(origin))
     info = serving.tokenizer.info
+    tokenizer_config = _tokenizer_config(serving, positions, origin)
+    pad = serving.tokenizer.control_ids.get(_name(tokenizer_config.get("pad_token")))
     (folder / "tokenizer.json").write_text(serving.tokenizer.tokenizer_json(), "utf-8")
-    _dump(folder / "tokenizer_config.json", _tokenizer_config(serving, window, origin))
+    write_object(folder / TOKENIZER_CONFIG, tokenizer_config)
     if info.kind == "sentencepiece":  # llama.cpp's converter prefers the original file
         shutil.copyfile(info.source, folder / "tokenizer.model")
-    _dump(folder / "generation_config.json", _generation_config(serving))
+    generation_config = generation.generation_config(origin, serving.stop_ids, info.bos_id, pad)
+    write_object(folder / GENERATION, generation_config)
+    generation.set_stops(folder / CONFIG, serving.stop_ids)
     (folder / MODELFILE).write_text(modelfile(serving, note), "utf-8")
-    (folder / NOTE).write_text(note.to_json(), "utf-8")
+    (folder / NOTE).write_text(replace(note, stop=serving.stops).to_json(), "utf-8")
 
 
-def _dump(path: Path, values: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-def _tokenizer_config(serving: Serving, window: int, origin: Path | None) -> dict[str, object]:
-    """Return tokenizer_config.json; servers stop at `eos_token`, so it is the stop token of a built-in template."""
+def _tokenizer_config(serving: Serving, positions: int, origin: Path | None) -> dict[str, object]:
+    """Return tokenizer_config.json."""
     info = serving.tokenizer.info
-    base_config = _json(origin / "tokenizer_config.json") if origin else {}
-    eos_token = serving.stops[0] if serving.template is not None else info.eos_token
+    base_config = read_object(origin / TOKENIZER_CONFIG) if origin else {}
+    base_note = read_note(origin) if origin else None
+    recorded = base_note is None or base_note.window > 0
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **({} if info.bos_token is None else {"bos_token": info.bos_token}),
-        "eos_token": eos_token,
+        "eos_token": _eos_token(serving),
         **{key: base_config[key] for key in KEPT_KEYS if base_config.get(key)},
-        "model_max_length": window,
+        "model_max_length": generation.max_length(origin, positions, recorded=recorded),
         "clean_up_tokenization_spaces": False,
         "chat_template": serving.chat_template,
     }
 
 
-def _generation_config(serving: Serving) -> dict[str, object]:
-    info, stop_ids = serving.tokenizer.info, list(serving.stop_ids)
-    bos = {} if info.bos_id is None else {"bos_token_id": info.bos_id}
-    return {**bos, "eos_token_id": stop_ids if len(stop_ids) > 1 else stop_ids[0], "pad_token_id": stop_ids[-1]}
+def _eos_token(serving: Serving) -> str:
+    """Return the trained stop token, at which servers stop; a template that writes `eos_token` itself keeps its own."""
+    info = serving.tokenizer.info
+    writes_eos = serving.template is None and "eos_token" in serving.chat_template
+    return info.eos_token if writes_eos or not serving.stops else serving.stops[0]
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, empty where there is none: every file here is optional."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
+def _name(token: object) -> str:
+    """Return a token of tokenizer_config.json: a text, or an object with its content; empty for anything else."""
+    name = token.get("content") if isinstance(token, dict) else token
+    return name if isinstance(name, str) else ""
 
 
 def modelfile(serving: Serving, note: Note) -> str:
@@ -197,14 +206,13 @@ def read_serving(folder: Path, *, template: str | None = None) -> Serving:
     recorded = read_note(folder)
     name = template or (recorded.template if recorded else None)
     if name is not None:
-        return from_template(tokenizer, name)
+        return with_stops(from_template(tokenizer, name), generation.stop_ids(folder))
     chat_template = own_chat_template(folder)
     if chat_template is None:
         raise InputError(
             f"the model in {str(folder)!r} has no chat template; name a built-in one: --template " + "|".join(NAMES)
         )
-    eos_ids = _json(folder / "generation_config.json").get("eos_token_id", [])  # a number or a list
-    return from_chat_template(tokenizer, chat_template, eos_ids if isinstance(eos_ids, list) else [eos_ids])
+    return from_chat_template(tokenizer, chat_template, generation.stop_ids(folder))
 
 
 def own_chat_template(folder: Path) -> str | None:
@@ -213,7 +221,7 @@ def own_chat_template(folder: Path) -> str | None:
         return (folder / CHAT_TEMPLATE).read_text("utf-8")
     except OSError:
         pass
-    template = _json(folder / "tokenizer_config.json").get("chat_template")
+    template = read_object(folder / TOKENIZER_CONFIG).get("chat_template")
     if isinstance(template, list):  # older folders have several, by name
         by_name = {str(entry.get("name")): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = by_name.get("default")

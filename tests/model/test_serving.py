@@ -45,7 +45,7 @@ def note(template: str | None = "vicuna", kind: str = "model") -> Note:
 
 def written(root: Path, tokenizer: Tokenizer, template: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
-    serving.write_files(root, serving.from_template(tokenizer, template), note(template), window=2048)
+    serving.write_files(root, serving.from_template(tokenizer, template), note(template), positions=2048)
     (root / "config.json").write_text('{"model_type": "llama"}')
     return root
 
@@ -135,6 +135,42 @@ def test_the_stop_token_ends_generation(tiny: dict[str, Tokenizer], tmp_path: Pa
     assert AutoTokenizer.from_pretrained(str(path)).eos_token == "<|eot_id|>"
     path = written(tmp_path / "vicuna", tokenizer, "vicuna")
     assert GenerationConfig.from_pretrained(str(path)).eos_token_id == end
+
+
+BASE_GENERATION = {"temperature": 0.6, "top_p": 0.9, "do_sample": True, "transformers_version": "4.0"}
+
+
+def test_the_generation_settings_are_the_bases_with_all_stop_tokens(tiny: dict[str, Tokenizer], tmp_path: Path) -> None:
+    tokenizer = tiny["tiktoken"]
+    eot, end, eom = (tokenizer.control_ids[f"<|{name}|>"] for name in ("eot_id", "end_of_text", "eom_id"))
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "generation_config.json").write_text(
+        json.dumps({**BASE_GENERATION, "eos_token_id": [end, eom, eot, 10**9, "x"], "pad_token_id": 7})
+    )
+    (base / "tokenizer_config.json").write_text('{"model_max_length": 131072}')
+    serving.write_files(
+        tmp_path, serving.from_template(tokenizer, "llama3"), note("llama3"), positions=4096, origin=base
+    )
+    config = GenerationConfig.from_pretrained(str(tmp_path))
+    assert (config.eos_token_id, config.pad_token_id) == ([eot, end, eom], 7)
+    assert (config.temperature, config.top_p, config.do_sample) == (0.6, 0.9, True)
+    served = AutoTokenizer.from_pretrained(str(tmp_path))
+    assert (served.eos_token_id, served.model_max_length) == (eot, 131072)
+    assert serving.read_serving(tmp_path).stop_ids == (eot, end, eom), "curate chat stops there too"
+    assert 'PARAMETER stop "<|eom_id|>"' in (tmp_path / serving.MODELFILE).read_text()
+
+
+@pytest.mark.parametrize("length", [None, 10**30, -1, True, "512", {}], ids=str)
+def test_a_base_without_a_length_has_that_of_its_positions(
+    tiny: dict[str, Tokenizer], tmp_path: Path, length: object
+) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": length}))
+    (tmp_path / "generation_config.json").write_text('["odd"]')
+    (tmp_path / "out").mkdir()
+    prompt_format = serving.from_template(tiny["sentencepiece"], "vicuna")
+    serving.write_files(tmp_path / "out", prompt_format, note(), positions=4096, origin=tmp_path)
+    assert AutoTokenizer.from_pretrained(str(tmp_path / "out")).model_max_length == 4096
 
 
 def test_the_modelfile_names_weights_template_and_stop(tiny: dict[str, Tokenizer], tmp_path: Path) -> None:

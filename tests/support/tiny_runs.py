@@ -72,15 +72,28 @@ def tiny_renderer(root: Path) -> Renderer:
     return make_renderer("vicuna", load_tokenizer(str(folder(root, tokenizer_model=sentencepiece_model(PIECES)))))
 
 
-def run(root: Path, method: str = "full", *, steps: int = 80, dtype: torch.dtype = torch.float32) -> Path:
-    """Write a run's folder with its result: model/ for `full`, else adapter/ on a base next to the run."""
+def run(
+    root: Path,
+    method: str = "full",
+    *,
+    steps: int = 80,
+    dtype: torch.dtype = torch.float32,
+    change_base: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write a run's folder with its result: model/ for `full`, else adapter/ on a base next to the run.
+
+    `change_base` changes the files of the base, which a full fine-tune then has too.
+    """
     folder_, renderer = root / "run", tiny_renderer(root / "tokenizer")
     folder_.mkdir(parents=True)
     (folder_ / "config.toml").write_text(f'name = "{method}"\n')
     serving = export.serving_for(renderer)
     model, base_folder = base().to(dtype), None
-    if method != "full":
+    if method != "full" or change_base:
         base_folder = export.write_model(root / "base", model, ResultInfo(serving, Origin("tiny", None, "none"), 512))
+    if base_folder and change_base:
+        change_base(base_folder)
+    if method != "full":
         torch.manual_seed(0)
         model = peft.get_peft_model(model, ADAPTERS[method](), autocast_adapter_dtype=False)
     model.train()

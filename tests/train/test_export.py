@@ -20,6 +20,7 @@ from torch import Tensor
 from torch import distributed as group
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+import curate
 from curate.errors import CheckpointError
 from curate.model import serving
 from curate.model.attention import selection
@@ -33,7 +34,7 @@ from curate.train.results import export
 from curate.train.results.export import Origin, ResultInfo
 from curate.train.run import records
 from curate.train.run.records import Records
-from tests.support import tiny_models
+from tests.support import tiny_models, tiny_runs
 from tests.support.ranks import spawn
 from tests.support.tiny_tokenizers import folder, sentencepiece_model
 
@@ -181,6 +182,41 @@ def test_a_sharded_model_is_exported_whole(tmp_path: Path, tied: bool) -> None:
     assert json.loads((exported / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     with safe_open(str(exported / export.WEIGHTS), framework="pt") as file:
         assert ("lm_head.weight" in file.keys()) != tied  # noqa: SIM118 (no mapping)
+
+
+# ---- in plain transformers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_plain_transformers_generates_the_trained_answer_and_stops(tmp_path: Path, method: str) -> None:
+    """The base has its own sampling, padding and stop tokens, as LLaMA-3.1 has; a LoRA result is merged."""
+    end, other = 2, 9
+    settings = {"temperature": 0.6, "top_p": 0.9, "do_sample": True, "pad_token_id": 5, "eos_token_id": [end, other]}
+
+    def as_released(base_folder: Path) -> None:
+        (base_folder / serving.NOTE).unlink()
+        (base_folder / "generation_config.json").write_text(json.dumps(settings))
+        config = json.loads((base_folder / "tokenizer_config.json").read_text())
+        (base_folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 1000}))
+
+    run = tiny_runs.run(tmp_path, method, change_base=as_released)
+    result = run / "model"
+    if method == "lora":
+        result = curate.merge(str(run), tmp_path / "merged").folder
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(result), AutoTokenizer.from_pretrained(result)
+    assert tokenizer.model_max_length == 1000
+    assert tokenizer.eos_token_id == end
+    assert model.config.eos_token_id == model.generation_config.eos_token_id == [end, other]
+    assert {key: getattr(model.generation_config, key) for key in settings} == settings
+    prompt, answer = (message.content for message in tiny_runs.TALK[:2])
+    asked = [{"role": "user", "content": prompt}]
+    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    generated = model.generate(**ids, do_sample=False, max_new_tokens=60)[0, ids["input_ids"].shape[1] :]
+    assert generated[-1] == end and (generated != end).sum() == len(generated) - 1
+    assert tokenizer.decode(generated[:-1]).strip() == answer
+    sampled = model.generate(**ids, max_new_tokens=3)  # with the base's own settings
+    assert sampled.shape[1] > ids["input_ids"].shape[1]
 
 
 # ---- the card

@@ -110,7 +110,7 @@ def write_model(
     if writes:
         with _replacing(final) as folder:
             save_model(folder, model, state)
-            _write_metadata(folder, info, info.note(MODEL), history)
+            _write_metadata(folder, model, info, info.note(MODEL), history)
     return final
 
 
@@ -126,7 +126,7 @@ def write_adapter(
             _save_adapter(folder, final, model, info)
             if info.origin.folder is None:
                 _save_base(folder / BASE, info)
-            _write_metadata(folder, info, info.note(ADAPTER, _base_fingerprint(folder, model, info)), history)
+            _write_metadata(folder, model, info, info.note(ADAPTER, _base_fingerprint(folder, model, info)), history)
     return final
 
 
@@ -137,11 +137,15 @@ def _base_fingerprint(folder: Path, model: Any, info: ResultInfo) -> Fingerprint
     return origin.fingerprint or fingerprint.fingerprint(base, model.config, info.serving.tokenizer)
 
 
-def _write_metadata(folder: Path, info: ResultInfo, note: Note, history: Records | None) -> None:
+def _write_metadata(folder: Path, model: Any, info: ResultInfo, note: Note, history: Records | None) -> None:
     """Write every file except the weights."""
-    serving.write_files(folder, info.serving, note, window=info.window, origin=info.origin.folder)
+    serving.write_files(folder, info.serving, note, positions=_positions(model), origin=info.origin.folder)
     if history is not None:
         card.write(folder, history, info.serving, note)
+
+
+def _positions(model: Any) -> int:
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048)
 
 
 @contextmanager
@@ -252,9 +256,10 @@ def _save_base(folder: Path, info: ResultInfo) -> None:
     if info.origin.create is None:
         raise CheckpointError(f"the base {info.origin.base!r} is in no folder and cannot be created again")
     folder.mkdir()
-    save_model(folder, info.origin.create())
+    model = info.origin.create()
+    save_model(folder, model)
     note = Note(MODEL, info.origin.base, "none", info.serving.template, info.serving.stops, version=__version__)
-    serving.write_files(folder, info.serving, note, window=info.window)
+    serving.write_files(folder, info.serving, note, positions=_positions(model))
 
 
 @contextmanager

@@ -92,21 +92,14 @@ def merge(
             f"rounding to {_dtype_name(compute_dtype)} changes the logits by {percent(difference, digits=2)}, "
             f"the adapter by {percent(effect, digits=2)}: keep the adapter, or give --dtype fp32"
         )
-    origin = Origin(result.base, Path(result.base) if Path(result.base).is_dir() else None, result.method)
-    info = ResultInfo(serving, origin, _window(result) or merged.config.max_position_embeddings)
+    window = result.note.window if result.note else 0  # unknown for an adapter of another program
+    info = ResultInfo(serving, Origin(result.base, files.locate(result.base), result.method), window)
     export.write_model(folder, merged, info, _read_records(result, folder))
     return Merged(folder, result.base, result.method, _dtype_name(compute_dtype), difference, effect, tolerance)
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
     return next(name for name, value in DTYPES.items() if value == dtype)
-
-
-def _window(result: Artifact) -> int:
-    """Return the window of training in tokens, 0 if unknown: an adapter of another program does not record it."""
-    if not result.note:
-        return 0
-    return int(files.read_json(result.folder / "tokenizer_config.json").get("model_max_length", 0))
 
 
 def _read_records(result: Artifact, out: Path) -> Records:
