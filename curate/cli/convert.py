@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from curate.cli.rendering_options import choice_options
+
 if TYPE_CHECKING:
     from curate.conversion.output import ConvertResult
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 @click.option("--tokenizer", help="For text, rendered: tokenizer.  [default: the set's]")
 @click.option("--max-tokens", type=click.IntRange(1), help="For rendered: window.  [default: the set's]")
 @click.option("--loss", help="For rendered: train on all answers, last, or roles:assistant,tool.")
-@click.option("--chat-template", metavar="FILE", help="For rendered: Jinja chat template to use instead.")
+@click.option("--chat-template", metavar="FILE", help="For text, rendered: Jinja chat template to use instead.")
+@choice_options
 @click.option("--where", metavar="SQL", help='Condition on the columns, such as "turns > 4".')
 @click.option("--search", metavar="TEXT", help="Text in any message; case is ignored.")
 @click.option("--ids", metavar="FILE", help="Ids or FILE:INDEX to write, one on each line of this file.")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from curate.cli.rendering_options import CHOICES, choice_options, given
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,6 +33,11 @@ ANY_RULE = "*"  # stands for --rejected without a rule
 @click.option("--rejected", is_flag=False, flag_value=ANY_RULE, metavar="[RULE]", help="Show rejects [by RULE].")
 @click.option("--diff", is_flag=True, help="Show what cleaning changed in the record.")
 @click.option("--mask", is_flag=True, help="Show which tokens are trained on.")
+@click.option("--template", metavar="NAME", help="For --mask: prompt template.  [default: the set's]")
+@click.option("--tokenizer", metavar="NAME", help="For --mask: tokenizer.  [default: the set's]")
+@click.option("--chat-template", metavar="FILE", help="For --mask: Jinja chat template to use instead.")
+@click.option("--loss", help="For --mask: train on all answers, last, or roles:assistant,tool.")
+@choice_options
 @click.option("--raw", is_flag=True, help="Show the stored text instead of rendered Markdown.")
 @click.option("--limit", type=click.IntRange(min=1), help=f"Show at most this many.  [default in a pipe: {SHOWN}]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -59,6 +66,9 @@ def show(
 
     if sum((diff, mask, raw, as_json)) > 1:
         raise click.UsageError("--diff, --mask, --raw and --json exclude each other")
+    rendering = given(conditions, "template", "tokenizer", "chat_template", "loss", *CHOICES)
+    if rendering and not mask:
+        raise click.UsageError(f"--{next(iter(rendering)).replace('_', '-')} is for --mask")
     seed = _seed(seed) if conditions["random"] else seed
     rejected_by: str | bool = rejected is not None if rejected in (None, ANY_RULE) else str(rejected)
     selection = select(ids, set_path, rejected=rejected_by, seed=seed, **conditions)
@@ -72,7 +82,7 @@ def show(
     if not len(selection):
         click.echo("no conversation matches", err=True)
         return
-    _show(selection, _renderer(selection, diff, mask, raw), limit)
+    _show(selection, _renderer(selection, diff, raw, rendering if mask else None), limit)
 
 
 def _seed(seed: int | None) -> int:
@@ -108,11 +118,13 @@ def _show(selection: Selection, render: Callable[[ConversationView], RenderableT
         print_renderable(render(view))
 
 
-def _renderer(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callable[[ConversationView], RenderableType]:
-    """Return the function that renders a conversation."""
+def _renderer(
+    selection: Selection, diff: bool, raw: bool, mask: Mapping[str, Any] | None
+) -> Callable[[ConversationView], RenderableType]:
+    """Return the function that renders a conversation; `mask` are the settings that its loss mask is shown with."""
     from curate.analysis import conversations
     from curate.dataset.curated_set import translate_errors
-    from curate.report.terminal.conversations import render_conversation, render_diff, render_mask
+    from curate.report.terminal.conversations import render_conversation, render_diff
 
     if diff:
 
@@ -127,11 +139,9 @@ def _renderer(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callab
                 )
 
         return render_differences
-    if mask:
-        viewer = _viewer(selection, needed=True)
-        assert viewer is not None
-        return lambda view: render_mask(view, viewer.view(view.messages))
-    counter = _viewer(selection, needed=False)
+    if mask is not None:
+        return _mask_renderer(selection, **mask)
+    counter = _viewer(selection)
 
     def render(view: ConversationView) -> RenderableType:
         sizes = counter.count_message_tokens(view.messages) if counter else None
@@ -140,14 +150,43 @@ def _renderer(selection: Selection, diff: bool, mask: bool, raw: bool) -> Callab
     return render
 
 
-def _viewer(selection: Selection, needed: bool) -> MaskViewer | None:
-    """Return the mask viewer. If it cannot be loaded, print why; raises TokenizerError if it is needed."""
+def _mask_renderer(
+    selection: Selection,
+    *,
+    template: str | None = None,
+    tokenizer: str | None = None,
+    chat_template: str | None = None,
+    loss: str = "all",
+    **choices: Any,
+) -> Callable[[ConversationView], RenderableType]:
+    """Return the function that renders a conversation with its loss mask, by default as in a run with the set's own."""
     from curate.errors import TokenizerError
+    from curate.rendering import factory
+    from curate.rendering.choices import Choices
+    from curate.rendering.mask_view import view_rows
+    from curate.report.terminal.conversations import render_mask
+    from curate.schemas.conversation import with_tools
+    from curate.tokenization.tokenizer import load_tokenizer
+
+    manifest = selection.set.manifest
+    try:
+        loaded = (
+            load_tokenizer(tokenizer, bulk=False) if tokenizer else factory.load_set_tokenizer(manifest, bulk=False)
+        )
+    except TokenizerError as error:
+        raise TokenizerError(f"the mask cannot be shown: {error}") from None
+    text = factory.read_chat_template(chat_template)
+    renderer = factory.make_renderer(
+        template or manifest.template, loaded, loss=loss, chat_template=text, choices=Choices(**choices)
+    )
+    return lambda view: render_mask(view, view_rows(renderer, with_tools(view.messages, view.facts.get("tools"))))
+
+
+def _viewer(selection: Selection) -> MaskViewer | None:
+    """Return the viewer that counts tokens. If it cannot be loaded, print why."""
     from curate.rendering.mask_view import load_viewer
 
     viewer, problem = load_viewer(selection.set.manifest)
-    if viewer is None and needed:
-        raise TokenizerError(f"the mask cannot be shown: {problem}")
     if viewer is None:
         click.echo(f"no token counts for messages: {problem}", err=True)
     return viewer
@@ -157,7 +196,7 @@ def _print_json(selection: Selection) -> None:
     """Print a JSON array, one conversation on each line, as they are read."""
     from curate.analysis.json_export import to_json_lines
 
-    viewer = _viewer(selection, needed=False)
+    viewer = _viewer(selection)
     before = "[\n"
     for line in to_json_lines(selection, viewer.count_batch if viewer else None):
         sys.stdout.write(f"{before}{line}")

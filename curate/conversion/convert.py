@@ -8,15 +8,16 @@ the rule and the reason.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from curate.conversion import hub, trainer_configs
+from curate.conversion import hub, rendered_text, tokenized, trainer_configs
 from curate.conversion.output import ConvertResult, Output, Split, left_out_file, open_output
 from curate.conversion.readers import InputRecord
-from curate.conversion.record_builder import RecordBuilder, check_options, content_id
+from curate.conversion.record_builder import RecordBuilder, check_options
 from curate.conversion.selection import read_selected
+from curate.conversion.tokenized import Rendering
 from curate.conversion.writers import (
     COMPRESSED,
     CsvWriter,
@@ -31,13 +32,14 @@ from curate.conversion.writers import (
 from curate.dataset import manifest
 from curate.dataset.query import Query, read_ids
 from curate.errors import CurateError, InputError, RecordError, did_you_mean
-from curate.schemas import formats, prompts
+from curate.rendering.choices import Choices, EmptyThink, HiddenTools, Reasoning
+from curate.rendering.factory import read_chat_template
+from curate.schemas import formats
 from curate.schemas.formats import labelling
 from curate.schemas.writing import WriteOptions
 
 RENDERED, FOLDER = "rendered", "hf"
 PROMPT_FORMATS = ("text", RENDERED)
-DEFAULT_TEMPLATE = "vicuna"
 KEPT_FLAWS = ("bad_label", "multimodal")  # rules of flaws that may be kept
 
 
@@ -63,19 +65,23 @@ def convert(
     max_tokens: int | None = None,
     loss: str | None = None,
     chat_template: str | Path | None = None,
+    reasoning: Reasoning | None = None,
+    empty_think: EmptyThink | None = None,
+    hidden_tools: HiddenTools | None = None,
 ) -> ConvertResult:
     """Write the conversations of a curated set, or of a file in any known format, in another format.
 
     A target ending in `.json` becomes one JSON array, any other text target JSON lines; `.gz` and `.zst` compress it.
-    The target of `hf` is a folder. `template` and `tokenizer` are for `text` (for the names of control tokens) and
-    `rendered`; `max_tokens`, `loss` and `chat_template` (a file) are for `rendered` only. Without them, the set's own
-    settings are used. `where`, `search`, `ids` (a list, or a file with one on each line), `sample` and `split` select
-    conversations, see `curate.dataset.query.Query`. Records that a dump marks as bad or that need media are left out,
-    except for the rules in `keep`. `history` is for `alpaca`, `shape` for `trl` (see their modules). `shards` writes so
-    many files, `NAME-00000-of-00008.jsonl` and so on, with each conversation in the next one. `config_for` names
-    trainers (`llama-factory`, `axolotl`) whose settings for the file are written beside it. `push_to_hub` uploads it to
-    that repository of the Hugging Face Hub, private if it is new. Raises CurateError in one line and leaves the target
-    unchanged.
+    The target of `hf` is a folder. `template`, `chat_template` (a file), `tokenizer`, `reasoning` and `hidden_tools`
+    are for `text` and `rendered`; `max_tokens`, `loss` and `empty_think` are for `rendered` only. Without them, the
+    set's own settings are used, and the defaults of `curate.rendering.choices.Choices`. `where`, `search`, `ids` (a
+    list, or a file with one on each line), `sample` and `split` select conversations, see
+    `curate.dataset.query.Query`. Records
+    that a dump marks as bad or that need media are left out, except for the rules in `keep`. `history` is for `alpaca`,
+    `shape` for `trl` (see their modules). `shards` writes so many files, `NAME-00000-of-00008.jsonl` and so on, with
+    each conversation in the next one. `config_for` names trainers (`llama-factory`, `axolotl`) whose settings for the
+    file are written beside it. `push_to_hub` uploads it to that repository of the Hugging Face Hub, private if it is
+    new. Raises CurateError in one line and leaves the target unchanged.
     """
     form = formats.get(to)
     path = Path(target)
@@ -89,21 +95,15 @@ def convert(
     if push_to_hub is not None:
         hub.check_push(push_to_hub, to, source, split)
     _check_target(source, path, form)
-    if to not in PROMPT_FORMATS and (template or tokenizer):
-        raise InputError(f"a template or tokenizer has no effect on {to!r}; they are for 'text' and 'rendered'")
-    if to != RENDERED and (max_tokens or loss or chat_template):
-        raise InputError(f"a window, loss or chat template has no effect on {to!r}; they are for 'rendered'")
+    _check_rendering(to, (template, tokenizer, chat_template, reasoning, hidden_tools), (max_tokens, loss, empty_think))
+    choices = Choices(reasoning or "train", empty_think or "all", hidden_tools or "leave_out")
+    rendering = Rendering(template, tokenizer, max_tokens, loss or "all", read_chat_template(chat_template), choices)
     try:
         if to == RENDERED:
-            from curate.conversion import tokenized
-
-            rendering = tokenized.Rendering(
-                template, tokenizer, max_tokens, loss or "all", _read_template(chat_template)
-            )
             seen: Collection[str] = ()
             result = tokenized.write(source, path, rendering, query, keep, shards)
         else:
-            render = _renderer(source, template, tokenizer) if to == "text" else None
+            render = rendered_text.make_renderer(source, rendering) if to == "text" else None
             result, seen = _convert(source, path, RecordBuilder(form, options), render, query, keep, shards)
         result = _add_configs(result, config_for, to, seen)
     except OSError as error:
@@ -131,12 +131,15 @@ def _convert(
     return output.result(warnings), builder.seen
 
 
-def _read_template(chat_template: str | Path | None) -> str | None:
-    """Return the text of a file with a Jinja chat template."""
-    try:
-        return None if chat_template is None else Path(chat_template).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the chat template {str(chat_template)!r}: {error}") from error
+def _check_rendering(to: str, for_prompts: Sequence[object], for_ids: Sequence[object]) -> None:
+    """Raise InputError for settings of rendering that have no effect on a format."""
+    if to not in PROMPT_FORMATS and any(for_prompts):
+        raise InputError(
+            f"a template, tokenizer or choice of reasoning and tools has no effect on {to!r}; they are for 'text' and "
+            "'rendered'"
+        )
+    if to != RENDERED and any(for_ids):
+        raise InputError(f"a window, loss or choice of empty thoughts has no effect on {to!r}; they are for 'rendered'")
 
 
 def _add_configs(result: ConvertResult, trainers: Collection[str], form: str, seen: Collection[str]) -> ConvertResult:
@@ -220,25 +223,3 @@ def _check_target(source: str | Path, target: Path, form: formats.Format) -> Non
     for output in (target, left_out_file(target)):
         if resolved == output.resolve() or resolved in output.resolve().parents:
             raise InputError(f"{shown!r} would overwrite the source ({str(source)!r}); give another target")
-
-
-def _renderer(source: str | Path, template: str | None, tokenizer: str | None) -> Callable[[Entry], tuple[str, str]]:
-    """Return a function that gives a conversation's id and prompt, by default in the set's template and end token."""
-    path = Path(source)
-    own = manifest.read(path)[1] if manifest.is_set(path) else None
-    form = prompts.get(template or (own.template if own else DEFAULT_TEMPLATE))
-    bos, eos = (own.tokenizer.bos_token, own.tokenizer.eos_token) if own else (None, None)
-    if tokenizer is not None:
-        from curate.tokenization.tokenizer import load_tokenizer
-
-        loaded = load_tokenizer(tokenizer)
-        form = prompts.fit(form, loaded.control_ids)
-        bos, eos = loaded.info.bos_token, loaded.info.eos_token
-    fold = prompts.fold_system if not form.mid_system else list
-
-    def render(entry: Entry) -> tuple[str, str]:
-        chat = entry.conversation
-        text = prompts.text(form, fold(chat.messages), bos=bos or "<s>", eos=eos or "</s>")
-        return chat.source_id or content_id(chat), text
-
-    return render

@@ -21,12 +21,16 @@ from curate.dataset.messages import decode_messages
 from curate.dataset.query import Query
 from curate.display.figures import number
 from curate.errors import InputError, TokenizerError
+from curate.rendering.choices import DEFAULT, Choices
 from curate.rendering.factory import load_set_tokenizer, make_renderer
-from curate.rendering.preparation import ExamplePreparer, PreparedBatch, PreparedExample
+from curate.rendering.preparation import ExamplePreparer, PreparedBatch, PreparedExample, describe_hidden
+from curate.rendering.renderer import Renderer
 from curate.rendering.resplit import ResplitSummary, differences
-from curate.schemas.conversation import Conversation
+from curate.schemas.conversation import Conversation, with_tools
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 
+DEFAULT_TEMPLATE = "vicuna"
+HIDDEN_OPTION = "--hidden-tools"  # what decides on rows that train calls without the tools' definitions
 IGNORED = -100  # the label of tokens that are not trained on, in every trainer
 COLUMNS: columns.Types = {
     "input_ids": pl.List(pl.Int32),
@@ -44,6 +48,13 @@ class Rendering:
     max_tokens: int | None = None
     loss: str = "all"
     chat_template: str | None = None  # Jinja text
+    choices: Choices = DEFAULT  # about reasoning and tools
+
+    def make_renderer(self, own: Manifest | None) -> Renderer:
+        """Return the renderer; `own` is the set's manifest, None for a dump."""
+        name = self.template or (own.template if own else DEFAULT_TEMPLATE)
+        tokenizer = _tokenizer(own, self.tokenizer)
+        return make_renderer(name, tokenizer, loss=self.loss, chat_template=self.chat_template, choices=self.choices)
 
 
 def write(
@@ -63,6 +74,7 @@ def write(
     is_set = manifest.is_set(Path(source))
     preparer = _preparer(manifest.read(source)[1] if is_set else None, rendering)
     changed = ResplitSummary(preparer.reasons) if preparer.reasons else None
+    totals = PreparedBatch(None)
     warnings: list[str] = []
     with open_output(target, lambda partial: _open(partial, target), shards=shards) as output:
         if is_set:
@@ -72,22 +84,26 @@ def write(
         for sources in arrow.batch_sources(rows, joined=not query.takes_pieces):
             prepared = preparer.prepare(sources)
             _write_examples(prepared, output)
+            totals.by_answer += prepared.by_answer
+            totals.hidden_tools += prepared.hidden_tools
             changed = changed and prepared.resplit and changed + prepared.resplit
     if changed is not None:
         warnings.append(str(changed))
+    if totals.by_answer.pieces:
+        warnings.append(str(totals.by_answer))
+    if totals.hidden_tools:
+        warnings.append(describe_hidden(totals.hidden_tools, HIDDEN_OPTION))
     return output.result(warnings)
 
 
 def _preparer(own: Manifest | None, rendering: Rendering) -> ExamplePreparer:
     """Return the preparer of examples; `own` is the set's manifest, None for a dump."""
-    tokenizer = _tokenizer(own, rendering.tokenizer)
-    name = rendering.template or (own.template if own else "vicuna")
-    renderer = make_renderer(name, tokenizer, loss=rendering.loss, chat_template=rendering.chat_template)
+    renderer = rendering.make_renderer(own)
     if own is None:
         window = rendering.max_tokens
         return ExamplePreparer(renderer, window or sys.maxsize, (f"window {number(window)}",) if window else ())
     window = rendering.max_tokens or own.window
-    return ExamplePreparer(renderer, window, tuple(differences(own, renderer.name, tokenizer.info, window)))
+    return ExamplePreparer(renderer, window, tuple(differences(own, renderer.name, renderer.tokenizer.info, window)))
 
 
 def _tokenizer(own: Manifest | None, name: str | None) -> Tokenizer:
@@ -106,7 +122,8 @@ def _write_examples(prepared: PreparedBatch, output: Output[PreparedExample]) ->
     for example in prepared.examples:
         output.write(example)
     for row, error in prepared.left_out:
-        entry = Entry(Conversation(row.name, row.messages), None, None, row.split)
+        tools = row.messages[0].tools if row.messages else None
+        entry = Entry(Conversation(row.name, row.messages, tools=tools), None, None, row.split)
         output.leave_out(InputRecord(row.source[0] or "", row.source[1] or 0, None), entry, error)
 
 
@@ -118,19 +135,21 @@ def _set_rows(source: str | Path, query: Query, output: Output[PreparedExample],
     frame = pl.scan_parquet(Path(source) / manifest.CONVERSATIONS)
     with translate_errors(source):
         for batch in read_batches(select_rows(source, frame, query, output, warnings), arrow.COLUMNS):
-            rows = batch.drop("messages").iter_rows(named=True)
+            rows = batch.drop("messages").iter_rows(named=True)  # a set of an earlier version has no tools or branches
             for row, messages in zip(rows, decode_messages(batch["messages"]), strict=True):
                 output.read += 1
                 place = (row["source_file"], row["source_index"])
                 split, branch = row["split"] or "train", row.get("branch") or 0
-                yield Row(row["id"], row["piece"] or 0, messages, row["language"], split, place, branch)
+                own = with_tools(messages, row.get("tools"))
+                yield Row(row["id"], row["piece"] or 0, own, row["language"], split, place, branch)
 
 
 def _row(selected: Selected) -> Row:
     """Return a conversation of a file as its own source."""
     record, entry = selected
     name = entry.conversation.source_id or f"{record.file}:{record.index}"
-    return Row(name, 0, entry.conversation.messages, None, entry.split or "train", (record.file, record.index))
+    messages = entry.conversation.messages_with_tools()
+    return Row(name, 0, messages, None, entry.split or "train", (record.file, record.index))
 
 
 # ---- writing

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from curate.dataset.manifest import Manifest
-from curate.errors import TokenizerError
+from curate.errors import InputError, TokenizerError
 from curate.rendering.chat_template.renderer import JinjaRenderer
 from curate.rendering.choices import DEFAULT, Choices
 from curate.rendering.renderer import Renderer, parse_loss
@@ -48,6 +50,14 @@ def _differs_at_server(template: prompts.Template, tokenizer: Tokenizer) -> bool
         parts += [*turn.before, *turn.after]
     flags = (tokenizer.control_flags.get(names.get(part, part) or "", frozenset()) for part in parts)
     return any(each - {"normalized"} for each in flags)
+
+
+def read_chat_template(path: str | Path | None) -> str | None:
+    """Return the text of a file with a Jinja chat template; raises InputError for one that cannot be read."""
+    try:
+        return None if path is None else Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the chat template {str(path)!r}: {error}") from error
 
 
 def load_set_tokenizer(manifest: Manifest, *, bulk: bool = True) -> Tokenizer:

@@ -5,18 +5,22 @@ Ids and loss mask are those of training, from `curate.rendering.encoding`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.dataset.arrow import Row
 from curate.dataset.manifest import Manifest
 from curate.errors import CurateError
 from curate.rendering.compiled_template import CompiledTemplate
-from curate.rendering.encoding import count_tokens, encode
+from curate.rendering.encoding import count_tokens
 from curate.rendering.factory import load_set_tokenizer
+from curate.rendering.preparation import ExamplePreparer
+from curate.rendering.renderer import Renderer
 from curate.rendering.text_batch import TextBatch
 from curate.schemas import prompts
 from curate.schemas.conversation import Message
@@ -29,11 +33,16 @@ MaskedText = tuple[tuple[str, bool], ...]
 
 @dataclass(frozen=True)
 class MaskView:
-    """A rendering: `supervised` of its `tokens` count in the loss."""
+    """A rendering: `supervised` of its `tokens` count in the loss.
+
+    `name` is that of a row where a conversation has one for each answer. `left_out` says why a run leaves it out.
+    """
 
     text: MaskedText
     tokens: int
     supervised: int
+    name: str = ""
+    left_out: str = ""
 
 
 class MaskViewer:
@@ -68,13 +77,21 @@ class MaskViewer:
                 counts[-1] += [after - before for before, after in pairwise([0, *islice(sizes, stop - start)])]
         return counts
 
-    def view(self, messages: Sequence[Message]) -> MaskView:
-        """Return the rendering with its loss mask, decoded from its ids."""
-        batch = TextBatch()
-        self.compiled.append(batch, messages)
-        encoded = encode(batch, self.compiled.tokenizer)
-        text = decode_masked(self.compiled.tokenizer, encoded.ids, encoded.loss_mask)
-        return MaskView(tuple(text), len(encoded.ids), int(encoded.loss_mask.sum()))
+
+def view_rows(renderer: Renderer, messages: Sequence[Message]) -> list[MaskView]:
+    """Return the rows that a run makes of a conversation, decoded from their ids, then those that it leaves out."""
+    row = Row("", 0, list(messages), None, "train", (None, None))
+    prepared = ExamplePreparer(renderer, sys.maxsize).prepare([[row]])
+    views = [_view(renderer.tokenizer, each.ids, each.loss_mask, each.name) for each in prepared.examples]
+    for left, problem in prepared.left_out:
+        rendered = renderer.render_batch([left.messages]).encoded
+        view = _view(renderer.tokenizer, rendered.ids, rendered.loss_mask, left.name)
+        views.append(replace(view, left_out=f"{problem.rule}: {problem.reason}"))
+    return views
+
+
+def _view(tokenizer: Tokenizer, ids: NDArray[np.int32], loss_mask: NDArray[np.bool_], name: str) -> MaskView:
+    return MaskView(tuple(decode_masked(tokenizer, ids, loss_mask)), len(ids), int(loss_mask.sum()), name)
 
 
 def _exchange_ranges(messages: Sequence[Message]) -> list[tuple[int, int]]:

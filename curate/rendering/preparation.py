@@ -29,6 +29,7 @@ from curate.schemas.conversation import Message
 from curate.schemas.prompts import exchanges, fold_system, has_mid_system
 
 HIDDEN_TOOLS = "hidden_tools"
+HIDDEN_TOOLS_REASON = "it calls tools whose definitions the template does not write"
 # Rules of problems that a rendering for each answer may solve.
 REWRITTEN = ("template_rewrites", "prompt_no_prefix", "mask_differs", "not_closed")
 
@@ -247,8 +248,7 @@ class ExamplePreparer:
         hides_tools = left_out is None and any(self._hides_tools(proven.rows[side].messages) for side in sides)
         prepared.hidden_tools += hides_tools
         if hides_tools and self.renderer.choices.hidden_tools == "leave_out":
-            problem = RecordError(HIDDEN_TOOLS, "it calls tools whose definitions the template does not write")
-            left_out = proven.rows[sides[0]], problem
+            left_out = proven.rows[sides[0]], RecordError(HIDDEN_TOOLS, HIDDEN_TOOLS_REASON)
         elif left_out is None and len(sides) == 2 and (same := pairs.find_same([proven.ids(side) for side in sides])):
             left_out = proven.rows[sides[0]], same
         if left_out is not None:
@@ -274,6 +274,11 @@ class ExamplePreparer:
 def _fold_system(row: Row) -> Row:
     """Return a row with its later system messages in prompts, for a template that cannot say them elsewhere."""
     return replace(row, messages=list(fold_system(row.messages))) if has_mid_system(row.messages) else row
+
+
+def describe_hidden(rows: int, setting: str) -> str:
+    """Return how many rows train calls of tools whose definitions the template does not write, and what decides."""
+    return f"{number(rows)} {plural(rows, 'row')} with tools that the template does not show: {setting}"
 
 
 def failure_of(row: Row, problem: RecordError) -> Failure:

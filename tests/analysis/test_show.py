@@ -32,7 +32,9 @@ from curate.cli import cli
 from curate.dataset.curated_set import CuratedSet
 from curate.display import text as terminal
 from curate.errors import CurateError, SetError
-from curate.rendering.mask_view import MaskViewer, load_viewer
+from curate.rendering.factory import load_set_tokenizer, make_renderer
+from curate.rendering.mask_view import MaskViewer, load_viewer, view_rows
+from curate.rendering.renderer import Renderer
 from curate.report.html.conversation import render_conversation as html_of
 from curate.report.terminal.conversations import SafeMarkdown, render_conversation, render_diff, render_mask
 from curate.schemas.conversation import Message
@@ -47,6 +49,11 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> CuratedSet:
     folder = tmp_path_factory.mktemp("show") / "curated"
     curate.clean(ROOT / "examples/sharegpt_dump.json", folder, workers=1)
     return curate.open_set(folder)
+
+
+@pytest.fixture(scope="module")
+def renderer(example: CuratedSet) -> Renderer:
+    return make_renderer(example.manifest.template, load_set_tokenizer(example.manifest, bulk=False))
 
 
 @pytest.fixture(scope="module")
@@ -170,24 +177,47 @@ def test_the_tokens_of_the_messages_sum_to_those_of_the_piece(example: CuratedSe
         assert sum(viewer.count_message_tokens(view.messages)) == view.facts["tokens"], view.id
 
 
-def test_the_mask_covers_exactly_the_answers_and_their_stop_tokens(example: CuratedSet, viewer: MaskViewer) -> None:
+def test_the_mask_covers_exactly_the_answers_and_their_stop_tokens(example: CuratedSet, renderer: Renderer) -> None:
     for view in curate.show((), example.path):
-        mask = viewer.view(view.messages)
+        [mask] = view_rows(renderer, view.messages)
         answers = [message.content for message in view.messages if message.role == "assistant"]
         assert [text for text, trained in mask.text if trained] == [f" {answer}<|end_of_text|>" for answer in answers]
         assert (mask.supervised, mask.tokens) == (view.facts["answer_tokens"], view.facts["tokens"])
 
 
-def test_a_cut_answer_has_no_trained_stop_token(viewer: MaskViewer) -> None:
-    spans = viewer.view([Message("user", "Hi"), Message("assistant", "Hello", stop=False)]).text
-    assert spans[1:] == ((" Hello", True), ("<|end_of_text|>", False))
+def test_a_cut_answer_has_no_trained_stop_token(renderer: Renderer) -> None:
+    [mask] = view_rows(renderer, [Message("user", "Hi"), Message("assistant", "Hello", stop=False)])
+    assert mask.text[1:] == ((" Hello", True), ("<|end_of_text|>", False))
 
 
-def test_the_mask_is_shown_in_brackets_without_colours(example: CuratedSet, viewer: MaskViewer) -> None:
+def test_the_mask_is_shown_in_brackets_without_colours(example: CuratedSet, renderer: Renderer) -> None:
     view = curate.show("xPY9JiX", example.path)[0]
-    page = rendered(render_mask(view, viewer.view(view.messages)), 200)
+    page = rendered(render_mask(view, view_rows(renderer, view.messages)), 200)
     assert "ASSISTANT:[[ The capital of Poland is **Warsaw**.<|end_of_text|>]]USER:" in page
     assert "[[trained on]]: 30 of 84 tokens" in page
+
+
+def test_the_mask_is_shown_for_the_template_and_the_choices_that_are_given(tmp_path: Path) -> None:
+    call = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    tools = [{"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}]
+    messages = [
+        {"role": "user", "content": "What does the tool say, please?"},
+        {"role": "assistant", "content": "", "reasoning_content": "I call it.", "tool_calls": call},
+        {"role": "tool", "content": "seven", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "It says that it is seven."},
+    ]
+    (tmp_path / "dump.json").write_text(json.dumps([{"id": "a", "messages": messages, "tools": tools}]))
+    curate.clean(tmp_path / "dump.json", tmp_path / "set", workers=1, template="llama3")
+    shows = ("--set", str(tmp_path / "set"), "--mask")
+    code, out, _ = invoke(*shows)
+    assert code == 0
+    assert "left out of training: hidden_tools" in out
+    code, out, _ = invoke(*shows, "--template", "llama3.1", "--reasoning", "mask")
+    assert code == 0
+    assert "left out" not in out
+    assert '"name": "f"' in out
+    assert "I call it.[[\n</think>\n" in out
+    assert invoke("--set", str(tmp_path / "set"), "--reasoning", "mask")[0] == 2
 
 
 def test_without_its_tokenizer_a_conversation_is_shown_without_counts(small: Path) -> None:

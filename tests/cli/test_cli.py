@@ -421,4 +421,5 @@ def test_only_known_commands_are_accepted() -> None:
         "pager",
         "finetune_progress",
         "clean_progress",
+        "rendering_options",
     }

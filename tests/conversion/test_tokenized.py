@@ -237,3 +237,59 @@ def test_a_sentencepiece_tokenizer_renders_too(small: Path, tmp_path: Path) -> N
     sentencepiece = str(folder(tmp_path / "sp", tokenizer_model=sentencepiece_model()))
     result = convert(small, tmp_path / "out.jsonl", to="rendered", tokenizer=sentencepiece)
     assert result.written == 2 and "tokenizer tik → sp" in result.warnings[0]
+
+
+# ---- reasoning and tools
+
+TOOLS = [{"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}]
+CALL = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}]
+CHAT = [
+    {"role": "user", "content": "Call it."},
+    {"role": "assistant", "content": "", "tool_calls": CALL},
+    {"role": "tool", "content": "7", "tool_call_id": "c1"},
+    {"role": "assistant", "reasoning_content": "It said 7.", "content": "Seven."},
+]
+
+
+@pytest.fixture
+def with_tools(tmp_path: Path) -> Path:
+    path = tmp_path / "chats.json"
+    path.write_text(
+        json.dumps([{"id": "t", "messages": CHAT, "tools": TOOLS}, {"id": "p", "messages": CHAT[:1] + CHAT[3:]}])
+    )
+    return path
+
+
+@pytest.mark.parametrize("to", ["rendered", "text"])
+def test_calls_whose_definitions_the_template_hides_are_left_out_by_name(
+    with_tools: Path, named: str, tmp_path: Path, to: str
+) -> None:
+    out = tmp_path / "out.jsonl"
+    result = convert(with_tools, out, to=to, tokenizer=named, template="plain")
+    assert (result.written, result.left_out) == (1, {"hidden_tools": 1})
+    [left] = lines(tmp_path / "out.jsonl.left-out.jsonl")
+    assert json.loads(left["record"])["tools"] if isinstance(left.get("record"), str) else left
+    assert convert(with_tools, out, to=to, tokenizer=named, template="plain", hidden_tools="train").written == 2
+    shown = convert(with_tools, out, to=to, tokenizer=named, template="llama3.1")
+    assert (shown.written, shown.left_out) == (2, {})
+
+
+def test_text_is_what_a_template_with_tools_writes_with_the_reasoning_that_is_chosen(
+    with_tools: Path, named: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.txt"
+    convert(with_tools, out, to="text", tokenizer=named, template="llama3.1", reasoning="drop")
+    text = out.read_text()
+    assert '{"name": "f", "parameters": {"x": 1}}<|eot_id|><|start_header_id|>ipython<|end_header_id|>\n\n"7"' in text
+    assert "It said 7." not in text
+    convert(with_tools, out, to="text", tokenizer=named, template="plain")
+    assert "<think>\nIt said 7.\n</think>\n\nSeven." in out.read_text()
+    with pytest.raises(InputError, match="'mask' has no effect on 'text'"):
+        convert(with_tools, out, to="text", reasoning="mask")
+
+
+def test_a_masked_reasoning_has_no_labels(with_tools: Path, named: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    convert(with_tools, out, to="rendered", tokenizer=named, template="llama3.1", reasoning="mask")
+    trained = [tokenizer.decode([token for token in row["labels"] if token >= 0]) for row in lines(out)]
+    assert trained == ['{"name": "f", "parameters": {"x": 1}}<|eot_id|>Seven.<|eot_id|>', "Seven.<|eot_id|>"]

@@ -146,17 +146,19 @@ def lists() -> list[RenderableType]:
 
 
 def conversations(folder: Path) -> list[RenderableType]:
-    from curate.rendering import mask_view
+    from curate.rendering import factory, mask_view
 
-    viewer, _ = mask_view.load_viewer(curate.open_set(folder).manifest)
+    manifest = curate.open_set(folder).manifest
+    viewer, _ = mask_view.load_viewer(manifest)
     assert viewer is not None
+    renderer = factory.make_renderer(manifest.template, factory.load_set_tokenizer(manifest))
     chats = list(curate.show([], folder, where="tokens > 200"))
     explanations = [explain.render_explanation(curate.explain(chat.id, folder)) for chat in chats[:5]]
     return [
         *explanations,
         summary.render_summary(curate.open_set(folder).manifest, Path("curated")),
         *(render_conversation(chat, viewer.count_message_tokens(chat.messages)) for chat in chats),
-        *(render_mask(chat, viewer.view(chat.messages)) for chat in chats[:3]),
+        *(render_mask(chat, mask_view.view_rows(renderer, chat.messages)) for chat in chats[:3]),
     ]
 
 

@@ -23,8 +23,11 @@ from curate.display import figures
 from curate.display import html as parts
 from curate.errors import InputError
 from curate.rendering import mask_view
+from curate.rendering.renderer import LossRule
+from curate.rendering.template_renderer import TemplateRenderer
 from curate.report.html import conversation
 from curate.schemas.conversation import Message
+from curate.schemas.prompts import VICUNA
 from tests.support import ROOT
 from tests.support.hostile_set import write_hostile
 from tests.support.small_set import MANIFEST, kept, lost, write_set
@@ -237,7 +240,8 @@ def spans_of(example: Path) -> Iterator[tuple[mask_view.MaskViewer, tuple[Messag
 
 def test_the_page_marks_the_text_that_is_trained_on(example: Path) -> None:
     for viewer, messages in spans_of(example):
-        spans = viewer.view(messages).text
+        [mask] = mask_view.view_rows(TemplateRenderer(VICUNA, viewer.compiled.tokenizer, LossRule()), messages)
+        spans = mask.text
         groups = groupby(spans, key=lambda span: span[1])
         joined = [("".join(text for text, _ in same), trained) for trained, same in groups]
         assert list(mask_view.masked_text(viewer.compiled, messages)) == joined

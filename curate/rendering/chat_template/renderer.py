@@ -130,6 +130,10 @@ class JinjaRenderer(Renderer):
 
     # ---- rendering
 
+    def write_text(self, messages: Sequence[Message]) -> str:
+        """Return what the template writes; raises RecordError if it refuses the messages."""
+        return self._program.write(messages)
+
     def render_batch(self, conversations: Sequence[Sequence[Message]]) -> RenderedBatch:
         """Render many conversations at once."""
         return self._render(conversations, add_generation_prompt=False)

@@ -120,11 +120,18 @@ def render_conversation(
     return Group(*parts[:-1])
 
 
-def render_mask(view: ConversationView, mask: MaskView) -> RenderableType:
-    """Render a conversation as training sees it, with the supervised text and stop tokens highlighted."""
-    totals = f": {number(mask.supervised)} of {number(mask.tokens)} tokens"
-    text = HighlightedText((text, "trained" if trained else None) for text, trained in mask.text)
-    return Group(_head(view), HighlightedText([("trained on", "trained"), (totals, None)]), Text(), text)
+def render_mask(view: ConversationView, masks: Sequence[MaskView]) -> RenderableType:
+    """Render a conversation as training sees it, with the supervised text and stop tokens highlighted; row by row."""
+    parts: list[RenderableType] = [_head(view)]
+    for mask in masks:
+        totals = f": {number(mask.supervised)} of {number(mask.tokens)} tokens"
+        name = f"row {mask.name}, " if mask.name else ""
+        parts.append(HighlightedText([(name, None), ("trained on", "trained"), (totals, None)]))
+        if mask.left_out:
+            parts.append(Text(f"left out of training: {safe_line(mask.left_out)}", "dim"))
+        text = HighlightedText((text, "trained" if trained else None) for text, trained in mask.text)
+        parts += [Text(), text, Text()]
+    return Group(*parts[:-1])
 
 
 def render_diff(

@@ -11,6 +11,7 @@ from rich.text import Text
 from curate.display import terminal
 from curate.display.figures import duration, gib, loss, number, percent, plural, significant
 from curate.display.text import one_line, safe
+from curate.rendering.preparation import describe_hidden
 
 if TYPE_CHECKING:
     from curate.train.planning.plan import Plan
@@ -46,11 +47,7 @@ def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
         named = f"{number(alone)} {plural(alone, 'piece')} without a rejected answer {verb} left out"
         terminal.add_row(grid, "", named)
     if hidden := facts["data"].get("hidden_tools"):
-        terminal.add_row(
-            grid,
-            "",
-            f"{number(hidden)} {plural(hidden, 'row')} with tools that the template does not show: data.hidden_tools",
-        )
+        terminal.add_row(grid, "", describe_hidden(hidden, "data.hidden_tools"))
     padded = f"; unpacked rows would be {percent(load.padded_utilisation)} full"
     filled = f"{percent(load.utilisation)} full"
     terminal.add_row(grid, "rows", f"{number(load.rows)} of {number(load.row_tokens)} tokens, {filled}{padded}")
