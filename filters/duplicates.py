@@ -11,9 +11,9 @@ match is 4 in 10 million (10^6 * 7 * 10^6 / 2^64), and rejected.parquet lists ev
 from __future__ import annotations
 
 import hashlib
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -30,27 +30,29 @@ HASH_BYTES = 16  # of the running hash; a chain keeps the first 8
 RESULT: dict[str, pl.DataType] = {"row": pl.Int64(), "twin": pl.Int64(), "kind": pl.String()}
 HASHES: dict[str, pl.DataType] = {"chain": pl.List(pl.UInt64()), "exchange": pl.UInt64(), "prompt": pl.UInt64()}
 ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
-_ZERO_WIDTH = re.compile(f"[{ZERO_WIDTH}]+")
 OUTER = "".join(filter(str.isspace, map(chr, range(0x3001)))) + ZERO_WIDTH  # not compared around a text
 
 
-def chain_hashes(conversations: Iterable[Sequence[MessageFields]]) -> pl.DataFrame:
+def chain_hashes(
+    conversations: Iterable[Sequence[MessageFields]], need_prompt: Iterable[bool] = repeat(True)
+) -> pl.DataFrame:
     """Return `chain` (one UInt64 per message), `exchange` and `prompt` for each conversation.
 
     `exchange` is the hash of the first exchange without the system message, `prompt` that of the first prompt without
-    regard to case and white space: all answers to one prompt share it, whatever the system message says.
+    regard to case and white space: all answers to one prompt share it, whatever the system message says. It takes as
+    long as half of the chain, so `need_prompt` says where it is needed; elsewhere `prompt` is the exchange's.
     """
     import numpy as np  # imported late to keep `curate filters` fast
 
     hashes = bytearray()  # of all chains, 8 bytes per message, big-endian
     firsts = bytearray()  # exchange and prompt, 8 bytes each
     lengths: list[int] = []
-    for messages in conversations:
+    for messages, needed in zip(conversations, need_prompt, strict=False):
         chain = _chain(messages)
         hashes += b"".join(chain)
         lengths.append(len(chain))
         exchange = _exchange(messages, chain)
-        firsts += exchange + (_prompt(messages) or exchange)
+        firsts += exchange + ((_prompt(messages) if needed else None) or exchange)
     rows = np.arange(len(lengths))
     # one flat column, grouped afterwards: a Python list per row is slow to convert
     flat = pl.DataFrame({"row": np.repeat(rows, lengths), "chain": _integers(hashes)})
@@ -101,7 +103,9 @@ def _prompt(messages: Sequence[MessageFields]) -> bytes | None:
 def normalise(text: str) -> str:
     """Return a text without differences of case, white space and Unicode's compatible forms."""
     if not text.isascii():
-        text = _ZERO_WIDTH.sub("", unicodedata.normalize("NFKC", text))
+        text = unicodedata.normalize("NFKC", text)
+        for character in ZERO_WIDTH:
+            text = text.replace(character, "")
     return " ".join(text.casefold().split())
 
 

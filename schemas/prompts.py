@@ -264,6 +264,11 @@ def system_before(messages: Sequence[Message], start: int) -> list[int]:
     return [index for index in range(start) if messages[index].role == "system"]
 
 
+def system_positions(messages: Sequence[Message]) -> list[int]:
+    """Return the positions of the system messages."""
+    return system_before(messages, len(messages))
+
+
 def has_mid_system(messages: Sequence[Message]) -> bool:
     """Return whether a system message follows another message."""
     return "system" in [message.role for message in messages[1:]]

@@ -123,15 +123,14 @@ def _decode_rows(index: int, data: bytes) -> list[RawRecord]:
 
 def _decode_span(index: int, data: bytes, span: RecordSpan, chunk: Chunk) -> list[RawRecord]:
     """Decode all records of a span at once; where that fails or is ambiguous, decode each by itself to say why."""
-    raws = _split(data, span, chunk.record_start)
     try:
-        values = [_decode(raw) for raw in raws]
+        raws, values = _decode_parts(_split(data, span, chunk.record_start), span)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        values = []
+        raws, values = [], []
     keys, depth = _count_keys_and_depth(values)
     # msgspec keeps one of two equal keys, so fewer keys than are written means that one occurs twice.
     is_text = any(value.__class__ is str for value in values)  # which may be JSON once more
-    if values and depth <= MAX_DEPTH and not is_text and _are_unique(keys, data):
+    if len(values) == span.count and depth <= MAX_DEPTH and not is_text and _are_unique(keys, data):
         return [RawRecord(number, *pair) for number, pair in enumerate(zip(raws, values, strict=True), index)]
     records = []
     offset = 0  # bytes of the span
@@ -142,16 +141,31 @@ def _decode_span(index: int, data: bytes, span: RecordSpan, chunk: Chunk) -> lis
     return records
 
 
-def _split(data: bytes, span: RecordSpan, record_start: bytes) -> list[bytes]:
-    """Split a span into values, by a fast method if it gives the right number of them.
+def _decode_parts(parts: list[bytes], span: RecordSpan) -> tuple[list[bytes], list[Any]]:
+    """Return the bytes of each value in the parts, and the values; a part may hold several where records differ.
 
-    That is safe: as many parts as there are values, if each of them decodes, can only be the values.
+    As many as there are in the span, each of which decodes, can only be the values of the span.
     """
+    raws: list[bytes] = []
+    values: list[Any] = []
+    for part in parts:
+        try:
+            values.append(_decode(part))
+            raws.append(part)
+        except msgspec.DecodeError:
+            several = split_exactly(part, span)
+            values += map(_decode, several)
+            raws += several
+    return raws, values
+
+
+def _split(data: bytes, span: RecordSpan, record_start: bytes) -> list[bytes]:
+    """Split a span by a fast method into its values, or parts of several; exactly if that gives too many parts."""
     if span.kind != "array":
         parts = [line for part in data.split(b"\n") if (line := part.strip(WHITESPACE))]
     else:
         parts = [part.strip(WHITESPACE) for part in separator(record_start).split(data)] if record_start else [data]
-    return parts if len(parts) == span.count else split_exactly(data, span)
+    return parts if len(parts) <= span.count else split_exactly(data, span)
 
 
 def split_exactly(data: bytes, span: RecordSpan) -> list[bytes]:

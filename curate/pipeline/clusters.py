@@ -30,6 +30,11 @@ def split_chats(rows: pl.DataFrame) -> pl.Series:
     return named.select(pl.when(pl.col("chat").is_in(chats.implode())).then("chat"))["chat"]
 
 
+def may_be_piece(source_id: str | None) -> bool:
+    """Return whether a conversation may be a piece of a chat, so that `split_chats` needs its prompt."""
+    return source_id is not None and source_id[-1:].isdigit() and "_" in source_id
+
+
 def cluster_names(rows: pl.DataFrame) -> pl.Series:
     """Return the cluster of each conversation: the lowest hash of its first prompts, as 16 hex digits.
 

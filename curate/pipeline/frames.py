@@ -17,15 +17,15 @@ import polars as pl
 from curate.dataset import columns as dataset_columns
 from curate.errors import RecordError
 from curate.filters import duplicates
-from curate.pipeline import repair_turns
+from curate.pipeline import clusters, repair_turns
 from curate.rendering import splitter
 from curate.schemas.conversation import Conversation, Message
-from curate.schemas.prompts import Template, fold_system, has_mid_system
+from curate.schemas.prompts import Template, fold_system, has_mid_system, system_positions
 from curate.schemas.reading import media
 
 FIELDS = tuple(dataset_columns.MESSAGE.to_schema())
 MARKS = tuple(dataset_columns.MARKS.to_schema())
-_fields = attrgetter(*FIELDS)
+_FIELDS = [(name, attrgetter(name)) for name in FIELDS]
 TRANSIENT = ("messages", "prompts", "answers", "html_answers")  # columns of the frame that are not written
 
 Pieces = Mapping[int, Sequence[splitter.Piece]]  # by row; rows without pieces are missing
@@ -140,7 +140,7 @@ def messages_table(drafts: Sequence[Draft]) -> pl.DataFrame:
 
 
 def _message_rows(messages: Sequence[Message]) -> pl.DataFrame:
-    columns: dict[str, Any] = dict(zip(FIELDS, zip(*map(_fields, messages), strict=True), strict=False))  # {} of none
+    columns = {name: list(map(field, messages)) for name, field in _FIELDS}  # three times as fast as by message
     return pl.DataFrame(columns, schema=dataset_columns.MESSAGE.to_schema())
 
 
@@ -204,7 +204,8 @@ def summary_table(drafts: Sequence[Draft], messages: pl.DataFrame, pieces: Piece
         "pieces": [len(pieces.get(row, ())) for row in range(len(drafts))],
         "alone": [draft.alone for draft in drafts],
     }
-    hashes = duplicates.chain_hashes(hashed_fields(draft.conversation) for draft in drafts)
+    prompts = [row in pieces or clusters.may_be_piece(draft.conversation.source_id) for row, draft in enumerate(drafts)]
+    hashes = duplicates.chain_hashes((hashed_fields(draft.conversation) for draft in drafts), prompts)
     frame = pl.DataFrame(columns, strict=False).hstack(hashes)
     frame = frame.join(_marks(messages), on="row", how="left", maintain_order="left")
     return frame.select(pl.col(name).cast(dtype) for name, dtype in dataset_columns.PART_SUMMARY.items())
@@ -241,14 +242,14 @@ def kept_table(batch: Batch) -> pl.DataFrame:
             "tokens": [piece.tokens for _, _, piece in pieces],
             "prompt_tokens": [piece.prompt_tokens for _, _, piece in pieces],
             "answer_tokens": [piece.answer_tokens for _, _, piece in pieces],
-            "positions": _positions(drafts, pieces),
+            "positions": _positions(drafts, batch.pieces),
             **_columns(drafts[row].origin for row, _, _ in pieces),
             "branch": [drafts[row].branch for row, _, _ in pieces],
         },
         schema=dataset_columns.PART_PIECE,
     )
     measured = batch.frame.drop(*TRANSIENT).rename({"turns": "source_turns", "characters": "source_characters"})
-    messages = _piece_messages(batch, pieces)
+    messages = _piece_messages(batch)
     edits = _edits([(row, drafts[row].conversation) for row in batch.pieces])
     has_end = pl.Series([piece.stop == len(drafts[row].conversation.messages) for row, _, piece in pieces])
     return (
@@ -265,16 +266,18 @@ def kept_table(batch: Batch) -> pl.DataFrame:
     )
 
 
-def _positions(drafts: Sequence[Draft], pieces: Sequence[tuple[int, int, splitter.Piece]]) -> pl.Series:
+def _positions(drafts: Sequence[Draft], pieces: Pieces) -> pl.Series:
     """Return the positions of each piece's messages in their conversation, without system messages."""
     positions: list[int] = []
     counts: list[int] = []
-    for row, _, piece in pieces:
-        messages = drafts[row].conversation.messages
-        own = [position for position in range(piece.start, piece.stop) if messages[position].role != "system"]
-        positions += own
-        counts.append(len(own))
-    flat = pl.DataFrame({"owner": np.repeat(np.arange(len(pieces)), counts), "position": positions})
+    for row, items in pieces.items():
+        system = set(system_positions(drafts[row].conversation.messages))
+        for piece in items:
+            own = range(piece.start, piece.stop)
+            before = len(positions)
+            positions += [position for position in own if position not in system] if system else own
+            counts.append(len(positions) - before)
+    flat = pl.DataFrame({"owner": np.repeat(np.arange(len(counts)), counts), "position": positions})
     return flat.group_by("owner", maintain_order=True).agg("position")["position"]
 
 
@@ -290,30 +293,32 @@ def _edits(conversations: Sequence[tuple[int, Conversation]]) -> pl.DataFrame:
     return grouped.agg(edits=pl.struct(fields), edit_names=pl.col("rule").unique().sort())
 
 
-def _piece_messages(batch: Batch, pieces: Sequence[tuple[int, int, splitter.Piece]]) -> pl.DataFrame:
+def _piece_messages(batch: Batch) -> pl.DataFrame:
     """Return messages, turns and characters of each piece, gathered from the table of messages."""
-    drafts = batch.drafts
-    starts = [0, *accumulate(len(draft.conversation.messages) for draft in drafts)]
+    starts = [0, *accumulate(len(draft.conversation.messages) for draft in batch.drafts)]
     table = batch.messages.drop("row")
     indices: list[int] = []  # rows of `table`
     counts: list[int] = []  # messages of each piece
     changed: list[Message] = []  # not in `messages`: appended to the table
-    for row, _, piece in pieces:
-        source = drafts[row].conversation.messages
-        positions = splitter.piece_positions(source, piece)
+    for row, pieces in batch.pieces.items():
+        source = batch.drafts[row].conversation.messages
+        system = system_positions(source)
         folds = not batch.template.mid_system and has_mid_system(source)
-        if piece.cut is None and not folds:
-            indices.extend(starts[row] + position for position in positions)
-            counts.append(len(positions))
-            continue
-        messages = splitter.piece_messages(source, piece)
-        messages = list(fold_system(messages)) if folds else messages
-        indices.extend(range(table.height + len(changed), table.height + len(changed) + len(messages)))
-        counts.append(len(messages))
-        changed += messages
+        for piece in pieces:
+            if piece.cut is None and not folds:
+                positions = splitter.piece_positions(piece, system)
+                indices += [starts[row] + position for position in positions]
+                counts.append(len(positions))
+                continue
+            messages = splitter.piece_messages(source, piece, system)
+            messages = list(fold_system(messages)) if folds else messages
+            first = table.height + len(changed)
+            indices += range(first, first + len(messages))
+            counts.append(len(messages))
+            changed += messages
     if changed:
         table = pl.concat([table, _message_rows(changed)])
-    owners = pl.Series("owner", np.repeat(np.arange(len(pieces), dtype=np.uint32), counts), dtype=pl.UInt32)
+    owners = pl.Series("owner", np.repeat(np.arange(len(counts), dtype=np.uint32), counts), dtype=pl.UInt32)
     grouped = table[indices].insert_column(0, owners).group_by("owner", maintain_order=True)
     return grouped.agg(
         messages=pl.struct(FIELDS),

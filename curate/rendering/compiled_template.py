@@ -84,10 +84,10 @@ class CompiledTemplate:
                 message = None if part.message is None else messages[part.message]
                 batch.add_control(part.token, message is not None and message.stop and self._supervises(message))
                 continue
-            texts = [contents[i] for i in part.contents]
-            batch.add_block(part.text % tuple(texts))
+            texts = tuple([contents[i] for i in part.contents])
+            batch.add_block(part.text % texts)
             if part.spans:
-                sizes = [0, *accumulate(map(len, texts))]  # characters of the first k contents
+                sizes = (0, *accumulate(map(len, texts)))  # characters of the first k contents
                 for index, start, stop in part.spans:
                     bounds = start.fixed + sizes[start.contents], stop.fixed + sizes[stop.contents]
                     batch.add_span(*bounds, self._supervises(messages[index]))
@@ -144,15 +144,14 @@ class CompiledTemplate:
     def _prepare(self, messages: Sequence[Message], first: bool) -> tuple[list[str], Skeleton]:
         """Return the contents as the template writes them, and the skeleton to put them in."""
         template = self.template
-        plain = not template.strips  # most contents are then written unchanged
-        contents = [
-            m.content if plain and m.tool_calls is None and m.reasoning is None else content_of(template, m)
-            for m in messages
-        ]
+        contents = [m.content for m in messages]
+        parted = any([m.tool_calls is not None or m.reasoning is not None for m in messages])  # noqa: C419  # faster
+        if parted or template.strips:  # else contents are written unchanged
+            contents = [content_of(template, m) for m in messages]
         system = default_system(template, messages) if first else ""
         # An empty content has no segment, so it changes the skeleton; hardly any conversation has one.
         key = (first, system, *[m.role for m in messages], *([] if all(contents) else map(bool, contents)))
-        if any(m.reasoning for m in messages) and any(map(is_masked, messages)):  # a text of its own for each
+        if parted and any(map(is_masked, messages)):  # a text of its own for each
             key += ("masked", *map(is_masked, messages))
             contents += [m.reasoning or "" for m in messages]
         skeleton = self._skeletons.get(key)

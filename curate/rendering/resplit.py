@@ -16,7 +16,7 @@ from curate.display.figures import number
 from curate.errors import RecordError
 from curate.rendering.splitter import SplitResult, TokenCounter, piece_messages, split_with
 from curate.schemas.conversation import Message
-from curate.schemas.prompts import exchanges
+from curate.schemas.prompts import exchanges, system_positions
 from curate.tokenization.tokenizer import TokenizerInfo
 
 
@@ -120,11 +120,12 @@ def _add(batch: ResplitBatch, rows: Sequence[Row], messages: Sequence[Message], 
     # A new piece keeps language, split and source of the conversation: all its pieces have the same.
     base = replace(rows[0], name=_source_name(rows))
     old = _ranges(rows)
+    system = system_positions(messages)
     for index, piece in enumerate(result.pieces):
         # The names that `clean` gives: the number is left out if there is only one piece.
         name = base.name if len(result.pieces) == 1 else f"{base.name}_{index}"
         rejected = rows[-1].rejected if piece.stop == len(messages) else []  # beside the last answer
-        own = piece_messages(messages, piece)
+        own = piece_messages(messages, piece, system)
         batch.pieces.append(replace(base, name=name, piece=index, messages=own, rejected=rejected))
         batch.changed += (piece.start, piece.stop) not in old
     for exchange in result.rejected:

@@ -21,7 +21,7 @@ from curate.rendering.compiled_template import ANSWERS, CompiledTemplate
 from curate.rendering.encoding import count_tokens
 from curate.rendering.text_batch import TextBatch
 from curate.schemas.conversation import Message, Role
-from curate.schemas.prompts import Template, exchanges, fold_system, system_before
+from curate.schemas.prompts import Template, exchanges, fold_system, system_positions
 from curate.tokenization.tokenizer import Tokenizer
 
 Overlong = Literal["reject", "cut"]
@@ -146,15 +146,19 @@ class TemplateCounter(TokenCounter):
 # ---- splitting
 
 
-def piece_messages(messages: Sequence[Message], piece: Piece) -> list[Message]:
-    """Return a piece's messages: the instructions in force and its exchanges, a last answer that was cut shortened."""
-    chosen = [messages[index] for index in piece_positions(messages, piece)]
+def piece_messages(messages: Sequence[Message], piece: Piece, system: Sequence[int] | None = None) -> list[Message]:
+    """Return a piece's messages: the instructions in force and its exchanges, a last answer that was cut shortened.
+
+    `system` has the positions of the conversation's system messages, if they are known.
+    """
+    system = system_positions(messages) if system is None else system
+    chosen = [messages[index] for index in piece_positions(piece, system)]
     return chosen if piece.cut is None else _shorten(chosen, piece.cut)
 
 
-def piece_positions(messages: Sequence[Message], piece: Piece) -> list[int]:
-    """Return the positions of a piece's messages: of the system messages before it, and of its exchanges."""
-    return [*system_before(messages, piece.start), *range(piece.start, piece.stop)]
+def piece_positions(piece: Piece, system: Sequence[int]) -> list[int]:
+    """Return the positions of a piece's messages: of those in `system` before it, and of its exchanges."""
+    return [*system[: bisect_left(system, piece.start)], *range(piece.start, piece.stop)]
 
 
 def _shorten(messages: Sequence[Message], characters: int) -> list[Message]:
@@ -249,6 +253,8 @@ class _Splitter:
         self.max_tokens = max_tokens
         self.cuts = cuts  # whether overlong answers are cut
         self.head, self.bounds = exchanges(messages)  # how many system messages; message indices
+        self.system = system_positions(messages)
+        self.folds = not counter.mid_system and len(self.system) > min(1, self.head)
         self.count = max(0, len(self.bounds) - 1)  # of exchanges
         self.next = 0  # exchanges before it are placed
         self.first_sizes: dict[int, Size] = {}  # by exchange, as the first of a piece
@@ -257,13 +263,14 @@ class _Splitter:
 
     def fragment(self, exchange: int, stop: int = 0, *, first: bool) -> Fragment:
         """Return an exchange, or those up to `stop`, as the start of a piece (`first`) or as what follows others."""
-        own = self.messages[self.bounds[exchange] : self.bounds[stop or exchange + 1]]
-        messages = [*self.instructions(exchange), *own] if first else own
-        return (messages if self.counter.mid_system else fold_system(messages, first)), first
+        messages = self.messages[self.bounds[exchange] : self.bounds[stop or exchange + 1]]
+        if first and self.system:
+            messages = [*self.instructions(exchange), *messages]
+        return (fold_system(messages, first) if self.folds else messages), first
 
     def instructions(self, exchange: int) -> list[Message]:
         """Return the system messages before an exchange."""
-        return [self.messages[index] for index in system_before(self.messages, self.bounds[exchange])]
+        return [self.messages[index] for index in self.system[: bisect_left(self.system, self.bounds[exchange])]]
 
     def advance(self) -> bool:
         """Place exchanges until a size is missing; return whether all are placed."""
@@ -291,7 +298,7 @@ class _Splitter:
         if own[0].role == "system":  # it may be written differently at the start
             return None
         head = self.instructions(self.next)
-        opening = self.counter.opening_size(head if self.counter.mid_system else fold_system(head), own)
+        opening = self.counter.opening_size(fold_system(head) if self.folds else head, own)
         size = self.later_sizes[self.next]
         return opening and Size(opening.tokens + size.tokens, size.answer_tokens)
 

@@ -175,8 +175,10 @@ def _of_another_format(record: Record, name: str) -> RecordError:
 
 def _recognise(record: Record, name: str) -> Format | None:
     """Return the format of a record; with a name, that format if the record is of it."""
-    readers = (get(name),) if name else _READERS
-    return next((form for form in readers if form.recognises and form.recognises(record)), None)
+    for form in (get(name),) if name else _READERS:
+        if form.recognises and form.recognises(record):
+            return form
+    return None
 
 
 def _read(record: Record, form: Format, options: ReadOptions) -> Sequence[Conversation]:

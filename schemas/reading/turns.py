@@ -138,26 +138,26 @@ def read_messages(conversation: Conversation, turns: Sequence[object], role_key:
     messages = conversation.messages
     first = len(messages)
     reader: _TurnReader | None = None  # most conversations need none
+    append = messages.append
     for turn in threads.read_path(conversation, turns):
         try:
             role, text, is_usual = STANDARD_ROLES[turn[role_key]], turn[text_key], len(turn) == 2  # type: ignore[index,arg-type]
         except (KeyError, TypeError, IndexError):
             is_usual = False
         if is_usual and text.__class__ is str:
-            messages.append(Message(role, text))
+            append(Message(role, text))
         else:
             reader = reader or _TurnReader(conversation, text_key)
             reader.read(turn)
     if reader is not None:
         reader.infer_roles()
     has_results = False
-    for index in range(first, len(messages)):
-        message = messages[index]
+    for index, message in enumerate(messages[first:], first):
+        text = message.content
         if message.role == "assistant":
-            text = message.content
-            if text.lstrip()[:2] in reasoning.STARTS or "</think>" in text or "call>" in text:
+            if "</think>" in text or "call>" in text or text.lstrip()[:2] in reasoning.STARTS:
                 read_marks(conversation, index)
-        elif message.role == "tool" or "<tool_response>" in message.content:
+        elif "<tool_response>" in text or message.role == "tool":
             tool_calls.unwrap_results(conversation, message, index)
             has_results = True
     if reader is not None:
