@@ -18,7 +18,7 @@ POSITIVE = click.FloatRange(0, min_open=True)
 
 @click.command()
 @click.argument("data", required=False, metavar="[SET]")
-@click.option("--model", metavar="NAME", help="Model: a folder, a Hub name, or tiny (a small new model).")
+@click.option("--model", metavar="NAME", help="Model: a folder, a GGUF file, a Hub name, or tiny (a small new model).")
 @click.option("--preset", metavar="NAME|FILE", help="Built-in preset (curate presets) or a .toml file.")
 @click.option("--objective", type=click.Choice(OBJECTIVES), help="sft, or dpo on pairs.  [default: sft]")
 @click.option("--beta", type=POSITIVE, help="For dpo: how closely to stay to the model before training.")

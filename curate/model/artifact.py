@@ -14,6 +14,7 @@ from curate.model import files, fingerprint, loader, serving, sources
 from curate.model.adapters import peft_warnings
 from curate.model.device import DTYPES
 from curate.model.files import OnMessage
+from curate.model.gguf.folder import gguf_in
 from curate.model.serving import ADAPTER, MODEL, Note, Serving
 from curate.model.sources import ModelSource
 from curate.rendering.factory import make_renderer
@@ -83,9 +84,9 @@ def find_artifact(name: str, *, base: str | None = None) -> Artifact:
 
 def _folder(name: str) -> Path:
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() and not (files.kind(path) is None and gguf_in(path)):
         return path
-    if path.is_file() or not HUB_NAME.fullmatch(name) or path.parent.is_dir():
+    if path.exists() or not HUB_NAME.fullmatch(name) or path.parent.is_dir():
         return files.locate(name)  # raises the error that fits
     return download(name, _SMALL, needed="config.json, tokenizer and weights", error=ModelError)
 
@@ -102,13 +103,13 @@ def _result_of_run(run: Path) -> Path:
 
 
 def _base(adapter: Path) -> str:
-    """Return the base that an adapter names: a folder, which may be relative to the adapter's, or a Hub name."""
+    """Return the base that an adapter names: a Hub name, or a path, which may be relative to the adapter's."""
     note = serving.read_note(adapter)
     recorded = [note.base if note else "", files.read_json(adapter / files.ADAPTER).get("base_model_name_or_path")]
     names = [str(name) for name in recorded if name]  # curate's own note first
     if not names:
         raise ModelError(f"the adapter {str(adapter)!r} does not name its base; give it: --base FOLDER")
-    return next((str(adapter / name) for name in names if (adapter / name).is_dir()), names[0])
+    return next((str(adapter / name) for name in names if (adapter / name).exists()), names[0])
 
 
 def serving_of(result: Artifact, template: str | None = None) -> Serving:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from curate.errors import ModelError, did_you_mean
 from curate.model import tensors
+from curate.model.gguf.folder import gguf_in, header_of, is_gguf, open_gguf
 from curate.tokenization.files import CONFIG_FILES, VOCABULARY_FILES
 from curate.tokenization.hub import HUB_NAME, download
 
@@ -42,7 +43,7 @@ class Weights:
     """The files with a model's weights."""
 
     files: tuple[Path, ...]  # sorted by name
-    form: Literal["safetensors", "bin"]
+    form: Literal["safetensors", "bin", "gguf"]
     bytes: int  # of all files
 
 
@@ -62,29 +63,25 @@ def kind(folder: Path) -> Kind | None:
 def locate(name: str) -> Path:
     """Return the folder of a model, given its path or Hub name; from the Hub, download all files except the weights.
 
-    Raises ModelError with what to type instead.
+    For a GGUF file, or a folder that holds one, it is a folder in the user's cache. Raises ModelError with what to type
+    instead.
     """
     path = Path(name).expanduser()
+    if is_gguf(path):
+        return open_gguf(path)
     if path.is_file():
-        raise ModelError(_no_folder(path))
+        raise ModelError(f"{str(path)!r} is a file; give its folder, with config.json, tokenizer and weights")
     if not path.is_dir():
         if HUB_NAME.fullmatch(name) and not path.parent.is_dir():
             path = download(name, _SMALL, needed=_NEEDED, error=ModelError)
         else:
             raise ModelError(f"no model at {name!r}{_nearest(path)}")
-    if kind(path) != "model":
+    folder_kind = kind(path)
+    if folder_kind is None and (file := gguf_in(path)) is not None:
+        return open_gguf(file)
+    if folder_kind != "model":
         raise ModelError(_not_a_model(path, name))
     return path
-
-
-def _no_folder(path: Path) -> str:
-    if path.suffix == ".gguf":
-        return _gguf(str(path))
-    return f"{str(path)!r} is a file; give its folder, with config.json, tokenizer and weights"
-
-
-def _gguf(name: str) -> str:
-    return f"{name!r} is GGUF, a format for inference; give the Hugging Face folder or Hub name it was converted from"
 
 
 def _nearest(path: Path) -> str:
@@ -105,8 +102,6 @@ def _not_a_model(folder: Path, name: str) -> str:
     if folder_kind is not None:
         return f"{name!r} is a {folder_kind} of curate, not a model: to continue training from it, type --init {name}"
     names = {entry.name for entry in folder.iterdir()}
-    if any(entry.endswith(".gguf") for entry in names):
-        return _gguf(name)
     if "params.json" in names:
         return (
             f"{name!r} is in Meta's format; convert it to Hugging Face's with transformers' "
@@ -143,6 +138,8 @@ def weights(folder: Path) -> Weights:
 
     Raises ModelError for files that are missing, damaged or in a format that cannot be trained.
     """
+    if (header := header_of(folder)) is not None:
+        return Weights((header.path,), "gguf", header.path.stat().st_size)
     # Safetensors first: a .bin file is a pickle, which could run code.
     for single, form in ((SAFE, "safetensors"), (LEGACY, "bin")):
         index, file = folder / f"{single}{INDEX}", folder / single
@@ -151,8 +148,8 @@ def weights(folder: Path) -> Weights:
             return _check_files([folder / name for name in names], form)
         if file.is_file():
             return _check_files([file], form)
-    if any(entry.suffix == ".gguf" for entry in folder.iterdir()):
-        raise ModelError(_gguf(str(folder)))
+    if (other := next(folder.glob("*.gguf"), None)) is not None:
+        raise ModelError(f"{str(folder)!r} has weights as GGUF only; give that file: {str(other)!r}")
     raise ModelError(f"{str(folder)!r} has no weights: neither {SAFE} nor {LEGACY}, in one file or with an index")
 
 
@@ -202,7 +199,8 @@ def _check_header(file: Path, form: str) -> None:
 
 def has_weights(folder: Path) -> bool:
     """Return whether a folder has all its weight files, without checking them."""
-    return any(all((folder / name).is_file() for name in _weight_names(folder, single)) for single in (SAFE, LEGACY))
+    stored = any(all((folder / name).is_file() for name in _weight_names(folder, single)) for single in (SAFE, LEGACY))
+    return stored or header_of(folder) is not None
 
 
 def _weight_names(folder: Path, single: str) -> list[str]:
@@ -217,7 +215,7 @@ def fetch(name: str, folder: Path, say: OnMessage) -> Path:
     The revision is that of the files downloaded before: the name of their folder in the Hub's cache. Raises ModelError
     if the download fails.
     """
-    if Path(name).expanduser().is_dir() or has_weights(folder):
+    if Path(name).expanduser().exists() or has_weights(folder):
         return folder
     say(f"downloading the weights of {name} from the Hub, unless they are in its cache")
     for single in (SAFE, LEGACY):

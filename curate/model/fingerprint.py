@@ -4,7 +4,7 @@ Two models may have the same shape (LLaMA-3 and 3.1, a base and its instruct mod
 are compared too. A few blocks of every tensor are read, a few MB for a model of any size, rounded to bf16 and hashed
 with the tensor's name and shape. The same weights as fp32 or bf16, in safetensors or .bin files, in one file or many,
 have the same hash. So has a copy in fp16, unless rounding to fp16 has changed its values. Other types, such as 4 bits,
-are compared as the bytes that are stored.
+are compared as the bytes that are stored. So is GGUF, whose tensors also have other names: it equals only itself.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from curate.model import files, tensors
+from curate.model.gguf.folder import header_of
 from curate.model.tensors import Values
 from curate.tokenization.tokenizer import Tokenizer
 
@@ -65,6 +66,8 @@ def fingerprint(folder: Path, config: Any, tokenizer: Tokenizer | None) -> Finge
 
 def weights_hash(folder: Path, *, tied: bool) -> str:
     """Return the hash of sampled weights; `tied`: the head is the embedding, and may be stored or not."""
+    if (header := header_of(folder)) is not None:
+        return header.weights_hash()
     digests = {}
     with ExitStack() as stack:
         for name, values in tensors.stored(files.weights(folder).files, stack):

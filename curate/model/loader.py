@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +19,8 @@ from torch import nn
 from curate.errors import ModelError
 from curate.model import files, four_bit
 from curate.model.files import OnMessage
+from curate.model.gguf.folder import header_of
+from curate.model.gguf.weights import LazyTensor, check_library, state_dict
 from curate.model.sizes import Linear, Shape
 from curate.model.sources import ModelSource, ignore_message, quietly
 
@@ -56,6 +58,10 @@ def _stored_weights(
 ) -> nn.Module:
     _check_quantised(source, quantise)
     folder = files.fetch(source.name, folder, say)
+    if (header := header_of(folder)) is not None:
+        check_library(header)
+        say(f"{source.name} is GGUF ({', '.join(header.encodings)}); its weights become {str(dtype)[6:]} in memory")
+        return _from_files(source, folder, dtype, device, quantise, say, state_dict(header, source.config))
     if files.weights(folder).form == "bin":
         say(f"{source.name} has its weights in legacy .bin files, which load more slowly than safetensors")
     return _from_files(source, folder, dtype, device, quantise, say)
@@ -94,22 +100,28 @@ def _check_quantised(source: ModelSource, quantise: bool) -> None:
 
 
 def _from_files(
-    source: ModelSource, folder: Path, dtype: torch.dtype, device: torch.device, quantise: bool, say: OnMessage
+    source: ModelSource,
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantise: bool,
+    say: OnMessage,
+    state: Mapping[str, LazyTensor] | None = None,
 ) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
+    """Load weights from the files in a folder, or from `state` instead."""
+    model_class = _model_class(source.config)
     try:
         with quietly():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                folder,
+            model, info = model_class.from_pretrained(
+                folder if state is None else None,
+                state_dict=state,
                 config=copy.deepcopy(source.config),  # transformers writes into it
                 dtype=dtype,
                 device_map={"": device},
-                attn_implementation="sdpa" if _takes_sdpa(source.config) else "eager",
+                attn_implementation="sdpa" if getattr(model_class, "_supports_sdpa", False) else "eager",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that `info` lists them all; _check_loaded raises
                 local_files_only=True,
-                trust_remote_code=False,
                 weights_only=True,  # a .bin file is a pickle, which could run code
                 **({"quantization_config": nf4_config(dtype)} if quantise else {}),
             )
@@ -127,10 +139,10 @@ def _from_files(
     return loaded
 
 
-def _takes_sdpa(config: Any) -> bool:
+def _model_class(config: Any) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
-    return bool(getattr(KNOWN[type(config)], "_supports_sdpa", False))
+    return KNOWN[type(config)]
 
 
 def nf4_config(dtype: torch.dtype) -> Any:

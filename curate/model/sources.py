@@ -14,6 +14,7 @@ from typing import Any
 
 from curate.errors import ModelError, TokenizerError
 from curate.model import files, serving
+from curate.model.gguf.folder import tokenizer_problem
 from curate.schemas import prompts
 from curate.tokenization.files import VOCABULARY_FILES
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
@@ -63,7 +64,7 @@ def ignore_message(text: str) -> None:
 
 
 def find_model(name: str, *, tokenizer: Tokenizer | None = None) -> ModelSource:
-    """Find a model by folder, Hub name or `tiny`.
+    """Find a model by folder, GGUF file, Hub name or `tiny`.
 
     `tokenizer` replaces the model's own; `tiny` has none, so it must be given one.
     Raises ModelError or TokenizerError with what to type.
@@ -71,7 +72,7 @@ def find_model(name: str, *, tokenizer: Tokenizer | None = None) -> ModelSource:
     if name == TINY:
         return _tiny(tokenizer)
     if not name:
-        raise ModelError("no model is given; type --model with a folder, a Hub name or tiny")
+        raise ModelError("no model is given; type --model with a folder, a GGUF file, a Hub name or tiny")
     folder = files.locate(name)
     config = _config(name, folder)
     tokenizer = tokenizer or _tokenizer(name, folder)
@@ -136,6 +137,8 @@ def _has_head(architecture: str) -> bool:
 
 
 def _tokenizer(name: str, folder: Path) -> Tokenizer:
+    if (problem := tokenizer_problem(folder)) is not None:
+        raise TokenizerError(problem)
     if not any((folder / file).is_file() for file in VOCABULARY_FILES):
         raise TokenizerError(
             f"model {name!r} has no tokenizer: neither a tokenizer.json nor a tokenizer.model; give one: "

@@ -236,7 +236,11 @@ WRONG: list[tuple[str, Damage, str]] = [
         "is damaged, or not a safetensors file",
     ),
     ("empty", lambda at: (at / "model.safetensors").write_bytes(b""), "is damaged, or not a safetensors file"),
-    ("gguf", lambda at: (at / "model.safetensors").rename(at / "model.gguf"), "is GGUF, a format for inference"),
+    (
+        "gguf",
+        lambda at: (at / "model.safetensors").rename(at / "model.gguf"),
+        "has weights as GGUF only; give that file",
+    ),
     (
         "quantised",
         lambda at: edit(at, "config.json", quantization_config={"quant_method": "gptq", "bits": 4}),

@@ -39,7 +39,8 @@ SHARD = "5GB"  # size of one file of weights, as usual on the Hub
 class Origin:
     """The base of a trained model, and how it was trained.
 
-    `base` is a folder or a Hub name; `folder` is None if the run created the base, and `create` then creates it again.
+    `base` is a folder, a GGUF file or a Hub name; `folder` is None if the run created the base, and `create` then
+    creates it again.
     """
 
     base: str
@@ -218,8 +219,9 @@ def _save_adapter(folder: Path, final: Path, model: Any, info: ResultInfo) -> No
     config = model.peft_config["default"]
     origin = info.origin
     before = config.base_model_name_or_path, config.inference_mode  # changed only for writing
-    # A folder is written as an absolute path: peft resolves a relative one against the working directory.
-    local = final / BASE if origin.folder is None else origin.folder if Path(origin.base).is_dir() else None
+    # A folder or file is written as an absolute path: peft resolves a relative one against the working directory.
+    given = Path(origin.base).expanduser()
+    local = final / BASE if origin.folder is None else given if given.exists() else None
     config.base_model_name_or_path = origin.base if local is None else str(local.resolve())
     config.task_type = config.task_type or "CAUSAL_LM"
     try:
