@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,10 +75,9 @@ def _values(header: Header, tensor: TensorInfo) -> Tensor:
 def _library() -> Any:
     """Return the package gguf, which dequantises every encoding; raises MissingExtra."""
     try:
-        import gguf.quants
+        return importlib.import_module("gguf.quants")
     except ImportError:
         raise MissingExtra("quantised GGUF", "gguf") from None
-    return gguf.quants
 
 
 def check_library(header: Header) -> None:
