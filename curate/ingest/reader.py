@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from curate.ingest.unread import PART_OF_EXPORT, UnreadFile, describe_skipped
 from curate.schemas.reading.columns import Columns
 
 MAX_PLACES = 20  # damaged, that are named for each source
+LOG_TIME = re.compile(rb"\s*\[?(?:\d{4}-\d\d-\d\d|\d{1,2}:\d\d)[^\]\n]{0,40}\]\s")  # its bracket is not in the damage
+TABLE = re.compile(rb"[^\n,;\t{}\[\]]+([,;\t])[^\n{}\[\]]+\n[^\n,;\t{}\[\]]+\1[^\n{}\[\]]")  # its first two lines
 MAX_LEADING_DAMAGE = 64 << 20  # bytes; a file with more damage than that at its start is not a dump
 
 
@@ -418,6 +421,10 @@ class Reader:
 
 
 def _kind(text: bytes) -> str:
+    if LOG_TIME.match(text):
+        return "; it seems to be a log with a time before each line: remove the times, so that turns begin with User:"
+    if TABLE.match(text[:4096]):
+        return "; it seems to be a table: give the file a name that ends in .csv"
     kind = literals.describe_kind(text)
     return f"; it seems to be {kind}" if kind else ""
 

@@ -259,4 +259,6 @@ def _unrecognised(record: Record) -> RecordError:
     if turns.role_of(record) and any(key in record for key in turns.TEXT_KEYS):
         reason = "the record is one turn, not a chat; put the turns of each chat in a list, under 'messages'"
         return RecordError("unknown_format", f"{reason}{keys}", turns.preview(record))
-    return RecordError("unknown_format", f"{_NEAREST.describe(record)}{keys}", turns.preview(record))
+    return RecordError(
+        "unknown_format", f"{_NEAREST.describe(record)}{keys}{columns.suggest(record)}", turns.preview(record)
+    )

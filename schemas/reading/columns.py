@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 
 from curate.errors import RecipeError, RecordError, did_you_mean
@@ -15,6 +16,14 @@ CHATS = (("prompt", "answer"), ("messages",), ("conversations",), ("chosen",))  
 OPTIONAL = ("system", "id", "model", "input", "history", "tools", "rejected", "label")
 TARGETS = (*(key for keys in CHATS for key in keys), *OPTIONAL)
 FLAGS: tuple[Kind, ...] = ("media", "bad_if_true", "bad_if_false")  # are read whatever else is named
+MAX_COLUMNS, MAX_NAME = 50, 60  # of a table, and characters of a name, for which --columns is suggested
+# Parts of the names of columns, in the languages of the tables that are found most.
+PROMPT_NAMES = re.compile(
+    r"prompt|question|instruction|query|user|human|input|frage|pregunta|pergunta|domanda|вопрос|질문|質問|问题|問題"
+)
+ANSWER_NAMES = re.compile(
+    r"answer|completion|response|reply|output|assistant|antwort|respuesta|resposta|risposta|réponse|ответ|답변|回答|答"
+)
 _NEXT = re.compile(r",\s*(?=[a-z_]+=)")  # a column's own name may have commas
 
 
@@ -32,6 +41,24 @@ def parse_columns(values: Sequence[str]) -> Columns:
     if columns and not any(columns.keys() >= set(chat) for chat in CHATS):
         raise RecipeError(f"{quote_keys(list(columns))} is not enough for a chat; name prompt and answer, or messages")
     return tuple(columns.items())
+
+
+def suggest(record: Mapping[str, object]) -> str:
+    """Return the --columns to type for a record like a table's row, whose columns have names of their own; or nothing.
+
+    The prompt and the answer are found by their names, or else are the first two columns of text.
+    """
+    if not 2 <= len(record) <= MAX_COLUMNS or any(isinstance(value, list | dict) for value in record.values()):
+        return ""
+    texts = [key for key, value in record.items() if isinstance(value, str) and value.strip() and len(key) <= MAX_NAME]
+    answer = next((key for key in texts if ANSWER_NAMES.search(key.casefold())), None)
+    others = [key for key in texts if key != answer]
+    prompt = next((key for key in others if PROMPT_NAMES.search(key.casefold())), next(iter(others), None))
+    answer = answer or next((key for key in others if key != prompt), None)
+    if prompt is None or answer is None:
+        return ""
+    flag = shlex.quote(f"prompt={prompt},answer={answer}")
+    return f"; if {prompt!r} is the prompt and {answer!r} the answer, add --columns {flag}"
 
 
 def select(record: Mapping[str, object], columns: Columns) -> tuple[dict[str, object], dict[str, object]]:

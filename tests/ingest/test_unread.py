@@ -289,3 +289,18 @@ def test_the_same_names_without_conversations_are_dumps(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(ARRAY)
     reader = Reader(open_inputs([tmp_path]))
     assert sum(chunk.count for chunk in reader) == 3 * len(ROWS) and not reader.unread
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        (b"[2024-01-02 10:11:12] User: hi\n[2024-01-02 10:11:13] Bot: hello\n", "remove the times"),
+        (b"[10:11] alice: hi\n[10:12] bob: hello\n", "remove the times"),
+        (b"Frage;Antwort\r\nWie?;So.\r\n", "a name that ends in .csv"),
+    ],
+)
+def test_a_text_of_another_kind_is_named_with_what_to_do(tmp_path: Path, text: bytes, advice: str) -> None:
+    path = tmp_path / "chats.json"
+    path.write_bytes(text)
+    with pytest.raises(InputError, match=advice):
+        list(Reader(open_inputs([path])))

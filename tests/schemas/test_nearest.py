@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from curate.errors import RecordError
 from curate.schemas import formats
+from curate.schemas.reading.columns import parse_columns
+from curate.schemas.reading.options import ReadOptions
 from tests.schemas.formats.examples import EXAMPLES, ROWS
 
 TURNS = [{"role": "user", "content": "Hi"}]
@@ -98,3 +101,20 @@ def test_every_format_is_named_if_its_last_key_is_misspelled(name: str, key: str
         f"the nearest format is {name}: {key!r} is missing (the record has {key + 'z'!r}: rename it {key!r})"
         in reason(record)
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "flag"),
+    [
+        (("Frage", "Antwort"), "prompt=Frage,answer=Antwort"),
+        (("답변", "질문"), "'prompt=질문,answer=답변'"),
+        (("id", "prompt_text", "completion_text"), "prompt=prompt_text,answer=completion_text"),
+        (("left side", "right"), "'prompt=left side,answer=right'"),
+    ],
+)
+def test_a_table_with_columns_of_its_own_gets_the_flag_to_type(columns: tuple[str, ...], flag: str) -> None:
+    record = {column: 7 if column == "id" else f"text of {column}" for column in columns}
+    assert reason(record).endswith(f", add --columns {flag}")
+    (typed,) = shlex.split(flag)
+    options = ReadOptions(columns=parse_columns([typed]))
+    assert [message.role for message in formats.parse(record, options).messages] == ["user", "assistant"]
