@@ -29,7 +29,7 @@ from curate.schemas.formats.datasets import (
     smoltalk,
     turn_lists,
 )
-from curate.schemas.formats.exports import ai_studio, chatgpt, claude, gemini
+from curate.schemas.formats.exports import ai_studio, chatgpt, claude, gemini, open_webui
 from curate.schemas.formats.format import Format as Format
 from curate.schemas.formats.format import Record
 from curate.schemas.nearest import Nearest, Requirement
@@ -44,6 +44,7 @@ FORMATS: dict[str, Format] = {
         native.FORMAT,
         chatgpt.FORMAT,
         claude.FORMAT,
+        open_webui.FORMAT,
         openai.FORMAT,
         responses.FORMAT,
         gemini.FORMAT,

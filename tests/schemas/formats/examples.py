@@ -219,6 +219,20 @@ EXAMPLES: dict[str, list[Record]] = {
 }
 ROWS = {"message_id": "x", "parent_id": "t", "message_tree_id": "t", "text": ANSWER, "role": "assistant", "rank": 0}
 EXAMPLES |= {
+    "open_webui": [
+        {
+            "id": "c",
+            "chat": {
+                "history": {
+                    "messages": {
+                        "p": {"id": "p", "parentId": None, "role": "user", "content": PROMPT},
+                        "a": {"id": "a", "parentId": "p", "role": "assistant", "content": ANSWER, "model": "m"},
+                    },
+                    "currentId": "a",
+                }
+            },
+        }
+    ],
     "ultrafeedback": [
         {
             "source": "evol_instruct",
