@@ -61,8 +61,9 @@ def everything(conversation: Conversation) -> str:
 
 
 def nodes(name: str, record: Record) -> list[dict[str, Any]]:
-    """Return the objects of a record, but for what is left out by name: private data, and ChatGPT's other branches."""
+    """Return the objects of a record, but for what is left out by name: private data, and branches without an answer."""
     left_out = [record.get("mapping")] if name == "chatgpt" else []
+    left_out += [record["chat"]["history"]["messages"]] if name == "open_webui" else []
     left_out += [each["header"] for each in objects(record) if name == "wildchat" and "header" in each]
     return [each for each in objects(record) if not any(each is one for one in left_out)]
 
