@@ -114,7 +114,16 @@ _TURN_TABLE: dict[TurnKind, tuple[str, ...]] = {
     "train_parts": ("train_detail", "train_details", "training_detail"),
     "train_reasoning": ("train_reasoning",),  # curate's own
     "end": ("finish_reason", "stop_reason", "done_reason", "finish_details", "incomplete_details", "status"),
-    "cut_if_true": ("truncated", "is_truncated", "incomplete", "is_incomplete", "interrupted", "cut_off", "partial"),
+    "cut_if_true": (
+        "unfinished",
+        "truncated",
+        "is_truncated",
+        "incomplete",
+        "is_incomplete",
+        "interrupted",
+        "cut_off",
+        "partial",
+    ),
     "cut_if_false": ("stop", "end_turn", "complete", "is_complete", "completed", "finished", "is_finished", "done"),
     "hidden_if_true": (
         *("hidden", "is_hidden", "deleted", "is_deleted", "removed", "is_visually_hidden_from_conversation"),

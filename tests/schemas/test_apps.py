@@ -327,3 +327,30 @@ def test_a_response_that_is_not_clear_is_rejected_by_name(record: object, rule: 
 
 def test_plain_pairs_of_input_and_output_are_no_responses() -> None:
     assert texts(formats.parse({"input": "Cold?", "output": "Yes."})) == [("user", "Cold?"), ("assistant", "Yes.")]
+
+
+# ---- LibreChat
+
+
+@pytest.mark.parametrize("sender", ["GPT-4", "Software Engineer"])
+@pytest.mark.parametrize(
+    ("keys", "stop"),
+    [({"finish_reason": "stop"}, True), ({"finish_reason": "incomplete"}, False), ({"unfinished": True}, False)],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_turn_of_librechat_has_the_role_of_its_creator(
+    sender: str, keys: dict[str, Any], stop: bool, nested: bool
+) -> None:
+    prompt = {"messageId": "1", "parentMessageId": "0", "sender": "User", "isCreatedByUser": True, "text": "Hello"}
+    answer = {
+        "messageId": "2",
+        "parentMessageId": "1",
+        "sender": sender,
+        "isCreatedByUser": False,
+        "text": "Hi!",
+        **keys,
+    }
+    messages = [{**prompt, "children": [{**answer, "children": []}]}] if nested else [prompt, answer]
+    conversation = formats.parse({"conversationId": "c", "messages": messages})
+    assert texts(conversation) == [("user", "Hello"), ("assistant", "Hi!")]
+    assert conversation.messages[1].stop is stop

@@ -88,13 +88,19 @@ def take_role(conversation: Conversation, turn: dict[str, object], index: int) -
         raise RecordError("unknown_role", f"the role of turn {index} is {describe_type(name)}", preview(name))
     if name in STANDARD_ROLES:
         return STANDARD_ROLES[name], name
-    role = known_role(name)
+    role = known_role(name) or _creator(turn)
     if role is None:
         raise RecordError("unknown_role", f"the role of turn {index} is {preview(name)[:MAX_NAME]!r}", preview(name))
     folded = _fold(name)
     if folded not in CALL_ROLES and folded not in THOUGHT_ROLES:
         conversation.edit("role_alias", index, name, role)
     return role, folded
+
+
+def _creator(turn: dict[str, object]) -> Role | None:
+    """Return the role of LibreChat's turns, whose sender may have any name."""
+    created_by_user = turn.get("isCreatedByUser")
+    return None if not isinstance(created_by_user, bool) else "user" if created_by_user else "assistant"
 
 
 def _role_key(turn: dict[str, object], index: int) -> str | None:
