@@ -61,7 +61,7 @@ def everything(conversation: Conversation) -> str:
 
 
 def nodes(name: str, record: Record) -> list[dict[str, Any]]:
-    """Return the objects of a record, but for what is left out by name: private data, and branches without an answer."""
+    """Return the objects of a record, but for what is left out by name: private data, branches without an answer."""
     left_out = [record.get("mapping")] if name == "chatgpt" else []
     left_out += [record["chat"]["history"]["messages"]] if name == "open_webui" else []
     left_out += [each["header"] for each in objects(record) if name == "wildchat" and "header" in each]
