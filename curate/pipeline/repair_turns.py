@@ -43,6 +43,8 @@ REPAIRS: dict[str, str] = {
     "empty_value": "A turn whose text is null or missing becomes an empty turn.",
     "tool_call": "A turn of role function_call becomes an answer that calls a tool.",
     "call_from_text": "A tool call in the marks of an answer's text (<tool_call>, <functioncall>) becomes a call.",
+    "unread_call": "An answer that begins with the marks of a tool call, and cannot be read as one, stays text.",
+    "example_turn": "OpenAI's examples (system messages named example_user, example_assistant) become untrained turns.",
     "null_arguments": "Keys that a table filled with nulls are removed from a call's arguments or a tool's definition.",
     "arguments_decoded": "A call's arguments that were encoded as JSON text twice are decoded once more.",
     "hidden_message": "Messages that ChatGPT did not show (system messages, weight 0) are left out.",
@@ -56,6 +58,7 @@ REPAIRS: dict[str, str] = {
     "unlinked_result": "A tool's result has the id of no call before it, and is kept.",
     "reasoning_from_text": "Reasoning in marks at the start of an answer (<think>…</think>) is read apart from it.",
     "unclosed_reasoning": "Marks of reasoning are never closed: there is no answer, and it was cut off.",
+    "unclear_reasoning": "Marks of reasoning that do not pair up stay in an answer's text, and it is not trained on.",
     "second_reasoning": "Of two reasonings of one answer that differ, the second stays where it is.",
     "reasoning_turn": "A turn of nothing but reasoning becomes the reasoning of the answer after it.",
     "text_from_key": "The text of a turn whose usual key is blank is read from another (text, refusal, markdown …).",
@@ -116,7 +119,7 @@ class RepairSettings:
     rate_limit: Literal["exchange", "record", "keep"] = "exchange"
     single_round: bool = False
     citations: Literal["links", "drop"] = "links"
-    multimodal: Literal["exchange", "record", "keep"] = "exchange"
+    multimodal: Literal["rest", "exchange", "record", "keep"] = "rest"
     bad_label: Literal["reject", "keep"] = "reject"
 
 
@@ -236,7 +239,21 @@ def _flaws(conversation: Conversation, settings: RepairSettings) -> dict[int, Fl
             if flaw.message is None or whole or (flaw.rule == "multimodal" and settings.multimodal == "record"):
                 raise RecordError(flaw.rule, flaw.reason, flaw.evidence)
             by_place.setdefault(flaw.message, flaw)
+    if settings.multimodal == "rest":
+        _flag_rest(conversation, by_place)
     return by_place
+
+
+def _flag_rest(conversation: Conversation, flaws: dict[int, Flaw]) -> None:
+    """Flag what follows the first message with media: later turns may be about it, and do not say so."""
+    first = min((place for place, flaw in flaws.items() if flaw.rule == "multimodal"), default=None)
+    if first is not None:
+        later = conversation.messages[first + 1 :]
+        for number, message in enumerate(later, start=1):
+            is_last = number == len(later) or later[number].role == "user"
+            if message.role == "assistant" and is_last:
+                reason = f"turn {message.place} follows turn {first}, which holds what a text model cannot see"
+                flaws.setdefault(message.place, Flaw("multimodal", message.place, reason, flaws[first].evidence))
 
 
 def remove_media(conversation: Conversation, flaw: Flaw) -> None:

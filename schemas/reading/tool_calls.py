@@ -7,6 +7,7 @@ definition `{"type": "function", "function": {"name", "description", "parameters
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from curate.schemas.conversation import Conversation, Message
 from curate.schemas.reading.values import decode_json, describe_type, preview, python_literal, to_json_line
 
 NULLS, ENCODED_TWICE, FROM_TEXT = "null_arguments", "arguments_decoded", "call_from_text"  # repairs
+UNREAD = "unread_call"
 RESULT_FROM_TEXT, UNLINKED = "result_from_text", "unlinked_result"
 _ARGUMENT_KEYS = ("arguments", "parameters", "input", "args", "kwargs")
 _MAX_ENCODINGS = 3  # of arguments as JSON text within JSON text
@@ -23,6 +25,13 @@ _MAX_ENCODINGS = 3  # of arguments as JSON text within JSON text
 _MARKS = (("<tool_call>", "</tool_call>"), ("<functioncall>", "</functioncall>"))
 _END_OF_TEXT = "<|endoftext|>"
 _FENCE = "```"
+# Marks at the start of an answer that is nothing but calls: LLaMA 3.1, Mistral, and Qwen3-Coder without <tool_call>.
+_PYTHON_TAG, _TOOL_CALLS, _XML = _LEADING = ("<|python_tag|>", "[TOOL_CALLS]", "<function=")
+STARTS = frozenset(mark[:2] for mark in _LEADING)
+_END_TOKENS = re.compile(r"(?:\s*(?:<\|e(?:om|ot)_id\|>|<\|endoftext\|>|<\|im_end\|>|</s>))+\s*\Z")
+_NAMED = re.compile(r"\s*(?:\[TOOL_CALLS\])?\s*([\w.-]+)(?:\[CALL_ID\]\w+)?\[ARGS\]\s*(?=\{)")  # Mistral, since 2025
+_XML_CALL = re.compile(r"\s*<function=([^<>\s]+)>(.*?)</function>", re.DOTALL)  # Qwen3-Coder; LLaMA 3.1 with JSON in it
+_XML_ARGUMENT = re.compile(r"\s*<parameter=([^<>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
 _RESULT, _END_OF_RESULT = "<tool_response>", "</tool_response>"
 
 
@@ -145,26 +154,85 @@ def strip_nulls(value: object) -> tuple[object, int]:
 
 def has_calls(text: str) -> bool:
     """Return whether a text has the marks of calls, at little cost."""
-    return "<tool_call>" in text or "<functioncall>" in text
+    return "<tool_call>" in text or "<functioncall>" in text or text.lstrip().startswith(_LEADING)
 
 
 def split_calls(conversation: Conversation, text: str, index: int) -> tuple[str, str | None]:
     """Return an answer's text without the calls in marks at its end, and these as JSON text.
 
-    Calls may be JSON or have Python's quotes. If anything follows them, or one cannot be read, all stay in the text.
+    Calls may be JSON, Qwen3-Coder's XML, or have Python's quotes. If anything follows them, or one cannot be read, all
+    stay in the text; an edit counts them where the text is nothing else.
     """
+    notes = _Notes()
     mark = next(((start, end) for start, end in _MARKS if start in text), None)
     if mark is None:
-        return text, None
-    before, *bodies = text.split(mark[0])
-    notes = _Notes()
-    calls = [_call(_literal(body), notes) for body in (_body(part, mark[1]) for part in bodies)]
-    if None in calls or before.count(_FENCE) % 2:
+        before, bodies = "", [text]
+        calls = _leading_calls(_END_TOKENS.sub("", text).strip(), notes)
+    else:
+        before, *bodies = text.split(mark[0])
+        calls = [_marked_call(body, notes) for body in (_body(part, mark[1]) for part in bodies)]
+    if None in calls or not calls or before.count(_FENCE) % 2:
+        if not before.strip():
+            conversation.edit(UNREAD, index, text, text, len(bodies))
         return text, None
     read = to_json_line(calls)
     conversation.edit(FROM_TEXT, index, text[len(before) :], read, len(calls))
     notes.record(conversation, index, text, read)
     return before.strip(), read
+
+
+def _marked_call(body: str, notes: _Notes) -> dict[str, object] | None:
+    calls = _xml_calls(body, notes) if body.startswith(_XML) else [_call(_literal(body), notes)]
+    return calls[0] if len(calls) == 1 else None
+
+
+def _leading_calls(text: str, notes: _Notes) -> list[dict[str, object] | None]:
+    """Return the calls of a text that begins with one of the leading marks; none if it is anything else too."""
+    if text.startswith(_XML):
+        return _xml_calls(text, notes)
+    if text.startswith(_TOOL_CALLS) and _NAMED.match(text):
+        return _named_calls(text, notes)
+    value = _literal(text.removeprefix(_PYTHON_TAG).removeprefix(_TOOL_CALLS).strip())
+    return [_call(item, notes) for item in (value if isinstance(value, list) else [value])]
+
+
+def _named_calls(text: str, notes: _Notes) -> list[dict[str, object] | None]:
+    calls: list[dict[str, object] | None] = []
+    place = 0
+    while named := _NAMED.match(text, place):
+        try:
+            arguments, place = json.JSONDecoder().raw_decode(text, named.end())
+        except (ValueError, RecursionError):
+            return []
+        calls.append(_call({"name": named[1], "arguments": arguments}, notes))
+    return calls if not text[place:].strip() else []
+
+
+def _xml_calls(text: str, notes: _Notes) -> list[dict[str, object] | None]:
+    calls: list[dict[str, object] | None] = []
+    place = 0
+    while found := _XML_CALL.match(text, place):
+        arguments = _xml_arguments(found[2])
+        calls.append(_call({"name": found[1], "arguments": arguments}, notes) if arguments is not None else None)
+        place = found.end()
+    return calls if not text[place:].strip() else []
+
+
+def _xml_arguments(text: str) -> object:
+    """Return the arguments within a call's tags, an object of JSON or a tag for each; None for anything else.
+
+    A value in a tag is JSON, as Qwen3-Coder's template writes what is not text, or else text.
+    """
+    if text.lstrip().startswith("{"):
+        value = decode_json(text)
+        return value if isinstance(value, dict) else None
+    arguments: dict[str, object] = {}
+    place = 0
+    while found := _XML_ARGUMENT.match(text, place):
+        value = decode_json(found[2])
+        arguments[found[1]] = found[2] if value is None or isinstance(value, str) else value
+        place = found.end()
+    return arguments if not text[place:].strip() else None
 
 
 def _body(part: str, end: str) -> str:

@@ -50,6 +50,8 @@ SYSTEM_KEYS = (  # keys of the record itself
 )
 THOUGHT_FLAGS = ("thought", "isThought", "is_thought", "isThinking", "is_thinking")  # of a turn
 TOOL_KEYS = ("tools", "functions")  # of the record too
+EXAMPLES: dict[str, Role] = {"example_user": "user", "example_assistant": "assistant"}  # OpenAI's, of role system
+_STARTS = reasoning.STARTS | tool_calls.STARTS
 OPPOSITE_ROLE: dict[Role, Role] = {"user": "assistant", "assistant": "user"}
 
 
@@ -155,7 +157,7 @@ def read_messages(conversation: Conversation, turns: Sequence[object], role_key:
     for index, message in enumerate(messages[first:], first):
         text = message.content
         if message.role == "assistant":
-            if "</think>" in text or "call>" in text or text.lstrip()[:2] in reasoning.STARTS:
+            if "</think>" in text or "call>" in text or text.lstrip()[:2] in _STARTS:
                 read_marks(conversation, index)
         elif "<tool_response>" in text or message.role == "tool":
             tool_calls.unwrap_results(conversation, message, index)
@@ -253,6 +255,9 @@ class _TurnReader:
             self.thoughts.append(index)
         if isinstance(turn.get("name"), str):
             message.name = str(turn.pop("name")) or None
+            if role == "system" and message.name in EXAMPLES:
+                message.role, message.train = EXAMPLES[message.name], False
+                conversation.edit("example_turn", index, message.content, message.content)
         if message.role == "assistant":
             reasoning.take_reasoning(conversation, message, turn, index)
         elif message.role == "tool":

@@ -17,6 +17,7 @@ Record = dict[str, Any]
 
 DEFAULT = RepairSettings()
 KEEP = RepairSettings(multimodal="keep")
+EXCHANGE = RepairSettings(multimodal="exchange")
 
 
 def user(text: object, **keys: object) -> Record:
@@ -112,7 +113,11 @@ def test_a_picture_of_a_turn_takes_its_exchange_out() -> None:
     ]
     conversation = formats.parse({"messages": turns})
     lost = order(conversation, DEFAULT)
-    assert [(each.rule, each.message_range) for each in lost] == [("multimodal", (2, 4))]
+    assert [(each.rule, each.message_range) for each in lost] == [("multimodal", (2, 4)), ("multimodal", (4, 6))]
+    assert "follows turn 2" in lost[1].reason
+    assert texts(conversation) == ["Hi.", "Hello."]
+    conversation = formats.parse({"messages": turns})
+    assert [each.message_range for each in order(conversation, EXCHANGE)] == [(2, 4)]
     assert texts(conversation) == ["Hi.", "Hello.", "Thanks.", "Bye."]
 
 
@@ -169,8 +174,8 @@ def test_exactly_the_exchanges_with_a_picture_are_lost(pictures: list[bool]) -> 
     conversation = formats.parse({"messages": turns})
     if not expected:
         with pytest.raises(RecordError):
-            order(conversation, DEFAULT)
+            order(conversation, EXCHANGE)
         return
-    lost = order(conversation, DEFAULT)
+    lost = order(conversation, EXCHANGE)
     assert len(lost) == sum(pictures)
     assert texts(conversation) == [text for n in expected for text in (f"Question {n}?", f"Answer {n}.")]

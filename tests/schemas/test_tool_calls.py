@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.errors import RecordError
+from curate.schemas import formats
 from curate.schemas.conversation import Conversation
 from curate.schemas.reading import tool_calls
 
@@ -157,7 +158,42 @@ def test_calls_in_the_marks_of_a_text_are_read(text: str, rest: str) -> None:
 def test_a_text_that_only_mentions_calls_is_kept(text: str) -> None:
     conversation = Conversation(None, [])
     assert tool_calls.split_calls(conversation, text, 1) == (text, None)
-    assert not conversation.edits
+    assert {edit.rule for edit in conversation.edits} <= {"unread_call"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>\n<function=clock>\n<parameter=zone>\nOslo\n</parameter>\n</function>\n</tool_call>",
+        "<function=clock><parameter=zone>Oslo</parameter></function>",
+        '<function=clock>{"zone": "Oslo"}</function>',
+        '<|python_tag|>{"name": "clock", "parameters": {"zone": "Oslo"}}<|eom_id|>',
+        '[TOOL_CALLS][{"name": "clock", "arguments": {"zone": "Oslo"}}]</s>',
+        '[TOOL_CALLS] clock[ARGS]{"zone": "Oslo"}',
+    ],
+)
+def test_an_answer_that_is_nothing_but_calls_is_read(text: str) -> None:
+    turns = [{"role": "user", "content": "Time?"}, {"role": "assistant", "content": text}]
+    message = formats.parse({"messages": turns}).messages[1]
+    assert (message.content, json.loads(message.tool_calls or "")) == (
+        "",
+        [{"type": "function", "function": {"name": "clock", "arguments": '{"zone":"Oslo"}'}}],
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|python_tag|>print(1)",
+        "[TOOL_CALLS]",
+        "<function=f><parameter=x>1</function>",
+        "<function=f>{}</function> Done.",
+    ],
+)
+def test_a_call_that_cannot_be_read_whole_stays_text_by_name(text: str) -> None:
+    conversation = Conversation(None, [])
+    assert tool_calls.split_calls(conversation, text, 1) == (text, None)
+    assert [edit.rule for edit in conversation.edits] == ["unread_call"]
 
 
 def test_results_in_marks_are_split() -> None:

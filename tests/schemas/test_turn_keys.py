@@ -58,6 +58,15 @@ THOUGHT = "It is in Nevada."
         {"content": f"\n<thinking>{THOUGHT}</thinking> Lake Mead."},
         {"content": f"<reasoning>{THOUGHT}</reasoning>\nLake Mead."},
         {"content": f"{THOUGHT}\n</think>\n\nLake Mead."},
+        {"content": f"{THOUGHT}</think>\n\nLake Mead."},
+        {"content": f"<thought>{THOUGHT}</thought>Lake Mead."},
+        {"content": f"<seed:think>{THOUGHT}</seed:think>Lake Mead."},
+        {"content": f"[THINK]{THOUGHT}[/THINK]Lake Mead."},
+        {"content": f"◁think▷{THOUGHT}◁/think▷Lake Mead."},
+        {
+            "content": f"<|channel|>analysis<|message|>{THOUGHT}<|end|>"
+            "<|start|>assistant<|channel|>final<|message|>Lake Mead.<|return|>"
+        },
         {
             "content": f"<|begin_of_thought|>\n{THOUGHT}\n<|end_of_thought|>\n\n"
             "<|begin_of_solution|>\nLake Mead.\n<|end_of_solution|>"
@@ -117,6 +126,47 @@ def test_an_empty_block_of_reasoning_is_removed_by_name(blank: str) -> None:
     conversation = answer(content=f"{blank}Lake Mead.")
     assert (conversation.messages[1].content, conversation.messages[1].reasoning) == ("Lake Mead.", None)
     assert rules(conversation) == ["reasoning_from_text"]
+
+
+@pytest.mark.parametrize("thought", ["a <think>b</think> c", "```\n</think>\n``` c", "I use <think> here"])
+def test_marks_within_reasoning_are_a_part_of_it(thought: str) -> None:
+    message = answer(content=f"<think>{thought}</think>\n\nLake Mead.").messages[1]
+    assert (message.content, message.reasoning, message.train) == ("Lake Mead.", thought, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<think>a</think>b\n</think>\nc", "<|channel|>commentary to=functions.f<|message|>{}<|call|>", "<|channel|>final"],
+)
+def test_marks_that_do_not_pair_up_stay_and_are_not_trained_on(text: str) -> None:
+    conversation = answer(content=text)
+    message = conversation.messages[1]
+    assert (message.content, message.reasoning, message.train) == (text, None, False)
+    assert rules(conversation) == ["unclear_reasoning"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Use `<think>a</think>`.",
+        "```\n<think>a</think>\n```",
+        "A </think> ends it.",
+        "See [THINK]a[/THINK].",
+        "`</think>`\n\nb",
+    ],
+)
+def test_marks_that_a_text_mentions_stay(text: str) -> None:
+    conversation = answer(content=text)
+    assert (conversation.messages[1].content, conversation.messages[1].train, conversation.edits) == (text, True, [])
+
+
+def test_examples_are_turns_that_are_not_trained_on() -> None:
+    example = [{"role": "system", "name": f"example_{name}", "content": name} for name in ("user", "assistant")]
+    conversation = read(
+        {"role": "system", "content": "Be brief."}, *example, PROMPT, {"role": "assistant", "content": "Mead."}
+    )
+    assert [(each.role, each.train) for each in conversation.messages[1:3]] == [("user", False), ("assistant", False)]
+    assert rules(conversation) == ["example_turn"] * 2
 
 
 def test_reasoning_that_is_never_closed_is_named_and_was_cut_off() -> None:
