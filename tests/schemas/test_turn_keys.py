@@ -136,7 +136,12 @@ def test_marks_within_reasoning_are_a_part_of_it(thought: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["<think>a</think>b\n</think>\nc", "<|channel|>commentary to=functions.f<|message|>{}<|call|>", "<|channel|>final"],
+    [
+        "<think>a</think>b\n</think>\nc",
+        "<think>`</think>` is a tag</think>c",
+        "<|channel|>commentary to=functions.f<|message|>{}<|call|>",
+        "<|channel|>final",
+    ],
 )
 def test_marks_that_do_not_pair_up_stay_and_are_not_trained_on(text: str) -> None:
     conversation = answer(content=text)

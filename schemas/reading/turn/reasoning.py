@@ -82,7 +82,7 @@ def split_reasoning(conversation: Conversation, message: Message, index: int) ->
         if not closing:
             message.stop = False
             conversation.edit(UNCLOSED, index, text, "")
-        elif _PAIRS[opened[1]] + "\n" in rest and opened[1] not in rest:
+        elif opened[1] not in rest and _is_closed_again(rest, _PAIRS[opened[1]]):
             _keep_unclear(conversation, message, index)
             return
         found.append(body.removeprefix("\n").removesuffix("\n"))
@@ -91,6 +91,17 @@ def split_reasoning(conversation: Conversation, message: Message, index: int) ->
         found, text = [text[: closed.start()]], text[closed.end() :].removeprefix("\n")
     if found:
         _move(conversation, message, [part for part in found if part.strip()], text, index)
+
+
+def _is_closed_again(rest: str, end: str) -> bool:
+    """Return whether the end of reasoning stands once more in what follows it, other than in code."""
+    in_code = False
+    for found in re.finditer(f"{re.escape(end)}|```", rest):
+        if found[0] == "```":
+            in_code = not in_code
+        elif not in_code and "`" not in (rest[found.start() - 1 : found.start()], rest[found.end() : found.end() + 1]):
+            return True
+    return False
 
 
 def _close(text: str, mark: str) -> tuple[str, str, str]:
