@@ -19,7 +19,7 @@ from curate.model.sizes import Work, work
 from curate.train import packing
 from curate.train.examples import Examples
 from curate.train.packing import PackedData
-from curate.train.planning.plan import Load
+from curate.train.planning.inputs import Load
 
 LENGTHS = Path(__file__).resolve().parent / "data" / "lengths.json"
 WINDOW = 2048  # of the real lengths

@@ -30,7 +30,8 @@ from curate.train.distributed import World
 from curate.train.objectives import loss
 from curate.train.optim import adamw
 from curate.train.packing import PackedData
-from curate.train.planning.plan import Hardware, Load, Plan, Planner
+from curate.train.planning.inputs import Hardware, Load
+from curate.train.planning.plan import Plan, Planner
 from curate.train.run.events import Event, Reporter, Warned
 from curate.train.trainer import Trainer, TrainerInputs
 

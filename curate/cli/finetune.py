@@ -51,7 +51,14 @@ POSITIVE = click.FloatRange(0, min_open=True)
     help="Any other setting, such as train.compile=off; can be repeated.",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Device.  [default: cuda if there is one]")
-@click.option("--dry-run", is_flag=True, help="Print the plan and exit.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and exit; a large set is counted, not proven.")
+@click.option("--prove", is_flag=True, help="With --dry-run: prove the loss mask of every piece.")
+@click.option(
+    "--for",
+    "machine",
+    metavar="MACHINE",
+    help="Print the plan for another machine: h200, '2x RTX 4090', 24GB, cpu:64GB.",
+)
 @click.option("--resume", is_flag=False, flag_value="", metavar="[RUN]", help="Resume a run, by default the latest.")
 @click.option("--quiet", "-q", is_flag=True, help="Print warnings only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan (with --dry-run) or the result as JSON.")
@@ -60,6 +67,8 @@ def finetune(
     resume: str | None,
     log: tuple[str, ...],
     dry_run: bool,
+    prove: bool,
+    machine: str | None,
     quiet: bool,
     as_json: bool,
     **flags: Any,
@@ -78,8 +87,12 @@ def finetune(
     from curate.cli.finetune_progress import follow
 
     resumed: str | bool = True if resume == "" else resume or False
+    dry_run = dry_run or machine is not None
+    if prove and not dry_run:
+        raise click.UsageError("--prove is for --dry-run; a run proves every piece anyway")
+    flags |= {"dry_run": dry_run, "prove": prove, "machine": machine}
     with follow(quiet=quiet or as_json, dry_run=dry_run) as tell:
-        result = run(data, resume=resumed, log=list(log) or None, dry_run=dry_run, on_event=tell, **flags)
+        result = run(data, resume=resumed, log=list(log) or None, on_event=tell, **flags)
     if int(os.environ.get("RANK", "0")) == 0:
         _report(result, quiet, as_json)
     if dry_run:

@@ -24,12 +24,13 @@ from curate.display.figures import GIB, duration, gib, number, percent, plural, 
 from curate.display.text import console, one_line
 from curate.train.report.terminal import render_plan
 from curate.train.run import events
-from curate.train.run.events import Event, Planned, Stepped, Warned
+from curate.train.run.events import Event, Planned, Rendered, Stepped, Warned
 
 if TYPE_CHECKING:
     from curate.train.run.records import EvalLoss
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+EVERY = 5.0  # seconds between lines about rendering, without a terminal
 CURVE = 60  # cells of the loss curve
 
 
@@ -38,11 +39,11 @@ def follow(*, quiet: bool, dry_run: bool = False) -> Iterator[Callable[[Event], 
     """Yield a function that takes a run's events; if `quiet`, it prints warnings only."""
     if quiet:
         yield Lines(Warned)
-    elif dry_run:
-        yield Lines(events.Reported, Warned)
     elif sys.stderr.isatty():
         with Live(console=console(stderr=True), auto_refresh=False, transient=True) as live:
-            yield Panel(live)
+            yield Panel(live, plan=not dry_run)
+    elif dry_run:
+        yield Lines(events.Reported, events.Rendered, Warned)
     else:
         yield Lines()
 
@@ -106,6 +107,7 @@ class Lines:
 
     def __init__(self, *kinds: type[Event]) -> None:
         self.kinds = kinds
+        self.due = EVERY  # seconds of rendering, at which the next line is due
 
     def __call__(self, event: Event) -> None:
         if self.kinds and not isinstance(event, self.kinds):
@@ -114,8 +116,19 @@ class Lines:
             click.echo(_plan_text(event), err=True, nl=False)
         elif isinstance(event, Stepped):
             click.echo(step_line(event), err=True)
+        elif isinstance(event, Rendered):
+            if event.seconds >= self.due:
+                self.due = event.seconds + EVERY
+                click.echo(f"rendering and proving: {render_line(event)}", err=True)
         elif text := event_line(event):
             click.echo(one_line(text, 2000), err=True)
+
+
+def render_line(event: Rendered) -> str:
+    """Describe the progress of rendering: share, rate, time left."""
+    share = percent(min(event.rows / max(event.total, 1), 1.0), digits=0)
+    left = f" · {duration(event.seconds_left)} left" if event.rows < event.total else ""
+    return f"{share} · {number(round(event.rows_per_second))} pieces/s{left}"
 
 
 def step_line(event: Stepped) -> str:
@@ -138,8 +151,9 @@ def _plan_text(event: Planned) -> str:
 class Panel:
     """Shows the state of a run at the bottom of the terminal; other events scroll by above it."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, *, plan: bool = True) -> None:
         self.live = live
+        self.plan = plan  # whether to show it: a plan alone is printed on stdout
         self.name = ""
         self.losses: list[float] = []
         self.held_out: dict[str, EvalLoss] = {}
@@ -148,7 +162,11 @@ class Panel:
         say = self.live.console.print
         if isinstance(event, Planned):
             self.name = str(event.facts["base"])
-            say(render_plan(event.plan, event.facts))
+            self.live.update(Text(), refresh=True)
+            if self.plan:
+                say(render_plan(event.plan, event.facts))
+        elif isinstance(event, Rendered):
+            self.live.update(render_bar(event), refresh=True)
         elif isinstance(event, Stepped):
             self.losses.append(event.loss)
             self.live.update(self.render(event), refresh=True)
@@ -177,6 +195,16 @@ class Panel:
     def _held_out(self) -> list[RenderableType]:
         losses = [f"{which} {loss_text(loss)}" for which, loss in self.held_out.items()]
         return [Text(f"held out: {' · '.join(losses)}", "dim")] if losses else []
+
+
+def render_bar(event: Rendered) -> RenderableType:
+    """Return the bar of rendering, with rate and time left."""
+    grid = Table.grid(padding=(0, 2), expand=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1)
+    grid.add_column(no_wrap=True)
+    grid.add_row("rendering and proving", ProgressBar(max(event.total, 1), event.rows), render_line(event))
+    return grid
 
 
 def curve(losses: Sequence[float], width: int = CURVE) -> str:

@@ -17,10 +17,12 @@ from curate.errors import InputError, MissingExtra
 from curate.schemas.conversation import Message, with_tools
 
 BATCH_ROWS = 1_000
+SAMPLED = 8  # row groups that a sample is taken from, at most
 COLUMNS = ["id", "piece", "messages", "language", "split", "source_file", "source_index", "branch", "tools"]
 REJECTED = "rejected_answer"
 _MESSAGE_FIELDS = tuple(field.name for field in fields(Message) if field.compare)
 Source = tuple[str | None, int | None]
+Sampled = tuple[int, "list[Row]"]  # the number of a source's first row, and its pieces
 Chat = tuple[str | None, int | None, int | None]  # a source with its branch
 
 
@@ -67,6 +69,37 @@ def read_batches(folder: Path, limit: int | None = None, *, pairs: bool = False)
         rows += len(batch)
     if pending:
         yield _bytes(pending)
+
+
+def sample_sources(folder: Path, count: int, limit: int | None = None) -> list[Sampled]:
+    """Return about `count` of a set's sources, each with the number of its first row: the same ones each time.
+
+    They come from at most SAMPLED row groups, spread evenly over the first `limit` sources or over all.
+    """
+    file = folder / manifest.CONVERSATIONS
+    metadata = _open(file).metadata
+    groups = metadata.num_row_groups
+    if limit is not None:  # a source has at least one row
+        count, groups = min(count, limit), max(1, round(groups * min(1.0, limit / metadata.num_rows)))
+    chosen = sorted({index * groups // SAMPLED for index in range(SAMPLED)})
+    sampled: list[Sampled] = []
+    for place, group in enumerate(chosen):
+        row = sum(metadata.row_group(earlier).num_rows for earlier in range(group))
+        for source in _first_sources(file, group, (count - len(sampled)) // (len(chosen) - place)):
+            if source[0].piece == 0:  # it did not begin in the group before
+                sampled.append((row, source))
+            row += len(source)
+    return sampled
+
+
+def _first_sources(file: Path, group: int, count: int) -> list[list[Row]]:
+    """Return the first sources of a row group, or what the group has of them."""
+    rows: list[Row] = []
+    for batch in record_batches(file, COLUMNS, rows=2 * count + 2, row_groups=[group]):
+        rows += _decode_rows(batch)
+        if len(sources := list(group_sources(rows))) > count + 1:
+            break  # the last one may continue in the next batch
+    return sources[:count] if rows else []
 
 
 def _source_starts(batch: Any, last: Chat | None) -> tuple[list[int], Chat | None]:
@@ -127,12 +160,17 @@ def _source(numbered: tuple[int, Row]) -> tuple[object, ...]:
     return (*row.source, row.branch) if row.source[1] is not None else (number,)
 
 
-def record_batches(file: Path, columns: list[str]) -> Iterator[Any]:
-    """Yield columns of a Parquet file as pyarrow record batches; raises InputError if the file is damaged."""
+def record_batches(
+    file: Path, columns: list[str], *, rows: int = BATCH_ROWS, row_groups: list[int] | None = None
+) -> Iterator[Any]:
+    """Yield columns of a Parquet file as pyarrow record batches, of all row groups or of some.
+
+    Raises InputError if the file is damaged.
+    """
     parquet = _open(file)
     try:
         present = [name for name in columns if name in parquet.schema_arrow.names]
-        yield from parquet.iter_batches(BATCH_ROWS, columns=present)
+        yield from parquet.iter_batches(rows, columns=present, row_groups=row_groups)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors or OSErrors
         raise _to_input_error(file, error) from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 GIB, MIB, KIB = 2**30, 2**20, 2**10
 MB = 10**6
 
@@ -40,6 +42,49 @@ def gib(size: float) -> str:
     """Return bytes in GiB, without the unit: 0.52, 79.6."""
     value = size / GIB
     return f"{value:.2f}" if value < 10 else f"{value:,.1f}"
+
+
+def size(value: float) -> str:
+    """Return bytes with the unit that fits them: 512 bytes, 3.4 MiB, 79.6 GiB."""
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if value >= unit:
+            return f"{value / unit:,.1f} {name}"
+    return f"{value:,.0f} {plural(round(value), 'byte')}"
+
+
+def gib_parts(parts: Mapping[str, int]) -> tuple[str, dict[str, str]]:
+    """Return the sum of parts in bytes, and each part, in GiB: what is shown sums exactly to the sum that is shown.
+
+    Parts are rounded by largest remainder; those that come to 0 are left out.
+    """
+    total = sum(parts.values())
+    digits = 2 if total < 10 * GIB else 1
+    units = {name: part * 10**digits / GIB for name, part in parts.items()}
+    whole = {name: int(value) for name, value in units.items()}
+    missing = round(sum(units.values())) - sum(whole.values())
+    for name in sorted(units, key=lambda name: whole[name] - units[name])[: max(missing, 0)]:
+        whole[name] += 1
+    shown = {name: f"{count / 10**digits:,.{digits}f}" for name, count in whole.items() if count}
+    return f"{sum(whole.values()) / 10**digits:,.{digits}f}", shown
+
+
+def spoken_duration(seconds: float) -> str:
+    """Return a long time as people say it: 40 seconds, 12 minutes, 3.2 hours, 5.4 days, 65 years."""
+    _, unit, name = next(step for step in _SPOKEN if seconds < step[0])
+    value = seconds / unit
+    text = f"{value:.1f}" if value < 10 and unit > 1 else f"{value:,.0f}"
+    return f"{text.removesuffix('.0')} {name if text in ('1', '1.0') else name + 's'}"
+
+
+_MINUTE, _HOUR, _DAY, YEAR = 60, 3_600, 86_400, 31_557_600  # seconds
+# Up to so many seconds, times are given in this unit.
+_SPOKEN = (
+    (1.5 * _MINUTE, 1, "second"),
+    (1.5 * _HOUR, _MINUTE, "minute"),
+    (1.5 * _DAY, _HOUR, "hour"),
+    (YEAR, _DAY, "day"),
+    (float("inf"), YEAR, "year"),
+)
 
 
 def duration(seconds: float) -> str:

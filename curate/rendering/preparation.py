@@ -115,6 +115,8 @@ class PreparedBatch:
     left_out: list[tuple[Row, RecordError]] = field(default_factory=list)
     rendered: int = 0
     failed: int = 0
+    read: int = 0  # rows of the set
+    sources: int = 0  # conversations that they are pieces of
 
     def extend(self, later: PreparedBatch) -> None:
         """Append a batch that comes later in the set."""
@@ -122,6 +124,8 @@ class PreparedBatch:
         self.left_out += later.left_out
         self.rendered += later.rendered
         self.failed += later.failed
+        self.read += later.read
+        self.sources += later.sources
         self.by_answer += later.by_answer
         self.hidden_tools += later.hidden_tools
         if self.resplit is not None and later.resplit is not None:
@@ -174,11 +178,13 @@ class ExamplePreparer:
         """Prepare conversations, each given as its pieces in order."""
         sources = [[self._with_choices(row) for row in source] for source in sources]
         rows = [row for source in sources for row in source]
-        prepared = PreparedBatch(None)
+        read, count = len(rows), len(sources)
+        prepared = PreparedBatch(None, read=read, sources=count)
         if self.reasons:
             result = resplit(self.renderer.counter(), sources, self.max_tokens)
-            counts = len(rows), len(result.pieces), result.changed, len(result.rejected)
-            prepared = PreparedBatch(ResplitSummary(self.reasons, *counts), left_out=result.rejected)
+            counts = read, len(result.pieces), result.changed, len(result.rejected)
+            summary = ResplitSummary(self.reasons, *counts)
+            prepared = PreparedBatch(summary, left_out=result.rejected, read=read, sources=count)
             rows = result.pieces
         if not self.renderer.mid_system:
             folded = sum(has_mid_system(row.messages) for row in rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -47,6 +47,7 @@ HINTS = {  # by rule, where the hint is not HINT
     TOO_LONG: "give a larger --max-tokens",
     NO_PAIR: "clean preference data, such as {prompt, chosen, rejected}, or leave out --objective dpo",
 }
+OnProgress = Callable[[int, int], None]  # rows that are done, and all
 EVAL = "eval"  # the `split` of held-out examples
 
 
@@ -168,12 +169,14 @@ def load(
     *,
     limit: int | None = None,
     workers: int | None = None,
+    on_progress: OnProgress = lambda done, rows: None,
 ) -> TrainingData:
     """Read a curated set for a model: render it, check it, and split it again if set and model differ.
 
     `limit` takes only the first conversations, each with all its pieces. `workers` is the number of processes, by
-    default all cores for a large set and otherwise 1; the result does not depend on it. Raises SetError for a path that
-    is not a set, ProofError if over 1 % of the examples fail the proof, CurateError if nothing is left to train on.
+    default all cores for a large set and otherwise 1; the result does not depend on it. `on_progress` is called after
+    each batch with the rows that are done and how many there are at most. Raises SetError for a path that is not a set,
+    ProofError if over 1 % of the examples fail the proof, CurateError if nothing is left to train on.
     """
     folder, set_manifest = open_set_folder(set_path)
     window = settings.max_tokens or set_manifest.window
@@ -182,24 +185,20 @@ def load(
     # Pieces of the set fit its own template, tokenizer and window; with others they are joined and split again.
     changes = tuple(differences(set_manifest, renderer.name, info, window))
     prepared = PreparedBatch(ResplitSummary(changes, absent=_count_too_long(folder)) if changes else None)
-    workers = workers or (base.default_workers() if arrow.count_rows(folder, limit) >= MANY_ROWS else 1)
-    pairs = settings.sides == 2
+    count, pairs = arrow.count_rows(folder, limit), settings.sides == 2
+    workers = workers or (base.default_workers() if count >= MANY_ROWS else 1)
     with open_pool(partial(ExamplePreparer, renderer, window, changes, pairs), workers) as pool:
         for batch in pool.map(arrow.read_batches(folder, limit, pairs=pairs)):
             prepared.extend(batch)
+            on_progress(prepared.read, count)
     failures = [failure_of(row, problem) for row, problem in prepared.left_out]
     _check(prepared, folder, failures, window)
     train = concatenate([example for example in prepared.examples if example.split != EVAL], settings.sides)
     held_out = concatenate([example for example in prepared.examples if example.split == EVAL], settings.sides)
     without_pair = sum(failure.rule == NO_PAIR for failure in failures)
     facts = {
-        "set": str(folder),
-        "manifest_sha256": hashlib.sha256((folder / manifest.MANIFEST).read_bytes()).hexdigest(),
-        "template": renderer.name,
-        "window": window,
-        "tokenizer": info.name,
-        "tokenizer_hash": info.hash,
-        "loss": settings.loss,
+        **identity(folder, renderer, window, tokenizer, settings),
+        "sources": prepared.sources,
         "conversations": train.pieces,  # as in `eval_conversations`, the key is older than the word: these are examples
         "eval_conversations": held_out.pieces,
         "tokens": len(train.ids),
@@ -211,6 +210,21 @@ def load(
         "hidden_tools": prepared.hidden_tools,
     }
     return TrainingData(train, held_out, failures, prepared.resplit, facts)
+
+
+def identity(
+    folder: Path, renderer: Renderer, window: int, tokenizer: Tokenizer, settings: RenderSettings
+) -> dict[str, Any]:
+    """Return the facts that say which set is rendered, and how."""
+    return {
+        "set": str(folder),
+        "manifest_sha256": hashlib.sha256((folder / manifest.MANIFEST).read_bytes()).hexdigest(),
+        "template": renderer.name,
+        "window": window,
+        "tokenizer": tokenizer.info.name,
+        "tokenizer_hash": tokenizer.info.hash,
+        "loss": settings.loss,
+    }
 
 
 def write_left_out(path: Path, failures: Sequence[Failure]) -> None:

@@ -31,7 +31,8 @@ from curate.train.distributed import World
 from curate.train.evaluator import Evaluator
 from curate.train.objectives import reference
 from curate.train.optim import adamw
-from curate.train.prepare import Request, Run, prepare
+from curate.train.planning.machines import find_machine
+from curate.train.prepare import Request, Run, plan_only, prepare
 from curate.train.results import export
 from curate.train.results.export import Origin, ResultInfo
 from curate.train.run import events, loggers
@@ -49,6 +50,8 @@ def finetune(
     out: str | Path | None = None,
     resume: str | Path | bool = False,
     dry_run: bool = False,
+    prove: bool = False,
+    machine: str | None = None,
     settings: Sequence[str] = (),
     device: str | None = None,
     on_event: OnEvent = events.ignore_event,
@@ -56,11 +59,15 @@ def finetune(
 ) -> RunResult:
     """Train a model on a curated set, or only plan the run (`dry_run`).
 
+    A plan alone does not render a large set, but takes its token counts, unless `prove`. `machine` plans for another
+    machine, such as `h200`, `2x RTX 4090` or `24GB`, and implies `dry_run`.
     `resume` is the folder of a run to continue; True continues the latest one under runs/. `flags` are those of the
     command (`model`, `method`, `lr`, `epochs` …), `settings` are any others as `section.key=value`, and `device` is
     `cpu` or `cuda`. With torchrun, every rank must call this. Raises CurateError with a message that says what
     to type.
     """
+    elsewhere = None if machine is None else find_machine(machine)
+    dry_run = dry_run or elsewhere is not None
     changed = config.changes({"data": None if data is None else str(data), **flags}, settings)
     method_settings = frozenset(key for key, value in changed.get("method", {}).items() if value is not None)
     was_initialized = distributed.is_initialized()  # then the caller leaves the process group
@@ -74,13 +81,18 @@ def finetune(
         else:
             requested = config.override(config.load(preset or _default_preset(flags)), changed)
             folder = _on_main(world, run_folder.choose_new, out, requested)
-        loggers.check_installed(requested.train.log)  # before the minutes that reading the data may take
+        # Before the minutes that reading the data may take:
+        loggers.check_installed(requested.train.log)
+        if elsewhere is None and world.main:
+            run_folder.require_room(folder)
         request = Request(requested, folder, world, reporter, method_settings)
+        if dry_run:
+            plan, facts = plan_only(request, prove=prove, machine=elsewhere)
+            reporter.send(events.Planned(plan, facts))
+            return RunResult(folder, "planned", plan, facts)
         loaded = _load_checkpoint(request) if resume else None  # on every rank, onto the CPU
         run = prepare(request, None if loaded is None else loaded.state.facts)
         reporter.send(events.Planned(run.plan, run.facts()))
-        if dry_run:
-            return RunResult(folder, "planned", run.plan, run.facts())
         run.plan.require_fit()
         return _train(run, loaded)
     finally:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from curate.errors import CurateError
-from curate.train.planning.plan import Steps
+from curate.train.planning.inputs import Steps
 
 IGNORED = -100  # target of a position without loss; the `ignore_index` of cross-entropy
 PADDING = -1  # document number of a position that holds no token

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,31 +10,37 @@ from typing import Any
 import torch
 from torch import nn
 
+from curate.dataset import arrow
 from curate.dataset.manifest import Manifest
 from curate.errors import CurateError, InputError, ModelError, RunError, TokenizerError
 from curate.model import adapters, artifact, device, fingerprint, loader, sources
 from curate.model.attention import selection
-from curate.model.attention.selection import Heads
+from curate.model.attention.selection import ChosenKernel, Heads
 from curate.model.choices import ALL_LINEAR
 from curate.model.device import DTYPES, Device
 from curate.model.files import OnMessage
 from curate.model.fingerprint import Fingerprint
-from curate.model.sizes import Shape, Work, work
+from curate.model.sizes import Shape
 from curate.model.sources import OWN_TEMPLATE, ModelSource
 from curate.rendering.choices import Choices
 from curate.rendering.factory import load_set_tokenizer
 from curate.rendering.renderer import Renderer
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
-from curate.train import examples, packing
+from curate.train import examples
 from curate.train.config import TrainConfig
 from curate.train.distributed import World
-from curate.train.examples import Examples, RenderSettings, TrainingData
+from curate.train.examples import RenderSettings, TrainingData
 from curate.train.packing import PackedData
-from curate.train.planning.plan import Hardware, Load, Planner
+from curate.train.planning import lengths, machines
+from curate.train.planning.estimate import Estimate, estimate
+from curate.train.planning.inputs import Hardware, Load
+from curate.train.planning.machines import Machine
+from curate.train.planning.plan import Plan, Planner
 from curate.train.results import init_from
 from curate.train.results.init_from import Initial
+from curate.train.run import folder as run_folder
 from curate.train.run import records
-from curate.train.run.events import Reporter
+from curate.train.run.events import RenderProgress, Reporter
 from curate.train.trainer import TrainerInputs
 
 AUTO = "auto"  # the default of `data.template`
@@ -91,17 +96,7 @@ class Run(TrainerInputs):
 
     def facts(self) -> dict[str, Any]:
         """Return the part of `run.json` about model and data."""
-        return {
-            "base": self.source.name,
-            "init": str(self.init) if self.init.name else None,
-            "method": self.config.method.kind,
-            "objective": self.config.objective.kind,
-            "template": self.renderer.name,
-            "device": self.device.name,
-            "dtype": f"{self.device.dtype}, {self.device.reason}",
-            "attention": f"{self.attention.name}, {self.attention.reason}",
-            "data": self.data.facts,
-        }
+        return run_facts(self.source, self.init, self.config, self.device, self.attention, self.data.facts)
 
     def choices(self) -> dict[str, Any]:
         """Return the choices that checkpoints keep for `with_choices`: with others, losses would round differently."""
@@ -145,66 +140,199 @@ def with_choices(config: TrainConfig, choices: Mapping[str, Any], world: World) 
     return replace(config, model=model, optimizer=optimizer, train=train)
 
 
+PROVEN_ROWS = 1_000  # of a set: as few are rendered and proven at once, even for a plan alone
+
+
 def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
     """Prepare a run, with the choices of a checkpoint if it is resumed; its plan may not fit (`Plan.require_fit`).
 
-    Every rank must call this, and reads the whole set. Raises CurateError with what to type. If too many examples
-    fail the proof, rank 0 lists them in the run's folder.
+    Every rank must call this, and reads the whole set. Raises CurateError with what to type; PlanError before a large
+    set is rendered, if the plan by its token counts does not fit. If too many examples fail the proof, rank 0 lists
+    them beside the run's folder.
     """
-    world, reporter = request.world, request.reporter
+    known = _know(request, choices)
+    here = known.this_machine()
+    if arrow.count_rows(known.set_folder, known.config.data.limit or None) > PROVEN_ROWS:
+        _refuse_early(known, here)
+    dataset = known.render(listing=_left_out_beside(request.folder))
+    rows, load = lengths.pack(known.config, lengths.of_data(dataset), known.window)
+    return Run(
+        config=known.config,
+        plan=known.plan(load, here),
+        attention=here.kernel,
+        packed=PackedData(dataset.train, rows, load.row_tokens),
+        world=request.world,
+        init=known.init,
+        reporter=request.reporter,
+        folder=request.folder,
+        requested=known.requested,
+        source=known.source,
+        data=dataset,
+        renderer=known.rendering.make_renderer(known.manifest, known.source.tokenizer),
+        shape=known.shape,
+        device=here.device,
+    )
+
+
+def _refuse_early(known: _Known, here: _Here) -> None:
+    """Raise PlanError if the plan by the set's token counts does not fit: rendering a large set takes minutes."""
+    if (estimated := known.estimate()) is not None:
+        known.plan(lengths.estimate_load(known.config, estimated.lengths, known.window), here).require_fit()
+
+
+def plan_only(request: Request, *, prove: bool, machine: Machine | None = None) -> tuple[Plan, dict[str, Any]]:
+    """Return the plan of a run, here or on another machine, and the facts about it; nothing is written.
+
+    Unless `prove`, a large set is planned by its token counts. Raises CurateError with what to type.
+    """
+    known = _know(request, None)
+    hardware = known.this_machine() if machine is None else known.other_machine(machine)
+    few = arrow.count_rows(known.set_folder, known.config.data.limit or None) <= PROVEN_ROWS
+    estimated = None if prove or few else known.estimate()
+    if estimated is None:
+        dataset = known.render(listing=None)
+        load, facts = lengths.pack(known.config, lengths.of_data(dataset), known.window)[1], dataset.facts
+    else:
+        load, facts = lengths.estimate_load(known.config, estimated.lengths, known.window), estimated.facts
+    return known.plan(load, hardware), known.facts(hardware, facts)
+
+
+def _left_out_beside(folder: Path) -> Path:
+    """Return the file for what is left out of a run that is refused: it has no folder."""
+    return folder.with_name(f"{folder.name}.{records.LEFT_OUT}")
+
+
+# ---- what is known before the set is rendered
+
+
+@dataclass(frozen=True)
+class _Here:
+    """The hardware of a plan; `device` and `kernel` are what they would be there, if it is another machine's."""
+
+    hardware: Hardware
+    device: Device
+    kernel: ChosenKernel
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a run is about: model, set and template."""
+
+    request: Request
+    config: TrainConfig
+    requested: TrainConfig
+    init: Initial
+    set_folder: Path
+    manifest: Manifest
+    source: ModelSource
+    shape: Shape
+    rendering: RenderSettings
+    trained: int | None  # parameters, if they can be counted
+
+    @property
+    def window(self) -> int:
+        return self.rendering.max_tokens or self.manifest.window
+
+    def estimate(self) -> Estimate | None:
+        """Return the lengths of the examples without rendering them all."""
+        limit = self.config.data.limit or None
+        return estimate(self.set_folder, self.manifest, self.source.tokenizer, self.rendering, limit)
+
+    def render(self, *, listing: Path | None) -> TrainingData:
+        """Render and prove the set; if it fails the proof, rank 0 writes what fails to the file `listing`."""
+        progress = RenderProgress(self.request.reporter)
+        limit = self.config.data.limit or None
+        try:
+            return examples.load(
+                self.set_folder, self.source.tokenizer, self.rendering, limit=limit, on_progress=progress
+            )
+        except examples.ProofError as error:
+            if listing is None or not self.request.world.main:
+                raise
+            listing.parent.mkdir(parents=True, exist_ok=True)
+            examples.write_left_out(listing, error.failures)
+            raise RunError(f"{error}; all of them are listed in {listing}") from None
+
+    def plan(self, load: Load, here: _Here) -> Plan:
+        """Return the plan for some hardware."""
+        return Planner(self.config, self.shape, load, here.hardware, here.kernel.name, self.trained).plan()
+
+    def this_machine(self) -> _Here:
+        """Measure this rank's device, and choose its attention kernel."""
+        world, config = self.request.world, self.config
+        measured = device.measure_device(world.device, dtype=config.model.dtype, memory_gib=config.train.memory_gib)
+        heads = Heads(self.shape.heads, self.shape.kv_heads, self.shape.head_size)
+        kernel = selection.choose_kernel(world.device, DTYPES[measured.dtype], config.model.attention, heads=heads)
+        hardware = Hardware(
+            kind=measured.kind,
+            name=measured.name,
+            memory=measured.memory,
+            dtype=measured.dtype,
+            rate=measured.rate,
+            ranks=world.size,
+            disk=run_folder.free_disk(self.request.folder),
+        )
+        return _Here(hardware, measured, kernel)
+
+    def other_machine(self, machine: Machine) -> _Here:
+        """Return another machine's hardware, by the table of cards."""
+        hardware, reason = machines.hardware_of(machine, self.config.model)
+        name, why = machines.expected_attention(machine, self.config.model.attention)
+        there = Device(machine.kind, machine.name, machine.memory, hardware.dtype, reason, hardware.rate or 0.0)
+        return _Here(hardware, there, ChosenKernel(name, why))
+
+    def facts(self, here: _Here, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the part of `run.json` about model, hardware and data."""
+        return run_facts(self.source, self.init, self.config, here.device, here.kernel, data)
+
+
+def run_facts(
+    source: ModelSource,
+    init: Initial,
+    config: TrainConfig,
+    device: Device,
+    kernel: ChosenKernel,
+    data: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the part of `run.json` about model, device and data."""
+    return {
+        "base": source.name,
+        "init": str(init) if init.name else None,
+        "method": config.method.kind,
+        "objective": config.objective.kind,
+        "template": data["template"],
+        "device": device.name,
+        "dtype": f"{device.dtype}, {device.reason}",
+        "attention": f"{kernel.name}, {kernel.reason}",
+        "data": dict(data),
+    }
+
+
+def _know(request: Request, choices: Mapping[str, Any] | None) -> _Known:
+    """Find model, set and template of a run; raises CurateError with what to type."""
+    reporter = request.reporter
     set_folder, manifest = examples.open_set_folder(request.config.data.set)
     requested, init = init_from.find(request.config, reporter.say, request.method_settings)
-    config = requested if choices is None else with_choices(requested, choices, world)
+    config = requested if choices is None else with_choices(requested, choices, request.world)
     inputs = _Inputs(config, init, manifest, reporter)
     source = inputs.source()
     check_base(init, source, config, reporter.warn)
     shape = loader.shape_from_config(source.config)
     rendering = inputs.rendering(source, shape)
-    window = rendering.max_tokens or manifest.window
-    reporter.say(f"reading {set_folder} for {source.name}, template {rendering.template}, window {window:,}")
-    try:
-        dataset = examples.load(set_folder, source.tokenizer, rendering, limit=config.data.limit or None)
-    except examples.ProofError as error:
-        raise _with_failures(error, request) from None
-    packed, data_load = _pack(config, dataset, window)
-    measured = device.measure_device(world.device, dtype=config.model.dtype, memory_gib=config.train.memory_gib)
-    heads = Heads(shape.heads, shape.kv_heads, shape.head_size)
-    kernel = selection.choose_kernel(world.device, DTYPES[measured.dtype], config.model.attention, heads=heads)
-    hardware = Hardware(
-        kind=measured.kind,
-        name=measured.name,
-        memory=measured.memory,
-        dtype=measured.dtype,
-        rate=measured.rate,
-        ranks=world.size,
-        disk=_free_disk(request.folder),
-    )
-    trained = inputs.count_trained(source)
-    return Run(
+    known = _Known(
+        request=request,
         config=config,
-        plan=Planner(config, shape, data_load, hardware, kernel.name, trained).plan(),
-        attention=kernel,
-        packed=packed,
-        world=world,
-        init=init,
-        reporter=reporter,
-        folder=request.folder,
         requested=requested,
+        init=init,
+        set_folder=set_folder,
+        manifest=manifest,
         source=source,
-        data=dataset,
-        renderer=rendering.make_renderer(manifest, source.tokenizer),
         shape=shape,
-        device=measured,
+        rendering=rendering,
+        trained=inputs.count_trained(source),
     )
-
-
-def _with_failures(error: examples.ProofError, request: Request) -> CurateError:
-    """Write the examples that failed to a file in the run's folder, and return an error that names the file."""
-    if not request.world.main:
-        return error
-    request.folder.mkdir(parents=True, exist_ok=True)
-    examples.write_left_out(request.folder / records.LEFT_OUT, error.failures)
-    return RunError(f"{error}; all of them are listed in {request.folder / records.LEFT_OUT}")
+    reporter.say(f"reading {set_folder} for {source.name}, template {rendering.template}, window {known.window:,}")
+    return known
 
 
 # ---- the model
@@ -290,56 +418,3 @@ class _Inputs:
         if self.init.adapter is not None or (method.kind != "peft" and method.targets == (ALL_LINEAR,)):
             return None
         return adapters.count_trained(source.config, method)
-
-
-# ---- the packed rows
-
-
-def _pack(config: TrainConfig, dataset: TrainingData, window: int) -> tuple[PackedData, Load]:
-    """Return the packed rows, and their load for the plan.
-
-    A row has `data.row_tokens` positions, by default the window, or as many as the longest pair; without packing, one
-    piece, padded to the longest.
-    """
-    trained, held_out = dataset.train, dataset.eval
-    row_tokens = _row_tokens(config, trained, window)
-    packed = packing.pack(trained.piece_lengths, row_tokens)
-    pieces = packed.rows if config.data.packing else [[index] for index in range(trained.pieces)]
-    rows = packing.rows_of_sides(pieces, trained.sides)
-    supervised = trained.supervised_targets
-    # An estimate: evaluation takes as many pieces, evenly spread.
-    lengths = held_out.lengths[: (config.eval.limit or held_out.pieces) * held_out.sides]
-    data_load = Load(
-        examples=trained.pieces,
-        rows=len(rows),
-        row_tokens=row_tokens,
-        work=work(trained.lengths.tolist(), int(supervised.sum())),
-        held_out=work(lengths.tolist(), int(lengths.sum())) if len(lengths) else Work(0, 0, 0),
-        utilisation=packed.utilisation if config.data.packing else packed.padded_utilisation,
-        padded_utilisation=packed.padded_utilisation,
-        most_supervised=max(int(supervised[row].sum()) for row in rows),  # the loss of such a row takes most memory
-    )
-    return PackedData(trained, rows, row_tokens), data_load
-
-
-def _row_tokens(config: TrainConfig, trained: Examples, window: int) -> int:
-    """Return the length of a packed row; raises CurateError if `data.row_tokens` is too short for a pair."""
-    longest, chosen = int(trained.piece_lengths.max()), config.data.row_tokens
-    if not config.data.packing:
-        return longest
-    if trained.sides == 1:
-        return chosen or window
-    if chosen and chosen < longest:
-        raise CurateError(
-            f"data.row_tokens = {chosen} is too short for the longest pair: its sides have {longest:,} tokens; type "
-            f"--setting data.row_tokens={longest}, or leave it out"
-        )
-    return chosen or max(window, longest)
-
-
-def _free_disk(folder: Path) -> int:
-    """Return the free bytes of the disk that a folder is or will be on."""
-    path = folder.resolve()
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free

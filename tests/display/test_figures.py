@@ -8,11 +8,14 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import RenderableType
 from rich.text import Text
 
@@ -188,3 +191,45 @@ def test_a_narrow_table_wraps_only_names_and_headings() -> None:
         assert "1,234,567" in "".join(shown) and "12.5 %" in "".join(shown)
     assert max(map(len, narrow)) <= 40
     assert max(map(len, narrowest)) > 10, "the terminal wraps it"
+
+
+GIB = 2**30
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(0, 200 * GIB), min_size=1, max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_the_parts_of_a_sum_in_gib_add_up_to_what_is_shown(parts: dict[str, int]) -> None:
+    total, shown = figures.gib_parts(parts)
+    assert sum(map(Decimal, (text.replace(",", "") for text in shown.values()))) == Decimal(total.replace(",", ""))
+    unit = Decimal(10) ** -len(total.partition(".")[2])
+    for name, text in shown.items():
+        assert abs(Decimal(text.replace(",", "")) - Decimal(parts[name]) / GIB) <= unit
+    assert abs(Decimal(total.replace(",", "")) - Decimal(sum(parts.values())) / GIB) <= unit
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 seconds"),
+        (1, "1 second"),
+        (40, "40 seconds"),
+        (60, "60 seconds"),
+        (100, "1.7 minutes"),
+        (12 * 60, "12 minutes"),
+        (3.2 * 3600, "3.2 hours"),
+        (36 * 3600, "1.5 days"),
+        (5.4 * 86_400, "5.4 days"),
+        (300 * 86_400, "300 days"),
+        (65.3 * 31_557_600, "65 years"),
+        (31_557_600, "1 year"),
+    ],
+)
+def test_a_long_time_is_said_as_people_say_it(seconds: float, text: str) -> None:
+    assert figures.spoken_duration(seconds) == text
+
+
+def test_a_size_has_the_unit_that_fits() -> None:
+    sizes = [0, 1, 1023, 1 << 20, 3_500_000, 24 << 30]
+    assert [figures.size(value) for value in sizes] == [
+        *("0 bytes", "1 byte", "1,023 bytes", "1.0 MiB", "3.3 MiB", "24.0 GiB"),
+    ]

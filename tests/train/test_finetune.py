@@ -81,7 +81,7 @@ def test_a_run_writes_the_documented_files(held_out: Path, tmp_path: Path) -> No
     assert logged.answers()[0][0] is not None  # base and tuned side by side
     assert config.load(result.run / records.CONFIG).train.max_steps == 6
     kinds = [type(event).__name__ for event in event_log if not isinstance(event, events.Reported)]
-    assert kinds[:4] == ["Planned", "Evaluated", "Sampled", "Started"]
+    assert kinds[:5] == ["Rendered", "Planned", "Evaluated", "Sampled", "Started"]
     assert kinds.count("Stepped") == 6
     assert kinds[-1] == "Finished"
 
@@ -144,8 +144,7 @@ def test_the_plan_counts_the_pieces_of_a_set_as_its_manifest_does(tmp_path: Path
     assert (counts.kept, counts.pieces) == (1, 2)
     done = invoke(str(tmp_path / "set"), "--model", "tiny", "--dry-run", "--device", "cpu")
     assert done.exit_code == 0, done.output
-    assert "2 pieces, none held out" in done.stdout
-    assert "conversation" not in done.stdout
+    assert "1 conversation in 2 pieces, none held out" in " ".join(done.stdout.split())
 
 
 def test_a_plan_that_cannot_fit_is_refused_before_anything_is_written(taught: Path, tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from curate.errors import UnsafePathError
+from curate.errors import RunError, UnsafePathError
 from curate.train.run import folder
 
 
@@ -57,3 +58,29 @@ def test_links_at_a_checkpoint_a_temporary_name_or_a_hard_link_are_refused(tmp_p
     (run / "metrics.jsonl").hardlink_to(outside / "notes")
     with pytest.raises(UnsafePathError, match="hard link"), folder.lock(run):
         pass
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for run, problem in (
+        (tmp_path / "file" / "run", "is not a folder"),
+        (tmp_path / ("x" * 300) / "run", "File name too long"),
+    ):
+        with pytest.raises(RunError, match=f"{problem}.*give another --out"):
+            folder.require_room(run)
+    folder.require_room(tmp_path / "a" / "b" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_told_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = shutil.disk_usage(tmp_path)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(RunError, match=r"is full: 4\.0 KiB are free, and a run needs at least 1\.0 MiB"):
+        folder.require_room(tmp_path / "run")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_the_right_to_write_is_told(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(RunError, match="is read-only to you"):
+        folder.require_room(tmp_path / "locked" / "run")

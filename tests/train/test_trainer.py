@@ -27,7 +27,8 @@ from curate.train.finetune import finetune
 from curate.train.objectives.loss import CausalLoss
 from curate.train.optim import adamw
 from curate.train.packing import PackedData
-from curate.train.planning.plan import Hardware, Load, Planner
+from curate.train.planning.inputs import Hardware, Load
+from curate.train.planning.plan import Planner
 from curate.train.run import events, records
 from curate.train.trainer import LossScale, Trainer, TrainerInputs
 from tests.support.small_runs import EventLog, losses, run, taught_set

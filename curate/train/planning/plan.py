@@ -9,57 +9,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from curate.display.figures import GIB, gib, number, plural
+from curate.display.figures import GIB, gib, number, plural, size
 from curate.errors import PlanError
 from curate.model.choices import OPTIMIZER_FORMS, MethodSettings, OptimizerForm
-from curate.model.sizes import Shape, Work, flops
+from curate.model.sizes import Shape
 from curate.train.config import TrainConfig
-from curate.train.planning import memory
+from curate.train.planning import memory, speed
+from curate.train.planning.inputs import Hardware, Load, Steps
 from curate.train.planning.memory import CONTEXT, FRAGMENTATION, Setup
 
 ENOUGH_TOKENS = {"cuda": 16_384, "cpu": 2_048}  # of a micro-batch; with more, a token takes as long
 OVERHEAD_TOKENS = 256  # a device idles at the start of a micro-batch for about as long as these take; an assumption
-# Share of the measured matrix rate that training reaches, by device and whether every weight is trained.
-EFFICIENCY = {("cuda", True): 0.50, ("cuda", False): 0.42, ("cpu", True): 0.30, ("cpu", False): 0.30}
 SUGGESTED_RANKS = (2, 4, 8)  # numbers of devices to suggest if one is too small
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """The hardware of a run: one rank's device, the number of ranks, and the disk."""
-
-    kind: str  # cuda or cpu
-    name: str
-    memory: int  # bytes free on one device
-    dtype: str
-    rate: float  # floating-point operations per second, measured on the device's matrix products
-    ranks: int
-    disk: int  # bytes free where the run is written
-
-
-@dataclass(frozen=True)
-class Load:
-    """The data of a run, as packed."""
-
-    examples: int  # of one epoch
-    rows: int  # packed rows of one epoch
-    row_tokens: int  # tokens of a packed row, padding included
-    work: Work  # of one epoch
-    held_out: Work  # of one evaluation
-    utilisation: float = 1.0  # share of positions with tokens
-    padded_utilisation: float = 1.0  # the same with one example per row
-    most_supervised: int = 0  # supervised tokens of one packed row, at most
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The optimizer steps of a run over the packed rows of all epochs in sequence; the last step may have fewer."""
-
-    count: int
-    rows: int  # packed rows of a step, over all ranks
-    examples: float  # of a step, on average
-    total_rows: int  # packed rows of the whole run
-    epochs: float
 
 
 @dataclass(frozen=True)
@@ -79,7 +40,7 @@ class Plan:
     attention: str
     parts: dict[str, int]  # bytes of one rank at the step's peak
     flops: float  # of the training, strictly counted
-    seconds: float  # of the whole run, estimated
+    seconds: float | None  # of the whole run, estimated; None where the hardware's rate is unknown
     checkpoint: int  # bytes of one with all states
     disk: int  # bytes on disk at once, at most
     reasons: tuple[str, ...]
@@ -96,9 +57,25 @@ class Plan:
         return int(self.peak * (1 + FRAGMENTATION)) + CONTEXT.get(self.hardware.kind, CONTEXT["cpu"])
 
     @property
+    def memory_parts(self) -> dict[str, int]:
+        """The bytes that `needs` consists of, by part: their sum is `needs`."""
+        context = CONTEXT.get(self.hardware.kind, CONTEXT["cpu"])
+        return {**self.parts, "fragmentation": self.needs - self.peak - context, "torch and its kernels": context}
+
+    @property
+    def efficiency(self) -> float:
+        """The share of the hardware's matrix rate that the time is estimated with: an assumed MFU."""
+        return speed.efficiency(self.hardware.kind, full=self.trained == self.parameters)
+
+    @property
     def fits(self) -> bool:
         """Whether the run fits the device's memory and the disk."""
-        return self.fits_memory and self.disk <= self.hardware.disk
+        return self.fits_memory and self.fits_disk
+
+    @property
+    def fits_disk(self) -> bool:
+        """Whether the run fits the disk; true where that is unknown."""
+        return self.hardware.disk is None or self.disk <= self.hardware.disk
 
     @property
     def fits_memory(self) -> bool:
@@ -109,17 +86,17 @@ class Plan:
         """Raise PlanError if the run does not fit the memory or the disk: one line, with what would fit."""
         if not self.fits_memory:
             largest = sorted(self.parts.items(), key=lambda part: -part[1])[:3]
-            named = ", ".join(f"{name} {gib(size)}" for name, size in largest)
+            named = ", ".join(f"{name} {gib(part)}" for name, part in largest)
             would = "; ".join(self.suggestions) or "no change of settings; use a smaller model"
             raise PlanError(
-                f"this run needs {gib(self.needs)} GiB, {self.hardware.name} has "
-                f"{gib(self.hardware.memory)} ({named}); what would fit: {would}"
+                f"this run needs {gib(self.needs)} GiB, and {self.hardware.name} has "
+                f"{gib(self.hardware.memory)} GiB free ({named}); what would fit: {would}"
             )
-        if self.disk > self.hardware.disk:
+        if not self.fits_disk:
             raise PlanError(
-                f"checkpoints and the model take {gib(self.disk)} GiB of disk, {gib(self.hardware.disk)} "
-                f"are free (one checkpoint with all states is {gib(self.checkpoint)}); give another --out, "
-                "or --method lora, whose checkpoints are small"
+                f"checkpoints and the model take {size(self.disk)} of disk, and {size(self.hardware.disk or 0)} are "
+                f"free (one checkpoint with all states is {size(self.checkpoint)}); give another --out"
+                + (", or --method lora, whose checkpoints are small" if self.trained == self.parameters else "")
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,7 +119,9 @@ class Plan:
             "device": hardware.name,
             "ranks": hardware.ranks,
             "dtype": hardware.dtype,
-            "gemm_tflops": round(hardware.rate / 1e12, 3),
+            "tflops": None if hardware.rate is None else round(hardware.rate / 1e12, 3),
+            "tflops_source": "measured" if hardware.card is None else hardware.card.source,
+            "assumed_mfu": self.efficiency,
             "micro_batch": self.micro_batch,
             "grad_accum": self.grad_accum,
             "checkpointed_layers": self.checkpointed,
@@ -154,10 +133,10 @@ class Plan:
             "needs_gib": round(self.needs / GIB, 3),
             "available_gib": round(hardware.memory / GIB, 3),
             "flops": self.flops,
-            "seconds": round(self.seconds),
+            "seconds": None if self.seconds is None else round(self.seconds),
             "checkpoint_gib": round(self.checkpoint / GIB, 3),
             "disk_gib": round(self.disk / GIB, 3),
-            "disk_free_gib": round(hardware.disk / GIB, 3),
+            "disk_free_gib": None if hardware.disk is None else round(hardware.disk / GIB, 3),
             "reasons": list(self.reasons),
             "suggestions": list(self.suggestions),
         }
@@ -271,7 +250,17 @@ class Planner:
         """Return the plan with these choices."""
         setup = self._setup(form, micro_batch, checkpointed)
         trained = self._trained_parameters
-        training_flops, seconds = self._time(setup)
+        grad_accum = self._grad_accum(micro_batch)
+        time = speed.estimate_time(
+            self.shape,
+            self.load,
+            self.steps,
+            setup,
+            self.hardware,
+            trained,
+            grad_accum,
+            sides=self.config.objective.sides,
+        )
         checkpoint, disk = self._disk(setup)
         return Plan(
             steps=self.steps,
@@ -280,14 +269,14 @@ class Planner:
             parameters=self.shape.parameters,
             trained=trained,
             micro_batch=micro_batch,
-            grad_accum=self._grad_accum(micro_batch),
+            grad_accum=grad_accum,
             checkpointed=checkpointed,
             form=form,
             compiled=setup.compiled,
             attention=self.attention,
             parts=memory.parts(setup, self.shape, trained),
-            flops=training_flops,
-            seconds=seconds,
+            flops=time.flops,
+            seconds=time.seconds,
             checkpoint=checkpoint,
             disk=disk,
             reasons=tuple(self._reasons(setup)),
@@ -318,25 +307,6 @@ class Planner:
     def _trained_parameters(self) -> int:
         return memory.trained_parameters(self.config.method, self.shape) if self.trained is None else self.trained
 
-    def _time(self, setup: Setup) -> tuple[float, float]:
-        """Return the floating-point operations of training, strictly counted, and the estimated seconds of the run."""
-        load, full = self.load, setup.full
-        epochs = self.steps.total_rows / load.rows
-        training = flops(self.shape, load.work, full=full, adapters=0 if full else self._trained_parameters) * epochs
-        forward = flops(self.shape, load.work, full=True) / 3 * epochs  # a third of forward and backward
-        recomputation = forward * setup.checkpointed / self.shape.layers
-        evaluations = max(1.0, epochs) + 1  # the base model, then each epoch
-        evaluation = evaluations * flops(self.shape, load.held_out, full=True) / 3
-        efficiency = EFFICIENCY.get((self.hardware.kind, full), 0.3)  # as on a CPU
-        rate = self.hardware.rate * self.hardware.ranks * efficiency
-        return training, (training + recomputation + evaluation + self._reference_flops()) / rate
-
-    def _reference_flops(self) -> float:
-        """Return the operations of one forward pass over all pairs, with which DPO begins."""
-        if self.config.objective.sides == 1:
-            return 0.0
-        return sum(flops(self.shape, work, full=True) for work in (self.load.work, self.load.held_out)) / 3
-
     def _disk(self, setup: Setup) -> tuple[int, int]:
         """Return the bytes of one checkpoint with all states, and the peak on disk.
 
@@ -366,6 +336,9 @@ class Planner:
         reason = "as set" if train.micro_batch else "more would not fit, or not be faster"
         yield f"{setup.micro_batch} {plural(setup.micro_batch, 'row')} at once: {reason}"
         yield self._checkpointing_reason(setup)
+        if setup.ranks > 1:
+            shared = "weights, gradients and states are shared out (FSDP2)" if setup.full else "each has a copy (DDP)"
+            yield f"{setup.ranks} ranks, started by torchrun --nproc-per-node {setup.ranks}: {shared}"
         if self.config.optimizer.form != "auto":
             yield f"optimizer {setup.form}: as set"
         elif setup.form != "master":

@@ -9,7 +9,19 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from curate.display import terminal
-from curate.display.figures import duration, gib, loss, number, percent, plural, significant
+from curate.display.figures import (
+    YEAR,
+    duration,
+    gib,
+    gib_parts,
+    loss,
+    number,
+    percent,
+    plural,
+    significant,
+    size,
+    spoken_duration,
+)
 from curate.display.text import one_line, safe
 from curate.rendering.preparation import describe_hidden
 
@@ -38,6 +50,9 @@ def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
     if facts.get("objective") == "dpo":
         terminal.add_row(grid, "objective", "dpo: pairs, compared with the model as it is before the first step")
     terminal.add_row(grid, "data", terminal.safe_text(_data(planned, facts["data"])))
+    if counted := facts["data"].get("estimated"):
+        proof = "not proven yet: a run proves each piece before it trains (now: --prove)"
+        terminal.add_row(grid, "", terminal.safe_text(f"by {counted}; {proof}"))
     if again := facts["data"].get("split_again"):
         terminal.add_row(grid, "", terminal.safe_text(str(again)))
     if by_answer := facts["data"].get("by_answer"):
@@ -56,11 +71,11 @@ def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
     terminal.add_row(grid, "device", terminal.safe_text(f"{where}; {facts['dtype']}"))
     terminal.add_row(grid, "attention", terminal.safe_text(str(facts["attention"])))
     terminal.add_row(grid, "memory", _memory(planned))
-    terminal.add_row(
-        grid, "time", f"about {duration(planned.seconds)}, at {significant(hardware.rate / 1e12)} TFLOP/s measured"
-    )
-    room = f"{gib(planned.disk)} GiB of {gib(hardware.disk)} free"
-    terminal.add_row(grid, "disk", f"{room} (a checkpoint {gib(planned.checkpoint)})")
+    terminal.add_row(grid, "time", _time(planned))
+    if hardware.card is not None:
+        terminal.add_row(grid, "data sheet", _wrap(hardware.card.source))
+    room = "" if hardware.disk is None else f" of {size(hardware.disk)} free"
+    terminal.add_row(grid, "disk", f"{size(planned.disk)}{room} (a checkpoint {size(planned.checkpoint)})")
     for index, reason in enumerate(planned.reasons):
         terminal.add_row(grid, "" if index else "because", terminal.safe_text(reason))
     return Group(grid, *_misfit(planned))
@@ -71,7 +86,9 @@ def _data(planned: Plan, facts: Mapping[str, Any]) -> str:
     eval_count, left_out_count = facts.get("eval_conversations"), facts.get("left_out")
     held_out = f", {number(eval_count)} held out" if eval_count else ", none held out"
     left_out = f", {number(left_out_count)} left out" if left_out_count else ""
-    pieces = f"{facts['set']}: {number(load.examples)} {plural(load.examples, 'piece')}{held_out}{left_out}"
+    sources = int(facts.get("sources", 0))
+    chats = f"{number(sources)} {plural(sources, 'conversation')} in " if sources else ""
+    pieces = f"{facts['set']}: {chats}{number(load.examples)} {plural(load.examples, 'piece')}{held_out}{left_out}"
     tokens = f"{number(load.work.tokens)} tokens, {number(load.work.supervised)} trained on"
     return f"{pieces}; {tokens} (template {facts['template']})"
 
@@ -86,9 +103,22 @@ def _steps(planned: Plan) -> str:
 
 
 def _memory(planned: Plan) -> str:
-    largest = sorted(planned.parts.items(), key=lambda part: -part[1])
-    named = " · ".join(f"{name} {gib(size)}" for name, size in largest if gib(size) != gib(0))
-    return f"{gib(planned.needs)} GiB of {gib(planned.hardware.memory)}: {named}"
+    total, parts = gib_parts(planned.memory_parts)
+    largest = sorted(parts.items(), key=lambda part: -float(part[1].replace(",", "")))
+    named = " + ".join(f"{name} {shown}" for name, shown in largest)
+    return f"{total} GiB of {gib(planned.hardware.memory)}: {named}"
+
+
+def _time(planned: Plan) -> str:
+    """Return the estimated time, and what it is based on."""
+    hardware = planned.hardware
+    if planned.seconds is None or hardware.rate is None:
+        return "unknown: only the memory is given; name a card for it, as in --for rtx-4090"
+    rate = f"{percent(planned.efficiency, digits=0)} of {significant(hardware.rate / 1e12)} TFLOP/s"
+    basis = "the data sheet's, assumed, not measured" if hardware.card else "measured here"
+    too_long = ": not on this device" if planned.seconds > YEAR else ""
+    spoken = f"about {spoken_duration(planned.seconds)}" if planned.seconds >= 1 else "less than a second"
+    return f"{spoken}{too_long}, at {rate} ({basis})"
 
 
 def _misfit(planned: Plan) -> Iterator[RenderableType]:

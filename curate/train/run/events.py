@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,25 @@ class Reported:
     """What the run is doing, in one line."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Some of the set's rows are rendered and proven."""
+
+    rows: int
+    total: int  # at most
+    seconds: float  # since the first batch was begun
+
+    @property
+    def rows_per_second(self) -> float:
+        """The rate so far."""
+        return self.rows / max(self.seconds, 1e-9)
+
+    @property
+    def seconds_left(self) -> float:
+        """The time left at the rate so far."""
+        return max(0, self.total - self.rows) / max(self.rows_per_second, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -122,7 +142,7 @@ class Finished:
     report: Path | None  # the run's page
 
 
-Event = Reported | Warned | Planned | Started | Stepped | Evaluated | Sampled | Saved | Finished
+Event = Reported | Rendered | Warned | Planned | Started | Stepped | Evaluated | Sampled | Saved | Finished
 OnEvent = Callable[[Event], None]
 
 
@@ -143,3 +163,14 @@ class Reporter:
     def warn(self, text: str) -> None:
         """Report a problem that does not stop the run."""
         self.send(Warned(text))
+
+
+class RenderProgress:
+    """Reports how many rows of the set are rendered; called with the rows that are done and all."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.begin = time.monotonic()  # seconds
+
+    def __call__(self, done: int, rows: int) -> None:
+        self.reporter.send(Rendered(done, rows, time.monotonic() - self.begin))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from curate import files
+from curate.display.figures import MIB, size
 from curate.errors import RecipeError, RunError, UnsafePathError
 from curate.model.serving import ADAPTER, MODEL
 from curate.train import config
@@ -19,6 +22,7 @@ from curate.train.run import records
 RUNS = Path("runs")  # relative to the working directory
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
+LEAST_DISK = MIB  # bytes for the records of a run; the plan knows what checkpoints need
 # Files of a run that ended before its first checkpoint; its folder may be used for a new run if no step was recorded.
 FILES_BEFORE_FIRST_STEP = {
     LOCK,
@@ -53,6 +57,39 @@ def choose_new(out: str | Path | None, settings: TrainConfig) -> Path:
         number += 1
         name = f"{config.run_name(settings)}-{number}"
     return RUNS / name
+
+
+def require_room(folder: Path) -> None:
+    """Raise RunError if a run cannot be written to a folder, which need not exist: no right to write, or a full disk.
+
+    Creates nothing.
+    """
+    parent = _existing(folder)
+    if not parent.is_dir():
+        raise RunError(f"{str(folder)!r} cannot be created: {str(parent)!r} is not a folder; give another --out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise RunError(f"{str(folder)!r} cannot be written: {str(parent)!r} is read-only to you; give another --out")
+    if (free := free_disk(folder)) < LEAST_DISK:
+        raise RunError(
+            f"the disk of {str(folder)!r} is full: {size(free)} are free, and a run needs at least {size(LEAST_DISK)}; "
+            "free some, or give another --out"
+        )
+
+
+def free_disk(folder: Path) -> int:
+    """Return the free bytes of the disk that a folder is or will be on."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _existing(folder: Path) -> Path:
+    """Return a folder, or the nearest one above it that exists; raises RunError for a name that no file can have."""
+    path = folder.resolve()
+    try:
+        while not path.exists():
+            path = path.parent
+    except OSError as error:  # a name that is too long
+        raise RunError(f"{str(folder)!r} cannot be created: {error.strerror}; give another --out") from None
+    return path
 
 
 def _is_free(folder: Path) -> bool:

@@ -27,6 +27,7 @@ METRICS, EVAL, SAMPLES, MASKED, LEFT_OUT = (
 )
 CONFIG, PLAN, FACTS, REPORT = "config.toml", "plan.json", "run.json", "report.html"
 LABELS = {  # of keys that are not what the value is called; each counts the pieces of a set
+    "sources": "conversations",
     "conversations": "pieces",
     "eval_conversations": "held-out pieces",
     "conversations_a_step": "pieces a step",

@@ -14,7 +14,8 @@ from curate.model import device
 from curate.model.sizes import Linear, Shape, Work
 from curate.train import config
 from curate.train.config import TrainConfig
-from curate.train.planning.plan import Hardware, Load, Plan, Planner, Steps
+from curate.train.planning.inputs import Hardware, Load, Steps
+from curate.train.planning.plan import Plan, Planner
 
 GIB = 2**30
 VICUNA = Load(  # 125,000 conversations, 370M tokens, according to the model card of v1.3
@@ -98,6 +99,7 @@ def test_only_as_many_layers_as_necessary_are_checkpointed() -> None:
     assert any(f"activations of {plan.checkpointed} of 32 layers are recomputed" in text for text in plan.reasons)
     spared = planned(card(22), method={"kind": "lora"}, train={"checkpointing": "full"})
     assert spared.checkpointed == 32
+    assert plan.seconds is not None and spared.seconds is not None
     assert plan.seconds < 0.95 * spared.seconds
     counts = [planned(card(gib), method={"kind": "lora"}).checkpointed for gib in (19, 20, 21, 22, 23, 24)]
     assert counts == sorted(counts, reverse=True)
@@ -123,7 +125,7 @@ def test_a_run_that_does_not_fit_is_refused_with_suggestions() -> None:
     with pytest.raises(PlanError) as caught:
         plan.require_fit()
     message = str(caught.value)
-    assert "a card of 24 GiB has 24.0" in message
+    assert "a card of 24 GiB has 24.0 GiB free" in message
     assert "--method lora (" in message and "--method qlora (" in message and "4 such devices with torchrun" in message
     assert "\n" not in message
 
@@ -144,7 +146,7 @@ def test_a_micro_batch_spreads_a_step_evenly() -> None:
 def test_a_full_7b_state_is_94_gb_and_the_disk_must_hold_it() -> None:
     plan = planned(card(141, disk=150), method={"kind": "full"}, optimizer={"form": "master"})
     assert plan.checkpoint == 14 * 6_738_415_616  # weights in bf16, three fp32 tensors of the optimizer
-    with pytest.raises(PlanError, match=r"of disk, 150.0 are free .* is 87.9"):
+    with pytest.raises(PlanError, match=r"of disk, and 150.0 GiB are free .* is 87.9 GiB"):
         plan.require_fit()
     assert planned(card(141, disk=150), method={"kind": "lora"}).fits
 
@@ -155,6 +157,7 @@ def test_more_ranks_share_the_states_and_the_time() -> None:
     )
     assert not single.fits and eight.fits
     assert eight.parts["optimizer states"] * 8 == pytest.approx(single.parts["optimizer states"])
+    assert eight.seconds is not None and single.seconds is not None
     assert eight.seconds < single.seconds / 5
 
 
@@ -162,6 +165,7 @@ def test_the_time_for_vicuna_is_close_to_the_published_time() -> None:
     # Its model card names about 12 hours on 8 A100 (312e12) for 13B; 7B cost 140 of 300 dollars.
     a100 = Hardware("cuda", "A100", 80 * GIB, "bf16", 270e12, 8, 1000 * GIB)
     plan = planned(a100, VICUNA, preset="vicuna-7b")
+    assert plan.seconds is not None
     assert 3 < plan.seconds / 3600 < 18
 
 
