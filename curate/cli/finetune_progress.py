@@ -63,7 +63,11 @@ def event_line(event: Event) -> str:
             return f"held out, {event.which}, step {event.step}: {loss_text(event.loss)}"
         case events.Sampled():
             ended = sum(sample.stopped for sample in event.samples)
-            return f"answers, {event.which}, step {event.step}: {ended} of {len(event.samples)} ended with a stop token"
+            cut = len(event.samples) - ended
+            longest = max((sample.tokens for sample in event.samples), default=0)
+            rest = f", {cut} cut off after {number(longest)} tokens (eval.max_new_tokens)" if cut else ""
+            which = f"answers, {event.which}, step {event.step}"
+            return f"{which}: {ended} of {len(event.samples)} ended with a stop token{rest}"
         case events.Saved():
             return f"saved {event.path} in {number(event.seconds)} s"
     return ""

@@ -7,11 +7,14 @@ numbers the ranks across them.
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -81,6 +84,17 @@ def _number(environment: Mapping[str, str], key: str, default: int) -> int:
             f"the environment variable {key} = {value!r} is not a number; start several processes with torchrun"
         )
     return int(value)
+
+
+def tell_torchrun(message: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Leave the message of an error where torchrun looks for it: its own report, printed last, then quotes it.
+
+    The format is that of torch.distributed.elastic.multiprocessing.errors.
+    """
+    if file := environment.get("TORCHELASTIC_ERROR_FILE"):
+        error = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
+        with suppress(OSError):
+            Path(file).write_text(json.dumps({"message": error}), "utf-8")
 
 
 def is_initialized() -> bool:

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from curate.errors import CheckpointError
+from curate import files
+from curate.errors import CheckpointError, CurateError
 from curate.model import device, loader, sources
 from curate.model.device import DTYPES
 from curate.model.fingerprint import Fingerprint
@@ -95,6 +96,9 @@ def finetune(
         reporter.send(events.Planned(run.plan, run.facts()))
         run.plan.require_fit()
         return _train(run, loaded)
+    except CurateError as error:
+        distributed.tell_torchrun(str(error))
+        raise
     finally:
         if not was_initialized:
             distributed.finish()
@@ -120,7 +124,7 @@ def _train(run: Run, loaded: Loaded | None) -> RunResult:
     steps, seed = run.plan.steps, run.config.train.seed  # `steps` of the whole run, before a resumption too
     schedule = adamw.schedule(run.config.optimizer, steps.count)
     with ExitStack() as stack:
-        stack.enter_context(_hold_folder(run))
+        hold = stack.enter_context(_hold_folder(run))
         log = RunLog(run, loaded)
         stack.enter_context(log.open())
         stop = stack.enter_context(_stop_on_signal())  # inside `log.open`, which records a second signal
@@ -134,6 +138,7 @@ def _train(run: Run, loaded: Loaded | None) -> RunResult:
         if loaded is None or trainer.restore(loaded) == 0:
             _evaluate(evaluator, BASE, log)
         log.start(trainer.trainable)
+        hold.keep = True
         device.reset_peak(
             run.world.device
         )  # so that the peak is that of training, without loading and the first evaluation
@@ -207,14 +212,28 @@ def _result_info(run: Run, base: Fingerprint | None) -> ResultInfo:
     return ResultInfo(export.serving_for(run.renderer), origin, int(run.data.facts["window"]))
 
 
+@dataclass
+class _Hold:
+    """A hold on the run's folder."""
+
+    keep: bool = False  # the folder if an error ends the run, as from the first step on
+
+
 @contextmanager
-def _hold_folder(run: Run) -> Iterator[None]:
-    """Lock the run's folder, on the rank that writes."""
+def _hold_folder(run: Run) -> Iterator[_Hold]:
+    """Create and lock the run's folder, on the rank that writes; a new one is removed if the run is refused."""
+    hold = _Hold()
     if not run.world.main:
-        yield
+        yield hold
         return
-    with run_folder.lock(run.folder):
-        yield
+    is_new = not run.folder.exists()
+    try:
+        with run_folder.lock(run.folder):
+            yield hold
+    except Exception:
+        if is_new and not hold.keep:
+            files.remove(run.folder, run.folder.parent)
+        raise
 
 
 # ---- signals

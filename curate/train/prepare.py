@@ -409,7 +409,10 @@ class _Inputs:
         """
         max_tokens = self.config.data.max_tokens
         if max_tokens > shape.positions:
-            raise CurateError(f"--max-tokens {max_tokens} exceeds the model's {shape.positions:,} positions")
+            raise CurateError(
+                f"--max-tokens {max_tokens} exceeds the model's {shape.positions:,} positions; "
+                f"give --max-tokens {shape.positions} or less"
+            )
         return max_tokens or min(self.manifest.window, shape.positions)
 
     def count_trained(self, source: ModelSource) -> int | None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
+import shutil
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from rich.live import Live
 
 import curate
 from curate.cli import cli, finetune_progress
-from curate.errors import PlanError, RecipeError, RunError
+from curate.errors import CurateError, PlanError, RecipeError, RunError
 from curate.train import config
 from curate.train.run import events, records
 from tests.cli.test_cli import curate_in
@@ -259,3 +262,66 @@ def test_any_peft_method_is_planned_or_refused_before_weights_are_created(taught
 
 LOHA = "method.peft={peft_type='LOHA', r=4}"
 TUNING = "method.peft={peft_type='PROMPT_TUNING', num_virtual_tokens=4}"
+
+
+def test_a_run_that_is_refused_leaves_no_folder(taught: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    result = run(taught, tmp_path / "first", max_steps=1)
+    assert result.result is not None
+    shutil.copytree(result.result, weights)
+    (weights / "model.safetensors").write_bytes(b"damaged")
+    out = tmp_path / "runs" / "refused"
+    for settings, flags in (
+        (("train.memory_gib=0.1",), {}),  # the plan
+        (("model.attention=flex",), {}),  # the device
+        ((), {"max_tokens": 100_000}),  # the model's positions
+        ((), {"template": "chatml", "max_tokens": 9}),  # nothing is left to train on
+        ((), {"model": str(tmp_path / "nowhere")}),
+        ((), {"model": str(weights)}),  # the weights, which are read last
+    ):
+        with pytest.raises(CurateError):
+            run(taught, out, settings=settings, **flags)
+        assert not out.exists(), (settings, flags)
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_torchrun_can_quote_the_error_of_a_run(taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(PlanError):
+        run(taught, tmp_path / "run", settings=("train.memory_gib=0.1",))
+    failure = ProcessFailure(local_rank=0, pid=1, exitcode=1, error_file=str(tmp_path / "error.json"))
+    assert "this run needs" in str(failure.message)
+
+
+def test_the_answers_that_did_not_end_are_said_to_be_cut_off(held_out: Path, tmp_path: Path) -> None:
+    event_log = EventLog()
+    run(held_out, tmp_path / "run", max_steps=1, on_event=event_log)
+    sampled = event_log.of(events.Sampled)[0]
+    assert not any(sample.stopped for sample in sampled.samples)
+    count = len(sampled.samples)
+    line = finetune_progress.event_line(sampled)
+    assert line.endswith(f"0 of {count} ended with a stop token, {count} cut off after 3 tokens (eval.max_new_tokens)")
+
+
+def test_rendering_shows_its_rate_and_the_time_left() -> None:
+    event = events.Rendered(250, 1_000, 5.0)
+    assert finetune_progress.render_line(event) == "25 % · 50 pieces/s · 15 s left"
+    screen = Console(file=io.StringIO(), width=80, record=True)
+    screen.print(finetune_progress.render_bar(event))
+    text = screen.export_text()
+    assert "rendering and proving" in text and "15 s left" in text
+
+
+def test_the_plan_for_another_machine_sums_up_its_memory(taught: Path) -> None:
+    done = invoke(str(taught), "--model", "tiny", "--for", "2x rtx 4090", "--method", "lora")
+    assert done.exit_code == 0, done.output
+    words = " ".join(done.stdout.split())
+    total, parts = re.search(r"memory ([\d.]+) GiB of [\d.]+: (.*?) time ", words).groups()  # type: ignore[union-attr]
+    assert sum(Decimal(part.rpartition(" ")[2]) for part in parts.split(" + ")) == Decimal(total)
+    assert "2 × RTX 4090" in words and "assumed, not measured" in words
+    assert "/nvidia-ada-gpu-architecture.pdf" in "".join(done.stdout.split())
+    refused = invoke(str(taught), "--model", "tiny", "--for", "rtx 4091")
+    assert refused.exit_code == 1 and "did you mean 'rtx-4090'" in refused.stderr
+    assert invoke(str(taught), "--model", "tiny", "--prove").exit_code == 2

@@ -96,7 +96,7 @@ def test_the_page_calls_the_pieces_of_the_set_pieces() -> None:
     facts = {"data": {"conversations": 12, "eval_conversations": 4, "supervised": 9}}
     shown = html.render(records.Records("run", facts=facts, plan={"conversations": 12, "conversations_a_step": 4.0}))
     assert "conversation" not in shown.partition("<main>")[2].partition("<script")[0]
-    for label in ("pieces", "held-out pieces", "pieces a step", "supervised"):
+    for label in ("pieces", "held-out pieces", "pieces a step", "tokens trained on"):
         assert f"<dt>{label}</dt>" in shown
 
 

@@ -89,8 +89,8 @@ class Plan:
             named = ", ".join(f"{name} {gib(part)}" for name, part in largest)
             would = "; ".join(self.suggestions) or "no change of settings; use a smaller model"
             raise PlanError(
-                f"this run needs {gib(self.needs)} GiB, and {self.hardware.name} has "
-                f"{gib(self.hardware.memory)} GiB free ({named}); what would fit: {would}"
+                f"this run needs {gib(self.needs)} GiB (of which {named}), and {gib(self.hardware.memory)} GiB are "
+                f"free ({self.hardware.name}); what would fit: {would}"
             )
         if not self.fits_disk:
             raise PlanError(

@@ -292,4 +292,5 @@ def _plan(history: Records) -> str:
             + (f' <span class="note">measured {_value(measured[name])}</span>' if measured.get(name) else ""),
         )
         for name, value in history.plan.items()
+        if value not in (None, [], {})
     )

@@ -114,7 +114,9 @@ def find_resumable(run: str | Path | None) -> Path:
     if run is not None:
         folder = Path(run)
         if not (folder / records.CONFIG).is_file():
-            raise RunError(f"{str(folder)!r} is not a run: it has no {records.CONFIG}")
+            raise RunError(
+                f"{str(folder)!r} is not a run: it has no {records.CONFIG}; give the folder that finetune wrote"
+            )
         return folder
     runs = [file.parent for file in RUNS.glob(f"*/{records.CONFIG}")]
     if not runs:
@@ -146,7 +148,7 @@ def lock(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     _check_names(folder)
     # `keep`: the lock file stays, and identifies the folder as a run's (`_is_free`).
-    error = RunError(f"another process is working on the run {str(folder)!r}")
+    error = RunError(f"another process is working on the run {str(folder)!r}; wait for it, or give another --out")
     with files.lock(folder / LOCK, error, keep=True):
         yield
 

@@ -26,11 +26,38 @@ METRICS, EVAL, SAMPLES, MASKED, LEFT_OUT = (
     "left-out.jsonl",
 )
 CONFIG, PLAN, FACTS, REPORT = "config.toml", "plan.json", "run.json", "report.html"
-LABELS = {  # of keys that are not what the value is called; each counts the pieces of a set
+LABELS = {  # of keys of `plan.json` and `run.json` that are not what the value is called
     "sources": "conversations",
     "conversations": "pieces",
     "eval_conversations": "held-out pieces",
     "conversations_a_step": "pieces a step",
+    "manifest_sha256": "SHA-256 of the set's manifest",
+    "tokenizer_hash": "SHA-256 of the vocabulary",
+    "loss": "answers trained on",
+    "supervised": "tokens trained on",
+    "hidden_tools": "rows with tools that the template does not show",
+    "model_parameters": "parameters of the model",
+    "trained_parameters": "parameters trained",
+    "row_tokens": "tokens of a row",
+    "utilisation": "share of positions with tokens",
+    "padded_utilisation": "the same with one piece a row",
+    "tflops": "rate of matrix products, TFLOP/s",
+    "tflops_source": "source of the rate",
+    "assumed_mfu": "share of the rate that is assumed",
+    "micro_batch": "rows at once",
+    "grad_accum": "times a step",
+    "checkpointed_layers": "layers that are recomputed",
+    "optimizer_form": "form of the optimizer",
+    "memory_gib": "memory by part, GiB",
+    "peak_gib": "tensors at the peak, GiB",
+    "needs_gib": "memory needed, GiB",
+    "available_gib": "memory free, GiB",
+    "flops": "operations",
+    "checkpoint_gib": "a checkpoint, GiB",
+    "disk_gib": "disk needed, GiB",
+    "disk_free_gib": "disk free, GiB",
+    "reasons": "because",
+    "suggestions": "would fit",
 }
 BASE, TUNED = "base", "tuned"  # `which` of an evaluation or sample: the model before training, or as trained so far
 

@@ -125,7 +125,7 @@ def test_a_run_that_does_not_fit_is_refused_with_suggestions() -> None:
     with pytest.raises(PlanError) as caught:
         plan.require_fit()
     message = str(caught.value)
-    assert "a card of 24 GiB has 24.0 GiB free" in message
+    assert "24.0 GiB are free (a card of 24 GiB)" in message
     assert "--method lora (" in message and "--method qlora (" in message and "4 such devices with torchrun" in message
     assert "\n" not in message
 
