@@ -63,8 +63,9 @@ def _encode_kept(batch: pl.DataFrame, count_tokens: CountTokens | None) -> Itera
     null = pl.lit(None, pl.String)
     row = pl.struct(*ORDER, facts=facts, rejected=null, unread=null)
     lines = batch.select(row.struct.json_encode().alias("line")).to_series()
-    if lines.str.contains(HIDDEN_PATTERN).any():
-        lines = lines.map_elements(escape_hidden, return_dtype=pl.String)
+    hidden = lines.str.contains(HIDDEN_PATTERN)
+    if hidden.any():
+        lines = lines.scatter(hidden.arg_true(), list(map(escape_hidden, lines.filter(hidden))))
     counts = _counts(decode_messages(batch["messages"]), count_tokens) if count_tokens else [None] * len(lines)
     for line, tokens in zip(lines, counts, strict=True):
         yield f'{line[:-1]},"turn_tokens":{"null" if tokens is None else tokens}}}'

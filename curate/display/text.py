@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import unicodedata
 from typing import IO, TYPE_CHECKING
@@ -27,6 +28,7 @@ ESCAPED = {code: f"\\u{code:04x}" for code in (0x7F, *HIDDEN)}  # as JSON escape
 HIDDEN_PATTERN = (
     f"[\\x7f{''.join(chr(code) for code in HIDDEN if not 0xD800 <= code < 0xE000)}]"  # a regular expression
 )
+_ESCAPED = re.compile(f"[{''.join(map(chr, ESCAPED))}]")
 _VISIBLE_LINE = {**_VISIBLE, ord("\n"): "⏎", ord("\t"): " "}
 
 
@@ -54,7 +56,7 @@ def to_json_line(value: object) -> str:
 
 def escape_hidden(text: str) -> str:
     """Return JSON text with terminal control characters escaped."""
-    return text.translate(ESCAPED)
+    return _ESCAPED.sub(lambda match: ESCAPED[ord(match[0])], text)  # far faster than `translate`
 
 
 def cells(text: str) -> int:
