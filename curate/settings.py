@@ -94,7 +94,7 @@ class Catalogue:
             return tomllib.loads(path.read_text("utf-8")), name, path.parent
         except OSError as error:
             raise RecipeError(f"cannot read {self.noun} {name!r}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RecipeError(f"{name}: not valid TOML: {error}") from error
 
 

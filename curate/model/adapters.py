@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from curate.errors import MissingExtra, ModelError, RecipeError, did_you_mean
-from curate.model import loader
+from curate.model import files, loader
 from curate.model.attention.selection import base_model
 from curate.model.choices import ALL_LINEAR, MethodSettings
 
@@ -42,6 +42,7 @@ _HARMLESS = (
     ".is_gradient_checkpointing. is deprecated",  # peft reads a property that transformers 5 renamed
     "Unsupported layer type .*Norm",  # from the check of sizes that all methods share; LN_TUNING trains norms
 )
+MAX_RANK = 1 << 16
 # peft only warns where a file lacks weights of the adapter, which then stay at their initial values.
 _MISSING_WEIGHTS = ".*Found missing adapter keys"
 
@@ -103,11 +104,14 @@ def resume_adapter(model: nn.Module, folder: Path) -> tuple[nn.Module, Trainable
     Raises ModelError where its weights are missing, empty or do not fit the model.
     """
     peft = _peft()
+    check_config(folder)
     _check_adapter(folder)
     with peft_warnings():
         try:
             model = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True, autocast_adapter_dtype=False)
-        except (ValueError, TypeError, RuntimeError, OSError, KeyError, UserWarning) as error:
+        except torch.OutOfMemoryError:
+            raise  # not the fault of the adapter
+        except Exception as error:  # peft raises anything for odd values
             raise ModelError(f"the adapter {str(folder)!r} does not fit the model: {_line(error)}") from error
     return _finish(model)
 
@@ -133,6 +137,22 @@ def peft_warnings() -> Iterator[None]:
             warnings.filterwarnings("ignore", message)
         warnings.filterwarnings("error", _MISSING_WEIGHTS, UserWarning)
         yield
+
+
+def check_config(folder: Path) -> None:
+    """Check an adapter_config.json from elsewhere; raises ModelError for what peft must not be given.
+
+    That is a rank for which peft would fill any memory, and the name of a Python module that it would import.
+    """
+    values = files.read_json(folder / files.ADAPTER)
+    if values.get("megatron_config") is not None:
+        raise ModelError(f"the adapter {str(folder)!r} names a Python module to import, which curate does not do")
+    pattern = values.get("rank_pattern")
+    for rank in (values.get("r"), *(pattern.values() if isinstance(pattern, dict) else ())):
+        if rank is not None and not (type(rank) is int and 0 <= rank <= MAX_RANK):
+            raise ModelError(
+                f"the adapter {str(folder)!r} has the rank {str(rank)[:40]!r}, not a number up to {MAX_RANK:,}"
+            )
 
 
 def _check_adapter(folder: Path) -> None:

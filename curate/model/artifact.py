@@ -11,7 +11,7 @@ from torch import nn
 
 from curate.errors import CurateError, ModelError
 from curate.model import files, fingerprint, loader, serving, sources
-from curate.model.adapters import peft_warnings
+from curate.model.adapters import check_config, peft_warnings
 from curate.model.device import DTYPES
 from curate.model.files import OnMessage
 from curate.model.gguf.folder import gguf_in
@@ -239,12 +239,15 @@ def add_adapter(model: nn.Module, folder: Path) -> nn.Module:
     """Add the adapter in a folder to its base; raises ModelError where it does not fit."""
     import peft
 
+    check_config(folder)
     try:
         with peft_warnings():
             # peft would cast the adapter to fp32, and results would be rounded differently than in training.
             adapted: nn.Module = peft.PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
-    except (RuntimeError, ValueError, KeyError, UserWarning) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    except torch.OutOfMemoryError:
+        raise  # not the fault of the adapter
+    except Exception as error:  # peft raises anything for odd values
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise ModelError(
             f"the adapter {str(folder)!r} does not fit its base: {lines[min(1, len(lines) - 1)]}"
         ) from None

@@ -131,7 +131,7 @@ def _from_files(
         raise ModelError(
             f"the legacy .bin files of {source.name!r} contain code, or are damaged; give a model with safetensors"
         ) from None
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except Exception as error:  # transformers raises anything for a config.json with odd values
         why = str(error).strip().partition("\n")[0]
         raise ModelError(f"the weights of {source.name!r} cannot be loaded: {why}") from error
     _check_loaded(source.name, info, say)
@@ -197,11 +197,18 @@ def shape_from_config(config: Any) -> Shape:
 
 
 def meta_model(config: Any) -> nn.Module:
-    """Return a model on the meta device: modules and shapes that take no memory."""
+    """Return a model on the meta device: modules and shapes that take no memory.
+
+    Raises ModelError for a configuration that transformers makes no model of.
+    """
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"), quietly():
-        model: nn.Module = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.bfloat16)
+    try:
+        with torch.device("meta"), quietly():
+            model: nn.Module = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.bfloat16)
+    except Exception as error:  # transformers raises anything for odd values
+        why = " ".join(str(error).split())[:300]
+        raise ModelError(f"transformers can make no model of this config.json ({config.model_type}): {why}") from error
     return model
 
 

@@ -38,6 +38,16 @@ _TEMPLATE_BY_NAME = (  # patterns of released models' names, and the template th
     (r"llama-?3.*instruct", "llama3"),
 )
 _UNTAUGHT = "it has no chat template, so it learns Vicuna's"
+# The largest sizes that a config.json may have, several times those of any released model.
+_LARGEST = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 22,
+    "num_hidden_layers": 4096,
+    "num_attention_heads": 1 << 16,
+    "num_key_value_heads": 1 << 16,
+    "max_position_embeddings": 1 << 31,
+}
 _HEADS = ("forcausallm", "lmheadmodel", "withlmhead")  # endings of the class names of language models, in lower case
 
 
@@ -106,7 +116,7 @@ def _config(name: str, folder: Path) -> Any:
     try:
         with quietly():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except Exception as error:  # transformers raises anything for a config.json with odd values
         if values.get("auto_map"):
             raise ModelError(
                 f"{name!r} needs Python code from its own folder, which curate does not run; "
@@ -116,15 +126,28 @@ def _config(name: str, folder: Path) -> Any:
             raise ModelError(
                 f"the config.json of {name!r} has no model_type; give a model that transformers supports"
             ) from None
-        why = str(error).strip().partition("\n")[0]
+        why = " ".join(str(error).split())[:300]
         raise ModelError(f"transformers {__version__} cannot read the config.json of {name!r}: {why}") from None
+    _check_sizes(name, config.get_text_config())
     _check_causal(name, config, KNOWN.get(config.model_type))
     return config
 
 
+def _check_sizes(name: str, config: Any) -> None:
+    """Raise ModelError for a size that no model has: building one, even without memory, would never end."""
+    for key, largest in _LARGEST.items():
+        value = getattr(config, key, None)
+        if value is not None and not (type(value) is int and 0 < value <= largest):
+            raise ModelError(
+                f"{key} in the config.json of {name!r} is {str(value)[:40]!r}, not a number from 1 to {largest:,}; "
+                "download it again"
+            )
+
+
 def _check_causal(name: str, config: Any, expected: object) -> None:
     """Raise ModelError unless a model is causal; `expected` is transformers' class name for its type, if it has one."""
-    architectures = [str(architecture) for architecture in config.architectures or []]
+    listed = config.architectures if isinstance(config.architectures, (list, tuple)) else []
+    architectures = [str(architecture) for architecture in listed]
     causal = isinstance(expected, str) and (not architectures or expected in architectures)
     if causal or (isinstance(expected, str) and any(map(_has_head, architectures))):
         return

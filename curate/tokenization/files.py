@@ -83,7 +83,7 @@ def configured_token(folder: Path, key: str) -> str | None:
     for file in CONFIG_FILES:
         try:
             value = json.loads((folder / file).read_bytes()).get(key)
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             continue
         # A string, or an object with the token's flags.
         content = value.get("content") if isinstance(value, dict) else value

@@ -325,7 +325,7 @@ def _json(data: bytes, name: str) -> Vocabulary:
             entry["special"] = bool(entry.get("special")) or bool(_CONTROL_NAME.fullmatch(entry["content"]))
         controls = {entry["content"]: int(entry["id"]) for entry in added if entry["special"]}
         size = 1 + max([len(vocab) - 1, *(int(entry["id"]) for entry in added)])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise TokenizerError(f"{name!r} is JSON, but not a tokenizer.json: it has no model with a vocabulary") from None
     text = json.dumps(document, ensure_ascii=False)
 

@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
@@ -148,15 +148,16 @@ def _step_of(path: Path) -> int:
     return int(path.name[5:])  # step-000120
 
 
-def load_latest(run: Path) -> Loaded | None:
+def load_latest(run: Path, check: Callable[[Mapping[str, Any]], object] = dict) -> Loaded | None:
     """Return the newest complete checkpoint, None if there is no checkpoint at all.
 
-    Damaged ones are skipped and named in `warnings`. Raises CheckpointError if all of them are damaged.
+    `check` raises ValueError for facts that are damaged. Damaged checkpoints are skipped and named in `warnings`.
+    Raises CheckpointError if all of them are damaged.
     """
     warnings: list[str] = []
     for path in checkpoints(run):
         try:
-            return Loaded(load(path), path, tuple(warnings))
+            return Loaded(_load_checked(path, check), path, tuple(warnings))
         except CheckpointError as error:
             warnings.append(f"{error}; it is skipped")
     if warnings:
@@ -164,11 +165,22 @@ def load_latest(run: Path) -> Loaded | None:
     return None
 
 
+def _load_checked(path: Path, check: Callable[[Mapping[str, Any]], object]) -> State:
+    state = load(path)
+    try:
+        check(state.facts)
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {str(path)!r} is damaged: in the facts of its state, {error}") from error
+    return state
+
+
 def load(path: Path) -> State:
     """Read one checkpoint onto the CPU; raises CheckpointError if a file is missing or its checksum differs."""
     manifest = verify(path)
     try:
         values = decode_json(StateFile, json.loads(_read_bytes(path / STATE)))
+        if values.step != manifest.step:
+            raise ValueError(f"{STATE} is of step {values.step}, not {manifest.step}")
         names = sorted(manifest.files)
         weights, optimizer, rng = (_read(path, names, kind) for kind in (WEIGHTS, OPTIMIZER, RNG))
         state = State(
@@ -178,7 +190,7 @@ def load(path: Path) -> State:
             rng=_by_rank(rng),
             facts=values.facts,
         )
-    except (*UNREADABLE, KeyError, TypeError, SafetensorError) as error:
+    except (*UNREADABLE, LookupError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {error}") from error
     return state
 
@@ -204,6 +216,8 @@ def _read_manifest(path: Path) -> Manifest:
     manifest = decode_json(Manifest, json.loads(_read_bytes(path / MANIFEST)))
     if manifest.format != FORMAT:
         raise ValueError(f"its format is {manifest.format}, not {FORMAT}")
+    if STATE not in manifest.files:
+        raise ValueError(f"its manifest has no checksum of {STATE}")
     for name in manifest.files:
         if not FILE_NAME.fullmatch(name):
             raise ValueError(f"its manifest names {name!r}, which is no file of a checkpoint")

@@ -36,7 +36,7 @@ from curate.train.planning.machines import find_machine
 from curate.train.prepare import Request, Run, plan_only, prepare
 from curate.train.results import export
 from curate.train.results.export import Origin, ResultInfo
-from curate.train.run import events, loggers
+from curate.train.run import events, loggers, resumption
 from curate.train.run import folder as run_folder
 from curate.train.run.events import OnEvent, Reporter
 from curate.train.run.log import RunLog, RunResult
@@ -168,7 +168,7 @@ def _train(run: Run, loaded: Loaded | None) -> RunResult:
 def _load_checkpoint(request: Request) -> Loaded | None:
     """Load the newest intact checkpoint; return None for a run that ended before its first one, which starts over."""
     folder, warn = request.folder, request.reporter.warn
-    loaded = checkpoint.load_latest(folder)
+    loaded = checkpoint.load_latest(folder, resumption.check)
     if loaded is None:
         warn(f"the run {str(folder)!r} has no checkpoint yet; it starts over from the first step")
         return None

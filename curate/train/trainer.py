@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from curate.errors import RunError
+from curate.errors import CheckpointError, RunError
 from curate.model import adapters, device
 from curate.model.adapters import Trainable
 from curate.model.attention import selection as attentions
@@ -318,10 +318,15 @@ class Trainer:
         """Continue from a checkpoint; return its step. Raises CheckpointError if it belongs to another run."""
         state = loaded.state
         distributed.load_weights(self.parameters, state.weights)
-        self.optimizer.load_state_dict(state.optimizer)
+        try:
+            self.optimizer.load_state_dict(state.optimizer)
+            if state.rng:  # with more ranks than before, some share a state
+                set_random_state(dict(state.rng[self.world.rank % len(state.rng)]), self.world)
+        except (ValueError, TypeError, AttributeError, LookupError, RuntimeError) as error:
+            if device.is_out_of_memory(error):
+                raise
+            raise CheckpointError(f"the states in {str(loaded.path)!r} do not fit this run: {error}") from error
         self.loss_scale.value, self.loss_scale.finite_steps = state.facts["scale"], state.facts["good"]
-        if state.rng:  # with more ranks than before, some share a state
-            set_random_state(dict(state.rng[self.world.rank % len(state.rng)]), self.world)
         return state.step
 
 

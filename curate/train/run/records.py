@@ -200,8 +200,8 @@ def read_lines(path: Path) -> list[Row]:
     for line in _text(path).splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
-            continue  # cut off by a kill
+        except (ValueError, RecursionError):
+            continue  # cut off by a kill, or damaged
         if isinstance(row, dict):
             rows.append(row)
     return rows
@@ -259,7 +259,7 @@ def _by_step(rows: list[Row], keys: tuple[str, ...]) -> list[Row]:
 def _object(path: Path) -> Row:
     try:
         value = json.loads(_text(path) or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
