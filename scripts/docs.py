@@ -323,9 +323,17 @@ def _block(text: str) -> str:
     return f"```text\n{text.rstrip()}\n```"
 
 
+def gpu_figures(_: str) -> str:
+    """Return what was measured on GPUs, or that nothing was."""
+    from benchmarks import gpu_table
+
+    return gpu_table.markdown()
+
+
 PARTS: dict[str, Callable[[str], str]] = {
     "help": command_help,
     "run": recorded_run,
+    "gpu": gpu_figures,
     "filters": filters_table,
     "signals": signals_table,
     "repairs": repairs_table,

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from benchmarks import gpu_table
 from tests.support import ROOT
 
 pytest.importorskip("torch")
@@ -77,6 +79,43 @@ def test_every_gpu_row_runs_at_toy_size_with_few_packages(minimal_packages: Path
     assert "7B full real over Trainer padded" in result["ratios"]
     assert "TOY sizes" in result["about"]
     assert all(name in table for name in rows)
+
+
+@pytest.mark.slow
+def test_a_benchmark_that_is_started_again_measures_only_what_is_missing(
+    minimal_packages: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "toy.json"
+    options = ["--device", "cpu", "--rehearse", "--out", str(out), "--only", "7B full 1k"]
+    run(minimal_packages, *options)
+    first = json.loads(out.read_text())["rows"]
+    hung = {"name": "7B LoRA 1k", "error": "begun, but never ended"}
+    out.write_text(json.dumps({**json.loads(out.read_text()), "rows": [hung, *first]}))
+    run(minimal_packages, "--again-in-a-new-process", *options, "--only", "7B LoRA 1k", "--only", "7B LoRA 4k")
+    result = json.loads(out.read_text())
+    assert result["rows"][0] == first[0]
+    assert [row["name"] for row in result["rows"]] == ["7B full 1k", "7B LoRA 4k", "7B LoRA 1k"]
+    assert not any("error" in row for row in result["rows"])
+    found = {goal["goal"]: goal["found"] for goal in result["goals"]}
+    assert found["QLoRA of 7B within 14 GiB"] == "not measured"
+    assert any("predicted peak" in goal and "3 rows" in what for goal, what in found.items())
+
+
+def test_the_table_of_the_docs_names_what_is_missed_and_what_is_not_measured(tmp_path: Path) -> None:
+    assert "No figure here has been measured" in gpu_table.markdown(tmp_path)
+    rows: list[dict[str, Any]] = [
+        {"name": "7B full 1k", "tokens_per_s": 21_000.0, "mfu": 0.56, "peak_gib": 100.0, "planned_peak_gib": 120.0},
+        {"name": "7B LoRA 1k", "tokens_per_s": 30_000.0, "mfu": 0.4, "peak_gib": 30.0, "planned_peak_gib": 31.0},
+        {"name": "7B LoRA real in 22 GiB", "error": "OutOfMemoryError"},
+    ]
+    result = {"device": "NVIDIA H200", "dtype": "bf16", "machine": {"packages": {"torch": "2.13.0"}}, "rows": rows}
+    (tmp_path / "finetune_h200.json").write_text(json.dumps({**result, "goals": gpu_table.goals(rows)}))
+    text = gpu_table.markdown(tmp_path)
+    assert "| 7B full 1k | 21,000 | 56.0% | 100.0 | 120.0 |" in text
+    assert "at least 55% | met: 56.0% |" in text
+    assert "at least 48% | missed: 40.0% |" in text
+    assert "22 GiB | not measured |" in text
+    assert "missed: at most +20% (7B full 1k; 2 rows)" in text
 
 
 @pytest.mark.slow
