@@ -145,6 +145,17 @@ def test_a_reference_that_is_not_the_runs_own_is_computed_again(
     assert losses(tmp_path / "run") == losses(finished)  # of the model before the first step, not of the resumed one
 
 
+@pytest.mark.slow
+def test_an_earlier_result_is_the_reference_of_a_run_that_starts_from_it(pairs: Path, tmp_path: Path) -> None:
+    run(pairs, tmp_path / "first", settings=SETTINGS[1:], **{**LORA, "objective": "sft", "max_steps": 2})
+    further = {"objective": "dpo", "init": str(tmp_path / "first")}  # with the rank of that adapter
+    for name, flags in (("base", LORA), ("further", further)):
+        run(pairs, tmp_path / name, settings=SETTINGS[1:], **{**flags, "max_steps": 1})
+        assert losses(tmp_path / name)[0] == pytest.approx(math.log(2), abs=1e-6)
+    base, trained = (load_file(tmp_path / name / reference.FILE)["train"] for name in ("base", "further"))
+    assert (np.abs(base - trained) > 0.01).all()
+
+
 def test_a_reference_that_is_a_link_is_refused(stopped: Path, tmp_path: Path) -> None:
     shutil.copytree(stopped, tmp_path / "run")
     (tmp_path / "run" / reference.FILE).rename(tmp_path / "elsewhere")

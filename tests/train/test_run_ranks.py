@@ -24,7 +24,7 @@ from curate.train import checkpoint, config
 from curate.train.finetune import finetune
 from curate.train.run import events, records
 from tests.support import ranks
-from tests.support.small_runs import losses, run, taught_set
+from tests.support.small_runs import losses, paired_set, run, taught_set
 
 ROOT = Path(__file__).parents[2]
 SAVED = ("checkpoint.steps=1", "checkpoint.keep=9", "checkpoint.full_states=9")
@@ -38,6 +38,12 @@ ROUNDING = 1024 * 2**-24
 DRIFT = 4 * ROUNDING  # of the last of five steps: each of the four before has moved the weights with its own rounding
 FULL: dict[str, Any] = {"global_batch": 9, "max_steps": 5, "settings": (*SAVED, SMOOTH)}
 LORA: dict[str, Any] = {**FULL, "method": "lora", "rank": 4, "lr": 0.02}
+# Pairs, in full (sharded) and with an adapter (copied).
+DPO: dict[str, dict[str, Any]] = {
+    "dpo": {**FULL, "objective": "dpo", "global_batch": 4},
+    "dpo-lora": {**LORA, "objective": "dpo", "global_batch": 4},
+}
+KINDS = ["full", "lora", *DPO]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +64,8 @@ def as_two(rank: int, data: Path, root: Path) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     run(data, root / "two-full", **FULL)
     run(data, root / "two-lora", **LORA)
+    for name, settings in DPO.items():
+        run(root / "pairs/set", root / f"two-{name}", **settings)
     run(data, root / "two-stopped", on_event=stop_at(2), **FULL)
     finetune(resume=root / "one-stopped", device="cpu")
 
@@ -68,6 +76,9 @@ def root(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ranks")
     run(taught, root / "one-full", **FULL)
     run(taught, root / "one-lora", **LORA)
+    paired_set(root / "pairs", held_out=2)
+    for name, settings in DPO.items():
+        run(root / "pairs/set", root / f"one-{name}", **settings)
     run(taught, root / "one-stopped", on_event=stop_at(2), **FULL)
     ranks.spawn(as_two, 2, taught, root)
     finetune(resume=root / "two-stopped", device="cpu")
@@ -94,7 +105,7 @@ def saved_keys(folder: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_have_the_losses_norms_and_evaluations_of_one(root: Path, kind: str) -> None:
     single, two = (records.read(root / f"{ranks}-{kind}") for ranks in ("one", "two"))
     for key in ("lr", "tokens", "supervised"):
@@ -115,7 +126,7 @@ def test_two_ranks_have_the_losses_norms_and_evaluations_of_one(root: Path, kind
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_have_the_first_gradients_of_one(root: Path, kind: str) -> None:
     # After one step the first moment is the clipped gradient times 1 - beta1.
     single, two = (

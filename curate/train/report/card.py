@@ -31,7 +31,7 @@ def text(history: Records, serving: Serving, note: Note) -> str:
     parts = [
         _front(note),
         f"# {_escape(history.name)}",
-        _introduction(note),
+        _introduction(note, history.facts.get("objective")),
         _section("Prompt format", _prompt_format(serving)),
         _section("Data", _facts(history.facts.get("data"))),
         _section("Held-out loss", _losses(history)),
@@ -51,11 +51,12 @@ def _front(note: Note) -> str:
     )
 
 
-def _introduction(note: Note) -> str:
+def _introduction(note: Note, objective: object) -> str:
     quantised = ", which was quantised to 4 bits (NF4) during training" if note.quantised else ""
+    pairs = " on preference pairs (DPO)" if objective == "dpo" else ""
     kind = "An adapter" if note.kind == "adapter" else "A model"
     return (
-        f"{kind} trained by `curate finetune` {note.version}, method `{note.method}`, from {_code(note.base)}"
+        f"{kind} trained by `curate finetune` {note.version}, method `{note.method}`{pairs}, from {_code(note.base)}"
         f"{quantised}. The licence of the base model applies."
     )
 

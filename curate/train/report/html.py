@@ -187,13 +187,19 @@ def _held_out(history: Records) -> str:
     if newest is None:
         return ""
     rows = [_slice("all", _overall(base), _overall(newest), tuned is not None)]
+    groups = [_overall(newest)]
     for key, title in SLICES:
         before = {row.get("name"): row for row in (base or {}).get(key) or []}
         for row in (newest.get(key) or [])[:SHOWN]:
             name = f"{title}: {row.get('name')}"
             rows.append(_slice(name, before.get(row.get("name"), {}), row, tuned is not None))
+            groups.append(row)
     heading = ("part", "pieces", "trained tokens", "base", "tuned", "change")
-    return table("held-out loss per trained token", heading, rows, {**FORMATS, "change": _format_change})
+    formats = {**FORMATS, "change": _format_change}
+    if _overall(newest).get("accuracy") is None:
+        return table("held-out loss per trained token", heading, rows, formats)
+    pairs = [(*row, group.get("accuracy"), group.get("margin")) for row, group in zip(rows, groups, strict=True)]
+    return table("held-out loss per pair", (*heading, "accuracy", "margin"), pairs, formats)
 
 
 def _format_change(value: float) -> str:

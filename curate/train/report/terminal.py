@@ -140,6 +140,8 @@ def render_result(result: RunResult, history: Records) -> RenderableType:
     terminal.add_row(grid, "steps", f"{number(result.step)} of {number(result.plan.steps.count)} in {elapsed}")
     if losses:
         terminal.add_row(grid, "loss", f"{loss(losses[0])} → {loss(losses[-1])}")
+    if pairs := _last_pairs(history):
+        terminal.add_row(grid, "pairs", pairs)
     if held_out := _held_out(history):
         terminal.add_row(grid, "held out", held_out)
     terminal.add_row(grid, "written", _wrap(str(result.result or result.run), "bold"))
@@ -156,6 +158,14 @@ def render_result(result: RunResult, history: Records) -> RenderableType:
 def _wrap(text: str, style: str = "") -> Text:
     """Return a path or a command that wraps if it is too long."""
     return Text(safe(text), style, overflow="fold")
+
+
+def _last_pairs(history: Records) -> str:
+    """Return how well the last step's pairs were told apart, if it had pairs."""
+    last = history.metrics[-1] if history.metrics else {}
+    if not isinstance(last.get("accuracy"), int | float) or not isinstance(last.get("margin"), int | float):
+        return ""
+    return f"accuracy {percent(last['accuracy'])}, margin {significant(last['margin'])} in the last step"
 
 
 def _held_out(history: Records) -> str:
