@@ -27,13 +27,15 @@ def split_sides(row: Row) -> tuple[Row, Row]:
     )
 
 
-def find_missing(row: Row) -> RecordError | None:
-    """Return why a row has no pair, None if it has one."""
-    if not row.rejected:
-        return RecordError(NO_PAIR, "it has no rejected answer")
-    if not row.messages or row.messages[-1].role != "assistant":
-        return RecordError(NO_PAIR, "its last message is not an answer")
-    return None
+def has_pair(row: Row) -> bool:
+    """Return whether a row ends with an answer that has a rejected one beside it."""
+    return bool(row.rejected and row.messages) and row.messages[-1].role == "assistant"
+
+
+def leave_out(row: Row) -> tuple[Row, RecordError]:
+    """Return a row without a pair as it is listed: without its messages, as most of a large set may be such rows."""
+    reason = "its last message is not an answer" if row.rejected else "it has no rejected answer"
+    return replace(row, messages=[], rejected=[]), RecordError(NO_PAIR, reason)
 
 
 def find_same(sides: Sequence[NDArray[np.int32]]) -> RecordError | None:

@@ -176,6 +176,10 @@ class ExamplePreparer:
 
     def prepare(self, sources: Sequence[list[Row]]) -> PreparedBatch:
         """Prepare conversations, each given as its pieces in order."""
+        unpaired: Sequence[list[Row]] = []
+        if self.pairs:  # the others are not rendered, and of a large set not kept either
+            unpaired = [source for source in sources if not source[-1].rejected]
+            sources = [source for source in sources if source[-1].rejected]
         sources = [[self._with_choices(row) for row in source] for source in sources]
         rows = [row for source in sources for row in source]
         read, count = len(rows), len(sources)
@@ -192,6 +196,7 @@ class ExamplePreparer:
             if prepared.resplit is not None:
                 prepared.resplit = replace(prepared.resplit, folded=folded)
         if self.pairs:
+            prepared.left_out += [pairs.leave_out(row) for source in unpaired for row in source]
             self._render_pairs(prepared, rows)
         else:
             self._render(prepared, rows)
@@ -203,16 +208,11 @@ class ExamplePreparer:
 
     def _render_pairs(self, prepared: PreparedBatch, rows: Sequence[Row]) -> None:
         """Add both sides of each row with a pair, or list it as left out; rows without a pair are left out."""
-        missing = [pairs.find_missing(row) for row in rows]
-        sides = [side for row, gap in zip(rows, missing, strict=True) if gap is None for side in pairs.split_sides(row)]
+        prepared.left_out += [pairs.leave_out(row) for row in rows if not pairs.has_pair(row)]
+        sides = [side for row in rows if pairs.has_pair(row) for side in pairs.split_sides(row)]
         proven = self._prove(sides)
-        done = 0  # sides that are added
-        for row, gap in zip(rows, missing, strict=True):
-            if gap is not None:
-                prepared.left_out.append((row, gap))
-                continue
-            self._add(prepared, proven, done, done + 1)
-            done += 2
+        for chosen in range(0, len(sides), 2):
+            self._add(prepared, proven, chosen, chosen + 1)
 
     def _render(self, prepared: PreparedBatch, rows: Sequence[Row]) -> None:
         """Add the examples of each row, or list it as left out; a row may need one rendering for each answer."""
