@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 HELP = """\
 /reset          start a new conversation
 /system TEXT    set the system prompt and start a new conversation
+/result TEXT    give the result of a call that the model made (with --tools)
 /base           turn the adapter off, or on again
 /help           show this help
 /quit           quit (also Ctrl-D); Ctrl-C stops an answer"""
+_RESULT = re.compile(r"/result(?:\s+(.*))?", re.DOTALL)
 
 
 @click.command()
 @click.argument("model")
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="Answer this and exit; can be repeated.")
 @click.option("--system", default="", metavar="TEXT", help="System prompt instead of the template's.")
+@click.option(
+    "--tools", type=click.Path(), metavar="FILE", help="Definitions of tools that the model may call; none is run."
+)
 @click.option("--temperature", type=click.FloatRange(0), help="0 always takes the most likely token.  [default: 0.7]")
 @click.option(
     "--top-p",
@@ -51,6 +56,7 @@ def chat(
     model: str,
     prompts: tuple[str, ...],
     system: str,
+    tools: str | None,
     template: str | None,
     base: str | None,
     other_base: bool,
@@ -64,6 +70,8 @@ def chat(
     MODEL is a run of curate finetune, a model, an adapter (its base is loaded too), or a Hub name. Prompts
     are rendered as in training. Without a terminal, the prompt is read from standard input.
 
+    With --tools, the model is told of tools, and its calls are shown; "/result TEXT" as a prompt gives a call's result.
+
     \b
     Example:
       curate chat runs/first --temperature 0
@@ -75,6 +83,7 @@ def chat(
         model,
         base=base,
         system=system,
+        tools=tools,
         template=template,
         quantise=quantise,
         other_base=other_base,
@@ -104,10 +113,17 @@ def _answer(opened: Chat, text: str) -> None:
     from curate.display.text import safe
 
     is_terminal = sys.stdout.isatty()
-    for part in opened.stream(text):
+    result = _RESULT.fullmatch(text) if opened.tools else None
+    if result and not opened.open_calls:
+        click.echo("(the last answer calls no tool, so there is no result to give)", err=True)
+        return
+    for part in opened.stream_result(result[1] or "") if result else opened.stream(text):
         click.echo(safe(part) if is_terminal else part, nl=False)
         sys.stdout.flush()
     click.echo()
+    for call in opened.open_calls:
+        shown = f"(calls {call.name} with {call.arguments}; give its result: /result TEXT)"
+        click.echo(safe(shown) if is_terminal else shown, err=True)
     answer = opened.last
     if answer is not None and answer.left_out:
         click.echo(f"({answer.left_out} earlier exchanges no longer fit the window and were left out)", err=True)
@@ -132,7 +148,7 @@ def _chat(opened: Chat) -> None:
             continue
         if text.split()[0] == "/quit":
             return
-        if not _run_command(opened, text):
+        if (opened.tools and _RESULT.fullmatch(text)) or not _run_command(opened, text):
             try:
                 _answer(opened, text)
             except KeyboardInterrupt:

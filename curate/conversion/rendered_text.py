@@ -16,6 +16,7 @@ from curate.rendering.preparation import HIDDEN_TOOLS, HIDDEN_TOOLS_REASON
 from curate.schemas import prompts
 from curate.schemas.chat_templates import CHAT_TEMPLATES
 from curate.schemas.conversation import Message
+from curate.schemas.reading.tool_calls import order_results
 from curate.tokenization.tokenizer import load_tokenizer
 
 Write = Callable[[list[Message]], str]
@@ -38,7 +39,9 @@ def make_renderer(source: str | Path, rendering: Rendering) -> Callable[[Entry],
         chat = entry.conversation
         if leaves_out and chat.tools and any(message.tool_calls and message.train for message in chat.messages):
             raise RecordError(HIDDEN_TOOLS, HIDDEN_TOOLS_REASON)
-        return chat.source_id or content_id(chat), write(rendering.choices.apply(chat.messages_with_tools()))
+        return chat.source_id or content_id(chat), write(
+            order_results(rendering.choices.apply(chat.messages_with_tools()))
+        )
 
     return render
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,7 +19,8 @@ from curate.model import sources
 from curate.model.artifact import Artifact
 from curate.model.files import OnMessage
 from curate.model.serving import Serving, answer_lead
-from curate.schemas.conversation import Message
+from curate.schemas.conversation import Conversation, Message, with_tools
+from curate.schemas.reading.tool_calls import find_calls, read_tools
 
 DEFAULT_SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=512)  # evaluations are greedy instead
 
@@ -32,6 +35,15 @@ class AnswerStats:
     left_out: int  # earlier exchanges that did not fit the window
 
 
+@dataclass(frozen=True)
+class Call:
+    """A call of a tool in an answer; `arguments` are JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 class Chat:
     """A conversation with a model over several messages."""
 
@@ -41,17 +53,23 @@ class Chat:
         serving: Serving,
         *,
         system: str = "",
+        tools: str | None = None,
         sampling: Sampling = DEFAULT_SAMPLING,
         artifact: Artifact | None = None,
     ) -> None:
         self.model: Any = model.eval()
         self.serving = serving
         self.system = system
+        self.tools = tools  # definitions, as JSON text
         self.sampling = sampling
         self.artifact = artifact  # where the model came from
         self.renderer = artifacts.renderer_for(serving)
+        if tools and not self.renderer.shows_tools:
+            name = serving.template or "its own chat template"
+            raise InputError(f"the model's template ({name}) shows no tools; give one that does: --template llama3.1")
         self.window: int = _window(self.model)  # tokens of prompt and answer, 0 if unknown
         self.messages: list[Message] = []
+        self.open_calls: list[Call] = []  # of the last answer, without a result
         self.as_base = False  # answer without the adapter
         self.last: AnswerStats | None = None
 
@@ -63,6 +81,7 @@ class Chat:
     def reset(self) -> None:
         """Begin a new conversation."""
         self.messages = []
+        self.open_calls = []
 
     def ask(self, text: str) -> str:
         """Return the answer to a message; raises InputError as `stream` does."""
@@ -73,7 +92,21 @@ class Chat:
 
         Raises InputError for a message that does not fit the model's window.
         """
-        messages = [*self.messages, Message("user", text)]
+        yield from self._stream([*self.messages, Message("user", text)])
+
+    def stream_result(self, text: str) -> Iterator[str]:
+        """Take the result of the first open call; yield the answer to it once no call is open.
+
+        Raises InputError if no call is open, and as `stream` does.
+        """
+        if not self.open_calls:
+            raise InputError("the last answer calls no tool, so there is no result to give")
+        call = self.open_calls.pop(0)
+        self.messages = [*self.messages, Message("tool", text, name=call.name, tool_call_id=call.id)]
+        if not self.open_calls:
+            yield from self._stream(self.messages)
+
+    def _stream(self, messages: list[Message]) -> Iterator[str]:
         prompt, left_out = self._prompt(messages)
         decoder = TextDecoder(self.serving.tokenizer, answer_lead(self.serving.template))
         stops, start = self.serving.stop_ids, time.perf_counter()
@@ -91,8 +124,22 @@ class Chat:
             answer += new
             yield new
         finally:
-            self.messages = [*messages, Message("assistant", answer)]
+            self.messages = [*messages, self._read_answer(answer)]
             self.last = AnswerStats(stopped, count, time.perf_counter() - start, left_out)
+
+    def _read_answer(self, answer: str) -> Message:
+        """Return an answer as a message; with `tools`, its calls apart from its text, each with an id."""
+        content, calls = find_calls(answer) if self.tools else (answer, None)
+        self.open_calls = []
+        if calls is None:
+            return Message("assistant", answer)
+        values = json.loads(calls)
+        before = sum(bool(message.tool_calls) for message in self.messages)
+        for number, value in enumerate(values):
+            value.setdefault("id", f"call{before:03d}{number:02d}")  # nine characters, as Mistral's templates want
+            function = value["function"]
+            self.open_calls.append(Call(value["id"], function["name"], function["arguments"]))
+        return Message("assistant", content, tool_calls=json.dumps(values, ensure_ascii=False))
 
     def _prompt(self, messages: list[Message]) -> tuple[list[int], int]:
         """Return the ids of the prompt, and how many of the first exchanges were left out to fit the window.
@@ -101,14 +148,31 @@ class Chat:
         """
         opening = [Message("system", self.system)] if self.system else []
         answer_size = min(self.sampling.max_new_tokens, max(1, self.window // 4))  # tokens to leave free
-        for left_out in range(0, len(messages), 2):  # messages: a prompt and its answer at a time
-            ids: list[int] = self.renderer.generation_prompt([*opening, *messages[left_out:]]).tolist()
+        starts = [index for index, message in enumerate(messages) if message.role == "user"]  # of exchanges
+        for left_out, start in enumerate(starts):
+            shown = with_tools([*opening, *messages[start:]], self.tools)
+            ids: list[int] = self.renderer.generation_prompt(shown).tolist()
             if not self.window or len(ids) + answer_size <= self.window:
-                return ids, left_out // 2
+                return ids, left_out
         raise InputError(
             f"the prompt has {len(ids):,} tokens, too many for the model's window of {self.window:,} with an answer; "
             "send a shorter message"
         )
+
+
+def read_definitions(path: Path) -> str:
+    """Return the definitions of tools in a JSON file, in any form that records have them in; raises InputError."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the tools {str(path)!r}: {error}") from None
+    definitions = read_tools(Conversation(None, []), text)
+    if definitions is None:
+        raise InputError(
+            f"{str(path)!r} holds no definitions of tools; give a JSON list of "
+            '{"type": "function", "function": {"name": …, "parameters": …}}'
+        )
+    return definitions
 
 
 def _window(model: Any) -> int:
@@ -121,6 +185,7 @@ def chat(
     *,
     base: str | None = None,
     system: str = "",
+    tools: str | Path | None = None,
     template: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -131,10 +196,12 @@ def chat(
 ) -> Chat:
     """Load a model, an adapter on its base, or the result of a run, and return a conversation with it.
 
+    `tools` is a JSON file with the definitions of tools that the model may call; nothing is executed.
     `settings` are those of `Sampling`: temperature, top_p, top_k, repetition, seed, max_new_tokens. `quantise` keeps
     the weights in 4 bits, by default as in training. `other_base` accepts a base that the adapter was not trained on.
     Raises CurateError with what to type.
     """
+    definitions = None if tools is None else read_definitions(Path(tools))
     artifact = artifacts.find_artifact(name, base=base)
     serving = artifacts.serving_of(artifact, template)
     sampling = replace(DEFAULT_SAMPLING, **{key: value for key, value in settings.items() if value is not None})
@@ -148,4 +215,4 @@ def chat(
         other_base=other_base,
         say=say,
     )
-    return Chat(model, serving, system=system, sampling=sampling, artifact=artifact)
+    return Chat(model, serving, system=system, tools=definitions, sampling=sampling, artifact=artifact)

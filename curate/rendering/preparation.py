@@ -27,6 +27,7 @@ from curate.rendering.resplit import ResplitSummary, resplit
 from curate.rendering.splitter import TOO_LONG
 from curate.schemas.conversation import Message
 from curate.schemas.prompts import exchanges, fold_system, has_mid_system
+from curate.schemas.reading.tool_calls import order_results
 
 HIDDEN_TOOLS = "hidden_tools"
 HIDDEN_TOOLS_REASON = "it calls tools whose definitions the template does not write"
@@ -203,8 +204,9 @@ class ExamplePreparer:
         return prepared
 
     def _with_choices(self, row: Row) -> Row:
+        """Return a row with its reasoning as chosen, and its results in the order of their calls."""
         apply = self.renderer.choices.apply
-        return replace(row, messages=apply(row.messages), rejected=apply(row.rejected))
+        return replace(row, messages=order_results(apply(row.messages)), rejected=apply(row.rejected))
 
     def _render_pairs(self, prepared: PreparedBatch, rows: Sequence[Row]) -> None:
         """Add both sides of each row with a pair, or list it as left out; rows without a pair are left out."""

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from curate.errors import RecordError
 from curate.schemas.conversation import Conversation, Message
@@ -24,6 +25,7 @@ _MAX_ENCODINGS = 3  # of arguments as JSON text within JSON text
 # Hermes' and Qwen's marks around a call, and glaive's, whose calls end with the text or its end token.
 _MARKS = (("<tool_call>", "</tool_call>"), ("<functioncall>", "</functioncall>"))
 _END_OF_TEXT = "<|endoftext|>"
+_CALL_START = re.compile(r"(?:\A|\n|<\|python_tag\|>|\[TOOL_CALLS\])\s*(?=[\[{])")
 _FENCE = "```"
 # Marks at the start of an answer that is nothing but calls: LLaMA 3.1, Mistral, and Qwen3-Coder without <tool_call>.
 _PYTHON_TAG, _TOOL_CALLS, _XML = _LEADING = ("<|python_tag|>", "[TOOL_CALLS]", "<function=")
@@ -235,6 +237,23 @@ def _xml_arguments(text: str) -> object:
     return arguments if not text[place:].strip() else None
 
 
+def find_calls(text: str) -> tuple[str, str | None]:
+    """Return a model's answer without the calls at its end, and these as JSON text; None if it makes none.
+
+    Calls are in the marks of `split_calls`, or JSON in a line of its own or after a mark of LLaMA-3.1 or Mistral.
+    """
+    content, calls = split_calls(Conversation(None, []), text, 0)
+    if calls is not None:
+        return content, calls
+    for match in _CALL_START.finditer(text):
+        value = decode_json(text[match.end() :])
+        items = value if isinstance(value, list) else [value]
+        read = [_call(item, _Notes()) for item in items]
+        if read and None not in read:
+            return text[: match.start()].strip(), to_json_line(read)
+    return text, None
+
+
 def _body(part: str, end: str) -> str:
     """Return the text of a call from what follows its mark; no call if there is other text after it."""
     body, _, rest = part.strip().removesuffix(_END_OF_TEXT).partition(end)
@@ -317,6 +336,29 @@ def call_ids(messages: Sequence[Message]) -> list[str]:
             index = next((i for i, (_, name) in enumerate(open_calls) if name == message.name), 0)
             ids[-1] = open_calls.pop(index)[0]
     return ids
+
+
+def order_results(messages: Sequence[Message]) -> list[Message]:
+    """Return messages with the results of each answer in the order of its calls, as templates without ids link them.
+
+    Results that answer no call of the answer come last, in their order.
+    """
+    ordered = list(messages)
+    if sum(message.role == "tool" for message in messages) < 2:
+        return ordered
+    links = list(zip(messages, call_ids(messages), strict=True))
+    positions: dict[str, int] = {}  # of the calls of the last answer, by id
+    start = 0
+    for role, group in groupby(links, key=lambda link: link[0].role):
+        results = list(group)
+        if role == "assistant":
+            keys = _call_keys(results[-1][0].tool_calls or "")
+            positions = {identity: index for index, (identity, _) in enumerate(keys)}
+        elif role == "tool":
+            results.sort(key=lambda link: positions.get(link[1], len(positions)))
+            ordered[start : start + len(results)] = [message for message, _ in results]
+        start += len(results)
+    return ordered
 
 
 def _call_keys(text: str) -> list[tuple[str, str]]:

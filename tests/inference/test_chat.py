@@ -21,9 +21,14 @@ from click.testing import CliRunner, Result
 import curate
 from curate.cli import cli
 from curate.errors import CurateError, InputError, ModelError, install_command
+from curate.inference.chat import Chat
+from curate.inference.sampling import Sampling
 from curate.model import artifact, serving
 from curate.schemas.conversation import Message
+from curate.schemas.reading.tool_calls import find_calls
+from curate.tokenization.tokenizer import load_tokenizer
 from tests.support import tiny_runs
+from tests.support.tiny_tokenizers import folder, tiktoken_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # what peft asks
 FIRST_PROMPT, FIRST_ANSWER, SECOND_PROMPT, SECOND_ANSWER = (message.content for message in tiny_runs.TALK)
@@ -257,3 +262,72 @@ def test_without_the_training_extra_the_error_says_what_to_install(tmp_path: Pat
 
 def test_chat_errors_are_curate_errors() -> None:
     assert issubclass(ModelError, CurateError)
+
+
+# ---- tools
+
+DEFINITIONS = [{"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}]
+CALLED = '{"name": "f", "arguments": {"x": 1}}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "content", "names"),
+    [
+        ('{"name": "f", "parameters": {"x": 1}}', "", ["f"]),  # LLaMA-3.1
+        (f"I look.\n{CALLED}", "I look.", ["f"]),
+        (f"<|python_tag|>{CALLED}", "", ["f"]),
+        (f"[TOOL_CALLS] [{CALLED}, {CALLED}]", "", ["f", "f"]),  # Mistral
+        (f"Yes.\n<tool_call>\n{CALLED}\n</tool_call>", "Yes.", ["f"]),  # Hermes, Qwen
+        ('{"temperature": 3}', '{"temperature": 3}', []),
+        (f"{CALLED}\nand so on", f"{CALLED}\nand so on", []),
+        ("[1, 2]", "[1, 2]", []),
+    ],
+)
+def test_the_calls_of_an_answer_are_found(answer: str, content: str, names: list[str]) -> None:
+    text, calls = find_calls(answer)
+    assert text == content
+    assert [value["function"]["name"] for value in json.loads(calls or "[]")] == names
+    assert all(json.loads(value["function"]["arguments"]) == {"x": 1} for value in json.loads(calls or "[]"))
+
+
+def test_definitions_are_in_the_prompt_and_a_result_answers_its_call(tmp_path: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = load_tokenizer(str(folder(tmp_path / "t", tokenizer_model=tiktoken_file())))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=tokenizer.info.vocab_size, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=4096,
+    )  # fmt: skip
+    prompt_format = serving.from_template(tokenizer, "llama3.1")
+    sampling = Sampling(temperature=0, max_new_tokens=3)
+    chat = Chat(LlamaForCausalLM(config), prompt_format, tools=json.dumps(DEFINITIONS), sampling=sampling)
+    with pytest.raises(InputError, match="calls no tool"):
+        list(chat.stream_result("7"))
+    question, called = Message("user", "x?"), chat._read_answer(f"I look.\n{CALLED}")
+    chat.messages = [question, called]
+    assert [(call.name, call.arguments) for call in chat.open_calls] == [("f", '{"x":1}')]
+    list(chat.stream_result("7"))
+    assert (chat.open_calls, chat.messages[2].tool_call_id) == ([], json.loads(called.tool_calls or "")[0]["id"])
+    prompt = tokenizer.decode(chat._prompt(chat.messages[:3])[0])
+    assert '"name": "f"' in prompt.partition("x?")[0]
+    assert prompt.endswith(
+        'x?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nI look.\n{"name": "f", "parameters": {"x": 1}}'
+        '<|eot_id|><|start_header_id|>ipython<|end_header_id|>\n\n"7"<|eot_id|>'
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+
+
+def test_tools_that_cannot_be_shown_or_read_are_refused(run: Path, tmp_path: Path) -> None:
+    good, bad = tmp_path / "tools.json", tmp_path / "bad.json"
+    good.write_text(json.dumps(DEFINITIONS))
+    bad.write_text('["f"]')
+    for file, match in (
+        (good, "shows no tools"),
+        (bad, "no definitions"),
+        (tmp_path / "none", "cannot read the tools"),
+    ):
+        result = call(run, "--tools", file, "--prompt", "x")
+        assert result.exit_code == 1
+        assert match in result.stderr

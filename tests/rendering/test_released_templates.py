@@ -257,3 +257,31 @@ def test_the_built_in_template_for_tools_writes_a_text_before_a_call_and_refuses
     ids = rendered.encoded.ids[rendered.encoded.loss_mask]
     call = '{"name": "weather", "parameters": {"city": "Oslo"}}'
     assert renderer.tokenizer.decode(ids.tolist()) == f"I look.\n{call}<|eot_id|>"
+
+
+TWO_CALLS = json.dumps(
+    [{"id": f"call0000{n}", "type": "function", "function": {**FUNCTION_CALL, "name": f"f{n}"}} for n in (1, 2)]
+)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "deepseekv3", None])
+def test_results_are_rendered_in_the_order_of_their_calls(
+    name: str | None, templates: dict[str, str], tokenizers: dict[str, Tokenizer]
+) -> None:
+    """Qwen takes arguments as objects, DeepSeek as text; a built-in template writes the calls as they are."""
+    tokenizer = tokenizers[ENDS[name or "qwen2_5"]]
+    renderer = make_renderer("chatml", tokenizer, chat_template=templates[name] if name else None)
+    first, second, stray = (Message("tool", f"it is {n}", tool_call_id=f"call0000{n}") for n in (1, 2, 3))
+    rows = [
+        [user("Both?"), answer("", calls=TWO_CALLS), *results, answer("Done.")]
+        for results in ([first, second, stray], [stray, second, first])
+    ]
+    prepared = ExamplePreparer(renderer, 8_192).prepare(
+        [[Row(str(at), 0, messages, None, "train", ("f", at))] for at, messages in enumerate(rows)]
+    )
+    half = len(prepared.examples) // 2
+    assert half and not prepared.left_out
+    for one, other in zip(prepared.examples[:half], prepared.examples[half:], strict=True):
+        assert one.ids.tolist() == other.ids.tolist()
+    text = tokenizer.decode(prepared.examples[half - 1].ids.tolist())
+    assert [text.index(f"it is {n}") for n in (1, 2, 3)] == sorted(text.index(f"it is {n}") for n in (1, 2, 3))
