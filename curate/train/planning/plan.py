@@ -342,7 +342,7 @@ class Planner:
         if self.config.optimizer.form != "auto":
             yield f"optimizer {setup.form}: as set"
         elif setup.form != "master":
-            yield f"optimizer {setup.form}: more exact states would not fit"
+            yield f"optimizer {setup.form}: more exact states would take more memory than there is"
 
     def _checkpointing_reason(self, setup: Setup) -> str:
         layers = self.shape.layers
