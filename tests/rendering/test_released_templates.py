@@ -285,3 +285,35 @@ def test_results_are_rendered_in_the_order_of_their_calls(
         assert one.ids.tolist() == other.ids.tolist()
     text = tokenizer.decode(prepared.examples[half - 1].ids.tolist())
     assert [text.index(f"it is {n}") for n in (1, 2, 3)] == sorted(text.index(f"it is {n}") for n in (1, 2, 3))
+
+
+# ---- preference pairs
+
+PAIRS = {
+    "plain": ([user("Hi"), answer("One."), user("More?"), answer("Two.")], [answer("Three.")]),
+    "reasoning": (
+        [user("Hi"), answer("One.", "Hm 1."), user("More?"), answer("Two.", "Hm 2.")],
+        [answer("Three.", "Hm 3.")],
+    ),
+    "reasoning on one side": ([user("Hi"), answer("One.")], [answer("Two.", "Hm.")]),
+    "tools": (
+        with_tools([user("Hi"), answer("", None, CALL), RESULT, answer("Cold.")], TOOLS),
+        with_tools([answer("Warm.")], TOOLS),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("name", ["llama3_1", "qwen2_5", "qwen3", "deepseekv3", "gptoss"])
+def test_both_sides_of_a_pair_have_the_same_prompt(
+    name: str, kind: str, templates: dict[str, str], tokenizers: dict[str, Tokenizer]
+) -> None:
+    renderer = make_renderer(name, tokenizers[ENDS[name]], chat_template=templates[name])
+    messages, rejected = PAIRS[kind]
+    row = Row("pair", 0, messages, None, "train", ("dump.json", 0), rejected=rejected)
+    prepared = ExamplePreparer(renderer, 2000, pairs=True).prepare([[row]])
+    assert not prepared.left_out
+    prompts = [example.ids[: int(example.loss_mask.argmax())].tolist() for example in prepared.examples]
+    assert prompts[0] == prompts[1] != []
+    for example, message in zip(prepared.examples, (messages[-1], rejected[-1]), strict=True):
+        assert message.content in renderer.tokenizer.decode(example.ids[example.loss_mask].tolist())
