@@ -107,7 +107,8 @@ def compile_template(chat_template: str) -> Callable[..., str]:
         from jinja2.ext import Extension, loopcontrols
         from jinja2.nodes import Node, Scope
         from jinja2.parser import Parser
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        from curate.rendering.chat_template.sandbox import LimitedEnvironment
     except ModuleNotFoundError:
         raise MissingExtra("a model's own chat template", "train") from None
 
@@ -130,12 +131,24 @@ def compile_template(chat_template: str) -> Callable[..., str]:
     # Chat templates are written for transformers: settings, filters and globals are the same, except for the date.
     # The sandbox keeps a downloaded template from reaching Python through attributes, and from changing the messages.
     settings = {"trim_blocks": True, "lstrip_blocks": True, "extensions": [Generation, loopcontrols]}
-    environment = ImmutableSandboxedEnvironment(**settings)
-    environment.filters["tojson"] = tojson
+    environment = LimitedEnvironment(**settings)
+    environment.limit_filter("tojson", tojson)
     environment.globals["raise_exception"] = raise_exception
     if not _OPTIONAL_DATE.search(chat_template):
         environment.globals["strftime_now"] = _TODAY.strftime
     try:
-        return environment.from_string(chat_template).render
+        template = environment.from_string(chat_template)
+    except RecursionError:
+        raise RecipeError("the chat template is nested too deeply") from None
     except jinja2.TemplateSyntaxError as error:
         raise RecipeError(f"the chat template is not valid Jinja: {error.message} (line {error.lineno})") from None
+
+    def render(**variables: Any) -> str:
+        environment.restart()
+        parts = []
+        for part in template.generate(**variables):
+            environment.charge(len(part))
+            parts.append(part)
+        return "".join(parts)
+
+    return render
