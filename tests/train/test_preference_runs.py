@@ -164,9 +164,11 @@ def test_a_reference_that_is_a_link_is_refused(stopped: Path, tmp_path: Path) ->
         finetune(resume=tmp_path / "run", device="cpu")
 
 
-def test_two_pairs_are_told_apart_after_a_few_steps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_two_pairs_are_told_apart_after_a_few_steps(tmp_path: Path, device: str) -> None:
     data = paired_set(tmp_path, 2)
-    result = run(data, tmp_path / "run", objective="dpo", max_steps=10, settings=("eval.samples=0",))
+    result = run(data, tmp_path / "run", objective="dpo", max_steps=10, settings=("eval.samples=0",), device=device)
+    assert losses(result.run)[0] == pytest.approx(math.log(2), abs=0.02 if device == "cuda" else 1e-6)  # bf16
     last = records.read(result.run).metrics[-1]
     assert (last["accuracy"], result.loss) == (1.0, last["loss"])
     assert last["loss"] < 0.1
