@@ -28,6 +28,7 @@ from curate.ingest.streams import (
     peek,
     zip_blocks,
 )
+from curate.ingest.tables import saved_dataset
 
 MAX_LAYERS = 5  # containers around a dump: a compressed tar counts as two
 
@@ -105,6 +106,8 @@ class Opener:
         form = compression(head, "" if is_expanded else source.name)
         kind = kinds.recognise(head, source.name) if head else kinds.TEXT
         is_text = form is None and kind.access == "stream"
+        if is_text and layer and saved_dataset.is_about_member(source.name, head):
+            return
         if layer:
             blocks = limit_expansion(blocks, source, self.meter, self.limits, TEXT_LAYER if is_text else layer)
         if is_text:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 ABOUT = frozenset({STATE, SPLITS, "dataset_info.json"})  # files without rows
+KEYS_ABOUT = (b'"_data_files"', b'"_fingerprint"', b'"features"', b'"splits"')
 CACHE = "is a file that datasets keeps beside the data that it was made from"
 
 
 def is_about(path: Path) -> bool:
     """Return whether a file only describes the data set beside it."""
     return path.name in ABOUT and (path.name == SPLITS or any(path.parent.glob("*.arrow")))
+
+
+def is_about_member(name: str, head: bytes) -> bool:
+    """Return whether a member of an archive, of which `head` are the first bytes, only describes a data set."""
+    return PurePosixPath(name).name in ABOUT and any(key in head for key in KEYS_ABOUT)
 
 
 def is_cache(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -47,6 +48,15 @@ def test_a_saved_data_set_is_read_without_its_descriptions(tmp_path: Path) -> No
     folder = save(tmp_path / "set", {"data-00000-of-00002.arrow": ROWS[:5], "data-00001-of-00002.arrow": ROWS[5:]})
     records, reader = read(folder)
     assert values(records) == ROWS and not reader.warnings and not reader.unread
+
+
+@pytest.mark.parametrize("form", ["zip", "gztar"])
+def test_a_saved_data_set_is_read_in_an_archive(tmp_path: Path, form: str) -> None:
+    save(tmp_path / "in" / "set" / "train", {"data-00000-of-00001.arrow": ROWS})
+    (tmp_path / "in" / "set" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (tmp_path / "in" / "state.json").write_text(json.dumps(ROWS[:1]))  # a dump, whatever its name
+    records, reader = read(Path(shutil.make_archive(str(tmp_path / "set"), form, tmp_path / "in")))
+    assert len(records) == len(ROWS) + 1 and not rules(records) and not reader.unread
 
 
 def test_the_split_of_a_row_is_kept(tmp_path: Path) -> None:
