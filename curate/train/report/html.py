@@ -269,7 +269,8 @@ def _left_out(rows: Sequence[Row]) -> str:
 
 def _mask(row: Row) -> str:
     """Return one example with its trained spans marked; the key `runs` has [text, trained] pairs in order."""
-    spans = [span for span in row.get("runs") or [] if isinstance(span, list) and len(span) == 2]
+    runs = row.get("runs")
+    spans = [span for span in (runs if isinstance(runs, list) else ()) if isinstance(span, list) and len(span) == 2]
     shown = "".join(f"<mark>{part}</mark>" if trained else part for part, trained in _truncate_spans(spans, LONG_MASK))
     return collapsible(f"<mark>trained on</mark> in {escape(row.get('name'))}", preformat(shown))
 

@@ -184,8 +184,8 @@ def read(run: Path) -> Records:
     return Records(
         name=run.resolve().name,
         metrics=_by_step(read_lines(run / METRICS), ("step",)),
-        evals=_by_step(read_lines(run / EVAL), ("step", "which")),
-        samples=read_lines(run / SAMPLES),
+        evals=_by_step([_sound_slices(row) for row in read_lines(run / EVAL)], ("step", "which")),
+        samples=[_sound_sample(row) for row in read_lines(run / SAMPLES)],
         masked=read_lines(run / MASKED),
         left_out=read_lines(run / LEFT_OUT),
         plan=_object(run / PLAN),
@@ -254,6 +254,25 @@ def _by_step(rows: list[Row], keys: tuple[str, ...]) -> list[Row]:
     """Keep the last row for each value of `keys`, in order of the steps."""
     last = {tuple(row.get(key) for key in keys): row for row in rows if isinstance(row.get("step"), int)}
     return sorted(last.values(), key=lambda row: int(row["step"]))
+
+
+def _sound_sample(row: Row) -> Row:
+    """Return a sample whose messages are a list."""
+    return row if isinstance(row.get("messages"), list) else {**row, "messages": []}
+
+
+def _sound_slices(row: Row) -> Row:
+    """Return an evaluation without the slices that are damaged."""
+    groups = {key: value if isinstance(value, list) else [] for key, value in row.items() if key.startswith("by_")}
+    sound = {key: [part for part in value if _is_slice(part)] for key, value in groups.items()}
+    others = {key: value for key, value in row.items() if key != "overall" or _is_slice(value)}
+    return {**others, **sound}
+
+
+def _is_slice(value: object) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("name", ""), str):
+        return False
+    return all(part is None or type(part) in (int, float) for key, part in value.items() if key != "name")
 
 
 def _object(path: Path) -> Row:
