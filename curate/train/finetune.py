@@ -130,6 +130,7 @@ def _train(run: Run, loaded: Loaded | None) -> RunResult:
         stop = stack.enter_context(_stop_on_signal())  # inside `log.open`, which records a second signal
         trainer = Trainer(run.load_model(), run)
         base = run.fingerprint()
+        log.use_base(base, loaded)
         evaluator = Evaluator(run, trainer)
         if run.config.objective.sides == 2:
             _use_reference(run, trainer, evaluator)  # before a checkpoint's weights are loaded

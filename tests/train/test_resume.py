@@ -18,6 +18,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+from safetensors.torch import load_file, save_file
+
 from curate.errors import CheckpointError, CurateError, RecipeError, RunError
 from curate.train import checkpoint
 from curate.train.finetune import finetune
@@ -181,12 +183,12 @@ def test_an_ignored_signal_as_under_nohup_stops_nothing(taught: Path, tmp_path: 
 # ---- checkpoints on disk
 
 
-def stopped_at(data: Path, out: Path, step: int, *settings: str) -> None:
+def stopped_at(data: Path, out: Path, step: int, *settings: str, **flags: Any) -> None:
     def ask(event: Any) -> None:
         if isinstance(event, events.Stepped) and event.step == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    run(data, out, settings=(*DRAWN, *settings), on_event=ask, **LORA)
+    run(data, out, settings=(*DRAWN, *settings), on_event=ask, **{**LORA, **flags})
 
 
 def damage(folder: Path) -> None:
@@ -273,6 +275,15 @@ def test_another_set_is_refused(tmp_path: Path) -> None:
     taught_set(tmp_path, 13)
     with pytest.raises(CheckpointError, match="the data has changed since the run started"):
         finetune(resume=out, device="cpu")
+
+
+def test_an_adapter_is_not_continued_on_a_base_that_has_changed(taught: Path, finished: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(finished / "adapter" / "base", tmp_path / "base")
+    stopped_at(taught, tmp_path / "run", 1, model=str(base))
+    weights = load_file(base / "model.safetensors")
+    save_file({name: tensor * 2 for name, tensor in weights.items()}, base / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"has changed since the run started: .* other weights"):
+        finetune(resume=tmp_path / "run", device="cpu")
 
 
 def test_a_finished_run_is_not_resumed(finished: Path) -> None:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from curate._version import __version__
 from curate.errors import CheckpointError
 from curate.model import device, sizes
 from curate.model.adapters import Trainable
+from curate.model.choices import METHODS
+from curate.model.fingerprint import Fingerprint, difference
+from curate.settings import decode_json
 from curate.train import checkpoint, distributed, evaluation, examples
 from curate.train.checkpoint import Loaded
 from curate.train.planning.plan import Plan
@@ -95,6 +98,7 @@ class RunLog:
         self.recent_seconds: deque[float] = deque(maxlen=RECENT)
         self.loggers: list[loggers.Logger] = []
         self.facts: dict[str, Any] = {**run.facts(), "versions": _versions()}
+        self.base: Fingerprint | None = None  # of the model that was loaded
         if loaded is not None:
             self._require_same_data(before["data"])
 
@@ -106,6 +110,21 @@ class RunLog:
                     f"the data has changed since the run started: {records.label(key)} was {before.get(key)!r}, is "
                     f"{value!r}; restore the set, or start a new run"
                 )
+
+    def use_base(self, base: Fingerprint | None, loaded: Loaded | None) -> None:
+        """Record the base that was loaded; raises CheckpointError if the run started from another.
+
+        A checkpoint of a full fine-tune has all weights, so its base no longer matters.
+        """
+        self.base = base
+        before = None if loaded is None else loaded.state.facts.get("base")
+        if base is None or before is None or not METHODS[self.run.config.method.kind].adapter:
+            return
+        if changed := difference(decode_json(Fingerprint, before), base):
+            raise CheckpointError(
+                f"the base {self.run.source.name!r} has changed since the run started: {changed}; "
+                "restore it, or start a new run"
+            )
 
     def _data_identity(self) -> dict[str, Any]:
         """Return the facts that determine the packed rows of each step, for a checkpoint."""
@@ -246,6 +265,7 @@ class RunLog:
             "data": self._data_identity(),
             "seconds": self.seconds,
             "loss": self.loss,
+            "base": None if self.base is None else asdict(self.base),
         }
         settings = self.run.config.checkpoint
         path = checkpoint.save(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate.model.choices import ATTENTION, DTYPES, OPTIMIZER_FORMS
+from curate.model.fingerprint import Fingerprint
 from curate.settings import decode_json
 
 ACTIVATIONS = ("none", "full", "auto")  # of `train.checkpointing`
@@ -29,6 +30,7 @@ class Facts:
     data: dict[str, Any]  # which determines the packed rows of each step
     seconds: float = 0.0
     loss: float | None = None
+    base: Fingerprint | None = None  # None for `tiny`, and in checkpoints of earlier versions
 
 
 def check(facts: Mapping[str, Any]) -> None:
