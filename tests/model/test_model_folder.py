@@ -14,8 +14,8 @@ from curate.rendering.renderer import Renderer
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.rendering.test_chat_template import LLAMA3, MARKED, plain, proven
-from tests.rendering.test_renderer import trained, with_double_newline
-from tests.support.tiny_tokenizers import folder, sentencepiece_model
+from tests.rendering.test_renderer import trained
+from tests.support.tiny_tokenizers import double_newline_tiktoken, folder, sentencepiece_model
 
 CHATML = """{%- if messages[0]['role'] != 'system' %}
     {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}
@@ -103,7 +103,7 @@ pytestmark = pytest.mark.usefixtures("cache_folder")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return folders as models ship them: tokenizer.json with the form's control tokens, and the template."""
     root = tmp_path_factory.mktemp("models")
-    vocabularies = {"tiktoken": with_double_newline(), "sentencepiece": sentencepiece_model(lines=False)}
+    vocabularies = {"tiktoken": double_newline_tiktoken(), "sentencepiece": sentencepiece_model(lines=False)}
     plain = {
         name: load_tokenizer(str(folder(root / name, tokenizer_model=data))) for name, data in vocabularies.items()
     }

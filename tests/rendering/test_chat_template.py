@@ -25,8 +25,8 @@ from curate.schemas import prompts, template_export
 from curate.schemas.conversation import Message
 from curate.schemas.prompts import TEMPLATES
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
-from tests.rendering.test_renderer import conversations, fits, trained, with_double_newline
-from tests.support.tiny_tokenizers import folder, sentencepiece_model
+from tests.rendering.test_renderer import conversations, fits, trained
+from tests.support.tiny_tokenizers import double_newline_tiktoken, folder, sentencepiece_model
 
 # Written after the templates that these models ship, shortened.
 LLAMA3 = """{{- bos_token }}
@@ -100,7 +100,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
     root = tmp_path_factory.mktemp("own")
     sources = {
         "sentencepiece": folder(root / "sp", tokenizer_model=sentencepiece_model(lines=False)),
-        "tiktoken": folder(root / "tik", tokenizer_model=with_double_newline()),
+        "tiktoken": folder(root / "tik", tokenizer_model=double_newline_tiktoken()),
     }
     return {name: load_tokenizer(str(path)) for name, path in sources.items()}
 

@@ -24,7 +24,7 @@ from curate.schemas.conversation import Message, Role
 from curate.schemas.prompts import TEMPLATES
 from curate.tokenization import vocabulary
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
-from tests.support.tiny_tokenizers import folder, sentencepiece_model, tiktoken_file
+from tests.support.tiny_tokenizers import double_newline_tiktoken, folder, sentencepiece_model
 
 TWO = [
     Message("user", "the dog?"),
@@ -37,19 +37,13 @@ TWO = [
 pytestmark = pytest.mark.usefixtures("cache_folder")
 
 
-def with_double_newline() -> bytes:
-    """A tiktoken file in which two line breaks are one token, as in LLaMA-3's."""
-    plain = tiktoken_file()
-    return plain + b"%s %d\n" % (base64.b64encode(b"\n\n"), len(plain.splitlines()))
-
-
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
     """Return small tokenizers of each kind, with and without known byte lengths of tokens."""
     root = tmp_path_factory.mktemp("render")
     paths = {
         "sentencepiece": folder(root / "sp", tokenizer_model=sentencepiece_model()),
-        "tiktoken": folder(root / "tik", tokenizer_model=with_double_newline()),
+        "tiktoken": folder(root / "tik", tokenizer_model=double_newline_tiktoken()),
         "words": folder(root / "words", tokenizer_model=sentencepiece_model(lines=False)),
     }
     built = {name: load_tokenizer(str(path)) for name, path in paths.items()}

@@ -20,8 +20,7 @@ from curate.rendering.preparation import ExamplePreparer
 from curate.schemas.conversation import Message
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.model.test_model_folder import SYSTEM, TWO_EXCHANGES
-from tests.rendering.test_renderer import with_double_newline
-from tests.support.tiny_tokenizers import folder, sentencepiece_model
+from tests.support.tiny_tokenizers import double_newline_tiktoken, folder, sentencepiece_model
 
 # Written after Phi-3's and Phi-4's published formats.
 PHI3 = """{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content + '<|end|>\\n' }}{% endfor %}
@@ -46,7 +45,7 @@ CONVERSATIONS = {
 
 def load(root: Path, vocabulary: str, names: tuple[str, ...], **flags: bool) -> Tokenizer:
     """Return a small tokenizer with these control tokens, which have these flags of `AddedToken`."""
-    model = sentencepiece_model() if vocabulary == "sentencepiece" else with_double_newline()
+    model = sentencepiece_model() if vocabulary == "sentencepiece" else double_newline_tiktoken()
     plain = load_tokenizer(str(folder(root / "plain", tokenizer_model=model)))
     document = json.loads(plain.tokenizer_json())
     entry = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True, **flags}

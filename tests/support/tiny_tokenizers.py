@@ -79,6 +79,12 @@ def tiktoken_file(merges: int = 200) -> bytes:
     return "".join(lines).encode()
 
 
+def double_newline_tiktoken() -> bytes:
+    """Return a tiktoken file in which two line breaks are one token, as in LLaMA-3's."""
+    plain = tiktoken_file()
+    return plain + b"%s %d\n" % (base64.b64encode(b"\n\n"), len(plain.splitlines()))
+
+
 def _merged(word: tuple[bytes, ...], first: bytes, second: bytes) -> tuple[bytes, ...]:
     out: list[bytes] = []
     for symbol in word:

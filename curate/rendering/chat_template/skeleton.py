@@ -107,8 +107,10 @@ class Skeletons:
         problems: dict[int, RecordError] = {}
         lost = ""  # a message that the prompt of later answers lacks
         for index, message in enumerate(messages):
-            if (message.content and (index, False) not in written) or not self._program.writes_calls(messages, index):
-                lost = lost or f"the chat template does not write all of message {index}, of role {message.role}"
+            has_text = not message.content or (index, False) in written
+            if not has_text or not self._program.writes_calls(messages, index):
+                what = "calls" if has_text else "text"
+                lost = lost or f"the chat template does not write the {what} of message {index}, of role {message.role}"
             if message.role == "assistant":
                 is_last = index == len(messages) - 1
                 has_thought = (index, True) in written or (is_last and opens_thought)
