@@ -219,7 +219,7 @@ def _sentencepiece_json(
 def _tiktoken(data: bytes, name: str) -> Vocabulary:
     try:
         lines = (line.split() for line in data.splitlines() if line)
-        ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+        ranks = {binascii.a2b_base64(token): int(rank) for token, rank in lines}
     except (ValueError, binascii.Error):
         raise TokenizerError(f"{name!r} begins like a tiktoken file, but not every line is `token rank`") from None
     if len(ranks) == LLAMA4_RANKS:
