@@ -35,8 +35,12 @@ def assign_split(clusters: Sequence[str], fraction: float, minimum: int, seed: s
 
 def explain_none(settings: EvalSettings, conversations: int) -> list[str]:
     """Return a warning if no conversation is held out although the settings ask for it."""
-    if conversations < max(settings.minimum, 1) or not settings.fraction:
+    if not conversations or not settings.fraction:
         return []
+    if conversations < settings.minimum:
+        asked = settings.fraction != EvalSettings.fraction
+        few = f"no conversation is held out: a set of fewer than {settings.minimum:,} holds none out"
+        return [f"{few}; for one of {conversations:,}, give a recipe with eval.minimum = 0"] if asked else []
     return [
         f"no conversation is held out: the {conversations:,} share so few first prompts or ids that the smallest "
         f"cluster has more than {MAX_OVERSHOOT} times {settings.fraction:g} of them; give a larger --eval"

@@ -27,11 +27,14 @@ def add_rejected_answer(
     read: ReadPath,
     ratings: Ratings,
 ) -> None:
-    """Add the answer beside the last one, if that was rated as good: one that was rated as bad, else the newest."""
+    """Add the answer beside the last one, if that was rated as good: one that was rated as bad, else the newest.
+
+    An answer that calls tools makes no pair: a rejected answer stands in place of the last message alone.
+    """
     messages = conversation.messages
     start = next((index for index in reversed(range(len(messages))) if messages[index].role == "user"), None)
     system = len(messages) - len(sources)
-    if start is None or not sources[start - system]:
+    if start != len(messages) - 2 or not sources[start - system]:
         return
     prompt = sources[start - system][-1]
     answer = path[path.index(prompt) + 1 :]

@@ -149,3 +149,14 @@ def test_no_answer_is_trained_on_whose_prompt_is_held_out(tmp_path: Path, tiny_t
     sides = rows.group_by(place // 7, family).agg(pl.col("split").n_unique())
     assert rows.height == 2100 and sides.height == 900 and sides["split"].max() == 1
     assert 50 <= (rows["split"] == "eval").sum() <= 160
+
+
+def test_a_small_set_says_that_it_holds_none_out_if_that_was_asked_for(tmp_path: Path) -> None:
+    dump = tmp_path / "dump.jsonl"
+    dump.write_text(
+        json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello to you, too."}]}),
+        "utf-8",
+    )
+    assert not curate.clean(dump, tmp_path / "set").warnings
+    (warning,) = curate.clean(dump, tmp_path / "set", eval_fraction=0.2, force=True).warnings
+    assert warning.startswith("no conversation is held out: a set of fewer than 200 holds none out")

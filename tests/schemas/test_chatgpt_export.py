@@ -432,6 +432,21 @@ def test_an_answer_rated_up_is_preferred_to_one_beside_it(ratings: dict[str, boo
     assert [m.content for m in conversation.rejected_answer] == ([rejected] if rejected else [])
 
 
+def test_an_answer_that_calls_a_tool_is_not_preferred_to_one_without() -> None:
+    code = {"content_type": "code", "language": "python", "text": "1 + 1"}
+    value = record(
+        node("u", "root", "user", text("Sum?")),
+        node("c", "u", "assistant", code, recipient="python"),
+        node("r", "c", "tool", {"content_type": "execution_output", "text": "2"}, name="python"),
+        node("a", "r", "assistant", text("Two.")),
+        node("b", "u", "assistant", text("Three.")),
+        current="a",
+    )
+    conversation = formats.parse(value, ReadOptions(ratings={"a": True}))
+    assert [message.role for message in conversation.messages] == ["user", "assistant", "tool", "assistant"]
+    assert not conversation.rejected_answer
+
+
 def test_an_answer_rated_down_is_flagged() -> None:
     conversation = formats.parse(forked(), ReadOptions(ratings={"a2": False}, custom_instructions=True))
     assert [(flaw.rule, flaw.message) for flaw in conversation.flaws] == [("bad_label", 1)]

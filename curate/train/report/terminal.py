@@ -41,12 +41,13 @@ def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
     """Render what a run will do, the memory, time and disk it needs, and the reasons."""
     load, hardware = planned.load, planned.hardware
     grid = terminal.label_grid()
-    share = percent(planned.trained, planned.parameters, digits=2)
+    part = planned.trained <= planned.parameters  # an adapter may be larger than `tiny`
+    share = f" ({percent(planned.trained, planned.parameters, digits=2)})" if part else ""
     init = f", initialised from {facts['init']}" if facts.get("init") else ""
     terminal.add_row(
         grid, "model", terminal.safe_text(f"{facts['base']}, {number(planned.parameters)} parameters{init}")
     )
-    terminal.add_row(grid, "method", f"{facts['method']}: {number(planned.trained)} parameters trained ({share})")
+    terminal.add_row(grid, "method", f"{facts['method']}: {number(planned.trained)} parameters trained{share}")
     if facts.get("objective") == "dpo":
         terminal.add_row(grid, "objective", "dpo: pairs, compared with the model as it is before the first step")
     terminal.add_row(grid, "data", terminal.safe_text(_data(planned, facts["data"])))
