@@ -154,7 +154,9 @@ def test_no_answer_is_trained_on_whose_prompt_is_held_out(tmp_path: Path, tiny_t
 def test_a_small_set_says_that_it_holds_none_out_if_that_was_asked_for(tmp_path: Path) -> None:
     dump = tmp_path / "dump.jsonl"
     dump.write_text(
-        json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello to you, too."}]}),
+        json.dumps(
+            {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello to you, too."}]}
+        ),
         "utf-8",
     )
     assert not curate.clean(dump, tmp_path / "set").warnings
