@@ -63,7 +63,8 @@ class Rule:
 
     `takes_frame`: a filter that computes its values from the frame, instead of giving an expression. `columns` are
     those of a signal. `reads` are columns of signals that a filter which takes the frame needs. `always`: a signal that
-    every set has. `of`: the filter that a repair is a part of.
+    every set has. `of`: the filter that a repair is a part of. `check` raises RecipeError for settings that are
+    not allowed.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Rule:
     always: bool = False
     of: str | None = None
     examples: Examples | None = None
+    check: Callable[[Settings], None] | None = None
 
     @property
     def is_users(self) -> bool:
@@ -180,12 +182,17 @@ def rule(
 @overload
 def corpus_rule(function: Function) -> Function: ...
 @overload
-def corpus_rule(*, examples: Examples | None = None) -> Callable[[Function], Function]: ...
 def corpus_rule(
-    function: Function | None = None, *, examples: Examples | None = None
+    *, examples: Examples | None = None, check: Callable[[Settings], None] | None = None
+) -> Callable[[Function], Function]: ...
+def corpus_rule(
+    function: Function | None = None,
+    *,
+    examples: Examples | None = None,
+    check: Callable[[Settings], None] | None = None,
 ) -> Function | Callable[[Function], Function]:
-    """Register a corpus rule: a function of a frame of hashes of all conversations (and settings)."""
-    decorate = functools.partial(_register, kind="corpus", examples=examples)
+    """Register a corpus rule: a function of hashes of all conversations (and settings, which `check` checks)."""
+    decorate = functools.partial(_register, kind="corpus", examples=examples, check=check)
     return decorate(function) if function is not None else decorate
 
 
@@ -269,6 +276,8 @@ def check(name: str, settings: Settings | None = None) -> dict[str, object]:
     complete = {
         key: _convert(known, key, values[key]) if key in values else default for key, default in known.settings.items()
     }
+    if known.check is not None:
+        known.check(complete)
     if known.kind == "filter" and not known.takes_frame:
         known.expression(complete)  # the function checks what a type cannot express, such as language codes
     return complete

@@ -17,8 +17,7 @@ from curate.dataset import columns, curated_set, transaction
 from curate.engine import base
 from curate.ingest.damaged_records import DAMAGED_STREAM
 from curate.pipeline.corpus import Decisions
-from curate.pipeline.frames import count_turn_keys
-from curate.pipeline.steps import part_file
+from curate.pipeline.frames import count_turn_keys, part_file
 
 DECISIONS = "decisions.arrow"  # in the folder of parts
 ReadRows = Callable[[Path, int, pl.DataFrame], pl.DataFrame]  # folder of parts, part number, its decisions → rows
@@ -132,7 +131,7 @@ def _flag_doubt(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _rejected_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
     """Return the part's rejects, and those of the decisions over the whole corpus, in record order."""
-    decided = rows.filter(pl.col("rule").is_not_null()).select("row", "rule", "twin", "reason")
+    decided = rows.filter(pl.col("rule").is_not_null()).select("row", "rule", "twin", "reason", "evidence")
     rejected = _read(source, number, "rejected")
     if decided.is_empty():
         return rejected
@@ -142,7 +141,6 @@ def _rejected_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFram
     dropped = dropped.with_columns(
         scope=pl.lit("record"),
         message_range=pl.lit(None, dtype=pl.List(pl.Int32)),
-        evidence=pl.lit(None, dtype=pl.String),
         turns=pl.col("source_turns"),
         characters=pl.col("source_characters"),
         kept_row=pl.lit(None),

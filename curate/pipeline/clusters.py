@@ -1,7 +1,8 @@
 """Clusters: conversations that are held out together, since the answers of one would give away those of another.
 
 Conversations are in one cluster if they share the first prompt, the dump's own id, the record of which they are
-branches, or the chat that they are or are pieces of (`id`, `id_0`, `id_1`); directly, or through others.
+branches, or the chat that they are or are pieces of (`id`, `id_0`, `id_1`), or are near duplicates; directly, or
+through others.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ def may_be_piece(source_id: str | None) -> bool:
     return source_id is not None and source_id[-1:].isdigit() and "_" in source_id
 
 
-def cluster_names(rows: pl.DataFrame) -> pl.Series:
+def cluster_names(rows: pl.DataFrame, near: NDArray[np.int64] | None = None) -> pl.Series:
     """Return the cluster of each conversation: the lowest hash of its first prompts, as 16 hex digits.
 
     `rows` has prompt, chat, source_id, source_file, source_index and branch. An id that is a number counts within its
-    file only.
+    file only. `near`, [edges, 2], has places of near duplicates.
     """
     number = pl.col("source_id").str.contains(r"^\d+$")
     keys = rows.select(
@@ -51,6 +52,7 @@ def cluster_names(rows: pl.DataFrame) -> pl.Series:
     # A whole chat has the id that its pieces begin with; an id that is a number names no chat of another file.
     chats = keys.with_columns(chat=pl.coalesce("chat", pl.when(pl.col("file").is_null()).then("id")))
     edges = [_edges(keys, ["prompt"]), _edges(chats, ["chat"]), _edges(keys, ["id", "file"])]
+    edges += [] if near is None else [near]
     if (rows["branch"] > 0).any():
         edges.append(_edges(rows.with_row_index("place"), ["source_index", "source_file"]))
     component = pl.Series(_components(rows.height, np.concatenate(edges)))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import polars as pl
 
 from curate.dataset import columns
-from curate.filters import duplicates
+from curate.filters import duplicates, near_duplicates
 from curate.ingest.damaged_records import DAMAGED_STREAM, DOUBT, DamagedRecords
 from curate.pipeline import clusters, holdout, train_marks
+from curate.pipeline.near.decision import TWINS, NearDuplicates
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.steps import Part
 
@@ -20,7 +21,9 @@ KIND_TEXTS = {  # in reasons, by the kind of duplicate
     "prefix": "the beginning of",
     "first_exchange": "the same first exchange as",
     "id": "the same id as",
+    "near": "nearly the same as",
 }
+TWIN: columns.Types = {**TWINS, "kind": pl.String, "via": pl.UInt32}
 PART_KEY = ["part", "row"]  # identifies a conversation among the parts
 
 
@@ -29,17 +32,23 @@ class Decisions:
     """The decisions on conversations that no filter rejected, in record order.
 
     Columns of `rows`: part, row, pieces, id (unique; the id of a piece has its number appended), cluster, split, rule
-    (null if the conversation is kept), twin (its id), reason, doubt (null, or why a kept conversation may be altered).
+    (null if the conversation is kept), twin (its id), reason, evidence, doubt (null, or why a kept conversation may be
+    altered).
     Columns of `gains`: those of `train_marks.GAINS`.
     """
 
     rows: pl.DataFrame
     gains: pl.DataFrame  # messages that only a dropped copy trains
     alone: Mapping[str, int]  # conversations that each of these rules would reject on its own
+    warnings: Sequence[str] = ()
 
 
-def decide(parts: Sequence[Part], recipe: Recipe, damaged: Sequence[DamagedRecords] = ()) -> Decisions:
+def decide(
+    parts: Sequence[Part], recipe: Recipe, damaged: Sequence[DamagedRecords] = (), near: NearDuplicates | None = None
+) -> Decisions:
     """Find duplicates, assign unique ids, and choose train or eval, from the parts' summaries.
+
+    `near` finds near duplicates, if the recipe asks for them, among those that are no exact ones.
 
     Records of damaged streams are rejected or marked before that, so that none is the twin of a sound record.
     """
@@ -50,23 +59,31 @@ def decide(parts: Sequence[Part], recipe: Recipe, damaged: Sequence[DamagedRecor
     remaining = measured.filter(pl.col("pieces") > 0)
     dropped = remaining.filter(pl.col("doubt").is_not_null() & rejects_damaged)
     surviving = remaining.filter(pl.col("doubt").is_null() | (not rejects_damaged)).with_row_index("order")
-    surviving = surviving.with_columns(cluster=clusters.cluster_names(surviving))
     alone: dict[str, int] = {}
     settings = recipe.filters.get(DUPLICATES)
-    twins = pl.DataFrame(schema={"order": pl.UInt32, "twin": pl.UInt32, "kind": pl.String})
+    twins = pl.DataFrame(schema=TWIN)
     if settings is not None:
         twins = _twins(surviving, settings)
         alone[DUPLICATES] = _twins(measured.filter("alone").with_row_index("order"), settings).height
     if rejects_damaged:
         alone[DAMAGED_STREAM] = measured.filter(pl.col("alone") & pl.col("doubt").is_not_null()).height
+    edges = None
+    warnings: Sequence[str] = ()
+    if near is not None:
+        distinct = surviving.join(twins, on="order", how="anti", maintain_order="left")
+        found = near.find(distinct, measured.filter("alone"))
+        alone[near_duplicates.NAME] = found.alone
+        twins, edges, warnings = _join_twins(twins, found.rows), found.edges, found.warnings
+    surviving = surviving.with_columns(cluster=clusters.cluster_names(surviving, edges))
     rows = surviving.join(twins, on="order", how="left", maintain_order="left")
     gains = train_marks.find_gains(rows)
     rows = _with_ids(rows)
     rows = _with_split(rows, recipe)
-    rows = _with_twin_names(rows).with_columns(rule=pl.when(pl.col("twin").is_not_null()).then(pl.lit(DUPLICATES)))
+    rows = _with_twin_names(rows)
     rows = pl.concat([rows, _reject_damaged(dropped)], how="diagonal")
-    names = ("pieces", "id", "cluster", "split", "rule", "twin", "reason", "doubt")
-    return Decisions(rows.select(*PART_KEY, *names), gains, {rule: count for rule, count in alone.items() if count})
+    names = ("pieces", "id", "cluster", "split", "rule", "twin", "reason", "evidence", "doubt")
+    counts = {rule: count for rule, count in alone.items() if count}
+    return Decisions(rows.select(*PART_KEY, *names), gains, counts, warnings)
 
 
 def with_doubt(rows: pl.DataFrame, damaged: Sequence[DamagedRecords]) -> pl.DataFrame:
@@ -102,8 +119,23 @@ def _twins(rows: pl.DataFrame, settings: Mapping[str, object]) -> pl.DataFrame:
     frame = rows.select(pl.col("order").alias("row"), "chain", "exchange", source_id, "chat", untrained=untrained)
     twins = duplicates.exact_duplicates(frame, **settings)  # type: ignore[arg-type]  # checked by the registry
     return twins.filter(pl.col("twin").is_not_null()).select(
-        pl.col("row").cast(pl.UInt32).alias("order"), pl.col("twin").cast(pl.UInt32), "kind"
+        pl.col("row").cast(pl.UInt32).alias("order"),
+        pl.col("twin").cast(pl.UInt32),
+        "kind",
+        via=pl.lit(None, dtype=pl.UInt32),
+        jaccard=pl.lit(None, dtype=pl.Float64),
+        evidence=pl.lit(None, dtype=pl.String),
     )
+
+
+def _join_twins(exact: pl.DataFrame, near: pl.DataFrame) -> pl.DataFrame:
+    """Return exact and near duplicates; `via` is an exact one's twin that is itself dropped for the kept `twin`."""
+    kept = near.select(via="order", kept="twin")
+    exact = exact.with_columns(via="twin").join(kept, on="via", how="left", maintain_order="left")
+    dropped = pl.col("kept").is_not_null()
+    exact = exact.with_columns(twin=pl.coalesce("kept", "twin"), via=pl.when(dropped).then("via"))
+    near = near.with_columns(kind=pl.lit("near"), via=pl.lit(None, dtype=pl.UInt32))
+    return pl.concat([exact.select(*TWIN), near.select(*TWIN)])
 
 
 def _with_ids(rows: pl.DataFrame) -> pl.DataFrame:
@@ -151,15 +183,18 @@ def _with_split(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
 
 
 def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:
-    """Replace the order of the twin with its id, and add a `reason` with the key of the twin."""
-    twin = rows.select(
-        pl.col("order").alias("twin"),
-        pl.col("id").alias("twin_id"),
-        pl.format("{}:{}", "source_file", "source_index").alias("key"),
-    )
+    """Replace the order of the twin with its id, and add the `rule` and a `reason` with the key of the twin."""
+    place = pl.format("{}:{}", "source_file", "source_index")
+    twin = rows.select(pl.col("order").alias("twin"), pl.col("id").alias("twin_id"), place.alias("key"))
     named = rows.join(twin, on="twin", how="left", maintain_order="left")
+    named = named.join(rows.select(via="order", via_key=place), on="via", how="left", maintain_order="left")
     kind = pl.col("kind").replace_strict(KIND_TEXTS, default="a duplicate of")
+    via = pl.format(" {}, which is nearly the same as", "via_key").fill_null("")
+    figure = pl.format(", Jaccard {}", pl.col("jaccard").round(2)).fill_null("")
+    dropped = pl.col("twin").is_not_null()
+    rule = pl.when(pl.col("kind") == "near").then(pl.lit(near_duplicates.NAME)).otherwise(pl.lit(DUPLICATES))
     return named.with_columns(
-        reason=pl.when(pl.col("twin").is_not_null()).then(pl.format("{} {} ({})", kind, "twin_id", "key")),
+        rule=pl.when(dropped).then(rule),
+        reason=pl.when(dropped).then(pl.format("{}{} {} ({}){}", kind, via, "twin_id", "key", figure)),
         twin=pl.col("twin_id"),
     )

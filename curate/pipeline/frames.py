@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -363,3 +364,8 @@ def rejected_table(rejects: Sequence[Reject], frame: pl.DataFrame) -> pl.DataFra
     )
     measured = frame.drop(*TRANSIENT, "source_id", "metadata", "tools", "rejected_answer")
     return rows.join(measured, on="row", how="left", maintain_order="left")
+
+
+def part_file(parts: Path, number: int, name: str) -> Path:
+    """Return the path of a part's rows; `name` is kept, originals, rejected or shingles."""
+    return parts / f"{number:06d}.{name}.arrow"

@@ -13,7 +13,8 @@ from curate.display.figures import plural
 from curate.errors import NothingKept
 from curate.ingest.damage import Damage
 from curate.pipeline.corpus import Decisions
-from curate.pipeline.steps import Part, part_file
+from curate.pipeline.frames import part_file
+from curate.pipeline.steps import Part
 
 MAX_RULES = 3
 MAX_WARNINGS = 3

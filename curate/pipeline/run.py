@@ -24,7 +24,7 @@ from curate.display.figures import plural
 from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import BalanceError, InputError, SetError
-from curate.filters import registry, verdicts
+from curate.filters import near_duplicates, registry, verdicts
 from curate.ingest.decode import Chunk, batches
 from curate.ingest.ratings import read_ratings
 from curate.ingest.reader import Reader
@@ -32,6 +32,7 @@ from curate.ingest.sources import Source, open_inputs
 from curate.ingest.text.encodings import check_encoding
 from curate.ingest.unread import PART_OF_EXPORT
 from curate.pipeline import assemble, corpus, holdout
+from curate.pipeline.near.decision import NearDuplicates
 from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.replacement import check_replacement
@@ -116,7 +117,9 @@ def clean(
             parts = run.read(pool, tasks)
             _check_unread(reader, strict)
             run.report("finding duplicates")
-            decisions = corpus.decide(parts, recipe, reader.damaged_records)
+            near = recipe.filters.get(near_duplicates.NAME)
+            finder = NearDuplicates(pool, scratch, near) if near is not None else None
+            decisions = corpus.decide(parts, recipe, reader.damaged_records, finder)
             check_kept(parts, decisions, scratch, reader.warnings)
             gains = decisions.gains.partition_by("part", as_dict=True).items()
             for _ in pool.map(TrainTask(number, messages) for (number,), messages in gains):
@@ -249,6 +252,7 @@ class _Run:
             )
         info = parts[0].tokenizer
         warnings = [damage.text for damage in self.reader.warnings] + list(info.warnings)
+        warnings += decisions.warnings
         warnings += holdout.explain_none(self.recipe.eval, counts.kept) if not counts.eval else []
         settings = self.recipe.tokens
         return Manifest(

@@ -18,10 +18,11 @@ from pathlib import Path
 import polars as pl
 
 from curate.errors import RecordError
-from curate.filters import registry, repairs, verdicts
+from curate.filters import near_duplicates, registry, repairs, verdicts
 from curate.ingest.decode import Chunk, decode_records
 from curate.pipeline import frames, repair_html, repair_text, repair_turns, train_marks
-from curate.pipeline.frames import Draft, Origin, Reject
+from curate.pipeline.frames import Draft, Origin, Reject, part_file
+from curate.pipeline.near import parts as near_parts
 from curate.pipeline.recipe import Recipe
 from curate.rendering import splitter
 from curate.rendering.compiled_template import CompiledTemplate
@@ -95,6 +96,7 @@ class Cleaner:
         self.signals = verdicts.needed_signals({name: recipe.filters[name] for name in self.filters}, recipe.signals)
         self.repairs = repairs.find_repairs(recipe.filters)
         self.repaired = frozenset(repair.of or repair.name for repair, _ in self.repairs)
+        self.near = recipe.filters.get(near_duplicates.NAME)
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def __call__(
@@ -133,6 +135,9 @@ class Cleaner:
             pieces = self._split(drafts, survivors, rejects, alone)
         with self._time_stage("hash"):
             summary = frames.summary_table(counted, messages, pieces)
+        if self.near is not None:
+            with self._time_stage("shingles"):
+                near_parts.write_shingles(self.parts, number, messages, len(counted), str(self.near["of"]))
         with self._time_stage("write"):
             batch = frames.Batch(drafts, messages, frame, pieces, self.template)
             tables = {
@@ -275,11 +280,6 @@ class Cleaner:
     def _write(self, number: int, tables: dict[str, pl.DataFrame]) -> None:
         for name, table in tables.items():
             table.write_ipc(part_file(self.parts, number, name), compression="uncompressed")
-
-
-def part_file(parts: Path, number: int, name: str) -> Path:
-    """Return the path of a part's rows; `name` is kept, originals or rejected."""
-    return parts / f"{number:06d}.{name}.arrow"
 
 
 def _source_id(value: object) -> str | None:

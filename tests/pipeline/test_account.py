@@ -141,6 +141,7 @@ FILTERS: dict[str, object] = {
     "min_characters": {"minimum": 50},
     "plugins": True,
     "exact_duplicates": True,
+    "near_duplicates": {"threshold": 0.5},
 }
 REPAIRS: list[dict[str, object]] = [
     {},

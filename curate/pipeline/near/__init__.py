@@ -1,0 +1,1 @@
+"""Find near duplicates among the parts of a run."""

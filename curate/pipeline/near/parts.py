@@ -1,0 +1,135 @@
+"""The shingles of each part on disk: written and banded in the workers, read a few sets at a time in the parent.
+
+A part's file has unsigned 32-bit integers: the number of sets, their sizes, then the values of all sets.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from curate.dataset.columns import MESSAGE
+from curate.filters.minhash import passages, signatures, templates
+from curate.filters.minhash.shingles import Shingles, Values, shingle
+from curate.filters.minhash.words import compose
+from curate.pipeline.frames import part_file
+
+SHINGLES = "shingles"
+COMMON = "common.npy"  # the shingles that many conversations share, in the folder of parts
+CACHE = 64 << 20  # bytes of sets that the parent keeps in memory
+PASSAGE, WORDS = 84, 30  # characters of evidence: of the shared passage, and of either side's own words
+EXCERPT = 200  # characters of a text in a warning
+
+
+def conversation_texts(messages: pl.DataFrame, of: str) -> pl.DataFrame:
+    """Return `row` and `text` of what is compared; `messages` has one row per message. Rows without any are missing."""
+    if of == "prompts":
+        chosen, parts = pl.col("role") == "user", ["content"]
+    else:
+        chosen, parts = pl.col("role") != "system", ["reasoning", "content", "tool_calls"]
+    text = pl.concat_str(parts, separator="\n", ignore_nulls=True)
+    return messages.filter(chosen).group_by("row", maintain_order=True).agg(text=text.str.join("\n"))
+
+
+def write_shingles(folder: Path, number: int, messages: pl.DataFrame, rows: int, of: str) -> None:
+    """Write the sets of a part's conversations, numbered by their row in its summary."""
+    texts = [""] * rows
+    for row, text in conversation_texts(messages, of).iter_rows():
+        texts[row] = compose(text)
+    sets = shingle(texts)
+    header = np.concatenate([[rows], sets.sizes]).astype(np.uint32)
+    path = part_file(folder, number, SHINGLES)
+    with path.open("wb") as file:
+        file.write(header.tobytes())
+        file.write(sets.values.tobytes())
+
+
+def read_shingles(folder: Path, number: int) -> Shingles:
+    """Return all sets of a part."""
+    values = np.fromfile(part_file(folder, number, SHINGLES), np.uint32)
+    rows = int(values[0])
+    return Shingles(values[1 + rows :], values[1 : 1 + rows].astype(np.int64))
+
+
+def band_part(folder: Path, number: int) -> tuple[Values, NDArray[np.bool_]]:
+    """Return a part's band hashes, [conversations, bands], and which of its conversations are mostly a template's."""
+    sets = read_shingles(folder, number)
+    common = np.load(folder / COMMON)
+    templated = templates.find_templated(sets, common)
+    return signatures.band_hashes(templates.proposing(sets, common, templated)), templated
+
+
+class Store:
+    """Reads sets of conversations by their number in all parts; keeps some in memory."""
+
+    def __init__(self, folder: Path, parts: Sequence[int]) -> None:
+        self._paths = [part_file(folder, number, SHINGLES) for number in parts]
+        sizes = [_read_sizes(path) for path in self._paths]
+        self.sizes = np.concatenate([*sizes, np.empty(0, np.int64)])
+        self.firsts = np.cumsum([0, *map(len, sizes)])[:-1]  # the number of each part's first conversation
+        self._starts = np.concatenate([1 + len(own) + np.cumsum(own) - own for own in sizes] or [np.empty(0, np.int64)])
+        self._cache: OrderedDict[int, Values] = OrderedDict()
+        self._cached = 0
+
+    def read(self, conversation: int) -> Values:
+        """Return the set of one conversation."""
+        values = self._cache.get(conversation)
+        if values is not None:
+            self._cache.move_to_end(conversation)
+            return values
+        part = int(np.searchsorted(self.firsts, conversation, side="right")) - 1
+        start, size = int(self._starts[conversation]), int(self.sizes[conversation])
+        values = np.fromfile(self._paths[part], np.uint32, size, offset=4 * start)
+        self._cache[conversation] = values
+        self._cached += values.nbytes
+        while self._cached > CACHE and len(self._cache) > 1:
+            self._cached -= self._cache.popitem(last=False)[1].nbytes
+        return values
+
+
+def _read_sizes(path: Path) -> NDArray[np.int64]:
+    rows = int(np.fromfile(path, np.uint32, 1)[0])
+    return np.fromfile(path, np.uint32, rows, offset=4).astype(np.int64)
+
+
+def read_texts(folder: Path, number: int, rows: Sequence[int], of: str) -> dict[int, str]:
+    """Return the texts of some of a part's kept conversations."""
+    kept = pl.read_ipc(part_file(folder, number, "kept")).select("row", "messages")
+    chosen = kept.filter(pl.col("row").is_in(list(rows))).explode("messages").unnest("messages")
+    return dict(conversation_texts(chosen.select("row", *MESSAGE.to_schema()), of).iter_rows())
+
+
+def describe(folder: Path, of: str, pairs: Sequence[tuple[int, int, int, int]]) -> list[tuple[str, str]]:
+    """Return evidence and the longest shared passage of pairs: part and row of a dropped conversation and its twin."""
+    rows: dict[int, set[int]] = {}
+    for part, row, twin_part, twin_row in pairs:
+        rows.setdefault(part, set()).add(row)
+        rows.setdefault(twin_part, set()).add(twin_row)
+    texts = {
+        (part, row): text
+        for part, chosen in rows.items()
+        for row, text in read_texts(folder, part, sorted(chosen), of).items()
+    }
+    found = [passages.compare(texts.get(pair[:2], ""), texts.get(pair[2:], "")) for pair in pairs]
+    return [(_evidence(likeness), likeness.passage) for likeness in found]
+
+
+def _evidence(likeness: passages.Likeness) -> str:
+    shared = f"both: “{_cut(likeness.passage, PASSAGE)}”" if likeness.passage else "no passage shared"
+    own, twins = (_cut(words, WORDS) or "nothing" for words in (likeness.first, likeness.second))
+    return f"{shared}; only here: {own}; only in the twin: {twins}"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def common_passage(folder: Path, number: int, row: int, of: str) -> str:
+    """Return the longest passage of a conversation that many share."""
+    text = read_texts(folder, number, [row], of).get(row, "")
+    return _cut(passages.longest_common(text, np.load(folder / COMMON)), EXCERPT)
