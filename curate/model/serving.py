@@ -143,7 +143,7 @@ def _tokenizer_config(serving: Serving, positions: int, origin: Path | None) -> 
         "tokenizer_class": "PreTrainedTokenizerFast",
         **({} if info.bos_token is None else {"bos_token": info.bos_token}),
         "eos_token": _eos_token(serving),
-        **{key: base_config[key] for key in KEPT_KEYS if base_config.get(key)},
+        **{key: names for key in KEPT_KEYS if (names := _names(base_config.get(key)))},
         "model_max_length": generation.max_length(origin, positions, recorded=recorded),
         "clean_up_tokenization_spaces": False,
         "chat_template": serving.chat_template,
@@ -161,6 +161,11 @@ def _name(token: object) -> str:
     """Return a token of tokenizer_config.json: a text, or an object with its content; empty for anything else."""
     name = token.get("content") if isinstance(token, dict) else token
     return name if isinstance(name, str) else ""
+
+
+def _names(tokens: object) -> str | list[str]:
+    """Return a token or a list of tokens by name; an object's flags could differ from those of tokenizer.json."""
+    return [_name(token) for token in tokens] if isinstance(tokens, list) else _name(tokens)
 
 
 def modelfile(serving: Serving, note: Note) -> str:

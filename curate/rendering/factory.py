@@ -48,8 +48,7 @@ def _differs_at_server(template: prompts.Template, tokenizer: Tokenizer) -> bool
     parts = [*template.start, *template.opens]
     for _, turn in template.turns:
         parts += [*turn.before, *turn.after]
-    flags = (tokenizer.control_flags.get(names.get(part, part) or "", frozenset()) for part in parts)
-    return any(each - {"normalized"} for each in flags)
+    return any(tokenizer.control_flags.get(names.get(part, part) or "") for part in parts)
 
 
 def read_chat_template(path: str | Path | None) -> str | None:

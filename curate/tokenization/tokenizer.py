@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from itertools import pairwise
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 FAST_LIBRARY = "fastokens"
 # Hugging Face's tokenizers is not a fallback: it encodes 1.8 to 2.3 MB/s, the references 3.5 and 7.7 MB/s.
 REFERENCE_LIBRARIES = {"sentencepiece": "sentencepiece", "tiktoken": "tiktoken", "json": "tokenizers"}
-CONTROL_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")  # of entries of `added_tokens` in tokenizer.json
+CONTROL_FLAGS = ("lstrip", "rstrip", "single_word")  # of entries of `added_tokens` in tokenizer.json
+_NORMALIZED = re.compile(r'"normalized"\s*:\s*true')
 
 Ids = NDArray[np.uint32]
 Offsets = NDArray[np.int64]
@@ -153,7 +155,7 @@ class Tokenizer:
         """How a server reads control strings in a text, by name, where that is not simply as the token.
 
         `lstrip` and `rstrip`: white space before or after the string is lost. `single_word`: it is text next to a
-        letter or digit. `normalized`: the text is normalized first, which may hide the string.
+        letter or digit.
         """
         if not any(f'"{flag}": true' in self._document for flag in CONTROL_FLAGS):  # quick: most have none
             return {}
@@ -164,10 +166,11 @@ class Tokenizer:
     def tokenizer_json(self) -> str:
         """Return the tokenizer.json to train and serve with: the folder's own, or the one built here.
 
+        A control token that the folder's own looks for in the normalized text (`normalized`) is looked for before that.
         Raises TokenizerError if Hugging Face's library gives other ids with the built one than the reference.
         """
         if self.info.kind == "json":
-            return Path(self.info.source).read_text(encoding="utf-8")
+            return _read_controls_as_tokens(Path(self.info.source).read_text(encoding="utf-8"), self.control_ids)
         texts, expected = _reference_ids(self._vocabulary)
         encode = vocabulary.hugging_face_encoder(self._document)
         difference = first_difference(texts, [encode(text) for text in texts], expected)
@@ -214,6 +217,21 @@ class Tokenizer:
     def token_bytes(self) -> list[bytes] | None:
         """The bytes of text that each id stands for, `▁` as a space; None where `byte_lengths` is None."""
         return bytes_by_id(self._document)
+
+
+def _read_controls_as_tokens(document: str, control_ids: Mapping[str, int]) -> str:
+    """Return a tokenizer.json without `normalized` on control tokens; the same text if none has it.
+
+    Older conversions of LLaMA-2 and Vicuna have it on `</s>`. Where the normalizer puts `▁` before a text, `</s>` is
+    then a token only after a space, and not at the end of an answer.
+    """
+    if not _NORMALIZED.search(document):
+        return document
+    parsed = json.loads(document)
+    for token in parsed.get("added_tokens") or []:
+        if token["content"] in control_ids:
+            token["normalized"] = False
+    return json.dumps(parsed, ensure_ascii=False)
 
 
 def load_tokenizer(name: str | None = None, *, bulk: bool = True) -> Tokenizer:

@@ -126,14 +126,41 @@ def test_no_space_is_put_before_a_text_after_a_control_token_where_a_server_puts
         assert rendered.encoded.ids[: len(prompt)].tolist() == prompt
 
 
-@pytest.mark.parametrize(
-    ("flag", "cause"),
-    [("single_word", "it is no token next to a letter or digit"), ("normalized", "normalized differently")],
-)
-def test_a_template_whose_tokens_a_server_does_not_read_is_refused_with_the_cause(
-    tmp_path: Path, flag: str, cause: str
-) -> None:
+def test_a_template_whose_tokens_a_server_does_not_read_is_refused_with_the_cause(tmp_path: Path) -> None:
     template = PHI3.replace("\\n", "")
-    tokenizer = load(tmp_path, "sentencepiece", ROLES, **{flag: True})
-    with pytest.raises(RecipeError, match=rf"differently by a server, because .*`{flag}`: .*{cause}"):
+    tokenizer = load(tmp_path, "sentencepiece", ROLES, single_word=True)
+    cause = r"`single_word`: it is no token next to a letter or digit"
+    with pytest.raises(RecipeError, match=rf"differently by a server, because .*{cause}"):
         make_renderer("any", tokenizer, chat_template=template)
+
+
+@pytest.mark.parametrize("template", [MISTRAL, None], ids=["mistral", "vicuna"])
+def test_an_end_token_that_is_looked_for_in_normalized_text_is_a_token_to_the_server_of_the_result(
+    tmp_path: Path, template: str | None
+) -> None:
+    """Older conversions of LLaMA-2 and Vicuna have `normalized` on `</s>`."""
+    load(tmp_path, "sentencepiece", ("[INST]", "[/INST]"))
+    base, result = tmp_path / "own", tmp_path / "result"
+    document = json.loads((base / "tokenizer.json").read_text("utf-8"))
+    for token in document["added_tokens"]:
+        token["normalized"] = True
+    (base / "tokenizer.json").write_text(json.dumps(document, separators=(",", ":")), "utf-8")
+    pad = {"__type": "AddedToken", "content": "</s>", "normalized": True}
+    config = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": pad, "tokenizer_class": "PreTrainedTokenizerFast"}
+    (base / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    assert 2 not in AutoTokenizer.from_pretrained(base, local_files_only=True)("It is.</s>")["input_ids"]
+
+    tokenizer = load_tokenizer(str(base))
+    renderer = make_renderer("vicuna", tokenizer, chat_template=template)
+    prompt_format = (
+        serving.from_chat_template(tokenizer, template, renderer.stop_ids)
+        if template
+        else serving.from_template(tokenizer, "vicuna")
+    )
+    result.mkdir()
+    note = serving.Note("model", "base", "full", None if template else "vicuna")
+    serving.write_files(result, prompt_format, note, positions=2048, origin=base)
+    served = Server(load_tokenizer(str(result)), prompt_format.chat_template)
+    rendered = renderer.render_batch([TWO_EXCHANGES])
+    assert proof.prove(renderer, [TWO_EXCHANGES], rendered) == {}
+    assert rendered.encoded.ids.tolist() == served(TWO_EXCHANGES)

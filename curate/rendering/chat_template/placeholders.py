@@ -28,7 +28,6 @@ _FLAGS = {  # of control tokens, and what they mean
     "lstrip": "white space before it is lost",
     "rstrip": "white space after it is lost",
     "single_word": "it is no token next to a letter or digit",
-    "normalized": "it is no token in a text that is normalized differently",
 }
 
 
