@@ -85,5 +85,6 @@ How the modules follow one another:
     encoding             text_batch → ids, loss mask and offsets
     proof, proof_fast    ids and loss mask compared with what the messages require (expected)
     preparation, resplit a curated set → proven examples, split again where set and model differ
+    pairs                both sides of a preference pair, as conversations of their own
     mask_view            a rendering and its loss mask for display
 """

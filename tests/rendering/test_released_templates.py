@@ -10,6 +10,7 @@ from curate.dataset.arrow import Row
 from curate.errors import RecipeError
 from curate.rendering import proof
 from curate.rendering.chat_template.renderer import JinjaRenderer
+from curate.rendering.choices import Choices
 from curate.rendering.factory import make_renderer
 from curate.rendering.preparation import ExamplePreparer
 from curate.schemas.conversation import Message, with_tools
@@ -149,7 +150,7 @@ TWO_CALLS = json.dumps(
 )
 
 
-@pytest.mark.parametrize("name", ["qwen2_5", "deepseekv3", None])
+@pytest.mark.parametrize("name", ["qwen2_5", "deepseekv3", "mistral_v3", "mistral_v7", None])
 def test_results_are_rendered_in_the_order_of_their_calls(name: str | None, families: Families) -> None:
     """Qwen takes arguments as objects, DeepSeek as text; a built-in template writes the calls as they are."""
     tokenizer = families.tokenizer(name or "qwen2_5")
@@ -168,6 +169,26 @@ def test_results_are_rendered_in_the_order_of_their_calls(name: str | None, fami
         assert one.ids.tolist() == other.ids.tolist()
     text = tokenizer.decode(prepared.examples[half - 1].ids.tolist())
     assert [text.index(f"it is {n}") for n in (1, 2, 3)] == sorted(text.index(f"it is {n}") for n in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("qwen3", '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call><|im_end|>'),
+        ("gptoss", ' to=functions.weather<|channel|>commentary json<|message|>{"city": "Oslo"}<|call|>'),
+        ("mistral_v7", '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Oslo"}, "id": "call00001"}]</s>'),
+        ("llama3.1", '{"name": "weather", "parameters": {"city": "Oslo"}}<|eot_id|>'),
+    ],
+)
+def test_what_closes_a_masked_reasoning_before_a_call_is_masked_too(name: str, call: str, families: Families) -> None:
+    """`</think>`, or the end of gpt-oss's channel, as before a text."""
+    own = name if name in FAMILIES else "llama3_1"
+    template = template_of(name) if name in FAMILIES else None
+    masked = Choices(reasoning="mask")
+    renderer = make_renderer(name, families.tokenizer(own), chat_template=template, choices=masked)
+    rows = [[Row("x", 0, CONVERSATIONS["reasoned calls"][:3], None, "train", ("f", 0))]]
+    [example] = ExamplePreparer(renderer, 8_192).prepare(rows).examples
+    assert renderer.tokenizer.decode(example.ids[example.loss_mask].tolist()) == call
 
 
 # ---- preference pairs

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
+from os.path import commonprefix
 from typing import Any
 
 from curate.errors import RecordError
@@ -29,6 +30,7 @@ _CALL = (  # to try what a template does with calls
 )
 _PROBE = "zq_probe"  # a function's name that no template has
 OPEN_THOUGHT = re.compile(r"<think>\s*\Z")  # at the end of a prompt
+CLOSED_THOUGHT = "\n</think>\n\n"  # after a reasoning
 EMPTY_THOUGHT = re.compile(r"<think>(?P<rest>\s*</think>\s*)")  # at the start of an answer
 
 
@@ -149,6 +151,28 @@ class ChatProgram:
         except Exception:  # a template is a program: it may raise anything
             return False
         return "\ue0f0r1\ue0f1" in text
+
+    @cached_property
+    def _thought_close(self) -> str:
+        """What the template writes between the reasoning and the content of an answer."""
+        messages = [Message("user", "x"), Message("assistant", "y", reasoning="z")]
+        try:
+            items = [item for item, _ in self.scanner.scan(self.apply_to_placeholders(messages))]
+        except RecordError:
+            return ""
+        index = {item.is_reasoning: i for i, item in enumerate(items) if isinstance(item, Placeholder) and item.message}
+        if len(index) < 2:  # the prompt opens the thought
+            return CLOSED_THOUGHT
+        return "".join(self.scanner.fill(item, messages) for item in items[index[True] + 1 : index[False]])
+
+    def close_thought(self, text: str, close: str | None = None) -> tuple[str, str]:
+        """Return how much of `text`, which follows a reasoning, closes the thought, and what of the close is to come.
+
+        A call may follow: the close is what is written there as before a content. `close` is what was to come before.
+        """
+        close = self._thought_close if close is None else close
+        closed = commonprefix([close, text])  # noqa: RUF071 - of texts, not paths
+        return closed, close[len(closed) :] if closed == text else ""
 
     @cached_property
     def shows_tools(self) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 from curate.errors import RecipeError, RecordError
 from curate.rendering.chat_template.environment import ReasoningKey
 from curate.rendering.chat_template.placeholders import Placeholder, TemplatePart, show_difference, strip_variants
-from curate.rendering.chat_template.program import EMPTY_THOUGHT, OPEN_THOUGHT, ChatProgram
+from curate.rendering.chat_template.program import CLOSED_THOUGHT, EMPTY_THOUGHT, OPEN_THOUGHT, ChatProgram
 from curate.rendering.chat_template.skeleton import Skeletons
 from curate.rendering.choices import DEFAULT, Choices
 from curate.rendering.encoding import encode
@@ -278,7 +278,7 @@ class JinjaRenderer(Renderer):
         if thought and text.startswith(prompt[: thought.start()]) and not text.startswith(prompt):
             after = text[thought.start() :]
             own = EMPTY_THOUGHT.match(after)
-            close, after = (own["rest"].lstrip("\n"), after[own.end() :]) if own else ("\n</think>\n\n", after)
+            close, after = (own["rest"].lstrip("\n"), after[own.end() :]) if own else (CLOSED_THOUGHT, after)
             return f"{answer.reasoning or ''}{close}{after}"
         if not text.startswith(prompt) and any(message.reasoning for message in messages[:index]):
             return self._after_prompt(_without_earlier_reasoning(messages), index)
@@ -304,6 +304,7 @@ class JinjaRenderer(Renderer):
         lead, said, after = _partition(after, message.content)
         if reasoning and not message.train_reasoning:
             texts, lead = [("", None)], "" if message.content else lead
+            after = after if message.content else after.removeprefix(self._program.close_thought(after)[0])
         first, *others = scanner.split_at_controls(lead)
         texts = _append_text([*texts[:-1], (texts[-1][0] + first[0], first[1]), *others], said)
         if not message.stop:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from curate.errors import RecordError
 from curate.rendering.chat_template.placeholders import Item, Placeholder, TemplatePart, cut_at, show_difference
-from curate.rendering.chat_template.program import EMPTY_THOUGHT, OPEN_THOUGHT, ChatProgram
+from curate.rendering.chat_template.program import CLOSED_THOUGHT, EMPTY_THOUGHT, OPEN_THOUGHT, ChatProgram
 from curate.rendering.choices import EmptyThink
 from curate.schemas.conversation import Message
 
@@ -145,7 +145,7 @@ class Skeletons:
             new += [TemplatePart(item) for item, _ in self._program.scanner.scan(thought)]
             if messages[last].reasoning:
                 new.append(TemplatePart(Placeholder(last, True, True, False, True), last, is_reasoning=True))
-            close = own["rest"].lstrip("\n") if own else "\n</think>\n\n"
+            close = own["rest"].lstrip("\n") if own else CLOSED_THOUGHT
             new += [TemplatePart(item, last, is_reasoning=True) for item, _ in self._program.scanner.scan(close)]
         if own and (thought or not messages[last].reasoning):
             rest = own.string[own.end() :]
@@ -180,7 +180,26 @@ class Skeletons:
                 if isinstance(item, int) and after_content and item in self._program.stop_ids:
                     answer, after_content = None, False
             previous = item.message if isinstance(item, Placeholder) else None
-        return _mark_reasoning(parts)
+        return self._mark_close(_mark_reasoning(parts))
+
+    def _mark_close(self, parts: Sequence[TemplatePart]) -> list[TemplatePart]:
+        """Mark what closes a reasoning that no content follows as part of it, cutting a text where a call begins."""
+        contents = {part.message for part in parts if _is_content(part, part.message)}
+        marked: list[TemplatePart] = []
+        close: str | None = ""  # what is still to come of it; None where it begins
+        for part in parts:
+            item = part.item
+            if isinstance(item, Placeholder):
+                close = None if item.is_reasoning and item.message not in contents else ""
+                marked.append(part)
+                continue
+            text = item if isinstance(item, str) else self._program.scanner.control_names[item]
+            closed, close = self._program.close_thought(text, close) if close != "" else ("", "")
+            if closed == text or (closed and isinstance(item, str)):
+                marked.append(replace(part, item=closed if isinstance(item, str) else item, is_reasoning=True))
+                part = replace(part, item=text[len(closed) :])
+            marked += [part] if part.item != "" else []
+        return marked
 
 
 def _mark_reasoning(parts: Sequence[TemplatePart]) -> list[TemplatePart]:
