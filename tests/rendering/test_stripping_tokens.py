@@ -104,6 +104,21 @@ def test_ids_are_those_of_the_served_text(
         assert [part.strip() for part in trained.split(names[-1])[: len(answers)]] == answers
 
 
+@pytest.mark.parametrize(("template", "names"), [(PHI3, ROLES), (PHI4, IM)], ids=["phi3", "phi4"])
+def test_white_space_next_to_a_control_string_in_a_message_stays(
+    tmp_path: Path, template: str, names: tuple[str, ...]
+) -> None:
+    tokenizer = load(tmp_path, "tiktoken", names, lstrip=True, rstrip=True)
+    renderer = make_renderer("any", tokenizer, chat_template=template)
+    text = f"a {names[0]} b\n{names[-1]}\n c{names[1]}"
+    messages = [Message("user", text), Message("assistant", text), Message("user", "x"), Message("assistant", "y")]
+    rendered = renderer.render_batch([messages])
+    assert proof.prove(renderer, [messages], rendered) == {}
+    ids = rendered.encoded.ids[rendered.encoded.loss_mask].tolist()
+    assert tokenizer.decode(ids) == f"{text}{names[-1]}y{names[-1]}"
+    assert tokenizer.decode(rendered.encoded.ids.tolist()).count(text) == 2
+
+
 @pytest.mark.parametrize("template", [MISTRAL, None], ids=["mistral", "vicuna"])
 def test_no_space_is_put_before_a_text_after_a_control_token_where_a_server_puts_none(
     tmp_path: Path, template: str | None

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from curate.errors import RecordError
@@ -18,6 +19,7 @@ from curate.schemas.conversation import Message
 _EDGE = "\u2003"  # em space: Python strips it, and the text of a template hardly ever has it
 _PLACEHOLDER = re.compile(f'({_EDGE}?)\ue0f0(r?)(\\d+)(\\\\?)"\ue0f1({_EDGE}?)')
 _ESCAPED_CONTROL = re.compile("\ue0f2(\\d+)\ue0f3")  # a control string in a name or a tool call, by its id
+_SHIELDED = re.compile("\ue0f4(\\d+)\ue0f5")  # a control string in a message while white space is stripped, by its id
 # What a control token with `lstrip` or `rstrip` takes in: Unicode's White_Space, the `\s` of the tokenizers library.
 _WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 # A name or tool call with one of these could pass for a placeholder. Contents may have them: they are filled in later.
@@ -128,10 +130,34 @@ class TemplateScanner:
             return EscapedControl(self.control_names.get(int(match[1]), match[0]))
         return self.control_ids[match[0]]
 
+    @cached_property
+    def strips(self) -> bool:
+        """Whether some control token takes in white space."""
+        return any(flag.endswith("strip") for flags in self._flags.values() for flag in flags)
+
+    def shield(self, messages: Sequence[Message]) -> list[Message]:
+        """Return messages without their control strings, which `unshield` puts back into a template's text."""
+
+        def shielded(text: str | None) -> str | None:
+            return text and self._control.sub(lambda match: f"\ue0f4{self.control_ids[match[0]]}\ue0f5", text)
+
+        return [
+            replace(
+                m,
+                content=shielded(m.content) or "",
+                reasoning=shielded(m.reasoning),
+                name=shielded(m.name),
+                tool_calls=shielded(m.tool_calls),
+            )
+            for m in messages
+        ]
+
+    def unshield(self, text: str) -> str:
+        """Return a text with the control strings that `shield` took out."""
+        return _SHIELDED.sub(lambda match: self.control_names.get(int(match[1]), match[0]), text)
+
     def strip(self, text: str) -> str:
         """Return a template's text without the white space that its control tokens take in when a server reads it."""
-        if not any(flag.endswith("strip") for flags in self._flags.values() for flag in flags):
-            return text
         parts: list[str] = []
         last, done = "", 0  # the control string before, and where it ends
         for match in [*self._control.finditer(text), None]:

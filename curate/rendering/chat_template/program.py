@@ -45,8 +45,14 @@ class ChatProgram:
         self.scanner = TemplateScanner(own_names, tokenizer.control_flags)
 
     def apply(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """Return what the template writes, as a server reads it; raises RecordError if it refuses the messages."""
-        return self.scanner.strip(self.write(messages, add_generation_prompt=add_generation_prompt))
+        """Return what the template writes, as a server reads it; raises RecordError if it refuses the messages.
+
+        White space next to a control string in a message stays, as that is text.
+        """
+        if not self.scanner.strips:
+            return self.write(messages, add_generation_prompt=add_generation_prompt)
+        text = self.write(self.scanner.shield(messages), add_generation_prompt=add_generation_prompt)
+        return self.scanner.unshield(self.scanner.strip(text))
 
     def write(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
         """Return what the template writes; raises RecordError if it refuses the messages."""
