@@ -34,6 +34,7 @@ from curate.dataset.query import Query, read_ids
 from curate.errors import CurateError, InputError, RecordError, did_you_mean
 from curate.rendering.choices import Choices, EmptyThink, HiddenTools, Reasoning
 from curate.rendering.factory import read_chat_template
+from curate.rendering.preparation import describe_hidden
 from curate.schemas import formats
 from curate.schemas.formats import labelling
 from curate.schemas.writing import WriteOptions
@@ -103,7 +104,7 @@ def convert(
             seen: Collection[str] = ()
             result = tokenized.write(source, path, rendering, query, keep, shards)
         else:
-            render = rendered_text.make_renderer(source, rendering) if to == "text" else None
+            render = rendered_text.TextRenderer(source, rendering) if to == "text" else None
             result, seen = _convert(source, path, RecordBuilder(form, options), render, query, keep, shards)
         result = _add_configs(result, config_for, to, seen)
     except OSError as error:
@@ -117,7 +118,7 @@ def _convert(
     source: str | Path,
     path: Path,
     builder: RecordBuilder,
-    render: Callable[[Entry], tuple[str, str]] | None,
+    render: rendered_text.TextRenderer | None,
     query: Query,
     keep: Collection[str],
     shards: int | None,
@@ -128,6 +129,8 @@ def _convert(
     with open_output(path, open_partial, folder=builder.form.name == FOLDER, shards=shards) as output:
         for record, entry in read_selected(source, query, output, warnings, keep):
             _write(output, record, entry, builder)
+    if render is not None and render.hidden_tools:
+        warnings.append(describe_hidden(render.hidden_tools, tokenized.HIDDEN_OPTION))
     return output.result(warnings), builder.seen
 
 

@@ -22,28 +22,36 @@ from curate.tokenization.tokenizer import load_tokenizer
 Write = Callable[[list[Message]], str]
 
 
-def make_renderer(source: str | Path, rendering: Rendering) -> Callable[[Entry], tuple[str, str]]:
-    """Return a function that gives a conversation's id and prompt, by default in the set's template and end token.
+class TextRenderer:
+    """Writes conversations as prompts, by default in the set's template and with its end token.
 
-    The function raises RecordError for a conversation that the template refuses, or of which it hides the tools.
+    `hidden_tools` counts the conversations that train calls of tools which the template does not show.
     """
-    if rendering.choices.reasoning == "mask":
-        raise InputError("reasoning 'mask' has no effect on 'text', which has no loss mask; give 'train' or 'drop'")
-    path = Path(source)
-    own = manifest.read(path)[1] if manifest.is_set(path) else None
-    is_jinja = rendering.chat_template is not None or rendering.template in CHAT_TEMPLATES
-    write, shows_tools = _with_chat_template(own, rendering) if is_jinja else (_with_template(own, rendering), False)
-    leaves_out = rendering.choices.hidden_tools == "leave_out" and not shows_tools
 
-    def render(entry: Entry) -> tuple[str, str]:
-        chat = entry.conversation
-        if leaves_out and chat.tools and any(message.tool_calls and message.train for message in chat.messages):
-            raise RecordError(HIDDEN_TOOLS, HIDDEN_TOOLS_REASON)
-        return chat.source_id or content_id(chat), write(
-            order_results(rendering.choices.apply(chat.messages_with_tools()))
+    def __init__(self, source: str | Path, rendering: Rendering) -> None:
+        if rendering.choices.reasoning == "mask":
+            raise InputError("reasoning 'mask' has no effect on 'text', which has no loss mask; give 'train' or 'drop'")
+        path = Path(source)
+        own = manifest.read(path)[1] if manifest.is_set(path) else None
+        is_jinja = rendering.chat_template is not None or rendering.template in CHAT_TEMPLATES
+        self._choices = rendering.choices
+        self._write, self._shows_tools = (
+            _with_chat_template(own, rendering) if is_jinja else (_with_template(own, rendering), False)
         )
+        self.hidden_tools = 0
 
-    return render
+    def __call__(self, entry: Entry) -> tuple[str, str]:
+        """Return a conversation's id and prompt.
+
+        Raises RecordError for one that the template refuses, or of which it hides the tools.
+        """
+        chat = entry.conversation
+        if not self._shows_tools and chat.tools and any(m.tool_calls and m.train for m in chat.messages):
+            self.hidden_tools += 1
+            if self._choices.hidden_tools == "leave_out":
+                raise RecordError(HIDDEN_TOOLS, HIDDEN_TOOLS_REASON)
+        messages = order_results(self._choices.apply(chat.messages_with_tools()))
+        return chat.source_id or content_id(chat), self._write(messages)
 
 
 def _with_template(own: Manifest | None, rendering: Rendering) -> Write:

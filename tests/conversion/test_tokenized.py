@@ -269,7 +269,10 @@ def test_calls_whose_definitions_the_template_hides_are_left_out_by_name(
     assert (result.written, result.left_out) == (1, {"hidden_tools": 1})
     [left] = lines(tmp_path / "out.jsonl.left-out.jsonl")
     assert json.loads(left["record"])["tools"] if isinstance(left.get("record"), str) else left
-    assert convert(with_tools, out, to=to, tokenizer=named, template="plain", hidden_tools="train").written == 2
+    trained = convert(with_tools, out, to=to, tokenizer=named, template="plain", hidden_tools="train")
+    assert trained.written == 2
+    counted = "1 row with tools that the template does not show: --hidden-tools"
+    assert [warning for warning in trained.warnings if "tools" in warning] == [counted]
     shown = convert(with_tools, out, to=to, tokenizer=named, template="llama3.1")
     assert (shown.written, shown.left_out) == (2, {})
 
