@@ -134,7 +134,7 @@ def _check_text(batch: _Batch) -> Problems:
     problems = {}
     for index, (text, expected) in enumerate(zip(_decode_supervised(batch), batch.expected, strict=True)):
         wanted = b"".join(chain.from_iterable(map(_to_bytes, expected.texts)))
-        if text != wanted and text != _as_tokenized(batch.renderer.tokenizer, expected):
+        if text != wanted and text != _as_tokenized(batch.renderer, expected):
             evidence = _show_difference(text, wanted)
             problems[index] = RecordError("mask_differs", "the trained tokens do not decode to the answers", evidence)
     return problems
@@ -181,13 +181,35 @@ def _decode_with_library(batch: _Batch, index: int) -> bytes:
     return b"".join(parts)
 
 
-def _as_tokenized(tokenizer: Tokenizer, expected: ExpectedSpans) -> bytes:
-    """Return the expected text after a round trip: a tokenizer may write `▁` as a space, or compose accents."""
+def _as_tokenized(renderer: Renderer, expected: ExpectedSpans) -> bytes:
+    """Return the expected text after a round trip: a tokenizer may write `▁` as a space, or compose accents.
+
+    One that puts a space before a text unless it has one (Metaspace, "always") loses that of a text after a control
+    token.
+    """
+    tokenizer = renderer.tokenizer
     parts = []
-    for text, end in expected.texts:
-        ids = tokenizer.encode_continuation([text])[0].tolist()
-        parts += [_decode(tokenizer, ids), b"" if end is None else control_bytes(end)]
+    for (text, end), starts in zip(expected.texts, _find_block_starts(renderer, expected), strict=True):
+        if starts and tokenizer.token_bytes is None and not tokenizer.prefixes_start_only:
+            parts.append(utf8(tokenizer.decode(tokenizer.ids([text])[0])))
+        else:
+            parts.append(_decode(tokenizer, tokenizer.encode_continuation([text])[0].tolist()))
+        parts.append(b"" if end is None else control_bytes(end))
     return b"".join(parts)
+
+
+def _find_block_starts(renderer: Renderer, expected: ExpectedSpans) -> list[bool]:
+    """Return which of the expected texts follow a control token; none where other roles than answers are supervised."""
+    if renderer.loss.roles != {"assistant"}:
+        return [False] * len(expected.texts)
+    prompts = iter(expected.prompts)
+    starts = []
+    last = None  # the control token before the text
+    for _, end in expected.texts:
+        is_first = last is None or last in renderer.stop_ids  # of an answer, which its prompt is before
+        starts.append(not next(prompts, "x") if is_first else True)
+        last = end
+    return starts
 
 
 def _decode(tokenizer: Tokenizer, ids: list[int]) -> bytes:

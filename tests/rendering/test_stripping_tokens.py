@@ -57,6 +57,15 @@ def load(root: Path, vocabulary: str, names: tuple[str, ...], **flags: bool) -> 
     return load_tokenizer(str(path))
 
 
+def set_metaspace(path: Path, scheme: str) -> None:
+    """Let a tokenizer put a space before texts by this scheme of the tokenizers library."""
+    document = json.loads((path / "tokenizer.json").read_text("utf-8"))
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}
+    document |= {"normalizer": None, "pre_tokenizer": metaspace}
+    (path / "tokenizer.json").write_text(json.dumps(document), "utf-8")
+    (path / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
+
+
 class Server:
     """The ids that transformers makes of a template's text."""
 
@@ -125,11 +134,7 @@ def test_no_space_is_put_before_a_text_after_a_control_token_where_a_server_puts
 ) -> None:
     """The tokenizers of LLaMA-2 and Mistral are such where their `legacy` is false."""
     load(tmp_path, "sentencepiece", ("[INST]", "[/INST]"))
-    path = tmp_path / "own" / "tokenizer.json"
-    document = json.loads(path.read_text("utf-8"))
-    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
-    path.write_text(json.dumps({**document, "normalizer": None, "pre_tokenizer": metaspace}), "utf-8")
-    (tmp_path / "own" / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
+    set_metaspace(tmp_path / "own", "first")
     tokenizer = load_tokenizer(str(tmp_path / "own"))
     renderer = make_renderer("vicuna", tokenizer, chat_template=template)
     served = Server(tokenizer, template or serving.from_template(tokenizer, "vicuna").chat_template)
@@ -139,6 +144,27 @@ def test_no_space_is_put_before_a_text_after_a_control_token_where_a_server_puts
         assert rendered.encoded.ids.tolist() == served(messages)
         prompt = served(messages[:-1], asks=True)
         assert rendered.encoded.ids[: len(prompt)].tolist() == prompt
+
+
+@pytest.mark.parametrize("template", [PHI3, PHI4, MISTRAL, None], ids=["phi3", "phi4", "mistral", "vicuna"])
+def test_a_space_that_the_tokenizer_cannot_tell_from_its_own_is_not_a_changed_answer(
+    tmp_path: Path, template: str | None
+) -> None:
+    """Metaspace puts a space before each text after a control token, unless it has one: both have the same ids."""
+    load(tmp_path, "sentencepiece", (*ROLES, *IM, "[INST]", "[/INST]"))
+    set_metaspace(tmp_path / "own", "always")
+    tokenizer = load_tokenizer(str(tmp_path / "own"))
+    renderer = make_renderer("vicuna", tokenizer, chat_template=template)
+    served = Server(tokenizer, template or serving.from_template(tokenizer, "vicuna").chat_template)
+    for text in (" z", "z", "  z", " ", "\n z ", " <|end|> z"):
+        messages = [Message("user", " x"), Message("assistant", text), Message("user", "y"), Message("assistant", text)]
+        rendered = renderer.render_batch([messages])
+        assert proof.prove(renderer, [messages], rendered) == {}, text
+        ids, prompt = rendered.encoded.ids.tolist(), served(messages[:-1], asks=True)
+        if "<|" not in text:
+            assert ids[: len(prompt)] == prompt or not template
+            # Vicuna's prompt ends in a text, and no token joins that and the answer.
+            assert ids == served(messages) or (not template and text[0].isspace())
 
 
 def test_a_template_whose_tokens_a_server_does_not_read_is_refused_with_the_cause(tmp_path: Path) -> None:
