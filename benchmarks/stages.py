@@ -24,7 +24,7 @@ from common import MB, copies, parse, parser, remove, save, source_rows, table, 
 import curate
 from curate import markdown
 from curate.errors import RecordError
-from curate.filters import measure
+from curate.filters import measure, refusals
 from curate.ingest.chunker import Chunker
 from curate.ingest.contents import Opener
 from curate.ingest.decode import decode_records
@@ -150,6 +150,14 @@ def language_stage(shared: Path, count: int) -> Iterator[tuple[str, float]]:
     yield "language (documents/s)", len(sentences) / spent
 
 
+def rule_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
+    """Yield the MB/s of rules that read answers."""
+    answers = pl.Series([turn["value"] for row in source_rows(shared) for turn in row["conversations"]])
+    megabytes = _size(answers.to_list())
+    spent, _ = best_of(count, lambda: refusals.classify(answers))
+    yield "refusals", megabytes / spent
+
+
 def run_steps(dump: Path, scratch: Path, shared: Path) -> dict[str, float]:
     """Clean the dump in this process; return the seconds of each step."""
     output = scratch / "stages-set"
@@ -170,7 +178,8 @@ def main() -> None:
     if not ONE_CORE.items() <= os.environ.items():  # libraries read these when loaded: restart with them
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_CORE})
     dump = write_dump(options.scratch / "copies-1.json", copies(options.shared), count=len(source_rows(options.shared)))
-    rates = dict([*ingest_stages(dump, options.best_of), *text_stages(options.shared, options.best_of)])
+    stages = (*ingest_stages(dump, options.best_of), *text_stages(options.shared, options.best_of))
+    rates = dict([*stages, *rule_stages(options.shared, options.best_of)])
     table_rows = [
         [name, rate, DESIGN.get(name), rate / DESIGN[name] if name in DESIGN else None] for name, rate in rates.items()
     ]

@@ -161,9 +161,8 @@ def test_a_filter_keeps_what_it_should(name: str, chosen: dict[str, object], row
     assert verdict(row, name, **chosen) == {"rule": None, "reason": None, "evidence": None, "rules": []}
 
 
-def test_every_filter_has_a_dropped_and_a_kept_example() -> None:
-    names = {name for name, rule in rules("filter").items() if rule.function.__module__.startswith("curate.")}
-    assert {case[0] for case in DROPPED} == {case[0] for case in KEPT} == names
+def test_every_filter_of_these_tables_has_a_dropped_and_a_kept_case() -> None:
+    assert {case[0] for case in DROPPED} == {case[0] for case in KEPT} <= rules("filter").keys()  # see test_examples
 
 
 def test_evidence_begins_at_the_match_and_is_cut() -> None:

@@ -48,7 +48,7 @@ def test_vicuna_names_every_setting() -> None:
 
 def test_strict_turns_on_rules_that_vicuna_leaves_off() -> None:
     added = set(load("strict").filters) - set(load("vicuna").filters)
-    assert added == {"vendor_mention", "identity", "repeated_digits", "near_duplicates"}
+    assert added == {"vendor_mention", "identity", "refusals", "repeated_digits", "near_duplicates"}
 
 
 def test_the_fastchat_recipe_decides_like_fastchat() -> None:
