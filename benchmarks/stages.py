@@ -19,12 +19,14 @@ from typing import TypeVar
 
 import msgspec
 import polars as pl
-from common import MB, copies, parse, parser, remove, save, source_rows, table, write_dump
+from common import MB, Row, copies, parse, parser, remove, save, source_rows, table, write_dump
 
 import curate
 from curate import markdown
 from curate.errors import RecordError
 from curate.filters import measure, refusals
+from curate.filters.minhash import signatures, words
+from curate.filters.minhash.shingles import shingle
 from curate.ingest.chunker import Chunker
 from curate.ingest.contents import Opener
 from curate.ingest.decode import decode_records
@@ -37,11 +39,13 @@ from curate.tokenization.tokenizer import load_tokenizer
 T = TypeVar("T")
 THREADS = ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 ONE_CORE = {**dict.fromkeys((*THREADS, "FASTOKENS_BPE_THREADS"), "1"), "TOKENIZERS_PARALLELISM": "false"}
+BATCH = 500  # conversations
 DESIGN = {  # per second on one core: MB, or documents for the language
     "ingest: cut at records": 681.0,
     "ingest: decode records": 424.0,
     "answers: HTML to markdown": 60.0,
     "language (documents/s)": 7000.0,
+    "near duplicates (conversations/s)": 7000.0,
     "tokens: LLaMA-2": 24.0,
     "tokens: LLaMA-3": 75.0,
 }
@@ -127,6 +131,7 @@ def text_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
     prompts = [value for role, value in values if role == "human"]
     texts = [*prompts, *converted]
     yield from language_stage(shared, count)
+    yield from near_stage(rows, count)
     for name, source in (("tokens: LLaMA-2", str(shared / "tokenizers/llama2")), ("tokens: LLaMA-3", "llama3")):
         tokenizer = load_tokenizer(source)
         spent, _ = best_of(count, lambda loaded=tokenizer: loaded.counts(texts))  # type: ignore[misc]
@@ -156,6 +161,14 @@ def rule_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
     megabytes = _size(answers.to_list())
     spent, _ = best_of(count, lambda: refusals.classify(answers))
     yield "refusals", megabytes / spent
+
+
+def near_stage(rows: Sequence[Row], count: int) -> Iterator[tuple[str, float]]:
+    """Yield the rate of words, shingles and bands, in batches as in a worker."""
+    texts = [words.compose("\n".join(turn["value"] for turn in row["conversations"])) for row in rows]
+    parts = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
+    spent, _ = best_of(count, lambda: [signatures.band_hashes(shingle(part)) for part in parts])
+    yield "near duplicates (conversations/s)", len(texts) / spent
 
 
 def run_steps(dump: Path, scratch: Path, shared: Path) -> dict[str, float]:

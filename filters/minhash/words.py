@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 GROUP = 1 << 16  # characters of texts that are hashed at once: their arrays fit the cache
 BLOCK = 1 << 20  # characters of one text that are hashed at once, at most; a word between two blocks counts as two
 LAST = 0x323AF  # the last code point with a letter; those above are tags and private ones
+POINTS = 0x110000
 BY_LETTER = (  # first and last code points of scripts that count by letter
     (0x0E00, 0x0FFF),  # Thai, Lao, Tibetan
     (0x1000, 0x109F),  # Myanmar
@@ -95,17 +96,22 @@ def _groups(texts: Sequence[str]) -> list[list[str]]:
 
 def _find(text: str) -> Words:
     """Return the words of a text of one block at most."""
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.intp)
     folded, kinds = _tables()
-    points = np.minimum(points, LAST + 1)
-    kind = kinds[points]
-    inside = np.concatenate([[0], kind, [0]]).astype(np.uint8)
-    new = (inside[1:] != inside[:-1]) | (inside[1:] == LETTER) | (inside[:-1] == LETTER)  # between two characters
-    starts = np.flatnonzero(new[:-1] & (kind > 0))
-    stops = np.flatnonzero(new[1:] & (kind > 0)) + 1
+    inside = np.zeros(len(points) + 2, np.uint8)
+    kinds.take(points, out=inside[1:-1], mode="clip")  # `clip` is faster than `raise`; no point is out of bounds
+    letters = inside == LETTER
+    new = inside[1:] != inside[:-1]  # between two characters
+    if letters.any():
+        new |= letters[1:] | letters[:-1]
+    part = inside[1:-1] > 0
+    starts = np.flatnonzero(new[:-1] & part)
+    stops = np.flatnonzero(new[1:] & part) + 1
     powers, inverses = _powers()
+    values = folded.take(points, mode="clip")
+    values *= powers[: len(points)]
     sums = np.zeros(len(points) + 1, np.uint64)
-    np.cumsum(folded[points] * powers[: len(points)], out=sums[1:])
+    np.cumsum(values, out=sums[1:])
     return Words(mix((sums[stops] - sums[starts]) * inverses[starts]), starts, stops)
 
 
@@ -132,9 +138,9 @@ def _powers() -> tuple[Hashes, Hashes]:
 
 @functools.cache
 def _tables() -> tuple[Hashes, NDArray[np.uint8]]:
-    """Return the folded form and the kind of each code point, [LAST + 2]."""
-    folded = np.arange(LAST + 2, dtype=np.uint64)
-    kinds = np.zeros(LAST + 2, np.uint8)
+    """Return the folded form and the kind of each code point, [POINTS]."""
+    folded = np.arange(POINTS, dtype=np.uint64)
+    kinds = np.zeros(POINTS, np.uint8)
     for point in range(LAST + 1):
         character = chr(point)
         category = unicodedata.category(character)
