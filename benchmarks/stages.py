@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import polars as pl
@@ -132,6 +132,7 @@ def text_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
     texts = [*prompts, *converted]
     yield from language_stage(shared, count)
     yield from near_stage(rows, count)
+    yield from contamination_stage(rows, count)
     for name, source in (("tokens: LLaMA-2", str(shared / "tokenizers/llama2")), ("tokens: LLaMA-3", "llama3")):
         tokenizer = load_tokenizer(source)
         spent, _ = best_of(count, lambda loaded=tokenizer: loaded.counts(texts))  # type: ignore[misc]
@@ -169,6 +170,24 @@ def near_stage(rows: Sequence[Row], count: int) -> Iterator[tuple[str, float]]:
     parts = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
     spent, _ = best_of(count, lambda: [signatures.band_hashes(shingle(part)) for part in parts])
     yield "near duplicates (conversations/s)", len(texts) / spent
+
+
+def contamination_stage(rows: Sequence[Row], count: int) -> Iterator[tuple[str, float]]:
+    """Yield the rate of comparing conversations with the benchmarks that curate has the fingerprints of."""
+    fields = ("role", "content", "reasoning", "tool_calls")
+    turns = pl.List(pl.Struct({name: pl.String() for name in fields}))
+    roles = {"human": "user", "gpt": "assistant"}
+    messages = [
+        [(roles.get(turn["from"], "system"), turn["value"], None, None) for turn in row["conversations"]]
+        for row in rows
+    ]
+    conversations = [[dict(zip(fields, message, strict=True)) for message in each] for each in messages]
+    frame = pl.DataFrame({"messages": pl.Series(conversations, dtype=turns)})
+    frame = frame.with_columns(rejected_answer=pl.lit(None, dtype=turns))
+    size = _size([message[1] for each in messages for message in each])
+    measure(frame.head(1), {"benchmark_overlap": {}})  # reads the fingerprints
+    spent, _ = best_of(count, lambda: measure(frame, {"benchmark_overlap": {}}))
+    yield "contamination: overlap with benchmarks", size / spent
 
 
 def run_steps(dump: Path, scratch: Path, shared: Path) -> dict[str, float]:

@@ -15,10 +15,10 @@ Where an expression is not enough, a filter takes the frame first and returns a 
 Series: `def too_odd(frame: pl.DataFrame, limit: int = 3) -> list[str | None]`.
 
 A **signal** is a function that takes the frame and returns columns to add to it. It runs if it is always on, if a
-filter that is on reads one of its columns, or if the recipe's section [signals] names it. A **repair** takes a batch
-of conversations and changes them in place, before their turns are put in order; each change is an edit of the
-repair's name. A **corpus rule** takes a frame of hashes of all conversations (to find duplicates) when the workers
-are done. All three may have settings after their first parameter.
+filter that is on reads one of its columns (with those of the filter's settings that it has too), or if the recipe's
+section [signals] names it. A **repair** takes a batch of conversations and changes them in place, before their turns
+are put in order; each change is an edit of the repair's name. A **corpus rule** takes a frame of hashes of all
+conversations (to find duplicates) when the workers are done. All three may have settings after their first parameter.
 
 `@repair(of="refusals")` makes a repair part of the filter of that name: it runs where the filter is on, with those of
 the filter's settings that it takes. So one name in a recipe can flag, repair or drop: `refusals = { action = "mask" }`.

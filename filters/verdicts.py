@@ -17,15 +17,16 @@ def needed_signals(filters: RuleSettings, named: RuleSettings) -> dict[str, Sett
     """Return the signals to run, with their settings, sorted by name.
 
     They are those that are always on, a user's own, those that the recipe names, and those of which a filter that is on
-    reads a column.
+    reads a column; it passes on those of its settings that the signal has too.
     """
-    read = {column for name, settings in filters.items() for column in _columns_read(get(name), settings)}
-    signals = {
-        name: rule.settings
-        for name, rule in rules("signal").items()
-        if rule.always or rule.is_users or name in named or read & rule.columns.keys()
-    }
-    return {name: {**settings, **named.get(name, {})} for name, settings in signals.items()}
+    read = [(set(_columns_read(get(name), settings)), settings) for name, settings in filters.items()]
+    signals: dict[str, Settings] = {}
+    for name, rule in rules("signal").items():
+        passed = [settings for columns, settings in read if columns & rule.columns.keys()]
+        if rule.always or rule.is_users or name in named or passed:
+            own = {key: value for settings in passed for key, value in settings.items() if key in rule.settings}
+            signals[name] = {**rule.settings, **own, **named.get(name, {})}
+    return signals
 
 
 def _columns_read(rule: Rule, settings: Settings) -> Sequence[str]:

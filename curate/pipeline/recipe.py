@@ -230,10 +230,20 @@ def _read(name: str, bases_left: int) -> tuple[dict[str, object], str]:
 
 
 def _absolute_files(values: dict[str, object], folder: Path) -> None:
-    """Make paths of filter files relative to the recipe's folder."""
+    """Make paths of filter files and of fingerprints relative to the recipe's folder."""
     filters = values.get("filters")
     if isinstance(filters, dict) and isinstance(filters.get("files"), list):
         filters["files"] = [str(folder / file) if isinstance(file, str) else file for file in filters["files"]]
+    for section, name in (("filters", "contamination"), ("signals", "benchmark_overlap")):
+        rules = values.get(section)
+        settings = rules.get(name) if isinstance(rules, dict) else None
+        if isinstance(settings, dict) and isinstance(settings.get("benchmarks"), list):
+            paths = (str(folder / each) if _is_path(each) else each for each in settings["benchmarks"])
+            settings["benchmarks"] = list(paths)
+
+
+def _is_path(benchmark: object) -> bool:
+    return isinstance(benchmark, str) and ("/" in benchmark or benchmark.endswith(".fingerprint"))
 
 
 def _check_template(name: str, where: str) -> None:

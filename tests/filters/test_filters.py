@@ -25,6 +25,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "metadata": pl.String(),
     "language": pl.String(),
     "language_confidence": pl.Float32(),
+    **registry.get("benchmark_overlap").columns,
 }
 
 
@@ -36,6 +37,7 @@ def chat(
     model: str | None = None,
     metadata: Mapping[str, object] | None = None,
     language: str = "en",
+    overlap: Sequence[object] = (None,) * 6,
 ) -> dict[str, object]:
     """Return one row as `clean` passes it to filters: a prompt, then its answers."""
     answers = [answer] if isinstance(answer, str) else list(answer)
@@ -49,6 +51,7 @@ def chat(
         "metadata": json.dumps(metadata) if metadata else None,
         "language": language,
         "language_confidence": 0.99,
+        **dict(zip(registry.get("benchmark_overlap").columns, overlap, strict=True)),
     }
 
 
@@ -64,6 +67,8 @@ BROKEN_BY_CODE = "Steps:\n\n1. Install it:\n```\npip install x\n```\n1. Run it:\
 BROKEN_BY_BULLETS = "1. Enqueue:\n* push\n* count\n1. Dequeue:\n* pop"
 BROKEN_BY_PROSE = "1. Paxos:\n\nPaxos reaches agreement.\n\n1. Raft:\n\nRaft elects a leader."
 BROKEN_BY_TEXT = "**English:**\n\n1. Choose a verb.\n\na) go\nb) goes\n\n1. Choose a tense.\n\na) past"
+
+OVERLAP = (0.4, 0.67, 56, "mmlu:7 (0.67)", "What is", None)  # the columns of benchmark_overlap
 
 DROPPED: list[tuple[str, dict[str, object], dict[str, object], str]] = [
     ("min_messages", {}, chat([]), "messages: 1, minimum 2"),
@@ -93,6 +98,8 @@ DROPPED: list[tuple[str, dict[str, object], dict[str, object], str]] = [
     ("identity", {}, chat("我是由OpenAI训练的模型"), "says who it is"),
     ("repeated_digits", {}, chat("pi is 3.000000000"), "digit 0 9 times in a row, maximum 8"),
     ("repeated_digits", {"times": 3}, chat("Yes.", "call 7775"), "digit 7 3 times in a row, maximum 2"),
+    ("contamination", {}, chat(overlap=OVERLAP), "67 % of a benchmark's item, 56 words in a row: mmlu:7 (0.67)"),
+    ("contamination", {"roles": ["user"], "coverage": 0.3}, chat(overlap=OVERLAP), "40 % of a benchmark's item"),
     ("languages", {"keep": ["en"]}, chat("안녕하세요", language="ko"), "language ko (0.99), kept are en"),
     ("languages", {"keep": ["zh"]}, chat(language="ja"), "language ja (0.99), kept are zh"),
     ("languages", {"skip": ["nb"]}, chat(language="no"), "language no (0.99), skipped are nb"),
@@ -148,6 +155,9 @@ KEPT: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("identity", {}, chat("I am Claudette, your guide.")),
     ("identity", {}, chat("Yes.", "I am ChatGPT")),
     ("repeated_digits", {}, chat("00000000 and 123456789")),
+    ("contamination", {}, chat()),
+    ("contamination", {"roles": ["user"]}, chat(overlap=OVERLAP)),
+    ("contamination", {"action": "flag"}, chat(overlap=OVERLAP)),
     ("languages", {"keep": ["en"]}, chat(language="en")),
     ("languages", {"keep": ["en"]}, chat(language="unknown")),
     ("languages", {"keep": ["zh"]}, chat(language="zh-tw")),
@@ -230,6 +240,12 @@ def test_a_row_gets_the_same_verdict_alone_and_in_any_batch(rows: list[dict[str,
         ("models", {"keep": [4]}, "keep = [4] is not allowed"),
         ("models", {"keep": []}, "would drop everything"),
         ("vendor_mention", {"words": ["openai", " "]}, "none empty"),
+        ("contamination", {"action": "mask"}, "action = 'mask' is not allowed; give drop or flag"),
+        ("contamination", {"roles": ["system"]}, "roles = ['system'] must be of user, assistant"),
+        ("contamination", {"coverage": 0.1}, "coverage = 0.1 is not allowed; give 0.25 or more, below 1"),
+        ("contamination", {"benchmarks": []}, "benchmarks = [] names none; curate has "),
+        ("contamination", {"benchmarks": ["gsm8"]}, "unknown benchmark 'gsm8'; did you mean 'gsm8k'?"),
+        ("contamination", {"benchmarks": ["no/own.fingerprint"]}, "'no/own.fingerprint' does not exist; curate finger"),
         ("repeated_digits", {"times": 1}, "times = 1 is not allowed; give 2 or more"),
         ("languages", {"keep": ["english"]}, "unknown language 'english' in keep"),
         ("languages", {"keep": ["zh-ch"]}, "did you mean 'zh-cn'?"),
