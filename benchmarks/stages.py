@@ -9,6 +9,7 @@ its time is divided among the steps.
 from __future__ import annotations
 
 import gc
+import gzip
 import hashlib
 import os
 import sys
@@ -27,6 +28,9 @@ from curate.errors import RecordError
 from curate.filters import measure, refusals
 from curate.filters.minhash import signatures, words
 from curate.filters.minhash.shingles import shingle
+from curate.filters.text.degeneration import Answer, find_repetition
+from curate.filters.text.emptiness import find_emptiness
+from curate.filters.text.endings import find_cut
 from curate.ingest.chunker import Chunker
 from curate.ingest.contents import Opener
 from curate.ingest.decode import decode_records
@@ -190,6 +194,22 @@ def contamination_stage(rows: Sequence[Row], count: int) -> Iterator[tuple[str, 
     yield "contamination: overlap with benchmarks", size / spent
 
 
+def answer_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
+    """Yield the rates of filters that read whole answers, on the answers of the dump in markdown."""
+    with gzip.open(shared / "data/source_markdown.json.gz") as file:
+        chats = [[turn["value"] for turn in row["conversations"]] for row in msgspec.json.decode(file.read())]
+    pairs = [(number, chat[0], text) for number, chat in enumerate(chats) for text in chat[1::2]]
+    size = _size([text for _, _, text in pairs])
+    answers = [Answer(*pair) for pair in pairs]
+    parts = [answers[start : start + 4_000] for start in range(0, len(answers), 4_000)]  # about a chunk each
+    spent, _ = best_of(count, lambda: [find_repetition(part) for part in parts])
+    yield "repetition", size / spent
+    spent, _ = best_of(count, lambda: [find_cut(answer.text) for answer in answers])
+    yield "truncated", size / spent
+    spent, _ = best_of(count, lambda: [find_emptiness(answer.prompt, answer.text) for answer in answers])
+    yield "empty_talk", size / spent
+
+
 def run_steps(dump: Path, scratch: Path, shared: Path) -> dict[str, float]:
     """Clean the dump in this process; return the seconds of each step."""
     output = scratch / "stages-set"
@@ -211,7 +231,8 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_CORE})
     dump = write_dump(options.scratch / "copies-1.json", copies(options.shared), count=len(source_rows(options.shared)))
     stages = (*ingest_stages(dump, options.best_of), *text_stages(options.shared, options.best_of))
-    rates = dict([*stages, *rule_stages(options.shared, options.best_of)])
+    rules = (*rule_stages(options.shared, options.best_of), *answer_stages(options.shared, options.best_of))
+    rates = dict([*stages, *rules])
     table_rows = [
         [name, rate, DESIGN.get(name), rate / DESIGN[name] if name in DESIGN else None] for name, rate in rates.items()
     ]

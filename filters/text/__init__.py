@@ -1,0 +1,1 @@
+"""Measures of texts for the filters: words, repetition, endings, wording."""
