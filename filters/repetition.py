@@ -110,6 +110,8 @@ def repetition(
     """
     _check_action("repetition", action, ("exchange", "drop", "mask", "flag"))
     _check_limits("repetition", times=times, share=share, said=said, copies=copies)
+    if action not in ("drop", "flag"):
+        return pl.lit(None)  # the repair below does it
     figures = [pl.col(name) for name in ("loop_times", "repeated_share", "most_said", "copied_answers")]
     limits = (times, share, said, copies)
     over = pl.any_horizontal([figure >= limit for figure, limit in zip(figures, limits, strict=True)])
@@ -240,6 +242,8 @@ def truncated(action: str = "repair") -> pl.Expr:
     or "flag" (only the signal `endings` is measured).
     """
     _check_action("truncated", action, ("repair", "mask", "exchange", "drop", "flag"))
+    if action not in ("drop", "flag"):
+        return pl.lit(None)  # the repair below does it
     count = pl.col("cut_answers")
     last = pl.col("answers").list.last().str.tail(100)
     return reject((count > 0) & (action == "drop"), "{count} answers were cut off", evidence=last, count=count)
@@ -284,6 +288,8 @@ def empty_talk(action: str = "exchange") -> pl.Expr:
     conversation), "mask" (the answer is not trained on) or "flag" (only the signal `endings` is measured).
     """
     _check_action("empty_talk", action, ("exchange", "drop", "mask", "flag"))
+    if action not in ("drop", "flag"):
+        return pl.lit(None)  # the repair below does it
     count = pl.col("empty_answers")
     return reject((count > 0) & (action == "drop"), "{count} answers say nothing", count=count)
 
