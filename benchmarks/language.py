@@ -25,7 +25,7 @@ from common import parse, parser, save
 
 from curate.filters.language import language
 from curate.filters.language_id import UNKNOWN, profiles
-from curate.filters.language_id.detector import detect
+from curate.filters.language_id.decision import detect
 
 SAME = {"nb": "no", "zh-cn": "zh", "zh-tw": "zh"}  # labels that are treated as equal
 BATCH = 1000  # conversations in a frame, as in a worker

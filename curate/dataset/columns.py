@@ -26,7 +26,12 @@ MESSAGE = pl.Struct(
 EDIT = pl.Struct({"rule": pl.String, "message": pl.Int32, "count": pl.Int32, "before": pl.String, "after": pl.String})
 SOURCE: Types = {"source_file": pl.String, "source_index": pl.Int64}
 CHAT: Types = {**SOURCE, "branch": pl.Int32}  # `branch`: which of a record's conversations, 0 if it is the only one
-SIGNALS: Types = {"language": pl.String, "language_confidence": pl.Float32}
+SIGNALS: Types = {
+    "language": pl.String,
+    "language_confidence": pl.Float32,
+    "prompt_language": pl.String,
+    "answer_language": pl.String,
+}
 MEASURES: Types = {"turns": pl.Int32, "characters": pl.Int64, "model": pl.String}
 CONVERSATION: Types = {
     "id": pl.String,

@@ -8,46 +8,51 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.filters.language_id import UNKNOWN, profiles, scripts
+from curate.filters.language_id import profiles, scripts
 
-MAX_POSITIONS = 128  # positions at which letter groups are read, evenly spaced; 240 are no more accurate
 PACK = 12  # letter groups whose weights sum within 16 bits: 12 * 256 * ln(1 + 1 / alpha) = 30,425
 POSITIONS_PER_PACK = PACK // 3  # three groups (one, two and three letters) end at a position
 INDEPENDENT = 30  # letter groups overlap: they count as at most this many independent ones (see `language`)
 BLOCK = 256  # texts per step, so that the arrays stay in the processor's cache
 
 
-def detect(texts: Sequence[str]) -> tuple[list[str], NDArray[np.float32]]:
-    """Return the language of each text and the confidence in it (0 to 1, see `language`)."""
-    codes = profiles.codes()
-    languages: list[str] = []
-    confidences: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
-    chinese = [codes.index(code) for code in scripts.CHINESE]
-    for start in range(0, len(texts), BLOCK):
-        block = texts[start : start + BLOCK]
-        scores, groups = _scores(block)
-        counts = [scripts.count(text) for text in block]
-        scripts.settle(counts, scores, groups, codes)
-        best = scores.argmax(axis=1)
-        names = [codes[column] if known else UNKNOWN for column, known in zip(best, groups, strict=True)]
-        languages += map(scripts.chinese_variant, counts, names)
-        confidences.append(_confidence(scores, groups, chinese))
-    return languages, np.concatenate(confidences)
+def score(
+    texts: Sequence[str], positions: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return each text's summed weights, (texts, languages), known letter groups, and letters by kind, (texts, kinds).
+
+    Letter groups are read at up to `positions` places of each text.
+    """
+    blocks = [
+        _score_block(texts[start : start + BLOCK], positions[start : start + BLOCK], profiles.load())
+        for start in range(0, len(texts), BLOCK)
+    ]
+    if not blocks:
+        empty: NDArray[np.int64] = np.zeros((0, len(profiles.codes())), np.int64)
+        return empty, np.zeros(0, np.int64), np.zeros((0, len(scripts.KINDS)), np.int64)
+    scores, groups, counts = zip(*blocks, strict=True)
+    return np.concatenate(scores), np.concatenate(groups), np.concatenate(counts)
 
 
-def _confidence(scores: NDArray[np.int32], groups: NDArray[np.int64], chinese: Sequence[int]) -> NDArray[np.float32]:
-    """Return the posterior of the best language, 0 for a text without letter groups; the Chinese codes are one."""
-    weight = np.minimum(1.0, INDEPENDENT / np.maximum(groups, 1)) / profiles.STEPS
-    likelihoods = np.exp((scores - scores.max(axis=1, keepdims=True)) * weight[:, None])
-    best = np.where(np.isin(scores.argmax(axis=1), chinese), likelihoods[:, chinese].sum(axis=1), 1.0)
-    return np.where(groups > 0, np.round(best / likelihoods.sum(axis=1), 4), 0).astype(np.float32)
+def posterior(means: NDArray[np.float64], groups: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the best language of each text, as a column, and its posterior, 0 for a text without letter groups.
+
+    `means` are the mean scores of letter groups, (texts, languages). The Chinese codes are one language.
+    """
+    chinese = [profiles.codes().index(code) for code in scripts.CHINESE]
+    weight = np.minimum(groups, INDEPENDENT) / profiles.STEPS
+    best = means.argmax(axis=1)
+    likelihoods = np.exp((means - means.max(axis=1, keepdims=True)) * weight[:, None])
+    own = np.where(np.isin(best, chinese), likelihoods[:, chinese].sum(axis=1), 1.0)
+    return best, np.where(groups > 0, own / likelihoods.sum(axis=1), 0)
 
 
-def _scores(texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the summed weights, (texts, languages), and the number of known letter groups of each text."""
-    table = profiles.load()
-    letters, sizes = _letters(texts, table)
-    counts = np.minimum(sizes, MAX_POSITIONS)
+def _score_block(
+    texts: Sequence[str], positions: NDArray[np.int64], table: profiles.Profiles
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return what `score` does, for a few texts."""
+    letters, sizes, kinds = _letters(texts, table)
+    counts = np.minimum(sizes, positions)
     rows = table.rows(_groups(letters, _sample_positions(sizes, counts), table))  # (positions, 3)
     zero_row = np.int32(len(table.weights) - 1)
     packs = -(-counts // POSITIONS_PER_PACK)  # of each text, rounded up
@@ -55,13 +60,13 @@ def _scores(texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]
     padded = np.full((int(packs.sum()) * POSITIONS_PER_PACK, 3), zero_row)  # every text starts at a pack
     padded[np.arange(len(rows)) + np.repeat(first * POSITIONS_PER_PACK - (np.cumsum(counts) - counts), counts)] = rows
     known = (padded != zero_row).reshape(-1, PACK).sum(axis=1)
-    scores = np.zeros((len(texts), table.weights.shape[1]), np.int32)
+    scores = np.zeros((len(texts), table.weights.shape[1]), np.int64)
     groups = np.zeros(len(texts), np.int64)
     nonempty = packs > 0
     if nonempty.any():
-        scores[nonempty] = np.add.reduceat(_sum_packs(padded, table), first[nonempty], axis=0, dtype=np.int32)
+        scores[nonempty] = np.add.reduceat(_sum_packs(padded, table), first[nonempty], axis=0, dtype=np.int64)
         groups[nonempty] = np.add.reduceat(known, first[nonempty])
-    return scores, groups
+    return scores, groups, kinds
 
 
 def _sum_packs(rows: NDArray[np.int32], table: profiles.Profiles) -> NDArray[np.int16]:
@@ -76,11 +81,17 @@ def _sum_packs(rows: NDArray[np.int32], table: profiles.Profiles) -> NDArray[np.
     return total
 
 
-def _letters(texts: Sequence[str], table: profiles.Profiles) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-    """Return the folded letters of all texts, concatenated with runs of spaces as one, and each text's length."""
+def _letters(
+    texts: Sequence[str], table: profiles.Profiles
+) -> tuple[NDArray[np.uint16], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the folded letters of all texts, concatenated with runs of spaces as one, and each text's length.
+
+    The third are the numbers of characters of each kind, (texts, kinds).
+    """
     sizes = np.fromiter((len(text) + 1 for text in texts), np.int64, len(texts))
     wide = np.frombuffer(("\0".join(texts) + "\0").encode("utf-32-le", "replace"), np.uint32)
     codes = np.where(wide < 0x10000, wide, profiles.SPACE).astype(np.uint16)
+    kinds = scripts.count_all(codes, sizes)
     flags = table.flags[codes]
     latin = _per_text(flags & profiles.LATIN, sizes)
     non_latin = _per_text(flags & profiles.OTHER_SCRIPT, sizes) // profiles.OTHER_SCRIPT
@@ -92,7 +103,7 @@ def _letters(texts: Sequence[str], table: profiles.Profiles) -> tuple[NDArray[np
     space = letters == profiles.SPACE
     single = ~space
     single[1:] |= ~space[:-1]
-    return letters[single], _per_text(single, sizes)
+    return letters[single], _per_text(single, sizes), kinds
 
 
 def _per_text(values: NDArray[np.integer[Any]] | NDArray[np.bool_], sizes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -7,99 +7,126 @@ traditional Chinese differ in characters that only one of two national standards
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Sequence
-from typing import NamedTuple
+import unicodedata
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.filters.language_id import profiles
 
-FLAGS = HAN, KANA, HANGUL, SIMPLIFIED, TRADITIONAL, LETTER = 1, 2, 4, 8, 16, 32  # of a character
+KINDS = NO_LETTER, LATIN, HAN, SIMPLIFIED, TRADITIONAL, KANA, HANGUL, OTHER = range(8)  # of a character
 CHINESE = ("zh-cn", "zh-tw")
 EAST_ASIAN = (*CHINESE, "ja", "ko")
 STRAY_KANA = 10  # Han characters for each kana, from which the kana is a loan (の in a Chinese name)
 KANA_TEXT = 5  # Han characters for each kana, up to which a text is Japanese
-EXCLUDED = -(1 << 30)  # a score that no language has
+FOREIGN = 4  # times as many Latin letters, in weight, as a text of another script may have in names and code
+EXCLUDED = -1e9  # a score that no language has
 RANGES = {  # of the basic plane's characters, each without its end
     HAN: ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00)),
     KANA: ((0x3041, 0x3097), (0x30A1, 0x30FB), (0x31F0, 0x3200), (0xFF66, 0xFF9E)),
     HANGUL: ((0x1100, 0x1200), (0x3131, 0x318F), (0xA960, 0xA980), (0xAC00, 0xD7A4)),
 }
-_WIDE = "".join(f"{chr(start)}-{chr(stop - 1)}" for ranges in RANGES.values() for start, stop in ranges)
-_EAST_ASIAN = re.compile(f"[{_WIDE}]")
 
 
-class Counts(NamedTuple):
-    """How many characters of each kind a text has."""
-
-    han: int
-    kana: int
-    hangul: int
-    simplified: int
-    traditional: int
-    letters: int
+def han(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of Han characters of each text."""
+    return counts[:, HAN] + counts[:, SIMPLIFIED] + counts[:, TRADITIONAL]
 
 
-def settle(
-    counted: Sequence[Counts | None], scores: NDArray[np.int32], groups: NDArray[np.int64], codes: Sequence[str]
-) -> None:
-    """Exclude languages that the script of a text rules out, in place; `scores` are (texts, languages)."""
-    columns = {code: codes.index(code) for code in EAST_ASIAN}
-    for row, counts in enumerate(counted):
-        if counts is None:
-            continue
-        excluded = _exclude(counts)
-        if counts.han and 2 * (counts.han + counts.kana + counts.hangul) >= counts.letters:
-            kept = [columns[code] for code in EAST_ASIAN if code not in excluded]
-            east_asian = scores[row, kept]
-            scores[row] = EXCLUDED
-            scores[row, kept] = east_asian
-            groups[row] = max(1, groups[row])
+def east_asian(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of Han, kana and Hangul characters of each text."""
+    return han(counts) + counts[:, KANA] + counts[:, HANGUL]
+
+
+def weights(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the letters of each text, an East Asian one counted as two: it says about as much as two others."""
+    return 2 * east_asian(counts) + counts[:, LATIN] + counts[:, OTHER]
+
+
+def spoken(counts: NDArray[np.int64], votes: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the letters by kind, (texts, kinds), without Latin ones of names and code in other scripts.
+
+    `votes` are the letters of windows that are surely in each language, (texts, languages).
+    """
+    counts = counts.copy()
+    latin = np.minimum(counts[:, LATIN], votes[:, latin_columns()].sum(axis=1))
+    among = FOREIGN * (2 * east_asian(counts) + counts[:, OTHER]) >= counts[:, LATIN]
+    counts[:, LATIN] = np.where(among, latin, counts[:, LATIN])
+    return counts
+
+
+def is_east_asian(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether at least half of the letters of each text are East Asian."""
+    wide = east_asian(counts)
+    decided: NDArray[np.bool_] = (wide > 0) & (wide >= counts[:, LATIN] + counts[:, OTHER])
+    return decided
+
+
+def minor_share(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the share of each text in the second of its scripts: Latin, East Asian, others."""
+    shares = np.sort(np.stack([counts[:, LATIN], 2 * east_asian(counts), counts[:, OTHER]], axis=1), axis=1)
+    return np.asarray(shares[:, 1] / np.maximum(1, shares.sum(axis=1)))
+
+
+def settle(counts: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
+    """Exclude languages that the script of each text rules out, in place; `scores` are (texts, languages)."""
+    ideographs, wide = han(counts), east_asian(counts)
+    kana, hangul = counts[:, KANA], counts[:, HANGUL]
+    settled = is_east_asian(counts)
+    excluded = {
+        "ko": hangul == 0,
+        "ja": kana * STRAY_KANA < ideographs,
+        **dict.fromkeys(CHINESE, (kana * KANA_TEXT >= ideographs) & (kana > 0) & (hangul == 0)),
+    }
+    scores[np.ix_(2 * counts[:, OTHER] > weights(counts), latin_columns())] = EXCLUDED
+    for column, code in enumerate(profiles.codes()):
+        if code in EAST_ASIAN:
+            scores[excluded[code] & (wide > 0), column] = EXCLUDED
         else:
-            scores[row, [columns[code] for code in excluded]] = EXCLUDED
+            scores[settled, column] = EXCLUDED
 
 
-def _exclude(counts: Counts) -> set[str]:
-    """Return the languages that a text with these characters is not in."""
-    excluded = set() if counts.hangul else {"ko"}
-    if counts.kana * STRAY_KANA < counts.han:
-        excluded.add("ja")
-    elif counts.kana * KANA_TEXT >= counts.han and not counts.hangul:
-        excluded.update(CHINESE)
-    return excluded
+def variants(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return 1 for each text whose Chinese is simplified, -1 if it is traditional, 0 if nothing tells."""
+    return np.asarray(np.sign(counts[:, SIMPLIFIED] - counts[:, TRADITIONAL]))
 
 
-def chinese_variant(counts: Counts | None, code: str) -> str:
-    """Return `zh-cn` for a Chinese text in simplified characters and `zh-tw` in traditional ones, else `code`."""
-    if code not in CHINESE or counts is None or counts.simplified == counts.traditional:
-        return code
-    return "zh-cn" if counts.simplified > counts.traditional else "zh-tw"
+def count(text: str) -> NDArray[np.int64]:
+    """Return the number of characters of each kind, (kinds,)."""
+    return np.bincount(table()[np.frombuffer(text.encode("utf-16-le", "replace"), np.uint16)], minlength=len(KINDS))
 
 
-def count(text: str) -> Counts | None:
-    """Count the characters of a text by kind; None if it has no East Asian ones."""
-    if text.isascii() or not _EAST_ASIAN.search(text):
-        return None
-    wide = np.frombuffer(text.encode("utf-32-le", "replace"), np.uint32)
-    flags = _table()[np.where(wide < 0x10000, wide, 0)]
-    return Counts(*(int(np.count_nonzero(flags & flag)) for flag in FLAGS))
+def count_all(characters: NDArray[np.uint16], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of characters of each kind, (texts, kinds), in concatenated texts of these sizes."""
+    kinds = table()[characters] + np.repeat(np.arange(len(sizes)) * len(KINDS), sizes)
+    return np.bincount(kinds, minlength=len(sizes) * len(KINDS)).reshape(-1, len(KINDS))
 
 
 @functools.cache
-def _table() -> NDArray[np.uint8]:
-    """Return the flags of the basic plane's characters (20 ms)."""
-    table = np.zeros(0x10000, np.uint8)
-    table[(profiles.load().flags & (profiles.LATIN | profiles.OTHER_SCRIPT)) > 0] = LETTER
-    for flag, ranges in RANGES.items():
+def latin_columns() -> NDArray[np.int64]:
+    """Return the columns of the languages that are written in Latin letters."""
+    known = profiles.load()
+    single = np.flatnonzero(known.keys < 0x10000)[:-1]  # the last key is that of unknown groups
+    shares = np.expm1(known.weights[single] / profiles.STEPS)  # (letters, languages) in proportion
+    latin = table()[known.keys[single]] == LATIN
+    return np.flatnonzero(shares[latin].sum(axis=0) > shares[~latin].sum(axis=0))
+
+
+@functools.cache
+def table() -> NDArray[np.uint8]:
+    """Return the kinds of the basic plane's characters (50 ms)."""
+    kinds = np.zeros(0x10000, np.uint8)
+    for code in range(0x10000):
+        if unicodedata.category(chr(code))[0] in "LM":
+            kinds[code] = LATIN if code < 0x250 or 0x1E00 <= code < 0x1F00 else OTHER
+    for kind, ranges in RANGES.items():
         for start, stop in ranges:
-            table[start:stop] |= flag
+            kinds[start:stop] = kind
     for code in range(0x4E00, 0xA000):
         in_gb, in_big5 = _is_in(chr(code), "gb2312"), _is_in(chr(code), "big5")
         if in_gb != in_big5:
-            table[code] |= SIMPLIFIED if in_gb else TRADITIONAL
-    return table
+            kinds[code] = SIMPLIFIED if in_gb else TRADITIONAL
+    return kinds
 
 
 def _is_in(character: str, encoding: str) -> bool:

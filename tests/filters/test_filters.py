@@ -103,6 +103,7 @@ DROPPED: list[tuple[str, dict[str, object], dict[str, object], str]] = [
     ("languages", {"keep": ["en"]}, chat("안녕하세요", language="ko"), "language ko (0.99), kept are en"),
     ("languages", {"keep": ["zh"]}, chat(language="ja"), "language ja (0.99), kept are zh"),
     ("languages", {"skip": ["nb"]}, chat(language="no"), "language no (0.99), skipped are nb"),
+    ("languages", {"keep": ["en"]}, chat(language="mixed"), "language mixed (0.99), kept are en"),
     ("languages", {"skip": ["unknown"]}, chat(language="unknown"), "language unknown (0.99), skipped are unknown"),
 ]
 
@@ -161,6 +162,7 @@ KEPT: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("languages", {"keep": ["en"]}, chat(language="en")),
     ("languages", {"keep": ["en"]}, chat(language="unknown")),
     ("languages", {"keep": ["zh"]}, chat(language="zh-tw")),
+    ("languages", {"keep": ["en", "mixed"]}, chat(language="mixed")),
     ("languages", {"skip": ["ko"]}, chat(language="en")),
     ("languages", {}, chat(language="ko")),
 ]
@@ -270,7 +272,8 @@ def test_every_rule_has_a_summary_sentence() -> None:
         assert re.match(r"[A-Z].*\.", rule.summary), name
         assert name.isidentifier()
     assert get("exact_duplicates").kind == "corpus"
-    assert dict(get("language").columns) == {"language": pl.String(), "language_confidence": pl.Float32()}
+    sides = {"prompt_language": pl.String(), "answer_language": pl.String()}
+    assert dict(get("language").columns) == {"language": pl.String(), "language_confidence": pl.Float32(), **sides}
 
 
 # --- a user's own file

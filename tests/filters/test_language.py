@@ -17,8 +17,9 @@ from langdetect import detector_factory  # type: ignore[import-untyped]
 from langdetect.utils.ngram import NGram  # type: ignore[import-untyped]
 
 from curate.filters.language import language
-from curate.filters.language_id import UNKNOWN, detector, profiles
-from curate.filters.language_id.detector import MAX_POSITIONS, PACK, detect
+from curate.filters.language_id import MIXED, UNKNOWN, detector, evidence, profiles, scripts
+from curate.filters.language_id.decision import detect
+from curate.filters.language_id.detector import PACK
 
 SAMPLES = {
     "en": "The quick brown fox jumps over the lazy dog while the others are watching from the river bank.",
@@ -88,7 +89,9 @@ def test_han_characters_alone_are_always_chinese(text: str) -> None:
 
 def test_the_columns_match_their_declaration() -> None:
     measured = language(frame([SAMPLES["en"]], [SAMPLES["en"]]))
-    assert measured.schema == {"language": pl.String, "language_confidence": pl.Float32}
+    text, number = pl.String, pl.Float32
+    columns = {"language": text, "language_confidence": number, "prompt_language": text, "answer_language": text}
+    assert measured.schema == columns
     assert language(frame([], []).clear()).height == 0
 
 
@@ -108,7 +111,7 @@ def test_the_columns_match_their_declaration() -> None:
 def test_without_evidence_the_language_is_unknown_with_no_confidence(
     prompts: list[str | None], answers: list[str | None]
 ) -> None:
-    assert language(frame(prompts, answers)).row(0) == (UNKNOWN, 0.0)
+    assert language(frame(prompts, answers)).row(0) == (UNKNOWN, 0.0, UNKNOWN, UNKNOWN)
 
 
 def test_code_does_not_outvote_the_text_around_it() -> None:
@@ -135,9 +138,58 @@ def test_addresses_do_not_count_as_text() -> None:
 def test_prompts_and_answers_both_count() -> None:
     assert identify([SAMPLES["fr"] * 50], [SAMPLES["fr"]]) == "fr"
     assert identify(["Translate this."], [SAMPLES["ko"] * 3]) == "ko"
-    mixed = language(frame([SAMPLES["de"] * 10], [SAMPLES["en"] * 10]))
-    assert mixed.item(0, "language") in {"de", "en"}
-    assert mixed.item(0, "language_confidence") < 1
+    assert language(frame([SAMPLES["de"]], [SAMPLES["en"]])).row(0) == (MIXED, 1.0, "de", "en")
+
+
+def test_the_end_of_a_long_text_counts_as_much_as_its_start() -> None:
+    start = "Please write a long text. " + SAMPLES["en"] * 5
+    for code in ("ko", "ja", "ru", "fr"):
+        assert identify([start], [start + SAMPLES[code] * 50]) == code
+        assert identify([start], [SAMPLES[code] * 40 + SAMPLES["en"] * 30]) == MIXED
+    assert identify([SAMPLES["en"]], [SAMPLES["en"] * 40 + SAMPLES["ko"]]) == "en"
+
+
+@pytest.mark.parametrize("code", SAMPLES)
+def test_a_long_text_in_one_language_is_not_mixed(code: str) -> None:
+    measured = language(frame([SAMPLES[code]], [f"{SAMPLES[code]}\n{CODE}\n" * 60]))
+    assert measured.drop("language_confidence").row(0) == (code, code, code)
+    assert measured.item(0, "language_confidence") > 0.9
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "def total(items):\n    result = 0\n    for item in items:\n        result += item.price\n    return result",
+        "import numpy as np\nfrom os import path\nx = np.zeros((3, 4))\nprint(x.shape)",
+        '#include <stdio.h>\nint main(void) {\n    printf("%d\\n", 42);\n    return 0;\n}',
+        "SELECT name, city FROM users WHERE age > 30 ORDER BY name;",
+        "\\[ \\int_0^1 x^2 \\, dx = \\frac{1}{3} \\] $$ e^{i\\pi} + 1 = 0 $$ $\\sin x$",
+        "C6H12O6 + 6 O2 -> 6 CO2 + 6 H2O",
+        '<div class="note"><span id="a">x</span></div>\n.note { margin: 0; color: #fff; }',
+        '{"name": "abc", "values": [1, 2], "nested": {"key_a": null}}',
+    ],
+)
+def test_code_without_a_fence_and_formulas_are_in_no_language(answer: str) -> None:
+    row = language(frame(["Please write this down, and explain nothing about it."], [answer])).row(0, named=True)
+    assert (row["language"], row["answer_language"]) == ("en", UNKNOWN)
+
+
+@pytest.mark.parametrize("text", ["ok", "Hello", "Thanks", "abc", "Մեծ տուն է", "დიდი სახლია", "NASA, IBM"])
+def test_too_few_words_and_scripts_without_a_profile_are_unknown(text: str) -> None:
+    codes, confidence = detect([text])
+    assert (codes, confidence.tolist()) == ([UNKNOWN], [0.0])
+
+
+def test_english_words_in_another_script_do_not_make_it_mixed() -> None:
+    chinese = "用 JavaScript TypeScript React 写一个按钮组件"
+    russian = "Как мне установить библиотеки numpy и pandas в Windows через pip? Что для этого нужно?"
+    assert detect([chinese, russian])[0] == ["zh-cn", "ru"]
+
+
+def test_letters_outside_the_profiles_alphabet_exclude_its_languages() -> None:
+    latin = {profiles.codes()[column] for column in scripts.latin_columns()}
+    assert {"en", "de", "vi", "tr", "so"} <= latin
+    assert not latin & {"ru", "ko", "zh-cn", "ar", "hi", "th", "el"}
 
 
 def test_combining_accents_are_composed() -> None:
@@ -157,7 +209,7 @@ def test_letter_groups_equal_those_of_langdetect() -> None:
     known = detector_factory._factory.word_lang_prob_map
     texts = ["A café in NASA's yard, ok?", " two  spaces\nand a Tab\t!", *SAMPLES.values()]
     for text in texts:
-        short = text[:MAX_POSITIONS]
+        short = text[: evidence.POSITIONS]
         reference = detector_factory._factory.create()
         reference.append(short + " ")  # in curate the end of a text ends a word
         reference.cleaning_text()
@@ -168,8 +220,8 @@ def test_letter_groups_equal_those_of_langdetect() -> None:
 def _known_groups(text: str) -> list[str]:
     """Return the letter groups of a text that have weights, as text."""
     table = profiles.load()
-    letters, sizes = detector._letters([text], table)
-    positions = detector._sample_positions(sizes, np.minimum(sizes, MAX_POSITIONS))
+    letters, sizes, _ = detector._letters([text], table)
+    positions = detector._sample_positions(sizes, np.minimum(sizes, evidence.POSITIONS))
     keys = detector._groups(letters, positions, table)
     rows = table.rows(keys)
     known = [int(key) for key in table.keys[rows[rows < len(table.keys) - 1]]]

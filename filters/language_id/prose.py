@@ -1,0 +1,33 @@
+"""Leave only what a person wrote: remove code, formulas, markup and addresses from texts.
+
+Code blocks are known by their fences. Code without a fence is known by its lines, which end as statements do, and by
+its words, which hold characters that words of prose do not (`x_max`, `foo(bar`, `a[0]`, `$x^2$`, `example.com`). Words
+are of ASCII characters, so that text without spaces, such as Chinese, stays.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from curate.filters.structure import FENCED
+
+FENCES = ("```", "~~~")
+INLINE_CODE = r"`[^`\n]+`"
+FORMULA = r"\\\[(?:[^\n]|\n[^\n])*?\\\]|\$\$(?:[^\n]|\n[^\n])*?\$\$"  # displayed, without an empty line
+TAG = r"</?[A-Za-z!][^<>\n]*>"
+STATEMENT = r"(?m)^[^\n]*(?:[{}\\]|[\])\"'][;,:)]|[\])}=\[({.\"'_<>][^\n]*;|->|=>)[ \t]*$"
+IMPORT = r"(?:from [!-~]+ )?import [!-~]+(?: as [!-~]+)?"
+CODE_WORD = r"[!-~]*(?:[_={}<>\\|$#^~\[\];@%&+]|[A-Za-z][0-9]|[0-9][A-Za-z]|\w[(.:/]\w|\w\()[!-~]*"
+
+
+def without_blocks(text: pl.Expr) -> pl.Expr:
+    """Return the texts without fenced code blocks."""
+    fenced = pl.any_horizontal(text.str.contains(fence, literal=True) for fence in FENCES)
+    return pl.when(fenced).then(text.str.replace_all(FENCED, "\n")).otherwise(text)
+
+
+def prose(text: pl.Expr) -> pl.Expr:
+    """Return the texts without inline code, formulas, markup, addresses, and what looks like code."""
+    for pattern in (INLINE_CODE, FORMULA, TAG, STATEMENT, IMPORT, CODE_WORD):
+        text = text.str.replace_all(pattern, " ")
+    return text
