@@ -230,19 +230,18 @@ def _show_difference(decoded: bytes, wanted: bytes) -> str:
 
 
 def _check_stops(batch: _Batch) -> Problems:
-    """Check that each supervised answer ends in a stop token or is followed by one."""
+    """Check that each supervised answer ends in a stop token, or that one follows before the next answer.
+
+    What is between a cut answer and its stop token is the template's own text.
+    """
     if batch.renderer.loss.roles != {"assistant"}:
         return {}  # other roles may have no stop token; an answer's is part of the text that was compared
-    _, stops = supervised_spans(batch.encoded)  # [spans], one past the last token
-    stop_ids = batch.renderer.stop_ids
-    ids = np.append(batch.encoded.ids, -1)  # `stops` may be one past the last token
-    owners = np.append(batch.owners, -1)
-    closed = np.isin(ids[stops - 1], stop_ids)
-    closed |= np.isin(ids[stops], stop_ids) & (owners[stops] == owners[stops - 1])
-    return {
-        int(i): RecordError("not_closed", "no stop token follows an answer")
-        for i in owners[stops[~closed] - 1].tolist()
-    }
+    starts, stops = supervised_spans(batch.encoded)  # [spans], one past the last token
+    owners = batch.owners[stops - 1]  # [spans]
+    before_next = np.minimum(np.append(starts[1:], len(batch.encoded.ids)), batch.encoded.offsets[owners + 1])
+    counts = np.append(0, np.cumsum(np.isin(batch.encoded.ids, batch.renderer.stop_ids)))  # stop tokens before each
+    open_ended = counts[before_next] == counts[stops - 1]
+    return {int(i): RecordError("not_closed", "no stop token follows an answer") for i in owners[open_ended].tolist()}
 
 
 def _check_prompts(batch: _Batch) -> Problems:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 
@@ -98,6 +100,16 @@ def test_every_answer_is_trained_on_as_it_is_prompted_for_or_left_out_by_name(na
     results = {kind: (outcome.rows, outcome.rule) for kind, outcome in outcomes.items()}
     assert results == {**dict.fromkeys(CONVERSATIONS, (1, None)), **RESULTS.get(name, {})}
     assert template_table.line(FAMILIES[name], outcomes) in page, "run: python scripts/template_table.py"
+
+
+@pytest.mark.parametrize("name", ["llama2", "cohere2_training", "qwen2_5"])
+def test_a_cut_answer_is_trained_on_without_what_ends_it(name: str, families: Families) -> None:
+    """LLaMA 2 writes a space before the end token, Cohere a token of its own."""
+    renderer = families.renderer(name)
+    cut = [user("Hi"), replace(answer("Hello"), stop=False), user("Go on"), answer("there.")]
+    [example] = ExamplePreparer(renderer, 8_192).prepare([[Row("x", 0, cut, None, "train", ("f", 0))]]).examples
+    trained = renderer.tokenizer.decode(example.ids[example.loss_mask].tolist())
+    assert re.fullmatch(r"(<[|]START_\w+[|]>)*\s?Hello(<[|]START_\w+[|]>)*\s?there\.\s?(<[^<]+>)+", trained), trained
 
 
 def test_an_answer_ends_with_the_end_token_if_it_follows_every_answer(families: Families) -> None:
