@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from curate.api.clean import clean
     from curate.api.compare import compare
     from curate.api.read import read
+    from curate.api.refilter import refilter
     from curate.api.stats import stats
     from curate.conversion.collection import Conversations
     from curate.conversion.convert import convert
@@ -39,6 +40,7 @@ _MODULES = {  # name to the module that defines it
     "Progress": "curate.pipeline.run",
     "stats": "curate.api.stats",
     "read": "curate.api.read",
+    "refilter": "curate.api.refilter",
     "Conversations": "curate.conversion.collection",
     "compare": "curate.api.compare",
     "Comparison": "curate.analysis.comparison",
@@ -74,6 +76,7 @@ __all__ = [
     "merge",
     "open_set",
     "read",
+    "refilter",
     "show",
     "stats",
 ]

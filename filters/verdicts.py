@@ -19,7 +19,7 @@ def needed_signals(filters: RuleSettings, named: RuleSettings) -> dict[str, Sett
     They are those that are always on, a user's own, those that the recipe names, and those of which a filter that is on
     reads a column; it passes on those of its settings that the signal has too.
     """
-    read = [(set(_columns_read(get(name), settings)), settings) for name, settings in filters.items()]
+    read = [(set(columns_read(get(name), settings)), settings) for name, settings in filters.items()]
     signals: dict[str, Settings] = {}
     for name, rule in rules("signal").items():
         passed = [settings for columns, settings in read if columns & rule.columns.keys()]
@@ -29,7 +29,8 @@ def needed_signals(filters: RuleSettings, named: RuleSettings) -> dict[str, Sett
     return signals
 
 
-def _columns_read(rule: Rule, settings: Settings) -> Sequence[str]:
+def columns_read(rule: Rule, settings: Settings) -> Sequence[str]:
+    """Return the columns that a filter reads; none of another rule."""
     if rule.kind != "filter":
         return ()
     return rule.reads if rule.takes_frame else rule.expression(settings).meta.root_names()

@@ -65,12 +65,16 @@ class RecordHistory:
 
 @dataclass(frozen=True)
 class Explanation(Displayed):
-    """The records that an id names: `matches` is their number, `records` has the first of them."""
+    """The records that an id names: `matches` is their number, `records` has the first of them.
+
+    `sets` describes those that the set was made from.
+    """
 
     query: str
     set_path: str
     matches: int
     records: tuple[RecordHistory, ...]
+    sets: tuple[str, ...] = ()
 
 
 Key = tuple[str, int, int]
@@ -87,7 +91,8 @@ def explain(record_id: str, set_path: str | Path = "curated") -> Explanation:
         keys = find_records(curated, record_id)
         if keys:
             histories = _histories(curated, keys[:RECORDS_SHOWN])
-            return Explanation(record_id, str(curated.path), len(keys), histories)
+            sets = tuple(use.describe() for use in curated.manifest.sets)
+            return Explanation(record_id, str(curated.path), len(keys), histories, sets)
         raise unknown_id(curated, record_id)
 
 

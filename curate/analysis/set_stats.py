@@ -87,6 +87,7 @@ def _header(curated: CuratedSet, sizes: pl.DataFrame) -> Header:
         kept=manifest.counts.kept,
         tokens=int(sizes["tokens"].sum()),
         answer_tokens=int(sizes["answer_tokens"].sum()),
+        sets=tuple(use.describe() for use in manifest.sets),
     )
 
 

@@ -50,15 +50,16 @@ class Header:
     tokens: int
     answer_tokens: int
     warnings: tuple[str, ...] = ()  # what could not be read of a dump
+    sets: tuple[str, ...] = ()  # that the set was made from, and what was asked
 
 
 @dataclass(frozen=True)
 class Step:
-    """A rule: the records that it was the `first` to reject, and those that it would have rejected `alone`."""
+    """A rule: the records that it was the `first` to reject, and, if known, those that it would reject `alone`."""
 
     rule: str
     first: int
-    alone: int
+    alone: int | None
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def flow(manifest: Manifest) -> Flow:
     steps = [Step(name, rule.first, rule.alone) for name, rule in counts.rules.items()]
     return Flow(
         read=counts.read,
-        steps=tuple(sorted(steps, key=lambda step: (-step.first, -step.alone, step.rule))),
+        steps=tuple(sorted(steps, key=lambda step: (-step.first, -(step.alone or 0), step.rule))),
         rejected=counts.rejected,
         kept=counts.kept,
         rejected_exchanges=counts.rejected_exchanges,

@@ -48,7 +48,7 @@ def clean(
     """
     started = time.perf_counter()
     resolved = recipes.override(recipes.load(recipe), **overrides)
-    folder, file = _target(Path(output))
+    folder, file = find_target(Path(output))
     arguments = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     for argument in arguments:
         _refuse_set(Path(argument), Path(output), [*_recipe_option(recipe), *command_line(overrides)])
@@ -61,14 +61,14 @@ def clean(
         strict=strict,
         workers=workers,
         progress=progress,
-        page=_Page(),
+        page=Page(),
     )
     if file is not None:
-        _convert(folder, file)
+        convert_set(folder, file)
     return dataclasses.replace(result, seconds=time.perf_counter() - started)
 
 
-def _target(output: Path) -> tuple[Path, Path | None]:
+def find_target(output: Path) -> tuple[Path, Path | None]:
     """Return the set's folder, and the file to convert it to if `output` names one."""
     if output.is_dir() or output.suffix.lower() not in {*FILE_FORMATS, *REFUSED_SUFFIXES}:
         return output, None
@@ -103,7 +103,7 @@ def _dumps(path: Path) -> list[str]:
     return paths if len(paths) <= MAX_PATHS else [os.path.commonpath(map(os.path.abspath, paths))]
 
 
-class _Page:
+class Page:
     """Writes a set's report.html."""
 
     def load(self) -> None:
@@ -119,7 +119,8 @@ class _Page:
         pages.write_stats(folder / curated_set.REPORT, measure_set(curated), curated, name=name, read_masks=mask_spans)
 
 
-def _convert(folder: Path, file: Path) -> None:
+def convert_set(folder: Path, file: Path) -> None:
+    """Convert a new set to the file that the output names."""
     from curate.conversion.convert import convert
 
     try:

@@ -17,6 +17,7 @@ __all__ = ["cli", "main"]
 
 COMMANDS = {  # name to module; importing a module loads only click
     "clean": "clean",
+    "refilter": "refilter",
     "stats": "stats",
     "show": "show",
     "explain": "explain",

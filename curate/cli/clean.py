@@ -81,7 +81,7 @@ def clean(
             result = run(inputs, strict=strict, progress=progress, **settings)
     finally:
         pool.stop_prestarted()
-    _report(result, quiet, as_json)
+    report(result, quiet, as_json)
     if strict and result.damaged:
         click.get_current_context().exit(1)
 
@@ -96,7 +96,7 @@ def _start_workers(inputs: tuple[str, ...], workers: int | None) -> None:
         pool.prestart(count, "curate.pipeline.steps")
 
 
-def _report(result: CleanResult, quiet: bool, as_json: bool) -> None:
+def report(result: CleanResult, quiet: bool, as_json: bool) -> None:
     """Print the manifest or the summary on stdout, warnings on stderr."""
     from curate.display.text import one_line, show, to_json
 

@@ -91,6 +91,11 @@ PART_SUMMARY: Types = {  # what decisions over the whole corpus need from each c
     "pieces": pl.Int32,
     "alone": pl.Boolean,  # it is as it would be if all rules were off that can be turned off
 }
+SET_SUMMARY: Types = {  # further ones, of parts that are made of a set's rows
+    "protected": pl.Boolean,  # the user keeps it, even if it is a duplicate
+    "set": pl.UInt32,  # the number of the set, whose own split holds
+    "earlier_split": pl.String,
+}
 
 # Columns of a converted file: those of `curate convert --to parquet`.
 CONVERTED: Types = {

@@ -51,10 +51,33 @@ class TokenizerFacts:
 
 @dataclass(frozen=True)
 class RuleCount:
-    """Records that a rule was the first to reject, and those it would reject if no other were on that can be off."""
+    """Records that a rule was the first to reject, and those it would reject if no other were on that can be off.
+
+    `alone` is None where the set was made from another one, which does not say it.
+    """
 
     first: int
-    alone: int
+    alone: int | None
+
+
+@dataclass(frozen=True)
+class SetUse:
+    """A set that another was made from: its path, the SHA-256 of its manifest, and what was asked.
+
+    `use` is refilter, combine or against; `asked` has the options of the command.
+    """
+
+    path: str
+    sha256: str
+    use: str
+    recipe: str
+    kept: int
+    asked: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Return the set and what was asked, on one line."""
+        asked = "".join(f", --{name} {value}" for name, value in self.asked.items())
+        return f"{self.use} {self.path} ({self.kept:,} conversations, recipe {self.recipe}{asked})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +137,7 @@ class Manifest:
     window: int  # maximum number of tokens in a piece
     counts: Counts
     warnings: list[str] = field(default_factory=list)
+    sets: list[SetUse] = field(default_factory=list)  # that it was made from, the first one first
     run: RunFacts | None = None
 
     def __post_init__(self) -> None:

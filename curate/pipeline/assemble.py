@@ -18,9 +18,11 @@ from curate.engine import base
 from curate.ingest.damaged_records import DAMAGED_STREAM
 from curate.pipeline.corpus import Decisions
 from curate.pipeline.frames import count_turn_keys, part_file
+from curate.schemas.conversation import EXCERPT
 
 DECISIONS = "decisions.arrow"  # in the folder of parts
 ReadRows = Callable[[Path, int, pl.DataFrame], pl.DataFrame]  # folder of parts, part number, its decisions → rows
+NOTHING = pl.lit("")
 LIGHT_COLUMNS = pl.exclude("edits", "edit_names", "messages")
 
 
@@ -108,24 +110,22 @@ def _kept_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
     joined = _read(source, number, "kept").join(kept, on="row", how="inner", maintain_order="left")
     name = pl.col("id") + "_" + pl.col("piece").cast(pl.String)
     joined = joined.with_columns(id=pl.when(pl.col("pieces") > 1).then(name).otherwise("id"))
-    return joined if kept["doubt"].is_null().all() else _flag_doubt(joined)
+    return joined if kept["doubt"].is_null().all() else add_edit(joined, DAMAGED_STREAM, after=pl.col("doubt"))
 
 
-def _flag_doubt(rows: pl.DataFrame) -> pl.DataFrame:
-    """Add an edit to the conversations that may be altered: to the first piece, as all edits, and by name to each."""
+def add_edit(rows: pl.DataFrame, rule: str, *, after: pl.Expr, before: pl.Expr = NOTHING) -> pl.DataFrame:
+    """Add an edit where `after` is not null: to the first piece, before all others, and by name to each."""
     edit = pl.struct(
-        rule=pl.lit(DAMAGED_STREAM),
+        rule=pl.lit(rule),
         message=pl.lit(None, dtype=pl.Int32),
         count=pl.lit(1, dtype=pl.Int32),
-        before=pl.lit(""),
-        after=pl.col("doubt").str.slice(0, 200),
+        before=before.str.slice(0, EXCERPT),
+        after=after.str.slice(0, EXCERPT),
     )
-    doubtful = pl.col("doubt").is_not_null()
+    edited = after.is_not_null()
     return rows.with_columns(
-        edits=pl.when(doubtful & (pl.col("piece") == 0)).then(pl.concat_list(edit, "edits")).otherwise("edits"),
-        edit_names=pl.when(doubtful)
-        .then(pl.concat_list("edit_names", pl.lit(DAMAGED_STREAM)).list.sort())
-        .otherwise("edit_names"),
+        edits=pl.when(edited & (pl.col("piece") == 0)).then(pl.concat_list(edit, "edits")).otherwise("edits"),
+        edit_names=pl.when(edited).then(pl.concat_list("edit_names", pl.lit(rule)).list.sort()).otherwise("edit_names"),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -52,8 +52,7 @@ def decide(
 
     Records of damaged streams are rejected or marked before that, so that none is the twin of a sound record.
     """
-    summaries = [part.summary.with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
-    measured = pl.concat(summaries) if summaries else pl.DataFrame(schema={**columns.PART_SUMMARY, "part": pl.UInt32})
+    measured = _measured(parts)
     measured = with_doubt(measured.with_columns(chat=clusters.split_chats(measured)), damaged)
     rejects_damaged = recipe.input.damaged_streams == "reject"
     remaining = measured.filter(pl.col("pieces") > 0)
@@ -63,14 +62,14 @@ def decide(
     settings = recipe.filters.get(DUPLICATES)
     twins = pl.DataFrame(schema=TWIN)
     if settings is not None:
-        twins = _twins(surviving, settings)
+        twins = _twins(surviving.filter(~pl.col("protected")), settings)
         alone[DUPLICATES] = _twins(measured.filter("alone").with_row_index("order"), settings).height
     if rejects_damaged:
         alone[DAMAGED_STREAM] = measured.filter(pl.col("alone") & pl.col("doubt").is_not_null()).height
     edges = None
     warnings: Sequence[str] = ()
     if near is not None:
-        distinct = surviving.join(twins, on="order", how="anti", maintain_order="left")
+        distinct = surviving.filter(~pl.col("protected")).join(twins, on="order", how="anti", maintain_order="left")
         found = near.find(distinct, measured.filter("alone"))
         alone[near_duplicates.NAME] = found.alone
         twins, edges, warnings = _join_twins(twins, found.rows), found.edges, found.warnings
@@ -80,10 +79,26 @@ def decide(
     rows = _with_ids(rows)
     rows = _with_split(rows, recipe)
     rows = _with_twin_names(rows)
-    rows = pl.concat([rows, _reject_damaged(dropped)], how="diagonal")
+    rows = pl.concat([rows, _reject_damaged(dropped), *_verdicts(parts)], how="diagonal")
     names = ("pieces", "id", "cluster", "split", "rule", "twin", "reason", "evidence", "doubt")
     counts = {rule: count for rule, count in alone.items() if count}
     return Decisions(rows.select(*PART_KEY, *names), gains, counts, warnings)
+
+
+def _measured(parts: Sequence[Part]) -> pl.DataFrame:
+    """Return the summaries of all parts, with `part` and the columns of parts that are made of sets."""
+    empty = pl.DataFrame(schema={**columns.PART_SUMMARY, **columns.SET_SUMMARY, "part": pl.UInt32})
+    summaries = [part.summary.with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
+    rows = pl.concat([empty, *summaries], how="diagonal")
+    return rows.with_columns(pl.col("protected").fill_null(False))
+
+
+def _verdicts(parts: Sequence[Part]) -> Iterator[pl.DataFrame]:
+    """Yield the rows that a part has as kept, and that are rejected after all; the others lack `evidence`."""
+    yield pl.DataFrame(schema={"evidence": pl.String})
+    for part in parts:
+        if part.verdicts is not None:
+            yield part.verdicts.with_columns(part=pl.lit(part.number, pl.UInt32))
 
 
 def with_doubt(rows: pl.DataFrame, damaged: Sequence[DamagedRecords]) -> pl.DataFrame:

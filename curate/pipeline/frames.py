@@ -169,7 +169,7 @@ def conversations_table(drafts: Sequence[Draft], messages: pl.DataFrame) -> pl.D
         model=_text([conversation.model for conversation in conversations]),
         tools=_text([conversation.tools for conversation in conversations]),
         rejected_answer=_rejected_answers(conversations),
-        metadata=_text([_json(conversation.metadata) for conversation in conversations]),
+        metadata=_text([json_text(conversation.metadata) for conversation in conversations]),
     )
 
 
@@ -186,7 +186,8 @@ def _text(values: Sequence[str | None]) -> pl.Series:
     return pl.Series(values, dtype=pl.String)
 
 
-def _json(metadata: Mapping[str, object]) -> str | None:
+def json_text(metadata: Mapping[str, object]) -> str | None:
+    """Return an object as JSON text; None if it is empty."""
     if not metadata:
         return None
     try:
@@ -208,7 +209,7 @@ def summary_table(drafts: Sequence[Draft], messages: pl.DataFrame, pieces: Piece
     prompts = [row in pieces or clusters.may_be_piece(draft.conversation.source_id) for row, draft in enumerate(drafts)]
     hashes = duplicates.chain_hashes((hashed_fields(draft.conversation) for draft in drafts), prompts)
     frame = pl.DataFrame(columns, strict=False).hstack(hashes)
-    frame = frame.join(_marks(messages), on="row", how="left", maintain_order="left")
+    frame = frame.join(marks_table(messages), on="row", how="left", maintain_order="left")
     return frame.select(pl.col(name).cast(dtype) for name, dtype in dataset_columns.PART_SUMMARY.items())
 
 
@@ -217,13 +218,17 @@ def hashed_fields(conversation: Conversation) -> list[duplicates.MessageFields]:
     fields: list[duplicates.MessageFields] = [
         (m.role, m.content, m.name, m.tool_calls, m.reasoning) for m in conversation.messages
     ]
-    needs = [conversation.tools, *(flaw.evidence for flaw in conversation.flaws if flaw.rule == media.RULE)]
-    if fields and any(needs):
-        fields[0] = (*fields[0][:4], _json({"reasoning": fields[0][4], "needs": needs}))
+    add_needs(fields, [conversation.tools, *(flaw.evidence for flaw in conversation.flaws if flaw.rule == media.RULE)])
     return fields
 
 
-def _marks(messages: pl.DataFrame) -> pl.DataFrame:
+def add_needs(fields: list[duplicates.MessageFields], needs: Sequence[str | None]) -> None:
+    """Add what a conversation needs beside its messages to the fields of the first, in place."""
+    if fields and any(needs):
+        fields[0] = (*fields[0][:4], json_text({"reasoning": fields[0][4], "needs": needs}))
+
+
+def marks_table(messages: pl.DataFrame) -> pl.DataFrame:
     """Return `row` and `marks` of the conversations with a message that is not trained, or not in all its parts."""
     reasoned = messages["train_reasoning"] | messages["reasoning"].is_null()
     unusual = messages["row"].filter(~(messages["train"] & messages["stop"] & reasoned)).unique()

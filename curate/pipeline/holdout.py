@@ -9,6 +9,7 @@ from typing import Literal
 
 from curate.pipeline.recipe import EvalSettings
 
+NONE_HELD_OUT = "no conversation is held out"  # begins a warning
 MAX_OVERSHOOT = 10  # times the requested share, of the smallest cluster
 
 
@@ -42,7 +43,7 @@ def explain_none(settings: EvalSettings, conversations: int) -> list[str]:
         few = f"no conversation is held out: a set of fewer than {settings.minimum:,} holds none out"
         return [f"{few}; for one of {conversations:,}, give a recipe with eval.minimum = 0"] if asked else []
     return [
-        f"no conversation is held out: the {conversations:,} share so few first prompts or ids that the smallest "
+        f"{NONE_HELD_OUT}: the {conversations:,} share so few first prompts or ids that the smallest "
         f"cluster has more than {MAX_OVERSHOOT} times {settings.fraction:g} of them; give a larger --eval"
     ]
 

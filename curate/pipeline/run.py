@@ -117,24 +117,40 @@ def clean(
             parts = run.read(pool, tasks)
             _check_unread(reader, strict)
             run.report("finding duplicates")
-            near = recipe.filters.get(near_duplicates.NAME)
-            finder = NearDuplicates(pool, scratch, near) if near is not None else None
-            decisions = corpus.decide(parts, recipe, reader.damaged_records, finder)
+            decisions = corpus.decide(parts, recipe, reader.damaged_records, find_near(pool, scratch, recipe))
             check_kept(parts, decisions, scratch, reader.warnings)
-            gains = decisions.gains.partition_by("part", as_dict=True).items()
-            for _ in pool.map(TrainTask(number, messages) for (number,), messages in gains):
-                pass
             run.report("writing")
-            numbers = [part.number for part in parts]
-            target = assemble.SetTables(partial, numbers, _further_signals(recipe), recipe.output.originals)
-            counts = assemble.write_tables(pool, target, decisions, page.load)
+            counts = write_tables(pool, partial, parts, decisions, recipe, page)
             manifest = run.manifest(parts, decisions, counts)
             manifests.write(partial, manifest)
-            page.write(partial, folder.resolve().name, _mask_spans(pool))
+            page.write(partial, folder.resolve().name, mask_spans(pool))
     seconds = time.perf_counter() - started
     return CleanResult(
         folder, manifest, list(manifest.warnings), seconds, reader.bytes_read, bool(reader.warnings), file
     )
+
+
+def find_near(pool: base.Pool, scratch: Path, recipe: Recipe) -> NearDuplicates | None:
+    """Return what finds near duplicates among the parts, if the recipe asks for it."""
+    settings = recipe.filters.get(near_duplicates.NAME)
+    return NearDuplicates(pool, scratch, settings) if settings is not None else None
+
+
+def write_tables(
+    pool: base.Pool,
+    partial: Path,
+    parts: Sequence[Part],
+    decisions: corpus.Decisions,
+    recipe: Recipe,
+    page: Page,
+) -> assemble.Counts:
+    """Write the tables of a set from its parts, in the workers, and return their counts."""
+    gains = decisions.gains.partition_by("part", as_dict=True).items()
+    for _ in pool.map(TrainTask(number, messages) for (number,), messages in gains):
+        pass
+    numbers = [part.number for part in parts]
+    target = assemble.SetTables(partial, numbers, further_signals(recipe), recipe.output.originals)
+    return assemble.write_tables(pool, target, decisions, page.load)
 
 
 def _check_target(folder: Path, file: Path | None, sources: Sequence[Source]) -> None:
@@ -168,7 +184,7 @@ def _check_unread(reader: Reader, strict: bool) -> None:
     raise InputError(f"{what}: {'; '.join(reasons)}{more}; nothing was written")
 
 
-def _mask_spans(pool: base.Pool) -> MaskSpans:
+def mask_spans(pool: base.Pool) -> MaskSpans:
     """Return a function that computes mask spans in a worker, which has template and tokenizer loaded."""
 
     def spans(conversations: Sequence[Sequence[Message]]) -> Sequence[MaskedText]:
@@ -191,7 +207,7 @@ def _reader(arguments: Sequence[str | Path], recipe: Recipe) -> Reader:
     )
 
 
-def _further_signals(recipe: Recipe) -> dict[str, pl.DataType | type[pl.DataType]]:
+def further_signals(recipe: Recipe) -> dict[str, pl.DataType | type[pl.DataType]]:
     """Return the columns of the signals that this run measures and other sets may not have."""
     names = verdicts.needed_signals(recipe.filters, recipe.signals)
     columns = {name: dtype for signal in names for name, dtype in registry.get(signal).columns.items()}

@@ -68,6 +68,16 @@ class Part:
     tokenizer: TokenizerInfo
     seconds: dict[str, float]
     branches: int = 0  # of those read, the further ones of a record
+    verdicts: pl.DataFrame | None = None  # kept rows that are rejected after all: row, rule, reason, evidence
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A part with its tables, and where near duplicates are looked for, the `row` and `text` of each conversation."""
+
+    part: Part
+    tables: dict[str, pl.DataFrame]
+    texts: pl.DataFrame | None
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,17 @@ class Cleaner:
         return self._clean(*task)
 
     def _clean(self, number: int, chunks: Sequence[Chunk]) -> Part:
+        cleaned = self.clean_chunks(number, chunks)
+        part = cleaned.part
+        if cleaned.texts is not None:
+            with self._time_stage("shingles"):
+                near_parts.write_shingles(self.parts, number, cleaned.texts, part.summary.height)
+        with self._time_stage("write"):
+            self.write(number, cleaned.tables)
+        return replace(part, seconds=dict(self.seconds))
+
+    def clean_chunks(self, number: int, chunks: Sequence[Chunk]) -> Cleaned:
+        """Clean chunks; return the part, of which nothing is written yet."""
         self.seconds = defaultdict(float)
         rejects: list[Reject] = []
         with self._time_stage("parse"):
@@ -135,9 +156,7 @@ class Cleaner:
             pieces = self._split(drafts, survivors, rejects, alone)
         with self._time_stage("hash"):
             summary = frames.summary_table(counted, messages, pieces)
-        if self.near is not None:
-            with self._time_stage("shingles"):
-                near_parts.write_shingles(self.parts, number, messages, len(counted), str(self.near["of"]))
+        texts = near_parts.conversation_texts(messages, str(self.near["of"])) if self.near is not None else None
         with self._time_stage("write"):
             batch = frames.Batch(drafts, messages, frame, pieces, self.template)
             tables = {
@@ -145,9 +164,9 @@ class Cleaner:
                 "originals": frames.originals_table(batch),
                 "rejected": frames.rejected_table(rejects, frame),
             }
-            self._write(number, tables)
         rejected = Counter(reject.rule for reject in rejects if reject.scope == "record")
-        return Part(number, read, rejected, alone, summary, self.tokenizer.info, dict(self.seconds), branches)
+        part = Part(number, read, rejected, alone, summary, self.tokenizer.info, dict(self.seconds), branches)
+        return Cleaned(part, tables, texts)
 
     @contextmanager
     def _time_stage(self, stage: str) -> Iterator[None]:
@@ -275,9 +294,10 @@ class Cleaner:
             "kept": train_marks.train_messages(kept, gains, counter),
             "originals": originals.with_columns(changed),
         }
-        self._write(number, tables)
+        self.write(number, tables)
 
-    def _write(self, number: int, tables: dict[str, pl.DataFrame]) -> None:
+    def write(self, number: int, tables: Mapping[str, pl.DataFrame]) -> None:
+        """Write the tables of a part."""
         for name, table in tables.items():
             table.write_ipc(part_file(self.parts, number, name), compression="uncompressed")
 

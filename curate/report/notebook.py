@@ -172,7 +172,11 @@ def _grid(parts: Iterable[str]) -> str:
 
 
 def _flow(flow: Flow) -> str:
-    rows = [(step.rule, step.first, step.first / flow.read, step.alone) for step in flow.steps if flow.read]
+    rows = [
+        (step.rule, step.first, step.first / flow.read, "" if step.alone is None else step.alone)
+        for step in flow.steps
+        if flow.read
+    ]
     return table("rejected by", ("rule", "records", "share", "alone"), rows, {"share": percent})
 
 

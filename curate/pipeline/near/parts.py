@@ -36,12 +36,12 @@ def conversation_texts(messages: pl.DataFrame, of: str) -> pl.DataFrame:
     return messages.filter(chosen).group_by("row", maintain_order=True).agg(text=text.str.join("\n"))
 
 
-def write_shingles(folder: Path, number: int, messages: pl.DataFrame, rows: int, of: str) -> None:
-    """Write the sets of a part's conversations, numbered by their row in its summary."""
-    texts = [""] * rows
-    for row, text in conversation_texts(messages, of).iter_rows():
-        texts[row] = compose(text)
-    sets = shingle(texts)
+def write_shingles(folder: Path, number: int, texts: pl.DataFrame, rows: int) -> None:
+    """Write the sets of a part's conversations, numbered by their row in its summary; `texts` has `row` and `text`."""
+    composed = [""] * rows
+    for row, text in texts.iter_rows():
+        composed[row] = compose(text)
+    sets = shingle(composed)
     header = np.concatenate([[rows], sets.sizes]).astype(np.uint32)
     path = part_file(folder, number, SHINGLES)
     with path.open("wb") as file:

@@ -115,6 +115,7 @@ def _head(stats: Stats, title: str, parts: Sequence[tuple[str, str, str]]) -> st
     source = definition_list(
         (
             ("from", inputs),
+            *(("made by", escape(text)) for text in header.sets),
             (
                 "recipe",
                 f"{escape(header.recipe)}, curate {escape(header.version)}" if header.recipe else "none (not cleaned)",
@@ -131,7 +132,8 @@ def _flow(stats: Stats) -> str:
         f"Of {number(flow.read)} records read, {number(flow.kept)} are {_kept_label(stats)}; the table has each rule."
     )
     rows: list[Sequence[Cell]] = [
-        (step.rule, step.first, ratio(step.first, flow.read), step.alone) for step in flow.steps
+        (step.rule, step.first, ratio(step.first, flow.read), "" if step.alone is None else step.alone)
+        for step in flow.steps
     ]
     removed = flow.rejected_exchanges
     note = (

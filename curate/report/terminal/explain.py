@@ -23,6 +23,11 @@ def render_explanation(explanation: Explanation) -> RenderableType:
         ]
     for record in explanation.records:
         parts += [_history(record), Text()]
+    if explanation.sets:
+        facts = terminal.label_grid()
+        for text in explanation.sets:
+            terminal.add_row(facts, "set made by", terminal.safe_text(text))
+        return Group(*parts, facts)
     return Group(*parts[:-1])
 
 

@@ -43,6 +43,8 @@ def _header(header: Header) -> RenderableType:
     inputs = [f"{safe_line(item.name)} ({mb(item.bytes)} MB)" for item in header.inputs[:3]]
     inputs += [f"{len(header.inputs) - 3} more"] if len(header.inputs) > 3 else []
     terminal.add_row(facts, "from", ", ".join(inputs))
+    for text in header.sets:
+        terminal.add_row(facts, "made by", terminal.safe_text(text))
     recipe = (
         f"{safe_line(header.recipe)}, curate {safe_line(header.version)}" if header.recipe else "none (not cleaned)"
     )

@@ -1,0 +1,59 @@
+"""`curate.refilter`: make a set from another one, write its page, and convert it if the output is a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from curate.api.clean import Page, convert_set, find_target
+from curate.dataset.curated_set import open_set
+from curate.dataset.query import read_ids
+from curate.pipeline import recipe as recipes
+from curate.pipeline.recipe import Recipe
+from curate.pipeline.run import CleanResult, Progress
+from curate.pipeline.sets.make import Output
+from curate.pipeline.sets.refilter import refilter as run_refilter
+from curate.pipeline.sets.step import Asked
+
+Names = str | Path | Iterable[str]
+
+
+def refilter(
+    source: str | Path,
+    output: str | Path,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    where: str | None = None,
+    drop: Names | None = None,
+    keep: Names | None = None,
+    force: bool = False,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> CleanResult:
+    """Make a set from the kept and rejected rows of another one, and return its location and counts.
+
+    Without `recipe`, that of the set. `where` is a condition in SQL on a conversation's columns; `drop` and `keep` name
+    conversations: ids, or a file with one on each line. Raises SetError, InputError, and RecipeError for a setting or
+    signal that only the dump can give.
+    """
+    started = time.perf_counter()
+    resolved = None if recipe is None else recipes.load(recipe)
+    options = {"recipe": recipe if isinstance(recipe, str | Path) else getattr(recipe, "name", None), "where": where}
+    dropped, kept = (_read_names(names) for names in (drop, keep))
+    options |= {"drop": sorted(dropped), "keep": sorted(kept)}
+    folder, file = find_target(Path(output))
+    target = Output(folder, file, Page(), force)
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items() if value}
+    result = run_refilter(open_set(source), resolved, Asked(dropped, kept, where), given, target, workers, progress)
+    if file is not None:
+        convert_set(folder, file)
+    return dataclasses.replace(result, seconds=time.perf_counter() - started)
+
+
+def _read_names(names: Names | None) -> frozenset[str]:
+    """Return ids, from a file or as they are."""
+    if names is None:
+        return frozenset()
+    return read_ids(names) if isinstance(names, str | Path) else frozenset(names)

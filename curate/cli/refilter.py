@@ -1,0 +1,43 @@
+"""`curate refilter`: make a set again with another recipe, without its dump."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("source", metavar="SET")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    help="Folder to write; a .json, .jsonl or .parquet name also writes that file.",
+)
+@click.option("--recipe", help="Built-in recipe or a .toml file.  [default: the set's]")
+@click.option("--where", metavar="SQL", help='Keep only these: a condition on the columns, such as "turns > 4".')
+@click.option("--drop", metavar="FILE", help="Ids or FILE:INDEX to reject, one on each line of this file.")
+@click.option("--keep", metavar="FILE", help="Ids or FILE:INDEX to keep although a filter rejects them.")
+@click.option("--workers", type=click.IntRange(min=1), help="Number of processes.  [default: all cores]")
+@click.option("--force", is_flag=True, help="Replace a set that was not made from SET.")
+@click.option("--quiet", "-q", is_flag=True, help="Print warnings only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def refilter(source: str, quiet: bool, as_json: bool, **settings: Any) -> None:
+    """Make a set again with another recipe, without its dump.
+
+    Reads the kept and the rejected rows of SET, and writes the set that cleaning the dump with the recipe
+    would give. Only records whose outcome may change are parsed again. What only the dump can give (other
+    tokenizers, windows, repairs, new signals) is refused with its name.
+
+    \b
+    Example:
+      curate refilter curated -o strict --recipe strict --where "tokens < 1000"
+    """
+    from curate.api.refilter import refilter as run
+    from curate.cli.clean import report
+    from curate.cli.clean_progress import show_progress
+
+    with show_progress(quiet) as progress:
+        result = run(source, progress=progress, **settings)
+    report(result, quiet, as_json)

@@ -1,0 +1,213 @@
+"""Make a set from the rows of one or more sets: the run, from their slices to the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from curate._version import __version__
+from curate.dataset import curated_set, transaction
+from curate.dataset import manifest as manifests
+from curate.dataset.curated_set import CuratedSet
+from curate.dataset.manifest import Manifest
+from curate.display.figures import plural
+from curate.engine import base
+from curate.engine.pool import open_pool
+from curate.errors import BalanceError, SetError
+from curate.filters import near_duplicates
+from curate.pipeline import assemble, corpus, holdout
+from curate.pipeline.nothing_kept import check_kept
+from curate.pipeline.recipe import Recipe
+from curate.pipeline.run import CleanResult, Page, Progress, find_near, mask_spans, write_tables
+from curate.pipeline.sets.step import RecordTask, SetFactory, SetPart, Source
+from curate.pipeline.sets.stored import Slice, plan_slices
+
+DECIDED_AGAIN = (holdout.NONE_HELD_OUT, near_duplicates.NAME)  # what warnings begin with
+MAX_NAMES = 5  # in a warning
+Alone = Mapping[str, int | None]
+ProgressCallback = Callable[[Progress], None] | None
+
+
+@dataclass(frozen=True)
+class Making:
+    """What to make: the sets to read, the recipe of the new one, and the facts that its manifest begins with."""
+
+    sources: Sequence[Source]
+    recipe: Recipe
+    facts: Manifest  # of the new set, but for its counts, warnings and run
+    alone: Alone  # by rule, where it is known
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a set is written, its page, and whether an earlier set may be replaced."""
+
+    folder: Path
+    file: Path | None
+    page: Page
+    force: bool = False
+
+
+def make(making: Making, output: Output, workers: int | None, progress: ProgressCallback) -> CleanResult:
+    """Write the set; raises SetError if the target must not be overwritten, NothingKept if no record is kept."""
+    started = time.perf_counter()
+    check_output(output, making)
+    slices = _plan(making.sources)
+    size = sum(file.stat().st_size for file in _files(making.sources))
+    count = min(workers or base.default_workers(), len(slices)) or 1
+    with transaction.writing(output.folder) as partial:
+        scratch = (partial / transaction.PARTS).absolute()
+        scratch.mkdir()
+        with open_pool(SetFactory(making.sources, scratch), count) as pool:
+            parts: list[SetPart] = []
+            for part in pool.map(slices):
+                parts.append(part)
+                _report(progress, parts, size, len(slices), started)
+            decisions = corpus.decide(parts, making.recipe, near=find_near(pool, scratch, making.recipe))
+            check_kept(parts, decisions, scratch, ())
+            _write_records(pool, decisions)
+            counts = write_tables(pool, partial, parts, decisions, making.recipe, output.page)
+            facts = _finish(making, decisions, counts, parts, count, size, started, output.file)
+            manifests.write(partial, facts)
+            output.page.write(partial, output.folder.resolve().name, mask_spans(pool))
+    seconds = time.perf_counter() - started
+    return CleanResult(output.folder, facts, list(facts.warnings), seconds, size, False, output.file)
+
+
+def _plan(sources: Sequence[Source]) -> list[Slice]:
+    slices: list[Slice] = []
+    for number, source in enumerate(sources):
+        slices += plan_slices(source.stored, number, len(slices))
+    return slices
+
+
+def _files(sources: Sequence[Source]) -> list[Path]:
+    paths = [source.stored.folder / name for source in sources for name in (*manifests.FILES[:3],)]
+    return [path for path in paths if path.exists()]
+
+
+def _report(progress: ProgressCallback, parts: Sequence[SetPart], size: int, total: int, started: float) -> None:
+    if progress is not None:
+        done = size * len(parts) // total
+        records = sum(part.read for part in parts)
+        rejected = sum(part.rejected.total() for part in parts)
+        elapsed = time.perf_counter() - started
+        progress(Progress(done, size, done, records, records - rejected, rejected, "reading", elapsed))
+
+
+def _write_records(pool: base.Pool, decisions: corpus.Decisions) -> None:
+    """Put the records of those that are rejected or changed only now into the originals of their parts."""
+    rejected = decisions.rows.filter(pl.col("twin").is_not_null()).select(corpus.PART_KEY)
+    rows = pl.concat([rejected, decisions.gains.select(corpus.PART_KEY)]).unique()
+    tasks = [
+        RecordTask(number, tuple(part["row"].sort().to_list()))
+        for (number,), part in rows.sort("part").partition_by("part", as_dict=True, maintain_order=True).items()
+    ]
+    for _ in pool.map(tasks):
+        pass
+
+
+def check_output(output: Output, making: Making) -> None:
+    """Raise SetError if the target is one of the sets that are read, or holds a set that would not be made again."""
+    folder = output.folder
+    if any(source.stored.folder.resolve() == folder.resolve() for source in making.sources):
+        raise SetError(f"{str(folder)!r} is read, and would be overwritten; give another -o")
+    if output.force or not manifests.is_set(folder):
+        return
+    earlier = curated_set.open_set(folder).manifest
+    if [use.path for use in earlier.sets] != [use.path for use in making.facts.sets]:
+        raise SetError(
+            f"{str(folder)!r} is a set that was not made from {', '.join(use.path for use in making.facts.sets)}; "
+            "nothing was written; give another -o, or --force to replace it"
+        )
+
+
+def describe_use(curated: CuratedSet, use: str, asked: Mapping[str, Any]) -> manifests.SetUse:
+    """Return how a set is used, for the manifest of the new one."""
+    digest = hashlib.sha256((curated.path / curated_set.MANIFEST).read_bytes()).hexdigest()
+    facts = curated.manifest
+    return manifests.SetUse(str(curated.path), digest, use, facts.recipe_name, facts.counts.kept, dict(asked))
+
+
+def _finish(
+    making: Making,
+    decisions: corpus.Decisions,
+    counts: assemble.Counts,
+    parts: Sequence[SetPart],
+    workers: int,
+    size: int,
+    started: float,
+    file: Path | None,
+) -> Manifest:
+    """Return the manifest; raises BalanceError if a record is neither kept nor rejected."""
+    facts, rejected = making.facts, counts.rejected.total()
+    if facts.counts.read != counts.kept + rejected:
+        raise BalanceError(
+            f"{facts.counts.read} records in the sets, but {counts.kept} kept and {rejected} rejected; "
+            "this is a bug in curate, please report it; nothing was written"
+        )
+    warnings = [text for text in facts.warnings if not text.startswith(DECIDED_AGAIN)]
+    warnings += [*decisions.warnings, *_name_warnings(making.sources, parts)]
+    warnings += holdout.explain_none(making.recipe.eval, counts.kept) if not counts.eval else []
+    seconds = time.perf_counter() - started
+    rules = sorted({*counts.rejected, *making.alone})
+    return replace(
+        facts,
+        version=__version__,
+        versions={"polars": pl.__version__, "python": platform.python_version()},
+        recipe=making.recipe.to_dict(),
+        counts=manifests.Counts(
+            read=facts.counts.read,
+            kept=counts.kept,
+            rejected=rejected,
+            rejected_exchanges=counts.exchanges.total(),
+            pieces=counts.pieces,
+            branches=facts.counts.branches,
+            eval=counts.eval,
+            tokens=counts.tokens,
+            answer_tokens=counts.answer_tokens,
+            rules={name: manifests.RuleCount(counts.rejected[name], making.alone.get(name)) for name in rules},
+            exchanges=dict(sorted(counts.exchanges.items())),
+            edits=dict(sorted(counts.edits.items())),
+            roles=dict(sorted(counts.roles.items())),
+            turn_keys=dict(sorted(counts.turn_keys.items())),
+        ),
+        warnings=warnings,
+        run=manifests.RunFacts(
+            seconds=round(seconds, 3),
+            mb_per_s=round(size / 1e6 / seconds, 2),
+            workers=workers,
+            host=platform.node(),
+            started=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - seconds)),
+            paths=facts.run.paths if facts.run else [],
+            file=file.name if file else None,
+        ),
+    )
+
+
+def _name_warnings(sources: Sequence[Source], parts: Sequence[SetPart]) -> list[str]:
+    """Return warnings about names that were not found, and about records that cannot be kept."""
+    named = frozenset[str]().union(*(source.asked.drop | source.asked.keep for source in sources))
+    missing = sorted(named.difference(*(part.found for part in parts)))
+    refused = {name: rule for part in parts for name, rule in sorted(part.refused.items())}
+    warnings = []
+    if missing:
+        warnings.append(f"{len(missing):,} {plural(len(missing), 'id')} not found: {_some(missing)}")
+    if refused:
+        texts = [f"{name} ({rule})" for name, rule in refused.items()]
+        count = len(texts)
+        warnings.append(
+            f"{count:,} {plural(count, 'record')} cannot be kept, since no filter rejects it: {_some(texts)}"
+        )
+    return warnings
+
+
+def _some(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:MAX_NAMES]) + (", …" if len(texts) > MAX_NAMES else "")
