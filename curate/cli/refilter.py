@@ -32,7 +32,7 @@ def refilter(source: str, quiet: bool, as_json: bool, **settings: Any) -> None:
 
     \b
     Example:
-      curate refilter curated -o strict --recipe strict --where "tokens < 1000"
+      curate refilter curated -o strict --recipe strict --drop ids.txt
     """
     from curate.api.refilter import refilter as run
     from curate.cli.clean import report
