@@ -26,6 +26,7 @@ import curate
 from curate import markdown
 from curate.errors import RecordError
 from curate.filters import measure, refusals
+from curate.filters.personal_data import matching
 from curate.filters.minhash import signatures, words
 from curate.filters.minhash.shingles import shingle
 from curate.filters.text.degeneration import Answer, find_repetition
@@ -50,6 +51,7 @@ DESIGN = {  # per second on one core: MB, or documents for the language
     "answers: HTML to markdown": 60.0,
     "language (documents/s)": 7000.0,
     "near duplicates (conversations/s)": 7000.0,
+    "personal data and secrets": 40.0,
     "tokens: LLaMA-2": 24.0,
     "tokens: LLaMA-3": 75.0,
 }
@@ -161,11 +163,13 @@ def language_stage(shared: Path, count: int) -> Iterator[tuple[str, float]]:
 
 
 def rule_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
-    """Yield the MB/s of rules that read answers."""
+    """Yield the MB/s of rules that read texts."""
     answers = pl.Series([turn["value"] for row in source_rows(shared) for turn in row["conversations"]])
     megabytes = _size(answers.to_list())
     spent, _ = best_of(count, lambda: refusals.classify(answers))
     yield "refusals", megabytes / spent
+    spent, _ = best_of(count, lambda: [matching.find(answers, family) for family in ("privacy", "secrets")])
+    yield "personal data and secrets", megabytes / spent
 
 
 def near_stage(rows: Sequence[Row], count: int) -> Iterator[tuple[str, float]]:

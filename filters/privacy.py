@@ -1,0 +1,143 @@
+"""Personal data and secrets: signals that count them, and filters that flag, redact or drop.
+
+`personal_data/rules.toml` has the rules; no value is ever part of a reason, an evidence or an edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from curate.errors import RecipeError, did_you_mean
+from curate.filters.examples import Examples, chat
+from curate.filters.registry import reject, rule, signal
+
+if TYPE_CHECKING:
+    from curate.filters.personal_data.matching import Family
+
+ACTIONS = ("flag", "redact", "drop")
+
+
+@signal(private_hits=pl.UInt32, private_types=pl.List(pl.String), private_hashes=pl.List(pl.String))
+def personal_data(frame: pl.DataFrame) -> pl.DataFrame:
+    """Count e-mail addresses, telephone, card and bank numbers, IP addresses, national ids and crypto addresses.
+
+    `private_types` has the types that were found in any message, tool or metadata: email, phone, card, iban, ip,
+    kr_rrn, cn_id, jp_my_number, de_tax_id, us_ssn, in_aadhaar, in_pan, crypto. Numbers must have a valid checksum where
+    there is one. What only stands for a value (name@example.com, 555-0123, 4111 1111 1111 1111) does not count.
+    `private_hashes` has each value's type with 16 bits of a hash keyed with the conversation's texts: it tells the
+    values of a conversation apart, and is too short to find one by trying.
+    """
+    return _count(frame, "privacy", "private")
+
+
+@signal(secret_hits=pl.UInt32, secret_types=pl.List(pl.String), secret_hashes=pl.List(pl.String))
+def secret_values(frame: pl.DataFrame) -> pl.DataFrame:
+    """Count private keys, keys and tokens of well-known services, and passwords in addresses and assignments.
+
+    `secret_types` has the types that were found, such as `aws_key_id`, `github_token` or `private_key`, `secret_hashes`
+    a hash of each value. What only stands for a key (your_api_key, sk-xxxx, AKIA…EXAMPLE) does not count.
+    """
+    return _count(frame, "secrets", "secret")
+
+
+@rule(
+    examples=Examples(
+        chat("Whom do I ask?", "Ask Minsu, at minsu.kim@naver.com."),
+        chat("Whom do I ask?", "Ask somebody, at name@example.com."),
+        settings={"action": "drop"},
+    )
+)
+def privacy(action: str = "flag", types: tuple[str, ...] = ()) -> pl.Expr:
+    """Flag conversations with personal data, such as e-mail addresses and telephone numbers, or drop them.
+
+    `action`: "flag" only measures the signal `personal_data`; "drop" rejects the conversation. `types` are those of the
+    signal that count, by default all. Names of people, addresses and dates of birth need a model; no rule finds them.
+    """
+    return _reject("privacy", "private", action, types)
+
+
+@rule(
+    examples=Examples(
+        chat("Which key did you use?", "postgres://app:q8Zt-41vKs@db.lumen.io/x"),
+        chat("Which key did you use?", "postgres://app:your_password@db.lumen.io/x"),
+        settings={"action": "drop"},
+    )
+)
+def secrets(action: str = "flag", types: tuple[str, ...] = ()) -> pl.Expr:
+    """Flag conversations with secrets, such as keys of well-known services and private keys, or drop them.
+
+    `action` and `types` are those of `privacy`, with the types of the signal `secret_values`.
+    """
+    return _reject("secrets", "secret", action, types)
+
+
+def _reject(name: Family, prefix: str, action: str, types: Sequence[str]) -> pl.Expr:
+    """Return the verdict of a filter: none unless the action is "drop". Raises RecipeError for an unknown name."""
+    _check(name, action, types)
+    found, hashes = pl.col(f"{prefix}_types"), pl.col(f"{prefix}_hashes")
+    if types:
+        found = found.list.set_intersection(list(types)).list.sort()
+        hashes = hashes.list.eval(pl.element().filter(pl.element().str.extract(r"^(\w+)").is_in(list(types))))
+    return reject(
+        pl.lit(action == "drop") & (found.list.len() > 0),
+        "{count} values of type {types}",
+        evidence=hashes.list.join(", "),
+        count=hashes.list.len(),
+        types=found.list.join(", "),
+    )
+
+
+def _check(name: Family, action: str, types: Sequence[str]) -> None:
+    if action not in ACTIONS:
+        raise RecipeError(f"filter {name!r}: action = {action!r} must be one of {', '.join(ACTIONS)}")
+    if not types:
+        return
+    from curate.filters.personal_data import matching
+
+    known = matching.types(name)
+    for wrong in (value for value in types if value not in known):
+        raise RecipeError(f"filter {name!r}: unknown type {wrong!r}{did_you_mean(wrong, known)}")
+
+
+def _count(frame: pl.DataFrame, family: Family, prefix: str) -> pl.DataFrame:
+    """Return the number, types and hashes of the values in each conversation's texts."""
+    from curate.filters.personal_data import matching  # compiles its rules: late, to keep `curate filters` fast
+
+    texts = _texts(frame)
+    found = matching.find(texts["text"], family)
+    rows = texts[list(found)]
+    whole = texts.filter(pl.col("row").is_in(rows["row"].unique().implode())).group_by("row").agg("text")
+    keys = {row: matching.hash_key(texts) for row, texts in whole.iter_rows()}
+    hits = [
+        (row, hit.rule.type, f"{hit.rule.type} {matching.hash_value(text[hit.start : hit.end], keys[row])}")
+        for (row, text), values in zip(rows.iter_rows(), found.values(), strict=True)
+        for hit in values
+    ]
+    table = pl.DataFrame(hits, schema={"row": pl.UInt32, "type": pl.String, "hash": pl.String}, orient="row")
+    columns = {
+        f"{prefix}_hits": pl.len().cast(pl.UInt32),
+        f"{prefix}_types": pl.col("type").unique().sort(),
+        f"{prefix}_hashes": pl.col("hash").unique(maintain_order=True),
+    }
+    counts = table.group_by("row").agg(**columns)
+    every = pl.DataFrame({"row": pl.int_range(frame.height, dtype=pl.UInt32, eager=True)})
+    joined = every.join(counts, on="row", how="left", maintain_order="left").drop("row")
+    return joined.with_columns(pl.col(pl.UInt32).fill_null(0), pl.col(pl.List(pl.String)).fill_null([]))
+
+
+MESSAGE_TEXTS = ("content", "reasoning", "tool_calls", "extra")
+
+
+def _texts(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return `row` and `text` of all texts of the conversations: of messages, rejected answers, tools and metadata."""
+    numbered = frame.with_columns(row=pl.int_range(pl.len(), dtype=pl.UInt32))
+    parts = [numbered.select("row", text=name) for name in ("tools", "metadata") if name in frame.columns]
+    for column in ("messages", "rejected_answer"):
+        if column in frame.columns:
+            messages = numbered.select("row", message=pl.col(column)).explode("message")
+            fields = pl.col("message").struct
+            parts += [messages.select("row", text=fields.field(name)) for name in MESSAGE_TEXTS]
+    return pl.concat([part.drop_nulls("text") for part in parts])

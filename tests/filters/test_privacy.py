@@ -1,0 +1,299 @@
+"""Personal data and secrets: what is found, with exact spans, what is not, and that no value leaves the texts."""
+
+from __future__ import annotations
+
+import json
+import random
+import string
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import curate
+from curate.errors import RecipeError
+from curate.filters import registry
+from curate.filters.personal_data import checks, matching
+from curate.filters.personal_data.matching import Family, find
+from curate.pipeline import recipe
+from tests.support import ROOT
+
+FAMILIES: tuple[Family, ...] = ("privacy", "secrets")
+
+
+def marked(text: str, family: Family, type_: str | None = None) -> str:
+    """Return the text with the values of a family, or of one type, in « »."""
+    hits = find(pl.Series([text]), family).get(0, [])
+    for hit in reversed([hit for hit in hits if type_ in (None, hit.rule.type)]):
+        text = f"{text[: hit.start]}«{text[hit.start : hit.end]}»{text[hit.end :]}"
+    return text
+
+
+def plain(text: str) -> str:
+    return text.replace("«", "").replace("»", "")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_rule_finds_its_values_whole_and_spares_its_near_misses(family: Family) -> None:
+    rules = matching.load_rules()[family]
+    assert len(rules) > 20
+    for rule in rules:
+        assert rule.hits and rule.misses, rule.type
+        for text in (text.replace("¦", "") for text in rule.hits):
+            assert marked(plain(text), family, rule.type) == text
+        for text in (text.replace("¦", "") for text in rule.misses):
+            assert marked(text, family, rule.type) == text
+
+
+def test_patterns_of_all_rules_are_found_by_the_search_of_all_texts() -> None:
+    for family in FAMILIES:  # the examples one by one, and in one series with texts around them
+        texts = [plain(text.replace("¦", "")) for rule in matching.load_rules()[family] for text in rule.hits]
+        texts = [text for value in texts for text in ("Nothing here.", value, "12 and 34")]
+        assert sorted(find(pl.Series(texts), family)) == list(range(1, len(texts), 3))
+
+
+def with_check_digit(start: str, is_valid: Callable[[str], bool], digits: str = "0123456789") -> str:
+    return next((start + digit for digit in digits if is_valid(start + digit)), "")
+
+
+def number(rng: random.Random, length: int, first: str = "123456789") -> str:
+    return rng.choice(first) + "".join(rng.choices(string.digits, k=length - 1))
+
+
+def grouped(text: str, sizes: tuple[int, ...], mark: str) -> str:
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(text[start : start + size])
+        start += size
+    return mark.join(part for part in parts if part)
+
+
+def iban(rng: random.Random) -> str:
+    country, length = rng.choice([("DE", 18), ("ES", 20), ("AT", 16), ("PT", 21), ("PL", 24)])
+    body = number(rng, length)
+    return next(
+        grouped(text, (4,) * 8, rng.choice(["", " "]))
+        for text in (f"{country}{check:02d}{body}" for check in range(2, 99))
+        if checks.iban(text)
+    )
+
+
+def birth(rng: random.Random) -> str:
+    return f"{rng.randint(1, 12):02d}{rng.randint(1, 28):02d}"
+
+
+def key_of(alphabet: str) -> Callable[[random.Random, int], str]:
+    return lambda rng, length: "".join(rng.choices(alphabet, k=length))
+
+
+mixed = key_of(string.ascii_letters + string.digits)
+hexadecimal = key_of("0123456789abcdef")
+
+MAKERS: dict[str, Callable[[random.Random], str]] = {
+    "email": lambda rng: (
+        f"{key_of(string.ascii_lowercase)(rng, 6)}.{rng.randint(1, 99)}@"
+        f"{key_of(string.ascii_lowercase)(rng, 7)}{rng.choice(['.com', '.co.kr', '.de', '.org', '.dev', '.cn'])}"
+    ),
+    "phone": lambda rng: rng.choice(
+        [
+            f"({rng.choice(['212', '415', '628'])}) {rng.randint(300, 499)}-{number(rng, 4)}",
+            f"+1 {rng.choice(['212', '415'])}-{rng.randint(600, 799)}-{number(rng, 4)}",
+            f"010-{rng.randint(2300, 8999)}-{number(rng, 4)}",
+            f"+49 30 {number(rng, 7)}",
+            f"+81 90 {number(rng, 4)} {number(rng, 4)}",
+            f"1{rng.choice('3589')}{rng.randint(0, 9)}-{number(rng, 4)}-{number(rng, 4)}",
+            f"0{rng.choice('67')} {' '.join(str(rng.randint(11, 99)) for _ in range(4))}",
+        ]
+    ),
+    "card": lambda rng: grouped(
+        with_check_digit(rng.choice("45") + str(rng.randint(1, 5)) + number(rng, 13), checks.luhn),
+        (4, 4, 4, 4),
+        rng.choice(["", " ", "-"]),
+    ),
+    "iban": iban,
+    "ip": lambda rng: (
+        f"{rng.choice([23, 45, 62, 91, 178, 203])}.{rng.randint(114, 250)}.{rng.randint(1, 250)}.{rng.randint(1, 250)}"
+    ),
+    "kr_rrn": lambda rng: with_check_digit(
+        f"{rng.randint(50, 99)}{birth(rng)}-{rng.choice('12')}{number(rng, 5)}", checks.kr_rrn
+    ),
+    "cn_id": lambda rng: with_check_digit(
+        f"{rng.choice(['310104', '440305', '510107'])}19{rng.randint(50, 99)}{birth(rng)}{number(rng, 3)}",
+        checks.cn_id,
+        "0123456789X",
+    ),
+    "jp_my_number": lambda rng: with_check_digit(number(rng, 11), checks.jp_my_number),
+    "de_tax_id": lambda rng: with_check_digit(
+        "".join(rng.sample("123456789", 8)) + rng.choice("00") + "0", checks.de_tax_id
+    ),
+    "us_ssn": lambda rng: f"{rng.randint(100, 665)}-{rng.randint(10, 99)}-{number(rng, 4)}",
+    "in_aadhaar": lambda rng: grouped(
+        with_check_digit(number(rng, 11, "23456789"), checks.in_aadhaar), (4, 4, 4), rng.choice([" ", "-"])
+    ),
+    "in_pan": lambda rng: (
+        f"{key_of(string.ascii_uppercase)(rng, 3)}P{rng.choice('ABKMZ')}{number(rng, 4)}{rng.choice('FKQ')}"
+    ),
+    "aws_key_id": lambda rng: "AKIA" + key_of(string.ascii_uppercase + "234567")(rng, 16),
+    "github_token": lambda rng: "ghp_" + mixed(rng, 36),
+    "openai_key": lambda rng: f"sk-{mixed(rng, 20)}T3BlbkFJ{mixed(rng, 20)}",
+    "google_api_key": lambda rng: "AIza" + mixed(rng, 35),
+    "stripe_key": lambda rng: "sk_live_" + mixed(rng, 24),
+    "sendgrid_key": lambda rng: f"SG.{mixed(rng, 22)}.{mixed(rng, 43)}",
+    "digitalocean_token": lambda rng: "dop_v1_" + hexadecimal(rng, 64),
+    "telegram_token": lambda rng: f"{number(rng, 10)}:AA{mixed(rng, 33)}",
+}
+CARRIERS = {
+    "jp_my_number": ["マイナンバーは{}です。", "My Number: {}"],
+    "de_tax_id": ["Meine Steuer-ID ist {}.", "IdNr. {},"],
+    "in_pan": ["PAN {} is mine.", "His PAN: {}"],
+}
+ANYWHERE = [
+    "It is {}.",
+    '{{"value": "{}"}}',
+    "그것은 {}입니다",
+    "x = '{}'  # 3 of 4",
+    "({})",
+    "see {}\nnext",
+    "号码{}。",
+]
+CODE = [
+    lambda rng: f"const id = '{uuid.UUID(int=rng.getrandbits(128))}'",
+    lambda rng: f"commit {hexadecimal(rng, 40)}",
+    lambda rng: f"t = {rng.randint(1_500_000_000_000, 1_899_999_999_999)}  # ms",
+    lambda rng: f"x = {rng.random()}",
+    lambda rng: f"pip install foo=={rng.randint(0, 9)}.{rng.randint(0, 30)}.{rng.randint(0, 30)}.{rng.randint(0, 30)}",
+    lambda rng: f"npm i @{mixed(rng, 5).lower()}/core@{rng.randint(1, 20)}.{rng.randint(0, 99)}.0",
+    lambda rng: f"integrity sha512-{mixed(rng, 86)}==",
+    lambda rng: f"array([{', '.join(str(rng.randint(0, 10**9)) for _ in range(6))}])",
+    lambda rng: f"0x{hexadecimal(rng, 16)} <main+{rng.randint(1, 500)}>: 0x{hexadecimal(rng, 8)}",
+    lambda rng: (
+        f"2024-{birth(rng)[:2]}-{birth(rng)[2:]}T10:{rng.randint(10, 59)}:{rng.randint(10, 59)}.{number(rng, 6)}Z"
+    ),
+    lambda rng: f"y = model.{mixed(rng, 4).lower()}(a@b.T) @ w.sum() - {number(rng, 3)}",
+    lambda rng: f"{number(rng, 3)} {number(rng, 3)} {number(rng, 4)} {number(rng, 4)}",
+    lambda rng: f"host: 192.168.{rng.randint(0, 255)}.{rng.randint(1, 254)}:{number(rng, 4)}",
+    lambda rng: f"api_key = os.environ['{mixed(rng, 6).upper()}_API_KEY']",
+    lambda rng: f"password = 'my-password-{rng.randint(1, 99)}'",
+    lambda rng: (
+        f'<path d="M{rng.random() * 99:.3f} {rng.random() * 99:.3f}-{rng.random() * 99:.4f}c{number(rng, 2)}"/>'
+    ),
+    lambda rng: f"task-{mixed(rng, 24)} sk-{'x' * rng.randint(20, 48)} ghp_{'*' * 36}",
+    lambda rng: f"mail user{rng.randint(1, 9)}@example.com, cc you@yourcompany.com",
+    lambda rng: f"call 555-01{number(rng, 2)} or (212) 555-01{number(rng, 2)}",
+    lambda rng: f"ISBN 0-306-{number(rng, 5)}-2, 978-3-16-{number(rng, 6)}-0",
+]
+
+
+@pytest.mark.parametrize("type_", MAKERS)
+def test_generated_values_are_found_with_their_exact_spans(type_: str) -> None:
+    rng = random.Random(f"values of {type_}")
+    family: Family = "privacy" if type_ in matching.types("privacy") else "secrets"
+    values = [value for value in (MAKERS[type_](rng) for _ in range(60)) if value]
+    texts = [
+        rng.choice(CARRIERS.get(type_, ANYWHERE)).replace("{}", value).replace("{{", "{").replace("}}", "}")
+        for value in values
+    ]
+    found = find(pl.Series(texts), family)
+    expected = {
+        (place, text.index(value), value) for place, (text, value) in enumerate(zip(texts, values, strict=True))
+    }
+    actual = {
+        (place, hit.start, texts[place][hit.start : hit.end])
+        for place, hits in found.items()
+        for hit in hits
+        if hit.rule.type == type_
+    }
+    f1 = 2 * len(expected & actual) / (len(expected) + len(actual))
+    assert f1 >= 0.97, sorted(expected ^ actual)[:6]
+
+
+def test_a_thousand_lines_of_code_have_neither_personal_data_nor_secrets() -> None:
+    rng = random.Random("code")
+    lines = [rng.choice(CODE)(rng) for _ in range(1000)]
+    for family in FAMILIES:
+        assert {lines[place]: hits[0].rule.type for place, hits in find(pl.Series(lines), family).items()} == {}
+
+
+def test_the_programs_own_source_has_no_hits_but_those_of_this_project() -> None:
+    texts = pl.Series([path.read_text("utf-8") for path in sorted((ROOT / "curate").rglob("*.py"))])
+    for family in FAMILIES:
+        assert find(texts, family) == {}
+
+
+SHAPES = {
+    **{
+        f"only {text!r}": text
+        for text in ("1", "a", "@", "+1 ", "0x", "://", "-----BEGIN ", "eyJ", "sk-", ".", "AKIA", "1.")
+    },
+    **{
+        f"only {text!r}": text
+        for text in ("a@", "a.", "12 ", "1-", "DE00 ", ":AA", "secret=", "phone 1", "(212) ", "\\n")
+    },
+    "addresses": "bo@lumen.io ",
+    "numbers": "4539 5787 6362 1486 ",
+    "telephones": "+1 212-736-5000, ",
+    "urls": "http://a:b12345@",
+    "keys": "-----BEGIN PRIVATE KEY-----\nMII",
+    "tokens": "eyJhbGciOiJIUzI1.eyJ1aWQiOjgxN.",
+    "assignments": "password='aB3",
+    "groups": "2001:db8:",
+    "letters": "Aé漢😀1",
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_hostile_text_takes_linear_time(shape: str) -> None:
+    text = SHAPES[shape] * (100_000 // len(SHAPES[shape]))  # minutes, if each place were searched to the end
+    for family in FAMILIES:
+        find(pl.Series([text]), family)
+
+
+def test_escapes_of_json_are_no_part_of_a_value() -> None:
+    text = json.dumps({"a": "call\nbo@lumen.io\tor\n+1 212-736-5000", "b": "é+82-10-8731-4492"})
+    assert marked(text, "privacy") == text.replace("bo@lumen.io", "«bo@lumen.io»").replace(
+        "+1 212-736-5000", "«+1 212-736-5000»"
+    ).replace("+82-10-8731-4492", "«+82-10-8731-4492»")
+
+
+def clean(tmp_path: Path, filters: dict[str, object], *texts: str) -> pl.DataFrame:
+    turns = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+    (tmp_path / "dump.jsonl").write_text(json.dumps({"id": "a", "messages": turns}) + "\n", "utf-8")
+    curate.clean(tmp_path / "dump.jsonl", tmp_path / "set", recipe=recipe.from_dict({"filters": filters}))
+    return pl.read_parquet(tmp_path / "set" / "conversations.parquet")
+
+
+def test_by_default_values_are_counted_by_type_and_named_by_a_short_hash(tmp_path: Path) -> None:
+    answer = "Ask bo@lumen.io or ann@lumen.io, not bo@lumen.io; token ghp_" + mixed(random.Random(1), 36)
+    row = clean(tmp_path, {"privacy": True, "secrets": True}, "Whom?", answer).row(0, named=True)
+    assert (row["private_hits"], row["private_types"]) == (3, ["email"])
+    assert (row["secret_hits"], row["secret_types"]) == (1, ["github_token"])
+    assert len(row["private_hashes"]) == 2
+    assert all(len(text.split()[1]) == 4 for text in row["private_hashes"] + row["secret_hashes"])
+
+
+@pytest.mark.parametrize(("types", "kept"), [(("phone",), 1), (("email",), 0), ((), 0)])
+def test_only_the_types_of_the_setting_drop_a_conversation(tmp_path: Path, types: tuple[str, ...], kept: int) -> None:
+    filters = {"privacy": {"action": "drop", "types": types}}
+    turns = [{"role": "user", "content": "Whom?"}, {"role": "assistant", "content": "Ask bo@lumen.io."}]
+    fine = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ask nobody at all."}]
+    lines = [json.dumps({"id": name, "messages": messages}) for name, messages in (("a", turns), ("b", fine))]
+    (tmp_path / "dump.jsonl").write_text("\n".join(lines), "utf-8")
+    result = curate.clean(tmp_path / "dump.jsonl", tmp_path / "set", recipe=recipe.from_dict({"filters": filters}))
+    assert result.manifest.counts.kept == kept + 1
+    rejected = pl.read_parquet(tmp_path / "set" / "rejected.parquet")
+    assert all("bo@lumen" not in str(row) for row in rejected.drop("record").iter_rows())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"action": "hide"}, "action = 'hide' must be one of flag, redact, drop"),
+        ({"types": ("emial",)}, "unknown type 'emial'; did you mean 'email'"),
+    ],
+    ids=["action", "type"],
+)
+def test_a_wrong_setting_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        registry.check("privacy", settings)
