@@ -17,7 +17,7 @@ from curate.filters.registry import reject, rule, signal
 if TYPE_CHECKING:
     from curate.filters.personal_data.matching import Family
 
-ACTIONS = ("flag", "redact", "drop")
+ACTIONS = ("flag", "drop")
 
 
 @signal(private_hits=pl.UInt32, private_types=pl.List(pl.String), private_hashes=pl.List(pl.String))

@@ -289,7 +289,7 @@ def test_only_the_types_of_the_setting_drop_a_conversation(tmp_path: Path, types
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"action": "hide"}, "action = 'hide' must be one of flag, redact, drop"),
+        ({"action": "hide"}, "action = 'hide' must be one of flag, drop"),
         ({"types": ("emial",)}, "unknown type 'emial'; did you mean 'email'"),
     ],
     ids=["action", "type"],
