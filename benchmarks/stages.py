@@ -28,10 +28,10 @@ from curate.errors import RecordError
 from curate.filters import measure, refusals
 from curate.filters.minhash import signatures, words
 from curate.filters.minhash.shingles import shingle
+from curate.filters.personal_data import matching
 from curate.filters.text.degeneration import Answer, find_repetition
 from curate.filters.text.emptiness import find_emptiness
 from curate.filters.text.endings import find_cut
-from curate.filters.personal_data import matching
 from curate.ingest.chunker import Chunker
 from curate.ingest.contents import Opener
 from curate.ingest.decode import decode_records
