@@ -275,18 +275,17 @@ def test_an_absurd_file_gets_one_line_before_anything_is_read(data: bytes, says:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    path = write(tmp_path_factory.mktemp("whole") / "m.gguf", model(num_hidden_layers=1))
-    return path.parent, path.read_bytes()
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("whole") / "m.gguf", model(num_hidden_layers=1))
 
 
 @settings(max_examples=60)
 @given(cut=st.integers(0, 60_000), place=st.integers(0, 20_000), byte=st.integers(0, 255))
-def test_damage_is_read_as_another_file_or_one_line(whole: tuple[Path, bytes], cut: int, place: int, byte: int) -> None:
-    root, data = whole
+def test_damage_is_read_as_another_file_or_one_line(whole: Path, cut: int, place: int, byte: int) -> None:
+    data = whole.read_bytes()
     damaged = bytearray(data[: len(data) - cut] if cut % 2 else data)
     damaged[place % len(damaged)] = byte
-    path = root / "damaged.gguf"
+    path = whole.with_name("damaged.gguf")
     path.write_bytes(damaged)
     try:
         read = header.read_header(path)

@@ -95,10 +95,10 @@ class _Settings:
         scaling = self.values.get("rope.scaling.type", "none")
         if unknown or scaling != "none":
             setting = unknown[0] if unknown else "rope.scaling.type"
+            name, value = _one_line(f"{self.header.architecture}.{setting}"), _one_line(self.values.get(setting))
             raise ModelError(
-                f"{self.path!r} has the setting {self.header.architecture}.{setting} = "
-                f"{str(self.values.get(setting))[:40]}, which curate does not read from GGUF; give the Hugging Face "
-                "folder or Hub name that it was converted from"
+                f"{self.path!r} has the setting {name} = {value}, which curate does not read from GGUF; give the Hugging "
+                "Face folder or Hub name that it was converted from"
             )
 
     def size(self, key: str, default: int | None = None) -> int:
@@ -114,7 +114,7 @@ class _Settings:
         return value
 
     def wrong(self, key: str, value: object) -> ModelError:
-        shown = "no value" if value is None else str(value)[:40]
+        shown = "no value" if value is None else _one_line(value)
         return ModelError(f"{self.path!r} has {shown} for {self.header.architecture}.{key}; download it again")
 
     def check_heads(self, head_size: int) -> None:
@@ -177,3 +177,9 @@ def _llama3_factors(
     turns = original_max_position_embeddings / wavelengths
     smooth = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0, 1)
     return np.asarray(1 / ((1 - smooth) / factor + smooth))
+
+
+def _one_line(value: object) -> str:
+    """Return the beginning of a text or number from a file, quoted if it has control characters."""
+    text = str(value)[:60]
+    return text if text.isprintable() else repr(text)

@@ -21,6 +21,7 @@ _QWEN2_PATTERN = (
 )
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}  # …_token_id
 _STOPS = ("eos", "eot", "eom")  # …_token_id
+TYPES = frozenset(range(1, 7))  # of tokens: normal, unknown, control, user-defined, unused, byte
 
 
 def tokenizer_files(header: Header) -> dict[str, bytes]:
@@ -79,6 +80,8 @@ class _Vocabulary:
         self.types = self.items("token_type", int) or [NORMAL] * len(self.tokens)
         if not self.tokens or len(self.types) != len(self.tokens):
             raise _unknown(header, f"{len(self.tokens):,} tokens with {len(self.types):,} types")
+        if not set(self.types) <= TYPES:
+            raise _unknown(header, f"tokens of type {min(set(self.types) - TYPES)}")
 
     def setting(self, name: str, default: Any) -> Any:
         return self.header.metadata.get(f"tokenizer.ggml.{name}", default)
