@@ -97,8 +97,8 @@ class _Settings:
             setting = unknown[0] if unknown else "rope.scaling.type"
             name, value = _one_line(f"{self.header.architecture}.{setting}"), _one_line(self.values.get(setting))
             raise ModelError(
-                f"{self.path!r} has the setting {name} = {value}, which curate does not read from GGUF; give the Hugging "
-                "Face folder or Hub name that it was converted from"
+                f"{self.path!r} has the setting {name} = {value}, which curate does not read from GGUF; give the "
+                "Hugging Face folder or Hub name that it was converted from"
             )
 
     def size(self, key: str, default: int | None = None) -> int:
