@@ -27,6 +27,7 @@ LEAD_IN = (
     r"(?:[:：][*_ \t]*|\n[ \t]*\n(?:[A-Z][.)] [^\n]*|[\p{Lu}\p{Lo}][^\n]{0,58}[^\n\s.!?,;…。！？，；]))"
     r"\n(?:[ \t]*\n)*1[.)] "
 )
+EAST_ASIAN = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]"
 BROKEN_LIST = r"((?m:^)1[.)] [^\x02]*?\n1[.)] [^\n]*)"  # at the margin: nested lists have their own numbers
 
 
@@ -44,14 +45,22 @@ def min_messages(minimum: int = 2) -> pl.Expr:
     )
 
 
-@rule(examples=Examples(chat("Hi", "Hello!"), chat("Hi, who is there?", "Hello!")))
-def min_characters(minimum: int = 16) -> pl.Expr:
-    """Drop conversations with fewer than `minimum` characters in total (FastChat's value is 16)."""
+@rule(examples=Examples(chat("你好", "您好！"), chat("法国的首都是哪里？", "巴黎")))
+def min_characters(minimum: int = 16, wide: int = 2) -> pl.Expr:
+    """Drop conversations with fewer than `minimum` characters in total (FastChat's value is 16).
+
+    A letter of Chinese, Japanese or Korean counts as `wide` characters, since it says as much as two or three others.
+    """
+    if wide < 1:
+        raise RecipeError(f"filter 'min_characters': wide = {wide} is not allowed; give 1 or more")
+    texts = pl.concat_list(pl.col("prompts"), pl.col("answers"))
+    start = texts.list.join("", ignore_nulls=True).str.head(minimum)  # all of a text that may be too short
+    characters = pl.col("characters") + (wide - 1) * start.str.count_matches(EAST_ASIAN)
     return reject(
-        pl.col("characters") < minimum,
+        characters < minimum,
         "characters: {characters}, minimum {minimum}",
-        evidence=pl.concat_list(pl.col("prompts"), pl.col("answers")).list.join(" | ", ignore_nulls=True),
-        characters=pl.col("characters"),
+        evidence=texts.list.join(" | ", ignore_nulls=True),
+        characters=characters,
         minimum=minimum,
     )
 

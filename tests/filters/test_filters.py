@@ -73,6 +73,9 @@ OVERLAP = (0.4, 0.67, 56, "mmlu:7 (0.67)", "What is", None)  # the columns of be
 DROPPED: list[tuple[str, dict[str, object], dict[str, object], str]] = [
     ("min_messages", {}, chat([]), "messages: 1, minimum 2"),
     ("min_characters", {}, chat("Hello!", "Hi"), "characters: 8, minimum 16"),
+    ("min_characters", {}, chat("不客气", "谢谢你"), "characters: 12, minimum 16"),
+    ("min_characters", {}, chat("네, 맞아요", "안녕"), "characters: 14, minimum 16"),
+    ("min_characters", {"wide": 1}, chat("巴黎", "法国的首都是哪里？"), "characters: 11, minimum 16"),
     ("plugins", {}, chat(metadata={"plugins": [{"name": "WebPilot"}]}), "made with plugins"),
     ("plugins", {"even_empty": True}, chat(metadata={"plugins": []}), "made with plugins"),
     ("models", {}, chat(model="Model: Default (GPT-3.5)"), "model Model: Default (GPT-3.5), kept are gpt-4"),
@@ -121,6 +124,9 @@ def test_a_filter_drops_with_its_reason(
 KEPT: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("min_messages", {}, chat("Hello.")),
     ("min_characters", {}, chat("Hello there!", "Hi..")),
+    ("min_characters", {}, chat("一帆风顺", "用成语祝我")),
+    ("min_characters", {}, chat("서울", "한국의 수도는?")),
+    ("min_characters", {}, chat("東京", "日本の首都は？")),
     ("plugins", {}, chat()),
     ("plugins", {}, chat(metadata={"plugins": None})),
     ("plugins", {}, chat(metadata={"plugins": []})),

@@ -89,7 +89,7 @@ def test_a_users_recipe_changes_only_the_settings_it_names(tmp_path: Path) -> No
     mine, vicuna = load(path), load("vicuna")
     assert mine.name == "mine"
     assert mine.tokens == dataclasses.replace(vicuna.tokens, max_tokens=4096)
-    assert mine.filters["min_characters"] == {"minimum": 40}
+    assert mine.filters["min_characters"] == {"minimum": 40, "wide": 2}
     assert set(mine.filters) == set(vicuna.filters) - {"plugins"}
 
 
