@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from curate.analysis.selection import Selection, show
     from curate.api.clean import clean
     from curate.api.compare import compare
+    from curate.api.fingerprint import fingerprint
     from curate.api.read import read
     from curate.api.refilter import refilter
     from curate.api.stats import stats
@@ -51,6 +52,7 @@ _MODULES = {  # name to the module that defines it
     "open_set": "curate.dataset.curated_set",
     "CuratedSet": "curate.dataset.curated_set",
     "doctor": "curate.analysis.doctor",
+    "fingerprint": "curate.api.fingerprint",
     "finetune": "curate.train.finetune",
     "RunResult": "curate.train.run.log",
     "chat": "curate.inference.chat",
@@ -73,6 +75,7 @@ __all__ = [
     "doctor",
     "explain",
     "finetune",
+    "fingerprint",
     "merge",
     "open_set",
     "read",

@@ -25,6 +25,7 @@ COMMANDS = {  # name to module; importing a module loads only click
     "finetune": "finetune",
     "chat": "chat",
     "merge": "merge",
+    "fingerprint": "fingerprint",
     "filters": "catalogue",
     "recipes": "catalogue",
     "presets": "catalogue",
