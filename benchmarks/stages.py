@@ -212,6 +212,9 @@ def answer_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
     yield "truncated", size / spent
     spent, _ = best_of(count, lambda: [find_emptiness(answer.prompt, answer.text) for answer in answers])
     yield "empty_talk", size / spent
+    frame = pl.DataFrame({"prompts": [chat[::2] for chat in chats], "answers": [chat[1::2] for chat in chats]})
+    spent, _ = best_of(count, lambda: [measure(part, {"quality": {}}) for part in frame.iter_slices(1_000)])
+    yield "quality, with prompts", _size([text for chat in chats for text in chat]) / spent
 
 
 def run_steps(dump: Path, scratch: Path, shared: Path) -> dict[str, float]:
