@@ -25,10 +25,11 @@ from common import MB, Row, copies, parse, parser, remove, save, source_rows, ta
 import curate
 from curate import markdown
 from curate.errors import RecordError
-from curate.filters import measure, refusals
+from curate.filters import measure, mentions, refusals
 from curate.filters.minhash import signatures, words
 from curate.filters.minhash.shingles import shingle
 from curate.filters.personal_data import matching
+from curate.filters.phrases.identity import find_sentences
 from curate.filters.text.degeneration import Answer, find_repetition
 from curate.filters.text.emptiness import find_emptiness
 from curate.filters.text.endings import find_cut
@@ -170,6 +171,8 @@ def rule_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
     yield "refusals", megabytes / spent
     spent, _ = best_of(count, lambda: [matching.find(answers, family) for family in ("privacy", "secrets")])
     yield "personal data and secrets", megabytes / spent
+    spent, _ = best_of(count, lambda: find_sentences(answers, mentions.NAMES, mentions.MAKERS))
+    yield "identity", megabytes / spent
 
 
 def near_stage(rows: Sequence[Row], count: int) -> Iterator[tuple[str, float]]:

@@ -1,15 +1,18 @@
-"""Filters on names: answers that mention a vendor, or claim to be its model."""
+"""Rules on names: answers that mention a vendor, or claim to be its model; and cutting what a model says of itself."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 
-from curate.errors import RecipeError
+from curate.errors import RecipeError, did_you_mean
 from curate.filters.examples import Examples, chat
-from curate.filters.registry import reject, rule
+from curate.filters.phrases.identity import Sentence, cut, find_sentences
+from curate.filters.registry import EVIDENCE, VERDICT, reject, repair, rule, signal
+from curate.schemas.conversation import Conversation
 
 CONTEXT = 120  # characters of evidence after a mention
 
@@ -33,34 +36,144 @@ def vendor_mention(
     return _reject_matches(texts, _alternation(words, whole_words), "names {match}")
 
 
+NAMES = (
+    *("chatgpt", "gpt-3", "gpt-3.5", "gpt-4", "gpt-4o", "gpt-5", "claude", "bard", "gemini", "bing chat", "copilot"),
+    *("llama", "mistral", "mixtral", "deepseek", "qwen", "grok", "ernie bot", "kimi", "doubao", "chatglm", "vicuna"),
+    *("文心一言", "通义千问", "豆包", "智谱清言", "讯飞星火", "클로바", "하이퍼클로바"),
+)
+MAKERS = (
+    *("openai", "anthropic", "google", "microsoft", "deepmind", "meta", "meta ai", "mistral ai", "deepseek", "xai"),
+    *("alibaba", "alibaba cloud", "baidu", "bytedance", "moonshot ai", "zhipu ai", "tencent", "naver", "kakao"),
+    *("阿里巴巴", "阿里云", "百度", "字节跳动", "月之暗面", "智谱", "腾讯", "科大讯飞", "深度求索", "네이버", "카카오"),
+)
+CLASSES = {
+    "claim": "says who it is",
+    "disclaimer": "says that it is only a model",
+    "cutoff": "says when its knowledge ends",
+}
+ACTIONS = ("flag", "repair", "mask", "exchange", "drop")
+
+
+@signal(identity_claims=pl.UInt32, ai_disclaimers=pl.UInt32, knowledge_cutoffs=pl.UInt32)
+def identity_answers(
+    frame: pl.DataFrame, names: tuple[str, ...] = NAMES, makers: tuple[str, ...] = MAKERS
+) -> pl.DataFrame:
+    """Count the answers that claim to be a vendor's model, say that they are a model's, or when its knowledge ends."""
+    found = [_kinds(answers) for answers in _find(frame, names, makers)]
+    columns = zip(("identity_claims", "ai_disclaimers", "knowledge_cutoffs"), CLASSES, strict=True)
+    return pl.DataFrame(
+        {name: [sum(kind in kinds for kinds in answers) for answers in found] for name, kind in columns},
+        schema=dict.fromkeys(("identity_claims", "ai_disclaimers", "knowledge_cutoffs"), pl.UInt32),
+    )
+
+
+def _find(frame: pl.DataFrame, names: Sequence[str], makers: Sequence[str]) -> Iterator[list[list[Sentence]]]:
+    """Yield the sentences of identity of each conversation's answers."""
+    sizes = frame["answers"].list.len()
+    flat = iter(find_sentences(frame["answers"].filter(sizes > 0).explode(), names, makers))
+    for size in sizes:
+        yield list(itertools.islice(flat, size))
+
+
+def _kinds(answers: Sequence[Sequence[Sentence]]) -> list[set[str]]:
+    return [{kind for sentence in sentences for kind in sentence.kinds} for sentences in answers]
+
+
 @rule(
     examples=Examples(
         chat("Who are you?", "I am ChatGPT, a language model trained by OpenAI."),
         chat("What is ChatGPT?", "ChatGPT is a language model trained by OpenAI."),
-    )
+    ),
+    reads=("identity_claims",),
 )
 def identity(
-    names: tuple[str, ...] = ("chatgpt", "gpt-3", "gpt-3.5", "gpt-4", "claude", "bard", "gemini", "bing chat"),
-    makers: tuple[str, ...] = ("openai", "anthropic", "google", "microsoft", "deepmind"),
-) -> pl.Expr:
+    frame: pl.DataFrame,
+    names: tuple[str, ...] = NAMES,
+    makers: tuple[str, ...] = MAKERS,
+    classes: tuple[str, ...] = ("claim",),
+    action: str = "drop",
+) -> pl.Series:
     """Drop conversations in which an answer claims to be a vendor's model ("I am ChatGPT", "trained by OpenAI").
 
-    Answers that only mention a name are kept; `vendor_mention` drops them.
+    `classes`: `claim`, `disclaimer` ("As an AI language model, …") and `cutoff` ("My knowledge ends in 2021").
+    `action`: `flag` only measures, `repair` cuts the sentence, or only its first clause where the rest says something,
+    `mask` does not train on the answer, `exchange` removes it with its prompt, `drop` rejects the conversation.
+    Answers that only mention a name are kept; `vendor_mention` drops them. Eight languages are read, as by `refusals`.
     """
+    check_identity(names, makers, classes, action)
+    if action != "drop":
+        return pl.Series([None] * frame.height, dtype=VERDICT)
+    return pl.Series([_verdict(answers, classes) for answers in _find(frame, names, makers)], dtype=VERDICT)
+
+
+def check_identity(names: Sequence[str], makers: Sequence[str], classes: Sequence[str], action: str) -> None:
+    """Raise RecipeError if a setting of `identity` is not allowed."""
     if not names or not makers:
         raise RecipeError("filter 'identity': names and makers must each have at least one word")
-    name, maker = _alternation(names), _alternation(makers)
-    model = r"(?:an? |the )?(?:large |ai |artificial intelligence )*(?:language model|assistant|chatbot|model|ai)"
-    made_by = r"(?:trained|created|developed|made|built|designed|programmed) by"
-    patterns = (
-        rf"\bI(?:['’]m| am) (?:called |named )?(?:{name})\b",
-        rf"\b(?:my name is|you can call me|call me) (?:{name})\b",
-        rf"\bI(?:['’]m| am| was|['’]ve been| have been) (?:{model},? )?(?:called \w+,? )?{made_by} (?:{maker})\b",
-        rf"\bas {model},? (?:that was |which was )?{made_by} (?:{maker})\b",
-        rf"\bas (?:{name}),? (?:I|an? )\b",
-        rf"我是(?:由)?\s*(?:{name}|{maker})",
-    )
-    return _reject_matches(pl.col("answers"), "|".join(patterns), "says who it is: {match}")
+    if action not in ACTIONS:
+        raise RecipeError(f"filter 'identity': action = {action!r}{did_you_mean(action, ACTIONS)}")
+    unknown = [name for name in classes if name not in CLASSES]
+    if unknown or not classes:
+        hint = did_you_mean(unknown[0], CLASSES) if unknown else f"; known: {', '.join(CLASSES)}"
+        raise RecipeError(f"filter 'identity': classes = {list(classes)!r}{hint}")
+
+
+def _verdict(answers: Sequence[Sequence[Sentence]], classes: Sequence[str]) -> dict[str, str] | None:
+    wanted = [_of(sentences, classes) for sentences in answers]
+    hits = [sentences[0] for sentences in wanted if sentences]
+    if not hits:
+        return None
+    reason = f"{_reason(hits[0], classes)} ({len(hits)} of {len(answers)} answers)"
+    return {"reason": reason, "evidence": hits[0].text[:EVIDENCE]}
+
+
+def _of(sentences: Sequence[Sentence], classes: Sequence[str]) -> list[Sentence]:
+    return [sentence for sentence in sentences if not sentence.kinds.isdisjoint(classes)]
+
+
+def _reason(sentence: Sentence, classes: Sequence[str]) -> str:
+    return CLASSES[next(kind for kind in CLASSES if kind in sentence.kinds and kind in classes)]
+
+
+@repair(of="identity")
+def cut_identity(
+    conversations: Sequence[Conversation],
+    names: tuple[str, ...] = NAMES,
+    makers: tuple[str, ...] = MAKERS,
+    classes: tuple[str, ...] = ("claim",),
+    action: str = "drop",
+) -> None:
+    """Cut sentences in which an answer says what it is, do not train on it, or remove its exchange."""
+    check_identity(names, makers, classes, action)
+    if action in ("flag", "drop"):
+        return
+    places = [
+        (conversation, index)
+        for conversation in conversations
+        for index, message in enumerate(conversation.messages)
+        if message.role == "assistant"
+    ]
+    texts = pl.Series([conversation.messages[index].content for conversation, index in places], dtype=pl.String)
+    for (conversation, index), found in zip(places, find_sentences(texts, names, makers), strict=True):
+        if sentences := _of(found, classes):
+            _act(conversation, index, sentences, f"the answer {_reason(sentences[0], classes)}", action)
+
+
+def _act(conversation: Conversation, index: int, sentences: Sequence[Sentence], reason: str, action: str) -> None:
+    message = conversation.messages[index]
+    evidence = sentences[0].text
+    if action == "mask":
+        if message.train:
+            message.train = False
+            conversation.edit("identity", index, evidence, evidence)
+        return
+    after = cut(message.content, sentences) if action == "repair" else ""
+    if not re.search(r"\w", after) and message.tool_calls is None:
+        conversation.flaw("identity", index, reason + (", and nothing else" if action == "repair" else ""), evidence)
+        return
+    start = sentences[0].start
+    conversation.edit("identity", index, message.content[start:], after[start:], len(sentences))
+    message.content = after
 
 
 def _alternation(terms: Sequence[str], whole_words: bool = False) -> str:

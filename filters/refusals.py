@@ -39,7 +39,6 @@ SENTENCE = re.compile(r"[^.!?。！？\n]+(?:[.!?]+(?=\s|\Z)|[。！？\n]+|\Z|[
 SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[。！？\n]")
 SUBSTANCE = re.compile(r"```|^ {0,3}(?:[-*•+]|\d{1,2}[.)、]) ?\S|^\|.*\|", re.MULTILINE)
 CONDITION = re.compile(r"\b(?:if|unless|without|until|when|si|sans|wenn|falls|sem|sin)\b|如果|除非|なければ|면 ", re.I)
-EAST_ASIAN = "[぀-ヿ㐀-鿿가-힣]"
 WORD = re.compile(r"[぀-ヿ㐀-鿿가-힣]{1,2}|[^\W぀-ヿ㐀-鿿가-힣]+")  # two letters of a script without spaces are one
 
 
@@ -166,7 +165,7 @@ def classify(answers: pl.Series) -> list[Declining | None]:
     """Return how each of these texts declines; None for one that does not."""
     results: list[Declining | None] = [None] * len(answers)
     sentences = [sentence for row in _candidates(answers) for sentence in _read(row, answers[row])]
-    cues = _find_cues([sentence.text for sentence in sentences])
+    cues = phrases.find([sentence.text for sentence in sentences], "refusals")
     by_row: dict[int, list[tuple[_Sentence, set[str]]]] = {}
     for sentence, found in zip(sentences, cues, strict=True):
         if found:
@@ -186,7 +185,7 @@ def _candidates(answers: pl.Series) -> list[int]:
         .str.replace_many(phrases.CONTRACTIONS, leftmost=True)
         .str.replace_all("'", " ", literal=True)
     )
-    east_asian = frame.filter(text.str.contains(EAST_ASIAN))
+    east_asian = frame.filter(text.str.contains(phrases.EAST_ASIAN))
     unspaced = text.str.replace_all(r"\W+", "")
     rows = {
         *frame.filter(spaced.str.contains_any(list(_stems(False))))["row"],
@@ -212,22 +211,6 @@ def _read(row: int, answer: str) -> Iterator[_Sentence]:
         last = list(SENTENCE.finditer(closing))[-1:]
         if last and not re.search(f"[{NOT_OWN}]", last[0].group()) and not CONDITION.search(last[0].group()):
             yield _Sentence(row, last[0].group(), len(answer), True)
-
-
-def _find_cues(sentences: Sequence[str]) -> list[set[str]]:
-    """Return the kinds of cues in each sentence."""
-    found: list[set[str]] = [set() for _ in sentences]
-    for unspaced in (False, True):
-        rows = [row for row, text in enumerate(sentences) if not unspaced or re.search(EAST_ASIAN, text)]
-        normal = [phrases.normalize(sentences[row], unspaced) for row in rows]
-        texts = pl.DataFrame({"row": rows, "text": normal}, schema={"row": pl.Int64, "text": pl.String})
-        for language, stems in phrases.stems("refusals").items():
-            if (language in phrases.UNSPACED) is unspaced:
-                chosen = texts.filter(pl.col("text").str.contains_any(list(stems)))
-                for kind, pattern in phrases.patterns("refusals", language).items():
-                    for row in chosen.filter(pl.col("text").str.contains(pattern))["row"]:
-                        found[row].add(kind)
-    return found
 
 
 def _decide(answer: str, cues: Sequence[tuple[_Sentence, set[str]]]) -> Declining | None:

@@ -1,8 +1,8 @@
 """Phrases of answers in eight languages, as data: how an answer declines, and how a model says what it is.
 
-A phrase is plain text with three marks: `{list}` is any text of that list of its file, `[{list}]` may be missing, and
-`…` is up to 60 characters. Phrases are compared with normalized sentences, so case, punctuation and white space do not
-matter, nor do spaces between words in Chinese, Japanese and Korean.
+A phrase is plain text with four marks: `{list}` is any text of that list of its section, `[{list}]` may be missing,
+`…` is up to 60 characters, and `^` is the start of the sentence. Phrases are compared with normalized sentences: case,
+punctuation and white space do not matter, nor spaces between words in Chinese, Japanese and Korean.
 """
 
 from __future__ import annotations
@@ -10,14 +10,27 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+import polars as pl
+
 LANGUAGES = ("en", "ko", "zh", "ja", "es", "de", "fr", "pt")
 UNSPACED = frozenset({"ko", "zh", "ja"})
+EAST_ASIAN = "[぀-ヿ㐀-鿿가-힣]"
 GAP = ".{0,60}"
-ANCHORS = ("ai", "sorry", "lack", "cannot", "understand", "unable", "provide")  # lists by how rare their texts are
+ANCHORS = (
+    "ai",
+    "as_ai",
+    "own",
+    "sorry",
+    "lack",
+    "cannot",
+    "understand",
+    "unable",
+    "provide",
+)  # lists by how rare their texts are
 
 TOKEN = re.compile(r"\[\{(\w+)\}\]|\{(\w+)\}|(…)|([^{}\[\]…]+)")
 PUNCTUATION = re.compile(r"[^\w'.?!]+|_")
@@ -63,7 +76,7 @@ def normalize(text: str, unspaced: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Phrase:
-    """A phrase of a language and a class; `lists` are those of its file."""
+    """A phrase of a language and a class; `lists` are those of its section."""
 
     language: str
     kind: str
@@ -75,14 +88,15 @@ class Phrase:
         """The regular expression for normalized sentences, in syntax that Python and Polars share."""
         space = "" if self.language in UNSPACED else " "
         parts: list[str] = []
-        for optional, name, gap, text in TOKEN.findall(self.text):
+        for optional, name, gap, text in TOKEN.findall(self.text.removeprefix("^")):
             if optional:
                 parts.append(f"(?:{self._alternation(optional)}{space})?")
             elif gap:
                 parts.append(GAP)
             else:
                 parts.append((self._alternation(name) if name else self._literal(text)) + space)
-        return space + "".join(part for part in parts if part.strip() or part == "").replace("  ", " ")
+        start = "^" if self.text.startswith("^") else ""
+        return start + space + "".join(part for part in parts if part.strip() or part == "").replace("  ", " ")
 
     def _literal(self, text: str) -> str:
         return re.escape(self._normal(text)).replace(r"\ ", " ")
@@ -96,19 +110,25 @@ class Phrase:
     @property
     def stems(self) -> tuple[str, ...]:
         """Texts of which a normalized sentence must have one for the phrase to match it."""
+        return tuple(self._normal(text).removesuffix(" .") for text in self.raw_stems)
+
+    @property
+    def raw_stems(self) -> tuple[str, ...]:
+        """The same as they are in the file."""
         choices: list[tuple[str, tuple[str, ...]]] = []  # name of a list, and its texts after the words before it
         before = ""
-        for optional, name, gap, text in TOKEN.findall(self.text):
-            texts = self.lists[name] if name else (text,)
+        for optional, name, gap, text in TOKEN.findall(self.text.removeprefix("^")):
+            texts = self.lists[name] if name else (text.strip(),)
             if not optional and not gap:
-                choices.append((name, tuple(self._normal(before + each).removesuffix(" .") for each in texts)))
+                choices.append((name, tuple(before + each for each in texts)))
             before = "" if name or optional or gap else text
-        anchors = [texts for anchor in ANCHORS for name, texts in choices if name == anchor]
+        names = [self.lists[name] for name, _ in choices if name in ("name", "maker")]  # rare by themselves
+        anchors = names or [texts for anchor in ANCHORS for name, texts in choices if name == anchor]
         return anchors[0] if anchors else max((texts for _, texts in choices), key=lambda texts: min(map(len, texts)))
 
     def expansions(self) -> Iterator[str]:
         """Yield texts that the phrase must match: each text of each of its lists once, with no optional part."""
-        text = re.sub(r"\[[^\]]*\]\s?", "", self.text).replace("…", " ")
+        text = re.sub(r"\[[^\]]*\]\s?", "", self.text.removeprefix("^")).replace("…", " ")
         names = re.findall(r"\{(\w+)\}", text)
         first = {name: self.lists[name][0] for name in names}
         if not names:
@@ -118,34 +138,55 @@ class Phrase:
                 yield text.format(**{**first, name: choice})
 
 
+More = tuple[tuple[str, tuple[str, ...]], ...]  # further lists, such as the names in a filter's settings
+
+
 @functools.cache
-def read(section: str) -> tuple[Phrase, ...]:
+def read(section: str, more: More = ()) -> tuple[Phrase, ...]:
     """Return the phrases of a section (`refusals`, `identity`) in all languages."""
-    return tuple(phrase for language in LANGUAGES for phrase in _read(language, section))
+    return tuple(phrase for language in LANGUAGES for phrase in _read(language, section, more))
 
 
-def _read(language: str, section: str) -> Iterator[Phrase]:
+def _read(language: str, section: str, more: More) -> Iterator[Phrase]:
     source = resources.files(__package__).joinpath(f"{language}.toml")
-    data = tomllib.loads(source.read_text("utf-8"))
-    lists = {name: tuple(texts) for name, texts in data["lists"].items()}
-    for kind, texts in data[section].items():
+    data = tomllib.loads(source.read_text("utf-8"))[section]
+    lists = {name: tuple(texts) for name, texts in data.pop("lists").items()} | dict(more)
+    for kind, texts in data.items():
         yield from (Phrase(language, kind, text, lists) for text in texts)
 
 
 @functools.cache
-def patterns(section: str, language: str) -> dict[str, str]:
+def patterns(section: str, language: str, more: More = ()) -> dict[str, str]:
     """Return a pattern for each class of a section, in one language."""
     kinds: dict[str, list[str]] = {}
-    for phrase in read(section):
+    for phrase in read(section, more):
         if phrase.language == language:
             kinds.setdefault(phrase.kind, []).append(phrase.pattern)
     return {kind: "|".join(parts) for kind, parts in kinds.items()}
 
 
 @functools.cache
-def stems(section: str) -> dict[str, tuple[str, ...]]:
+def stems(section: str, more: More = ()) -> dict[str, tuple[str, ...]]:
     """Return, for each language, texts of which one is in every sentence that a phrase matches."""
-    return {
-        language: tuple(sorted({stem for each in read(section) if each.language == language for stem in each.stems}))
-        for language in LANGUAGES
-    }
+    found: dict[str, set[str]] = {language: set() for language in LANGUAGES}
+    for phrase in read(section, more):
+        found[phrase.language].update(phrase.stems)
+    return {language: tuple(sorted(texts)) for language, texts in found.items()}
+
+
+def find(sentences: Sequence[str], section: str, more: More = ()) -> list[set[str]]:
+    """Return the classes of which each sentence has a phrase."""
+    found: list[set[str]] = [set() for _ in sentences]
+    for unspaced in (False, True):
+        rows = [row for row, text in enumerate(sentences) if not unspaced or re.search(EAST_ASIAN, text)]
+        if not rows:
+            continue
+        normal = [normalize(sentences[row], unspaced) for row in rows]
+        texts = pl.DataFrame({"row": rows, "text": normal}, schema={"row": pl.Int64, "text": pl.String})
+        for language, words in stems(section, more).items():
+            if (language in UNSPACED) is unspaced:
+                chosen = texts.filter(pl.col("text").str.contains_any(list(words)))
+                for kind, pattern in patterns(section, language, more).items():
+                    for row in chosen.filter(pl.col("text").str.contains(pattern))["row"]:
+                        found[row].add(kind)
+    return found

@@ -94,7 +94,7 @@ DROPPED: list[tuple[str, dict[str, object], dict[str, object], str]] = [
     ("vendor_mention", {"any_turn": True}, chat("Yes.", "Is ChatGPT down?"), "names ChatGPT (1 of 2 messages)"),
     ("vendor_mention", {"whole_words": False}, chat("import myopenailib"), "names openai (1 of 1 messages)"),
     ("vendor_mention", {"words": ["c++ corp."]}, chat("From C++ Corp. itself"), "names C++ Corp. (1 of 1 messages)"),
-    ("identity", {}, chat("I'm ChatGPT, hello."), "says who it is: I'm ChatGPT (1 of 1 messages)"),
+    ("identity", {}, chat("I'm ChatGPT, hello."), "says who it is (1 of 1 answers)"),
     ("identity", {}, chat("I am a large language model trained by OpenAI."), "says who it is"),
     ("identity", {}, chat("As an AI language model developed by OpenAI, I can't."), "says who it is"),
     ("identity", {}, chat("I was created by Anthropic."), "says who it is"),
