@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from curate.dataset import columns
-from curate.filters import duplicates, near_duplicates
+from curate.filters import duplicates, near_duplicates, prompt_cap
 from curate.ingest.damaged_records import DAMAGED_STREAM, DOUBT, DamagedRecords
 from curate.pipeline import clusters, holdout, train_marks
-from curate.pipeline.near.decision import TWINS, NearDuplicates
+from curate.pipeline.near.decision import TWINS, Finder
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.steps import Part
 
@@ -21,8 +22,10 @@ KIND_TEXTS = {  # in reasons, by the kind of duplicate
     "prefix": "the beginning of",
     "first_exchange": "the same first exchange as",
     "id": "the same id as",
-    "near": "nearly the same as",
+    near_duplicates.NAME: "nearly the same as",
+    prompt_cap.NAME: "one more with the prompt of",
 }
+FIGURES = {near_duplicates.NAME: ", Jaccard ", prompt_cap.NAME: ", cosine "}
 TWIN: columns.Types = {**TWINS, "kind": pl.String, "via": pl.UInt32}
 PART_KEY = ["part", "row"]  # identifies a conversation among the parts
 
@@ -44,12 +47,11 @@ class Decisions:
 
 
 def decide(
-    parts: Sequence[Part], recipe: Recipe, damaged: Sequence[DamagedRecords] = (), near: NearDuplicates | None = None
+    parts: Sequence[Part], recipe: Recipe, damaged: Sequence[DamagedRecords] = (), finders: Sequence[Finder] = ()
 ) -> Decisions:
     """Find duplicates, assign unique ids, and choose train or eval, from the parts' summaries.
 
-    `near` finds near duplicates, if the recipe asks for them, among those that are no exact ones.
-
+    `finders` are those of the recipe's further corpus rules, each of which sees what the rules before it keep.
     Records of damaged streams are rejected or marked before that, so that none is the twin of a sound record.
     """
     measured = _measured(parts)
@@ -66,14 +68,16 @@ def decide(
         alone[DUPLICATES] = _twins(measured.filter("alone").with_row_index("order"), settings).height
     if rejects_damaged:
         alone[DAMAGED_STREAM] = measured.filter(pl.col("alone") & pl.col("doubt").is_not_null()).height
-    edges = None
-    warnings: Sequence[str] = ()
-    if near is not None:
+    edges = [np.empty((0, 2), np.int64)]
+    warnings: list[str] = []
+    for finder in finders:
         distinct = surviving.filter(~pl.col("protected")).join(twins, on="order", how="anti", maintain_order="left")
-        found = near.find(distinct, measured.filter("alone"))
-        alone[near_duplicates.NAME] = found.alone
-        twins, edges, warnings = _join_twins(twins, found.rows), found.edges, found.warnings
-    surviving = surviving.with_columns(cluster=clusters.cluster_names(surviving, edges))
+        found = finder.find(distinct, measured.filter("alone"))
+        twins = _join_twins(twins, found.rows, finder.name)
+        edges.append(found.edges)
+        warnings += found.warnings
+        alone[finder.name] = found.alone
+    surviving = surviving.with_columns(cluster=clusters.cluster_names(surviving, np.concatenate(edges)))
     rows = surviving.join(twins, on="order", how="left", maintain_order="left")
     gains = train_marks.find_gains(rows)
     rows = _with_ids(rows)
@@ -138,19 +142,19 @@ def _twins(rows: pl.DataFrame, settings: Mapping[str, object]) -> pl.DataFrame:
         pl.col("twin").cast(pl.UInt32),
         "kind",
         via=pl.lit(None, dtype=pl.UInt32),
-        jaccard=pl.lit(None, dtype=pl.Float64),
+        figure=pl.lit(None, dtype=pl.Float64),
         evidence=pl.lit(None, dtype=pl.String),
     )
 
 
-def _join_twins(exact: pl.DataFrame, near: pl.DataFrame) -> pl.DataFrame:
-    """Return exact and near duplicates; `via` is an exact one's twin that is itself dropped for the kept `twin`."""
-    kept = near.select(via="order", kept="twin")
-    exact = exact.with_columns(via="twin").join(kept, on="via", how="left", maintain_order="left")
-    dropped = pl.col("kept").is_not_null()
-    exact = exact.with_columns(twin=pl.coalesce("kept", "twin"), via=pl.when(dropped).then("via"))
-    near = near.with_columns(kind=pl.lit("near"), via=pl.lit(None, dtype=pl.UInt32))
-    return pl.concat([exact.select(*TWIN), near.select(*TWIN)])
+def _join_twins(earlier: pl.DataFrame, found: pl.DataFrame, kind: str) -> pl.DataFrame:
+    """Return what earlier rules and this one drop; `via` is an earlier twin that is itself dropped for the `twin`."""
+    kept = found.select(twin="order", kept="twin")
+    earlier = earlier.join(kept, on="twin", how="left", maintain_order="left")
+    via = pl.when(pl.col("kept").is_not_null()).then(pl.coalesce("via", "twin")).otherwise("via")
+    earlier = earlier.with_columns(twin=pl.coalesce("kept", "twin"), via=via)
+    found = found.with_columns(kind=pl.lit(kind), via=pl.lit(None, dtype=pl.UInt32))
+    return pl.concat([earlier.select(*TWIN), found.select(*TWIN)])
 
 
 def _with_ids(rows: pl.DataFrame) -> pl.DataFrame:
@@ -204,10 +208,11 @@ def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:
     named = rows.join(twin, on="twin", how="left", maintain_order="left")
     named = named.join(rows.select(via="order", via_key=place), on="via", how="left", maintain_order="left")
     kind = pl.col("kind").replace_strict(KIND_TEXTS, default="a duplicate of")
-    via = pl.format(" {}, which is nearly the same as", "via_key").fill_null("")
-    figure = pl.format(", Jaccard {}", pl.col("jaccard").round(2)).fill_null("")
+    via = pl.format(" {}, which is dropped for", "via_key").fill_null("")
+    label = pl.col("kind").replace_strict(FIGURES, default=None, return_dtype=pl.String)
+    figure = pl.concat_str(label, pl.col("figure").round(2).cast(pl.String)).fill_null("")
     dropped = pl.col("twin").is_not_null()
-    rule = pl.when(pl.col("kind") == "near").then(pl.lit(near_duplicates.NAME)).otherwise(pl.lit(DUPLICATES))
+    rule = pl.when(pl.col("kind").is_in(list(FIGURES))).then("kind").otherwise(pl.lit(DUPLICATES))
     return named.with_columns(
         rule=pl.when(dropped).then(rule),
         reason=pl.when(dropped).then(pl.format("{}{} {} ({}){}", kind, via, "twin_id", "key", figure)),

@@ -196,8 +196,13 @@ def json_text(metadata: Mapping[str, object]) -> str | None:
         return json.dumps(metadata, ensure_ascii=False)
 
 
-def summary_table(drafts: Sequence[Draft], messages: pl.DataFrame, pieces: Pieces) -> pl.DataFrame:
-    """Return one row per conversation for decisions over the whole corpus: hashes, source id, number of pieces."""
+def summary_table(
+    drafts: Sequence[Draft], messages: pl.DataFrame, pieces: Pieces, every_prompt: bool = False
+) -> pl.DataFrame:
+    """Return one row per conversation for decisions over the whole corpus: hashes, source id, number of pieces.
+
+    `every_prompt` hashes the prompts of rejected ones too.
+    """
     columns = {
         "row": pl.Series(range(len(drafts)), dtype=pl.UInt32),
         **_columns(draft.origin for draft in drafts),
@@ -206,7 +211,10 @@ def summary_table(drafts: Sequence[Draft], messages: pl.DataFrame, pieces: Piece
         "pieces": [len(pieces.get(row, ())) for row in range(len(drafts))],
         "alone": [draft.alone for draft in drafts],
     }
-    prompts = [row in pieces or clusters.may_be_piece(draft.conversation.source_id) for row, draft in enumerate(drafts)]
+    prompts = [
+        every_prompt or row in pieces or clusters.may_be_piece(draft.conversation.source_id)
+        for row, draft in enumerate(drafts)
+    ]
     hashes = duplicates.chain_hashes((hashed_fields(draft.conversation) for draft in drafts), prompts)
     frame = pl.DataFrame(columns, strict=False).hstack(hashes)
     frame = frame.join(marks_table(messages), on="row", how="left", maintain_order="left")

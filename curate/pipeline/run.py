@@ -24,7 +24,7 @@ from curate.display.figures import plural
 from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import BalanceError, InputError, SetError
-from curate.filters import near_duplicates, registry, verdicts
+from curate.filters import registry, verdicts
 from curate.ingest.decode import Chunk, batches
 from curate.ingest.ratings import read_ratings
 from curate.ingest.reader import Reader
@@ -32,7 +32,8 @@ from curate.ingest.sources import Source, open_inputs
 from curate.ingest.text.encodings import check_encoding
 from curate.ingest.unread import PART_OF_EXPORT
 from curate.pipeline import assemble, corpus, holdout
-from curate.pipeline.near.decision import NearDuplicates
+from curate.pipeline.near.caps import PromptCap
+from curate.pipeline.near.decision import Finder, NearDuplicates
 from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.replacement import check_replacement
@@ -40,6 +41,7 @@ from curate.pipeline.steps import CleanerFactory, MaskTask, Part, TrainTask
 from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
 
+FINDERS: tuple[type[NearDuplicates | PromptCap], ...] = (NearDuplicates, PromptCap)  # of corpus rules, in their order
 MAX_UNREAD = 5  # files that are not read, in an error
 
 MaskSpans = Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]]
@@ -114,10 +116,11 @@ def clean(
         tasks = run.tasks(workers or base.default_workers())
         ratings = read_ratings(reader.parts_of_exports)
         with open_pool(CleanerFactory(recipe, scratch, ratings), run.workers) as pool:
+            finders = make_finders(pool, scratch, recipe)
             parts = run.read(pool, tasks)
             _check_unread(reader, strict)
             run.report("finding duplicates")
-            decisions = corpus.decide(parts, recipe, reader.damaged_records, find_near(pool, scratch, recipe))
+            decisions = corpus.decide(parts, recipe, reader.damaged_records, finders)
             check_kept(parts, decisions, scratch, reader.warnings)
             run.report("writing")
             counts = write_tables(pool, partial, parts, decisions, recipe, page)
@@ -130,10 +133,10 @@ def clean(
     )
 
 
-def find_near(pool: base.Pool, scratch: Path, recipe: Recipe) -> NearDuplicates | None:
-    """Return what finds near duplicates among the parts, if the recipe asks for it."""
-    settings = recipe.filters.get(near_duplicates.NAME)
-    return NearDuplicates(pool, scratch, settings) if settings is not None else None
+def make_finders(pool: base.Pool, scratch: Path, recipe: Recipe) -> list[Finder]:
+    """Return what finds near duplicates and the like among the parts, as the recipe asks for it."""
+    used = [finder for finder in FINDERS if finder.name in recipe.filters]
+    return [finder(pool, scratch, recipe.filters[finder.name]) for finder in used]
 
 
 def write_tables(

@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 
 from curate.errors import RecordError
-from curate.filters import near_duplicates, registry, repairs, verdicts
+from curate.filters import near_duplicates, prompt_cap, registry, repairs, verdicts
 from curate.ingest.decode import Chunk, decode_records
 from curate.pipeline import frames, repair_html, repair_text, repair_turns, train_marks
 from curate.pipeline.frames import Draft, Origin, Reject, part_file
@@ -73,7 +73,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """A part with its tables, and where near duplicates are looked for, the `row` and `text` of each conversation."""
+    """A part with its tables, and what rules over the whole corpus compare (`near.parts.compared_texts`)."""
 
     part: Part
     tables: dict[str, pl.DataFrame]
@@ -106,6 +106,7 @@ class Cleaner:
         self.signals = verdicts.needed_signals({name: recipe.filters[name] for name in self.filters}, recipe.signals)
         self.repairs = repairs.find_repairs(recipe.filters)
         self.repaired = frozenset(repair.of or repair.name for repair, _ in self.repairs)
+        self.caps_prompts = prompt_cap.NAME in recipe.filters
         self.near = recipe.filters.get(near_duplicates.NAME)
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
@@ -126,7 +127,7 @@ class Cleaner:
         part = cleaned.part
         if cleaned.texts is not None:
             with self._time_stage("shingles"):
-                near_parts.write_shingles(self.parts, number, cleaned.texts, part.summary.height)
+                near_parts.write_texts(self.parts, number, cleaned.texts, part.summary.height)
         with self._time_stage("write"):
             self.write(number, cleaned.tables)
         return replace(part, seconds=dict(self.seconds))
@@ -155,8 +156,8 @@ class Cleaner:
         with self._time_stage("split"):
             pieces = self._split(drafts, survivors, rejects, alone)
         with self._time_stage("hash"):
-            summary = frames.summary_table(counted, messages, pieces)
-        texts = near_parts.conversation_texts(messages, str(self.near["of"])) if self.near is not None else None
+            summary = frames.summary_table(counted, messages, pieces, every_prompt=self.caps_prompts)
+        texts = near_parts.compared_texts(messages, frame, self.near, self.caps_prompts)
         with self._time_stage("write"):
             batch = frames.Batch(drafts, messages, frame, pieces, self.template)
             tables = {

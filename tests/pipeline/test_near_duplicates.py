@@ -94,7 +94,7 @@ def test_a_copy_of_what_is_dropped_names_what_is_kept(clean: Clean) -> None:
     assert kept(result) == {"best"}
     rows = rejected(result)
     assert {row["twin"] for row in rows.values()} == {"best"}
-    assert rows["copy"]["reason"] == "the same as dump.jsonl:1, which is nearly the same as best (dump.jsonl:3)"
+    assert rows["copy"]["reason"] == "the same as dump.jsonl:1, which is dropped for best (dump.jsonl:3)"
     assert rows["copy"]["rule"] == rows["start"]["rule"] == "exact_duplicates"
     assert result.manifest.counts.rules["near_duplicates"].alone == 2  # start is a smaller part of the others
 

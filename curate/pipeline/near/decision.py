@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -28,16 +29,17 @@ MIN_LARGE = 50  # conversations
 TWINS: dict[str, pl.DataType] = {
     "order": pl.UInt32(),
     "twin": pl.UInt32(),
-    "jaccard": pl.Float64(),
+    "figure": pl.Float64(),
     "evidence": pl.String(),
 }
 
 
 @dataclass(frozen=True)
-class NearTwins:
-    """Near duplicates among conversations that are numbered by their `order`.
+class Twins:
+    """What a rule drops among conversations that are numbered by their `order`.
 
-    `rows` (`TWINS`) has those to drop, with the twin to keep. `edges`, [pairs, 2], has those to hold out together.
+    `rows` (`TWINS`) has those to drop, with the twin to keep and how similar it is. `edges`, [pairs, 2], has those to
+    hold out together.
     """
 
     rows: pl.DataFrame
@@ -46,8 +48,19 @@ class NearTwins:
     warnings: tuple[str, ...]
 
 
+class Finder(Protocol):
+    """Finds what a corpus rule drops, of what the rules before it keep."""
+
+    name: str
+
+    def find(self, rows: pl.DataFrame, alone: pl.DataFrame) -> Twins:
+        """Find what to drop among `rows`, and count what would be dropped among `alone`: what this rule sees alone."""
+
+
 class NearDuplicates:
     """Finds the near duplicates of a run whose workers have written each part's shingles."""
+
+    name = near_duplicates.NAME
 
     def __init__(self, pool: base.Pool, folder: Path, settings: Settings) -> None:
         self._pool = pool
@@ -55,13 +68,13 @@ class NearDuplicates:
         self._settings = settings
         self._of = str(settings["of"])
 
-    def find(self, rows: pl.DataFrame, alone: pl.DataFrame) -> NearTwins:
+    def find(self, rows: pl.DataFrame, alone: pl.DataFrame) -> Twins:
         """Find the near duplicates among `rows`, and count those among `alone`: what this rule would see by itself.
 
         Both have part, row, chain and marks, in record order; `rows` has `order`.
         """
         if rows.is_empty() and alone.is_empty():
-            return NearTwins(pl.DataFrame(schema=TWINS), np.empty((0, 2), np.int64), 0, ())
+            return Twins(pl.DataFrame(schema=TWINS), np.empty((0, 2), np.int64), 0, ())
         numbers = sorted({*rows["part"], *alone["part"]})
         self._store = near_parts.Store(self._folder, numbers)
         self._first = dict(zip(numbers, self._store.firsts.tolist(), strict=True))
@@ -81,7 +94,7 @@ class NearDuplicates:
             schema=TWINS,
             orient="row",
         )
-        return NearTwins(twins, order[edges], alone_count, tuple(self._warnings(rows, described)))
+        return Twins(twins, order[edges], alone_count, tuple(self._warnings(rows, described)))
 
     def _numbers(self, rows: pl.DataFrame) -> NDArray[np.int64]:
         """Return the number of each row's conversation among those of all parts."""

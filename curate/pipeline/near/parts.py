@@ -17,9 +17,11 @@ from curate.dataset.columns import MESSAGE
 from curate.filters.minhash import passages, signatures, templates
 from curate.filters.minhash.shingles import Shingles, Values, shingle
 from curate.filters.minhash.words import compose
+from curate.filters.registry import Settings
 from curate.pipeline.frames import part_file
 
 SHINGLES = "shingles"
+PROMPTS = "prompts"
 COMMON = "common.npy"  # the shingles that many conversations share, in the folder of parts
 CACHE = 64 << 20  # bytes of sets that the parent keeps in memory
 PASSAGE, WORDS = 84, 30  # characters of evidence: of the shared passage, and of either side's own words
@@ -36,14 +38,41 @@ def conversation_texts(messages: pl.DataFrame, of: str) -> pl.DataFrame:
     return messages.filter(chosen).group_by("row", maintain_order=True).agg(text=text.str.join("\n"))
 
 
-def write_shingles(folder: Path, number: int, texts: pl.DataFrame, rows: int) -> None:
-    """Write the sets of a part's conversations, numbered by their row in its summary; `texts` has `row` and `text`."""
+def compared_texts(
+    messages: pl.DataFrame, conversations: pl.DataFrame, near: Settings | None, prompts: bool
+) -> pl.DataFrame | None:
+    """Return the `row` of each conversation with what rules compare over the whole corpus; None if that is nothing.
+
+    That is its `text`, if `near` has the settings of near duplicates, and its first `prompt` with its `language`, if
+    `prompts` are capped. `conversations` has row and language.
+    """
+    if near is None and not prompts:
+        return None
+    texts = conversations.select(pl.col("row").cast(pl.UInt32))
+    if near is not None:
+        texts = texts.join(conversation_texts(messages, str(near["of"])), on="row", how="left", maintain_order="left")
+    if prompts:
+        first = messages.filter(pl.col("role") == "user").group_by("row").agg(prompt_text=pl.col("content").first())
+        texts = texts.with_columns(language=conversations["language"])
+        texts = texts.join(first, on="row", how="left", maintain_order="left")
+    return texts
+
+
+def write_texts(folder: Path, number: int, texts: pl.DataFrame, rows: int) -> None:
+    """Write a part's compared texts, numbered by their row in its summary: the sets of shingles, and the prompts."""
+    if "text" in texts.columns:
+        _write_shingles(part_file(folder, number, SHINGLES), texts.select("row", "text").drop_nulls(), rows)
+    if "prompt_text" in texts.columns:
+        prompts = texts.select("row", "language", text="prompt_text")
+        prompts.write_ipc(part_file(folder, number, PROMPTS), compression="uncompressed")
+
+
+def _write_shingles(path: Path, texts: pl.DataFrame, rows: int) -> None:
     composed = [""] * rows
     for row, text in texts.iter_rows():
         composed[row] = compose(text)
     sets = shingle(composed)
     header = np.concatenate([[rows], sets.sizes]).astype(np.uint32)
-    path = part_file(folder, number, SHINGLES)
     with path.open("wb") as file:
         file.write(header.tobytes())
         file.write(sets.values.tobytes())

@@ -25,7 +25,7 @@ from curate.filters import near_duplicates
 from curate.pipeline import assemble, corpus, holdout
 from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
-from curate.pipeline.run import CleanResult, Page, Progress, find_near, mask_spans, write_tables
+from curate.pipeline.run import CleanResult, Page, Progress, make_finders, mask_spans, write_tables
 from curate.pipeline.sets.step import RecordTask, SetFactory, SetPart, Source
 from curate.pipeline.sets.stored import Slice, plan_slices
 
@@ -66,11 +66,12 @@ def make(making: Making, output: Output, workers: int | None, progress: Progress
         scratch = (partial / transaction.PARTS).absolute()
         scratch.mkdir()
         with open_pool(SetFactory(making.sources, scratch), count) as pool:
+            finders = make_finders(pool, scratch, making.recipe)
             parts: list[SetPart] = []
             for part in pool.map(slices):
                 parts.append(part)
                 _report(progress, parts, size, len(slices), started)
-            decisions = corpus.decide(parts, making.recipe, near=find_near(pool, scratch, making.recipe))
+            decisions = corpus.decide(parts, making.recipe, finders=finders)
             check_kept(parts, decisions, scratch, ())
             _write_records(pool, decisions)
             counts = write_tables(pool, partial, parts, decisions, making.recipe, output.page)

@@ -151,7 +151,7 @@ class _Slicer:
         self.cleaner.write(task.number, tables)
         if batch.texts is not None:
             rows = 1 + max(batch.summary["row"], default=-1)
-            near_parts.write_shingles(self.cleaner.parts, task.number, batch.texts, rows)
+            near_parts.write_texts(self.cleaner.parts, task.number, batch.texts, rows)
         records_read = tables["rejected"].filter(pl.col("scope") == "record")["rule"]
         return SetPart(
             task.number,
@@ -227,8 +227,9 @@ class _Slicer:
         if self.judge.changed and filtered.height:
             outcome = self.filters.apply(stored.with_texts(filtered)).select(SHOWN)
             verdict = filtered.select("row").hstack(outcome).filter(pl.col("rule").is_not_null())
-        near = self.cleaner.near
-        texts = near_parts.conversation_texts(stored.explode(conversations), str(near["of"])) if near else None
+        cleaner = self.cleaner
+        messages = stored.explode(conversations)
+        texts = near_parts.compared_texts(messages, conversations, cleaner.near, cleaner.caps_prompts)
         return _Batch(tables, stored.summarise(conversations), verdict, texts)
 
     def _clean(self, again: pl.DataFrame, wanted: pl.DataFrame) -> list[_Batch]:

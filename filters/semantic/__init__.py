@@ -1,0 +1,1 @@
+"""Texts to vectors, by a model of the user's."""
