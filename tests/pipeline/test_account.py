@@ -142,6 +142,7 @@ FILTERS: dict[str, object] = {
     "plugins": True,
     "exact_duplicates": True,
     "near_duplicates": {"threshold": 0.5},
+    "prompt_cap": {"most": 1},
 }
 REPAIRS: list[dict[str, object]] = [
     {},
