@@ -12,12 +12,13 @@ import polars as pl
 
 from curate.errors import RecipeError, did_you_mean
 from curate.filters.examples import Examples, chat
-from curate.filters.registry import reject, rule, signal
+from curate.filters.registry import reject, repair, rule, signal
 
 if TYPE_CHECKING:
     from curate.filters.personal_data.matching import Family
+    from curate.schemas.conversation import Conversation
 
-ACTIONS = ("flag", "drop")
+ACTIONS = ("flag", "redact", "drop")
 
 
 @signal(private_hits=pl.UInt32, private_types=pl.List(pl.String), private_hashes=pl.List(pl.String))
@@ -51,10 +52,11 @@ def secret_values(frame: pl.DataFrame) -> pl.DataFrame:
     )
 )
 def privacy(action: str = "flag", types: tuple[str, ...] = ()) -> pl.Expr:
-    """Flag conversations with personal data, such as e-mail addresses and telephone numbers, or drop them.
+    """Flag, redact or drop conversations with personal data, such as e-mail addresses and telephone numbers.
 
-    `action`: "flag" only measures the signal `personal_data`; "drop" rejects the conversation. `types` are those of the
-    signal that count, by default all. Names of people, addresses and dates of birth need a model; no rule finds them.
+    `action`: "flag" only measures the signal `personal_data`; "redact" replaces each value in all texts by a
+    placeholder such as [EMAIL_1], the same for the same value; "drop" rejects the conversation. `types` are those of
+    the signal that count, by default all. No rule finds names of people, street addresses and dates of birth.
     """
     return _reject("privacy", "private", action, types)
 
@@ -67,11 +69,30 @@ def privacy(action: str = "flag", types: tuple[str, ...] = ()) -> pl.Expr:
     )
 )
 def secrets(action: str = "flag", types: tuple[str, ...] = ()) -> pl.Expr:
-    """Flag conversations with secrets, such as keys of well-known services and private keys, or drop them.
+    """Flag, redact or drop conversations with secrets, such as keys of well-known services and private keys.
 
     `action` and `types` are those of `privacy`, with the types of the signal `secret_values`.
     """
     return _reject("secrets", "secret", action, types)
+
+
+@repair(of="privacy")
+def redact_privacy(conversations: Sequence[Conversation], action: str = "flag", types: tuple[str, ...] = ()) -> None:
+    """Replace personal data in all texts of the conversations by placeholders, if the action is "redact"."""
+    _redact(conversations, "privacy", action, types)
+
+
+@repair(of="secrets")
+def redact_secrets(conversations: Sequence[Conversation], action: str = "flag", types: tuple[str, ...] = ()) -> None:
+    """Replace secrets in all texts of the conversations by placeholders, if the action is "redact"."""
+    _redact(conversations, "secrets", action, types)
+
+
+def _redact(conversations: Sequence[Conversation], name: Family, action: str, types: Sequence[str]) -> None:
+    if action == "redact":
+        from curate.filters.personal_data import redaction
+
+        redaction.redact(conversations, name, types)
 
 
 def _reject(name: Family, prefix: str, action: str, types: Sequence[str]) -> pl.Expr:

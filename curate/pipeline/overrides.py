@@ -75,6 +75,10 @@ class Overrides(TypedDict, total=False):
         bool | None,
         Override("output.originals", "Do not store the original bytes of changed records.", "--no-originals"),
     ]
+    redact_rejects: Annotated[
+        bool | None,
+        Override("output.redact_rejects", "Replace personal data and secrets in the bytes of rejected records too."),
+    ]
 
 
 def read_declarations() -> dict[str, tuple[object, Override]]:

@@ -79,6 +79,7 @@ class OutputSettings:
     """Tables written in addition to the conversations."""
 
     originals: bool = True
+    redact_rejects: bool = False  # the bytes of rejected records, with what the filters `privacy` and `secrets` redact
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def from_dict(values: Table, where: str = "recipe", *, check_filters: bool = Tru
     _check_format(recipe.input.format, where)
     _check_encoding(recipe.input.encoding, where)
     _check_columns(recipe.input.columns, where)
+    _check_redaction(recipe, where)
     return recipe
 
 
@@ -265,6 +267,21 @@ def _check_columns(columns: Sequence[str], where: str) -> None:
         parse_columns(columns)
     except RecipeError as error:
         raise RecipeError(f"{where}: input.columns: {error}") from None
+
+
+def _check_redaction(recipe: Recipe, where: str) -> None:
+    if not recipe.output.redact_rejects:
+        return
+    if recipe.output.originals:
+        raise RecipeError(
+            f"{where}: output.redact_rejects = true needs originals = false (--no-originals): the originals hold the "
+            "records as they were"
+        )
+    if not any(recipe.filters.get(name, {}).get("action") == "redact" for name in ("privacy", "secrets")):
+        raise RecipeError(
+            f'{where}: output.redact_rejects = true needs a filter that redacts: privacy = {{ action = "redact" }}, or '
+            "--recipe strict"
+        )
 
 
 def _check_encoding(name: str, where: str) -> None:

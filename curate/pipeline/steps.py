@@ -19,6 +19,8 @@ import polars as pl
 
 from curate.errors import RecordError
 from curate.filters import near_duplicates, prompt_cap, registry, repairs, verdicts
+from curate.filters import near_duplicates, registry, repairs, verdicts
+from curate.filters.personal_data import redaction
 from curate.ingest.decode import Chunk, decode_records
 from curate.pipeline import frames, repair_html, repair_text, repair_turns, train_marks
 from curate.pipeline.frames import Draft, Origin, Reject, part_file
@@ -108,6 +110,7 @@ class Cleaner:
         self.repaired = frozenset(repair.of or repair.name for repair, _ in self.repairs)
         self.caps_prompts = prompt_cap.NAME in recipe.filters
         self.near = recipe.filters.get(near_duplicates.NAME)
+        self.redacted = redaction.redacted_families(recipe.filters)
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def __call__(
@@ -162,12 +165,32 @@ class Cleaner:
             batch = frames.Batch(drafts, messages, frame, pieces, self.template)
             tables = {
                 "kept": frames.kept_table(batch),
-                "originals": frames.originals_table(batch),
-                "rejected": frames.rejected_table(rejects, frame),
+                "originals": self._redact_records(frames.originals_table(batch)),
+                "rejected": self._redact_records(frames.rejected_table(self._redact_evidence(rejects), frame)),
             }
         rejected = Counter(reject.rule for reject in rejects if reject.scope == "record")
         part = Part(number, read, rejected, alone, summary, self.tokenizer.info, dict(self.seconds), branches)
         return Cleaned(part, tables, texts)
+
+    def _redact_evidence(self, rejects: list[Reject]) -> list[Reject]:
+        """Return the rejects without values that are redacted, which those of unparsed records still have."""
+        if not self.redacted:
+            return rejects
+        texts = [text for each in rejects for text in (each.reason, each.evidence)]
+        changed = iter(redaction.redact_texts(texts, self.redacted))
+        return [
+            replace(each, reason=reason, evidence=evidence)
+            for each, reason, evidence in zip(rejects, changed, changed, strict=True)
+        ]
+
+    def _redact_records(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Return a table with redacted records, if the recipe says so; originals become the rejects of duplicates."""
+        if not self.recipe.output.redact_rejects:
+            return table
+        texts = [record and record.decode("utf-8", "replace") for record in table["record"]]
+        changed = iter(redaction.redact_texts([text for text in texts if text is not None], self.redacted))
+        records = [None if text is None else next(changed).encode() for text in texts]
+        return table.with_columns(record=pl.Series(records, dtype=pl.Binary))
 
     @contextmanager
     def _time_stage(self, stage: str) -> Iterator[None]:

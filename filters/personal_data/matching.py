@@ -46,6 +46,7 @@ class ValueRule:
     check: checks.Check
     words: Sequence[str] = ()  # patterns
     keywords: re.Pattern[str] | None = None  # any of them
+    unless: re.Pattern[str] | None = None  # what may not be right before the value
     trim: bool = False
     hits: Sequence[str] = ()
     misses: Sequence[str] = ()
@@ -85,6 +86,7 @@ def _rule(table: Mapping[str, Any]) -> ValueRule:
         check=getattr(checks, name, None) or getattr(phones, name),
         words=words,
         keywords=re.compile("|".join(words), re.ASCII | re.IGNORECASE) if words else None,
+        unless=re.compile(table["unless"], re.ASCII) if "unless" in table else None,
         trim=bool(table.get("trim")),
         hits=table["hits"],
         misses=table["misses"],
@@ -165,6 +167,8 @@ def _find_values(rule: ValueRule, text: str) -> Iterator[Hit]:
     """Yield the values of a rule in a text, without escapes."""
     for match in rule.pattern.finditer(text):
         start, end = match.span(rule.part)
+        if rule.unless is not None and rule.unless.search(text, max(0, start - 2 * BEFORE), start):
+            continue
         if rule.keywords is None or _is_near(rule.keywords, text, start, end):
             end = _valid_end(rule, text, start, end)
             if end > start:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import curate
 from curate.errors import RecipeError
 from curate.filters import registry
-from curate.filters.personal_data import checks, matching
+from curate.filters.personal_data import checks, matching, redaction
 from curate.filters.personal_data.matching import Family, find
 from curate.pipeline import recipe
 from tests.support import ROOT
@@ -289,7 +291,7 @@ def test_only_the_types_of_the_setting_drop_a_conversation(tmp_path: Path, types
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"action": "hide"}, "action = 'hide' must be one of flag, drop"),
+        ({"action": "hide"}, "action = 'hide' must be one of flag, redact, drop"),
         ({"types": ("emial",)}, "unknown type 'emial'; did you mean 'email'"),
     ],
     ids=["action", "type"],
@@ -297,3 +299,156 @@ def test_only_the_types_of_the_setting_drop_a_conversation(tmp_path: Path, types
 def test_a_wrong_setting_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         registry.check("privacy", settings)
+
+
+PLANTED = {
+    "email": "minsu.kim@naver.com",
+    "phone": "+82-10-8731-4492",
+    "card": "4539578763621486",
+    "us_ssn": "536-22-8174",
+    "github_token": "ghp_" + mixed(random.Random(2), 36),
+    "password": "q8Zt-41vKs",
+}
+
+
+def planted_chat(**keys: object) -> dict[str, object]:
+    """Return a record with the values in every text that a conversation has."""
+    all_values = " ".join(value for name, value in PLANTED.items() if name != "password")
+    calls = [
+        {"name": "send", "arguments": {"to": PLANTED["email"], "card": 4539578763621486, "n": [4539578763621486, 1]}}
+    ]
+    return {
+        "messages": [
+            {"role": "system", "content": f"The user is {PLANTED['email']}."},
+            {
+                "role": "user",
+                "content": f"I am {PLANTED['email'].upper()}: {all_values}\n```json\n{json.dumps(PLANTED)}\n```",
+            },
+            {
+                "role": "assistant",
+                "content": f'{{"card": {PLANTED["card"]}, "text": "a\\n{PLANTED["email"]}"}}',
+                "reasoning_content": f"They gave {PLANTED['us_ssn']}, and postgres://app:{PLANTED['password']}@db.lumen.io/x",
+                "tool_calls": [
+                    {"id": "c1", "type": "function", "function": {**call, "arguments": json.dumps(call["arguments"])}}
+                    for call in calls
+                ],
+            },
+            {
+                "role": "tool",
+                "tool_call_id": "c1",
+                "content": f"<div>{all_values}</div> {PLANTED['password']}",
+                "note": all_values,
+            },
+            {"role": "assistant", "content": f"Sent to {PLANTED['email']} and {PLANTED['phone']}."},
+        ],
+        "tools": [
+            {
+                "type": "function",
+                "function": {"name": "send", "description": f"As {PLANTED['email']}", "parameters": {}},
+            }
+        ],
+        "title": f"Chat of {PLANTED['phone']}",
+        "contact": {"card": 4539578763621486},
+        **keys,
+    }
+
+
+REDACT = {"privacy": {"action": "redact"}, "secrets": {"action": "redact"}}
+
+
+@pytest.fixture(scope="module")
+def redacted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a set of a chat with planted values, its copy, a short one, and records that cannot be parsed."""
+    folder = tmp_path_factory.mktemp("redacted")
+    email = PLANTED["email"]
+    short = {"messages": [{"role": "user", "content": email}, {"role": "assistant", "content": "?"}]}
+    odd = {"messages": [{"role": email, "content": f"{email} {PLANTED['card']}"}]}
+    html = [
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": f"<p>It is <b>{email}</b>, of course.</p>"},
+    ]
+    records = [planted_chat(), planted_chat(), short, odd, {"messages": html}, {"messages": email}]
+    lines = [*map(json.dumps, records), f'{{"messages": "{email}'.replace("}", ""), json.dumps(records[0])]
+    (folder / "dump.jsonl").write_text("\n".join(lines), "utf-8")
+    values = {"filters": {**REDACT, "min_characters": {"minimum": 40}, "exact_duplicates": True}}
+    settings = {**values, "output": {"originals": False, "redact_rejects": True}}
+    curate.clean(folder / "dump.jsonl", folder / "set", recipe=recipe.from_dict(settings))
+    return folder / "set"
+
+
+def everything_in(folder: Path) -> str:
+    """Return all that a set holds as text: the tables' values, the manifest and the page."""
+    tables = [repr(pl.read_parquet(path).to_dicts()) for path in folder.glob("*.parquet")]
+    return "\n".join([*tables, *(path.read_text("utf-8") for path in folder.glob("*.[jh]*"))])
+
+
+def test_no_planted_value_is_in_any_file_of_a_redacted_set(redacted: Path) -> None:
+    text = everything_in(redacted)
+    assert "[EMAIL_1]" in text and "[CARD_1]" in text
+    assert {name: value for name, value in PLANTED.items() if value.lower() in text.lower()} == {}
+    assert pl.read_parquet(redacted / "rejected.parquet").height >= 4
+
+
+def test_a_value_has_one_placeholder_in_all_texts_and_json_stays_json(redacted: Path) -> None:
+    row = pl.read_parquet(redacted / "conversations.parquet").row(0, named=True)
+    system, user, call, result, answer = row["messages"]
+    assert system["content"] == "The user is [EMAIL_1]."
+    assert user["content"].startswith("I am [EMAIL_1]: [EMAIL_1] [PHONE_1] [CARD_1] [US_SSN_1] [GITHUB_TOKEN_1]")
+    assert answer["content"] == "Sent to [EMAIL_1] and [PHONE_1]."
+    assert json.loads(call["content"]) == {"card": "[CARD_1]", "text": "a\n[EMAIL_1]"}
+    assert "postgres://app:[URL_PASSWORD_1]@db.lumen.io/x" in call["reasoning"]
+    [request] = json.loads(call["tool_calls"])
+    arguments = request["function"]["arguments"]
+    arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+    assert arguments == {"to": "[EMAIL_1]", "card": "[CARD_1]", "n": ["[CARD_1]", 1]}
+    assert result["content"].endswith("</div> [URL_PASSWORD_1]")
+    assert json.loads(row["metadata"])["contact"] == {"card": "[CARD_1]"}
+    assert "As [EMAIL_1]" in row["tools"]
+    assert {"privacy", "secrets"} <= set(row["edit_names"])
+
+
+def test_originals_and_rejects_hold_the_text_as_it_was_by_default(tmp_path: Path) -> None:
+    email = PLANTED["email"]
+    short = {"messages": [{"role": "user", "content": email}, {"role": "assistant", "content": "?"}]}
+    (tmp_path / "dump.jsonl").write_text("\n".join(map(json.dumps, [planted_chat(), short])), "utf-8")
+    filters = {**REDACT, "min_characters": {"minimum": 40}}
+    curate.clean(tmp_path / "dump.jsonl", tmp_path / "set", recipe=recipe.from_dict({"filters": filters}))
+    rejected = pl.read_parquet(tmp_path / "set" / "rejected.parquet").row(0, named=True)
+    assert email.encode() in rejected["record"]
+    assert email not in rejected["reason"] + rejected["evidence"]
+    assert email.encode() in pl.read_parquet(tmp_path / "set" / "originals.parquet")["record"][0]
+    assert email not in everything_in(tmp_path / "set").replace(repr(rejected["record"]), "").split("b'")[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"output": {"redact_rejects": True}, "filters": REDACT}, "needs originals = false"),
+        ({"output": {"redact_rejects": True, "originals": False}}, "needs a filter that redacts"),
+    ],
+    ids=["originals", "filter"],
+)
+def test_rejects_are_redacted_only_where_that_hides_something(values: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe.from_dict(values)
+
+
+@given(
+    st.recursive(
+        st.sampled_from([*PLANTED.values(), 4539578763621486, "a\nb", 'say "hi"', "é\\n", 1.5, None, True]),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["card", "phone", "x"]), inner, max_size=3)
+        ),
+        max_leaves=8,
+    ).filter(lambda value: isinstance(value, dict | list)),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_redacted_json_is_json_of_the_same_shape_without_the_values(value: object, nested: bool) -> None:
+    text = json.dumps({"arguments": json.dumps(value)} if nested else value)
+    [changed] = redaction.redact_texts([text], {"privacy": (), "secrets": ()})
+    parsed = json.loads(changed)
+    inner = json.loads(parsed["arguments"]) if nested else parsed
+    assert str(value).count("[") + str(value).count("{") <= str(inner).count("[") + str(inner).count("{")
+    assert all(PLANTED[name] not in changed for name in ("email", "phone", "card", "us_ssn", "github_token"))
+    assert redaction.redact_texts([changed], {"privacy": (), "secrets": ()}) == [changed]
