@@ -19,7 +19,6 @@ import polars as pl
 
 from curate.errors import RecordError
 from curate.filters import near_duplicates, prompt_cap, registry, repairs, verdicts
-from curate.filters import near_duplicates, registry, repairs, verdicts
 from curate.filters.personal_data import redaction
 from curate.ingest.decode import Chunk, decode_records
 from curate.pipeline import frames, repair_html, repair_text, repair_turns, train_marks
