@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -75,6 +75,54 @@ def _regroup(values: Sequence[str | None], sizes: pl.Series) -> pl.Series:
     starts = sizes.cum_sum() - sizes
     rows = [flat.slice(start, size) for start, size in zip(starts, sizes, strict=True)]
     return pl.Series(rows, dtype=pl.List(pl.String))
+
+
+PROMPT = 2_000  # characters at the end of a prompt that a classifier is given
+
+
+@signal(refusal_probabilities=pl.List(pl.Float32), refusal_probability=pl.Float32)
+def refusal_model(
+    frame: pl.DataFrame,
+    model: str = "",
+    label: str = "",
+    template: str = "{answer}",
+    batch_size: int = 32,
+    max_tokens: int = 512,
+) -> pl.DataFrame:
+    """Measure how likely each answer is a refusal, by a sequence classifier of transformers; and the highest of them.
+
+    `model` is a name on the Hub or a folder; a GPU is used if there is one. `label` is the classifier's label of
+    refusals; by default the one that has "refus" in its name. `template` is the text that it reads, with `{answer}` and
+    perhaps `{prompt}`, such as "<|user|>\\n{prompt}\\n<|assistant|>\\n{answer}".
+    """
+    from curate.filters import classifiers  # imports torch: late
+
+    if not model:
+        raise RecipeError("signal 'refusal_model': model is missing; give a classifier's name on the Hub or its folder")
+    if "{answer}" not in template:
+        raise RecipeError(f"signal 'refusal_model': template = {template!r} must have {{answer}}")
+    if min(batch_size, max_tokens) < 1:
+        raise RecipeError("signal 'refusal_model': batch_size and max_tokens must be 1 or more")
+    texts = [[_fill(template, *pair) for pair in _pairs(messages)] for messages in frame["messages"].to_list()]
+    flat = [text for each in texts for text in each]
+    values = iter(classifiers.probabilities(flat, model, label, "refus", batch_size, max_tokens))
+    lists = pl.Series([[next(values) for _ in each] for each in texts], dtype=pl.List(pl.Float32))
+    return pl.DataFrame({"refusal_probabilities": lists, "refusal_probability": lists.list.max()})
+
+
+def _fill(template: str, prompt: str, answer: str) -> str:
+    parts = {"{prompt}": prompt[-PROMPT:], "{answer}": answer}
+    return re.sub(r"\{prompt\}|\{answer\}", lambda match: parts[match.group()], template)
+
+
+def _pairs(messages: Sequence[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield each answer with the prompt before it."""
+    prompt = ""
+    for message in messages:
+        if message["role"] == "user":
+            prompt = message["content"]
+        elif message["role"] == "assistant":
+            yield prompt, message["content"]
 
 
 @rule(

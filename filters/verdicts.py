@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from curate.errors import RecipeError
+from curate.errors import CurateError, RecipeError
 from curate.filters.registry import EVIDENCE, VERDICT, Rule, Settings, first_line, get, reject, rules
 
 FAILURES = (Exception, pl.exceptions.PanicException)  # what a user's expression may raise
@@ -47,6 +47,8 @@ def _measure(rule: Rule, settings: Mapping[str, object], frame: pl.DataFrame) ->
     """Return a signal's columns; raises RecipeError if it fails or returns other columns or rows than declared."""
     try:
         columns = rule.call(frame, settings)
+    except CurateError:
+        raise
     except FAILURES as error:
         raise RecipeError(f"{rule.label} failed: {first_line(error)}") from error
     if not isinstance(columns, pl.DataFrame) or dict(columns.schema) != dict(rule.columns):
