@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from curate.api.compare import compare
     from curate.api.fingerprint import fingerprint
     from curate.api.read import read
-    from curate.api.refilter import refilter
+    from curate.api.refilter import combine, refilter
     from curate.api.stats import stats
     from curate.conversion.collection import Conversations
     from curate.conversion.convert import convert
@@ -42,6 +42,7 @@ _MODULES = {  # name to the module that defines it
     "stats": "curate.api.stats",
     "read": "curate.api.read",
     "refilter": "curate.api.refilter",
+    "combine": "curate.api.refilter",
     "Conversations": "curate.conversion.collection",
     "compare": "curate.api.compare",
     "Comparison": "curate.analysis.comparison",
@@ -70,6 +71,7 @@ __all__ = [
     "Selection",
     "chat",
     "clean",
+    "combine",
     "compare",
     "convert",
     "doctor",

@@ -1,4 +1,4 @@
-"""`curate.refilter`: make a set from another one, write its page, and convert it if the output is a file."""
+"""`curate.refilter` and `curate.combine`: make a set from sets, with its page, and convert it to a file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from curate.dataset.query import read_ids
 from curate.pipeline import recipe as recipes
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult, Progress
+from curate.pipeline.sets.combine import combine as run_combine
 from curate.pipeline.sets.make import Output
 from curate.pipeline.sets.refilter import refilter as run_refilter
 from curate.pipeline.sets.step import Asked
@@ -47,6 +48,28 @@ def refilter(
     target = Output(folder, file, Page(), force)
     given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items() if value}
     result = run_refilter(open_set(source), resolved, Asked(dropped, kept, where), given, target, workers, progress)
+    if file is not None:
+        convert_set(folder, file)
+    return dataclasses.replace(result, seconds=time.perf_counter() - started)
+
+
+def combine(
+    first: str | Path,
+    second: str | Path,
+    output: str | Path,
+    *,
+    force: bool = False,
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> CleanResult:
+    """Put two sets together, with duplicates decided across both, and return the new one's location and counts.
+
+    The split of the first set holds. Raises SetError where the two differ in window, template or tokenizer.
+    """
+    started = time.perf_counter()
+    folder, file = find_target(Path(output))
+    target = Output(folder, file, Page(), force)
+    result = run_combine(open_set(first), open_set(second), target, workers, progress)
     if file is not None:
         convert_set(folder, file)
     return dataclasses.replace(result, seconds=time.perf_counter() - started)

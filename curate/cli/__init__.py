@@ -18,6 +18,7 @@ __all__ = ["cli", "main"]
 COMMANDS = {  # name to module; importing a module loads only click
     "clean": "clean",
     "refilter": "refilter",
+    "combine": "refilter",
     "stats": "stats",
     "show": "show",
     "explain": "explain",

@@ -1,4 +1,4 @@
-"""`curate refilter`: make a set again with another recipe, without its dump."""
+"""`curate refilter` and `curate combine`: make a set from sets, without their dumps."""
 
 from __future__ import annotations
 
@@ -40,4 +40,36 @@ def refilter(source: str, quiet: bool, as_json: bool, **settings: Any) -> None:
 
     with show_progress(quiet) as progress:
         result = run(source, progress=progress, **settings)
+    report(result, quiet, as_json)
+
+
+@click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    help="Folder to write; a .json, .jsonl or .parquet name also writes that file.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Number of processes.  [default: all cores]")
+@click.option("--force", is_flag=True, help="Replace a set that was not made from A and B.")
+@click.option("--quiet", "-q", is_flag=True, help="Print warnings only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def combine(first: str, second: str, quiet: bool, as_json: bool, **settings: Any) -> None:
+    """Put two sets together.
+
+    Duplicates are decided again across A and B, and ids are unique. What A trains on and holds out stays
+    so: what B has in common with A's eval split is held out too.
+
+    \b
+    Example:
+      curate combine curated more -o both
+    """
+    from curate.api.refilter import combine as run
+    from curate.cli.clean import report
+    from curate.cli.clean_progress import show_progress
+
+    with show_progress(quiet) as progress:
+        result = run(first, second, progress=progress, **settings)
     report(result, quiet, as_json)

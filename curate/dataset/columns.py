@@ -95,6 +95,7 @@ SET_SUMMARY: Types = {  # further ones, of parts that are made of a set's rows
     "protected": pl.Boolean,  # the user keeps it, even if it is a duplicate
     "set": pl.UInt32,  # the number of the set, whose own split holds
     "earlier_split": pl.String,
+    "earlier_id": pl.String,
 }
 
 # Columns of a converted file: those of `curate convert --to parquet`.

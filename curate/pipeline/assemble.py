@@ -18,11 +18,13 @@ from curate.engine import base
 from curate.ingest.damaged_records import DAMAGED_STREAM
 from curate.pipeline.corpus import Decisions
 from curate.pipeline.frames import count_turn_keys, part_file
+from curate.pipeline.sets.earlier import CONTINUES
 from curate.schemas.conversation import EXCERPT
 
 DECISIONS = "decisions.arrow"  # in the folder of parts
 ReadRows = Callable[[Path, int, pl.DataFrame], pl.DataFrame]  # folder of parts, part number, its decisions → rows
 NOTHING = pl.lit("")
+EDITS = {"doubt": DAMAGED_STREAM, "continues": CONTINUES}  # of kept conversations, by column of the decisions
 LIGHT_COLUMNS = pl.exclude("edits", "edit_names", "messages")
 
 
@@ -106,11 +108,13 @@ def _no_tally(counts: Counts, rows: pl.DataFrame) -> None:
 
 
 def _kept_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
-    kept = rows.filter(pl.col("rule").is_null()).select("row", "id", "cluster", "split", "pieces", "doubt")
+    kept = rows.filter(pl.col("rule").is_null()).select("row", "id", "cluster", "split", "pieces", "doubt", "continues")
     joined = _read(source, number, "kept").join(kept, on="row", how="inner", maintain_order="left")
     name = pl.col("id") + "_" + pl.col("piece").cast(pl.String)
     joined = joined.with_columns(id=pl.when(pl.col("pieces") > 1).then(name).otherwise("id"))
-    return joined if kept["doubt"].is_null().all() else add_edit(joined, DAMAGED_STREAM, after=pl.col("doubt"))
+    for column, rule in EDITS.items():
+        joined = joined if kept[column].is_null().all() else add_edit(joined, rule, after=pl.col(column))
+    return joined
 
 
 def add_edit(rows: pl.DataFrame, rule: str, *, after: pl.Expr, before: pl.Expr = NOTHING) -> pl.DataFrame:

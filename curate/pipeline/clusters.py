@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 PIECE = r"^(?<chat>.+)_(?<number>0|[1-9]\d{0,3})$"  # the id of a piece: that of its chat, and a number
 MAX_ROWS = 100  # with one id; one that more conversations have is not the id of a chat
+Edges = NDArray[np.int64] | None  # [edges, 2]: places of rows
 TYPICAL_PIECES = 8  # of a chat, on average, at most; ids such as train_0 … train_99 have more
 
 
@@ -36,7 +37,7 @@ def may_be_piece(source_id: str | None) -> bool:
     return source_id is not None and source_id[-1:].isdigit() and "_" in source_id
 
 
-def cluster_names(rows: pl.DataFrame, near: NDArray[np.int64] | None = None) -> pl.Series:
+def cluster_names(rows: pl.DataFrame, near: Edges = None) -> pl.Series:
     """Return the cluster of each conversation: the lowest hash of its first prompts, as 16 hex digits.
 
     `rows` has prompt, chat, source_id, source_file, source_index and branch. An id that is a number counts within its

@@ -14,6 +14,7 @@ from curate.ingest.damaged_records import DAMAGED_STREAM, DOUBT, DamagedRecords
 from curate.pipeline import clusters, holdout, train_marks
 from curate.pipeline.near.decision import TWINS, Finder
 from curate.pipeline.recipe import Recipe
+from curate.pipeline.sets import earlier
 from curate.pipeline.steps import Part
 
 DUPLICATES = "exact_duplicates"
@@ -35,8 +36,8 @@ class Decisions:
     """The decisions on conversations that no filter rejected, in record order.
 
     Columns of `rows`: part, row, pieces, id (unique; the id of a piece has its number appended), cluster, split, rule
-    (null if the conversation is kept), twin (its id), reason, evidence, doubt (null, or why a kept conversation may be
-    altered).
+    (null if the conversation is kept), twin (its id), reason, evidence, continues (the id of a known one), doubt (null,
+    or why a kept conversation may be altered).
     Columns of `gains`: those of `train_marks.GAINS`.
     """
 
@@ -47,11 +48,16 @@ class Decisions:
 
 
 def decide(
-    parts: Sequence[Part], recipe: Recipe, damaged: Sequence[DamagedRecords] = (), finders: Sequence[Finder] = ()
+    parts: Sequence[Part],
+    recipe: Recipe,
+    damaged: Sequence[DamagedRecords] = (),
+    finders: Sequence[Finder] = (),
+    known: pl.DataFrame | None = None,
 ) -> Decisions:
     """Find duplicates, assign unique ids, and choose train or eval, from the parts' summaries.
 
-    `finders` are those of the recipe's further corpus rules, each of which sees what the rules before it keep.
+    `finders` are those of the recipe's further corpus rules, each of which sees what the rules before it keep. `known`
+    has the summaries of an earlier set's conversations: what is the same as one, or its beginning, is rejected.
     Records of damaged streams are rejected or marked before that, so that none is the twin of a sound record.
     """
     measured = _measured(parts)
@@ -59,8 +65,19 @@ def decide(
     rejects_damaged = recipe.input.damaged_streams == "reject"
     remaining = measured.filter(pl.col("pieces") > 0)
     dropped = remaining.filter(pl.col("doubt").is_not_null() & rejects_damaged)
-    surviving = remaining.filter(pl.col("doubt").is_null() | (not rejects_damaged)).with_row_index("order")
+    surviving = remaining.filter(pl.col("doubt").is_null() | (not rejects_damaged))
     alone: dict[str, int] = {}
+    old = earlier.no_known() if known is None else known
+    if known is not None:
+        alone[earlier.KNOWN] = earlier.find_known(measured.filter("alone"), known).height
+        repeated = surviving.select(*PART_KEY).join(earlier.find_known(surviving, known), on=PART_KEY)
+        dropped = pl.concat([_reject_damaged(dropped), _reject_known(repeated)], how="diagonal")
+        surviving = surviving.join(repeated, on=PART_KEY, how="anti", maintain_order="left")
+        continued = earlier.find_continued(surviving, known)
+        surviving = surviving.join(continued, on=PART_KEY, how="left", maintain_order="left")
+    else:
+        dropped = _reject_damaged(dropped)
+    surviving = surviving.with_row_index("order")
     settings = recipe.filters.get(DUPLICATES)
     twins = pl.DataFrame(schema=TWIN)
     if settings is not None:
@@ -77,14 +94,15 @@ def decide(
         edges.append(found.edges)
         warnings += found.warnings
         alone[finder.name] = found.alone
-    surviving = surviving.with_columns(cluster=clusters.cluster_names(surviving, np.concatenate(edges)))
+    surviving, old = earlier.add_clusters(surviving, old, np.concatenate(edges))
     rows = surviving.join(twins, on="order", how="left", maintain_order="left")
     gains = train_marks.find_gains(rows)
     rows = _with_ids(rows)
-    rows = _with_split(rows, recipe)
+    rows = earlier.keep_splits(_with_split(rows, recipe), old)
     rows = _with_twin_names(rows)
-    rows = pl.concat([rows, _reject_damaged(dropped), *_verdicts(parts)], how="diagonal")
-    names = ("pieces", "id", "cluster", "split", "rule", "twin", "reason", "evidence", "doubt")
+    rows = pl.concat([rows, dropped, *_verdicts(parts)], how="diagonal")
+    rows = rows if known is not None else rows.with_columns(continues=pl.lit(None, pl.String))
+    names = ("pieces", "id", "cluster", "split", "rule", "twin", "reason", "evidence", "doubt", "continues")
     counts = {rule: count for rule, count in alone.items() if count}
     return Decisions(rows.select(*PART_KEY, *names), gains, counts, warnings)
 
@@ -129,6 +147,12 @@ def with_doubt(rows: pl.DataFrame, damaged: Sequence[DamagedRecords]) -> pl.Data
 def _reject_damaged(rows: pl.DataFrame) -> pl.DataFrame:
     reason = pl.col("doubt") + f"; {DOUBT}"
     return rows.with_columns(rule=pl.lit(DAMAGED_STREAM), reason=reason, doubt=pl.lit(None, dtype=pl.String))
+
+
+def _reject_known(rows: pl.DataFrame) -> pl.DataFrame:
+    kind = pl.col("kind").replace_strict(KIND_TEXTS)
+    reason = pl.format("{} {} in the set that is known", kind, "twin")
+    return rows.select(*PART_KEY, "twin", rule=pl.lit(earlier.KNOWN), reason=reason)
 
 
 def _twins(rows: pl.DataFrame, settings: Mapping[str, object]) -> pl.DataFrame:

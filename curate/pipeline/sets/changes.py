@@ -20,6 +20,7 @@ HTML = "html_answers"  # the one column that filters read and no set has
 KEPT_BY_USER = "kept_by_user"
 DROPPED_BY_USER = "dropped_by_user"
 WHERE = "where"
+MIXED = "differs"  # in the manifest of a combined set: settings before the filters that its sets do not share
 NO_REPAIR = ("flag", "drop")  # actions of a filter that change no message
 Rules = Mapping[str, Mapping[str, Any]]
 
@@ -104,6 +105,9 @@ def _needs_dump(curated: CuratedSet, why: str) -> RecipeError:
 def check_sound(curated: CuratedSet) -> None:
     """Raise RecipeError for a set whose rejected records cannot be read again as `clean` read them."""
     counts, facts = curated.manifest.counts, curated.manifest
+    for use in facts.sets:
+        if use.asked.get(MIXED):
+            raise _needs_dump(curated, f"it combines sets that differ in {', '.join(use.asked[MIXED])}")
     doubtful = any("may be altered" in text for text in facts.warnings)
     if doubtful or DAMAGED_STREAM in counts.rules or DAMAGED_STREAM in counts.edits:
         raise _needs_dump(curated, "a part of the input was damaged, and the set does not say which records it holds")

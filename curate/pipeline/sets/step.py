@@ -139,8 +139,10 @@ class _Slicer:
         same, lost = (rows.join(again, on=RECORD, how="anti", maintain_order="left") for rows in (kept, rejected))
         parts = [self._copy(same, lost, originals, outcomes, wanted), *self._clean(again, wanted)]
         batch = _concatenate(parts)
-        old = kept.select(*CHAT, "piece", *OF_SET)
-        batch.tables["kept"] = batch.tables["kept"].join(old, on=[*CHAT, "piece"], how="left", maintain_order="left")
+        old = kept.select("row", *CHAT, "piece", *OF_SET)
+        batch.tables["kept"] = batch.tables["kept"].join(
+            old.drop("row"), on=[*CHAT, "piece"], how="left", maintain_order="left"
+        )
         verdict = pl.concat([batch.verdict, self._apply_asked(batch.tables["kept"], wanted)])
         verdict = verdict.unique("row", keep="first", maintain_order=True)
         records = stored.number_records([kept, rejected], self.source.stored, task)
@@ -309,7 +311,8 @@ class _Slicer:
             protected = wanted.select(*CHAT, protected=pl.lit(True))
             summary = summary.join(protected, on=CHAT, how="left", maintain_order="left")
         if self.source.keeps_split:
-            splits = old.filter(pl.col("piece") == 0).select(*CHAT, earlier_split="split")
+            first = old.with_columns(id=BASE_ID).filter(pl.col("piece") == 0)
+            splits = first.select(*CHAT, earlier_split="split", earlier_id="id")
             summary = summary.join(splits, on=CHAT, how="left", maintain_order="left").with_columns(
                 set=pl.lit(self.number, pl.UInt32)
             )

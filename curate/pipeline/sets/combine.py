@@ -1,0 +1,133 @@
+"""Put two sets together: duplicates are decided again across both, and the split of the first one holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from curate.dataset.curated_set import CONVERSATIONS, REJECTED, CuratedSet
+from curate.errors import SetError
+from curate.filters import registry, verdicts
+from curate.pipeline.corpus import DUPLICATES
+from curate.pipeline.recipe import Recipe
+from curate.pipeline.run import CleanResult
+from curate.pipeline.sets.changes import MIXED, recorded
+from curate.pipeline.sets.make import Making, Output, ProgressCallback, describe_use, make
+from curate.pipeline.sets.refilter import check_current
+from curate.pipeline.sets.step import Source
+from curate.pipeline.sets.stored import StoredSet
+from curate.settings import flatten
+
+BEFORE_FILTERS = ("input", "repair")
+OPTIONS = {"max_tokens": "--max-tokens", "template": "--template", "tokenizer": "--tokenizer"}
+
+
+def combine(
+    first: CuratedSet,
+    second: CuratedSet,
+    output: Output,
+    workers: int | None = None,
+    progress: ProgressCallback = None,
+) -> CleanResult:
+    """Write a set of the rows of two; raises SetError, with what to type, where they count tokens differently."""
+    for curated in (first, second):
+        check_current(curated)
+    recipes = [recorded(curated) for curated in (first, second)]
+    check_alike(first, second)
+    recipe = _common_recipe(*recipes)
+    corpus_rules = {name: value for name, value in recipe.filters.items() if name in registry.rules("corpus")}
+    names = [_source_files(first), _source_files(second)]
+    taken, renamed = {*names[0], *names[1]}, {}
+    for name in names[0] & names[1]:
+        renamed[name] = _free_name(f"{second.path.resolve().name}/{name}", taken)
+        taken.add(renamed[name])
+    sources = [
+        Source(StoredSet(curated.path, others), own, _with_corpus(own, corpus_rules), exact=False, keeps_split=True)
+        for curated, own, others in zip((first, second), recipes, ({}, renamed), strict=True)
+    ]
+    differs = _differing(*recipes)
+    asked = {MIXED: differs} if differs else {}
+    sets = [describe_use(first, "combine", asked), describe_use(second, "combine", asked)]
+    facts, more = first.manifest, second.manifest
+    counts = replace(
+        facts.counts,
+        read=facts.counts.read + more.counts.read,
+        branches=facts.counts.branches + more.counts.branches,
+    )
+    facts = replace(
+        facts,
+        inputs=[*facts.inputs, *more.inputs],
+        unread=[*facts.unread, *more.unread],
+        warnings=list(dict.fromkeys([*facts.warnings, *more.warnings])),
+        sets=[*sets, *facts.sets, *more.sets],
+        counts=counts,
+        run=None,
+    )
+    return make(Making(sources, recipe, facts, {}), output, workers, progress)
+
+
+def check_alike(first: CuratedSet, second: CuratedSet, command: str = "combine") -> None:
+    """Raise SetError if two sets have another window, template or tokenizer."""
+    ours, theirs = first.manifest, second.manifest
+    facts: Mapping[str, tuple[Any, Any, Any]] = {
+        "max_tokens": (ours.window, theirs.window, ours.window),
+        "template": (ours.template, theirs.template, ours.template),
+        "tokenizer": (ours.tokenizer.hash, theirs.tokenizer.hash, ours.own_tokenizer()),
+    }
+    for name, (left, right, value) in facts.items():
+        if left != right:
+            shown = (ours.tokenizer.name, theirs.tokenizer.name) if name == "tokenizer" else (left, right)
+            dump = " ".join(theirs.run.paths) if theirs.run and theirs.run.paths else "DUMP"
+            raise SetError(
+                f"cannot {command} {str(first.path)!r} and {str(second.path)!r}: {name} is {shown[0]} and {shown[1]}; "
+                f"clean the second one's dump again: curate clean {dump} {OPTIONS[name]} {value} -o OTHER"
+            )
+
+
+def _common_recipe(first: Recipe, second: Recipe) -> Recipe:
+    """Return the first recipe with the filters and signals that both have, and the rules on duplicates of either."""
+    corpus_rules = registry.rules("corpus")
+    either = {**second.filters, **first.filters}
+    filters = {
+        name: value
+        for name, value in either.items()
+        if name in corpus_rules or (first.filters.get(name) == second.filters.get(name))
+    }
+    filters.setdefault(DUPLICATES, registry.check(DUPLICATES))
+    ours, theirs = (verdicts.needed_signals(recipe.filters, recipe.signals) for recipe in (first, second))
+    needed = verdicts.needed_signals(filters, {})
+    signals = {name: value for name, value in ours.items() if theirs.get(name) == value and name not in needed}
+    return replace(first, filters=filters, signals=signals)
+
+
+def _with_corpus(recipe: Recipe, corpus_rules: Mapping[str, Any]) -> Recipe:
+    """Return a set's own recipe with other rules on duplicates."""
+    own = {name: value for name, value in recipe.filters.items() if name not in registry.rules("corpus")}
+    return replace(recipe, filters={**own, **corpus_rules})
+
+
+def _differing(first: Recipe, second: Recipe) -> list[str]:
+    """Return the settings of steps before the filters in which two recipes differ."""
+    left, right = (
+        dict(flatten({name: recipe.to_dict()[name] for name in BEFORE_FILTERS})) for recipe in (first, second)
+    )
+    return sorted(name for name in left if name != "input.limit" and left[name] != right[name])
+
+
+def _source_files(curated: CuratedSet) -> set[str]:
+    files = [
+        pl.scan_parquet(curated.path / name).select(pl.col("source_file").unique())
+        for name in (CONVERSATIONS, REJECTED)
+    ]
+    return {name for frame in pl.collect_all(files) for name in frame.to_series()}
+
+
+def _free_name(name: str, taken: Iterable[str]) -> str:
+    number = 2
+    free = name
+    while free in taken:
+        free, number = f"{name}~{number}", number + 1
+    return free
