@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ class Candidates:
     """
 
     bands: NDArray[np.uint32]
-    order: Sequence[int]
+    order: NDArray[np.int64]
     compare: Callable[[int, list[int]], list[float]]
 
 

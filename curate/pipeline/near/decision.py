@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from curate.engine import base
 from curate.filters import near_duplicates
-from curate.filters.minhash import templates
+from curate.filters.minhash import signatures, templates
 from curate.filters.minhash.matches import Pair
 from curate.filters.minhash.shingles import Shingles, Values, jaccard
 from curate.filters.registry import Settings
@@ -80,12 +80,11 @@ class NearDuplicates:
         self._first = dict(zip(numbers, self._store.firsts.tolist(), strict=True))
         self._common = self._find_common(rows)
         np.save(self._folder / near_parts.COMMON, self._common)
-        results = list(self._pool.map(base.Call(near_parts.band_part, (self._folder, number)) for number in numbers))
-        self._bands = np.concatenate([bands for bands, _ in results])
-        self._templated = np.concatenate([templated for _, templated in results])
+        self._compute_bands(numbers)
         found = self._match(rows)
         drops = self._settings["action"] == "drop"
-        alone_count = len(self._match(alone)) if drops else 0
+        alone_count = self._count_alone(rows, alone, len(found)) if drops else 0
+        del self._bands
         order = rows["order"].to_numpy().astype(np.int64)
         edges = np.array([(pair.row, pair.twin) for pairs in found for pair in pairs], np.int64).reshape(-1, 2)
         described = self._describe(rows, [pairs[0] for pairs in found]) if drops else []
@@ -101,6 +100,21 @@ class NearDuplicates:
         firsts = rows["part"].replace_strict(list(self._first), list(self._first.values()), return_dtype=pl.Int64)
         numbers: NDArray[np.int64] = firsts.to_numpy() + rows["row"].to_numpy().astype(np.int64)
         return numbers
+
+    def _compute_bands(self, numbers: Sequence[int]) -> None:
+        """Compute the bands of all parts in the workers, and which conversations are mostly a template's."""
+        size = len(self._store.sizes)
+        self._bands = np.zeros((size, signatures.BANDS), np.uint32)
+        self._templated = np.zeros(size, bool)
+        calls = (base.Call(near_parts.band_part, (self._folder, number)) for number in numbers)
+        for number, (bands, templated) in zip(numbers, self._pool.map(calls), strict=True):
+            place = slice(self._first[number], self._first[number] + len(bands))
+            self._bands[place], self._templated[place] = bands, templated
+
+    def _count_alone(self, rows: pl.DataFrame, alone: pl.DataFrame, found: int) -> int:
+        """Return how many of the conversations in `alone` are dropped; `found` of `rows` are."""
+        same = rows.height == alone.height and rows.select("part", "row").equals(alone.select("part", "row"))
+        return found if same else len(self._match(alone))
 
     def _find_common(self, rows: pl.DataFrame) -> Values:
         """Return the shingles that many conversations share, from a sample by their contents' hashes."""
@@ -181,7 +195,7 @@ class NearDuplicates:
             )
 
 
-def _from_best(rows: pl.DataFrame, sizes: NDArray[np.int64]) -> list[int]:
+def _from_best(rows: pl.DataFrame, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the places of the rows that have words, from the best conversation to the worst.
 
     The best trains the most answers, then has the most different words, then the most messages; of equal ones, the
@@ -195,4 +209,4 @@ def _from_best(rows: pl.DataFrame, sizes: NDArray[np.int64]) -> list[int]:
     ).with_row_index("place")
     ranked = ranked.filter(pl.col("size") > 0)
     ranked = ranked.sort("untrained", "size", "messages", "last", "place", descending=[False, True, True, False, False])
-    return ranked["place"].to_list()
+    return ranked["place"].to_numpy().astype(np.int64)

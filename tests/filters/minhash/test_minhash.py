@@ -123,7 +123,7 @@ def test_similar_pairs_are_found_and_no_others(count: int) -> None:
     assert 0.3 < alike.mean() < 0.95
     assert shared[alike].mean() >= 0.995
     dropped = match(
-        bands, range(len(texts)), lambda row, others: [jaccard(values[row], values[o]) for o in others], 0.8
+        bands, np.arange(len(texts)), lambda row, others: [jaccard(values[row], values[o]) for o in others], 0.8
     )
     for found in dropped:
         assert figure(texts[found[0].row], texts[found[0].twin]) >= 0.8 - 1e-9
@@ -137,9 +137,10 @@ def keep(texts: Sequence[str], threshold: float = 0.5) -> list[str]:
     values = each(sets)
     order = sorted(range(len(texts)), key=lambda row: (-int(sets.sizes[row]), texts[row]))
     order = [row for row in order if sets.sizes[row]]
+    ranked = np.array(order, np.int64)
     figures = match(
         signatures.band_hashes(sets),
-        order,
+        ranked,
         lambda row, others: [jaccard(values[row], values[o]) for o in others],
         threshold,
     )
@@ -247,5 +248,5 @@ def test_a_text_longer_than_a_block_is_read_whole() -> None:
 def test_many_unlike_texts_in_one_band_are_compared_with_few() -> None:
     bands = np.zeros((2_000, signatures.BANDS), np.uint32)
     compared: list[int] = []
-    match(bands, range(len(bands)), lambda row, others: compared.append(len(others)) or [0.0] * len(others), 0.8)  # type: ignore[func-returns-value]
+    match(bands, np.arange(len(bands)), lambda row, others: compared.append(len(others)) or [0.0] * len(others), 0.8)  # type: ignore[func-returns-value]
     assert max(compared) <= 128
