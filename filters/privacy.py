@@ -113,7 +113,7 @@ def _reject(name: Family, prefix: str, action: str, types: Sequence[str]) -> pl.
 
 def _check(name: Family, action: str, types: Sequence[str]) -> None:
     if action not in ACTIONS:
-        raise RecipeError(f"filter {name!r}: action = {action!r} must be one of {', '.join(ACTIONS)}")
+        raise RecipeError(f"filter {name!r}: action = {action!r} is not allowed; give flag, redact or drop")
     if not types:
         return
     from curate.filters.personal_data import matching

@@ -32,7 +32,7 @@ EMAIL_NAMES = re.compile(
 # RFC 2606 and 6761, and the domains that texts use in their place
 EMAIL_DOMAINS = re.compile(
     r"(?:.*\.)?(?:example|test|invalid|localhost|local)(?:\.[a-z]{2,3})?(?:\.[a-z]{2})?|"
-    r"(?:your|my)[\w-]*\.[\w.]+|(?:some)?domain\.[\w.]+|(?:x+|foo|bar|foobar|baz)\.com|(?:company|somewhere|abc|xyz|emailaddress)\.com",
+    r"(?:your|my)[\w-]*\.[\w.]+|(?:some)?domain\.[\w.]+|(?:x+|foo|bar|foobar|baz)\.com|(?:company|somewhere|abc|xyz|emailaddress|contoso|fabrikam)\.com",
     re.I,
 )
 CARD_EXAMPLES = {  # of payment services' test environments, beside those that repeat few digits

@@ -132,9 +132,10 @@ class Placeholders:
             name = type_.upper()
             self.last[name] += 1
             self.by_value[key] = f"[{name}_{self.last[name]}]"
-        placeholder = self.written.setdefault(value, self.by_value[key])
-        self.pattern = None
-        return placeholder
+        if value not in self.written:
+            self.written[value] = self.by_value[key]
+            self.pattern = None
+        return self.by_value[key]
 
     def replace_known(self, text: str) -> str:
         """Replace values where no rule finds them, such as an id that is repeated without the word for it."""

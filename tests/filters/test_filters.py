@@ -26,6 +26,8 @@ SCHEMA: dict[str, pl.DataType] = {
     "language": pl.String(),
     "language_confidence": pl.Float32(),
     **registry.get("benchmark_overlap").columns,
+    **registry.get("personal_data").columns,
+    **registry.get("secret_values").columns,
 }
 
 
@@ -38,6 +40,8 @@ def chat(
     metadata: Mapping[str, object] | None = None,
     language: str = "en",
     overlap: Sequence[object] = (None,) * 6,
+    private: Sequence[str] = (),
+    secret: Sequence[str] = (),
 ) -> dict[str, object]:
     """Return one row as `clean` passes it to filters: a prompt, then its answers."""
     answers = [answer] if isinstance(answer, str) else list(answer)
@@ -52,7 +56,13 @@ def chat(
         "language": language,
         "language_confidence": 0.99,
         **dict(zip(registry.get("benchmark_overlap").columns, overlap, strict=True)),
+        **{f"private_{name}": value for name, value in counts(private).items()},
+        **{f"secret_{name}": value for name, value in counts(secret).items()},
     }
+
+
+def counts(types: Sequence[str]) -> dict[str, object]:
+    return {"hits": len(types), "types": list(types), "hashes": [f"{name} 3f2a" for name in types]}
 
 
 def frame(*rows: dict[str, object]) -> pl.DataFrame:
@@ -101,6 +111,9 @@ DROPPED: list[tuple[str, dict[str, object], dict[str, object], str]] = [
     ("identity", {}, chat("我是由OpenAI训练的模型"), "says who it is"),
     ("repeated_digits", {}, chat("pi is 3.000000000"), "digit 0 9 times in a row, maximum 8"),
     ("repeated_digits", {"times": 3}, chat("Yes.", "call 7775"), "digit 7 3 times in a row, maximum 2"),
+    ("privacy", {"action": "drop"}, chat(private=["email", "ip"]), "2 values of type email, ip"),
+    ("privacy", {"action": "drop", "types": ["ip"]}, chat(private=["email", "ip"]), "1 values of type ip"),
+    ("secrets", {"action": "drop"}, chat(secret=["jwt"]), "1 values of type jwt"),
     ("contamination", {}, chat(overlap=OVERLAP), "67 % of a benchmark's item, 56 words in a row: mmlu:7 (0.67)"),
     ("contamination", {"roles": ["user"], "coverage": 0.3}, chat(overlap=OVERLAP), "40 % of a benchmark's item"),
     ("languages", {"keep": ["en"]}, chat("안녕하세요", language="ko"), "language ko (0.99), kept are en"),
@@ -162,6 +175,10 @@ KEPT: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("identity", {}, chat("I am Claudette, your guide.")),
     ("identity", {}, chat("Yes.", "I am ChatGPT")),
     ("repeated_digits", {}, chat("00000000 and 123456789")),
+    ("privacy", {}, chat(private=["email"])),
+    ("privacy", {"action": "redact"}, chat(private=["email"])),
+    ("privacy", {"action": "drop", "types": ["ip"]}, chat(private=["email"])),
+    ("secrets", {}, chat(secret=["jwt"])),
     ("contamination", {}, chat()),
     ("contamination", {"roles": ["user"]}, chat(overlap=OVERLAP)),
     ("contamination", {"action": "flag"}, chat(overlap=OVERLAP)),
@@ -248,6 +265,8 @@ def test_a_row_gets_the_same_verdict_alone_and_in_any_batch(rows: list[dict[str,
         ("models", {"keep": [4]}, "keep = [4] is not allowed"),
         ("models", {"keep": []}, "would drop everything"),
         ("vendor_mention", {"words": ["openai", " "]}, "none empty"),
+        ("privacy", {"action": "mask"}, "action = 'mask' is not allowed; give flag, redact or drop"),
+        ("secrets", {"types": ["jwtt"]}, "unknown type 'jwtt'; did you mean 'jwt'"),
         ("contamination", {"action": "mask"}, "action = 'mask' is not allowed; give drop or flag"),
         ("contamination", {"roles": ["system"]}, "roles = ['system'] must be of user, assistant"),
         ("contamination", {"coverage": 0.1}, "coverage = 0.1 is not allowed; give 0.25 or more, below 1"),
