@@ -10,6 +10,7 @@ import polars as pl
 from curate.errors import RecipeError
 from curate.filters.examples import Examples, chat
 from curate.filters.registry import reject, repair, rule, signal
+from curate.schemas.continuations import asks_to_continue
 from curate.schemas.conversation import Conversation, Message
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 Found = Iterator[tuple[Conversation, int, str, str]]  # an answer's conversation and index, the reason, the evidence
 
+MOST_JOINS = 64  # of one conversation; each reads the joined answer again
+NAMES = "Three of the rivers of Germany that come to mind are the Rhine, the Danube, and the"
 RIVER = "The Rhine rises in the Alps and flows through six countries before it reaches the North Sea. "
 
 
@@ -305,3 +308,59 @@ def empty_answers(conversations: Sequence[Conversation], action: str = "exchange
 
     if action in ("exchange", "mask"):
         _treat(_find(conversations, judge), "empty_talk", action)
+
+
+# ---- answers that go on in the next exchange
+
+
+@repair(
+    examples=Examples(
+        chat("Name three rivers.", NAMES, "continue", "Elbe."),
+        chat("Name three rivers.", NAMES + " Elbe.", "continue", "The Po."),
+    )
+)
+def continuations(conversations: Sequence[Conversation]) -> None:
+    """Join an answer that was cut off with the answer to "continue" (or "go on", "继续", "계속" …) after it.
+
+    The prompt between them is removed, and so are a first line such as "Here is the rest:", what the second answer says
+    again of the end of the first, and the marks of code that was cut in two. They stay apart where the second answer
+    begins again, declines, or does not clearly go on.
+    """
+    for conversation in conversations:
+        index = joins = 0
+        while index + 2 < len(conversation.messages) and joins < MOST_JOINS:
+            if _join_next(conversation, index):
+                joins += 1
+            else:
+                index += 1
+
+
+def _join_next(conversation: Conversation, index: int) -> bool:
+    """Join a message with the answer two after it, if that goes on with it; return whether it did."""
+    from curate.filters.text.continuations import join_answers
+
+    first, prompt, second = conversation.messages[index : index + 3]
+    if (first.role, prompt.role, second.role) != ("assistant", "user", "assistant"):
+        return False
+    if not asks_to_continue(prompt.content) or not _is_plain(conversation, first, second):
+        return False
+    joined = join_answers(first.content, second.content)
+    if joined is None:
+        return False
+    before = first.content[-80:] + " | " + prompt.content[:30] + " | " + second.content[:80]
+    conversation.edit("continuations", index, before, joined[max(0, len(first.content) - 80) :])
+    first.content, first.stop = joined, second.stop
+    first.was_html = first.was_html or second.was_html
+    for edit in conversation.edits:
+        if edit.message in (index + 1, index + 2):
+            edit.message = index
+    conversation.remove(index + 2)
+    conversation.remove(index + 1)
+    return True
+
+
+def _is_plain(conversation: Conversation, first: Message, second: Message) -> bool:
+    """Return whether two answers are text alone, trained alike, and nothing is said against them or of the last one."""
+    others = (first.tool_calls, second.tool_calls, second.reasoning)
+    paired = conversation.rejected_answer and conversation.messages[-1] is second
+    return first.train == second.train and not any(others) and not paired and not conversation.flaws

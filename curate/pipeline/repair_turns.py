@@ -78,6 +78,7 @@ REPAIRS: dict[str, str] = {
     "hidden_turn": "A turn that the user does not see (deleted, hidden, channel analysis …) is cut from its exchange.",
     "leading_answer": "Turns before the first prompt are cut.",
     "trailing_prompt": "Turns after the last answer are cut.",
+    "lost_context": 'A piece begins with a prompt such as "continue", and lacks the answer that this goes on with.',
     "repeated_turn": "A turn with the same role and text as the one before it is cut.",
     "join_turns": "Consecutive turns of one role become one, joined by a blank line.",
     "empty_turn": "An empty system message is cut, and so is an empty turn if its exchange has another of its role.",

@@ -289,6 +289,7 @@ class Cleaner:
             draft.lose(result.rejected)
             if result.pieces:
                 pieces[row] = list(result.pieces)
+                _name_continuations(draft.conversation, result.pieces)
                 rejects.extend(frames.reject_exchanges(draft, row))
             else:
                 rejects.extend(frames.reject_draft(draft, repair_turns.NothingLeft(draft.lost), row))
@@ -323,6 +324,15 @@ class Cleaner:
         """Write the tables of a part."""
         for name, table in tables.items():
             table.write_ipc(part_file(self.parts, number, name), compression="uncompressed")
+
+
+def _name_continuations(conversation: Conversation, pieces: Sequence[splitter.Piece]) -> None:
+    """Record an edit for each piece that begins with a prompt such as "continue", and lacks what that continues."""
+    for piece in pieces:
+        own = conversation.messages[piece.start : piece.stop]
+        if splitter.begins_with_continuation(own):
+            prompt = next(message for message in own if message.role == "user")
+            conversation.edit("lost_context", prompt.place, prompt.content, prompt.content)
 
 
 def _source_id(value: object) -> str | None:

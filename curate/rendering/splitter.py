@@ -20,6 +20,7 @@ from curate.errors import RecipeError
 from curate.rendering.compiled_template import ANSWERS, CompiledTemplate
 from curate.rendering.encoding import count_tokens
 from curate.rendering.text_batch import TextBatch
+from curate.schemas.continuations import asks_to_continue
 from curate.schemas.conversation import Message, Role
 from curate.schemas.prompts import Template, exchanges, fold_system, system_positions
 from curate.tokenization.tokenizer import Tokenizer
@@ -68,6 +69,12 @@ class SplitResult:
 
     pieces: list[Piece] = field(default_factory=list)
     rejected: list[RejectedExchange] = field(default_factory=list)
+
+
+def begins_with_continuation(exchange: Sequence[Message]) -> bool:
+    """Return whether an exchange's first prompt only asks to continue the answer before it."""
+    prompt = next((message.content for message in exchange if message.role == "user"), "")
+    return asks_to_continue(prompt)
 
 
 # ---- counting
@@ -286,9 +293,27 @@ class _Splitter:
                 tokens += self.later_sizes[stop].tokens
                 answer_tokens += self.later_sizes[stop].answer_tokens
                 stop += 1
+            for moved in range(keep := self.before_continuation(self.next, stop), stop):
+                tokens -= self.later_sizes[moved].tokens
+                answer_tokens -= self.later_sizes[moved].answer_tokens
+            stop = keep
             self.add_piece(self.next, stop, Size(tokens, answer_tokens))
             self.next = stop
         return self.next == self.count
+
+    def before_continuation(self, start: int, stop: int) -> int:
+        """Return where a piece of exchanges `start` to `stop` should stop, so that the next keeps what it continues.
+
+        That is before the exchange that a prompt such as "continue", first in the next piece, goes on with.
+        """
+        before = stop
+        while start < before < self.count and self._continues(before):
+            before -= 1
+        return before if before > start else stop
+
+    def _continues(self, exchange: int) -> bool:
+        own = self.messages[self.bounds[exchange] : self.bounds[exchange + 1]]
+        return begins_with_continuation(own)
 
     def _first_size(self) -> Size | None:
         """Return the next exchange's size as the first of a piece: counted, or derived from its other size."""
@@ -335,6 +360,9 @@ class _Search:
         self.high = self.splitter.count  # the largest stop that may fit
         self.tried = self.high  # try everything first: most conversations are one piece
 
+    def _keep(self, stop: int) -> int:
+        return self.splitter.before_continuation(self.start, stop)
+
     def advance(self, size: Size) -> bool:
         """Narrow the search by the size of what was tried; return whether all exchanges are placed."""
         if size.tokens <= self.splitter.max_tokens:
@@ -342,6 +370,9 @@ class _Search:
         else:
             self.high = self.tried - 1
         low = self.best[0] if self.best else self.start
+        if self.best and low == self.high and (keep := self._keep(low)) < low:
+            self.best, self.high, self.tried = None, keep, keep  # shorter, so it fits, and is counted
+            return False
         if low < self.high:
             self.tried = (low + self.high + 1) // 2  # rounded up, so that `low` itself is not tried again
             return False

@@ -8,6 +8,7 @@ from typing import NamedTuple
 SHORTEST = 160  # UTF-8 bytes of an answer of which a last sentence without a full stop is judged
 SHORT = 60  # bytes, where its last word is one that no sentence ends in
 LINE = 6  # words of a last line without a full stop that is judged
+BREAKS_OFF = "the last sentence breaks off"
 SIBLINGS = 2  # lines before it that must end in a full stop, if it has no sentence before its end
 
 _FENCE = re.compile(r"^[ \t>]*(`{3,}|~{3,})([^\n]*)$", re.MULTILINE)
@@ -49,7 +50,7 @@ def find_cut(text: str) -> Cut | None:
     """Return how an answer was cut off, or None if it ends as it should, as far as can be seen."""
     text = text.rstrip()
     if "```" in text or "~~~" in text:
-        start, stop = _last_block(text)
+        start, stop = last_block(text)
         if stop is None:
             return Cut("a code block is not closed", _last_line(text))
         if stop == len(text) and start is not None:
@@ -63,7 +64,7 @@ def _last_line(text: str) -> str:
     return text[text.rfind("\n") + 1 :].strip()
 
 
-def _last_block(text: str) -> tuple[int | None, int | None]:
+def last_block(text: str) -> tuple[int | None, int | None]:
     """Return where the last code block's content starts, and where it is over; None if it is not.
 
     (None, 0): there is no block.
@@ -96,7 +97,7 @@ def _cut_sentence(answer: str, text: str) -> Cut | None:
         return None
     bare = line.rstrip("*_` ")
     if _OPEN_WORDS.search(bare[-30:]) or (_OPEN_ENDS.search(bare) and _count_words(line) >= LINE):
-        return Cut("the last sentence breaks off", line)
+        return Cut(BREAKS_OFF, line)
     if size < SHORTEST or not bare[-1:].isalpha() or "\u0e00" <= bare[-1] <= "\u0eff" or _count_words(line) < LINE:
         return None
     if _SENTENCE.search(line) or _siblings_stop(text, line):
