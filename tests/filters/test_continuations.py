@@ -210,7 +210,7 @@ class Letters(TokenCounter):
 
 
 def pieces(chat: list[str], window: int, additive: bool) -> list[tuple[int, int]]:
-    messages = [Message(("user", "assistant")[n % 2], text) for n, text in enumerate(chat)]  # type: ignore[arg-type]
+    messages = [Message(("user", "assistant")[n % 2], text) for n, text in enumerate(chat)]
     (result,) = split_with(Letters(additive), [messages], window)
     assert all(piece.tokens == sum(len(text) for text in chat[piece.start : piece.stop]) for piece in result.pieces)
     return [(piece.start, piece.stop) for piece in result.pieces]
