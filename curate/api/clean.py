@@ -34,6 +34,7 @@ def clean(
     recipe: str | Path | Recipe = DEFAULT_RECIPE,
     force: bool = False,
     strict: bool = False,
+    against: str | Path | None = None,
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     **overrides: Unpack[Overrides],
@@ -41,7 +42,8 @@ def clean(
     """Clean chat dumps into a curated set, and return its location and counts.
 
     `output` is a folder, or a file (.json, .jsonl, .parquet); the set is then in a folder of the same name next to the
-    file. `force` replaces a set of other inputs or another recipe. `strict` makes a file that is not
+    file. `against` is a set whose conversations
+    are rejected as known. `force` replaces a set of other inputs or another recipe. `strict` makes a file that is not
     read an error. `overrides` replace settings of the recipe; see
     `curate.pipeline.overrides.Overrides`. Raises InputError if the input has no complete record or none is kept,
     RecipeError, TokenizerError, and SetError if an input is a set or the target must not be overwritten.
@@ -59,6 +61,7 @@ def clean(
         file=file,
         force=force,
         strict=strict,
+        against=None if against is None else curated_set.open_set(against),
         workers=workers,
         progress=progress,
         page=Page(),

@@ -50,6 +50,7 @@ def _option(name: str, kind: object, override: Override) -> Callable[[Callable[.
 @recipe_options
 @click.option("--workers", type=click.IntRange(min=1), help="Number of processes.  [default: all cores]")
 @click.option("--force", is_flag=True, help="Replace a set that was made from other inputs or with another recipe.")
+@click.option("--against", metavar="SET", help="Keep only what is not in this set already: the next month's dump.")
 @click.option("--strict", is_flag=True, help="Write nothing if a file is not read; exit with 1 if an input is damaged.")
 @click.option("--quiet", "-q", is_flag=True, help="Print warnings only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's manifest as JSON.")

@@ -69,6 +69,7 @@ REPAIRS: dict[str, str] = {
     "line_ends": "Carriage returns become line feeds.",
     "train_joined": "An answer that only a dropped copy of the conversation trains is trained in this one.",
     "damaged_stream": "The record may be altered (see the rule of that name), and is kept unchanged.",
+    "continues": "The conversation continues one of the set that --against names; its id is in `after`.",
     "lenient_json": "A value that JSON does not allow (NaN, Infinity) is read as null.",
     "html_to_markdown": 'An answer in ChatGPT\'s HTML becomes markdown; in any HTML if `html` is "always".',
     "prompt_markup": "The markup of ChatGPT's page around a prompt is removed.",

@@ -18,6 +18,7 @@ from curate._version import __version__
 from curate.dataset import columns as dataset_columns
 from curate.dataset import curated_set, transaction
 from curate.dataset import manifest as manifests
+from curate.dataset.curated_set import CuratedSet
 from curate.dataset.manifest import Manifest
 from curate.display.displayed import Displayed
 from curate.display.figures import plural
@@ -37,6 +38,8 @@ from curate.pipeline.near.decision import Finder, NearDuplicates
 from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.replacement import check_replacement
+from curate.pipeline.sets.changes import describe_use
+from curate.pipeline.sets.known import read_known
 from curate.pipeline.steps import CleanerFactory, MaskTask, Part, TrainTask
 from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
@@ -93,12 +96,14 @@ def clean(
     file: Path | None = None,
     force: bool = False,
     strict: bool = False,
+    against: CuratedSet | None = None,
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> CleanResult:
     """Clean dumps into a set at `folder`; `file` names the file that the caller converts it to.
 
-    `force` replaces a set of other inputs or another recipe. Raises InputError if the input has no complete record,
+    `against`: a set whose conversations are known, and rejected. `force` replaces a set of other inputs or another
+    recipe. Raises InputError if the input has no complete record,
     none is kept, or with `strict` if a file is not read; TokenizerError, and SetError if the target must not be
     overwritten.
     """
@@ -116,11 +121,13 @@ def clean(
         tasks = run.tasks(workers or base.default_workers())
         ratings = read_ratings(reader.parts_of_exports)
         with open_pool(CleanerFactory(recipe, scratch, ratings), run.workers) as pool:
+            run.against = against
+            known = read_known(against, scratch, run.workers) if against is not None else None
             finders = make_finders(pool, scratch, recipe)
             parts = run.read(pool, tasks)
             _check_unread(reader, strict)
             run.report("finding duplicates")
-            decisions = corpus.decide(parts, recipe, reader.damaged_records, finders)
+            decisions = corpus.decide(parts, recipe, reader.damaged_records, finders, known)
             check_kept(parts, decisions, scratch, reader.warnings)
             run.report("writing")
             counts = write_tables(pool, partial, parts, decisions, recipe, page)
@@ -230,6 +237,7 @@ class _Run:
     kept: int = 0
     rejected: int = 0
     workers: int = 1
+    against: CuratedSet | None = None
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def tasks(self, workers: int) -> Iterator[tuple[int, Sequence[Chunk]]]:
@@ -300,6 +308,7 @@ class _Run:
                 turn_keys=dict(sorted(counts.turn_keys.items())),
             ),
             warnings=warnings,
+            sets=[describe_use(self.against, "against", {}), *self.against.manifest.sets] if self.against else [],
             run=self._run_facts(),
         )
 

@@ -10,6 +10,7 @@ import pytest
 
 import curate
 from curate.errors import SetError
+from curate.pipeline import run
 from curate.pipeline.sets.combine import combine
 from curate.pipeline.sets.make import Output
 from tests.pipeline.test_refilter import BASE, POOL, NoPage, chat, clean, make_recipe, write_dump
@@ -92,3 +93,31 @@ def test_sets_that_count_differently_are_refused(tmp_path: Path, tokens: dict[st
     )
     with pytest.raises(SetError, match=text):
         join(first, second, tmp_path / "both")
+
+
+def test_only_what_is_new_is_kept_against_an_earlier_set(tmp_path: Path) -> None:
+    first = clean(write_dump(tmp_path / "a" / "dump", [*QUESTIONS, *POOL]), tmp_path / "first", RECIPE)
+    held_out = [name for name, split in splits(first).items() if split == "eval" and name.startswith("q")]
+    records = {record["id"]: record for record in QUESTIONS}
+    new = [chat(f"new{n}", f"What is lake number {n} called?", f"It is called lake {n}, as all are.") for n in range(9)]
+    other = chat("other", f"What is river number {held_out[0][1:]} called?", "It has no name at all.")
+    begun = chat("begun", *(turn["value"] for turn in POOL[5]["conversations"][:4]))  # type: ignore[index]
+    more = [*QUESTIONS, *POOL, *(continued(records[name]) for name in held_out), other, begun, *new]
+    dump = write_dump(tmp_path / "b" / "dump", more)
+    run.clean([dump], tmp_path / "second", RECIPE, page=NoPage(), workers=1, against=first)
+    second = curate.open_set(tmp_path / "second")
+    kept = second.conversations().collect()
+    assert set(kept["source_id"]) == {*held_out, "other", *(record["id"] for record in new)}
+    assert set(kept.filter(pl.col("source_id").is_in([*held_out, "other"]))["split"]) == {"eval"}
+    edits = kept.explode("edits").unnest("edits").filter(pl.col("rule") == "continues").select("source_id", "after")
+    assert dict(edits.iter_rows()) == {name: name for name in held_out}
+    rejected = dict(
+        second.rejected()
+        .filter(pl.col("rule") == "known")
+        .select("source_id", "twin")
+        .drop_nulls()
+        .collect()
+        .iter_rows()
+    )
+    assert rejected["begun"] == "long" and rejected["q1"] == "q1" and rejected["long-too"] == "long-too"
+    assert [(use.use, use.path) for use in second.manifest.sets] == [("against", str(first.path))]

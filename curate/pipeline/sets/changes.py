@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import polars as pl
+
 from curate.dataset import columns
-from curate.dataset.curated_set import CuratedSet
-from curate.errors import RecipeError
+from curate.dataset.curated_set import CONVERSATIONS, MANIFEST, REJECTED, CuratedSet
+from curate.dataset.manifest import SetUse
+from curate.errors import RecipeError, SetError
 from curate.filters import registry, repairs, verdicts
 from curate.ingest.damaged_records import DAMAGED_STREAM
 from curate.ingest.unread import PART_OF_EXPORT
@@ -120,3 +124,26 @@ def measured_columns(recipe: Recipe) -> list[str]:
     names = verdicts.needed_signals(recipe.filters, recipe.signals)
     own = [column for name in names for column in registry.get(name).columns]
     return [*columns.MEASURES, *own]
+
+
+def check_current(curated: CuratedSet) -> None:
+    """Raise SetError for a set of an earlier version, whose messages lack fields."""
+    schema = curated.conversations().collect_schema()
+    if schema.get("messages") != columns.CONVERSATION["messages"] or "tools" not in schema:
+        raise SetError(f"{str(curated.path)!r} was written by an earlier version; run curate clean again")
+
+
+def describe_use(curated: CuratedSet, use: str, asked: Mapping[str, Any]) -> SetUse:
+    """Return how a set is used, for the manifest of the new one."""
+    digest = hashlib.sha256((curated.path / MANIFEST).read_bytes()).hexdigest()
+    facts = curated.manifest
+    return SetUse(str(curated.path), digest, use, facts.recipe_name, facts.counts.kept, dict(asked))
+
+
+def source_files(curated: CuratedSet) -> set[str]:
+    """Return the source files of a set's rows."""
+    files = [
+        pl.scan_parquet(curated.path / name).select(pl.col("source_file").unique())
+        for name in (CONVERSATIONS, REJECTED)
+    ]
+    return {name for frame in pl.collect_all(files) for name in frame.to_series()}

@@ -6,17 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import polars as pl
-
-from curate.dataset.curated_set import CONVERSATIONS, REJECTED, CuratedSet
+from curate.dataset.curated_set import CuratedSet
 from curate.errors import SetError
 from curate.filters import registry, verdicts
 from curate.pipeline.corpus import DUPLICATES
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult
-from curate.pipeline.sets.changes import MIXED, recorded
-from curate.pipeline.sets.make import Making, Output, ProgressCallback, describe_use, make
-from curate.pipeline.sets.refilter import check_current
+from curate.pipeline.sets.changes import MIXED, check_current, describe_use, recorded, source_files
+from curate.pipeline.sets.make import Making, Output, ProgressCallback, make
 from curate.pipeline.sets.step import Source
 from curate.pipeline.sets.stored import StoredSet
 from curate.settings import flatten
@@ -39,7 +36,7 @@ def combine(
     check_alike(first, second)
     recipe = _common_recipe(*recipes)
     corpus_rules = {name: value for name, value in recipe.filters.items() if name in registry.rules("corpus")}
-    names = [_source_files(first), _source_files(second)]
+    names = [source_files(first), source_files(second)]
     taken, renamed = {*names[0], *names[1]}, {}
     for name in names[0] & names[1]:
         renamed[name] = _free_name(f"{second.path.resolve().name}/{name}", taken)
@@ -115,14 +112,6 @@ def _differing(first: Recipe, second: Recipe) -> list[str]:
         dict(flatten({name: recipe.to_dict()[name] for name in BEFORE_FILTERS})) for recipe in (first, second)
     )
     return sorted(name for name in left if name != "input.limit" and left[name] != right[name])
-
-
-def _source_files(curated: CuratedSet) -> set[str]:
-    files = [
-        pl.scan_parquet(curated.path / name).select(pl.col("source_file").unique())
-        for name in (CONVERSATIONS, REJECTED)
-    ]
-    return {name for frame in pl.collect_all(files) for name in frame.to_series()}
 
 
 def _free_name(name: str, taken: Iterable[str]) -> str:

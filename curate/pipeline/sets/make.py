@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from curate._version import __version__
 from curate.dataset import curated_set, transaction
 from curate.dataset import manifest as manifests
-from curate.dataset.curated_set import CuratedSet
 from curate.dataset.manifest import Manifest
 from curate.display.figures import plural
 from curate.engine import base
@@ -128,13 +125,6 @@ def check_output(output: Output, making: Making) -> None:
             f"{str(folder)!r} is a set that was not made from {', '.join(use.path for use in making.facts.sets)}; "
             "nothing was written; give another -o, or --force to replace it"
         )
-
-
-def describe_use(curated: CuratedSet, use: str, asked: Mapping[str, Any]) -> manifests.SetUse:
-    """Return how a set is used, for the manifest of the new one."""
-    digest = hashlib.sha256((curated.path / curated_set.MANIFEST).read_bytes()).hexdigest()
-    facts = curated.manifest
-    return manifests.SetUse(str(curated.path), digest, use, facts.recipe_name, facts.counts.kept, dict(asked))
 
 
 def _finish(

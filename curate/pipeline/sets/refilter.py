@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from curate.dataset import columns
 from curate.dataset.curated_set import CuratedSet
 from curate.dataset.query import is_row_by_row, parse_condition
-from curate.errors import InputError, SetError
+from curate.errors import InputError
 from curate.filters import registry
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult
-from curate.pipeline.sets.changes import check_changes, check_sound, recorded, with_signals
-from curate.pipeline.sets.make import Alone, Making, Output, ProgressCallback, describe_use, make
+from curate.pipeline.sets.changes import check_changes, check_current, check_sound, describe_use, recorded, with_signals
+from curate.pipeline.sets.make import Alone, Making, Output, ProgressCallback, make
 from curate.pipeline.sets.step import Asked, Source
 from curate.pipeline.sets.stored import StoredSet
 
@@ -44,13 +43,6 @@ def refilter(
     facts = replace(curated.manifest, sets=[describe_use(curated, "refilter", options), *curated.manifest.sets])
     source = Source(StoredSet(curated.path), old, new, asked)
     return make(Making([source], new, facts, _known_alone(curated, old, new)), output, workers, progress)
-
-
-def check_current(curated: CuratedSet) -> None:
-    """Raise SetError for a set of an earlier version, whose messages lack fields."""
-    schema = curated.conversations().collect_schema()
-    if schema.get("messages") != columns.CONVERSATION["messages"] or "tools" not in schema:
-        raise SetError(f"{str(curated.path)!r} was written by an earlier version; run curate clean again")
 
 
 def _check_condition(curated: CuratedSet, where: str) -> None:

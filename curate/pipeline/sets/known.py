@@ -1,0 +1,38 @@
+"""Read the conversations of an earlier set, so that a run keeps only what is new."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+
+from curate.dataset.curated_set import CuratedSet
+from curate.engine.pool import open_pool
+from curate.filters import registry
+from curate.pipeline.sets import earlier
+from curate.pipeline.sets.changes import check_current, recorded, source_files
+from curate.pipeline.sets.step import SetFactory, Source
+from curate.pipeline.sets.stored import StoredSet, plan_slices
+
+
+def read_known(curated: CuratedSet, scratch: Path, workers: int) -> pl.DataFrame:
+    """Return the summaries of a set's kept conversations, with their id and split; `scratch` is a folder of the run.
+
+    Its files are renamed: an id that is a number names no conversation of another month's file.
+    """
+    check_current(curated)
+    recipe = recorded(curated)
+    filters = {name: value for name, value in recipe.filters.items() if name not in registry.rules("corpus")}
+    renamed = {name: f"{curated.path}/{name}" for name in source_files(curated)}
+    stored = StoredSet(curated.path, renamed)
+    source = Source(stored, recipe, replace(recipe, filters=filters), exact=False, keeps_split=True)
+    folder = scratch / "known"
+    folder.mkdir()
+    summaries = [earlier.no_known()]
+    with open_pool(SetFactory([source], folder), workers) as pool:
+        for part in pool.map(plan_slices(stored, 0, 0)):
+            summaries.append(part.summary.filter(pl.col("earlier_id").is_not_null()))
+    shutil.rmtree(folder)
+    return pl.concat(summaries, how="diagonal")
