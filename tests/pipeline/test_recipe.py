@@ -48,7 +48,8 @@ def test_vicuna_names_every_setting() -> None:
 
 def test_strict_turns_on_rules_that_vicuna_leaves_off() -> None:
     added = set(load("strict").filters) - set(load("vicuna").filters)
-    assert added == {"vendor_mention", "identity", "refusals", "repeated_digits", "near_duplicates"}
+    on = {"vendor_mention", "identity", "refusals", "repeated_digits", "near_duplicates"}
+    assert added == on | {"repetition", "truncated", "empty_talk", "continuations"}
 
 
 def test_the_fastchat_recipe_decides_like_fastchat() -> None:
