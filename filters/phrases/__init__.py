@@ -186,6 +186,8 @@ def find(sentences: Sequence[str], section: str, more: More = ()) -> list[set[st
         for language, words in stems(section, more).items():
             if (language in UNSPACED) is unspaced:
                 chosen = texts.filter(pl.col("text").str.contains_any(list(words)))
+                if chosen.is_empty():  # a pattern takes longer to compile than to match
+                    continue
                 for kind, pattern in patterns(section, language, more).items():
                     for row in chosen.filter(pl.col("text").str.contains(pattern))["row"]:
                         found[row].add(kind)

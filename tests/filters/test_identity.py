@@ -186,7 +186,7 @@ def test_a_wrong_setting_is_named(settings: dict[str, object], message: str, tmp
     assert message in str(error.value)
 
 
-SIZE = 1 << 19  # bytes; minutes if time grew with the square
+SIZE = 1 << 18  # bytes; minutes if time grew with the square
 UNITS = (
     *(
         "I am ChatGPT. ",
