@@ -1,15 +1,23 @@
-"""The filter that caps conversations with one prompt; `curate.filters.semantic` compares prompts by a model."""
+"""The filters that cap conversations with one prompt, which `curate.filters.semantic` compares, and of one group."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import polars as pl
+
 from curate.errors import RecipeError
 from curate.filters.examples import Examples, chat
 from curate.filters.registry import Settings, corpus_rule
 
-NAME = "prompt_cap"
+NAME, CAP = "prompt_cap", "cap"
+CAPPED: dict[str, pl.DataType] = {"row": pl.UInt32(), "capped": pl.String(), "measures": pl.String()}
+# From the best: it trains the most answers, then it is the longest, then the hash of its content decides, and between
+# copies what they say of themselves; `row`, their order in the dump, only between those that are the same in all that.
+BEST = ("untrained", "characters", "messages", "last", "source_id", "source_file", "model", "row")
+MOST = frozenset(("protected", "characters", "messages"))  # of which more is better
+RIVER = "The Nile is a river in Africa that flows north"
 
 
 @dataclass(frozen=True)
@@ -57,3 +65,56 @@ def prompt_cap(
     from curate.filters.semantic.groups import beyond_cap  # imports NumPy: late, to keep `curate filters` fast
 
     return beyond_cap(grouped.groups, grouped.order, most)
+
+
+def check_limits(settings: Settings) -> None:
+    """Raise RecipeError for a limit that is not allowed."""
+    for name, limit in settings.items():
+        if not isinstance(limit, int) or limit < 0:
+            raise RecipeError(f"filter {CAP!r}: {name} = {limit!r} is not allowed; give a whole number, 0 for no limit")
+    if not any(settings.values()):
+        raise RecipeError(f"filter {CAP!r} has no limit; give one of {', '.join(settings)}, such as cluster = 10")
+
+
+@corpus_rule(
+    check=check_limits,
+    examples=Examples(
+        chat("Tell me about a river.", "The Rhine flows north."),
+        chat("Tell me about a lake.", "Lake Victoria is the largest of Africa."),
+        before=[chat("Tell me about a river.", f"{RIVER}.")],
+        settings={"cluster": 1},
+    ),
+)
+def cap(
+    frame: pl.DataFrame, cluster: int = 10, source_file: int = 0, model: int = 0, language: int = 0
+) -> pl.DataFrame:
+    """Drop all but the best `cluster` conversations of each cluster, and so for each file, model and language.
+
+    A cluster is what is held out together: conversations that share a first prompt, a chat or an id, or are near
+    duplicates. 0 is no limit. The limits are applied in this order, each to what the one before has left. The best
+    trains the most answers, then is the longest, then has the most messages; of equal ones, the hash of the content
+    decides, so the order of records never does. A conversation without a model counts for none.
+    """
+    # `frame` has the columns of `BEST`, protected (the user keeps it), and those that name groups.
+    # The result has `CAPPED` of each row that is dropped.
+    keys = ["protected", *BEST]
+    rows = frame.sort(keys, descending=[key in MOST for key in keys])
+    dropped = [pl.DataFrame(schema=CAPPED)]
+    limits = {"cluster": cluster, "source_file": source_file, "model": model, "language": language}
+    for group, limit in limits.items():
+        if limit:
+            rows = rows.with_columns(number=pl.int_range(1, pl.len() + 1).over(group), size=pl.len().over(group))
+            over = (pl.col("number") > limit) & pl.col(group).is_not_null() & ~pl.col("protected")
+            dropped.append(rows.filter(over).select(*_describe(group, limit)))
+            rows = rows.filter(~over)
+    return pl.concat(dropped)
+
+
+def _describe(group: str, limit: int) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
+    """Return the columns of `CAPPED` for conversations over the limit of their group."""
+    name = group.replace("_", " ")
+    capped = pl.format(
+        f"{name} {{}}: number {{}} of {{}} from the best, at most {limit} are kept", group, "number", "size"
+    )
+    measures = pl.format("{} characters, {} messages, {} not trained", "characters", "messages", "untrained")
+    return pl.col("row").cast(pl.UInt32), capped.alias("capped"), measures.alias("measures")

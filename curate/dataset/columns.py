@@ -97,6 +97,9 @@ SET_SUMMARY: Types = {  # further ones, of parts that are made of a set's rows
     "earlier_split": pl.String,
     "earlier_id": pl.String,
 }
+GROUP_SUMMARY: Types = {  # further ones, where the recipe limits how many conversations of a group are kept
+    **{name: CONVERSATION[name] for name in ("characters", "model", "language")},
+}
 
 # Columns of a converted file: those of `curate convert --to parquet`.
 CONVERTED: Types = {

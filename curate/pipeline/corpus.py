@@ -96,7 +96,12 @@ def decide(
         alone[finder.name] = found.alone
     surviving, old = earlier.add_clusters(surviving, old, np.concatenate(edges))
     rows = surviving.join(twins, on="order", how="left", maintain_order="left")
-    gains = train_marks.find_gains(rows)
+    limits = recipe.filters.get(prompt_cap.CAP)
+    if limits is not None:
+        sole = measured.filter("alone").with_row_index("order")
+        alone[prompt_cap.CAP] = _cap(sole.with_columns(cluster=clusters.cluster_names(sole)), limits).height
+    rows = _with_capped(rows, limits)
+    gains = train_marks.find_gains(rows.filter(pl.col("capped").is_null()))
     rows = _with_ids(rows)
     rows = earlier.keep_splits(_with_split(rows, recipe), old)
     rows = _with_twin_names(rows)
@@ -109,7 +114,8 @@ def decide(
 
 def _measured(parts: Sequence[Part]) -> pl.DataFrame:
     """Return the summaries of all parts, with `part` and the columns of parts that are made of sets."""
-    empty = pl.DataFrame(schema={**columns.PART_SUMMARY, **columns.SET_SUMMARY, "part": pl.UInt32})
+    further = {**columns.SET_SUMMARY, **columns.GROUP_SUMMARY, "part": pl.UInt32}
+    empty = pl.DataFrame(schema={**columns.PART_SUMMARY, **further})
     summaries = [part.summary.with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
     rows = pl.concat([empty, *summaries], how="diagonal")
     return rows.with_columns(pl.col("protected").fill_null(False))
@@ -181,6 +187,31 @@ def _join_twins(earlier: pl.DataFrame, found: pl.DataFrame, kind: str) -> pl.Dat
     return pl.concat([earlier.select(*TWIN), found.select(*TWIN)])
 
 
+def _cap(rows: pl.DataFrame, limits: Mapping[str, object]) -> pl.DataFrame:
+    """Return the conversations over a limit (`prompt_cap.CAPPED`), by their order as `row`."""
+    frame = rows.select(
+        "protected",
+        "source_id",
+        "source_file",
+        "cluster",
+        *columns.GROUP_SUMMARY,
+        row="order",
+        untrained=train_marks.count_untrained(pl.col("marks")),
+        messages=pl.col("chain").list.len(),
+        last=pl.col("chain").list.last(),
+    )
+    return prompt_cap.cap(frame, **limits)  # type: ignore[arg-type]  # checked by the registry
+
+
+def _with_capped(rows: pl.DataFrame, limits: Mapping[str, object] | None) -> pl.DataFrame:
+    """Add `capped` and `measures`, null unless a limit drops the conversation, and whether it is `kept`."""
+    capped = pl.DataFrame(schema=prompt_cap.CAPPED)
+    if limits is not None:
+        capped = _cap(rows.filter(pl.col("twin").is_null()), limits)
+    rows = rows.join(capped.rename({"row": "order"}), on="order", how="left", maintain_order="left")
+    return rows.with_columns(kept=pl.col("twin").is_null() & pl.col("capped").is_null())
+
+
 def _with_ids(rows: pl.DataFrame) -> pl.DataFrame:
     """Give each kept conversation an id that differs from those of all other conversations and pieces.
 
@@ -191,8 +222,7 @@ def _with_ids(rows: pl.DataFrame) -> pl.DataFrame:
     rows = rows.with_columns(digest=digest).with_columns(
         plain=pl.col("source_id").fill_null("c-" + pl.col("digest").str.slice(0, 12))
     )
-    kept = pl.col("twin").is_null()
-    rows = rows.with_columns(id=pl.when(kept).then("plain"))
+    rows = rows.with_columns(id=pl.when("kept").then("plain"))
     for attempt in range(1, rows.height + 2):
         clashing = _clashing(rows)
         if clashing.is_empty():
@@ -218,7 +248,7 @@ def _clashing(rows: pl.DataFrame) -> pl.Series:
 
 
 def _with_split(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
-    kept = rows.filter(pl.col("twin").is_null())
+    kept = rows.filter("kept")
     settings = recipe.eval
     assigned = holdout.assign_split(kept["cluster"].to_list(), settings.fraction, settings.minimum, settings.seed)
     split = kept.select("order", split=pl.Series(assigned, dtype=pl.String))
@@ -226,9 +256,13 @@ def _with_split(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
 
 
 def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:
-    """Replace the order of the twin with its id, and add the `rule` and a `reason` with the key of the twin."""
+    """Replace the order of the twin with its id, and add the `rule` and a `reason` with the key of the twin.
+
+    A twin that is over a limit is named in the reason only.
+    """
     place = pl.format("{}:{}", "source_file", "source_index")
-    twin = rows.select(pl.col("order").alias("twin"), pl.col("id").alias("twin_id"), place.alias("key"))
+    over = pl.when(pl.col("capped").is_not_null()).then(pl.lit(f", which {prompt_cap.CAP} drops")).otherwise(pl.lit(""))
+    twin = rows.select(twin="order", twin_id="id", name=pl.coalesce("id", "plain"), key=place, over=over)
     named = rows.join(twin, on="twin", how="left", maintain_order="left")
     named = named.join(rows.select(via="order", via_key=place), on="via", how="left", maintain_order="left")
     kind = pl.col("kind").replace_strict(KIND_TEXTS, default="a duplicate of")
@@ -237,8 +271,12 @@ def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:
     figure = pl.concat_str(label, pl.col("figure").round(2).cast(pl.String)).fill_null("")
     dropped = pl.col("twin").is_not_null()
     rule = pl.when(pl.col("kind").is_in(list(FIGURES))).then("kind").otherwise(pl.lit(DUPLICATES))
+    capped = pl.when(pl.col("capped").is_not_null()).then(pl.lit(prompt_cap.CAP))
     return named.with_columns(
-        rule=pl.when(dropped).then(rule),
-        reason=pl.when(dropped).then(pl.format("{}{} {} ({}){}", kind, via, "twin_id", "key", figure)),
+        rule=pl.when(dropped).then(rule).otherwise(capped),
+        reason=pl.when(dropped)
+        .then(pl.format("{}{} {} ({}){}{}", kind, via, "name", "key", figure, "over"))
+        .otherwise("capped"),
+        evidence=pl.coalesce("evidence", "measures"),
         twin=pl.col("twin_id"),
     )

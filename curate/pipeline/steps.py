@@ -17,6 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
+from curate.dataset import columns
 from curate.errors import RecordError
 from curate.filters import near_duplicates, prompt_cap, registry, repairs, verdicts
 from curate.filters.personal_data import redaction
@@ -110,6 +111,7 @@ class Cleaner:
         self.caps_prompts = prompt_cap.NAME in recipe.filters
         self.near = recipe.filters.get(near_duplicates.NAME)
         self.redacted = redaction.redacted_families(recipe.filters)
+        self.groups = tuple(columns.GROUP_SUMMARY) if prompt_cap.CAP in recipe.filters else ()
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def __call__(
@@ -158,7 +160,9 @@ class Cleaner:
         with self._time_stage("split"):
             pieces = self._split(drafts, survivors, rejects, alone)
         with self._time_stage("hash"):
-            summary = frames.summary_table(counted, messages, pieces, every_prompt=self.caps_prompts)
+            every_prompt = self.caps_prompts or bool(self.groups)
+            summary = frames.summary_table(counted, messages, pieces, every_prompt)
+            summary = summary.hstack(frame.select(self.groups))
         texts = near_parts.compared_texts(messages, frame, self.near, self.caps_prompts)
         with self._time_stage("write"):
             batch = frames.Batch(drafts, messages, frame, pieces, self.template)

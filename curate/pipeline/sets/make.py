@@ -18,7 +18,7 @@ from curate.display.figures import plural
 from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import BalanceError, SetError
-from curate.filters import near_duplicates
+from curate.filters import near_duplicates, registry
 from curate.pipeline import assemble, corpus, holdout
 from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
@@ -102,7 +102,7 @@ def _report(progress: ProgressCallback, parts: Sequence[SetPart], size: int, tot
 
 def _write_records(pool: base.Pool, decisions: corpus.Decisions) -> None:
     """Put the records of those that are rejected or changed only now into the originals of their parts."""
-    rejected = decisions.rows.filter(pl.col("twin").is_not_null()).select(corpus.PART_KEY)
+    rejected = decisions.rows.filter(pl.col("rule").is_in(list(registry.rules("corpus")))).select(corpus.PART_KEY)
     rows = pl.concat([rejected, decisions.gains.select(corpus.PART_KEY)]).unique()
     tasks = [
         RecordTask(number, tuple(part["row"].sort().to_list()))

@@ -232,7 +232,8 @@ class _Slicer:
         cleaner = self.cleaner
         messages = stored.explode(conversations)
         texts = near_parts.compared_texts(messages, conversations, cleaner.near, cleaner.caps_prompts)
-        return _Batch(tables, stored.summarise(conversations), verdict, texts)
+        summary = stored.summarise(conversations).hstack(conversations.select(cleaner.groups))
+        return _Batch(tables, summary, verdict, texts)
 
     def _clean(self, again: pl.DataFrame, wanted: pl.DataFrame) -> list[_Batch]:
         """Clean records again from their bytes."""
