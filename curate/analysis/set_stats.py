@@ -8,6 +8,7 @@ from itertools import starmap
 
 import polars as pl
 
+from curate.analysis.contamination import benchmark_items
 from curate.analysis.stats import (
     Bin,
     Count,
@@ -57,6 +58,7 @@ def _measure(curated: CuratedSet) -> Stats:
         duplicates=_duplicates(rows, curated.rejected()),
         windows=windows(sizes["tokens"], by_conversation),
         training=training(sizes.filter(pl.col("split") == "train")),
+        contamination=benchmark_items(rows, curated.rejected()),
     )
 
 

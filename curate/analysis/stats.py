@@ -162,6 +162,22 @@ class Training:
 
 
 @dataclass(frozen=True)
+class BenchmarkItem:
+    """An item of a benchmark that conversations hold: how many that are kept, and how many that are rejected.
+
+    `coverage` is the largest; `passage` is what one of them shares with the item, `text` the benchmark's own if its
+    fingerprint has it.
+    """
+
+    name: str
+    kept: int
+    rejected: int
+    coverage: float
+    passage: str | None
+    text: str | None
+
+
+@dataclass(frozen=True)
 class Stats(Displayed):
     """All numbers of one set or dump."""
 
@@ -177,12 +193,13 @@ class Stats(Displayed):
     duplicates: Duplicates
     windows: tuple[WindowFit, ...]
     training: Training
+    contamination: tuple[BenchmarkItem, ...] = ()
 
     def frame(self, name: str) -> pl.DataFrame:
         """Return a part as a Polars frame, for plotting; raises InputError for an unknown part.
 
         Parts are `flow`, `histograms` (a row per bin), `percentiles`, `languages`, `models`, `roles`, `turn_keys`,
-        `splits`, `edits` and `windows`.
+        `splits`, `edits`, `windows` and `contamination`.
         """
         import polars as pl
 
@@ -192,7 +209,7 @@ class Stats(Displayed):
             "percentiles": [{"name": h.name, **h.percentiles} for h in self.histograms],
             **{
                 part: [dataclasses.asdict(item) for item in getattr(self, part)]
-                for part in ("languages", "models", "roles", "turn_keys", "splits", "edits", "windows")
+                for part in ("languages", "models", "roles", "turn_keys", "splits", "edits", "windows", "contamination")
             },
         }
         if name not in rows:

@@ -135,7 +135,8 @@ def test_stats_prints_the_page_on_stdout(small: Path) -> None:
 
 def test_stats_as_json_has_stable_keys(small: Path) -> None:
     values = json.loads(invoke("stats", str(small), "--json").stdout)
-    parts = "header flow histograms languages models roles turn_keys splits edits duplicates windows training"
+    parts = "header flow histograms languages models roles turn_keys splits edits duplicates windows training "
+    parts += "contamination"
     assert list(values) == parts.split()
     assert values["flow"]["steps"][0] == {"rule": "exact_duplicates", "first": 1, "alone": 2}
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 import curate
+from curate.cli import cli
 from curate.errors import RecipeError
 from curate.filters import measure
 from curate.filters.fingerprints.building import Item, build
@@ -61,6 +63,22 @@ def test_prompts_and_answers_are_compared_and_the_reject_says_with_what(tmp_path
     assert rows["contamination_prompts"].to_list() == [1, None, None, 1, 1, None, None]
     assert rows["contamination_answers"].to_list() == [None, 1, 1, None, None, None, None]
     assert rows["contamination_items"].to_list()[3:5] == ["example:3 (1.00)"] * 2
+
+
+def test_statistics_name_the_items_with_both_texts(tmp_path: Path) -> None:
+    clean(tmp_path, [*RECORDS, chat("Hello there, friend.")])
+    items = curate.stats(tmp_path / "set").contamination
+    assert [(item.name, item.kept, item.rejected, item.coverage) for item in items] == [
+        ("example:2", 0, 3, 1.0),
+        ("example:3", 0, 2, 1.0),
+    ]
+    assert items[0].text == FERRY and str(items[0].passage).startswith("A FERRY")
+    page = (tmp_path / "set/report.html").read_text("utf-8")
+    assert "Items of benchmarks" in page and page.count(FERRY) >= 1
+    shown = CliRunner().invoke(cli, ["stats", str(tmp_path / "set")]).stdout
+    assert "benchmark items" in shown and "example:2" in shown
+    clean(tmp_path, RECORDS, action="flag")
+    assert curate.stats(tmp_path / "set").contamination[0].kept == 3
 
 
 def test_a_flag_drops_nothing_and_roles_choose_a_side(tmp_path: Path) -> None:

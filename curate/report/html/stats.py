@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import starmap
 from typing import Any
 
-from curate.analysis.stats import Count, Histogram, Share, Stats
+from curate.analysis.stats import BenchmarkItem, Count, Histogram, Share, Stats
 from curate.display import html_page
 from curate.display.figures import mb, number, percent, plural, ratio
 from curate.display.html import (
@@ -41,6 +41,8 @@ def render(stats: Stats, samples: Samples, name: str = "") -> str:
         ("names", "Languages, models, roles, repairs", f'<div class="grid">{_names(stats)}</div>'),
         ("copies", "Duplicates, windows, training", _facts(stats)),
     ]
+    if stats.contamination:
+        parts.append(("contamination", "Items of benchmarks", _contamination(stats.contamination)))
     room = html_page.bytes_left("".join(body for *_, body in parts))
     parts.append(("samples", "Conversations", _samples(samples, stats.header.kind == "set", room)))
     body = _head(stats, title, parts) + "".join(starmap(section, parts)) + footer(stats.header.version)
@@ -240,6 +242,14 @@ def _facts(stats: Stats) -> str:
     )
     blocks = (f"<h3>Duplicates</h3>{duplicates}", windows, f"<h3>Training</h3>{plan}")
     return f'<div class="grid">{"".join(f"<div>{block}</div>" for block in blocks)}</div>'
+
+
+def _contamination(items: Sequence[BenchmarkItem]) -> str:
+    rows: list[Sequence[Cell]] = [
+        (item.name, item.kept, item.rejected, item.coverage, item.passage, item.text) for item in items[:ROWS]
+    ]
+    heading = ("item", "kept", "rejected", "covered", "a conversation's passage", "the benchmark's text")
+    return table("conversations by the item of a benchmark that they hold", heading, rows, {"covered": percent})
 
 
 def _samples(samples: Samples, cleaned: bool, room: int) -> str:

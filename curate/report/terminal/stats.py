@@ -8,7 +8,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from curate.analysis.stats import Count, Duplicates, Flow, Header, Histogram, Share, Stats, Training, WindowFit
+from curate.analysis.stats import (
+    BenchmarkItem,
+    Count,
+    Duplicates,
+    Flow,
+    Header,
+    Histogram,
+    Share,
+    Stats,
+    Training,
+    WindowFit,
+)
 from curate.display import terminal
 from curate.display.figures import mb, number, percent, plural, ratio
 from curate.display.terminal import Bar, NumberTable, Row, SideBySide, safe_line
@@ -33,6 +44,7 @@ def render_stats(stats: Stats) -> RenderableType:
         SideBySide([_histogram_block(item) for item in stats.histograms]),
         SideBySide([block for block in shares if block is not None]),
         SideBySide([_duplicates(stats.duplicates), _windows(stats), _training(stats.training)]),
+        *([_contamination(stats.contamination)] if stats.contamination else []),
     ]
     return Group(*[part for block in blocks for part in (block, Text())][:-1])
 
@@ -106,6 +118,21 @@ def _bars_block(title: str, unit: str, rows: Sequence[tuple[str, int]], total: i
     ]
     table = NumberTable(title, (unit, "share" if total else ""), shown, last="")
     more = len(rows) - SHARES_SHOWN
+    return Group(table, Text(f"and {number(more)} more (--json has them all)", "dim")) if more > 0 else table
+
+
+def _contamination(items: Sequence[BenchmarkItem]) -> RenderableType:
+    """Render the items of benchmarks that conversations hold, with what they share."""
+    rows = [
+        Row(
+            terminal.safe_text(item.name),
+            (number(item.kept), number(item.rejected), percent(item.coverage, 1)),
+            terminal.safe_text(safe_line(item.passage or "")),
+        )
+        for item in items[:SHARES_SHOWN]
+    ]
+    table = NumberTable("benchmark items", ("kept", "rejected", "covered"), rows, last="passage")
+    more = len(items) - SHARES_SHOWN
     return Group(table, Text(f"and {number(more)} more (--json has them all)", "dim")) if more > 0 else table
 
 
