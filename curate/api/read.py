@@ -21,6 +21,7 @@ def read(
     split: Split | None = None,
     sample: int | None = None,
     seed: int = 0,
+    stratify: str | None = None,
     keep: Collection[str] = (),
 ) -> Conversations:
     """Return the conversations of a curated set, or of anything that `curate clean` reads; they are read when needed.
@@ -30,7 +31,7 @@ def read(
     file; errors in its content are raised when it is read.
     """
     check_keep(keep)
-    query = make_query(where, search, ids, split, sample, seed)
+    query = make_query(where, search, ids, split, sample, seed, stratify)
     if not Path(path).exists():
         raise InputError(f"there is no file or set {str(path)!r}")
     if str(path) == "-":

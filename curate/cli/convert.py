@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--ids", metavar="FILE", help="Ids or FILE:INDEX to write, one on each line of this file.")
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Write N of them, chosen at random.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of --sample.")
+@click.option("--stratify", metavar="COLUMN", help="For --sample: each value, such as a language, has its share.")
 @click.option("--split", type=click.Choice(["train", "eval"]), help="Write only this split of a curated set.")
 @click.option(
     "--keep", multiple=True, metavar="RULE", help="Write records of a dump with this flaw: bad_label, multimodal."

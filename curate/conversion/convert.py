@@ -56,6 +56,7 @@ def convert(
     ids: str | Path | Collection[str] | None = None,
     sample: int | None = None,
     seed: int = 0,
+    stratify: str | None = None,
     split: Split | None = None,
     keep: Collection[str] = (),
     history: bool = False,
@@ -76,17 +77,17 @@ def convert(
     The target of `hf` is a folder. `template`, `chat_template` (a file), `tokenizer`, `reasoning` and `hidden_tools`
     are for `text` and `rendered`; `max_tokens`, `loss` and `empty_think` are for `rendered` only. Without them, the
     set's own settings are used, and the defaults of `curate.rendering.choices.Choices`. `where`, `search`, `ids` (a
-    list, or a file with one on each line), `sample` and `split` select conversations, see
-    `curate.dataset.query.Query`. Records
-    that a dump marks as bad or that need media are left out, except for the rules in `keep`. `history` is for `alpaca`,
-    `shape` for `trl` (see their modules). `shards` writes so many files, `NAME-00000-of-00008.jsonl` and so on, with
-    each conversation in the next one. `config_for` names trainers (`llama-factory`, `axolotl`) whose settings for the
-    file are written beside it. `push_to_hub` uploads it to that repository of the Hugging Face Hub, private if it is
-    new. Raises CurateError in one line and leaves the target unchanged.
+    list, or a file with one on each line), `sample`, `stratify` and `split` select conversations, see
+    `curate.dataset.query.Query`. Records that a dump marks as bad or that need media are left out, except for the
+    rules in `keep`. `history` is for `alpaca`, `shape` for `trl` (see their modules). `shards` writes so many
+    files, `NAME-00000-of-00008.jsonl` and so on, with each conversation in the next one. `config_for` names
+    trainers (`llama-factory`, `axolotl`) whose settings for the file are written beside it. `push_to_hub` uploads
+    it to that repository of the Hugging Face Hub, private if it is new. Raises CurateError in one line and leaves
+    the target unchanged.
     """
     form = formats.get(to)
     path = Path(target)
-    query = make_query(where, search, ids, split, sample, seed)
+    query = make_query(where, search, ids, split, sample, seed, stratify)
     check_keep(keep)
     options = WriteOptions(history, shape or "")
     check_options(form, options)
@@ -188,12 +189,15 @@ def make_query(
     split: str | None,
     sample: int | None,
     seed: int,
+    stratify: str | None = None,
 ) -> Query:
     """Return the query of these settings; raises InputError for a file of ids that cannot be read or a sample of 0."""
     named = read_ids(ids) if isinstance(ids, str | Path) else None if ids is None else frozenset(ids)
     if sample is not None and sample < 1:
         raise InputError(f"sample is {sample}; give a number of conversations, at least 1")
-    return Query(where, search, named, split, sample, seed)
+    if stratify is not None and sample is None:
+        raise InputError(f"stratify {stratify!r} has no effect without a sample; give its number of conversations too")
+    return Query(where, search, named, split, sample, seed, stratify)
 
 
 def check_keep(keep: Collection[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import random
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import compress, islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from curate.conversion.output import Tally
 from curate.conversion.readers import InputRecord, read_dump, read_entry, read_table, scan_table, translate_errors
 from curate.conversion.writers import Entry, encode
 from curate.dataset import columns
-from curate.dataset.query import ROW, TEXT_FIELDS, Query, is_row_by_row, name_columns, parse_condition
+from curate.dataset.query import ROW, TEXT_FIELDS, Query, is_row_by_row, name_columns, parse_condition, sample_key
 from curate.display.figures import number, plural
 from curate.errors import InputError, RecordError
 
@@ -77,6 +76,10 @@ def select_rows(
 def _select_from_dump(
     source: str | Path, query: Query, output: Tally, warnings: list[str], keep: Collection[str]
 ) -> Iterator[Selected]:
+    if query.stratify is not None:
+        raise InputError(
+            f"cannot stratify {str(source)!r} by {query.stratify!r}: that works on a curated set; clean the file first"
+        )
     entries = _read_entries(_count(read_dump(source, warnings), output), output, keep)
     if not query:
         yield from entries
@@ -159,11 +162,11 @@ def _check_columns(source: str, where: str) -> None:
 
 
 def _sample(matches: Iterable[Selected], count: int, seed: int, output: Tally) -> Iterator[Selected]:
-    """Draw conversations as `query.draw` does, keeping only those that are drawn so far."""
-    keys = random.Random(seed)
-    heap: list[tuple[float, int, Selected]] = []  # the largest key first
+    """Draw conversations as `Query.rows` does, keeping only those that are drawn so far."""
+    heap: list[tuple[int, int, Selected]] = []  # the largest key first
     for position, (record, entry) in enumerate(matches):
-        item = (-keys.random(), -position, (InputRecord(record.file, record.index, None), entry))
+        text = "\0".join(f"{message.role}\0{message.content}" for message in entry.conversation.messages)
+        item = (-sample_key(text, seed), -position, (InputRecord(record.file, record.index, None), entry))
         if len(heap) < count:
             heapq.heappush(heap, item)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import random
 import re
@@ -25,7 +26,8 @@ class Query:
     """Which conversations to select; without any setting, all.
 
     `where` is a condition in SQL, `search` a text in any message, ignoring case. `ids` are ids of the set, the dump's
-    own ids, or `file:index`. `sample` draws so many of the matches: the same ones for the same `seed`.
+    own ids, or `file:index`. `sample` draws so many of the matches: the same ones for the same `seed`, by their texts.
+    With `stratify`, a column, each of its values has its share in the sample.
     """
 
     where: str | None = None
@@ -34,6 +36,7 @@ class Query:
     split: str | None = None
     sample: int | None = None
     seed: int = 0
+    stratify: str | None = None
 
     def __bool__(self) -> bool:
         return self.takes_pieces or self.split is not None
@@ -59,9 +62,23 @@ class Query:
 
     def rows(self, frame: pl.LazyFrame) -> list[int]:
         """Return the numbers of the selected rows in a frame with the column `ROW`, in order."""
-        matches = frame.filter(self.condition(frame.drop(ROW))).select(ROW).collect(engine="streaming")
-        rows: list[int] = matches.to_series().sort().to_list()
-        return rows if self.sample is None else [rows[index] for index in draw(len(rows), self.sample, self.seed)]
+        matches = frame.filter(self.condition(frame.drop(ROW)))
+        if self.sample is not None:
+            return self._draw(matches, self.sample)
+        rows: list[int] = matches.select(ROW).collect(engine="streaming").to_series().sort().to_list()
+        return rows
+
+    def _draw(self, matches: pl.LazyFrame, count: int) -> list[int]:
+        """Return the numbers of the rows in the sample; raises InputError for a column that has no groups."""
+        group = pl.lit(None) if self.stratify is None else _group_column(self.stratify, matches.collect_schema())
+        role, content = (pl.element().struct.field(name).fill_null("") for name in ("role", "content"))
+        text = pl.col("messages").list.eval(pl.concat_str(role, content, separator="\0")).list.join("\0")
+        key = text.map_batches(self._keys, return_dtype=pl.UInt64, is_elementwise=True)
+        keyed = matches.select(ROW, key=key, group=group).collect(engine="streaming")
+        return draw_stratified(keyed, count)
+
+    def _keys(self, texts: pl.Series) -> pl.Series:
+        return pl.Series([sample_key(text or "", self.seed) for text in texts], dtype=pl.UInt64)
 
 
 def read_ids(file: str | Path) -> frozenset[str]:
@@ -97,6 +114,35 @@ def draw(total: int, count: int, seed: int | None) -> Sequence[int]:
     """Draw `count` of `total` positions without replacement, in order; the same for the same seed."""
     keys = random.Random(seed)
     return sorted(position for _, position in heapq.nsmallest(count, ((keys.random(), i) for i in range(total))))
+
+
+def sample_key(text: str, seed: int) -> int:
+    """Return a number for the messages of a conversation: their roles and contents, with zero bytes between them.
+
+    The conversations with the lowest numbers are drawn, wherever they are in a file.
+    """
+    data = f"{seed}\0{text}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+def draw_stratified(keyed: pl.DataFrame, count: int) -> list[int]:
+    """Draw rows so that each group has its share (Sainte-Laguë's method); in order.
+
+    `keyed` has `ROW`, key and group. The n-th lowest key of a group of m has the rank (n - ½) / m, and the lowest ranks
+    are drawn, so a larger sample contains a smaller one.
+    """
+    place = pl.int_range(pl.len()).over("group")
+    ranked = keyed.sort("key", ROW).with_columns(rank=(place + 0.5) / pl.len().over("group"))
+    rows: list[int] = ranked.sort("rank", "key", ROW)[ROW].head(count).sort().to_list()
+    return rows
+
+
+def _group_column(name: str, schema: pl.Schema) -> pl.Expr:
+    kinds = {column: kind for column, kind in schema.items() if not kind.is_nested() and column != ROW}
+    if name not in kinds:
+        hint = did_you_mean(name, kinds) or f"; it has {', '.join(kinds)}"
+        raise InputError(f"cannot stratify by {name!r}: there is no such column of single values{hint}")
+    return pl.col(name)
 
 
 def is_row_by_row(condition: pl.Expr) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.conversion.convert import convert
-from curate.dataset.query import draw
+from curate.dataset import columns
+from curate.dataset.query import ROW, Query
 from curate.errors import CurateError, InputError
 from tests.support.small_set import KEPT, kept, write_set
 
@@ -85,12 +87,39 @@ def test_a_sample_is_the_same_from_each_form_and_depends_on_its_seed(
     assert len(others) > 1
 
 
-@given(st.integers(0, 50), st.integers(1, 50), st.integers(0, 5))
-def test_a_larger_sample_contains_a_smaller_one(total: int, count: int, seed: int) -> None:
-    smaller, larger = draw(total, count, seed), draw(total, count + 1, seed)
-    assert len(smaller) == min(count, total)
-    assert set(smaller) <= set(larger)
-    assert list(smaller) == sorted(set(smaller))
+GROUPS = st.lists(st.sampled_from(["en", "ko", "zh", None]), max_size=40)
+
+
+@given(groups=GROUPS, count=st.integers(1, 50), seed=st.integers(0, 5), random=st.randoms(use_true_random=False))
+def test_a_sample_has_each_groups_share_whatever_the_order_of_rows(
+    groups: list[str | None], count: int, seed: int, random: Any
+) -> None:
+    chats = [{"language": group, "messages": [{"role": "user", "content": f"{n}"}]} for n, group in enumerate(groups)]
+    types: columns.Types = {
+        "language": pl.String,
+        "messages": pl.List(pl.Struct({"role": pl.String, "content": pl.String})),
+    }
+
+    def rows(chosen: list[dict[str, Any]], size: int, column: str | None) -> list[dict[str, Any]]:
+        frame = pl.DataFrame(chosen, schema=types).with_row_index(ROW).lazy()
+        return [chosen[row] for row in Query(sample=size, seed=seed, stratify=column).rows(frame)]
+
+    for column in (None, "language"):
+        drawn = rows(chats, count, column)
+        assert len(drawn) == min(count, len(chats))
+        assert all(chat in rows(chats, count + 1, column) for chat in drawn)
+        moved = rows(random.sample(chats, len(chats)), count, column)
+        assert sorted(map(str, moved)) == sorted(map(str, drawn))
+    sizes, shares = Counter(groups), Counter(chat["language"] for chat in drawn)
+    for group, size in sizes.items():
+        assert abs(shares[group] - len(drawn) * size / len(groups)) <= (len(sizes) + 1) / 2
+
+
+def test_a_sample_by_language_is_written_and_a_sample_only(tmp_path: Path) -> None:
+    texts = [kept(n, f"c{n}", language="ko" if n % 4 == 0 else "en") for n in range(16)]
+    convert(write_set(tmp_path / "set", texts), tmp_path / "out.jsonl", to="jsonl", sample=8, stratify="language")
+    drawn = [int(name[1:]) for name in names(tmp_path / "out.jsonl")]
+    assert (len(drawn), sum(n % 4 == 0 for n in drawn)) == (8, 2)
 
 
 def test_a_set_of_an_earlier_version_is_searched_and_written(tmp_path: Path) -> None:
@@ -161,6 +190,10 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "ids that are not there": ("set", {"ids": ["x"]}, "no conversation of"),
     "no file of ids": ("set", {"ids": "none.txt"}, "cannot read the ids in 'none.txt'"),
     "nothing to draw": ("set", {"sample": 0}, "sample is 0"),
+    "no sample to stratify": ("set", {"stratify": "model"}, "no effect without a sample"),
+    "no column to stratify by": ("set", {"sample": 1, "stratify": "modle"}, "did you mean 'model'"),
+    "stratify by a list": ("set", {"sample": 1, "stratify": "messages"}, "no such column of single values"),
+    "stratify a dump": ("dump", {"sample": 1, "stratify": "model"}, "works on a curated set"),
     "a split of a dump": ("dump", {"split": "train"}, "only a curated set"),
     "an unknown rule": ("dump", {"keep": ["multimodel"]}, "did you mean 'multimodal'"),
 }
