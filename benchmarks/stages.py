@@ -30,6 +30,7 @@ from curate.filters.minhash import signatures, words
 from curate.filters.minhash.shingles import shingle
 from curate.filters.personal_data import matching
 from curate.filters.phrases.identity import find_sentences
+from curate.filters.prompt_cap import cap
 from curate.filters.text.degeneration import Answer, find_repetition
 from curate.filters.text.emptiness import find_emptiness
 from curate.filters.text.endings import find_cut
@@ -139,6 +140,7 @@ def text_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
     texts = [*prompts, *converted]
     yield from language_stage(shared, count)
     yield from near_stage(rows, count)
+    yield cap_stage(count)
     yield from contamination_stage(rows, count)
     for name, source in (("tokens: LLaMA-2", str(shared / "tokenizers/llama2")), ("tokens: LLaMA-3", "llama3")):
         tokenizer = load_tokenizer(source)
@@ -181,6 +183,23 @@ def near_stage(rows: Sequence[Row], count: int) -> Iterator[tuple[str, float]]:
     parts = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
     spent, _ = best_of(count, lambda: [signatures.band_hashes(shingle(part)) for part in parts])
     yield "near duplicates (conversations/s)", len(texts) / spent
+
+
+def cap_stage(count: int, size: int = 200_000) -> tuple[str, float]:
+    """Return the rate of limiting clusters and languages, of made-up conversations: texts do not count."""
+    number = pl.int_range(size, eager=True)
+    frame = pl.DataFrame({"row": number, "last": number.hash(), "source_id": number.cast(pl.String)}).with_columns(
+        protected=False,
+        untrained=0,
+        characters=number * 7919 % 10_007,
+        messages=number % 9,
+        source_file=pl.lit("dump.json"),
+        model=pl.lit("gpt-4"),
+        cluster=(number // 5).cast(pl.String),
+        language=pl.when(number % 3 == 0).then(pl.lit("ko")).otherwise(pl.lit("en")),
+    )
+    spent, _ = best_of(count, lambda: cap(frame, cluster=3, language=size // 10))
+    return "limits for each group (conversations/s)", size / spent
 
 
 def contamination_stage(rows: Sequence[Row], count: int) -> Iterator[tuple[str, float]]:
