@@ -190,13 +190,14 @@ def templates_table(_: str) -> str:
     from curate.schemas.chat_templates import CHAT_TEMPLATES
     from curate.schemas.prompts import TEMPLATES
 
+    templates: list[typing.Any] = [*TEMPLATES.values(), *CHAT_TEMPLATES.values()]
     rows = [
         (
             _code(template.name),
             _code(template.summary.partition(": ")[2]),
             ", ".join(map(_code, template.needs)) or "none",
         )
-        for template in (*TEMPLATES.values(), *CHAT_TEMPLATES.values())
+        for template in templates
     ]
     return _table(("template", "a conversation in it", "control tokens that the tokenizer must have"), rows)
 

@@ -54,6 +54,7 @@ def refused_line(family: Family, error: CurateError) -> str:
 def measure() -> Iterator[str]:
     """Yield the lines of the table and of the reasons under it; raises AssertionError where ids or mask differ."""
     from curate.errors import RecipeError
+    from curate.rendering.chat_template.renderer import JinjaRenderer
     from tests.support import model_families
 
     yield f"| chat template | {' | '.join(KINDS)} |\n|{'---|' * (len(KINDS) + 1)}\n"
@@ -67,6 +68,7 @@ def measure() -> Iterator[str]:
             except RecipeError as error:
                 refused.append(refused_line(family, error))
                 continue
+            assert isinstance(renderer, JinjaRenderer)  # each family is a chat template
             outcomes = {
                 kind: model_families.prepare(
                     renderer, model_families.CONVERSATIONS[kind], model_families.checker(renderer)
