@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from curate.display.figures import percent
 from curate.errors import RecipeError
 from curate.filters.examples import Examples, chat
 from curate.filters.registry import reject, repair, rule, signal
@@ -177,7 +178,8 @@ def _why(figures: Repetition, copied: int, limits: tuple[int, float, int, int]) 
     if figures.times >= times:
         return f"the answer says a passage {figures.times} times in a row, maximum {times - 1}"
     if figures.share >= share:
-        return f"the answer said {figures.share:.0%} of its words before, less than {share:.0%} allowed"
+        said_before, allowed = percent(figures.share, digits=0), percent(share, digits=0)
+        return f"the answer said {said_before} of its words before, less than {allowed} allowed"
     return f"the answer says a passage {figures.most} times, maximum {said - 1}" if figures.most >= said else None
 
 

@@ -216,7 +216,7 @@ def test_the_mask_is_shown_for_the_template_and_the_choices_that_are_given(tmp_p
     assert code == 0
     assert "left out" not in out
     assert '"name": "f"' in out
-    assert "I call it.[[\n</think>\n" in out
+    assert "I call it.\n</think>\n" in out and "I call it.[[" not in out  # what closes it is masked too
     assert invoke("--set", str(tmp_path / "set"), "--reasoning", "mask")[0] == 2
 
 

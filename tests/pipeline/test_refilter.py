@@ -155,7 +155,6 @@ FILTERS: dict[str, st.SearchStrategy[Any]] = {
     "languages": st.sampled_from([{"keep": ["en"]}, {"keep": ["ko"]}, {"skip": ["ko"]}]),
     "models": st.sampled_from([{"keep": ["gpt-4"]}, {"keep": ["gpt-4"], "unknown": True}]),
     "vendor_mention": st.sampled_from([{}, {"any_turn": True}]),
-    "identity": st.just({}),
     "near_duplicates": st.sampled_from([{}, {"of": "prompts"}, {"threshold": 0.5}]),
     "cap": st.sampled_from([{"cluster": 1}, {"cluster": 2, "language": 3}, {"cluster": 0, "model": 1}]),
     "exact_duplicates": st.sampled_from([{}, {"prefixes": False}, {"first_exchange": True, "ids": True}]),

@@ -75,7 +75,8 @@ class PromptCap:
         self, rows: pl.DataFrame, texts: pl.DataFrame
     ) -> tuple[list[tuple[int, int]], NDArray[np.int64], NDArray[np.float64]]:
         """Return the rows beyond the cap with the best of their group, each row's group, and its cosine to that."""
-        ranked = rows.join(texts, on=["part", "row", "prompt"], how="left", maintain_order="left")
+        plain = rows.select(pl.exclude("language"))  # which rows have for the rule `cap`, and only if it is on
+        ranked = plain.join(texts, on=["part", "row", "prompt"], how="left", maintain_order="left")
         ranked = ranked.with_row_index("place")
         ranked = ranked.select(
             "place",
