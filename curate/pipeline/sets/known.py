@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
+from curate import files
 from curate.dataset.curated_set import CuratedSet
 from curate.engine.pool import open_pool
 from curate.filters import registry
@@ -34,5 +34,5 @@ def read_known(curated: CuratedSet, scratch: Path, workers: int) -> pl.DataFrame
     with open_pool(SetFactory([source], folder), workers) as pool:
         for part in pool.map(plan_slices(stored, 0, 0)):
             summaries.append(part.summary.filter(pl.col("earlier_id").is_not_null()))
-    shutil.rmtree(folder)
+    files.remove(folder, inside=folder.parent)
     return pl.concat(summaries, how="diagonal")
