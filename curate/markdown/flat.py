@@ -46,7 +46,7 @@ def _line(first: str) -> str:
     )
 
 
-_LINES = rf"{_line(_FIRST)}(?:(?:<br ?/?>)?\n[ ]*{_line(_NEXT)})*"
+_LINES = rf"{_line(_FIRST)}(?:(?:<br ?/?>\n|\n[ ]*){_line(_NEXT)})*"  # the walker drops spaces after a <br>
 _ITEMS = rf"(?:(?:<li>{_LINES}</li>)+|(?:<li><p>{_LINES}</p></li>)+)"
 _LIST = rf'<(?:ul|ol(?: start="[1-9][0-9]{{0,8}}")?)>{_ITEMS}</[uo]l>'
 _BLOCK = rf"<p>{_LINES}</p>|{PLACE}|<hr ?/?>|<h[1-6]>{_line(_FIRST)}</h[1-6]>"
