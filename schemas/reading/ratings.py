@@ -11,7 +11,19 @@ from curate.schemas.reading.tree import MessageTree
 Ratings = Mapping[str, bool]  # of nodes: true for good ones
 
 
-def flag_bad_answers(conversation: Conversation, sources: Sequence[Sequence[str]], ratings: Ratings) -> None:
+def use_ratings(tree: MessageTree, read: ReadPath, ratings: Ratings) -> ReadPath:
+    """Return a reader of the tree's paths that flags bad answers and adds rejected ones to what `read` returns."""
+
+    def read_rated(path: Sequence[str]) -> tuple[Conversation, list[list[str]]]:
+        conversation, sources = read(path)
+        _flag_bad_answers(conversation, sources, ratings)
+        _add_rejected_answer(conversation, sources, path, tree, read, ratings)
+        return conversation, sources
+
+    return read_rated if ratings else read
+
+
+def _flag_bad_answers(conversation: Conversation, sources: Sequence[Sequence[str]], ratings: Ratings) -> None:
     """Flag each answer that was rated as bad; `sources` has the nodes of each message after the system message."""
     system = len(conversation.messages) - len(sources)
     for index, nodes in enumerate(sources, system):
@@ -19,7 +31,7 @@ def flag_bad_answers(conversation: Conversation, sources: Sequence[Sequence[str]
             conversation.flaw("bad_label", index, f"turn {index} was rated as bad", "rating: thumbs_down")
 
 
-def add_rejected_answer(
+def _add_rejected_answer(
     conversation: Conversation,
     sources: Sequence[Sequence[str]],
     path: Sequence[str],

@@ -74,17 +74,11 @@ def parse_all(record: Mapping[str, object], options: ReadOptions) -> Sequence[Co
     assert current is not None  # there is a node
     others = [leaf for leaf in tree.leaves() if leaf != current and _message(nodes[leaf])]
 
-    def read_plain(path: Sequence[str]) -> tuple[Conversation, list[list[str]]]:
+    def read(path: Sequence[str]) -> tuple[Conversation, list[list[str]]]:
         return _read_path(record, [(node, nodes[node]) for node in path], options)
 
-    def read(path: Sequence[str]) -> tuple[Conversation, list[list[str]]]:
-        conversation, sources = read_plain(path)
-        if options.ratings:
-            ratings.flag_bad_answers(conversation, sources, options.ratings)
-            ratings.add_rejected_answer(conversation, sources, path, tree, read_plain, options.ratings)
-        return conversation, sources
-
-    conversations = answers.read_branches(tree, current, others, read, options)
+    read_rated = ratings.use_ratings(tree, read, options.ratings)
+    conversations = answers.read_branches(tree, current, others, read_rated, options)
     if not any(conversation.messages for conversation in conversations):
         raise RecordError("no_messages", f"none of the {len(nodes)} nodes of 'mapping' is a message that was shown")
     return conversations

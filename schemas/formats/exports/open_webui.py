@@ -38,6 +38,7 @@ _SUMMARY_TAG = re.compile(r"\s*<summary>.*?</summary>\s*", re.DOTALL)
 _QUOTE = re.compile(r"^> ?", re.MULTILINE)
 _FENCE = re.compile(r"\s*```\w*\n(.*?)\n?```\s*", re.DOTALL)
 _KINDS = ("reasoning", "tool_calls", "code_interpreter")  # of details
+_ITEMS = ("reasoning", "function_call", "function_call_output", "message")  # of `output`
 
 
 def recognises(record: Mapping[str, object]) -> bool:
@@ -73,20 +74,13 @@ def parse_all(record: Mapping[str, object], options: ReadOptions) -> Sequence[Co
         current = tree.newest_leaf(lambda name: to_number(messages[name].get("timestamp")))
     assert current is not None  # there is a message
     others = [leaf for leaf in tree.leaves() if leaf != current]
-    rated = {**{name: rating for name, each in messages.items() if (rating := _rating(each)) is not None}}
-    rated |= options.ratings
-
-    def read_plain(path: Sequence[str]) -> tuple[Conversation, list[list[str]]]:
-        return _read_path(record, [(name, messages[name]) for name in path], messages)
+    rated = {name: rating for name, each in messages.items() if (rating := _rating(each)) is not None}
 
     def read(path: Sequence[str]) -> tuple[Conversation, list[list[str]]]:
-        conversation, sources = read_plain(path)
-        if rated:
-            ratings.flag_bad_answers(conversation, sources, rated)
-            ratings.add_rejected_answer(conversation, sources, path, tree, read_plain, rated)
-        return conversation, sources
+        return _read_path(record, [(name, messages[name]) for name in path], messages)
 
-    return answers.read_branches(tree, current, others, read, options)
+    read_rated = ratings.use_ratings(tree, read, {**rated, **options.ratings})
+    return answers.read_branches(tree, current, others, read_rated, options)
 
 
 def _parent(message: Message) -> str | None:
@@ -199,13 +193,8 @@ def _read_answer(builder: answers.MessageBuilder, name: str, message: Message, e
 
 
 def _is_item(item: object) -> bool:
-    """Return whether an item of an answer is of a kind that is read, and says no more than what is read."""
-    return isinstance(item, dict) and item.get("type") in (
-        "reasoning",
-        "function_call",
-        "function_call_output",
-        "message",
-    )
+    """Return whether an item of an answer is of a kind that is read."""
+    return isinstance(item, dict) and item.get("type") in _ITEMS
 
 
 def _add_item(builder: answers.MessageBuilder, name: str, item: Message) -> None:
