@@ -155,6 +155,7 @@ FILTERS: dict[str, st.SearchStrategy[Any]] = {
     "languages": st.sampled_from([{"keep": ["en"]}, {"keep": ["ko"]}, {"skip": ["ko"]}]),
     "models": st.sampled_from([{"keep": ["gpt-4"]}, {"keep": ["gpt-4"], "unknown": True}]),
     "vendor_mention": st.sampled_from([{}, {"any_turn": True}]),
+    "identity": st.just({}),
     "near_duplicates": st.sampled_from([{}, {"of": "prompts"}, {"threshold": 0.5}]),
     "cap": st.sampled_from([{"cluster": 1}, {"cluster": 2, "language": 3}, {"cluster": 0, "model": 1}]),
     "exact_duplicates": st.sampled_from([{}, {"prefixes": False}, {"first_exchange": True, "ids": True}]),
@@ -188,7 +189,8 @@ def test_a_refiltered_set_is_that_of_the_dump(
     dump = write_dump(folder / "dump", [POOL[0], *(POOL[index] for index in records)])
     tokens = {"max_tokens": WINDOW, "template": template}
     eval_ = {"fraction": fraction, "minimum": 2}
-    before, after = (make_recipe(filters, tokens=tokens, eval=eval_) for filters in (old, new))
+    signals = {"identity_answers": True}  # measured by all, since a set that lacks a filter's signal is refused
+    before, after = (make_recipe(filters, tokens=tokens, eval=eval_, signals=signals) for filters in (old, new))
     try:
         first, expected = clean(dump, folder / "first", before), clean(dump, folder / "expected", after)
     except InputError:
