@@ -70,7 +70,7 @@ def chat(
     MODEL is a run of curate finetune, a model, an adapter (its base is loaded too), or a Hub name. Prompts
     are rendered as in training. Without a terminal, the prompt is read from standard input.
 
-    With --tools, the model is told of tools, and its calls are shown; "/result TEXT" as a prompt gives a call's result.
+    With --tools, the prompt lists tools and the model's calls are shown; answer a call with "/result TEXT".
 
     \b
     Example:

@@ -79,7 +79,7 @@ class MaskViewer:
 
 
 def view_rows(renderer: Renderer, messages: Sequence[Message]) -> list[MaskView]:
-    """Return the rows that a run makes of a conversation, decoded from their ids, then those that it leaves out."""
+    """Return the rows that a run trains on for a conversation, decoded from their ids, then those it leaves out."""
     row = Row("", 0, list(messages), None, "train", (None, None))
     prepared = ExamplePreparer(renderer, sys.maxsize).prepare([[row]])
     views = [_view(renderer.tokenizer, each.ids, each.loss_mask, each.name) for each in prepared.examples]

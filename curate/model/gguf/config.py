@@ -140,8 +140,8 @@ def _rows(header: Header) -> int:
 def _rope_scaling(header: Header, head_size: int, theta: float) -> dict[str, Any]:
     """Return transformers' `llama3` scaling for a file that has factors instead of its settings.
 
-    The settings of LLaMA-3.1 and 3.2 but for `factor`, which is the largest of the factors. Raises ModelError if other
-    settings made them.
+    They are the settings of LLaMA 3.1 and 3.2, except `factor`, which is the largest of the stored factors. Raises
+    ModelError if the stored factors do not follow from them.
     """
     tensor = header.tensors.get(ROPE_FACTORS)
     if tensor is None:

@@ -1,1 +1,1 @@
-"""Make a set from sets: their rows are read as the parts that `clean` makes of records."""
+"""Make a set from existing sets: their rows are turned into the same parts that `clean` writes."""

@@ -38,7 +38,7 @@ class Making:
 
     sources: Sequence[Source]
     recipe: Recipe
-    facts: Manifest  # of the new set, but for its counts, warnings and run
+    facts: Manifest  # of the new set, except its counts, warnings and run
     alone: Alone  # by rule, where it is known
 
 

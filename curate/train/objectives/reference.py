@@ -1,8 +1,8 @@
-"""The reference of pairs: what the model before the first step makes of their answers, computed once and kept.
+"""The reference for pairs: log-probabilities of their answers before the first step, computed once and stored.
 
-The log-probabilities are in the run's folder, with a key of the model and the examples that they belong to and a
-checksum. A resumed run reads them again: computed anew, they would round differently in micro-batches of another size.
-A file that is damaged, or of other examples or another model, is never used.
+They are stored in the run's folder with a checksum and a key for the model and examples they belong to. A resumed run
+reads them back instead of recomputing them, since another micro-batch size would round differently. A damaged file, or
+one for other examples or another model, is never used.
 """
 
 from __future__ import annotations
