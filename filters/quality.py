@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
+from curate.filters.language_id.prose import without_blocks
 from curate.filters.registry import signal
-from curate.filters.structure import FENCED
 
 URL = r"https?://\S|\bwww\.\w"
 COUNTS = ("prompt_words", "answer_words", "urls")  # whole numbers
@@ -55,9 +55,7 @@ def _shapes(frame: pl.DataFrame) -> pl.DataFrame:
     from curate.filters.text.prose import ITEM
 
     answers = frame.select(pl.int_range(pl.len(), dtype=pl.UInt32).alias("row"), text="answers").explode("text")
-    fenced = pl.col("text").str.contains("```", literal=True) | pl.col("text").str.contains("~~~", literal=True)
-    prose = pl.when(fenced).then(pl.col("text").str.replace_all(FENCED, "")).otherwise("text")
-    measured = answers.with_columns(prose=prose).select(
+    measured = answers.with_columns(prose=without_blocks(pl.col("text"), "")).select(
         "row",
         characters=pl.col("text").str.len_chars(),
         lines=pl.col("prose").str.count_matches(r"\S[^\n]*"),

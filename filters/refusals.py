@@ -36,7 +36,6 @@ MAX_WORDS = 80  # of what follows a cue without code or a list and is no answer
 
 NOT_OWN = r'"“”«»「」『』|`#>:：<{'  # what follows one of these is not the assistant's own sentence
 SENTENCE = re.compile(r"[^.!?。！？\n]+(?:[.!?]+(?=\s|\Z)|[。！？\n]+|\Z|[.!?]+)")
-SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[。！？\n]")
 SUBSTANCE = re.compile(r"```|^ {0,3}(?:[-*•+]|\d{1,2}[.)、]) ?\S|^\|.*\|", re.MULTILINE)
 CONDITION = re.compile(r"\b(?:if|unless|without|until|when|si|sans|wenn|falls|sem|sin)\b|如果|除非|なければ|면 ", re.I)
 WORD = re.compile(r"[぀-ヿ㐀-鿿가-힣]{1,2}|[^\W぀-ヿ㐀-鿿가-힣]+")  # two letters of a script without spaces are one

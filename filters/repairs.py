@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import polars as pl
-
 from curate.errors import RecipeError
 from curate.filters.registry import Rule, Settings, first_line, get, part_of
+from curate.filters.verdicts import FAILURES
 from curate.schemas.conversation import Conversation, Message
 
-FAILURES = (Exception, pl.exceptions.PanicException)
 Texts = Callable[[list[str]], Sequence[str | None]]  # None: unchanged
 
 

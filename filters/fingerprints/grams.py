@@ -24,6 +24,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.filters.minhash.words import mix
+
 GRAM = 8  # words: the length of Tülu 3 and ConTAM (arXiv 2411.15124, 2411.03923)
 HASH_BITS = 48  # of a hash that is kept
 BLOCK = 1 << 17  # characters that are hashed at once, so that the arrays fit the processor's cache
@@ -240,7 +242,4 @@ def _fold_letter(letter: str) -> str:
 
 def _scatter(numbers: Hashes) -> Hashes:
     """Return a random value for each number (splitmix64; Steele and others, 2014)."""
-    mixed = (numbers + np.uint64(1)) * np.uint64(MULTIPLIER)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    return mix((numbers + np.uint64(1)) * np.uint64(MULTIPLIER))

@@ -20,10 +20,10 @@ IMPORT = r"(?:from [!-~]+ )?import [!-~]+(?: as [!-~]+)?"
 CODE_WORD = r"[!-~]*(?:[_={}<>\\|$#^~\[\];@%&+]|[A-Za-z][0-9]|[0-9][A-Za-z]|\w[(.:/]\w|\w\()[!-~]*"
 
 
-def without_blocks(text: pl.Expr) -> pl.Expr:
-    """Return the texts without fenced code blocks."""
+def without_blocks(text: pl.Expr, instead: str = "\n") -> pl.Expr:
+    """Return the texts with `instead` of fenced code blocks."""
     fenced = pl.any_horizontal(text.str.contains(fence, literal=True) for fence in FENCES)
-    return pl.when(fenced).then(text.str.replace_all(FENCED, "\n")).otherwise(text)
+    return pl.when(fenced).then(text.str.replace_all(FENCED, instead)).otherwise(text)
 
 
 def prose(text: pl.Expr) -> pl.Expr:

@@ -102,9 +102,7 @@ def numbers(text: str) -> str:
 def digits(value: str) -> bool:
     """Tell whether the digits are no example: not a run such as 12345678, and not of one or two digits only."""
     only = numbers(value)
-    return len(set(only)) > 2 and not any(
-        only[-length:] in run or only[:length] in run for run in RUNS for length in (7,)
-    )
+    return len(set(only)) > 2 and not any(only[-7:] in run or only[:7] in run for run in RUNS)
 
 
 def key(value: str) -> bool:
