@@ -12,6 +12,7 @@ from curate.errors import RecipeError, did_you_mean
 from curate.filters.examples import Examples, chat
 from curate.filters.phrases.identity import Sentence, cut, find_sentences
 from curate.filters.registry import EVIDENCE, VERDICT, reject, repair, rule, signal
+from curate.filters.repairs import find_places, mask
 from curate.schemas.conversation import Conversation
 
 CONTEXT = 120  # characters of evidence after a mention
@@ -147,12 +148,7 @@ def cut_identity(
     check_identity(names, makers, classes, action)
     if action in ("flag", "drop"):
         return
-    places = [
-        (conversation, index)
-        for conversation in conversations
-        for index, message in enumerate(conversation.messages)
-        if message.role == "assistant"
-    ]
+    places = find_places(conversations)
     texts = pl.Series([conversation.messages[index].content for conversation, index in places], dtype=pl.String)
     for (conversation, index), found in zip(places, find_sentences(texts, names, makers), strict=True):
         if sentences := _of(found, classes):
@@ -163,9 +159,7 @@ def _act(conversation: Conversation, index: int, sentences: Sequence[Sentence], 
     message = conversation.messages[index]
     evidence = sentences[0].text
     if action == "mask":
-        if message.train:
-            message.train = False
-            conversation.edit("identity", index, evidence, evidence)
+        mask(conversation, "identity", index, evidence, evidence)
         return
     after = cut(message.content, sentences) if action == "repair" else ""
     if not re.search(r"\w", after) and message.tool_calls is None:

@@ -20,6 +20,7 @@ from curate.errors import RecipeError, did_you_mean
 from curate.filters import phrases
 from curate.filters.examples import Examples, chat
 from curate.filters.registry import reject, repair, rule, signal
+from curate.filters.repairs import mask
 from curate.schemas.conversation import Conversation
 
 CLASSES = {
@@ -184,12 +185,10 @@ def remove_refusals(
 
 
 def _act(conversation: Conversation, index: int, declining: Declining, action: str) -> None:
-    message = conversation.messages[index]
     if action == "exchange":
         conversation.flaw("refusals", index, f"the answer is {CLASSES[declining.kind]}", declining.sentence)
-    elif message.train:
-        message.train = False
-        conversation.edit("refusals", index, declining.sentence, declining.sentence)
+    else:
+        mask(conversation, "refusals", index, declining.sentence, declining.sentence)
 
 
 @dataclass(frozen=True)

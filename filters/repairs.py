@@ -27,23 +27,43 @@ def apply_repairs(conversations: Sequence[Conversation], repairs: Sequence[tuple
             raise RecipeError(f"{rule.label} failed: {first_line(error)}") from error
 
 
-def repair_texts(
-    conversations: Sequence[Conversation],
-    rule: str,
-    function: Texts,
-    *,
-    when: Callable[[Message], bool] = lambda message: message.role == "assistant",
-) -> None:
-    """Replace the contents of the messages that `when` chooses by what `function` makes of all of them in one call.
+def is_answer(message: Message) -> bool:
+    """Return whether a message is the assistant's."""
+    return message.role == "assistant"
 
-    Each change is recorded as an edit named `rule`. `function` returns a text, or None to leave it, for each text.
-    """
-    places = [
+
+def find_places(
+    conversations: Sequence[Conversation], when: Callable[[Message], bool] = is_answer
+) -> list[tuple[Conversation, int]]:
+    """Return the conversation and the index of each message that `when` chooses."""
+    return [
         (conversation, index)
         for conversation in conversations
         for index, message in enumerate(conversation.messages)
         if when(message)
     ]
+
+
+def mask(conversation: Conversation, rule: str, index: int, before: str, after: str) -> None:
+    """Do not train on a message, and record that as an edit with these excerpts, unless it is not trained on anyway."""
+    message = conversation.messages[index]
+    if message.train:
+        message.train = False
+        conversation.edit(rule, index, before, after)
+
+
+def repair_texts(
+    conversations: Sequence[Conversation],
+    rule: str,
+    function: Texts,
+    *,
+    when: Callable[[Message], bool] = is_answer,
+) -> None:
+    """Replace the contents of the messages that `when` chooses by what `function` makes of all of them in one call.
+
+    Each change is recorded as an edit named `rule`. `function` returns a text, or None to leave it, for each text.
+    """
+    places = find_places(conversations, when)
     texts = [conversation.messages[index].content for conversation, index in places]
     for (conversation, index), before, after in zip(places, texts, function(texts), strict=True):
         if after is not None and after != before:

@@ -11,6 +11,7 @@ from curate.display.figures import percent
 from curate.errors import RecipeError
 from curate.filters.examples import Examples, chat
 from curate.filters.registry import reject, repair, rule, signal
+from curate.filters.repairs import mask
 from curate.schemas.continuations import asks_to_continue
 from curate.schemas.conversation import Conversation, Message
 
@@ -197,12 +198,10 @@ def _places(conversations: Sequence[Conversation]) -> Iterator[tuple[int, int, s
 def _treat(found: Found, name: str, action: str) -> None:
     """Remove the exchanges of these answers, or do not train on them."""
     for conversation, index, reason, evidence in found:
-        message = conversation.messages[index]
         if action == "exchange":
             conversation.flaw(name, index, reason, evidence)
-        elif message.train:
-            message.train = False
-            conversation.edit(name, index, evidence, f"not trained on: {reason}")
+        else:
+            mask(conversation, name, index, evidence, f"not trained on: {reason}")
 
 
 # ---- answers that were cut off, or say nothing
