@@ -12,7 +12,7 @@ import binascii
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -89,13 +89,13 @@ def read(data: bytes, name: str) -> Vocabulary:
     return _sentencepiece(model, data, name)
 
 
-def _added_token(token: int, content: str, *, special: bool = True) -> dict[str, object]:
+def added_token(token: int, content: str, *, special: bool = True) -> dict[str, object]:
     """Return an entry of `added_tokens`; `special` is true for a control token."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {"id": token, "content": content, **flags, "special": special}
 
 
-def _post_processor(bos: str | None, token: int | None) -> dict[str, object] | None:
+def post_processor(bos: str | None, token: int | None) -> dict[str, object] | None:
     """Return the step that puts BOS first if a server asks for special tokens; None without BOS."""
     if bos is None or token is None:
         return None
@@ -109,9 +109,43 @@ def _post_processor(bos: str | None, token: int | None) -> dict[str, object] | N
     }
 
 
+def bpe_model(
+    vocab: Mapping[str, int],
+    merges: Sequence[object],
+    *,
+    unk_token: str | None = None,
+    fuse_unk: bool = False,
+    byte_fallback: bool = False,
+    ignore_merges: bool = False,
+) -> dict[str, object]:
+    """Return the `model` of a tokenizer.json by byte-pair merging."""
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": unk_token,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": fuse_unk,
+        "byte_fallback": byte_fallback,
+        "ignore_merges": ignore_merges,
+        "vocab": vocab,
+        "merges": merges,
+    }
+
+
+def split(pattern: str) -> dict[str, object]:
+    """Return the pre-tokenizer that makes each match of a pattern a word."""
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def byte_level(*, use_regex: bool) -> dict[str, object]:
+    """Return the step that writes bytes as characters; `use_regex` splits into words as GPT-2 does."""
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+
+
 def _dump(bos: tuple[str | None, int | None], **parts: object) -> str:
     """Return tokenizer.json as text, given BOS (name and id) and the parts that differ."""
-    document = {"version": "1.0", "truncation": None, "padding": None, "post_processor": _post_processor(*bos), **parts}
+    document = {"version": "1.0", "truncation": None, "padding": None, "post_processor": post_processor(*bos), **parts}
     return json.dumps(document, ensure_ascii=False)
 
 
@@ -189,20 +223,15 @@ def _sentencepiece_json(
         steps.append({"type": "Prepend", "prepend": "▁"})
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     steps.append({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})
-    added = [_added_token(token, text) for text, token in controls.items()]
-    added += [_added_token(i, text, special=False) for i, (text, _, kind) in enumerate(pieces) if kind == USER_DEFINED]
-    bpe = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": next((text for text, _, kind in pieces if kind == UNKNOWN), None),
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": True,
-        "byte_fallback": bool(trainer.byte_fallback),
-        "ignore_merges": False,
-        "vocab": {text: token for token, (text, _, _) in enumerate(pieces)},
-        "merges": _score_merges(pieces),
-    }
+    added = [added_token(token, text) for text, token in controls.items()]
+    added += [added_token(i, text, special=False) for i, (text, _, kind) in enumerate(pieces) if kind == USER_DEFINED]
+    bpe = bpe_model(
+        {text: token for token, (text, _, _) in enumerate(pieces)},
+        _score_merges(pieces),
+        unk_token=next((text for text, _, kind in pieces if kind == UNKNOWN), None),
+        fuse_unk=True,
+        byte_fallback=bool(trainer.byte_fallback),
+    )
     return _dump(
         (bos, controls.get(bos or "")),
         added_tokens=sorted(added, key=lambda entry: str(entry["id"]).zfill(9)),
@@ -278,28 +307,16 @@ def _tiktoken_json(ranks: dict[bytes, int], controls: dict[str, int]) -> str:
     table = str.maketrans({chr(byte): character for byte, character in enumerate(byte_characters())})
     names = {token: token.decode("latin-1").translate(table) for token in ranks}
     pairs = (_last_merge(token, ranks) for token in sorted(ranks, key=ranks.__getitem__))
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    split = {"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Isolated", "invert": False}
-    bpe = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": True,
-        "vocab": {names[token]: rank for token, rank in ranks.items()},
-        # As text rather than pairs, which fastokens loads in two thirds of the time.
-        "merges": [f"{names[pair[0]]} {names[pair[1]]}" for pair in pairs if pair],
-    }
+    # As text rather than pairs, which fastokens loads in two thirds of the time.
+    merges = [f"{names[pair[0]]} {names[pair[1]]}" for pair in pairs if pair]
+    steps = [split(LLAMA3_PATTERN), byte_level(use_regex=False)]
     return _dump(
         ("<|begin_of_text|>", controls["<|begin_of_text|>"]),
-        added_tokens=[_added_token(token, text) for text, token in controls.items()],
+        added_tokens=[added_token(token, text) for text, token in controls.items()],
         normalizer=None,
-        pre_tokenizer={"type": "Sequence", "pretokenizers": [split, byte_level]},
+        pre_tokenizer={"type": "Sequence", "pretokenizers": steps},
         decoder={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        model=bpe,
+        model=bpe_model({names[token]: rank for token, rank in ranks.items()}, merges, ignore_merges=True),
     )
 
 

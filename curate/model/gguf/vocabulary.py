@@ -13,7 +13,19 @@ from typing import Any
 
 from curate.errors import TokenizerError
 from curate.model.gguf.header import Header
-from curate.tokenization.vocabulary import BYTE, CONTROL, LLAMA3_PATTERN, NORMAL, UNKNOWN, USER_DEFINED
+from curate.tokenization.vocabulary import (
+    BYTE,
+    CONTROL,
+    LLAMA3_PATTERN,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+    added_token,
+    bpe_model,
+    byte_level,
+    post_processor,
+    split,
+)
 
 # Qwen2's tokenizer.json.
 _QWEN2_PATTERN = (
@@ -121,18 +133,8 @@ class _Vocabulary:
     def byte_level(self) -> bytes:
         """Return the tokenizer.json of a byte-level BPE vocabulary."""
         normalizer, steps, ignore_merges = self._splitting()
-        bpe = {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": ignore_merges,
-            "vocab": {token: number for number, token in enumerate(self.tokens)},
-            "merges": self.items("merges", str),
-        }
+        bos = self.named("bos") if self.setting("add_bos_token", False) else None
+        vocab = {token: number for number, token in enumerate(self.tokens)}
         document = {
             "version": "1.0",
             "truncation": None,
@@ -140,9 +142,9 @@ class _Vocabulary:
             "added_tokens": self._added(),
             "normalizer": normalizer,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
-            "post_processor": self._bos_processor(),
-            "decoder": _byte_level(use_regex=True),
-            "model": bpe,
+            "post_processor": post_processor(bos, self.setting("bos_token_id", None)),
+            "decoder": byte_level(use_regex=True),
+            "model": bpe_model(vocab, self.items("merges", str), ignore_merges=ignore_merges),
         }
         return json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
@@ -150,38 +152,19 @@ class _Vocabulary:
         """Return the normalizer, the pre-tokenizers, and whether whole words are looked up before merging."""
         match self.setting("pre", "no name"):
             case "llama3" | "llama-v3" | "llama-bpe":
-                return None, [_split(LLAMA3_PATTERN), _byte_level(use_regex=False)], True
+                return None, [split(LLAMA3_PATTERN), byte_level(use_regex=False)], True
             case "qwen2":
-                return {"type": "NFC"}, [_split(_QWEN2_PATTERN), _byte_level(use_regex=False)], False
+                return {"type": "NFC"}, [split(_QWEN2_PATTERN), byte_level(use_regex=False)], False
             case "smollm":  # the SmolLM models: each digit alone
-                return None, [{"type": "Digits", "individual_digits": True}, _byte_level(use_regex=True)], False
+                return None, [{"type": "Digits", "individual_digits": True}, byte_level(use_regex=True)], False
             case "gpt-2":
-                return None, [_byte_level(use_regex=True)], False
+                return None, [byte_level(use_regex=True)], False
             case name:
                 raise _unknown(self.header, f"{str(name)[:40]!r} for splitting texts into words")
 
     def _added(self) -> list[dict[str, object]]:
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         return [
-            {"id": number, "content": token, **flags, "special": kind != USER_DEFINED}
+            added_token(number, token, special=kind != USER_DEFINED)
             for number, (token, kind) in enumerate(zip(self.tokens, self.types, strict=True))
             if kind in (UNKNOWN, CONTROL, USER_DEFINED)
         ]
-
-    def _bos_processor(self) -> object:
-        """Return the step that puts BOS before a text where a server asks for it."""
-        bos = self.named("bos")
-        if bos is None or not self.setting("add_bos_token", False):
-            return None
-        parts = [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
-        pair = [{"SpecialToken": {"id": bos, "type_id": 1}}, {"Sequence": {"id": "B", "type_id": 1}}]
-        tokens = {bos: {"id": bos, "ids": [self.setting("bos_token_id", 0)], "tokens": [bos]}}
-        return {"type": "TemplateProcessing", "single": parts, "pair": parts + pair, "special_tokens": tokens}
-
-
-def _split(pattern: str) -> dict[str, object]:
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-
-
-def _byte_level(*, use_regex: bool) -> dict[str, object]:
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
