@@ -31,7 +31,7 @@ from curate.tokenization.tokenizer import Tokenizer
 from curate.train import distributed, packing
 from curate.train.distributed import World
 from curate.train.examples import Examples
-from curate.train.objectives.scoring import evaluating
+from curate.train.objectives.scoring import evaluating, token_losses
 from curate.train.packing import PackedData
 from curate.train.run.records import EvalLoss, Prompt, Row, Sample, Slice
 from curate.train.trainer import causal_model
@@ -92,18 +92,11 @@ def losses(
     if not packed.rows:
         return EvalLoss(Slice("all", None, 0, 0))
     sums = torch.zeros(len(held_out.answers.example), dtype=torch.float64)  # [answers], on the CPU
-    # A rank without rows runs an empty one, because each forward pass of a sharded model is collective. On CUDA every
-    # batch has the same shape, so that nothing is compiled again.
-    min_rows = micro_batch if world.device.type == "cuda" else 1
     with evaluating(module):
-        for rows in distributed.shares(range(len(packed.rows)), micro_batch, world):
-            batch = packed.batch(rows, min_rows).to(world.device)
-            # Not through DDP's own forward, which would broadcast buffers.
-            token_losses = distributed.inner(module)(batch, attention, per_token=True)  # [supervised], fp32
-            # In the same order: by row, by example in the row, by position.
-            indices = [held_out.answers.of_targets[index] for row in rows for index in packed.rows[row]]
-            if indices:
-                sums.index_add_(0, torch.from_numpy(np.concatenate(indices)), token_losses.double().cpu())
+        for members, of_tokens in token_losses(module, attention, packed, world, micro_batch=micro_batch):
+            if members:
+                answer_of = np.concatenate([held_out.answers.of_targets[index] for index in members])
+                sums.index_add_(0, torch.from_numpy(answer_of), of_tokens)
     total = np.array(distributed.total(sums.tolist(), world))  # [answers]
     return _group_losses(held_out.examples, held_out.answers, total)
 
