@@ -26,7 +26,7 @@ from curate.cli import cli
 from curate.errors import CurateError, RecipeError, UnsafePathError
 from curate.train import config
 from curate.train.finetune import finetune
-from curate.train.objectives import dpo, reference
+from curate.train.objectives import reference
 from curate.train.report import html
 from curate.train.run import events, records
 from tests.support.small_runs import EventLog, losses, paired_set, run, taught_set
@@ -67,7 +67,7 @@ def test_the_first_loss_is_ln_2_and_rewards_margins_and_both_losses_are_logged(f
     assert history.metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert losses(finished)[-1] < 0.69
     for row in history.metrics:
-        assert set(dpo.METRICS) <= set(row)
+        assert set(records.PAIR_METRICS) <= set(row)
         assert row["margin"] == pytest.approx(row["chosen_reward"] - row["rejected_reward"], abs=1e-5)
         assert row["chosen_loss"] > 0 and row["rejected_loss"] > 0
     base, tuned = (history.evaluation(which) for which in ("base", "tuned"))

@@ -26,10 +26,7 @@ from curate.train.config import ObjectiveSettings
 from curate.train.objectives.loss import CausalLoss, PackedBatch
 from curate.train.objectives.objective import Objective, StepSummary
 from curate.train.packing import IGNORED, Batch, PackedData
-
-# Keys of `metrics.jsonl` that a step on pairs has in addition.
-METRICS = ("accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_loss", "rejected_loss")
-
+from curate.train.run.records import PAIR_METRICS
 
 # ---- the data
 
@@ -154,10 +151,10 @@ class Dpo(Objective):
         return batch.pairs
 
     def summarise(self, sums: Sequence[float], count: int) -> StepSummary:
-        """Return the loss per pair, and METRICS: means over pairs, and the loss per token of each side."""
+        """Return the loss per pair, and PAIR_METRICS: means over pairs, and the loss per token of each side."""
         pairs = max(count, 1)
         loss, accuracy, chosen, rejected = (value / pairs for value in sums[:4])
         losses, tokens = sums[4:6], sums[6:8]
         per_token = [side / max(size, 1) for side, size in zip(losses, tokens, strict=True)]
         values = (accuracy, chosen - rejected, chosen, rejected, *per_token)
-        return StepSummary(loss, int(sum(tokens)), dict(zip(METRICS, values, strict=True)))
+        return StepSummary(loss, int(sum(tokens)), dict(zip(PAIR_METRICS, values, strict=True)))

@@ -43,11 +43,9 @@ SLICES = (  # keys of an evaluation, and their titles
     ("by_language", "language"),
     ("by_length", "length, tokens"),
 )
-# Of a run on pairs, as in `curate.train.objectives.dpo`, which imports torch.
-PAIR_METRICS = ("accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_loss", "rejected_loss")
 # Keys of `metrics.jsonl` that have a chart each, and their titles.
 COURSE = (
-    *((key, key.replace("_", " ")) for key in PAIR_METRICS),
+    *((key, key.replace("_", " ")) for key in records.PAIR_METRICS),
     *(("lr", "learning rate"), ("tokens_per_s", "tokens per second"), ("mfu", "MFU"), ("gib", "GiB")),
 )
 FORMATS: dict[str, Callable[[float], str]] = {  # by title of a column

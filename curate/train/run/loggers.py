@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from curate.errors import RunError
-from curate.train.objectives import dpo
+from curate.train.run.records import PAIR_METRICS
 
 # Keys of `metrics.jsonl` that are logged.
-METRICS = ("loss", "lr", "norm", "tokens_per_s", "mfu", "gib", "epoch", *dpo.METRICS)
+METRICS = ("loss", "lr", "norm", "tokens_per_s", "mfu", "gib", "epoch", *PAIR_METRICS)
 
 
 class Logger(Protocol):

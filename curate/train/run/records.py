@@ -26,6 +26,8 @@ METRICS, EVAL, SAMPLES, MASKED, LEFT_OUT = (
     "left-out.jsonl",
 )
 CONFIG, PLAN, FACTS, REPORT = "config.toml", "plan.json", "run.json", "report.html"
+# Keys of `metrics.jsonl` that a step on pairs has in addition.
+PAIR_METRICS = ("accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_loss", "rejected_loss")
 LABELS = {  # of keys of `plan.json` and `run.json` that are not what the value is called
     "sources": "conversations",
     "conversations": "pieces",
