@@ -152,7 +152,7 @@ def prepare(request: Request, choices: Mapping[str, Any] | None = None) -> Run:
     """
     known = _know(request, choices)
     here = known.this_machine()
-    if arrow.count_rows(known.set_folder, known.config.data.limit or None) > PROVEN_ROWS:
+    if not known.few:
         _refuse_early(known, here)
     dataset = known.render(listing=_left_out_beside(request.folder))
     rows, load = lengths.pack(known.config, lengths.of_data(dataset), known.window)
@@ -187,8 +187,7 @@ def plan_only(request: Request, *, prove: bool, machine: Machine | None = None) 
     """
     known = _know(request, None)
     hardware = known.this_machine() if machine is None else known.other_machine(machine)
-    few = arrow.count_rows(known.set_folder, known.config.data.limit or None) <= PROVEN_ROWS
-    estimated = None if prove or few else known.estimate()
+    estimated = None if prove or known.few else known.estimate()
     if estimated is None:
         dataset = known.render(listing=None)
         load, facts = lengths.pack(known.config, lengths.of_data(dataset), known.window)[1], dataset.facts
@@ -233,18 +232,26 @@ class _Known:
     def window(self) -> int:
         return self.rendering.max_tokens or self.manifest.window
 
+    @property
+    def limit(self) -> int | None:
+        """The conversations to take; None for all."""
+        return self.config.data.limit or None
+
+    @property
+    def few(self) -> bool:
+        """Whether the set has at most PROVEN_ROWS."""
+        return arrow.count_rows(self.set_folder, self.limit) <= PROVEN_ROWS
+
     def estimate(self) -> Estimate | None:
         """Return the lengths of the examples without rendering them all."""
-        limit = self.config.data.limit or None
-        return estimate(self.set_folder, self.manifest, self.source.tokenizer, self.rendering, limit)
+        return estimate(self.set_folder, self.manifest, self.source.tokenizer, self.rendering, self.limit)
 
     def render(self, *, listing: Path | None) -> TrainingData:
         """Render and prove the set; if it fails the proof, rank 0 writes what fails to the file `listing`."""
         progress = RenderProgress(self.request.reporter)
-        limit = self.config.data.limit or None
         try:
             return examples.load(
-                self.set_folder, self.source.tokenizer, self.rendering, limit=limit, on_progress=progress
+                self.set_folder, self.source.tokenizer, self.rendering, limit=self.limit, on_progress=progress
             )
         except examples.ProofError as error:
             if listing is None or not self.request.world.main:
