@@ -14,6 +14,7 @@ from typing import Any
 
 from curate import files
 from curate.errors import ModelError, TokenizerError
+from curate.model.generation import read_object
 from curate.model.gguf.config import config_values
 from curate.model.gguf.header import MAGIC, Header, read_header
 from curate.model.gguf.vocabulary import generation_config, tokenizer_config, tokenizer_files
@@ -52,7 +53,7 @@ def open_gguf(path: Path) -> Path:
     try:
         # Named like the file, as messages name a tokenizer by its folder.
         folder = files.cache_folder() / "gguf" / f"{header.digest[:32]}.{_FORMAT}" / path.stem
-        if _read_pointer(folder).get("file") != str(header.path):
+        if read_object(folder / POINTER).get("file") != str(header.path):
             _write(folder, header, config)
     except (OSError, RuntimeError) as error:  # RuntimeError: no home
         why = getattr(error, "strerror", None) or str(error)
@@ -88,20 +89,12 @@ def _replace(path: Path, data: bytes) -> None:
     Path(partial).replace(path)
 
 
-def _read_pointer(folder: Path) -> dict[str, Any]:
-    try:
-        values = json.loads((folder / POINTER).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
 def header_of(folder: Path) -> Header | None:
     """Return the header of the file that a folder of this cache stands for, None for another folder.
 
     Raises ModelError if the file is gone or has changed.
     """
-    pointer = _read_pointer(folder)
+    pointer = read_object(folder / POINTER)
     if "file" not in pointer:
         return None
     header = read_header(Path(str(pointer["file"])))
@@ -112,5 +105,5 @@ def header_of(folder: Path) -> Header | None:
 
 def tokenizer_problem(folder: Path) -> str | None:
     """Return why a folder of this cache has no tokenizer, None where it has one."""
-    problem = _read_pointer(folder).get("tokenizer")
+    problem = read_object(folder / POINTER).get("tokenizer")
     return None if problem is None else str(problem)

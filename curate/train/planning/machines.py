@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from curate.errors import RecipeError
 from curate.model.choices import AttentionName
@@ -100,11 +101,10 @@ def _choose_dtype(machine: Machine, wanted: str) -> tuple[str, str]:
     return ("bf16", "which it has") if machine.bf16 else ("fp16", "with a scaled loss: it has no bf16")
 
 
-def expected_attention(machine: Machine, wanted: str) -> tuple[AttentionName, str]:
+def expected_attention(machine: Machine, wanted: Literal["auto", AttentionName]) -> tuple[AttentionName, str]:
     """Return the kernel that a run there is expected to use, and why; it cannot be tried here."""
     if machine.kind == "cpu" or not machine.bf16:
         return "sdpa", "expected there: FlexAttention needs a GPU with bf16"
     if wanted == "auto":
         return "flex", "expected there, not tried"
-    names: dict[str, AttentionName] = {"flex": "flex", "sdpa": "sdpa", "flash": "flash", "varlen": "varlen"}
-    return names[wanted], "as asked, not tried"
+    return wanted, "as asked, not tried"

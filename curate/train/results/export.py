@@ -198,7 +198,7 @@ def save_model(folder: Path, model: Any, state: dict[str, Tensor] | None = None)
     finally:
         model.generation_config = before
     files.remove(folder / "generation_config.json", folder)  # `serving` writes one with the stop tokens
-    written = sum(_sizes(file)[1] for file in folder.glob("*.safetensors"))
+    written = sum(_elements(file) for file in folder.glob("*.safetensors"))
     # Tied weights count once here, as in the files.
     expected = sum(parameter.numel() for parameter in model.parameters())
     if written < expected:
@@ -207,11 +207,11 @@ def save_model(folder: Path, model: Any, state: dict[str, Tensor] | None = None)
         )
 
 
-def _sizes(file: Path) -> tuple[int, int]:
-    """Return the number of tensors in a file, and of elements in all of them."""
+def _elements(file: Path) -> int:
+    """Return the number of elements of all tensors in a file."""
     with safe_open(str(file), framework="pt") as opened:
         shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118 (no mapping)
-    return len(shapes), sum(torch.Size(shape).numel() for shape in shapes)
+    return sum(torch.Size(shape).numel() for shape in shapes)
 
 
 def _save_adapter(folder: Path, final: Path, model: Any, info: ResultInfo) -> None:
