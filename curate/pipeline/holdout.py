@@ -40,7 +40,7 @@ def explain_none(settings: EvalSettings, conversations: int) -> list[str]:
         return []
     if conversations < settings.minimum:
         asked = settings.fraction != EvalSettings.fraction
-        few = f"no conversation is held out: a set of fewer than {settings.minimum:,} holds none out"
+        few = f"{NONE_HELD_OUT}: a set of fewer than {settings.minimum:,} holds none out"
         return [f"{few}; for one of {conversations:,}, give a recipe with eval.minimum = 0"] if asked else []
     return [
         f"{NONE_HELD_OUT}: the {conversations:,} share so few first prompts or ids that the smallest "

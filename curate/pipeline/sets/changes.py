@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from curate.errors import RecipeError, SetError
 from curate.filters import registry, repairs, verdicts
 from curate.ingest.damaged_records import DAMAGED_STREAM
 from curate.ingest.unread import PART_OF_EXPORT
-from curate.pipeline.recipe import Recipe
+from curate.pipeline.recipe import Recipe, from_dict
 from curate.settings import flatten
 
 FIXED = ("input", "repair", "tokens")  # sections whose settings act on the record before a filter does
@@ -53,22 +53,34 @@ def with_signals(recipe: Recipe, curated: CuratedSet) -> Recipe:
 
 def recorded(curated: CuratedSet) -> Recipe:
     """Return the recipe that a set was made with; raises RecipeError if this version does not know one of its rules."""
-    from curate.pipeline.recipe import from_dict
-
     return from_dict(curated.manifest.recipe, where=f"the recipe of {str(curated.path)!r}")
 
 
 def check_changes(curated: CuratedSet, new: Recipe) -> None:
     """Raise RecipeError, with the setting or signal, if the recipe needs what only the dump has."""
     old = recorded(curated)
-    before, after = (dict(flatten({name: recipe.to_dict()[name] for name in FIXED})) for recipe in (old, new))
-    for name in sorted(after):
-        if name != "input.limit" and before.get(name) != after[name]:
-            raise _needs_dump(curated, f"{name} is {after[name]!r}, and the set has {before.get(name)!r}")
+    for name, (before, after) in differing_settings(old, new, FIXED).items():
+        raise _needs_dump(curated, f"{name} is {after!r}, and the set has {before!r}")
     if new.output.originals and not old.output.originals:
         raise _needs_dump(curated, "output.originals is true, and the set was written without originals")
     _check_repairs(curated, old, new)
     _check_signals(curated, old, new)
+
+
+def differing_settings(first: Recipe, second: Recipe, sections: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """Return the settings of some sections in which two recipes differ, in order of their names, with both values.
+
+    How many records are read does not count.
+    """
+    left, right = (dict(flatten({name: recipe.to_dict()[name] for name in sections})) for recipe in (first, second))
+    values = {name: (left.get(name), right.get(name)) for name in sorted({*left, *right}) if name != "input.limit"}
+    return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+
+
+def with_corpus_rules(recipe: Recipe, rules: Rules) -> Recipe:
+    """Return a recipe with other rules on the whole corpus."""
+    own = {name: value for name, value in recipe.filters.items() if name not in registry.rules("corpus")}
+    return replace(recipe, filters={**own, **rules})
 
 
 def _check_repairs(curated: CuratedSet, old: Recipe, new: Recipe) -> None:

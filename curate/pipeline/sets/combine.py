@@ -12,11 +12,18 @@ from curate.filters import registry, verdicts
 from curate.pipeline.corpus import DUPLICATES
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult
-from curate.pipeline.sets.changes import MIXED, check_current, describe_use, recorded, source_files
+from curate.pipeline.sets.changes import (
+    MIXED,
+    check_current,
+    describe_use,
+    differing_settings,
+    recorded,
+    source_files,
+    with_corpus_rules,
+)
 from curate.pipeline.sets.make import Making, Output, ProgressCallback, make
 from curate.pipeline.sets.step import Source
 from curate.pipeline.sets.stored import StoredSet
-from curate.settings import flatten
 
 BEFORE_FILTERS = ("input", "repair")
 OPTIONS = {"max_tokens": "--max-tokens", "template": "--template", "tokenizer": "--tokenizer"}
@@ -32,9 +39,9 @@ def combine(
     """Write a set of the rows of two; raises SetError, with what to type, where they count tokens differently."""
     for curated in (first, second):
         check_current(curated)
-    recipes = [recorded(curated) for curated in (first, second)]
+    ours, theirs = recorded(first), recorded(second)
     check_alike(first, second)
-    recipe = _common_recipe(*recipes)
+    recipe = _common_recipe(ours, theirs)
     corpus_rules = {name: value for name, value in recipe.filters.items() if name in registry.rules("corpus")}
     names = [source_files(first), source_files(second)]
     taken, renamed = {*names[0], *names[1]}, {}
@@ -42,10 +49,10 @@ def combine(
         renamed[name] = _free_name(f"{second.path.resolve().name}/{name}", taken)
         taken.add(renamed[name])
     sources = [
-        Source(StoredSet(curated.path, others), own, _with_corpus(own, corpus_rules), exact=False, keeps_split=True)
-        for curated, own, others in zip((first, second), recipes, ({}, renamed), strict=True)
+        Source(stored, own, with_corpus_rules(own, corpus_rules), exact=False, keeps_split=True)
+        for stored, own in ((StoredSet(first.path), ours), (StoredSet(second.path, renamed), theirs))
     ]
-    differs = _differing(*recipes)
+    differs = list(differing_settings(ours, theirs, BEFORE_FILTERS))
     asked = {MIXED: differs} if differs else {}
     sets = [describe_use(first, "combine", asked), describe_use(second, "combine", asked)]
     facts, more = first.manifest, second.manifest
@@ -98,20 +105,6 @@ def _common_recipe(first: Recipe, second: Recipe) -> Recipe:
     needed = verdicts.needed_signals(filters, {})
     signals = {name: value for name, value in ours.items() if theirs.get(name) == value and name not in needed}
     return replace(first, filters=filters, signals=signals)
-
-
-def _with_corpus(recipe: Recipe, corpus_rules: Mapping[str, Any]) -> Recipe:
-    """Return a set's own recipe with other rules on duplicates."""
-    own = {name: value for name, value in recipe.filters.items() if name not in registry.rules("corpus")}
-    return replace(recipe, filters={**own, **corpus_rules})
-
-
-def _differing(first: Recipe, second: Recipe) -> list[str]:
-    """Return the settings of steps before the filters in which two recipes differ."""
-    left, right = (
-        dict(flatten({name: recipe.to_dict()[name] for name in BEFORE_FILTERS})) for recipe in (first, second)
-    )
-    return sorted(name for name in left if name != "input.limit" and left[name] != right[name])
 
 
 def _free_name(name: str, taken: Iterable[str]) -> str:

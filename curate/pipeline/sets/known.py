@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -10,9 +9,8 @@ import polars as pl
 from curate import files
 from curate.dataset.curated_set import CuratedSet
 from curate.engine.pool import open_pool
-from curate.filters import registry
 from curate.pipeline.sets import earlier
-from curate.pipeline.sets.changes import check_current, recorded, source_files
+from curate.pipeline.sets.changes import check_current, recorded, source_files, with_corpus_rules
 from curate.pipeline.sets.step import SetFactory, Source
 from curate.pipeline.sets.stored import StoredSet, plan_slices
 
@@ -24,10 +22,9 @@ def read_known(curated: CuratedSet, scratch: Path, workers: int) -> pl.DataFrame
     """
     check_current(curated)
     recipe = recorded(curated)
-    filters = {name: value for name, value in recipe.filters.items() if name not in registry.rules("corpus")}
     renamed = {name: f"{curated.path}/{name}" for name in source_files(curated)}
     stored = StoredSet(curated.path, renamed)
-    source = Source(stored, recipe, replace(recipe, filters=filters), exact=False, keeps_split=True)
+    source = Source(stored, recipe, with_corpus_rules(recipe, {}), exact=False, keeps_split=True)
     folder = scratch / "known"
     folder.mkdir()
     summaries = [earlier.no_known()]

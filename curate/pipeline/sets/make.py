@@ -24,7 +24,7 @@ from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult, Page, Progress, make_finders, mask_spans, write_tables
 from curate.pipeline.sets.step import RecordTask, SetFactory, SetPart, Source
-from curate.pipeline.sets.stored import Slice, plan_slices
+from curate.pipeline.sets.stored import TABLES, Slice, plan_slices
 
 DECIDED_AGAIN = (holdout.NONE_HELD_OUT, near_duplicates.NAME)  # what warnings begin with
 MAX_NAMES = 5  # in a warning
@@ -87,7 +87,7 @@ def _plan(sources: Sequence[Source]) -> list[Slice]:
 
 
 def _files(sources: Sequence[Source]) -> list[Path]:
-    paths = [source.stored.folder / name for source in sources for name in (*manifests.FILES[:3],)]
+    paths = [source.stored.folder / name for source in sources for name in TABLES]
     return [path for path in paths if path.exists()]
 
 

@@ -232,7 +232,7 @@ class _Slicer:
         cleaner = self.cleaner
         messages = stored.explode(conversations)
         texts = near_parts.compared_texts(messages, conversations, cleaner.near, cleaner.caps_prompts)
-        summary = stored.summarise(conversations).hstack(conversations.select(cleaner.groups))
+        summary = stored.summarise(conversations, messages).hstack(conversations.select(cleaner.groups))
         return _Batch(tables, summary, verdict, texts)
 
     def _clean(self, again: pl.DataFrame, wanted: pl.DataFrame) -> list[_Batch]:
@@ -282,7 +282,7 @@ class _Slicer:
         if not named:
             return frozenset(), {}
         candidates = pl.concat(
-            [tables["kept"].select(NAMES), rejected.select(name.alias(name.meta.output_name()) for name in NAMES[2:])],
+            [tables["kept"].select(NAMES), rejected.select(NAMES[2:])],
             how="diagonal",
         )
         found = {value for column in candidates.iter_columns() for value in column.unique()} & set(named)
@@ -336,16 +336,20 @@ def _concatenate(batches: Sequence[_Batch]) -> _Batch:
     summaries, verdict, texts, offset = [], [], [], 0
     for batch in batches:
         for name, rows in batch.tables.items():
-            numbers = [column for column in ("row", "kept_row") if column in rows.columns]
-            shifted = [(pl.col(column) + offset).cast(pl.UInt32) for column in numbers]
-            tables[name].append(rows.with_columns(shifted))
-        summaries.append(batch.summary.with_columns((pl.col("row") + offset).cast(pl.UInt32)))
-        verdict.append(batch.verdict.with_columns((pl.col("row") + offset).cast(pl.UInt32)))
+            tables[name].append(_shift_rows(rows, offset))
+        summaries.append(_shift_rows(batch.summary, offset))
+        verdict.append(_shift_rows(batch.verdict, offset))
         if batch.texts is not None:
-            texts.append(batch.texts.with_columns((pl.col("row") + offset).cast(pl.UInt32)))
+            texts.append(_shift_rows(batch.texts, offset))
         offset += 1 + max(batch.summary["row"], default=0)
     together = {name: pl.concat(rows, how="diagonal") for name, rows in tables.items()}
     return _Batch(together, pl.concat(summaries), pl.concat(verdict), pl.concat(texts) if texts else None)
+
+
+def _shift_rows(rows: pl.DataFrame, offset: int) -> pl.DataFrame:
+    """Return a table of a batch with its row numbers raised by the rows of the batches before it."""
+    numbers = [column for column in ("row", "kept_row") if column in rows.columns]
+    return rows.with_columns((pl.col(column) + offset).cast(pl.UInt32) for column in numbers)
 
 
 def _in_order(rows: pl.DataFrame, records: pl.DataFrame) -> pl.DataFrame:

@@ -169,18 +169,17 @@ def explode(conversations: pl.DataFrame) -> pl.DataFrame:
     return conversations.select("row", "messages").explode("messages").unnest("messages")
 
 
-def summarise(conversations: pl.DataFrame) -> pl.DataFrame:
-    """Return the summary of each conversation (`columns.PART_SUMMARY`), from its messages."""
-    flat = explode(conversations)
+def summarise(conversations: pl.DataFrame, messages: pl.DataFrame) -> pl.DataFrame:
+    """Return the summary of each conversation (`columns.PART_SUMMARY`), from its messages, one in a row."""
     counts = conversations["turns"].to_list()
     names = ("role", "content", "name", "tool_calls", "reasoning")
-    fields = zip(*(flat[name].to_list() for name in names), strict=True)
+    fields = zip(*(messages[name].to_list() for name in names), strict=True)
     chats = [[next(fields) for _ in range(count)] for count in counts]
     for chat, tools in zip(chats, conversations["tools"].to_list(), strict=True):
         if tools:
             frames.add_needs(chat, [tools])
     hashes = duplicates.chain_hashes(chats)
-    reasoned = frames.marks_table(flat.with_columns(pl.col("row").cast(pl.UInt32)))
+    reasoned = frames.marks_table(messages.with_columns(pl.col("row").cast(pl.UInt32)))
     frame = conversations.select(
         pl.col("row").cast(pl.UInt32), *CHAT, "source_id", "pieces", alone=pl.lit(False)
     ).hstack(hashes)
