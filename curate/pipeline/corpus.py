@@ -12,7 +12,7 @@ from curate.dataset import columns
 from curate.filters import duplicates, near_duplicates, prompt_cap
 from curate.ingest.damaged_records import DAMAGED_STREAM, DOUBT, DamagedRecords
 from curate.pipeline import clusters, holdout, train_marks
-from curate.pipeline.near.decision import TWINS, Finder
+from curate.pipeline.near.decision import TWINS, Finder, Twins
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.sets import earlier
 from curate.pipeline.steps import Part
@@ -62,54 +62,63 @@ def decide(
     """
     measured = _measured(parts)
     measured = with_doubt(measured.with_columns(chat=clusters.split_chats(measured)), damaged)
-    rejects_damaged = recipe.input.damaged_streams == "reject"
-    remaining = measured.filter(pl.col("pieces") > 0)
-    dropped = remaining.filter(pl.col("doubt").is_not_null() & rejects_damaged)
-    surviving = remaining.filter(pl.col("doubt").is_null() | (not rejects_damaged))
-    alone: dict[str, int] = {}
+    sole = measured.filter("alone").with_row_index("order")  # what each rule would see by itself
     old = earlier.no_known() if known is None else known
-    if known is not None:
-        alone[earlier.KNOWN] = earlier.find_known(measured.filter("alone"), known).height
-        repeated = surviving.select(*PART_KEY).join(earlier.find_known(surviving, known), on=PART_KEY)
-        dropped = pl.concat([_reject_damaged(dropped), _reject_known(repeated)], how="diagonal")
-        surviving = surviving.join(repeated, on=PART_KEY, how="anti", maintain_order="left")
-        continued = earlier.find_continued(surviving, known)
-        surviving = surviving.join(continued, on=PART_KEY, how="left", maintain_order="left")
-    else:
-        dropped = _reject_damaged(dropped)
+    surviving, dropped = _reject_earliest(measured.filter(pl.col("pieces") > 0), recipe, old)
     surviving = surviving.with_row_index("order")
-    settings = recipe.filters.get(DUPLICATES)
-    twins = pl.DataFrame(schema=TWIN)
-    if settings is not None:
-        twins = _twins(surviving.filter(~pl.col("protected")), settings)
-        alone[DUPLICATES] = _twins(measured.filter("alone").with_row_index("order"), settings).height
-    if rejects_damaged:
-        alone[DAMAGED_STREAM] = measured.filter(pl.col("alone") & pl.col("doubt").is_not_null()).height
-    edges = [np.empty((0, 2), np.int64)]
-    warnings: list[str] = []
-    for finder in finders:
-        distinct = surviving.filter(~pl.col("protected")).join(twins, on="order", how="anti", maintain_order="left")
-        found = finder.find(distinct, measured.filter("alone"))
-        twins = _join_twins(twins, found.rows, finder.name)
-        edges.append(found.edges)
-        warnings += found.warnings
-        alone[finder.name] = found.alone
+    twins = _twins(surviving.filter(~pl.col("protected")), recipe)
+    twins, found = _find_further(surviving, sole, twins, finders)
+    edges = [np.empty((0, 2), np.int64), *(each.edges for each in found.values())]
     surviving, old = earlier.add_clusters(surviving, old, np.concatenate(edges))
     rows = surviving.join(twins, on="order", how="left", maintain_order="left")
-    limits = recipe.filters.get(prompt_cap.CAP)
-    if limits is not None:
-        sole = measured.filter("alone").with_row_index("order")
-        alone[prompt_cap.CAP] = _cap(sole.with_columns(cluster=clusters.cluster_names(sole)), limits).height
-    rows = _with_capped(rows, limits)
+    rows = _with_capped(rows, recipe)
     gains = train_marks.find_gains(rows.filter(pl.col("capped").is_null()))
     rows = _with_ids(rows)
     rows = earlier.keep_splits(_with_split(rows, recipe), old)
     rows = _with_twin_names(rows)
-    rows = pl.concat([rows, dropped, *_verdicts(parts)], how="diagonal")
-    rows = rows if known is not None else rows.with_columns(continues=pl.lit(None, pl.String))
+    rows = pl.concat([rows, *dropped, *_verdicts(parts)], how="diagonal")
     names = ("pieces", "id", "cluster", "split", "rule", "twin", "reason", "evidence", "doubt", "continues")
+    alone = _count_alone(sole, recipe, known) | {name: each.alone for name, each in found.items()}
     counts = {rule: count for rule, count in alone.items() if count}
+    warnings = [text for each in found.values() for text in each.warnings]
     return Decisions(rows.select(*PART_KEY, *names), gains, counts, warnings)
+
+
+def _reject_earliest(
+    rows: pl.DataFrame, recipe: Recipe, known: pl.DataFrame
+) -> tuple[pl.DataFrame, tuple[pl.DataFrame, ...]]:
+    """Return the rows, without those of damaged streams and those that are known, and these; `continues` is added."""
+    damaged = pl.col("doubt").is_not_null() & (recipe.input.damaged_streams == "reject")
+    surviving = rows.filter(~damaged)
+    repeated = earlier.find_known(surviving, known)
+    surviving = surviving.join(repeated, on=PART_KEY, how="anti", maintain_order="left")
+    continued = earlier.find_continued(surviving, known)
+    surviving = surviving.join(continued, on=PART_KEY, how="left", maintain_order="left")
+    return surviving, (_reject_damaged(rows.filter(damaged)), _reject_known(repeated))
+
+
+def _find_further(
+    rows: pl.DataFrame, sole: pl.DataFrame, twins: pl.DataFrame, finders: Sequence[Finder]
+) -> tuple[pl.DataFrame, dict[str, Twins]]:
+    """Return the twins with those of further rules, and what each of these finds, by its name."""
+    found = {}
+    for finder in finders:
+        distinct = rows.filter(~pl.col("protected")).join(twins, on="order", how="anti", maintain_order="left")
+        found[finder.name] = finder.find(distinct, sole)
+        twins = _join_twins(twins, found[finder.name].rows, finder.name)
+    return twins, found
+
+
+def _count_alone(sole: pl.DataFrame, recipe: Recipe, known: pl.DataFrame | None) -> dict[str, int]:
+    """Return how many conversations each rule would reject by itself, but for the rules that finders have."""
+    alone = {DUPLICATES: _twins(sole, recipe).height}
+    if recipe.input.damaged_streams == "reject":
+        alone[DAMAGED_STREAM] = sole.filter(pl.col("doubt").is_not_null()).height
+    if known is not None:
+        alone[earlier.KNOWN] = earlier.find_known(sole, known).height
+    if prompt_cap.CAP in recipe.filters:
+        alone[prompt_cap.CAP] = _cap(sole.with_columns(cluster=clusters.cluster_names(sole)), recipe).height
+    return alone
 
 
 def _measured(parts: Sequence[Part]) -> pl.DataFrame:
@@ -161,8 +170,11 @@ def _reject_known(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(*PART_KEY, "twin", rule=pl.lit(earlier.KNOWN), reason=reason)
 
 
-def _twins(rows: pl.DataFrame, settings: Mapping[str, object]) -> pl.DataFrame:
-    """Return order, twin (the order of the kept conversation) and kind of each duplicate."""
+def _twins(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
+    """Return order, twin (the order of the kept conversation) and kind of each duplicate; none if that rule is off."""
+    settings = recipe.filters.get(DUPLICATES)
+    if settings is None:
+        return pl.DataFrame(schema=TWIN)
     untrained = train_marks.count_untrained(pl.col("marks"))
     source_id = pl.when(pl.col("branch") == 0).then("source_id")  # all branches of a record have its id
     frame = rows.select(pl.col("order").alias("row"), "chain", "exchange", source_id, "chat", untrained=untrained)
@@ -187,8 +199,11 @@ def _join_twins(earlier: pl.DataFrame, found: pl.DataFrame, kind: str) -> pl.Dat
     return pl.concat([earlier.select(*TWIN), found.select(*TWIN)])
 
 
-def _cap(rows: pl.DataFrame, limits: Mapping[str, object]) -> pl.DataFrame:
-    """Return the conversations over a limit (`prompt_cap.CAPPED`), by their order as `row`."""
+def _cap(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
+    """Return the conversations over a limit (`prompt_cap.CAPPED`), by their order as `row`; none without a limit."""
+    limits = recipe.filters.get(prompt_cap.CAP)
+    if limits is None:
+        return pl.DataFrame(schema=prompt_cap.CAPPED)
     frame = rows.select(
         "protected",
         "source_id",
@@ -196,18 +211,14 @@ def _cap(rows: pl.DataFrame, limits: Mapping[str, object]) -> pl.DataFrame:
         "cluster",
         *columns.GROUP_SUMMARY,
         row="order",
-        untrained=train_marks.count_untrained(pl.col("marks")),
-        messages=pl.col("chain").list.len(),
-        last=pl.col("chain").list.last(),
+        **train_marks.WORTH,
     )
     return prompt_cap.cap(frame, **limits)  # type: ignore[arg-type]  # checked by the registry
 
 
-def _with_capped(rows: pl.DataFrame, limits: Mapping[str, object] | None) -> pl.DataFrame:
+def _with_capped(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
     """Add `capped` and `measures`, null unless a limit drops the conversation, and whether it is `kept`."""
-    capped = pl.DataFrame(schema=prompt_cap.CAPPED)
-    if limits is not None:
-        capped = _cap(rows.filter(pl.col("twin").is_null()), limits)
+    capped = _cap(rows.filter(pl.col("twin").is_null()), recipe)
     rows = rows.join(capped.rename({"row": "order"}), on="order", how="left", maintain_order="left")
     return rows.with_columns(kept=pl.col("twin").is_null() & pl.col("capped").is_null())
 

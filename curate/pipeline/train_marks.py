@@ -34,6 +34,13 @@ def count_untrained(marks: pl.Expr) -> pl.Expr:
     return marks.list.eval(answer.not_().cast(pl.UInt32) + (answer & reasoning).not_()).list.sum().fill_null(0)
 
 
+WORTH = {  # by which the best of several conversations is chosen, from their chain and marks
+    "untrained": count_untrained(pl.col("marks")),
+    "messages": pl.col("chain").list.len(),
+    "last": pl.col("chain").list.last(),
+}
+
+
 def find_gains(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the messages to train in kept conversations: part, row, position, their marks, and the `source` of these.
 

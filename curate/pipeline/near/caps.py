@@ -18,7 +18,7 @@ from curate.filters.semantic.groups import find_leaders
 from curate.pipeline.frames import part_file
 from curate.pipeline.near.decision import TWINS, Twins
 from curate.pipeline.near.parts import PROMPTS
-from curate.pipeline.train_marks import count_untrained
+from curate.pipeline.train_marks import WORTH
 
 EVIDENCE = 95  # characters of each prompt
 
@@ -75,17 +75,9 @@ class PromptCap:
         self, rows: pl.DataFrame, texts: pl.DataFrame
     ) -> tuple[list[tuple[int, int]], NDArray[np.int64], NDArray[np.float64]]:
         """Return the rows beyond the cap with the best of their group, each row's group, and its cosine to that."""
-        plain = rows.select(pl.exclude("language"))  # which rows have for the rule `cap`, and only if it is on
-        ranked = plain.join(texts, on=["part", "row", "prompt"], how="left", maintain_order="left")
-        ranked = ranked.with_row_index("place")
-        ranked = ranked.select(
-            "place",
-            "prompt",
-            "language",
-            untrained=count_untrained(pl.col("marks")),
-            messages=pl.col("chain").list.len(),
-            last=pl.col("chain").list.last(),
-        ).sort("untrained", "messages", "last", "place", descending=[False, True, False, False])
+        ranked = rows.select("part", "row", "prompt", **WORTH).with_row_index("place")
+        ranked = ranked.join(texts, on=["part", "row", "prompt"], how="left", maintain_order="left")
+        ranked = ranked.sort("untrained", "messages", "last", "place", descending=[False, True, False, False])
         first = ranked.unique("prompt", keep="first", maintain_order=True)
         leaders, cosines = self._leaders(first)
         labels = first.select("prompt", group=pl.Series(leaders), cosine=pl.Series(cosines))

@@ -20,7 +20,7 @@ from curate.filters.minhash.matches import Pair
 from curate.filters.minhash.shingles import Shingles, Values, jaccard
 from curate.filters.registry import Settings
 from curate.pipeline.near import parts as near_parts
-from curate.pipeline.train_marks import count_untrained
+from curate.pipeline.train_marks import WORTH
 
 SAMPLE_BYTES = 128 << 20  # of the sets in which common shingles are counted
 DESCRIBED = 500  # pairs that one task describes
@@ -201,12 +201,7 @@ def _from_best(rows: pl.DataFrame, sizes: NDArray[np.int64]) -> NDArray[np.int64
     The best trains the most answers, then has the most different words, then the most messages; of equal ones, the
     hash of the content decides, so the order of records never does.
     """
-    ranked = rows.select(
-        untrained=count_untrained(pl.col("marks")),
-        size=pl.Series(sizes),
-        messages=pl.col("chain").list.len(),
-        last=pl.col("chain").list.last(),
-    ).with_row_index("place")
+    ranked = rows.select(size=pl.Series(sizes), **WORTH).with_row_index("place")
     ranked = ranked.filter(pl.col("size") > 0)
     ranked = ranked.sort("untrained", "size", "messages", "last", "place", descending=[False, True, True, False, False])
     return ranked["place"].to_numpy().astype(np.int64)

@@ -29,6 +29,8 @@ def find_known(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
 
 def find_continued(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     """Return part and row of the rows that a known conversation begins, with the id of the longest that does."""
+    if known.is_empty():
+        return rows.clear().select("part", "row", continues=pl.lit(None, pl.String))
     last = known.select(last=pl.col("chain").list.last(), continues="earlier_id").unique("last", keep="first")
     chains = rows.lazy().select("part", "row", "chain").explode("chain").with_row_index("place")
     found = chains.join(last.lazy(), left_on="chain", right_on="last").sort("place", descending=True)
