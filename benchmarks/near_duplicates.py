@@ -14,13 +14,13 @@ import random
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import parse, parser, save, source_rows, table
+from stages import best_of
 
 from curate.filters.minhash import signatures, words
 from curate.filters.minhash.shingles import Shingles, jaccard, shingle
@@ -64,16 +64,6 @@ def exact(first: str, second: str) -> float:
         own = re.findall(r"\w+", LETTER.sub(lambda letter: f" {letter[0]} ", text.lower()))
         sets.append({tuple(own[place : place + 5]) for place in range(max(1, len(own) - 4))})
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
-
-
-def best_of(count: int, work: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the least CPU seconds of several runs, and the last result."""
-    seconds = []
-    for _ in range(count):
-        start = time.process_time()
-        result = work()
-        seconds.append(time.process_time() - start)
-    return min(seconds), result
 
 
 def band_recall(rows: np.ndarray[Any, Any], alike: np.ndarray[Any, Any]) -> float:

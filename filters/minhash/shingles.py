@@ -80,12 +80,20 @@ def sequence(words: Words) -> Hashes:
     return _with_short(hashes.copy(), hashes, np.array([0]), np.array([len(hashes)]))[:1]
 
 
+def is_in(values: Values, known: Values) -> NDArray[np.bool_]:
+    """Return which values are known ones; these are sorted."""
+    if not len(known):
+        return np.zeros(len(values), bool)
+    place = np.searchsorted(known, values)
+    place[place == len(known)] = 0
+    found: NDArray[np.bool_] = known[place] == values
+    return found
+
+
 def jaccard(first: Values, second: Values) -> float:
     """Return the share of the shingles of two texts that both have; sorted and unique."""
     if not len(first) or not len(second):
         return 0.0
     small, large = sorted((first, second), key=len)
-    place = np.searchsorted(large, small)
-    place[place == len(large)] = 0
-    shared = int(np.count_nonzero(large[place] == small))
+    shared = int(np.count_nonzero(is_in(small, large)))
     return shared / (len(first) + len(second) - shared)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.filters.minhash.shingles import Shingles, Values
+from curate.filters.minhash.shingles import Shingles, Values, is_in
 
 SAMPLE = 20_000  # texts in which common shingles are counted
 MIN_TEXTS = 50  # that share a shingle which is common
@@ -33,26 +33,16 @@ def _count(values: Values) -> tuple[Values, NDArray[np.int64]]:
     return values[first], np.diff(first, append=len(values))
 
 
-def is_common(values: Values, common: Values) -> NDArray[np.bool_]:
-    """Return which values are common ones."""
-    if not len(common):
-        return np.zeros(len(values), bool)
-    place = np.searchsorted(common, values)
-    place[place == len(common)] = 0
-    found: NDArray[np.bool_] = common[place] == values
-    return found
-
-
 def find_templated(sets: Shingles, common: Values) -> NDArray[np.bool_]:
     """Return which sets are mostly common shingles."""
-    counts = np.bincount(sets.owners()[is_common(sets.values, common)], minlength=len(sets.sizes))
+    counts = np.bincount(sets.owners()[is_in(sets.values, common)], minlength=len(sets.sizes))
     templated: NDArray[np.bool_] = counts > TEMPLATED * sets.sizes
     return templated
 
 
 def proposing(sets: Shingles, common: Values, templated: NDArray[np.bool_]) -> Shingles:
     """Return the sets that propose pairs: of a templated one only its uncommon shingles, unless it has no other."""
-    uncommon = ~is_common(sets.values, common)
+    uncommon = ~is_in(sets.values, common)
     owners = sets.owners()
     has_uncommon = np.bincount(owners[uncommon], minlength=len(sets.sizes)) > 0
     return sets.select(uncommon | ~(templated & has_uncommon)[owners])

@@ -126,17 +126,6 @@ class Phrase:
         anchors = names or [texts for anchor in ANCHORS for name, texts in choices if name == anchor]
         return anchors[0] if anchors else max((texts for _, texts in choices), key=lambda texts: min(map(len, texts)))
 
-    def expansions(self) -> Iterator[str]:
-        """Yield texts that the phrase must match: each text of each of its lists once, with no optional part."""
-        text = re.sub(r"\[[^\]]*\]\s?", "", self.text.removeprefix("^")).replace("…", " ")
-        names = re.findall(r"\{(\w+)\}", text)
-        first = {name: self.lists[name][0] for name in names}
-        if not names:
-            yield text
-        for name in names:
-            for choice in self.lists[name]:
-                yield text.format(**{**first, name: choice})
-
 
 More = tuple[tuple[str, tuple[str, ...]], ...]  # further lists, such as the names in a filter's settings
 

@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
+from curate.filters.phrases import Phrase
+
+
+def expansions(phrase: Phrase) -> Iterator[str]:
+    """Yield texts that a phrase must match: each text of each of its lists once, with no optional part."""
+    text = re.sub(r"\[[^\]]*\]\s?", "", phrase.text.removeprefix("^")).replace("…", " ")
+    names = re.findall(r"\{(\w+)\}", text)
+    first = {name: phrase.lists[name][0] for name in names}
+    if not names:
+        yield text
+    for name in names:
+        for choice in phrase.lists[name]:
+            yield text.format(**{**first, name: choice})
+
+
 ABOUT: tuple[str, ...] = (
     "A language model refuses when its training taught it that a request is harmful. It may say that it cannot help.",
     "Refusal training pairs harmful prompts with short apologies, so that the model declines in the same few words.",

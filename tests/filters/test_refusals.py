@@ -16,7 +16,7 @@ from curate.filters import chat, check, measure, phrases
 from curate.filters.refusals import classify
 from curate.pipeline import recipe
 from curate.pipeline.run import CleanResult
-from tests.filters.refusal_texts import ABOUT, DECLINING
+from tests.filters.refusal_texts import ABOUT, DECLINING, expansions
 
 REFUSAL = "I'm sorry, but I can't assist with that request."
 BROWSING = "I'm sorry, but I cannot browse the internet."
@@ -33,7 +33,7 @@ def test_each_text_of_each_phrase_is_matched_by_the_phrase_itself_and_found(lang
     texts: list[str] = []
     for phrase in known:
         pattern, stems = re.compile(phrase.pattern), phrase.stems
-        for text in phrase.expansions():
+        for text in expansions(phrase):
             normal = phrases.normalize(text, language in phrases.UNSPACED)
             assert pattern.search(normal), (phrase.text, text)
             assert any(stem in normal for stem in stems), (phrase.text, text)

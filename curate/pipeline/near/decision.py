@@ -17,7 +17,7 @@ from curate.engine import base
 from curate.filters import near_duplicates
 from curate.filters.minhash import signatures, templates
 from curate.filters.minhash.matches import Pair
-from curate.filters.minhash.shingles import Shingles, Values, jaccard
+from curate.filters.minhash.shingles import Shingles, Values, is_in, jaccard
 from curate.filters.registry import Settings
 from curate.pipeline.near import parts as near_parts
 from curate.pipeline.train_marks import WORTH
@@ -150,7 +150,7 @@ class NearDuplicates:
         figure = jaccard(*sets)
         if figure < threshold or not (self._templated[first] or self._templated[second]):
             return figure
-        own = [values[~templates.is_common(values, self._common)] for values in sets]
+        own = [values[~is_in(values, self._common)] for values in sets]
         return figure if not (len(own[0]) or len(own[1])) or jaccard(*own) >= threshold else 0.0
 
     def _describe(self, rows: pl.DataFrame, pairs: Sequence[Pair]) -> list[tuple[Pair, str, str]]:
