@@ -18,7 +18,7 @@ from curate.ingest.record_starts import separator
 from curate.ingest.text import literals
 from curate.ingest.text.encodings import advise
 from curate.ingest.text.members import MEMBER, key_of, with_id
-from curate.ingest.text.spans import RecordSpan
+from curate.ingest.text.spans import RecordSpan, TextChunk
 
 MAX_DEPTH = 256  # levels of objects and lists; chat formats have under ten, recursive parsers fail near 1,000
 MAX_ENCODED = 3  # times that a record is encoded as JSON text
@@ -52,6 +52,12 @@ class Chunk:
     data: bytes
     spans: tuple[RecordSpan, ...]
     record_start: bytes = b""
+
+    @classmethod
+    def of_text(cls, source_file: str, first: int, part: TextChunk) -> Chunk:
+        """Return a part of a text whose first record has this index."""
+        count = sum(span.count for span in part.spans)
+        return cls(source_file, first, count, part.start, part.data, part.spans, part.record_start)
 
 
 @dataclass(frozen=True, slots=True)

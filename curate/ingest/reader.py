@@ -411,12 +411,11 @@ class Reader:
         """Yield chunks with numbers for their records; return how many records there are."""
         number = 0  # of the chunk's first record in the source
         for part in parts:
-            count = sum(span.count for span in part.spans)
-            chunk = Chunk(source.name, number, count, part.start, part.data, part.spans, part.record_start)
+            chunk = Chunk.of_text(source.name, number, part)
             finder.add(chunk)
             self._records[source.file] += sum(span.count for span in part.spans if span.kind != "damage")
             yield chunk
-            number += count
+            number += chunk.count
         return number
 
 

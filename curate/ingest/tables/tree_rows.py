@@ -146,19 +146,14 @@ def has_rows(name: str, part: TextChunk) -> bool:
     """Return whether the first record of a text that can be decoded is a message of a tree."""
     if b'"message_id"' not in part.data or b'"parent_id"' not in part.data:
         return False
-    values = (record.value for record in decode_records(_chunk(name, part)) if record.problem is None)
+    values = (record.value for record in decode_records(Chunk.of_text(name, 0, part)) if record.problem is None)
     return _is_row(next(values, None))
 
 
 def read_text(name: str, parts: Iterable[TextChunk]) -> Table:
     """Return the records of a text as a table of trees; its reader has warned of what is damaged."""
-    records = (record for part in parts for record in decode_records(_chunk(name, part)))
+    records = (record for part in parts for record in decode_records(Chunk.of_text(name, 0, part)))
     return Table((), _group(map(_text_row, records)), grouped=True, warned=True)
-
-
-def _chunk(name: str, part: TextChunk) -> Chunk:
-    count = sum(span.count for span in part.spans)
-    return Chunk(name, 0, count, part.start, part.data, part.spans, part.record_start)
 
 
 def _table_rows(rows: Rows) -> Iterator[Row | Rows | bytes]:
