@@ -212,12 +212,10 @@ def _named_calls(text: str, notes: _Notes) -> list[dict[str, object] | None]:
 
 def _xml_calls(text: str, notes: _Notes) -> list[dict[str, object] | None]:
     calls: list[dict[str, object] | None] = []
-    place = 0
-    while found := _XML_CALL.match(text, place):
-        arguments = _xml_arguments(found[2])
-        calls.append(_call({"name": found[1], "arguments": arguments}, notes) if arguments is not None else None)
-        place = found.end()
-    return calls if not text[place:].strip() else []
+    for name, body in _elements(_XML_CALL, text) or ():
+        arguments = _xml_arguments(body)
+        calls.append(_call({"name": name, "arguments": arguments}, notes) if arguments is not None else None)
+    return calls
 
 
 def _xml_arguments(text: str) -> object:
@@ -228,13 +226,21 @@ def _xml_arguments(text: str) -> object:
     if text.lstrip().startswith("{"):
         value = decode_json(text)
         return value if isinstance(value, dict) else None
-    arguments: dict[str, object] = {}
+    elements = _elements(_XML_ARGUMENT, text)
+    if elements is None:
+        return None
+    values = ((name, body, decode_json(body)) for name, body in elements)
+    return {name: body if value is None or isinstance(value, str) else value for name, body, value in values}
+
+
+def _elements(pattern: re.Pattern[str], text: str) -> list[tuple[str, str]] | None:
+    """Return the name and the body of each element of a text; None if there is anything between or after them."""
+    found: list[tuple[str, str]] = []
     place = 0
-    while found := _XML_ARGUMENT.match(text, place):
-        value = decode_json(found[2])
-        arguments[found[1]] = found[2] if value is None or isinstance(value, str) else value
-        place = found.end()
-    return arguments if not text[place:].strip() else None
+    while element := pattern.match(text, place):
+        found.append((element[1], element[2]))
+        place = element.end()
+    return found if not text[place:].strip() else None
 
 
 def find_calls(text: str) -> tuple[str, str | None]:
