@@ -233,28 +233,32 @@ def _split_prompt(prompt: object) -> object:
     return [{"role": name.lower(), "content": text} for name, text in zip(names, (first, *rest[1::2]), strict=True)]
 
 
-_ULTRAFEEDBACK = ("instruction", "completions", "response")
-_NECTAR = ("prompt", "answers", "answer")
+def _list_format(name: str, summary: str, keys: tuple[str, str, str], score_key: str) -> Format:
+    """Return the format of records whose keys are those of the prompt, of the list and of an answer in it."""
+    return Format(
+        name,
+        summary,
+        lambda record: _recognises_list(record, *keys),
+        lambda record: _parse_list(record, *keys),
+        writes=False,
+        requires=keys[:2],
+        turn_keys=frozenset({keys[2], score_key}),
+        holds="a list of answers",
+    )
+
+
 FORMATS = (
-    Format(
+    _list_format(
         "ultrafeedback",
         "UltraFeedback: {instruction, completions: [{response, overall_score, model, …}]}; the best, and the worst.",
-        lambda record: _recognises_list(record, *_ULTRAFEEDBACK),
-        lambda record: _parse_list(record, *_ULTRAFEEDBACK),
-        writes=False,
-        requires=_ULTRAFEEDBACK[:2],
-        turn_keys=frozenset({"response", "overall_score"}),
-        holds="a list of answers",
+        ("instruction", "completions", "response"),
+        "overall_score",
     ),
-    Format(
+    _list_format(
         "nectar",
         "Nectar: {prompt, answers: [{answer, model, rank}]}; the answers of the best and of the worst rank.",
-        lambda record: _recognises_list(record, *_NECTAR),
-        lambda record: _parse_list(record, *_NECTAR),
-        writes=False,
-        requires=_NECTAR[:2],
-        turn_keys=frozenset({"answer", "rank"}),
-        holds="a list of answers",
+        ("prompt", "answers", "answer"),
+        "rank",
     ),
     Format(
         "shp",
