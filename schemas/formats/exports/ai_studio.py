@@ -74,10 +74,9 @@ def parse_api(record: Mapping[str, object]) -> Conversation:
     contents = record["contents"]
     assert isinstance(contents, list)
     turns.read_messages(conversation, list(_turns(contents)), "role", "content")
-    others = {key: value for key, value in record.items() if key not in ("contents", "systemInstruction", "tools")}
-    key = "systemInstruction" if "systemInstruction" in record else "system_instruction"
-    others.pop(key, None)
-    others = _merge(others, _system(record.get(key)), _tools(record.get("tools")))
+    system_key = "systemInstruction" if "systemInstruction" in record else "system_instruction"
+    others = {key: value for key, value in record.items() if key not in ("contents", system_key, "tools")}
+    others = _merge(others, _system(record.get(system_key)), _tools(record.get("tools")))
     turns.read_other_keys(conversation, others, frozenset())
     return conversation
 
@@ -251,8 +250,9 @@ def _part_turn(part: Mapping[str, object], role: object) -> Turn:
         if isinstance(value, dict) or (key == "executableCode" and value is not None):
             rest = _others(part, key, *_flags(part))
             return _merge({"role": role, **_call_turn(key, value)}, rest)
-    rest = _others(part, "text", *_flags(part)) if isinstance(part.get("text"), str) else _others(part, *_flags(part))
-    return {"role": role, "content": part.get("text") if isinstance(part.get("text"), str) else "", **rest}
+    if isinstance(text := part.get("text"), str):
+        return {"role": role, "content": text, **_others(part, "text", *_flags(part))}
+    return {"role": role, "content": "", **_others(part, *_flags(part))}
 
 
 def _call_turn(key: str, value: Any) -> Turn:

@@ -105,7 +105,8 @@ def _read_path(
     for name, message in path:
         _read_message(builder, name, message)
     sources = builder.finish()
-    turns.read_other_keys(conversation, {**_rest(record, known), **_others(record)}, frozenset())
+    others = {key: value for key, value in record.items() if key not in _USED} if "chat" in record else {}
+    turns.read_other_keys(conversation, {**_rest(record, known, others), **others}, frozenset())
     models = [message.get("model") for _, message in path if isinstance(message.get("model"), str)]
     conversation.model = (models[-1] if models else None) or conversation.model
     if has_content(record.get("user_id")):
@@ -113,14 +114,11 @@ def _read_path(
     return conversation, sources
 
 
-def _others(record: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in record.items() if key not in _USED} if "chat" in record else {}
-
-
-def _rest(record: Mapping[str, object], known: Mapping[str, Message]) -> dict[str, object]:
-    """Return what the chat says beside its messages; the prompt of the system is under `system`."""
+def _rest(
+    record: Mapping[str, object], known: Mapping[str, Message], others: Mapping[str, object]
+) -> dict[str, object]:
+    """Return what the chat says beside its messages and `others`; the prompt of the system is under `system`."""
     chat = _chat(record)
-    others = _others(record)
     rest = {key: value for key, value in chat.items() if key not in ("history", "user_id", "id") and is_kept(value)}
     shown = rest.get("messages")
     if isinstance(shown, list) and all(isinstance(each, dict) and each.get("id") in known for each in shown):

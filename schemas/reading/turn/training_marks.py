@@ -13,15 +13,7 @@ PARTLY, UNCLEAR = "partly_trained", "unclear_train_mark"  # repairs
 
 # How a provider says that an answer was cut off: OpenAI, Anthropic, Google, vLLM, Ollama, ChatGPT's export.
 _CUT = frozenset(
-    {
-        "length",
-        "incomplete",
-        "max_tokens",
-        "max_length",
-        "max_output_tokens",
-        "model_length",
-        "model_context_window_exceeded",
-    }
+    {"length", "max_tokens", "max_length", "max_output_tokens", "model_length", "model_context_window_exceeded"}
     | {"token_limit", "content_filter", "safety", "recitation", "prohibited_content", "blocklist", "spii", "error"}
     | {"interrupted", "incomplete", "in_progress", "streaming", "partial", "failed", "cancelled", "canceled"}
     | {"abort", "aborted", "timeout", "pause_turn", "client_disconnect"}
