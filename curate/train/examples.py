@@ -237,13 +237,10 @@ def _check(prepared: PreparedBatch, folder: Path, failures: list[Failure], windo
     """Raise ProofError if too many examples fail the proof, CurateError if none is left to train on."""
     if prepared.failed > MAX_FAILING * prepared.rendered:
         # Failures also list exchanges over the window, which do not count as failing the proof.
-        rules = Counter(failure.rule for failure in failures if failure.rule in proof.RULES).most_common()
-        example = next(failure for failure in failures if failure.rule == rules[0][0])
-        counts = ", ".join(f"{rule} {count:,}" for rule, count in rules)
+        counts, example = _summarise([failure for failure in failures if failure.rule in proof.RULES])
         raise ProofError(
             f"{prepared.failed:,} of {prepared.rendered:,} pieces fail the proof ({counts}), "
-            f"more than {percent(MAX_FAILING, digits=0)}; {example.name!r}: {example.reason}; "
-            f"{HINTS.get(example.rule, HINT)}",
+            f"more than {percent(MAX_FAILING, digits=0)}; {example}",
             failures,
         )
     if all(example.split == EVAL for example in prepared.examples):
@@ -253,13 +250,18 @@ def _check(prepared: PreparedBatch, folder: Path, failures: list[Failure], windo
 def _describe_nothing(folder: Path, failures: Sequence[Failure], window: int) -> str:
     """Return why nothing is left to train on: the rules, an example of the most frequent one, and what to type."""
     nothing = f"the set {str(folder)!r} has nothing to train on with a window of {window:,}"
-    rules = Counter(failure.rule for failure in failures).most_common()
-    if not rules:
+    if not failures:
         return f"{nothing}: it has no row in the split train; clean more conversations, or with --eval 0"
+    counts, example = _summarise(failures)
+    return f"{nothing}: left out are {counts}; {example}"
+
+
+def _summarise(failures: Sequence[Failure]) -> tuple[str, str]:
+    """Return the rules with their counts, and an example of the most frequent one with what to type."""
+    rules = Counter(failure.rule for failure in failures).most_common()
     example = next(failure for failure in failures if failure.rule == rules[0][0])
     counts = ", ".join(f"{rule} {count:,}" for rule, count in rules)
-    hint = HINTS.get(example.rule, HINT)
-    return f"{nothing}: left out are {counts}; {example.name!r}: {example.reason}; {hint}"
+    return counts, f"{example.name!r}: {example.reason}; {HINTS.get(example.rule, HINT)}"
 
 
 # ---- reading a set
