@@ -176,30 +176,15 @@ def load_artifact(
     quantise: bool | None = None,
     inference: bool = False,
     other_base: bool = False,
+    with_adapter: bool = True,
     say: OnMessage = sources.ignore_message,
 ) -> nn.Module:
     """Load a model, or an adapter on its base; `quantise` keeps the base in 4 bits, by default as in training.
 
     `dtype` is as in `compute_dtype`, `inference` and `say` are as in `load_model`; `other_base` is as in `check_base`.
-    Raises ModelError for weights that are missing or damaged, or do not fit.
+    Without `with_adapter`, return only the base of an adapter. Raises ModelError for weights that are missing or
+    damaged, or do not fit.
     """
-    model = load_weights(
-        result, device=device, dtype=dtype, quantise=quantise, inference=inference, other_base=other_base, say=say
-    )
-    return model if result.base is None else add_adapter(model, result.folder)
-
-
-def load_weights(
-    result: Artifact,
-    *,
-    device: torch.device,
-    dtype: str = "auto",
-    quantise: bool | None = None,
-    inference: bool = False,
-    other_base: bool = False,
-    say: OnMessage = sources.ignore_message,
-) -> nn.Module:
-    """Load a model, or the base of an adapter without the adapter; otherwise as `load_artifact`."""
     source = sources.find_model(result.base or str(result.folder))
     if result.base is not None:
         if source.folder is not None:
@@ -208,7 +193,7 @@ def load_weights(
     quantise = result.quantised if quantise is None else quantise
     computed = compute_dtype(dtype, source.config, device)
     model = loader.load_model(source, dtype=computed, device=device, quantise=quantise, inference=inference, say=say)
-    return model.eval()
+    return add_adapter(model.eval(), result.folder) if result.base is not None and with_adapter else model.eval()
 
 
 def check_base(result: Artifact, source: ModelSource, right: str, override: str | None, say: OnMessage) -> None:

@@ -114,7 +114,9 @@ def _load(result: Artifact, device: torch.device, dtype: str, other_base: bool, 
     So the merged weights are compared with the same weights, not with the 4-bit kernels of this device, which round
     otherwise. Raises ModelError if the adapter cannot be merged.
     """
-    base: Any = artifact.load_weights(result, device=device, dtype=dtype, other_base=other_base, say=say)
+    base: Any = artifact.load_artifact(
+        result, device=device, dtype=dtype, other_base=other_base, with_adapter=False, say=say
+    )
     if result.quantised:
         base = dequantise_model(base, base.dtype)
     model: Any = artifact.add_adapter(base, result.folder)
