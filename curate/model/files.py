@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from curate.errors import ModelError, did_you_mean
 from curate.model import tensors
-from curate.model.gguf.folder import gguf_in, header_of, is_gguf, open_gguf
+from curate.model.gguf.folder import gguf_in, header_of, is_gguf, is_stand_in, open_gguf
 from curate.tokenization.files import CONFIG_FILES, VOCABULARY_FILES
 from curate.tokenization.hub import HUB_NAME, download
 
@@ -200,7 +200,7 @@ def _check_header(file: Path, form: str) -> None:
 def has_weights(folder: Path) -> bool:
     """Return whether a folder has all its weight files, without checking them."""
     stored = any(all((folder / name).is_file() for name in _weight_names(folder, single)) for single in (SAFE, LEGACY))
-    return stored or header_of(folder) is not None
+    return stored or is_stand_in(folder)
 
 
 def _weight_names(folder: Path, single: str) -> list[str]:

@@ -89,6 +89,11 @@ def _replace(path: Path, data: bytes) -> None:
     Path(partial).replace(path)
 
 
+def is_stand_in(folder: Path) -> bool:
+    """Return whether a folder is of this cache, so that its weights are in a GGUF file; that file is not read."""
+    return "file" in read_object(folder / POINTER)
+
+
 def header_of(folder: Path) -> Header | None:
     """Return the header of the file that a folder of this cache stands for, None for another folder.
 
