@@ -46,6 +46,14 @@ class MessageTree:
         leaves = [node for node in self.parents if node not in inner]
         return leaves or list(self.parents)[-1:]
 
+    def shown_leaf(self, current: object, time: Time) -> str:
+        """Return the node that the dump names as the current one, or else the newest leaf; there must be a node."""
+        if isinstance(current, str) and current in self.parents:
+            return current
+        newest = self.newest_leaf(time)
+        assert newest is not None
+        return newest
+
     def newest_leaf(self, time: Time) -> str | None:
         """Return the leaf of the latest time, the last of several; a node without time has that of its parent.
 

@@ -68,10 +68,7 @@ def parse_all(record: Mapping[str, object], options: ReadOptions) -> Sequence[Co
     """Read the current branch first, then the others if asked; raises RecordError if there is no message."""
     nodes = _nodes(record)
     tree = MessageTree(_parents(nodes))
-    current = record.get("current_node")
-    if not isinstance(current, str) or current not in nodes:
-        current = tree.newest_leaf(lambda node: _time(nodes[node]))
-    assert current is not None  # there is a node
+    current = tree.shown_leaf(record.get("current_node"), lambda node: _time(nodes[node]))
     others = [leaf for leaf in tree.leaves() if leaf != current and _message(nodes[leaf])]
 
     def read(path: Sequence[str]) -> tuple[Conversation, list[list[str]]]:

@@ -69,10 +69,9 @@ def parse_all(record: Mapping[str, object], options: ReadOptions) -> Sequence[Co
     if not messages:
         raise RecordError("no_messages", "'messages' of the chat's history is empty", turns.preview(record))
     tree = MessageTree({name: _parent(message) for name, message in messages.items()})
-    current = _history(record).get("currentId")
-    if not isinstance(current, str) or current not in messages:
-        current = tree.newest_leaf(lambda name: to_number(messages[name].get("timestamp")))
-    assert current is not None  # there is a message
+    current = tree.shown_leaf(
+        _history(record).get("currentId"), lambda name: to_number(messages[name].get("timestamp"))
+    )
     others = [leaf for leaf in tree.leaves() if leaf != current]
     rated = {name: rating for name, each in messages.items() if (rating := _rating(each)) is not None}
 
