@@ -14,7 +14,9 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from curate.dataset import columns, curated_set, transaction
+from curate.dataset import manifest as manifests
 from curate.engine import base
+from curate.errors import BalanceError
 from curate.ingest.damaged_records import DAMAGED_STREAM
 from curate.pipeline.corpus import Decisions
 from curate.pipeline.frames import count_turn_keys, part_file
@@ -45,6 +47,34 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)})
+
+    def check_balance(self, records: int, what: str) -> None:
+        """Raise BalanceError if one of the records is neither kept nor rejected; `what` says which these are."""
+        rejected = self.rejected.total()
+        if records != self.kept + rejected:
+            raise BalanceError(
+                f"{records} {what}, but {self.kept} kept and {rejected} rejected; "
+                "this is a bug in curate, please report it; nothing was written"
+            )
+
+    def facts(self, records: int, branches: int, rules: dict[str, manifests.RuleCount]) -> manifests.Counts:
+        """Return the counts of the manifest, with those that the tables do not have."""
+        return manifests.Counts(
+            read=records,
+            kept=self.kept,
+            rejected=self.rejected.total(),
+            rejected_exchanges=self.exchanges.total(),
+            pieces=self.pieces,
+            branches=branches,
+            eval=self.eval,
+            tokens=self.tokens,
+            answer_tokens=self.answer_tokens,
+            rules=rules,
+            exchanges=dict(sorted(self.exchanges.items())),
+            edits=dict(sorted(self.edits.items())),
+            roles=dict(sorted(self.roles.items())),
+            turn_keys=dict(sorted(self.turn_keys.items())),
+        )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from curate.display.displayed import Displayed
 from curate.display.figures import plural
 from curate.engine import base
 from curate.engine.pool import open_pool
-from curate.errors import BalanceError, InputError, SetError
+from curate.errors import InputError, SetError
 from curate.filters import registry, verdicts
 from curate.ingest.decode import Chunk, batches
 from curate.ingest.ratings import read_ratings
@@ -111,7 +111,7 @@ def clean(
     reader = _reader(inputs, recipe)
     _check_target(folder, file, reader.sources)
     _check_unread(reader, strict)
-    run = _Run(recipe, reader, progress, started, file)
+    run = _Run(recipe, reader, progress, started, file, against)
     with transaction.writing(folder) as partial:
         if not force:
             check_replacement(folder, recipe, reader.sources)
@@ -121,7 +121,6 @@ def clean(
         tasks = run.tasks(workers or base.default_workers())
         ratings = read_ratings(reader.parts_of_exports)
         with open_pool(CleanerFactory(recipe, scratch, ratings), run.workers) as pool:
-            run.against = against
             known = read_known(against, scratch, run.workers) if against is not None else None
             finders = make_finders(pool, scratch, recipe)
             parts = run.read(pool, tasks)
@@ -233,11 +232,11 @@ class _Run:
     progress: Callable[[Progress], None] | None
     started: float
     file: Path | None = None  # that the caller converts the set to
+    against: CuratedSet | None = None
     records: int = 0
     kept: int = 0
     rejected: int = 0
     workers: int = 1
-    against: CuratedSet | None = None
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def tasks(self, workers: int) -> Iterator[tuple[int, Sequence[Chunk]]]:
@@ -271,12 +270,7 @@ class _Run:
 
     def manifest(self, parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts) -> Manifest:
         """Return the manifest; raises BalanceError if a record is neither kept nor rejected."""
-        rejected = counts.rejected.total()
-        if self.records != counts.kept + rejected:
-            raise BalanceError(
-                f"{self.records} records read, but {counts.kept} kept and {rejected} rejected; "
-                "this is a bug in curate, please report it; nothing was written"
-            )
+        counts.check_balance(self.records, "records read")
         info = parts[0].tokenizer
         warnings = [damage.text for damage in self.reader.warnings] + list(info.warnings)
         warnings += decisions.warnings
@@ -291,21 +285,8 @@ class _Run:
             tokenizer=manifests.TokenizerFacts(**info.to_dict()),
             template=settings.template,
             window=settings.max_tokens,
-            counts=manifests.Counts(
-                read=self.records,
-                kept=counts.kept,
-                rejected=rejected,
-                rejected_exchanges=counts.exchanges.total(),
-                pieces=counts.pieces,
-                branches=sum(part.branches for part in parts),
-                eval=counts.eval,
-                tokens=counts.tokens,
-                answer_tokens=counts.answer_tokens,
-                rules=_rule_counts(parts, decisions, counts),
-                exchanges=dict(sorted(counts.exchanges.items())),
-                edits=dict(sorted(counts.edits.items())),
-                roles=dict(sorted(counts.roles.items())),
-                turn_keys=dict(sorted(counts.turn_keys.items())),
+            counts=counts.facts(
+                self.records, sum(part.branches for part in parts), _rule_counts(parts, decisions, counts)
             ),
             warnings=warnings,
             sets=[describe_use(self.against, "against", {}), *self.against.manifest.sets] if self.against else [],

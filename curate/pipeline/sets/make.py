@@ -17,7 +17,7 @@ from curate.dataset.manifest import Manifest
 from curate.display.figures import plural
 from curate.engine import base
 from curate.engine.pool import open_pool
-from curate.errors import BalanceError, SetError
+from curate.errors import SetError
 from curate.filters import near_duplicates, registry
 from curate.pipeline import assemble, corpus, holdout
 from curate.pipeline.nothing_kept import check_kept
@@ -138,38 +138,20 @@ def _finish(
     file: Path | None,
 ) -> Manifest:
     """Return the manifest; raises BalanceError if a record is neither kept nor rejected."""
-    facts, rejected = making.facts, counts.rejected.total()
-    if facts.counts.read != counts.kept + rejected:
-        raise BalanceError(
-            f"{facts.counts.read} records in the sets, but {counts.kept} kept and {rejected} rejected; "
-            "this is a bug in curate, please report it; nothing was written"
-        )
+    facts = making.facts
+    counts.check_balance(facts.counts.read, "records in the sets")
     warnings = [text for text in facts.warnings if not text.startswith(DECIDED_AGAIN)]
     warnings += [*decisions.warnings, *_name_warnings(making.sources, parts)]
     warnings += holdout.explain_none(making.recipe.eval, counts.kept) if not counts.eval else []
     seconds = time.perf_counter() - started
-    rules = sorted({*counts.rejected, *making.alone})
+    names = sorted({*counts.rejected, *making.alone})
+    rules = {name: manifests.RuleCount(counts.rejected[name], making.alone.get(name)) for name in names}
     return replace(
         facts,
         version=__version__,
         versions={"polars": pl.__version__, "python": platform.python_version()},
         recipe=making.recipe.to_dict(),
-        counts=manifests.Counts(
-            read=facts.counts.read,
-            kept=counts.kept,
-            rejected=rejected,
-            rejected_exchanges=counts.exchanges.total(),
-            pieces=counts.pieces,
-            branches=facts.counts.branches,
-            eval=counts.eval,
-            tokens=counts.tokens,
-            answer_tokens=counts.answer_tokens,
-            rules={name: manifests.RuleCount(counts.rejected[name], making.alone.get(name)) for name in rules},
-            exchanges=dict(sorted(counts.exchanges.items())),
-            edits=dict(sorted(counts.edits.items())),
-            roles=dict(sorted(counts.roles.items())),
-            turn_keys=dict(sorted(counts.turn_keys.items())),
-        ),
+        counts=counts.facts(facts.counts.read, facts.counts.branches, rules),
         warnings=warnings,
         run=manifests.RunFacts(
             seconds=round(seconds, 3),
