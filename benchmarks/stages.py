@@ -175,6 +175,12 @@ def rule_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
     yield "personal data and secrets", megabytes / spent
     spent, _ = best_of(count, lambda: find_sentences(answers, mentions.NAMES, mentions.MAKERS))
     yield "identity", megabytes / spent
+    frame = pl.DataFrame({"prompts": answers.implode(), "answers": pl.Series([[]], dtype=pl.List(pl.String))})
+    for name in ("garbled_texts", "hidden_texts"):
+        spent, _ = best_of(count, lambda name=name: measure(frame, {name: {}}))  # type: ignore[misc]
+        yield name, megabytes / spent
+    spent, _ = best_of(count, lambda: measure(pl.DataFrame({"answers": answers.implode()}), {"template_texts": {}}))
+    yield "template_texts", megabytes / spent
 
 
 def near_stage(rows: Sequence[Row], count: int) -> Iterator[tuple[str, float]]:

@@ -259,7 +259,8 @@ def test_the_readmes_tree_names_every_folder_and_package() -> None:
 def test_a_set_holds_the_files_on_its_page(example_folder: Path) -> None:
     folder = example_folder / "curated"
     assert {path.name for path in folder.iterdir()} == set(curated_set.FILES)
-    further = [*registry.get("personal_data").columns, *registry.get("secret_values").columns]
+    signals = ("garbled_texts", "hidden_texts", "personal_data", "secret_values", "template_texts")
+    further = [name for signal in signals for name in registry.get(signal).columns]
     schema = pl.read_parquet_schema(folder / "conversations.parquet")
     assert list(schema) == [*columns.conversations_schema({}), *further]
 

@@ -28,6 +28,7 @@ SCHEMA: dict[str, pl.DataType] = {
     **registry.get("benchmark_overlap").columns,
     **registry.get("personal_data").columns,
     **registry.get("secret_values").columns,
+    **dict.fromkeys(("mojibake", "hidden_characters", "template_leftovers"), pl.UInt32()),
 }
 
 

@@ -28,6 +28,7 @@ def written(folder: Path, text: str, name: str = "mine.toml") -> Path:
 def test_the_default_recipe_turns_on_the_documented_rules() -> None:
     vicuna = load("vicuna")
     on = {"min_messages", "min_characters", "plugins", "list_indices", "exact_duplicates", "privacy", "secrets"}
+    on |= {"mojibake", "hidden_characters", "template_leftovers"}
     assert set(vicuna.filters) == on
     assert vicuna.filters["exact_duplicates"]["prefixes"] is True
     assert (vicuna.tokens.max_tokens, vicuna.tokens.template, vicuna.tokens.tokenizer) == (2048, "vicuna", "llama3")
