@@ -26,11 +26,11 @@ import curate
 from curate import markdown
 from curate.errors import RecordError
 from curate.filters import measure, mentions, refusals
+from curate.filters.caps import cap
 from curate.filters.minhash import signatures, words
 from curate.filters.minhash.shingles import shingle
 from curate.filters.personal_data import matching
 from curate.filters.phrases.identity import find_sentences
-from curate.filters.prompt_cap import cap
 from curate.filters.text.degeneration import Answer, find_repetition
 from curate.filters.text.emptiness import find_emptiness
 from curate.filters.text.endings import find_cut

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from curate.dataset import columns
-from curate.filters import duplicates, near_duplicates, prompt_cap
+from curate.filters import caps, duplicates
 from curate.ingest.damaged_records import DAMAGED_STREAM, DOUBT, DamagedRecords
 from curate.pipeline import clusters, holdout, train_marks
 from curate.pipeline.near.decision import TWINS, Finder, Twins
@@ -23,10 +23,10 @@ KIND_TEXTS = {  # in reasons, by the kind of duplicate
     "prefix": "the beginning of",
     "first_exchange": "the same first exchange as",
     "id": "the same id as",
-    near_duplicates.NAME: "nearly the same as",
-    prompt_cap.NAME: "one more with the prompt of",
+    duplicates.NEAR: "nearly the same as",
+    caps.PROMPT_CAP: "one more with the prompt of",
 }
-FIGURES = {near_duplicates.NAME: ", Jaccard ", prompt_cap.NAME: ", cosine "}
+FIGURES = {duplicates.NEAR: ", Jaccard ", caps.PROMPT_CAP: ", cosine "}
 TWIN: columns.Types = {**TWINS, "kind": pl.String, "via": pl.UInt32}
 PART_KEY = ["part", "row"]  # identifies a conversation among the parts
 
@@ -116,8 +116,8 @@ def _count_alone(sole: pl.DataFrame, recipe: Recipe, known: pl.DataFrame | None)
         alone[DAMAGED_STREAM] = sole.filter(pl.col("doubt").is_not_null()).height
     if known is not None:
         alone[earlier.KNOWN] = earlier.find_known(sole, known).height
-    if prompt_cap.CAP in recipe.filters:
-        alone[prompt_cap.CAP] = _cap(sole.with_columns(cluster=clusters.cluster_names(sole)), recipe).height
+    if caps.CAP in recipe.filters:
+        alone[caps.CAP] = _cap(sole.with_columns(cluster=clusters.cluster_names(sole)), recipe).height
     return alone
 
 
@@ -200,10 +200,10 @@ def _join_twins(earlier: pl.DataFrame, found: pl.DataFrame, kind: str) -> pl.Dat
 
 
 def _cap(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
-    """Return the conversations over a limit (`prompt_cap.CAPPED`), by their order as `row`; none without a limit."""
-    limits = recipe.filters.get(prompt_cap.CAP)
+    """Return the conversations over a limit (`caps.CAPPED`), by their order as `row`; none without a limit."""
+    limits = recipe.filters.get(caps.CAP)
     if limits is None:
-        return pl.DataFrame(schema=prompt_cap.CAPPED)
+        return pl.DataFrame(schema=caps.CAPPED)
     frame = rows.select(
         "protected",
         "source_id",
@@ -213,7 +213,7 @@ def _cap(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
         row="order",
         **train_marks.WORTH,
     )
-    return prompt_cap.cap(frame, **limits)  # type: ignore[arg-type]  # checked by the registry
+    return caps.cap(frame, **limits)  # type: ignore[arg-type]  # checked by the registry
 
 
 def _with_capped(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
@@ -272,7 +272,7 @@ def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:
     A twin that is over a limit is named in the reason only.
     """
     place = pl.format("{}:{}", "source_file", "source_index")
-    over = pl.when(pl.col("capped").is_not_null()).then(pl.lit(f", which {prompt_cap.CAP} drops")).otherwise(pl.lit(""))
+    over = pl.when(pl.col("capped").is_not_null()).then(pl.lit(f", which {caps.CAP} drops")).otherwise(pl.lit(""))
     twin = rows.select(twin="order", twin_id="id", name=pl.coalesce("id", "plain"), key=place, over=over)
     named = rows.join(twin, on="twin", how="left", maintain_order="left")
     named = named.join(rows.select(via="order", via_key=place), on="via", how="left", maintain_order="left")
@@ -282,7 +282,7 @@ def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:
     figure = pl.concat_str(label, pl.col("figure").round(2).cast(pl.String)).fill_null("")
     dropped = pl.col("twin").is_not_null()
     rule = pl.when(pl.col("kind").is_in(list(FIGURES))).then("kind").otherwise(pl.lit(DUPLICATES))
-    capped = pl.when(pl.col("capped").is_not_null()).then(pl.lit(prompt_cap.CAP))
+    capped = pl.when(pl.col("capped").is_not_null()).then(pl.lit(caps.CAP))
     return named.with_columns(
         rule=pl.when(dropped).then(rule).otherwise(capped),
         reason=pl.when(dropped)

@@ -19,7 +19,7 @@ import polars as pl
 
 from curate.dataset import columns
 from curate.errors import RecordError
-from curate.filters import near_duplicates, prompt_cap, registry, repairs, verdicts
+from curate.filters import caps, duplicates, registry, repairs, verdicts
 from curate.filters.personal_data import redaction
 from curate.ingest.decode import Chunk, decode_records
 from curate.pipeline import frames, repair_html, repair_text, repair_turns, train_marks
@@ -108,10 +108,10 @@ class Cleaner:
         self.signals = verdicts.needed_signals({name: recipe.filters[name] for name in self.filters}, recipe.signals)
         self.repairs = repairs.find_repairs(recipe.filters)
         self.repaired = frozenset(repair.of or repair.name for repair, _ in self.repairs)
-        self.caps_prompts = prompt_cap.NAME in recipe.filters
-        self.near = recipe.filters.get(near_duplicates.NAME)
+        self.caps_prompts = caps.PROMPT_CAP in recipe.filters
+        self.near = recipe.filters.get(duplicates.NEAR)
         self.redacted = redaction.redacted_families(recipe.filters)
-        self.groups = tuple(columns.GROUP_SUMMARY) if prompt_cap.CAP in recipe.filters else ()
+        self.groups = tuple(columns.GROUP_SUMMARY) if caps.CAP in recipe.filters else ()
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def __call__(

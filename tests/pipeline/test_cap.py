@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import curate
 from curate.errors import RecipeError
-from curate.filters import prompt_cap, registry
+from curate.filters import caps, registry
 from curate.ingest import decode
 from curate.pipeline import recipe
 from curate.pipeline.run import CleanResult
@@ -140,7 +140,7 @@ def test_no_group_exceeds_its_limit_and_order_decides_nothing(
 ) -> None:
     def drop(chats: list[dict[str, Any]]) -> list[dict[str, Any]]:
         frame = pl.DataFrame(chats, schema_overrides={"model": pl.String, "source_id": pl.String}).with_row_index("row")
-        dropped = set(prompt_cap.cap(frame, **limits)["row"])
+        dropped = set(caps.cap(frame, **limits)["row"])
         return [chat for place, chat in enumerate(chats) if place not in dropped]
 
     stay = drop(rows)

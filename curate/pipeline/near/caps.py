@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from curate.engine import base
 from curate.errors import RecipeError
-from curate.filters import prompt_cap
+from curate.filters import caps
 from curate.filters.registry import Settings
 from curate.filters.semantic import encoder
 from curate.filters.semantic.groups import find_leaders
@@ -26,7 +26,7 @@ EVIDENCE = 95  # characters of each prompt
 class PromptCap:
     """Finds the conversations of a run that exceed the cap; its workers have written each part's prompts."""
 
-    name = prompt_cap.NAME
+    name = caps.PROMPT_CAP
 
     def __init__(self, pool: base.Pool, folder: Path, settings: Settings) -> None:
         self._folder = folder
@@ -84,7 +84,7 @@ class PromptCap:
         order = ranked["place"].to_list()
         grouped = rows.select("prompt").join(labels, on="prompt", how="left", maintain_order="left")
         groups = grouped["group"].to_numpy()
-        found = prompt_cap.prompt_cap(prompt_cap.Grouped(groups.tolist(), order), **self._settings)  # type: ignore[arg-type]  # checked
+        found = caps.prompt_cap(caps.Grouped(groups.tolist(), order), **self._settings)  # type: ignore[arg-type]  # checked
         return found, groups, grouped["cosine"].to_numpy()
 
     def _leaders(self, prompts: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.engine import base
-from curate.filters import near_duplicates
+from curate.filters import duplicates
 from curate.filters.minhash import signatures, templates
 from curate.filters.minhash.matches import Pair
 from curate.filters.minhash.shingles import Shingles, Values, is_in, jaccard
@@ -60,7 +60,7 @@ class Finder(Protocol):
 class NearDuplicates:
     """Finds the near duplicates of a run whose workers have written each part's shingles."""
 
-    name = near_duplicates.NAME
+    name = duplicates.NEAR
 
     def __init__(self, pool: base.Pool, folder: Path, settings: Settings) -> None:
         self._pool = pool
@@ -138,8 +138,8 @@ class NearDuplicates:
         def compare(row: int, others: list[int]) -> list[float]:
             return [self._figure(int(numbers[row]), int(numbers[other]), threshold) for other in others]
 
-        candidates = near_duplicates.Candidates(self._bands[numbers], _from_best(rows, sizes), compare)
-        return near_duplicates.near_duplicates(candidates, **self._settings)  # type: ignore[arg-type]  # checked
+        candidates = duplicates.Candidates(self._bands[numbers], _from_best(rows, sizes), compare)
+        return duplicates.near_duplicates(candidates, **self._settings)  # type: ignore[arg-type]  # checked
 
     def _figure(self, first: int, second: int, threshold: float) -> float:
         """Return the Jaccard figure of two conversations; 0 if it is below the threshold, for their own texts too."""
@@ -180,7 +180,7 @@ class NearDuplicates:
         for twin, size in sorted(sizes.items(), key=lambda item: -item[1]):
             if size > large:
                 yield (
-                    f"{near_duplicates.NAME}: {size:,} of {rows.height:,} conversations are nearly the same as "
+                    f"{duplicates.NEAR}: {size:,} of {rows.height:,} conversations are nearly the same as "
                     f"{names.item(twin, 0)}, which is kept; they share “{passages[twin][: near_parts.EXCERPT]}”"
                 )
         numbers = self._numbers(rows)
@@ -190,7 +190,7 @@ class NearDuplicates:
             part, row = first.row(0)[:2]
             passage = near_parts.common_passage(self._folder, part, row, self._of)
             yield (
-                f"{near_duplicates.NAME}: {len(templated):,} of {rows.height:,} conversations are mostly text that "
+                f"{duplicates.NEAR}: {len(templated):,} of {rows.height:,} conversations are mostly text that "
                 f"many share, such as “{passage}”; only those are dropped whose other text is nearly the same too"
             )
 

@@ -18,7 +18,7 @@ from curate.display.figures import plural
 from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import SetError
-from curate.filters import near_duplicates, registry
+from curate.filters import duplicates, registry
 from curate.pipeline import assemble, corpus, holdout
 from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
@@ -26,7 +26,7 @@ from curate.pipeline.run import CleanResult, Page, Progress, make_finders, mask_
 from curate.pipeline.sets.step import RecordTask, SetFactory, SetPart, Source
 from curate.pipeline.sets.stored import TABLES, Slice, plan_slices
 
-DECIDED_AGAIN = (holdout.NONE_HELD_OUT, near_duplicates.NAME)  # what warnings begin with
+DECIDED_AGAIN = (holdout.NONE_HELD_OUT, duplicates.NEAR)  # what warnings begin with
 MAX_NAMES = 5  # in a warning
 Alone = Mapping[str, int | None]
 ProgressCallback = Callable[[Progress], None] | None

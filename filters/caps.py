@@ -1,4 +1,4 @@
-"""The filters that cap conversations with one prompt, which `curate.filters.semantic` compares, and of one group."""
+"""Caps on conversations with one prompt, which `curate.filters.semantic` compares, and on those of one group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from curate.errors import RecipeError
 from curate.filters.examples import Examples, chat
 from curate.filters.registry import Settings, corpus_rule
 
-NAME, CAP = "prompt_cap", "cap"
+PROMPT_CAP, CAP = "prompt_cap", "cap"
 CAPPED: dict[str, pl.DataType] = {"row": pl.UInt32(), "capped": pl.String(), "measures": pl.String()}
 # From the best: it trains the most answers, then it is the longest, then the hash of its content decides, and between
 # copies what they say of themselves; `row`, their order in the dump, only between those that are the same in all that.
@@ -34,7 +34,7 @@ def check_settings(settings: Settings) -> None:
         value = settings[name]
         if not isinstance(value, int | float) or not lowest <= value <= highest:
             wanted = f"from {lowest:g} to {highest:g}" if name == "threshold" else "of at least 1"
-            raise RecipeError(f"filter {NAME!r}: {name} = {value!r} is not allowed; give a number {wanted}")
+            raise RecipeError(f"filter {PROMPT_CAP!r}: {name} = {value!r} is not allowed; give a number {wanted}")
 
 
 @corpus_rule(
