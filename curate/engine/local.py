@@ -1,7 +1,8 @@
 """Run one step over many tasks in worker processes; results are in the order of the tasks.
 
-A worker is a plain child interpreter with a pipe to its parent. So a caller's script needs no `__main__` guard, a
-worker ends when its parent does (the pipe closes, even after kill -9), and the death of a worker is noticed at once.
+A worker is a plain child interpreter with a pipe to its parent. So a caller's script needs no `__main__` guard, and the
+death of a worker is noticed at once. When the parent ends, even by kill -9, its end of the pipe closes, and a thread of
+the worker ends that, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import select
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -118,8 +122,9 @@ class _Child:
 
     def __init__(self, module: str = "curate.engine.local") -> None:
         ours, theirs = socket.socketpair()
-        serve = f"import {module}; from curate.engine.local import _serve; _serve({theirs.fileno()})"
-        code = f"import sys; sys.path[:] = {sys.path!r}; {serve}"
+        descriptor = theirs.fileno()
+        serve = f"from curate.engine import local; local._end_with_parent({descriptor}); import {module}"
+        code = f"import sys; sys.path[:] = {sys.path!r}; {serve}; local._serve({descriptor})"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
             pass_fds=[theirs.fileno()],
@@ -168,6 +173,21 @@ class _Worker:
         code = self.child.process.wait()
         cause = "killed by signal 9, often a lack of memory" if code == -9 else f"exit code {code}"
         return CurateError(f"a worker process died ({cause}); nothing was changed; try fewer workers: --workers 1")
+
+
+def _end_with_parent(file_descriptor: int) -> None:
+    """Start a thread that kills this process when the parent's end of the pipe closes (runs in the child).
+
+    A signal at the parent's death (Linux's PR_SET_PDEATHSIG) would come when the thread that started the worker ends.
+    """
+
+    def wait_for_end() -> None:
+        poll = select.poll()
+        poll.register(file_descriptor, 0)  # no event but a hang-up, which is always reported
+        poll.poll()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
 
 
 def _serve(file_descriptor: int) -> None:
