@@ -15,24 +15,26 @@ from curate.errors import CurateError, did_you_mean
 
 __all__ = ["cli", "main"]
 
-COMMANDS = {  # name to module; importing a module loads only click
-    "clean": "clean",
-    "refilter": "refilter",
-    "combine": "refilter",
-    "stats": "stats",
-    "show": "show",
-    "explain": "explain",
-    "convert": "convert",
-    "finetune": "finetune",
-    "chat": "chat",
-    "merge": "merge",
-    "fingerprint": "fingerprint",
-    "filters": "catalogue",
-    "recipes": "catalogue",
-    "presets": "catalogue",
-    "formats": "catalogue",
-    "doctor": "doctor",
+GROUPS = {  # heading in the help: command to module; importing a module loads only click
+    "Data": {
+        "clean": "clean",
+        "refilter": "refilter",
+        "combine": "refilter",
+        "convert": "convert",
+        "fingerprint": "fingerprint",
+    },
+    "Look": {"stats": "stats", "show": "show", "explain": "explain"},
+    "Train": {"finetune": "models.finetune"},
+    "Models": {"chat": "models.chat", "merge": "models.merge"},
+    "Reference": {
+        "filters": "catalogue",
+        "recipes": "catalogue",
+        "presets": "catalogue",
+        "formats": "catalogue",
+        "doctor": "doctor",
+    },
 }
+COMMANDS = {name: module for commands in GROUPS.values() for name, module in commands.items()}
 REPORT_HINT = "please report it with the traceback that CURATE_DEBUG=1 prints"
 
 
@@ -57,6 +59,16 @@ class Commands(click.Group):
         module = importlib.import_module(f"curate.cli.{COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands in their groups, with all descriptions in one column."""
+        width = max(map(len, COMMANDS))
+        for title, names in GROUPS.items():
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(name.ljust(width), each.get_short_help_str(formatter.width)) for name, each in commands if each]
+                )
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.live import Live
 
 import curate
-from curate.cli import cli, finetune_progress
+from curate.cli import cli
+from curate.cli.models import finetune_progress
 from curate.errors import CurateError, PlanError, RecipeError, RunError
 from curate.train import config
 from curate.train.run import events, records
