@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from curate.api.clean import clean
     from curate.api.compare import compare
     from curate.api.fingerprint import fingerprint
+    from curate.api.identity import identity
     from curate.api.read import read
     from curate.api.refilter import combine, refilter
     from curate.api.stats import stats
@@ -54,6 +55,7 @@ _MODULES = {  # name to the module that defines it
     "CuratedSet": "curate.dataset.curated_set",
     "doctor": "curate.analysis.doctor",
     "fingerprint": "curate.api.fingerprint",
+    "identity": "curate.api.identity",
     "finetune": "curate.train.finetune",
     "RunResult": "curate.train.run.log",
     "chat": "curate.inference.chat",
@@ -78,6 +80,7 @@ __all__ = [
     "explain",
     "finetune",
     "fingerprint",
+    "identity",
     "merge",
     "open_set",
     "read",

@@ -24,7 +24,7 @@ GROUPS = {  # heading in the help: command to module; importing a module loads o
         "fingerprint": "fingerprint",
     },
     "Look": {"stats": "stats", "show": "show", "explain": "explain"},
-    "Train": {"finetune": "models.finetune"},
+    "Train": {"identity": "identity", "finetune": "models.finetune"},
     "Models": {"chat": "models.chat", "merge": "models.merge"},
     "Reference": {
         "filters": "catalogue",

@@ -35,6 +35,7 @@ RATES: dict[ObjectiveName, float] = {"sft": 1.0, "dpo": 1 / 40}
 LOSS_ROLES = ("assistant", "tool", "user", "system")
 FLAGS = {  # names of the most used settings in commands and in Python: section and key
     "data": ("data", "set"),
+    "identity": ("data", "identity"),
     "model": ("model", "name"),
     "tokenizer": ("model", "tokenizer"),
     "init": ("model", "init"),
@@ -78,6 +79,7 @@ class DataSettings:
     """The curated set, its prompt template and window, and the messages that carry loss."""
 
     set: str = "curated"
+    identity: str = ""  # conversations on what the model is, trained beside the set (`curate identity`)
     template: str = "auto"  # auto: the set's own; `model`: the model's own chat template
     chat_template: str = ""  # file with a Jinja template, instead
     max_tokens: int = limits(0, 0)  # 0: the set's window, or the model's positions if they are fewer

@@ -37,6 +37,7 @@ from curate.rendering.renderer import Renderer
 from curate.rendering.resplit import ResplitSummary, differences
 from curate.rendering.splitter import TOO_LONG
 from curate.tokenization.tokenizer import Tokenizer
+from curate.train.identity import Identity
 
 MANY_ROWS = 4_000  # of a set; with fewer, starting worker processes takes longer than they save
 MAX_FAILING = 0.01  # share of the examples; more means that template and data do not match
@@ -168,12 +169,14 @@ def load(
     settings: RenderSettings = SET_SETTINGS,
     *,
     limit: int | None = None,
+    extra: Identity | None = None,
     workers: int | None = None,
     on_progress: OnProgress = lambda done, rows: None,
 ) -> TrainingData:
     """Read a curated set for a model: render it, check it, and split it again if set and model differ.
 
-    `limit` takes only the first conversations, each with all its pieces. `workers` is the number of processes, by
+    `limit` takes only the first conversations, each with all its pieces. Those of `extra` are added to what is trained,
+    and not to what is held out. `workers` is the number of processes, by
     default all cores for a large set and otherwise 1; the result does not depend on it. `on_progress` is called after
     each batch with the rows that are done and how many there are at most. Raises SetError for a path that is not a set,
     ProofError if over 1 % of the examples fail the proof, CurateError if nothing is left to train on.
@@ -191,18 +194,22 @@ def load(
         for batch in pool.map(arrow.read_batches(folder, limit, pairs=pairs)):
             prepared.extend(batch)
             on_progress(prepared.read, count)
+    sources, in_set = prepared.sources, len(prepared.examples)
+    if extra is not None:
+        prepared.extend(prepare_identity(renderer, window, extra))
     failures = [failure_of(row, problem) for row, problem in prepared.left_out]
     _check(prepared, folder, failures, window)
     train = concatenate([example for example in prepared.examples if example.split != EVAL], settings.sides)
     held_out = concatenate([example for example in prepared.examples if example.split == EVAL], settings.sides)
     without_pair = sum(failure.rule == NO_PAIR for failure in failures)
     facts = {
-        **identity(folder, renderer, window, tokenizer, settings),
-        "sources": prepared.sources,
+        **describe_set(folder, renderer, window, tokenizer, settings, extra),
+        "sources": sources,
         "conversations": train.pieces,  # as in `eval_conversations`, the key is older than the word: these are examples
         "eval_conversations": held_out.pieces,
         "tokens": len(train.ids),
         "supervised": train.supervised,
+        "identity_conversations": len(prepared.examples) - in_set if extra else None,
         "left_out": len(failures) - without_pair,
         **({"without_pair": without_pair} if pairs else {}),
         "split_again": str(prepared.resplit) if prepared.resplit else None,
@@ -212,13 +219,25 @@ def load(
     return TrainingData(train, held_out, failures, prepared.resplit, facts)
 
 
-def identity(
-    folder: Path, renderer: Renderer, window: int, tokenizer: Tokenizer, settings: RenderSettings
+def prepare_identity(renderer: Renderer, window: int, extra: Identity) -> PreparedBatch:
+    """Render and prove the conversations on the model's identity; they are never split."""
+    return ExamplePreparer(renderer, window).prepare([[row] for row in extra.rows])
+
+
+def describe_set(
+    folder: Path,
+    renderer: Renderer,
+    window: int,
+    tokenizer: Tokenizer,
+    settings: RenderSettings,
+    extra: Identity | None = None,
 ) -> dict[str, Any]:
-    """Return the facts that say which set is rendered, and how."""
+    """Return the facts that say which set is rendered, with which conversations beside it, and how."""
     return {
         "set": str(folder),
         "manifest_sha256": hashlib.sha256((folder / manifest.MANIFEST).read_bytes()).hexdigest(),
+        "identity": extra.path if extra else None,
+        "identity_sha256": extra.sha256 if extra else None,
         "template": renderer.name,
         "window": window,
         "tokenizer": tokenizer.info.name,

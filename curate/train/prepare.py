@@ -26,10 +26,11 @@ from curate.rendering.choices import Choices
 from curate.rendering.factory import load_set_tokenizer
 from curate.rendering.renderer import Renderer
 from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
-from curate.train import examples
+from curate.train import examples, identity
 from curate.train.config import TrainConfig
 from curate.train.distributed import World
 from curate.train.examples import RenderSettings, TrainingData
+from curate.train.identity import Identity
 from curate.train.packing import PackedData
 from curate.train.planning import lengths, machines
 from curate.train.planning.estimate import Estimate, estimate
@@ -226,6 +227,7 @@ class _Known:
     source: ModelSource
     shape: Shape
     rendering: RenderSettings
+    identity: Identity | None
     trained: int | None  # parameters, if they can be counted
 
     @property
@@ -244,14 +246,20 @@ class _Known:
 
     def estimate(self) -> Estimate | None:
         """Return the lengths of the examples without rendering them all."""
-        return estimate(self.set_folder, self.manifest, self.source.tokenizer, self.rendering, self.limit)
+        tokenizer = self.source.tokenizer
+        return estimate(self.set_folder, self.manifest, tokenizer, self.rendering, self.limit, self.identity)
 
     def render(self, *, listing: Path | None) -> TrainingData:
         """Render and prove the set; if it fails the proof, rank 0 writes what fails to the file `listing`."""
         progress = RenderProgress(self.request.reporter)
         try:
             return examples.load(
-                self.set_folder, self.source.tokenizer, self.rendering, limit=self.limit, on_progress=progress
+                self.set_folder,
+                self.source.tokenizer,
+                self.rendering,
+                limit=self.limit,
+                extra=self.identity,
+                on_progress=progress,
             )
         except examples.ProofError as error:
             if listing is None or not self.request.world.main:
@@ -336,10 +344,18 @@ def _know(request: Request, choices: Mapping[str, Any] | None) -> _Known:
         source=source,
         shape=shape,
         rendering=rendering,
+        identity=_identity(config),
         trained=inputs.count_trained(source),
     )
     reporter.say(f"reading {set_folder} for {source.name}, template {rendering.template}, window {known.window:,}")
     return known
+
+
+def _identity(config: TrainConfig) -> Identity | None:
+    """Read the conversations on the model's identity; raises CurateError for a run on pairs, and InputError."""
+    if config.data.identity and config.objective.sides == 2:
+        raise CurateError("--identity is for --objective sft: its answers have no rejected ones; train it first")
+    return identity.read(config.data.identity)
 
 
 # ---- the model

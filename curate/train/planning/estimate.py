@@ -6,7 +6,7 @@ tokenizer and window. Where they differ, some conversations are rendered and cou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from curate.rendering.resplit import differences
 from curate.tokenization.tokenizer import Tokenizer
 from curate.train import examples
 from curate.train.examples import EVAL, RenderSettings
+from curate.train.identity import Identity
 from curate.train.planning.lengths import Lengths
 
 SAMPLE = 1_000  # conversations to render; the mean length of so many is within about 4 % of that of all
@@ -40,9 +41,17 @@ class Estimate:
 
 
 def estimate(
-    folder: Path, set_manifest: Manifest, tokenizer: Tokenizer, settings: RenderSettings, limit: int | None
+    folder: Path,
+    set_manifest: Manifest,
+    tokenizer: Tokenizer,
+    settings: RenderSettings,
+    limit: int | None,
+    extra: Identity | None = None,
 ) -> Estimate | None:
-    """Estimate the examples of a set's first `limit` conversations, or of all; None where nothing can be said."""
+    """Estimate the examples of a set's first `limit` conversations, or of all; None where nothing can be said.
+
+    The conversations of `extra` are rendered and added.
+    """
     if settings.sides > 1:  # the set has no counts of rejected answers
         return None
     table = _read_columns(CuratedSet(folder, set_manifest))
@@ -62,13 +71,16 @@ def estimate(
         source = f"an estimate: {count} rendered for this model{because}"
     if not len(lengths.train):
         return None
+    added = examples.prepare_identity(renderer, window, extra).examples if extra else []
+    lengths = _append(lengths, added)
     facts = {
-        **examples.identity(folder, renderer, window, tokenizer, settings),
+        **examples.describe_set(folder, renderer, window, tokenizer, settings, extra),
         "sources": conversations,
         "conversations": len(lengths.train),
         "eval_conversations": len(lengths.held_out),
         "tokens": int(lengths.train.sum()),
         "supervised": int(lengths.supervised.sum()),
+        "identity_conversations": len(added) if extra else None,
         "estimated": source,
     }
     return Estimate(lengths, facts)
@@ -121,8 +133,23 @@ def _total(table: pl.DataFrame, column: str) -> int:
     return int(table[column].sum())
 
 
+def _append(lengths: Lengths, added: list[PreparedExample]) -> Lengths:
+    """Return the lengths with those of further examples to train on."""
+    tokens, supervised = _count(added)
+    return replace(
+        lengths,
+        train=np.concatenate([lengths.train, tokens]),
+        supervised=np.concatenate([lengths.supervised, supervised]),
+    )
+
+
+def _count(prepared: list[PreparedExample]) -> NDArray[np.int64]:
+    """Return the tokens and supervised tokens [2, examples] of examples."""
+    counted = [(len(example.ids), int(example.loss_mask[1:].sum())) for example in prepared]
+    return np.array(counted, dtype=np.int64).reshape(-1, 2).T
+
+
 def _repeat(prepared: list[PreparedExample], times: float) -> NDArray[np.int64]:
     """Return the tokens and supervised tokens [2, examples] of a sample's examples, as many as all would be."""
-    counted = [(len(example.ids), int(example.loss_mask[1:].sum())) for example in prepared]
-    counts = np.array(counted, dtype=np.int64).reshape(-1, 2).T
+    counts = _count(prepared)
     return counts[:, np.arange(round(len(prepared) * times)) % max(len(prepared), 1)]

@@ -56,6 +56,10 @@ def render_plan(planned: Plan, facts: Mapping[str, Any]) -> RenderableType:
         terminal.add_row(grid, "", terminal.safe_text(f"by {counted}; {proof}"))
     if again := facts["data"].get("split_again"):
         terminal.add_row(grid, "", terminal.safe_text(str(again)))
+    if path := facts["data"].get("identity"):
+        count = facts["data"]["identity_conversations"]
+        of_them = f"of these, {number(count)} from {path} on the model's identity, none held out"
+        terminal.add_row(grid, "", terminal.safe_text(of_them))
     if by_answer := facts["data"].get("by_answer"):
         terminal.add_row(grid, "", terminal.safe_text(str(by_answer)))
     if alone := facts["data"].get("without_pair"):

@@ -41,7 +41,16 @@ SHOWN_MASKS = 8  # examples whose loss mask the run's page shows
 RECENT = 20  # last steps, from which the remaining time is estimated
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")  # whose versions `run.json` records
 # Facts about the data that must be the same when a run is resumed.
-SAME = ("manifest_sha256", "template", "window", "tokenizer_hash", "conversations", "tokens", "supervised")
+SAME = (
+    "manifest_sha256",
+    "identity_sha256",
+    "template",
+    "window",
+    "tokenizer_hash",
+    "conversations",
+    "tokens",
+    "supervised",
+)
 
 
 @dataclass(frozen=True)
