@@ -93,9 +93,8 @@ def _chain(messages: Sequence[MessageFields]) -> list[bytes]:
 
 def _exchange(messages: Sequence[MessageFields], chain: Sequence[bytes]) -> bytes:
     """Return the hash of the messages from the first that is not a system message through the first answer."""
-    roles = [message[0] for message in messages]
-    start = next((position for position, role in enumerate(roles) if role != "system"), 0)
-    end = roles.index("assistant") + 1 if "assistant" in roles else len(roles)
+    start = next((place for place, message in enumerate(messages) if message[0] != "system"), 0)
+    end = next((place for place, message in enumerate(messages, 1) if message[0] == "assistant"), len(messages))
     exchange = _chain(messages[start:end]) if start else chain[:end]
     return exchange[-1] if exchange else bytes(8)
 

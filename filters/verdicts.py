@@ -17,16 +17,41 @@ def needed_signals(filters: RuleSettings, named: RuleSettings) -> dict[str, Sett
     """Return the signals to run, with their settings, sorted by name.
 
     They are those that are always on, a user's own, those that the recipe names, and those of which a filter that is on
-    reads a column; it passes on those of its settings that the signal has too.
+    reads a column; it passes on those of its settings that the signal has too. Raises RecipeError if two of these
+    give a signal other settings.
     """
-    read = [(set(columns_read(get(name), settings)), settings) for name, settings in filters.items()]
+    read = [(set(columns_read(get(name), settings)), name) for name, settings in filters.items()]
     signals: dict[str, Settings] = {}
     for name, rule in rules("signal").items():
-        passed = [settings for columns, settings in read if columns & rule.columns.keys()]
-        if rule.always or rule.is_users or name in named or passed:
-            own = {key: value for settings in passed for key, value in settings.items() if key in rule.settings}
-            signals[name] = {**rule.settings, **own, **named.get(name, {})}
+        readers = {reader: filters[reader] for columns, reader in read if columns & rule.columns.keys()}
+        if rule.always or rule.is_users or name in named or readers:
+            signals[name] = _signal_settings(rule, readers, named.get(name, {}))
     return signals
+
+
+def _signal_settings(rule: Rule, readers: RuleSettings, named: Settings) -> Settings:
+    """Return a signal's settings: those of the filters that read it, or else of the recipe's [signals].
+
+    A setting in [signals] that has its default is no reason to measure otherwise than a filter says.
+    """
+    settings = {**rule.settings, **named}
+    for key, default in rule.settings.items():
+        given = {f"filter {name!r}": own[key] for name, own in readers.items() if key in own}
+        if given and settings[key] != default:
+            given["[signals]"] = settings[key]
+        (source, value), *others = given.items() if given else [("", settings[key])]
+        for other, its in others:
+            if its != value:
+                raise RecipeError(
+                    f"signal {rule.name!r} is measured once, but {source} has {key} = {_shown(value)}, and {other} has "
+                    f"{_shown(its)}; give both the same"
+                )
+        settings[key] = value
+    return settings
+
+
+def _shown(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else repr(value)
 
 
 def columns_read(rule: Rule, settings: Settings) -> Sequence[str]:

@@ -138,6 +138,7 @@ class Manifest:
     counts: Counts
     warnings: list[str] = field(default_factory=list)
     sets: list[SetUse] = field(default_factory=list)  # that it was made from, the first one first
+    sources: dict[str, str] = field(default_factory=dict)  # digests of code and files, by the signal that used them
     run: RunFacts | None = None
 
     def __post_init__(self) -> None:

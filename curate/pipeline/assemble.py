@@ -1,14 +1,18 @@
 """Write the set's tables from the parts, in record order, after the decisions over the whole corpus.
 
-Each table is one job for a worker that has no more chunks to clean.
+The largest table is written in this process, by as many threads as there are cores: a worker has one. Each of the
+others is a job for a worker that has no more chunks to clean.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from threading import Event
+from typing import TypeVar
 
 import polars as pl
 from polars.io.plugins import register_io_source
@@ -21,9 +25,11 @@ from curate.ingest.damaged_records import DAMAGED_STREAM
 from curate.pipeline.corpus import Decisions
 from curate.pipeline.frames import count_turn_keys, part_file
 from curate.pipeline.sets.earlier import CONTINUES
+from curate.pipeline.steps import MaskTask
 from curate.schemas.conversation import EXCERPT
 
 DECISIONS = "decisions.arrow"  # in the folder of parts
+T = TypeVar("T")
 ReadRows = Callable[[Path, int, pl.DataFrame], pl.DataFrame]  # folder of parts, part number, its decisions → rows
 NOTHING = pl.lit("")
 EDITS = {"doubt": DAMAGED_STREAM, "continues": CONTINUES}  # of kept conversations, by column of the decisions
@@ -88,30 +94,38 @@ class SetTables:
 
 
 def write_tables(pool: base.Pool, target: SetTables, decisions: Decisions, meanwhile: Callable[[], object]) -> Counts:
-    """Write the set's tables in the workers and return their counts.
+    """Write the set's tables and return their counts.
 
-    `meanwhile` runs in this process once all tables are assigned to workers. Raises OSError with a one-line message
-    if a file cannot be written.
+    `meanwhile` runs in this process once all tables are being written. Raises OSError with a one-line message if a file
+    cannot be written.
     """
     folder = target.folder
     decisions.rows.write_ipc(folder / transaction.PARTS / DECISIONS, compression="uncompressed")
-    tables: list[tuple[str, columns.Schema]] = [
-        (curated_set.CONVERSATIONS, columns.conversations_schema(target.signals)),
-        (curated_set.REJECTED, columns.rejected_schema(target.signals)),
-    ]
+    tables: list[tuple[str, columns.Schema]] = [(curated_set.REJECTED, columns.rejected_schema(target.signals))]
     if target.originals:
         tables.append((curated_set.ORIGINALS, columns.ORIGINAL))
     jobs = [base.Call(_write_table, (folder, name, dict(schema), target.parts)) for name, schema in tables]
-    return sum(pool.map(_call_after(jobs, meanwhile)), Counts())
+    load = MaskTask(())  # a worker loads the tokenizer for the page, if none of its tasks has needed one
+    stop = Event()
+    with ThreadPoolExecutor(1) as thread:  # the main thread waits for signals, which Polars would not notice
+        schema = columns.conversations_schema(target.signals)
+        kept = thread.submit(_write_table, folder, curated_set.CONVERSATIONS, schema, target.parts, stop)
+        try:
+            results = list(pool.map(_call_after([load, *jobs], meanwhile)))
+            return sum((each for each in results if isinstance(each, Counts)), kept.result())
+        finally:
+            stop.set()
 
 
-def _call_after(jobs: Iterable[base.Call], callback: Callable[[], object]) -> Iterator[base.Call]:
+def _call_after(jobs: Iterable[T], callback: Callable[[], object]) -> Iterator[T]:
     yield from jobs
     callback()
 
 
-def _write_table(folder: Path, name: str, schema: columns.Schema, parts: Sequence[int]) -> Counts:
-    """Write one table, with one part in memory at a time."""
+def _write_table(
+    folder: Path, name: str, schema: columns.Schema, parts: Sequence[int], stop: Event | None = None
+) -> Counts:
+    """Write one table, with one part in memory at a time; none is read after `stop`."""
     counts = Counts()
     source = folder / transaction.PARTS
     decisions = pl.read_ipc(source / DECISIONS)
@@ -121,6 +135,8 @@ def _write_table(folder: Path, name: str, schema: columns.Schema, parts: Sequenc
 
     def batches(*_: object) -> Iterator[pl.DataFrame]:
         for number in parts:
+            if stop is not None and stop.is_set():
+                return
             rows = read_rows(source, number, by_part.get(number, empty))
             tally(counts, rows)
             yield rows.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
@@ -139,7 +155,10 @@ def _no_tally(counts: Counts, rows: pl.DataFrame) -> None:
 
 def _kept_rows(source: Path, number: int, rows: pl.DataFrame) -> pl.DataFrame:
     kept = rows.filter(pl.col("rule").is_null()).select("row", "id", "cluster", "split", "pieces", "doubt", "continues")
-    joined = _read(source, number, "kept").join(kept, on="row", how="inner", maintain_order="left")
+    pieces = _read(source, number, "kept")
+    decided = pieces.select("row").join(kept, on="row", how="left", maintain_order="left")  # without the heavy columns
+    joined = pieces.hstack(decided.drop("row"))
+    joined = joined if decided["id"].null_count() == 0 else joined.filter(pl.col("id").is_not_null())
     name = pl.col("id") + "_" + pl.col("piece").cast(pl.String)
     joined = joined.with_columns(id=pl.when(pl.col("pieces") > 1).then(name).otherwise("id"))
     for column, rule in EDITS.items():

@@ -157,6 +157,8 @@ def from_dict(values: Table, where: str = "recipe", *, check_filters: bool = Tru
     refuse_unknown(values, known, where, "")
     filters, files = _filters(values.get("filters", {}), where, check_filters)
     signals = _signals(values.get("signals", {}), where, check_filters)
+    if check_filters:
+        _in_recipe(where, lambda: _check_signals(filters, signals))
     recipe = Recipe(**decode_sections(values, SECTIONS, where), filters=filters, filter_files=files, signals=signals)
     _check_template(recipe.tokens.template, where)
     _check_format(recipe.input.format, where)
@@ -307,6 +309,13 @@ def _filters(values: object, where: str, check: bool) -> tuple[dict[str, Table],
 def _signals(values: object, where: str, check: bool) -> dict[str, Table]:
     """Return the signals that are measured in any case, with their settings."""
     return _enabled(_check_switches(values, where, "signals"), where, ("signal",) if check else ())
+
+
+def _check_signals(filters: Mapping[str, Table], signals: Mapping[str, Table]) -> dict[str, Any]:
+    """Raise RecipeError if two rules need a signal with other settings."""
+    from curate.filters import verdicts
+
+    return verdicts.needed_signals(filters, signals)
 
 
 def _check_switches(values: object, where: str, section: str, but: str = "") -> dict[str, Any]:

@@ -40,6 +40,7 @@ from curate.pipeline.recipe import Recipe
 from curate.pipeline.replacement import check_replacement
 from curate.pipeline.sets.changes import describe_use
 from curate.pipeline.sets.known import read_known
+from curate.pipeline.sets.sources import find_digests
 from curate.pipeline.steps import CleanerFactory, MaskTask, Part, TrainTask
 from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
@@ -272,6 +273,7 @@ class _Run:
         """Return the manifest; raises BalanceError if a record is neither kept nor rejected."""
         counts.check_balance(self.records, "records read")
         info = parts[0].tokenizer
+        assert info is not None  # of a part that was cleaned
         warnings = [damage.text for damage in self.reader.warnings] + list(info.warnings)
         warnings += decisions.warnings
         warnings += holdout.explain_none(self.recipe.eval, counts.kept) if not counts.eval else []
@@ -289,6 +291,7 @@ class _Run:
                 self.records, sum(part.branches for part in parts), _rule_counts(parts, decisions, counts)
             ),
             warnings=warnings,
+            sources=find_digests(self.recipe),
             sets=[describe_use(self.against, "against", {}), *self.against.manifest.sets] if self.against else [],
             run=self._run_facts(),
         )

@@ -8,6 +8,7 @@ Decisions over the whole corpus (duplicates, ids, train or eval) follow in `cura
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -32,7 +33,7 @@ from curate.rendering.mask_view import MaskedText, masked_text
 from curate.schemas import formats, prompts
 from curate.schemas.conversation import Conversation, Message
 from curate.schemas.reading import turns
-from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
+from curate.tokenization.tokenizer import Tokenizer, TokenizerInfo, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class CleanerFactory:
     ratings: Mapping[str, bool] = field(default_factory=dict)  # of messages, by id
 
     def __call__(self) -> Cleaner:
-        return Cleaner(self)
+        cleaner = Cleaner(self)
+        cleaner.load_tokenizer()
+        return cleaner
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class Part:
     rejected: Counter[str]  # records by the first rule that rejects them
     alone: Counter[str]  # records that each rule would reject if no other that can be turned off were on
     summary: pl.DataFrame
-    tokenizer: TokenizerInfo
     seconds: dict[str, float]
+    tokenizer: TokenizerInfo | None = None  # None: that of the set whose rows were copied
     branches: int = 0  # of those read, the further ones of a record
     verdicts: pl.DataFrame | None = None  # kept rows that are rejected after all: row, rule, reason, evidence
 
@@ -100,7 +103,7 @@ class Cleaner:
         self.recipe = recipe
         self.options = replace(recipe.input.read_options(), ratings=factory.ratings)
         self.parts = factory.parts
-        self.tokenizer = load_tokenizer(recipe.tokens.tokenizer)
+        self.load_tokenizer = functools.cache(functools.partial(load_tokenizer, recipe.tokens.tokenizer))
         self.template = prompts.get(recipe.tokens.template)
         filters = registry.rules("filter")
         self.filters = [name for name in recipe.filters if name in filters]
@@ -113,6 +116,11 @@ class Cleaner:
         self.redacted = redaction.redacted_families(recipe.filters)
         self.groups = tuple(columns.GROUP_SUMMARY) if caps.CAP in recipe.filters else ()
         self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The recipe's tokenizer, loaded when it is first needed; copies of the cleaner share it."""
+        return self.load_tokenizer()
 
     def __call__(
         self, task: tuple[int, Sequence[Chunk]] | MaskTask | TrainTask
@@ -172,7 +180,7 @@ class Cleaner:
                 "rejected": self._redact_records(frames.rejected_table(self._redact_evidence(rejects), frame)),
             }
         rejected = Counter(reject.rule for reject in rejects if reject.scope == "record")
-        part = Part(number, read, rejected, alone, summary, self.tokenizer.info, dict(self.seconds), branches)
+        part = Part(number, read, rejected, alone, summary, dict(self.seconds), self.tokenizer.info, branches)
         return Cleaned(part, tables, texts)
 
     def _redact_evidence(self, rejects: list[Reject]) -> list[Reject]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ import curate
 from curate.cli import cli
 from curate.dataset import curated_set
 from curate.errors import InputError, RecipeError, SetError
-from curate.filters import registry
+from curate.filters import registry, verdicts
+from curate.filters.fingerprints import catalogue
 from curate.pipeline import recipe as recipes
 from curate.pipeline import run
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import MaskSpans
+from curate.pipeline.sets.changes import with_signals
 from curate.pipeline.sets.make import Output
 from curate.pipeline.sets.refilter import refilter
 from curate.pipeline.sets.step import Asked
@@ -298,6 +301,107 @@ def test_what_only_the_dump_has_is_refused_by_name(base: curate.CuratedSet, tmp_
         again(base, tmp_path / "made", own)
     assert not (tmp_path / "made").exists()
     registry.forget(registry.get("commas").function.__module__)
+
+
+MEASURED: dict[str, st.SearchStrategy[Any]] = {  # filters whose settings change what a signal's columns mean
+    "contamination": st.fixed_dictionaries(
+        {"benchmarks": st.sampled_from([["example"], ["mt_bench"]]), "action": st.sampled_from(["flag", "drop"])}
+    ),
+    "identity": st.fixed_dictionaries(
+        {"names": st.sampled_from([["chatgpt"], ["hal"]]), "action": st.sampled_from(["flag", "drop", "mask"])}
+    ),
+    "few_letters": st.fixed_dictionaries({"letter": st.sampled_from(["e", "o"]), "least": st.sampled_from([1, 4])}),
+    "min_messages": st.sampled_from([{"minimum": 2}, {"minimum": 4}]),
+}
+NAMED_SIGNALS: dict[str, st.SearchStrategy[Any]] = {
+    "benchmark_overlap": st.sampled_from([True, {"benchmarks": ["example"]}]),
+    "identity_answers": st.sampled_from([True, {"names": ["hal"]}]),
+    "letters": st.sampled_from([True, {"letter": "o"}]),
+}
+LETTERS = """
+import polars as pl
+from curate.filters import rule, signal
+
+@signal(letters=pl.Int64)
+def letters(frame, letter: str = "e"):
+    "Count a letter."
+    text = pl.col("answers").list.join("")
+    return frame.select(letters=text.str.count_matches(letter, literal=True).cast(pl.Int64))
+
+@rule
+def few_letters(least: int = 1, letter: str = "e") -> pl.Expr:
+    "Drop conversations with few of them."
+    return pl.col("letters") < least
+"""
+
+
+def _drawn(data: st.DataObject, values: dict[str, st.SearchStrategy[Any]]) -> dict[str, Any]:
+    return {name: data.draw(values[name]) for name in values if data.draw(st.booleans())}
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Path]:
+    """A user's file with a signal that has a setting, forgotten after the test."""
+    file = tmp_path / "own.py"
+    file.write_text(LETTERS)
+    yield file
+    registry.forget(registry.get("letters").function.__module__)
+
+
+@pytest.mark.slow
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_column_is_used_that_other_settings_measured(
+    tmp_path_factory: pytest.TempPathFactory, own: Path, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("measured")
+    dump = write_dump(folder / "dump", [*POOL[:5], *POOL[13:16]])
+    try:
+        old, new = (
+            make_recipe(
+                {"few_letters": False, **_drawn(data, MEASURED), "files": [str(own)]},
+                signals=_drawn(data, NAMED_SIGNALS),
+            )
+            for _ in range(2)
+        )
+        first = clean(dump, folder / "first", old)
+        expected = clean(dump, folder / "expected", with_signals(new, first))
+    except (InputError, RecipeError) as error:
+        assert isinstance(error, InputError) or "is measured once" in str(error)
+        return
+    try:
+        made = again(first, folder / "made", new)
+    except RecipeError as error:
+        assert re.search("the signal '.*' .*(other settings|is not in the set)|the repair", str(error))
+    else:
+        check_equal(made, expected)
+
+
+def test_changed_code_or_files_of_a_signal_are_refused(own: Path, tmp_path: Path) -> None:
+    benchmark = tmp_path / "mine.fingerprint"
+    shutil.copy(catalogue.FOLDER / "example.fingerprint", benchmark)
+    filters = {"files": [str(own)], "contamination": {"benchmarks": [str(benchmark)]}}
+    first = clean(write_dump(tmp_path / "dump", POOL[:4]), tmp_path / "first", make_recipe(filters))
+    assert sorted(first.manifest.sources) == ["benchmark_overlap", "letters"]
+    own.write_text(LETTERS.replace("< least", "<= least"))  # only the filter, which is applied again
+    assert again(first, tmp_path / "made", make_recipe(filters)).manifest.sources == first.manifest.sources
+    own.write_text(LETTERS.replace("literal=True", "literal=False"))
+    with pytest.raises(RecipeError, match="the signal 'letters' has changed: its code, or a file"):
+        again(first, tmp_path / "other", make_recipe(filters))
+    own.write_text(LETTERS)
+    shutil.copy(catalogue.FOLDER / "mt_bench.fingerprint", benchmark)
+    with pytest.raises(RecipeError, match="the signal 'benchmark_overlap' has changed: its code, or a file"):
+        again(first, tmp_path / "other", make_recipe(filters))
+
+
+def test_a_signal_is_not_measured_for_two_settings() -> None:
+    contamination = {"contamination": {"benchmarks": ["example"]}}
+    recipe = make_recipe(contamination, signals={"benchmark_overlap": True})
+    needed = verdicts.needed_signals(recipe.filters, recipe.signals)
+    assert needed["benchmark_overlap"] == {"benchmarks": ("example",)}  # not the default of the signal
+    text = "signal 'benchmark_overlap' is measured once, but filter 'contamination' has benchmarks = ['example']"
+    with pytest.raises(RecipeError, match=re.escape(text)):
+        make_recipe(contamination, signals={"benchmark_overlap": {"benchmarks": ["mt_bench"]}})
 
 
 def test_a_users_signal_is_measured_once(base: curate.CuratedSet, tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def part(chats: Sequence[Sequence[tuple[str, bool, bool]]]) -> Part:
         alone=pl.lit(True),
     )
     summary = frame.select(pl.col(name).cast(dtype) for name, dtype in columns.PART_SUMMARY.items())
-    return Part(0, len(chats), Counter(), Counter(), summary, None, {})  # type: ignore[arg-type]  # unused
+    return Part(0, len(chats), Counter(), Counter(), summary, {})
 
 
 @given(st.lists(MESSAGES, min_size=1, max_size=12))

@@ -17,6 +17,7 @@ from curate.filters import registry, repairs, verdicts
 from curate.ingest.damaged_records import DAMAGED_STREAM
 from curate.ingest.unread import PART_OF_EXPORT
 from curate.pipeline.recipe import Recipe, from_dict
+from curate.pipeline.sets.sources import find_changed, find_digests
 from curate.settings import flatten
 
 FIXED = ("input", "repair", "tokens")  # sections whose settings act on the record before a filter does
@@ -65,6 +66,9 @@ def check_changes(curated: CuratedSet, new: Recipe) -> None:
         raise _needs_dump(curated, "output.originals is true, and the set was written without originals")
     _check_repairs(curated, old, new)
     _check_signals(curated, old, new)
+    changed = find_changed(curated.manifest.sources, find_digests(new))
+    if changed:
+        raise _needs_dump(curated, f"{changed} has changed: its code, or a file that its settings name")
 
 
 def differing_settings(first: Recipe, second: Recipe, sections: Sequence[str]) -> dict[str, tuple[Any, Any]]:
@@ -107,7 +111,7 @@ def _check_signals(curated: CuratedSet, old: Recipe, new: Recipe) -> None:
         missing = sorted(registry.get(name).columns.keys() - present)
         if missing:
             raise _needs_dump(curated, f"the signal {name!r} (column {missing[0]!r}) is not in the set")
-        if name in measured and measured[name] != settings:
+        if measured.get(name) != settings:
             raise _needs_dump(curated, f"the signal {name!r} was measured with other settings")
     for name, settings in new.filters.items():
         if name not in same and HTML in verdicts.columns_read(registry.get(name), settings):

@@ -22,6 +22,7 @@ from curate.pipeline.sets.changes import (
     with_corpus_rules,
 )
 from curate.pipeline.sets.make import Making, Output, ProgressCallback, make
+from curate.pipeline.sets.sources import check_same
 from curate.pipeline.sets.step import Source
 from curate.pipeline.sets.stored import StoredSet
 
@@ -41,6 +42,7 @@ def combine(
         check_current(curated)
     ours, theirs = recorded(first), recorded(second)
     check_alike(first, second)
+    check_same(first.manifest.sources, second.manifest.sources, second.path)
     recipe = _common_recipe(ours, theirs)
     corpus_rules = {name: value for name, value in recipe.filters.items() if name in registry.rules("corpus")}
     names = [source_files(first), source_files(second)]
@@ -67,6 +69,7 @@ def combine(
         unread=[*facts.unread, *more.unread],
         warnings=list(dict.fromkeys([*facts.warnings, *more.warnings])),
         sets=[*sets, *facts.sets, *more.sets],
+        sources={**more.sources, **facts.sources},
         counts=counts,
         run=None,
     )

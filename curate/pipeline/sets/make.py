@@ -25,6 +25,7 @@ from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult, Page, Progress, make_finders, mask_spans, write_tables
 from curate.pipeline.sets.step import RecordTask, SetFactory, SetPart, Source
 from curate.pipeline.sets.stored import TABLES, Slice, plan_slices
+from curate.tokenization.files import find_tokenizer_files
 
 DECIDED_AGAIN = (holdout.NONE_HELD_OUT, duplicates.NEAR)  # what warnings begin with
 MAX_NAMES = 5  # in a warning
@@ -53,9 +54,14 @@ class Output:
 
 
 def make(making: Making, output: Output, workers: int | None, progress: ProgressCallback) -> CleanResult:
-    """Write the set; raises SetError if the target must not be overwritten, NothingKept if no record is kept."""
+    """Write the set.
+
+    Raises SetError if the target must not be overwritten, TokenizerError if there is no tokenizer, NothingKept if no
+    record is kept.
+    """
     started = time.perf_counter()
     check_output(output, making)
+    find_tokenizer_files(making.recipe.tokens.tokenizer)  # workers load it later, or never
     slices = _plan(making.sources)
     size = sum(file.stat().st_size for file in _files(making.sources))
     count = min(workers or base.default_workers(), len(slices)) or 1

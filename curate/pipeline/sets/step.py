@@ -161,7 +161,6 @@ class _Slicer:
             rejected=Counter(records_read.to_list()),
             alone=Counter(),
             summary=self._finish_summary(batch.summary, records, old, wanted, verdict),
-            tokenizer=self.cleaner.tokenizer.info,
             seconds={},
             verdicts=verdict,
             found=found,

@@ -6,7 +6,7 @@ import graphlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +171,10 @@ def explode(conversations: pl.DataFrame) -> pl.DataFrame:
 
 def summarise(conversations: pl.DataFrame, messages: pl.DataFrame) -> pl.DataFrame:
     """Return the summary of each conversation (`columns.PART_SUMMARY`), from its messages, one in a row."""
-    counts = conversations["turns"].to_list()
     names = ("role", "content", "name", "tool_calls", "reasoning")
-    fields = zip(*(messages[name].to_list() for name in names), strict=True)
-    chats = [[next(fields) for _ in range(count)] for count in counts]
+    fields = list(zip(*(_values(messages[name]) for name in names), strict=True))
+    ends = [0, *accumulate(conversations["turns"])]
+    chats: list[list[duplicates.MessageFields]] = [fields[start:end] for start, end in pairwise(ends)]
     for chat, tools in zip(chats, conversations["tools"].to_list(), strict=True):
         if tools:
             frames.add_needs(chat, [tools])
@@ -185,6 +185,11 @@ def summarise(conversations: pl.DataFrame, messages: pl.DataFrame) -> pl.DataFra
     ).hstack(hashes)
     frame = frame.join(reasoned, on="row", how="left", maintain_order="left")
     return frame.select(pl.col(name).cast(dtype) for name, dtype in columns.PART_SUMMARY.items())
+
+
+def _values(column: pl.Series) -> Sequence[Any]:
+    """Return a column's values; most columns of messages have none."""
+    return column.to_list() if column.null_count() < len(column) else [None] * len(column)
 
 
 def kept_table(kept: pl.DataFrame, conversations: pl.DataFrame) -> pl.DataFrame:
