@@ -1,4 +1,4 @@
-"""Limit what a chat template, a program from elsewhere, may use: its steps, and the length of what it makes.
+"""Limit what a chat template, a program from elsewhere, may use: its steps, and the length of what it reads and makes.
 
 Jinja's sandbox keeps a template from Python's objects, but not from loops within loops, or a text of 10^11 characters.
 The limits count; they do not measure time, so that a template gives the same on every machine.
@@ -6,45 +6,61 @@ The limits count; they do not measure time, so that a template gives the same on
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
+from json import JSONEncoder, dumps
 from typing import Any
 
-from jinja2 import nodes
+from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError
-from jinja2.runtime import Context
+from jinja2.runtime import BlockReference, Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.visitor import NodeTransformer
 
-MAX_STEPS = 1_000_000  # turns of loops in one rendering
-_MACRO_STEPS = 20  # what a call of a macro counts, as it takes as long
-MAX_SIZE = 100_000_000  # characters of a text, or items of a list
-MAX_TOTAL = 1_000_000_000  # of all texts and lists that one rendering makes
+from curate.rendering.chat_template import costs
+from curate.rendering.chat_template.costs import MAX_SIZE
+from curate.rendering.chat_template.counted_nodes import (
+    FOUND_IN,
+    MACRO_STEPS,
+    MADE,
+    READ,
+    STEPS,
+    TEXTS,
+    WRITTEN,
+    Counter,
+)
+
+MAX_STEPS = 2_000_000  # turns of loops in one rendering; a turn of a long body counts more
+MAX_TOTAL = 1_000_000_000  # characters of all texts that one rendering makes; a list's item counts as 100
 MAX_NUMBER = 100_000  # of an argument, such as a width; also Jinja's limit of `range`
-_WIDE = re.compile(r"\d{6,}|\*")  # a width in a format
-_MAX_FIELDS = 1000  # of a format
-_FILTERS = ("center", "format", "indent", "join", "list", "replace", "tojson", "truncate", "wordwrap")
-
-
-class _Counter(NodeTransformer):
-    """Makes loops and macros count their turns, and `~` check its length."""
-
-    def visit_For(self, node: nodes.For) -> nodes.Node:
-        return self._count(node, 1)
-
-    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
-        return self._count(node, _MACRO_STEPS)
-
-    def _count(self, node: nodes.For | nodes.Macro, steps: int) -> nodes.Node:
-        self.generic_visit(node)
-        step = nodes.Call(nodes.EnvironmentAttribute("count_steps"), [nodes.Const(steps)], [], None, None)
-        node.body.insert(0, nodes.ExprStmt(step).set_lineno(node.lineno))
-        return node
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
-        self.generic_visit(node)
-        return nodes.Call(nodes.EnvironmentAttribute("join_texts"), node.nodes, [], None, None).set_lineno(node.lineno)
+MAX_BITS = 10_000  # of a number
+_FILTER_STEPS, _CALL_STEPS = 2, 5  # what a filter or test, and a call, count
+_CHEAP = frozenset({"attr", "count", "d", "default", "first", "last", "length"})  # do not read their subject
+_LINEAR = frozenset({"capitalize", "e", "escape", "lower", "safe", "string", "trim", "upper"})
+_LAZY = frozenset({"batch", "items", "list", "map", "reject", "rejectattr", "reverse", "select", "selectattr", "slice"})
+_READING_TESTS = (
+    "!=",
+    "<",
+    "<=",
+    "==",
+    ">",
+    ">=",
+    "eq",
+    "equalto",
+    "ge",
+    "greaterthan",
+    "gt",
+    "in",
+    "le",
+    "lessthan",
+    "lt",
+    "ne",
+)
+# No chat template needs them: they take time out of proportion to their text, or give another text each time.
+_REFUSED_FILTERS = ("pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr")
+_REFUSED_GLOBALS = ("lipsum",)
+_REFUSED_METHODS = frozenset({"encode", "format_map", "striptags", "to_bytes", "unescape"})
+_JINJA_VARIABLES = frozenset({"_loop_vars", "_block_vars"})  # which the compiler adds to the arguments of calls
+_LIST_METHODS = frozenset({"copy", "count", "index"})  # go through their list
 
 
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
@@ -55,105 +71,235 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.restart()
-        for name in _FILTERS:
-            self.limit_filter(name, self.filters[name])
+        for name in _REFUSED_FILTERS:
+            del self.filters[name]
+        for name in _REFUSED_GLOBALS:
+            del self.globals[name]
+        self.filters["tojson"] = self._to_json
+        for name, function in list(self.filters.items()):
+            self.filters[name] = self._limited_filter(name, function)
+        for name in _READING_TESTS:
+            self.tests[name] = self._limited_test(self.tests[name], self._read)
+        for name in ("lower", "upper"):
+            self.tests[name] = self._limited_test(self.tests[name], self._write)
+        counters = {
+            STEPS: self._count_turn,
+            WRITTEN: self._write,
+            READ: self._read,
+            FOUND_IN: self._look_up,
+            MADE: self._make,
+        }
+        self.filters |= {**counters, TEXTS: self._join_texts}
 
     def restart(self) -> None:
         """Begin to count for a new rendering."""
         self.steps, self.total = 0, 0
 
-    def count_steps(self, steps: int) -> None:
-        """Count a turn of a loop or a call of a macro."""
-        self.steps += steps
-        if self.steps > MAX_STEPS:
-            raise SecurityError(f"it takes more than {MAX_STEPS:,} steps")
-
     def charge(self, size: int) -> None:
-        """Count characters or items, before they are made where that is possible."""
+        """Count characters, before they are made where that is possible."""
         self.total += size
         if size > MAX_SIZE or self.total > MAX_TOTAL:
             raise SecurityError(f"it makes a text or list of more than {MAX_SIZE:,} characters or items")
 
-    def join_texts(self, *parts: object) -> str:
+    def count(self, steps: int) -> None:
+        """Count steps."""
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise SecurityError(f"it takes more than {MAX_STEPS:,} steps")
+
+    def join(self, parts: Iterable[str]) -> str:
+        """Return parts as one text, whose length is checked as they come."""
+        texts, size = [], 0
+        for part in parts:
+            size += len(part)
+            if size > MAX_SIZE:
+                self.charge(size)
+            texts.append(part)
+        self.charge(size)
+        return "".join(texts)
+
+    # ---- what the counter of nodes inserts
+
+    @pass_context  # else Jinja would count once, as it compiles
+    def _count_turn(self, _: Context, steps: int) -> bool:
+        self.count(steps)
+        return True
+
+    def _write(self, value: Any) -> Any:
+        """Count a value that becomes text."""
+        self.charge(len(value) if isinstance(value, str) else costs.weigh(value))
+        return value
+
+    def _read(self, value: Any) -> Any:
+        """Count a value that is compared, or looked through."""
+        if isinstance(value, str):
+            self.charge(len(value) // costs.READ_SHARE)
+        elif not isinstance(value, int):
+            self.charge(costs.weigh(value, read=True))
+        return value
+
+    def _look_up(self, value: Any) -> Any:
+        """Count a value in which another is looked for; in a dict that takes no time."""
+        return value if isinstance(value, dict) else self._read(value)
+
+    def _make(self, value: Any) -> Any:
+        """Count a copy."""
+        self.charge(len(value) if isinstance(value, str) else costs.of_items(value))
+        return value
+
+    def _join_texts(self, parts: Iterable[object]) -> str:
         """Return texts as one: what `~` does."""
-        texts = [str(part) for part in parts]
+        texts = [part if isinstance(part, str) else str(self._write(part)) for part in parts]
         self.charge(sum(map(len, texts)))
         return "".join(texts)
 
-    def limit_filter(self, name: str, function: Callable[..., Any]) -> None:
-        """Register a filter whose arguments and result are limited."""
+    # ---- filters, tests and calls
+
+    def _to_json(
+        self,
+        value: object,
+        ensure_ascii: bool = False,
+        indent: Any = None,
+        separators: Any = None,
+        sort_keys: bool = False,
+    ) -> str:
+        """Return JSON as transformers' filter does; Jinja's own sorts keys and escapes for HTML."""
+        settings = {"ensure_ascii": ensure_ascii, "separators": separators, "sort_keys": sort_keys}
+        if indent is None:
+            return dumps(value, **settings)
+        return self.join(JSONEncoder(indent=indent, **settings).iterencode(value))
+
+    def _limited_filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a filter whose subject, arguments and result are limited."""
+        hidden = 1 if getattr(function, "jinja_pass_arg", None) else 0  # arguments that Jinja passes
 
         @wraps(function)
         def limited(*arguments: Any, **named: Any) -> Any:
-            values = [value for value in arguments if isinstance(value, (str, int, list, tuple))]
-            return self._checked(name, values[0] if values else None, function, arguments, named, values[1:])
+            self.count(_FILTER_STEPS)
+            given, (subject, *rest) = arguments[:hidden], arguments[hidden:]
+            if name in _LINEAR and len(arguments) == hidden + 1 and isinstance(subject, str):  # the most frequent
+                self.charge(len(subject))
+                return function(*arguments)
+            if name in _CHEAP:
+                return function(*arguments, **named)
+            if name in _LAZY:
+                self.charge(costs.of_items(subject))
+            else:
+                subject = self._as_list(subject)
+                self._read(subject)
+            if name == "sum" and not isinstance(named.get("start", rest[1] if len(rest) > 1 else 0), (int, float)):
+                raise SecurityError("it adds up what are no numbers")
+            self._check(name, subject, _values(rest, named))
+            return self._checked(function(*given, subject, *rest, **named))
 
-        self.filters[name] = limited
+        return limited
+
+    def _limited_test(self, function: Any, count: Callable[[Any], Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def limited(*arguments: Any) -> Any:
+            self.count(_FILTER_STEPS)
+            for value in arguments:
+                count(value)
+            return function(*arguments)
+
+        return limited
 
     def call(self, context: Context, function: Any, /, *arguments: Any, **named: Any) -> Any:
         """Call what a template calls."""
+        self.count(MACRO_STEPS if isinstance(function, LoopContext) else _CALL_STEPS)
+        self.charge(costs.ITEM * (len(arguments) + len(named)))
+        if isinstance(function, (Macro, BlockReference, LoopContext)):  # parts of the template, which count themselves
+            return super().call(context, function, *arguments, **named)
         # Jinja wraps the method `format`.
         owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
-        if owner is self:
-            return function(*arguments)
+        name = str(getattr(function, "__name__", "")) if isinstance(owner, (str, list, tuple, dict, range)) else ""
+        if name == "join":
+            arguments = tuple(
+                list(self._passed(value)) if isinstance(value, Iterator) else value for value in arguments
+            )
+        values = _values(arguments, named)
+        for value in values:
+            self._read(value)
+        if isinstance(owner, str):
+            self._read(owner)
+            self._check(name, owner, values)
+        elif name in _LIST_METHODS:
+            self.charge(costs.weigh(owner, read=True))
+        else:
+            self._check("", None, values)
+        return self._checked(super().call(context, function, *arguments, **named))
 
-        def safely(*values: Any, **more: Any) -> Any:
-            return super(LimitedEnvironment, self).call(context, function, *values, **more)
-
-        name = str(getattr(function, "__name__", "")) if isinstance(owner, str) else ""
-        return self._checked(name, owner, safely, arguments, named, list(arguments))
-
-    def _checked(
-        self,
-        name: str,
-        subject: Any,
-        function: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        named: dict[str, Any],
-        values: list[Any],
-    ) -> Any:
-        for value in (*values, *named.values()):
+    def _check(self, name: str, subject: Any, values: Sequence[Any]) -> None:
+        """Count what a filter or a method will make."""
+        for value in values:
             if isinstance(value, int) and abs(value) > MAX_NUMBER:
-                raise SecurityError(f"it calls with the number {value:.0e}, more than {MAX_NUMBER:,}")
-        self.charge(_size(name, subject, values))
-        result = function(*arguments, **named)
-        if isinstance(result, (str, list)):
-            self.charge(len(result))
+                raise SecurityError(f"it calls with a number of more than {MAX_NUMBER:,}")
+        self.charge(costs.of_call(name, subject, values))
+
+    def _checked(self, result: Any) -> Any:
+        """Return what a filter or a method has made, counted."""
+        if isinstance(result, int):
+            _check_number(result.bit_length())
+        elif isinstance(result, Iterator):
+            return self._passed(result)
+        else:
+            self._make(result)
         return result
+
+    def _passed(self, items: Iterator[Any]) -> Iterator[Any]:
+        """Yield items that are made one by one, counted."""
+        for item in items:
+            self.charge(costs.ITEM + costs.of_items(item))
+            yield item
+
+    def _as_list(self, value: Any) -> Any:
+        """Return a list of what an iterator yields; other values are returned as they are."""
+        return list(self._passed(value)) if isinstance(value, Iterator) else value
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Return whether a template may use an attribute."""
+        refused = attr in _REFUSED_METHODS and not isinstance(obj, dict)
+        return not refused and super().is_safe_attribute(obj, attr, value)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Return what an object holds under a key, which may be a list in a list in a list."""
+        if not isinstance(argument, (str, int)):
+            self._read(argument)
+        return super().getitem(obj, argument)
+
+    # ---- operators
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Calculate `left operator right`."""
-        self._check_operands(operator, left, right)
-        return super().call_binop(context, operator, left, right)
-
-    def _check_operands(self, operator: str, left: Any, right: Any) -> None:
-        sizes = [len(value) if isinstance(value, (str, list, tuple)) else None for value in (left, right)]
-        if operator == "+" and None not in sizes:
-            self.charge(sum(size for size in sizes if size))
-        elif operator == "*" and sizes != [None, None]:
-            count = right if sizes[1] is None else left
-            self.charge((sizes[0] or sizes[1] or 0) * (count if isinstance(count, int) and count > 0 else 1))
-        elif operator == "%" and isinstance(left, str):
-            self.charge(_size("format", left, []))
-        elif operator in ("*", "**"):
-            digits = [abs(value).bit_length() for value in (left, right) if isinstance(value, int)]
-            self.charge(MAX_SIZE + 1 if operator == "**" and max(digits, default=0) > 16 else sum(digits))
+        if operator == "%" and isinstance(left, str):
+            self._check("format", left, right if isinstance(right, tuple) else (right,))
+        elif operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
+            bits = left.bit_length()
+            _check_number(bits * abs(right) if operator == "**" else bits + right.bit_length())
+        elif operator == "*":
+            values, count = (left, right) if isinstance(right, int) else (right, left)
+            self.charge(max(count, 0) * _size(values) if isinstance(count, int) else 0)
+        elif operator == "+":
+            self.charge(_size(left) + _size(right))
+        result = super().call_binop(context, operator, left, right)
+        if isinstance(result, int):
+            _check_number(result.bit_length())
+        return result
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        return _Counter().visit(super()._parse(source, name, filename))  # type: ignore[no-any-return]
+        return Counter().visit(super()._parse(source, name, filename))  # type: ignore[no-any-return]
 
 
-def _size(name: str, subject: Any, values: list[Any]) -> int:
-    """Return about how many characters a method of a text, or a filter, will make of `subject`."""
-    texts = [value for value in values if isinstance(value, str)]
-    if name in ("format", "format_map") and isinstance(subject, str):
-        fields = subject.count("{") + subject.count("%")
-        return MAX_SIZE + 1 if _WIDE.search(subject) or fields > _MAX_FIELDS else fields * MAX_NUMBER // 100
-    if name == "replace" and len(texts) >= 2 and isinstance(subject, str):
-        return subject.count(texts[0]) * len(texts[1])
-    if name == "join":
-        items, separator = (subject, texts[:1]) if isinstance(subject, (list, tuple)) else (values[:1], [subject])
-        items = items[0] if not isinstance(subject, (list, tuple)) and items else items
-        count = len(items) if isinstance(items, (list, tuple)) else MAX_NUMBER
-        return count * sum(len(text) for text in separator if isinstance(text, str))
-    return 0
+def _size(value: object) -> int:
+    return len(value) if isinstance(value, str) else costs.of_items(value) if isinstance(value, (list, tuple)) else 0
+
+
+def _check_number(bits: int) -> None:
+    if bits > MAX_BITS:
+        raise SecurityError(f"it makes a number of more than {MAX_BITS:,} bits")
+
+
+def _values(arguments: Iterable[Any], named: dict[str, Any]) -> list[Any]:
+    """Return arguments in the order in which their functions take them: `old` before `new`, `d` before `attribute`."""
+    names = sorted(named.keys() - _JINJA_VARIABLES, reverse=True)
+    return [*arguments, *(named[name] for name in names)]
