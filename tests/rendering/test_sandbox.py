@@ -115,8 +115,8 @@ BOMBS = {
 
 
 SLOW = re.compile(  # take 0.5 to 6 s to be stopped
-    "recursive|lower test|not in a list|slice|map|sort|upper|join one by one|join method|caller|arguments|growing|slices"
-    "|in|equal|tuple.*|unique|loops that pass over all|.*nested lists.*"
+    "recursive|lower test|not in a list|slice|map|sort|upper|join one by one|join method|caller|arguments|growing"
+    "|slices|in|equal|tuple.*|unique|loops that pass over all|.*nested lists.*"
 )
 
 
