@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c requirements/constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
 
-.PHONY: help demo check check-slow check-real format bench bench-gpu clean
+.PHONY: help demo check check-slow check-real fuzz format bench bench-gpu clean
 
 help:
 	@echo "make demo        install, clean the example dump, show what is in the set, train a tiny model on some of it and chat with it"
@@ -15,6 +15,7 @@ help:
 	@echo "make check-slow  run the slow tests: several ranks, full disks, killed runs, whole dumps, recorded docs"
 	@echo "make check SLOW=1  the checks with all tests in one run, the slow ones too"
 	@echo "make check-real  train a released model of 135M parameters (93 MB) for some steps: does it learn, and keep what it knew?"
+	@echo "make fuzz TIMES=50  attack the program with damaged files, fifty times as long as in check-slow; SEED=7 for other ones"
 	@echo "make format      format the code"
 	@echo "make bench       run the benchmarks (needs ../shared; the incumbent's environment is described in benchmarks/README.md)"
 	@echo "make bench-gpu   measure training on a GPU, within ten minutes; run it again for the rows that are missing"
@@ -55,6 +56,9 @@ check-real: $(VENV)/.installed-dev
 
 check-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
+
+fuzz: $(VENV)/.installed-dev
+	CURATE_FUZZ_TIMES=$(or $(TIMES),20) CURATE_FUZZ_SEED=$(or $(SEED),0) $(PYTEST) -rP -m slow tests/fuzz
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -30,6 +30,19 @@ def partial_name(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial")
 
 
+def refuse_bytes(path: Path) -> None:
+    """Raise UnsafePathError for a path that is not UTF-8, under which Polars neither reads nor writes a table."""
+    if not is_text(str(path)):
+        raise UnsafePathError(
+            f"the name {str(path)!r} is not UTF-8, and tables are only kept under names that are; rename it"
+        )
+
+
+def is_text(name: str) -> bool:
+    """Return whether a name or an argument is UTF-8; other bytes of it are lone surrogates in Python."""
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 @contextmanager
 def replacing(target: Path, *, folder: bool = False, sync: bool = False, follow_link: bool = False) -> Iterator[Path]:
     """Yield a temporary path; when the block succeeds, rename what was written there to `target`.

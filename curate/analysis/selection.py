@@ -12,8 +12,9 @@ import polars as pl
 from curate.analysis import conversations
 from curate.analysis.conversations import ConversationView
 from curate.analysis.explanation import find_records, is_chat, unknown_id
+from curate.dataset.condition import parse_condition
 from curate.dataset.curated_set import CuratedSet, open_set, translate_errors
-from curate.dataset.query import ROW, Query, draw, parse_condition
+from curate.dataset.query import ROW, Query, check_text, draw
 from curate.display.displayed import Displayed
 from curate.display.figures import number, plural
 from curate.errors import InputError, did_you_mean
@@ -125,6 +126,7 @@ def _check_rule(curated: CuratedSet, rule: str) -> None:
 
 def _record_contains(text: str) -> pl.Expr:
     """Match rejects whose record, reason or evidence contains a text, literally or as escaped in JSON."""
+    check_text(text)
     forms = {text, text.lower(), text.upper()}  # escapes of non-ASCII letters differ between upper and lower case
     spellings = {text} | {json.dumps(form, ensure_ascii=escaped)[1:-1] for form in forms for escaped in (True, False)}
     pattern = f"(?i){'|'.join(pl.escape_regex(form) for form in sorted(spellings))}"

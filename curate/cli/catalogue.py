@@ -52,20 +52,23 @@ def filters(name: str | None, files: tuple[str, ...], as_json: bool) -> None:
 def recipes(name: str | None, as_json: bool) -> None:
     """List the recipes for clean, or print one.
 
+    The filter files that a recipe names are Python code, which clean and
+    refilter run; here they are only listed.
+
     \b
     Example:
       curate recipes vicuna > mine.toml
     """
     from curate.pipeline import recipe
 
+    known = recipe.RECIPES.summaries()
     if name and as_json:
-        click.echo(json.dumps(recipe.load(name).to_dict(), indent=1))
+        click.echo(json.dumps(recipe.load(name, run_files=False).to_dict(), indent=1))
         return
     if name:
-        built_in = name in recipe.RECIPES.summaries()
-        click.echo(recipe.RECIPES.source(name) if built_in else recipe.load(name).to_toml(), nl=False)
+        built_in = name in known
+        click.echo(recipe.RECIPES.source(name) if built_in else recipe.load(name, run_files=False).to_toml(), nl=False)
         return
-    known = recipe.RECIPES.summaries()
     if as_json:
         click.echo(json.dumps(known, indent=1))
         return

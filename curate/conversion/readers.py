@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from curate import files
 from curate.conversion.writers import Entry
 from curate.dataset import columns, manifest
 from curate.dataset.messages import decode_messages
@@ -75,7 +76,7 @@ def scan_table(source: str | Path) -> tuple[pl.LazyFrame, str] | None:
     path = Path(source)
     if manifest.is_set(path):
         return pl.scan_parquet(manifest.read(path)[0] / manifest.CONVERSATIONS), path.name
-    if path.suffix == ".parquet" and _has_native_columns(path):
+    if path.suffix == ".parquet" and files.is_text(str(path)) and _has_native_columns(path):
         return pl.scan_parquet(path), path.name
     return None
 

@@ -13,7 +13,8 @@ from curate.conversion.output import Tally
 from curate.conversion.readers import InputRecord, read_dump, read_entry, read_table, scan_table, translate_errors
 from curate.conversion.writers import Entry, encode
 from curate.dataset import columns
-from curate.dataset.query import ROW, TEXT_FIELDS, Query, is_row_by_row, name_columns, parse_condition, sample_key
+from curate.dataset.condition import is_row_by_row, parse_condition
+from curate.dataset.query import ROW, TEXT_FIELDS, Query, name_columns, sample_key
 from curate.display.figures import number, plural
 from curate.errors import InputError, RecordError
 

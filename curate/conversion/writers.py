@@ -215,6 +215,7 @@ class ParquetWriter(Generic[Item]):
         to_row: Callable[[Item], dict[str, object]],
         size_of: Callable[[Item], int],
     ) -> None:
+        files.refuse_bytes(path)
         self._path = path
         self._schema = schema
         self._to_row = to_row

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from curate import files
 from curate.errors import SetError
 from curate.settings import decode_json
 
@@ -184,6 +185,7 @@ def read(path: str | Path) -> tuple[Path, Manifest]:
         raise SetError(f"no curated set at {str(path)!r}; make one: curate clean DUMP -o {path}")
     if not folder.is_dir():
         raise not_a_set(folder)
+    files.refuse_bytes(folder)
     values = _load(folder)
     version = _format(values)
     if version is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,13 @@ from pathlib import Path
 import polars as pl
 
 from curate.dataset import columns as dataset_columns
+from curate.dataset.condition import parse_condition
 from curate.errors import InputError, did_you_mean
+from curate.files import is_text
 
+MAX_SEARCH = 10_000  # characters
 ROW = "_row"  # the column of row numbers
 TEXT_FIELDS = ("content", "tool_calls", "reasoning")  # of messages; sets of an earlier version have fewer
-# Parts of an expression that look at other rows, as Polars names them; not in a text, where quotes are escaped.
-_ACROSS_ROWS = re.compile(r'(?<!\\)"(?:Agg|Over|Window|Len|Quantile|Correlation|Explode|SubPlan)"')
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,24 @@ def name_columns(columns: Collection[str]) -> list[pl.Expr]:
 
 
 def contains_text(text: str, messages: pl.DataType | None) -> pl.Expr:
-    """Match conversations in which any message contains a text, ignoring case; `messages` is the column's type."""
+    """Match conversations in which any message contains a text, ignoring case; `messages` is the column's type.
+
+    Raises InputError as `check_text` does.
+    """
+    check_text(text)
     pattern = f"(?i){pl.escape_regex(text)}"
     there = {field.name for field in messages.inner.fields} if isinstance(messages, pl.List) else set(TEXT_FIELDS)  # type: ignore[union-attr]
     fields = [pl.element().struct.field(name).str.contains(pattern) for name in TEXT_FIELDS if name in there]
     found = pl.any_horizontal(field.fill_null(False) for field in fields)
     return pl.col("messages").list.eval(found).list.any()
+
+
+def check_text(text: str) -> None:
+    """Raise InputError for a text to search that is not UTF-8, or longer than a pattern can be."""
+    if not is_text(text):
+        raise InputError(f"cannot search {text!r}: it is not UTF-8, as the texts of sets are")
+    if len(text) > MAX_SEARCH:
+        raise InputError(f"cannot search a text of {len(text):,} characters; give at most {MAX_SEARCH:,} of them")
 
 
 def draw(total: int, count: int, seed: int | None) -> Sequence[int]:
@@ -143,46 +155,3 @@ def _group_column(name: str, schema: pl.Schema) -> pl.Expr:
         hint = did_you_mean(name, kinds) or f"; it has {', '.join(kinds)}"
         raise InputError(f"cannot stratify by {name!r}: there is no such column of single values{hint}")
     return pl.col(name)
-
-
-def is_row_by_row(condition: pl.Expr) -> bool:
-    """Return whether a condition looks at each row by itself, unlike `tokens = max(tokens)`."""
-    return _ACROSS_ROWS.search(condition.meta.serialize(format="json")) is None
-
-
-def parse_condition(sql: str, frame: pl.LazyFrame) -> pl.Expr:
-    """Parse a condition and check it against a frame; raises InputError in one line if it cannot be evaluated.
-
-    Conditions compare columns of text, numbers and truth values; `array_contains(edit_names, 'chrome')` searches a
-    list. The fields of messages cannot be used.
-    """
-    try:
-        expression = pl.sql_expr(sql)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise _condition_error(sql, _first_line(error)) from error
-    columns = frame.collect_schema()
-    for name in expression.meta.root_names():
-        if name not in columns:
-            quoted = f'"{name}"' in sql
-            hint = f"; write text in single quotes: '{name}'" if quoted else did_you_mean(name, columns)
-            raise _condition_error(sql, f"there is no column {name!r}{hint}")
-    try:
-        kind = frame.clear().select(expression.alias("_")).collect().schema["_"]
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise _condition_error(sql, _first_line(error)) from error
-    if kind != pl.Boolean:
-        raise _condition_error(sql, f"it gives {_describe_type(kind)}, not true or false; compare it with a value")
-    return expression
-
-
-def _condition_error(sql: str, reason: str) -> InputError:
-    return InputError(f"cannot use the condition {sql!r}: {reason}")
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the first line of a Polars error; what follows is the query plan."""
-    return (str(error).splitlines() or [type(error).__name__])[0].partition(": Subscript(")[0]
-
-
-def _describe_type(kind: pl.DataType) -> str:
-    return "a number" if kind.is_numeric() else "text" if kind == pl.String else str(kind)

@@ -25,10 +25,11 @@ def writing(target: Path) -> Iterator[Path]:
     """Yield a folder to write a set into; when the block ends without an error, swap it in as `target`.
 
     Raises SetError if the target exists and is neither an empty folder nor a curated set, or if another run is
-    writing it; UnsafePathError for a link at one of the names next to it that a run uses. On any error the target
-    stays unchanged and the partial folder is removed.
+    writing it; UnsafePathError for a link at one of the names next to it that a run uses, and for a name that is not
+    UTF-8. On any error the target stays unchanged and the partial folder is removed.
     """
     target = target.resolve()  # a link to a larger disk is followed, and stays a link
+    files.refuse_bytes(target)
     partial = files.partial_name(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

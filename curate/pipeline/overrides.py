@@ -69,7 +69,7 @@ class Overrides(TypedDict, total=False):
     ]
     filters: Annotated[
         Sequence[str | Path],
-        Override("filters.files", "Python file with your own filters; can be repeated.", metavar="FILE"),
+        Override("filters.files", "Python file with your own filters, which is run; can be repeated.", metavar="FILE"),
     ]
     originals: Annotated[
         bool | None,

@@ -139,16 +139,19 @@ SECTIONS: dict[str, type] = {
 }
 
 
-def load(recipe: str | Path | Recipe, *, check_filters: bool = True) -> Recipe:
+def load(recipe: str | Path | Recipe, *, check_filters: bool = True, run_files: bool = True) -> Recipe:
     """Return a built-in recipe by name, or the recipe in a TOML file, with all settings filled in and checked.
 
-    With `check_filters=False` filters are not checked, and neither Polars nor a user's file is imported.
+    With `check_filters=False` filters are not checked, and neither Polars nor a user's file is imported. With
+    `run_files=False` filters are checked, unless the recipe names a user's file, which would be run.
     Raises RecipeError with the file, the key, the value and the closest valid name.
     """
     if isinstance(recipe, Recipe):
         return from_dict(recipe.to_dict(), where=f"recipe {recipe.name!r}", check_filters=check_filters)
     values, where = _read(str(recipe), MAX_BASES)
-    return from_dict(values, where, check_filters=check_filters)
+    section = values.get("filters")
+    has_files = isinstance(section, Mapping) and bool(section.get("files"))
+    return from_dict(values, where, check_filters=check_filters and (run_files or not has_files))
 
 
 def from_dict(values: Table, where: str = "recipe", *, check_filters: bool = True) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -421,3 +422,36 @@ def test_only_known_commands_are_accepted() -> None:
     modules = {".".join(path.relative_to(folder).with_suffix("").parts) for path in folder.rglob("*.py")}
     helpers = {"pager", "clean_progress", "rendering_options", "models.finetune_progress"}
     assert set(COMMANDS.values()) == {name for name in modules if not name.endswith("__init__")} - helpers
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["stats", "{set}"], ["show", "--set", "{set}"], ["convert", "{set}", "x.jsonl", "--to", "jsonl"]),
+        *(["convert", "{good}", "{set}.parquet", "--to", "hf"], ["show", "--set", "{good}", "--search", "a\udcffb"]),
+        *(["show", "--set", "{good}", "--rejected", "--search", "a\udcffb"], ["show", "--set", "{good}", "a\udcffb"]),
+        *(["show", "--set", "{good}", "--where", "id = 'a\udcffb'"], ["clean", "{dump}", "-o", "{set}-new"]),
+        *(
+            ["clean", "{dump}", "--recipe", "{set}"],
+            ["clean", "{dump}", "--against", "{set}"],
+            ["clean", "{set}.parquet"],
+        ),
+    ],
+    ids=lambda arguments: " ".join(arguments).encode("ascii", "backslashreplace").decode(),
+)
+def test_arguments_with_bytes_that_are_not_utf_8_get_one_clear_line(tmp_path: Path, arguments: list[str]) -> None:
+    bad = write_set(tmp_path / "bad").rename(tmp_path / "a\udcffb")
+    (tmp_path / "dump.json").write_text(json.dumps(DUMP))
+    shutil.copy(bad / "conversations.parquet", tmp_path / "a\udcffb.parquet")
+    names = {"set": str(bad), "good": str(write_set(tmp_path / "set")), "dump": str(tmp_path / "dump.json")}
+    result = invoke(*(argument.format(**names) for argument in arguments))
+    assert result.exit_code == 1, result.output
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert "bug in curate" not in result.stderr
+
+
+def test_a_dump_and_a_file_of_texts_can_have_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    name = str(tmp_path / "a\udcffb.jsonl")
+    assert invoke("convert", str(write_set(tmp_path / "set")), name, "--to", "jsonl").exit_code == 0
+    assert invoke("convert", name, str(tmp_path / "b.json"), "--to", "openai").exit_code == 0

@@ -1,19 +1,14 @@
-"""Damage gzip, zstd and zip files at random places.
-
-CURATE_FUZZ=5000 pytest tests/fuzz/test_archives.py    # rounds for each container; 200 by default
-"""
+"""Damage gzip, zstd and zip files at random places."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from curate.errors import CurateError
+from tests.fuzz.effort import rounds, seeds
 from tests.support.damaged_dumps import ALL, CONTAINERS, damage, damage_places, trusted
-
-ROUNDS = int(os.environ.get("CURATE_FUZZ", "200"))
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +17,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_nothing_altered_is_trusted_and_nothing_crashes(tmp_path: Path, name: str, places: int) -> None:
     altered = []
-    for seed in range(ROUNDS):
+    for seed in seeds(200):
         path = damage(name, seed, tmp_path) if places == 1 else damage_places(name, seed, tmp_path, places)
         try:
             kept = trusted(path)
@@ -30,4 +25,4 @@ def test_nothing_altered_is_trusted_and_nothing_crashes(tmp_path: Path, name: st
             continue
         altered += [seed] * any(ALL.get(each["id"]) != each for each in kept)
     # Damage to a text and, elsewhere, to the end of its stream looks like a file that is cut off, which alters nothing.
-    assert len(altered) <= ROUNDS // 100 * (places > 1), altered
+    assert len(altered) <= rounds(200) // 100 * (places > 1), altered

@@ -1,13 +1,9 @@
-"""Change the files of models, adapters and checkpoints from elsewhere: an error of one line, or a model that loads.
-
-CURATE_FUZZ=5000 pytest tests/fuzz/test_model_folders.py    # rounds for each file; 60 by default
-"""
+"""Change the files of models, adapters and checkpoints from elsewhere: an error of one line, or a model that loads."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import shutil
 import struct
@@ -28,10 +24,11 @@ from curate.model import artifact, files, loader, sources, tensors
 from curate.train import checkpoint
 from curate.train.checkpoint import State
 from curate.train.run import resumption
+from tests.fuzz.effort import SEED, rounds
 from tests.support import tiny_runs
 from tests.support.mutations import mutations
 
-ROUNDS = int(os.environ.get("CURATE_FUZZ", "60"))
+ROUNDS = rounds(60)
 CPU = torch.device("cpu")
 FACTS: dict[str, Any] = {
     **{"kind": "cpu", "ranks": 1, "dtype": "fp32", "attention": "sdpa", "form": "master", "compiled": False},
@@ -86,7 +83,7 @@ def test_a_changed_json_file_is_one_line_or_loads(run: Path, tmp_path: Path, nam
     file = tmp_path / "copy" / name
     note = tmp_path / "copy" / "run" / "adapter" / "curate.json"
     note.write_text(note.read_text().replace(str(run.parent), str(tmp_path / "copy")))
-    for values in mutations(json.loads(file.read_text()), ROUNDS // 6):
+    for values in mutations(json.loads(file.read_text()), ROUNDS // 6, SEED):
         file.write_text(json.dumps(values))
         unharmed(lambda: FILES[name](tmp_path / "copy" / "run"))
     file.write_text("[" * 100_000)
@@ -98,7 +95,7 @@ def test_a_changed_safetensors_header_is_damage(tmp_path: Path) -> None:
     data = (tmp_path / "model.safetensors").read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + length])
-    headers = [json.dumps(values).encode() for values in mutations(header, ROUNDS * 5)]
+    headers = [json.dumps(values).encode() for values in mutations(header, ROUNDS * 5, SEED)]
     for text in [*headers, b"[" * 100_000, b"{" * 10, b"null", b""]:
         (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
         unharmed(lambda: files.weights(tmp_path))
@@ -141,7 +138,7 @@ def test_a_changed_checkpoint_is_damaged_and_passed_over(tmp_path: Path) -> None
         newest = checkpoint.save(run, state, full_states=2)
     kept = {path.name: path.read_bytes() for path in newest.iterdir()}
     for name in ("manifest.json", "state.json"):
-        for number, values in enumerate(mutations(json.loads(kept[name]), ROUNDS * 2)):
+        for number, values in enumerate(mutations(json.loads(kept[name]), ROUNDS * 2, SEED)):
             text = "[" * 100_000 if number == 0 else json.dumps(values)
             (newest / name).write_text(text)
             if name == "state.json":
@@ -160,7 +157,7 @@ def test_a_changed_checkpoint_is_damaged_and_passed_over(tmp_path: Path) -> None
 def test_a_changed_adapter_file_of_weights_is_one_line(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run.parent, tmp_path / "copy")
     file = tmp_path / "copy" / "run" / "adapter" / "adapter_model.safetensors"
-    data, source = file.read_bytes(), random.Random(0)
+    data, source = file.read_bytes(), random.Random(SEED)
     for _ in range(ROUNDS // 12):
         changed = bytearray(data)
         for _ in range(source.randrange(1, 4)):

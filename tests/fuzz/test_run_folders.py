@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 
 from curate.train.report import card, html
 from curate.train.run import records
+from tests.fuzz.effort import SEED, rounds
 from tests.support.hostile_run import write_run
 from tests.support.mutations import mutations
 
@@ -22,7 +23,7 @@ def test_a_page_and_a_card_are_made_of_changed_records(tmp_path: Path, name: str
     run = write_run(tmp_path / "run")
     file = run / name
     lines = file.read_text().splitlines() if name.endswith("l") else [file.read_text()]
-    for values in mutations(json.loads(lines[-1]), 25):
+    for values in mutations(json.loads(lines[-1]), rounds(25), SEED):
         file.write_text("\n".join([*lines[:-1], json.dumps(values), "[" * 100_000]))
         history = records.read(run)
         assert html.render(history)

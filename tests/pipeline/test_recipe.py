@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curate.cli import cli
 from curate.errors import RecipeError
 from curate.pipeline import recipe
 from curate.pipeline.overrides import read_declarations
@@ -201,6 +203,17 @@ def test_paths_of_user_filters_are_relative_to_the_recipe_and_the_filters_are_on
     assert mine.filters == {"says_foo": {"word": "foo"}}
     assert mine.filter_files == (str(tmp_path / "own_recipe.py"),)
     assert load(written(tmp_path, mine.to_toml())) == mine
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_listing_a_recipe_runs_no_file_that_it_names(tmp_path: Path, flags: list[str]) -> None:
+    written(tmp_path, f"open({str(tmp_path / 'trace')!r}, 'w')", "unsafe.py")
+    recipe = written(tmp_path, '[filters]\nfiles = ["unsafe.py"]\nsays_foo = { word = "bar" }\nmin_messages = true')
+    listed = CliRunner().invoke(cli, ["recipes", str(recipe), *flags])
+    assert listed.exit_code == 0, listed.output
+    assert "says_foo" in listed.output
+    assert "unsafe.py" in listed.output
+    assert not (tmp_path / "trace").exists()
 
 
 def test_user_filters_from_a_flag_are_added(tmp_path: Path) -> None:

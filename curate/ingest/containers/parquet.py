@@ -11,6 +11,7 @@ from typing import IO
 import polars as pl
 
 from curate.errors import InputError
+from curate.files import is_text
 from curate.ingest.containers import parquet_layout
 from curate.ingest.containers.parquet_layout import Layout, RowGroup
 from curate.ingest.sources import Source
@@ -53,6 +54,8 @@ def read_table(
 
     Raises InputError if no row can be read, or if their text exceeds the limits; the rows raise it, too.
     """
+    if not is_text(str(path)):
+        raise InputError(f"{_unreadable(source)}: its name is not UTF-8; rename it")
     try:
         hash_whole(path, meter)
         layout = parquet_layout.read_layout(path)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from curate.dataset.condition import is_row_by_row, parse_condition
 from curate.dataset.curated_set import CuratedSet
-from curate.dataset.query import is_row_by_row, parse_condition
 from curate.errors import InputError
 from curate.filters import registry
 from curate.pipeline.recipe import Recipe

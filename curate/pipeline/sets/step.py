@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from curate.dataset import columns
-from curate.dataset.query import parse_condition
+from curate.dataset.condition import parse_condition
 from curate.errors import SetError
 from curate.filters import verdicts
 from curate.ingest.decode import Chunk
