@@ -30,7 +30,7 @@ def written(folder: Path, text: str, name: str = "mine.toml") -> Path:
 def test_the_default_recipe_turns_on_the_documented_rules() -> None:
     vicuna = load("vicuna")
     on = {"min_messages", "min_characters", "plugins", "list_indices", "exact_duplicates", "privacy", "secrets"}
-    on |= {"mojibake", "hidden_characters", "template_leftovers"}
+    on |= {"mojibake", "hidden_characters", "template_leftovers", "truncated"}
     assert set(vicuna.filters) == on
     assert vicuna.filters["exact_duplicates"]["prefixes"] is True
     assert (vicuna.tokens.max_tokens, vicuna.tokens.template, vicuna.tokens.tokenizer) == (2048, "vicuna", "llama3")
@@ -52,7 +52,12 @@ def test_vicuna_names_every_setting() -> None:
 def test_strict_turns_on_rules_that_vicuna_leaves_off() -> None:
     added = set(load("strict").filters) - set(load("vicuna").filters)
     on = {"vendor_mention", "identity", "refusals", "repeated_digits", "near_duplicates"}
-    assert added == on | {"repetition", "truncated", "empty_talk", "continuations"}
+    assert added == on | {"repetition", "empty_talk", "continuations"}
+
+
+def test_answers_are_joined_before_they_are_judged_by_their_ends() -> None:
+    on = list(load("strict").filters)
+    assert on.index("continuations") < on.index("truncated")
 
 
 def test_the_fastchat_recipe_decides_like_fastchat() -> None:
