@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from curate.dataset.curated_set import CuratedSet, open_set
     from curate.inference.chat import chat
     from curate.pipeline.run import CleanResult, Progress
+    from curate.scoring.score import score
     from curate.train.finetune import finetune
     from curate.train.results.merge import merge
     from curate.train.run.log import RunResult
@@ -60,8 +61,9 @@ _MODULES = {  # name to the module that defines it
     "RunResult": "curate.train.run.log",
     "chat": "curate.inference.chat",
     "merge": "curate.train.results.merge",
+    "score": "curate.scoring.score",
 }
-_TRAINING = ("finetune", "RunResult", "chat", "merge")  # need the extra [train]
+_TRAINING = ("finetune", "RunResult", "chat", "merge", "score")  # need the extra [train]
 
 __all__ = [
     "CleanResult",
@@ -85,6 +87,7 @@ __all__ = [
     "open_set",
     "read",
     "refilter",
+    "score",
     "show",
     "stats",
 ]

@@ -1,14 +1,28 @@
-"""A signal of what may tell good conversations from bad ones: sizes, code, lists, wording. It rejects nothing."""
+"""Signals of what may tell good conversations from bad ones, and filters on those that a model measures.
+
+Sizes, code, lists and wording are measured by `clean`; what a model makes of a set's texts, by `curate score`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
 
+from curate.errors import RecipeError, did_you_mean
 from curate.filters.language_id.prose import without_blocks
-from curate.filters.registry import signal
+from curate.filters.registry import reject, rule, score, signal
 
 URL = r"https?://\S|\bwww\.\w"
 COUNTS = ("prompt_words", "answer_words", "urls")  # whole numbers
+ACTIONS = ("flag", "drop")
+LIKELIHOOD: dict[str, pl.DataType | type[pl.DataType]] = {
+    "perplexity": pl.Float32,
+    "ifd": pl.Float32,
+    "worst_ifd": pl.Float32,
+    "answer_perplexities": pl.List(pl.Float32),
+    "answer_ifds": pl.List(pl.Float32),
+}
 
 
 @signal(
@@ -66,3 +80,45 @@ def _shapes(frame: pl.DataFrame) -> pl.DataFrame:
     rows = frame.select(pl.int_range(pl.len(), dtype=pl.UInt32).alias("row"))
     sums = measured.group_by("row").agg(pl.all().sum())
     return rows.join(sums, on="row", how="left", maintain_order="left").fill_null(0)
+
+
+# ---- what a model makes of a set
+
+
+@score("curate score SET --model MODEL", LIKELIHOOD)
+def likelihood(frame: pl.DataFrame) -> pl.DataFrame:
+    """Measure how well a model predicts the answers: with their prompts, and beside that without them.
+
+    `perplexity`: of all answers that are trained on, each after what precedes it. `ifd`: that divided by the perplexity
+    of the answers by themselves (instruction-following difficulty, arXiv 2308.12032); over 1, the prompts make the
+    answers less likely, so they do not belong together. `worst_ifd`: that of the answer with the highest.
+    `answer_perplexities` and `answer_ifds` have an entry for each answer, null for one that is not trained on.
+    """
+    return _unmeasured(frame, LIKELIHOOD)
+
+
+def _unmeasured(frame: pl.DataFrame, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame:
+    return pl.DataFrame({name: [None] * frame.height for name in columns}, schema=columns)
+
+
+@rule
+def misaligned(action: str = "flag", max_ifd: float = 1.0) -> pl.Expr:
+    """Flag or drop conversations whose answers a model finds less likely with their prompts than without.
+
+    It needs a set with the signal `likelihood`: `curate score SET --model MODEL`, then `curate refilter`. `action`:
+    `flag` only measures, `drop` rejects a conversation with an `ifd` above `max_ifd`.
+    """
+    _check_action("misaligned", action)
+    return reject(
+        pl.lit(action == "drop") & (pl.col("ifd") > max_ifd),
+        "IFD {ifd}, at most {max_ifd} allowed; the highest is {worst}, of answer {place}",
+        ifd=pl.col("ifd").round(3),
+        max_ifd=max_ifd,
+        worst=pl.col("worst_ifd").round(3),
+        place=pl.col("answer_ifds").list.arg_max() + 1,
+    )
+
+
+def _check_action(name: str, action: str) -> None:
+    if action not in ACTIONS:
+        raise RecipeError(f"filter {name!r}: action = {action!r}{did_you_mean(action, ACTIONS)}")

@@ -63,8 +63,8 @@ class Rule:
 
     `takes_frame`: a filter that computes its values from the frame, instead of giving an expression. `columns` are
     those of a signal. `reads` are columns of signals that a filter which takes the frame needs. `always`: a signal that
-    every set has. `of`: the filter that a repair is a part of. `check` raises RecipeError for settings that are
-    not allowed.
+    every set has. `measured_by`: the command that measures a signal, after `clean`. `of`: the filter that a repair is a
+    part of. `check` raises RecipeError for settings that are not allowed.
     """
 
     name: str
@@ -77,6 +77,7 @@ class Rule:
     takes_frame: bool = False
     reads: tuple[str, ...] = ()
     always: bool = False
+    measured_by: str = ""
     of: str | None = None
     examples: Examples | None = None
     check: Callable[[Settings], None] | None = None
@@ -198,8 +199,16 @@ def corpus_rule(
 
 def signal(*, always: bool = False, **columns: pl.DataType | type[pl.DataType]) -> Callable[[Function], Function]:
     """Register a signal: a function of the frame (and settings) that returns a frame of exactly `columns`."""
-    types = {name: dtype if isinstance(dtype, pl.DataType) else dtype() for name, dtype in columns.items()}
-    return functools.partial(_register, kind="signal", columns=types, always=always)
+    return functools.partial(_register, kind="signal", columns=_types(columns), always=always)
+
+
+def score(command: str, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> Callable[[Function], Function]:
+    """Register a signal that `command` measures on a set; the function returns what is known before: nulls."""
+    return functools.partial(_register, kind="signal", columns=_types(columns), measured_by=command)
+
+
+def _types(columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> dict[str, pl.DataType]:
+    return {name: dtype if isinstance(dtype, pl.DataType) else dtype() for name, dtype in columns.items()}
 
 
 @overload

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 
@@ -59,6 +59,24 @@ def columns_read(rule: Rule, settings: Settings) -> Sequence[str]:
     if rule.kind != "filter":
         return ()
     return rule.reads if rule.takes_frame else rule.expression(settings).meta.root_names()
+
+
+def scores(signals: Iterable[str]) -> dict[str, Rule]:
+    """Return those of these signals that a model measures on a set, after `clean`."""
+    return {name: rule for name in signals if (rule := get(name, "signal")).measured_by}
+
+
+def refuse_scores(filters: RuleSettings, named: RuleSettings) -> None:
+    """Raise RecipeError, with what to type, if a recipe for a dump needs a signal that only a set can have."""
+    for signal, rule in scores(needed_signals(filters, named)).items():
+        readers = [
+            name for name, settings in filters.items() if rule.columns.keys() & {*columns_read(get(name), settings)}
+        ]
+        what = f"the filter {readers[0]!r} reads" if readers else "[signals] names"
+        raise RecipeError(
+            f"{what} the signal {signal!r}, which a model measures on a set: clean without it, then "
+            f"{rule.measured_by} and curate refilter SET --recipe RECIPE"
+        )
 
 
 def measure(frame: pl.DataFrame, signals: RuleSettings) -> pl.DataFrame:

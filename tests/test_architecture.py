@@ -25,7 +25,7 @@ LEVELS = (
     ("analysis", "conversion", "model"),
     ("inference",),
     ("train",),
-    ("report",),
+    ("report", "scoring"),
     ("api",),
     ("__init__",),
     ("cli",),

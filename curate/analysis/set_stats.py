@@ -9,6 +9,7 @@ from itertools import starmap
 import polars as pl
 
 from curate.analysis.contamination import benchmark_items
+from curate.analysis.scores import describe_scores
 from curate.analysis.stats import (
     Bin,
     Count,
@@ -90,6 +91,7 @@ def _header(curated: CuratedSet, sizes: pl.DataFrame) -> Header:
         tokens=int(sizes["tokens"].sum()),
         answer_tokens=int(sizes["answer_tokens"].sum()),
         sets=tuple(use.describe() for use in manifest.sets),
+        scores=describe_scores(curated),
     )
 
 

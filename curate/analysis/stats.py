@@ -51,6 +51,7 @@ class Header:
     answer_tokens: int
     warnings: tuple[str, ...] = ()  # what could not be read of a dump
     sets: tuple[str, ...] = ()  # that the set was made from, and what was asked
+    scores: tuple[str, ...] = ()  # what models have measured, and by which
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,36 @@ class SetUse:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """The model that measured a signal of a set, and how.
+
+    `weights` and `vocabulary` are hashes (`curate.model.fingerprint`), `adapter` the SHA-256 of an adapter's weights,
+    empty without one. `unscored` counts the answers that have no score, by the reason.
+    """
+
+    signal: str
+    model: str  # as the user named it
+    architecture: str
+    weights: str
+    vocabulary: str = ""
+    adapter: str = ""
+    template: str
+    window: int  # tokens
+    dtype: str
+    unscored: dict[str, int] = field(default_factory=dict)
+
+    def is_alike(self, other: ModelFacts) -> bool:
+        """Return whether the scores of two sets can be compared: the same weights read the same text."""
+        ours, theirs = (asdict(facts) | {"model": "", "unscored": {}} for facts in (self, other))
+        return ours == theirs
+
+    def describe(self) -> str:
+        """Return signal and model on one line."""
+        adapter = f", adapter {self.adapter[:8]}" if self.adapter else ""
+        return f"{self.signal} by {self.model} ({self.weights[:8]}{adapter}, {self.template}, {self.dtype})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Counts:
     """The numbers of a set; read = kept + rejected.
 
@@ -140,6 +170,7 @@ class Manifest:
     warnings: list[str] = field(default_factory=list)
     sets: list[SetUse] = field(default_factory=list)  # that it was made from, the first one first
     sources: dict[str, str] = field(default_factory=dict)  # digests of code and files, by the signal that used them
+    models: list[ModelFacts] = field(default_factory=list)  # that measured signals, by signal
     run: RunFacts | None = None
 
     def __post_init__(self) -> None:

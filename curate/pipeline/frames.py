@@ -132,6 +132,12 @@ def _columns(origins: Iterable[Origin]) -> dict[str, list[Any]]:
     return {name: [getattr(origin, name) for origin in origins] for name in ("number", "source_file", "source_index")}
 
 
+def keys_table(drafts: Sequence[Draft]) -> pl.DataFrame:
+    """Return the key of each conversation: its record's, and its branch."""
+    columns = {**_columns(draft.origin for draft in drafts), "branch": [draft.branch for draft in drafts]}
+    return pl.DataFrame({name: columns[name] for name in dataset_columns.CHAT}, schema=dataset_columns.CHAT)
+
+
 def messages_table(drafts: Sequence[Draft]) -> pl.DataFrame:
     """Return one row per message, in order; `row` is the conversation's index in `drafts`."""
     messages = [message for draft in drafts for message in draft.conversation.messages]

@@ -105,10 +105,11 @@ def clean(
 
     `against`: a set whose conversations are known, and rejected. `force` replaces a set of other inputs or another
     recipe. Raises InputError if the input has no complete record,
-    none is kept, or with `strict` if a file is not read; TokenizerError, and SetError if the target must not be
-    overwritten.
+    none is kept, or with `strict` if a file is not read; RecipeError for a filter that needs a model's scores;
+    TokenizerError, and SetError if the target must not be overwritten.
     """
     started = time.perf_counter()
+    verdicts.refuse_scores(recipe.filters, recipe.signals)
     reader = _reader(inputs, recipe)
     _check_target(folder, file, reader.sources)
     _check_unread(reader, strict)

@@ -115,6 +115,7 @@ class Cleaner:
         self.near = recipe.filters.get(duplicates.NEAR)
         self.redacted = redaction.redacted_families(recipe.filters)
         self.groups = tuple(columns.GROUP_SUMMARY) if caps.CAP in recipe.filters else ()
+        self.scores: pl.DataFrame | None = None  # of a set whose records are cleaned again, by `columns.CHAT`
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @property
@@ -162,7 +163,7 @@ class Cleaner:
             messages = frames.messages_table(counted)
             frame = frames.conversations_table(counted, messages)
         with self._time_stage("signals"):
-            frame = verdicts.measure(frame, self.signals)
+            frame = self._add_scores(verdicts.measure(frame, self.signals), counted)
         with self._time_stage("filters"):
             survivors = self._filter(frame, drafts, bare, rejects, alone)
         with self._time_stage("split"):
@@ -182,6 +183,13 @@ class Cleaner:
         rejected = Counter(reject.rule for reject in rejects if reject.scope == "record")
         part = Part(number, read, rejected, alone, summary, dict(self.seconds), self.tokenizer.info, branches)
         return Cleaned(part, tables, texts)
+
+    def _add_scores(self, frame: pl.DataFrame, drafts: Sequence[Draft]) -> pl.DataFrame:
+        """Return the frame with what a model has measured of its conversations, where that is known."""
+        if self.scores is None:
+            return frame
+        keys = frames.keys_table(drafts).join(self.scores, on=list(columns.CHAT), how="left", maintain_order="left")
+        return frame.with_columns(keys.drop(columns.CHAT))
 
     def _redact_evidence(self, rejects: list[Reject]) -> list[Reject]:
         """Return the rejects without values that are redacted, which those of unparsed records still have."""

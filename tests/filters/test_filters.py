@@ -29,6 +29,7 @@ SCHEMA: dict[str, pl.DataType] = {
     **registry.get("personal_data").columns,
     **registry.get("secret_values").columns,
     **dict.fromkeys(("mojibake", "hidden_characters", "template_leftovers"), pl.UInt32()),
+    **registry.get("likelihood").columns,
 }
 
 
@@ -43,6 +44,7 @@ def chat(
     overlap: Sequence[object] = (None,) * 6,
     private: Sequence[str] = (),
     secret: Sequence[str] = (),
+    ifds: Sequence[float] = (),
 ) -> dict[str, object]:
     """Return one row as `clean` passes it to filters: a prompt, then its answers."""
     answers = [answer] if isinstance(answer, str) else list(answer)
@@ -59,6 +61,9 @@ def chat(
         **dict(zip(registry.get("benchmark_overlap").columns, overlap, strict=True)),
         **{f"private_{name}": value for name, value in counts(private).items()},
         **{f"secret_{name}": value for name, value in counts(secret).items()},
+        **dict.fromkeys(registry.get("likelihood").columns),
+        **dict.fromkeys(("ifd", "worst_ifd"), max(ifds, default=None)),
+        "answer_ifds": list(ifds) or None,
     }
 
 
@@ -87,6 +92,12 @@ DROPPED: list[tuple[str, dict[str, object], dict[str, object], str]] = [
     ("min_characters", {}, chat("不客气", "谢谢你"), "characters: 12, minimum 16"),
     ("min_characters", {}, chat("네, 맞아요", "안녕"), "characters: 14, minimum 16"),
     ("min_characters", {"wide": 1}, chat("巴黎", "法国的首都是哪里？"), "characters: 11, minimum 16"),
+    (
+        "misaligned",
+        {"action": "drop"},
+        chat(ifds=[0.5, 1.25]),
+        "IFD 1.25, at most 1.0 allowed; the highest is 1.25, of answer 2",
+    ),
     ("plugins", {}, chat(metadata={"plugins": [{"name": "WebPilot"}]}), "made with plugins"),
     ("plugins", {"even_empty": True}, chat(metadata={"plugins": []}), "made with plugins"),
     ("models", {}, chat(model="Model: Default (GPT-3.5)"), "model Model: Default (GPT-3.5), kept are gpt-4"),
@@ -141,6 +152,9 @@ KEPT: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("min_characters", {}, chat("一帆风顺", "用成语祝我")),
     ("min_characters", {}, chat("서울", "한국의 수도는?")),
     ("min_characters", {}, chat("東京", "日本の首都は？")),
+    ("misaligned", {}, chat(ifds=[1.25])),
+    ("misaligned", {"action": "drop"}, chat(ifds=[1.0])),
+    ("misaligned", {"action": "drop"}, chat()),
     ("plugins", {}, chat()),
     ("plugins", {}, chat(metadata={"plugins": None})),
     ("plugins", {}, chat(metadata={"plugins": []})),

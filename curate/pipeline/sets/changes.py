@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -109,6 +110,11 @@ def _check_signals(curated: CuratedSet, old: Recipe, new: Recipe) -> None:
     measured = verdicts.needed_signals(old.filters, old.signals)
     for name, settings in verdicts.needed_signals(new.filters, new.signals).items():
         missing = sorted(registry.get(name).columns.keys() - present)
+        if missing and (command := registry.get(name).measured_by):
+            measure = command.replace("SET", shlex.quote(str(curated.path)))
+            raise RecipeError(
+                f"cannot refilter {str(curated.path)!r}: the signal {name!r} is not in the set; measure it: {measure}"
+            )
         if missing:
             raise _needs_dump(curated, f"the signal {name!r} (column {missing[0]!r}) is not in the set")
         if measured.get(name) != settings:
@@ -140,6 +146,12 @@ def measured_columns(recipe: Recipe) -> list[str]:
     names = verdicts.needed_signals(recipe.filters, recipe.signals)
     own = [column for name in names for column in registry.get(name).columns]
     return [*columns.MEASURES, *own]
+
+
+def score_columns(recipe: Recipe) -> list[str]:
+    """Return the columns of those of a recipe's signals that a model has measured on a set."""
+    rules = verdicts.scores(verdicts.needed_signals(recipe.filters, recipe.signals))
+    return [column for rule in rules.values() for column in rule.columns]
 
 
 def check_current(curated: CuratedSet) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +44,10 @@ def combine(
     check_alike(first, second)
     check_same(first.manifest.sources, second.manifest.sources, second.path)
     recipe = _common_recipe(ours, theirs)
+    models = [facts for facts in first.manifest.models if any(map(facts.is_alike, second.manifest.models))]
+    incomparable = {facts.signal for facts in (*first.manifest.models, *second.manifest.models)}
+    incomparable -= {facts.signal for facts in models}
+    recipe = _without_signals(recipe, incomparable)
     corpus_rules = {name: value for name, value in recipe.filters.items() if name in registry.rules("corpus")}
     names = [source_files(first), source_files(second)]
     taken, renamed = {*names[0], *names[1]}, {}
@@ -67,7 +71,8 @@ def combine(
         facts,
         inputs=[*facts.inputs, *more.inputs],
         unread=[*facts.unread, *more.unread],
-        warnings=list(dict.fromkeys([*facts.warnings, *more.warnings])),
+        warnings=list(dict.fromkeys([*facts.warnings, *more.warnings, *map(_left_out, sorted(incomparable))])),
+        models=models,
         sets=[*sets, *facts.sets, *more.sets],
         sources={**more.sources, **facts.sources},
         counts=counts,
@@ -108,6 +113,23 @@ def _common_recipe(first: Recipe, second: Recipe) -> Recipe:
     needed = verdicts.needed_signals(filters, {})
     signals = {name: value for name, value in ours.items() if theirs.get(name) == value and name not in needed}
     return replace(first, filters=filters, signals=signals)
+
+
+def _without_signals(recipe: Recipe, names: Collection[str]) -> Recipe:
+    """Return the recipe without these signals, and the filters that read them."""
+    columns = {column for name in names for column in registry.get(name, "signal").columns}
+    filters = {
+        name: value
+        for name, value in recipe.filters.items()
+        if not columns & {*verdicts.columns_read(registry.get(name), value)}
+    }
+    signals = {name: value for name, value in recipe.signals.items() if name not in names}
+    return replace(recipe, filters=filters, signals=signals)
+
+
+def _left_out(signal: str) -> str:
+    command = registry.get(signal, "signal").measured_by
+    return f"the signal {signal!r} is left out, since no single model has measured it on both sets; {command}"
 
 
 def _free_name(name: str, taken: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from curate.display.figures import plural
 from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import SetError
-from curate.filters import duplicates, registry
+from curate.filters import duplicates, registry, verdicts
 from curate.pipeline import assemble, corpus, holdout
 from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
@@ -78,7 +79,7 @@ def make(making: Making, output: Output, workers: int | None, progress: Progress
             check_kept(parts, decisions, scratch, ())
             _write_records(pool, decisions)
             counts = write_tables(pool, partial, parts, decisions, making.recipe, output.page)
-            facts = _finish(making, decisions, counts, parts, count, size, started, output.file)
+            facts = _finish(making, decisions, counts, parts, count, size, started, output, partial)
             manifests.write(partial, facts)
             output.page.write(partial, output.folder.resolve().name, mask_spans(pool))
     seconds = time.perf_counter() - started
@@ -141,7 +142,8 @@ def _finish(
     workers: int,
     size: int,
     started: float,
-    file: Path | None,
+    output: Output,
+    partial: Path,
 ) -> Manifest:
     """Return the manifest; raises BalanceError if a record is neither kept nor rejected."""
     facts = making.facts
@@ -149,6 +151,7 @@ def _finish(
     warnings = [text for text in facts.warnings if not text.startswith(DECIDED_AGAIN)]
     warnings += [*decisions.warnings, *_name_warnings(making.sources, parts)]
     warnings += holdout.explain_none(making.recipe.eval, counts.kept) if not counts.eval else []
+    warnings += _score_warnings(making, partial, output)
     seconds = time.perf_counter() - started
     names = sorted({*counts.rejected, *making.alone})
     rules = {name: manifests.RuleCount(counts.rejected[name], making.alone.get(name)) for name in names}
@@ -166,9 +169,30 @@ def _finish(
             host=platform.node(),
             started=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - seconds)),
             paths=facts.run.paths if facts.run else [],
-            file=file.name if file else None,
+            file=output.file.name if output.file else None,
         ),
     )
+
+
+def _score_warnings(making: Making, partial: Path, output: Output) -> list[str]:
+    """Return a warning for each signal of a model that conversations lack which no earlier set had kept."""
+    warnings = []
+    needed = verdicts.needed_signals(making.recipe.filters, making.recipe.signals)
+    for name, rule in verdicts.scores(needed).items():
+        column = next(iter(rule.columns))
+        before = sum(_count_without(source.stored.folder, column) for source in making.sources)
+        if (missing := _count_without(partial, column)) > before:
+            command = rule.measured_by.replace("SET", shlex.quote(str(output.folder)))
+            warnings.append(
+                f"{missing:,} {plural(missing, 'conversation')} of {str(output.folder)!r} lack the signal {name!r}; "
+                f"measure it: {command}"
+            )
+    return warnings
+
+
+def _count_without(folder: Path, column: str) -> int:
+    rows = pl.scan_parquet(folder / curated_set.CONVERSATIONS).filter(pl.col("piece") == 0)
+    return int(rows.select(pl.col(column).is_null().sum()).collect().item())
 
 
 def _name_warnings(sources: Sequence[Source], parts: Sequence[SetPart]) -> list[str]:

@@ -22,7 +22,7 @@ from curate.pipeline.frames import part_file
 from curate.pipeline.near import parts as near_parts
 from curate.pipeline.recipe import InputSettings, Recipe
 from curate.pipeline.sets import stored
-from curate.pipeline.sets.changes import DROPPED_BY_USER, KEPT_BY_USER, WHERE, measured_columns
+from curate.pipeline.sets.changes import DROPPED_BY_USER, KEPT_BY_USER, WHERE, measured_columns, score_columns
 from curate.pipeline.sets.rejects import INDEX, OUTCOME, SHOWN, Judge
 from curate.pipeline.sets.stored import CHAT, OF_SET, RECORD, Slice, StoredSet
 from curate.pipeline.steps import Cleaner, CleanerFactory, Part
@@ -125,6 +125,7 @@ class _Slicer:
         self.judge = Judge(source.old, source.new)
         self.filters = verdicts.Filters(self.judge.changed)
         self.measured = measured_columns(source.new)
+        self.scored = score_columns(source.new)
 
     def make_part(self, task: Slice) -> SetPart:
         """Write the part of a slice."""
@@ -132,6 +133,7 @@ class _Slicer:
         kept, rejected, originals = (read[name] for name in stored.TABLES)
         kept = stored.with_rows(kept)
         rejected = rejected.with_row_index(INDEX)
+        self.cleaner.scores = self.unfiltered.scores = self._known_scores(kept, rejected)
         wanted = self._find_wanted(kept, rejected)
         again, outcomes = self.judge.judge(rejected)
         again = pl.concat([again, wanted.filter("named").select(RECORD), self._find_changed(kept, rejected)]).unique()
@@ -166,6 +168,14 @@ class _Slicer:
             found=found,
             refused=refused,
         )
+
+    def _known_scores(self, kept: pl.DataFrame, rejected: pl.DataFrame) -> pl.DataFrame | None:
+        """Return what a model has measured of each conversation, for those that are cleaned again."""
+        if not self.scored:
+            return None
+        rows = [kept, rejected.filter(pl.col("scope") == "record")]
+        known = pl.concat([each.select(*CHAT, *self.scored) for each in rows])
+        return known.filter(pl.any_horizontal(pl.col(self.scored).is_not_null())).unique(CHAT, keep="first")
 
     def _find_wanted(self, kept: pl.DataFrame, rejected: pl.DataFrame) -> pl.DataFrame:
         """Return the chats that the user keeps, with the rule and reason they were rejected with; `named`: just now."""

@@ -118,6 +118,7 @@ def _head(stats: Stats, title: str, parts: Sequence[tuple[str, str, str]]) -> st
         (
             ("from", inputs),
             *(("made by", escape(text)) for text in header.sets),
+            *(("measured", escape(text)) for text in header.scores),
             (
                 "recipe",
                 f"{escape(header.recipe)}, curate {escape(header.version)}" if header.recipe else "none (not cleaned)",

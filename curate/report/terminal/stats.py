@@ -57,6 +57,8 @@ def _header(header: Header) -> RenderableType:
     terminal.add_row(facts, "from", ", ".join(inputs))
     for text in header.sets:
         terminal.add_row(facts, "made by", terminal.safe_text(text))
+    for text in header.scores:
+        terminal.add_row(facts, "measured", terminal.safe_text(text))
     recipe = (
         f"{safe_line(header.recipe)}, curate {safe_line(header.version)}" if header.recipe else "none (not cleaned)"
     )

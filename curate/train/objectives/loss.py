@@ -325,6 +325,19 @@ def token_losses(
     return torch.cat(losses)
 
 
+@torch.no_grad()
+def log_probabilities(
+    hidden: Tensor, head: nn.Module, targets: Tensor, ids: Tensor, chunk: int, scale: float, cap: float | None
+) -> Tensor:
+    """Return the log-probability of each of `ids` at each supervised position [supervised, ids], fp32."""
+    states = hidden.flatten(0, 1).index_select(0, _positions(targets.flatten(), None))
+    parts = [hidden.new_zeros((0, len(ids)), dtype=torch.float32)]
+    for part in states.split(chunk):
+        transformed = _transform(_logits(head, part), scale, cap)
+        parts.append(transformed.index_select(1, ids) - transformed.logsumexp(1, keepdim=True))
+    return torch.cat(parts)
+
+
 def _logits(head: nn.Module, states: Tensor) -> Tensor:
     """Return fp32 logits [tokens, vocabulary]; those of a single matrix are not rounded to 16 bits in between."""
     if not _is_matrix(head):
@@ -358,6 +371,11 @@ class CausalLoss(nn.Module):
     def token_losses(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Return the loss of each supervised token [supervised], fp32, without gradients."""
         return token_losses(hidden, self._head, batch.targets, self._module_chunk, self.scale, self.softcap)
+
+    def log_probabilities(self, hidden: Tensor, batch: PackedBatch, ids: Tensor) -> Tensor:
+        """Return the log-probability of each of `ids` at each supervised position [supervised, ids], fp32."""
+        chunk, transform = self._module_chunk, (self.scale, self.softcap)
+        return log_probabilities(hidden, self._head, batch.targets, ids, chunk, *transform)
 
     def summed_loss(self, hidden: Tensor, batch: PackedBatch, weights: Tensor | None = None) -> Tensor:
         """Return the sum of the token losses, fp32, each times its weight if there are `weights` [supervised]."""
