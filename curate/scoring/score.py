@@ -197,7 +197,11 @@ class _Job:
         with Journal(_journal_path(folder, self.measure.name), header) as journal:
             if journal.replaced:
                 say("an interrupted run measured with other settings; it is begun again")
-            results, rows, unscored = self._score(reader, journal, workers, progress)
+            try:
+                results, rows, unscored = self._score(reader, journal, workers, progress)
+            except KeyboardInterrupt as stop:
+                stop.args = ("what is measured is kept; type the same command to continue",)
+                raise
             table = self.measure.columns(results)[np.repeat(np.arange(len(rows)), rows)]
             measured = columns.Measured(table, replace(facts, unscored=dict(sorted(unscored.items()))))
             asked = {"model": self.found.choice.model, "signal": self.measure.name}

@@ -35,16 +35,15 @@ EVERY = 5.0  # seconds between plain lines
 @click.option("--quiet", "-q", is_flag=True, help="Print warnings only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan and the model as JSON.")
 def score(source: str, model: str, quiet: bool, as_json: bool, **settings: Any) -> None:
-    """Measure a set's answers with a model: perplexity, and whether they fit their prompts.
+    """Measure a set's answers with a model.
 
-    Adds the columns of the signal `likelihood` to SET (or to a copy, -o), for --where, stats and refilter. An
-    answer with an IFD over 1 is less likely after its prompt than by itself. A run that was stopped or
-    killed continues where it was: type the same command.
+    Adds the columns of the signal likelihood to SET (or to a copy, -o), for --where, stats and refilter:
+    perplexity, and IFD, which is over 1 where an answer is less likely after its prompt than by itself. A
+    run that was stopped or killed continues where it was: type the same command.
 
     \b
     Example:
       curate score curated --model meta-llama/Llama-3.2-1B
-      curate show curated --where "worst_ifd > 1"
     """
     from curate.scoring.score import score as run
 
