@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -48,7 +48,7 @@ class Decisions:
 
 
 def decide(
-    parts: Sequence[Part],
+    parts: list[Part],
     recipe: Recipe,
     damaged: Sequence[DamagedRecords] = (),
     finders: Sequence[Finder] = (),
@@ -56,17 +56,19 @@ def decide(
 ) -> Decisions:
     """Find duplicates, assign unique ids, and choose train or eval, from the parts' summaries.
 
+    `parts` lose these: together they are the largest thing that the process holds, and nothing else needs them.
     `finders` are those of the recipe's further corpus rules, each of which sees what the rules before it keep. `known`
     has the summaries of an earlier set's conversations: what is the same as one, or its beginning, is rejected.
     Records of damaged streams are rejected or marked before that, so that none is the twin of a sound record.
     """
     measured = _measured(parts)
     measured = with_doubt(measured.with_columns(chat=clusters.split_chats(measured)), damaged)
-    sole = measured.filter("alone").with_row_index("order")  # what each rule would see by itself
+    sole = _select(measured, pl.col("alone")).with_row_index("order")  # what each rule would see by itself
     old = earlier.no_known() if known is None else known
-    surviving, dropped = _reject_earliest(measured.filter(pl.col("pieces") > 0), recipe, old)
+    surviving, dropped = _reject_earliest(_select(measured, pl.col("pieces") > 0), recipe, old)
+    del measured
     surviving = surviving.with_row_index("order")
-    twins = _twins(surviving.filter(~pl.col("protected")), recipe)
+    twins = _twins(_select(surviving, ~pl.col("protected")), recipe)
     twins, found = _find_further(surviving, sole, twins, finders)
     edges = [np.empty((0, 2), np.int64), *(each.edges for each in found.values())]
     surviving, old = earlier.add_clusters(surviving, old, np.concatenate(edges))
@@ -89,9 +91,10 @@ def _reject_earliest(
 ) -> tuple[pl.DataFrame, tuple[pl.DataFrame, ...]]:
     """Return the rows, without those of damaged streams and those that are known, and these; `continues` is added."""
     damaged = pl.col("doubt").is_not_null() & (recipe.input.damaged_streams == "reject")
-    surviving = rows.filter(~damaged)
+    surviving = _select(rows, ~damaged)
     repeated = earlier.find_known(surviving, known)
-    surviving = surviving.join(repeated, on=PART_KEY, how="anti", maintain_order="left")
+    if repeated.height:
+        surviving = surviving.join(repeated, on=PART_KEY, how="anti", maintain_order="left")
     continued = earlier.find_continued(surviving, known)
     surviving = surviving.join(continued, on=PART_KEY, how="left", maintain_order="left")
     return surviving, (_reject_damaged(rows.filter(damaged)), _reject_known(repeated))
@@ -103,7 +106,7 @@ def _find_further(
     """Return the twins with those of further rules, and what each of these finds, by its name."""
     found = {}
     for finder in finders:
-        distinct = rows.filter(~pl.col("protected")).join(twins, on="order", how="anti", maintain_order="left")
+        distinct = _select(rows, ~pl.col("protected") & ~pl.col("order").is_in(twins["order"].implode()))
         found[finder.name] = finder.find(distinct, sole)
         twins = _join_twins(twins, found[finder.name].rows, finder.name)
     return twins, found
@@ -121,12 +124,22 @@ def _count_alone(sole: pl.DataFrame, recipe: Recipe, known: pl.DataFrame | None)
     return alone
 
 
-def _measured(parts: Sequence[Part]) -> pl.DataFrame:
-    """Return the summaries of all parts, with `part` and the columns of parts that are made of sets."""
+def _select(rows: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
+    """Return the rows of which a condition is true; not a copy if that is all of them, as it mostly is."""
+    chosen = rows.select(condition).to_series()
+    return rows if chosen.sum() == rows.height else rows.filter(chosen)
+
+
+def _measured(parts: list[Part]) -> pl.DataFrame:
+    """Return the summaries of all parts, with `part` and the columns of parts that are made of sets.
+
+    They are taken out of `parts`.
+    """
     further = {**columns.SET_SUMMARY, **columns.GROUP_SUMMARY, "part": pl.UInt32}
     empty = pl.DataFrame(schema={**columns.PART_SUMMARY, **further})
     summaries = [part.summary.with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
-    rows = pl.concat([empty, *summaries], how="diagonal")
+    parts[:] = [replace(part, summary=part.summary.clear()) for part in parts]
+    rows = pl.concat([empty, *summaries], how="diagonal").rechunk()
     return rows.with_columns(pl.col("protected").fill_null(False))
 
 
@@ -273,9 +286,11 @@ def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:
     """
     place = pl.format("{}:{}", "source_file", "source_index")
     over = pl.when(pl.col("capped").is_not_null()).then(pl.lit(f", which {caps.CAP} drops")).otherwise(pl.lit(""))
-    twin = rows.select(twin="order", twin_id="id", name=pl.coalesce("id", "plain"), key=place, over=over)
+    twins = rows.filter(pl.col("order").is_in(rows["twin"].drop_nulls().unique().implode()))
+    vias = rows.filter(pl.col("order").is_in(rows["via"].drop_nulls().unique().implode()))
+    twin = twins.select(twin="order", twin_id="id", name=pl.coalesce("id", "plain"), key=place, over=over)
     named = rows.join(twin, on="twin", how="left", maintain_order="left")
-    named = named.join(rows.select(via="order", via_key=place), on="via", how="left", maintain_order="left")
+    named = named.join(vias.select(via="order", via_key=place), on="via", how="left", maintain_order="left")
     kind = pl.col("kind").replace_strict(KIND_TEXTS, default="a duplicate of")
     via = pl.format(" {}, which is dropped for", "via_key").fill_null("")
     label = pl.col("kind").replace_strict(FIGURES, default=None, return_dtype=pl.String)
