@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from inspect import unwrap
 from pathlib import Path
 from typing import TypeVar
 
@@ -169,11 +170,11 @@ def rule_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
     """Yield the MB/s of rules that read texts."""
     answers = pl.Series([turn["value"] for row in source_rows(shared) for turn in row["conversations"]])
     megabytes = _size(answers.to_list())
-    spent, _ = best_of(count, lambda: refusals.classify(answers))
+    spent, _ = best_of(count, lambda: unwrap(refusals.classify)(answers))
     yield "refusals", megabytes / spent
     spent, _ = best_of(count, lambda: [matching.find(answers, family) for family in ("privacy", "secrets")])
     yield "personal data and secrets", megabytes / spent
-    spent, _ = best_of(count, lambda: find_sentences(answers, mentions.NAMES, mentions.MAKERS))
+    spent, _ = best_of(count, lambda: unwrap(find_sentences)(answers, mentions.NAMES, mentions.MAKERS))
     yield "identity", megabytes / spent
     frame = pl.DataFrame({"prompts": answers.implode(), "answers": pl.Series([[]], dtype=pl.List(pl.String))})
     for name in ("garbled_texts", "hidden_texts"):

@@ -19,6 +19,7 @@ import polars as pl
 from curate.errors import RecipeError, did_you_mean
 from curate.filters import phrases
 from curate.filters.examples import Examples, chat
+from curate.filters.phrases.recall import recall
 from curate.filters.registry import reject, repair, rule, signal
 from curate.filters.repairs import mask
 from curate.schemas.conversation import Conversation
@@ -207,6 +208,7 @@ class _Sentence:
     is_last: bool  # of the answer, and not in its opening
 
 
+@recall
 def classify(answers: pl.Series) -> list[Declining | None]:
     """Return how each of these texts declines; None for one that does not."""
     results: list[Declining | None] = [None] * len(answers)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from curate.filters import phrases
+from curate.filters.phrases.recall import recall
 
 NOT_OWN = r'["“”«»「」『』|`#>:：<{]'  # what follows one of these is not the assistant's own sentence
 SENTENCE = re.compile(r"\S.*?(?:[.!?]+(?=\s|\Z)|[。！？]+|$)", re.MULTILINE)
@@ -36,6 +37,7 @@ class Sentence:
     kinds: frozenset[str]
 
 
+@recall
 def find_sentences(answers: pl.Series, names: Sequence[str], makers: Sequence[str]) -> list[list[Sentence]]:
     """Return the sentences of each answer that have a phrase of identity: claim, disclaimer or cutoff."""
     more: phrases.More = (("name", tuple(names)), ("maker", tuple(makers)))
