@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -28,6 +29,7 @@ KIND_TEXTS = {  # in reasons, by the kind of duplicate
 }
 FIGURES = {duplicates.NEAR: ", Jaccard ", caps.PROMPT_CAP: ", cosine "}
 TWIN: columns.Types = {**TWINS, "kind": pl.String, "via": pl.UInt32}
+P = TypeVar("P", bound=Part)
 PART_KEY = ["part", "row"]  # identifies a conversation among the parts
 
 
@@ -48,7 +50,7 @@ class Decisions:
 
 
 def decide(
-    parts: list[Part],
+    parts: list[P],
     recipe: Recipe,
     damaged: Sequence[DamagedRecords] = (),
     finders: Sequence[Finder] = (),
@@ -130,7 +132,7 @@ def _select(rows: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
     return rows if chosen.sum() == rows.height else rows.filter(chosen)
 
 
-def _measured(parts: list[Part]) -> pl.DataFrame:
+def _measured(parts: list[P]) -> pl.DataFrame:
     """Return the summaries of all parts, with `part` and the columns of parts that are made of sets.
 
     They are taken out of `parts`.
