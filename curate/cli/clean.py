@@ -42,6 +42,8 @@ def _option(name: str, kind: object, override: Override) -> Callable[[Callable[.
 @click.option(
     "-o",
     "--output",
+    "--out",
+    "output",
     default="curated",
     show_default=True,
     help="Folder to write; a .json, .jsonl or .parquet name also writes that file.",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source", metavar="FILE")
-@click.option("-o", "--output", "target", metavar="PATH", help="File to write.  [default: NAME.fingerprint]")
+@click.option("-o", "--output", "--out", "target", metavar="PATH", help="File to write.  [default: NAME.fingerprint]")
 @click.option("--name", metavar="NAME", help="Name of the benchmark in reports.  [default: the file's]")
 @click.option(
     "--text", multiple=True, metavar="COLUMN", help="Column with the question; can be repeated.  [default: by name]"

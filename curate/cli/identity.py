@@ -17,6 +17,7 @@ import click
 @click.option(
     "-o",
     "--output",
+    "--out",
     "target",
     default="identity.jsonl",
     metavar="FILE",

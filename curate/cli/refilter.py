@@ -12,6 +12,8 @@ import click
 @click.option(
     "-o",
     "--output",
+    "--out",
+    "output",
     required=True,
     help="Folder to write; a .json, .jsonl or .parquet name also writes that file.",
 )
@@ -49,6 +51,8 @@ def refilter(source: str, quiet: bool, as_json: bool, **settings: Any) -> None:
 @click.option(
     "-o",
     "--output",
+    "--out",
+    "output",
     required=True,
     help="Folder to write; a .json, .jsonl or .parquet name also writes that file.",
 )

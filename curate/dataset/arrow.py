@@ -19,7 +19,7 @@ from curate.schemas.conversation import Message, with_tools
 BATCH_ROWS = 1_000
 SAMPLED = 8  # row groups that a sample is taken from, at most
 COLUMNS = ["id", "piece", "messages", "language", "split", "source_file", "source_index", "branch", "tools"]
-REJECTED = "rejected_answer"
+REJECTED, METADATA = "rejected_answer", "metadata"
 _MESSAGE_FIELDS = tuple(field.name for field in fields(Message) if field.compare)
 Source = tuple[str | None, int | None]
 Sampled = tuple[int, "list[Row]"]  # the number of a source's first row, and its pieces
@@ -38,6 +38,7 @@ class Row:
     source: Source  # file, and the record's index in it
     branch: int = 0  # which of the record's conversations
     rejected: list[Message] = field(default_factory=list)  # the rejected answer, where it is read
+    metadata: str | None = None  # JSON, read with rejected answers, where there is none
 
 
 def count_rows(folder: Path, limit: int | None = None) -> int:
@@ -49,9 +50,9 @@ def count_rows(folder: Path, limit: int | None = None) -> int:
 def read_batches(folder: Path, limit: int | None = None, *, pairs: bool = False) -> Iterator[bytes]:
     """Yield the first `limit` sources of a set, or all, about BATCH_ROWS rows at a time.
 
-    `pairs` reads rejected answers too.
+    `pairs` reads rejected answers too, and the metadata, which has those that were not understood.
     """
-    columns = [*COLUMNS, REJECTED] if pairs else COLUMNS
+    columns = [*COLUMNS, REJECTED, METADATA] if pairs else COLUMNS
     pending: list[Any] = []  # record batches; the last source may continue in the next one
     rows = 0
     last: Chat | None = None
@@ -202,10 +203,22 @@ def _decode_rows(batch: Any) -> Iterator[Row]:
     counts = lists.value_lengths().fill_null(0).to_pylist()
     start = 0
     values = [_values(batch, name) for name in COLUMNS if name != "messages"]
-    rejected = _values(batch, REJECTED) if REJECTED in batch.schema.names else [None] * len(batch)
-    rows = zip(counts, rejected, zip(*values, strict=True), strict=True)
-    for count, answer, (name, piece, language, split, file, index, branch, tools) in rows:
+    rejected, metadata = (
+        _values(batch, name) if name in batch.schema.names else [None] * len(batch) for name in (REJECTED, METADATA)
+    )
+    rows = zip(counts, rejected, metadata, zip(*values, strict=True), strict=True)
+    for count, answer, more, (name, piece, language, split, file, index, branch, tools) in rows:
         own = with_tools(messages[start : start + count], tools)
         other = with_tools([Message(**message) for message in answer or ()], tools)
-        yield Row(name, piece or 0, own, language, split or "train", (file, index), branch or 0, other)
+        yield Row(
+            name,
+            piece or 0,
+            own,
+            language,
+            split or "train",
+            (file, index),
+            branch or 0,
+            other,
+            None if other else more,
+        )
         start += count

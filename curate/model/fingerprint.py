@@ -5,6 +5,8 @@ are compared too. A few blocks of every tensor are read, a few MB for a model of
 with the tensor's name and shape. The same weights as fp32 or bf16, in safetensors or .bin files, in one file or many,
 have the same hash. So has a copy in fp16, unless rounding to fp16 has changed its values. Other types, such as 4 bits,
 are compared as the bytes that are stored. So is GGUF, whose tensors also have other names: it equals only itself.
+The same weights may compute something else with other settings, such as the base of rotary embeddings: these are
+compared by value, with transformers' defaults filled in, as far as both fingerprints have them.
 """
 
 from __future__ import annotations
@@ -31,6 +33,15 @@ SIZES = (
     "num_attention_heads",
     "num_key_value_heads",
 )
+# Further settings that change what the same weights compute, in the families that transformers has.
+SETTINGS = (
+    *("hidden_act", "hidden_activation", "activation_function", "tie_word_embeddings", "query_pre_attn_scalar"),
+    *("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "use_qk_norm"),
+    *("head_dim", "attention_bias", "qkv_bias", "use_bias", "mlp_bias", "use_parallel_residual", "clip_qkv"),
+    *("sliding_window", "layer_types", "attention_chunk_size", "no_rope_layers", "partial_rotary_factor"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling", "attention_multiplier"),
+    *("embedding_multiplier", "residual_multiplier", "num_experts_per_tok", "norm_topk_prob", "routed_scaling_factor"),
+)
 # Buffers that follow from the configuration; some versions of transformers stored them.
 _DERIVED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
 _HEAD = "lm_head.weight"
@@ -44,6 +55,7 @@ class Fingerprint:
     sizes: dict[str, int] = field(default_factory=dict)  # by their names in config.json
     vocabulary: str = ""  # SHA-256 of the tokens by id
     weights: str = ""  # SHA-256 of sampled weights
+    settings: dict[str, Any] = field(default_factory=dict)  # others that change what is computed; None is a value
 
 
 def fingerprint(folder: Path, config: Any, tokenizer: Tokenizer | None) -> Fingerprint:
@@ -61,7 +73,27 @@ def fingerprint(folder: Path, config: Any, tokenizer: Tokenizer | None) -> Finge
         weights_hash(folder, tied=bool(getattr(config, "tie_word_embeddings", False)))
         if files.has_weights(folder)
         else "",
+        _settings(text_config),
     )
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """Return the settings of a text model that change what it computes; transformers has filled in its defaults."""
+    values = {key: getattr(config, key) for key in SETTINGS if hasattr(config, key)}
+    if values.get("head_dim", 0) is None:  # means the usual one
+        values["head_dim"] = config.hidden_size // config.num_attention_heads
+    rope = getattr(config, "rope_parameters", None) or {}
+    # Some models have one for each type of layer.
+    by_layer = rope if rope and all(isinstance(part, dict) for part in rope.values()) else {"": rope}
+    for layer, part in by_layer.items():
+        values |= {".".join(filter(None, ("rope", layer, key))): value for key, value in _rope(part).items()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def _rope(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of rotary embeddings, whose type earlier configurations have under another name."""
+    values = {key: value for key, value in parameters.items() if value is not None and key != "type"}
+    return {"rope_type": parameters.get("type") or "default", **values} if values else {}
 
 
 def weights_hash(folder: Path, *, tied: bool) -> str:
@@ -101,4 +133,7 @@ def difference(expected: Fingerprint, found: Fingerprint) -> str:
         return "its sizes are the same, but its vocabulary has other tokens"
     if expected.weights and found.weights and found.weights != expected.weights:
         return f"its sizes are the same, but it has other weights ({found.weights[:8]}, not {expected.weights[:8]})"
+    for key in sorted(expected.settings.keys() & found.settings.keys()):
+        if (right := expected.settings[key]) != found.settings[key]:
+            return f"its sizes are the same, but its {key} is {found.settings[key]}, not {right}"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from curate.dataset.arrow import Row
 from curate.errors import RecordError
+from curate.schemas.reading.key_kinds import REJECTED_KEYS
 
-NO_PAIR, SAME_ANSWERS = "no_pair", "same_answers"
+NO_PAIR, UNUSABLE_PAIR, SAME_ANSWERS = "no_pair", "unusable_pair", "same_answers"
 
 
 def split_sides(row: Row) -> tuple[Row, Row]:
@@ -34,8 +36,21 @@ def has_pair(row: Row) -> bool:
 
 def leave_out(row: Row) -> tuple[Row, RecordError]:
     """Return a row without a pair as it is listed: without its messages, as most of a large set may be such rows."""
-    reason = "its last message is not an answer" if row.rejected else "it has no rejected answer"
-    return replace(row, messages=[], rejected=[]), RecordError(NO_PAIR, reason)
+    problem = RecordError(NO_PAIR, "it has no rejected answer")
+    if row.rejected:
+        problem = RecordError(UNUSABLE_PAIR, "it has a rejected answer, but its last message is not an answer")
+    elif key := _unread_key(row.metadata):
+        reason = "could not be read, answers something else, or is as good as the chosen one"
+        problem = RecordError(UNUSABLE_PAIR, f"its rejected answer, `{key}` in its metadata, {reason}")
+    return replace(row, messages=[], rejected=[], metadata=None), problem
+
+
+def _unread_key(metadata: str | None) -> str | None:
+    """Return the key under which a record's metadata (JSON) has a rejected answer, None if it has none."""
+    if not metadata or not any(key in metadata for key in REJECTED_KEYS):
+        return None
+    values = json.loads(metadata)
+    return next((key for key in REJECTED_KEYS if isinstance(values.get(key), str | list | dict)), None)
 
 
 def find_same(sides: Sequence[NDArray[np.int32]]) -> RecordError | None:

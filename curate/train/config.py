@@ -32,6 +32,11 @@ ObjectiveName = Literal["sft", "dpo"]
 # Learning rate of an objective, as a share of the method's. DPO's are 5e-7 in full (Zephyr, Tülu 3: arXiv 2310.16944,
 # 2411.15124) and 5e-6 for an adapter (the alignment handbook's zephyr-7b-dpo-qlora).
 RATES: dict[ObjectiveName, float] = {"sft": 1.0, "dpo": 1 / 40}
+UNUSED_SETTINGS = {  # of `method`, by its kind; with `peft`, they are arguments in `method.peft`
+    "full": ("rank", "alpha", "dropout", "rslora", "targets"),
+    "ia3": ("rank", "alpha", "dropout", "rslora"),
+    "peft": ("rank", "alpha", "dropout", "rslora"),
+}
 LOSS_ROLES = ("assistant", "tool", "user", "system")
 FLAGS = {  # names of the most used settings in commands and in Python: section and key
     "data": ("data", "set"),
@@ -232,7 +237,9 @@ def override(config: TrainConfig, changes: Mapping[str, Mapping[str, object]], w
         section: {key: value for key, value in settings.items() if value is not None}
         for section, settings in changes.items()
     }
-    return from_dict(merge(config.to_dict(), changed), where)
+    overridden = from_dict(merge(config.to_dict(), changed), where)
+    _check_given(overridden, changed, where)
+    return overridden
 
 
 def changes(flags: Mapping[str, object], settings: Sequence[str] = ()) -> dict[str, dict[str, object]]:
@@ -319,8 +326,25 @@ def _check_template(name: str, where: str) -> None:
         raise RecipeError(f"{where}: unknown data.template {name!r}{did_you_mean(name, known)}")
 
 
+def _check_given(config: TrainConfig, given: Mapping[str, Mapping[str, object]], where: str) -> None:
+    """Refuse a setting that was typed although it changes nothing, even with its default value."""
+    dpo = [] if config.objective.kind == "dpo" else [key for key in given.get("objective", {}) if key != "kind"]
+    unused = [key for key in UNUSED_SETTINGS.get(config.method.kind, ()) if key in given.get("method", {})]
+    for section, keys, change in (("objective", dpo, "--objective dpo"), ("method", unused, "--method lora")):
+        if keys:
+            kind = getattr(config, section).kind
+            raise RecipeError(
+                f"{where}: {section}.{keys[0]} = {given[section][keys[0]]!r} changes nothing with "
+                f"{section}.kind = {kind!r}; leave it out, or give {change}"
+            )
+
+
 def _check_objective(config: TrainConfig, where: str) -> None:
     objective, loss = config.objective, config.data.loss
+    if objective.kind == "sft" and objective != ObjectiveSettings():
+        raise RecipeError(
+            f"{where}: objective.{_changed(objective)} changes nothing with objective.kind = 'sft'; use 'dpo'"
+        )
     if objective.kind == "dpo" and loss != "all":
         raise RecipeError(
             f"{where}: data.loss = {loss!r} is for objective.kind = 'sft'; 'dpo' compares the two last answers of a "
@@ -328,6 +352,12 @@ def _check_objective(config: TrainConfig, where: str) -> None:
         )
     if objective.kind == "dpo" and not objective.beta:
         raise RecipeError(f"{where}: objective.beta = 0 trains nothing; give a positive one, such as 0.1")
+
+
+def _changed(objective: ObjectiveSettings) -> str:
+    """Return the first setting that has not its default, such as `beta = 0.2`."""
+    default = dataclasses.asdict(ObjectiveSettings())
+    return next(f"{key} = {value!r}" for key, value in dataclasses.asdict(objective).items() if value != default[key])
 
 
 def run_name(config: TrainConfig) -> str:

@@ -24,7 +24,7 @@ from curate.errors import CurateError
 from curate.rendering import proof
 from curate.rendering.choices import DEFAULT, Choices
 from curate.rendering.factory import make_renderer
-from curate.rendering.pairs import NO_PAIR
+from curate.rendering.pairs import NO_PAIR, UNUSABLE_PAIR
 from curate.rendering.preparation import (
     HIDDEN_TOOLS,
     ExamplePreparer,
@@ -47,6 +47,7 @@ HINTS = {  # by rule, where the hint is not HINT
     HIDDEN_TOOLS: "give a template that shows tools, such as --template llama3.1, or --setting data.hidden_tools=train",
     TOO_LONG: "give a larger --max-tokens",
     NO_PAIR: "clean preference data, such as {prompt, chosen, rejected}, or leave out --objective dpo",
+    UNUSABLE_PAIR: "give each record a chosen and a rejected answer to the same prompt, and clean it again",
 }
 OnProgress = Callable[[int, int], None]  # rows that are done, and all
 EVAL = "eval"  # the `split` of held-out examples

@@ -61,6 +61,18 @@ def small(tmp_path: Path) -> Path:
     return write_set(tmp_path / "set")
 
 
+def test_a_result_is_named_in_the_same_ways_by_every_command() -> None:
+    spellings = {
+        name: set(option.opts)
+        for name in COMMANDS
+        if isinstance(command := cli.get_command(click.Context(cli), name), click.Command)
+        for option in command.params
+        if isinstance(option, click.Option) and {"--out", "--output", "-o"} & set(option.opts)
+    }
+    assert {"clean", "finetune", "refilter"} <= spellings.keys()
+    assert [name for name, names in spellings.items() if names != {"-o", "--output", "--out"}] == []
+
+
 def test_the_version_is_that_of_the_package() -> None:
     assert invoke("--version").output.split() == ["curate,", "version", __version__]
 

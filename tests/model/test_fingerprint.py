@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file
 
@@ -94,6 +94,52 @@ def test_the_difference_is_told_in_words(base: Path, tmp_path: Path) -> None:
     assert difference(Fingerprint("llama"), found) == "", "what is unknown is not compared"
     empty = fingerprint(tmp_path, config, None)  # a model whose weights are not downloaded yet
     assert (empty.weights, difference(found, empty)) == ("", "")
+
+
+LLAMA_3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"rope_theta": 500_000.0}, "rope.rope_theta is 500000.0, not 10000.0"),
+        (
+            {"rope_scaling": {**LLAMA_3, "original_max_position_embeddings": 64}},
+            "rope.rope_type is llama3, not default",
+        ),
+        ({"rms_norm_eps": 1e-3}, "rms_norm_eps is 0.001"),
+        ({"hidden_act": "gelu"}, "hidden_act is gelu, not silu"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings is True"),
+        ({"head_dim": 4}, "head_dim is 4"),
+    ],
+)
+def test_the_same_weights_with_other_settings_are_another_base(
+    tmp_path: Path, changed: dict[str, Any], named: str
+) -> None:
+    usual = fingerprint(tmp_path, tiny_models.model().config, None)
+    values = {**tiny_models.model().config.to_dict(), **changed}
+    values = {key: value for key, value in values.items() if key != "rope_parameters" or "rope" not in str(changed)}
+    other = fingerprint(tmp_path, transformers.LlamaConfig(**values), None)
+    assert named in difference(usual, other)
+    assert difference(replace(usual, settings={}), other) == "", "of an earlier version, which records none"
+
+
+def test_defaults_are_the_same_written_out_left_out_and_under_older_names(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "num_hidden_layers": 2}
+    default = {"rope_type": "default", "rope_theta": 10_000}
+    forms: list[dict[str, Any]] = [
+        {},
+        {"rope_theta": 10_000, "head_dim": 8, "hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
+        {"rope_parameters": default, "head_dim": None, "rms_norm_eps": 1e-6},
+        transformers.LlamaConfig(**sizes).to_dict(),
+    ]
+    prints = [fingerprint(tmp_path, transformers.LlamaConfig(**{**sizes, **form}), None) for form in forms]
+    linear = [{"rope_scaling": {key: "linear", "factor": 2.0}, "rope_theta": 1e4} for key in ("type", "rope_type")]
+    scaled = [fingerprint(tmp_path, transformers.LlamaConfig(**sizes, **form), None) for form in linear]
+    written = [json.loads(json.dumps(found.settings)) for found in (*prints, *scaled)]
+    assert written[:4] == [written[0]] * 4
+    assert written[4] == written[5] != written[0]
 
 
 def test_damaged_weights_are_an_error_of_curates(base: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ LONG = Message("assistant", "tea " * 400)
     ("messages", "rejected", "name", "rule"),
     [
         ((USER, GOOD), [], "tea", "no_pair"),
-        ((USER,), [BAD], "tea", "no_pair"),
+        ((USER,), [BAD], "tea", "unusable_pair"),
         ((USER, GOOD), [GOOD], "tea", "same_answers"),
         ((USER, LONG), [BAD], "tea", "too_long"),
         ((USER, GOOD), [LONG], "tea (rejected)", "too_long"),

@@ -108,6 +108,26 @@ def test_a_wrong_preset_is_refused_in_one_line_with_its_file(text: str, problem:
 
 
 @pytest.mark.parametrize(
+    ("flags", "settings", "problem"),
+    [
+        ({"beta": 0.1}, (), "objective.beta = 0.1 changes nothing with objective.kind = 'sft'"),  # the default, typed
+        ({"beta": 0.5, "objective": "sft"}, (), "give --objective dpo|'dpo'"),
+        ({}, ("objective.sft_weight=0.2",), "objective.sft_weight = 0.2"),
+        ({}, ("objective.length_normalised=true",), "objective.length_normalised = True"),
+        ({"method": "full", "rank": 64}, (), "method.rank = 64 changes nothing with method.kind = 'full'"),
+        ({"method": "ia3"}, ("method.alpha=32.0",), "give --method lora"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(
+    flags: dict[str, object], settings: tuple[str, ...], problem: str
+) -> None:
+    with pytest.raises(RecipeError, match=problem):
+        config.override(config.load(), config.changes(flags, settings))
+    dpo = config.override(config.load("dpo"), config.changes({"beta": 0.5, "rank": 8}))
+    assert (dpo.objective.beta, dpo.method.rank) == (0.5, 8)
+
+
+@pytest.mark.parametrize(
     ("name", "problem"),
     [("vicuna-7", "did you mean 'vicuna-7b'"), ("nowhere.toml", "cannot read"), (".", "cannot read")],
 )

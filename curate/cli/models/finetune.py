@@ -23,7 +23,15 @@ POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--objective", type=click.Choice(OBJECTIVES), help="sft, or dpo on pairs.  [default: sft]")
 @click.option("--beta", type=POSITIVE, help="For dpo: how closely to stay to the model before training.")
 @click.option("--method", type=click.Choice(list(METHODS)), help="Which parameters to train.")
-@click.option("--out", type=click.Path(), metavar="RUN", help="Folder to write.  [default: runs/MODEL-METHOD]")
+@click.option(
+    "-o",
+    "--output",
+    "--out",
+    "out",
+    type=click.Path(),
+    metavar="RUN",
+    help="Folder to write.  [default: runs/MODEL-METHOD]",
+)
 @click.option("--epochs", type=POSITIVE, help="Passes over the set.")
 @click.option("--max-steps", type=click.IntRange(1), help="Stop after this many steps.")
 @click.option("--lr", type=POSITIVE, help="Peak learning rate.")

@@ -111,7 +111,8 @@ def find_card(text: str) -> Card:
         either = " or ".join(_typed(card) for card in found)
         raise RecipeError(f"--for {text!r} can be more than one card; type {either}")
     hint = did_you_mean(_typed_text(text), map(_typed, CARDS))
-    raise RecipeError(f"--for {text!r} is no card that curate knows{hint} (any other: by its memory, --for 24GB)")
+    shown = text if len(text) <= 40 else text[:40] + "…"
+    raise RecipeError(f"--for {shown!r} is no card that curate knows{hint} (any other: by its memory, --for 24GB)")
 
 
 def _keys(card: Card) -> Iterator[str]:

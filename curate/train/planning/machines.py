@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -14,9 +15,14 @@ from curate.train.planning.inputs import Hardware
 
 MAX_CARDS = 8  # of one machine; between machines the links are slower, and no data sheet has their rate
 MAX_GB = 1_024  # of one device
+_CPU_EXAMPLE = "cpu:64GB"
+_EXAMPLES = f"a card (h200, '2x rtx-4090'), its memory (24GB) or a CPU's ({_CPU_EXAMPLE})"
 # `2x h100`, or `h100 x2` and `h100x2`; but the x of `rtx 4090` is part of the name.
 _COUNT = re.compile(r"(?P<count>\d+)\s*[x×*]\s*(?P<rest>.+)|(?P<first>.*[\d\s])[x×*]\s*(?P<times>\d{1,2})", re.I)
-_MEMORY = re.compile(r"(?P<cpu>cpu[:\s]\s*)?(?P<size>\d+(?:\.\d+)?)\s*(?P<unit>gi?b|g)?", re.I)
+_MEMORY = re.compile(
+    r"(?P<cpu>cpu[:\s]\s*)?(?P<size>[-+]?(?:[\d.,_]+(?:e[-+]?\d+)?|nan|inf))\s*(?P<unit>[kmgtp](?:i?b)?)?", re.I
+)
+_IN_GB = {"m": 1e-3, "mb": 1e-3, "mib": 1 / 1024, "g": 1, "gb": 1, "gib": 1, "t": 1024, "tb": 1024, "tib": 1024}
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,29 @@ def find_machine(text: str) -> Machine:
     Raises RecipeError for a card that is unknown or ambiguous, and for a number or amount out of range.
     """
     name, count = _split_count(text.strip())
+    text = text if len(text) <= 40 else text[:40] + "…"  # as it is shown
+    if not name or name.lower().rstrip(": ") == "cpu":
+        raise RecipeError(f"--for {text!r} names no machine that can be planned for; give {_EXAMPLES}")
     if not 1 <= count <= MAX_CARDS:
-        raise RecipeError(f"--for {text!r} has {count} cards; give 1 to {MAX_CARDS}, the cards of one machine")
+        raise RecipeError(f"--for {text!r} is not one machine; give 1 to {MAX_CARDS} cards, those of one machine")
     memory = _MEMORY.fullmatch(name)
-    if memory and (memory["unit"] or memory["cpu"] or float(memory["size"]) <= MAX_GB):
-        return _of_memory(text, float(memory["size"]), count, cpu=bool(memory["cpu"]))
+    if memory and (memory["unit"] or memory["cpu"] or not _is_model_number(memory["size"])):
+        return _of_memory(text, _gigabytes(memory), count, cpu=bool(memory["cpu"]))
     card = find_card(name)
     return Machine("cuda", card.memory, card.name, card, count)
+
+
+def _is_model_number(size: str) -> bool:
+    """Return whether a number without a unit is a card's, such as 4090."""
+    return size.isdecimal() and len(size) == 4 and int(size) > MAX_GB
+
+
+def _gigabytes(memory: re.Match[str]) -> float:
+    """Return an amount in GB as cards are sold, in which 24 are 24 GiB; NaN if it is none."""
+    try:
+        return float(memory["size"]) * _IN_GB[(memory["unit"] or "gb").lower()]
+    except (ValueError, KeyError):
+        return math.nan
 
 
 def _split_count(text: str) -> tuple[str, int]:
@@ -55,12 +77,18 @@ def _split_count(text: str) -> tuple[str, int]:
     match = _COUNT.fullmatch(text)
     if match is None:
         return text, 1
-    return (match["rest"], int(match["count"])) if match["count"] else (match["first"], int(match["times"]))
+    name, count = (match["rest"], match["count"]) if match["count"] else (match["first"], match["times"])
+    return name.strip(), int(count[:9])
 
 
 def _of_memory(text: str, size: float, count: int, *, cpu: bool) -> Machine:
-    if not 1 <= size <= MAX_GB or (cpu and count > 1):
-        raise RecipeError(f"--for {text!r} is no amount of memory to plan for; give 1 to {MAX_GB:,} GB, as in 24GB")
+    if cpu and count > 1:
+        raise RecipeError(f"--for {text!r} has {count} CPUs; a run uses one machine's: give {_CPU_EXAMPLE}")
+    if not 1 <= size <= MAX_GB:
+        example = _CPU_EXAMPLE if cpu else "24GB"
+        raise RecipeError(
+            f"--for {text!r} is no amount of memory to plan for; give 1 to {MAX_GB:,} GB, as in {example}"
+        )
     if cpu:  # all of it is memory that processes can have
         return Machine("cpu", usable_memory(size, 1.0), f"a CPU with {size:g} GB")
     return Machine("cuda", usable_memory(size), f"a card of {size:g} GB", count=count)

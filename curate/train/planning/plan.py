@@ -359,7 +359,8 @@ class Planner:
             plan = planner.best()
             if plan.fits_memory:
                 yield f"{change} ({gib(plan.needs)} GiB)"
-        for ranks in SUGGESTED_RANKS if self.hardware.ranks == 1 and self.config.method.full else ():
+        several = self.hardware.ranks == 1 and self.hardware.kind == "cuda" and self.config.method.full
+        for ranks in SUGGESTED_RANKS if several else ():
             if replace(self, hardware=replace(self.hardware, ranks=ranks), trained=None).best().fits_memory:
                 yield f"{ranks} such devices with torchrun"
                 return

@@ -118,6 +118,8 @@ def _time(planned: Plan) -> str:
     """Return the estimated time, and what it is based on."""
     hardware = planned.hardware
     if planned.seconds is None or hardware.rate is None:
+        if hardware.kind == "cpu":
+            return "unknown: only the memory is given; a plan on that machine itself, without --for, measures its rate"
         return "unknown: only the memory is given; name a card for it, as in --for rtx-4090"
     rate = f"{percent(planned.efficiency, digits=0)} of {significant(hardware.rate / 1e12)} TFLOP/s"
     basis = "the data sheet's, assumed, not measured" if hardware.card else "measured here"
