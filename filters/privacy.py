@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -17,6 +17,8 @@ from curate.filters.registry import reject, repair, rule, signal
 if TYPE_CHECKING:
     from curate.filters.personal_data.matching import Family
     from curate.schemas.conversation import Conversation
+
+Found = Mapping[int, Sequence[tuple[str, int, int]]]  # of each text: type, start and end of its values
 
 ACTIONS = ("flag", "redact", "drop")
 
@@ -31,7 +33,29 @@ def personal_data(frame: pl.DataFrame) -> pl.DataFrame:
     `private_hashes` has each value's type with 16 bits of a hash keyed with the conversation's texts: it tells the
     values of a conversation apart, and is too short to find one by trying.
     """
-    return _count(frame, "privacy", "private")
+    return _count(frame, _by_rules("privacy"), "private")
+
+
+@signal(model_private_hits=pl.UInt32, model_private_types=pl.List(pl.String), model_private_hashes=pl.List(pl.String))
+def privacy_model(frame: pl.DataFrame, model: str = "", batch_size: int = 8, max_tokens: int = 4096) -> pl.DataFrame:
+    """Count what a token classifier takes for personal data, such as names, which no rule can find.
+
+    `model` is a name on the Hub or a folder, such as OpenAI's Privacy Filter (openai/privacy-filter, Apache-2.0); a GPU
+    is used if there is one. The columns are like those of `personal_data`, with the model's labels as types
+    (private_person, private_address, private_date …). Texts are read in windows of `max_tokens` tokens.
+    """
+    from curate.filters.classifiers import spans  # imports torch: late
+
+    if not model:
+        raise RecipeError("signal 'privacy_model': model is missing; give a classifier's name on the Hub or its folder")
+    if batch_size < 1 or max_tokens < 16:
+        raise RecipeError("signal 'privacy_model': give batch_size of at least 1 and max_tokens of at least 16")
+
+    def find(texts: pl.Series) -> Found:
+        found = spans.find_spans(texts.to_list(), model, batch_size, max_tokens)
+        return {place: values for place, values in enumerate(found) if values}
+
+    return _count(frame, find, "model_private")
 
 
 @signal(secret_hits=pl.UInt32, secret_types=pl.List(pl.String), secret_hashes=pl.List(pl.String))
@@ -41,7 +65,7 @@ def secret_values(frame: pl.DataFrame) -> pl.DataFrame:
     `secret_types` has the types that were found, such as `aws_key_id`, `github_token` or `private_key`, `secret_hashes`
     a hash of each value. What only stands for a key (your_api_key, sk-xxxx, AKIA…EXAMPLE) does not count.
     """
-    return _count(frame, "secrets", "secret")
+    return _count(frame, _by_rules("secrets"), "secret")
 
 
 @rule(
@@ -123,19 +147,30 @@ def _check(name: Family, action: str, types: Sequence[str]) -> None:
         raise RecipeError(f"filter {name!r}: unknown type {wrong!r}{did_you_mean(wrong, known)}")
 
 
-def _count(frame: pl.DataFrame, family: Family, prefix: str) -> pl.DataFrame:
-    """Return the number, types and hashes of the values in each conversation's texts."""
+def _by_rules(family: Family) -> Callable[[pl.Series], Found]:
+    """Return a function that finds the values of a family's rules."""
     from curate.filters.personal_data import matching  # compiles its rules: late, to keep `curate filters` fast
 
+    def find(texts: pl.Series) -> Found:
+        found = matching.find(texts, family)
+        return {place: [(hit.rule.type, hit.start, hit.end) for hit in hits] for place, hits in found.items()}
+
+    return find
+
+
+def _count(frame: pl.DataFrame, find: Callable[[pl.Series], Found], prefix: str) -> pl.DataFrame:
+    """Return the number, types and hashes of the values in each conversation's texts."""
+    from curate.filters.personal_data import matching
+
     texts = _texts(frame)
-    found = matching.find(texts["text"], family)
+    found = find(texts["text"])
     rows = texts[list(found)]
     whole = texts.filter(pl.col("row").is_in(rows["row"].unique().implode())).group_by("row").agg("text")
     keys = {row: matching.hash_key(texts) for row, texts in whole.iter_rows()}
     hits = [
-        (row, hit.rule.type, f"{hit.rule.type} {matching.hash_value(text[hit.start : hit.end], keys[row])}")
+        (row, type, f"{type} {matching.hash_value(text[start:end], keys[row])}")
         for (row, text), values in zip(rows.iter_rows(), found.values(), strict=True)
-        for hit in values
+        for type, start, end in values
     ]
     table = pl.DataFrame(hits, schema={"row": pl.UInt32, "type": pl.String, "hash": pl.String}, orient="row")
     columns = {

@@ -15,6 +15,11 @@ NEGATED = re.compile(r"\b(?:no|non|not)\b|^(?:no|non|not)[-_ ]", re.IGNORECASE)
 
 @functools.lru_cache(maxsize=2)
 def load(name: str) -> tuple[Any, Any]:
+    """Return tokenizer and model of a sequence classifier; see `load_model`."""
+    return load_model(name, "AutoModelForSequenceClassification")
+
+
+def load_model(name: str, kind: str) -> tuple[Any, Any]:
     """Return tokenizer and model, on a GPU if there is one; raises RecipeError, MissingExtra without transformers."""
     try:
         torch: Any = importlib.import_module("torch")
@@ -24,7 +29,7 @@ def load(name: str) -> tuple[Any, Any]:
     transformers.logging.set_verbosity_error()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(name)
+        model = getattr(transformers, kind).from_pretrained(name)
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RecipeError(f"the classifier {name!r} cannot be loaded: {first}") from error
