@@ -21,6 +21,7 @@ from curate.filters.text.repeats import GRAM, find_repeats
 from curate.filters.text.words import find_words
 from curate.pipeline import recipe
 from curate.pipeline.run import CleanResult
+from tests.filters.hostile_texts import HOSTILE
 
 SENTENCE = "The cat sat on the mat and looked at the dog with some surprise. "
 PARAGRAPH = "The Rhine rises in the Alps, flows through six countries, and reaches the sea near Rotterdam.\n\n"
@@ -301,41 +302,6 @@ def test_a_wrong_setting_is_named(name: str, values: dict[str, object], message:
 # ---- hostile texts: each would take minutes if any step were quadratic
 
 SIZE = 120_000
-HOSTILE: dict[str, Callable[[int], str]] = {
-    "one letter": lambda n: "a" * n,
-    "words": lambda n: "a " * (n // 2),
-    "different words": lambda n: " ".join(map(str, range(n // 6))),
-    "two letters": lambda n: "".join("ab"[bin(i).count("1") % 2] + " " for i in range(n // 2)),
-    "spaces": lambda n: "a" + " " * n + "b",
-    "lines": lambda n: "a\n" * (n // 2),
-    "empty lines": lambda n: "a" + "\n" * n,
-    "hashes": lambda n: "a " * 100 + "#" * n + " a",
-    "hash words": lambda n: "# " * (n // 2),
-    "comments": lambda n: "```c\n" + "/*" * (n // 2) + "\n```",
-    "quotes in code": lambda n: "```c\n" + "\"'" * (n // 2) + "\n```",
-    "backslashes": lambda n: '```c\n"' + "\\" * n + "\n```",
-    "backticks": lambda n: "`" * n,
-    "backtick pairs": lambda n: "`` " * (n // 3),
-    "fences": lambda n: "```\n" * (n // 4),
-    "fences with names": lambda n: "```a\n" * (n // 5),
-    "tildes": lambda n: "~~~ `\n" * (n // 6),
-    "quote marks": lambda n: ">" * n + "```",
-    "stops": lambda n: "." * n + " a",
-    "stop and quotes": lambda n: '."' * (n // 2) + " a",
-    "stop and spaces": lambda n: (". " + " " * 50) * (n // 52) + "a",
-    "stars": lambda n: "a " * 50 + "*" * n + "x",
-    "bullets": lambda n: "- a b c d e f\n" * (n // 14),
-    "numbers": lambda n: "1. 2. 3) 4: " * (n // 12),
-    "bars": lambda n: "|" * n,
-    "brackets": lambda n: "```c\n" + "([{" * (n // 3) + "\n```",
-    "han": lambda n: "好" * (n // 3),
-    "emoji": lambda n: "😀" * (n // 4),
-    "half a character": lambda n: "\ud800" * (n // 3),
-    "continue": lambda n: "continue " * (n // 9),
-    "colons": lambda n: "here is" + ":" * n,
-    "addresses": lambda n: "http://a " * (n // 9),
-    "long address": lambda n: "a b c d e f http://" + "a" * n,
-}
 
 
 @pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
