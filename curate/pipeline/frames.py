@@ -19,6 +19,7 @@ from curate.dataset import columns as dataset_columns
 from curate.errors import RecordError
 from curate.filters import duplicates
 from curate.pipeline import clusters, repair_turns
+from curate.pipeline.repair_text import replace_surrogates
 from curate.rendering import splitter
 from curate.schemas.conversation import Conversation, Message
 from curate.schemas.prompts import Template, fold_system, has_mid_system, system_positions
@@ -367,14 +368,14 @@ def rejected_table(rejects: Sequence[Reject], frame: pl.DataFrame) -> pl.DataFra
     rows = pl.DataFrame(
         {
             "row": [reject.row for reject in ordered],
-            "source_id": [reject.source_id for reject in ordered],
+            "source_id": _texts(reject.source_id for reject in ordered),
             **_columns(reject.origin for reject in ordered),
             "branch": [reject.branch for reject in ordered],
             "scope": [reject.scope for reject in ordered],
             "message_range": [reject.message_range for reject in ordered],
             "rule": [reject.rule for reject in ordered],
-            "reason": [reject.reason for reject in ordered],
-            "evidence": [reject.evidence or None for reject in ordered],
+            "reason": _texts(reject.reason for reject in ordered),
+            "evidence": _texts(reject.evidence or None for reject in ordered),
             "twin": [None] * len(ordered),
             "record": [reject.record for reject in ordered],
             "kept_row": [reject.kept_row for reject in ordered],
@@ -383,6 +384,15 @@ def rejected_table(rejects: Sequence[Reject], frame: pl.DataFrame) -> pl.DataFra
     )
     measured = frame.drop(*TRANSIENT, "source_id", "metadata", "tools", "rejected_answer")
     return rows.join(measured, on="row", how="left", maintain_order="left")
+
+
+def _texts(values: Iterable[str | None]) -> pl.Series:
+    """Return a column of texts, in which lone surrogates of a rejected record are replaced."""
+    texts = list(values)
+    try:
+        return pl.Series(texts, dtype=pl.String)
+    except UnicodeEncodeError:
+        return pl.Series([text and replace_surrogates(text) for text in texts], dtype=pl.String)
 
 
 def part_file(parts: Path, number: int, name: str) -> Path:

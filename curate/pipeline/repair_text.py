@@ -30,25 +30,25 @@ def repair_surrogates(conversation: Conversation) -> None:
     for index, message in enumerate(conversation.messages):
         if _is_broken(message.content):
             before = message.content
-            message.content = _repair_surrogates(before)
+            message.content = replace_surrogates(before)
             position = next(i for i, character in enumerate(before) if "\ud800" <= character <= "\udfff")
             shown = _around(before, position).encode("utf-8", "backslashreplace").decode()
             count = sum("\ud800" <= character <= "\udfff" for character in before)
             conversation.edit("lone_surrogate", index, shown, _around(message.content, position), count)
         for name in ("name", "tool_calls", "reasoning", "tool_call_id", "extra"):
             if text := getattr(message, name):
-                setattr(message, name, _repair_surrogates(text))
-    conversation.source_id = _repair_surrogates(conversation.source_id) if conversation.source_id else None
-    conversation.model = _repair_surrogates(conversation.model) if conversation.model else None
-    conversation.tools = _repair_surrogates(conversation.tools) if conversation.tools else None
+                setattr(message, name, replace_surrogates(text))
+    conversation.source_id = replace_surrogates(conversation.source_id) if conversation.source_id else None
+    conversation.model = replace_surrogates(conversation.model) if conversation.model else None
+    conversation.tools = replace_surrogates(conversation.tools) if conversation.tools else None
     for message in conversation.rejected_answer:
-        message.content = _repair_surrogates(message.content)
+        message.content = replace_surrogates(message.content)
     if conversation.metadata:
         conversation.metadata = {
-            _repair_surrogates(key): _repair_value(item) for key, item in conversation.metadata.items()
+            replace_surrogates(key): _repair_value(item) for key, item in conversation.metadata.items()
         }
     for edit in conversation.edits:
-        edit.before, edit.after = _repair_surrogates(edit.before), _repair_surrogates(edit.after)
+        edit.before, edit.after = replace_surrogates(edit.before), replace_surrogates(edit.after)
 
 
 def _is_broken(text: str) -> bool:
@@ -61,17 +61,18 @@ def _is_broken(text: str) -> bool:
     return False
 
 
-def _repair_surrogates(text: str) -> str:
+def replace_surrogates(text: str) -> str:
+    """Return a text in which each lone surrogate is U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if _is_broken(text) else text
 
 
 def _repair_value(value: object) -> object:
     if isinstance(value, str):
-        return _repair_surrogates(value)
+        return replace_surrogates(value)
     if isinstance(value, list):
         return [_repair_value(item) for item in value]
     if isinstance(value, dict):
-        return {_repair_surrogates(key): _repair_value(item) for key, item in value.items()}
+        return {replace_surrogates(key): _repair_value(item) for key, item in value.items()}
     return value
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import TokenizerError
-from curate.tokenization import vocabulary
+from curate.errors import CurateError, TokenizerError, error_message
+from curate.tokenization import trial, vocabulary
 from curate.tokenization.cache import load_or_build
 from curate.tokenization.checks import DIFFICULT_TEXTS, first_difference
 from curate.tokenization.files import DEFAULT_TOKENIZER, TokenizerFiles, configured_token, find_tokenizer_files
@@ -241,12 +241,20 @@ def load_tokenizer(name: str | None = None, *, bulk: bool = True) -> Tokenizer:
     what to type.
     """
     load = _load_once if name in (None, DEFAULT_TOKENIZER) else _load
-    return load(find_tokenizer_files(name), bulk)
+    files = find_tokenizer_files(name)
+    try:
+        return load(files, bulk)
+    except (CurateError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a library's panic is no Exception
+        raise TokenizerError(f"{files.name!r} cannot be used as a tokenizer: {error_message(error)}") from error
 
 
 def _load(files: TokenizerFiles, bulk: bool) -> Tokenizer:
     vocab, digest = _read_vocabulary(files.vocabulary, files.name)
     document = load_or_build(vocab, digest)
+    if vocab.kind == "json" or '"Precompiled"' in document:
+        trial.check(document, digest, files.name)
     mismatch = _file_mismatch(files, vocab)
     if bulk:
         library, bulk_encode, library_warnings = _choose_library(vocab, document)

@@ -15,13 +15,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from curate.errors import TokenizerError
 from curate.tokenization.token_bytes import byte_characters
 
 Kind = Literal["sentencepiece", "tiktoken", "json"]
 Encode = Callable[[str], list[int]]
+Id = Annotated[int, msgspec.Meta(ge=0, lt=10_000_000)]  # of a tokenizer.json; the libraries allocate up to the largest
 
 # LLaMA-3's split pattern and its control tokens, in order of id above the ranks, from Meta's llama-models.
 LLAMA3_PATTERN = (
@@ -253,10 +256,12 @@ def _tiktoken(data: bytes, name: str) -> Vocabulary:
         raise TokenizerError(f"{name!r} begins like a tiktoken file, but not every line is `token rank`") from None
     if len(ranks) == LLAMA4_RANKS:
         raise TokenizerError(f"{name!r} has {LLAMA4_RANKS:,} ranks, as LLaMA-4's has; give its tokenizer.json instead")
-    if max(ranks.values()) != len(ranks) - 1:
+    if sorted(ranks.values()) != list(range(len(ranks))):
         raise TokenizerError(
             f"{name!r} has {len(ranks):,} tokens but ranks up to {max(ranks.values()):,}: it is damaged"
         )
+    if missing := [byte for byte in range(256) if bytes((byte,)) not in ranks]:
+        raise TokenizerError(f"{name!r} has no token for the byte {missing[0]:#04x}: it is damaged")
     controls = {token: len(ranks) + i for i, token in enumerate(LLAMA3_CONTROLS)}
 
     def build() -> str:
@@ -334,16 +339,35 @@ def hugging_face_encoder(document: str) -> Encode:
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
+class _AddedToken(msgspec.Struct):
+    id: Id
+    content: str
+    special: bool | None = None
+
+
+class _Model(msgspec.Struct):
+    vocab: dict[str, Id] | list[tuple[str, float]]
+
+
+class _Document(msgspec.Struct):
+    """What is read of a tokenizer.json here; the library checks the rest."""
+
+    model: _Model
+    added_tokens: list[_AddedToken] | None = None
+
+
 def _json(data: bytes, name: str) -> Vocabulary:
     try:
         document = json.loads(data)
-        added, vocab = document.get("added_tokens") or [], document["model"]["vocab"]
-        for entry in added:
-            entry["special"] = bool(entry.get("special")) or bool(_CONTROL_NAME.fullmatch(entry["content"]))
-        controls = {entry["content"]: int(entry["id"]) for entry in added if entry["special"]}
-        size = 1 + max([len(vocab) - 1, *(int(entry["id"]) for entry in added)])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise TokenizerError(f"{name!r} is JSON, but not a tokenizer.json: it has no model with a vocabulary") from None
+        known = msgspec.convert(document, _Document)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, msgspec.ValidationError) else "it cannot be parsed"
+        raise TokenizerError(f"{name!r} is JSON, but not a tokenizer.json with a vocabulary: {reason}") from None
+    added = document.get("added_tokens") or []
+    for entry in added:
+        entry["special"] = bool(entry.get("special")) or bool(_CONTROL_NAME.fullmatch(entry["content"]))
+    controls = {entry["content"]: entry["id"] for entry in added if entry["special"]}
+    size = 1 + max([len(known.model.vocab) - 1, *(entry["id"] for entry in added)])
     text = json.dumps(document, ensure_ascii=False)
 
     def reference() -> Encode:

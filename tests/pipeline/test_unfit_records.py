@@ -114,3 +114,16 @@ def test_only_the_piece_with_the_last_answer_has_the_rejected_one(tmp_path: Path
     kept = pl.read_parquet(tmp_path / "set" / "conversations.parquet").sort("piece")
     assert kept.height > 1
     assert kept["rejected_answer"].is_not_null().to_list() == [False] * (kept.height - 1) + [True]
+
+
+def test_the_reason_of_a_reject_may_quote_a_lone_surrogate(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Which tea?"}, {"from": "gpt", "value": "Assam."}]
+    records = [{"conversations": turns}, {"id": "\ud800", "conversations": [{"from": "\ud800", "value": ["\ud800"]}]}]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, records)))
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('base = "vicuna"\n[filters]\nmin_characters = false')
+    result = curate.clean(tmp_path / "d.jsonl", tmp_path / "set", recipe=recipe, workers=1)
+    assert (result.manifest.counts.kept, result.manifest.counts.rejected) == (1, 1)
+    for row in ({"output": [{"content": ["\ud800"]}]}, {"\ud800": 1}, {"conversations": [{"\ud800": 1}]}):
+        (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, [records[0], row])))
+        assert curate.clean(tmp_path / "d.jsonl", tmp_path / "set", recipe=recipe, workers=1).manifest.counts.read == 2

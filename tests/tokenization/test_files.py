@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,20 @@ def test_a_missing_repository_gets_one_clear_line(hub: str, tmp_path: Path) -> N
 def test_without_a_network_the_error_suggests_a_folder(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match="no folder 'org/open' here, and the Hub cannot be reached; download"):
         hub_files.download("org/open", FILES, endpoint="http://127.0.0.1:1", cache=tmp_path / "hub")
+
+
+def test_a_file_that_aborts_the_tokenizers_library_gets_one_clear_line(tmp_path: Path) -> None:
+    source = load_tokenizer(str(folder(tmp_path / "whole", tokenizer_model=sentencepiece_model())), bulk=False)
+    document = json.loads(source.tokenizer_json())
+    charsmap = {"type": "Precompiled", "precompiled_charsmap": "/////w=="}
+    aborts = folder(tmp_path / "aborts", tokenizer_json=json.dumps({**document, "normalizer": charsmap}))
+    with pytest.raises(TokenizerError, match="which ends with SIGABRT: it is damaged"):
+        load_tokenizer(str(aborts))
+    first = {**document["added_tokens"][0], "id": 3_000_000_000, "content": "<x>"}
+    huge = folder(tmp_path / "huge", tokenizer_json=json.dumps({**document, "added_tokens": [first]}))
+    with pytest.raises(TokenizerError, match=r"Expected `int` <= 9999999 - at `\$.added_tokens\[0\].id`"):
+        load_tokenizer(str(huge))
+    grows = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 200}
+    growing = folder(tmp_path / "growing", tokenizer_json=json.dumps({**document, "normalizer": grows}))
+    with pytest.raises(TokenizerError, match="more than 20 tokens of each byte"):
+        load_tokenizer(str(growing))
