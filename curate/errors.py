@@ -11,6 +11,7 @@
     ├── RunError           a training run whose folder is missing or in use, or that cannot continue
     ├── PlanError          a training run that does not fit the device or the disk
     ├── UnsafePathError    a link or a name that leads out of the folder that curate may write to
+    ├── WorkerError        a worker process that died, most often for lack of memory
     ├── BalanceError       a run in which records were lost: those read are not those kept plus those rejected
     └── MissingExtra       a feature whose optional packages are not installed
 
@@ -70,6 +71,10 @@ class PlanError(CurateError):
 
 class UnsafePathError(CurateError):
     """A link or a name leads out of the folder that curate may read, write or remove files in."""
+
+
+class WorkerError(CurateError):
+    """A worker process died, most often for lack of memory."""
 
 
 class BalanceError(CurateError):

@@ -103,6 +103,12 @@ def _swap_in(partial: Path, target: Path) -> None:
     remove(old, target.parent)
 
 
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and flush it to the disk; raises UnsafePathError as `replacing` does."""
+    with replacing(target, sync=True) as partial:
+        partial.write_bytes(content)
+
+
 def write_text(target: Path, text: str, *, follow_link: bool = False) -> None:
     """Write a text file whole or not at all, in UTF-8; lone surrogates become backslash escapes.
 

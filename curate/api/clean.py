@@ -15,8 +15,9 @@ from curate.errors import SetError
 from curate.pipeline import recipe as recipes
 from curate.pipeline import run
 from curate.pipeline.overrides import Overrides, command_line
+from curate.pipeline.parts.execution import Execution, Progress
 from curate.pipeline.recipe import Recipe
-from curate.pipeline.run import CleanResult, MaskSpans, Progress
+from curate.pipeline.run import CleanResult, MaskSpans
 
 FILE_FORMATS = {".json": "vicuna", ".jsonl": "jsonl", ".parquet": "parquet"}  # of `-o FILE`
 DEFAULT_RECIPE = "vicuna"
@@ -36,7 +37,9 @@ def clean(
     strict: bool = False,
     against: str | Path | None = None,
     workers: int | None = None,
+    fresh: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    note: Callable[[str], None] | None = None,
     **overrides: Unpack[Overrides],
 ) -> CleanResult:
     """Clean chat dumps into a curated set, and return its location and counts.
@@ -44,7 +47,8 @@ def clean(
     `output` is a folder, or a file (.json, .jsonl, .parquet); the set is then in a folder of the same name next to the
     file. `against` is a set whose conversations
     are rejected as known. `force` replaces a set of other inputs or another recipe. `strict` makes a file that is not
-    read an error. `overrides` replace settings of the recipe; see
+    read an error. A run that was killed is taken up again, unless `fresh`; `note` is called with such news.
+    `overrides` replace settings of the recipe; see
     `curate.pipeline.overrides.Overrides`. Raises InputError if the input has no complete record or none is kept,
     RecipeError, TokenizerError, and SetError if an input is a set or the target must not be overwritten.
     """
@@ -52,8 +56,7 @@ def clean(
     resolved = recipes.override(recipes.load(recipe), **overrides)
     folder, file = find_target(Path(output))
     arguments = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    for argument in arguments:
-        _refuse_set(Path(argument), Path(output), [*_recipe_option(recipe), *command_line(overrides)])
+    refuse_sets(arguments, Path(output), recipe, overrides)
     result = run.clean(
         arguments,
         folder,
@@ -62,8 +65,7 @@ def clean(
         force=force,
         strict=strict,
         against=None if against is None else curated_set.open_set(against),
-        workers=workers,
-        progress=progress,
+        execution=Execution(workers, progress, note or (lambda text: None), fresh),
         page=Page(),
     )
     if file is not None:
@@ -78,6 +80,12 @@ def find_target(output: Path) -> tuple[Path, Path | None]:
     if output.suffix not in FILE_FORMATS:
         raise SetError(f"cannot write {str(output)!r}: give a folder, or a file ending in {', '.join(FILE_FORMATS)}")
     return output.with_suffix(""), output
+
+
+def refuse_sets(inputs: Sequence[str | Path], output: Path, recipe: str | Path | Recipe, overrides: Overrides) -> None:
+    """Raise SetError if an input is a set in place of a dump, with the commands that do what may be meant."""
+    for argument in inputs:
+        _refuse_set(Path(argument), output, [*_recipe_option(recipe), *command_line(overrides)])
 
 
 def _recipe_option(recipe: str | Path | Recipe) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ def _option(name: str, kind: object, override: Override) -> Callable[[Callable[.
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option(
     "-o",
     "--output",
@@ -52,6 +53,10 @@ def _option(name: str, kind: object, override: Override) -> Callable[[Callable[.
 @recipe_options
 @click.option("--workers", type=click.IntRange(min=1), help="Number of processes.  [default: all cores]")
 @click.option("--force", is_flag=True, help="Replace a set that was made from other inputs or with another recipe.")
+@click.option("--fresh", is_flag=True, help="Start over; do not go on with a run that was killed.")
+@click.option("--plan", metavar="FILE", help="With INPUT: write the plan of this run, to clean it in shares.")
+@click.option("--part", metavar="K/N", help="With --plan: clean the share K of N, on any machine.")
+@click.option("--gather", is_flag=True, help="With --plan: make the set, when all shares are cleaned.")
 @click.option("--against", metavar="SET", help="Keep only what is not in this set already: the next month's dump.")
 @click.option("--strict", is_flag=True, help="Write nothing if a file is not read; exit with 1 if an input is damaged.")
 @click.option("--quiet", "-q", is_flag=True, help="Print warnings only.")
@@ -61,6 +66,9 @@ def clean(
     strict: bool,
     quiet: bool,
     as_json: bool,
+    plan: str | None,
+    part: str | None,
+    gather: bool,
     **settings: Any,
 ) -> None:
     """Turn dumps into a curated set.
@@ -75,18 +83,68 @@ def clean(
     """
     from curate.engine import pool
 
+    if plan is not None or part is not None or gather:
+        _follow_plan(inputs, plan, part, gather, {**settings, "strict": strict}, quiet, as_json)
+        return
+    if not inputs:
+        raise click.UsageError("Missing argument 'INPUT...'.")
     _start_workers(inputs, settings["workers"])
     try:
         from curate.api.clean import clean as run
         from curate.cli.clean_progress import show_progress
 
         with show_progress(quiet) as progress:
-            result = run(inputs, strict=strict, progress=progress, **settings)
+            result = run(inputs, strict=strict, progress=progress, note=_note, **settings)
     finally:
         pool.stop_prestarted()
     report(result, quiet, as_json)
     if strict and result.damaged:
         click.get_current_context().exit(1)
+
+
+def _follow_plan(
+    inputs: tuple[str, ...],
+    plan: str | None,
+    part: str | None,
+    gather: bool,
+    settings: dict[str, Any],
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Write a plan, clean a share of it, or gather its parts."""
+    given = [bool(inputs), part is not None, gather]
+    if plan is None or sum(given) != 1:
+        raise click.UsageError("give --plan FILE with INPUT to write it, with --part K/N, or with --gather")
+    from curate.api import plans
+    from curate.cli.clean_progress import show_progress
+
+    workers, fresh = settings.pop("workers"), settings.pop("fresh")
+    if inputs:
+        written = plans.write_plan(inputs, settings.pop("output"), plan, **settings)
+        count = len(written.units)
+        command = shlex.join(["curate", "clean", "--plan", plan, "--part", f"1/{min(count, 16)}"])
+        click.echo(f"{plan}: {count:,} units; clean the shares 1 to N, such as: {command}")
+        return
+    with show_progress(quiet) as progress:
+        if gather:
+            report(plans.gather(plan, workers=workers, progress=progress, note=_note), quiet, as_json)
+            return
+        share, count = _share(str(part))
+        result = plans.clean_share(plan, share, count, workers=workers, fresh=fresh, progress=progress)
+    if not quiet:
+        made = f"{result.parts:,} parts of {result.units:,} units, {result.reused:,} of them made before"
+        click.echo(f"part {part}: {made}; {result.records:,} records in {result.seconds:.1f} s")
+
+
+def _share(text: str) -> tuple[int, int]:
+    share, slash, count = text.partition("/")
+    if not (slash and share.isdecimal() and count.isdecimal()):
+        raise click.BadParameter(f"{text!r} is not K/N, such as 3/16", param_hint="'--part'")
+    return int(share), int(count)
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _start_workers(inputs: tuple[str, ...], workers: int | None) -> None:
@@ -96,7 +154,7 @@ def _start_workers(inputs: tuple[str, ...], workers: int | None) -> None:
     count = workers or base.default_workers()
     size = sum(Path(path).stat().st_size for path in inputs if Path(path).is_file())
     if count > 1 and size > LARGE:
-        pool.prestart(count, "curate.pipeline.steps")
+        pool.prestart(count, "curate.pipeline.parts.step")
 
 
 def report(result: CleanResult, quiet: bool, as_json: bool) -> None:

@@ -23,13 +23,13 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from curate.engine.base import SINGLE_THREADED, Call, Step, gc_disabled
-from curate.errors import CurateError
+from curate.errors import CurateError, WorkerError
 
 
 class WorkerPool:
     """Workers that keep their step between calls of `map`. `make_step` must be picklable.
 
-    With one worker, everything runs in this process. Raises CurateError when a worker dies.
+    With one worker, everything runs in this process. Raises WorkerError when a worker dies.
     """
 
     def __init__(self, make_step: Callable[[], Step[Any, Any]], workers: int) -> None:
@@ -169,10 +169,10 @@ class _Worker:
         assert number is not None
         return number, result
 
-    def _death_error(self) -> CurateError:
+    def _death_error(self) -> WorkerError:
         code = self.child.process.wait()
         cause = "killed by signal 9, often a lack of memory" if code == -9 else f"exit code {code}"
-        return CurateError(f"a worker process died ({cause}); nothing was changed; try fewer workers: --workers 1")
+        return WorkerError(f"a worker process died ({cause}); nothing was changed; try fewer workers: --workers 1")
 
 
 def _end_with_parent(file_descriptor: int) -> None:

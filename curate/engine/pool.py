@@ -13,7 +13,7 @@ from curate.engine.base import Pool, R, Step, T
 def open_pool(make_step: Callable[[], Step[Any, Any]], workers: int) -> AbstractContextManager[Pool]:
     """Open a pool of workers that each make the step once; `make_step` must be picklable.
 
-    With one worker, everything runs in this process. Raises CurateError when a worker dies.
+    With one worker, everything runs in this process. Raises WorkerError when a worker dies.
     """
     return local.WorkerPool(make_step, workers)
 

@@ -49,6 +49,23 @@ class InputFile:
     sha256: str | None
 
 
+@dataclass(frozen=True)
+class ReadFacts:
+    """What a reader found beside the records of some sources, to be put together with that of others.
+
+    `advice`: what is wrong with containers. `unpacked`: bytes of text.
+    """
+
+    inputs: tuple[InputFile, ...] = ()
+    warnings: tuple[Damage, ...] = ()
+    damaged_records: tuple[DamagedRecords, ...] = ()
+    unread: tuple[UnreadFile, ...] = ()
+    problems: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+    any_record: bool = False
+    unpacked: int = 0
+
+
 class Reader:
     """Read sources into chunks, in order and once, with a few chunks in memory at a time.
 
@@ -100,11 +117,12 @@ class Reader:
         self._finder: RecordFinder | RowFinder | None = None
         self._problems: list[str] = []  # of the sources that could not be read, as errors
         self.scratch: Path | None = None
+        self._collected: list[InputFile] = []  # that other readers have read
 
     @property
     def inputs(self) -> list[InputFile]:
         """The files read so far, as they are on disk."""
-        return [
+        return self._collected + [
             InputFile(name, (meter.sha256 and self._sizes[name]) or meter.bytes, meter.sha256)
             for name, meter in self._meters.items()
         ]
@@ -120,24 +138,63 @@ class Reader:
         return self._unpacked_before + (self._meter.expanded or self._meter.bytes)
 
     def __iter__(self) -> Iterator[Chunk]:
-        self._warn_of_unread()
+        self.warn_of_unread()
+        yield from self.read()
+        if not self._is_at_limit():
+            self.check_any_record()
+
+    def _is_at_limit(self) -> bool:
+        return self.limit is not None and self.records_read >= self.limit
+
+    def read(self) -> Iterator[Chunk]:
+        """Yield the chunks; it is no error if there is none, and what was not opened has no warning."""
         for source in self.sources:
             if source.damage and source.file not in self._meters:  # once for each file, before its first member
                 self._warn(source.file, source.bytes or 0, 0, source.damage)
             skipped: list[Source] = []
             for content in self._contents(source, skipped):
                 yield from self._limited_chunks(content)
-                if self.limit is not None and self.records_read >= self.limit:
+                if self._is_at_limit():
                     break
             self._warn_of_skipped(skipped)
-            if self.limit is not None and self.records_read >= self.limit:
+            if self._is_at_limit():
                 break
-        else:
-            self._check_any_record()
         self._estimate_losses()
-        self._warn_of_more()
+        self.warn_of_more()
 
-    def _check_any_record(self) -> None:
+    def facts(self) -> ReadFacts:
+        """Return what was found beside the records."""
+        return ReadFacts(
+            tuple(self.inputs),
+            tuple(self.warnings),
+            tuple(self.damaged_records),
+            tuple(self.unread[len(self._found_unread) :]),
+            tuple(self._problems),
+            tuple(self._container_damage.values()),
+            self._any_record,
+            self.bytes_unpacked,
+        )
+
+    def collect(self, facts: ReadFacts) -> None:
+        """Add what another reader found in some of the sources."""
+        self._collected += facts.inputs
+        self.warnings += facts.warnings
+        self.damaged_records += facts.damaged_records
+        self.unread += facts.unread
+        self._problems += facts.problems
+        self._container_damage |= {f"{len(self._container_damage)}": text for text in facts.advice}
+        self._any_record = self._any_record or facts.any_record
+        self._unpacked_before += facts.unpacked
+
+    def collect_text(self, source: Source, sha256: str, reports: Iterable[tuple[int, int, str]]) -> None:
+        """Add a text that was read in byte ranges, and the damage in it."""
+        for offset, lost, description in reports:
+            self._warn(source.name, offset, lost, description)
+        file = InputFile(source.file, source.bytes or 0, sha256)
+        self.collect(ReadFacts((file,), any_record=True, unpacked=file.bytes))
+
+    def check_any_record(self) -> None:
+        """Raise InputError, with the reasons, if no source has a record."""
         if not self._any_record:
             names = ", ".join(repr(source.name) for source in self.sources[:3])
             advice = next(iter(self._container_damage.values()), "give a dump that has records")
@@ -184,7 +241,7 @@ class Reader:
         for doubt in content.doubts:
             doubt.add(content.source.name, first, stop)
 
-    def _warn_of_unread(self) -> None:
+    def warn_of_unread(self) -> None:
         """Warn of what was not read: of each file with a problem, and of those with other names by folder or zip."""
         for source in self._found_unread:
             if not source.skipped_in and source.problem != PART_OF_EXPORT:
@@ -236,7 +293,8 @@ class Reader:
         else:
             self.warnings.append(Damage(name, offset, lost, f"{name}: {description}"))
 
-    def _warn_of_more(self) -> None:
+    def warn_of_more(self) -> None:
+        """Warn of the damaged places that were only counted."""
         for name, lost in self._more_lost.items():
             count = self._places[name] - MAX_PLACES
             places = "place is" if count == 1 else "places are"

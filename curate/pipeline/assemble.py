@@ -7,7 +7,7 @@ others is a job for a worker that has no more chunks to clean.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -23,7 +23,7 @@ from curate.engine import base
 from curate.errors import BalanceError
 from curate.ingest.damaged_records import DAMAGED_STREAM
 from curate.pipeline.corpus import Decisions
-from curate.pipeline.frames import count_turn_keys, part_file
+from curate.pipeline.frames import count_turn_keys, read_final
 from curate.pipeline.sets.earlier import CONTINUES
 from curate.pipeline.steps import MaskTask
 from curate.schemas.conversation import EXCERPT
@@ -85,10 +85,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class SetTables:
-    """What to write: the folder of the unfinished set, part numbers in order, a user's signals, originals or not."""
+    """What to write: the folder of the unfinished set, a user's signals, originals or not.
+
+    `parts`: the number of each part in order, and what is added to the index of its records. They are in `source`.
+    """
 
     folder: Path
-    parts: Sequence[int]
+    source: Path
+    parts: Mapping[int, int]
     signals: columns.Schema
     originals: bool
 
@@ -99,17 +103,16 @@ def write_tables(pool: base.Pool, target: SetTables, decisions: Decisions, meanw
     `meanwhile` runs in this process once all tables are being written. Raises OSError with a one-line message if a file
     cannot be written.
     """
-    folder = target.folder
-    decisions.rows.write_ipc(folder / transaction.PARTS / DECISIONS, compression="uncompressed")
+    decisions.rows.write_ipc(target.source / DECISIONS, compression="uncompressed")
     tables: list[tuple[str, columns.Schema]] = [(curated_set.REJECTED, columns.rejected_schema(target.signals))]
     if target.originals:
         tables.append((curated_set.ORIGINALS, columns.ORIGINAL))
-    jobs = [base.Call(_write_table, (folder, name, dict(schema), target.parts)) for name, schema in tables]
+    jobs = [base.Call(_write_table, (target, name, dict(schema))) for name, schema in tables]
     load = MaskTask(())  # a worker loads the tokenizer for the page, if none of its tasks has needed one
     stop = Event()
     with ThreadPoolExecutor(1) as thread:  # the main thread waits for signals, which Polars would not notice
         schema = columns.conversations_schema(target.signals)
-        kept = thread.submit(_write_table, folder, curated_set.CONVERSATIONS, schema, target.parts, stop)
+        kept = thread.submit(_write_table, target, curated_set.CONVERSATIONS, schema, stop)
         try:
             results = list(pool.map(_call_after([load, *jobs], meanwhile)))
             return sum((each for each in results if isinstance(each, Counts)), kept.result())
@@ -122,31 +125,29 @@ def _call_after(jobs: Iterable[T], callback: Callable[[], object]) -> Iterator[T
     callback()
 
 
-def _write_table(
-    folder: Path, name: str, schema: columns.Schema, parts: Sequence[int], stop: Event | None = None
-) -> Counts:
+def _write_table(target: SetTables, name: str, schema: columns.Schema, stop: Event | None = None) -> Counts:
     """Write one table, with one part in memory at a time; none is read after `stop`."""
     counts = Counts()
-    source = folder / transaction.PARTS
-    decisions = pl.read_ipc(source / DECISIONS)
+    decisions = pl.read_ipc(target.source / DECISIONS)
     by_part = {key[0]: rows for key, rows in decisions.partition_by("part", as_dict=True).items()}
     empty = decisions.clear()
     read_rows, tally = TABLES[name]
 
     def batches(*_: object) -> Iterator[pl.DataFrame]:
-        for number in parts:
+        for number, first in target.parts.items():
             if stop is not None and stop.is_set():
                 return
-            rows = read_rows(source, number, by_part.get(number, empty))
+            rows = read_rows(target.source, number, by_part.get(number, empty))
+            rows = rows.with_columns(pl.col("source_index") + first)
             tally(counts, rows)
             yield rows.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
 
-    transaction.sink(folder / name, register_io_source(batches, schema=dict(schema)))
+    transaction.sink(target.folder / name, register_io_source(batches, schema=dict(schema)))
     return counts
 
 
 def _read(source: Path, number: int, name: str) -> pl.DataFrame:
-    return pl.read_ipc(part_file(source, number, name))
+    return read_final(source, number, name)
 
 
 def _no_tally(counts: Counts, rows: pl.DataFrame) -> None:

@@ -139,9 +139,13 @@ def _measured(parts: list[P]) -> pl.DataFrame:
     """
     further = {**columns.SET_SUMMARY, **columns.GROUP_SUMMARY, "part": pl.UInt32}
     empty = pl.DataFrame(schema={**columns.PART_SUMMARY, **further})
-    summaries = [part.summary.with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
+    summaries = [
+        part.summary.lazy().with_columns(pl.col("source_index") + part.first, part=pl.lit(part.number, pl.UInt32))
+        for part in parts
+    ]
+    collected = pl.collect_all(summaries)
     parts[:] = [replace(part, summary=part.summary.clear()) for part in parts]
-    rows = pl.concat([empty, *summaries], how="diagonal").rechunk()
+    rows = pl.concat([empty, *collected], how="diagonal").rechunk()
     return rows.with_columns(pl.col("protected").fill_null(False))
 
 

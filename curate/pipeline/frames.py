@@ -396,5 +396,16 @@ def _texts(values: Iterable[str | None]) -> pl.Series:
 
 
 def part_file(parts: Path, number: int, name: str) -> Path:
-    """Return the path of a part's rows; `name` is kept, originals, rejected or shingles."""
+    """Return the path of a part's rows; `name` is kept, originals, rejected, summary, shingles or prompts."""
     return parts / f"{number:06d}.{name}.arrow"
+
+
+def trained(name: str) -> str:
+    """Return the name of a table in which more messages are trained (see `train_marks`); the first one stays."""
+    return f"{name}-trained"
+
+
+def read_final(parts: Path, number: int, name: str) -> pl.DataFrame:
+    """Return the rows of a part as they are after the decisions over the whole corpus."""
+    changed = part_file(parts, number, trained(name))
+    return pl.read_ipc(changed if changed.exists() else part_file(parts, number, name))

@@ -42,6 +42,7 @@ def _first(parts: Sequence[Part], folder: Path, rule: str) -> Row | None:
     for part in parts:
         if part.rejected[rule]:
             rejects = pl.read_ipc(part_file(folder, part.number, "rejected"))
+            rejects = rejects.with_columns(pl.col("source_index") + part.first)
             return rejects.filter((pl.col("rule") == rule) & (pl.col("scope") == "record")).row(0, named=True)
     return None
 

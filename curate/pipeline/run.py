@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -26,43 +26,35 @@ from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import InputError, SetError
 from curate.filters import registry, verdicts
-from curate.ingest.decode import Chunk, batches
 from curate.ingest.ratings import read_ratings
 from curate.ingest.reader import Reader
 from curate.ingest.sources import Source, open_inputs
-from curate.ingest.text.encodings import check_encoding
 from curate.ingest.unread import PART_OF_EXPORT
 from curate.pipeline import assemble, corpus, holdout
 from curate.pipeline.near.caps import PromptCap
 from curate.pipeline.near.decision import Finder, NearDuplicates
 from curate.pipeline.nothing_kept import check_kept
+from curate.pipeline.parts import record as records
+from curate.pipeline.parts.execution import AT_ONCE, Execution
+from curate.pipeline.parts.execution import Progress as Progress
+from curate.pipeline.parts.making import Making, make_reader
+from curate.pipeline.parts.plan import Plan, make_units
+from curate.pipeline.parts.record import PartRecord
+from curate.pipeline.parts.step import PartFactory
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.replacement import check_replacement
 from curate.pipeline.sets.changes import describe_use
 from curate.pipeline.sets.known import read_known
 from curate.pipeline.sets.sources import find_digests
-from curate.pipeline.steps import CleanerFactory, MaskTask, Part, TrainTask
+from curate.pipeline.steps import MaskTask, Part, TrainTask
 from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
 
 FINDERS: tuple[type[NearDuplicates | PromptCap], ...] = (NearDuplicates, PromptCap)  # of corpus rules, in their order
+LONG_BYTES = 1 << 30  # of input: minutes of work
 MAX_UNREAD = 5  # files that are not read, in an error
 
 MaskSpans = Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The progress of a run; `bytes_total` (on disk, as `bytes_read`) is None if the input's size is unknown."""
-
-    bytes_read: int
-    bytes_total: int | None
-    bytes_unpacked: int
-    records: int
-    kept: int
-    rejected: int
-    stage: str
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -98,47 +90,50 @@ def clean(
     force: bool = False,
     strict: bool = False,
     against: CuratedSet | None = None,
-    workers: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    execution: Execution = AT_ONCE,
+    plan: Plan | None = None,
 ) -> CleanResult:
-    """Clean dumps into a set at `folder`; `file` names the file that the caller converts it to.
+    """Clean dumps into a set at `folder`, or gather the parts of a plan.
 
+    `file` names the file that the caller converts it to.
     `against`: a set whose conversations are known, and rejected. `force` replaces a set of other inputs or another
-    recipe. Raises InputError if the input has no complete record,
-    none is kept, or with `strict` if a file is not read; RecipeError for a filter that needs a model's scores;
+    recipe. A run that was killed is taken up again by the next one. Raises InputError if the input has no complete
+    record, none is kept, or with `strict` if a file is not read; RecipeError for a filter that needs a model's scores;
     TokenizerError, and SetError if the target must not be overwritten.
     """
     started = time.perf_counter()
     verdicts.refuse_scores(recipe.filters, recipe.signals)
-    reader = _reader(inputs, recipe)
+    reader = make_reader(open_inputs(inputs), recipe)
     _check_target(folder, file, reader.sources)
     _check_unread(reader, strict)
-    run = _Run(recipe, reader, progress, started, file, against)
+    run = _Run(recipe, reader, execution, started, file, against)
+    store = records.folder_of(folder)
     with transaction.writing(folder) as partial:
         if not force:
             check_replacement(folder, recipe, reader.sources)
-        scratch = (partial / transaction.PARTS).absolute()
-        scratch.mkdir()
-        reader.scratch = scratch
-        tasks = run.tasks(workers or base.default_workers())
-        ratings = read_ratings(reader.parts_of_exports)
-        with open_pool(CleanerFactory(recipe, scratch, ratings), run.workers) as pool:
-            known = read_known(against, scratch, run.workers) if against is not None else None
-            finders = make_finders(pool, scratch, recipe)
-            parts = run.read(pool, tasks)
-            _check_unread(reader, strict)
-            run.report("finding duplicates")
-            decisions = corpus.decide(parts, recipe, reader.damaged_records, finders, known)
-            check_kept(parts, decisions, scratch, reader.warnings)
-            run.report("writing")
-            counts = write_tables(pool, partial, parts, decisions, recipe, page)
-            manifest = run.manifest(parts, decisions, counts)
-            manifests.write(partial, manifest)
-            page.write(partial, folder.resolve().name, mask_spans(pool))
+        with run.keeping(store, is_planned=plan is not None) as reuse:
+            scratch = (partial / transaction.PARTS).absolute()
+            scratch.mkdir()
+            making = run.plan(store, scratch, plan)
+            tasks = run.start(making)
+            ratings = read_ratings(reader.parts_of_exports)
+            factory = PartFactory(recipe, store, ratings, reuse, durable=run.is_long)
+            with open_pool(factory, run.workers) as pool:
+                known = read_known(against, scratch, run.workers) if against is not None else None
+                finders = make_finders(pool, store, recipe)
+                parts = run.read(pool, making, tasks)
+                _check_unread(reader, strict)
+                run.report("finding duplicates")
+                decisions = corpus.decide(parts, recipe, reader.damaged_records, finders, known)
+                check_kept(parts, decisions, store, reader.warnings)
+                run.report("writing")
+                counts = write_tables(pool, partial, store, parts, decisions, recipe, page)
+                manifest = run.manifest(parts, decisions, counts)
+                manifests.write(partial, manifest)
+                page.write(partial, folder.resolve().name, mask_spans(pool))
     seconds = time.perf_counter() - started
-    return CleanResult(
-        folder, manifest, list(manifest.warnings), seconds, reader.bytes_read, bool(reader.warnings), file
-    )
+    size = reader.bytes_read or making.bytes_read
+    return CleanResult(folder, manifest, list(manifest.warnings), seconds, size, bool(reader.warnings), file)
 
 
 def make_finders(pool: base.Pool, scratch: Path, recipe: Recipe) -> list[Finder]:
@@ -150,17 +145,18 @@ def make_finders(pool: base.Pool, scratch: Path, recipe: Recipe) -> list[Finder]
 def write_tables(
     pool: base.Pool,
     partial: Path,
+    store: Path,
     parts: Sequence[Part],
     decisions: corpus.Decisions,
     recipe: Recipe,
     page: Page,
 ) -> assemble.Counts:
-    """Write the tables of a set from its parts, in the workers, and return their counts."""
+    """Write the tables of a set from its parts in `store`, in the workers, and return their counts."""
     gains = decisions.gains.partition_by("part", as_dict=True).items()
     for _ in pool.map(TrainTask(number, messages) for (number,), messages in gains):
         pass
-    numbers = [part.number for part in parts]
-    target = assemble.SetTables(partial, numbers, further_signals(recipe), recipe.output.originals)
+    firsts = {part.number: part.first for part in parts}
+    target = assemble.SetTables(partial, store, firsts, further_signals(recipe), recipe.output.originals)
     return assemble.write_tables(pool, target, decisions, page.load)
 
 
@@ -205,19 +201,6 @@ def mask_spans(pool: base.Pool) -> MaskSpans:
     return spans
 
 
-def _reader(arguments: Sequence[str | Path], recipe: Recipe) -> Reader:
-    settings = recipe.input
-    return Reader(
-        open_inputs(arguments),
-        limit=settings.limit or None,
-        max_record_bytes=settings.max_record_bytes,
-        max_expanded_bytes=settings.max_expanded_bytes,
-        max_expansion=settings.max_expansion,
-        encoding=check_encoding(settings.encoding),
-        columns=settings.read_options().columns,
-    )
-
-
 def further_signals(recipe: Recipe) -> dict[str, pl.DataType | type[pl.DataType]]:
     """Return the columns of the signals that this run measures and other sets may not have."""
     names = verdicts.needed_signals(recipe.filters, recipe.signals)
@@ -231,44 +214,74 @@ class _Run:
 
     recipe: Recipe
     reader: Reader
-    progress: Callable[[Progress], None] | None
+    execution: Execution
     started: float
     file: Path | None = None  # that the caller converts the set to
     against: CuratedSet | None = None
     records: int = 0
     kept: int = 0
     rejected: int = 0
+    reused: int = 0  # parts
     workers: int = 1
+    making: Making | None = None
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def tasks(self, workers: int) -> Iterator[tuple[int, Sequence[Chunk]]]:
-        """Start reading. A single task is done in this process, several by `workers` processes."""
-        tasks = enumerate(batches(self.reader))
-        first = list(islice(tasks, 2))
-        self.workers = workers if len(first) == 2 else 1
-        return chain(first, tasks)
+    @property
+    def is_long(self) -> bool:
+        """Whether the run takes so long that its parts should outlive a loss of power."""
+        return (self.reader.bytes_total or 0) > LONG_BYTES
 
-    def read(self, pool: base.Pool, tasks: Iterable[tuple[int, Sequence[Chunk]]]) -> list[Part]:
-        """Clean all chunks in the workers; raises InputError if there was no record."""
-        parts = []
-        for part in pool.map(tasks):
-            parts.append(part)
-            for stage, seconds in part.seconds.items():
-                self.seconds[stage] += seconds
-            self.records += part.read
-            self.rejected += part.rejected.total()
-            self.kept = self.records - self.rejected
-            self.report("cleaning")
+    def keeping(self, store: Path, *, is_planned: bool) -> AbstractContextManager[bool]:
+        """Keep the folder of parts as long as it is of use; see `records.keeping`."""
+        execution = self.execution
+        return records.keeping(
+            store, execution.note, fresh=execution.fresh, is_long=self.is_long, is_planned=is_planned
+        )
+
+    def plan(self, store: Path, scratch: Path, plan: Plan | None) -> Making:
+        """Return what is to be read, in units; of a `plan`, what is to be verified."""
+        sources = self.reader.sources
+        units = plan.units if plan else make_units(sources, self.recipe, self.execution.range_bytes)
+        self.making = Making(sources, units, store, self.recipe, self._add, scratch, make=plan is None)
+        return self.making
+
+    def start(self, making: Making) -> Iterable[object]:
+        """Return the tasks. A single one is done in this process, several by worker processes."""
+        tasks, several = making.tasks()
+        self.workers = (self.execution.workers or base.default_workers()) if several else 1
+        return tasks
+
+    def read(self, pool: base.Pool, making: Making, tasks: Iterable[object]) -> list[Part]:
+        """Make all parts; raises InputError if there was no record."""
+        self.reader.warn_of_unread()
+        making.run(pool, tasks)
+        self.execution.check_missing(sorted(making.missing))
+        making.collect(self.reader)
+        self.reader.warn_of_more()
+        if not self.recipe.input.limit or self.records < self.recipe.input.limit:
+            self.reader.check_any_record()
+        parts = making.parts()
+        self.records = sum(part.read for part in parts)
+        if self.reused and making.make:
+            self.execution.note(f"{self.reused:,} of {len(parts):,} parts of an earlier run were taken up")
         if not self.records:
             raise InputError("the input has no record; nothing was written")
         return parts
 
+    def _add(self, record: PartRecord) -> None:
+        for stage, seconds in record.seconds.items():
+            self.seconds[stage] += seconds
+        self.reused += record.reused
+        self.records += record.read
+        self.rejected += sum(record.rejected.values())
+        self.kept = self.records - self.rejected
+        self.report("cleaning")
+
     def report(self, stage: str) -> None:
-        if self.progress is not None:
+        if self.execution.progress is not None and self.making is not None:
             elapsed = time.perf_counter() - self.started
-            reader = self.reader
-            sizes = reader.bytes_read, reader.bytes_total, reader.bytes_unpacked
-            self.progress(Progress(*sizes, self.records, self.kept, self.rejected, stage, elapsed))
+            sizes = self.making.bytes_read, self.reader.bytes_total, self.making.bytes_unpacked
+            self.execution.progress(Progress(*sizes, self.records, self.kept, self.rejected, stage, elapsed))
 
     def manifest(self, parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts) -> Manifest:
         """Return the manifest; raises BalanceError if a record is neither kept nor rejected."""

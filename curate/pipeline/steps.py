@@ -69,11 +69,12 @@ class Part:
     read: int  # records, and further branches of records
     rejected: Counter[str]  # records by the first rule that rejects them
     alone: Counter[str]  # records that each rule would reject if no other that can be turned off were on
-    summary: pl.DataFrame
+    summary: pl.DataFrame | pl.LazyFrame
     seconds: dict[str, float]
     tokenizer: TokenizerInfo | None = None  # None: that of the set whose rows were copied
     branches: int = 0  # of those read, the further ones of a record
     verdicts: pl.DataFrame | None = None  # kept rows that are rejected after all: row, rule, reason, evidence
+    first: int = 0  # is added to the `source_index` of its rows
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Cleaned:
     """A part with its tables, and what rules over the whole corpus compare (`near.parts.compared_texts`)."""
 
     part: Part
+    summary: pl.DataFrame
     tables: dict[str, pl.DataFrame]
     texts: pl.DataFrame | None
 
@@ -94,7 +96,7 @@ class TrainTask:
 
 
 class Cleaner:
-    """The step that `curate.engine` runs: cleans chunks, with a number, into a `Part`."""
+    """Cleans chunks; as a step, changes parts and renders conversations."""
 
     def __init__(self, factory: CleanerFactory) -> None:
         recipe = factory.recipe
@@ -123,27 +125,13 @@ class Cleaner:
         """The recipe's tokenizer, loaded when it is first needed; copies of the cleaner share it."""
         return self.load_tokenizer()
 
-    def __call__(
-        self, task: tuple[int, Sequence[Chunk]] | MaskTask | TrainTask
-    ) -> Part | tuple[MaskedText, ...] | None:
-        """Clean a batch and write its part, change a part, or return the mask spans of conversations."""
+    def __call__(self, task: MaskTask | TrainTask) -> tuple[MaskedText, ...] | None:
+        """Change a part, or return the mask spans of conversations."""
         if isinstance(task, MaskTask):
             compiled = CompiledTemplate(self.template, self.tokenizer)
             return tuple(masked_text(compiled, messages) for messages in task.conversations)
-        if isinstance(task, TrainTask):
-            self._train(task.number, task.gains)
-            return None
-        return self._clean(*task)
-
-    def _clean(self, number: int, chunks: Sequence[Chunk]) -> Part:
-        cleaned = self.clean_chunks(number, chunks)
-        part = cleaned.part
-        if cleaned.texts is not None:
-            with self._time_stage("shingles"):
-                near_parts.write_texts(self.parts, number, cleaned.texts, part.summary.height)
-        with self._time_stage("write"):
-            self.write(number, cleaned.tables)
-        return replace(part, seconds=dict(self.seconds))
+        self._train(task.number, task.gains)
+        return None
 
     def clean_chunks(self, number: int, chunks: Sequence[Chunk]) -> Cleaned:
         """Clean chunks; return the part, of which nothing is written yet."""
@@ -182,7 +170,7 @@ class Cleaner:
             }
         rejected = Counter(reject.rule for reject in rejects if reject.scope == "record")
         part = Part(number, read, rejected, alone, summary, dict(self.seconds), self.tokenizer.info, branches)
-        return Cleaned(part, tables, texts)
+        return Cleaned(part, summary, tables, texts)
 
     def _add_scores(self, frame: pl.DataFrame, drafts: Sequence[Draft]) -> pl.DataFrame:
         """Return the frame with what a model has measured of its conversations, where that is known."""
@@ -330,13 +318,12 @@ class Cleaner:
         return sum(not result.pieces for result in self._split_conversations(large))
 
     def _train(self, number: int, gains: pl.DataFrame) -> None:
-        files = (part_file(self.parts, number, name) for name in ("kept", "originals"))
-        kept, originals = (pl.read_ipc(file.read_bytes()) for file in files)  # not mapped: they are written again
+        kept, originals = (pl.read_ipc(part_file(self.parts, number, name)) for name in ("kept", "originals"))
         counter = splitter.TemplateCounter(self.template, self.tokenizer)
         changed = pl.col("changed") | pl.col("row").is_in(gains["row"].unique().implode())
         tables = {
-            "kept": train_marks.train_messages(kept, gains, counter),
-            "originals": originals.with_columns(changed),
+            frames.trained("kept"): train_marks.train_messages(kept, gains, counter),
+            frames.trained("originals"): originals.with_columns(changed),
         }
         self.write(number, tables)
 

@@ -11,6 +11,7 @@ import pytest
 import curate
 from curate.errors import SetError
 from curate.pipeline import run
+from curate.pipeline.parts.execution import Execution
 from curate.pipeline.sets.combine import combine
 from curate.pipeline.sets.make import Output
 from tests.pipeline.test_refilter import BASE, POOL, NoPage, chat, clean, make_recipe, write_dump
@@ -104,7 +105,7 @@ def test_only_what_is_new_is_kept_against_an_earlier_set(tmp_path: Path) -> None
     begun = chat("begun", *(turn["value"] for turn in POOL[5]["conversations"][:4]))  # type: ignore[index]
     more = [*QUESTIONS, *POOL, *(continued(records[name]) for name in held_out), other, begun, *new]
     dump = write_dump(tmp_path / "b" / "dump", more)
-    run.clean([dump], tmp_path / "second", RECIPE, page=NoPage(), workers=1, against=first)
+    run.clean([dump], tmp_path / "second", RECIPE, page=NoPage(), execution=Execution(workers=1), against=first)
     second = curate.open_set(tmp_path / "second")
     kept = second.conversations().collect()
     assert set(kept["source_id"]) == {*held_out, "other", *(record["id"] for record in new)}

@@ -24,6 +24,7 @@ from curate.filters import registry, verdicts
 from curate.filters.fingerprints import catalogue
 from curate.pipeline import recipe as recipes
 from curate.pipeline import run
+from curate.pipeline.parts.execution import Execution
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import MaskSpans
 from curate.pipeline.sets.changes import with_signals
@@ -115,7 +116,7 @@ def make_recipe(filters: dict[str, Any], **sections: dict[str, Any]) -> Recipe:
 
 
 def clean(dump: Path, folder: Path, recipe: Recipe) -> curate.CuratedSet:
-    run.clean([dump], folder, recipe, page=NoPage(), workers=1)
+    run.clean([dump], folder, recipe, page=NoPage(), execution=Execution(workers=1))
     return curate.open_set(folder)
 
 

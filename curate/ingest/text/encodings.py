@@ -136,6 +136,13 @@ def transcode(blocks: Iterator[Block], encoding: str, warn: Callable[[str], None
     return _decode(blocks, encoding)
 
 
+def is_plain(head: bytes, encoding: str) -> bool:
+    """Return whether `transcode` leaves a text with this beginning as it is, without a warning."""
+    if any(head.startswith(mark) for mark, _ in BOMS) or any(pattern.match(head) for pattern, _ in UNMARKED):
+        return False
+    return encoding == UTF8 and not advise(head)
+
+
 def _warn_of_other(head: bytes, encoding: str, warn: Callable[[str], None]) -> None:
     """Warn if a text looks like a double-byte encoding in which it reads differently."""
     guess = guess_encoding(head)

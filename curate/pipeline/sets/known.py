@@ -30,6 +30,6 @@ def read_known(curated: CuratedSet, scratch: Path, workers: int) -> pl.DataFrame
     summaries = [earlier.no_known()]
     with open_pool(SetFactory([source], folder), workers) as pool:
         for part in pool.map(plan_slices(stored, 0, 0)):
-            summaries.append(part.summary.filter(pl.col("earlier_id").is_not_null()))
+            summaries.append(part.summary.lazy().filter(pl.col("earlier_id").is_not_null()).collect())
     files.remove(folder, inside=folder.parent)
     return pl.concat(summaries, how="diagonal")

@@ -78,7 +78,7 @@ def make(making: Making, output: Output, workers: int | None, progress: Progress
             decisions = corpus.decide(parts, making.recipe, finders=finders)
             check_kept(parts, decisions, scratch, ())
             _write_records(pool, decisions)
-            counts = write_tables(pool, partial, parts, decisions, making.recipe, output.page)
+            counts = write_tables(pool, partial, scratch, parts, decisions, making.recipe, output.page)
             facts = _finish(making, decisions, counts, parts, count, size, started, output, partial)
             manifests.write(partial, facts)
             output.page.write(partial, output.folder.resolve().name, mask_spans(pool))

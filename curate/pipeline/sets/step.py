@@ -268,7 +268,7 @@ class _Slicer:
             for file, index, raw in records.rows()
         ]
         cleaned = cleaner.clean_chunks(0, chunks)
-        return _Batch(cleaned.tables, cleaned.part.summary, pl.DataFrame(schema=VERDICT), cleaned.texts)
+        return _Batch(cleaned.tables, cleaned.summary, pl.DataFrame(schema=VERDICT), cleaned.texts)
 
     def _apply_asked(self, kept: pl.DataFrame, wanted: pl.DataFrame) -> pl.DataFrame:
         """Return the verdicts on what the user drops, and on what the condition does not select."""

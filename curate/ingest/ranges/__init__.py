@@ -1,0 +1,1 @@
+"""Read byte ranges of a text, each by itself, and put what was read together again."""

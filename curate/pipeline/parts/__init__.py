@@ -1,0 +1,1 @@
+"""Plan a run as parts, make each by itself, and read them together: the same for every engine."""
