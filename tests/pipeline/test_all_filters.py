@@ -16,6 +16,7 @@ import curate
 from curate.filters import registry
 from curate.ingest import decode
 from curate.pipeline import run
+from curate.pipeline.parts.execution import Execution
 from curate.pipeline.recipe import Recipe, from_dict
 from tests.pipeline.test_refilter import LONG, WORDS, NoPage, chat, tables
 
@@ -70,7 +71,7 @@ def clean(folder: Path, records: Sequence[dict[str, Any]], recipe: Recipe, files
     for number in range(files):
         lines = [json.dumps(record) for record in records[number::files]]
         (dump / f"{number:02}.jsonl").write_text("\n".join(lines), "utf-8")
-    run.clean([dump], folder / "set", recipe, page=NoPage(), workers=workers)
+    run.clean([dump], folder / "set", recipe, page=NoPage(), execution=Execution(workers=workers))
     return folder / "set"
 
 
