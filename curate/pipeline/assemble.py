@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
+import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
@@ -103,7 +104,8 @@ def write_tables(pool: base.Pool, target: SetTables, decisions: Decisions, meanw
     `meanwhile` runs in this process once all tables are being written. Raises OSError with a one-line message if a file
     cannot be written.
     """
-    decisions.rows.write_ipc(target.source / DECISIONS, compression="uncompressed")
+    rows_by_part = decisions.rows.sort("part", maintain_order=True)
+    rows_by_part.write_ipc(target.source / DECISIONS, compression="uncompressed")
     tables: list[tuple[str, columns.Schema]] = [(curated_set.REJECTED, columns.rejected_schema(target.signals))]
     if target.originals:
         tables.append((curated_set.ORIGINALS, columns.ORIGINAL))
@@ -129,15 +131,15 @@ def _write_table(target: SetTables, name: str, schema: columns.Schema, stop: Eve
     """Write one table, with one part in memory at a time; none is read after `stop`."""
     counts = Counts()
     decisions = pl.read_ipc(target.source / DECISIONS)
-    by_part = {key[0]: rows for key, rows in decisions.partition_by("part", as_dict=True).items()}
-    empty = decisions.clear()
+    numbers = decisions["part"].to_numpy()  # ascending, so that those of a part are a slice of the mapped file
     read_rows, tally = TABLES[name]
 
     def batches(*_: object) -> Iterator[pl.DataFrame]:
         for number, first in target.parts.items():
             if stop is not None and stop.is_set():
                 return
-            rows = read_rows(target.source, number, by_part.get(number, empty))
+            start, end = np.searchsorted(numbers, [number, number + 1]).tolist()
+            rows = read_rows(target.source, number, decisions.slice(start, end - start))
             rows = rows.with_columns(pl.col("source_index") + first)
             tally(counts, rows)
             yield rows.select(pl.col(name).cast(dtype) for name, dtype in schema.items())

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import curate
-from curate.filters import registry
+from curate.filters import registry, verdicts
 from curate.ingest import decode
 from curate.pipeline import run
 from curate.pipeline.parts.execution import Execution
@@ -59,8 +59,9 @@ def every_rule(tiny_tokenizer: str) -> Recipe:
     """A recipe with all rules on, with settings with which they act."""
     names = registry.rules("filter", "corpus", "repair")
     filters = {name: True for name, rule in names.items() if rule.of is None and not rule.is_users} | SETTINGS
-    for name in ("vendor_mention", "plugins", "list_indices"):
-        filters[name] = True
+    scored = {column for rule in verdicts.scores(registry.rules("signal")).values() for column in rule.columns}
+    for name in [name for name, rule in names.items() if scored & {*verdicts.columns_read(rule, rule.settings)}]:
+        del filters[name]  # a model measures what it reads, on a set
     return from_dict({"name": "all", "filters": filters, "tokens": {"tokenizer": tiny_tokenizer, "max_tokens": 400}})
 
 
