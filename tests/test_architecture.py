@@ -24,7 +24,7 @@ LEVELS = (
     ("pipeline",),
     ("analysis", "conversion", "model"),
     ("inference",),
-    ("train",),
+    ("train", "serving"),
     ("report", "scoring"),
     ("api",),
     ("__init__",),

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from curate.errors import InputError
+from curate.inference.answers import read_answer
 from curate.inference.sampling import Sampling, TextDecoder, stream_tokens
 from curate.model import artifact as artifacts
 from curate.model import sources
@@ -20,7 +21,7 @@ from curate.model.artifact import Artifact
 from curate.model.files import OnMessage
 from curate.model.serving import Serving, answer_lead
 from curate.schemas.conversation import Conversation, Message, with_tools
-from curate.schemas.reading.tool_calls import find_calls, read_tools
+from curate.schemas.reading.tool_calls import read_tools
 
 DEFAULT_SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=512)  # evaluations are greedy instead
 
@@ -67,7 +68,7 @@ class Chat:
         if tools and not self.renderer.shows_tools:
             name = serving.template or "its own chat template"
             raise InputError(f"the model's template ({name}) shows no tools; give one that does: --template llama3.1")
-        self.window: int = _window(self.model)  # tokens of prompt and answer, 0 if unknown
+        self.window: int = window_of(self.model)  # tokens of prompt and answer, 0 if unknown
         self.messages: list[Message] = []
         self.open_calls: list[Call] = []  # of the last answer, without a result
         self.as_base = False  # answer without the adapter
@@ -128,18 +129,11 @@ class Chat:
             self.last = AnswerStats(stopped, count, time.perf_counter() - start, left_out)
 
     def _read_answer(self, answer: str) -> Message:
-        """Return an answer as a message; with `tools`, its calls apart from its text, each with an id."""
-        content, calls = find_calls(answer) if self.tools else (answer, None)
-        self.open_calls = []
-        if calls is None:
-            return Message("assistant", answer)
-        values = json.loads(calls)
-        before = sum(bool(message.tool_calls) for message in self.messages)
-        for number, value in enumerate(values):
-            value.setdefault("id", f"call{before:03d}{number:02d}")  # nine characters, as Mistral's templates want
-            function = value["function"]
-            self.open_calls.append(Call(value["id"], function["name"], function["arguments"]))
-        return Message("assistant", content, tool_calls=json.dumps(values, ensure_ascii=False))
+        """Return an answer as a message; with `tools`, with its calls, which are open from then on."""
+        message = read_answer(answer, self.messages) if self.tools else Message("assistant", answer)
+        calls = json.loads(message.tool_calls or "[]")
+        self.open_calls = [Call(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in calls]
+        return message
 
     def _prompt(self, messages: list[Message]) -> tuple[list[int], int]:
         """Return the ids of the prompt, and how many of the first exchanges were left out to fit the window.
@@ -175,7 +169,7 @@ def read_definitions(path: Path) -> str:
     return definitions
 
 
-def _window(model: Any) -> int:
+def window_of(model: Any) -> int:
     """Return the longest sequence that a model supports in tokens, 0 if unknown."""
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0)
 

@@ -54,6 +54,7 @@ ALLOWED = {
     "max_new_tokens": "give 1 or more",
 }
 GREEDY = Sampling()
+COLDEST = 1e-5  # below this temperature, fp32 cannot hold the quotients, and nothing is sampled
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def next_token(logits: Tensor, previous: Tensor, sampling: Sampling, generator: 
         repeated = logits[previous]  # [tokens]
         logits = logits.clone()
         logits[previous] = torch.where(repeated > 0, repeated / sampling.repetition, repeated * sampling.repetition)
-    if sampling.temperature == 0:
+    if sampling.temperature < COLDEST:
         return int(logits.argmax())
     logits = logits / sampling.temperature
     if sampling.top_k:
@@ -84,6 +85,7 @@ def next_token(logits: Tensor, previous: Tensor, sampling: Sampling, generator: 
         probabilities = ordered.softmax(dim=-1)
         # Drop a token if more likely ones already sum up to top_p; the most likely one always stays.
         drop = probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p
+        drop[0] = False  # a top_p that is 0 in fp32 would drop it
         logits = logits.index_fill(0, tokens[drop], -torch.inf)
     return int(torch.multinomial(logits.softmax(dim=-1), 1, generator=generator))
 
@@ -109,12 +111,10 @@ def stream_tokens(
     `plain_attention`. `limit` is the most tokens of prompt and answer together, 0 for no limit.
     """
     device = next(model.parameters()).device
-    generator = None
-    if sampling.temperature and sampling.seed is not None:
-        generator = torch.Generator(device=device).manual_seed(sampling.seed)
+    generator = token_generator(sampling, device)
     ids = torch.tensor([list(prompt)], dtype=torch.int64, device=device)
     room = sampling.max_new_tokens if not limit else min(sampling.max_new_tokens, limit - len(prompt))
-    cache, previous = _cache(model), ids  # [1, tokens]
+    cache, previous = {cache_argument(model): new_cache(model)}, ids  # [1, tokens]
     for _ in range(room):
         with torch.no_grad():  # not around `yield`: it would last in the caller
             out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **cache)
@@ -126,26 +126,37 @@ def stream_tokens(
         previous = torch.cat([previous, ids], dim=1)
 
 
-def _cache(model: nn.Module) -> dict[str, Any]:
-    """Return an empty cache as the keyword argument of the model's forward, which transformers 5.24 renamed."""
+def token_generator(sampling: Sampling, device: torch.device) -> torch.Generator | None:
+    """Return the random numbers of one answer; None for torch's own, or where none are drawn."""
+    if not sampling.temperature or sampling.seed is None:
+        return None
+    return torch.Generator(device=device).manual_seed(sampling.seed)
+
+
+def cache_argument(model: nn.Module) -> str:
+    """Return the name of the cache among the arguments of the model's forward, which transformers 5.24 renamed."""
+    parameters = inspect.signature(selection.base_model(model).forward).parameters
+    return "cache" if "cache" in parameters else "past_key_values"
+
+
+def new_cache(model: nn.Module) -> Any:
+    """Return an empty cache for one row."""
     from transformers import DynamicCache
 
-    inner = selection.base_model(model)
-    parameters = inspect.signature(inner.forward).parameters
-    return {"cache" if "cache" in parameters else "past_key_values": DynamicCache(config=inner.config)}
+    return DynamicCache(config=selection.base_model(model).config)
 
 
 class TextDecoder:
     """Decodes ids to text one by one; text is returned once no later id can change it.
 
-    `lead` is removed from the start of the text.
+    `lead` is removed from the start of the text. `context` are ids that the text continues: its first space stays.
     """
 
-    def __init__(self, tokenizer: Tokenizer, lead: str = "") -> None:
+    def __init__(self, tokenizer: Tokenizer, lead: str = "", context: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
         self.lead = lead
-        self.ids: list[int] = []
-        self.returned = 0  # characters returned so far
+        self.ids: list[int] = list(context)
+        self.returned = len(self.text) if context else 0  # characters returned so far, or of the context
 
     def add(self, token: int) -> str:
         """Return the text that this token completes, which may be empty."""

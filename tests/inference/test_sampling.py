@@ -43,8 +43,20 @@ def drawn(choice: Sampling, times: int = 200) -> set[int]:
         (Sampling(temperature=1.0, top_p=0.81), {1, 2, 3}),
         (Sampling(temperature=1.0, top_p=0.01), {1}),
         (Sampling(temperature=0.01), {1}),
+        (Sampling(temperature=1e-300), {1}),
+        (Sampling(temperature=1.0, top_p=1e-300), {1}),
     ],
-    ids=["greedy", "all", "top-k", "top-p below the third", "top-p with the third", "top-p keeps one", "cold"],
+    ids=[
+        "greedy",
+        "all",
+        "top-k",
+        "top-p below the third",
+        "top-p with the third",
+        "top-p keeps one",
+        "cold",
+        "coldest",
+        "least top-p",
+    ],
 )
 def test_settings_restrict_the_possible_tokens(choice: Sampling, expected: set[int]) -> None:
     assert drawn(choice) == expected

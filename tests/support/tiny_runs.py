@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,18 @@ ADAPTERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def learn(model: Any, renderer: Renderer, steps: int) -> None:
-    """Train on TALK until the model knows it by heart."""
-    rendered = renderer.render([TALK])[0]
+def learn(model: Any, renderer: Renderer, steps: int, talks: Sequence[Sequence[Message]] = (TALK,)) -> None:
+    """Train on conversations until the model knows them by heart."""
+    rendered = renderer.render(talks)
     data = Examples(
-        rendered.ids, rendered.loss_mask, np.array([0, len(rendered.ids)]), ["talk"], ["en"], np.array([2], dtype="i4")
+        np.concatenate([each.ids for each in rendered]),
+        np.concatenate([each.loss_mask for each in rendered]),
+        np.cumsum([0, *(len(each.ids) for each in rendered)]),
+        ["talk"] * len(talks),
+        ["en"] * len(talks),
+        np.full(len(talks), 2, dtype="i4"),
     )
-    batch = packing.pad(data, [0])
+    batch = packing.pad(data, range(len(talks)))
     module = CausalLoss(model)
     kernel = selection.install_kernel(model, selection.choose_kernel("cpu", torch.float32))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
