@@ -91,6 +91,7 @@ BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 ADDRESS_VERSIONS = {0x00, 0x05, 0x30, 0x32, 0x1E, 0x41}  # Bitcoin, Litecoin, Dogecoin, Tron
 ADDRESS_EXAMPLES = {"1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa", "1BvBMSEYstWetqTFn5Au4m4GFg7xJaNVN2"}
+ETHEREUM_EXAMPLE = "0x742d35cc6634c0532925a3b844bc454e4438f44e"  # of the documentation of web3.js
 JWT_EXAMPLE = "SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c"  # the one of jwt.io
 
 
@@ -296,7 +297,7 @@ def _bech32(value: str) -> bool:
 
 def ethereum(value: str) -> bool:
     """Tell whether an address looks random; its checksum, which needs Keccak, is not computed."""
-    return key(value) and len(set(value[2:].lower())) > 8
+    return key(value) and len(set(value[2:].lower())) > 8 and value.lower() != ETHEREUM_EXAMPLE
 
 
 def wif(value: str) -> bool:
