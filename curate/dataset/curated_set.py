@@ -12,15 +12,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from curate.dataset import manifest
+from curate.dataset import columns, manifest
 from curate.dataset.manifest import Manifest
 from curate.display.displayed import Displayed
 from curate.errors import SetError
 
 CONVERSATIONS, REJECTED, ORIGINALS = manifest.CONVERSATIONS, manifest.REJECTED, manifest.ORIGINALS
+NEEDED = (  # in every version
+    *("id", "source_id", "piece", "messages", "tokens", "turns", "characters", "model", "split", *columns.SOURCE),
+    *("prompt_tokens", "answer_tokens", "edits", "edit_names", "language"),
+)
+NEEDED_OF_REJECTS = tuple(name for name in columns.REJECT if name != "branch")
+MESSAGE_FIELDS = ("role", "content")
 MANIFEST, REPORT, FILES = manifest.MANIFEST, manifest.REPORT, manifest.FILES
 
 
@@ -49,8 +56,36 @@ def _with_branch(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def open_set(path: str | Path = "curated") -> CuratedSet:
-    """Open a curated set; raises SetError that says what is wrong with it and what to type."""
-    return CuratedSet(*manifest.read(path))
+    """Open a curated set; raises SetError that says what is wrong with it or its tables, and what to type."""
+    curated = CuratedSet(*manifest.read(path))
+    _check_columns(curated, CONVERSATIONS, columns.conversations_schema({}), NEEDED)
+    _check_columns(curated, REJECTED, columns.rejected_schema({}), NEEDED_OF_REJECTS)
+    return curated
+
+
+def _check_columns(curated: CuratedSet, table: str, known: columns.Schema, needed: tuple[str, ...]) -> None:
+    """Raise SetError for a table without a column that every version writes, or with one of another type."""
+    with translate_errors(curated):
+        schema = pl.read_parquet_schema(curated.path / table)
+    for name in needed:
+        if name not in schema:
+            raise SetError(f"{str(curated.path)!r} lacks a column ({name!r} of {table}); run curate clean again")
+    for name, kind in schema.items():
+        if name in known and not _is_of_type(kind, known[name]):
+            problem = f"the column {name!r} of {table} has the wrong type, {kind}"
+            raise SetError(f"{str(curated.path)!r} is damaged ({problem}); run curate clean again")
+
+
+def _is_of_type(kind: Any, known: Any) -> bool:
+    """Return whether a column has the known type; earlier versions had fewer fields, and integers of other sizes."""
+    if isinstance(kind, pl.List) and isinstance(known, pl.List):
+        return _is_of_type(kind.inner, known.inner)
+    if isinstance(kind, pl.Struct) and isinstance(known, pl.Struct):
+        fields = {field.name: field.dtype for field in kind.fields}
+        needed = set(MESSAGE_FIELDS) & {field.name for field in known.fields}
+        same = all(_is_of_type(fields[field.name], field.dtype) for field in known.fields if field.name in fields)
+        return needed <= fields.keys() and same
+    return bool(kind == known or (kind.is_integer() and known.is_integer()))
 
 
 def is_dump(path: str | Path) -> bool:
