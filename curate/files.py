@@ -10,6 +10,7 @@ the path lies in the right folder.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import os
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from curate.errors import CurateError, UnsafePathError
 
+MAX_WHOLE = 256 << 20  # bytes of a file that is read whole; the largest tokenizer.json have 40 MB
 SET_ASIDE = ".curate-set-aside"  # a file that marks an earlier folder while the new one is swapped in
 
 
@@ -199,6 +201,21 @@ def open_own(path: Path) -> io.BufferedReader:
         file.close()
         raise UnsafePathError(f"{str(path)!r} is not a regular file")
     return file
+
+
+def read_whole(path: Path) -> bytes:
+    """Return the bytes of a small file from elsewhere, such as a model's configuration; a link to it is followed.
+
+    Raises OSError for what is not a regular file (a pipe would wait for a writer, a device may never end), and for a
+    file of more than MAX_WHOLE bytes.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        if status.st_size > MAX_WHOLE:
+            raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, more than {MAX_WHOLE:,}", str(path))
+        return file.read()
 
 
 # ---- the disk

@@ -223,3 +223,16 @@ def test_a_folder_is_never_replaced_by_a_file_nor_a_file_by_a_folder(tmp_path: P
     assert (tmp_path / "report.html" / "mine").exists()
     assert (tmp_path / ".other.html.partial" / "mine").exists()
     assert (tmp_path / "set").read_text() == "mine"
+
+
+def test_what_is_no_file_or_too_large_is_never_read_whole(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(files.MAX_WHOLE + 1)
+    (tmp_path / "small").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "small")
+    for name, reason in (("pipe", "not a regular file"), ("device", "not a regular file"), ("large", "more than")):
+        with pytest.raises(OSError, match=reason):
+            files.read_whole(tmp_path / name)
+    assert files.read_whole(tmp_path / "link") == b"{}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curate.errors import ModelError, did_you_mean
+from curate.files import read_whole
 from curate.model import tensors
 from curate.model.gguf.folder import gguf_in, header_of, is_gguf, is_stand_in, open_gguf
 from curate.tokenization.files import CONFIG_FILES, VOCABULARY_FILES
@@ -113,7 +114,7 @@ def _not_a_model(folder: Path, name: str) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; raises ModelError with the path."""
     try:
-        data = path.read_bytes()
+        data = read_whole(path)
         if data.startswith(_LFS_HEADER):
             raise ModelError(_pointer(path))
         values = json.loads(data)

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from curate.files import read_whole
+
 GENERATION, CONFIG, TOKENIZER_CONFIG = "generation_config.json", "config.json", "tokenizer_config.json"
 _MAX_LENGTH = 10**9  # tokens; transformers writes 1e30 for a length that is unknown
 _NOT_KEPT = ("_from_model_config", "transformers_version", "eos_token_id")
@@ -19,7 +21,7 @@ _NOT_KEPT = ("_from_model_config", "transformers_version", "eos_token_id")
 def read_object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, empty if there is none: every file here is optional."""
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(read_whole(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

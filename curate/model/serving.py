@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import InputError, ModelError
+from curate.files import read_whole
 from curate.model import generation
 from curate.model.fingerprint import Fingerprint
 from curate.model.generation import CONFIG, GENERATION, TOKENIZER_CONFIG, read_object, write_object
@@ -192,13 +193,13 @@ def read_note(folder: Path) -> Note | None:
     Raises ModelError for a damaged one: without it, the model would be taken for one with another prompt.
     """
     try:
-        values = json.loads((folder / NOTE).read_bytes())
+        values = json.loads(read_whole(folder / NOTE))
         if not isinstance(values, dict) or values.get("curate_model") != FORMAT:
             return None
         return decode_json(Note, {key: value for key, value in values.items() if key != "more"})
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{str(folder / NOTE)!r} is damaged: {error}; copy it again") from None
 
 
@@ -221,11 +222,19 @@ def read_serving(folder: Path, *, template: str | None = None) -> Serving:
 
 
 def own_chat_template(folder: Path) -> str | None:
-    """Return the Jinja chat template in a model's folder, None where there is none."""
+    """Return the Jinja chat template in a model's folder, None where there is none.
+
+    Raises ModelError for a file that cannot be read.
+    """
+    path = folder / CHAT_TEMPLATE
     try:
-        return (folder / CHAT_TEMPLATE).read_text("utf-8")
-    except OSError:
+        return read_whole(path).decode()
+    except FileNotFoundError:
         pass
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the chat template {str(path)!r} cannot be read: {getattr(error, 'strerror', error)}"
+        ) from None
     template = read_object(folder / TOKENIZER_CONFIG).get("chat_template")
     if isinstance(template, list):  # older folders have several, by name
         by_name = {str(entry.get("name")): entry.get("template") for entry in template if isinstance(entry, dict)}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curate.errors import TokenizerError, did_you_mean, install_command
+from curate.files import read_whole
 from curate.tokenization.hub import HUB_NAME, download
 
 DEFAULT_TOKENIZER = "llama3"
@@ -82,7 +83,7 @@ def configured_token(folder: Path, key: str) -> str | None:
     """Return the `bos_token` or `eos_token` of a folder's configuration, None if it has none."""
     for file in CONFIG_FILES:
         try:
-            value = json.loads((folder / file).read_bytes()).get(key)
+            value = json.loads(read_whole(folder / file)).get(key)
         except (OSError, ValueError, AttributeError, RecursionError):
             continue
         # A string, or an object with the token's flags.

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import CurateError, TokenizerError, error_message
+from curate.files import read_whole
 from curate.tokenization import trial, vocabulary
 from curate.tokenization.cache import load_or_build
 from curate.tokenization.checks import DIFFICULT_TEXTS, first_difference
@@ -287,7 +288,7 @@ _load_once = cache(_load)  # loading LLaMA-3's takes about a second, and its ins
 def _read_vocabulary(path: Path, name: str) -> tuple[Vocabulary, str]:
     """Return a vocabulary, and the SHA-256 of its file."""
     try:
-        data = path.read_bytes()
+        data = read_whole(path)
     except OSError as error:
         raise TokenizerError(f"cannot read {str(path)!r}: {error.strerror}") from None
     return vocabulary.read(data, name), hashlib.sha256(data).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -93,6 +94,31 @@ def test_a_stopped_run_continues_with_exactly_the_same_losses_and_its_kept_refer
     assert not event_log.of(events.Warned)
     assert not any("computing the reference" in event.text for event in event_log.of(events.Reported))
     adapters = [load_file(folder / "adapter/adapter_model.safetensors") for folder in (tmp_path / "run", finished)]
+    assert all((adapters[0][name] == adapters[1][name]).all() for name in adapters[1])
+
+
+def run_until_killed(pairs: Path, folder: Path) -> None:
+    """Run until this process is killed after step 3, with a checkpoint of step 2."""
+
+    def kill(event: Any) -> None:
+        if isinstance(event, events.Stepped) and event.step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run(pairs, folder, settings=SETTINGS, on_event=kill, **LORA)
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_with_exactly_the_same_losses(pairs: Path, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = multiprocessing.get_context("spawn").Process(target=run_until_killed, args=(pairs, folder))
+    process.start()
+    process.join(timeout=240)
+    assert process.exitcode == -signal.SIGKILL
+    assert records.read(folder).facts["status"] == "running"
+    finetune(resume=folder, device="cpu")
+    assert losses(folder) == losses(finished)
+    assert [row["step"] for row in records.read_lines(folder / records.METRICS)] == [1, 2, 3, 4]
+    adapters = [load_file(path / "adapter/adapter_model.safetensors") for path in (folder, finished)]
     assert all((adapters[0][name] == adapters[1][name]).all() for name in adapters[1])
 
 
