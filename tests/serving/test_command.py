@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -21,7 +20,7 @@ from curate.cli import cli
 from curate.errors import InputError, install_command
 from curate.serving import models, server
 from curate.serving.run import Address
-from tests.support import ROOT, served, tiny_runs
+from tests.support import served, tiny_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # what peft asks
 FIRST, ANSWER, *_ = (message.content for message in tiny_runs.TALK)
@@ -135,13 +134,10 @@ def test_a_run_and_an_adapter_are_served_until_a_signal(process: tuple[subproces
     assert "Traceback" not in text
 
 
-@pytest.mark.slow
-def test_without_the_extra_the_error_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "starlette.py").write_text(
-        "raise ModuleNotFoundError(\"No module named 'starlette'\", name='starlette')"
-    )
-    command = [sys.executable, "-m", "curate", "serve", "x"]
-    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
-    assert done.returncode == 1
-    assert done.stderr == f"error: curate serve needs the extra [serve]: {install_command('serve')}\n"
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("curate.serving.run", "curate.serving.app"):
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    result = call("x")
+    refused(result, "")
+    assert result.stderr == f"error: curate serve needs the extra [serve]: {install_command('serve')}\n"
