@@ -97,6 +97,25 @@ def likelihood(frame: pl.DataFrame) -> pl.DataFrame:
     return _unmeasured(frame, LIKELIHOOD)
 
 
+GUARD: dict[str, pl.DataType | type[pl.DataType]] = {
+    "unsafe_probability": pl.Float32,
+    "prompt_unsafe": pl.List(pl.Float32),
+    "answer_unsafe": pl.List(pl.Float32),
+    "unsafe_categories": pl.List(pl.String),
+}
+
+
+@score("curate score SET --model GUARD --signal guard", GUARD)
+def guard(frame: pl.DataFrame) -> pl.DataFrame:
+    """Measure how likely a guard model, such as Llama Guard, finds each prompt and each answer unsafe.
+
+    `unsafe_probability`: the highest of a conversation. `prompt_unsafe` and `answer_unsafe` have an entry for each
+    prompt and answer, null where the guard gives no verdict. `unsafe_categories`: the names of the categories of those
+    that are more likely unsafe than safe.
+    """
+    return _unmeasured(frame, GUARD)
+
+
 def _unmeasured(frame: pl.DataFrame, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame:
     return pl.DataFrame({name: [None] * frame.height for name in columns}, schema=columns)
 
@@ -116,6 +135,23 @@ def misaligned(action: str = "flag", max_ifd: float = 1.0) -> pl.Expr:
         max_ifd=max_ifd,
         worst=pl.col("worst_ifd").round(3),
         place=pl.col("answer_ifds").list.arg_max() + 1,
+    )
+
+
+@rule
+def unsafe(action: str = "flag", above: float = 0.5) -> pl.Expr:
+    """Flag or drop conversations in which a guard model finds a prompt or an answer unsafe.
+
+    It needs a set with the signal `guard`: `curate score SET --model GUARD --signal guard`, then `curate refilter`.
+    `action`: `flag` only measures, `drop` rejects a conversation with an `unsafe_probability` above `above`.
+    """
+    _check_action("unsafe", action)
+    return reject(
+        pl.lit(action == "drop") & (pl.col("unsafe_probability") > above),
+        "unsafe with probability {probability}, at most {above} allowed: {categories}",
+        probability=pl.col("unsafe_probability").round(3),
+        above=above,
+        categories=pl.col("unsafe_categories").list.join(", "),
     )
 
 

@@ -13,6 +13,7 @@ FIGURES = {  # by signal: texts, and what they show of the conversations
         "median IFD {}": pl.col("ifd").median(),
         "{} above 1": (pl.col("ifd") > 1).sum(),
     },
+    "guard": {"{} unsafe (probability above 0.5)": (pl.col("unsafe_probability") > 0.5).sum()},
 }
 
 

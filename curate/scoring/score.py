@@ -20,13 +20,15 @@ from curate.dataset.manifest import Manifest
 from curate.display.figures import number, plural, spoken_duration
 from curate.engine.base import default_workers
 from curate.engine.pool import open_pool
-from curate.errors import CurateError, SetError
+from curate.errors import CurateError, SetError, did_you_mean
 from curate.model.device import measure_device
 from curate.model.files import OnMessage
 from curate.model.sizes import Work, flops
 from curate.model.sources import ignore_message
 from curate.pipeline.sets.changes import check_current
 from curate.scoring import columns
+from curate.scoring import guard as guard_module
+from curate.scoring.guards import QUESTION, choose_family
 from curate.scoring.journal import Journal
 from curate.scoring.likelihood import Likelihood, LikelihoodPreparer
 from curate.scoring.opening import Choice, FoundModel, find_scorer, make_scoring_renderer
@@ -36,6 +38,8 @@ from curate.train.planning.speed import efficiency
 
 BUDGET = {"cuda": 32_768}  # tokens of a forward pass, by device
 CPU_BUDGET = 4_096
+SIGNALS = ("likelihood", guard_module.NAME)
+GUARD_WINDOW = 4_096  # tokens of a guard's prompt, unless --max-tokens says otherwise
 MANY_ROWS = 4_000  # of a set; with fewer, starting worker processes takes longer than they save
 
 
@@ -99,6 +103,7 @@ def score(
     output: str | Path | None = None,
     *,
     signal: str = "likelihood",
+    guard: str | None = None,
     template: str | None = None,
     max_tokens: int | None = None,
     batch_tokens: int | None = None,
@@ -114,7 +119,8 @@ def score(
 ) -> ScoreResult:
     """Measure the conversations of a set with a model, and add the signal's columns to it, or to a copy at `output`.
 
-    A run that was killed continues where it stopped. `max_tokens` is the window, by default that of the set, limited to
+    `signal` is likelihood or guard; `guard` the family of the model, by default by its name. A run that was killed
+    continues where it stopped. `max_tokens` is the window, by default that of the set, limited to
     the model's positions. `batch_tokens` are read at a time. `dry_run` only makes the plan. `say` gets messages about
     the model and the plan. Raises CurateError with what to type.
     """
@@ -124,7 +130,7 @@ def score(
     folder = curated.path if output is None else Path(output)
     columns.check_target(curated, folder, force)
     found = find_scorer(Choice(model, base, other_base, template, dtype, device))
-    job = _make_job(curated, found, signal, max_tokens, batch_tokens)
+    job = _make_job(curated, found, Request(signal, guard, max_tokens, batch_tokens))
     plan = job.plan()
     say(plan.describe())
     if dry_run:
@@ -134,20 +140,56 @@ def score(
     return ScoreResult(folder, plan, manifest, warnings, time.perf_counter() - started)
 
 
-def _make_job(
-    curated: CuratedSet, found: FoundModel, signal: str, max_tokens: int | None, batch_tokens: int | None
-) -> _Job:
-    positions = found.shape.positions
-    if max_tokens is not None and max_tokens > positions:
-        raise CurateError(
-            f"--max-tokens {max_tokens} exceeds the model's {positions:,} positions; "
-            f"give --max-tokens {positions} or less"
-        )
-    window = max_tokens or min(curated.manifest.window, positions)
+@dataclass(frozen=True)
+class Request:
+    """What to measure: the signal, the family of a guard, the window, and the tokens of a forward pass."""
+
+    signal: str
+    guard: str | None
+    max_tokens: int | None
+    batch_tokens: int | None
+
+    def window(self, default: int, positions: int) -> int:
+        """Return the window; raises CurateError for one that the model does not have."""
+        if self.max_tokens is not None and self.max_tokens > positions:
+            raise CurateError(
+                f"--max-tokens {self.max_tokens} exceeds the model's {positions:,} positions; "
+                f"give --max-tokens {positions} or less"
+            )
+        return self.max_tokens or min(default, positions)
+
+
+def _make_job(curated: CuratedSet, found: FoundModel, request: Request) -> _Job:
+    if request.signal not in SIGNALS:
+        hint = did_you_mean(request.signal, SIGNALS)
+        raise CurateError(f"unknown signal {request.signal!r}{hint}; a model measures {' or '.join(SIGNALS)}")
+    if request.guard is not None and request.signal != guard_module.NAME:
+        raise CurateError(f"--guard {request.guard} is for --signal guard; leave it out, or give both")
+    budget = request.batch_tokens or BUDGET.get(found.device.type, CPU_BUDGET)
+    if request.signal == guard_module.NAME:
+        return _make_guard_job(curated, found, request, budget)
+    counts, positions = curated.manifest.counts, found.shape.positions
+    window = request.window(curated.manifest.window, positions)
     renderer = make_scoring_renderer(found, curated.manifest)
-    budget = batch_tokens or BUDGET.get(found.device.type, CPU_BUDGET)
+    answers = counts.answer_tokens or counts.tokens // 2  # not counted by an early version
+    work = Work(counts.tokens + answers, 2 * answers, 0)
     make_preparer = partial(LikelihoodPreparer, renderer, window)
-    return _Job(curated, found, Likelihood(), make_preparer, renderer.name, window, budget)
+    return _Job(curated, found, Likelihood(), make_preparer, renderer.name, window, budget, work)
+
+
+def _make_guard_job(curated: CuratedSet, found: FoundModel, request: Request, budget: int) -> _Job:
+    names = [found.choice.model, str(found.artifact.folder), found.source.name]
+    name, family = choose_family(found.choice.model, names, request.guard)
+    window = request.window(GUARD_WINDOW, found.shape.positions)
+    fallback = make_scoring_renderer(found, curated.manifest) if family.template == QUESTION else None
+    renderer = guard_module.make_guard_renderer(found, family, fallback)
+    make_preparer = partial(guard_module.GuardPreparer, renderer, family, window)
+    preparer, counts = make_preparer(), curated.manifest.counts
+    roles = counts.roles or {}
+    texts = roles.get("user", counts.kept) + roles.get("assistant", counts.kept)
+    work = Work(2 * counts.tokens + texts * len(preparer.preamble), 2 * texts, 0)
+    measure = guard_module.Guard(preparer.verdict)
+    return _Job(curated, found, measure, make_preparer, f"{name}, {renderer.name}", window, budget, work)
 
 
 @dataclass(frozen=True)
@@ -161,22 +203,20 @@ class _Job:
     template: str
     window: int
     budget: int
+    work: Work  # by the set's counts
 
     def plan(self) -> Plan:
         """Return the plan, from the set's counts; with another tokenizer the tokens are an estimate."""
-        counts = self.curated.manifest.counts
-        answers = counts.answer_tokens or counts.tokens // 2  # not counted by an early version
-        work = Work(counts.tokens + answers, 2 * answers, 0)
         device = measure_device(self.found.device, dtype=self.found.dtype)
-        forward = flops(self.found.shape, work, full=True) / 3  # a third of forward and backward
+        forward = flops(self.found.shape, self.work, full=True) / 3  # a third of forward and backward
         return Plan(
             signal=self.measure.name,
             model=self.found.choice.model,
             template=self.template,
             device=device.name,
             dtype=self.found.dtype,
-            conversations=counts.kept,
-            tokens=work.tokens,
+            conversations=self.curated.manifest.counts.kept,
+            tokens=self.work.tokens,
             seconds=forward / (device.rate * efficiency(device.kind, full=True)),
             budget=max(self.budget, self.window),
         )
@@ -261,4 +301,4 @@ def _warn(unscored: Mapping[str, int]) -> list[str]:
         return []
     total = sum(counts.values())
     reasons = ", ".join(f"{rule} {number(count)}" for rule, count in counts.items())
-    return [f"{number(total)} {plural(total, 'answer')} could not be scored: {reasons}"]
+    return [f"{number(total)} {plural(total, 'text')} could not be scored: {reasons}"]

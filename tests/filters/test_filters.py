@@ -30,6 +30,7 @@ SCHEMA: dict[str, pl.DataType] = {
     **registry.get("secret_values").columns,
     **dict.fromkeys(("mojibake", "hidden_characters", "template_leftovers"), pl.UInt32()),
     **registry.get("likelihood").columns,
+    **registry.get("guard").columns,
 }
 
 
@@ -45,6 +46,7 @@ def chat(
     private: Sequence[str] = (),
     secret: Sequence[str] = (),
     ifds: Sequence[float] = (),
+    unsafe: float | None = None,
 ) -> dict[str, object]:
     """Return one row as `clean` passes it to filters: a prompt, then its answers."""
     answers = [answer] if isinstance(answer, str) else list(answer)
@@ -64,6 +66,9 @@ def chat(
         **dict.fromkeys(registry.get("likelihood").columns),
         **dict.fromkeys(("ifd", "worst_ifd"), max(ifds, default=None)),
         "answer_ifds": list(ifds) or None,
+        **dict.fromkeys(registry.get("guard").columns),
+        "unsafe_probability": unsafe,
+        "unsafe_categories": ["Defamation"] if unsafe else None,
     }
 
 
@@ -98,6 +103,7 @@ DROPPED: list[tuple[str, dict[str, object], dict[str, object], str]] = [
         chat(ifds=[0.5, 1.25]),
         "IFD 1.25, at most 1.0 allowed; the highest is 1.25, of answer 2",
     ),
+    ("unsafe", {"action": "drop"}, chat(unsafe=0.75), "unsafe with probability 0.75, at most 0.5 allowed: Defamation"),
     ("plugins", {}, chat(metadata={"plugins": [{"name": "WebPilot"}]}), "made with plugins"),
     ("plugins", {"even_empty": True}, chat(metadata={"plugins": []}), "made with plugins"),
     ("models", {}, chat(model="Model: Default (GPT-3.5)"), "model Model: Default (GPT-3.5), kept are gpt-4"),
@@ -153,6 +159,9 @@ KEPT: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("min_characters", {}, chat("서울", "한국의 수도는?")),
     ("min_characters", {}, chat("東京", "日本の首都は？")),
     ("misaligned", {}, chat(ifds=[1.25])),
+    ("unsafe", {}, chat(unsafe=0.75)),
+    ("unsafe", {"action": "drop"}, chat(unsafe=0.5)),
+    ("unsafe", {"action": "drop"}, chat()),
     ("misaligned", {"action": "drop"}, chat(ifds=[1.0])),
     ("misaligned", {"action": "drop"}, chat()),
     ("plugins", {}, chat()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -20,7 +19,6 @@ import torch
 import curate
 from curate.errors import RecipeError, SetError
 from curate.model.artifact import find_artifact, load_artifact
-from curate.pipeline import recipe as recipes
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult
 from curate.rendering.factory import make_renderer
@@ -30,32 +28,8 @@ from curate.scoring.score import ScoreProgress
 from curate.tokenization.tokenizer import load_tokenizer
 from curate.train.results import export
 from curate.train.results.export import Origin, ResultInfo
-from tests.support.small_runs import talk
+from tests.scoring.conftest import COUNT, WINDOW, recipe
 from tests.support.tiny_runs import base
-from tests.support.tiny_tokenizers import folder, sentencepiece_model
-
-WINDOW = 96
-COUNT = 12  # conversations
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a set that `clean` has written: some chats are in pieces, one has lost an exchange, one is a copy."""
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("data")
-    folder(root / "tokenizer", tokenizer_model=sentencepiece_model())
-    chats = [[turn(message) for message in talk(index)] for index in range(COUNT - 1)]
-    lost = [*chats[0][:2], {"from": "human", "value": "And now?"}, {"from": "gpt", "value": ""}]
-    long = [each for index in range(3, 9) for each in chats[index][:2]]
-    records = [*chats[1:], lost, long, chats[1]]
-    dump = [{"id": f"chat{index}", "conversations": turns} for index, turns in enumerate(records)]
-    (root / "dump.json").write_text(json.dumps(dump))
-    curate.clean(root / "dump.json", root / "set", recipe=recipe(root / "set", {}), workers=1)
-    return root / "set"
-
-
-def turn(message: Message) -> dict[str, str]:
-    return {"from": {"user": "human", "assistant": "gpt"}[message.role], "value": message.content}
 
 
 @pytest.fixture(scope="module")
@@ -283,12 +257,6 @@ def test_combined_sets_keep_the_scores_of_one_model_only(data: Path, model: Path
     assert mixed.manifest.models == []
     assert "ifd" not in pl.read_parquet_schema(mixed.output / "conversations.parquet")
     assert any("the signal 'likelihood' is left out" in text for text in mixed.warnings)
-
-
-def recipe(data: Path, filters: dict[str, Any]) -> Recipe:
-    """Return a recipe that differs from the set's in its filters alone."""
-    tokens = {"tokenizer": str(data.parent / "tokenizer"), "template": "plain", "max_tokens": WINDOW}
-    return recipes.from_dict({"filters": {"exact_duplicates": True, **filters}, "tokens": tokens})
 
 
 # ---- what cannot be

@@ -22,6 +22,8 @@ EVERY = 5.0  # seconds between plain lines
 @click.argument("source", metavar="SET")
 @click.option("--model", required=True, help="A run, a model, an adapter or a GGUF file; or a Hub name.")
 @click.option("-o", "--output", help="Folder to write.  [default: SET itself gets the columns]")
+@click.option("--signal", default="likelihood", help="likelihood or guard.  [default: likelihood]")
+@click.option("--guard", help="How a guard is asked: llama-guard, qwen3guard or yes-no.  [default: by its name]")
 @click.option("--template", help="Built-in prompt template, or `model`.  [default: the model's, else the set's]")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Window.  [default: the set's]")
 @click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens read at a time.  [default: by device]")
@@ -38,7 +40,8 @@ def score(source: str, model: str, quiet: bool, as_json: bool, **settings: Any) 
     """Measure a set's answers with a model.
 
     Adds the columns of the signal likelihood to SET (or to a copy, -o), for --where, stats and refilter:
-    perplexity, and IFD, which is over 1 where an answer is less likely after its prompt than by itself. A
+    perplexity, and IFD, which is over 1 where an answer is less likely after its prompt than by itself.
+    With --signal guard, the model is a guard such as Llama Guard, which finds unsafe prompts and answers. A
     run that was stopped or killed continues where it was: type the same command.
 
     \b
