@@ -21,7 +21,7 @@ EVERY = 5.0  # seconds between plain lines
 @click.command()
 @click.argument("source", metavar="SET")
 @click.option("--model", required=True, help="A run, a model, an adapter or a GGUF file; or a Hub name.")
-@click.option("-o", "--output", help="Folder to write.  [default: SET itself gets the columns]")
+@click.option("-o", "--output", "--out", "output", help="Folder to write.  [default: SET itself gets the columns]")
 @click.option("--signal", default="likelihood", help="likelihood or guard.  [default: likelihood]")
 @click.option("--guard", help="How a guard is asked: llama-guard, qwen3guard or yes-no.  [default: by its name]")
 @click.option("--template", help="Built-in prompt template, or `model`.  [default: the model's, else the set's]")
