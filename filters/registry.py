@@ -88,9 +88,17 @@ class Rule:
         return not self.function.__module__.startswith("curate.")
 
     @property
+    def source(self) -> str:
+        """The file that defines the rule: `filters/NAME.py` for curate's own; empty for a notebook's cell."""
+        module = self.function.__module__
+        if self.is_users:
+            return str(getattr(sys.modules.get(module), "__file__", None) or "")
+        return f"{module.removeprefix('curate.').replace('.', '/')}.py"
+
+    @property
     def label(self) -> str:
         """The rule's name in messages: kind and name, and the file of a user's own rule."""
-        file = getattr(sys.modules.get(self.function.__module__), "__file__", None) if self.is_users else None
+        file = self.source if self.is_users else ""
         return f"{self.kind} {self.name!r}" + (f" in {file!r}" if file else "")
 
     def call(self, subject: object, settings: Settings) -> Any:

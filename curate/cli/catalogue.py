@@ -36,6 +36,7 @@ def filters(name: str | None, files: tuple[str, ...], as_json: bool) -> None:
                 "summary": r.summary,
                 "settings": dict(r.settings),
                 "columns": list(r.columns),
+                "source": r.source,
             }
             for r in rules
         ]

@@ -175,8 +175,9 @@ def test_filters_lists_every_registered_filter() -> None:
     entries = json.loads(invoke("filters", "--json").stdout)
     assert [entry["name"] for entry in entries] == list(registry.rules())
     assert {entry["name"] for entry in entries if entry["default"]} >= {"min_messages", "exact_duplicates"}
+    assert {(entry["name"], entry["source"]) for entry in entries} >= {("refusals", "filters/refusals.py")}
     table = invoke("filters").stdout
-    assert all(entry["name"] in table for entry in entries)
+    assert all(entry["name"] in table and entry["source"] in table for entry in entries)
 
 
 def test_one_filter_shows_its_documentation() -> None:
@@ -204,6 +205,7 @@ def test_user_filters_are_listed_too(tmp_path: Path) -> None:
     result = curate_in(tmp_path, "filters", "--filters", "mine_listed.py")
     assert "shouts" in result.stdout
     assert "Drop what shouts." in result.stdout
+    assert "mine_listed.py" in result.stdout.replace("\n", "")
 
 
 def test_recipes_are_listed_and_printed_as_they_are_written(tmp_path: Path) -> None:

@@ -134,3 +134,9 @@ def test_long_hostile_texts_take_linear_time(unit: str) -> None:
     assert len(encoding.mend([text])) == len(encoding.reveal([text])) == 1
     frame = pl.DataFrame({"prompts": [[text]], "answers": [[text]]})
     assert encoding.template_texts(frame).height == encoding.garbled_texts(frame).height == 1
+
+
+def test_only_texts_with_unpaired_direction_marks_count_as_hidden() -> None:
+    answers = ["\u202apaired\u202c", "\u202aopen", "zero\u200bwidth", "plain", "\u2067two\nlines\u2069"]
+    frame = pl.DataFrame({"prompts": [["ask"]] * 5 + [[]], "answers": [[answer] for answer in answers] + [[]]})
+    assert encoding.hidden_texts(frame)["hidden_characters"].to_list() == [0, 1, 1, 0, 1, 0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -40,17 +41,25 @@ def render_formats(formats: Sequence[Any]) -> RenderableType:
 
 
 def render_filters(rules: Sequence[Any], on: Collection[str]) -> RenderableType:
-    """Render registered rules (`registry.Rule`): kind, whether the default recipe uses them, settings, purpose."""
+    """Render registered rules (`registry.Rule`) under the file that defines them: kind, default, purpose."""
+    parts: list[RenderableType] = []
+    width = max(len(rule.name) for rule in rules)
+    by_source = sorted(rules, key=lambda rule: str(rule.source))
+    for source, group in itertools.groupby(by_source, key=lambda rule: str(rule.source)):
+        parts += terminal.safe_text(source, "dim"), _rules_table(group, on, width), Text()
+    return Group(*parts, Text("curate filters NAME shows a rule's settings, and what it drops and keeps"))
+
+
+def _rules_table(rules: Iterable[Any], on: Collection[str], width: int) -> RenderableType:
     table = terminal.plain_table()
-    table.add_column("name", no_wrap=True, style="bold")
-    table.add_column("kind", no_wrap=True)
-    table.add_column("default")
-    table.add_column("settings", max_width=34)
+    table.show_header = False
+    table.add_column("name", no_wrap=True, style="bold", min_width=width)
+    table.add_column("kind", no_wrap=True, min_width=len("signal"))
+    table.add_column("default", no_wrap=True, min_width=len("off"))
     table.add_column("description", ratio=1)
     for rule in rules:
         default = "on" if rule.name in on else "off"
-        summary = terminal.safe_text(rule.summary)
-        table.add_row(terminal.safe_text(rule.name), rule.kind, default, _settings(rule), summary)
+        table.add_row(terminal.safe_text(rule.name), rule.kind, default, terminal.safe_text(rule.summary))
     return table
 
 
@@ -60,12 +69,14 @@ def render_filter(rule: Any, on: bool) -> RenderableType:
     terminal.add_row(facts, rule.kind, terminal.safe_text(rule.name, "bold"))
     terminal.add_row(facts, "default", "on" if on else "off")
     terminal.add_row(facts, "settings", _settings(rule))
+    terminal.add_row(facts, "source", terminal.safe_text(rule.source))
     if rule.columns:
         terminal.add_row(facts, "columns", terminal.safe_text(", ".join(rule.columns)))
     if rule.examples:
         terminal.add_row(facts, "drops", _record(rule.examples.dropped))
         terminal.add_row(facts, "keeps", _record(rule.examples.kept))
-    return Group(facts, Text(), terminal.safe_text(rule.doc))
+    paragraphs = (paragraph.replace("\n", " ") for paragraph in rule.doc.split("\n\n"))
+    return Group(facts, Text(), terminal.safe_text("\n\n".join(paragraphs)))
 
 
 def _record(record: Mapping[str, Any]) -> Text:
