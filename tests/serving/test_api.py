@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ import openai
 import pytest
 
 from curate.inference.chat import Chat
+from curate.rendering.mask_view import view_rows
 from curate.schemas.conversation import Message, with_tools
 from curate.serving.app import MAX_BODY, Access
 from curate.serving.models import Limits, ServedModel
@@ -197,6 +199,9 @@ def test_a_chat_prompt_has_the_ids_that_show_mask_shows(talker: Chat, site: Any)
                 assert ids == rendered.ids[: len(ids)].tolist()
                 assert rendered.loss_mask[len(ids)], "what follows is what was trained"
                 assert not rendered.loss_mask[len(ids) - 1]
+        shown = view_rows(talker.renderer, with_tools(talk, tools))[0].text  # as `show --mask` has it
+        before = "".join(text for text, _ in takewhile(lambda part: not part[1], shown))
+        assert talker.serving.tokenizer.decode(model.chat_prompt(talk[:1], tools).ids) == before
 
 
 # ---- tools
