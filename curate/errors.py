@@ -10,6 +10,7 @@
     ├── CheckpointError    a training run's checkpoint that cannot be written or read
     ├── RunError           a training run whose folder is missing or in use, or that cannot continue
     ├── PlanError          a training run that does not fit the device or the disk
+    ├── ServerError          a server that cannot be reached, or that refuses whatever is asked
     ├── UnsafePathError    a link or a name that leads out of the folder that curate may write to
     ├── WorkerError        a worker process that died, most often for lack of memory
     ├── BalanceError       a run in which records were lost: those read are not those kept plus those rejected
@@ -67,6 +68,10 @@ class RunError(CurateError):
 
 class PlanError(CurateError):
     """A training run does not fit the device or the disk; the message says what would."""
+
+
+class ServerError(CurateError):
+    """A server cannot be reached, or refuses whatever is asked."""
 
 
 class UnsafePathError(CurateError):

@@ -18,7 +18,7 @@ from tests.support import ROOT
 LEVELS = (
     ("errors", "_version"),
     ("settings", "files"),
-    ("display", "engine", "schemas", "markdown"),
+    ("display", "engine", "schemas", "markdown", "client"),
     ("tokenization", "ingest", "filters", "dataset"),
     ("rendering",),
     ("pipeline",),
