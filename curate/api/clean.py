@@ -15,7 +15,9 @@ from curate.errors import SetError
 from curate.pipeline import recipe as recipes
 from curate.pipeline import run
 from curate.pipeline.overrides import Overrides, command_line
-from curate.pipeline.parts.execution import Execution, Progress
+from curate.pipeline.parts import sharing
+from curate.pipeline.parts.execution import Engine, Execution, Progress
+from curate.pipeline.parts.plan import make_plan
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult, MaskSpans
 
@@ -38,6 +40,8 @@ def clean(
     against: str | Path | None = None,
     workers: int | None = None,
     fresh: bool = False,
+    engine: Engine = "local",
+    address: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     note: Callable[[str], None] | None = None,
     **overrides: Unpack[Overrides],
@@ -48,6 +52,7 @@ def clean(
     file. `against` is a set whose conversations
     are rejected as known. `force` replaces a set of other inputs or another recipe. `strict` makes a file that is not
     read an error. A run that was killed is taken up again, unless `fresh`; `note` is called with such news.
+    `engine` ray makes the parts in a Ray cluster (`address`), on storage that all of its nodes see.
     `overrides` replace settings of the recipe; see
     `curate.pipeline.overrides.Overrides`. Raises InputError if the input has no complete record or none is kept,
     RecipeError, TokenizerError, and SetError if an input is a set or the target must not be overwritten.
@@ -57,6 +62,11 @@ def clean(
     folder, file = find_target(Path(output))
     arguments = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     refuse_sets(arguments, Path(output), recipe, overrides)
+    execution = Execution(workers, progress, note or (lambda text: None), fresh, engine, address)
+    plan = None
+    if engine == "ray":
+        plan = make_plan(arguments, Path(output), resolved)
+        sharing.make_share(plan, folder, resolved, 1, 1, execution)
     result = run.clean(
         arguments,
         folder,
@@ -65,7 +75,8 @@ def clean(
         force=force,
         strict=strict,
         against=None if against is None else curated_set.open_set(against),
-        execution=Execution(workers, progress, note or (lambda text: None), fresh),
+        execution=dataclasses.replace(execution, workers=None, fresh=False) if plan else execution,
+        plan=plan,
         page=Page(),
     )
     if file is not None:

@@ -10,7 +10,6 @@ from typing import Unpack
 from curate.api.clean import DEFAULT_RECIPE, Page, convert_set, find_target, refuse_sets
 from curate.dataset import curated_set
 from curate.ingest.ranges.text_range import RANGE_BYTES
-from curate.ingest.sources import open_inputs
 from curate.pipeline import recipe as recipes
 from curate.pipeline import run
 from curate.pipeline.overrides import Overrides
@@ -41,17 +40,9 @@ def write_plan(
     """Write a plan of `clean` with these arguments; raises as that does, if it cannot begin."""
     resolved = recipes.override(recipes.load(recipe), **overrides)
     refuse_sets(inputs, Path(output), recipe, overrides)
-    sources = [source for source in open_inputs(inputs) if not source.problem]
-    plan = Plan(
-        inputs=tuple(str(Path(argument).absolute()) for argument in inputs),
-        output=str(Path(output).absolute()),
-        recipe=resolved.to_dict(),
-        sources=plans.describe_sources(sources),
-        units=tuple(plans.make_units(sources, resolved, range_bytes)),
-        against=None if against is None else str(Path(against).absolute()),
-        force=force,
-        strict=strict,
-    )
+    known = None if against is None else str(Path(against).absolute())
+    plan = plans.make_plan(inputs, Path(output), resolved, range_bytes)
+    plan = dataclasses.replace(plan, against=known, force=force, strict=strict)
     plans.write_plan(Path(path), plan)
     return plan
 

@@ -54,6 +54,8 @@ def _option(name: str, kind: object, override: Override) -> Callable[[Callable[.
 @click.option("--workers", type=click.IntRange(min=1), help="Number of processes.  [default: all cores]")
 @click.option("--force", is_flag=True, help="Replace a set that was made from other inputs or with another recipe.")
 @click.option("--fresh", is_flag=True, help="Start over; do not go on with a run that was killed.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who cleans.")
+@click.option("--address", help="Of the Ray cluster: auto, or ray://HOST:PORT.  [default: start one on this machine]")
 @click.option("--plan", metavar="FILE", help="With INPUT: write the plan of this run, to clean it in shares.")
 @click.option("--part", metavar="K/N", help="With --plan: clean the share K of N, on any machine.")
 @click.option("--gather", is_flag=True, help="With --plan: make the set, when all shares are cleaned.")
@@ -88,7 +90,8 @@ def clean(
         return
     if not inputs:
         raise click.UsageError("Missing argument 'INPUT...'.")
-    _start_workers(inputs, settings["workers"])
+    if settings["engine"] == "local":
+        _start_workers(inputs, settings["workers"])
     try:
         from curate.api.clean import clean as run
         from curate.cli.clean_progress import show_progress
@@ -119,6 +122,8 @@ def _follow_plan(
     from curate.cli.clean_progress import show_progress
 
     workers, fresh = settings.pop("workers"), settings.pop("fresh")
+    if settings.pop("engine") != "local" or settings.pop("address") is not None:
+        raise click.UsageError("--engine ray makes a plan of its own; leave out --plan")
     if inputs:
         written = plans.write_plan(inputs, settings.pop("output"), plan, **settings)
         count = len(written.units)

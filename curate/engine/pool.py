@@ -18,6 +18,15 @@ def open_pool(make_step: Callable[[], Step[Any, Any]], workers: int) -> Abstract
     return local.WorkerPool(make_step, workers)
 
 
+def open_ray(
+    make_step: Callable[[], Step[Any, Any]], workers: int | None, address: str | None
+) -> AbstractContextManager[Pool]:
+    """Open a pool of a Ray cluster's workers; raises MissingExtra without Ray, InputError for a wrong address."""
+    from curate.engine.ray import RayPool
+
+    return RayPool(make_step, workers, address)
+
+
 def run(make_step: Callable[[], Step[T, R]], tasks: Iterable[T], workers: int) -> Iterator[R]:
     """Yield `make_step()(task)` for each task, in order."""
     with open_pool(make_step, workers) as pool:

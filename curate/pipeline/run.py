@@ -37,10 +37,11 @@ from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.parts import record as records
 from curate.pipeline.parts.execution import AT_ONCE, Execution
 from curate.pipeline.parts.execution import Progress as Progress
-from curate.pipeline.parts.making import Making, make_reader
+from curate.pipeline.parts.making import Making
 from curate.pipeline.parts.plan import Plan, make_units
 from curate.pipeline.parts.record import PartRecord
 from curate.pipeline.parts.step import PartFactory
+from curate.pipeline.parts.streams import make_reader
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.replacement import check_replacement
 from curate.pipeline.sets.changes import describe_use

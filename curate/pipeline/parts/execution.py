@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from curate.ingest.ranges.text_range import RANGE_BYTES
+
+Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Execution:
     progress: Callable[[Progress], None] | None = None
     note: Callable[[str], None] = _ignore
     fresh: bool = False
+    engine: Engine = "local"
+    address: str | None = None  # of a Ray cluster
     range_bytes: int = RANGE_BYTES
     check_missing: Callable[[Sequence[int]], None] = _ignore  # raises an error that names the units of a plan
 

@@ -9,29 +9,19 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
-import msgspec
-
-from curate import files
 from curate.engine import base
 from curate.errors import InputError, error_message
 from curate.ingest.decode import Chunk, batches
 from curate.ingest.ranges.text_range import Bounds, RangeChunker, TextRange, read_head
-from curate.ingest.reader import Reader, ReadFacts
+from curate.ingest.reader import Reader
 from curate.ingest.sources import Source
-from curate.ingest.text.encodings import check_encoding
+from curate.pipeline.parts import streams
 from curate.pipeline.parts.plan import Unit, part_number, unit_of
 from curate.pipeline.parts.record import PartRecord
-from curate.pipeline.parts.step import ChunkTask, Missing, RangeTask, WholeTask
+from curate.pipeline.parts.step import ChunkTask, Missing, RangeTask, StreamTask, WholeTask
+from curate.pipeline.parts.streams import StreamFacts, make_reader
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.steps import Part
-
-
-@dataclass(frozen=True)
-class StreamFacts:
-    """What was found in a unit that is read from its beginning, and how many parts it has."""
-
-    parts: int
-    facts: ReadFacts
 
 
 @dataclass(frozen=True)
@@ -51,25 +41,6 @@ def hash_file(place: str) -> HashedFile:
         raise InputError(f"input {place!r} cannot be read: {error_message(error)}") from None
 
 
-def stream_path(folder: Path, unit: int) -> Path:
-    """Return the file with the facts of a stream."""
-    return folder / f"stream-{unit:06d}.json"
-
-
-def make_reader(sources: Sequence[Source], recipe: Recipe) -> Reader:
-    """Return a reader of sources, with the settings of a recipe."""
-    settings = recipe.input
-    return Reader(
-        sources,
-        limit=settings.limit or None,
-        max_record_bytes=settings.max_record_bytes,
-        max_expanded_bytes=settings.max_expanded_bytes,
-        max_expansion=settings.max_expansion,
-        encoding=check_encoding(settings.encoding),
-        columns=settings.read_options().columns,
-    )
-
-
 @dataclass
 class Making:
     """The parts of a run: made in the workers of a pool, or only verified if `make` is not set.
@@ -85,6 +56,7 @@ class Making:
     update: Callable[[PartRecord], None]
     scratch: Path | None = None
     make: bool = True
+    remote: bool = False  # workers read streams too, one each: this process is far from them
     chosen: frozenset[int] | None = None
     records: dict[int, PartRecord] = field(default_factory=dict)  # by number
     streams: dict[int, StreamFacts] = field(default_factory=dict)  # by unit
@@ -136,7 +108,10 @@ class Making:
         part = TextRange(source.path.absolute(), source.name, unit.start, unit.stop, begin)
         return RangeTask(part_number(number), part, source.bytes, self.make or begin is not None)
 
-    def _stream_tasks(self, number: int, unit: Unit) -> Iterator[ChunkTask]:
+    def _stream_tasks(self, number: int, unit: Unit) -> Iterator[ChunkTask | StreamTask]:
+        if self.remote:
+            yield StreamTask(number, tuple(self.sources[place] for place in unit.sources))
+            return
         self.reader = reader = make_reader([self.sources[place] for place in unit.sources], self.recipe)
         reader.scratch = self.scratch
         count = 0
@@ -144,15 +119,14 @@ class Making:
             yield ChunkTask(part_number(number, count - 1), chunks)
         self.streams[number] = StreamFacts(count, reader.facts())
         if self.chosen is not None:
-            files.write_bytes(stream_path(self.folder, number), msgspec.json.encode(self.streams[number]))
+            streams.write_facts(self.folder, number, self.streams[number])
         self.stream_bytes += reader.bytes_read
         self.stream_unpacked += reader.bytes_unpacked
         self.reader = None
 
     def _stored_stream(self, number: int, unit: Unit) -> Iterator[object]:
-        try:
-            facts = msgspec.json.decode(stream_path(self.folder, number).read_bytes(), type=StreamFacts)
-        except (OSError, msgspec.DecodeError):
+        facts = streams.read_facts(self.folder, number)
+        if facts is None:
             self.missing.add(number)
             return
         self.streams[number] = facts
@@ -174,6 +148,9 @@ class Making:
             self.hashes[result.place] = result.sha256
         elif isinstance(result, Missing):
             self.missing.add(unit_of(result.number))
+        elif isinstance(result, tuple):  # the parts of a stream
+            for record in result:
+                self._take(record)
         elif isinstance(result, PartRecord):
             self.records[result.number] = result
             unit = self.units[unit_of(result.number)]

@@ -64,6 +64,16 @@ class Plan:
     curate_plan: int = FORMAT
 
 
+def make_plan(inputs: Sequence[str | Path], output: Path, recipe: Recipe, range_bytes: int = RANGE_BYTES) -> Plan:
+    """Return the plan of a run; raises InputError for inputs that only one process can read."""
+    sources = [source for source in open_inputs(inputs) if not source.problem]
+    if any(source.bytes is None for source in sources):
+        raise InputError("standard input, pipes and the Hub are read by one process; give files or folders")
+    paths = tuple(str(Path(argument).absolute()) for argument in inputs)
+    units = tuple(make_units(sources, recipe, range_bytes))
+    return Plan(paths, str(output.absolute()), recipe.to_dict(), describe_sources(sources), units)
+
+
 def make_units(sources: Sequence[Source], recipe: Recipe, range_bytes: int = RANGE_BYTES) -> list[Unit]:
     """Cut the sources into units, in order. With a limit there is one: how much is read is known only when it is."""
     if recipe.input.limit:
@@ -114,9 +124,7 @@ def describe_sources(sources: Sequence[Source]) -> tuple[InputFacts, ...]:
 
 
 def write_plan(path: Path, plan: Plan) -> None:
-    """Write a plan as JSON; raises InputError for inputs that only one process can read."""
-    if any(source.bytes is None for source in plan.sources):
-        raise InputError("standard input and pipes can be read by one process only; give --plan files or folders")
+    """Write a plan as JSON."""
     files.write_text(path, msgspec.json.format(msgspec.json.encode(plan), indent=1).decode() + "\n", follow_link=True)
 
 

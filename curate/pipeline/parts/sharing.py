@@ -10,7 +10,7 @@ from pathlib import Path
 
 from curate import files
 from curate.engine import base
-from curate.engine.pool import open_pool
+from curate.engine.pool import open_pool, open_ray
 from curate.errors import InputError
 from curate.ingest.ratings import read_ratings
 from curate.ingest.unread import PART_OF_EXPORT
@@ -63,11 +63,14 @@ def make_share(plan: Plan, folder: Path, recipe: Recipe, share: int, count: int,
             execution.progress(Progress(*sizes, read, read - rejected, rejected, f"part {share}/{count}", seconds))
 
     chosen = plans.share_units(plan, share, count)
-    making = Making(sources, plan.units, store, recipe, update, chosen=chosen)
+    making = Making(sources, plan.units, store, recipe, update, remote=execution.engine == "ray", chosen=chosen)
     tasks, several = making.tasks()
     workers = (execution.workers or base.default_workers()) if several else 1
     ratings = read_ratings([source for source in opened if source.problem == PART_OF_EXPORT])
-    with open_pool(PartFactory(recipe, store, ratings, reuse=not execution.fresh, durable=True), workers) as pool:
+    factory = PartFactory(recipe, store, ratings, reuse=not execution.fresh, durable=True)
+    is_remote = execution.engine == "ray"
+    opened_pool = open_ray(factory, execution.workers, execution.address) if is_remote else open_pool(factory, workers)
+    with opened_pool as pool:
         making.run(pool, tasks)
     reused = sum(record.reused for record in done)
     read = sum(record.read for record in done)

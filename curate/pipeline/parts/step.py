@@ -11,11 +11,15 @@ from typing import Any
 
 from curate._version import __version__
 from curate.filters import duplicates, registry
-from curate.ingest.decode import Chunk
+from curate.ingest.decode import Chunk, batches
 from curate.ingest.ranges.text_range import Bounds, TextRange, read_range
+from curate.ingest.sources import Source
 from curate.pipeline.near import parts as near_parts
 from curate.pipeline.parts import record as records
+from curate.pipeline.parts import streams
+from curate.pipeline.parts.plan import part_number
 from curate.pipeline.parts.record import PartRecord
+from curate.pipeline.parts.streams import make_reader
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.steps import Cleaner, CleanerFactory
 from curate.settings import flatten
@@ -39,6 +43,14 @@ class RangeTask:
     range: TextRange
     size: int
     make: bool = True  # if it is not there
+
+
+@dataclass(frozen=True)
+class StreamTask:
+    """Sources that a worker reads from their beginning, into the parts of this unit."""
+
+    unit: int
+    sources: tuple[Source, ...]
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,8 @@ class PartMaker(Cleaner):
             return self._range_part(task)
         if isinstance(task, ChunkTask):
             return self._chunks_part(task)
+        if isinstance(task, StreamTask):
+            return self._stream_parts(task)
         if isinstance(task, WholeTask):
             record = records.read_record(self.factory.folder, task.number)
             is_whole = record is not None and records.are_whole(self.factory.folder, record)
@@ -117,6 +131,15 @@ class PartMaker(Cleaner):
         if record is not None and record.digest == digest.hexdigest():
             return replace(record, reused=True)
         return self._make(task.number, task.chunks, key, digest.hexdigest(), None)
+
+    def _stream_parts(self, task: StreamTask) -> tuple[PartRecord, ...]:
+        reader = make_reader(task.sources, self.recipe)
+        made = tuple(
+            self._chunks_part(ChunkTask(part_number(task.unit, place), chunks))
+            for place, chunks in enumerate(batches(reader.read()))
+        )
+        streams.write_facts(self.factory.folder, task.unit, streams.StreamFacts(len(made), reader.facts()))
+        return made
 
     def _key(self, place: object) -> str:
         return hashlib.sha256(json.dumps([self.recipe_key, place]).encode()).hexdigest()
