@@ -90,7 +90,7 @@ def _check(path: Path) -> tuple[int, int]:
 
 def write_part(folder: Path, staging: Path, record: PartRecord, *, durable: bool) -> PartRecord:
     """Move a part's files from `staging` into the folder, then write its record; `durable` flushes them to the disk."""
-    record_path(folder, record.number).unlink(missing_ok=True)
+    files.remove(record_path(folder, record.number), inside=folder)
     checks = {}
     for path in sorted(staging.iterdir()):
         checks[path.name.split(".")[1]] = _check(path)

@@ -69,6 +69,8 @@ def require_room(folder: Path) -> None:
         raise RunError(f"{str(folder)!r} cannot be created: {str(parent)!r} is not a folder; give another --out")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise RunError(f"{str(folder)!r} cannot be written: {str(parent)!r} is read-only to you; give another --out")
+    if not shutil.disk_usage(parent).total:  # /proc and the like
+        raise RunError(f"{str(folder)!r} cannot be written: {str(parent)!r} is on no disk; give another --out")
     if (free := free_disk(folder)) < LEAST_DISK:
         raise RunError(
             f"the disk of {str(folder)!r} is full: {size(free)} are free, and a run needs at least {size(LEAST_DISK)}; "
