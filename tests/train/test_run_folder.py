@@ -89,4 +89,4 @@ def test_a_folder_without_the_right_to_write_is_told(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system without a disk")
 def test_a_folder_on_no_disk_is_refused_by_its_name() -> None:
     with pytest.raises(RunError, match="'/proc/self' is on no disk"):
-        require_room(Path("/proc/self/run"))
+        folder.require_room(Path("/proc/self/run"))
