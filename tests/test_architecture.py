@@ -25,6 +25,7 @@ LEVELS = (
     ("analysis", "conversion", "model"),
     ("inference",),
     ("train", "serving"),
+    ("arena",),
     ("report", "scoring"),
     ("api",),
     ("__init__",),

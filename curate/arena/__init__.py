@@ -1,0 +1,1 @@
+"""Compare models blindly: the page that collects votes, and ratings of the models."""
