@@ -22,7 +22,7 @@ from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult
 
 Report = Callable[[Progress], None] | None
-Note = Callable[[str], None]
+Note = Callable[[str], None] | None
 
 
 def write_plan(
@@ -63,7 +63,7 @@ def clean_share(
     return sharing.make_share(plan, folder, _recipe(plan), share, count, execution)
 
 
-def gather(path: str | Path, *, workers: int | None = None, progress: Report = None, note: Note = print) -> CleanResult:
+def gather(path: str | Path, *, workers: int | None = None, progress: Report = None, note: Note = None) -> CleanResult:
     """Make the set from the parts of a plan; raises InputError that names the shares of which parts are missing."""
     plan = plans.read_plan(Path(path))
     folder, file = find_target(Path(plan.output))
@@ -81,7 +81,7 @@ def gather(path: str | Path, *, workers: int | None = None, progress: Report = N
         force=plan.force,
         strict=plan.strict,
         against=None if plan.against is None else curated_set.open_set(plan.against),
-        execution=Execution(workers, progress, note, check_missing=check_missing),
+        execution=Execution(workers, progress, note or (lambda text: None), check_missing=check_missing),
         plan=plan,
     )
     if file is not None:

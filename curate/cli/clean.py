@@ -97,7 +97,7 @@ def clean(
         from curate.cli.clean_progress import show_progress
 
         with show_progress(quiet) as progress:
-            result = run(inputs, strict=strict, progress=progress, note=_note, **settings)
+            result = run(inputs, strict=strict, progress=progress, note=None if quiet else _note, **settings)
     finally:
         pool.stop_prestarted()
     report(result, quiet, as_json)
@@ -132,7 +132,9 @@ def _follow_plan(
         return
     with show_progress(quiet) as progress:
         if gather:
-            report(plans.gather(plan, workers=workers, progress=progress, note=_note), quiet, as_json)
+            report(
+                plans.gather(plan, workers=workers, progress=progress, note=None if quiet else _note), quiet, as_json
+            )
             return
         share, count = _share(str(part))
         result = plans.clean_share(plan, share, count, workers=workers, fresh=fresh, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +22,7 @@ from curate.dataset import manifest as manifests
 from curate.dataset.curated_set import CuratedSet
 from curate.dataset.manifest import Manifest
 from curate.display.displayed import Displayed
-from curate.display.figures import plural
+from curate.display.figures import plural, size
 from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import InputError, SetError
@@ -53,6 +54,7 @@ from curate.schemas.conversation import Message
 
 FINDERS: tuple[type[NearDuplicates | PromptCap], ...] = (NearDuplicates, PromptCap)  # of corpus rules, in their order
 LONG_BYTES = 1 << 30  # of input: minutes of work
+DISK_RATIO = 2.6  # bytes of parts and set for each byte of a dump that is not compressed
 MAX_UNREAD = 5  # files that are not read, in an error
 
 MaskSpans = Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]]
@@ -113,6 +115,7 @@ def clean(
         if not force:
             check_replacement(folder, recipe, reader.sources)
         with run.keeping(store, is_planned=plan is not None) as reuse:
+            run.tell_disk(partial)
             scratch = (partial / transaction.PARTS).absolute()
             scratch.mkdir()
             making = run.plan(store, scratch, plan)
@@ -133,8 +136,8 @@ def clean(
                 manifests.write(partial, manifest)
                 page.write(partial, folder.resolve().name, mask_spans(pool))
     seconds = time.perf_counter() - started
-    size = reader.bytes_read or making.bytes_read
-    return CleanResult(folder, manifest, list(manifest.warnings), seconds, size, bool(reader.warnings), file)
+    read = reader.bytes_read or making.bytes_read
+    return CleanResult(folder, manifest, list(manifest.warnings), seconds, read, bool(reader.warnings), file)
 
 
 def make_finders(pool: base.Pool, scratch: Path, recipe: Recipe) -> list[Finder]:
@@ -231,6 +234,14 @@ class _Run:
     def is_long(self) -> bool:
         """Whether the run takes so long that its parts should outlive a loss of power."""
         return (self.reader.bytes_total or 0) > LONG_BYTES
+
+    def tell_disk(self, folder: Path) -> None:
+        """Say how much of the disk a long run needs, and whether that is free."""
+        if self.is_long:
+            needed = DISK_RATIO * (self.reader.bytes_total or 0)
+            free = shutil.disk_usage(folder).free
+            fits = "" if needed < free else "; that may not be enough: give an -o on a larger disk"
+            self.execution.note(f"needs about {size(needed)} of disk beside the set, {size(free)} are free{fits}")
 
     def keeping(self, store: Path, *, is_planned: bool) -> AbstractContextManager[bool]:
         """Keep the folder of parts as long as it is of use; see `records.keeping`."""

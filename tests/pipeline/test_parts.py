@@ -161,7 +161,7 @@ def test_a_plan_is_cleaned_in_shares_and_gathered(
     with pytest.raises(InputError, match=r"^1 of .* units have parts .*--part \d/2$"):
         plans.gather(plan, workers=1)
     assert plans.clean_share(plan, 1, 1, workers=1).reused == len(parts_of(killed)) - 1
-    plans.gather(plan, workers=1, note=lambda text: None)
+    plans.gather(plan, workers=1)
     clean(dump, tmp_path / "whole", tiny_recipe, 1 << 20)
     assert digests(killed) == digests(tmp_path / "whole")
     assert without_run(killed) == without_run(tmp_path / "whole")
