@@ -138,9 +138,9 @@ def keeping(
         if is_planned or (can_go_on and has_parts(folder)):
             note(f"what was cleaned so far stays in {str(folder)!r}; the same command goes on from there")
         else:
-            files.remove(folder, folder.parent)
+            remove_folder(folder)
         raise
-    files.remove(folder, folder.parent)
+    remove_folder(folder)
 
 
 def open_folder(folder: Path, *, fresh: bool = False) -> None:
@@ -151,10 +151,18 @@ def open_folder(folder: Path, *, fresh: bool = False) -> None:
     files.refuse_links(folder)
     if folder.exists() and not (folder / MARKER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UnsafePathError(f"{str(folder)!r} is not curate's, and is where parts are written; move it")
-    if fresh:
-        files.remove(folder, folder.parent)
+    if fresh and folder.exists():
+        remove_folder(folder)
     folder.mkdir(exist_ok=True, parents=True)
     (folder / MARKER).touch()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove the folder of parts; its mark goes last, so that after a kill at any moment the folder is still known."""
+    for path in folder.iterdir():
+        if path.name != MARKER:
+            files.remove(path, folder)
+    files.remove(folder, folder.parent)
 
 
 def has_parts(folder: Path) -> bool:
