@@ -25,7 +25,7 @@ from curate.display.displayed import Displayed
 from curate.display.figures import plural, size
 from curate.engine import base
 from curate.engine.pool import open_pool
-from curate.errors import InputError, SetError
+from curate.errors import InputError, SetError, WorkerError
 from curate.filters import registry, verdicts
 from curate.ingest.ratings import read_ratings
 from curate.ingest.reader import Reader
@@ -54,6 +54,7 @@ from curate.schemas.conversation import Message
 
 FINDERS: tuple[type[NearDuplicates | PromptCap], ...] = (NearDuplicates, PromptCap)  # of corpus rules, in their order
 LONG_BYTES = 1 << 30  # of input: minutes of work
+SHORT_BYTES = 16 << 20  # of input: seconds of work, whose parts are not worth keeping
 DISK_RATIO = 2.6  # bytes of parts and set for each byte of a dump that is not compressed
 MAX_UNREAD = 5  # files that are not read, in an error
 
@@ -245,10 +246,13 @@ class _Run:
 
     def keeping(self, store: Path, *, is_planned: bool) -> AbstractContextManager[bool]:
         """Keep the folder of parts as long as it is of use; see `records.keeping`."""
-        execution = self.execution
-        return records.keeping(
-            store, execution.note, fresh=execution.fresh, is_long=self.is_long, is_planned=is_planned
-        )
+        total, execution = self.reader.bytes_total, self.execution
+        keep: tuple[type[BaseException], ...] = (OSError, WorkerError)  # lack of space, or of memory
+        if total is not None and total < SHORT_BYTES:
+            keep = ()
+        elif self.is_long:
+            keep = (*keep, KeyboardInterrupt)
+        return records.keeping(store, execution.note, fresh=execution.fresh, keep=keep, is_planned=is_planned)
 
     def plan(self, store: Path, scratch: Path, plan: Plan | None) -> Making:
         """Return what is to be read, in units; of a `plan`, what is to be verified."""

@@ -18,7 +18,7 @@ import msgspec
 import polars as pl
 
 from curate import files
-from curate.errors import UnsafePathError, WorkerError
+from curate.errors import UnsafePathError
 from curate.ingest.ranges.text_range import Bounds
 from curate.pipeline.frames import part_file
 from curate.pipeline.steps import Part
@@ -122,20 +122,19 @@ def folder_of(target: Path) -> Path:
 
 @contextmanager
 def keeping(
-    folder: Path, note: Callable[[str], None], *, fresh: bool, is_long: bool, is_planned: bool
+    folder: Path, note: Callable[[str], None], *, fresh: bool, keep: tuple[type[BaseException], ...], is_planned: bool
 ) -> Iterator[bool]:
     """Make the folder of a run's parts, or take that of a run which ended early; yield whether it has parts.
 
-    It is removed afterwards, unless the run could not go on for lack of space or memory, or was stopped and `is_long`.
-    That of a plan stays after any error. `fresh` removes what is there. Raises UnsafePathError if something else has
+    It is removed afterwards, unless the run ended by one of the errors in `keep`. That of a plan stays after any error.
+    `fresh` removes what is there. Raises UnsafePathError if something else has
     its name.
     """
     open_folder(folder, fresh=fresh)
     try:
         yield has_parts(folder)
     except BaseException as error:
-        can_go_on = isinstance(error, OSError | WorkerError) or (is_long and isinstance(error, KeyboardInterrupt))
-        if is_planned or (can_go_on and has_parts(folder)):
+        if is_planned or (isinstance(error, keep) and has_parts(folder)):
             note(f"what was cleaned so far stays in {str(folder)!r}; the same command goes on from there")
         else:
             remove_folder(folder)
