@@ -16,6 +16,7 @@ from curate.dataset.manifest import Manifest
 from curate.dataset.messages import decode_messages
 from curate.display.text import HIDDEN_PATTERN, escape_hidden, to_json_line
 from curate.engine import base, pool
+from curate.progress import stage
 from curate.rendering.mask_view import load_viewer
 from curate.schemas.conversation import Message
 
@@ -29,6 +30,13 @@ def to_json_lines(selection: Selection, count_tokens: CountTokens | None) -> Ite
 
     Many are counted in worker processes. Raises SetError if the set is damaged.
     """
+    with stage("printing", len(selection), "conversations") as current:
+        for line in _encode(selection, count_tokens):
+            yield line
+            current.done += 1
+
+
+def _encode(selection: Selection, count_tokens: CountTokens | None) -> Iterator[str]:
     with translate_errors(selection.set):
         if count_tokens is not None and len(selection.kept) > MANY:
             batches = map(_to_bytes, selection.kept_batches())

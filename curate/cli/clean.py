@@ -120,23 +120,25 @@ def _follow_plan(
         raise click.UsageError("give --plan FILE with INPUT to write it, with --part K/N, or with --gather")
     from curate.api import plans
     from curate.cli.clean_progress import show_progress
+    from curate.cli.stage_progress import show_stages
 
     workers, fresh = settings.pop("workers"), settings.pop("fresh")
     if settings.pop("engine") != "local" or settings.pop("address") is not None:
         raise click.UsageError("--engine ray makes a plan of its own; leave out --plan")
     if inputs:
-        written = plans.write_plan(inputs, settings.pop("output"), plan, **settings)
+        with show_stages("planning", quiet=quiet):
+            written = plans.write_plan(inputs, settings.pop("output"), plan, **settings)
         count = len(written.units)
         command = shlex.join(["curate", "clean", "--plan", plan, "--part", f"1/{min(count, 16)}"])
         click.echo(f"{plan}: {count:,} units; clean the shares 1 to N, such as: {command}")
         return
+    if gather:
+        with show_progress(quiet) as progress:
+            gathered = plans.gather(plan, workers=workers, progress=progress, note=None if quiet else _note)
+        report(gathered, quiet, as_json)
+        return
+    share, count = _share(str(part))
     with show_progress(quiet) as progress:
-        if gather:
-            report(
-                plans.gather(plan, workers=workers, progress=progress, note=None if quiet else _note), quiet, as_json
-            )
-            return
-        share, count = _share(str(part))
         result = plans.clean_share(plan, share, count, workers=workers, fresh=fresh, progress=progress)
     if not quiet:
         made = f"{result.parts:,} parts of {result.units:,} units, {result.reused:,} of them made before"

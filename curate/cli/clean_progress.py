@@ -71,7 +71,9 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     from curate.display.text import console
 
     columns = (TextColumn("{task.fields[stage]}"), BarColumn(None), TextColumn("{task.fields[text]}"))
-    with Bars(*columns, console=console(stderr=True), transient=True, expand=True) as progress:
+    # What is printed on stdout stays there: it may be a file.
+    bars = Bars(*columns, console=console(stderr=True), transient=True, expand=True, redirect_stdout=False)
+    with bars as progress:
         task = progress.add_task("", total=None, stage="starting", text="")
 
         def update(state: Progress) -> None:

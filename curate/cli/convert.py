@@ -61,9 +61,12 @@ def convert(source: str, target: str, as_json: bool, **settings: Any) -> None:
     Example:
       curate convert curated train.json --to vicuna --split train
     """
-    from curate.conversion.convert import convert as run
+    from curate.cli.stage_progress import show_stages
 
-    result = run(source, target, **settings)
+    with show_stages("converting"):
+        from curate.conversion.convert import convert as run
+
+        result = run(source, target, **settings)
     if as_json:
         click.echo(json.dumps(_plain(result), indent=1))
     _report(source, result)

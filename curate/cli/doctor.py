@@ -18,9 +18,11 @@ def doctor(as_json: bool) -> None:
       curate doctor --json
     """
     from curate.analysis.doctor import doctor as check
+    from curate.cli.stage_progress import show_stages
     from curate.display.text import show, to_json
 
-    report = check()
+    with show_stages("checking"):
+        report = check()
     if as_json:
         click.echo(to_json(report))
         return

@@ -22,9 +22,11 @@ def explain(record_id: str, set_path: str, as_json: bool) -> None:
       curate explain dump.json:17 --set english
     """
     from curate.analysis.explanation import explain as look_up
+    from curate.cli.stage_progress import show_stages
     from curate.display.text import show, to_json
 
-    explanation = look_up(record_id, set_path)
+    with show_stages("searching"):
+        explanation = look_up(record_id, set_path)
     if as_json:
         click.echo(to_json(explanation))
         return

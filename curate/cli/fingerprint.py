@@ -35,8 +35,10 @@ def fingerprint(source: str, as_json: bool, **settings: Any) -> None:
       curate fingerprint questions.jsonl -o mine.fingerprint --text question
     """
     from curate.api.fingerprint import fingerprint as run
+    from curate.cli.stage_progress import show_stages
 
-    result = run(source, **settings)
+    with show_stages("making the fingerprint"):
+        result = run(source, **settings)
     if as_json:
         click.echo(json.dumps(_plain(result), indent=1, ensure_ascii=False))
     _report(result)

@@ -63,6 +63,7 @@ def show(
       curate show --where "tokens > 1000 and language = 'ko'" --random 5
     """
     from curate.analysis.selection import show as select
+    from curate.cli.stage_progress import show_stages
 
     if sum((diff, mask, raw, as_json)) > 1:
         raise click.UsageError("--diff, --mask, --raw and --json exclude each other")
@@ -71,13 +72,16 @@ def show(
         raise click.UsageError(f"--{next(iter(rendering)).replace('_', '-')} is for --mask")
     seed = _seed(seed) if conditions["random"] else seed
     rejected_by: str | bool = rejected is not None if rejected in (None, ANY_RULE) else str(rejected)
-    selection = select(ids, set_path, rejected=rejected_by, seed=seed, **conditions)
+    with show_stages("searching"):
+        selection = select(ids, set_path, rejected=rejected_by, seed=seed, **conditions)
     if limit is not None:
         selection = selection.head(limit)
     elif conditions["random"]:
         limit = conditions["random"]
     if as_json:
-        _print_json(_cut(selection, limit))
+        selection = _cut(selection, limit)
+        with show_stages("printing", quiet=sys.stdout.isatty()):  # the lines themselves show what is done there
+            _print_json(selection)
         return
     if not len(selection):
         click.echo("no conversation matches", err=True)

@@ -35,9 +35,11 @@ def stats(path: str, second: str | None, html: str | None, as_json: bool, **coun
       curate stats english --html english.html
     """
     from curate.analysis.stats import Stats
+    from curate.cli.stage_progress import show_stages
     from curate.display.text import one_line, show, to_json
 
-    result = _compare(path, second, html, counting) if second else _measure(path, html, counting)
+    with show_stages("comparing" if second else "measuring"):
+        result = _compare(path, second, html, counting) if second else _measure(path, html, counting)
     if as_json:
         click.echo(to_json(result))
     elif html:

@@ -18,6 +18,7 @@ from curate.dataset.messages import decode_messages
 from curate.dataset.query import ROW
 from curate.errors import InputError, RecordError
 from curate.pipeline import repair_text, repair_turns
+from curate.progress import stage
 from curate.schemas import formats
 from curate.schemas.conversation import ROLES, Conversation, Message
 from curate.schemas.formats import native
@@ -130,7 +131,10 @@ def read_batches(frame: pl.LazyFrame, names: Sequence[str]) -> Iterator[pl.DataF
     """Yield batches of rows in order, with those of the columns that the table has."""
     present = frame.collect_schema()
     columns_there = frame.select(name for name in names if name in present)
-    return columns_there.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)
+    with stage("converting", frame.select(pl.len()).collect().item()) as current:
+        for batch in columns_there.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+            yield batch
+            current.done += batch.height
 
 
 @contextmanager

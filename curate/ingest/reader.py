@@ -28,6 +28,7 @@ from curate.ingest.text import literals
 from curate.ingest.text.encodings import UTF8, advise, transcode
 from curate.ingest.text.spans import TextChunk
 from curate.ingest.unread import PART_OF_EXPORT, UnreadFile, describe_skipped
+from curate.progress import BYTES, stage
 from curate.schemas.reading.columns import Columns
 
 MAX_PLACES = 20  # damaged, that are named for each source
@@ -139,7 +140,10 @@ class Reader:
 
     def __iter__(self) -> Iterator[Chunk]:
         self.warn_of_unread()
-        yield from self.read()
+        with stage("reading", self.bytes_total, BYTES) as current:
+            for chunk in self.read():
+                yield chunk
+                current.done = self.bytes_read
         if not self._is_at_limit():
             self.check_any_record()
 
@@ -495,6 +499,6 @@ def find_damaged_records(sources: Sequence[Source]) -> list[DamagedRecords]:
     if not compressed:
         return []
     reader = Reader(compressed)
-    for _ in reader:
+    for _ in reader.read():
         pass
     return reader.damaged_records

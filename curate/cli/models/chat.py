@@ -77,21 +77,23 @@ def chat(
       curate chat runs/first --temperature 0
     """
     import curate
+    from curate.cli.stage_progress import show_stages
 
     questions = list(prompts) or _read_piped()
-    opened = curate.chat(
-        model,
-        base=base,
-        system=system,
-        tools=tools,
-        template=template,
-        quantise=quantise,
-        other_base=other_base,
-        dtype=dtype,
-        device=device,
-        say=lambda text: click.echo(text, err=True),
-        **settings,
-    )
+    with show_stages("loading"):
+        opened = curate.chat(
+            model,
+            base=base,
+            system=system,
+            tools=tools,
+            template=template,
+            quantise=quantise,
+            other_base=other_base,
+            dtype=dtype,
+            device=device,
+            say=lambda text: click.echo(text, err=True),
+            **settings,
+        )
     if questions:
         for text in questions:
             _answer(opened, text)

@@ -26,17 +26,19 @@ def merge(adapter: str, out: str, base: str | None, other_base: bool, dtype: str
       curate merge runs/first my-model
     """
     import curate
+    from curate.cli.stage_progress import show_stages
     from curate.display.figures import percent
 
-    merged = curate.merge(
-        adapter,
-        out,
-        base=base,
-        other_base=other_base,
-        dtype=dtype,
-        device=device,
-        say=lambda text: click.echo(text, err=True),
-    )
+    with show_stages("merging"):
+        merged = curate.merge(
+            adapter,
+            out,
+            base=base,
+            other_base=other_base,
+            dtype=dtype,
+            device=device,
+            say=lambda text: click.echo(text, err=True),
+        )
     difference, effect = percent(merged.difference, digits=2), percent(merged.effect, digits=2)
     for name, value in (
         ("merged", f"{merged.method} adapter {adapter} into {merged.base}"),

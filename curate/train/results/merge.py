@@ -22,6 +22,7 @@ from curate.model import artifact, files, four_bit, sources
 from curate.model.artifact import Artifact
 from curate.model.device import DTYPES
 from curate.model.files import OnMessage
+from curate.progress import stage
 from curate.train.results import export
 from curate.train.results.export import Origin, ResultInfo
 from curate.train.run import records
@@ -74,7 +75,8 @@ def merge(
     if folder.exists():
         raise ModelError(f"{str(folder)!r} exists already; give a folder that does not")
     serving = artifact.serving_of(result)
-    model = _load(result, artifact.choose_device(device), dtype, other_base, say)
+    with stage("loading the base"):
+        model = _load(result, artifact.choose_device(device), dtype, other_base, say)
     compute_dtype: torch.dtype = model.dtype
     expected = _logits(model)
     with model.disable_adapter():
@@ -94,7 +96,8 @@ def merge(
         )
     window = result.note.window if result.note else 0  # unknown for an adapter of another program
     info = ResultInfo(serving, Origin(result.base, files.locate(result.base), result.method), window)
-    export.write_model(folder, merged, info, _read_records(result, folder))
+    with stage("writing"):
+        export.write_model(folder, merged, info, _read_records(result, folder))
     return Merged(folder, result.base, result.method, _dtype_name(compute_dtype), difference, effect, tolerance)
 
 
@@ -163,11 +166,13 @@ def merge_layers(model: Any, dtype: torch.dtype) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "All adapters are already merged|Already ", UserWarning)
-            for layer in model.modules():
-                if isinstance(layer, BaseTunerLayer):
+            layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+            with stage("merging", len(layers), "layers") as current:
+                for layer in layers:
                     layer.to(torch.float32)  # one layer at a time: an fp32 copy of the model may not fit
                     layer.merge(safe_merge=True)  # safe: refuses a result that is not finite
                     layer.to(dtype)
+                    current.done += 1
             return model.merge_and_unload(safe_merge=True)  # removes the adapter layers, unwraps `modules_to_save`
     except (AttributeError, NotImplementedError, ValueError, TypeError) as error:
         raise _unmergeable(model, str(error)) from error
