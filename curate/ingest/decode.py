@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -366,10 +367,9 @@ def _refuse_duplicate_keys(raw: bytes) -> None:
 def _unique_dict(pairs: list[tuple[str, object]]) -> dict[str, object]:
     unique = dict(pairs)
     if len(unique) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        repeated, count = next((name, count) for name, count in counts.items() if count > 1)
         values = json.dumps([value for name, value in pairs if name == repeated])
-        count = names.count(repeated)
         raise RecordError("duplicate_keys", f"the key {repeated!r} occurs {count} times in one object", values)
     return unique
 

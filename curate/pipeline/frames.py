@@ -21,7 +21,7 @@ from curate.filters import duplicates
 from curate.pipeline import clusters, repair_turns
 from curate.pipeline.repair_text import replace_surrogates
 from curate.rendering import splitter
-from curate.schemas.conversation import Conversation, Message
+from curate.schemas.conversation import Conversation, Edit, Message
 from curate.schemas.prompts import Template, fold_system, has_mid_system, system_positions
 from curate.schemas.reading import media
 
@@ -175,18 +175,15 @@ def conversations_table(drafts: Sequence[Draft], messages: pl.DataFrame) -> pl.D
         source_id=_text([conversation.source_id for conversation in conversations]),
         model=_text([conversation.model for conversation in conversations]),
         tools=_text([conversation.tools for conversation in conversations]),
-        rejected_answer=_rejected_answers(conversations),
+        rejected_answer=_rejected_answers([conversation.rejected_answer for conversation in conversations]),
         metadata=_text([json_text(conversation.metadata) for conversation in conversations]),
     )
 
 
-def _rejected_answers(conversations: Sequence[Conversation]) -> pl.Series:
-    """Return the rejected answer of each conversation; null where there is none."""
-    answers = [
-        [{name: getattr(message, name) for name in FIELDS} for message in conversation.rejected_answer] or None
-        for conversation in conversations
-    ]
-    return pl.Series(answers, dtype=dataset_columns.CONVERSATION["rejected_answer"])
+def _rejected_answers(answers: Sequence[Sequence[Message]]) -> pl.Series:
+    """Return a column of rejected answers; null for an empty one."""
+    rows = [[{name: getattr(message, name) for name in FIELDS} for message in answer] or None for answer in answers]
+    return pl.Series("rejected_answer", rows, dtype=dataset_columns.CONVERSATION["rejected_answer"])
 
 
 def _text(values: Sequence[str | None]) -> pl.Series:
@@ -270,20 +267,18 @@ def kept_table(batch: Batch) -> pl.DataFrame:
         schema=dataset_columns.PART_PIECE,
     )
     measured = batch.frame.drop(*TRANSIENT).rename({"turns": "source_turns", "characters": "source_characters"})
-    messages = _piece_messages(batch)
-    edits = _edits([(row, drafts[row].conversation) for row in batch.pieces])
-    has_end = pl.Series([piece.stop == len(drafts[row].conversation.messages) for row, _, piece in pieces])
+    endings = [
+        drafts[row].conversation.rejected_answer if piece.stop == len(drafts[row].conversation.messages) else []
+        for row, _, piece in pieces  # the rejected answer is beside the last answer
+    ]
+    listed = [drafts[row].conversation.edits if number == 0 else [] for row, number, _ in pieces]  # once
+    names = {row: sorted({edit.rule for edit in drafts[row].conversation.edits}) for row in batch.pieces}
+    edit_names = pl.Series([names[row] for row, _, _ in pieces], dtype=dataset_columns.CONVERSATION["edit_names"])
     return (
-        counted.hstack(messages)
-        .join(edits, on="row", how="left", maintain_order="left")
-        .with_columns(
-            edits=pl.when(pl.col("piece") == 0).then("edits").fill_null([]),  # listed once, with the first piece
-            edit_names=pl.col("edit_names").fill_null([]),
-        )
-        .join(measured, on="row", how="left", maintain_order="left")
-        .with_columns(
-            rejected_answer=pl.when(has_end.cast(pl.Boolean)).then("rejected_answer")
-        )  # beside the last answer
+        counted.hstack(_piece_messages(batch))
+        .with_columns(_edits(listed), edit_names=edit_names)
+        .join(measured.drop("rejected_answer"), on="row", how="left", maintain_order="left")
+        .with_columns(_rejected_answers(endings))
     )
 
 
@@ -302,16 +297,21 @@ def _positions(drafts: Sequence[Draft], pieces: Pieces) -> pl.Series:
     return flat.group_by("owner", maintain_order=True).agg("position")["position"]
 
 
-def _edits(conversations: Sequence[tuple[int, Conversation]]) -> pl.DataFrame:
-    """Return `edits` and `edit_names` for each row with edits."""
-    # a flat table, grouped afterwards: nested rows are slow to convert
-    edits = [(row, edit) for row, conversation in conversations for edit in conversation.edits]
+def _edits(lists: Sequence[Sequence[Edit]]) -> pl.Series:
+    """Return a column of lists of edits.
+
+    They are grouped from a flat table, since nested rows are slow to convert. A join with lists would take memory for
+    as many edits in each row as there are on average.
+    """
+    edits = [edit for each in lists for edit in each]
     fields = tuple(dataset_columns.EDIT.to_schema())
-    columns: dict[str, Any] = {name: [getattr(edit, name) for _, edit in edits] for name in fields}
+    columns: dict[str, Any] = {name: [getattr(edit, name) for edit in edits] for name in fields}
     flat = pl.DataFrame(columns, schema=dataset_columns.EDIT.to_schema())
-    owners = pl.Series("row", [row for row, _ in edits], dtype=pl.UInt32)
-    grouped = flat.insert_column(0, owners).group_by("row", maintain_order=True)
-    return grouped.agg(edits=pl.struct(fields), edit_names=pl.col("rule").unique().sort())
+    places = np.arange(len(lists))
+    owners = np.concatenate([places, np.repeat(places, [len(each) for each in lists])])
+    flat = pl.concat([flat.clear(len(lists)), flat])  # one without a rule opens each list
+    grouped = flat.insert_column(0, pl.Series("owner", owners)).group_by("owner", maintain_order=True)
+    return grouped.agg(edits=pl.struct(fields).filter(pl.col("rule").is_not_null()))["edits"]
 
 
 def _piece_messages(batch: Batch) -> pl.DataFrame:
