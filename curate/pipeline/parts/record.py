@@ -127,8 +127,7 @@ def keeping(
     """Make the folder of a run's parts, or take that of a run which ended early; yield whether it has parts.
 
     It is removed afterwards, unless the run ended by one of the errors in `keep`. That of a plan stays after any error.
-    `fresh` removes what is there. Raises UnsafePathError if something else has
-    its name.
+    `fresh` removes what is there. Raises UnsafePathError if something else has its name.
     """
     open_folder(folder, fresh=fresh)
     try:
