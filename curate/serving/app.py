@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -15,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from curate.serving import requests
+from curate.serving.access import Access
 from curate.serving.errors import ApiError, failed
 from curate.serving.exchange import Exchange
 from curate.serving.messages import read_definitions, read_messages
@@ -28,15 +28,6 @@ DRAINED = 8 * MAX_BODY  # bytes of a larger body that are read and dropped, so t
 BODY_SECONDS = 60  # to send a body in
 GONE = 499  # the status in the log of a request whose client went away
 _Order = TypeVar("_Order", bound=Order)
-
-
-@dataclass(frozen=True)
-class Access:
-    """Who may use the server."""
-
-    token: str | None = None  # None lets everyone in who reaches it
-    hosts: tuple[str, ...] = ()  # names that the Host header may have; empty for any
-    origins: tuple[str, ...] = field(default=())  # of pages whose scripts may use it (CORS)
 
 
 def make_app(models: Mapping[str, ServedModel], access: Access, log: Log) -> Any:

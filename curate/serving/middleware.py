@@ -37,7 +37,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with an error."""
         headers = Headers(scope=scope)
-        if self._hosts and _host_name(headers.get("host", "")) not in self._hosts:
+        if self._hosts and host_name(headers.get("host", "")) not in self._hosts:
             error = ApiError("the Host header does not name this server", status=403, code="wrong_host")
             await error_response(error)(scope, receive, send)
         elif self._token is not None and scope["path"] not in OPEN_PATHS and not self._has_token(headers):
@@ -57,7 +57,7 @@ class Guard:
         return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), expected)
 
 
-def _host_name(host: str) -> str:
+def host_name(host: str) -> str:
     """Return the name in a Host header, without its port."""
     if host.startswith("["):
         return host.partition("]")[0] + "]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from socket import socket
 from typing import Any
 
@@ -11,31 +10,9 @@ from curate.errors import InputError
 from curate.model.files import OnMessage
 from curate.serving import models as served_models
 from curate.serving import server
-from curate.serving.app import Access, make_app
+from curate.serving.access import Access, Address
+from curate.serving.app import make_app
 from curate.serving.models import Limits, ServedModel
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where to listen, and for whom."""
-
-    host: str
-    port: int
-    token: str | None
-    token_env: str  # where the token was looked for
-    origins: tuple[str, ...] = ()
-
-    @property
-    def access(self) -> Access:
-        """Who may use the server; raises InputError for an address that others reach, without a token."""
-        if server.is_loopback(self.host):
-            return Access(self.token, ("localhost", "[::1]", self.host) if self.token is None else (), self.origins)
-        if self.token is None:
-            raise InputError(
-                f"other machines can reach {self.host}, so a token is needed: put one into {self.token_env}, "
-                "and send it as Authorization: Bearer TOKEN"
-            )
-        return Access(self.token, (), self.origins)
 
 
 def serve_models(

@@ -21,7 +21,8 @@ import pytest
 from curate.inference.chat import Chat
 from curate.rendering.mask_view import view_rows
 from curate.schemas.conversation import Message, with_tools
-from curate.serving.app import MAX_BODY, Access
+from curate.serving.access import Access
+from curate.serving.app import MAX_BODY
 from curate.serving.models import Limits, ServedModel
 from tests.support import served, tiny_runs
 

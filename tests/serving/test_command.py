@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from curate.cli import cli
 from curate.errors import InputError, install_command
 from curate.serving import models, server
-from curate.serving.run import Address
+from curate.serving.access import Address
 from tests.support import served, tiny_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # what peft asks

@@ -96,13 +96,13 @@ class Browser:
         first, _, self._rest = self._rest.partition(b"\0")
         return dict(json.loads(first))
 
-    def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Open a file and wait until it is drawn; `events` then holds the events of this page."""
+    def open(self, page: Path | str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Open a file or a URL, and wait until it is drawn; `events` then holds the events of this page."""
         self.resize(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while not self.events_of("Page.loadEventFired"):
             self.events.append(self._next())
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -120,8 +120,9 @@ class Browser:
     def press(self, key: str) -> None:
         """Press and release a key."""
         codes = {"Tab": 9, "Enter": 13, " ": 32}
-        text = {"Enter": "\r", " ": " "}.get(key, "")
-        common = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": codes[key]}
+        text = {"Enter": "\r", " ": " "}.get(key, key if len(key) == 1 else "")
+        code = codes.get(key, ord(key.upper()[0]))
+        common = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 

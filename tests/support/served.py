@@ -18,7 +18,8 @@ from curate.model import serving as formats
 from curate.model.artifact import renderer_for
 from curate.schemas.conversation import Message, with_tools
 from curate.serving import server
-from curate.serving.app import Access, make_app
+from curate.serving.access import Access
+from curate.serving.app import make_app
 from curate.serving.models import Limits, ServedModel
 from curate.tokenization.tokenizer import load_tokenizer
 from tests.support import ROOT, tiny_runs

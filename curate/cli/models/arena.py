@@ -1,35 +1,128 @@
-"""`curate arena`: rate models from blind votes on their answers."""
+"""`curate arena`: collect blind votes on models' answers, and rate the models."""
 
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from curate.model.choices import DTYPES
+
 if TYPE_CHECKING:
     from curate.arena.ratings import Ratings
     from curate.arena.votes import VoteCounts
 
+TOKEN, KEY = "CURATE_ARENA_TOKEN", "OPENAI_API_KEY"
+
 
 @click.command()
+@click.argument("sources", metavar="[MODEL]...", nargs=-1)
+@click.option(
+    "--prompts", type=click.Path(), metavar="FILE", help="Prompts to vote on: text lines, JSON lines or chats."
+)
 @click.option(
     "--votes", "files", multiple=True, metavar="FILE", help="File of votes; can be repeated.  [default: votes.jsonl]"
 )
 @click.option("--ratings", "show_ratings", is_flag=True, help="Print the ratings that the votes give.")
 @click.option("--style-control", is_flag=True, help="Take out the effect of length, headers, lists and bold text.")
 @click.option("--json", "as_json", is_flag=True, help="Print the ratings as JSON.")
-def arena(files: tuple[str, ...], show_ratings: bool, style_control: bool, as_json: bool) -> None:
+@click.option("--system", default="", metavar="TEXT", help="System prompt for all models.")
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="Of the answers.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Most in an answer.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; another needs a token.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8010, show_default=True, help="Port; 0 takes a free one."
+)
+@click.option(
+    "--token-env", default=TOKEN, show_default=True, metavar="NAME", help="Environment variable with the token."
+)
+@click.option(
+    "--key-env",
+    metavar="NAME",
+    help=f"Environment variable with the servers' key.  [default: {KEY}, for api.openai.com alone]",
+)
+@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Number type to compute in.")
+@click.option("--device", default="auto", help="Device of local models: auto, cpu or cuda.")
+def arena(
+    sources: tuple[str, ...],
+    prompts: str | None,
+    files: tuple[str, ...],
+    show_ratings: bool,
+    style_control: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Compare models blindly, and rate them.
 
-    Ratings are Bradley-Terry's, with 95 % intervals; 400 points are ten wins to one.
+    Serves a page that shows two answers and no names, and keeps the votes. MODEL is a model as in curate chat, a
+    server with OpenAI's API (http://localhost:8000/v1#NAME), or a file of answers; NAME=MODEL gives it a name.
+
+    With --ratings, prints Bradley-Terry ratings with 95 % intervals; 400 points are ten wins to one.
 
     \b
     Example:
+      curate arena tuned=runs/first base=./Llama-2-7b-hf
       curate arena --ratings --style-control
     """
-    _print_ratings([Path(file) for file in files or ("votes.jsonl",)], style_control, as_json)
+    paths = [Path(file) for file in files or ("votes.jsonl",)]
+    if sources and show_ratings:
+        raise click.UsageError("give models to vote on, or --ratings for the votes there are, not both")
+    if sources:
+        if len(paths) > 1:
+            raise click.UsageError("votes go into one file; give --votes once")
+        _serve(sources, paths[0], None if prompts is None else Path(prompts), **options)
+    elif show_ratings:
+        _print_ratings(paths, style_control, as_json)
+    else:
+        raise click.UsageError("name two models to vote on, or give --ratings for the votes there are")
+
+
+def _serve(
+    sources: tuple[str, ...],
+    votes: Path,
+    prompts: Path | None,
+    *,
+    system: str,
+    temperature: float,
+    max_new_tokens: int,
+    host: str,
+    port: int,
+    token_env: str,
+    key_env: str | None,
+    **loading: Any,
+) -> None:
+    from curate.errors import InputError, MissingExtra
+
+    try:
+        from curate.arena.contestants import AskSettings
+        from curate.arena.run import serve_arena
+        from curate.report.html.conversation import render_markdown
+        from curate.serving.access import Address
+
+        token, key = os.environ.get(token_env) or None, os.environ.get(key_env or KEY) or None
+        if key_env and key is None:
+            raise InputError(f"the environment variable {key_env} is not set; put the servers' key into it")
+        serve_arena(
+            sources,
+            votes,
+            Address(host, port, token, token_env),
+            render_markdown,
+            lambda text: click.echo(text, err=True),
+            prompts=prompts,
+            settings=AskSettings(temperature, max_new_tokens, system),
+            key=key,
+            key_for_all=key_env is not None,
+            **loading,
+        )
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name == "curate":
+            raise
+        needed = "serve" if name in ("starlette", "uvicorn", "h11", "httpx") else "train"
+        raise MissingExtra("curate arena", needed) from error
 
 
 def _print_ratings(paths: list[Path], style_control: bool, as_json: bool) -> None:

@@ -65,10 +65,11 @@ def serve(
     Example:
       curate serve runs/first --port 8001
     """
-    from curate.errors import InputError, MissingExtra
+    from curate.errors import MissingExtra
 
     try:
-        from curate.serving.run import Address, serve_models
+        from curate.serving.access import Address
+        from curate.serving.run import serve_models
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
         if name == "curate":
@@ -76,8 +77,6 @@ def serve(
         raise MissingExtra("curate serve", "serve" if name in ("starlette", "uvicorn", "h11") else "train") from error
 
     token = os.environ.get(token_env) or None
-    if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
-        raise InputError(f"the token in {token_env} has blanks or letters beyond ASCII; use letters, digits, - and _")
     serve_models(
         models,
         Address(host, port, token, token_env, origins),

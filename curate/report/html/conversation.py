@@ -97,7 +97,7 @@ def _more(count: int) -> str:
 
 def _message(message: Message, note: str = "") -> str:
     content = truncate(message.content, LONG)
-    body = _markdown(content) if message.role == "assistant" else preformat(escape(content))
+    body = render_markdown(content) if message.role == "assistant" else preformat(escape(content))
     reasoning = _labelled("reasoning", message.reasoning)
     calls = _labelled("calls", message.tool_calls)
     return message_block(message.role, reasoning + body + calls, note or message.name or "")
@@ -133,7 +133,7 @@ def _show_line_ends(part: str) -> str:
 # ---- markdown
 
 
-def _markdown(content: str) -> str:
+def render_markdown(content: str) -> str:
     """Return an answer's Markdown as HTML, or its plain text if it is nested too deeply to parse."""
     parser = _parser()
     tokens = parser.parse(safe(content))
