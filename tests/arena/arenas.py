@@ -39,7 +39,7 @@ def write_answers(path: Path, answers: dict[str, str]) -> Path:
 def streamed(*parts: str, finish: str = "stop", done: bool = True) -> Answer:
     """Return a streamed reply of a server with OpenAI's API."""
     deltas = [{"delta": {"role": "assistant", "content": ""}}, *({"delta": {"content": part}} for part in parts)]
-    chunks = [{"choices": [{"index": 0, **delta}]} for delta in deltas]
+    chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, **delta}]} for delta in deltas]
     chunks += [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}, {"choices": [], "usage": {}}]
     events = "".join(f": keep-alive\n\ndata: {json.dumps(chunk)}\n\n" for chunk in chunks)
     return Answer((events + "data: [DONE]\n\n" * done).encode(), headers={"Content-Type": "text/event-stream"})
