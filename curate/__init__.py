@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from curate.conversion.collection import Conversations
     from curate.conversion.convert import convert
     from curate.dataset.curated_set import CuratedSet, open_set
+    from curate.generation.generate import generate
     from curate.inference.chat import chat
     from curate.pipeline.run import CleanResult, Progress
     from curate.scoring.score import score
@@ -57,13 +58,14 @@ _MODULES = {  # name to the module that defines it
     "doctor": "curate.analysis.doctor",
     "fingerprint": "curate.api.fingerprint",
     "identity": "curate.api.identity",
+    "generate": "curate.generation.generate",
     "finetune": "curate.train.finetune",
     "RunResult": "curate.train.run.log",
     "chat": "curate.inference.chat",
     "merge": "curate.train.results.merge",
     "score": "curate.scoring.score",
 }
-_TRAINING = ("finetune", "RunResult", "chat", "merge", "score")  # need the extra [train]
+_EXTRAS = dict.fromkeys(("finetune", "RunResult", "chat", "merge", "score"), "train") | {"generate": "generate"}
 
 __all__ = [
     "CleanResult",
@@ -82,6 +84,7 @@ __all__ = [
     "explain",
     "finetune",
     "fingerprint",
+    "generate",
     "identity",
     "merge",
     "open_set",
@@ -99,8 +102,8 @@ def __getattr__(name: str) -> object:
     try:
         module = importlib.import_module(_MODULES[name])
     except ModuleNotFoundError as error:
-        if name in _TRAINING and not (error.name or "").startswith("curate"):
-            raise MissingExtra(f"curate {name}", "train") from error
+        if name in _EXTRAS and not (error.name or "").startswith("curate"):
+            raise MissingExtra(f"curate {name}", _EXTRAS[name]) from error
         raise
     value: object = getattr(module, name)
     globals()[name] = value

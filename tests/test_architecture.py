@@ -26,7 +26,7 @@ LEVELS = (
     ("inference",),
     ("train", "serving"),
     ("arena",),
-    ("report", "scoring"),
+    ("report", "scoring", "generation"),
     ("api",),
     ("__init__",),
     ("cli",),

@@ -21,6 +21,7 @@ GROUPS = {  # heading in the help: command to module; importing a module loads o
         "refilter": "refilter",
         "combine": "refilter",
         "convert": "convert",
+        "generate": "models.generate",
         "score": "models.score",
         "fingerprint": "fingerprint",
     },

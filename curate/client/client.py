@@ -46,7 +46,7 @@ class Client:
         budget: Budget,
         settings: Settings | None = None,
         *,
-        tell: Callable[[str], None] = lambda text: None,
+        tell: Callable[[str], object] = lambda text: None,
     ) -> None:
         self.endpoint = endpoint
         self.journal = journal

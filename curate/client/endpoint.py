@@ -26,10 +26,14 @@ class Endpoint:
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine, and so charges nothing."""
+        return urlsplit(self.url).hostname in LOCAL
+
+    @property
     def sends_key_in_clear(self) -> bool:
         """Whether the key goes over a network without encryption."""
-        parts = urlsplit(self.url)
-        return bool(self.key) and parts.scheme == "http" and parts.hostname not in LOCAL
+        return bool(self.key) and self.url.startswith("http:") and not self.is_local
 
     def hide_key(self, value: Any) -> Any:
         """Return JSON values without the key, wherever a server repeated it."""

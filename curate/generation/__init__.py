@@ -1,0 +1,1 @@
+"""Generate conversations with a model: self-instruct, Evol-Instruct, Magpie, and answers to given prompts."""
