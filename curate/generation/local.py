@@ -30,7 +30,8 @@ def serving(model: str, *, rows: int, new_tokens: int, dtype: str, device: str, 
     try:
         from curate.serving import models as served_models
         from curate.serving import server
-        from curate.serving.app import Access, make_app
+        from curate.serving.access import Access
+        from curate.serving.app import make_app
         from curate.serving.models import Limits
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
