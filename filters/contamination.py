@@ -43,7 +43,7 @@ def benchmark_overlap(frame: pl.DataFrame, benchmarks: tuple[str, ...] = BENCHMA
     from curate.filters.fingerprints.catalogue import load_index  # imports NumPy: late, to keep `curate filters` fast
 
     index = load_index(benchmarks)
-    turns = _turns(frame)
+    turns = side_texts(frame)
     texts = turns["text"].to_list()
     found: defaultdict[int, list[Match]] = defaultdict(list)
     for match in index.match(texts, turns["group"].to_numpy()):
@@ -54,8 +54,11 @@ def benchmark_overlap(frame: pl.DataFrame, benchmarks: tuple[str, ...] = BENCHMA
     return pl.DataFrame([rows.get(row, nothing) for row in range(frame.height)], schema=dict(columns), orient="row")
 
 
-def _turns(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return the texts of all messages; each conversation has a group for its prompts and one for its answers."""
+def side_texts(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the texts of `messages` and `rejected_answer`, as columns `group` and `text`.
+
+    Each conversation has a group for its prompts, and one for its answers.
+    """
     parts = []
     for column in ("messages", "rejected_answer"):
         row = pl.int_range(pl.len(), dtype=pl.Int64)

@@ -18,7 +18,7 @@ from tests.support import ROOT
 LEVELS = (
     ("errors", "_version"),
     ("settings", "files", "progress"),
-    ("display", "engine", "schemas", "markdown", "client"),
+    ("display", "engine", "schemas", "markdown", "client", "results"),
     ("tokenization", "ingest", "filters", "dataset"),
     ("rendering",),
     ("pipeline",),
@@ -26,7 +26,7 @@ LEVELS = (
     ("inference",),
     ("train", "serving"),
     ("arena",),
-    ("report", "scoring", "generation"),
+    ("report", "scoring", "generation", "evaluation"),
     ("api",),
     ("__init__",),
     ("cli",),

@@ -27,7 +27,13 @@ GROUPS = {  # heading in the help: command to module; importing a module loads o
     },
     "Look": {"stats": "stats", "show": "show", "explain": "explain"},
     "Train": {"identity": "identity", "finetune": "models.finetune"},
-    "Models": {"chat": "models.chat", "serve": "models.serve", "arena": "models.arena", "merge": "models.merge"},
+    "Models": {
+        "chat": "models.chat",
+        "serve": "models.serve",
+        "arena": "models.arena",
+        "evaluate": "models.evaluate",
+        "merge": "models.merge",
+    },
     "Reference": {
         "filters": "catalogue",
         "recipes": "catalogue",

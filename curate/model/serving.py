@@ -184,6 +184,22 @@ def modelfile(serving: Serving, note: Note) -> str:
     return "\n".join(lines) + "\n"
 
 
+def training_tokenizer(tokenizer: Tokenizer, serving: Serving | None) -> Any:
+    """Return a tokenizer of transformers that equals that of training, with the chat template of `serving`."""
+    from tokenizers import Tokenizer as HuggingFaceTokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    info = tokenizer.info
+    eos = _eos_token(serving) if serving is not None else info.eos_token
+    return PreTrainedTokenizerFast(
+        tokenizer_object=HuggingFaceTokenizer.from_str(tokenizer.tokenizer_json()),
+        eos_token=eos,
+        clean_up_tokenization_spaces=False,
+        **({} if info.bos_token is None else {"bos_token": info.bos_token}),
+        **({} if serving is None else {"chat_template": serving.chat_template}),
+    )
+
+
 # ---- read
 
 

