@@ -26,6 +26,7 @@ LEVELS = (
     ("inference",),
     ("train", "serving"),
     ("arena",),
+    ("judging",),
     ("report", "scoring", "generation", "evaluation"),
     ("api",),
     ("__init__",),

@@ -18,14 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.arena.graph import Connections, connect
+from curate.arena.likelihood import Floats, Likelihood
 
-Floats = NDArray[np.float64]
 SCALE = 400 / np.log(10)  # points of one unit of log-odds
 CENTRE = 1000.0  # mean rating of the models of a group
 RIDGE = 1.0  # on the coefficients of style, whose features have unit size
 PRIOR = 0.5  # battles won, and as many lost, against an average model; only where the likelihood has no maximum
-CONVERGED = 1e-10  # log-odds that a step changes at most
-MAX_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -127,49 +125,6 @@ def _design(battles: Battles) -> tuple[Floats, list[int]]:
     return np.hstack([design, battles.style[:, kept] / size[kept]]), kept
 
 
-@dataclass(frozen=True)
-class _Likelihood:
-    """The penalised likelihood, of values in a basis in which each group's mean is 0."""
-
-    design: Floats  # (battles, models + features)
-    score: Floats
-    basis: Floats  # (models + features, free values)
-    penalty: Floats  # of each value: a ridge
-    prior: Floats  # battles of each model against an average one that are added, half of them won
-
-    def slope(self, point: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return the gradient, the negative Hessian, and each battle's part of the gradient."""
-        inside, full = self.design @ self.basis, self.basis @ point
-        expected, average = _sigmoid(self.design @ full), _sigmoid(full)
-        parts = inside * (self.score - expected)[:, None]
-        gradient = parts.sum(axis=0) + self.basis.T @ (self.prior * (0.5 - average) - self.penalty * full)
-        curvature = self.prior * average * (1 - average) + self.penalty
-        hessian = inside.T @ (inside * (expected * (1 - expected))[:, None])
-        return gradient, hessian + self.basis.T @ (self.basis * curvature[:, None]), parts
-
-    def value(self, point: Floats) -> float:
-        """Return the logarithm of the likelihood."""
-        full = self.basis @ point
-        odds = self.design @ full
-        battles = np.sum(self.score * odds - np.logaddexp(0, odds))
-        added = np.sum(self.prior * (0.5 * full - np.logaddexp(0, full)))
-        return float(battles + added - np.sum(self.penalty * full**2) / 2)
-
-    def maximum(self) -> Floats:
-        """Return where it is largest, by Newton's method; a step is halved until the likelihood does not fall."""
-        point = np.zeros(self.basis.shape[1])
-        for _ in range(MAX_STEPS):
-            gradient, hessian, _ = self.slope(point)
-            step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]
-            start = self.value(point)
-            while self.value(point + step) < start - 1e-12 * abs(start) and np.abs(step).max() > CONVERGED:
-                step = step / 2
-            point = point + step
-            if np.abs(step).max(initial=0) < CONVERGED:
-                break
-        return point
-
-
 def _fit(design: Floats, score: Floats, penalty: Floats, connections: Connections) -> _Fit:
     """Return the maximum of the penalised likelihood, with the mean rating of each group at 0.
 
@@ -180,7 +135,7 @@ def _fit(design: Floats, score: Floats, penalty: Floats, connections: Connection
     """
     models = sum(map(len, connections.groups))
     prior = np.where(np.arange(design.shape[1]) < models, 0.0 if connections.bounded else 2 * PRIOR, 0.0)
-    likelihood = _Likelihood(design, score, _basis(connections, design.shape[1]), penalty, prior)
+    likelihood = Likelihood(design, score, _basis(connections, design.shape[1]), penalty, prior)
     point = likelihood.maximum()
     _, hessian, parts = likelihood.slope(point)
     inverse = np.linalg.pinv(hessian, hermitian=True)
@@ -201,10 +156,6 @@ def _basis(connections: Connections, width: int) -> Floats:
         columns.append(block)
     models = sum(map(len, connections.groups))
     return np.hstack([*columns, np.eye(width)[:, models:]])
-
-
-def _sigmoid(odds: Floats) -> Floats:
-    return np.exp(-np.logaddexp(0, -odds))
 
 
 # ---- what is reported

@@ -32,6 +32,7 @@ GROUPS = {  # heading in the help: command to module; importing a module loads o
         "serve": "models.serve",
         "arena": "models.arena",
         "evaluate": "models.evaluate",
+        "judge": "models.judge",
         "merge": "models.merge",
     },
     "Reference": {

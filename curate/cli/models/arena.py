@@ -65,7 +65,6 @@ def arena(
     \b
     Example:
       curate arena tuned=runs/first base=./Llama-2-7b-hf
-      curate arena --ratings --style-control
     """
     paths = [Path(file) for file in files or ("votes.jsonl",)]
     if sources and show_ratings:

@@ -1,0 +1,96 @@
+"""`curate judge`: let a model judge answers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+POSITIVE = click.IntRange(1)
+
+
+@click.command()
+@click.argument("answers", metavar="FILE...", nargs=-1, required=True)
+@click.option("--server", required=True, metavar="URL", help="OpenAI-compatible server of the judge.")
+@click.option("--model", required=True, metavar="NAME", help="The judge's name there.")
+@click.option("--key-env", default="OPENAI_API_KEY", show_default=True, metavar="NAME", help="Variable with the key.")
+@click.option(
+    "-o", "--output", "--out", "out", default="judged", show_default=True, metavar="FOLDER", help="For all files."
+)
+@click.option("--single", is_flag=True, help="Rate the answers of several files by themselves, in place of comparing.")
+@click.option("--references", metavar="FILE", help="Reference answers to some or all of the prompts.")
+@click.option("--repeats", type=POSITIVE, default=1, show_default=True, help="Judgements of each answer or order.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="Of the judge.  [default: 0, or 0.7 with repeats]")
+@click.option("--reply-tokens", type=POSITIVE, default=1024, show_default=True, help="Most in a reply.")
+@click.option("--max-calls", type=POSITIVE, help="Most calls, with repeated ones and earlier runs.")
+@click.option("--max-tokens", type=POSITIVE, help="Most tokens, read and written.")
+@click.option("--concurrency", type=POSITIVE, default=8, show_default=True, help="Requests under way at a time.")
+@click.option("--attempts", type=POSITIVE, default=6, show_default=True, help="For each request.")
+@click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds for an attempt.")
+@click.option("--fresh", is_flag=True, help="Begin again, without the replies of earlier runs.")
+@click.option("--dry-run", is_flag=True, help="Print how much would be asked, and ask nothing.")
+@click.option("--quiet", "-q", is_flag=True, help="Print figures only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def judge(
+    answers: tuple[str, ...],
+    server: str,
+    model: str,
+    key_env: str,
+    out: str,
+    single: bool,
+    references: str | None,
+    repeats: int,
+    temperature: float | None,
+    reply_tokens: int,
+    fresh: bool,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+    max_calls: int | None,
+    max_tokens: int | None,
+    concurrency: int,
+    attempts: int,
+    timeout: float,
+) -> None:
+    """Let a model rate answers, or compare those of models.
+
+    FILE has chats, or {instruction, output} for each prompt; NAME=FILE names the model. One file is rated from 1
+    to 10. Of several, the first is the baseline that the others are compared with, in both orders.
+
+    A run that was stopped or killed continues where it was: type the same command.
+
+    \b
+    Example:
+      curate judge base=base.jsonl tuned=tuned.jsonl --server http://localhost:8000 --model NAME
+    """
+    from curate.errors import MissingExtra
+
+    try:
+        from curate.judging import judge as judging
+        from curate.judging.contenders import JudgeSettings
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "curate":
+            raise
+        raise MissingExtra("curate judge", "generate") from error
+    from curate.display.text import show, to_json
+    from curate.report.terminal.judge import render_judgements
+
+    chosen = (0.7 if repeats > 1 else 0.0) if temperature is None else temperature
+    report = judging.judge(
+        answers,
+        server=server,
+        settings=JudgeSettings(model, repeats, chosen, reply_tokens),
+        out=Path(out),
+        single=single,
+        references=None if references is None else Path(references),
+        key=os.environ.get(key_env) or None,
+        limits=judging.Limits(max_calls, max_tokens, concurrency, attempts, timeout),
+        fresh=fresh,
+        dry_run=dry_run,
+        say=lambda text: None if quiet or as_json else click.echo(text, err=True),
+    )
+    if report is not None and as_json:
+        click.echo(to_json(report))
+    elif report is not None:
+        show(render_judgements(report))

@@ -1,0 +1,1 @@
+"""Let a model judge answers: scores, and preferences between two models' answers."""
