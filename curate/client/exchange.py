@@ -33,7 +33,12 @@ class Request:
         asked = self.body.get("prompt") or [message["content"] for message in self.body.get("messages", ())]
         texts = [asked] if isinstance(asked, str) else asked
         prompt = sum(estimate_tokens(text) for text in texts)
-        return prompt + int(self.body.get("max_tokens") or 0) * int(self.body.get("n") or 1)
+        return prompt + self.most_written * int(self.body.get("n") or 1)
+
+    @property
+    def most_written(self) -> int:
+        """The tokens that a reply may have, by either name that servers know."""
+        return int(self.body.get("max_tokens") or self.body.get("max_completion_tokens") or 0)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def read_reply(request: Request, body: Any, *, from_journal: bool = False) -> Re
         raise ValueError("the text of the reply is not a text")
     read, written = _usage(usage)
     if read is None:
-        read = max(1, request.most_tokens - int(request.body.get("max_tokens") or 0))
+        read = max(1, request.most_tokens - request.most_written)
     written = estimate_tokens(text) if written is None else written
     return Reply(text, str(finish or "stop"), str(model or ""), read, written, from_journal=from_journal)
 

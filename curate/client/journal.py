@@ -7,7 +7,6 @@ journal is opened; a damaged line elsewhere is left alone and counted, and its r
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -169,8 +168,3 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
-
-
-def prompt_hash(text: str) -> str:
-    """Return the hash by which records name a prompt."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -82,6 +82,7 @@ def generate(
     reply_tokens: int | None = None,
     similarity: float = 0.7,
     seed: int = 0,
+    body: str = "",
     max_calls: int | None = None,
     max_tokens: int | None = None,
     concurrency: int = 8,
@@ -103,7 +104,7 @@ def generate(
     """
     settings = Settings(
         method, model, languages, count, turns, rounds, system, template or "", temperature, answer_temperature, top_p,
-        reply_tokens, similarity, seed,
+        reply_tokens, similarity, seed, body,
     ).complete()  # fmt: skip
     limits = Limits(max_calls, max_tokens, concurrency, attempts, timeout)
     found = _read_inputs(settings, prompts, seeds)
@@ -229,6 +230,7 @@ class _Job:
                     asyncio.run(self._ask(generation, journal, budget, say))
                 except BudgetSpent as spent:
                     message = str(spent)
+                generation.close()
         except KeyboardInterrupt as stop:
             stop.args = ("what was generated is in the journal; type the same command to continue",)
             raise
@@ -245,7 +247,7 @@ class _Job:
             watch(state)
 
         facts = {"method": settings.method, "model": self.settings.model, "curate": __version__}
-        asker = Asker(self.name, settings.seed)
+        asker = Asker(self.name, settings.seed, settings.more)
         answers = replace(settings.sampling, temperature=settings.answer_temperature)
         turns = 1 if settings.method == "self-instruct" else settings.turns
         talks = Talks(asker, answers, settings.sampling, turns, refuse_sorry=settings.method == "evol")

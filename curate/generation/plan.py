@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from curate.display.figures import number, plural
 from curate.errors import RecipeError, did_you_mean
@@ -27,6 +29,7 @@ METHODS = {
     "magpie": MethodFacts(False, 100, 0.8, 1024, 1.0),
     "answers": MethodFacts(True, None, 0.0, 1024, 1.0),
 }
+OWN_KEYS = {"messages", "prompt", "stop", "stream", "n", "model"}
 PROMPT_TOKENS = 500  # of a request, as a plan assumes
 
 
@@ -48,6 +51,7 @@ class Settings:
     reply_tokens: int | None = None
     similarity: float = 0.7
     seed: int = 0
+    body: str = ""  # JSON: more keys of requests
 
     def complete(self) -> Settings:
         """Return the settings with the method's defaults; raises RecipeError for one that is not allowed."""
@@ -78,8 +82,22 @@ class Settings:
         for name, allowed in limits.items():
             if not allowed:
                 raise RecipeError(f"{name} = {getattr(self, name)!r} is not allowed")
+        _ = self.more
         temperature = facts.temperature if self.temperature is None else self.temperature
         return replace(self, temperature=temperature, reply_tokens=self.reply_tokens or facts.reply_tokens)
+
+    @property
+    def more(self) -> dict[str, Any]:
+        """More keys of requests; raises RecipeError for what is no JSON object, or for keys that a run decides."""
+        try:
+            more = json.loads(self.body or "{}")
+        except (ValueError, RecursionError):
+            more = None
+        if not isinstance(more, dict):
+            raise RecipeError(f"body = {self.body!r} is not a JSON object, such as '{{\"top_k\": 40}}'")
+        if wrong := sorted(more.keys() & OWN_KEYS):
+            raise RecipeError(f"body sets {', '.join(wrong)}, which the run decides")
+        return more
 
     @property
     def sampling(self) -> Sampling:

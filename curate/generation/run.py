@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from curate.client.exchange import Reply, Request
+from curate.errors import ServerError
 from curate.generation.similarity import SimilarTexts
 from curate.generation.steps import Ask, Drop, Method, Prompt
 from curate.generation.talks import Talk, Talks, Turn, to_record
 
 PATIENCE = 50  # requests for prompts in a row that yield nothing, after which a run ends
+FAILURES = 20  # requests in a row that failed, after which a run ends
 
 
 class Sink(Protocol):
@@ -85,12 +87,14 @@ class Generation:
         self.watch = watch
         self.state = State(wanted)
         self._waiting: deque[Ask] = deque()  # to continue talks
+        self._spare: deque[Prompt] = deque()  # more than are wanted, in case that talks fail
         self._asks: dict[str, Ask] = {}  # under way, by key
         self._named = 0  # talks begun
         self._open = 0
         self._sources = 0  # requests for prompts under way
         self._sources_read = 0
         self._fruitless = 0
+        self._failed = 0
 
     @property
     def gave_up(self) -> bool:
@@ -100,6 +104,9 @@ class Generation:
     def next_request(self, under_way: int) -> Request | None:
         """Return the next request, None if there is none at this time."""
         while not self._waiting and self._wants_prompts():
+            if self._spare:
+                self._judge(self._spare.popleft())
+                continue
             step = self.method.next()
             if step is None:
                 return None
@@ -121,7 +128,7 @@ class Generation:
         if self.state.wanted is None:
             return True
         missing = self.state.wanted - self.state.accepted - self._open
-        if missing <= 0 or not self._sources:
+        if missing <= 0 or not self._sources or self._spare:
             return missing > 0
         most = max(PATIENCE - self._fruitless, self._named)  # until there is a yield, few are under way in vain
         return self._sources < min(most, math.ceil(missing / self._yield()))
@@ -142,11 +149,27 @@ class Generation:
         self.state.under_way = len(self._asks)
         if reply.model:
             self.state.models[reply.model] += 1
+        self._count_failure(reply)
         if isinstance(ask.context, Turn):
             self._continue(ask, reply)
         else:
             self._read(ask, reply)
         self.watch(self.state)
+
+    def _count_failure(self, reply: Reply) -> None:
+        """Raise ServerError where everything fails, as with a setting that the server does not know."""
+        self._failed = 0 if reply.error is None else self._failed + 1
+        if self._failed >= FAILURES:
+            raise ServerError(
+                f"{FAILURES} requests in a row failed: {reply.error}; mend it (see --body), and begin again: --fresh"
+            )
+
+    def close(self) -> None:
+        """Drop the prompts that were not needed."""
+        for prompt in self._spare:
+            reason = "enough conversations were complete"
+            self.drop(Drop("surplus", reason, prompt.text, prompt.source), prompt.answer)
+        self._spare.clear()
 
     def _read(self, ask: Ask, reply: Reply) -> None:
         """Read the prompts in a reply."""
@@ -164,10 +187,10 @@ class Generation:
         """Begin a talk with a prompt, or drop it."""
         drop = self.method.check(prompt) or self._compare(prompt)
         wanted = self.state.wanted
-        if drop is None and wanted is not None and self.state.accepted + self._open >= wanted:
-            drop = Drop("surplus", f"{wanted:,} conversations are enough", prompt.text, prompt.source)
         if drop is not None:
             self.drop(drop, prompt.answer)
+        elif wanted is not None and self.state.accepted + self._open >= wanted:
+            self._spare.append(prompt)
         else:
             self._begin(prompt)
 

@@ -67,6 +67,7 @@ class Asker:
 
     model: str
     seed: int
+    more: Mapping[str, Any] = field(default_factory=dict)  # for the body; null takes a key out
 
     def chat(self, key: str, messages: Sequence[Message], sampling: Sampling) -> Request:
         """Return a request for the next message of a chat."""
@@ -77,13 +78,15 @@ class Asker:
         return Request(key, COMPLETION, {"prompt": prompt, "stop": list(stop), **self._body(key, sampling)})
 
     def _body(self, key: str, sampling: Sampling) -> dict[str, Any]:
-        return {
+        body = {
             "model": self.model,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
             "seed": (self.seed + zlib.crc32(key.encode())) % 2**31,
+            **self.more,
         }
+        return {name: value for name, value in body.items() if value is not None}
 
 
 class Method(Protocol):

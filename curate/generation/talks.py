@@ -111,9 +111,7 @@ def to_record(talk: Talk, facts: Mapping[str, Any]) -> dict[str, Any]:
                 "step": step,
                 "key": request.key,
                 "prompt_hash": request.hash,
-                "seed": request.body["seed"],
-                "temperature": request.body["temperature"],
-                "top_p": request.body["top_p"],
+                **{name: request.body[name] for name in ("seed", "temperature", "top_p") if name in request.body},
             }
             for step, request in talk.steps
         ],

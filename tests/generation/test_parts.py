@@ -226,6 +226,7 @@ def test_the_live_view_shows_hostile_text_as_text() -> None:
     Console(file=out, width=70, force_terminal=False).print(render_state(state))
     shown = out.getvalue()
     assert not any(character in shown for character in "\x1b\x07\r\u202e")
+    assert "5 of 100 conversations · dropped: similar 3, words 1" in shown
     assert "[bold]x[/bold]" in shown and "…" in shown
     assert progress_line(state).startswith("5 of 100 conversations · dropped: similar 3, words 1 · 7 calls, 900 tokens")
 

@@ -23,7 +23,6 @@ from click.testing import CliRunner, Result
 import curate
 from curate.cli import cli
 from curate.client import retries
-from curate.client.journal import prompt_hash
 from curate.errors import InputError, RecipeError, RunError, ServerError, SetError
 from curate.schemas import formats
 from tests.support import ROOT
@@ -77,7 +76,7 @@ def words(chance: random.Random, count: int) -> str:
 
 def write(body: dict[str, Any]) -> Answer:
     """Reply as a model would that is asked for any of the methods; the reply depends on what is asked only."""
-    chance = random.Random(body["seed"])
+    chance = random.Random(body.get("seed"))
     if "prompt" in body:
         return reply(f" Explain {words(chance, 9)}?<|im_end|>\n", chat=False)
     content = body["messages"][-1]["content"]
@@ -254,6 +253,37 @@ def test_a_model_that_repeats_itself_ends_the_run(tmp_path: Path, prompts: Path)
     assert chat.ended == "fruitless" and chat.dropped["similar"] >= 50 and len(asked) < 110
 
 
+def test_prompts_to_spare_are_used_where_talks_fail_and_are_dropped_at_the_end(tmp_path: Path, prompts: Path) -> None:
+    def half(_: int, asked: Asked) -> Answer:
+        if "prompt" in asked.body or asked.body["seed"] % 2:
+            return write(dict(asked.body))
+        return reply("half", finish="length")
+
+    with serving(half) as (url, asked):
+        result = run("magpie", tmp_path / "out.jsonl", url, prompts, turns=1, count=10)
+    made = sum("prompt" in each.body for each in asked)
+    assert result.accepted == 10 and result.dropped["cut_off"] > 2
+    assert made == result.accepted + sum(result.dropped.values()) <= 60
+
+
+def test_a_setting_that_the_server_does_not_know_ends_the_run_and_can_be_replaced(tmp_path: Path) -> None:
+    def strict(_: int, asked: Asked) -> Answer:
+        return error(400, "use max_completion_tokens") if "max_tokens" in asked.body else write(dict(asked.body))
+
+    (tmp_path / "many.txt").write_text("".join(f"Question {number}?\n" for number in range(60)))
+    settings: dict[str, Any] = {"prompts": tmp_path / "many.txt", "concurrency": 2}
+    body = json.dumps({"max_tokens": None, "max_completion_tokens": 50, "seed": None})
+    with serving(strict) as (url, asked):
+        with pytest.raises(ServerError, match=r"20 requests in a row failed: 400: use max_completion_tokens; mend"):
+            curate.generate("answers", "stub", tmp_path / "out.jsonl", server=url, **settings)
+        for wrong in ("[1]", "{", '{"messages": []}'):
+            with pytest.raises(RecipeError, match="body"):
+                curate.generate("answers", "stub", tmp_path / "x.jsonl", server=url, body=wrong, **settings)
+        out = tmp_path / "new.jsonl"
+        assert curate.generate("answers", "stub", out, server=url, body=body, **settings).accepted == 60
+    assert asked[-1].body["max_completion_tokens"] == 50 and "seed" not in asked[-1].body
+
+
 @pytest.mark.parametrize("limits", [{"max_calls": 5}, {"max_tokens": 1300}], ids=["calls", "tokens"])
 def test_a_budget_ends_the_run_and_a_larger_one_continues_it(
     limits: dict[str, int], tmp_path: Path, prompts: Path
@@ -349,10 +379,6 @@ def test_without_the_extra_one_line_names_it() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert "curate generate needs the extra [generate]: pip install" in done.stderr and done.stderr.count("\n") == 1
-
-
-def test_the_hash_of_a_prompt_is_stable() -> None:
-    assert prompt_hash("Hello") == "185f8db32271fe25"
 
 
 @pytest.mark.slow

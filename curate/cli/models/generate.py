@@ -43,6 +43,7 @@ POSITIVE = click.IntRange(1)
     help="Drop prompts whose ROUGE-L with an earlier one is above this.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the requests.")
+@click.option("--body", default="", metavar="JSON", help="More keys of requests; null takes one out.")
 @click.option("--max-calls", type=POSITIVE, help="Most calls, with repeated ones and earlier runs.")
 @click.option("--max-tokens", type=POSITIVE, help="Most tokens, read and written.")
 @click.option("--concurrency", type=POSITIVE, default=8, show_default=True, help="Requests under way at a time.")

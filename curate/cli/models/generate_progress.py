@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.text import Text
@@ -93,8 +94,9 @@ def _panel(live: Live) -> Callable[[State], None]:
 def render_state(state: State) -> RenderableType:
     """Return the panel: a bar, the counts, and the latest exchange with control characters made visible."""
     bar = ProgressBar(total=state.wanted, completed=state.accepted) if state.wanted else Text()
+    line = Padding(bar, 0)  # a bar by itself has no end of line
     latest = [_shown("prompt", state.prompt), _shown("answer", state.answer)] if state.prompt else []
-    return Panel(Group(bar, Text(progress_line(state)), *latest), title="generating", title_align="left")
+    return Panel(Group(line, Text(progress_line(state)), *latest), title="generating", title_align="left")
 
 
 def _shown(label: str, text: str) -> RenderableType:
