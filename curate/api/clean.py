@@ -12,6 +12,7 @@ from typing import Unpack
 
 from curate.dataset import curated_set, manifest
 from curate.errors import SetError
+from curate.ingest.remote.address import refuse_output
 from curate.pipeline import recipe as recipes
 from curate.pipeline import run
 from curate.pipeline.overrides import Overrides, command_line
@@ -59,6 +60,7 @@ def clean(
     """
     started = time.perf_counter()
     resolved = recipes.override(recipes.load(recipe), **overrides)
+    refuse_output(output)
     folder, file = find_target(Path(output))
     arguments = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     refuse_sets(arguments, Path(output), recipe, overrides)

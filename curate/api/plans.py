@@ -10,6 +10,7 @@ from typing import Unpack
 from curate.api.clean import DEFAULT_RECIPE, Page, convert_set, find_target, refuse_sets
 from curate.dataset import curated_set
 from curate.ingest.ranges.text_range import RANGE_BYTES
+from curate.ingest.remote.address import refuse_output
 from curate.pipeline import recipe as recipes
 from curate.pipeline import run
 from curate.pipeline.overrides import Overrides
@@ -39,6 +40,7 @@ def write_plan(
 ) -> Plan:
     """Write a plan of `clean` with these arguments; raises as that does, if it cannot begin."""
     resolved = recipes.override(recipes.load(recipe), **overrides)
+    refuse_output(output)
     refuse_sets(inputs, Path(output), recipe, overrides)
     known = None if against is None else str(Path(against).absolute())
     plan = plans.make_plan(inputs, Path(output), resolved, range_bytes)

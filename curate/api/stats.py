@@ -56,8 +56,9 @@ def _is_missing_dump(path: str | Path) -> bool:
     if Path(path).exists():
         return False
     from curate.ingest.kinds import HUB_PREFIX, is_dump_name
+    from curate.ingest.remote.address import is_remote
 
-    return str(path).startswith(HUB_PREFIX) or is_dump_name(str(path))
+    return is_remote(path) or str(path).startswith(HUB_PREFIX) or is_dump_name(str(path))
 
 
 def _write_page(file: str | Path | None, measured: Stats, curated: CuratedSet | None) -> None:

@@ -77,7 +77,8 @@ def clean(
 
     Every record is either kept, repaired and split if necessary, or rejected with a reason. INPUT is a
     .json, .jsonl, .csv, .parquet or .arrow file (also .gz, .zst, .bz2, .xz, .zip or .tar), a folder of
-    such files, hf:owner/name for a data set of the Hugging Face Hub, or - for standard input.
+    such files, the address of one (https, s3, gs, hf), hf:owner/name for a data set of the Hugging Face
+    Hub, or - for standard input.
 
     \b
     Example:

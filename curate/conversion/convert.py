@@ -32,6 +32,7 @@ from curate.conversion.writers import (
 from curate.dataset import manifest
 from curate.dataset.query import Query, read_ids
 from curate.errors import CurateError, InputError, RecordError, did_you_mean
+from curate.ingest.remote.address import refuse_output
 from curate.rendering.choices import Choices, EmptyThink, HiddenTools, Reasoning
 from curate.rendering.factory import read_chat_template
 from curate.rendering.preparation import describe_hidden
@@ -86,6 +87,7 @@ def convert(
     the target unchanged.
     """
     form = formats.get(to)
+    refuse_output(target)
     path = Path(target)
     query = make_query(where, search, ids, split, sample, seed, stratify)
     check_keep(keep)

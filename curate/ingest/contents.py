@@ -92,7 +92,7 @@ class Opener:
         if source.kind == kinds.HUB.name:
             yield Content(source, kinds.HUB)
         elif kind is not None:
-            yield Content(source, kind, path=source.path)
+            yield Content(source, kind, path=source.local)
         elif source.member is not None:
             yield from self._open(source, self._zip_blocks(source, self.meter), 1, ())
         else:

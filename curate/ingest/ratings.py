@@ -36,7 +36,7 @@ def _entries(source: Source) -> list[dict[str, object]]:
 def _read(source: Source) -> bytes:
     if source.path is None:
         return b""
-    if source.member is not None:
-        return member_head(source.path, source.member, MAX_BYTES)
+    if source.member is not None and source.local is not None:
+        return member_head(source.local, source.member, MAX_BYTES)
     with source.path.open("rb") as file:
         return file.read(MAX_BYTES)

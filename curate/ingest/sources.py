@@ -19,6 +19,9 @@ from curate.ingest import kinds
 from curate.ingest.containers import zip_directory
 from curate.ingest.containers.zip_members import Member, member_head
 from curate.ingest.kinds import HEAD_BYTES, NOT_A_DUMP, SUFFIXES
+from curate.ingest.remote import remote_file
+from curate.ingest.remote.address import folder_of, is_remote, name_of, show
+from curate.ingest.remote.remote_file import RemoteFile
 from curate.ingest.tables import hub, saved_dataset
 from curate.ingest.unread import PART_OF_EXPORT, is_hidden, is_negligible, parts_of_exports
 
@@ -32,7 +35,7 @@ SHEET = re.compile(rb'<sheet [^>]*?name="([^"]*)"')
 class Source:
     """One stream of records."""
 
-    path: Path | None  # None: standard input, or a data set of the Hub
+    path: Path | RemoteFile | None  # None: standard input, or a data set of the Hub
     file: str  # the name of the file: its path relative to the argument
     bytes: int | None  # size on disk; None where it is unknown (a pipe)
     kind: str = "text"  # text (compressed or not, or an archive) | a kind that is read at random | zip | unread
@@ -44,6 +47,7 @@ class Source:
     skipped_in: str = ""  # the folder or zip in which it is not read because of its name
     base: str = field(default="", repr=False)  # the folder that `file` is relative to
     split: str = ""  # of a data set, that the file's rows belong to
+    address: str = ""  # where it is read from, without secrets, if that is not on this machine
 
     @property
     def name(self) -> str:
@@ -51,8 +55,15 @@ class Source:
         return f"{self.file}/{self.member_name}" if self.member_name else self.file
 
     @property
+    def local(self) -> Path | None:
+        """Its path on this machine, which kinds that are read at random have."""
+        return self.path if isinstance(self.path, Path) else None
+
+    @property
     def place(self) -> str:
-        """Its absolute path; `-` for standard input, and its name for a data set of the Hub."""
+        """Its absolute path or address; `-` for standard input, and its name for a data set of the Hub."""
+        if self.address:
+            return self.address
         if self.path is None:
             return self.file if self.kind == kinds.HUB.name else "-"
         return str(self.path.absolute())
@@ -98,6 +109,8 @@ def problem_of(source: Source, error: InputError) -> str:
 def _sources(argument: str | Path) -> list[Source]:
     if str(argument) == "-":
         return [Source(None, "stdin", None)]
+    if is_remote(argument):
+        return _remote_sources(str(argument))
     if str(argument).startswith(kinds.HUB_PREFIX) and not Path(argument).exists():
         hub.check_name(str(argument))
         return [Source(None, str(argument), None, kinds.HUB.name)]
@@ -112,6 +125,24 @@ def _sources(argument: str | Path) -> list[Source]:
         problem = f"is a folder that has no dump: none of its files looks like one, by {' '.join(SUFFIXES)} or content"
         sources.append(_unread(path, path.name or str(path), problem))
     return sources
+
+
+def _remote_sources(url: str) -> list[Source]:
+    """Return the sources in a file elsewhere: a text is read by ranges, what is read at random is copied first."""
+    file, head = remote_file.find(url)
+    name = _utf8(name_of(url))
+    if file is not None:
+        found = Source(file, name, file.size)
+        if (file_type := kinds.foreign(head, name)) is not None:
+            found = found.skip(f"is {file_type}")
+        elif not file.size:
+            found = found.skip("is empty (0 bytes)")
+        is_stream = kinds.recognise(head, name).access != "file" or kinds.compression_name(head) is not None
+        is_zip = head.startswith(kinds.ZIP.magic) or kinds.by_name(name) is kinds.ZIP
+        if found.problem or (is_stream and not is_zip):
+            return [replace(found, address=show(url), base=folder_of(url))]
+    copy = remote_file.download(url, file.size if file else None)
+    return [replace(each, address=show(url), base=folder_of(url)) for each in _file_sources(copy, name)]
 
 
 def _mode(path: Path) -> int:

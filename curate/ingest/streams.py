@@ -112,7 +112,7 @@ def hash_whole(path: Path, meter: Meter) -> None:
 
 def zip_blocks(source: Source, meter: Meter, report: ReportLoss, note_unread: Callable[[str], None]) -> Iterator[Block]:
     """Yield the bytes of a zip's member; one of several is reported as damage if it cannot be read."""
-    path, member = source.path, source.member
+    path, member = source.local, source.member
     if path is None or member is None:
         raise TypeError(f"{source.name!r} is not a member of a zip")
     try:

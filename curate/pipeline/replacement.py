@@ -16,6 +16,7 @@ from curate.dataset.manifest import Manifest
 from curate.display.figures import plural
 from curate.errors import SetError
 from curate.ingest.kinds import HUB_PREFIX
+from curate.ingest.remote.address import is_remote
 from curate.ingest.sources import Source
 from curate.pipeline.recipe import Recipe
 from curate.settings import flatten
@@ -78,7 +79,7 @@ def _absent_inputs(earlier: Manifest, sources: Sequence[Source]) -> list[str]:
 
 
 def _absolute(place: str) -> str:
-    return place if place == "-" or place.startswith(HUB_PREFIX) else str(Path(place).resolve())
+    return place if place == "-" or place.startswith(HUB_PREFIX) or is_remote(place) else str(Path(place).resolve())
 
 
 def _hashes(sources: Sequence[Source], sizes: set[int]) -> Iterator[str]:

@@ -335,7 +335,7 @@ class _Run:
             stages={stage: round(elapsed, 3) for stage, elapsed in sorted(self.seconds.items())},
             host=platform.node(),
             started=time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - seconds)),
-            paths=[str(source.path or source.place) for source in self.reader.sources],
+            paths=[source.address or str(source.path or source.place) for source in self.reader.sources],
             file=self.file.name if self.file else None,
         )
 

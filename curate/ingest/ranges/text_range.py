@@ -19,6 +19,7 @@ from curate.errors import InputError, error_message
 from curate.ingest import kinds
 from curate.ingest.chunker import Chunker
 from curate.ingest.record_starts import RecordStarts
+from curate.ingest.remote.remote_file import RemoteFile
 from curate.ingest.sources import Source
 from curate.ingest.streams import compression
 from curate.ingest.text.encodings import is_plain
@@ -42,7 +43,7 @@ class TextRange:
     `begin` is where its first record begins, if that is known.
     """
 
-    path: Path
+    path: Path | RemoteFile
     name: str
     start: int
     stop: int
@@ -97,7 +98,7 @@ def can_cut(source: Source, encoding: str, max_record_bytes: int) -> bool:
 
 
 @functools.lru_cache(maxsize=4)
-def read_head(path: Path, size: int, max_record_bytes: int) -> Head | None:
+def read_head(path: Path | RemoteFile, size: int, max_record_bytes: int) -> Head | None:
     """Read the beginning of a text of `size` bytes; None if its records cannot be told apart from the middle on."""
     reports: list[Report] = []
     with path.open("rb") as file:

@@ -14,6 +14,7 @@ from curate.errors import InputError, error_message
 from curate.ingest.decode import Chunk, batches
 from curate.ingest.ranges.text_range import Bounds, RangeChunker, TextRange, read_head
 from curate.ingest.reader import Reader
+from curate.ingest.remote.remote_file import RemoteFile
 from curate.ingest.sources import Source
 from curate.pipeline.parts import streams
 from curate.pipeline.parts.plan import Unit, part_number, unit_of
@@ -32,10 +33,10 @@ class HashedFile:
     sha256: str
 
 
-def hash_file(place: str) -> HashedFile:
+def hash_file(place: str, path: Path | RemoteFile) -> HashedFile:
     """Hash an input; raises InputError if it cannot be read."""
     try:
-        with Path(place).open("rb") as file:
+        with path.open("rb") as file:
             return HashedFile(place, hashlib.file_digest(file, "sha256").hexdigest())
     except OSError as error:
         raise InputError(f"input {place!r} cannot be read: {error_message(error)}") from None
@@ -85,8 +86,8 @@ class Making:
 
     def _tasks(self) -> Iterator[object]:
         whole = self.chosen is None
-        cut = {self._source(unit).place for unit in self.units if unit.stop is not None}
-        yield from (base.Call(hash_file, (place,)) for place in sorted(cut) if whole)
+        cut = {self._source(unit) for unit in self.units if unit.stop is not None}
+        yield from self._hash_tasks(cut if whole else ())
         for number, unit in enumerate(self.units):
             if self.chosen is not None and number not in self.chosen:
                 continue
@@ -96,6 +97,10 @@ class Making:
                 yield from self._stream_tasks(number, unit)
             else:
                 yield from self._stored_stream(number, unit)
+
+    def _hash_tasks(self, sources: Iterable[Source]) -> Iterator[base.Call]:
+        paths = {source.place: source.path.absolute() for source in sources if source.path is not None}
+        return (base.Call(hash_file, place) for place in sorted(paths.items()))
 
     def _source(self, unit: Unit) -> Source:
         return self.sources[unit.sources[0]]
@@ -130,8 +135,7 @@ class Making:
             self.missing.add(number)
             return
         self.streams[number] = facts
-        for place in {self.sources[place].place for place in unit.sources if self.sources[place].path}:
-            yield base.Call(hash_file, (place,))
+        yield from self._hash_tasks([self.sources[place] for place in unit.sources])
         yield from (WholeTask(part_number(number, place)) for place in range(facts.parts))
 
     def run(self, pool: base.Pool, tasks: Iterable[object]) -> None:

@@ -19,6 +19,7 @@ from curate._version import __version__
 from curate.errors import InputError
 from curate.ingest.ranges import text_range
 from curate.ingest.ranges.text_range import RANGE_BYTES
+from curate.ingest.remote.address import is_remote, show
 from curate.ingest.sources import Source, open_inputs
 from curate.pipeline.recipe import Recipe
 
@@ -69,9 +70,17 @@ def make_plan(inputs: Sequence[str | Path], output: Path, recipe: Recipe, range_
     sources = [source for source in open_inputs(inputs) if not source.problem]
     if any(source.bytes is None for source in sources):
         raise InputError("standard input, pipes and the Hub are read by one process; give files or folders")
-    paths = tuple(str(Path(argument).absolute()) for argument in inputs)
+    paths = tuple(_absolute(argument) for argument in inputs)
     units = tuple(make_units(sources, recipe, range_bytes))
     return Plan(paths, str(output.absolute()), recipe.to_dict(), describe_sources(sources), units)
+
+
+def _absolute(argument: str | Path) -> str:
+    if not is_remote(argument):
+        return str(Path(argument).absolute())
+    if show(str(argument)) != str(argument):
+        raise InputError(f"{show(str(argument))!r} was given with a query, which may be secret; a plan would show it")
+    return str(argument)
 
 
 def make_units(sources: Sequence[Source], recipe: Recipe, range_bytes: int = RANGE_BYTES) -> list[Unit]:

@@ -1,0 +1,1 @@
+"""Inputs elsewhere: on web servers, in object storage, and on the Hugging Face Hub."""
