@@ -117,6 +117,7 @@ class Battle:
         if self.answering or (not self.turns and vote != "skip"):
             raise NotNow("the answers are not finished" if self.answering else "there are no answers to judge")
         sides: dict[str, Any] = {}
+        sampling = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
         for side, letter in LETTERS.items():
             sides |= {f"model_{letter}": self.players[side].name, f"conversation_{letter}": self.chats[side]}
         return {
@@ -127,7 +128,7 @@ class Battle:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             **({"prompt_id": self.prompt.id} if self.prompt else {}),
             "origins": {letter: dict(self.players[side].origin) for side, letter in LETTERS.items()},
-            "settings": {"temperature": settings.temperature, "max_tokens": settings.max_tokens},
+            **({"settings": sampling} if any(player.sampled for player in self.players.values()) else {}),
         }
 
 

@@ -44,6 +44,7 @@ class Contestant(Protocol):
 
     name: str
     origin: Mapping[str, str]
+    sampled: bool  # whether answers are made now, by the settings
 
     def stream(self, messages: Messages, settings: AskSettings) -> AsyncIterator[Piece]:
         """Yield the next answer of a chat as it is generated; raises AnswerFailed."""
@@ -52,6 +53,8 @@ class Contestant(Protocol):
 
 class Server:
     """A model of a server with OpenAI's API."""
+
+    sampled = True
 
     def __init__(self, name: str, endpoint: Endpoint, model: str) -> None:
         self.name = name
@@ -102,6 +105,8 @@ class Server:
 
 class AnswerFile:
     """The answers in a file, by the prompts before them."""
+
+    sampled = False
 
     def __init__(self, name: str, path: Path, chats: Sequence[Chat]) -> None:
         self.name = name

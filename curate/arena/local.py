@@ -20,6 +20,8 @@ from curate.serving.requests import ChatOrder
 class LocalModel:
     """A model that is loaded in this process."""
 
+    sampled = True
+
     def __init__(self, model: ServedModel, origin: str) -> None:
         self.name = model.name
         self.origin: Mapping[str, str] = {"model": origin}

@@ -178,6 +178,8 @@ def serve_arena(
     Raises CurateError with what to type.
     """
     entries, access = read_entries(arguments), address.access
+    if settings.system and any(entry.kind == "file" for entry in entries):
+        raise InputError("files of answers take no system prompt; leave --system out")
     with (
         server.bind(address.host, address.port) as bound,
         VoteFile(votes) as file,

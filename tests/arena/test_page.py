@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +21,7 @@ from curate.cli import cli
 from curate.errors import InputError
 from curate.serving.access import Access
 from tests.arena.arenas import HOSTILE, Voter, serving, streamed, texts, write_answers
-from tests.support import stub_server
+from tests.support import ROOT, stub_server
 from tests.support.stub_server import Answer, Asked
 
 NAMES = ("zebra-secret", "okapi-secret")
@@ -206,9 +212,47 @@ def test_wrong_contestants_are_one_line(arguments: list[str], message: str) -> N
         run.read_entries(arguments)
 
 
+def test_files_of_answers_take_no_system_prompt(tmp_path: Path, files: list[str]) -> None:
+    result = CliRunner().invoke(cli, ["arena", *files, "--system", "Be kind.", "--votes", str(tmp_path / "v.jsonl")])
+    assert result.exit_code == 1 and "leave --system out" in result.output
+
+
 def test_the_command_refuses_an_open_address_without_a_token(tmp_path: Path, files: list[str]) -> None:
     result = CliRunner().invoke(cli, ["arena", *files, "--host", "0.0.0.0", "--votes", str(tmp_path / "v.jsonl")])
     assert result.exit_code == 1 and "a token is needed: put one into CURATE_ARENA_TOKEN" in result.output
+
+
+def start(arguments: list[str], log: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """Start the command as a process; return it with the page's URL."""
+    command = [sys.executable, "-m", "curate", "arena", *arguments, "--port", "0"]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    until = time.monotonic() + 60
+    while not (match := re.search(r"vote at (http://\S+)/;", log.read_text())):
+        assert process.poll() is None and time.monotonic() < until, log.read_text()
+        time.sleep(0.1)
+    return process, match[1]
+
+
+@pytest.mark.slow
+def test_a_killed_page_loses_no_vote_and_goes_on(tmp_path: Path, files: list[str]) -> None:
+    votes, log, prompts = tmp_path / "votes.jsonl", tmp_path / "log", []
+    arguments = [*files, "--votes", str(votes)]
+    for ending in (signal.SIGKILL, signal.SIGINT):
+        process, url = start(arguments, log)
+        with Voter(url) as voter:
+            battle = voter.start()
+            prompts.append(battle["prompt"])
+            voter.ask(battle)
+            voter.vote(battle, "left")
+        process.send_signal(ending)
+        process.wait(60)
+        with votes.open("ab") as file:
+            file.write(b'{"winner": "mod' if ending == signal.SIGKILL else b"")
+    assert sorted(prompts) == ["P1", "P2"] and [line["winner"] for line in lines(votes)] == ["model_a"] * 2
+    said = log.read_text()
+    assert "the last line was not whole, and its 15 bytes were cut" in said
+    assert f"their ratings: curate arena --ratings --votes {votes}" in said
 
 
 @pytest.mark.slow
