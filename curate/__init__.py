@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from curate.evaluation.evaluate import evaluate
     from curate.generation.generate import generate
     from curate.inference.chat import chat
+    from curate.judging.judge import judge
     from curate.pipeline.run import CleanResult, Progress
     from curate.scoring.score import score
     from curate.train.finetune import finetune
@@ -60,6 +61,7 @@ _MODULES = {  # name to the module that defines it
     "fingerprint": "curate.api.fingerprint",
     "identity": "curate.api.identity",
     "generate": "curate.generation.generate",
+    "judge": "curate.judging.judge",
     "finetune": "curate.train.finetune",
     "RunResult": "curate.train.run.log",
     "chat": "curate.inference.chat",
@@ -69,7 +71,7 @@ _MODULES = {  # name to the module that defines it
 }
 _EXTRAS = {
     **dict.fromkeys(("finetune", "RunResult", "chat", "merge", "score"), "train"),
-    **{"generate": "generate", "evaluate": "eval"},
+    **{"generate": "generate", "judge": "generate", "evaluate": "eval"},
 }
 
 __all__ = [
@@ -92,6 +94,7 @@ __all__ = [
     "fingerprint",
     "generate",
     "identity",
+    "judge",
     "merge",
     "open_set",
     "read",

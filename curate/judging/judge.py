@@ -38,17 +38,6 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a run may use."""
-
-    max_calls: int | None = None
-    max_tokens: int | None = None
-    concurrency: int = 8
-    attempts: int = 6
-    timeout: float = 600.0
-
-
-@dataclass(frozen=True)
 class _Work:
     """All that is judged."""
 
@@ -59,33 +48,52 @@ class _Work:
 
 
 def judge(
-    answers: Sequence[str],
+    answers: str | Path | Sequence[str | Path],
+    out: str | Path = "judged",
     *,
     server: str,
-    settings: JudgeSettings,
-    out: Path,
-    single: bool = False,
-    references: Path | None = None,
+    model: str,
     key: str | None = None,
-    limits: Limits = Limits(),
+    single: bool = False,
+    references: str | Path | None = None,
+    repeats: int = 1,
+    temperature: float | None = None,
+    reply_tokens: int = 1024,
+    max_calls: int | None = None,
+    max_tokens: int | None = None,
+    concurrency: int = 8,
+    attempts: int = 6,
+    timeout: float = 600.0,
     fresh: bool = False,
     dry_run: bool = False,
     say: Say = lambda text: None,
 ) -> JudgeReport | None:
     """Judge files of answers; write judgements, votes and results to the folder `out`. None for a dry run.
 
-    A run that was stopped goes on from the journal there. Raises CurateError with what to type.
+    `answers` are files or `NAME=FILE`: one is rated, and of several the first is the baseline of the others. `key` is
+    sent to the server and written nowhere. A run that was stopped goes on from its journal, and asks nothing twice.
+    `max_calls` and `max_tokens` are never exceeded; another machine's server is not asked without one of them. Raises
+    CurateError with what to type.
     """
-    endpoint = make_endpoint(server, key)
-    if endpoint.sends_key_in_clear:
-        say(f"warning: the key goes to {endpoint.url} without encryption")
-    work, notes = _prepare(answers, single, references, settings)
+    chosen = (0.7 if repeats > 1 else 0.0) if temperature is None else temperature
+    settings = JudgeSettings(model, repeats, chosen, reply_tokens)
+    named = [str(each) for each in ([answers] if isinstance(answers, str | Path) else answers)]
+    endpoint, out = make_endpoint(server, key), Path(out)
+    work, notes = _prepare(named, single, None if references is None else Path(references), settings)
     for note in notes:
         say(note)
     requests = [task.request for task in work.tasks]
-    say(f"{len(requests):,} judgements, at most about {sum(request.most_tokens for request in requests):,} tokens")
+    tokens = sum(request.most_tokens for request in requests)
+    say(f"{len(requests):,} judgements, at most about {tokens:,} tokens")
     if dry_run:
         return None
+    if max_calls is None and max_tokens is None and not endpoint.is_local:
+        raise InputError(
+            f"{endpoint.url} may charge for calls; allow about what is planned: --max-calls {len(requests)} or "
+            f"--max-tokens {tokens}"
+        )
+    if endpoint.sends_key_in_clear:
+        say(f"warning: the key is sent to {endpoint.url} without encryption; use https")
     out.mkdir(parents=True, exist_ok=True)
     journal_path = out / JOURNAL
     if fresh:
@@ -93,9 +101,10 @@ def judge(
     with Journal(journal_path, _header(endpoint, settings)) as journal:
         for note in journal.notes:
             say(note)
-        budget = Budget(limits.max_calls, limits.max_tokens, journal.calls, journal.tokens)
+        budget = Budget(max_calls, max_tokens, journal.calls, journal.tokens)
+        asking = Client(endpoint, journal, budget, Settings(concurrency, attempts, timeout), tell=say)
         try:
-            replies = asyncio.run(_ask(requests, endpoint, journal, budget, limits, say))
+            replies = asyncio.run(_ask(requests, asking, say))
         except KeyboardInterrupt as stop:
             stop.args = ("the replies so far are kept; type the same command to continue",)
             raise
@@ -141,15 +150,13 @@ def _header(endpoint: Endpoint, settings: JudgeSettings) -> dict[str, Any]:
     }
 
 
-async def _ask(
-    requests: Sequence[Request], endpoint: Endpoint, journal: Journal, budget: Budget, limits: Limits, say: Say
-) -> list[Reply]:
+async def _ask(requests: Sequence[Request], asking: Client, say: Say) -> list[Reply]:
     """Return the replies to all requests, in their order; raises ServerError or BudgetSpent."""
     waiting = iter(requests)
-    options = Settings(limits.concurrency, limits.attempts, limits.timeout)
-    replies, step = [], max(1, len(requests) // 20)
-    async with Client(endpoint, journal, budget, options, tell=say) as client:
-        window = WINDOW * limits.concurrency
+    replies: list[Reply] = []
+    step = max(1, len(requests) // 20)
+    async with asking as client:
+        window = WINDOW * client.settings.concurrency
         async for _, reply in ask_in_order(client, lambda _: next(waiting, None), window):
             replies.append(reply)
             if len(replies) % step == 0:

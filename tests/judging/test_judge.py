@@ -166,6 +166,12 @@ def test_several_turns_are_judged_one_by_one(tmp_path: Path) -> None:
     assert result["rating"]["mean"] == 6 and [each["mean"] for each in result["by_turn"]] == [4, 8]
 
 
+def test_a_server_elsewhere_is_not_asked_without_a_budget(tmp_path: Path, files: tuple[str, str]) -> None:
+    shown = judge(tmp_path, "https://judge.example/v1", *files, code=1)
+    assert "may charge for calls; allow about what is planned: --max-calls 12" in shown
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,27 +32,7 @@ POSITIVE = click.IntRange(1)
 @click.option("--dry-run", is_flag=True, help="Print how much would be asked, and ask nothing.")
 @click.option("--quiet", "-q", is_flag=True, help="Print figures only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def judge(
-    answers: tuple[str, ...],
-    server: str,
-    model: str,
-    key_env: str,
-    out: str,
-    single: bool,
-    references: str | None,
-    repeats: int,
-    temperature: float | None,
-    reply_tokens: int,
-    fresh: bool,
-    dry_run: bool,
-    quiet: bool,
-    as_json: bool,
-    max_calls: int | None,
-    max_tokens: int | None,
-    concurrency: int,
-    attempts: int,
-    timeout: float,
-) -> None:
+def judge(answers: tuple[str, ...], out: str, key_env: str, quiet: bool, as_json: bool, **settings: Any) -> None:
     """Let a model rate answers, or compare those of models.
 
     FILE has chats, or {instruction, output} for each prompt; NAME=FILE names the model. One file is rated from 1
@@ -64,33 +44,19 @@ def judge(
     Example:
       curate judge base=base.jsonl tuned=tuned.jsonl --server http://localhost:8000 --model NAME
     """
-    from curate.errors import MissingExtra
-
-    try:
-        from curate.judging import judge as judging
-        from curate.judging.contenders import JudgeSettings
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "curate":
-            raise
-        raise MissingExtra("curate judge", "generate") from error
+    import curate
     from curate.display.text import show, to_json
-    from curate.report.terminal.judge import render_judgements
 
-    chosen = (0.7 if repeats > 1 else 0.0) if temperature is None else temperature
-    report = judging.judge(
+    report = curate.judge(
         answers,
-        server=server,
-        settings=JudgeSettings(model, repeats, chosen, reply_tokens),
-        out=Path(out),
-        single=single,
-        references=None if references is None else Path(references),
+        out,
         key=os.environ.get(key_env) or None,
-        limits=judging.Limits(max_calls, max_tokens, concurrency, attempts, timeout),
-        fresh=fresh,
-        dry_run=dry_run,
         say=lambda text: None if quiet or as_json else click.echo(text, err=True),
+        **settings,
     )
     if report is not None and as_json:
         click.echo(to_json(report))
     elif report is not None:
+        from curate.report.terminal.judge import render_judgements
+
         show(render_judgements(report))
