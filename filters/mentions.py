@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -31,10 +32,18 @@ def vendor_mention(
     FastChat's rule is `any_turn = true, whole_words = false`: any message, and matches inside words. Koala's list
     adds gpt-3, gpt3, chadgpt, chat-gpt, open-ai, open ai.
     """
-    if not words or not all(word.strip() for word in words):
-        raise RecipeError(f"filter 'vendor_mention': words = {list(words)!r} must name at least one word, none empty")
+    _check_words("vendor_mention", words=words)
     texts = pl.concat_list(pl.col("prompts"), pl.col("answers")) if any_turn else pl.col("answers")
     return _reject_matches(texts, _alternation(words, whole_words), "names {match}")
+
+
+def _check_words(filter_name: str, **lists: Sequence[str]) -> None:
+    """Raise RecipeError for a list of words that is empty or has an empty word."""
+    for key, words in lists.items():
+        if not words or not all(re.search(r"\w", word) for word in words):
+            raise RecipeError(
+                f"filter {filter_name!r}: {key} = {list(words)!r} must name at least one word, none empty or only marks"
+            )
 
 
 NAMES = (
@@ -80,12 +89,25 @@ def _kinds(answers: Sequence[Sequence[Sentence]]) -> list[set[str]]:
     return [{kind for sentence in sentences for kind in sentence.kinds} for sentences in answers]
 
 
+def check_identity(settings: Mapping[str, Any]) -> None:
+    """Raise RecipeError if a setting of `identity` is not allowed."""
+    names, makers, classes, action = (settings[key] for key in ("names", "makers", "classes", "action"))
+    _check_words("identity", names=names, makers=makers)
+    if action not in ACTIONS:
+        raise RecipeError(f"filter 'identity': action = {action!r}{did_you_mean(action, ACTIONS)}")
+    unknown = [name for name in classes if name not in CLASSES]
+    if unknown or not classes:
+        hint = did_you_mean(unknown[0], CLASSES) if unknown else f"; known: {', '.join(CLASSES)}"
+        raise RecipeError(f"filter 'identity': classes = {list(classes)!r}{hint}")
+
+
 @rule(
     examples=Examples(
         chat("Who are you?", "I am ChatGPT, a language model trained by OpenAI."),
         chat("What is ChatGPT?", "ChatGPT is a language model trained by OpenAI."),
     ),
     reads=("identity_claims",),
+    check=check_identity,
 )
 def identity(
     frame: pl.DataFrame,
@@ -101,22 +123,9 @@ def identity(
     `mask` does not train on the answer, `exchange` removes it with its prompt, `drop` rejects the conversation.
     Answers that only mention a name are kept; `vendor_mention` drops them. Eight languages are read, as by `refusals`.
     """
-    check_identity(names, makers, classes, action)
     if action != "drop":
         return pl.Series([None] * frame.height, dtype=VERDICT)
     return pl.Series([_verdict(answers, classes) for answers in _find(frame, names, makers)], dtype=VERDICT)
-
-
-def check_identity(names: Sequence[str], makers: Sequence[str], classes: Sequence[str], action: str) -> None:
-    """Raise RecipeError if a setting of `identity` is not allowed."""
-    if not names or not makers:
-        raise RecipeError("filter 'identity': names and makers must each have at least one word")
-    if action not in ACTIONS:
-        raise RecipeError(f"filter 'identity': action = {action!r}{did_you_mean(action, ACTIONS)}")
-    unknown = [name for name in classes if name not in CLASSES]
-    if unknown or not classes:
-        hint = did_you_mean(unknown[0], CLASSES) if unknown else f"; known: {', '.join(CLASSES)}"
-        raise RecipeError(f"filter 'identity': classes = {list(classes)!r}{hint}")
 
 
 def _verdict(answers: Sequence[Sequence[Sentence]], classes: Sequence[str]) -> dict[str, str] | None:
@@ -145,7 +154,6 @@ def cut_identity(
     action: str = "drop",
 ) -> None:
     """Cut sentences in which an answer says what it is, do not train on it, or remove its exchange."""
-    check_identity(names, makers, classes, action)
     if action in ("flag", "drop"):
         return
     places = find_places(conversations)

@@ -11,7 +11,7 @@ import polars as pl
 
 from curate.errors import RecipeError, did_you_mean
 from curate.filters.language_id.prose import without_blocks
-from curate.filters.registry import reject, rule, score, signal
+from curate.filters.registry import check_range, reject, rule, score, signal
 
 URL = r"https?://\S|\bwww\.\w"
 COUNTS = ("prompt_words", "answer_words", "urls")  # whole numbers
@@ -128,6 +128,7 @@ def misaligned(action: str = "flag", max_ifd: float = 1.0) -> pl.Expr:
     `flag` only measures, `drop` rejects a conversation with an `ifd` above `max_ifd`.
     """
     _check_action("misaligned", action)
+    check_range("misaligned", "max_ifd", max_ifd, 0)
     return reject(
         pl.lit(action == "drop") & (pl.col("ifd") > max_ifd),
         "IFD {ifd}, at most {max_ifd} allowed; the highest is {worst}, of answer {place}",
@@ -146,6 +147,7 @@ def unsafe(action: str = "flag", above: float = 0.5) -> pl.Expr:
     `action`: `flag` only measures, `drop` rejects a conversation with an `unsafe_probability` above `above`.
     """
     _check_action("unsafe", action)
+    check_range("unsafe", "above", above, 0, 1)
     return reject(
         pl.lit(action == "drop") & (pl.col("unsafe_probability") > above),
         "unsafe with probability {probability}, at most {above} allowed: {categories}",

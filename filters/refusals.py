@@ -20,7 +20,7 @@ from curate.errors import RecipeError, did_you_mean
 from curate.filters import phrases
 from curate.filters.examples import Examples, chat
 from curate.filters.phrases.recall import recall
-from curate.filters.registry import reject, repair, rule, signal
+from curate.filters.registry import check_range, reject, repair, rule, signal
 from curate.filters.repairs import mask
 from curate.schemas.conversation import Conversation
 
@@ -141,6 +141,7 @@ def refusals(action: str = "exchange", classes: tuple[str, ...] = ("refusal",), 
     of the answers decline. English, Korean, Chinese, Japanese, Spanish, German, French and Portuguese are read.
     """
     _check(action, classes)
+    check_range("refusals", "share", share, 0, 1)
     if action == "exchange":
         return pl.lit(None)  # the repair below does it
     matches = pl.col("declines").list.eval(pl.element().is_in(list(classes)).fill_null(False))

@@ -35,6 +35,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import pkgutil
 import re
 import sys
@@ -99,7 +100,8 @@ class Rule:
     def label(self) -> str:
         """The rule's name in messages: kind and name, and the file of a user's own rule."""
         file = self.source if self.is_users else ""
-        return f"{self.kind} {self.name!r}" + (f" in {file!r}" if file else "")
+        kind = "filter" if self.kind == "corpus" else self.kind
+        return f"{kind} {self.name!r}" + (f" in {file!r}" if file else "")
 
     def call(self, subject: object, settings: Settings) -> Any:
         """Call a rule that takes a frame or conversations, with these settings over its defaults."""
@@ -175,16 +177,26 @@ def _is_frame(parameter: inspect.Parameter) -> bool:
 @overload
 def rule(function: Function) -> Function: ...
 @overload
-def rule(*, examples: Examples | None = None, reads: tuple[str, ...] = ()) -> Callable[[Function], Function]: ...
 def rule(
-    function: Function | None = None, *, examples: Examples | None = None, reads: tuple[str, ...] = ()
+    *,
+    examples: Examples | None = None,
+    reads: tuple[str, ...] = (),
+    check: Callable[[Settings], None] | None = None,
+) -> Callable[[Function], Function]: ...
+def rule(
+    function: Function | None = None,
+    *,
+    examples: Examples | None = None,
+    reads: tuple[str, ...] = (),
+    check: Callable[[Settings], None] | None = None,
 ) -> Function | Callable[[Function], Function]:
     """Register a filter: a function of settings that returns an expression, null where a row is kept.
 
     A function that takes the frame first returns a value for each row instead; `reads` names the columns of signals
-    that it needs. `examples` are shown beside the filter, and tested.
+    that it needs, and `check` checks its settings when a recipe is read. `examples` are shown beside the filter, and
+    tested.
     """
-    decorate = functools.partial(_register, kind="filter", examples=examples, reads=reads)
+    decorate = functools.partial(_register, kind="filter", examples=examples, reads=reads, check=check)
     return decorate(function) if function is not None else decorate
 
 
@@ -300,23 +312,30 @@ def check(name: str, settings: Settings | None = None) -> dict[str, object]:
     return complete
 
 
+def check_range(name: str, key: str, value: float, lowest: float, highest: float = math.inf) -> None:
+    """Raise RecipeError unless a filter's setting is from `lowest` to `highest`."""
+    if not lowest <= value <= highest:
+        wanted = f"{lowest:g} or more" if highest == math.inf else f"a number from {lowest:g} to {highest:g}"
+        raise RecipeError(f"filter {name!r}: {key} = {value!r} is not allowed; give {wanted}")
+
+
 def _convert(known: Rule, key: str, value: object) -> object:
     """Return `value` in the type of its default: a TOML array as a tuple, a whole number as a float."""
     default = known.settings[key]
     if isinstance(default, tuple | list):
-        kind, prefix = (type(default[0]) if default else str), "a list of "
+        kind, many = (type(default[0]) if default else str), True
         if isinstance(value, tuple | list) and all(type(item) is kind for item in value):
             return tuple(value)
     else:
-        kind, prefix = type(default), ""
+        kind, many = type(default), False
         if default is None or type(value) is kind:
             return value
         if kind is float and type(value) is int:
             return float(value)
-    expected = {bool: "true or false", int: "whole number", float: "number", str: "text"}.get(kind, kind.__name__)
-    raise RecipeError(
-        f"{known.label}: {key} = {value!r} is not allowed; give {prefix}{expected}, like {_example(default)}"
-    )
+    one = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    lists = {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}
+    expected = (lists if many else one).get(kind, kind.__name__)
+    raise RecipeError(f"{known.label}: {key} = {value!r} is not allowed; give {expected}, like {_example(default)}")
 
 
 def _example(default: object) -> str:
@@ -324,7 +343,7 @@ def _example(default: object) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, tuple | list):
-        return f"[{', '.join(map(_example, default or ('en', 'ko')))}]"
+        return f"[{', '.join(map(_example, default[:2] or ('en', 'ko')))}]"
     return f'"{default}"' if isinstance(default, str) else str(default)
 
 

@@ -6,7 +6,7 @@ import polars as pl
 
 from curate.errors import RecipeError
 from curate.filters.examples import Examples, chat
-from curate.filters.registry import reject, rule
+from curate.filters.registry import check_range, reject, rule
 
 # A code block, closed or cut off. A longer fence may contain shorter ones (a README as code): longest first.
 FENCED = "(?ms)" + "|".join(
@@ -40,6 +40,7 @@ BROKEN_LIST = r"((?m:^)1[.)] [^\x02]*?\n1[.)] [^\n]*)"  # at the margin: nested 
 )
 def min_messages(minimum: int = 2) -> pl.Expr:
     """Drop conversations with fewer than `minimum` messages."""
+    check_range("min_messages", "minimum", minimum, 0)
     return reject(
         pl.col("turns") < minimum, "messages: {turns}, minimum {minimum}", turns=pl.col("turns"), minimum=minimum
     )
@@ -51,8 +52,8 @@ def min_characters(minimum: int = 16, wide: int = 2) -> pl.Expr:
 
     A letter of Chinese, Japanese or Korean counts as `wide` characters, since it says as much as two or three others.
     """
-    if wide < 1:
-        raise RecipeError(f"filter 'min_characters': wide = {wide} is not allowed; give 1 or more")
+    check_range("min_characters", "minimum", minimum, 0)
+    check_range("min_characters", "wide", wide, 1)
     texts = pl.concat_list(pl.col("prompts"), pl.col("answers"))
     start = texts.list.join("", ignore_nulls=True).str.head(minimum)  # all of a text that may be too short
     characters = pl.col("characters") + (wide - 1) * start.str.count_matches(EAST_ASIAN)
@@ -95,10 +96,10 @@ def models(keep: tuple[str, ...] = ("gpt-4",), unknown: bool = False) -> pl.Expr
     "gpt-4-0613". Most old dumps do not record the model; `unknown = true` keeps those conversations, as FastChat
     does.
     """
-    if not keep:
-        raise RecipeError("filter 'models': keep = [] would drop everything; give names, like [\"gpt-4\"]")
     model = _model_name(pl.col("model"))
     prefixes = [name for name in (pl.select(_model_name(pl.lit(word))).item() for word in keep) if name]
+    if not prefixes:
+        raise RecipeError(f"filter 'models': keep = {list(keep)} would drop everything; give names, like [\"gpt-4\"]")
     kept = pl.any_horizontal([model.str.starts_with(name) for name in prefixes])
     dropped = ~kept if unknown else ~kept.fill_null(False)
     shown = pl.col("model").fill_null("not recorded")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from curate import files
-from curate.errors import InputError, RecipeError
+from curate.errors import InputError, RecipeError, error_message
 
 BUILT_IN = "identity.toml"
 PLACEHOLDER = re.compile(r"\{(\w*)\}")
@@ -106,13 +106,13 @@ def _read(template: str | Path | None) -> list[_Group]:
         source = resources.files("curate.api") / BUILT_IN if template is None else Path(template)
         values = tomllib.loads(source.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {where}: {error}") from None
+        raise InputError(f"cannot read {where}: {error_message(error)}") from None
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{where} is not TOML: {error}") from None
     groups = values.pop("group", None)
     if values or not isinstance(groups, list):
-        key = next(iter(values), "no group")
-        raise RecipeError(f"{where}: {key} is not allowed; give [[group]] tables with questions and answers")
+        wrong = f"{next(iter(values))!r} is not a key" if values else "it has no [[group]]"
+        raise RecipeError(f"{where}: {wrong}; give [[group]] tables with questions and answers")
     return [_group(group, number, where) for number, group in enumerate(groups, start=1)]
 
 
@@ -123,10 +123,8 @@ def _group(value: Mapping[str, Any], number: int, where: str) -> _Group:
         raise RecipeError(f"{where}: {wrong!r} is not a key; allowed are id, questions, answers")
     for key in ("questions", "answers"):
         texts = value.get(key)
-        if (
-            not isinstance(texts, list)
-            or not texts
-            or not all(isinstance(text, str) and text.strip() for text in texts)
-        ):
+        if not isinstance(texts, list) or not texts:
             raise RecipeError(f"{where}: {key} = {texts!r} is not allowed; give a list of texts")
+        if bad := [text for text in texts if not isinstance(text, str) or not text.strip()]:
+            raise RecipeError(f"{where}: {bad[0]!r} in {key} is not allowed; give texts, none empty")
     return _Group(str(value.get("id", number)), value["questions"], value["answers"], where)

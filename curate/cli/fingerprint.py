@@ -59,12 +59,14 @@ def _plain(result: FingerprintResult) -> dict[str, object]:
 
 def _report(result: FingerprintResult) -> None:
     """Print on stderr what was written, from which columns, what is left out, and how to use it."""
+    from curate.display.figures import plural
     from curate.display.text import one_line
 
-    lines = [f"{result.target}: {result.items:,} items, {result.texts:,} texts, {result.bytes:,} bytes"]
+    counts = {"item": result.items, "text": result.texts, "byte": result.bytes}
+    lines = [f"{result.target}: {', '.join(f'{count:,} {plural(count, noun)}' for noun, count in counts.items())}"]
     columns = (f"{name} {', '.join(map(repr, names))}" for name, names in result.columns.items() if names)
     lines.append(f"columns: {'; '.join(columns)}")
-    lines += [f"left out: {count:,} {what}" for what, count in result.left_out.items()]
+    lines += [f"left out ({what}): {count:,}" for what, count in result.left_out.items()]
     lines += [f"warning: {warning}" for warning in result.warnings]
     lines.append(f'in a recipe: contamination = {{ benchmarks = ["{result.target}"] }}')
     for line in lines:

@@ -35,13 +35,15 @@ def identity(as_json: bool, **settings: Any) -> None:
       curate identity --name Heron --organisation Riverside
     """
     from curate.api.identity import identity as run
+    from curate.display.figures import plural
     from curate.display.text import one_line
 
     result = run(**settings)
     if as_json:
         plain = {"target": str(result.target), "conversations": result.conversations, "left_out": list(result.left_out)}
         click.echo(json.dumps(plain, indent=1, ensure_ascii=False))
-    lines = [f"{result.target}: {result.conversations:,} conversations"]
+    count = result.conversations
+    lines = [f"{result.target}: {count:,} {plural(count, 'conversation')}"]
     lines += [f"left out, since it has the name: {question}" for question in result.left_out]
     lines.append(f"to train on them: curate finetune --identity {result.target}")
     for line in lines:

@@ -185,9 +185,10 @@ class Cleaner:
             return rejects
         texts = [text for each in rejects for text in (each.reason, each.evidence)]
         changed = iter(redaction.redact_texts(texts, self.redacted))
+        ids = redaction.redact_ids([each.source_id for each in rejects], self.redacted)
         return [
-            replace(each, reason=reason, evidence=evidence)
-            for each, reason, evidence in zip(rejects, changed, changed, strict=True)
+            replace(each, source_id=source_id, reason=reason, evidence=evidence)
+            for each, source_id, reason, evidence in zip(rejects, ids, changed, changed, strict=True)
         ]
 
     def _redact_records(self, table: pl.DataFrame) -> pl.DataFrame:

@@ -19,6 +19,7 @@ from curate.schemas.conversation import EXCERPT, Conversation, Edit, Flaw
 
 JSON_FIELDS = ("tool_calls", "extra")
 PLACEHOLDER = re.compile(r"\[([A-Z][A-Z_]*)_(\d{1,9})\]")
+PIECE = re.compile(r"(?<=.)_\d+\Z", re.DOTALL)  # at the end of an id
 BARE = re.compile(r'(\\*")\s*:\s*$')  # before a number that is the value of a key in JSON
 IN_ARRAY = re.compile(r"[\[,]\s*\[[A-Z_]+_\d+\]\s*[,\]]")  # a placeholder, perhaps of a bare number
 CUT_TAIL = re.compile(r"(?:[\d ().+/-]{1,40}|\S{1,80})$")  # what may be the beginning of a value
@@ -38,6 +39,9 @@ class Slot:
 
 def redact(conversations: Sequence[Conversation], rule: Family, types: Sequence[str]) -> None:
     """Replace a family's values (of these types; none: all) in place; each message that changes has an edit."""
+    ids = redact_ids([conversation.source_id for conversation in conversations], {rule: types})
+    for conversation, source_id in zip(conversations, ids, strict=True):
+        conversation.source_id = source_id
     slots = [(number, slot) for number, each in enumerate(conversations) for slot in _slots(each)]
     found = matching.find(pl.Series([slot.text for _, slot in slots], dtype=pl.String), rule)
     chosen = {place: _of_types(hits, types) for place, hits in found.items()}
@@ -71,6 +75,27 @@ def redact_texts(texts: Sequence[str], families: Mapping[Family, Sequence[str]])
                 changed[place] = _redact_alone(texts[place], chosen, family)
         texts = changed
     return list(texts)
+
+
+def redact_ids(ids: Sequence[str | None], families: Mapping[Family, Sequence[str]]) -> list[str | None]:
+    """Return ids of records with the type of each value and 16 bits of its hash instead.
+
+    Records of one id then still have one, and so are held out together; the number of a piece stays too.
+    """
+    numbers_ = [match[0] if (match := PIECE.search(each or "")) else "" for each in ids]
+    changed = [each and each.removesuffix(number) for each, number in zip(ids, numbers_, strict=True)]
+    for family, types in families.items():
+        found = matching.find(pl.Series(changed, dtype=pl.String).fill_null(""), family)
+        for place, hits in found.items():
+            changed[place] = _redact_id(changed[place] or "", _of_types(hits, types))
+    return [each and each + number for each, number in zip(changed, numbers_, strict=True)]
+
+
+def _redact_id(text: str, hits: Sequence[Hit]) -> str:
+    for hit in reversed(hits):
+        mark = matching.hash_value(_normalize(hit.rule.type, text[hit.start : hit.end]), b"")
+        text = f"{text[: hit.start]}[{hit.rule.type.upper()}_{mark}]{text[hit.end :]}"
+    return text
 
 
 def _redact_alone(text: str, hits: Sequence[Hit], family: Family) -> str:

@@ -175,7 +175,7 @@ def test_names_of_ones_own_and_the_counts_of_the_signal() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"names": []}, "names and makers must each have at least one word"),
+        ({"names": []}, "names = [] must name at least one word"),
         ({"action": "cut"}, "action = 'cut'; known: drop, exchange, flag, mask, repair"),
         ({"classes": ["claims"]}, "classes = ['claims']; did you mean 'claim'?"),
     ],

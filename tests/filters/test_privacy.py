@@ -353,7 +353,16 @@ def redacted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"role": "user", "content": "Who?"},
         {"role": "assistant", "content": f"<p>It is <b>{email}</b>, of course.</p>"},
     ]
-    records = [planted_chat(), planted_chat(), short, odd, {"messages": html}, {"messages": email}]
+    named = {**planted_chat(title="A chat with an address as its id"), "id": f"{email}_1"}
+    records = [
+        planted_chat(),
+        planted_chat(),
+        short,
+        {**odd, "id": email},
+        {"messages": html},
+        {"messages": email},
+        named,
+    ]
     lines = [*map(json.dumps, records), f'{{"messages": "{email}'.replace("}", ""), json.dumps(records[0])]
     (folder / "dump.jsonl").write_text("\n".join(lines), "utf-8")
     values = {"filters": {**REDACT, "min_characters": {"minimum": 40}, "exact_duplicates": True}}
@@ -373,6 +382,14 @@ def test_no_planted_value_is_in_any_file_of_a_redacted_set(redacted: Path) -> No
     assert "[EMAIL_1]" in text and "[CARD_1]" in text
     assert {name: value for name, value in PLANTED.items() if value.lower() in text.lower()} == {}
     assert pl.read_parquet(redacted / "rejected.parquet").height >= 4
+
+
+def test_an_id_with_a_value_stays_an_id_of_its_own() -> None:
+    ids = ["minsu.kim@naver.com", "Minsu.Kim@naver.com_2", "bo@lumen.io", "chat_17", "_3", "", None]
+    first, piece, other, *rest = redaction.redact_ids(ids, {"privacy": (), "secrets": ()})
+    assert first and first.startswith("[EMAIL_") and len(first) == len("[EMAIL_0000]")
+    assert piece == f"{first}_2" and other != first and rest == ids[3:]
+    assert redaction.redact_ids([first], {"privacy": ()}) == [first]
 
 
 def test_a_value_has_one_placeholder_in_all_texts_and_json_stays_json(redacted: Path) -> None:
