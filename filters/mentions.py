@@ -49,12 +49,13 @@ def _check_words(filter_name: str, **lists: Sequence[str]) -> None:
 NAMES = (
     *("chatgpt", "gpt-3", "gpt-3.5", "gpt-4", "gpt-4o", "gpt-5", "claude", "bard", "gemini", "bing chat", "copilot"),
     *("llama", "mistral", "mixtral", "deepseek", "qwen", "grok", "ernie bot", "kimi", "doubao", "chatglm", "vicuna"),
-    *("文心一言", "通义千问", "豆包", "智谱清言", "讯飞星火", "클로바", "하이퍼클로바"),
+    *("文心一言", "通义千问", "豆包", "智谱清言", "讯飞星火", "클로바", "하이퍼클로바", "챗gpt", "클로드", "제미나이"),
 )
 MAKERS = (
     *("openai", "anthropic", "google", "microsoft", "deepmind", "meta", "meta ai", "mistral ai", "deepseek", "xai"),
     *("alibaba", "alibaba cloud", "baidu", "bytedance", "moonshot ai", "zhipu ai", "tencent", "naver", "kakao"),
     *("阿里巴巴", "阿里云", "百度", "字节跳动", "月之暗面", "智谱", "腾讯", "科大讯飞", "深度求索", "네이버", "카카오"),
+    *("谷歌", "微软", "オープンai", "グーグル", "マイクロソフト", "구글", "오픈ai", "앤트로픽", "마이크로소프트", "딥시크"),
 )
 CLASSES = {
     "claim": "says who it is",
