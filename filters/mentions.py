@@ -55,7 +55,18 @@ MAKERS = (
     *("openai", "anthropic", "google", "microsoft", "deepmind", "meta", "meta ai", "mistral ai", "deepseek", "xai"),
     *("alibaba", "alibaba cloud", "baidu", "bytedance", "moonshot ai", "zhipu ai", "tencent", "naver", "kakao"),
     *("阿里巴巴", "阿里云", "百度", "字节跳动", "月之暗面", "智谱", "腾讯", "科大讯飞", "深度求索", "네이버", "카카오"),
-    *("谷歌", "微软", "オープンai", "グーグル", "マイクロソフト", "구글", "오픈ai", "앤트로픽", "마이크로소프트", "딥시크"),
+    *(
+        "谷歌",
+        "微软",
+        "オープンai",
+        "グーグル",
+        "マイクロソフト",
+        "구글",
+        "오픈ai",
+        "앤트로픽",
+        "마이크로소프트",
+        "딥시크",
+    ),
 )
 CLASSES = {
     "claim": "says who it is",

@@ -162,7 +162,7 @@ class Request:
 def _make_job(curated: CuratedSet, found: FoundModel, request: Request) -> _Job:
     if request.signal not in SIGNALS:
         hint = did_you_mean(request.signal, SIGNALS)
-        raise CurateError(f"unknown signal {request.signal!r}{hint}; a model measures {' or '.join(SIGNALS)}")
+        raise CurateError(f"unknown signal {request.signal!r}{hint}")
     if request.guard is not None and request.signal != guard_module.NAME:
         raise CurateError(f"--guard {request.guard} is for --signal guard; leave it out, or give both")
     budget = request.batch_tokens or BUDGET.get(found.device.type, CPU_BUDGET)

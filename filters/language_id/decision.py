@@ -12,7 +12,7 @@ from curate.filters.language_id.evidence import Evidence, gather, gather_sides
 
 MINOR = 1 / 3  # a text with a greater share of letters in another language or script is mixed
 LIKELY = 0.5  # posterior of a language below which it is unknown
-FEWEST = 8  # Latin letters: fewer tell nothing, since each language has such words
+FEWEST = 12  # Latin letters: fewer tell nothing, since each language has such words
 
 
 def detect(texts: Sequence[str]) -> tuple[list[str], NDArray[np.float32]]:

@@ -17,6 +17,7 @@ FORMULA = r"\\\[(?:[^\n]|\n[^\n])*?\\\]|\$\$(?:[^\n]|\n[^\n])*?\$\$"  # displaye
 TAG = r"</?[A-Za-z!][^<>\n]*>"
 STATEMENT = r"(?m)^[^\n]*(?:[{}\\]|[\])\"'][;,:)]|[\])}=\[({.\"'_<>][^\n]*;|->|=>)[ \t]*$"
 IMPORT = r"(?:from [!-~]+ )?import [!-~]+(?: as [!-~]+)?"
+EQUATION = r"\b[A-Za-z]{1,4} ?=+ ?[!-~]+"
 CODE_WORD = r"[!-~]*(?:[_={}<>\\|$#^~\[\];@%&+]|[A-Za-z][0-9]|[0-9][A-Za-z]|\w[(.:/]\w|\w\()[!-~]*"
 
 
@@ -28,6 +29,6 @@ def without_blocks(text: pl.Expr, instead: str = "\n") -> pl.Expr:
 
 def prose(text: pl.Expr) -> pl.Expr:
     """Return the texts without inline code, formulas, markup, addresses, and what looks like code."""
-    for pattern in (INLINE_CODE, FORMULA, TAG, STATEMENT, IMPORT, CODE_WORD):
+    for pattern in (INLINE_CODE, FORMULA, TAG, STATEMENT, IMPORT, EQUATION, CODE_WORD):
         text = text.str.replace_all(pattern, " ")
     return text

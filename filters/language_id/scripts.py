@@ -63,9 +63,17 @@ def is_east_asian(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def minor_share(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the share of each text in the second of its scripts: Latin, East Asian, others."""
-    shares = np.sort(np.stack([counts[:, LATIN], 2 * east_asian(counts), counts[:, OTHER]], axis=1), axis=1)
-    return np.asarray(shares[:, 1] / np.maximum(1, shares.sum(axis=1)))
+    """Return the share of each text in the second of its scripts: Latin, East Asian, Hangul among Chinese, others."""
+    hangul = 2 * np.where(is_chinese_with_hangul(counts), counts[:, HANGUL], 0)
+    wide = 2 * east_asian(counts) - hangul
+    shares = np.sort(np.stack([counts[:, LATIN], wide, hangul, counts[:, OTHER]], axis=1), axis=1)
+    return np.asarray(shares[:, -2] / np.maximum(1, shares.sum(axis=1)))
+
+
+def is_chinese_with_hangul(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether the Hangul of each text is quoted in simplified Chinese: Korean writes traditional characters."""
+    simplified = counts[:, SIMPLIFIED] > counts[:, TRADITIONAL]
+    return np.asarray(simplified & (counts[:, HANGUL] > 0) & (counts[:, KANA] == 0) & (han(counts) > counts[:, HANGUL]))
 
 
 def settle(counts: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
@@ -74,7 +82,7 @@ def settle(counts: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
     kana, hangul = counts[:, KANA], counts[:, HANGUL]
     settled = is_east_asian(counts)
     excluded = {
-        "ko": hangul == 0,
+        "ko": (hangul == 0) | is_chinese_with_hangul(counts),
         "ja": kana * STRAY_KANA < ideographs,
         **dict.fromkeys(CHINESE, (kana * KANA_TEXT >= ideographs) & (kana > 0) & (hangul == 0)),
     }

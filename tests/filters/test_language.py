@@ -73,6 +73,8 @@ def test_a_plain_sentence_is_recognised(code: str) -> None:
         ("東京タワーの高さは？", "ja"),
         ("カラオケ", "ja"),
         ("韓國의 漢字 사용", "ko"),
+        ("大韓民國憲法 第一條의 解釋에 대하여", "ko"),
+        ("我们今天学习一点韩国的语言，比如안녕是什么意思", "zh-cn"),
         ("The word 你好 means hello in Chinese and is common", "en"),
     ],
 )
@@ -165,6 +167,7 @@ def test_a_long_text_in_one_language_is_not_mixed(code: str) -> None:
         "SELECT name, city FROM users WHERE age > 30 ORDER BY name;",
         "\\[ \\int_0^1 x^2 \\, dx = \\frac{1}{3} \\] $$ e^{i\\pi} + 1 = 0 $$ $\\sin x$",
         "C6H12O6 + 6 O2 -> 6 CO2 + 6 H2O",
+        "E = mc^2\nF = ma\nPV = nRT",
         '<div class="note"><span id="a">x</span></div>\n.note { margin: 0; color: #fff; }',
         '{"name": "abc", "values": [1, 2], "nested": {"key_a": null}}',
     ],
@@ -178,6 +181,11 @@ def test_code_without_a_fence_and_formulas_are_in_no_language(answer: str) -> No
 def test_too_few_words_and_scripts_without_a_profile_are_unknown(text: str) -> None:
     codes, confidence = detect([text])
     assert (codes, confidence.tolist()) == ([UNKNOWN], [0.0])
+
+
+def test_a_greeting_on_both_sides_and_equal_shares_of_two_scripts_have_no_one_language() -> None:
+    assert identify(["Hello!"], ["Hello!"]) == UNKNOWN
+    assert identify(["这是안녕하세요的意思，谢谢是감사합니다的意思吗"], ["对，谢谢是감사합니다"]) == "mixed"
 
 
 def test_english_words_in_another_script_do_not_make_it_mixed() -> None:

@@ -92,6 +92,7 @@ def _data(planned: Plan, facts: Mapping[str, Any]) -> str:
     held_out = f", {number(eval_count)} held out" if eval_count else ", none held out"
     left_out = f", {number(left_out_count)} left out" if left_out_count else ""
     sources = int(facts.get("sources", 0))
+    sources += sources and int(facts.get("identity_conversations") or 0)  # the pieces have those too
     chats = f"{number(sources)} {plural(sources, 'conversation')} in " if sources else ""
     pieces = f"{facts['set']}: {chats}{number(load.examples)} {plural(load.examples, 'piece')}{held_out}{left_out}"
     tokens = f"{number(load.work.tokens)} tokens, {number(load.work.supervised)} trained on"
