@@ -14,9 +14,9 @@ from pathlib import Path
 
 from curate.conversion import hub, rendered_text, tokenized, trainer_configs
 from curate.conversion.output import ConvertResult, Output, Split, left_out_file, open_output
-from curate.conversion.readers import InputRecord
+from curate.conversion.readers import AlteredRecords, InputRecord
 from curate.conversion.record_builder import RecordBuilder, check_options
-from curate.conversion.selection import read_selected
+from curate.conversion.selection import Damaged, read_selected
 from curate.conversion.tokenized import Rendering
 from curate.conversion.writers import (
     COMPRESSED,
@@ -102,13 +102,18 @@ def convert(
     _check_rendering(to, (template, tokenizer, chat_template, reasoning, hidden_tools), (max_tokens, loss, empty_think))
     choices = Choices(reasoning or "train", empty_think or "all", hidden_tools or "leave_out")
     rendering = Rendering(template, tokenizer, max_tokens, loss or "all", read_chat_template(chat_template), choices)
-    try:
+
+    def write(damaged: Damaged) -> tuple[ConvertResult, Collection[str]]:
         if to == RENDERED:
-            seen: Collection[str] = ()
-            result = tokenized.write(source, path, rendering, query, keep, shards)
-        else:
-            render = rendered_text.TextRenderer(source, rendering) if to == "text" else None
-            result, seen = _convert(source, path, RecordBuilder(form, options), render, query, keep, shards)
+            return tokenized.write(source, path, rendering, query, keep, shards, damaged), ()
+        render = rendered_text.TextRenderer(source, rendering) if to == "text" else None
+        return _convert(source, path, RecordBuilder(form, options), render, query, keep, shards, damaged)
+
+    try:
+        try:
+            result, seen = write(())
+        except AlteredRecords as found:  # known at the end of their stream, which is rare
+            result, seen = write(found.records)
         result = _add_configs(result, config_for, to, seen)
     except OSError as error:
         raise CurateError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
@@ -125,12 +130,13 @@ def _convert(
     query: Query,
     keep: Collection[str],
     shards: int | None,
+    damaged: Damaged,
 ) -> tuple[ConvertResult, Collection[str]]:
     """Write the conversations, and return the result and what they have, see `RecordBuilder`."""
     warnings: list[str] = []
     open_partial = functools.partial(_open_writer, target=path, builder=builder, render=render)
     with open_output(path, open_partial, folder=builder.form.name == FOLDER, shards=shards) as output:
-        for record, entry in read_selected(source, query, output, warnings, keep):
+        for record, entry in read_selected(source, query, output, warnings, keep, damaged):
             _write(output, record, entry, builder)
     if render is not None and render.hidden_tools:
         warnings.append(describe_hidden(render.hidden_tools, tokenized.HIDDEN_OPTION))

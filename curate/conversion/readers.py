@@ -17,6 +17,7 @@ from curate.dataset import columns, manifest
 from curate.dataset.messages import decode_messages
 from curate.dataset.query import ROW
 from curate.errors import InputError, RecordError
+from curate.ingest.damaged_records import DamagedRecords
 from curate.pipeline import repair_text, repair_turns
 from curate.progress import stage
 from curate.schemas import formats
@@ -146,8 +147,22 @@ def translate_errors(source: str | Path) -> Iterator[None]:
         raise InputError(f"cannot read {str(source)!r}: {str(error).splitlines()[0]}") from error
 
 
-def read_dump(source: str | Path, warnings: list[str]) -> Iterator[InputRecord]:
-    """Yield the records of anything that `curate.ingest` reads."""
+class AlteredRecords(Exception):
+    """Records that were read may be altered, as a checksum after them says: what was made of them is to be dropped."""
+
+    def __init__(self, records: Sequence[DamagedRecords]) -> None:
+        super().__init__()
+        self.records = records
+
+
+def read_dump(
+    source: str | Path, warnings: list[str], damaged: Sequence[DamagedRecords] | None = None
+) -> Iterator[InputRecord]:
+    """Yield the records of anything that `curate.ingest` reads.
+
+    Those of `damaged` have a problem. None: compressed files are read once before, to find them. If there is none in
+    `damaged` and some are found, AlteredRecords is raised at the end; standard input only gives a warning.
+    """
     from curate.ingest.damaged_records import DamagedIndex
     from curate.ingest.decode import decode_records
     from curate.ingest.ratings import read_ratings
@@ -155,13 +170,15 @@ def read_dump(source: str | Path, warnings: list[str]) -> Iterator[InputRecord]:
     from curate.ingest.sources import open_inputs
 
     sources = open_inputs([source])
-    damaged = DamagedIndex(find_damaged_records(sources))
+    index = DamagedIndex(find_damaged_records(sources) if damaged is None else damaged)
     reader = Reader(sources)
     options = ReadOptions(ratings=read_ratings(reader.parts_of_exports))
     for chunk in reader:
         for raw in decode_records(chunk):
-            problem = raw.problem or damaged.problem(chunk.source_file, raw.index)
+            problem = raw.problem or index.problem(chunk.source_file, raw.index)
             yield InputRecord(chunk.source_file, raw.index, raw.value, raw.raw, problem, raw.surrogates, options)
     warnings.extend(damage.text for damage in reader.warnings)
+    if sources[0].path and damaged is not None and not damaged and reader.damaged_records:
+        raise AlteredRecords(reader.damaged_records)
     if not sources[0].path:  # standard input can be read only once
         warnings.extend(f"{each.source_file}: {each.text}" for each in reader.damaged_records)

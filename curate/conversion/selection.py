@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import compress, islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from curate.dataset.condition import is_row_by_row, parse_condition
 from curate.dataset.query import ROW, TEXT_FIELDS, Query, name_columns, sample_key
 from curate.display.figures import number, plural
 from curate.errors import InputError, RecordError
+from curate.ingest.damaged_records import DamagedRecords
 
 BATCH_RECORDS = 1_000  # of a dump, compared with a condition at once
 MAX_NAMES = 5  # in a warning
@@ -26,6 +27,7 @@ DUMP: columns.Types = {  # the columns that are known without cleaning
     **columns.SOURCE,
 }
 Selected = tuple[InputRecord, Entry]
+Damaged = Sequence[DamagedRecords] | None
 
 
 class NothingSelected(InputError):
@@ -33,16 +35,21 @@ class NothingSelected(InputError):
 
 
 def read_selected(
-    source: str | Path, query: Query, output: Tally, warnings: list[str], keep: Collection[str] = ()
+    source: str | Path,
+    query: Query,
+    output: Tally,
+    warnings: list[str],
+    keep: Collection[str] = (),
+    damaged: Damaged = None,
 ) -> Iterator[Selected]:
     """Yield the conversations of a set or a file that a query selects; count the others, leave out what is unreadable.
 
-    Records with a flaw are left out, except by the rules in `keep`. Raises InputError if the query cannot be answered,
-    NothingSelected if it selects nothing.
+    Records with a flaw are left out, except by the rules in `keep`. `damaged` is as for `read_dump`. Raises InputError
+    if the query cannot be answered, NothingSelected if it selects nothing.
     """
     table = scan_table(source)
     if table is None:
-        yield from _select_from_dump(source, query, output, warnings, keep)
+        yield from _select_from_dump(source, query, output, warnings, keep, damaged)
         return
     with translate_errors(source):
         frame = select_rows(source, table[0], query, output, warnings)
@@ -75,13 +82,13 @@ def select_rows(
 
 
 def _select_from_dump(
-    source: str | Path, query: Query, output: Tally, warnings: list[str], keep: Collection[str]
+    source: str | Path, query: Query, output: Tally, warnings: list[str], keep: Collection[str], damaged: Damaged
 ) -> Iterator[Selected]:
     if query.stratify is not None:
         raise InputError(
             f"cannot stratify {str(source)!r} by {query.stratify!r}: that works on a curated set; clean the file first"
         )
-    entries = _read_entries(_count(read_dump(source, warnings), output), output, keep)
+    entries = _read_entries(_count(read_dump(source, warnings, damaged), output), output, keep)
     if not query:
         yield from entries
         return

@@ -12,7 +12,7 @@ import polars as pl
 
 from curate.conversion.output import ConvertResult, Output, open_output
 from curate.conversion.readers import InputRecord, read_batches, translate_errors
-from curate.conversion.selection import Selected, read_selected, select_rows
+from curate.conversion.selection import Damaged, Selected, read_selected, select_rows
 from curate.conversion.writers import Entry, JsonWriter, ParquetWriter, Writer, stream_to
 from curate.dataset import arrow, columns, manifest
 from curate.dataset.arrow import Row
@@ -64,6 +64,7 @@ def write(
     query: Query,
     keep: Collection[str] = (),
     shards: int | None = None,
+    damaged: Damaged = None,
 ) -> ConvertResult:
     """Render a curated set, or a file in any known format, into JSON or Parquet.
 
@@ -80,7 +81,7 @@ def write(
         if is_set:
             rows = _set_rows(source, query, output, warnings)
         else:
-            rows = map(_row, read_selected(source, query, output, warnings, keep))
+            rows = map(_row, read_selected(source, query, output, warnings, keep, damaged))
         for sources in arrow.batch_sources(rows, joined=not query.takes_pieces):
             prepared = preparer.prepare(sources)
             _write_examples(prepared, output)

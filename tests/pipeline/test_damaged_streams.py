@@ -146,6 +146,17 @@ def test_the_dump_itself_is_measured_and_converted_without_them(tmp_path: Path, 
     assert result.written == 20
 
 
+@pytest.mark.parametrize("query", [{"sample": 100}, {"where": "turns > 0"}, {"shards": 2}], ids=str)
+def test_a_conversion_that_finds_them_at_the_end_starts_again_without_them(
+    tmp_path: Path, dump: Path, query: dict[str, Any]
+) -> None:
+    result = curate.convert(dump, tmp_path / "out.jsonl", to="sharegpt", **query)
+    written = [json.loads(line)["id"] for file in result.files for line in file.read_bytes().splitlines()]
+    assert sorted(written) == sorted(ids(PARTS[0] + PARTS[2]))
+    assert (result.read, dict(result.left_out)) == (30, {RULE: 10})
+    assert sum(RULE in line for line in Path(f"{tmp_path}/out.jsonl.left-out.jsonl").read_text().splitlines()) == 10
+
+
 def test_the_warning_estimates_the_lost_records(tmp_path: Path) -> None:
     members = [gzip.compress(lines(PARTS[0]), mtime=0) for _ in range(9)]
     broken = bytearray(b"".join(members))
