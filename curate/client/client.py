@@ -60,8 +60,13 @@ class Client:
     async def __aenter__(self) -> Self:
         limits = httpx.Limits(max_connections=self.settings.concurrency)
         timeout = httpx.Timeout(self.settings.timeout, connect=min(30.0, self.settings.timeout))
-        secure = self.endpoint.url.startswith("https:")  # without it, no certificates are loaded
-        self._http = httpx.AsyncClient(limits=limits, timeout=timeout, headers=self.endpoint.headers, verify=secure)
+        self._http = httpx.AsyncClient(
+            limits=limits,
+            timeout=timeout,
+            headers=self.endpoint.headers,
+            verify=self.endpoint.url.startswith("https:"),  # without it, no certificates are loaded
+            trust_env=not self.endpoint.is_local,  # proxies of the environment
+        )
         return self
 
     async def __aexit__(

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from curate.errors import InputError
 
+SHORTEST_SECRET = 8  # letters; a shorter key, such as "EMPTY", is none, and may be any word of a text
 HIDDEN = "[key]"  # in place of the key, where a server repeats it
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -37,7 +38,7 @@ class Endpoint:
 
     def hide_key(self, value: Any) -> Any:
         """Return JSON values without the key, wherever a server repeated it."""
-        if not self.key:
+        if not self.key or len(self.key) < SHORTEST_SECRET:
             return value
         text, key = json.dumps(value, ensure_ascii=False), json.dumps(self.key, ensure_ascii=False)[1:-1]
         return json.loads(text.replace(key, HIDDEN)) if key in text else value
@@ -57,7 +58,7 @@ def make_endpoint(url: str, key: str | None = None) -> Endpoint:
         raise InputError(f"{url!r} is not the address of a server; give one such as http://localhost:8000/v1")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InputError("the address of the server holds a user, a key or a query; keys are read from the environment")
-    if key is not None and not (key.isascii() and key.isprintable() and " " not in key and len(key) >= 8):
-        raise InputError("the key in the environment has fewer than 8 letters, blanks, or letters beyond ASCII")
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise InputError("the key in the environment has blanks, or letters beyond ASCII")
     path = parts.path.rstrip("/") or "/v1"
     return Endpoint(f"{parts.scheme}://{parts.netloc}{path}", key)

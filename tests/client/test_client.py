@@ -291,11 +291,20 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         make_endpoint(url)
 
 
-@pytest.mark.parametrize("key", ["short", "has a blank in it", "nö-ascii-key", "line\nbreak-key"])
+@pytest.mark.parametrize("key", ["has a blank in it", "nö-ascii-key", "line\nbreak-key"])
 def test_what_is_no_key_is_refused_without_naming_it(key: str) -> None:
     with pytest.raises(InputError) as caught:
         make_endpoint("http://localhost", key)
     assert key not in str(caught.value)
+
+
+def test_a_server_on_this_machine_needs_no_proxy_and_any_short_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with serving(lambda *_: reply("An EMPTY word")) as (url, asked):
+        assert ask(url, tmp_path / "j", [request(0)], key="EMPTY")[0].text == "An EMPTY word"
+    assert asked[0].headers["Authorization"] == "Bearer EMPTY"
 
 
 def test_a_key_in_clear_over_a_network_is_known() -> None:
