@@ -94,7 +94,7 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
         ("[[group]]\nquestions = ['a']", "answers = None is not allowed"),
         ("[[group]]\nquestions = ['a']\nanswers = ['{maker}']", "{maker} in '{maker}' is not known"),
         ("[[group]]\nquestions = ['a']\nanswers = ['b']\nanswer = 'c'", "'answer' is not a key"),
-        ("questions = ['a']", "questions is not allowed; give [[group]] tables"),
+        ("questions = ['a']", "'questions' is not a key; give [[group]] tables"),
         ("[[group]", "is not TOML"),
     ],
 )
