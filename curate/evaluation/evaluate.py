@@ -30,6 +30,7 @@ from curate.model.files import OnMessage
 from curate.model.serving import ADAPTER, MODEL
 from curate.results import files as results
 from curate.results.files import Contamination, Evaluation, EvaluationSettings, TaskScores
+from curate.train.report import html
 from curate.train.run import records
 
 SEED = 1234  # lm-eval's own default for drawing examples
@@ -106,6 +107,8 @@ def evaluate(
         found.name, language_model.weights_sha256(found), settings, Contamination(), versions=_versions()
     )
     evaluation, path, kept = _ask_all(_Job(found, loaded, blank, folder, fresh, say), open_model)
+    if folder.name == results.FOLDER and (folder.parent / records.REPORT).is_file():
+        html.write(folder.parent)
     return EvaluationResult(path, evaluation, kept, time.perf_counter() - start)
 
 

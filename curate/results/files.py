@@ -118,12 +118,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval, from `count` observations."""
+    """A value with its 95 % interval, from `count` observations; a bound is None where the data give none."""
 
     name: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     count: int
 
 

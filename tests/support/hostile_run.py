@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from curate.results import files as results
+from curate.results.files import Arena, Estimate, Generation, Judge
 from curate.train.run import records
+from tests.support.evaluations import evaluation, task
 
 HOSTILE = "</pre><script>alert(1)</script><img src=x onerror=alert(2)> \"' \x1b[31m \u202eevil $\\frac{$ &lt;"
 
@@ -57,4 +60,18 @@ def write_run(folder: Path) -> Path:
     (folder / records.PLAN).write_text(json.dumps({"steps": 40, "peak_gib": 1.2, "reasons": [HOSTILE]}), "utf-8")
     facts = {"base": HOSTILE, "method": "lora", "data": {HOSTILE: HOSTILE, "conversations": 12345}}
     (folder / records.FACTS).write_text(json.dumps(facts), "utf-8")
+    write_results(folder / results.FOLDER)
     return folder
+
+
+def write_results(folder: Path) -> None:
+    """Write one result of each kind, and one that cannot be read."""
+    estimates = (Estimate(HOSTILE, 7.5, 7.125, 7.875, 80), Estimate("maths", 5.0, None, 6.0, 10))
+    groups = {HOSTILE: {HOSTILE: ["owls", HOSTILE], "owls": ["owls"]}}
+    measured = evaluation([task("owls", 0.5, 0.25, unmatched=3), task(HOSTILE, 0.75, 0.125)], groups, batch=HOSTILE)
+    judge = Judge(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, estimates=estimates, failed=2)
+    results.write(folder, "a", measured)
+    results.write(folder, "a", judge)
+    results.write(folder, "a", Arena(HOSTILE, 1234, True, estimates))
+    results.write(folder, "a", Generation(HOSTILE, HOSTILE, HOSTILE, 90, 100, dropped={HOSTILE: 10}))
+    (folder / "judge-b.json").write_text("{")

@@ -54,6 +54,18 @@ def test_the_page_is_valid_html(run: Path) -> None:
     parser.parse(html.write(run).read_text("utf-8"))
 
 
+def test_the_page_shows_benchmarks_and_intervals(run: Path) -> None:
+    text = html.render(records.read(run))
+    for name in ("benchmarks", "judge", "arena", "generation"):
+        assert f'href="#{name}"' in text
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", text.split('id="benchmarks"')[1])
+    assert cells[:8] == ["owls", "0", "4", "50.0 %", "10.0 %", "25.0 %", "50.0 %", "3"]
+    assert "7.125" in text
+    assert "1,234" in text
+    assert "items too short to look for" in text
+    assert "judge-b.json cannot be read" in text
+
+
 def test_the_page_shows_both_losses_and_the_last_answers_side_by_side(run: Path) -> None:
     text = html.render(records.read(run))
     assert ">all</td>" in text

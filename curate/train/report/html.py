@@ -29,6 +29,7 @@ from curate.display.html import (
     table,
     truncate,
 )
+from curate.train.report import results
 from curate.train.run import records
 from curate.train.run.records import Point, Records, Row
 
@@ -70,6 +71,7 @@ def render(history: Records) -> str:
         ("loss", "Loss", _loss(history)),
         ("held-out", "Held-out loss", _held_out(history)),
         ("answers", "Answers", "".join(starmap(_answers, history.answers()))),
+        *results.parts(history.results, history.unread),
         ("course", "Course of the run", _course(history)),
         ("data", "Data", _facts(history.facts.get("data"))),
         ("left-out", "Left out of training", _left_out(history.left_out)),

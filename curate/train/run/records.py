@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from curate.results import files as results
+from curate.results.files import Result
 from curate.schemas.conversation import Message
 
 Row = dict[str, Any]
@@ -165,6 +167,8 @@ class Records:
     plan: Row = field(default_factory=dict)
     facts: Row = field(default_factory=dict)  # run.json
     config: str = ""  # TOML
+    results: list[Result] = field(default_factory=list)  # benchmarks, judges, votes, generated data
+    unread: list[str] = field(default_factory=list)  # names of results that cannot be read
 
     def evaluation(self, which: str) -> Row | None:
         """Return the last evaluation of the base or the tuned model."""
@@ -186,6 +190,7 @@ def _prompt_key(row: Row) -> str:
 
 def read(run: Path) -> Records:
     """Read a run's folder; a file that does not exist or cannot be read counts as empty."""
+    measured = list(results.read_all(run / results.FOLDER))
     return Records(
         name=run.resolve().name,
         metrics=_by_step(read_lines(run / METRICS), ("step",)),
@@ -196,6 +201,8 @@ def read(run: Path) -> Records:
         plan=_object(run / PLAN),
         facts=_object(run / FACTS),
         config=_text(run / CONFIG),
+        results=[result for _, result in measured if result is not None],
+        unread=[path.name for path, result in measured if result is None],
     )
 
 
