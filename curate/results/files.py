@@ -1,15 +1,15 @@
 """The results of a model, one JSON file each: RUN/results/KIND-NAME.json, written whole and read with types checked.
 
-Each file has the version of this format and its kind beside the fields of one of the four classes here:
+Each file has the version of this format and its kind beside the fields of one of the three classes here:
 
     evaluation   scores on benchmarks (`curate evaluate`)
-    judge        a judge's ratings or win rates, by group of prompts
+    judge        a judge's ratings or win rates, by turn
     arena        ratings of several models from votes, this one among them
-    generation   where generated training data came from
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -113,7 +113,7 @@ class Evaluation:
     versions: dict[str, str] = field(default_factory=dict)  # of the libraries
 
 
-# ---- judge, arena, generation
+# ---- judge and arena
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge's ratings (1 to 10) or win rates (0 to 1), by group of prompts; the first is of all."""
+    """A judge's ratings (1 to 10) or win rates (0 to 1), by turn; the first is of all."""
 
     model: str
     judge: str
     prompt_sha256: str
-    mode: str  # single or pairwise
+    mode: str  # single or pair
     opponent: str = ""  # in pairs
     repeats: int = 1
     estimates: tuple[Estimate, ...] = ()
@@ -151,30 +151,23 @@ class Arena:
     estimates: tuple[Estimate, ...] = ()
 
 
-@dataclass(frozen=True)
-class Generation:
-    """Where generated training data came from."""
-
-    method: str  # such as self-instruct, evol-instruct, magpie or answers
-    model: str
-    prompt_sha256: str
-    accepted: int
-    requests: int
-    seed: int | None = None
-    tokens: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)  # by reason
-
-
-Result = Evaluation | Judge | Arena | Generation
+Result = Evaluation | Judge | Arena
 KINDS: dict[str, type[Result]] = {
     "evaluation": Evaluation,
     "judge": Judge,
     "arena": Arena,
-    "generation": Generation,
 }
 
 
 # ---- files
+
+
+def file_name(result: Judge | Arena) -> str:
+    """Return the name of a file for a result: a new one of the same judge or kind of votes replaces it."""
+    if isinstance(result, Arena):
+        return "style" if result.style_control else "votes"
+    values = [result.judge, result.mode, result.opponent, result.prompt_sha256, result.repeats]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
 
 
 def write(folder: Path, name: str, result: Result) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from curate import files
@@ -216,6 +217,7 @@ def load(
         "split_again": str(prepared.resplit) if prepared.resplit else None,
         "by_answer": str(prepared.by_answer) if prepared.by_answer.pieces else None,
         "hidden_tools": prepared.hidden_tools,
+        **({"generated": made} if (made := count_generated(folder, limit)) else {}),
     }
     return TrainingData(train, held_out, failures, prepared.resplit, facts)
 
@@ -245,6 +247,24 @@ def describe_set(
         "tokenizer_hash": tokenizer.info.hash,
         "loss": settings.loss,
     }
+
+
+def count_generated(folder: Path, limit: int | None) -> dict[str, int]:
+    """Count the conversations that a model made (`curate generate`), of those that are trained on, by their origin.
+
+    `limit` is as in `load`.
+    """
+    rows = pl.scan_parquet(folder / manifest.CONVERSATIONS)
+    if limit is not None:
+        rows = rows.filter(pl.col("id").rle_id() < limit)
+    if "metadata" not in rows.collect_schema():
+        return {}
+    origin = pl.col("metadata").str
+    made = rows.filter(pl.col("split") != EVAL, origin.contains('"generation"', literal=True)).select(
+        "id", *(origin.json_path_match(f"$.generation.{name}").alias(name) for name in ("method", "model"))
+    )
+    counted = made.drop_nulls("method").unique("id").group_by("method", "model").len().sort("method", "model").collect()
+    return {f"{method} by {model or 'an unknown model'}": count for method, model, count in counted.iter_rows()}
 
 
 def write_left_out(path: Path, failures: Sequence[Failure]) -> None:

@@ -9,14 +9,13 @@ import pytest
 
 from curate.errors import InputError
 from curate.results import files
-from curate.results.files import Arena, Estimate, Generation, Judge, Result
+from curate.results.files import Arena, Estimate, Judge, Result
 from tests.support.evaluations import evaluation, task
 
 RESULTS: dict[str, Result] = {
     "evaluation": evaluation([task("foxes", 0.5), task("owls", 0.25)], groups={"birds": {"owls": ["owls"]}}),
     "judge": Judge("run", "gpt", "0" * 64, "single", estimates=(Estimate("all", 7.5, 7.1, 7.9, 80),)),
     "arena": Arena("run", 120, True, (Estimate("run", 1020.0, 990.0, 1050.0, 60),)),
-    "generation": Generation("magpie", "gpt", "0" * 64, 90, 100, dropped={"too similar": 10}),
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.results import files as results
-from curate.results.files import Arena, Estimate, Generation, Judge
+from curate.results.files import Arena, Estimate, Judge
 from curate.train.run import records
 from tests.support.evaluations import evaluation, task
 
@@ -73,5 +73,4 @@ def write_results(folder: Path) -> None:
     results.write(folder, "a", measured)
     results.write(folder, "a", judge)
     results.write(folder, "a", Arena(HOSTILE, 1234, True, estimates))
-    results.write(folder, "a", Generation(HOSTILE, HOSTILE, HOSTILE, 90, 100, dropped={HOSTILE: 10}))
     (folder / "judge-b.json").write_text("{")

@@ -56,7 +56,7 @@ def test_the_page_is_valid_html(run: Path) -> None:
 
 def test_the_page_shows_benchmarks_and_intervals(run: Path) -> None:
     text = html.render(records.read(run))
-    for name in ("benchmarks", "judge", "arena", "generation"):
+    for name in ("benchmarks", "judge", "arena"):
         assert f'href="#{name}"' in text
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", text.split('id="benchmarks"')[1])
     assert cells[:8] == ["owls", "0", "4", "50.0 %", "10.0 %", "25.0 %", "50.0 %", "3"]

@@ -28,6 +28,7 @@ TOKEN, KEY = "CURATE_ARENA_TOKEN", "OPENAI_API_KEY"
 )
 @click.option("--ratings", "show_ratings", is_flag=True, help="Print the ratings that the votes give.")
 @click.option("--style-control", is_flag=True, help="Take out the effect of length, headers, lists and bold text.")
+@click.option("--run", "attached", metavar="NAME=RUN", help="With --ratings: show them on this run's page too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the ratings as JSON.")
 @click.option("--system", default="", metavar="TEXT", help="System prompt for all models.")
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="Of the answers.")
@@ -52,6 +53,7 @@ def arena(
     files: tuple[str, ...],
     show_ratings: bool,
     style_control: bool,
+    attached: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -69,12 +71,14 @@ def arena(
     paths = [Path(file) for file in files or ("votes.jsonl",)]
     if sources and show_ratings:
         raise click.UsageError("give models to vote on, or --ratings for the votes there are, not both")
+    if attached is not None and not show_ratings:
+        raise click.UsageError("--run belongs to --ratings")
     if sources:
         if len(paths) > 1:
             raise click.UsageError("votes go into one file; give --votes once")
         _serve(sources, paths[0], None if prompts is None else Path(prompts), **options)
     elif show_ratings:
-        _print_ratings(paths, style_control, as_json)
+        _print_ratings(paths, style_control, as_json, attached)
     else:
         raise click.UsageError("name two models to vote on, or give --ratings for the votes there are")
 
@@ -124,12 +128,16 @@ def _serve(
         raise MissingExtra("curate arena", needed) from error
 
 
-def _print_ratings(paths: list[Path], style_control: bool, as_json: bool) -> None:
+def _print_ratings(paths: list[Path], style_control: bool, as_json: bool, attached: str | None) -> None:
     from curate.arena import ratings, style, votes
     from curate.display.text import show, to_json
 
     battles, counts = votes.read_battles(paths, style_control=style_control)
     rated = ratings.rate(battles, features=style.FEATURES)
+    if attached is not None:
+        from curate.api.attach import attach_ratings, read_run
+
+        click.echo(f"written to {attach_ratings(read_run(attached), rated, style_control=style_control)}", err=True)
     if as_json:
         click.echo(to_json(_plain(rated, counts)))
         return

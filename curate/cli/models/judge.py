@@ -30,9 +30,18 @@ POSITIVE = click.IntRange(1)
 @click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds for an attempt.")
 @click.option("--fresh", is_flag=True, help="Begin again, without the replies of earlier runs.")
 @click.option("--dry-run", is_flag=True, help="Print how much would be asked, and ask nothing.")
+@click.option("--run", "attached", metavar="NAME=RUN", help="Show the figures of this model on its run's page too.")
 @click.option("--quiet", "-q", is_flag=True, help="Print figures only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def judge(answers: tuple[str, ...], out: str, key_env: str, quiet: bool, as_json: bool, **settings: Any) -> None:
+def judge(
+    answers: tuple[str, ...],
+    out: str,
+    key_env: str,
+    attached: str | None,
+    quiet: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
     """Let a model rate answers, or compare those of models.
 
     FILE has chats, or {instruction, output} for each prompt; NAME=FILE names the model. One file is rated from 1
@@ -45,8 +54,10 @@ def judge(answers: tuple[str, ...], out: str, key_env: str, quiet: bool, as_json
       curate judge base=base.jsonl tuned=tuned.jsonl --server http://localhost:8000 --model NAME
     """
     import curate
+    from curate.api import attach
     from curate.display.text import show, to_json
 
+    model = None if attached is None else attach.read_run(attached)  # before anything is asked
     report = curate.judge(
         answers,
         out,
@@ -54,6 +65,8 @@ def judge(answers: tuple[str, ...], out: str, key_env: str, quiet: bool, as_json
         say=lambda text: None if quiet or as_json else click.echo(text, err=True),
         **settings,
     )
+    if report is not None and model is not None:
+        click.echo(f"written to {attach.attach_judgements(model, report)}", err=True)
     if report is not None and as_json:
         click.echo(to_json(report))
     elif report is not None:

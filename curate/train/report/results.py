@@ -1,4 +1,4 @@
-"""The parts of a run's page on what was measured of its model: benchmarks, judges, votes, and generated data.
+"""The parts of a run's page on what was measured of its model: benchmarks, judges and votes.
 
 Results are JSON that anyone may have changed: they are read with types checked, and all text is escaped.
 """
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from curate.display.figures import number, percent, significant
 from curate.display.html import Cell, definition_list, escape, table
-from curate.results.files import Arena, Estimate, Evaluation, EvaluationSettings, Generation, Judge, Result, TaskScores
+from curate.results.files import Arena, Estimate, Evaluation, EvaluationSettings, Judge, Result, TaskScores
 from curate.results.groups import GroupRow, group_rows
 
 Part = tuple[str, str, str]  # id, title, HTML
@@ -27,7 +27,6 @@ def parts(results: Sequence[Result], unread: Sequence[str]) -> list[Part]:
         ("benchmarks", "Benchmarks", _all(results, Evaluation, _evaluation)),
         ("judge", "Judge", _all(results, Judge, _judge)),
         ("arena", "Arena", _all(results, Arena, _arena)),
-        ("generation", "Generated data", _all(results, Generation, _generation)),
     ]
     notes = "".join(f'<p class="note">{escape(name)} cannot be read, and is left out</p>' for name in unread)
     return [*sections, ("results", "Results left out", notes)]
@@ -91,7 +90,7 @@ def _prompts(settings: EvaluationSettings) -> str:
     return f"chats, template {settings.template_sha256[:DIGITS]}, {turns}"
 
 
-# ---- judge, arena, generation
+# ---- judge and arena
 
 
 def _estimates(caption: str, names: str, value: str, rows: Sequence[Estimate], write: Callable[[float], str]) -> str:
@@ -102,7 +101,7 @@ def _estimates(caption: str, names: str, value: str, rows: Sequence[Estimate], w
 
 
 def _judge(result: Judge) -> str:
-    pairwise = result.mode == "pairwise"
+    pairwise = result.mode == "pair"
     shown = _estimates(
         f"judged by {result.judge}, with 95 % intervals",
         "prompts",
@@ -130,22 +129,3 @@ def _arena(result: Arena) -> str:
 
 def _rating(value: float) -> str:
     return number(round(value))
-
-
-def _generation(result: Generation) -> str:
-    facts = {
-        "method": result.method,
-        "model": result.model,
-        "prompt": result.prompt_sha256[:DIGITS],
-        "conversations": number(result.accepted),
-        "requests": number(result.requests) if result.requests else "",
-        "tokens": number(result.tokens) if result.tokens else "",
-        "seed": "" if result.seed is None else str(result.seed),
-    }
-    rows = sorted(result.dropped.items(), key=_most_first)
-    dropped = table("what was dropped", ("reason", "count"), rows)
-    return definition_list((name, escape(value)) for name, value in facts.items()) + dropped
-
-
-def _most_first(row: tuple[str, int]) -> tuple[int, str]:
-    return -row[1], row[0]

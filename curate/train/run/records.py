@@ -39,6 +39,7 @@ LABELS = {  # of keys of `plan.json` and `run.json` that are not what the value 
     "identity_conversations": "conversations on the model's identity",
     "identity_sha256": "SHA-256 of that file",
     "manifest_sha256": "SHA-256 of the set's manifest",
+    "generated": "conversations that a model made",
     "tokenizer_hash": "SHA-256 of the vocabulary",
     "loss": "answers trained on",
     "supervised": "tokens trained on",
@@ -167,7 +168,7 @@ class Records:
     plan: Row = field(default_factory=dict)
     facts: Row = field(default_factory=dict)  # run.json
     config: str = ""  # TOML
-    results: list[Result] = field(default_factory=list)  # benchmarks, judges, votes, generated data
+    results: list[Result] = field(default_factory=list)  # benchmarks, judges, votes
     unread: list[str] = field(default_factory=list)  # names of results that cannot be read
 
     def evaluation(self, which: str) -> Row | None:
