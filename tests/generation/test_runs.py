@@ -108,7 +108,10 @@ def written(output: Path) -> tuple[bytes, bytes]:
     return output.read_bytes(), output.with_name(f"{output.stem}.dropped.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("method", CASES)
+@pytest.mark.parametrize(
+    "method",
+    [*("answers", "self-instruct"), *(pytest.param(name, marks=pytest.mark.slow) for name in ("evol", "magpie"))],
+)
 def test_a_run_is_the_same_whatever_arrives_first_and_wherever_it_was_killed(
     method: str, tmp_path: Path, prompts: Path
 ) -> None:
