@@ -37,7 +37,14 @@ class Gap:
     """Marks a place between the blocks of a stream where some of its text is missing."""
 
 
-Block = bytes | Verified | Failed | Gap
+@dataclass(frozen=True)
+class CutOff:
+    """Marks the end of a stream that is cut off: no checksum covers the blocks since the mark before."""
+
+    reason: str
+
+
+Block = bytes | Verified | Failed | Gap | CutOff
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Verification:
     verified: int = 0
     failed: list[FailedText] = field(default_factory=list)
     gaps: set[int] = field(default_factory=set)  # bytes of the text where some of it is missing
+    cut_off: str = ""  # why the stream around the text has no end, if it has none
 
     def remove_marks(self, blocks: Iterator[Block]) -> Iterator[bytes]:
         """Yield the text of a stream without its marks, which are noted."""
@@ -67,6 +75,9 @@ class Verification:
             if isinstance(block, bytes):
                 self.offset += len(block)
                 yield block
+                continue
+            if isinstance(block, CutOff):
+                self.cut_off = block.reason
                 continue
             if isinstance(block, Failed) and self.verified < self.offset:
                 self.failed.append(FailedText(self.verified, self.offset, block.reason))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,8 @@ from curate.ingest.decode import Chunk, split_exactly
 
 DAMAGED_STREAM = "damaged_stream"  # the rule
 DOUBT = "what comes before the damage may be altered"
+NOISE_BYTES = 64 << 10  # of text: noise unpacks to text whose flaws are nearer to each other than this
+END_BYTES = 4 << 10  # of text, in doubt before an end that has no flaw but itself
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,48 @@ class DamagedIndex:
         return RecordError(DAMAGED_STREAM, f"{self.ranges[at].reason}; {DOUBT}")
 
 
+class EndFinder:
+    """Finds the records at the end of a text that may be altered if its stream is cut off.
+
+    A file whose end is overwritten looks as if it were cut off: the noise unpacks to text, with flaws everywhere. So
+    records from NOISE_BYTES before its first flaw are in doubt, and the last whole ones in any case.
+    """
+
+    def __init__(self) -> None:
+        self._recent: deque[Chunk] = deque()  # chunks that the last NOISE_BYTES lie in
+        self._noise: tuple[int, int] | None = None  # flaws near to each other: first record in doubt, byte of the end
+        self._before: tuple[int, int] | None = None  # the same before the last flaw
+        self._last = (0, 0)  # bytes of the last flaw
+
+    def add(self, chunk: Chunk) -> None:
+        """Take the next chunk."""
+        self._recent.append(chunk)
+        for span in chunk.spans:
+            if span.kind == "damage":
+                self._note(chunk.start + span.start, chunk.start + span.stop)
+        end = chunk.start + len(chunk.data)
+        while len(self._recent) > 1 and self._recent[1].start <= end - NOISE_BYTES:
+            self._recent.popleft()
+
+    def _note(self, start: int, stop: int) -> None:
+        self._before = self._noise
+        near = self._noise is not None and start - self._noise[1] <= NOISE_BYTES
+        first = self._noise[0] if near and self._noise is not None else self._record_at(start - NOISE_BYTES)
+        self._noise, self._last = (first, stop), (start, stop)
+
+    def _record_at(self, offset: int) -> int:
+        """Return the first record that reaches past a byte of the text."""
+        chunk = next(each for each in self._recent if each is self._recent[-1] or each.start + len(each.data) > offset)
+        return chunk.first + sum(stop <= offset for _, stop in _places(chunk, offset))
+
+    def first_in_doubt(self, end: int, records: int) -> int:
+        """Return the first record in doubt of a text that ends at byte `end`."""
+        is_open = self._last[1] >= end  # the flaw at the end is the record that is cut off
+        noise, end = (self._before, self._last[0]) if is_open else (self._noise, end)
+        last = min(max(0, records - 1 - is_open), self._record_at(end - END_BYTES))
+        return last if noise is None or end - noise[1] > NOISE_BYTES else min(last, noise[0])
+
+
 class RecordFinder:
     """Turns the failed parts of a text into ranges of its records, chunk by chunk.
 
@@ -59,6 +104,7 @@ class RecordFinder:
         self._ranges: list[DamagedRecords] = []
         self._settled = 0  # parts that have become ranges
         self.first_unverified = 0  # record that is not covered by a checksum; known after `finish`
+        self._end_finder = EndFinder()
 
     def add(self, chunk: Chunk) -> None:
         """Take the next chunk; the failed parts that end in it are known."""
@@ -71,6 +117,7 @@ class RecordFinder:
                 break
             self._settle(failed, chunk.first + sum(start < failed.stop for start, _ in _places(chunk, failed.stop)))
         self._hold(chunk, end)
+        self._end_finder.add(chunk)
         self.records = chunk.first + chunk.count
         self._end = end
 
@@ -82,7 +129,15 @@ class RecordFinder:
         self._begin(FailedText(self.verification.verified, self.verification.offset, ""), None)
         self.first_unverified = self.records if self._first is None else self._first
         self._held = None
+        self._doubt_end()
         return self._ranges
+
+    def _doubt_end(self) -> None:
+        verification = self.verification
+        if verification.cut_off and self.first_unverified < self.records:
+            first = self._end_finder.first_in_doubt(verification.offset, self.records)
+            first = max(first, self.first_unverified)
+            self._ranges.append(DamagedRecords(self.source_file, first, self.records, verification.cut_off))
 
     def _hold(self, chunk: Chunk, end: int) -> None:
         """Hold the chunk if the last verified byte is in it, or between it and the chunk before."""

@@ -20,7 +20,7 @@ from curate.ingest.containers.frames import (
     ZstdFrame,
     zstd_decoder,
 )
-from curate.ingest.damage import Block, Failed, Gap, ReportLoss, Verified
+from curate.ingest.damage import Block, CutOff, Failed, Gap, ReportLoss, Verified
 
 ZSTD_BLOCK_BYTES = (128 << 10) + 64  # the most that a frame's first block takes, with its headers (RFC 8878, 3.1.1.2)
 MAX_TRIES = 1000  # false starts in a row; then the rest is lost
@@ -108,7 +108,9 @@ def expand(form: Format, blocks: Iterator[Block], report: ReportLoss) -> Iterato
         fruitless = fruitless + 1 if expanded == before else 0
         resumed = _find_frame(form, packed, MAX_TRIES - fruitless)
         if frame.cut_off and not resumed:
-            report(expanded, None, f"the {form.name} stream is cut off at byte {stopped} of the file: the rest is lost")
+            what = f"the {form.name} stream is cut off at byte {stopped} of the file"
+            report(expanded, None, f"{what}: the rest is lost")
+            yield CutOff(what)
             break
         what = f"the {form.name} stream is damaged near byte {stopped} of the file"
         what += f" ({frame.error or 'its end is missing'})"

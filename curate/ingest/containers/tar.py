@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from curate.ingest.damage import Block, Failed, Gap, ReportLoss, Verified
+from curate.ingest.damage import Block, CutOff, Failed, Gap, ReportLoss, Verified
 from curate.ingest.kinds import TAR_BLOCK_BYTES, compression_name, is_tar_header
 
 MAGIC, MAGIC_AT = b"ustar", 257
@@ -182,7 +182,7 @@ class _Tape:
         self.data = b""
         self.position = 0  # in `data`, of the next byte to use
         self.offset = 0  # in the tar, of the next byte to use
-        self.marks: deque[tuple[int, Verified | Failed | Gap]] = deque()  # with their offsets in the tar
+        self.marks: deque[tuple[int, Verified | Failed | Gap | CutOff]] = deque()  # with their offsets in the tar
 
     @property
     def available(self) -> int:
@@ -218,7 +218,7 @@ class _Tape:
             at, mark = self.marks.popleft()
             if at > self.offset:
                 yield self._use(at - self.offset)
-            if not isinstance(mark, Gap):
+            if isinstance(mark, Verified | Failed):
                 self.note_mark(mark)
             yield mark
         if stop > self.offset:
