@@ -9,6 +9,7 @@ from curate.conversion.collection import Conversations
 from curate.conversion.convert import check_keep, make_query
 from curate.conversion.output import Split
 from curate.dataset import manifest
+from curate.dataset.curated_set import open_set
 from curate.errors import InputError
 
 
@@ -37,5 +38,5 @@ def read(
     if str(path) == "-":
         raise InputError("standard input can be read once only; give a file")
     if manifest.is_set(Path(path)):
-        manifest.read(Path(path))
+        open_set(path)
     return Conversations(str(path), query, tuple(keep))

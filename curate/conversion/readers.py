@@ -14,6 +14,7 @@ import polars as pl
 from curate import files
 from curate.conversion.writers import Entry
 from curate.dataset import columns, manifest
+from curate.dataset.curated_set import open_set
 from curate.dataset.messages import decode_messages
 from curate.dataset.query import ROW
 from curate.errors import InputError, RecordError
@@ -77,7 +78,7 @@ def scan_table(source: str | Path) -> tuple[pl.LazyFrame, str] | None:
     """Return the table of a curated set, or a Parquet file of curate's own format, and its name; None for a dump."""
     path = Path(source)
     if manifest.is_set(path):
-        return pl.scan_parquet(manifest.read(path)[0] / manifest.CONVERSATIONS), path.name
+        return open_set(path).conversations(), path.name
     if path.suffix == ".parquet" and files.is_text(str(path)) and _has_native_columns(path):
         return pl.scan_parquet(path), path.name
     return None

@@ -16,6 +16,7 @@ from curate.conversion.selection import Damaged, Selected, read_selected, select
 from curate.conversion.writers import Entry, JsonWriter, ParquetWriter, Writer, stream_to
 from curate.dataset import arrow, columns, manifest
 from curate.dataset.arrow import Row
+from curate.dataset.curated_set import open_set
 from curate.dataset.manifest import Manifest
 from curate.dataset.messages import decode_messages
 from curate.dataset.query import Query
@@ -133,7 +134,7 @@ def _write_examples(prepared: PreparedBatch, output: Output[PreparedExample]) ->
 
 def _set_rows(source: str | Path, query: Query, output: Output[PreparedExample], warnings: list[str]) -> Iterator[Row]:
     """Yield a set's rows, read with Polars, so that converting does not need pyarrow."""
-    frame = pl.scan_parquet(Path(source) / manifest.CONVERSATIONS)
+    frame = open_set(source).conversations()
     with translate_errors(source):
         for batch in read_batches(select_rows(source, frame, query, output, warnings), arrow.COLUMNS):
             rows = batch.drop("messages").iter_rows(named=True)  # a set of an earlier version has no tools or branches

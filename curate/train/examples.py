@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from curate import files
 from curate.dataset import arrow, manifest
+from curate.dataset.curated_set import open_set
 from curate.dataset.manifest import Manifest
 from curate.display.figures import percent
 from curate.engine import base
@@ -312,7 +313,8 @@ def open_set_folder(set_path: str | Path) -> tuple[Path, Manifest]:
     path = Path(set_path)
     if path.exists() and not manifest.is_set(path):
         raise manifest.not_a_set(path)
-    return manifest.read(path)
+    curated = open_set(path)
+    return curated.path, curated.manifest
 
 
 def _count_too_long(folder: Path) -> int:

@@ -125,7 +125,9 @@ def test_a_sample_by_language_is_written_and_a_sample_only(tmp_path: Path) -> No
 def test_a_set_of_an_earlier_version_is_searched_and_written(tmp_path: Path) -> None:
     rows = [{name: value for name, value in KEPT[2].items() if name not in ("tools", "rejected_answer")}]
     rows[0]["messages"] = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    pl.DataFrame(rows).write_parquet(write_set(tmp_path / "set") / "conversations.parquet")
+    types = {name: kind for name, kind in columns.CONVERSATION.items() if name in rows[0] and name != "messages"}
+    frame = pl.DataFrame(rows, schema_overrides=types)
+    frame.write_parquet(write_set(tmp_path / "set") / "conversations.parquet")
     convert(tmp_path / "set", tmp_path / "out.jsonl", to="openai", search="hello")
     assert names(tmp_path / "out.jsonl") == ["deadbeef"]
 
