@@ -434,7 +434,14 @@ def test_ctrl_c_leaves_the_earlier_set_unchanged_and_prints_a_message(tmp_path: 
 def test_only_known_commands_are_accepted() -> None:
     folder = Path(curate.cli.__file__).parent
     modules = {".".join(path.relative_to(folder).with_suffix("").parts) for path in folder.rglob("*.py")}
-    helpers = {"pager", "clean_progress", "stage_progress", "rendering_options", "models.finetune_progress"}
+    helpers = {
+        "pager",
+        "clean_progress",
+        "stage_progress",
+        "rendering_options",
+        "models.finetune_progress",
+        "models.generate_progress",
+    }
     assert set(COMMANDS.values()) == {name for name in modules if not name.endswith("__init__")} - helpers
 
 

@@ -52,12 +52,12 @@ def evaluate(
 
     MODEL is as in curate chat. Tasks are those of lm-eval; openllm and leaderboard are the two versions of the Open
     LLM Leaderboard. Beside each score stands that on the items which the run's training set does not hold. Finished
-    tasks are kept: the same command continues a run that was stopped.
+    tasks are kept: the same command continues a run that was stopped. --compare runs/first runs/second puts two
+    results side by side.
 
     \b
-    Examples:
+    Example:
       curate evaluate runs/first --tasks leaderboard
-      curate evaluate --compare runs/first runs/second
     """
     if pair:
         _compare(pair, model, unlike, as_json)

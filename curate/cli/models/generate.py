@@ -22,7 +22,16 @@ POSITIVE = click.IntRange(1)
 @click.option("--server", metavar="URL", help="OpenAI-compatible server.  [default: none; MODEL is local]")
 @click.option("--model", required=True, metavar="MODEL", help="The model's name there; or as in curate chat.")
 @click.option("--key-env", default="OPENAI_API_KEY", show_default=True, metavar="NAME", help="Variable with the key.")
-@click.option("-o", "--output", default="generated.jsonl", show_default=True, metavar="FILE", help="Dump to write.")
+@click.option(
+    "-o",
+    "--output",
+    "--out",
+    "output",
+    default="generated.jsonl",
+    show_default=True,
+    metavar="FILE",
+    help="Dump to write.",
+)
 @click.option("--prompts", type=click.Path(), metavar="FILE", help="Prompts for evol and answers: lines, or records.")
 @click.option("--seeds", type=click.Path(), metavar="FILE", help="Tasks to begin self-instruct with.  [default: ours]")
 @click.option("--language", "languages", multiple=True, metavar="CODE", help=f"Of our seeds: {', '.join(LANGUAGES)}.")
