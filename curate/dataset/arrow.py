@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.dataset import manifest
+from curate.dataset.checks import check_messages
 from curate.errors import InputError, MissingExtra
 from curate.schemas.conversation import Message, with_tools
 
@@ -192,9 +193,13 @@ def _to_input_error(file: Path, error: Exception) -> InputError:
 
 
 def _decode_rows(batch: Any) -> Iterator[Row]:
-    """Yield a record batch's rows. Messages are read by column, which takes a fifth of the time of reading rows."""
+    """Yield a record batch's rows. Messages are read by column, which takes a fifth of the time of reading rows.
+
+    Raises SetError for a message without a known role or without a text.
+    """
     lists = batch.column("messages")
     flat = lists.flatten()
+    check_messages(flat.field("role").unique().to_pylist(), flat.field("content").null_count)
     names = [name for name in _MESSAGE_FIELDS if flat.type.get_field_index(name) >= 0]  # older sets have fewer
     messages = [
         Message(**dict(zip(names, values, strict=True)))
