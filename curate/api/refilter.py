@@ -10,6 +10,7 @@ from pathlib import Path
 from curate.api.clean import Page, convert_set, find_target
 from curate.dataset.curated_set import open_set
 from curate.dataset.query import read_ids
+from curate.errors import InputError
 from curate.pipeline import recipe as recipes
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult, Progress
@@ -43,6 +44,8 @@ def refilter(
     resolved = None if recipe is None else recipes.load(recipe)
     options = {"recipe": recipe if isinstance(recipe, str | Path) else getattr(recipe, "name", None), "where": where}
     dropped, kept = (_read_names(names) for names in (drop, keep))
+    if both := sorted(dropped & kept):
+        raise InputError(f"{both[0]!r} is to be dropped and to be kept; name it in one of the two")
     options |= {"drop": sorted(dropped), "keep": sorted(kept)}
     folder, file = find_target(Path(output))
     target = Output(folder, file, Page(), force)

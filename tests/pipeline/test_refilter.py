@@ -257,6 +257,8 @@ def test_what_the_user_drops_and_keeps(base: curate.CuratedSet, tmp_path: Path) 
     assert {"short", "plugged", "copy"} <= kept(later)  # the user's word holds
     assert rejected(later)["long"] == "dropped_by_user"
     assert rejected(later)["plain"] == "min_messages"
+    with pytest.raises(InputError, match="'long' is to be dropped and to be kept; name it in one of the two"):
+        curate.refilter(base.path, tmp_path / "both", drop=["long", "korean"], keep=["long"])
 
 
 def test_a_condition_is_on_whole_conversations(base: curate.CuratedSet, tmp_path: Path) -> None:
