@@ -21,9 +21,10 @@ from curate.ingest.decode import Chunk, RawRecord, batches, decode_records
 from curate.ingest.ratings import read_ratings
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
-from curate.pipeline import corpus, frames, repair_text
+from curate.pipeline import frames, repair_text
 from curate.pipeline.frames import Draft, Origin
 from curate.pipeline.recipe import TokenSettings
+from curate.pipeline.whole.doubt import with_doubt
 from curate.rendering import splitter
 from curate.schemas import formats, prompts
 from curate.schemas.conversation import ROLES, Conversation
@@ -150,7 +151,7 @@ def measure_dump(
 
 def _stats(path: str, parts: Sequence[BatchStats], reader: Reader, template: str) -> Stats:
     frame = pl.concat([part.rows for part in parts])
-    sound = corpus.with_doubt(frame, reader.damaged_records)["doubt"].is_null()
+    sound = with_doubt(frame, reader.damaged_records)["doubt"].is_null()
     frame = frame.filter(sound)
     sizes = frame.select(set_stats.SIZES)
     unreadable: Counter[str] = sum((part.unreadable for part in parts), Counter())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from threading import Event
 from typing import TypeVar
@@ -27,6 +27,8 @@ from curate.pipeline.corpus import Decisions
 from curate.pipeline.frames import count_turn_keys, read_final
 from curate.pipeline.sets.earlier import CONTINUES
 from curate.pipeline.steps import MaskTask
+from curate.pipeline.whole import rest
+from curate.pipeline.whole.rest import Rest
 from curate.schemas.conversation import EXCERPT
 
 DECISIONS = "decisions.arrow"  # in the folder of parts
@@ -96,6 +98,7 @@ class SetTables:
     parts: Mapping[int, int]
     signals: columns.Schema
     originals: bool
+    firsts: Mapping[int, int] | None = None  # the place of each part's first conversation in `rest.STATES`
 
 
 def write_tables(pool: base.Pool, target: SetTables, decisions: Decisions, meanwhile: Callable[[], object]) -> Counts:
@@ -104,8 +107,7 @@ def write_tables(pool: base.Pool, target: SetTables, decisions: Decisions, meanw
     `meanwhile` runs in this process once all tables are being written. Raises OSError with a one-line message if a file
     cannot be written.
     """
-    rows_by_part = decisions.rows.sort("part", maintain_order=True)
-    rows_by_part.write_ipc(target.source / DECISIONS, compression="uncompressed")
+    target = write_decisions(target, decisions)
     tables: list[tuple[str, columns.Schema]] = [(curated_set.REJECTED, columns.rejected_schema(target.signals))]
     if target.originals:
         tables.append((curated_set.ORIGINALS, columns.ORIGINAL))
@@ -130,22 +132,46 @@ def _call_after(jobs: Iterable[T], callback: Callable[[], object]) -> Iterator[T
 def _write_table(target: SetTables, name: str, schema: columns.Schema, stop: Event | None = None) -> Counts:
     """Write one table, with one part in memory at a time; none is read after `stop`."""
     counts = Counts()
-    decisions = pl.read_ipc(target.source / DECISIONS)
-    numbers = decisions["part"].to_numpy()  # ascending, so that those of a part are a slice of the mapped file
+    read_decisions = decisions_reader(target)
     read_rows, tally = TABLES[name]
 
     def batches(*_: object) -> Iterator[pl.DataFrame]:
         for number, first in target.parts.items():
             if stop is not None and stop.is_set():
                 return
-            start, end = np.searchsorted(numbers, [number, number + 1]).tolist()
-            rows = read_rows(target.source, number, decisions.slice(start, end - start))
+            rows = read_rows(target.source, number, read_decisions(number))
             rows = rows.with_columns(pl.col("source_index") + first)
             tally(counts, rows)
             yield rows.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
 
     transaction.sink(target.folder / name, register_io_source(batches, schema=dict(schema)))
     return counts
+
+
+def write_decisions(target: SetTables, decisions: Decisions) -> SetTables:
+    """Write the decisions to files; return what to write, with where these are."""
+    rows_by_part = decisions.rows.sort("part", maintain_order=True)
+    rows_by_part.write_ipc(target.source / DECISIONS, compression="uncompressed")
+    if decisions.rest is None:
+        return target
+    np.save(target.source / rest.STATES, decisions.rest.states)
+    return replace(target, firsts=decisions.rest.firsts)
+
+
+def decisions_reader(target: SetTables) -> Callable[[int], pl.DataFrame]:
+    """Return a function that reads the decisions on a part's conversations, which are in files."""
+    decisions = pl.read_ipc(target.source / DECISIONS)
+    numbers = decisions["part"].to_numpy()  # ascending, so that those of a part are a slice of the mapped file
+    others = None
+    if target.firsts is not None:
+        others = Rest(np.load(target.source / rest.STATES, mmap_mode="r"), target.firsts)
+
+    def read(number: int) -> pl.DataFrame:
+        start, end = np.searchsorted(numbers, [number, number + 1]).tolist()
+        own = decisions.slice(start, end - start)
+        return own if others is None else pl.concat([own, others.read(target.source, number)], how="diagonal")
+
+    return read
 
 
 def _read(source: Path, number: int, name: str) -> pl.DataFrame:

@@ -17,19 +17,21 @@ Edges = NDArray[np.int64] | None  # [edges, 2]: places of rows
 TYPICAL_PIECES = 8  # of a chat, on average, at most; ids such as train_0 … train_99 have more
 
 
-def split_chats(rows: pl.DataFrame) -> pl.Series:
+def split_chats(rows: pl.DataFrame, lone: int = 0) -> pl.Series:
     """Return the id of the chat that a conversation is a piece of, or null, from `source_id` and `prompt`.
 
     Ids that end in a number may also be counted ones (`train_0` … `train_999`): then few ids have many numbers each.
-    Three or more conversations that all begin with the same prompt are not pieces, but a chat as it grew.
+    Three or more conversations that all begin with the same prompt are not pieces, but a chat as it grew. `lone` counts
+    further conversations, each of which is the only one of its chat.
     """
     named = rows.select(pl.col("source_id").str.extract_groups(PIECE).struct.unnest(), "prompt")
     sizes = named.drop_nulls().group_by("chat").agg(pl.col("number", "prompt").n_unique())
     sizes = sizes.filter(pl.col("number") <= MAX_ROWS)
-    if sizes.is_empty() or sizes["number"].mean() > TYPICAL_PIECES:  # type: ignore[operator]  # a mean of integers
+    chats = sizes.height + lone
+    if not chats or (int(sizes["number"].sum()) + lone) / chats > TYPICAL_PIECES:
         return pl.repeat(None, rows.height, dtype=pl.String, eager=True)
-    chats = sizes.filter((pl.col("number") < 3) | (pl.col("prompt") > 1))["chat"]
-    return named.select(pl.when(pl.col("chat").is_in(chats.implode())).then("chat"))["chat"]
+    wanted = sizes.filter((pl.col("number") < 3) | (pl.col("prompt") > 1))["chat"]
+    return named.select(pl.when(pl.col("chat").is_in(wanted.implode())).then("chat"))["chat"]
 
 
 def may_be_piece(source_id: str | None) -> bool:
@@ -60,7 +62,7 @@ def cluster_names(rows: pl.DataFrame, near: Edges = None) -> pl.Series:
     lowest = rows.select(pl.col("prompt").min().over(component)).to_series()
     unique = lowest.unique()
     names = pl.Series([f"{prompt:016x}" for prompt in unique], dtype=pl.String)
-    return lowest.replace_strict(unique, names)
+    return lowest.replace_strict(unique, names) if len(unique) else names
 
 
 def _edges(keys: pl.DataFrame, names: list[str]) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from curate.dataset import columns
 from curate.filters import caps, duplicates
@@ -17,6 +18,11 @@ from curate.pipeline.near.decision import TWINS, Finder, Twins
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.sets import earlier
 from curate.pipeline.steps import Part
+from curate.pipeline.whole import lone as lone_rows
+from curate.pipeline.whole.doubt import with_doubt
+from curate.pipeline.whole.lone import Lone
+from curate.pipeline.whole.names import with_ids
+from curate.pipeline.whole.rest import Rest
 
 DUPLICATES = "exact_duplicates"
 KIND_TEXTS = {  # in reasons, by the kind of duplicate
@@ -31,6 +37,7 @@ FIGURES = {duplicates.NEAR: ", Jaccard ", caps.PROMPT_CAP: ", cosine "}
 TWIN: columns.Types = {**TWINS, "kind": pl.String, "via": pl.UInt32}
 P = TypeVar("P", bound=Part)
 PART_KEY = ["part", "row"]  # identifies a conversation among the parts
+LARGE = 100_000  # conversations, from which on those that share nothing are not held in memory
 
 
 @dataclass(frozen=True)
@@ -40,13 +47,15 @@ class Decisions:
     Columns of `rows`: part, row, pieces, id (unique; the id of a piece has its number appended), cluster, split, rule
     (null if the conversation is kept), twin (its id), reason, evidence, continues (the id of a known one), doubt (null,
     or why a kept conversation may be altered).
-    Columns of `gains`: those of `train_marks.GAINS`.
+    Columns of `gains`: those of `train_marks.GAINS`. Of a large corpus, `rest` has the conversations that share nothing
+    with another, and that are not in `rows`.
     """
 
     rows: pl.DataFrame
     gains: pl.DataFrame  # messages that only a dropped copy trains
     alone: Mapping[str, int]  # conversations that each of these rules would reject on its own
     warnings: Sequence[str] = ()
+    rest: Rest | None = None
 
 
 def decide(
@@ -55,6 +64,7 @@ def decide(
     damaged: Sequence[DamagedRecords] = (),
     finders: Sequence[Finder] = (),
     known: pl.DataFrame | None = None,
+    large: int = LARGE,
 ) -> Decisions:
     """Find duplicates, assign unique ids, and choose train or eval, from the parts' summaries.
 
@@ -62,11 +72,14 @@ def decide(
     `finders` are those of the recipe's further corpus rules, each of which sees what the rules before it keep. `known`
     has the summaries of an earlier set's conversations: what is the same as one, or its beginning, is rejected.
     Records of damaged streams are rejected or marked before that, so that none is the twin of a sound record.
+    From `large` conversations on, only those that share something with another are held in memory, if the rules allow.
     """
-    measured = _measured(parts)
-    measured = with_doubt(measured.with_columns(chat=clusters.split_chats(measured)), damaged)
-    sole = _select(measured, pl.col("alone")).with_row_index("order")  # what each rule would see by itself
     old = earlier.no_known() if known is None else known
+    lone = _find_lone(parts, recipe, damaged, old, finders, large)
+    measured = _measured(parts, lone)
+    chats = clusters.split_chats(measured, lone.chats if lone else 0)
+    measured = with_doubt(measured.with_columns(chat=chats), damaged)
+    sole = _select(measured, pl.col("alone")).with_row_index("order")  # what each rule would see by itself
     surviving, dropped = _reject_earliest(_select(measured, pl.col("pieces") > 0), recipe, old)
     del measured
     surviving = surviving.with_row_index("order")
@@ -77,15 +90,39 @@ def decide(
     rows = surviving.join(twins, on="order", how="left", maintain_order="left")
     rows = _with_capped(rows, recipe)
     gains = train_marks.find_gains(rows.filter(pl.col("capped").is_null()))
-    rows = _with_ids(rows)
-    rows = earlier.keep_splits(_with_split(rows, recipe), old)
+    rows = with_ids(rows)
+    rows, held_out = _with_split(rows, recipe, lone)
+    rows = earlier.keep_splits(rows, old)
     rows = _with_twin_names(rows)
     rows = pl.concat([rows, *dropped, *_verdicts(parts)], how="diagonal")
     names = ("pieces", "id", "cluster", "split", "rule", "twin", "reason", "evidence", "doubt", "continues")
     alone = _count_alone(sole, recipe, known) | {name: each.alone for name, each in found.items()}
     counts = {rule: count for rule, count in alone.items() if count}
     warnings = [text for each in found.values() for text in each.warnings]
-    return Decisions(rows.select(*PART_KEY, *names), gains, counts, warnings)
+    rest = Rest.of(lone, held_out) if lone else None
+    return Decisions(rows.select(*PART_KEY, *names), gains, counts, warnings, rest)
+
+
+def _find_lone(
+    parts: Sequence[Part],
+    recipe: Recipe,
+    damaged: Sequence[DamagedRecords],
+    known: pl.DataFrame,
+    finders: Sequence[Finder],
+    large: int,
+) -> Lone | None:
+    """Return the conversations that share nothing with another; None if all are to be decided together.
+
+    Rules that compare texts see all conversations, and limits on files, models and languages have large groups.
+    """
+    limits = recipe.filters.get(caps.CAP, {})
+    whole = finders or any(limit for name, limit in limits.items() if name != "cluster")
+    if whole or not all(isinstance(part.summary, pl.LazyFrame) for part in parts):
+        return None
+    if sum(lone_rows.count_rows(parts)) < large:
+        return None
+    exchanges = bool(recipe.filters.get(DUPLICATES, {}).get("first_exchange"))
+    return lone_rows.find_lone(parts, damaged, known, exchanges=exchanges)
 
 
 def _reject_earliest(
@@ -132,21 +169,29 @@ def _select(rows: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
     return rows if chosen.sum() == rows.height else rows.filter(chosen)
 
 
-def _measured(parts: list[P]) -> pl.DataFrame:
+def _measured(parts: list[P], lone: Lone | None) -> pl.DataFrame:
     """Return the summaries of all parts, with `part` and the columns of parts that are made of sets.
 
-    They are taken out of `parts`.
+    They are taken out of `parts`, and those of `lone` are left out.
     """
     further = {**columns.SET_SUMMARY, **columns.GROUP_SUMMARY, "part": pl.UInt32}
-    empty = pl.DataFrame(schema={**columns.PART_SUMMARY, **further})
-    summaries = [
-        part.summary.lazy().with_columns(pl.col("source_index") + part.first, part=pl.lit(part.number, pl.UInt32))
-        for part in parts
-    ]
-    collected = pl.collect_all(summaries)
+    collected = [pl.DataFrame(schema={**columns.PART_SUMMARY, **further})]
+    step = lone_rows.AT_ONCE if lone else max(1, len(parts))
+    for start in range(0, len(parts), step):
+        some = parts[start : start + step]
+        summaries = pl.collect_all([_numbered(part) for part in some])
+        if lone:
+            summaries = [lone.others(part.number, rows) for part, rows in zip(some, summaries, strict=True)]
+            summaries = [pl.concat(summaries, how="diagonal").rechunk()]
+        collected += summaries
     parts[:] = [replace(part, summary=part.summary.clear()) for part in parts]
-    rows = pl.concat([empty, *collected], how="diagonal").rechunk()
+    rows = pl.concat(collected, how="diagonal").rechunk()
     return rows.with_columns(pl.col("protected").fill_null(False))
+
+
+def _numbered(part: Part) -> pl.LazyFrame:
+    own = pl.lit(part.number, pl.UInt32)
+    return part.summary.lazy().with_columns(pl.col("source_index") + part.first, part=own)
 
 
 def _verdicts(parts: Sequence[Part]) -> Iterator[pl.DataFrame]:
@@ -155,27 +200,6 @@ def _verdicts(parts: Sequence[Part]) -> Iterator[pl.DataFrame]:
     for part in parts:
         if part.verdicts is not None:
             yield part.verdicts.with_columns(part=pl.lit(part.number, pl.UInt32))
-
-
-def with_doubt(rows: pl.DataFrame, damaged: Sequence[DamagedRecords]) -> pl.DataFrame:
-    """Add `doubt`: why a record may be altered, or null."""
-    if not damaged:
-        return rows.with_columns(doubt=pl.lit(None, dtype=pl.String))
-    ranges = pl.DataFrame(
-        {
-            "source_file": [records.source_file for records in damaged],
-            "first": [records.first for records in damaged],
-            "stop": [records.stop for records in damaged],
-            "doubt": [records.reason for records in damaged],
-        },
-        schema={"source_file": pl.String, "first": pl.Int64, "stop": pl.Int64, "doubt": pl.String},
-    ).sort("first")
-    place = rows.select("source_file", "source_index").with_row_index("place").sort("source_index")
-    nearest = place.join_asof(
-        ranges, left_on="source_index", right_on="first", by="source_file", check_sortedness=False
-    ).sort("place")
-    inside = nearest["source_index"] < nearest["stop"]
-    return rows.with_columns(doubt=nearest["doubt"].set(~inside.fill_null(False), None))
 
 
 def _reject_damaged(rows: pl.DataFrame) -> pl.DataFrame:
@@ -242,47 +266,13 @@ def _with_capped(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
     return rows.with_columns(kept=pl.col("twin").is_null() & pl.col("capped").is_null())
 
 
-def _with_ids(rows: pl.DataFrame) -> pl.DataFrame:
-    """Give each kept conversation an id that differs from those of all other conversations and pieces.
-
-    The first in record order keeps the plain id. A later one with other content gets `~` and eight
-    hex digits of its content's hash, and a number if that still clashes.
-    """
-    digest = pl.col("chain").list.last().map_elements(lambda h: f"{h:016x}", return_dtype=pl.String)
-    rows = rows.with_columns(digest=digest).with_columns(
-        plain=pl.col("source_id").fill_null("c-" + pl.col("digest").str.slice(0, 12))
-    )
-    rows = rows.with_columns(id=pl.when("kept").then("plain"))
-    for attempt in range(1, rows.height + 2):
-        clashing = _clashing(rows)
-        if clashing.is_empty():
-            break
-        suffix = "~" + pl.col("digest").str.slice(0, 8)
-        if attempt > 1:
-            suffix = suffix + pl.lit(f"-{attempt}")
-        rows = rows.with_columns(
-            id=pl.when(pl.col("order").is_in(clashing.implode())).then(pl.col("plain") + suffix).otherwise("id")
-        )
-    return rows
-
-
-def _clashing(rows: pl.DataFrame) -> pl.Series:
-    """Return the order of conversations that share a final id with an earlier one."""
-    names = (
-        rows.filter(pl.col("id").is_not_null())
-        .select("order", "id", piece=pl.int_ranges("pieces"), split=pl.col("pieces") > 1)
-        .explode("piece")
-        .with_columns(name=pl.when("split").then(pl.col("id") + "_" + pl.col("piece").cast(pl.String)).otherwise("id"))
-    )
-    return names.filter(~pl.col("name").is_first_distinct())["order"].unique()
-
-
-def _with_split(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
+def _with_split(rows: pl.DataFrame, recipe: Recipe, lone: Lone | None) -> tuple[pl.DataFrame, NDArray[np.bool_]]:
+    """Add `split`; return also which of the kept `lone` conversations are held out."""
     kept = rows.filter("kept")
-    settings = recipe.eval
-    assigned = holdout.assign_split(kept["cluster"].to_list(), settings.fraction, settings.minimum, settings.seed)
+    prompts = lone.prompts if lone else lone_rows.NO_KEYS
+    assigned, held_out = holdout.assign_splits(kept["cluster"].to_list(), prompts, recipe.eval)
     split = kept.select("order", split=pl.Series(assigned, dtype=pl.String))
-    return rows.join(split, on="order", how="left", maintain_order="left")
+    return rows.join(split, on="order", how="left", maintain_order="left"), held_out
 
 
 def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:

@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 def check_kept(parts: Sequence[Part], decisions: Decisions, folder: Path, warnings: Sequence[Damage]) -> None:
     """Raise NothingKept if no record is kept; `folder` has the parts' rows."""
-    if decisions.rows["rule"].has_nulls():
+    if decisions.rows["rule"].has_nulls() or (decisions.rest is not None and decisions.rest.states.any()):
         return
     rules = sum((part.rejected for part in parts), Counter(decisions.rows["rule"].to_list()))
     reasons = [

@@ -48,17 +48,17 @@ def find_gains(rows: pl.DataFrame) -> pl.DataFrame:
     gained by one conversation at most, and by none if another kept one trains it already.
     """
     kept = rows.filter(pl.col("twin").is_null())
-    untrained = _explode(kept.filter(pl.col("marks").is_not_null())).filter(~REASONED)
+    untrained = explode(kept.filter(pl.col("marks").is_not_null())).filter(~REASONED)
     dropped = rows.filter(pl.col("twin").is_in(untrained["order"].unique().implode()))
     name = pl.coalesce("source_id", pl.format("{}:{}", "source_file", "source_index"))
-    donors = _explode(dropped.with_columns(source=name)).filter("train").rename({"order": "donor"})
+    donors = explode(dropped.with_columns(source=name)).filter("train").rename({"order": "donor"})
     gains = untrained.join(
         donors, left_on=["order", "chain"], right_on=["twin", "chain"], suffix="_gained", maintain_order="left_right"
     ).filter(~pl.col("train") | pl.col("train_reasoning_gained"))
     if gains.is_empty():
         return pl.DataFrame(schema=GAINS)
     same = gains.select("chain").unique()
-    trained = _explode(kept).filter("train").join(same, on="chain", how="semi").group_by("chain").agg(REASONED.any())
+    trained = explode(kept).filter("train").join(same, on="chain", how="semi").group_by("chain").agg(REASONED.any())
     gains = gains.join(trained.rename({"train": "reasoned"}), on="chain", how="left", maintain_order="left")
     needed = pl.col("reasoned").is_null() | (~pl.col("reasoned") & pl.col("train_reasoning_gained"))
     gains = (
@@ -74,7 +74,7 @@ def find_gains(rows: pl.DataFrame) -> pl.DataFrame:
     return gains.select(pl.col(name).cast(dtype) for name, dtype in GAINS.items())
 
 
-def _explode(rows: pl.DataFrame) -> pl.DataFrame:
+def explode(rows: pl.DataFrame) -> pl.DataFrame:
     """Return one row per message, with its hash, position and marks; without marks, all are trained."""
     rows = rows.filter(pl.col("chain").list.len() > 0).with_columns(position=pl.int_ranges(pl.col("chain").list.len()))
     known = pl.col("marks").is_not_null()
