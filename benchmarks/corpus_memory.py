@@ -1,0 +1,122 @@
+"""Measure time and peak memory of the decisions over the whole corpus, on summaries of 1 to 18 million conversations.
+
+    python benchmarks/corpus_memory.py --millions 1 4 18
+
+18 million conversations are about 100 GB of chats. Their summaries are made up: 7 messages each on average, and
+one in ten shares something with another: 2 % are copies, 2 % beginnings, 4 % have a prompt and 2 % a chat of another's.
+Each part has 1,000 conversations (a range of 4 MB has about 750). What follows the decisions is not run: the tables are
+written part by part.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from common import MIB, measure, parse, parser, remove, save, table
+from common import ROOT as TREE
+
+from curate.dataset import columns
+from curate.pipeline import assemble, corpus, recipe
+from curate.pipeline.frames import part_file
+from curate.pipeline.steps import Part
+
+ROWS = 1000  # of a part
+MESSAGES = 7  # of a conversation, on average
+LIMIT_MIB = 1536
+
+
+def synthesise(folder: Path, parts: int) -> None:
+    """Write the summaries of some parts."""
+    random = np.random.default_rng(7)
+    for number in range(parts):
+        summary(random, number).write_ipc(part_file(folder, number, "summary"))
+
+
+def summary(random: np.random.Generator, number: int) -> pl.DataFrame:
+    """Return the summary of one part, some of whose conversations share something."""
+    lengths = random.integers(1, MESSAGES, ROWS) * 2
+    chains = [random.integers(1, 1 << 64, length, np.uint64) for length in lengths.tolist()]
+    prompts = random.integers(1, 1 << 64, ROWS, np.uint64)
+    names = [f"{value:016x}"[:10] for value in random.integers(0, 1 << 64, ROWS, np.uint64).tolist()]
+    for row in range(0, 40, 2):
+        chains[row], prompts[row] = chains[row + 1], prompts[row + 1]
+        chains[40 + row], prompts[40 + row] = chains[41 + row][:1], prompts[41 + row]
+        prompts[80 + row] = prompts[120 + row]
+        names[160 + row], names[161 + row] = f"{names[160 + row]}_0", f"{names[160 + row]}_1"
+    rows = pl.DataFrame(
+        {
+            "row": range(ROWS),
+            "source_file": ["dump.jsonl"] * ROWS,
+            "source_index": range(number * ROWS, (number + 1) * ROWS),
+            "branch": [0] * ROWS,
+            "source_id": names,
+            "chain": chains,
+            "exchange": prompts,
+            "prompt": prompts,
+            "marks": [None] * ROWS,
+            "pieces": [1] * ROWS,
+            "alone": [True] * ROWS,
+        },
+        strict=False,
+    )
+    return rows.select(pl.col(name).cast(dtype) for name, dtype in columns.PART_SUMMARY.items())
+
+
+def decide(folder: Path, number_of_parts: int) -> None:
+    """Decide, and read all decisions again as the writer of a table does; print what was decided."""
+    parts = [
+        Part(number, ROWS, Counter(), Counter(), pl.scan_ipc(part_file(folder, number, "summary")), {})
+        for number in range(number_of_parts)
+    ]
+    start = time.process_time()
+    decisions = corpus.decide(parts, recipe.load("vicuna"))
+    print(f"decided in {time.process_time() - start:.1f} CPU s")
+    target = assemble.SetTables(folder, folder, {part.number: 0 for part in parts}, {}, originals=False)
+    read = assemble.decisions_reader(assemble.write_decisions(target, decisions))
+    counts: Counter[str | None] = Counter()
+    for part in parts:
+        counts.update(read(part.number).select(pl.coalesce("rule", "split"))["rule"].to_list())
+    print(dict(counts), f"held in memory: {decisions.rows.height:,}")
+
+
+def main() -> None:
+    """Measure each size in a process of its own, print the table, write the result."""
+    command_line = parser(__doc__)
+    command_line.add_argument("--millions", type=float, nargs="+", default=[1, 4, 18], help="conversations")
+    command_line.add_argument("--decide", type=Path, metavar="FOLDER", help="only decide on these summaries")
+    options = parse(command_line, needs_shared=False)
+    if options.decide:
+        decide(options.decide, int(options.millions[0] * 1e6 / ROWS))
+        return
+    folder = options.scratch / "summaries"
+    remove(folder)
+    rows: list[list[object]] = []
+    figures: list[dict[str, object]] = []
+    for millions in options.millions:
+        parts = int(millions * 1e6 / ROWS)
+        folder.mkdir(parents=True)
+        synthesise(folder, parts)
+        disk = sum(path.stat().st_size for path in folder.iterdir()) / MIB
+        run = measure([sys.executable, __file__, "--decide", folder, "--millions", str(millions)], TREE)
+        remove(folder)
+        rows.append([f"{parts * ROWS:,}", run.cpu, run.peak_mib, disk])
+        figures.append(
+            {
+                "conversations": parts * ROWS,
+                "cpu_s": round(run.cpu, 1),
+                "peak_mib": round(run.peak_mib),
+                "summaries_mib": round(disk),
+            }
+        )
+        print(f"  {millions:g} million: {run.cpu:.1f} CPU s, {run.peak_mib:.0f} MiB\n{run.output}", flush=True)
+    print("\n" + table(["conversations", "CPU s", "peak MiB", "summaries MiB"], rows))
+    save("corpus_memory", {"limit_mib": LIMIT_MIB, "shared_percent": 10, "sizes": figures}, options.no_save)
+
+
+if __name__ == "__main__":
+    main()
