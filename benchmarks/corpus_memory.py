@@ -39,15 +39,20 @@ def synthesise(folder: Path, parts: int) -> None:
 
 def summary(random: np.random.Generator, number: int) -> pl.DataFrame:
     """Return the summary of one part, some of whose conversations share something."""
+    same = np.arange(0, 40, 2)  # copies of the row after them; of the next 40, every other one is a beginning
     lengths = random.integers(1, MESSAGES, ROWS) * 2
-    chains = [random.integers(1, 1 << 64, length, np.uint64) for length in lengths.tolist()]
+    lengths[same], lengths[40 + same] = lengths[same + 1], 1
+    starts = np.cumsum(lengths) - lengths
+    hashes = random.integers(1, 1 << 64, lengths.sum(), np.uint64)
     prompts = random.integers(1, 1 << 64, ROWS, np.uint64)
     names = [f"{value:016x}"[:10] for value in random.integers(0, 1 << 64, ROWS, np.uint64).tolist()]
-    for row in range(0, 40, 2):
-        chains[row], prompts[row] = chains[row + 1], prompts[row + 1]
-        chains[40 + row], prompts[40 + row] = chains[41 + row][:1], prompts[41 + row]
-        prompts[80 + row] = prompts[120 + row]
+    for row in same.tolist():
+        hashes[starts[row] : starts[row] + lengths[row]] = hashes[starts[row + 1] : starts[row + 1] + lengths[row]]
+        hashes[starts[40 + row]] = hashes[starts[41 + row]]
         names[160 + row], names[161 + row] = f"{names[160 + row]}_0", f"{names[160 + row]}_1"
+    prompts[same], prompts[40 + same], prompts[80 + same] = prompts[same + 1], prompts[41 + same], prompts[120 + same]
+    flat = pl.DataFrame({"row": np.repeat(np.arange(ROWS), lengths), "chain": hashes})
+    chains = flat.group_by("row", maintain_order=True).agg("chain")["chain"]
     rows = pl.DataFrame(
         {
             "row": range(ROWS),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 from hypothesis import HealthCheck, given, settings
@@ -115,7 +115,8 @@ def corpora(draw: st.DrawFn) -> Corpus:
     share = replace(
         chosen.eval, fraction=draw(st.sampled_from((0.0, 0.02, 0.3, 1.0))), minimum=draw(st.sampled_from((0, 9)))
     )
-    treatment = draw(st.sampled_from(("reject", "keep")))
+    treatments: tuple[Literal["reject", "keep"], ...] = ("reject", "keep")
+    treatment = draw(st.sampled_from(treatments))
     return Corpus(
         parts,
         known,
@@ -139,13 +140,12 @@ def decide(given_corpus: Corpus, folder: Path, large: int) -> tuple[corpus.Decis
     made = corpus.decide(parts, given_corpus.recipe, given_corpus.damaged, (), given_corpus.known, large)
     target = assemble.SetTables(folder, folder, {part.number: part.first for part in parts}, {}, originals=False)
     read = assemble.decisions_reader(assemble.write_decisions(target, made))
-    rows = [read(part.number).with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
-    return made, pl.concat(rows).sort("part", "row")
+    read_rows = [read(part.number).with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
+    return made, pl.concat(read_rows).sort("part", "row")
 
 
-@given(corpora())
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-def test_decisions_are_the_same_whether_conversations_that_share_nothing_are_held_or_not(given_corpus: Corpus) -> None:
+def check(given_corpus: Corpus) -> pl.DataFrame:
+    """Check that the decisions are the same either way, and return them."""
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         whole, rows = decide(given_corpus, Path(first), 10**9)
         apart, same = decide(given_corpus, Path(second), 0)
@@ -153,3 +153,56 @@ def test_decisions_are_the_same_whether_conversations_that_share_nothing_are_hel
     assert same.to_dicts() == rows.to_dicts()
     assert apart.gains.to_dicts() == whole.gains.to_dicts()
     assert (apart.alone, apart.warnings) == (whole.alone, whole.warnings)
+    return rows
+
+
+@given(corpora())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_decisions_are_the_same_whether_conversations_that_share_nothing_are_held_or_not(given_corpus: Corpus) -> None:
+    check(given_corpus)
+
+
+def chat(*texts: str, source_id: str | None = None, **fields: Any) -> Chat:
+    """Return a kept chat that begins with a prompt."""
+    defaults = {"begins_with": "user", "marks": None, "pieces": 1, "alone": True, "source_file": "f", "step": 1}
+    return {"source_id": source_id, "texts": list(texts), **defaults, **fields}
+
+
+def of_chats(*chats: Chat) -> Corpus:
+    chosen = recipe.load("vicuna")
+    chosen = replace(chosen, eval=replace(chosen.eval, fraction=0.5, minimum=0))
+    return Corpus([summary(chats)], None, (), chosen)
+
+
+def test_a_made_id_that_another_record_has_is_not_given_twice() -> None:
+    alone = chat("1", "2")
+    last = summary([alone])["chain"].list.last()[0]
+    rows = check(of_chats(alone, chat("3", "4", source_id=f"c-{last:016x}"[:14])))
+    assert rows["id"].n_unique() == 2
+
+
+def test_an_id_that_looks_like_a_changed_one_is_not_given_twice() -> None:
+    second = chat("3", "4", source_id="a")
+    changed = f"a~{summary([second])['chain'].list.last()[0]:016x}"[:10]
+    rows = check(of_chats(chat("1", "2", source_id="a"), second, chat("5", "6", source_id=changed)))
+    assert rows["id"].n_unique() == 3
+
+
+def test_an_answer_is_not_gained_that_a_conversation_trains_which_shares_nothing_else() -> None:
+    first, second = ([{"train": n == at, "stop": True, "train_reasoning": True} for n in range(2)] for at in (1, 0))
+    chats = [chat("1", "2", begins_with="assistant", marks=marks) for marks in (first, second)]
+    other = chat("1", "3", begins_with="assistant")
+    alone, together = of_chats(*chats), of_chats(*chats, other)
+    check(alone)
+    check(together)
+    with tempfile.TemporaryDirectory() as folder:
+        assert decide(alone, Path(folder), 0)[0].gains.height == 1
+    with tempfile.TemporaryDirectory() as folder:
+        assert decide(together, Path(folder), 0)[0].gains.height == 0
+
+
+def test_chats_of_one_piece_count_where_ids_are_told_from_numbers() -> None:
+    pieces = [chat(f"p{n}", "x", source_id=f"a_{n}") for n in range(20)]
+    single = [chat(f"q{n}", "x", source_id=f"b{n}_0") for n in range(5)]
+    assert check(of_chats(*pieces, *single))["cluster"].n_unique() == 6
+    assert check(of_chats(*pieces))["cluster"].n_unique() == 20
