@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Table = Mapping[str, object]
 T = TypeVar("T")
+MAX_DEPTH = 16  # of tables and lists in a file
+MAX_INT = 1 << 63  # as in the specification of TOML
 TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -88,14 +90,34 @@ class Catalogue:
         if name in known:
             return tomllib.loads(self._text(name)), name, Path()
         path = Path(name)
-        if path.suffix != ".toml" and not path.exists():
-            raise RecipeError(f"no {self.noun} {name!r}{did_you_mean(name, known)} (or give the path of a .toml file)")
         try:
-            return tomllib.loads(path.read_text("utf-8")), name, path.parent
+            if path.suffix != ".toml" and not path.exists():
+                hint = f"{did_you_mean(name, known)} (or give the path of a .toml file)"
+                raise RecipeError(f"no {self.noun} {name!r}{hint}")
+            values = tomllib.loads(path.read_text("utf-8"))
         except OSError as error:
             raise RecipeError(f"cannot read {self.noun} {name!r}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also a number of too many digits, a name with a NUL
             raise RecipeError(f"{name}: not valid TOML: {error}") from error
+        refuse_odd(values, name)
+        return values, name, path.parent
+
+
+def refuse_odd(values: Table, where: str) -> None:
+    """Raise RecipeError for tables of more than MAX_DEPTH levels, and for whole numbers of more than 64 bits."""
+    level: list[object] = [values]
+    for _ in range(MAX_DEPTH):
+        level = [each for item in level for each in _inside(item)]
+        if any(isinstance(each, int) and not -MAX_INT <= each < MAX_INT for each in level):
+            raise RecipeError(f"{where}: a whole number in it has more than 64 bits; give a smaller one")
+    if level:
+        raise RecipeError(f"{where}: its tables are nested more than {MAX_DEPTH} deep")
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, (list, tuple, set, frozenset)) else ()
 
 
 def decode_sections(values: Table, sections: Mapping[str, type], where: str) -> dict[str, Any]:

@@ -324,11 +324,11 @@ def _convert(known: Rule, key: str, value: object) -> object:
     default = known.settings[key]
     if isinstance(default, tuple | list):
         kind, many = (type(default[0]) if default else str), True
-        if isinstance(value, tuple | list) and all(type(item) is kind for item in value):
+        if isinstance(value, tuple | list) and all(type(item) is kind and item == item for item in value):  # not NaN
             return tuple(value)
     else:
         kind, many = type(default), False
-        if default is None or type(value) is kind:
+        if default is None or (type(value) is kind and value == value):  # not NaN
             return value
         if kind is float and type(value) is int:
             return float(value)
@@ -360,9 +360,12 @@ def load(path: str | Path) -> list[str]:
     Loading a file again replaces its earlier rules. A name that curate or another file uses is refused.
     """
     file = Path(path)
-    digest = hashlib.blake2b(str(file.resolve()).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
-    spec = importlib.util.spec_from_file_location(f"{USER_MODULE}{digest}", file)
-    if spec is None or spec.loader is None or not file.is_file():
+    try:
+        digest = hashlib.blake2b(str(file.resolve()).encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
+        spec = importlib.util.spec_from_file_location(f"{USER_MODULE}{digest}", file) if file.is_file() else None
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        spec = None
+    if spec is None or spec.loader is None:
         raise RecipeError(f"no file of filters at {str(path)!r}; give a Python file (.py)")
     _load_built_in()
     forget(spec.name)

@@ -96,10 +96,10 @@ class Journal:
         """Take an entry of an earlier run; return whether it is whole."""
         if "sent" in entry:
             self.calls += 1
-        elif "reply" in entry and {"hash", "body", "tokens"} <= entry.keys() and type(entry["tokens"]) is int:
+        elif _has(entry, reply=str, hash=str, tokens=int) and "body" in entry and entry["tokens"] >= 0:
             self._places.setdefault((entry["reply"], entry["hash"]), place)
             self.tokens += entry["tokens"]
-        elif "failed" in entry and "hash" in entry and "error" in entry:
+        elif _has(entry, failed=str, hash=str, error=str):
             if entry.get("final"):
                 self._places.setdefault((entry["failed"], entry["hash"]), place)
         else:
@@ -112,14 +112,17 @@ class Journal:
         return len(self._places)
 
     def find(self, request: Request) -> Reply | None:
-        """Return the reply that an earlier run got to a request, None if it got none."""
+        """Return the reply that an earlier run got to a request, None if it got none that can be read."""
         place = self._places.get((request.key, request.hash))
         if place is None:
             return None
         entry = json.loads(self._line_at(place))
         if "failed" in entry:
             return Reply("", "error", error=entry["error"], from_journal=True)
-        return read_reply(request, entry["body"], from_journal=True)
+        try:
+            return read_reply(request, entry["body"], from_journal=True)
+        except ValueError:  # damaged
+            return None
 
     def _line_at(self, place: int) -> bytes:
         with os.fdopen(os.dup(self._file.fileno()), "rb") as lines:
@@ -160,6 +163,11 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _has(entry: Mapping[str, Any], **kinds: type) -> bool:
+    """Return whether an entry has values of exactly these types."""
+    return all(type(entry.get(key)) is kind for key, kind in kinds.items())
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from curate.settings import (
     limits,
     merge,
     plain_values,
+    refuse_odd,
     refuse_unknown,
     toml_assignment,
     toml_key,
@@ -157,6 +158,7 @@ def load(recipe: str | Path | Recipe, *, check_filters: bool = True, run_files: 
 def from_dict(values: Table, where: str = "recipe", *, check_filters: bool = True) -> Recipe:
     """Build a recipe from plain values; `check_filters` checks filters and fills in their settings."""
     known = ["name", "summary", "base", "filters", "signals", *SECTIONS]
+    refuse_odd(values, where)
     refuse_unknown(values, known, where, "")
     filters, files = _filters(values.get("filters", {}), where, check_filters)
     signals = _signals(values.get("signals", {}), where, check_filters)

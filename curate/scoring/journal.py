@@ -87,5 +87,8 @@ def _read(line: bytes) -> dict[str, Any] | None:
     checksum, _, text = line.partition(b" ")
     if not line.endswith(b"\n") or hashlib.sha256(text[:-1]).hexdigest()[:16].encode() != checksum:
         return None
-    values = json.loads(text)
-    return values if isinstance(values, dict) and {"key", "results"} <= values.keys() else None
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) and isinstance(values.get("results"), list) and "key" in values else None

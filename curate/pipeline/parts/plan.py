@@ -16,7 +16,8 @@ import msgspec
 
 from curate import files
 from curate._version import __version__
-from curate.errors import InputError
+from curate.errors import InputError, error_message
+from curate.ingest import kinds
 from curate.ingest.ranges import text_range
 from curate.ingest.ranges.text_range import RANGE_BYTES
 from curate.ingest.remote.address import is_remote, show
@@ -26,6 +27,7 @@ from curate.pipeline.recipe import Recipe
 FORMAT = 1
 PARTS_BITS = 16  # of a part's number: its place in its unit; the bits before are the unit's
 MAX_UNITS = 1 << 15
+MAX_PATH = 4096  # characters
 GROUP_BYTES = 64 << 20  # of small sources that are one unit
 
 
@@ -138,17 +140,53 @@ def write_plan(path: Path, plan: Plan) -> None:
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a plan; raises InputError if it is none, or of another version."""
+    """Read a plan; raises InputError if it is none, of another version, or does not read each source exactly once."""
     again = "make it again: curate clean DUMP -o SET --plan"
     try:
         plan = msgspec.json.decode(path.read_bytes(), type=Plan)
     except FileNotFoundError:
         raise InputError(f"no plan at {str(path)!r}; make one: curate clean DUMP -o SET --plan {path}") from None
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"{str(path)!r} is not a plan of curate ({error}); {again} {path}") from None
+    except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise InputError(f"{str(path)!r} is not a plan of curate ({error_message(error)}); {again} {path}") from None
     if (plan.curate_plan, plan.version) != (FORMAT, __version__):
         raise InputError(f"the plan {str(path)!r} is of curate {plan.version}, this is {__version__}; {again} {path}")
+    if problem := _problem(plan):
+        raise InputError(f"the plan {str(path)!r} is damaged: {problem}; {again} {path}")
     return plan
+
+
+def _problem(plan: Plan) -> str | None:
+    """Return what is wrong with a plan that has the right types."""
+    paths = [*plan.inputs, plan.output, *([] if plan.against is None else [plan.against])]
+    if wrong := [path for path in paths if not _is_absolute(path)]:
+        return f"{wrong[0][:80]!r} is not an absolute path"
+    if is_remote(plan.output) or not Path(plan.output).name:
+        return f"{plan.output[:80]!r} cannot be a set"
+    if not _reads_all_once(plan):
+        return "its units do not read each byte of its sources exactly once"
+    return None
+
+
+def _is_absolute(path: str) -> bool:
+    """Return whether a path is a remote address, or one from the root on that a file system can have."""
+    can_be = "\0" not in path and files.is_text(path) and len(path) < MAX_PATH
+    return can_be and (is_remote(path) or path.startswith("/"))
+
+
+def _reads_all_once(plan: Plan) -> bool:
+    """Return whether the units have the sources in order; whole, or in ranges that meet from 0 to the end."""
+    place = start = 0
+    for unit in plan.units:
+        if unit.stop is None and start == unit.start == 0:
+            is_next = unit.sources == tuple(range(place, place + len(unit.sources)))
+            place += len(unit.sources)
+        else:
+            size = plan.sources[place].bytes if place < len(plan.sources) else None
+            is_next = unit.sources == (place,) and unit.start == start < (unit.stop or 0) <= (size or 0)
+            place, start = (place + 1, 0) if unit.stop == size else (place, unit.stop or 0)
+        if not is_next or not unit.sources or place > len(plan.sources):
+            return False
+    return place == len(plan.sources) and start == 0
 
 
 def open_sources(plan: Plan) -> list[Source]:
@@ -158,6 +196,11 @@ def open_sources(plan: Plan) -> list[Source]:
     if present != plan.sources:
         changed = sorted({facts.name for facts in {*present} ^ {*plan.sources}})
         raise InputError(f"the inputs have changed since the plan was made ({', '.join(changed[:3])}); make a new plan")
+    usable = [source for source in sources if not source.problem]
+    cut = {unit.sources[0] for unit in plan.units if unit.stop is not None}
+    for source in (usable[place] for place in sorted(cut)):
+        if source.path is None or source.kind != kinds.TEXT.name:
+            raise InputError(f"the plan is damaged: {source.name!r} is not a text that can be cut; make a new plan")
     return sources
 
 

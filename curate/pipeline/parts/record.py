@@ -1,7 +1,8 @@
 """The files of a part: written whole, with checksums, and verified before they are used again.
 
 A part's rows are in files named by its number. `<number>.json`, written last, is its record: what the part was made of
-(`key`, `digest`), its counts, and the size and CRC-32 of each file. A part of which anything differs is made again.
+(`key`, `digest`), its counts, and the size and CRC-32 of each file; a last line has its own CRC-32. A part of which
+anything differs is made again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import polars as pl
@@ -26,6 +28,8 @@ from curate.tokenization.tokenizer import TokenizerInfo
 
 MARKER = "parts-of-curate"  # an empty file in a folder of parts
 SUMMARY = "summary"
+TABLES = {"kept", "originals", "rejected", SUMMARY, "shingles", "prompts"}  # of a part
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,26 +66,41 @@ def record_path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.json"
 
 
-def read_record(folder: Path, number: int) -> PartRecord | None:
-    """Return a part's record; None if it is missing or damaged."""
+def write_sealed(path: Path, values: object) -> None:
+    """Write JSON, and on a line after it its CRC-32."""
+    data = msgspec.json.encode(values)
+    path.write_bytes(b"%b\n%08x\n" % (data, zlib.crc32(data)))
+
+
+def read_sealed(path: Path, kind: type[T]) -> T | None:
+    """Return what `write_sealed` wrote; None if the file is missing, damaged, a link or of another kind."""
     try:
-        return msgspec.json.decode(record_path(folder, number).read_bytes(), type=PartRecord)
-    except (OSError, msgspec.DecodeError):
+        with files.open_own(path) as file:
+            data, _, seal = file.read().partition(b"\n")
+        return msgspec.json.decode(data, type=kind) if seal == b"%08x\n" % zlib.crc32(data) else None
+    except (OSError, UnsafePathError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
         return None
+
+
+def read_record(folder: Path, number: int) -> PartRecord | None:
+    """Return a part's record; None if it is missing, damaged, or not of this part."""
+    record = read_sealed(record_path(folder, number), PartRecord)
+    is_own = record is not None and record.number == number and {SUMMARY} <= record.files.keys() <= TABLES
+    return record if is_own else None
 
 
 def are_whole(folder: Path, record: PartRecord) -> bool:
     """Return whether all files of a part are as they were written."""
     try:
         return all(_check(part_file(folder, record.number, name)) == tuple(of) for name, of in record.files.items())
-    except OSError:
+    except (OSError, UnsafePathError):
         return False
 
 
 def _check(path: Path) -> tuple[int, int]:
     """Return the size and CRC-32 of a file."""
     size = crc = 0
-    with path.open("rb") as file:
+    with files.open_own(path) as file:
         while block := file.read(1 << 20):
             size += len(block)
             crc = zlib.crc32(block, crc)
@@ -99,7 +118,7 @@ def write_part(folder: Path, staging: Path, record: PartRecord, *, durable: bool
         path.replace(folder / path.name)
     record = replace(record, files=checks)
     written = staging / "record"
-    written.write_bytes(msgspec.json.encode(record))
+    write_sealed(written, record)
     if durable:
         files.sync_path(written)
     written.replace(record_path(folder, record.number))

@@ -11,7 +11,7 @@ from pathlib import Path
 from curate import files
 from curate.engine import base
 from curate.engine.pool import open_pool, open_ray
-from curate.errors import InputError
+from curate.errors import InputError, UnsafePathError
 from curate.ingest.ratings import read_ratings
 from curate.ingest.unread import PART_OF_EXPORT
 from curate.pipeline.parts import plan as plans
@@ -25,6 +25,7 @@ from curate.pipeline.recipe import Recipe
 
 SHARES = "shares"  # a file in the folder of parts: how many shares there are
 MAX_COMMANDS = 5
+MAX_DIGITS = 20  # of the number of shares
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def name_missing(plan: Plan, path: Path, folder: Path, units: Sequence[int]) -> 
     if not units:
         return
     try:
-        count = int((records.folder_of(folder) / SHARES).read_text())
-    except (OSError, ValueError):
+        with files.open_own(records.folder_of(folder) / SHARES) as file:
+            count = max(1, int(file.read(MAX_DIGITS)))
+    except (OSError, ValueError, UnsafePathError):
         count = 1
     shares = sorted({unit % count + 1 for unit in units})
     commands = [f"curate clean --plan {shlex.quote(str(path))} --part {share}/{count}" for share in shares]

@@ -112,7 +112,8 @@ class PartMaker(Cleaner):
         own, size = task.range, task.size
         key = self._key([own.name, own.start, own.stop, own.begin, size])
         record = self._known(task.number, key)
-        if record is not None and record.digest == _digest_range(own, record.bounds):
+        has_bounds = record is not None and record.bounds is not None
+        if record is not None and has_bounds and record.digest == _digest_range(own, record.bounds):
             return replace(record, reused=True)
         if not task.make:
             return Missing(task.number)

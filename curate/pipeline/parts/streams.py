@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from curate import files
 from curate.ingest.reader import Reader, ReadFacts
 from curate.ingest.sources import Source
 from curate.ingest.text.encodings import check_encoding
+from curate.pipeline.parts.plan import PARTS_BITS
+from curate.pipeline.parts.record import read_sealed, write_sealed
 from curate.pipeline.recipe import Recipe
 
 
@@ -29,15 +29,14 @@ def _path(folder: Path, unit: int) -> Path:
 
 def write_facts(folder: Path, unit: int, facts: StreamFacts) -> None:
     """Write the facts of a unit beside its parts."""
-    files.write_bytes(_path(folder, unit), msgspec.json.encode(facts))
+    with files.replacing(_path(folder, unit), sync=True) as partial:
+        write_sealed(partial, facts)
 
 
 def read_facts(folder: Path, unit: int) -> StreamFacts | None:
-    """Return the facts of a unit; None if it was not read to its end."""
-    try:
-        return msgspec.json.decode(_path(folder, unit).read_bytes(), type=StreamFacts)
-    except (OSError, msgspec.DecodeError):
-        return None
+    """Return the facts of a unit; None if it was not read to its end, or they are damaged."""
+    facts = read_sealed(_path(folder, unit), StreamFacts)
+    return facts if facts is not None and 0 <= facts.parts <= 1 << PARTS_BITS else None
 
 
 def make_reader(sources: Sequence[Source], recipe: Recipe) -> Reader:
