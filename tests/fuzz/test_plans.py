@@ -19,6 +19,7 @@ from curate.client.journal import Journal
 from curate.errors import CurateError
 from curate.filters.fingerprints import fingerprint
 from curate.pipeline import recipe as recipes
+from curate.pipeline.frames import part_file
 from curate.pipeline.parts import plan as plan_files
 from curate.pipeline.parts import record as records
 from curate.pipeline.parts import sharing, streams
@@ -136,7 +137,7 @@ def test_a_changed_record_of_a_part_is_no_record(plan: Path) -> None:
     assert records.are_whole(folder, good)
     values = json.loads(whole.partition(b"\n")[0])
     outside = {**values["files"], "../../a": values["files"]["summary"]}
-    changes = [{"number": 5}, {"number": -1}, {"files": {}}, {"files": outside}]
+    changes: list[dict[str, Any]] = [{"number": 5}, {"number": -1}, {"files": {}}, {"files": outside}]
     try:
         for data in (b"", whole[:-1], whole.replace(b'"read":', b'"reed":'), b"\xff" + whole, DEEP):
             path.write_bytes(data)
@@ -164,10 +165,15 @@ def test_links_and_pipes_in_place_of_a_part_are_not_opened(plan: Path, tmp_path:
     number = int(min(folder.glob("[0-9]*.json")).stem)
     record = records.read_record(folder, number)
     assert record is not None
-    own = records.part_file(folder, number, records.SUMMARY)
+    own = part_file(folder, number, records.SUMMARY)
     own.rename(tmp_path / "elsewhere")
     try:
-        for place in (lambda: own.symlink_to(tmp_path / "elsewhere"), lambda: os.mkfifo(own), own.mkdir):
+        places: list[Callable[[], object]] = [
+            lambda: own.symlink_to(tmp_path / "elsewhere"),
+            lambda: os.mkfifo(own),
+            own.mkdir,
+        ]
+        for place in places:
             place()
             assert not records.are_whole(folder, record)
             own.rmdir() if own.is_dir() else own.unlink()
@@ -190,6 +196,17 @@ def test_odd_facts_of_a_stream_are_none(plan: Path) -> None:
             assert streams.read_facts(folder, unit) is None
     finally:
         path.write_bytes(whole)
+
+
+def test_parts_of_a_stream_are_of_the_plan_s_recipe(plan: Path, tmp_path: Path, tiny_tokenizer: str) -> None:
+    recipe = recipes.override(recipes.load("vicuna"), tokenizer=tiny_tokenizer)
+    arguments = [plan.parent / "c.json"], tmp_path / "set", tmp_path / "plan"
+    plans.write_plan(*arguments, recipe=recipe)
+    plans.clean_share(tmp_path / "plan", 1, 1, workers=1)
+    plans.write_plan(*arguments, recipe=recipe, max_tokens=100)
+    assert "--part 1/1" in (one_line(lambda: plans.gather(tmp_path / "plan", workers=1)) or "")
+    plans.write_plan(*arguments, recipe=recipe)
+    plans.gather(tmp_path / "plan", workers=1)
 
 
 @pytest.mark.parametrize("shares", ["0", "-3", "x", "\x00", "9" * 9000, ""])

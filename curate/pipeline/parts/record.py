@@ -36,7 +36,8 @@ T = TypeVar("T")
 class PartRecord:
     """A part on disk: what it was made of, and its counts (see `Part`).
 
-    `key`: the hash of the version, the recipe and the place in the input. `digest`: the SHA-256 of the bytes.
+    `key`: the hash of the version, the recipe and the place in the input; `recipe`: without the place.
+    `digest`: the SHA-256 of the bytes.
     `bounds` are those of a byte range, in a text of `size` bytes. `files`: size and CRC-32 of each, by its table.
     """
 
@@ -53,6 +54,7 @@ class PartRecord:
     records: int = 0  # of the input, whose conversations are `read`
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
     reused: bool = False
+    recipe: str = ""
 
     def to_part(self, folder: Path, first: int = 0) -> Part:
         """Return the part; `first` is the index of its range's first record in the source."""

@@ -104,16 +104,16 @@ class PartMaker(Cleaner):
             return self._stream_parts(task)
         if isinstance(task, WholeTask):
             record = records.read_record(self.factory.folder, task.number)
-            is_whole = record is not None and records.are_whole(self.factory.folder, record)
-            return record if is_whole else Missing(task.number)
+            if record is None or record.recipe != self.recipe_key:
+                return Missing(task.number)
+            return record if records.are_whole(self.factory.folder, record) else Missing(task.number)
         return super().__call__(task)
 
     def _range_part(self, task: RangeTask) -> PartRecord | Missing:
         own, size = task.range, task.size
         key = self._key([own.name, own.start, own.stop, own.begin, size])
         record = self._known(task.number, key)
-        has_bounds = record is not None and record.bounds is not None
-        if record is not None and has_bounds and record.digest == _digest_range(own, record.bounds):
+        if record is not None and record.bounds is not None and record.digest == _digest_range(own, record.bounds):
             return replace(record, reused=True)
         if not task.make:
             return Missing(task.number)
@@ -164,6 +164,7 @@ class PartMaker(Cleaner):
             counts = part.read, dict(part.rejected), dict(part.alone), dict(self.seconds)
             count = sum(chunk.count for chunk in chunks)
             record = PartRecord(number, key, digest, *counts, part.tokenizer, part.branches, bounds, count)
+            record = replace(record, recipe=self.recipe_key)
             return records.write_part(self.factory.folder, self.staging, record, durable=self.factory.durable)
 
 
