@@ -4,7 +4,8 @@
     python benchmarks/clean.py --incumbent-python .incumbent/bin/python --rows 400 --best-of 1    # a quick trial
 
 The dump is four copies of the real one, each with its own word in every message, about 170 MB. curate runs `clean` with
-`--language en`, LLaMA-2's tokenizer and a window of 2048, and `stats`. The incumbent runs, in the order of its
+`--language en`, LLaMA-2's tokenizer and a window of 2048, and `stats`; then the same with every filter on
+(`data/all_filters.toml`), which the incumbent has no counterpart for. The incumbent runs, in the order of its
 documentation: clean_sharegpt, optional_clean, split_long_conversation, filter_wrong_format, get_stats.
 requirements/incumbent.txt describes its environment; without one, only curate is measured.
 """
@@ -23,6 +24,7 @@ from common import MB, ROOT, Measured, best, copies, measure, parse, parser, run
 from common import write_dump as write
 
 SAMPLE_ROWS = 60
+ALL_FILTERS = ROOT / "benchmarks/data/all_filters.toml"
 Steps = dict[str, Measured]
 
 
@@ -119,23 +121,31 @@ def main() -> None:
     def ours(source: Path) -> Steps:
         return dict(zip(("clean", "stats"), run_ours(source, scratch / "curated", shared), strict=True))
 
+    def all_filters(source: Path) -> Steps:
+        measured = run_ours(source, scratch / "all-filters", shared, "--recipe", str(ALL_FILTERS))
+        return dict(zip(("clean", "stats"), measured, strict=True))
+
     def theirs(source: Path) -> Steps:
         return run_incumbent(chosen.incumbent_python, source, folder, shared)
 
-    programs = {"curate": ours, **({"fschat 0.2.36": theirs} if chosen.incumbent_python else {})}
+    programs = {
+        "curate": ours,
+        "curate, all filters": all_filters,
+        **({"fschat 0.2.36": theirs} if chosen.incumbent_python else {}),
+    }
     for run in programs.values():
         run(sample)  # warm up
     best_runs = alternate(chosen.best_of, {name: partial(run, dump) for name, run in programs.items()})
     table_rows = [row for name, steps in best_runs.items() for row in report(name, steps, megabytes)]
     print("\n" + table(["", "wall s", "CPU s", "peak MiB", "MB/s"], table_rows))
-    result = {name.partition(" ")[0]: as_json(steps, megabytes) for name, steps in best_runs.items()}
+    result = {name.removesuffix(" 0.2.36"): as_json(steps, megabytes) for name, steps in best_runs.items()}
     counts = json.loads((scratch / "curated/manifest.json").read_text())["counts"]
     summary: dict[str, object] = {"megabytes": round(megabytes, 2), "records": rows, "runs": result, "counts": counts}
     if chosen.incumbent_python:
         result["fschat"]["pieces"] = len(json.loads((folder / "last.json").read_text()))
-        curate_seconds, fschat_seconds = (total(list(steps.values())).wall for steps in best_runs.values())
-        summary["times_faster"] = round(fschat_seconds / curate_seconds, 2)
-        print(f"\ncurate is {fschat_seconds / curate_seconds:.1f} times faster")
+        first, every, fschat = (total(list(steps.values())).wall for steps in best_runs.values())
+        summary |= {"times_faster": round(fschat / first, 2), "times_faster_all_filters": round(fschat / every, 2)}
+        print(f"\ncurate is {fschat / first:.1f} times faster, with all filters {fschat / every:.1f} times")
     settings = {"best_of": chosen.best_of, "in_turn": True, "language": "en", "max_tokens": 2048}
     save("clean", {"settings": settings, **summary}, chosen.no_save)
 

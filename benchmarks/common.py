@@ -150,10 +150,10 @@ def ours(dump: Path, output: Path, shared: Path, language: str | None = "en") ->
     return [*command, "--language", language] if language else command
 
 
-def run_ours(dump: Path, output: Path, shared: Path) -> tuple[Measured, Measured]:
-    """Clean a dump into a set and write its statistics; return both measurements."""
+def run_ours(dump: Path, output: Path, shared: Path, *more: str) -> tuple[Measured, Measured]:
+    """Clean a dump into a set, with more arguments if given, and write its statistics; return both measurements."""
     remove(output)
-    cleaned = measure(ours(dump, output, shared), ROOT)
+    cleaned = measure([*ours(dump, output, shared), *more], ROOT)
     counted = measure([sys.executable, "-m", "curate", "stats", str(output), "--json"], ROOT)
     (output.parent / f"{output.name}.stats.json").write_text(counted.output)
     return cleaned, counted

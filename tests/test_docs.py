@@ -202,7 +202,10 @@ def test_blocks_of_python_run(example_folder: Path, capsys: pytest.CaptureFixtur
                 assert curate.clean("examples/sharegpt_dump.json", "own", filters=["own.py"], force=True).manifest
                 registry.forget(registry.get(names[0]).function.__module__)
                 continue
-            exec(compile(block, name, "exec"), {"__name__": "docs"})
+            code = compile(block, name, "exec")
+            if "base_url=" in block:  # asks a server
+                continue
+            exec(code, {"__name__": "docs"})
             done.append(name)
     assert set(done) >= {"README.md", "docs/clean.md", "docs/explain.md", "docs/convert.md"}
     assert capsys.readouterr().out.count("kept") >= 1

@@ -15,16 +15,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal
-
-import msgspec
+from typing import Any, Literal
 
 from curate.errors import TokenizerError
 from curate.tokenization.token_bytes import byte_characters
 
 Kind = Literal["sentencepiece", "tiktoken", "json"]
 Encode = Callable[[str], list[int]]
-Id = Annotated[int, msgspec.Meta(ge=0, lt=10_000_000)]  # of a tokenizer.json; the libraries allocate up to the largest
 
 # LLaMA-3's split pattern and its control tokens, in order of id above the ranks, from Meta's llama-models.
 LLAMA3_PATTERN = (
@@ -339,35 +336,26 @@ def hugging_face_encoder(document: str) -> Encode:
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-class _AddedToken(msgspec.Struct):
-    id: Id
-    content: str
-    special: bool | None = None
-
-
-class _Model(msgspec.Struct):
-    vocab: dict[str, Id] | list[tuple[str, float]]
-
-
-class _Document(msgspec.Struct):
-    """What is read of a tokenizer.json here; the library checks the rest."""
-
-    model: _Model
-    added_tokens: list[_AddedToken] | None = None
+def _not_a_vocabulary(name: str, reason: str) -> TokenizerError:
+    return TokenizerError(f"{name!r} is JSON, but not a tokenizer.json with a vocabulary: {reason}")
 
 
 def _json(data: bytes, name: str) -> Vocabulary:
+    from curate.tokenization.json_document import count_entries  # late: training needs no msgspec
+
     try:
         document = json.loads(data)
-        known = msgspec.convert(document, _Document)
+    except (ValueError, RecursionError):
+        raise _not_a_vocabulary(name, "it cannot be parsed") from None
+    try:
+        largest = count_entries(document) - 1
     except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, msgspec.ValidationError) else "it cannot be parsed"
-        raise TokenizerError(f"{name!r} is JSON, but not a tokenizer.json with a vocabulary: {reason}") from None
+        raise _not_a_vocabulary(name, str(error)) from None
     added = document.get("added_tokens") or []
     for entry in added:
         entry["special"] = bool(entry.get("special")) or bool(_CONTROL_NAME.fullmatch(entry["content"]))
     controls = {entry["content"]: entry["id"] for entry in added if entry["special"]}
-    size = 1 + max([len(known.model.vocab) - 1, *(entry["id"] for entry in added)])
+    size = 1 + max([largest, *(entry["id"] for entry in added)])
     text = json.dumps(document, ensure_ascii=False)
 
     def reference() -> Encode:

@@ -339,7 +339,7 @@ def test_with_another_model_each_exchange_is_trained_on_whole_or_listed(
 
 
 def test_preparation_needs_only_the_training_packages() -> None:
-    absent = ("polars", "fastokens", "sentencepiece", "torch", "transformers", "pyarrow")
+    absent = ("polars", "msgspec", "fastokens", "sentencepiece", "torch", "transformers", "pyarrow")
     code = (
         "import sys\nimport curate.rendering.preparation, curate.rendering.renderer, curate.rendering.proof\n"
         f"print([name for name in {absent!r} if name in sys.modules])"

@@ -125,9 +125,9 @@ def test_a_run_and_an_adapter_are_served_until_a_signal(process: tuple[subproces
         running.send_signal(signal.SIGTERM)
         *_, last = stream  # the answer that was under way is finished
         assert last.choices[0].finish_reason in ("stop", "length")
+        assert running.wait(60) == 0
         with pytest.raises(openai.APIConnectionError):
             client.models.list()
-    assert running.wait(60) == 0
     text = log.read_text()
     assert text.endswith("stopped\n")
     assert "planted-token" not in text and FIRST not in text and "half past" not in text
