@@ -59,26 +59,21 @@ def garbled_texts(frame: pl.DataFrame) -> pl.DataFrame:
 @signal(hidden_characters=pl.UInt32)
 def hidden_texts(frame: pl.DataFrame) -> pl.DataFrame:
     """Count the prompts and answers with control characters, zero-width spaces, or unpaired marks of direction."""
-    return frame.select(hidden_characters=_count_texts(pl.element().map_batches(_has_hidden, pl.Boolean)))
+    counts = frame.select(_count(f"[{HIDDEN}{BIDI}]").alias("counts"), (_count(f"[{BIDI}]") > 0).alias("marked"))
+    marked = counts["marked"].arg_true()  # few
+    rows = frame.select(pl.concat_list("prompts", "answers")).to_series().gather(marked)
+    exact = [sum(map(_has_hidden, texts)) for texts in rows.to_list()]
+    return pl.DataFrame({"hidden_characters": counts["counts"].scatter(marked, exact)})
 
 
-def _has_hidden(texts: pl.Series) -> pl.Series:
-    """Return which texts have a hidden character, or a direction mark without its partner in the line."""
-    hidden = texts.str.contains(f"[{HIDDEN}]")
-    marked = texts.str.contains(f"[{BIDI}]").arg_true()
-    if not marked.len():
-        return hidden
-    unpaired = [any(_pair(line) != line for line in text.split("\n")) for text in texts.gather(marked)]
-    return hidden.scatter(marked.filter(pl.Series(unpaired)), True)
+def _has_hidden(text: str) -> bool:
+    """Return whether a text has a hidden character, or a direction mark without its partner in the line."""
+    return bool(re.search(f"[{HIDDEN}]", text)) or any(_pair(line) != line for line in text.split("\n"))
 
 
 def _count(pattern: str) -> pl.Expr:
-    return _count_texts(pl.element().str.contains(pattern))
-
-
-def _count_texts(condition: pl.Expr) -> pl.Expr:
     texts = pl.concat_list("prompts", "answers")
-    return texts.list.eval(condition).list.sum().fill_null(0).cast(pl.UInt32)
+    return texts.list.eval(pl.element().str.contains(pattern)).list.sum().fill_null(0).cast(pl.UInt32)
 
 
 @rule(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import NamedTuple
 
 SHORTEST = 160  # UTF-8 bytes of an answer of which a last sentence without a full stop is judged
@@ -24,6 +25,7 @@ _SENTENCE = re.compile(
     rf"(?<![A-Z0-9])(?<!\b\w)(?<!\b(?:Dr|Mr|Ms|vs|St|No))(?<!\b(?:Mrs|Inc|etc|e\.g|i\.e))"
     rf"[{_STOPS.replace(';；', '')}][\"'”’»」』）)\]*_]*\s+\S|[。！？]\S"
 )
+_WIDE = re.compile("[\u3040-\u9fff]")  # a letter of Chinese or Japanese is half a word
 _ITEM = re.compile(r"[ \t]*(?:[-*+•·]|\(?(?:\d{1,3}|[A-Za-z])[.):])[ \t]+")
 _NO_SENTENCE = re.compile(r"[ \t]*(?:#|\||>|\[|<|@|\$|[-=_*]{3,}|\*\*[^*]*\*\*:?\s*$)")
 _ADDRESS = re.compile(r"(?:https?://|www\.|#)\S{0,150}$")
@@ -106,13 +108,14 @@ def _cut_sentence(answer: str, text: str) -> Cut | None:
 
 
 def _count_words(line: str) -> int:
-    wide = sum("\u3040" <= letter <= "\u9fff" for letter in line)
+    wide = 0 if line.isascii() else len(_WIDE.findall(line))
     return len(line.split()) + wide // 2
 
 
 def _siblings_stop(text: str, line: str) -> bool:
     """Return whether the lines before the last one that are like it all end in a full stop."""
     is_item = _ITEM.match(line) is not None
-    lines = [other for other in text[: -len(line)].splitlines() if _count_words(other) >= LINE][-8:]
+    backwards = reversed(text[: -len(line)].splitlines())
+    lines = list(islice((other for other in backwards if _count_words(other) >= LINE), 8))
     alike = [other for other in lines if (_ITEM.match(other) is not None) == is_item and not _NO_SENTENCE.match(other)]
     return len(alike) >= SIBLINGS and all(_FULL.search(other[-12:]) for other in alike)
