@@ -9,6 +9,7 @@ import shlex
 import shutil
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -93,7 +94,7 @@ def test_a_run_writes_the_documented_files(held_out: Path, tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "dora", "ia3"])
 def test_training_an_adapter_leaves_the_base_unchanged(taught: Path, tmp_path: Path, method: str) -> None:
-    size = {} if method == "ia3" else {"rank": 4}
+    size: dict[str, Any] = {} if method == "ia3" else {"rank": 4}
     result = run(taught, tmp_path / "run", method=method, lr=0.05, max_steps=12, **size)
     assert result.result == tmp_path / "run" / "adapter"
     assert result.plan.trained < result.plan.parameters
