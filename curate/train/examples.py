@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from curate import files
 from curate.dataset import arrow, manifest
-from curate.dataset.curated_set import open_set
 from curate.dataset.manifest import Manifest
 from curate.display.figures import percent
 from curate.engine import base
@@ -255,6 +253,8 @@ def count_generated(folder: Path, limit: int | None) -> dict[str, int]:
 
     `limit` is as in `load`.
     """
+    import polars as pl  # late: a benchmark trains without it
+
     rows = pl.scan_parquet(folder / manifest.CONVERSATIONS)
     if limit is not None:
         rows = rows.filter(pl.col("id").rle_id() < limit)
@@ -313,6 +313,8 @@ def open_set_folder(set_path: str | Path) -> tuple[Path, Manifest]:
     path = Path(set_path)
     if path.exists() and not manifest.is_set(path):
         raise manifest.not_a_set(path)
+    from curate.dataset.curated_set import open_set  # late, with Polars: a benchmark trains without it
+
     curated = open_set(path)
     return curated.path, curated.manifest
 
