@@ -6,9 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from curate.conversion.collection import Conversations
 from curate.dataset.arrow import Row
-from curate.dataset.query import Query
 from curate.errors import InputError
 from curate.schemas.conversation import Conversation, with_tools
 
@@ -32,6 +30,9 @@ def read(path: str) -> Identity | None:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"there is no file {path!r}; write one: curate identity --name Heron -o {path}")
+    from curate.conversion.collection import Conversations  # late, with Polars: a benchmark trains without it
+    from curate.dataset.query import Query
+
     conversations = Conversations(path, Query())
     rows = tuple(_row(conversation, path, index) for index, conversation in enumerate(conversations))
     if conversations.left_out:
