@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
-
+from curate.cli.bars import make_bars, print_lines
 from curate.display.figures import MB, duration, mb, number, percent
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def show_progress(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
         with _bar() as update:
             yield update
     else:
-        yield _plain()
+        yield print_lines(full_line, EVERY)
 
 
 def full_line(state: Progress) -> str:
@@ -51,33 +50,13 @@ def seconds_left(state: Progress) -> float | None:
     return max(0.0, (state.bytes_total - state.bytes_read) * state.seconds / state.bytes_read)
 
 
-def _plain() -> Callable[[Progress], None]:
-    due = EVERY
-
-    def update(state: Progress) -> None:
-        nonlocal due
-        if state.seconds >= due:
-            due = state.seconds + EVERY
-            click.echo(full_line(state), err=True)
-
-    return update
-
-
 @contextmanager
 def _bar() -> Iterator[Callable[[Progress], None]]:
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bars
-
-    from curate.display.text import console
-
-    columns = (TextColumn("{task.fields[stage]}"), BarColumn(None), TextColumn("{task.fields[text]}"))
-    # What is printed on stdout stays there: it may be a file.
-    bars = Bars(*columns, console=console(stderr=True), transient=True, expand=True, redirect_stdout=False)
-    with bars as progress:
-        task = progress.add_task("", total=None, stage="starting", text="")
+    with make_bars() as bars:
+        task = bars.add_task("", total=None, stage="starting", text="")
 
         def update(state: Progress) -> None:
             size, read = state.bytes_total, state.bytes_read
-            progress.update(task, total=size, completed=read, stage=state.stage, text=short_line(state))
+            bars.update(task, total=size, completed=read, stage=state.stage, text=short_line(state))
 
         yield update

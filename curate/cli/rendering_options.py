@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import click
 
+from curate.cli.options import Command, add_options
 from curate.rendering.choices import EmptyThink, HiddenTools, Reasoning
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 _OPTIONS = (
     click.option("--reasoning", type=click.Choice(get_args(Reasoning)), help="Reasoning of answers.  [default: train]"),
     click.option(
@@ -28,9 +28,7 @@ CHOICES = ("reasoning", "empty_think", "hidden_tools")
 
 def choice_options(command: Command) -> Command:
     """Add the options of `Choices` to a command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return add_options(*_OPTIONS)(command)
 
 
 def given(settings: dict[str, Any], *names: str) -> Mapping[str, Any]:

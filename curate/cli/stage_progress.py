@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from curate.cli.bars import make_bars
 from curate.display.figures import MB, duration, number, percent
 from curate.progress import BYTES, Stage, watch
 
@@ -56,21 +57,7 @@ def _follow(whole: Stage, stages: Sequence[Stage], stop: threading.Event) -> Non
     """Draw the innermost stage until `stop` is set."""
     if stop.wait(DELAY):
         return
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    from curate.display.text import console
-
-    columns = (TextColumn("{task.fields[stage]}"), BarColumn(None), TextColumn("{task.fields[text]}"))
-    # What is printed on stdout stays there, as in `clean_progress`.
-    bars = Progress(
-        *columns,
-        console=console(stderr=True),
-        transient=True,
-        expand=True,
-        auto_refresh=False,
-        redirect_stdout=False,
-    )
-    with bars:
+    with make_bars(auto_refresh=False) as bars:
         task = bars.add_task("", total=None, stage="", text="")
         while True:
             stage = next(iter(stages[-1:]), whole)

@@ -439,6 +439,8 @@ def test_only_known_commands_are_accepted() -> None:
         "clean_progress",
         "stage_progress",
         "rendering_options",
+        "bars",
+        "options",
         "models.finetune_progress",
         "models.generate_progress",
     }

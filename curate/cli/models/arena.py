@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from curate.cli.options import address_options
 from curate.model.choices import DTYPES
 
 if TYPE_CHECKING:
@@ -33,13 +34,7 @@ TOKEN, KEY = "CURATE_ARENA_TOKEN", "OPENAI_API_KEY"
 @click.option("--system", default="", metavar="TEXT", help="System prompt for all models.")
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="Of the answers.")
 @click.option("--max-new-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Most in an answer.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; another needs a token.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8010, show_default=True, help="Port; 0 takes a free one."
-)
-@click.option(
-    "--token-env", default=TOKEN, show_default=True, metavar="NAME", help="Environment variable with the token."
-)
+@address_options(8010, TOKEN)
 @click.option(
     "--key-env",
     metavar="NAME",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from curate.model.choices import DTYPES
+from curate.cli.options import model_options
 
 if TYPE_CHECKING:
     from curate.inference.chat import Chat
@@ -45,13 +45,7 @@ _RESULT = re.compile(r"/result(?:\s+(.*))?", re.DOTALL)
 @click.option("--seed", type=click.IntRange(0), help="Seed, for reproducible answers.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Most tokens in an answer.  [default: 512]")
 @click.option("--template", help="Built-in prompt template instead of the model's.")
-@click.option("--base", help="Base to use instead of the adapter's: a folder or Hub name.")
-@click.option("--other-base", is_flag=True, help="Accept a base that the adapter was not trained on.")
-@click.option(
-    "--4bit/--no-4bit", "quantise", default=None, help="Load the weights in 4 bits.  [default: as in training]"
-)
-@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Number type to compute in.")
-@click.option("--device", default="auto", help="Device: auto, cpu or cuda.")
+@model_options
 def chat(
     model: str,
     prompts: tuple[str, ...],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.model.choices import DTYPES
+from curate.cli.options import model_options
 
 if TYPE_CHECKING:
     from curate.evaluation.evaluate import EvaluationResult
@@ -29,13 +29,7 @@ if TYPE_CHECKING:
 @click.option("--template", help="Built-in prompt template instead of the model's.")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Items asked together.")
 @click.option("--seed", type=click.IntRange(0), default=1234, show_default=True, help="Seed that draws examples.")
-@click.option("--base", help="Base to use instead of the adapter's: a folder or Hub name.")
-@click.option("--other-base", is_flag=True, help="Accept a base that the adapter was not trained on.")
-@click.option(
-    "--4bit/--no-4bit", "quantise", default=None, help="Load the weights in 4 bits.  [default: as in training]"
-)
-@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Number type to compute in.")
-@click.option("--device", default="auto", help="Device: auto, cpu or cuda.")
+@model_options
 @click.option("--fresh", is_flag=True, help="Ask finished tasks again.")
 @click.option("--compare", "pair", nargs=2, metavar="A B", help="Compare two results: runs or files.")
 @click.option("--unlike", is_flag=True, help="Compare results that were asked in different ways.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from curate.cli.options import POSITIVE, request_options
 from curate.model.choices import DTYPES
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 METHODS = ("self-instruct", "evol", "magpie", "answers")  # as in `curate.generation.plan`, which imports more
 LANGUAGES = ("en", "de", "fr", "es", "zh")
-POSITIVE = click.IntRange(1)
 
 
 @click.command()
@@ -53,11 +53,7 @@ POSITIVE = click.IntRange(1)
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the requests.")
 @click.option("--body", default="", metavar="JSON", help="More keys of requests; null takes one out.")
-@click.option("--max-calls", type=POSITIVE, help="Most calls, with repeated ones and earlier runs.")
-@click.option("--max-tokens", type=POSITIVE, help="Most tokens, read and written.")
-@click.option("--concurrency", type=POSITIVE, default=8, show_default=True, help="Requests under way at a time.")
-@click.option("--attempts", type=POSITIVE, default=6, show_default=True, help="For each request.")
-@click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds for an attempt.")
+@request_options
 @click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Number type of a local model.")
 @click.option("--device", default="auto", help="Device of a local model: auto, cpu or cuda.")
 @click.option("--fresh", is_flag=True, help="Begin again; the old journal is set aside.")

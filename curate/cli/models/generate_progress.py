@@ -18,6 +18,7 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from curate.cli.bars import print_lines
 from curate.display.figures import duration, number
 from curate.display.text import console, one_line, safe
 
@@ -39,7 +40,7 @@ def follow(*, quiet: bool) -> Iterator[Followers]:
         with Live(console=console(stderr=True), auto_refresh=False, transient=True) as live:
             yield _line, _panel(live)
     else:
-        yield _line, _plain()
+        yield _line, print_lines(lambda state: _cut(progress_line(state)), EVERY, first=0.0)
 
 
 def _warn(text: str) -> None:
@@ -48,7 +49,11 @@ def _warn(text: str) -> None:
 
 
 def _line(text: str) -> None:
-    click.echo(one_line(text, 2000), err=True)
+    click.echo(_cut(text), err=True)
+
+
+def _cut(text: str) -> str:
+    return one_line(text, 2000)
 
 
 def progress_line(state: State) -> str:
@@ -65,18 +70,6 @@ def progress_line(state: State) -> str:
     if state.left is not None:
         parts.append(f"{duration(state.left)} left")
     return " · ".join(parts)
-
-
-def _plain() -> Callable[[State], None]:
-    due = 0.0
-
-    def update(state: State) -> None:
-        nonlocal due
-        if state.seconds >= due:
-            due = state.seconds + EVERY
-            _line(progress_line(state))
-
-    return update
 
 
 def _panel(live: Live) -> Callable[[State], None]:

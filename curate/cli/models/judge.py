@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-POSITIVE = click.IntRange(1)
+from curate.cli.options import POSITIVE, request_options
 
 
 @click.command()
@@ -23,11 +23,7 @@ POSITIVE = click.IntRange(1)
 @click.option("--repeats", type=POSITIVE, default=1, show_default=True, help="Judgements of each answer or order.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="Of the judge.  [default: 0, or 0.7 with repeats]")
 @click.option("--reply-tokens", type=POSITIVE, default=1024, show_default=True, help="Most in a reply.")
-@click.option("--max-calls", type=POSITIVE, help="Most calls, with repeated ones and earlier runs.")
-@click.option("--max-tokens", type=POSITIVE, help="Most tokens, read and written.")
-@click.option("--concurrency", type=POSITIVE, default=8, show_default=True, help="Requests under way at a time.")
-@click.option("--attempts", type=POSITIVE, default=6, show_default=True, help="For each request.")
-@click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds for an attempt.")
+@request_options
 @click.option("--fresh", is_flag=True, help="Begin again, without the replies of earlier runs.")
 @click.option("--dry-run", is_flag=True, help="Print how much would be asked, and ask nothing.")
 @click.option("--run", "attached", metavar="NAME=RUN", help="Show the figures of this model on its run's page too.")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
+from curate.cli.options import base_options
 from curate.model.choices import DTYPES
 
 
 @click.command()
 @click.argument("adapter")
 @click.argument("out", type=click.Path(file_okay=False))
-@click.option("--base", help="Base to use instead of the adapter's: a folder or Hub name.")
-@click.option("--other-base", is_flag=True, help="Accept a base that the adapter was not trained on.")
+@base_options
 @click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Number type of OUT.")
 @click.option("--device", default="auto", help="Where to merge: auto, cpu, cuda.")
 def merge(adapter: str, out: str, base: str | None, other_base: bool, dtype: str, device: str) -> None:

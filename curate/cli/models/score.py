@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.model.choices import DTYPES
+from curate.cli.bars import make_bars, print_lines
+from curate.cli.options import base_options, device_options
 
 if TYPE_CHECKING:
     from curate.scoring.score import ScoreProgress, ScoreResult
@@ -27,10 +28,8 @@ EVERY = 5.0  # seconds between plain lines
 @click.option("--template", help="Built-in prompt template, or `model`.  [default: the model's, else the set's]")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Window.  [default: the set's]")
 @click.option("--batch-tokens", type=click.IntRange(min=1), help="Tokens read at a time.  [default: by device]")
-@click.option("--base", help="Base to use instead of the adapter's: a folder or Hub name.")
-@click.option("--other-base", is_flag=True, help="Accept a base that the adapter was not trained on.")
-@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Number type to compute in.")
-@click.option("--device", default="auto", help="Device: auto, cpu or cuda.")
+@base_options
+@device_options
 @click.option("--dry-run", is_flag=True, help="Print the plan (tokens, time), and read nothing.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes that render.  [default: all cores]")
 @click.option("--force", is_flag=True, help="Replace a set that was not made from SET.")
@@ -79,7 +78,7 @@ def _show_progress(quiet: bool) -> Iterator[Callable[[ScoreProgress], None]]:
         with _bar() as update:
             yield update
     else:
-        yield _plain()
+        yield print_lines(progress_line, EVERY)
 
 
 def progress_line(state: ScoreProgress) -> str:
@@ -96,27 +95,10 @@ def progress_line(state: ScoreProgress) -> str:
     return " · ".join(parts)
 
 
-def _plain() -> Callable[[ScoreProgress], None]:
-    due = EVERY
-
-    def update(state: ScoreProgress) -> None:
-        nonlocal due
-        if state.seconds >= due:
-            due = state.seconds + EVERY
-            click.echo(progress_line(state), err=True)
-
-    return update
-
-
 @contextmanager
 def _bar() -> Iterator[Callable[[ScoreProgress], None]]:
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    from curate.display.text import console
-
-    columns = (TextColumn("scoring"), BarColumn(None), TextColumn("{task.fields[text]}"))
-    with Progress(*columns, console=console(stderr=True), transient=True, expand=True) as bars:
-        task = bars.add_task("", total=None, text="")
+    with make_bars() as bars:
+        task = bars.add_task("", total=None, stage="scoring", text="")
 
         def update(state: ScoreProgress) -> None:
             bars.update(task, total=state.total, completed=state.rows, text=progress_line(state))

@@ -6,20 +6,14 @@ import os
 
 import click
 
-from curate.model.choices import DTYPES
+from curate.cli.options import address_options, model_options
 
 TOKEN = "CURATE_SERVE_TOKEN"
 
 
 @click.command()
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; another needs a token.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
-)
-@click.option(
-    "--token-env", default=TOKEN, show_default=True, metavar="NAME", help="Environment variable with the token."
-)
+@address_options(8000, TOKEN)
 @click.option(
     "--allow-origin", "origins", multiple=True, metavar="URL", help="Let scripts of this origin use it (CORS)."
 )
@@ -33,13 +27,7 @@ TOKEN = "CURATE_SERVE_TOKEN"
     "--max-new-tokens", "new_tokens", type=click.IntRange(1), default=4096, show_default=True, help="Most in an answer."
 )
 @click.option("--template", help="Built-in prompt template instead of the model's.")
-@click.option("--base", help="Base to use instead of the adapter's: a folder or Hub name.")
-@click.option("--other-base", is_flag=True, help="Accept a base that the adapter was not trained on.")
-@click.option(
-    "--4bit/--no-4bit", "quantise", default=None, help="Load the weights in 4 bits.  [default: as in training]"
-)
-@click.option("--dtype", type=click.Choice(["auto", *DTYPES]), default="auto", help="Number type to compute in.")
-@click.option("--device", default="auto", help="Device: auto, cpu or cuda.")
+@model_options
 def serve(
     models: tuple[str, ...],
     host: str,

@@ -1,0 +1,54 @@
+"""How progress is drawn on stderr: bars on a terminal, otherwise a line every few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+class Timed(Protocol):
+    """A state of a run."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began."""
+
+
+State = TypeVar("State", bound=Timed)
+
+
+def make_bars(*, auto_refresh: bool = True) -> Progress:
+    """Return bars, each with the fields `stage` before it and `text` after it, which are gone when they close.
+
+    What is printed on stdout stays there: it may be a file.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    from curate.display.text import console
+
+    return Progress(
+        *(TextColumn("{task.fields[stage]}"), BarColumn(None), TextColumn("{task.fields[text]}")),
+        console=console(stderr=True),
+        transient=True,
+        expand=True,
+        auto_refresh=auto_refresh,
+        redirect_stdout=False,
+    )
+
+
+def print_lines(describe: Callable[[State], str], every: float, first: float | None = None) -> Callable[[State], None]:
+    """Return a function that prints a state's line every so many seconds, the first one after `first`."""
+    due = every if first is None else first
+
+    def update(state: State) -> None:
+        nonlocal due
+        if state.seconds >= due:
+            due = state.seconds + every
+            click.echo(describe(state), err=True)
+
+    return update
