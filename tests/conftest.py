@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import ROOT
+from tests.support import ROOT, browser
 from tests.support.tiny_tokenizers import folder, sentencepiece_model
 
 # The time of an example depends on the machine and its load.
@@ -43,6 +43,17 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("the real dumps (../shared/data) are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+    """Return a browser; skip the test if there is none on this machine."""
+    program = browser.executable()
+    if program is None:
+        pytest.skip("no Chromium on this machine (Debian, Ubuntu: apt-get install chromium)")
+    opened = browser.Browser(program, tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,6 @@ from tests.arena.arenas import HOSTILE, serving, streamed, write_answers
 from tests.support import browser, stub_server
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
-    program = browser.executable()
-    if program is None:
-        pytest.skip("no Chromium on this machine (Debian, Ubuntu: apt-get install chromium)")
-    opened = browser.Browser(program, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 def wait_for(chromium: browser.Browser, condition: str) -> None:

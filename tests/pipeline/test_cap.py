@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from curate.filters import caps, registry
 from curate.ingest import decode
 from curate.pipeline import recipe
 from curate.pipeline.run import CleanResult
+from tests.support.clean_results import kept, rejected
 
 KEYS = st.integers(0, 3)
 
@@ -47,15 +48,6 @@ def clean(tmp_path: Path, tiny_tokenizer: str) -> Clean:
         return curate.clean(files, tmp_path / "set", recipe=used, force=True, workers=workers)
 
     return run
-
-
-def kept(result: CleanResult) -> set[str]:
-    return set(pl.read_parquet(result.output / "conversations.parquet")["source_id"])
-
-
-def rejected(result: CleanResult) -> Mapping[str, Mapping[str, Any]]:
-    rows = pl.read_parquet(result.output / "rejected.parquet").drop("record")
-    return rows.rows_by_key("source_id", named=True, unique=True)
 
 
 def test_the_best_of_a_cluster_are_kept_and_the_others_say_why(clean: Clean) -> None:

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import polars as pl
 import pytest
@@ -17,6 +17,7 @@ from curate.errors import RecipeError
 from curate.ingest import decode
 from curate.pipeline import recipe
 from curate.pipeline.run import CleanResult
+from tests.support.clean_results import kept, rejected
 
 RIVER = "the nile flows north through eleven countries of africa to the sea where it has a wide and fertile delta"
 
@@ -43,15 +44,6 @@ def clean(tmp_path: Path, tiny_tokenizer: str) -> Clean:
         return curate.clean(tmp_path / "dump.jsonl", tmp_path / "set", recipe=used, force=True)
 
     return run
-
-
-def kept(result: CleanResult) -> set[str]:
-    return set(pl.read_parquet(result.output / "conversations.parquet")["source_id"])
-
-
-def rejected(result: CleanResult) -> Mapping[str, Mapping[str, Any]]:
-    rows = pl.read_parquet(result.output / "rejected.parquet").drop("record")
-    return rows.rows_by_key("source_id", named=True, unique=True)
 
 
 def test_the_longer_of_two_is_kept_and_the_other_says_why(clean: Clean) -> None:

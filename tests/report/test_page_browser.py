@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,16 +21,6 @@ from tests.support.hostile_set import write_hostile
 from tests.support.small_set import grown
 
 EXAMPLE = ROOT / "examples/sharegpt_dump.json"
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
-    program = browser.executable()
-    if program is None:
-        pytest.skip("no Chromium on this machine (Debian, Ubuntu: apt-get install chromium)")
-    opened = browser.Browser(program, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")
