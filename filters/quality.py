@@ -1,6 +1,6 @@
 """Signals of what may tell good conversations from bad ones, and filters on those that a model measures.
 
-Sizes, code, lists and wording are measured by `clean`; what a model makes of a set's texts, by `curate score`.
+Sizes, code, lists and wording are measured by `clean`; signals of a model, by `curate score`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _shapes(frame: pl.DataFrame) -> pl.DataFrame:
     return rows.join(sums, on="row", how="left", maintain_order="left").fill_null(0)
 
 
-# ---- what a model makes of a set
+# ---- signals of a model
 
 
 @score("curate score SET --model MODEL", LIKELIHOOD)

@@ -16,7 +16,7 @@ from curate.errors import InputError, did_you_mean
 from curate.files import is_text
 
 MAX_CHARACTERS = 100_000
-MAX_PARTS = 400  # but for values and commas; Polars' time grows with their cube: 0.1 s for 400, 4 s for 1,600
+MAX_PARTS = 400  # without values and commas; Polars' time grows with their cube: 0.1 s for 400, 4 s for 1,600
 # No function makes a text longer than those that it is given, and none fails for the value of some row.
 FUNCTIONS = frozenset(
     (

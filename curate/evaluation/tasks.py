@@ -75,7 +75,7 @@ def _near(name: str, manager: Any) -> str:
 
 
 def _folder(name: str, say: OnMessage) -> Path:
-    """Return a folder of tasks; `say` is told which of its files run code."""
+    """Return a folder of tasks; `say` is called with the files that run code."""
     folder = Path(name)
     if not folder.is_dir():
         raise InputError(f"--include {name!r} is not a folder; give the one with the YAML files of your tasks")

@@ -35,7 +35,7 @@ PROMPT_TOKENS = 500  # of a request, as a plan assumes
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides what is generated, apart from the prompts or seeds that are given."""
+    """The settings of a generation, without the prompts or seeds."""
 
     method: str
     model: str

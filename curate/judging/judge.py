@@ -39,7 +39,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Work:
-    """All that is judged."""
+    """Everything to be judged."""
 
     mode: Mode
     contenders: Sequence[Contender]
