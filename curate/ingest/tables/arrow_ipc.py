@@ -34,6 +34,7 @@ RECORDS_ROWS, RECORDS_BUFFERS, RECORDS_COMPRESSION = 0, 2, 3
 DICTIONARY_ID, DICTIONARY_RECORDS, DICTIONARY_DELTA = 0, 1, 2
 BUFFER_BYTES = 16  # offset and length, in the metadata
 MAX_ROWS = 1 << 40
+BITS = 8  # in a byte; a row takes at least one bit, unless all its columns are null
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,12 @@ def _decode_rows(needed: list[Message], first: int, batch: int, split: str, max_
             problem = cause(error)
     if problem:
         size = len(message.metadata) + len(message.body)
-        yield Rows(first, message.rows or 1, lost=f"record batch {batch} cannot be read ({problem})", bytes=size)
+        yield Rows(
+            first,
+            message.rows if message.rows <= BITS * size else 1,
+            lost=f"record batch {batch} cannot be read ({problem})",
+            bytes=size,
+        )
         return
     if split:
         frame = frame.with_columns(split=pl.lit(split))
@@ -209,9 +215,12 @@ class MessageReader:
         if size > self.max_bytes:
             self.rest = metadata + self.rest
             raise ValueError(f"it takes {size:,} bytes, past the limit of {self.max_bytes:,}")
+        if rows > self.max_bytes:  # of nulls, which take no bytes here, but some for each row once written as JSON
+            self.rest = metadata + self.rest
+            raise ValueError(f"it has {rows:,} rows, past the limit of {self.max_bytes:,}")
         body = self._take(size)
         if len(body) < size:
-            return Message(kind, metadata, rows=rows, lost="the file is cut off in it")
+            return Message(kind, metadata, body, rows, lost="the file is cut off in it")
         if (expanded := _expanded_bytes(metadata, body)) > self.max_bytes:
             too_long = f"it expands to {expanded:,} bytes, past the limit of {self.max_bytes:,}"
             raise ValueError(f"{too_long}; if that is right, raise max_expansion in the recipe")

@@ -186,6 +186,25 @@ def test_a_batch_that_expands_past_the_limit_is_not_decoded() -> None:
     assert read(data)[0] == ALL_ROWS[:1]
 
 
+def test_a_number_of_rows_that_is_damaged_costs_no_memory() -> None:
+    data = arrow(ALL_ROWS)
+    start, end = batch_places(data)[3:5]
+    causes = ""
+    for place in range(start, end - 8, 8):
+        if data[place : place + 8] == BATCH.to_bytes(8, "little"):  # of the batch, or of a column
+            rows, reasons = read(data[:place] + (1 << 39).to_bytes(8, "little") + data[place + 8 :])
+            assert rows[:60] == ALL_ROWS[:60] and rows[-120:] == ALL_ROWS[-120:] and len(rows) <= 200
+            causes += " ".join(reasons)
+    assert "it has 549,755,813,888 rows, past the limit of" in causes
+
+
+def test_nulls_that_take_no_bytes_are_held_to_the_limit() -> None:
+    data = pack(pa.table({"a": pa.nulls(100_000)}), batch=100_000)
+    assert read(data)[0] == [{"a": None}] * 100_000
+    with pytest.raises(InputError, match="it has 100,000 rows, past the limit of 1,000"):
+        read(data, max_bytes=1000)
+
+
 @given(st.integers(0, 1 << 30), st.binary(min_size=1, max_size=12), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_no_bytes_end_the_reading_or_lose_rows_before_them(place: int, noise: bytes, file: bool) -> None:
