@@ -18,6 +18,7 @@ from curate.filters.examples import Examples, chat
 from curate.filters.language_id import MIXED, UNKNOWN
 from curate.filters.language_id.prose import without_blocks
 from curate.filters.registry import reject, rule, signal
+from curate.pattern_cache import keep_patterns
 
 ALIASES = {"zh": ("zh-cn", "zh-tw"), "nb": ("no",), "iw": ("he",), "in": ("id",), "fil": ("tl",)}
 
@@ -48,6 +49,11 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
     a text without Hangul is not Korean, one without kana not Japanese, and Chinese is `zh-cn` or `zh-tw` by its
     characters. For `mixed`, it is the share of the text that is surely in some language; for `unknown`, 0.
     """
+    return _measure(frame)
+
+
+@keep_patterns
+def _measure(frame: pl.DataFrame) -> pl.DataFrame:
     from curate.filters.language_id import decision  # imports NumPy: late, to keep `curate filters` fast
 
     codes, confidence, *sides = decision.decide_sides(_texts(frame, "prompts"), _texts(frame, "answers"))

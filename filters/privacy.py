@@ -189,11 +189,11 @@ MESSAGE_TEXTS = ("content", "reasoning", "tool_calls", "extra")
 
 def _texts(frame: pl.DataFrame) -> pl.DataFrame:
     """Return `row` and `text` of all texts of the conversations: of messages, rejected answers, tools and metadata."""
-    numbered = frame.with_columns(row=pl.int_range(pl.len(), dtype=pl.UInt32))
+    numbered = frame.lazy().with_columns(row=pl.int_range(pl.len(), dtype=pl.UInt32))  # one query: each has its cost
     parts = [numbered.select("row", text=name) for name in ("tools", "metadata") if name in frame.columns]
     for column in ("messages", "rejected_answer"):
         if column in frame.columns:
             messages = numbered.select("row", message=pl.col(column)).explode("message")
             fields = pl.col("message").struct
             parts += [messages.select("row", text=fields.field(name)) for name in MESSAGE_TEXTS]
-    return pl.concat([part.drop_nulls("text") for part in parts])
+    return pl.concat([part.drop_nulls("text") for part in parts]).collect()

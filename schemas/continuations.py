@@ -8,6 +8,7 @@ LONGEST = 120  # characters of such a prompt
 
 # What extensions of ChatGPT's page add to prompts: a button's label, and AIPRM's language.
 _ADDED = re.compile(r"지금 번역하기|share prompt|(?:please )?(?:write|answer) in english(?: language)?", re.IGNORECASE)
+_PARTS_OF_ADDED = ("지금", "share prompt", "in english")  # one of these is in all of them, and in few prompts
 _POLITE = (
     r"(?:please|pls|plz|ok|okay|yes|yeah|good|great|perfect|and|now|so|just|then|bitte|por favor|s'il (?:te|vous) plaît"
     r"|можешь|пожалуйста|请你?|請|麻烦你?|お願い(?:します|いたします)?|どうぞ|(?:can|could|would|will) you(?: please)?)"
@@ -44,6 +45,9 @@ def asks_to_continue(prompt: str) -> bool:
     """Return whether a prompt only asks to go on, so that it means nothing without the answer before it."""
     if len(prompt) > LONGEST:
         return False
-    plain = re.sub(r"[^\w' \u0900-\u0eff]+", " ", _ADDED.sub(" ", prompt.replace("’", "'")).replace("\n", " "))
+    lower = prompt.lower()
+    if any(part in lower for part in _PARTS_OF_ADDED):
+        prompt = _ADDED.sub(" ", prompt)
+    plain = re.sub(r"[^\w' \u0900-\u0eff]+", " ", prompt.replace("’", "'"))
     words = " ".join(plain.split())
     return bool(words) and _CONTINUE.fullmatch(words) is not None

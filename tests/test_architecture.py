@@ -17,7 +17,7 @@ from tests.support import ROOT
 # docs/architecture.md shows the same table.
 LEVELS = (
     ("errors", "_version"),
-    ("settings", "files", "progress"),
+    ("settings", "files", "pattern_cache", "progress"),
     ("display", "engine", "schemas", "markdown", "client", "results"),
     ("tokenization", "ingest", "filters", "dataset"),
     ("rendering",),
@@ -35,7 +35,7 @@ LEVELS = (
 )
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 TOPS = {"curate": "curate", "schemas": "curate.schemas", "filters": "curate.filters"}  # folder to package
-AT_THE_TOP = {"__init__", "__main__", "_version", "errors", "files", "progress", "settings"}
+AT_THE_TOP = {"__init__", "__main__", "_version", "errors", "files", "pattern_cache", "progress", "settings"}
 MAX_MODULES = 16  # in one folder
 Imports = Mapping[str, frozenset[str]]
 DYNAMIC_IMPORTS = {  # the imports by name that may load a module of curate, or whose name is a variable

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import polars as pl
 
 from curate.markdown.code import PLACE, Block
+from curate.pattern_cache import keep_patterns
 
 # Text, in parts that are never markup, whatever surrounds them.
 _WORD = r"[A-Za-z0-9]+(?:_+[A-Za-z0-9]+)*"  # an underscore inside a word is not emphasis
@@ -98,6 +99,7 @@ def indices_with_code(answers: Sequence[str]) -> list[int]:
     return _column(answers).str.contains("<pre", literal=True).arg_true().to_list()
 
 
+@keep_patterns
 def convert(answers: Sequence[str], blocks: Sequence[Sequence[Block]]) -> list[str | None]:
     """Return the markdown of each flat answer, None for the others; `blocks`: the code blocks extracted from each."""
     column = _column(answers)

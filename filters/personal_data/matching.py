@@ -20,6 +20,7 @@ from typing import Any, Literal
 import polars as pl
 
 from curate.filters.personal_data import checks, phones
+from curate.pattern_cache import keep_patterns
 
 Family = Literal["privacy", "secrets"]
 
@@ -127,6 +128,7 @@ def _keywords(rules: Sequence[ValueRule]) -> str | None:
     return "|".join(f"(?i-u:{word})" if word.isascii() else word.replace(r"\b", r"(?-u:\b)") for word in words)
 
 
+@keep_patterns
 def find(texts: pl.Series, family: Family) -> dict[int, list[Hit]]:
     """Return the values in each text that has any, by its place in the series; those of a text in order."""
     blank = blank_escapes(texts)

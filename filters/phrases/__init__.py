@@ -14,8 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-import polars as pl
-
 LANGUAGES = ("en", "ko", "zh", "ja", "es", "de", "fr", "pt")
 UNSPACED = frozenset({"ko", "zh", "ja"})
 EAST_ASIAN = "[぀-ヿ㐀-鿿가-힣]"
@@ -145,16 +143,6 @@ def _read(language: str, section: str, more: More) -> Iterator[Phrase]:
 
 
 @functools.cache
-def patterns(section: str, language: str, more: More = ()) -> dict[str, str]:
-    """Return a pattern for each class of a section, in one language."""
-    kinds: dict[str, list[str]] = {}
-    for phrase in read(section, more):
-        if phrase.language == language:
-            kinds.setdefault(phrase.kind, []).append(phrase.pattern)
-    return {kind: "|".join(parts) for kind, parts in kinds.items()}
-
-
-@functools.cache
 def stems(section: str, more: More = ()) -> dict[str, tuple[str, ...]]:
     """Return, for each language, texts of which one is in every sentence that a phrase matches."""
     found: dict[str, set[str]] = {language: set() for language in LANGUAGES}
@@ -165,19 +153,34 @@ def stems(section: str, more: More = ()) -> dict[str, tuple[str, ...]]:
 
 def find(sentences: Sequence[str], section: str, more: More = ()) -> list[set[str]]:
     """Return the classes of which each sentence has a phrase."""
-    found: list[set[str]] = [set() for _ in sentences]
-    for unspaced in (False, True):
-        rows = [row for row, text in enumerate(sentences) if not unspaced or re.search(EAST_ASIAN, text)]
-        if not rows:
-            continue
-        normal = [normalize(sentences[row], unspaced) for row in rows]
-        texts = pl.DataFrame({"row": rows, "text": normal}, schema={"row": pl.Int64, "text": pl.String})
-        for language, words in stems(section, more).items():
-            if (language in UNSPACED) is unspaced:
-                chosen = texts.filter(pl.col("text").str.contains_any(list(words)))
-                if chosen.is_empty():  # a pattern takes longer to compile than to match
-                    continue
-                for kind, pattern in patterns(section, language, more).items():
-                    for row in chosen.filter(pl.col("text").str.contains(pattern))["row"]:
-                        found[row].add(kind)
+    return [_find(sentence, section, more) for sentence in sentences]
+
+
+def _find(sentence: str, section: str, more: More) -> set[str]:
+    found: set[str] = set()
+    for unspaced in (False, True) if re.search(EAST_ASIAN, sentence) else (False,):
+        text = normalize(sentence, unspaced)
+        index = _by_beginning(section, more, unspaced)
+        for beginning in {"", *(text if unspaced else text.split())}:
+            for stem, kind, pattern in index.get(beginning, ()):
+                if kind not in found and stem in text and _compile(pattern).search(text):
+                    found.add(kind)
     return found
+
+
+@functools.cache
+def _by_beginning(section: str, more: More, unspaced: bool) -> dict[str, list[tuple[str, str, str]]]:
+    """Return stem, class and pattern of phrases by the stem's first word, or by its first letter without spaces."""
+    index: dict[str, list[tuple[str, str, str]]] = {}
+    for phrase in read(section, more):
+        if (phrase.language in UNSPACED) is unspaced:
+            pattern = phrase.pattern
+            for stem in phrase.stems:
+                beginning = stem[:1] if unspaced else stem.partition(" ")[0]
+                index.setdefault(beginning, []).append((stem, phrase.kind, pattern))
+    return index
+
+
+@functools.cache
+def _compile(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)

@@ -28,6 +28,11 @@ _WAIT = re.compile(
     r"|un momento,? por favor|un instant,? s['’]il vous plaît|aguarde um momento",
     re.IGNORECASE,
 )
+# One of these is in every text that has such a request: looked for first, since most have none.
+_WAITING = (
+    *("wait", "hold on", "stand by", "bear with me", "give me", "allow me", "moment", "'ll ", "’ll ", "i will "),
+    *("working on", "请", "稍等", "お待ち", "잠시만", "instant", "momento"),
+)
 _ASKS = re.compile(r"[?？]|\b(?:provide|send|share|tell|upload|paste)\b|提供|发给", re.IGNORECASE)
 # A prompt that wants no more than a short reply.
 _SHORT_REPLY = re.compile(
@@ -44,11 +49,18 @@ def find_emptiness(prompt: str, answer: str) -> str | None:
     text = answer.strip()
     if len(text) > LONGEST:
         return None
-    if _PROMISE.search(text) and "\n" not in text:
+    if (":" in text or "：" in text) and "\n" not in text and _PROMISE.search(text):
         return "it announces something that does not follow"
-    wait = None if _ASKS.search(text) else _WAIT.search(text)
+    wait = _find_wait(text)
     if wait and not re.search(r"[.!。]\s*\S", text[wait.end() :]):
         return "it only asks to wait"
     if len(prompt) >= 40 and _BARE.fullmatch(text) and not _SHORT_REPLY.search(prompt):
         return "it only agrees"
     return None
+
+
+def _find_wait(text: str) -> re.Match[str] | None:
+    lower = text.lower()
+    if not any(words in lower for words in _WAITING) or _ASKS.search(text):
+        return None
+    return _WAIT.search(text)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from curate.filters.structure import FENCED
+from curate.pattern_cache import keep_patterns
 
 # Lines of tables, of code outside of fences (indented, or by how they end or begin), and of formulas.
 NO_PROSE = (
@@ -17,6 +18,7 @@ NO_PROSE = (
 ITEM = r"(?m)^[ \t]*(?:[-*+•·–—]|\(?(?:[0-9]{1,3}|\p{L}|[ivxIVX]{1,4})[.):、])[ \t]*\S.*$"
 
 
+@keep_patterns
 def without_code(texts: Sequence[str]) -> list[str]:
     """Return the texts without code, tables and formulas."""
     return pl.Series(texts, dtype=pl.String).str.replace_all(FENCED, "\x01").str.replace_all(NO_PROSE, "\x01").to_list()
