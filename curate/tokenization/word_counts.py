@@ -117,9 +117,7 @@ class WordCounter:
     def _word_counts(self, data: bytes, starts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the count of each word; words that are not in the table are encoded, and stored there."""
         sizes = np.diff(starts, append=len(data) - MAX_WORD_BYTES)
-        key_sizes = np.minimum(sizes, MAX_WORD_BYTES)
-        eight_bytes = np.ndarray((len(data) - 7,), np.uint64, data, strides=(1,))  # from each position on
-        keys = [eight_bytes[starts + 8 * part] & mask[key_sizes] for part, mask in enumerate(_MASKS)]
+        keys = _keys(data, starts, np.minimum(sizes, MAX_WORD_BYTES))
         counts = self._look_up(keys, 0)
         missing = np.flatnonzero(counts == 0)
         counts[missing] = self._look_up([key[missing] for key in keys], 1)
@@ -193,6 +191,19 @@ def _word_starts(text: NDArray[np.uint8], begins: NDArray[np.int64]) -> NDArray[
     is_start[1:] &= ~(spaces[1:] & spaces[:-1])
     is_start[begins] = True
     return np.flatnonzero(is_start)
+
+
+def _keys(data: bytes, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Keys:
+    """Return the bytes of each word, eight at a time, with zeros after its end; few have more than eight."""
+    eight_bytes = np.ndarray((len(data) - 7,), np.uint64, data, strides=(1,))  # from each position on
+    keys = [eight_bytes[starts] & _MASKS[0][sizes]]
+    longer = np.arange(len(starts))
+    for part, mask in enumerate(_MASKS[1:], 1):
+        longer = longer[sizes[longer] > 8 * part]
+        key = np.zeros(len(starts), np.uint64)
+        key[longer] = eight_bytes[starts[longer] + 8 * part] & mask[sizes[longer]]
+        keys.append(key)
+    return keys
 
 
 def _slot(keys: Keys, choice: int) -> NDArray[np.int64]:
