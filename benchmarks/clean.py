@@ -3,10 +3,11 @@
     python benchmarks/clean.py --incumbent-python .incumbent/bin/python
     python benchmarks/clean.py --incumbent-python .incumbent/bin/python --rows 400 --best-of 1    # a quick trial
 
-The dump is four copies of the real one, each with its own word in every message, about 170 MB. curate runs `clean` with
-`--language en`, LLaMA-2's tokenizer and a window of 2048, and `stats`; then the same with every filter on
-(`data/all_filters.toml`), which the incumbent has no counterpart for. The incumbent runs, in the order of its
-documentation: clean_sharegpt, optional_clean, split_long_conversation, filter_wrong_format, get_stats.
+There are two dumps of about 170 MB, each four copies of the real one. In the first, each copy has one word of its own
+in every message, so the table of words is warm after the first copy; in the second (`cold`), most words are the copy's
+own. curate runs `clean` with `--language en`, LLaMA-2's tokenizer and a window of 2048, and `stats`; then the same with
+every filter on (`data/all_filters.toml`), which the incumbent has no counterpart for. The incumbent runs, in the order
+of its documentation: clean_sharegpt, optional_clean, split_long_conversation, filter_wrong_format, get_stats.
 requirements/incumbent.txt describes its environment; without one, only curate is measured.
 """
 
@@ -20,12 +21,30 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from common import MB, ROOT, Measured, best, copies, measure, parse, parser, run_ours, save, source_rows, table, total
-from common import write_dump as write
+from common import (
+    MB,
+    ROOT,
+    Measured,
+    best,
+    copies,
+    measure,
+    parse,
+    parser,
+    reworded,
+    run_ours,
+    save,
+    source_rows,
+    table,
+    total,
+    with_own_words,
+    write_dump,
+)
 
 SAMPLE_ROWS = 60
+CHANGES = {"warm": reworded, "cold": with_own_words}  # of each copy, by dump
 ALL_FILTERS = ROOT / "benchmarks/data/all_filters.toml"
 Steps = dict[str, Measured]
+EVERY, FSCHAT = "curate, all filters", "fschat 0.2.36"
 
 
 def chain(python: Path, dump: Path, folder: Path, shared: Path) -> dict[str, list[str]]:
@@ -93,6 +112,7 @@ def as_json(steps: Steps, megabytes: float) -> dict[str, object]:
 def options() -> argparse.Namespace:
     """Read the command line."""
     command_line = parser(__doc__)
+    command_line.add_argument("--dump", choices=[*CHANGES, "both"], default="both", help="which dump (default both)")
     command_line.add_argument("--copies", type=int, default=4, help="copies of the dump (default 4)")
     command_line.add_argument("--rows", type=int, help="number of rows for a quick trial; nothing is saved")
     command_line.add_argument(
@@ -106,17 +126,9 @@ def options() -> argparse.Namespace:
     return chosen
 
 
-def main() -> None:
-    """Measure both programs, print the table, write the result."""
-    chosen = options()
+def programs(chosen: argparse.Namespace) -> dict[str, Callable[[Path], Steps]]:
+    """Return what each program does with a dump."""
     shared, scratch = chosen.shared, chosen.scratch
-    rows = chosen.rows or len(source_rows(shared)) * chosen.copies
-    name = f"rows-{rows}" if chosen.rows else f"copies-{chosen.copies}"
-    dump = write(scratch / f"{name}.json", copies(shared), count=rows)
-    sample = write(scratch / "sample.json", islice(copies(shared), SAMPLE_ROWS), count=SAMPLE_ROWS)
-    megabytes = dump.stat().st_size / MB
-    print(f"{dump}: {rows:,} records, {megabytes:.1f} MB")
-    folder = scratch / "incumbent"
 
     def ours(source: Path) -> Steps:
         return dict(zip(("clean", "stats"), run_ours(source, scratch / "curated", shared), strict=True))
@@ -126,28 +138,42 @@ def main() -> None:
         return dict(zip(("clean", "stats"), measured, strict=True))
 
     def theirs(source: Path) -> Steps:
-        return run_incumbent(chosen.incumbent_python, source, folder, shared)
+        return run_incumbent(chosen.incumbent_python, source, scratch / "incumbent", shared)
 
-    programs = {
-        "curate": ours,
-        "curate, all filters": all_filters,
-        **({"fschat 0.2.36": theirs} if chosen.incumbent_python else {}),
-    }
-    for run in programs.values():
-        run(sample)  # warm up
-    best_runs = alternate(chosen.best_of, {name: partial(run, dump) for name, run in programs.items()})
-    table_rows = [row for name, steps in best_runs.items() for row in report(name, steps, megabytes)]
+    return {"curate": ours, EVERY: all_filters, **({FSCHAT: theirs} if chosen.incumbent_python else {})}
+
+
+def compare(name: str, chosen: argparse.Namespace) -> dict[str, object]:
+    """Measure the programs with one dump, print the table, return the figures."""
+    shared, scratch = chosen.shared, chosen.scratch
+    rows = chosen.rows or len(source_rows(shared)) * chosen.copies
+    dump = write_dump(scratch / f"{name}-{rows}.json", copies(shared, CHANGES[name]), count=rows)
+    sample = write_dump(scratch / "sample.json", islice(copies(shared), SAMPLE_ROWS), count=SAMPLE_ROWS)
+    megabytes = dump.stat().st_size / MB
+    print(f"{name}: {dump}: {rows:,} records, {megabytes:.1f} MB")
+    run = programs(chosen)
+    for each in run.values():
+        each(sample)  # warm up
+    best_runs = alternate(chosen.best_of, {each: partial(function, dump) for each, function in run.items()})
+    table_rows = [row for each, steps in best_runs.items() for row in report(each, steps, megabytes)]
     print("\n" + table(["", "wall s", "CPU s", "peak MiB", "MB/s"], table_rows))
-    result = {name.removesuffix(" 0.2.36"): as_json(steps, megabytes) for name, steps in best_runs.items()}
+    result = {each.removesuffix(" 0.2.36"): as_json(steps, megabytes) for each, steps in best_runs.items()}
     counts = json.loads((scratch / "curated/manifest.json").read_text())["counts"]
-    summary: dict[str, object] = {"megabytes": round(megabytes, 2), "records": rows, "runs": result, "counts": counts}
-    if chosen.incumbent_python:
-        result["fschat"]["pieces"] = len(json.loads((folder / "last.json").read_text()))
+    figures: dict[str, object] = {"megabytes": round(megabytes, 2), "records": rows, "runs": result, "counts": counts}
+    if FSCHAT in best_runs:
+        result["fschat"]["pieces"] = len(json.loads((scratch / "incumbent/last.json").read_text()))
         first, every, fschat = (total(list(steps.values())).wall for steps in best_runs.values())
-        summary |= {"times_faster": round(fschat / first, 2), "times_faster_all_filters": round(fschat / every, 2)}
-        print(f"\ncurate is {fschat / first:.1f} times faster, with all filters {fschat / every:.1f} times")
+        figures |= {"times_faster": round(fschat / first, 2), "times_faster_all_filters": round(fschat / every, 2)}
+        print(f"\ncurate is {fschat / first:.1f} times faster, with all filters {fschat / every:.1f} times\n")
+    return figures
+
+
+def main() -> None:
+    """Measure the programs with each dump and write the result."""
+    chosen = options()
+    dumps = {name: compare(name, chosen) for name in CHANGES if chosen.dump in (name, "both")}
     settings = {"best_of": chosen.best_of, "in_turn": True, "language": "en", "max_tokens": 2048}
-    save("clean", {"settings": settings, **summary}, chosen.no_save)
+    save("clean", {"settings": settings, "dumps": dumps}, chosen.no_save)
 
 
 if __name__ == "__main__":

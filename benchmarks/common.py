@@ -9,13 +9,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -204,24 +205,37 @@ def word(number: int) -> str:
 
 
 def reworded(row: Row, number: int) -> Row:
-    """Return a copy of a row that differs in its id and in one word at the end of each message with text."""
+    """Return a copy of a row that differs in its id and in one word at the start of each message with text."""
     turns = [{**turn, "value": _with_word(turn["value"], word(number))} for turn in row["conversations"]]
     return {**row, "id": f"{row['id']}-{number}", "conversations": turns}
 
 
 def _with_word(value: str, extra: str) -> str:
-    """Append a word to the text: in the last paragraph of an HTML answer; an empty text stays empty."""
+    """Put a word before the text, in the first paragraph of an HTML answer, so that it ends as it did."""
     if not value.startswith("<div"):
-        return f"{value} {extra}" if value else value
-    head, separator, tail = value.rpartition("</p>")
-    return f"{head} {extra}{separator}{tail}" if separator and not head.endswith("<p>") else value
+        return f"{extra} {value}" if value else value
+    head, separator, tail = value.partition("<p>")
+    return f"{head}{separator}{extra} {tail}" if separator and not tail.startswith("</p>") else value
 
 
-def copies(shared: Path, repeats: bool = False) -> Iterator[Row]:
-    """Yield the rows of the real dump repeatedly, without end: reworded each time, or unchanged if `repeats`."""
+WORD_OR_MARKUP = re.compile(r"<[^>]*>|&\w+;|\b[A-Za-z]{4,}\b")
+
+
+def with_own_words(row: Row, number: int) -> Row:
+    """Return a copy of a row in which most words are this copy's own: "word" becomes "word-2"."""
+
+    def own(match: re.Match[str]) -> str:
+        return match[0] if match[0][0] in "<&" else f"{match[0]}-{number}"
+
+    turns = [{**turn, "value": WORD_OR_MARKUP.sub(own, turn["value"])} for turn in row["conversations"]]
+    return {**row, "id": f"{row['id']}-{number}", "conversations": turns}
+
+
+def copies(shared: Path, change: Callable[[Row, int], Row] | None = reworded) -> Iterator[Row]:
+    """Yield the rows of the real dump repeatedly, without end, each time changed by `change` if there is one."""
     rows, number = source_rows(shared), 0
     while True:
-        yield from rows if repeats else (reworded(row, number) for row in rows)
+        yield from rows if change is None else (change(row, number) for row in rows)
         number += 1
 
 

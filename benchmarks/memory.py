@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common import MB, Measured, copies, measure, ours, parse, parser, remove, save, table, write_dump
+from common import MB, Measured, copies, measure, ours, parse, parser, remove, reworded, save, table, write_dump
 from common import ROOT as TREE
 
 LIMIT_MIB = 1536
@@ -53,7 +53,7 @@ def main() -> None:
     sizes, walls = [], []
     for size, repeats in jobs:
         name = f"repeats-{size}.json" if repeats else f"size-{size}.json"
-        dump = write_dump(options.scratch / name, copies(options.shared, repeats), megabytes=size)
+        dump = write_dump(options.scratch / name, copies(options.shared, None if repeats else reworded), megabytes=size)
         megabytes = dump.stat().st_size / MB
         run = clean(dump, options.scratch, options.shared)
         if not options.keep:
