@@ -121,8 +121,13 @@ def _retire(old: Path, target: Path) -> None:
     files.remove(old, old.parent, only_empty=True)  # files that could not be moved stay
 
 
-def sink(file: Path, frame: pl.LazyFrame) -> None:
-    """Write a table to its file, rows in the order given, in row groups of a fixed size.
+def row_group_size(name: str) -> int:
+    """Return the number of rows in a row group of a table."""
+    return RAW_ROW_GROUP if name in (REJECTED, ORIGINALS) else ROW_GROUP
+
+
+def sink(file: Path, frame: pl.LazyFrame, row_group_size: int = ROW_GROUP) -> None:
+    """Write a table to its file, rows in the order given, in row groups of this many rows.
 
     Raises OSError in one line if the file cannot be written.
     """
@@ -131,7 +136,7 @@ def sink(file: Path, frame: pl.LazyFrame) -> None:
             file,
             compression="zstd",
             compression_level=1,
-            row_group_size=RAW_ROW_GROUP if file.name in (REJECTED, ORIGINALS) else ROW_GROUP,
+            row_group_size=row_group_size,
             maintain_order=True,
         )
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -31,7 +31,7 @@ from curate.ingest.ratings import read_ratings
 from curate.ingest.reader import Reader
 from curate.ingest.sources import Source, open_inputs
 from curate.ingest.unread import PART_OF_EXPORT
-from curate.pipeline import assemble, corpus, holdout
+from curate.pipeline import corpus, holdout
 from curate.pipeline.near.caps import PromptCap
 from curate.pipeline.near.decision import Finder, NearDuplicates
 from curate.pipeline.nothing_kept import check_kept
@@ -49,6 +49,8 @@ from curate.pipeline.sets.changes import describe_use
 from curate.pipeline.sets.known import read_known
 from curate.pipeline.sets.sources import find_digests
 from curate.pipeline.steps import MaskTask, Part, TrainTask
+from curate.pipeline.tables import assemble
+from curate.pipeline.tables.rows import Counts
 from curate.rendering.mask_view import MaskedText
 from curate.schemas.conversation import Message
 
@@ -155,7 +157,7 @@ def write_tables(
     decisions: corpus.Decisions,
     recipe: Recipe,
     page: Page,
-) -> assemble.Counts:
+) -> Counts:
     """Write the tables of a set from its parts in `store`, in the workers, and return their counts."""
     gains = decisions.gains.partition_by("part", as_dict=True).items()
     for _ in pool.map(TrainTask(number, messages) for (number,), messages in gains):
@@ -299,7 +301,7 @@ class _Run:
             sizes = self.making.bytes_read, self.reader.bytes_total, self.making.bytes_unpacked
             self.execution.progress(Progress(*sizes, self.records, self.kept, self.rejected, stage, elapsed))
 
-    def manifest(self, parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts) -> Manifest:
+    def manifest(self, parts: Sequence[Part], decisions: corpus.Decisions, counts: Counts) -> Manifest:
         """Return the manifest; raises BalanceError if a record is neither kept nor rejected."""
         counts.check_balance(self.records, "records read")
         info = parts[0].tokenizer
@@ -340,9 +342,7 @@ class _Run:
         )
 
 
-def _rule_counts(
-    parts: Sequence[Part], decisions: corpus.Decisions, counts: assemble.Counts
-) -> dict[str, manifests.RuleCount]:
+def _rule_counts(parts: Sequence[Part], decisions: corpus.Decisions, counts: Counts) -> dict[str, manifests.RuleCount]:
     alone: Counter[str] = sum((part.alone for part in parts), Counter())
     alone.update(decisions.alone)
     names = sorted({*counts.rejected, *alone})

@@ -3,7 +3,7 @@
     parse → convert to markdown → repair → measure → filter → count and split → write a part
 
 Decisions over the whole corpus (duplicates, ids, train or eval) follow in `curate.pipeline.corpus`, from the small
-`summary` of each part; `curate.pipeline.assemble` then writes the set from the parts in order.
+`summary` of each part; `curate.pipeline.tables` then writes the set from the parts in order.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def write(curated: CuratedSet, folder: Path, measured: Measured, asked: Mapping[
         for name, schema in schemas.items():
             rows = pl.scan_parquet(curated.path / name)
             own = measured.columns if name == CONVERSATIONS else _nulls(measured.columns, rows, keep=known)
-            transaction.sink(partial / name, _with_columns(rows, own, schema))
+            transaction.sink(partial / name, _with_columns(rows, own, schema), transaction.row_group_size(name))
         for name in (ORIGINALS, REPORT):
             if (curated.path / name).exists():
                 _link(curated.path / name, partial / name)

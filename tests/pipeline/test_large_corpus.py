@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from curate.dataset import columns
 from curate.filters import duplicates
 from curate.ingest.damaged_records import DamagedRecords
-from curate.pipeline import assemble, corpus, recipe
+from curate.pipeline import corpus, recipe
 from curate.pipeline.frames import part_file
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.sets import earlier
 from curate.pipeline.steps import Part
+from curate.pipeline.tables import assemble
 
 Chat = dict[str, Any]
 TEXTS = st.one_of(st.sampled_from("abc"), st.integers(0, 400).map(str))

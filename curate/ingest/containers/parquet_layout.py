@@ -26,7 +26,7 @@ MAX_OVERRUN_BYTES = 100  # old writers did not count the header of a dictionary
 # Numbers of the fields, by struct.
 FILE_SCHEMA, FILE_ROWS, FILE_GROUPS, FILE_KEY_VALUES = 2, 3, 4, 5
 SCHEMA_TYPE_LENGTH, SCHEMA_CHILDREN = 2, 5
-GROUP_COLUMNS, GROUP_ROWS, GROUP_OFFSET = 1, 3, 5
+GROUP_COLUMNS, GROUP_ROWS, GROUP_OFFSET, GROUP_ORDINAL = 1, 3, 5, 7
 CHUNK_FILE, CHUNK_OFFSET, CHUNK_METADATA = 1, 2, 3
 CHUNK_INDEXES = ((4, 5), (6, 7))  # offset and length
 METADATA_VALUES, METADATA_BYTES, METADATA_STATISTICS = 5, 7, 12
@@ -75,13 +75,15 @@ class Layout:
     """The row groups of a file.
 
     `shift` is how many bytes the file has too many (or, negative, too few) before its footer: where bytes were
-    inserted or deleted, everything after it is shifted by as much from where the footer says.
+    inserted or deleted, everything after it is shifted by as much from where the footer says. `footer_start` is the
+    byte at which the footer begins.
     """
 
     groups: tuple[RowGroup, ...]
     rows: int  # of the file, as the footer says
     shift: int
     fields: Struct
+    footer_start: int
 
 
 def read_layout(path: Path) -> Layout:
@@ -113,7 +115,7 @@ def _layout(fields: Struct, footer_start: int) -> Layout:
         groups.append(RowGroup(number, first, rows, _columns(group, widths, footer_start), group))
         first += rows
         stop = max(stop, _end(groups[-1]))
-    return Layout(tuple(groups), fields[FILE_ROWS].value, footer_start - stop, fields)
+    return Layout(tuple(groups), fields[FILE_ROWS].value, footer_start - stop, fields, footer_start)
 
 
 def _value_bytes(schema: Sequence[Struct]) -> list[int]:
@@ -241,12 +243,17 @@ def extract(file: IO[bytes], layout: Layout, group: RowGroup, shift: int) -> byt
 
 def encode(layout: Layout, data: bytes = b"", rows: int = 0, groups: Sequence[Struct] = ()) -> bytes:
     """Return a Parquet file with the columns of another one, and the row groups that are in `data`."""
+    return b"".join((MAGIC, data, encode_footer(layout, rows, groups)))
+
+
+def encode_footer(layout: Layout, rows: int, groups: Sequence[Struct]) -> bytes:
+    """Return the end of a Parquet file with the columns of another one and these row groups."""
     footer = layout.fields | {
         FILE_ROWS: Field(thrift.I64, rows),
         FILE_GROUPS: Field(thrift.LIST, list(groups), thrift.STRUCT),
     }
     encoded = thrift.encode(footer)
-    return b"".join((MAGIC, data, encoded, len(encoded).to_bytes(4, "little"), MAGIC))
+    return b"".join((encoded, len(encoded).to_bytes(4, "little"), MAGIC))
 
 
 def drop_arrow_schema(layout: Layout) -> Layout:

@@ -20,12 +20,13 @@ from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import SetError
 from curate.filters import duplicates, registry, verdicts
-from curate.pipeline import assemble, corpus, holdout
+from curate.pipeline import corpus, holdout
 from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult, Page, Progress, make_finders, mask_spans, write_tables
 from curate.pipeline.sets.step import RecordTask, SetFactory, SetPart, Source
 from curate.pipeline.sets.stored import TABLES, Slice, plan_slices
+from curate.pipeline.tables.rows import Counts
 from curate.tokenization.files import find_tokenizer_files
 
 DECIDED_AGAIN = (holdout.NONE_HELD_OUT, duplicates.NEAR)  # what warnings begin with
@@ -137,7 +138,7 @@ def check_output(output: Output, making: Making) -> None:
 def _finish(
     making: Making,
     decisions: corpus.Decisions,
-    counts: assemble.Counts,
+    counts: Counts,
     parts: Sequence[SetPart],
     workers: int,
     size: int,

@@ -17,7 +17,6 @@ from curate.errors import SetError
 from curate.filters import verdicts
 from curate.ingest.decode import Chunk
 from curate.ingest.text.spans import RecordSpan
-from curate.pipeline.assemble import add_edit
 from curate.pipeline.frames import part_file
 from curate.pipeline.near import parts as near_parts
 from curate.pipeline.recipe import InputSettings, Recipe
@@ -26,6 +25,7 @@ from curate.pipeline.sets.changes import DROPPED_BY_USER, KEPT_BY_USER, WHERE, m
 from curate.pipeline.sets.rejects import INDEX, OUTCOME, SHOWN, Judge
 from curate.pipeline.sets.stored import CHAT, OF_SET, RECORD, Slice, StoredSet
 from curate.pipeline.steps import Cleaner, CleanerFactory, Part
+from curate.pipeline.tables.rows import add_edit
 
 NOT_AS_PARSED = ("media_removed", "fold_system", "train_joined")  # edits after which messages have other hashes
 OWN_RECORD = b'"piece":null'  # in the bytes of a record that curate wrote
