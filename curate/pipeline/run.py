@@ -137,6 +137,7 @@ def clean(
                 counts = write_tables(pool, partial, store, parts, decisions, recipe, page)
                 manifest = run.manifest(parts, decisions, counts)
                 manifests.write(partial, manifest)
+                run.report("writing the page")
                 page.write(partial, folder.resolve().name, mask_spans(pool))
     seconds = time.perf_counter() - started
     read = reader.bytes_read or making.bytes_read
