@@ -11,6 +11,7 @@ import polars as pl
 from curate import markdown
 from curate.analysis.diff import Change, changes
 from curate.analysis.explanation import Rejection, is_chat, rejection
+from curate.dataset.checks import check_conversations
 from curate.dataset.curated_set import CuratedSet
 from curate.display.displayed import Displayed
 from curate.errors import RecordError, SetError
@@ -175,6 +176,7 @@ def gather(frame: pl.LazyFrame, rows: Sequence[int]) -> pl.DataFrame:
 
 def view_kept(row: Mapping[str, Any]) -> ConversationView:
     """Return a row of conversations.parquet."""
+    check_conversations(row["messages"] is None)
     messages = tuple(Message(**message) for message in row["messages"])
     facts = {key: value for key, value in row.items() if key not in VIEW_COLUMNS}
     return ConversationView(row["id"], row["source_file"], row["source_index"], messages, facts)
@@ -206,6 +208,7 @@ def _join_pieces(curated: CuratedSet, chat: ConversationView) -> list[Message]:
     rows = curated.conversations().filter(is_chat(chat.source_file, chat.source_index, chat.branch))
     joined: list[Message] = []
     for (messages,) in rows.sort("piece").select("messages").collect().iter_rows():
+        check_conversations(messages is None)
         piece = [Message(**message) for message in messages]
         while joined and piece and piece[0].role == "system":
             piece = piece[1:]

@@ -8,7 +8,7 @@ deleted: a user's own files in the folder move to the new set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ NEEDED = (  # in every version
     *("prompt_tokens", "answer_tokens", "edits", "edit_names", "language"),
 )
 NEEDED_OF_REJECTS = tuple(name for name in columns.REJECT if name != "branch")
+FILLED = ("id", "piece", "tokens", "turns", "characters", "split", "prompt_tokens", "answer_tokens", *columns.SOURCE)
+FILLED_OF_REJECTS = ("scope", "rule", "reason", *columns.SOURCE)  # every row has a value in each of these
 MESSAGE_FIELDS = ("role", "content")
 MANIFEST, REPORT, FILES = manifest.MANIFEST, manifest.REPORT, manifest.FILES
 
@@ -58,13 +60,15 @@ def _with_branch(frame: pl.LazyFrame) -> pl.LazyFrame:
 def open_set(path: str | Path = "curated") -> CuratedSet:
     """Open a curated set; raises SetError that says what is wrong with it or its tables, and what to type."""
     curated = CuratedSet(*manifest.read(path))
-    _check_columns(curated, CONVERSATIONS, columns.conversations_schema({}), NEEDED)
-    _check_columns(curated, REJECTED, columns.rejected_schema({}), NEEDED_OF_REJECTS)
+    _check_columns(curated, CONVERSATIONS, columns.conversations_schema({}), NEEDED, FILLED)
+    _check_columns(curated, REJECTED, columns.rejected_schema({}), NEEDED_OF_REJECTS, FILLED_OF_REJECTS)
     return curated
 
 
-def _check_columns(curated: CuratedSet, table: str, known: columns.Schema, needed: tuple[str, ...]) -> None:
-    """Raise SetError for a table without a column that every version writes, or with one of another type."""
+def _check_columns(
+    curated: CuratedSet, table: str, known: columns.Schema, needed: Sequence[str], filled: Sequence[str]
+) -> None:
+    """Raise SetError for a table without a column that every version writes, with one of another type, or with gaps."""
     with translate_errors(curated):
         schema = pl.read_parquet_schema(curated.path / table)
     for name in needed:
@@ -73,6 +77,12 @@ def _check_columns(curated: CuratedSet, table: str, known: columns.Schema, neede
     for name, kind in schema.items():
         if name in known and not _is_of_type(kind, known[name]):
             problem = f"the column {name!r} of {table} has the wrong type, {kind}"
+            raise SetError(f"{str(curated.path)!r} is damaged ({problem}); run curate clean again")
+    with translate_errors(curated):
+        gaps = pl.scan_parquet(curated.path / table).select(pl.col(filled).null_count()).collect().row(0, named=True)
+    for name, count in gaps.items():
+        if count:
+            problem = f"{count:,} of the rows of {table} have no {name!r}"
             raise SetError(f"{str(curated.path)!r} is damaged ({problem}); run curate clean again")
 
 

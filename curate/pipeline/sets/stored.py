@@ -15,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.dataset import columns, curated_set
+from curate.dataset.checks import check_conversations
 from curate.errors import SetError
 from curate.filters import duplicates
 from curate.pipeline import frames
@@ -107,6 +108,8 @@ def read_rows(stored: StoredSet, task: Slice, name: str) -> pl.DataFrame:
         return pl.DataFrame(schema=columns.ORIGINAL)
     offset, count = task.rows[name]
     rows = pl.scan_parquet(stored.folder / name).slice(offset, count).collect()
+    if name == curated_set.CONVERSATIONS:
+        check_conversations(rows["messages"].null_count())
     if name != curated_set.ORIGINALS and "branch" not in rows.columns:
         rows = rows.with_columns(NO_BRANCH)
     return rows.with_columns(pl.col("source_file").replace(stored.renamed)) if stored.renamed else rows
