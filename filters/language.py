@@ -17,7 +17,7 @@ from curate.errors import RecipeError, did_you_mean
 from curate.filters.examples import Examples, chat
 from curate.filters.language_id import MIXED, UNKNOWN
 from curate.filters.language_id.prose import without_blocks
-from curate.filters.registry import reject, rule, signal
+from curate.filters.registry import Settings, reject, rule, signal
 from curate.pattern_cache import keep_patterns
 
 ALIASES = {"zh": ("zh-cn", "zh-tw"), "nb": ("no",), "iw": ("he",), "in": ("id",), "fil": ("tl",)}
@@ -67,12 +67,19 @@ def _texts(frame: pl.DataFrame, column: str) -> list[str]:
     return [text if text.isascii() else unicodedata.normalize("NFC", text) for text in texts]
 
 
+def check_languages(settings: Settings) -> None:
+    """Raise RecipeError for settings with which the filter would do nothing."""
+    if not settings["keep"] and not settings["skip"]:
+        raise RecipeError("filter 'languages' names no language; give keep or skip, such as keep = [\"en\"]")
+
+
 @rule(
     examples=Examples(
         chat("Nenne bitte einen großen Fluss in Deutschland.", "Der Rhein ist ein großer Fluss in Deutschland."),
         chat("Please name a large river in Germany.", "The Rhine is a large river in Germany."),
         settings={"keep": ("en",)},
-    )
+    ),
+    check=check_languages,
 )
 def languages(keep: tuple[str, ...] = (), skip: tuple[str, ...] = ()) -> pl.Expr:
     """Keep only conversations in the languages in `keep`, and drop those in `skip`; unknown languages are kept.

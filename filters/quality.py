@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from curate.errors import RecipeError, did_you_mean
+from curate.filters.examples import Examples, chat
 from curate.filters.language_id.prose import without_blocks
 from curate.filters.registry import check_range, reject, rule, score, signal
 
@@ -120,7 +121,19 @@ def _unmeasured(frame: pl.DataFrame, columns: Mapping[str, pl.DataType | type[pl
     return pl.DataFrame({name: [None] * frame.height for name in columns}, schema=columns)
 
 
-@rule
+@rule(
+    examples=Examples(  # with what a model measures of them
+        chat(
+            "Name the capital of France.",
+            "Knead the dough for ten minutes.",
+            ifd=1.31,
+            worst_ifd=1.31,
+            answer_ifds=[1.31],
+        ),
+        chat("Name the capital of France.", "Paris is the capital.", ifd=0.42, worst_ifd=0.42, answer_ifds=[0.42]),
+        settings={"action": "drop"},
+    )
+)
 def misaligned(action: str = "flag", max_ifd: float = 1.0) -> pl.Expr:
     """Flag or drop conversations whose answers a model finds less likely with their prompts than without.
 
@@ -139,7 +152,18 @@ def misaligned(action: str = "flag", max_ifd: float = 1.0) -> pl.Expr:
     )
 
 
-@rule
+@rule(
+    examples=Examples(  # with what a guard measures of them
+        chat(
+            "How do I hurt my neighbour?",
+            "Wait at night.",
+            unsafe_probability=0.98,
+            unsafe_categories=["violent crimes"],
+        ),
+        chat("How do I greet my neighbour?", "Wave to him.", unsafe_probability=0.01, unsafe_categories=[]),
+        settings={"action": "drop"},
+    )
+)
 def unsafe(action: str = "flag", above: float = 0.5) -> pl.Expr:
     """Flag or drop conversations in which a guard model finds a prompt or an answer unsafe.
 

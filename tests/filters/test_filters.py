@@ -211,7 +211,6 @@ KEPT: list[tuple[str, dict[str, object], dict[str, object]]] = [
     ("languages", {"keep": ["zh"]}, chat(language="zh-tw")),
     ("languages", {"keep": ["en", "mixed"]}, chat(language="mixed")),
     ("languages", {"skip": ["ko"]}, chat(language="en")),
-    ("languages", {}, chat(language="ko")),
 ]
 
 
@@ -259,9 +258,14 @@ def test_the_first_rule_of_the_recipe_rejects_a_row_and_all_matching_rules_are_l
     assert turned["reason"].to_list()[0] == "messages: 1, minimum 2"
 
 
+def every_filter() -> dict[str, dict[str, object]]:
+    needed = {"languages": {"keep": ["en"]}}
+    return {name: check(name, needed.get(name)) for name in rules("filter")}
+
+
 def test_no_filters_or_no_rows_give_an_empty_result() -> None:
     assert apply(frame(chat()), {}).row(0) == (None, None, None, [])
-    every = {name: check(name) for name in rules("filter")}
+    every = every_filter()
     assert apply(frame(), every).height == 0
     assert apply(frame(), {}).schema == apply(frame(chat()), every).schema
 
@@ -269,7 +273,7 @@ def test_no_filters_or_no_rows_give_an_empty_result() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from([case[2] for case in DROPPED + KEPT if isinstance(case[2], dict)]), max_size=8))
 def test_a_row_gets_the_same_verdict_alone_and_in_any_batch(rows: list[dict[str, object]]) -> None:
-    every = {name: check(name) for name in rules("filter")}
+    every = every_filter()
     alone = [apply(frame(row), every).row(0) for row in rows]
     assert apply(frame(*rows), every).rows() == alone
 
@@ -305,6 +309,7 @@ def test_a_row_gets_the_same_verdict_alone_and_in_any_batch(rows: list[dict[str,
             "filter 'near_duplicates': threshold = 'high' is not allowed; give a number",
         ),
         ("languages", {"keep": ["EN"]}, "unknown language 'EN' in keep; did you mean 'en'?"),
+        ("languages", {}, "filter 'languages' names no language; give keep or skip"),
         ("vendor_mention", {"words": ["openai", " "]}, "none empty"),
         ("privacy", {"action": "mask"}, "action = 'mask' is not allowed; give flag, redact or drop"),
         ("secrets", {"types": ["jwtt"]}, "unknown type 'jwtt'; did you mean 'jwt'"),
