@@ -35,6 +35,7 @@ from curate.filters.phrases.identity import find_sentences
 from curate.filters.text.degeneration import Answer, find_repetition
 from curate.filters.text.emptiness import find_emptiness
 from curate.filters.text.endings import find_cut
+from curate.filters.verdicts import Filters
 from curate.ingest.chunker import Chunker
 from curate.ingest.contents import Opener
 from curate.ingest.decode import decode_records
@@ -142,6 +143,7 @@ def text_stages(shared: Path, count: int) -> Iterator[tuple[str, float]]:
     yield from language_stage(shared, count)
     yield from near_stage(rows, count)
     yield cap_stage(count)
+    yield from score_stages(count)
     yield from contamination_stage(rows, count)
     for name, source in (("tokens: LLaMA-2", str(shared / "tokenizers/llama2")), ("tokens: LLaMA-3", "llama3")):
         tokenizer = load_tokenizer(source)
@@ -207,6 +209,18 @@ def cap_stage(count: int, size: int = 200_000) -> tuple[str, float]:
     )
     spent, _ = best_of(count, lambda: cap(frame, cluster=3, language=size // 10))
     return "limits for each group (conversations/s)", size / spent
+
+
+def score_stages(count: int, size: int = 200_000) -> Iterator[tuple[str, float]]:
+    """Yield the rates of filters on what a model has measured, which is made up here: texts do not count."""
+    part = pl.int_range(size, eager=True) * 7919 % 10_007 / 10_007
+    frame = pl.DataFrame({"ifd": 1.1 * part, "worst_ifd": 1.2 * part, "unsafe_probability": part}).with_columns(
+        answer_ifds=pl.concat_list("ifd", "worst_ifd"), unsafe_categories=pl.lit(["Hate", "Defamation"])
+    )
+    for name in ("misaligned", "unsafe"):
+        filters = Filters({name: {"action": "drop"}})
+        spent, _ = best_of(count, lambda filters=filters: filters.apply(frame))  # type: ignore[misc]
+        yield f"{name} (conversations/s)", size / spent
 
 
 def contamination_stage(rows: Sequence[Row], count: int) -> Iterator[tuple[str, float]]:

@@ -62,8 +62,12 @@ class Plan:
         return (
             f"{self.signal} of {number(self.conversations)} {plural(self.conversations, 'conversation')} by "
             f"{self.model} ({self.dtype} on {self.device}, template {self.template}): about {number(self.tokens)} "
-            f"tokens, {number(self.budget)} at a time, {spoken_duration(self.seconds)}"
+            f"tokens, {number(self.budget)} at a time, {self._time()}"
         )
+
+    def _time(self) -> str:
+        """Return the time on the device; loading the model, and small forward passes, take longer than so little."""
+        return "less than a minute" if self.seconds < 60 else spoken_duration(self.seconds)
 
 
 @dataclass(frozen=True)

@@ -254,6 +254,7 @@ def test_what_the_user_drops_and_keeps(base: curate.CuratedSet, tmp_path: Path) 
         ("kept_by_user", "plugins", "made with plugins")
     ]
     later = again(made, tmp_path / "later", make_recipe({**BASE, "min_messages": {"minimum": 4}}))
+    assert not [text for text in later.manifest.warnings if "nobody" in text or "gone" in text]  # said once
     assert {"short", "plugged", "copy"} <= kept(later)  # the user's word holds
     assert rejected(later)["long"] == "dropped_by_user"
     assert rejected(later)["plain"] == "min_messages"

@@ -29,6 +29,8 @@ from curate.pipeline.sets.stored import TABLES, Slice, plan_slices
 from curate.pipeline.tables.rows import Counts
 from curate.tokenization.files import find_tokenizer_files
 
+NOT_FOUND, NOT_KEPT = "not found: ", "cannot be kept, since no filter rejects it: "
+NAMED = (NOT_FOUND, NOT_KEPT)  # in warnings about what the user named for one set: later sets do not repeat them
 DECIDED_AGAIN = (holdout.NONE_HELD_OUT, duplicates.NEAR)  # what warnings begin with
 MAX_NAMES = 5  # in a warning
 Alone = Mapping[str, int | None]
@@ -149,7 +151,7 @@ def _finish(
     """Return the manifest; raises BalanceError if a record is neither kept nor rejected."""
     facts = making.facts
     counts.check_balance(facts.counts.read, "records in the sets")
-    warnings = [text for text in facts.warnings if not text.startswith(DECIDED_AGAIN)]
+    warnings = [text for text in facts.warnings if not _is_of_one_set(text)]
     warnings += [*decisions.warnings, *_name_warnings(making.sources, parts)]
     warnings += holdout.explain_none(making.recipe.eval, counts.kept) if not counts.eval else []
     warnings += _score_warnings(making, partial, output)
@@ -203,14 +205,17 @@ def _name_warnings(sources: Sequence[Source], parts: Sequence[SetPart]) -> list[
     refused = {name: rule for part in parts for name, rule in sorted(part.refused.items())}
     warnings = []
     if missing:
-        warnings.append(f"{len(missing):,} {plural(len(missing), 'id')} not found: {_some(missing)}")
+        warnings.append(f"{len(missing):,} {plural(len(missing), 'id')} {NOT_FOUND}{_some(missing)}")
     if refused:
         texts = [f"{name} ({rule})" for name, rule in refused.items()]
         count = len(texts)
-        warnings.append(
-            f"{count:,} {plural(count, 'record')} cannot be kept, since no filter rejects it: {_some(texts)}"
-        )
+        warnings.append(f"{count:,} {plural(count, 'record')} {NOT_KEPT}{_some(texts)}")
     return warnings
+
+
+def _is_of_one_set(warning: str) -> bool:
+    """Tell whether a warning is about one set only, and so is not repeated by those made from it."""
+    return warning.startswith(DECIDED_AGAIN) or any(words in warning for words in NAMED)
 
 
 def _some(texts: Sequence[str]) -> str:
