@@ -21,9 +21,10 @@ from common import MIB, measure, parse, parser, remove, save, table
 from common import ROOT as TREE
 
 from curate.dataset import columns
-from curate.pipeline import assemble, corpus, recipe
+from curate.pipeline import corpus, recipe
 from curate.pipeline.frames import part_file
 from curate.pipeline.steps import Part
+from curate.pipeline.tables import assemble
 
 ROWS = 1000  # of a part
 MESSAGES = 7  # of a conversation, on average

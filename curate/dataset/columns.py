@@ -101,6 +101,21 @@ GROUP_SUMMARY: Types = {  # further ones, where the recipe limits how many conve
     **{name: CONVERSATION[name] for name in ("characters", "model", "language")},
 }
 
+DECISION: Types = {  # of a conversation that no filter rejected, over the whole corpus
+    "part": pl.UInt32,
+    **ROW,
+    "pieces": pl.Int32,
+    "id": pl.String,  # unique; the id of a piece has its number appended
+    "cluster": pl.String,
+    "split": pl.String,
+    "rule": pl.String,  # null if the conversation is kept
+    "twin": pl.String,  # its id
+    "reason": pl.String,
+    "evidence": pl.String,
+    "doubt": pl.String,  # why a kept conversation may be altered, or null
+    "continues": pl.String,  # the id of a known one
+}
+
 # Columns of a converted file: those of `curate convert --to parquet`.
 CONVERTED: Types = {
     name: CONVERSATION[name]

@@ -17,21 +17,38 @@ Edges = NDArray[np.int64] | None  # [edges, 2]: places of rows
 TYPICAL_PIECES = 8  # of a chat, on average, at most; ids such as train_0 … train_99 have more
 
 
-def split_chats(rows: pl.DataFrame, lone: int = 0) -> pl.Series:
+def have_pieces(rows: pl.DataFrame, lone: int = 0) -> bool:
+    """Return whether ids that end in a number are those of pieces, from `source_id` and `prompt`.
+
+    They may also be counted ones (`train_0` … `train_999`): then few ids have many numbers each. `lone` counts further
+    conversations, each of which is the only one of its chat.
+    """
+    sizes = _sizes(_named(rows))
+    chats = sizes.height + lone
+    return chats > 0 and (int(sizes["number"].sum()) + lone) / chats <= TYPICAL_PIECES
+
+
+def split_chats(rows: pl.DataFrame, pieces: bool | None = None) -> pl.Series:
     """Return the id of the chat that a conversation is a piece of, or null, from `source_id` and `prompt`.
 
-    Ids that end in a number may also be counted ones (`train_0` … `train_999`): then few ids have many numbers each.
-    Three or more conversations that all begin with the same prompt are not pieces, but a chat as it grew. `lone` counts
-    further conversations, each of which is the only one of its chat.
+    Three or more conversations that all begin with the same prompt are not pieces, but a chat as it grew. `pieces` says
+    whether ids are those of pieces, if it is known.
     """
-    named = rows.select(pl.col("source_id").str.extract_groups(PIECE).struct.unnest(), "prompt")
-    sizes = named.drop_nulls().group_by("chat").agg(pl.col("number", "prompt").n_unique())
-    sizes = sizes.filter(pl.col("number") <= MAX_ROWS)
-    chats = sizes.height + lone
-    if not chats or (int(sizes["number"].sum()) + lone) / chats > TYPICAL_PIECES:
+    if not (have_pieces(rows) if pieces is None else pieces):
         return pl.repeat(None, rows.height, dtype=pl.String, eager=True)
-    wanted = sizes.filter((pl.col("number") < 3) | (pl.col("prompt") > 1))["chat"]
+    named = _named(rows)
+    wanted = _sizes(named).filter((pl.col("number") < 3) | (pl.col("prompt") > 1))["chat"]
     return named.select(pl.when(pl.col("chat").is_in(wanted.implode())).then("chat"))["chat"]
+
+
+def _named(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(pl.col("source_id").str.extract_groups(PIECE).struct.unnest(), "prompt")
+
+
+def _sizes(named: pl.DataFrame) -> pl.DataFrame:
+    """Return the pieces (`number`) and prompts of each chat that may be one."""
+    sizes = named.drop_nulls().group_by("chat").agg(pl.col("number", "prompt").n_unique())
+    return sizes.filter(pl.col("number") <= MAX_ROWS)
 
 
 def may_be_piece(source_id: str | None) -> bool:
@@ -58,7 +75,7 @@ def cluster_names(rows: pl.DataFrame, near: Edges = None) -> pl.Series:
     edges += [] if near is None else [near]
     if (rows["branch"] > 0).any():
         edges.append(_edges(rows.with_row_index("place"), ["source_index", "source_file"]))
-    component = pl.Series(_components(rows.height, np.concatenate(edges)))
+    component = pl.Series(components(rows.height, np.concatenate(edges)))
     lowest = rows.select(pl.col("prompt").min().over(component)).to_series()
     unique = lowest.unique()
     names = pl.Series([f"{prompt:016x}" for prompt in unique], dtype=pl.String)
@@ -71,7 +88,7 @@ def _edges(keys: pl.DataFrame, names: list[str]) -> NDArray[np.int64]:
     return known.filter(pl.col("place") != pl.col("first")).to_numpy().astype(np.int64)
 
 
-def _components(size: int, edges: NDArray[np.int64]) -> NDArray[np.int64]:
+def components(size: int, edges: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the lowest node of each node's component, [size], by joining roots and shortening paths."""
     root = np.arange(size)
     while True:

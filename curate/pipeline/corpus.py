@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -20,7 +21,8 @@ from curate.pipeline.sets import earlier
 from curate.pipeline.steps import Part
 from curate.pipeline.whole import lone as lone_rows
 from curate.pipeline.whole.doubt import with_doubt
-from curate.pipeline.whole.lone import Lone
+from curate.pipeline.whole.groups import GROUP_ROWS, divide
+from curate.pipeline.whole.lone import Lone, Members
 from curate.pipeline.whole.names import with_ids
 from curate.pipeline.whole.rest import Rest
 
@@ -36,6 +38,8 @@ KIND_TEXTS = {  # in reasons, by the kind of duplicate
 FIGURES = {duplicates.NEAR: ", Jaccard ", caps.PROMPT_CAP: ", cosine "}
 TWIN: columns.Types = {**TWINS, "kind": pl.String, "via": pl.UInt32}
 P = TypeVar("P", bound=Part)
+DECIDED = tuple(name for name in columns.DECISION if name not in ("part", "row", "split"))
+EARLIER = ("set", "earlier_split", "prompt")  # that decide on the split
 PART_KEY = ["part", "row"]  # identifies a conversation among the parts
 LARGE = 100_000  # conversations, from which on those that share nothing are not held in memory
 
@@ -44,9 +48,7 @@ LARGE = 100_000  # conversations, from which on those that share nothing are not
 class Decisions:
     """The decisions on conversations that no filter rejected, in record order.
 
-    Columns of `rows`: part, row, pieces, id (unique; the id of a piece has its number appended), cluster, split, rule
-    (null if the conversation is kept), twin (its id), reason, evidence, continues (the id of a known one), doubt (null,
-    or why a kept conversation may be altered).
+    Columns of `rows`: those of `columns.DECISION`; the type of one that is null throughout may be Null.
     Columns of `gains`: those of `train_marks.GAINS`. Of a large corpus, `rest` has the conversations that share nothing
     with another, and that are not in `rows`.
     """
@@ -65,6 +67,7 @@ def decide(
     finders: Sequence[Finder] = (),
     known: pl.DataFrame | None = None,
     large: int = LARGE,
+    group_rows: int = GROUP_ROWS,
 ) -> Decisions:
     """Find duplicates, assign unique ids, and choose train or eval, from the parts' summaries.
 
@@ -72,13 +75,71 @@ def decide(
     `finders` are those of the recipe's further corpus rules, each of which sees what the rules before it keep. `known`
     has the summaries of an earlier set's conversations: what is the same as one, or its beginning, is rejected.
     Records of damaged streams are rejected or marked before that, so that none is the twin of a sound record.
-    From `large` conversations on, only those that share something with another are held in memory, if the rules allow.
+    From `large` conversations on, only those that share something with another are held in memory, if the rules allow,
+    and decided in groups of about `group_rows`.
     """
     old = earlier.no_known() if known is None else known
     lone = _find_lone(parts, recipe, damaged, old, finders, large)
-    measured = _measured(parts, lone)
-    chats = clusters.split_chats(measured, lone.chats if lone else 0)
-    measured = with_doubt(measured.with_columns(chat=chats), damaged)
+    if lone is None:
+        decided = [_decide(_measured(parts, None), None, recipe, damaged, finders, known)]
+    else:
+        decided = list(_decide_groups(parts, lone, recipe, damaged, known, group_rows))
+    parts[:] = [replace(part, summary=part.summary.clear()) for part in parts]
+    rows = pl.concat([each.rows for each in decided], how="diagonal_relaxed")
+    gains = pl.concat([each.gains for each in decided])
+    alone = sum((each.alone for each in decided), Counter())
+    warnings = [text for each in decided for text in each.warnings]
+    old = pl.concat([each.known for each in decided])
+    del decided
+    rows, held_out = _with_split(rows, recipe, lone)
+    rows = earlier.keep_splits(rows, old)
+    rows = pl.concat([rows, *_verdicts(parts)], how="diagonal_relaxed")
+    rest = Rest.of(lone, held_out) if lone else None
+    return Decisions(rows.select(*columns.DECISION), gains.sort(*PART_KEY, "position"), dict(alone), warnings, rest)
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """The decisions on some conversations but for their split, and the clusters of the `known` ones."""
+
+    rows: pl.DataFrame
+    known: pl.DataFrame
+    gains: pl.DataFrame
+    alone: Counter[str]
+    warnings: Sequence[str]
+
+
+def _decide_groups(
+    parts: list[P],
+    lone: Lone,
+    recipe: Recipe,
+    damaged: Sequence[DamagedRecords],
+    known: pl.DataFrame | None,
+    size: int,
+) -> Iterator[_Decided]:
+    """Yield the decisions on all conversations that share something, a group at a time; on all at once with `known`."""
+    ids = pl.concat(lone_rows.read(parts, lone.others, [pl.col("source_id", "prompt")]))
+    pieces = clusters.have_pieces(ids, lone.chats)
+    del ids
+    if known is not None:
+        yield _decide(_measured(parts, lone.others), pieces, recipe, damaged, (), known)
+        return
+    for members in divide(parts, lone, pieces=pieces, exchanges=_compares_exchanges(recipe), size=size):
+        decided = _decide(_measured(parts, members), pieces, recipe, damaged, (), None)
+        yield replace(decided, rows=_without_nulls(decided.rows))
+
+
+def _decide(
+    measured: pl.DataFrame,
+    pieces: bool | None,
+    recipe: Recipe,
+    damaged: Sequence[DamagedRecords],
+    finders: Sequence[Finder],
+    known: pl.DataFrame | None,
+) -> _Decided:
+    """Decide on conversations that share nothing with others; `pieces` says whether ids name the pieces of chats."""
+    old = earlier.no_known() if known is None else known
+    measured = with_doubt(measured.with_columns(chat=clusters.split_chats(measured, pieces)), damaged)
     sole = _select(measured, pl.col("alone")).with_row_index("order")  # what each rule would see by itself
     surviving, dropped = _reject_earliest(_select(measured, pl.col("pieces") > 0), recipe, old)
     del measured
@@ -90,17 +151,17 @@ def decide(
     rows = surviving.join(twins, on="order", how="left", maintain_order="left")
     rows = _with_capped(rows, recipe)
     gains = train_marks.find_gains(rows.filter(pl.col("capped").is_null()))
-    rows = with_ids(rows)
-    rows, held_out = _with_split(rows, recipe, lone)
-    rows = earlier.keep_splits(rows, old)
-    rows = _with_twin_names(rows)
-    rows = pl.concat([rows, *dropped, *_verdicts(parts)], how="diagonal")
-    names = ("pieces", "id", "cluster", "split", "rule", "twin", "reason", "evidence", "doubt", "continues")
+    rows = _with_twin_names(with_ids(rows))
+    rows = pl.concat([rows, *dropped], how="diagonal").select(*PART_KEY, *DECIDED, *EARLIER)
     alone = _count_alone(sole, recipe, known) | {name: each.alone for name, each in found.items()}
-    counts = {rule: count for rule, count in alone.items() if count}
-    warnings = [text for each in found.values() for text in each.warnings]
-    rest = Rest.of(lone, held_out) if lone else None
-    return Decisions(rows.select(*PART_KEY, *names), gains, counts, warnings, rest)
+    counts = Counter({rule: count for rule, count in alone.items() if count})
+    return _Decided(rows, old, gains, counts, [text for each in found.values() for text in each.warnings])
+
+
+def _without_nulls(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows with the type Null for each column that is null, which takes no memory."""
+    empty = [name for name, count in rows.null_count().row(0, named=True).items() if count == rows.height]
+    return rows.with_columns(pl.lit(None).alias(name) for name in empty)
 
 
 def _find_lone(
@@ -121,8 +182,11 @@ def _find_lone(
         return None
     if sum(lone_rows.count_rows(parts)) < large:
         return None
-    exchanges = bool(recipe.filters.get(DUPLICATES, {}).get("first_exchange"))
-    return lone_rows.find_lone(parts, damaged, known, exchanges=exchanges)
+    return lone_rows.find_lone(parts, damaged, known, exchanges=_compares_exchanges(recipe))
+
+
+def _compares_exchanges(recipe: Recipe) -> bool:
+    return bool(recipe.filters.get(DUPLICATES, {}).get("first_exchange"))
 
 
 def _reject_earliest(
@@ -169,22 +233,18 @@ def _select(rows: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
     return rows if chosen.sum() == rows.height else rows.filter(chosen)
 
 
-def _measured(parts: list[P], lone: Lone | None) -> pl.DataFrame:
-    """Return the summaries of all parts, with `part` and the columns of parts that are made of sets.
+def _measured(parts: list[P], members: Members | None) -> pl.DataFrame:
+    """Collect the summaries of all parts, or those of some of their conversations.
 
-    They are taken out of `parts`, and those of `lone` are left out.
+    `part` and the columns of parts that are made of sets are added. All summaries are taken out of `parts`.
     """
     further = {**columns.SET_SUMMARY, **columns.GROUP_SUMMARY, "part": pl.UInt32}
     collected = [pl.DataFrame(schema={**columns.PART_SUMMARY, **further})]
-    step = lone_rows.AT_ONCE if lone else max(1, len(parts))
-    for start in range(0, len(parts), step):
-        some = parts[start : start + step]
-        summaries = pl.collect_all([_numbered(part) for part in some])
-        if lone:
-            summaries = [lone.others(part.number, rows) for part, rows in zip(some, summaries, strict=True)]
-            summaries = [pl.concat(summaries, how="diagonal").rechunk()]
-        collected += summaries
-    parts[:] = [replace(part, summary=part.summary.clear()) for part in parts]
+    if members:
+        collected += lone_rows.read(parts, members, [pl.all()])
+    else:
+        collected += pl.collect_all([_numbered(part) for part in parts])
+        parts[:] = [replace(part, summary=part.summary.clear()) for part in parts]
     rows = pl.concat(collected, how="diagonal").rechunk()
     return rows.with_columns(pl.col("protected").fill_null(False))
 
@@ -268,11 +328,13 @@ def _with_capped(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
 
 def _with_split(rows: pl.DataFrame, recipe: Recipe, lone: Lone | None) -> tuple[pl.DataFrame, NDArray[np.bool_]]:
     """Add `split`; return also which of the kept `lone` conversations are held out."""
-    kept = rows.filter("kept")
+    kept = rows["rule"].is_null()
     prompts = lone.prompts if lone else lone_rows.NO_KEYS
-    assigned, held_out = holdout.assign_splits(kept["cluster"].to_list(), prompts, recipe.eval)
-    split = kept.select("order", split=pl.Series(assigned, dtype=pl.String))
-    return rows.join(split, on="order", how="left", maintain_order="left"), held_out
+    held, held_out = holdout.hold_out(rows["cluster"].filter(kept).cast(pl.String), prompts, recipe.eval)
+    splits = np.zeros(rows.height, np.uint8)
+    splits[kept.to_numpy()] = 1 + held.to_numpy()
+    split = pl.Series(splits).replace_strict([0, 1, 2], [None, "train", "eval"], return_dtype=pl.String)
+    return rows.with_columns(split=split), held_out
 
 
 def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from curate.pipeline.recipe import EvalSettings
 
 NONE_HELD_OUT = "no conversation is held out"  # begins a warning
 Split = Literal["train", "eval"]
+Mask = NDArray[np.bool_]
 MAX_OVERSHOOT = 10  # times the requested share, of the smallest cluster
 
 
@@ -25,33 +26,37 @@ def assign_split(clusters: Sequence[str], fraction: float, minimum: int, seed: s
     smaller ones exist. If no hash is below `fraction`, the cluster with the lowest hash goes to eval. All go to train
     if there are fewer than `minimum` conversations, one cluster, or only clusters far larger than the `fraction`.
     """
-    return assign_splits(clusters, np.empty(0, np.uint64), EvalSettings(fraction, minimum, seed))[0]
+    names = pl.Series(clusters, dtype=pl.String)
+    held_out, _ = hold_out(names, np.empty(0, np.uint64), EvalSettings(fraction, minimum, seed))
+    return ["eval" if held else "train" for held in held_out]
 
 
-def assign_splits(
-    clusters: Sequence[str], alone: NDArray[np.uint64], settings: EvalSettings
-) -> tuple[list[Split], NDArray[np.bool_]]:
-    """Return the split of each conversation, and of those that are `alone` in a cluster whether they are held out.
+def hold_out(clusters: pl.Series, alone: NDArray[np.uint64], settings: EvalSettings) -> tuple[pl.Series, Mask]:
+    """Return which conversations are held out, by their clusters, and which of those `alone` in a cluster.
 
     `alone` has the number that is such a cluster's name in hexadecimal digits; see `assign_split`.
     """
-    sizes = Counter(clusters)
+    sizes = clusters.rename("cluster").value_counts(name="size")
     total = len(clusters) + len(alone)
     target = settings.fraction * total
-    largest = max(target, 1 if len(alone) else min(sizes.values(), default=0))
-    if total < settings.minimum or len(sizes) + len(alone) < 2 or largest > MAX_OVERSHOOT * target:
-        return ["train"] * len(clusters), np.zeros(len(alone), bool)
+    smallest = int(sizes["size"].min() or 0)  # type: ignore[arg-type]  # a number
+    largest = max(target, 1 if len(alone) else smallest)
+    if total < settings.minimum or sizes.height + len(alone) < 2 or largest > MAX_OVERSHOOT * target:
+        return pl.repeat(False, len(clusters), eager=True), np.zeros(len(alone), bool)
     key = hashlib.blake2b(settings.seed.encode("utf-8"), digest_size=32).digest()
-    positions = {cluster: _position(cluster, key) for cluster, size in sizes.items() if size <= largest}
-    chosen = {cluster for cluster, position in positions.items() if position < settings.fraction}
+    small = sizes.filter(pl.col("size") <= largest)["cluster"]
+    positions = np.fromiter((_position(cluster, key) for cluster in small), np.float64, len(small))
+    chosen = small.filter(pl.Series(positions < settings.fraction))
     own = np.fromiter((_position(cluster_name(int(number)), key) for number in alone), np.float64, len(alone))
     held_out = own < settings.fraction
-    if not chosen and not held_out.any():
-        least = alone[own == own.min(initial=1.0)]
-        positions |= {cluster_name(int(number)): _position(cluster_name(int(number)), key) for number in least}
-        chosen = {min(positions, key=lambda cluster: (positions[cluster], cluster))}
-        held_out = np.isin(alone, [number for number in least if cluster_name(int(number)) in chosen])
-    return ["eval" if cluster in chosen else "train" for cluster in clusters], held_out
+    if chosen.is_empty() and not held_out.any():
+        lowest = min(positions.min(initial=1.0), own.min(initial=1.0))
+        least = alone[own == lowest]
+        named = [cluster_name(int(number)) for number in least]
+        first = min([*small.filter(pl.Series(positions == lowest)), *named])
+        chosen = pl.Series([first])
+        held_out = np.isin(alone, [number for number, name in zip(least, named, strict=True) if name == first])
+    return clusters.is_in(chosen.implode()), held_out
 
 
 def cluster_name(prompt: int) -> str:

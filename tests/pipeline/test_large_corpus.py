@@ -126,7 +126,7 @@ def corpora(draw: st.DrawFn) -> Corpus:
     )
 
 
-def decide(given_corpus: Corpus, folder: Path, large: int) -> tuple[corpus.Decisions, pl.DataFrame]:
+def decide(given_corpus: Corpus, folder: Path, large: int, group: int = 10**9) -> tuple[corpus.Decisions, pl.DataFrame]:
     """Return the decisions, and all rows of these as the tables are written by them."""
     parts = []
     groups = pl.DataFrame(schema=columns.GROUP_SUMMARY)
@@ -138,7 +138,7 @@ def decide(given_corpus: Corpus, folder: Path, large: int) -> tuple[corpus.Decis
         ]
         rows.with_columns(measures).write_ipc(path)
         parts.append(Part(number, rows.height, Counter(), Counter(), pl.scan_ipc(path), {}, first=100 * number))
-    made = corpus.decide(parts, given_corpus.recipe, given_corpus.damaged, (), given_corpus.known, large)
+    made = corpus.decide(parts, given_corpus.recipe, given_corpus.damaged, (), given_corpus.known, large, group)
     target = assemble.SetTables(folder, folder, {part.number: part.first for part in parts}, {}, originals=False)
     read = assemble.decisions_reader(assemble.write_decisions(target, made))
     read_rows = [read(part.number).with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
@@ -147,18 +147,21 @@ def decide(given_corpus: Corpus, folder: Path, large: int) -> tuple[corpus.Decis
 
 def check(given_corpus: Corpus) -> pl.DataFrame:
     """Check that the decisions are the same either way, and return them."""
-    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-        whole, rows = decide(given_corpus, Path(first), 10**9)
-        apart, same = decide(given_corpus, Path(second), 0)
-    assert whole.rest is None and apart.rest is not None
-    assert same.to_dicts() == rows.to_dicts()
-    assert apart.gains.to_dicts() == whole.gains.to_dicts()
-    assert (apart.alone, apart.warnings) == (whole.alone, whole.warnings)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, rows = decide(given_corpus, Path(folder), 10**9)
+    assert whole.rest is None
+    for group in (10**9, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            apart, same = decide(given_corpus, Path(folder), 0, group)
+        assert apart.rest is not None
+        assert same.to_dicts() == rows.to_dicts()
+        assert apart.gains.to_dicts() == whole.gains.to_dicts()
+        assert (apart.alone, apart.warnings) == (whole.alone, whole.warnings)
     return rows
 
 
 @given(corpora())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_decisions_are_the_same_whether_conversations_that_share_nothing_are_held_or_not(given_corpus: Corpus) -> None:
     check(given_corpus)
 

@@ -52,7 +52,7 @@ def keep_splits(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     both splits, all others are held out: nothing that goes with its eval is trained on.
     """
     names = ["cluster", "set", "earlier_split"]
-    fixed = pl.concat([rows.select(names), known.select(names)]).drop_nulls("earlier_split")
+    fixed = pl.concat([rows.select(names), known.select(names)], how="vertical_relaxed").drop_nulls("earlier_split")
     if fixed.is_empty():
         return rows
     leading = fixed.filter(pl.col("set") == pl.col("set").min().over("cluster"))

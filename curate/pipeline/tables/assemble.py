@@ -143,8 +143,14 @@ def _write_section(target: SetTables, name: str, schema: columns.Schema, section
 
 def write_decisions(target: SetTables, decisions: Decisions) -> SetTables:
     """Write the decisions to files; return what to write, with where these are."""
-    rows_by_part = decisions.rows.sort("part", maintain_order=True)
-    rows_by_part.write_ipc(target.source / DECISIONS, compression="uncompressed")
+    order = np.argsort(decisions.rows["part"].to_numpy(), kind="stable")
+
+    def batches(*_: object) -> Iterator[pl.DataFrame]:
+        for start in range(0, max(len(order), 1), SECTION_ROWS):
+            yield decisions.rows[order[start : start + SECTION_ROWS]].cast(pl.Schema(columns.DECISION))
+
+    frame = register_io_source(batches, schema=dict(columns.DECISION))
+    frame.sink_ipc(target.source / DECISIONS, compression="uncompressed", maintain_order=True)
     if decisions.rest is None:
         return target
     np.save(target.source / rest.STATES, decisions.rest.states)

@@ -46,10 +46,36 @@ class Lone:
     chats: int
     firsts: Mapping[int, int]
 
-    def others(self, part: int, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return the rows of a part that share something."""
+    @property
+    def others(self) -> Members:
+        """The conversations that share something."""
+        return Members(~self.rows, self.firsts)
+
+
+@dataclass(frozen=True)
+class Members:
+    """Some conversations: `rows`, [conversations], in the order of the parts, and the place of each part's first."""
+
+    rows: Mask
+    firsts: Mapping[int, int]
+
+    def of(self, part: int, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return those of a part's rows that are members."""
         first = self.firsts[part]
-        return rows.filter(pl.Series(~self.rows[first : first + rows.height]))
+        return rows.filter(pl.Series(self.rows[first : first + rows.height]))
+
+
+def read(parts: Sequence[Part], members: Members, wanted: Sequence[pl.Expr]) -> Iterator[pl.DataFrame]:
+    """Yield what is wanted of the members of some parts, with `part` and the index of their records in the file."""
+    for some in _groups(parts):
+        frames = pl.collect_all([part.summary.lazy().select(wanted) for part in some])
+        of_parts = [
+            members.of(part.number, rows).with_columns(
+                pl.col(r"^source_index$") + part.first, part=pl.lit(part.number, pl.UInt32)
+            )
+            for part, rows in zip(some, frames, strict=True)
+        ]
+        yield pl.concat(of_parts).rechunk()
 
 
 def find_lone(
@@ -112,8 +138,8 @@ class _Search:
         wanted = {
             "last": LAST,
             "prompt": pl.col("prompt"),
-            "id": _hash(ID),
-            "chat": _hash(ID.str.extract(clusters.PIECE)),
+            "id": hash_text(ID),
+            "chat": hash_text(ID.str.extract(clusters.PIECE)),
             **({"exchange": pl.col("exchange")} if exchanges else {}),
         }
         self.keys = {name: np.zeros(self.size, np.uint64) for name in wanted}
@@ -143,18 +169,16 @@ class _Search:
 
     def _read_names(self, start: int, rows: pl.DataFrame) -> None:
         """Add the ids that conversations and their pieces get, where these are not the dump's."""
-        made = rows.select("source_id", "pieces", "chain").with_row_index("order", start)
-        made = made.filter((pl.col("pieces") > 1) | (ID.is_null() & (pl.col("pieces") > 0)))
-        if made.height:
-            named = names.piece_names(names.with_plain(made).rename({"plain": "id"}))
-            self.names.append((_numbers(named, _hash(pl.col("name"))), named["order"].to_numpy().astype(np.int64)))
+        named = names.made_names(rows.with_row_index("order", start))
+        if named.height:
+            self.names.append((numbers(named, hash_text(pl.col("name"))), named["order"].to_numpy().astype(np.int64)))
 
     def mark_repeated(self) -> None:
         """Mark conversations with the same content, prompt, id, chat or exchange as another."""
         known = self.known
-        self._mark_repeated(["last"], _numbers(known, LAST))
-        self._mark_repeated(["prompt"], _numbers(known, pl.col("prompt")))
-        self._mark_repeated(["id", "chat"], _numbers(known, _hash(ID)), self.names)
+        self._mark_repeated(["last"], numbers(known, LAST))
+        self._mark_repeated(["prompt"], numbers(known, pl.col("prompt")))
+        self._mark_repeated(["id", "chat"], numbers(known, hash_text(ID)), self.names)
         if "exchange" in self.keys:
             self._mark_repeated(["exchange"], NO_KEYS)
         alone = ~self.shared & (self.keys["prompt"] != 0)
@@ -174,26 +198,26 @@ class _Search:
         for name in columns:
             self._mark(self.keys[name], repeated)
         for keys, places in further:
-            self.shared[places[_is_in(keys, repeated)]] = True
+            self.shared[places[is_in(keys, repeated)]] = True
 
     def _mark(self, keys: Keys, values: Keys) -> None:
         for start in range(0, self.size, BLOCK):
-            self.shared[start : start + BLOCK] |= _is_in(keys[start : start + BLOCK], values)
+            self.shared[start : start + BLOCK] |= is_in(keys[start : start + BLOCK], values)
 
     def mark_prefixes(self) -> None:
         """Mark conversations that are the beginning of another or of a known one, and those that begin so."""
         last = self.keys.pop("last")
-        wanted = np.sort(np.concatenate([last, _numbers(self.known, LAST)]))
+        wanted = np.sort(np.concatenate([last, numbers(self.known, LAST)]))
         shift = np.uint64(64 - max(1, (CELLS * len(wanted)).bit_length()))
         table = np.zeros(1 << (64 - int(shift)), bool)
         table[wanted >> shift] = True
-        found = [_numbers(self.known.select(pl.col("chain").explode()), pl.col("chain"))]
+        found = [numbers(self.known.select(pl.col("chain").explode()), pl.col("chain"))]
         for place, rows in self.read("chain"):
-            hashes, owners, ends = _messages(rows)
+            hashes, owners, ends = messages(rows)
             near = table[hashes >> shift]
             near[ends] = False
             hashes, owners = hashes[near], owners[near]
-            same = _is_in(hashes, wanted)
+            same = is_in(hashes, wanted)
             self.shared[place.start + owners[same]] = True
             found.append(hashes[same])
         self._mark(last, np.unique(np.concatenate(found)))
@@ -205,8 +229,8 @@ class _Search:
         key = pl.struct("source_file", "source_index").hash()
         self.keys["record"] = np.zeros(self.size, np.uint64)
         for place, rows in self.read("source_file", "source_index"):
-            self.keys["record"][place] = _numbers(rows, key)
-        self._mark_repeated(["record"], _numbers(self.known, key))
+            self.keys["record"][place] = numbers(rows, key)
+        self._mark_repeated(["record"], numbers(self.known, key))
         del self.keys["record"]
 
     def mark_untrained(self) -> None:
@@ -216,11 +240,11 @@ class _Search:
         found = [NO_KEYS]
         for place, rows in self.read("chain", "marks"):
             marked = rows.filter(pl.col("marks").is_not_null() & pl.Series(self.shared[place]))
-            found.append(_numbers(train_marks.explode(marked).filter(~train_marks.REASONED), pl.col("chain")))
+            found.append(numbers(train_marks.explode(marked).filter(~train_marks.REASONED), pl.col("chain")))
         wanted = np.unique(np.concatenate(found))
         for place, rows in self.read("chain"):
-            hashes, owners, _ = _messages(rows)
-            self.shared[place.start + owners[_is_in(hashes, wanted)]] = True
+            hashes, owners, _ = messages(rows)
+            self.shared[place.start + owners[is_in(hashes, wanted)]] = True
 
     def result(self) -> Lone:
         """Return those that share nothing."""
@@ -229,24 +253,24 @@ class _Search:
         return Lone(lone, kept, self.keys["prompt"][kept], int((lone & self.may_be_piece).sum()), self.firsts)
 
 
-def _hash(text: pl.Expr) -> pl.Expr:
+def hash_text(text: pl.Expr) -> pl.Expr:
     return pl.when(text.is_not_null()).then(text.hash())
 
 
-def _numbers(rows: pl.DataFrame, key: pl.Expr) -> Keys:
+def numbers(rows: pl.DataFrame, key: pl.Expr) -> Keys:
     """Return the keys of the rows that have one."""
     found: Keys = rows.select(key.cast(pl.UInt64)).to_series().drop_nulls().to_numpy()
     return found
 
 
-def _messages(rows: pl.DataFrame) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64]]:
+def messages(rows: pl.DataFrame) -> tuple[Keys, NDArray[np.int64], NDArray[np.int64]]:
     """Return the hash of each message, its row, and the places of the last message of each row."""
     counts = rows["chain"].list.len().to_numpy().astype(np.int64)
-    hashes = _numbers(rows.select(pl.col("chain").explode()), pl.col("chain"))
+    hashes = numbers(rows.select(pl.col("chain").explode()), pl.col("chain"))
     return hashes, np.repeat(np.arange(rows.height), counts), (np.cumsum(counts) - 1)[counts > 0]
 
 
-def _is_in(keys: Keys, values: Keys) -> Mask:
+def is_in(keys: Keys, values: Keys) -> Mask:
     """Return which keys are among the values, which are sorted."""
     if not len(values):
         return np.zeros(len(keys), bool)

@@ -36,6 +36,16 @@ def with_ids(rows: pl.DataFrame) -> pl.DataFrame:
     return rows
 
 
+def made_names(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return `order` and `name` of the plain ids that are not the dump's: of pieces, and of kept ones without an id."""
+    made = rows.select("order", "source_id", "pieces", "chain")
+    unnamed = pl.col("source_id").is_null() & (pl.col("pieces") > 0)
+    plain = with_plain(made.filter((pl.col("pieces") > 1) | unnamed)).rename({"plain": "id"})
+    named = piece_names(plain)
+    whole = plain.filter(unnamed & (pl.col("pieces") > 1)).select("order", name="id")
+    return pl.concat([named, whole])
+
+
 def piece_names(rows: pl.DataFrame) -> pl.DataFrame:
     """Return `order` and `name` of each piece; `rows` has order, id and pieces. A single piece has the plain id."""
     pieces = rows.select("order", "id", piece=pl.int_ranges("pieces"), split=pl.col("pieces") > 1).explode("piece")
