@@ -13,8 +13,9 @@ from curate.errors import InputError
 from curate.ingest import kinds
 from curate.ingest.containers.compression import expand
 from curate.ingest.containers.tar import Tar
-from curate.ingest.damage import Block, Failed, Verified
-from curate.ingest.damaged_records import DamagedRecords
+from curate.ingest.damage import Block, CutOff, Failed, Verified
+from curate.ingest.damaged_records import DamagedRecords, EndFinder
+from curate.ingest.decode import Chunk
 from curate.ingest.kinds import Kind
 from curate.ingest.sources import Source, is_dump_member, is_negligible_member, list_zip, problem_of, safe_name
 from curate.ingest.streams import (
@@ -35,20 +36,60 @@ MAX_LAYERS = 5  # containers around a dump: a compressed tar counts as two
 
 @dataclass
 class Doubt:
-    """The members of an archive that were read since its stream passed a checksum: the next one decides on them."""
+    """The members of an archive that were read since its stream passed a checksum: the next one decides on them.
 
-    members: list[DamagedRecords] = field(default_factory=list)
+    If the stream is cut off, no checksum follows: what is in doubt is at the end of the text of all members together.
+    """
+
+    members: list[tuple[DamagedRecords, int]] = field(default_factory=list)  # with the number of record 0 in all text
     failed: list[DamagedRecords] = field(default_factory=list)
+    cut_off: str = ""
+    end: EndFinder = field(default_factory=EndFinder)
+    bytes: int = 0  # of all chunks
+    records: int = 0
+    _has_flaw: bool = False  # of the archive, near the next chunk
+
+    def add_chunk(self, chunk: Chunk) -> None:
+        """Take the next chunk of any member."""
+        self._settle_flaw()
+        self.end.add(replace(chunk, start=self.bytes, first=self.records))
+        self.bytes += len(chunk.data)
+        self.records += chunk.count
 
     def add(self, source_file: str, first: int, stop: int) -> None:
-        """Note that records `first` to `stop` of a member are not covered by a checksum yet."""
+        """Note that no checksum covers records `first` to `stop` yet, of the member whose chunks came last."""
         if first < stop:
-            self.members.append(DamagedRecords(source_file, first, stop, ""))
+            self.members.append((DamagedRecords(source_file, first, stop, ""), self.records - stop))
 
-    def note_mark(self, mark: Verified | Failed) -> None:
+    def note_mark(self, mark: Verified | Failed | CutOff) -> None:
+        if isinstance(mark, CutOff):
+            self.cut_off = mark.reason
+            return
         if isinstance(mark, Failed):
-            self.failed += [replace(records, reason=mark.reason) for records in self.members]
+            self.failed += [replace(records, reason=mark.reason) for records, _ in self.members]
         self.members.clear()
+
+    def note_flaw(self) -> None:
+        """Note that the archive itself is damaged between the members."""
+        self._has_flaw = True
+
+    def finish(self) -> list[DamagedRecords]:
+        """Return all records that may be altered; no member follows."""
+        if not self.cut_off or not self.members:
+            return self.failed
+        self._settle_flaw()
+        first = self.end.first_in_doubt(self.bytes, self.records)
+        ranges = [
+            replace(records, first=max(records.first, first - before), reason=self.cut_off)
+            for records, before in self.members
+        ]
+        return self.failed + [records for records in ranges if records.first < records.stop]
+
+    def _settle_flaw(self) -> None:
+        if self._has_flaw:
+            self.end.note(self.bytes, self.bytes)
+            self.bytes += 1  # a byte of its own: it is not the end of the last record
+            self._has_flaw = False
 
 
 Doubts = Sequence[Doubt]
@@ -126,7 +167,7 @@ class Opener:
         doubt = Doubt()
         count = 0
         try:
-            tar = Tar(blocks, partial(self.note_loss, source), doubt.note_mark)
+            tar = Tar(blocks, partial(self._note_tar_loss, source, doubt), doubt.note_mark)
             for member, content in _tar_members(source, tar):
                 count += not member.problem
                 if member.problem:
@@ -134,9 +175,14 @@ class Opener:
                 else:
                     yield from self._open_member(member, content, layer, (*doubts, doubt))
         finally:
-            self.note_damaged(doubt.failed)
+            self.note_damaged(doubt.finish())
         if not count:
             raise InputError(f"input {source.name!r} is a tar that has no dump: none of its members looks like one")
+
+    def _note_tar_loss(self, source: Source, doubt: Doubt, offset: int, lost: int | None, description: str) -> None:
+        if lost is not None:  # more than the end of the tar
+            doubt.note_flaw()
+        self.note_loss(source, offset, lost, description)
 
     def _open_member(self, source: Source, blocks: Iterator[Block], layer: int, doubts: Doubts) -> Iterator[Content]:
         """Yield the contents of an archive's member; if it cannot be opened, leave the others to be read."""

@@ -35,7 +35,13 @@ class DamagedIndex:
     """Looks up whether a record may be altered."""
 
     def __init__(self, ranges: Sequence[DamagedRecords]) -> None:
-        self.ranges = sorted(ranges, key=lambda each: (each.source_file, each.first))
+        self.ranges: list[DamagedRecords] = []  # without overlaps
+        for each in sorted(ranges, key=lambda each: (each.source_file, each.first)):
+            last = self.ranges[-1] if self.ranges else None
+            if last is not None and last.source_file == each.source_file and each.first < last.stop:
+                each = replace(each, first=last.stop)
+            if each.first < each.stop:
+                self.ranges.append(each)
         self.starts = [(each.source_file, each.first) for each in self.ranges]
 
     def problem(self, source_file: str, index: int) -> RecordError | None:
@@ -64,12 +70,13 @@ class EndFinder:
         self._recent.append(chunk)
         for span in chunk.spans:
             if span.kind == "damage":
-                self._note(chunk.start + span.start, chunk.start + span.stop)
+                self.note(chunk.start + span.start, chunk.start + span.stop)
         end = chunk.start + len(chunk.data)
         while len(self._recent) > 1 and self._recent[1].start <= end - NOISE_BYTES:
             self._recent.popleft()
 
-    def _note(self, start: int, stop: int) -> None:
+    def note(self, start: int, stop: int) -> None:
+        """Note a flaw of the text between two of its bytes."""
         self._before = self._noise
         near = self._noise is not None and start - self._noise[1] <= NOISE_BYTES
         first = self._noise[0] if near and self._noise is not None else self._record_at(start - NOISE_BYTES)
@@ -77,6 +84,8 @@ class EndFinder:
 
     def _record_at(self, offset: int) -> int:
         """Return the first record that reaches past a byte of the text."""
+        if not self._recent:
+            return 0
         chunk = next(each for each in self._recent if each is self._recent[-1] or each.start + len(each.data) > offset)
         return chunk.first + sum(stop <= offset for _, stop in _places(chunk, offset))
 

@@ -235,6 +235,8 @@ class Reader:
             chunk = chunk if chunk.count <= left else replace(chunk, count=int(left))
             self.records_read += chunk.count
             stop = chunk.first + chunk.count
+            for doubt in content.doubts:
+                doubt.add_chunk(chunk)
             yield chunk
         finder: RecordFinder | RowFinder | None = self._finder  # set while the chunks were read
         ranges = finder.finish() if finder is not None else []

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import CurateError
-from tests.support.damaged_dumps import ALL, CONTAINERS, ROWS, TEXTS, damage, trusted, zstd
+from tests.support.damaged_dumps import ALL, CONTAINERS, ROWS, TEXTS, damage, tarred, trusted, zstd
 from tests.support.raw_dumps import Dump, good, reads, row
 
 
@@ -132,3 +132,40 @@ def test_an_end_of_noise_is_not_trusted(tmp_path: Path, chunk_bytes: int) -> Non
         path.write_bytes(data[: -len(noise)] + noise)
         kept = trusted(path, chunk_bytes)
         assert all(ALL.get(each["id"]) == each for each in kept), seed
+
+
+@pytest.mark.parametrize("chunk_bytes", [700, 4 << 20])
+def test_noise_that_begins_in_an_earlier_member_of_a_tar_is_not_trusted(tmp_path: Path, chunk_bytes: int) -> None:
+    data = gzip.compress(tarred())
+    path = tmp_path / "dump.tar.gz"
+    for seed in range(20, 40):
+        draw = random.Random(seed)
+        noise = draw.randbytes(draw.choice((60, 400, 1500, 4000)))
+        path.write_bytes(data[: -len(noise)] + noise)
+        kept = trusted(path, chunk_bytes)
+        assert all(ALL.get(each["id"]) == each for each in kept), seed
+
+
+def test_members_long_before_the_noise_are_trusted(tmp_path: Path) -> None:
+    rows = [row(1000 + at, random.Random(at).randbytes(250).hex()) for at in range(200)]
+    data = gzip.compress(tarred([*TEXTS, b"".join(json.dumps(each).encode() + b"\n" for each in rows)]))
+    path = tmp_path / "dump.tar.gz"
+    path.write_bytes(data[:-60] + random.Random(1).randbytes(60))
+    kept = trusted(path)
+    assert kept == [*ALL.values(), *rows][: len(kept)] and len(kept) > len(ALL)
+
+
+TABLE = {f"q{at}": [f"q{at}", *(random.Random(at).randbytes(150).hex() for _ in "pr")] for at in range(250)}
+
+
+@pytest.mark.parametrize("noise", [0, 60, 1500])
+def test_the_end_of_a_cut_off_table_is_in_doubt(dump: Dump, noise: int) -> None:
+    lines = ["id,prompt,response", *map(",".join, TABLE.values())]
+    data = gzip.compress("\n".join(lines).encode())
+    for seed in range(4):
+        end = random.Random(seed).randbytes(noise)
+        records, reader = dump(data[: -max(noise, 3000 * (not noise))] + end, "dump.csv.gz")
+        [doubtful] = reader.damaged_records
+        assert doubtful.stop == len(records) and (noise or doubtful.first >= 10)
+        kept = [record.value for record in records[: doubtful.first]]
+        assert all(list(value.values()) == TABLE[value["id"]] for value in kept)

@@ -10,6 +10,7 @@ import lzma
 import random
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ def zipped(method: int) -> bytes:
     return buffer.getvalue()
 
 
-def tarred() -> bytes:
+def tarred(texts: Sequence[bytes] = TEXTS) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for number, text in enumerate(TEXTS):
+        for number, text in enumerate(texts):
             info = tarfile.TarInfo(f"part-{number}.jsonl")
             info.size = len(text)
             archive.addfile(info, io.BytesIO(text))

@@ -52,12 +52,12 @@ class TarMember:
 class Tar:
     """Splits a stream into the members of a tar, in order; each must be used before the next is asked for.
 
-    `note_mark` is called with each mark of the stream, what a checksum says about the bytes since the mark before,
-    when the bytes before it have been used.
+    `note_mark` is called with each mark of the stream, what a checksum says about the bytes since the mark before (or
+    that none follows), when the bytes before it have been used.
     """
 
     def __init__(
-        self, blocks: Iterator[Block], report: ReportLoss, note_mark: Callable[[Verified | Failed], None]
+        self, blocks: Iterator[Block], report: ReportLoss, note_mark: Callable[[Verified | Failed | CutOff], None]
     ) -> None:
         self.tape = _Tape(blocks, note_mark)
         self.report = report
@@ -176,7 +176,7 @@ class Tar:
 class _Tape:
     """The bytes of a tar that were read and not used yet, with the marks between them."""
 
-    def __init__(self, blocks: Iterator[Block], note_mark: Callable[[Verified | Failed], None]) -> None:
+    def __init__(self, blocks: Iterator[Block], note_mark: Callable[[Verified | Failed | CutOff], None]) -> None:
         self.blocks = blocks
         self.note_mark = note_mark
         self.data = b""
@@ -218,7 +218,7 @@ class _Tape:
             at, mark = self.marks.popleft()
             if at > self.offset:
                 yield self._use(at - self.offset)
-            if isinstance(mark, Verified | Failed):
+            if isinstance(mark, Verified | Failed | CutOff):
                 self.note_mark(mark)
             yield mark
         if stop > self.offset:

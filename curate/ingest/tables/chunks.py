@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from curate.errors import InputError
 from curate.ingest.damage import Verification
-from curate.ingest.damaged_records import DamagedRecords
+from curate.ingest.damaged_records import DamagedRecords, EndFinder
 from curate.ingest.decode import Chunk
 from curate.ingest.tables.table import Rows, Table
 from curate.ingest.text.spans import RecordSpan
@@ -70,6 +70,11 @@ class TableChunks:
         self._gap: list[Rows] = []  # lost rows since the last other one
 
     def __iter__(self) -> Iterator[Chunk]:
+        for chunk in self._chunks():
+            self.finder.add_chunk(chunk)
+            yield chunk
+
+    def _chunks(self) -> Iterator[Chunk]:
         part = _Part(0)
         for rows in self.table.rows:
             self.finder.add(rows, in_order=not self.table.grouped)
@@ -123,10 +128,20 @@ class RowFinder:
         self.verification = verification
         self._places: list[tuple[int, int, int, int]] = []  # rows, and the bytes of the text that they lie in
         self._offset = 0
+        self._in_order = True
+        self._end_finder = EndFinder()
+        self._bytes = self._records = 0  # of all chunks
+
+    def add_chunk(self, chunk: Chunk) -> None:
+        """Take the next chunk of rows, as JSON lines, which are about as long as their text."""
+        self._end_finder.add(replace(chunk, start=self._bytes))
+        self._bytes += len(chunk.data)
+        self._records = chunk.first + chunk.count
 
     def add(self, rows: Rows, *, in_order: bool) -> None:
         """Take the next rows; with `in_order`, their text follows that of the rows before."""
         start = self._offset - READ_AHEAD_BYTES if in_order else 0
+        self._in_order = self._in_order and in_order
         self._offset = self.verification.offset
         self._places.append((rows.first, rows.first + rows.count, start, self._offset))
 
@@ -143,4 +158,13 @@ class RowFinder:
             rows = [place for place in self._places if place[2] < failed.stop and failed.start < place[3]]
             if rows:
                 ranges.append(DamagedRecords(self.name, rows[0][0], rows[-1][1], failed.reason))
-        return ranges
+        return ranges + self._doubt_end()
+
+    def _doubt_end(self) -> list[DamagedRecords]:
+        """Return the rows in doubt at the end of a stream that is cut off: all of them if they are in another order."""
+        first = self.first_unverified
+        if not self.verification.cut_off or first >= self._records:
+            return []
+        if self._in_order:
+            first = max(first, self._end_finder.first_in_doubt(self._bytes, self._records))
+        return [DamagedRecords(self.name, first, self._records, self.verification.cut_off)]
