@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import CurateError
+from curate.ingest.damaged_records import DamagedIndex, DamagedRecords
 from tests.support.damaged_dumps import ALL, CONTAINERS, ROWS, TEXTS, damage, tarred, trusted, zstd
 from tests.support.raw_dumps import Dump, good, reads, row
 
@@ -169,3 +170,39 @@ def test_the_end_of_a_cut_off_table_is_in_doubt(dump: Dump, noise: int) -> None:
         assert doubtful.stop == len(records) and (noise or doubtful.first >= 10)
         kept = [record.value for record in records[: doubtful.first]]
         assert all(list(value.values()) == TABLE[value["id"]] for value in kept)
+
+
+def test_an_end_of_noise_that_begins_before_the_last_member_of_a_tar_is_not_trusted(tmp_path: Path) -> None:
+    data = CONTAINERS["tar in gzip of one member"][1]
+    path = tmp_path / "dump.tar.gz"
+    for seed in (*range(4), 29):  # without the rule, 1 and 29 keep an altered record
+        draw = random.Random(seed)
+        noise = draw.randbytes(draw.choice((16, 60, 120, 400, 1500, 4000)))
+        path.write_bytes(data[: -len(noise)] + noise)
+        assert all(ALL.get(each["id"]) == each for each in trusted(path)), seed
+
+
+def test_a_table_that_is_cut_off_alters_nothing_but_the_end_is_in_doubt(dump: Dump) -> None:
+    texts = [random.Random(number).randbytes(150).hex() for number in range(800)]
+    rows = "".join(f"q{number},{text}\n" for number, text in enumerate(texts))
+    data = gzip.compress(f"prompt,response\n{rows}".encode())
+    records, reader = dump(data[: -len(data) // 4], "dump.csv.gz")
+    assert [each["response"] for each in good(records)[:500]] == texts[:500]
+    [doubtful] = reader.damaged_records
+    assert doubtful.stop == len(records) and 1 < len(records) - doubtful.first < 20
+    assert "cut off" in doubtful.reason
+
+
+def test_turns_of_a_table_that_is_cut_off_are_all_in_doubt(dump: Dump) -> None:
+    """They are put together in any order, so that a turn of any chat may be missing."""
+    turns = "".join(f"c{n // 2},{'assistant' if n % 2 else 'user'},{random.Random(n).random()}\n" for n in range(2000))
+    data = gzip.compress(f"conversation_id,role,content\n{turns}".encode())
+    records, reader = dump(data[: -len(data) // 4], "dump.csv.gz")
+    assert [(each.first, each.stop) for each in reader.damaged_records] == [(0, len(records))]
+
+
+def test_parts_in_doubt_may_overlap() -> None:
+    ranges = [DamagedRecords("a", 2, 10, "x"), DamagedRecords("a", 3, 5, "y"), DamagedRecords("b", 1, 2, "z")]
+    index = DamagedIndex(ranges)
+    assert [at for at in range(12) if index.problem("a", at)] == list(range(2, 10))
+    assert [at for at in range(4) if index.problem("b", at)] == [1]
