@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from curate.cli import cli
-from tests.support import stub_server
+from tests.support import ROOT, stub_server
 from tests.support.stub_server import Answer, Asked, reply
 
 KEY = "sk-planted-key-0123456789"
@@ -185,3 +190,28 @@ def test_wrong_files_are_one_line(tmp_path: Path, arguments: tuple[str, ...], me
     one, two = write(tmp_path / "one.jsonl", "x", ["P"]), write(tmp_path / "two.jsonl", "x", ["Q"])
     shown = judge(tmp_path, "http://localhost:1", *(each.format(one=one, two=two) for each in arguments), code=1)
     assert message in shown and shown.strip().count("\n") == 0
+
+
+@pytest.mark.slow
+def test_a_killed_process_continues_with_the_same_result(tmp_path: Path, files: tuple[str, str]) -> None:
+    def slow(number: int, asked: Asked) -> Answer:
+        return Answer(prefer("splendid")(number, asked).body, delay=0.1)
+
+    def command(url: str, out: str) -> list[str]:
+        options = ["--server", url, "--model", "stub", "--concurrency", "2", "--out", str(tmp_path / out)]
+        return [sys.executable, "-m", "curate", "judge", *files, *options]
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with stub_server.serving(slow) as (url, asked):
+        subprocess.run(command(url, "whole"), env=environment, check=True)
+        for stop in (signal.SIGKILL, signal.SIGTERM):
+            process = subprocess.Popen(command(url, "part"), env=environment)
+            before = len(asked)
+            while len(asked) < before + 4 and process.poll() is None:
+                time.sleep(0.02)
+            process.send_signal(stop)
+            process.wait()
+        subprocess.run(command(url, "part"), env=environment, check=True)
+        assert len(asked) <= 2 * 12 + 4  # those under way at a kill
+    whole, part = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "part"))
+    assert part["pairs"] == whole["pairs"]

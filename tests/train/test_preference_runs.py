@@ -23,8 +23,11 @@ from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+import curate
+from curate.arena.votes import VoteFile
 from curate.cli import cli
 from curate.errors import CurateError, RecipeError, UnsafePathError
+from curate.pipeline import recipe
 from curate.train import config
 from curate.train.finetune import finetune
 from curate.train.objectives import reference
@@ -257,3 +260,29 @@ def test_settings_that_do_not_go_with_dpo_are_refused(changes: dict[str, Any], m
 def test_the_run_is_named_after_its_objective() -> None:
     named = config.override(config.load("dpo"), {"model": {"name": "a/b"}})
     assert config.run_name(named) == "b-lora-dpo"
+
+
+@pytest.mark.slow
+def test_votes_of_the_arena_train_a_model(tmp_path: Path) -> None:
+    with VoteFile(tmp_path / "votes.jsonl") as votes:
+        for number, winner in enumerate(("model_a", "model_b", "tie")):
+            chats = [
+                [
+                    {"role": "user", "content": f"Where does fox {number} live?"},
+                    {"role": "assistant", "content": answer},
+                ]
+                for answer in (f"Fox {number} lives in the old forest.", f"Fox {number} is at home in the town.")
+            ]
+            sides = {"model_a": "one", "conversation_a": chats[0], "model_b": "two", "conversation_b": chats[1]}
+            votes.append({**sides, "winner": winner})
+    settings = recipe.from_dict({"name": "votes", "filters": {}})
+    cleaned = curate.clean(tmp_path / "votes.jsonl", tmp_path / "set", recipe=settings)
+    rows = pl.read_parquet(tmp_path / "set/conversations.parquet").drop_nulls("rejected_answer")
+    assert [messages[-1]["content"] for messages in rows["messages"].to_list()] == [
+        "Fox 0 lives in the old forest.",
+        "Fox 1 is at home in the town.",
+    ]
+    assert cleaned.manifest.counts.read == 3
+    result = run(tmp_path / "set", tmp_path / "run", objective="dpo", max_steps=8, settings=("eval.samples=0",))
+    assert losses(result.run)[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert losses(result.run)[-1] < 0.6
