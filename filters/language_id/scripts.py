@@ -1,7 +1,8 @@
 """What the script of a text says about its language: Korean has Hangul, Japanese has kana, Chinese has neither.
 
 langdetect's profiles confuse the three in short texts, since all of them contain Han characters. Simplified and
-traditional Chinese differ in characters that only one of two national standards has: GB 2312 and Big5.
+traditional Chinese differ in characters that only one of two national standards has: GB 2312 and Big5. Characters that
+neither has, but JIS X 0208 among its common ones, are Japanese (庁, 駅, 図), and count as kana.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 
 from curate.filters.language_id import profiles
 
-KINDS = NO_LETTER, LATIN, HAN, SIMPLIFIED, TRADITIONAL, KANA, HANGUL, OTHER = range(8)  # of a character
+KINDS = NO_LETTER, LATIN, HAN, SIMPLIFIED, TRADITIONAL, JAPANESE, KANA, HANGUL, OTHER = range(9)  # of a character
 CHINESE = ("zh-cn", "zh-tw")
 EAST_ASIAN = (*CHINESE, "ja", "ko")
 STRAY_KANA = 10  # Han characters for each kana, from which the kana is a loan (の in a Chinese name)
 KANA_TEXT = 5  # Han characters for each kana, up to which a text is Japanese
 FOREIGN = 4  # times as many Latin letters, in weight, as a text of another script may have in names and code
+HONG_KONG = "説衞鋭閲産裏啓鈎舘録緑増歳黙"  # written there too, although Big5 lacks them
+LEVEL_1 = b"\x98\x72"  # the last of it, in Shift JIS
 EXCLUDED = -1e9  # a score that no language has
 RANGES = {  # of the basic plane's characters, each without its end
     HAN: ((0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00)),
@@ -30,7 +33,7 @@ RANGES = {  # of the basic plane's characters, each without its end
 
 def han(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the number of Han characters of each text."""
-    return counts[:, HAN] + counts[:, SIMPLIFIED] + counts[:, TRADITIONAL]
+    return np.asarray(counts[:, HAN : JAPANESE + 1].sum(axis=1))
 
 
 def east_asian(counts: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -79,7 +82,7 @@ def is_chinese_with_hangul(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
 def settle(counts: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
     """Exclude languages that the script of each text rules out, in place; `scores` are (texts, languages)."""
     ideographs, wide = han(counts), east_asian(counts)
-    kana, hangul = counts[:, KANA], counts[:, HANGUL]
+    kana, hangul = counts[:, KANA] + counts[:, JAPANESE], counts[:, HANGUL]
     settled = is_east_asian(counts)
     excluded = {
         "ko": (hangul == 0) | is_chinese_with_hangul(counts),
@@ -134,7 +137,14 @@ def table() -> NDArray[np.uint8]:
         in_gb, in_big5 = _is_in(chr(code), "gb2312"), _is_in(chr(code), "big5")
         if in_gb != in_big5:
             kinds[code] = SIMPLIFIED if in_gb else TRADITIONAL
+        elif not in_gb and _is_japanese(chr(code)):
+            kinds[code] = JAPANESE
     return kinds
+
+
+def _is_japanese(character: str) -> bool:
+    """Return whether a character that Chinese standards lack is of the first level of JIS X 0208, the common ones."""
+    return character not in HONG_KONG and b"\x88\x9f" <= character.encode("shift_jis", "ignore") <= LEVEL_1
 
 
 def _is_in(character: str, encoding: str) -> bool:

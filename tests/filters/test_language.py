@@ -69,6 +69,11 @@ def test_a_plain_sentence_is_recognised(code: str) -> None:
         ("Python 的列表怎么排序？", "zh-cn"),
         ("台北の夜景很美，我們一起去看看吧，非常漂亮", "zh-tw"),  # one kana in a Chinese text
         ("寿司の作り方", "ja"),
+        ("東京都庁舎", "ja"),  # 庁 is in no Chinese standard
+        ("図書館", "ja"),
+        ("日本経済新聞", "ja"),
+        ("東京都", "zh-tw"),  # nothing tells
+        ("那裏沒有衞生署", "zh-tw"),  # as Hong Kong writes
         ("ありがとう", "ja"),
         ("東京タワーの高さは？", "ja"),
         ("カラオケ", "ja"),
@@ -84,8 +89,13 @@ def test_the_script_tells_chinese_japanese_and_korean_apart(text: str, code: str
     assert confidence[0] > 0.9
 
 
-@given(st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5), min_size=1, max_size=30))
-def test_han_characters_alone_are_always_chinese(text: str) -> None:
+HAN = st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5).filter(
+    lambda each: scripts.count(each)[scripts.JAPANESE] == 0
+)
+
+
+@given(st.text(HAN, min_size=1, max_size=30))
+def test_han_characters_alone_are_always_chinese_but_for_those_of_japan(text: str) -> None:
     assert detect([text])[0][0] in ("zh-cn", "zh-tw")
 
 
@@ -175,6 +185,37 @@ def test_a_long_text_in_one_language_is_not_mixed(code: str) -> None:
 def test_code_without_a_fence_and_formulas_are_in_no_language(answer: str) -> None:
     row = language(frame(["Please write this down, and explain nothing about it."], [answer])).row(0, named=True)
     assert (row["language"], row["answer_language"]) == ("en", UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "for i in range(10):\n    if i % 2 == 0:\n        print(i)\n    else:\n        continue\n",
+        "with open('f') as handle:\n    for line in handle:\n        if not line:\n            continue\n",
+        "try:\n    value = int(text)\nexcept ValueError:\n    value = None\nfinally:\n    print(value)",
+        "class Dog:\n    def bark(self):\n        return 'woof'\n\ndog = Dog()\ndog.bark()",
+        "$ sudo apt-get update\n$ sudo apt-get install nginx\n$ systemctl restart nginx",
+        "sudo apt update && sudo apt install curl\ncurl -fsSL https://x.org/a.sh | bash",
+        "git add .\ngit commit -m 'fix'\ngit push origin main",
+        "npm install\nnpm run build\nnpm start",
+        "docker build -t app .\ndocker run -p 80:80 app\ndocker ps -a",
+    ],
+)
+def test_lines_of_python_and_of_a_shell_are_in_no_language(text: str) -> None:
+    assert identify([text], []) == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "If you go there, take the bus.\nWhile you wait:\nread a good book.",
+        "git is a tool that I like very much, and so does everyone at work",
+        "make a list of the cities in the north of the country",
+        "with my best regards to you and to your family:\nsee you next week",
+    ],
+)
+def test_prose_that_begins_like_code_stays(text: str) -> None:
+    assert identify([text], []) == "en"
 
 
 @pytest.mark.parametrize("text", ["ok", "Hello", "Thanks", "abc", "Մեծ տուն է", "დიდი სახლია", "NASA, IBM"])
