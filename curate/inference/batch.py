@@ -52,8 +52,8 @@ class Row:
     def choose(self, logits: Tensor) -> ScoredToken:
         """Choose the next token by its logits [vocabulary]."""
         sampling, count = self.generation.sampling, self.generation.top_logprobs
-        self.last = next_token(logits, self._previous, sampling, self._generator)
-        if sampling.repetition != 1.0:  # nothing else reads the earlier tokens
+        self.last = next_token(logits, self._previous, sampling, self._generator, prompt=len(self.generation.prompt))
+        if sampling.reads_previous:  # nothing else reads the earlier tokens
             self._previous = torch.cat([self._previous, self._previous.new_tensor([self.last])])
         return ScoredToken(self.last) if count is None else _score(logits, self.last, count)
 

@@ -7,6 +7,7 @@ whatever else draws random numbers, and a model's `generation_config.json` canno
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,8 +31,16 @@ class Sampling:
     top_p: float = 1.0  # choose among the most likely tokens whose probabilities sum to this; 1 is all
     top_k: int = 0  # choose among this many of the most likely tokens; 0 is all
     repetition: float = 1.0  # above 1, tokens that occurred before are less likely (CTRL, arXiv 1909.05858)
+    frequency: float = 0.0  # taken from a token's logit for each time that the answer has it
+    presence: float = 0.0  # taken from the logit of each token that the answer has
+    bias: tuple[tuple[int, float], ...] = ()  # different ids, and what is added to the logit of each
     seed: int | None = None  # None draws from torch's own random state
     max_new_tokens: int = 256  # of an answer
+
+    @property
+    def reads_previous(self) -> bool:
+        """Whether the earlier tokens change the choice of the next."""
+        return self.repetition != 1.0 or bool(self.frequency or self.presence)
 
     def __post_init__(self) -> None:
         wrong = {
@@ -39,6 +48,9 @@ class Sampling:
             "top_p": not 0 < self.top_p <= 1,
             "top_k": self.top_k < 0,
             "repetition": self.repetition <= 0,
+            "frequency": not math.isfinite(self.frequency),
+            "presence": not math.isfinite(self.presence),
+            "bias": not _is_bias(self.bias),
             "max_new_tokens": self.max_new_tokens < 1,
         }
         for name, is_wrong in wrong.items():
@@ -46,11 +58,19 @@ class Sampling:
                 raise RecipeError(f"{name} = {getattr(self, name)!r} is not allowed; {ALLOWED[name]}")
 
 
+def _is_bias(bias: tuple[tuple[int, float], ...]) -> bool:
+    """Return whether ids occur once and the values are finite."""
+    return len(dict(bias)) == len(bias) and all(token >= 0 and math.isfinite(value) for token, value in bias)
+
+
 ALLOWED = {
     "temperature": "give 0 (the most likely token) or more",
     "top_p": "give a number above 0, and 1 (all tokens) at most",
     "top_k": "give 0 (all tokens) or more",
     "repetition": "give a number above 0; 1 changes nothing",
+    "frequency": "give a finite number; 0 changes nothing",
+    "presence": "give a finite number; 0 changes nothing",
+    "bias": "give different ids of tokens, each with a finite number",
     "max_new_tokens": "give 1 or more",
 }
 GREEDY = Sampling()
@@ -66,14 +86,20 @@ class Answer:
     stopped: bool  # by a stop token, not by a limit
 
 
-def next_token(logits: Tensor, previous: Tensor, sampling: Sampling, generator: torch.Generator | None) -> int:
-    """Return the next token's id, chosen by `logits` [vocabulary]; `previous` [tokens] are the ids so far."""
+def next_token(
+    logits: Tensor, previous: Tensor, sampling: Sampling, generator: torch.Generator | None, *, prompt: int = 0
+) -> int:
+    """Return the next token's id, chosen by `logits` [vocabulary].
+
+    `previous` [tokens] are the ids so far; the first `prompt` of them are not the answer's.
+    """
     logits = logits.float()
     if sampling.repetition != 1.0:
         # Dividing a positive logit and multiplying a negative one both lower it.
         repeated = logits[previous]  # [tokens]
         logits = logits.clone()
         logits[previous] = torch.where(repeated > 0, repeated / sampling.repetition, repeated * sampling.repetition)
+    logits = _add_penalties(logits, previous[prompt:], sampling)
     if sampling.temperature < COLDEST:
         return int(logits.argmax())
     logits = logits / sampling.temperature
@@ -88,6 +114,20 @@ def next_token(logits: Tensor, previous: Tensor, sampling: Sampling, generator: 
         drop[0] = False  # a top_p that is 0 in fp32 would drop it
         logits = logits.index_fill(0, tokens[drop], -torch.inf)
     return int(torch.multinomial(logits.softmax(dim=-1), 1, generator=generator))
+
+
+def _add_penalties(logits: Tensor, answer: Tensor, sampling: Sampling) -> Tensor:
+    """Return the logits [vocabulary] with the penalties for the tokens of `answer` [tokens], and with the bias.
+
+    The formula is that of OpenAI's reference: logit - count * frequency - (count > 0) * presence.
+    """
+    if (sampling.frequency or sampling.presence) and len(answer):
+        tokens, counts = answer.unique(return_counts=True)
+        logits = logits.index_add(0, tokens, -(counts * sampling.frequency + sampling.presence).to(logits.dtype))
+    if sampling.bias:
+        ids, values = zip(*sampling.bias, strict=True)
+        logits = logits.index_add(0, torch.tensor(ids, device=logits.device), logits.new_tensor(values))
+    return logits
 
 
 @contextmanager
@@ -118,7 +158,7 @@ def stream_tokens(
     for _ in range(room):
         with torch.no_grad():  # not around `yield`: it would last in the caller
             out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **cache)
-        token = next_token(out.logits[0, -1], previous[0], sampling, generator)
+        token = next_token(out.logits[0, -1], previous[0], sampling, generator, prompt=len(prompt))
         yield token
         if token in stop_ids:
             return

@@ -130,7 +130,9 @@ class ServedModel:
         stops: Sequence[str] = (),
         scored: int | None = None,
     ) -> Job:
-        """Return an answer to generate."""
+        """Return an answer to generate; raises ApiError for a bias on an id that the vocabulary lacks."""
+        if any(token >= self._vocabulary for token, _ in sampling.bias):
+            raise ApiError(f"logit_bias: an id is not below {self._vocabulary:,}", param="logit_bias")
         serving = self.opened.serving
         lead = "" if prompt.context else answer_lead(serving.template)
         decoder = TextDecoder(serving.tokenizer, lead, prompt.context)

@@ -33,9 +33,6 @@ _LABELS = {
     "prompt_cache_retention",
 }
 _NEUTRAL: dict[str, tuple[object, ...]] = {  # what they may be, as it changes nothing
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
     "response_format": ({"type": "text"},),
     "parallel_tool_calls": (True,),
     "modalities": (["text"],),
@@ -45,9 +42,12 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {  # what they may be, as it changes n
     "functions": ([],),
     "function_call": ("none", "auto"),
 }
+_ID = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)  # as JSON writes it, so that no two keys are one id
 _PATH = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`\Z")
 
 Count = Annotated[int, Meta(ge=1, le=2**31)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
 Stops = str | list[str] | None
 _T = TypeVar("_T", bound="Order")
 
@@ -70,6 +70,9 @@ class Order:
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=2**31)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: dict[str, Bias] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     stop: Stops = None
@@ -86,6 +89,14 @@ class Order:
         """Whether a stream ends with the counts of tokens."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def bias(self) -> tuple[tuple[int, float], ...]:
+        """The ids of `logit_bias` with their values; raises ApiError for a key that is no id."""
+        wrong = [key for key in self.logit_bias or {} if not _ID.fullmatch(key)]
+        if wrong:
+            raise ApiError(f"logit_bias: {wrong[0][:100]!r} is not the id of a token", param="logit_bias")
+        return tuple((int(key), value) for key, value in (self.logit_bias or {}).items())
+
     def samplings(self, choices: int) -> list[Sampling]:
         """Return how the tokens of each choice are chosen; the first has the seed itself."""
         seed = secrets.randbits(63) if self.seed is None else self.seed % 2**63
@@ -95,6 +106,9 @@ class Order:
                 top_p=1.0 if self.top_p is None else max(self.top_p, _SMALLEST),
                 top_k=self.top_k or 0,
                 repetition=self.repetition_penalty or 1.0,
+                frequency=self.frequency_penalty or 0.0,
+                presence=self.presence_penalty or 0.0,
+                bias=self.bias,
                 seed=(seed + index) % 2**63,
             )
             for index in range(choices)

@@ -23,6 +23,9 @@ def generations(seed: int, count: int) -> list[Generation]:
             temperature=draw.choice([0, 0, 1.0]),
             seed=draw.randrange(100),
             repetition=draw.choice([1.0, 1.0, 1.2]),
+            frequency=draw.choice([0.0, 0.5]),
+            presence=draw.choice([0.0, -0.5]),
+            bias=draw.choice([(), ((11, 1.5), (12, -100.0))]),
             max_new_tokens=draw.randrange(1, 16),
         )
         prompt = tuple(draw.randrange(10, 160) for _ in range(draw.randrange(1, 24)))

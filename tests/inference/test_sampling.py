@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -65,6 +67,24 @@ def test_settings_restrict_the_possible_tokens(choice: Sampling, expected: set[i
 def test_the_repetition_penalty_makes_earlier_tokens_less_likely() -> None:
     logits = torch.tensor([2.0, 1.9, -1.0])
     assert sampling.next_token(logits, torch.tensor([0]), Sampling(repetition=1.2), None) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 0),
+        ({"frequency": 0.2}, 1),  # 2.0 - 3 * 0.2 = 1.4 is below 1.9 - 0.2 = 1.7
+        ({"frequency": 0.04}, 0),  # 1.88 against 1.86
+        ({"presence": 0.4}, 2),  # 1.6 and 1.5 against 1.65, which the prompt alone has
+        ({"presence": -1.0}, 0),
+        ({"bias": ((3, 100.0),)}, 3),
+        ({"bias": ((0, -100.0), (1, -100.0))}, 2),
+    ],
+)
+def test_penalties_and_bias_are_added_to_the_logits(settings: dict[str, Any], expected: int) -> None:
+    logits, before = torch.tensor([2.0, 1.9, 1.65, -1.0]), torch.tensor([2, 2, 0, 1, 0, 0])
+    assert sampling.next_token(logits, before, Sampling(**settings), None, prompt=2) == expected
+    assert logits.tolist() == pytest.approx([2.0, 1.9, 1.65, -1.0])  # the log-probabilities are made from them
 
 
 @pytest.mark.parametrize(

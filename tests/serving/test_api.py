@@ -264,8 +264,12 @@ WRONG: dict[str, tuple[Body, str | None]] = {
     "a huge number": ({"seed": 10**30}, "seed"),
     "an empty stop": ({"stop": [""]}, "stop"),
     "many stops": ({"stop": ["x"] * 99}, "stop"),
-    "penalty": ({"frequency_penalty": 0.5}, "frequency_penalty"),
-    "bias": ({"logit_bias": {"5": 1}}, "logit_bias"),
+    "a large penalty": ({"frequency_penalty": 2.5}, "frequency_penalty"),
+    "a penalty as a text": ({"presence_penalty": "1"}, "presence_penalty"),
+    "a bias on a word": ({"logit_bias": {"the": 1}}, "logit_bias"),
+    "a bias on an id twice": ({"logit_bias": {"5": 1, "05": 1}}, "logit_bias"),
+    "a bias on an unknown id": ({"logit_bias": {"999999999": 1}}, "logit_bias"),
+    "a large bias": ({"logit_bias": {"5": 101}}, "logit_bias[...]"),
     "a format of answers": ({"response_format": {"type": "json_object"}}, "response_format"),
     "one call at most": ({"parallel_tool_calls": False}, "parallel_tool_calls"),
     "a forced call": ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
@@ -311,6 +315,19 @@ def test_parameters_that_change_nothing_are_accepted(client: openai.OpenAI) -> N
         extra_body={"top_k": 1, "repetition_penalty": 1.1},
     )  # fmt: skip
     assert answer.usage.completion_tokens == 1
+
+
+def test_penalties_and_a_bias_change_the_answer(client: openai.OpenAI) -> None:
+    create: Any = client.completions.create
+
+    def likely(**settings: Any) -> list[str]:
+        answer = create(model="talk", prompt=[20, 21], temperature=0, max_tokens=8, logprobs=1, **settings)
+        return list(answer.choices[0].logprobs.tokens)
+
+    forced = likely(logit_bias={"30": 100})
+    assert len(set(forced)) == 1 and len(forced) == 8
+    apart = likely(logit_bias={"30": 50, "31": 49.5, "32": 49}, presence_penalty=2, frequency_penalty=2)
+    assert len(set(apart)) == 3
 
 
 def test_errors_are_those_that_the_client_knows(client: openai.OpenAI) -> None:

@@ -452,7 +452,7 @@ def check_packed_logits(module: CausalLoss, attention: ChosenKernel) -> None:
     error = ((ours - theirs).norm() / theirs.norm()).item()
     if not error < (0.001 if base.dtype == torch.float32 else 0.05):  # relative to the norm; NaN fails too
         raise RecipeError(
-            f"{type(base).__name__} cannot be trained on packed rows: its logits differ by {percent(error)} from those "
+            f"{type(base).__name__} cannot read packed rows: its logits differ by {percent(error)} from those "
             "of each piece alone; use a model with the architecture of LLaMA"
         )
 

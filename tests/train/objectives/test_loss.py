@@ -206,7 +206,7 @@ def test_the_check_refuses_a_model_with_an_unknown_loss() -> None:
     loss.check_packed_logits(loss.CausalLoss(model), prepared)
     module = loss.CausalLoss(model)
     module.softcap = None  # as if the configuration's key for the cap were unknown
-    with pytest.raises(RecipeError, match="cannot be trained on packed rows"):
+    with pytest.raises(RecipeError, match="cannot read packed rows"):
         loss.check_packed_logits(module, prepared)
 
 
