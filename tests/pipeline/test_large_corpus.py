@@ -210,3 +210,8 @@ def test_chats_of_one_piece_count_where_ids_are_told_from_numbers() -> None:
     single = [chat(f"q{n}", "x", source_id=f"b{n}_0") for n in range(5)]
     assert check(of_chats(*pieces, *single))["cluster"].n_unique() == 6
     assert check(of_chats(*pieces))["cluster"].n_unique() == 20
+
+
+def test_branches_of_a_record_are_in_one_cluster_whatever_group_they_would_be_in() -> None:
+    branches = [chat("1", "2"), chat("3", "4", step=0), chat("5", "6", step=0)]
+    assert check(of_chats(*branches))["cluster"].n_unique() == 1
