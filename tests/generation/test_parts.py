@@ -94,11 +94,13 @@ def test_alpacas_rules(instruction: str, language: str, rule: str | None) -> Non
 def test_our_own_seeds_pass_the_rules_and_are_unlike_each_other(language: str) -> None:
     tasks = inputs.read_tasks(wording.seeds_text(language), language, language)
     similar = SimilarTexts(0.7)
-    assert len(tasks) >= 14
+    assert len(tasks) >= 24
     for task in tasks:
         assert check_instruction(task.instruction, language) is None, task.instruction
         assert similar.nearest(task.instruction) is None
         similar.add(task.name, task.instruction)
+        assert 0 < len(task.output) <= 600, task.name
+    assert len({task.name for task in tasks}) == len(tasks)
 
 
 def read(text: str, finish: str = "stop") -> list[Prompt | Drop]:
