@@ -27,6 +27,7 @@ from tests.support.small_runs import losses, run, taught_set
 pytestmark = pytest.mark.slow
 
 STEPS = 8
+KILLS_IN_A_ROW = 2
 SETTINGS = ("method.dropout=0.3", "optimizer.neftune=5.0", "checkpoint.steps=2")  # random states affect the losses
 PROCESSES = multiprocessing.get_context("forkserver")  # a process that has imported what its children need
 PROCESSES.set_forkserver_preload(["tests.fuzz.test_kills"])
@@ -65,6 +66,26 @@ def kill(after: float, work: Callable[..., None], *arguments: Any) -> bool:
     return process.exitcode != 0
 
 
+def kill_after_step(draw: random.Random, out: Path, work: Callable[..., None], *arguments: Any) -> bool:
+    """Kill a training soon after a step that is drawn from those left, so that most kills hit; return as `kill`."""
+    process = PROCESSES.Process(target=work, args=arguments)
+    process.start()
+    step = draw.randint(min(steps(out), STEPS - 1), STEPS - 1)
+    while process.is_alive() and steps(out) < step:
+        time.sleep(0.002)
+    process.join(draw.uniform(0, 0.1 if step >= 0 else 3))  # before the first step: while it starts
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def steps(out: Path) -> int:
+    """Return the number of steps that a run has logged; -1 before its log."""
+    path = out / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else -1
+
+
 def test_a_killed_clean_leaves_the_earlier_set_or_the_new_one(tmp_path: Path, tiny_tokenizer: str) -> None:
     old, new, target = tmp_path / "old.jsonl", tmp_path / "new.jsonl", tmp_path / "set"
     for file, count in ((old, 5), (new, 2_000)):
@@ -90,16 +111,20 @@ def test_a_killed_clean_leaves_the_earlier_set_or_the_new_one(tmp_path: Path, ti
 def test_a_killed_training_resumes_with_the_same_losses(tmp_path: Path) -> None:
     data, whole = taught_set(tmp_path / "taught", held_out=2), tmp_path / "whole"
     duration(train, data, tmp_path / "first")  # the first process waits for the imports of all
-    lasts = duration(train, data, whole)
+    duration(train, data, whole)
     killed = 0
     for seed in seeds(2):
         draw, out = random.Random(seed), tmp_path / f"run{seed}"
         work: Callable[..., None] = train
         arguments: tuple[Path, ...] = (data, out)
-        while kill(draw.uniform(0, 1) * lasts, work, *arguments):
-            killed += 1
+        for _ in range(KILLS_IN_A_ROW):
+            killed += (was_killed := kill_after_step(draw, out, work, *arguments))
+            if not was_killed:
+                break
             if (out / records.CONFIG).exists():
                 work, arguments = resume, (out,)
+        else:
+            duration(work, *arguments)
         assert losses(out) == losses(whole), seed
         assert [row["step"] for row in records.read(out).metrics] == list(range(1, STEPS + 1)), seed
         assert records.read(out).facts["status"] == "finished", seed
