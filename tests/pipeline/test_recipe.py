@@ -237,7 +237,7 @@ def test_recipes_are_read_without_polars() -> None:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-numbers = st.integers(-(2**63), 2**63) | st.floats(allow_nan=False)
+numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
 settings = st.dictionaries(texts, st.booleans() | numbers | texts | st.lists(texts).map(tuple), max_size=3)
 
 
