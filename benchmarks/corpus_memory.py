@@ -83,11 +83,14 @@ def decide(folder: Path, number_of_parts: int) -> None:
     decisions = corpus.decide(parts, recipe.load("vicuna"))
     print(f"decided in {time.process_time() - start:.1f} CPU s")
     target = assemble.SetTables(folder, folder, {part.number: 0 for part in parts}, {}, originals=False)
-    read = assemble.decisions_reader(assemble.write_decisions(target, decisions))
+    target = assemble.write_decisions(target, decisions)
+    held = decisions.rows.height
+    decisions = decisions.without_rows()
+    read = assemble.decisions_reader(target)
     counts: Counter[str | None] = Counter()
     for part in parts:
         counts.update(read(part.number).select(pl.coalesce("rule", "split"))["rule"].to_list())
-    print(dict(counts), f"held in memory: {decisions.rows.height:,}")
+    print(dict(counts), f"held in memory: {held:,}")
 
 
 def main() -> None:

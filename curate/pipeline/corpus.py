@@ -59,6 +59,10 @@ class Decisions:
     warnings: Sequence[str] = ()
     rest: Rest | None = None
 
+    def without_rows(self) -> Decisions:
+        """Return the decisions without what is read from files once it is written: it is large."""
+        return replace(self, rows=self.rows.clear(), rest=None)
+
 
 def decide(
     parts: list[P],

@@ -134,7 +134,9 @@ def clean(
                 decisions = corpus.decide(parts, recipe, reader.damaged_records, finders, known)
                 check_kept(parts, decisions, store, reader.warnings)
                 run.report("writing")
-                counts = write_tables(pool, partial, store, parts, decisions, recipe, page)
+                target = write_decisions(partial, store, parts, decisions, recipe)
+                decisions = decisions.without_rows()
+                counts = write_tables(pool, target, decisions, page)
                 manifest = run.manifest(parts, decisions, counts)
                 manifests.write(partial, manifest)
                 run.report("writing the page")
@@ -150,22 +152,21 @@ def make_finders(pool: base.Pool, scratch: Path, recipe: Recipe) -> list[Finder]
     return [finder(pool, scratch, recipe.filters[finder.name]) for finder in used]
 
 
-def write_tables(
-    pool: base.Pool,
-    partial: Path,
-    store: Path,
-    parts: Sequence[Part],
-    decisions: corpus.Decisions,
-    recipe: Recipe,
-    page: Page,
-) -> Counts:
-    """Write the tables of a set from its parts in `store`, in the workers, and return their counts."""
+def write_decisions(
+    partial: Path, store: Path, parts: Sequence[Part], decisions: corpus.Decisions, recipe: Recipe
+) -> assemble.SetTables:
+    """Write the decisions on the parts in `store` to files there; return what is to be written from them."""
+    firsts = {part.number: part.first for part in parts}
+    target = assemble.SetTables(partial, store, firsts, further_signals(recipe), recipe.output.originals)
+    return assemble.write_decisions(target, decisions)
+
+
+def write_tables(pool: base.Pool, target: assemble.SetTables, decisions: corpus.Decisions, page: Page) -> Counts:
+    """Write the tables of a set from its parts and decisions, in the workers, and return their counts."""
     gains = decisions.gains.partition_by("part", as_dict=True).items()
     for _ in pool.map(TrainTask(number, messages) for (number,), messages in gains):
         pass
-    firsts = {part.number: part.first for part in parts}
-    target = assemble.SetTables(partial, store, firsts, further_signals(recipe), recipe.output.originals)
-    return assemble.write_tables(pool, target, decisions, page.load)
+    return assemble.write_tables(pool, target, page.load)
 
 
 def _check_target(folder: Path, file: Path | None, sources: Sequence[Source]) -> None:

@@ -23,7 +23,7 @@ from curate.filters import duplicates, registry, verdicts
 from curate.pipeline import corpus, holdout
 from curate.pipeline.nothing_kept import check_kept
 from curate.pipeline.recipe import Recipe
-from curate.pipeline.run import CleanResult, Page, Progress, make_finders, mask_spans, write_tables
+from curate.pipeline.run import CleanResult, Page, Progress, make_finders, mask_spans, write_decisions, write_tables
 from curate.pipeline.sets.step import RecordTask, SetFactory, SetPart, Source
 from curate.pipeline.sets.stored import TABLES, Slice, plan_slices
 from curate.pipeline.tables.rows import Counts
@@ -81,7 +81,9 @@ def make(making: Making, output: Output, workers: int | None, progress: Progress
             decisions = corpus.decide(parts, making.recipe, finders=finders)
             check_kept(parts, decisions, scratch, ())
             _write_records(pool, decisions)
-            counts = write_tables(pool, partial, scratch, parts, decisions, making.recipe, output.page)
+            target = write_decisions(partial, scratch, parts, decisions, making.recipe)
+            decisions = decisions.without_rows()
+            counts = write_tables(pool, target, decisions, output.page)
             facts = _finish(making, decisions, counts, parts, count, size, started, output, partial)
             manifests.write(partial, facts)
             output.page.write(partial, output.folder.resolve().name, mask_spans(pool))

@@ -47,14 +47,13 @@ class SetTables:
     firsts: Mapping[int, int] | None = None  # the place of each part's first conversation in `rest.STATES`
 
 
-def write_tables(pool: base.Pool, target: SetTables, decisions: Decisions, meanwhile: Callable[[], object]) -> Counts:
-    """Write the set's tables and return their counts.
+def write_tables(pool: base.Pool, target: SetTables, meanwhile: Callable[[], object]) -> Counts:
+    """Write the set's tables, from decisions that are in files, and return their counts.
 
     Each worker writes sections of `SECTION_ROWS` rows, with the row groups that the table would have as a whole; then
     the sections of each table are joined. `meanwhile` runs in this process once all sections are being written. Raises
     OSError with a one-line message if a file cannot be written, and BalanceError if rows are missing.
     """
-    target = write_decisions(target, decisions)
     schemas = {curated_set.CONVERSATIONS: columns.conversations_schema(target.signals)}
     schemas[curated_set.REJECTED] = columns.rejected_schema(target.signals)
     if target.originals:
