@@ -42,6 +42,8 @@ class Reader:
             while header := self.data[self.position]:
                 self.position += 1
                 number = number + (header >> 4) if header >> 4 else self._integer()
+                if number < 1:
+                    raise ValueError("a field has no number")
                 type_ = header & 15
                 fields[number] = Field(type_, self._integer()) if I16 <= type_ <= I64 else self._field(type_, depth)
         except IndexError:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from curate.errors import InputError
@@ -175,6 +175,8 @@ def test_a_file_without_a_readable_row_group_gets_one_clear_line(tmp_path: Path)
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.binary(max_size=200))
+@example(data=b"\x05\x11\x00\x00")  # a field with the number -9
+@example(data=b"\x05\x00\x00\x00")  # and with 0
 def test_any_bytes_are_a_struct_or_a_value_error(data: bytes) -> None:
     try:
         fields = thrift.Reader(data).struct()
