@@ -1,6 +1,6 @@
 """Progress of long work: a function names its stage, and whoever watches shows it. Without a watcher nothing happens.
 
-    with watch() as stages:  # the command line, see `curate.cli.stage_progress`
+    with watch() as stages:  # the command line, see `curate.cli.progress.stages`
         with stage("converting", total=len(rows)) as current:
             ...  # current.done += 1
 

@@ -95,7 +95,7 @@ def clean(
         _start_workers(inputs, settings["workers"])
     try:
         from curate.api.clean import clean as run
-        from curate.cli.clean_progress import show_progress
+        from curate.cli.progress.clean import show_progress
 
         with show_progress(quiet) as progress:
             result = run(inputs, strict=strict, progress=progress, note=None if quiet else _note, **settings)
@@ -120,8 +120,8 @@ def _follow_plan(
     if plan is None or sum(given) != 1:
         raise click.UsageError("give --plan FILE with INPUT to write it, with --part K/N, or with --gather")
     from curate.api import plans
-    from curate.cli.clean_progress import show_progress
-    from curate.cli.stage_progress import show_stages
+    from curate.cli.progress.clean import show_progress
+    from curate.cli.progress.stages import show_stages
 
     workers, fresh = settings.pop("workers"), settings.pop("fresh")
     if settings.pop("engine") != "local" or settings.pop("address") is not None:

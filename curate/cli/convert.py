@@ -61,7 +61,7 @@ def convert(source: str, target: str, as_json: bool, **settings: Any) -> None:
     Example:
       curate convert curated train.json --to vicuna --split train
     """
-    from curate.cli.stage_progress import show_stages
+    from curate.cli.progress.stages import show_stages
 
     with show_stages("converting"):
         from curate.conversion.convert import convert as run

@@ -18,7 +18,7 @@ def doctor(as_json: bool) -> None:
       curate doctor --json
     """
     from curate.analysis.doctor import doctor as check
-    from curate.cli.stage_progress import show_stages
+    from curate.cli.progress.stages import show_stages
     from curate.display.text import show, to_json
 
     with show_stages("checking"):

@@ -22,7 +22,7 @@ def explain(record_id: str, set_path: str, as_json: bool) -> None:
       curate explain dump.json:17 --set english
     """
     from curate.analysis.explanation import explain as look_up
-    from curate.cli.stage_progress import show_stages
+    from curate.cli.progress.stages import show_stages
     from curate.display.text import show, to_json
 
     with show_stages("searching"):

@@ -35,7 +35,7 @@ def fingerprint(source: str, as_json: bool, **settings: Any) -> None:
       curate fingerprint questions.jsonl -o mine.fingerprint --text question
     """
     from curate.api.fingerprint import fingerprint as run
-    from curate.cli.stage_progress import show_stages
+    from curate.cli.progress.stages import show_stages
 
     with show_stages("making the fingerprint"):
         result = run(source, **settings)

@@ -38,7 +38,7 @@ def refilter(source: str, quiet: bool, as_json: bool, **settings: Any) -> None:
     """
     from curate.api.refilter import refilter as run
     from curate.cli.clean import report
-    from curate.cli.clean_progress import show_progress
+    from curate.cli.progress.clean import show_progress
 
     with show_progress(quiet) as progress:
         result = run(source, progress=progress, **settings)
@@ -72,7 +72,7 @@ def combine(first: str, second: str, quiet: bool, as_json: bool, **settings: Any
     """
     from curate.api.refilter import combine as run
     from curate.cli.clean import report
-    from curate.cli.clean_progress import show_progress
+    from curate.cli.progress.clean import show_progress
 
     with show_progress(quiet) as progress:
         result = run(first, second, progress=progress, **settings)

@@ -63,7 +63,7 @@ def show(
       curate show --where "tokens > 1000 and language = 'ko'" --random 5
     """
     from curate.analysis.selection import show as select
-    from curate.cli.stage_progress import show_stages
+    from curate.cli.progress.stages import show_stages
 
     if sum((diff, mask, raw, as_json)) > 1:
         raise click.UsageError("--diff, --mask, --raw and --json exclude each other")

@@ -35,7 +35,7 @@ def stats(path: str, second: str | None, html: str | None, as_json: bool, **coun
       curate stats english --html english.html
     """
     from curate.analysis.stats import Stats
-    from curate.cli.stage_progress import show_stages
+    from curate.cli.progress.stages import show_stages
     from curate.display.text import one_line, show, to_json
 
     with show_stages("comparing" if second else "measuring"):

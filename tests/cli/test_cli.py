@@ -20,7 +20,8 @@ from click.testing import CliRunner, Result
 
 import curate.cli
 from curate._version import __version__
-from curate.cli import COMMANDS, clean_progress, cli
+from curate.cli import COMMANDS, cli
+from curate.cli.progress import clean as clean_progress
 from curate.display.figures import duration
 from curate.errors import SetError
 from tests.support.small_set import write_set
@@ -436,13 +437,13 @@ def test_only_known_commands_are_accepted() -> None:
     modules = {".".join(path.relative_to(folder).with_suffix("").parts) for path in folder.rglob("*.py")}
     helpers = {
         "pager",
-        "clean_progress",
-        "stage_progress",
         "rendering_options",
-        "bars",
         "options",
-        "models.finetune_progress",
-        "models.generate_progress",
+        "progress.bars",
+        "progress.clean",
+        "progress.finetune",
+        "progress.generate",
+        "progress.stages",
     }
     assert set(COMMANDS.values()) == {name for name in modules if not name.endswith("__init__")} - helpers
 

@@ -10,8 +10,8 @@ from threading import Thread
 
 import pytest
 
-from curate.cli import stage_progress
-from curate.cli.stage_progress import describe, show_stages
+from curate.cli.progress import stages as stage_progress
+from curate.cli.progress.stages import describe, show_stages
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
 from curate.progress import BYTES, Stage, stage, watch

@@ -15,7 +15,7 @@ for name in ("httpx", "rapidfuzz", "starlette", "uvicorn", "torch"):
 import torch
 
 import curate
-from curate.cli.models.generate_progress import progress_line
+from curate.cli.progress.generate import progress_line
 from curate.generation.run import State
 from curate.schemas import formats
 from tests.support import tiny_runs

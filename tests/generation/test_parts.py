@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from curate.cli.models.generate_progress import progress_line, render_state
+from curate.cli.progress.generate import progress_line, render_state
 from curate.client.exchange import Reply, Request
 from curate.errors import InputError
 from curate.generation import inputs, wording

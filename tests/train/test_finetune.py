@@ -23,7 +23,7 @@ from rich.live import Live
 
 import curate
 from curate.cli import cli
-from curate.cli.models import finetune_progress
+from curate.cli.progress import finetune as finetune_progress
 from curate.errors import CurateError, PlanError, RecipeError, RunError
 from curate.train import config
 from curate.train.run import events, records

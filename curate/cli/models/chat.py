@@ -71,7 +71,7 @@ def chat(
       curate chat runs/first --temperature 0
     """
     import curate
-    from curate.cli.stage_progress import show_stages
+    from curate.cli.progress.stages import show_stages
 
     questions = list(prompts) or _read_piped()
     with show_stages("loading"):

@@ -93,7 +93,7 @@ def finetune(
       curate finetune curated --model tiny --out runs/first
     """
     from curate import finetune as run
-    from curate.cli.models.finetune_progress import follow
+    from curate.cli.progress.finetune import follow
 
     resumed: str | bool = True if resume == "" else resume or False
     dry_run = dry_run or machine is not None

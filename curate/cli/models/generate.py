@@ -72,7 +72,7 @@ def generate(method: str, key_env: str, quiet: bool, as_json: bool, **settings: 
       curate generate self-instruct --server http://localhost:8000 --model NAME --max-calls 50
     """
     import curate
-    from curate.cli.models.generate_progress import follow
+    from curate.cli.progress.generate import follow
 
     key = os.environ.get(key_env) or None if settings["server"] is not None else None
     with follow(quiet=quiet or as_json) as (say, watch):

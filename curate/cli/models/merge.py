@@ -26,7 +26,7 @@ def merge(adapter: str, out: str, base: str | None, other_base: bool, dtype: str
       curate merge runs/first my-model
     """
     import curate
-    from curate.cli.stage_progress import show_stages
+    from curate.cli.progress.stages import show_stages
     from curate.display.figures import percent
 
     with show_stages("merging"):

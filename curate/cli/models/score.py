@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli.bars import make_bars, print_lines
 from curate.cli.options import base_options, device_options
+from curate.cli.progress.bars import make_bars, print_lines
 
 if TYPE_CHECKING:
     from curate.scoring.score import ScoreProgress, ScoreResult

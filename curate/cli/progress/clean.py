@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from curate.cli.bars import make_bars, print_lines
+from curate.cli.progress.bars import make_bars, print_lines
 from curate.display.figures import MB, duration, mb, number, percent
 
 if TYPE_CHECKING:

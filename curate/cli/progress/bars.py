@@ -41,14 +41,19 @@ def make_bars(*, auto_refresh: bool = True) -> Progress:
     )
 
 
-def print_lines(describe: Callable[[State], str], every: float, first: float | None = None) -> Callable[[State], None]:
-    """Return a function that prints a state's line every so many seconds, the first one after `first`."""
-    due = every if first is None else first
+def print_lines(describe: Callable[[State], str], every: float) -> Callable[[State], None]:
+    """Return a function that prints a state's line every so many seconds, the first one after as many."""
+    return throttle(lambda state: click.echo(describe(state), err=True), every, first=every)
+
+
+def throttle(show: Callable[[State], object], every: float, *, first: float = 0.0) -> Callable[[State], None]:
+    """Return a function that shows a state, but only after `first` seconds of the run, and then every so many."""
+    due = first
 
     def update(state: State) -> None:
         nonlocal due
         if state.seconds >= due:
             due = state.seconds + every
-            click.echo(describe(state), err=True)
+            show(state)
 
     return update

@@ -18,7 +18,7 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from curate.cli.bars import print_lines
+from curate.cli.progress.bars import throttle
 from curate.display.figures import duration, number
 from curate.display.text import console, one_line, safe
 
@@ -38,9 +38,9 @@ def follow(*, quiet: bool) -> Iterator[Followers]:
         yield _warn, lambda state: None
     elif sys.stderr.isatty():
         with Live(console=console(stderr=True), auto_refresh=False, transient=True) as live:
-            yield _line, _panel(live)
+            yield _line, throttle(lambda state: live.update(render_state(state), refresh=True), REFRESH)
     else:
-        yield _line, print_lines(lambda state: _cut(progress_line(state)), EVERY, first=0.0)
+        yield _line, throttle(lambda state: _line(progress_line(state)), EVERY)
 
 
 def _warn(text: str) -> None:
@@ -49,11 +49,7 @@ def _warn(text: str) -> None:
 
 
 def _line(text: str) -> None:
-    click.echo(_cut(text), err=True)
-
-
-def _cut(text: str) -> str:
-    return one_line(text, 2000)
+    click.echo(one_line(text, 2000), err=True)
 
 
 def progress_line(state: State) -> str:
@@ -70,18 +66,6 @@ def progress_line(state: State) -> str:
     if state.left is not None:
         parts.append(f"{duration(state.left)} left")
     return " · ".join(parts)
-
-
-def _panel(live: Live) -> Callable[[State], None]:
-    due = 0.0
-
-    def update(state: State) -> None:
-        nonlocal due
-        if state.seconds >= due:
-            due = state.seconds + REFRESH
-            live.update(render_state(state), refresh=True)
-
-    return update
 
 
 def render_state(state: State) -> RenderableType:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from curate.cli.bars import make_bars
+from curate.cli.progress.bars import make_bars
 from curate.display.figures import MB, duration, number, percent
 from curate.progress import BYTES, Stage, watch
 

@@ -1,0 +1,1 @@
+"""How the commands show on stderr how far they are."""
