@@ -1,4 +1,4 @@
-"""Patterns of Polars that stay compiled: the results are the same, errors come through, and a fork starts anew."""
+"""A function whose patterns stay compiled has its own thread, raises its own errors, and works in a forked process."""
 
 from __future__ import annotations
 

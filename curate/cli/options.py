@@ -43,7 +43,7 @@ def device_options(command: Command) -> Command:
 
 
 def model_options(command: Command) -> Command:
-    """Add all that decides how a model is loaded: its base, 4 bits, number type and device."""
+    """Add the options for loading a model: base, 4 bits, number type and device."""
     quantise = click.option(
         "--4bit/--no-4bit", "quantise", default=None, help="Load the weights in 4 bits.  [default: as in training]"
     )

@@ -104,7 +104,7 @@ def decide(
 
 @dataclass(frozen=True)
 class _Decided:
-    """The decisions on some conversations but for their split, and the clusters of the `known` ones."""
+    """The decisions on some conversations, without their split; `known` has the known ones with their clusters."""
 
     rows: pl.DataFrame
     known: pl.DataFrame

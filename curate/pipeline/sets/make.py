@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from curate.pipeline.tables.rows import Counts
 from curate.tokenization.files import find_tokenizer_files
 
 NOT_FOUND, NOT_KEPT = "not found: ", "cannot be kept, since no filter rejects it: "
-NAMED = (NOT_FOUND, NOT_KEPT)  # in warnings about what the user named for one set: later sets do not repeat them
+NAMED = re.compile(rf"[\d,]+ (?:ids? {NOT_FOUND}|records? {NOT_KEPT})")  # how warnings on what the user named begin
 DECIDED_AGAIN = (holdout.NONE_HELD_OUT, duplicates.NEAR)  # what warnings begin with
 MAX_NAMES = 5  # in a warning
 Alone = Mapping[str, int | None]
@@ -217,7 +218,7 @@ def _name_warnings(sources: Sequence[Source], parts: Sequence[SetPart]) -> list[
 
 def _is_of_one_set(warning: str) -> bool:
     """Tell whether a warning is about one set only, and so is not repeated by those made from it."""
-    return warning.startswith(DECIDED_AGAIN) or any(words in warning for words in NAMED)
+    return warning.startswith(DECIDED_AGAIN) or NAMED.match(warning) is not None
 
 
 def _some(texts: Sequence[str]) -> str:
