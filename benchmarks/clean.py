@@ -5,10 +5,11 @@
 
 There are two dumps of about 170 MB, each four copies of the real one. In the first, each copy has one word of its own
 in every message, so the table of words is warm after the first copy; in the second (`cold`), most words are the copy's
-own. curate runs `clean` with `--language en`, LLaMA-2's tokenizer and a window of 2048, and `stats`; then the same with
-every filter on (`data/all_filters.toml`), which the incumbent has no counterpart for. The incumbent runs, in the order
-of its documentation: clean_sharegpt, optional_clean, split_long_conversation, filter_wrong_format, get_stats.
-requirements/incumbent.txt describes its environment; without one, only curate is measured.
+own. curate runs `clean` with `--language en`, LLaMA-2's tokenizer and a window of 2048, and `stats`: with its defaults,
+with the incumbent's rules alone (`--recipe fastchat`), and with every filter on (`data/all_filters.toml`), for most of
+which the incumbent has no counterpart. The incumbent runs, in the order of its documentation: clean_sharegpt,
+optional_clean, split_long_conversation, filter_wrong_format, get_stats. requirements/incumbent.txt describes its
+environment; without one, only curate is measured.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ SAMPLE_ROWS = 60
 CHANGES = {"warm": reworded, "cold": with_own_words}  # of each copy, by dump
 ALL_FILTERS = ROOT / "benchmarks/data/all_filters.toml"
 Steps = dict[str, Measured]
-EVERY, FSCHAT = "curate, all filters", "fschat 0.2.36"
+RECIPES = {"curate": None, "curate, their rules": "fastchat", "curate, all filters": str(ALL_FILTERS)}
+FSCHAT = "fschat 0.2.36"
 
 
 def chain(python: Path, dump: Path, folder: Path, shared: Path) -> dict[str, list[str]]:
@@ -130,17 +132,16 @@ def programs(chosen: argparse.Namespace) -> dict[str, Callable[[Path], Steps]]:
     """Return what each program does with a dump."""
     shared, scratch = chosen.shared, chosen.scratch
 
-    def ours(source: Path) -> Steps:
-        return dict(zip(("clean", "stats"), run_ours(source, scratch / "curated", shared), strict=True))
-
-    def all_filters(source: Path) -> Steps:
-        measured = run_ours(source, scratch / "all-filters", shared, "--recipe", str(ALL_FILTERS))
-        return dict(zip(("clean", "stats"), measured, strict=True))
+    def ours(recipe: str | None, source: Path) -> Steps:
+        output = scratch / f"curated-{Path(recipe).stem}" if recipe else scratch / "curated"
+        arguments = ("--recipe", recipe) if recipe else ()
+        return dict(zip(("clean", "stats"), run_ours(source, output, shared, *arguments), strict=True))
 
     def theirs(source: Path) -> Steps:
         return run_incumbent(chosen.incumbent_python, source, scratch / "incumbent", shared)
 
-    return {"curate": ours, EVERY: all_filters, **({FSCHAT: theirs} if chosen.incumbent_python else {})}
+    curate = {name: partial(ours, recipe) for name, recipe in RECIPES.items()}
+    return {**curate, **({FSCHAT: theirs} if chosen.incumbent_python else {})}
 
 
 def compare(name: str, chosen: argparse.Namespace) -> dict[str, object]:
@@ -162,9 +163,10 @@ def compare(name: str, chosen: argparse.Namespace) -> dict[str, object]:
     figures: dict[str, object] = {"megabytes": round(megabytes, 2), "records": rows, "runs": result, "counts": counts}
     if FSCHAT in best_runs:
         result["fschat"]["pieces"] = len(json.loads((scratch / "incumbent/last.json").read_text()))
-        first, every, fschat = (total(list(steps.values())).wall for steps in best_runs.values())
-        figures |= {"times_faster": round(fschat / first, 2), "times_faster_all_filters": round(fschat / every, 2)}
-        print(f"\ncurate is {fschat / first:.1f} times faster, with all filters {fschat / every:.1f} times\n")
+        walls = {each: total(list(steps.values())).wall for each, steps in best_runs.items()}
+        times = {each: round(walls[FSCHAT] / walls[each], 2) for each in RECIPES}
+        figures["times_faster"] = times
+        print("\ntimes faster: " + " · ".join(f"{each} {factor}" for each, factor in times.items()) + "\n")
     return figures
 
 

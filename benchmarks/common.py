@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -268,7 +269,22 @@ def machine() -> dict[str, object]:
         "memory_gib": round(memory / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
+        "python_build": _python_build(),
         "packages": {name: _version(name) for name in ("curate-chat", *PACKAGES)},
+    }
+
+
+def _python_build() -> dict[str, object]:
+    """Return how the interpreter was compiled: its optimizations change every figure of a Python program."""
+    options = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    flags = (sysconfig.get_config_var("PY_CFLAGS") or "").split()
+    return {
+        "compiler": platform.python_compiler(),
+        "optimization": next((flag for flag in reversed(flags) if re.fullmatch("-O.+", flag)), None),
+        "profile_guided": "--enable-optimizations" in options,
+        "link_time": "--with-lto" in options,
+        "shared_library": bool(sysconfig.get_config_var("Py_ENABLE_SHARED")),
+        "debug": bool(sysconfig.get_config_var("Py_DEBUG")),
     }
 
 
