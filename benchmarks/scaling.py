@@ -4,17 +4,19 @@
 
 One process cleans the dump, so that its CPU seconds are those of the work. All workers make the parts, and write the
 tables in sections of 20,000 rows; the decisions over the whole corpus and the page are serial. The model is for the
-dump, and for one of 10 GB, where all but the page takes as many times as long.
+dump, and for one of 10 GB, where all but the page takes as many times as long. Beside it stands the wall time of the
+command with as many workers as this machine has cores, and with fewer.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
-from common import MB, copies, parse, parser, remove, save, table, write_dump
+from common import MB, ROOT, Row, copies, measure, ours, parse, parser, remove, save, table, write_dump
 
 from curate.api.clean import clean
 from curate.pipeline.run import Progress
@@ -50,8 +52,25 @@ def model(seconds: Mapping[str, float], sections: int, workers: int) -> float:
     return shared + seconds["decisions"] + seconds["page"]
 
 
+def run(dump: Path, output: Path, shared: Path, workers: int) -> float:
+    """Return the wall time of the command in seconds."""
+    remove(output)
+    return measure([*ours(dump, output, shared, language=None), "--workers", str(workers)], ROOT).wall
+
+
+def models(seconds: Mapping[str, float], sections: int, megabytes: float) -> dict[float, list[Row]]:
+    """Return the model's times for the dump and for one of 10 GB, by size in MB."""
+    times = LARGE / megabytes
+    scaled = {name: cpu * (1 if name == "page" else times) for name, cpu in seconds.items()}
+    inputs = {megabytes: (seconds, sections), float(LARGE): (scaled, int(sections * times))}
+    return {
+        size: [{"workers": n, "wall_s": model(*phases, n), "mb_per_s": size / model(*phases, n)} for n in WORKERS]
+        for size, phases in inputs.items()
+    }
+
+
 def main() -> None:
-    """Measure the phases, print the model, write the result."""
+    """Measure the phases and the command, print the model, write the result."""
     command_line = parser(__doc__)
     command_line.add_argument("--megabytes", type=float, default=174, metavar="MB", help="size of the dump")
     options = parse(command_line)
@@ -61,23 +80,28 @@ def main() -> None:
     remove(output)
     seconds = phases(dump, output, options.shared)
     sections = count_sections(output)
+    cores = len(os.sched_getaffinity(0))
+    walls = {n: run(dump, output, options.shared, n) for n in WORKERS if n <= cores}
     remove(output)
-    megabytes = dump.stat().st_size / MB
-    times = LARGE / megabytes
-    scaled = {name: cpu * (1 if name == "page" else times) for name, cpu in seconds.items()}
-    inputs = {megabytes: (seconds, sections), float(LARGE): (scaled, int(sections * times))}
-    total = sum(seconds.values())
+    megabytes, total = dump.stat().st_size / MB, sum(seconds.values())
+    modelled = models(seconds, sections, megabytes)
     print(table(["phase", "CPU s", "share %"], [[name, cpu, 100 * cpu / total] for name, cpu in seconds.items()]))
-    models: dict[str, list[dict[str, float]]] = {}
-    for size, measured in inputs.items():
-        walls = [(workers, model(*measured, workers)) for workers in WORKERS]
-        models[f"{size:.0f}"] = [
-            {"workers": n, "wall_s": round(s, 2), "mb_per_s": round(size / s, 1)} for n, s in walls
-        ]
-        rows = [[str(workers), wall, size / wall, sum(measured[0].values()) / wall] for workers, wall in walls]
-        print(f"\n{size:,.0f} MB\n" + table(["workers", "wall s", "MB/s", "times one"], rows))
-    cpu = {name: round(each, 2) for name, each in seconds.items()}
-    save("scaling", {"mb": round(megabytes, 1), "cpu_s": cpu, "sections": sections, "model": models}, options.no_save)
+    for size, rows in modelled.items():
+        shown = [[row["workers"], row["wall_s"], row["mb_per_s"]] for row in rows]
+        print(f"\n{size:,.0f} MB\n" + table(["workers", "wall s", "MB/s"], shown))
+    print("\nmeasured\n" + table(["workers", "wall s"], [[str(n), wall] for n, wall in walls.items()]))
+    result = {
+        "mb": round(megabytes, 1),
+        "cpu_s": {name: round(each, 2) for name, each in seconds.items()},
+        "serial_share": round((seconds["decisions"] + seconds["page"]) / total, 4),
+        "sections": sections,
+        "measured_wall_s": {str(n): round(wall, 2) for n, wall in walls.items()},
+        "model": {
+            f"{size:.0f}": [{name: round(value, 2) for name, value in row.items()} for row in rows]
+            for size, rows in modelled.items()
+        },
+    }
+    save("scaling", result, options.no_save)
 
 
 if __name__ == "__main__":
