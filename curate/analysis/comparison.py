@@ -12,8 +12,8 @@ import polars as pl
 from curate.analysis.set_stats import counts, equal_spans, length_series, lengths, measure_set
 from curate.analysis.stats import Stats
 from curate.dataset import columns
-from curate.dataset.curated_set import CuratedSet, is_dump, open_set, translate_errors
-from curate.dataset.manifest import Manifest, not_a_set
+from curate.dataset.curated_set import CuratedSet, open_set, translate_errors
+from curate.dataset.manifest import Manifest, is_dump, not_a_set
 from curate.display.displayed import Displayed
 from curate.settings import flatten
 

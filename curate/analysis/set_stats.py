@@ -9,20 +9,18 @@ from itertools import starmap
 import polars as pl
 
 from curate.analysis.contamination import benchmark_items
+from curate.analysis.recorded import assemble, read_recorded
 from curate.analysis.scores import describe_scores
 from curate.analysis.stats import (
     Bin,
     Count,
     Duplicates,
-    Header,
     Histogram,
-    Input,
+    Measures,
     Share,
     Stats,
     Training,
     WindowFit,
-    edits,
-    flow,
     sort_counts,
 )
 from curate.dataset.curated_set import CuratedSet, translate_errors
@@ -37,30 +35,30 @@ SIZES = ("tokens", "turns", "answer_tokens")  # integer columns; one row per pie
 
 
 def measure_set(curated: CuratedSet) -> Stats:
-    """Measure an open set; raises SetError if it is damaged."""
+    """Return what an open set's manifest records, or measure its tables; raises SetError if it is damaged."""
+    recorded = read_recorded(curated.path, curated.manifest)
+    return recorded or assemble(curated.path, curated.manifest, measure_tables(curated))
+
+
+def measure_tables(curated: CuratedSet) -> Measures:
+    """Measure the tables of an open set; raises SetError if it is damaged."""
     with translate_errors(curated):
-        return _measure(curated)
-
-
-def _measure(curated: CuratedSet) -> Stats:
-    rows = curated.conversations()
-    sizes, by_conversation = lengths(rows)
-    manifest = curated.manifest
-    return Stats(
-        header=_header(curated, sizes),
-        flow=flow(manifest),
-        histograms=histograms(sizes, by_conversation, "pieces"),
-        languages=shares(rows, "language"),
-        models=shares(rows, "model"),
-        roles=_roles(curated),
-        turn_keys=sort_counts(manifest.counts.turn_keys),
-        splits=shares(rows, "split"),
-        edits=edits(manifest),
-        duplicates=_duplicates(rows, curated.rejected()),
-        windows=windows(sizes["tokens"], by_conversation),
-        training=training(sizes.filter(pl.col("split") == "train")),
-        contamination=benchmark_items(rows, curated.rejected()),
-    )
+        rows = curated.conversations()
+        sizes, by_conversation = lengths(rows)
+        return Measures(
+            tokens=int(sizes["tokens"].sum()),
+            answer_tokens=int(sizes["answer_tokens"].sum()),
+            histograms=histograms(sizes, by_conversation, "pieces"),
+            languages=shares(rows, "language"),
+            models=shares(rows, "model"),
+            roles=_roles(curated),
+            splits=shares(rows, "split"),
+            duplicates=_duplicates(rows, curated.rejected()),
+            windows=windows(sizes["tokens"], by_conversation),
+            training=training(sizes.filter(pl.col("split") == "train")),
+            scores=describe_scores(curated),
+            contamination=benchmark_items(rows, curated.rejected()),
+        )
 
 
 def lengths(rows: pl.LazyFrame) -> tuple[pl.DataFrame, pl.Series]:
@@ -73,26 +71,6 @@ def conversation_tokens(sizes: pl.DataFrame) -> pl.Series:
     """Return the tokens of each conversation: its pieces are consecutive rows, the first has `piece` 0."""
     conversation = (pl.col("piece") == 0).cum_sum()
     return sizes.group_by(conversation.alias("conversation")).agg(pl.col("tokens").sum())["tokens"]
-
-
-def _header(curated: CuratedSet, sizes: pl.DataFrame) -> Header:
-    manifest = curated.manifest
-    return Header(
-        path=str(curated.path),
-        kind="set",
-        inputs=tuple(Input(item.name, item.bytes) for item in manifest.inputs),
-        recipe=manifest.recipe_name,
-        version=manifest.version,
-        tokenizer=manifest.tokenizer.name,
-        template=manifest.template,
-        window=manifest.window,
-        read=manifest.counts.read,
-        kept=manifest.counts.kept,
-        tokens=int(sizes["tokens"].sum()),
-        answer_tokens=int(sizes["answer_tokens"].sum()),
-        sets=tuple(use.describe() for use in manifest.sets),
-        scores=describe_scores(curated),
-    )
 
 
 def _roles(curated: CuratedSet) -> tuple[Count, ...]:

@@ -95,7 +95,7 @@ class Histogram:
     mean: float
     minimum: int
     maximum: int
-    percentiles: Mapping[str, int]
+    percentiles: dict[str, int]
     bins: tuple[Bin, ...]
 
 
@@ -176,6 +176,24 @@ class BenchmarkItem:
     coverage: float
     passage: str | None
     text: str | None
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured of a set's tables; the other numbers are the manifest's. The fields are those of `Stats`."""
+
+    tokens: int
+    answer_tokens: int
+    histograms: tuple[Histogram, ...]
+    languages: tuple[Share, ...]
+    models: tuple[Share, ...]
+    roles: tuple[Count, ...]
+    splits: tuple[Share, ...]
+    duplicates: Duplicates
+    windows: tuple[WindowFit, ...]
+    training: Training
+    scores: tuple[str, ...]
+    contamination: tuple[BenchmarkItem, ...]
 
 
 @dataclass(frozen=True)

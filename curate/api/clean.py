@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Unpack
 
 from curate.dataset import curated_set, manifest
+from curate.dataset.curated_set import CuratedSet
+from curate.dataset.manifest import Manifest
 from curate.errors import SetError
 from curate.ingest.remote.address import refuse_output
 from curate.pipeline import recipe as recipes
@@ -128,11 +130,18 @@ def _dumps(path: Path) -> list[str]:
 
 
 class Page:
-    """Writes a set's report.html."""
+    """Measures a new set and writes its report.html."""
 
     def load(self) -> None:
         """Import what the page needs (0.3 s) while workers write the tables."""
         from curate.report.html import samples, stats  # noqa: F401
+
+    def measure(self, folder: Path, manifest: Manifest) -> Manifest:
+        """Return the manifest of a new set with what is measured of its tables."""
+        from curate.analysis.recorded import record
+        from curate.analysis.set_stats import measure_tables
+
+        return record(folder, manifest, measure_tables(CuratedSet(folder, manifest)))
 
     def write(self, folder: Path, name: str, mask_spans: MaskSpans) -> None:
         """Write the page of a set that is still in its temporary folder."""

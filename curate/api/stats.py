@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curate.analysis.set_stats import measure_set
+from curate.analysis.recorded import read_recorded
 from curate.analysis.stats import Stats
-from curate.dataset.curated_set import CuratedSet, is_dump, open_set, translate_errors
+from curate.dataset import manifest as manifests
 from curate.errors import InputError, SetError
 
 if TYPE_CHECKING:
+    from curate.dataset.curated_set import CuratedSet
     from curate.rendering.mask_view import MaskedText
     from curate.schemas.conversation import Message
 
@@ -34,18 +35,28 @@ def stats(
         from curate.report.html import pages
 
         pages.check_suffix(Path(html))
-    if is_dump(path) or _is_missing_dump(path):  # reading a missing dump raises its error
+    if manifests.is_dump(path) or _is_missing_dump(path):  # reading a missing dump raises its error
         from curate.analysis.dump_stats import measure_dump  # reading and parsing, which a set does not need
 
         measured = measure_dump(path, tokenizer=tokenizer, template=template, workers=workers)
         _write_page(html, measured, None)
         return measured
-    curated = open_set(path)
+    folder, manifest = manifests.read(path)
     if tokenizer or template:
         raise SetError(
-            f"the tokens of the set {str(path)!r} were counted when it was cleaned, in {curated.manifest.template!r}; "
+            f"the tokens of the set {str(path)!r} were counted when it was cleaned, in {manifest.template!r}; "
             "to change tokenizer or template, clean again: curate clean --tokenizer … --template …"
         )
+    recorded = read_recorded(folder, manifest) if html is None else None
+    return recorded or _measure_set(path, html)
+
+
+def _measure_set(path: str | Path, html: str | Path | None) -> Stats:
+    """Measure the tables of a set, and write its page."""
+    from curate.analysis.set_stats import measure_set  # with Polars, which takes longer than the rest
+    from curate.dataset.curated_set import open_set
+
+    curated = open_set(path)
     measured = measure_set(curated)
     _write_page(html, measured, curated)
     return measured
@@ -74,6 +85,7 @@ def _write_page(file: str | Path | None, measured: Stats, curated: CuratedSet | 
 
 def _mask_spans(curated: CuratedSet) -> Callable[[Sequence[Sequence[Message]]], Sequence[MaskedText]] | None:
     """Return a function that shows which text is trained on, or None if the set's tokenizer cannot be loaded."""
+    from curate.dataset.curated_set import translate_errors
     from curate.rendering.mask_view import load_viewer, masked_text
 
     with translate_errors(curated):

@@ -69,7 +69,11 @@ def _compare(path: str, second: str, html: str | None, counting: dict[str, Any])
 
 def _render(result: Stats | Comparison) -> RenderableType:
     from curate.analysis.stats import Stats
-    from curate.report.terminal.compare import render_comparison
-    from curate.report.terminal.stats import render_stats
 
-    return render_stats(result) if isinstance(result, Stats) else render_comparison(result)
+    if isinstance(result, Stats):
+        from curate.report.terminal.stats import render_stats
+
+        return render_stats(result)
+    from curate.report.terminal.compare import render_comparison  # with Polars
+
+    return render_comparison(result)

@@ -98,18 +98,6 @@ def _is_of_type(kind: Any, known: Any) -> bool:
     return bool(kind == known or (kind.is_integer() and known.is_integer()))
 
 
-def is_dump(path: str | Path) -> bool:
-    """Return whether a path is read as a dump: a file, standard input (`-`), or a folder without a set's files."""
-    folder = Path(path)
-    if str(path) == "-" or folder.is_file():
-        return True
-    return (
-        folder.is_dir()
-        and any(folder.iterdir())
-        and not any((folder / name).exists() for name in FILES if name != REPORT)
-    )
-
-
 @contextmanager
 def translate_errors(curated: CuratedSet) -> Iterator[None]:
     """Raise errors of reading a damaged set as a SetError that says what to do."""

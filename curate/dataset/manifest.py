@@ -137,11 +137,23 @@ class Counts:
     turn_keys: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Measures:
+    """What was measured of a set's tables, and the SHA-256 of each table that it was read from.
+
+    `values` are those of `curate.analysis.stats.Measures`, as JSON.
+    """
+
+    tables: dict[str, str]
+    values: dict[str, Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
     """When, where and how fast a set was made: the only part that differs between two equal runs.
 
-    `stages` are seconds summed over the workers; `file` names the one file that was converted from the set.
+    `stages` are seconds summed over the workers; `file` names the one file that was converted from the set;
+    `tables` has the bytes and the time of change (ns) of each table: one that has both is not read to know it again.
     """
 
     seconds: float
@@ -152,6 +164,7 @@ class RunFacts:
     started: str = ""
     paths: list[str] = field(default_factory=list)
     file: str | None = None
+    tables: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +184,7 @@ class Manifest:
     sets: list[SetUse] = field(default_factory=list)  # that it was made from, the first one first
     sources: dict[str, str] = field(default_factory=dict)  # digests of code and files, by the signal that used them
     models: list[ModelFacts] = field(default_factory=list)  # that measured signals, by signal
+    measures: Measures | None = None
     run: RunFacts | None = None
 
     def __post_init__(self) -> None:
@@ -198,6 +212,18 @@ class Manifest:
 def is_set(folder: Path) -> bool:
     """Return whether a folder has a manifest that curate wrote, in any version."""
     return _format(_load(folder)) is not None
+
+
+def is_dump(path: str | Path) -> bool:
+    """Return whether a path is read as a dump: a file, standard input (`-`), or a folder without a set's files."""
+    folder = Path(path)
+    if str(path) == "-" or folder.is_file():
+        return True
+    return (
+        folder.is_dir()
+        and any(folder.iterdir())
+        and not any((folder / name).exists() for name in FILES if name != REPORT)
+    )
 
 
 def not_a_set(path: Path) -> SetError:

@@ -77,10 +77,13 @@ class CleanResult(Displayed):
 
 
 class Page(Protocol):
-    """Writes the page of a new set. Passed in by the caller, since the pipeline may not import `report`."""
+    """Measures a new set and writes its page. Passed in by the caller, since the pipeline may not import `report`."""
 
     def load(self) -> None:
         """Import the modules that the page needs; called while the tables are written."""
+
+    def measure(self, folder: Path, manifest: Manifest) -> Manifest:
+        """Return the manifest of the set in the folder with what is measured of its tables."""
 
     def write(self, folder: Path, name: str, mask_spans: MaskSpans) -> None:
         """Write the page into the set's folder; `mask_spans` returns spans, each supervised or not."""
@@ -137,7 +140,7 @@ def clean(
                 target = write_decisions(partial, store, parts, decisions, recipe)
                 decisions = decisions.without_rows()
                 counts = write_tables(pool, target, decisions, page)
-                manifest = run.manifest(parts, decisions, counts)
+                manifest = page.measure(partial, run.manifest(parts, decisions, counts))
                 manifests.write(partial, manifest)
                 run.report("writing the page")
                 page.write(partial, folder.resolve().name, mask_spans(pool))

@@ -12,6 +12,8 @@ from typing import Any
 import polars as pl
 
 from curate._version import __version__
+from curate.analysis.recorded import record
+from curate.analysis.set_stats import measure_tables
 from curate.dataset import columns as dataset_columns
 from curate.dataset import manifest as manifests
 from curate.dataset import transaction
@@ -58,6 +60,8 @@ def write(curated: CuratedSet, folder: Path, measured: Measured, asked: Mapping[
         for name in (ORIGINALS, REPORT):
             if (curated.path / name).exists():
                 _link(curated.path / name, partial / name)
+        measured_facts = record(partial, facts, measure_tables(CuratedSet(partial, facts)))
+        facts = replace(measured_facts, run=facts.run)  # without times, so that a resumed run writes the same bytes
         manifests.write(partial, facts)
     return facts
 

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
-from curate import compare, stats
+from curate import clean, compare, refilter, stats
+from curate.analysis.recorded import assemble, read_recorded
 from curate.analysis.selection import show
-from curate.analysis.set_stats import histogram
+from curate.analysis.set_stats import histogram, measure_tables
 from curate.analysis.stats import Bin, Count, Duplicates, Share, Stats, Step, WindowFit
 from curate.dataset import curated_set
+from curate.dataset import manifest as manifests
 from curate.dataset.manifest import decode
 from curate.display import text as terminal
 from curate.errors import CurateError, InputError, SetError
@@ -369,3 +373,83 @@ def test_one_line_gives_one_safe_line_of_its_width(text: str, width: int) -> Non
     assert terminal.cells(line) <= width
     assert len(line.splitlines()) <= 1
     line.encode()
+
+
+@pytest.fixture(scope="module")
+def cleaned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recorded") / "set"
+    clean(ROOT / "examples/sharegpt_dump.json", folder, limit=20, workers=1)
+    return folder
+
+
+def run_without_polars(folder: Path, *options: str) -> str:
+    """Run `curate stats` in a new process, which ends with an error if it has imported anything slow."""
+    code = (
+        "import sys\nfrom curate.cli import cli\n"
+        "cli(sys.argv[1:], standalone_mode=False)\n"
+        "loaded = {'polars', 'numpy', 'msgspec', 'transformers', 'tokenizers'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    command = [sys.executable, "-c", code, "stats", str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def measured_again(folder: Path) -> Stats:
+    opened = curated_set.open_set(folder)
+    return assemble(folder, opened.manifest, measure_tables(opened))
+
+
+def test_a_set_is_shown_without_polars_as_it_is_measured(cleaned: Path) -> None:
+    assert run_without_polars(cleaned, "--json") == terminal.to_json(measured_again(cleaned)) + "\n"
+    shown = "".join(f"{line.rstrip()}\n" for line in rendered(render_stats(measured_again(cleaned)), 80).splitlines())
+    assert run_without_polars(cleaned) == shown
+
+
+def test_a_copied_set_is_known_by_its_bytes(cleaned: Path, tmp_path: Path) -> None:
+    shutil.copytree(cleaned, tmp_path / "set", copy_function=shutil.copyfile)
+    manifest = curated_set.open_set(tmp_path / "set").manifest
+    assert read_recorded(tmp_path / "set", manifest) == measured_again(tmp_path / "set")
+
+
+def change_table(folder: Path) -> None:
+    file = folder / curated_set.CONVERSATIONS
+    pl.read_parquet(file).with_columns(tokens=pl.col("tokens") + 1).write_parquet(file)
+
+
+def change_bytes(folder: Path) -> None:
+    """Change the table without a change of its size."""
+    file = folder / curated_set.CONVERSATIONS
+    content = bytearray(file.read_bytes())
+    content[4] ^= 1
+    file.write_bytes(content)
+
+
+def change_measures(folder: Path) -> None:
+    values = json.loads((folder / curated_set.MANIFEST).read_text())
+    values["measures"]["values"]["histograms"][0]["count"] = "many"
+    (folder / curated_set.MANIFEST).write_text(json.dumps(values))
+
+
+def remove_rejected(folder: Path) -> None:
+    (folder / curated_set.REJECTED).unlink()
+
+
+@pytest.mark.parametrize("change", [change_table, change_bytes, change_measures, remove_rejected])
+def test_what_was_recorded_is_not_shown_of_a_set_that_was_changed(
+    cleaned: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    shutil.copytree(cleaned, tmp_path / "set")
+    manifest = manifests.read(tmp_path / "set")[1]
+    assert read_recorded(tmp_path / "set", manifest)
+    change(tmp_path / "set")
+    manifest = decode(json.loads((tmp_path / "set" / curated_set.MANIFEST).read_text()))
+    assert read_recorded(tmp_path / "set", manifest) is None
+    if change is change_table:
+        assert stats(tmp_path / "set").header.tokens == stats(cleaned).header.tokens + manifest.counts.pieces
+
+
+def test_refilter_measures_again(cleaned: Path, tmp_path: Path) -> None:
+    output = refilter(cleaned, tmp_path / "set", where="tokens > 100").output
+    assert stats(output) == measured_again(output) != stats(cleaned)

@@ -86,6 +86,7 @@ def make(making: Making, output: Output, workers: int | None, progress: Progress
             decisions = decisions.without_rows()
             counts = write_tables(pool, target, decisions, output.page)
             facts = _finish(making, decisions, counts, parts, count, size, started, output, partial)
+            facts = output.page.measure(partial, facts)
             manifests.write(partial, facts)
             output.page.write(partial, output.folder.resolve().name, mask_spans(pool))
     seconds = time.perf_counter() - started
