@@ -89,7 +89,7 @@ def _describe(own: Manifest | None) -> str:
         return "Converted from a dump without cleaning.\n"
     counts = own.counts
     rejected = "".join(f"| `{rule}` | {number(count.first)} |\n" for rule, count in sorted(counts.rules.items()))
-    facts = {key: value for key, value in own.to_dict().items() if key != "run"}
+    facts = {key: value for key, value in own.to_dict().items() if key not in ("run", "measures")}
     if facts["recipe"].get("tokens"):  # may hold a folder of this machine
         facts["recipe"]["tokens"]["tokenizer"] = own.tokenizer.name
     kept = f"{number(counts.kept)} of {number(counts.read)} records kept"
