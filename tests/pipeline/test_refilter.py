@@ -19,6 +19,7 @@ from polars.testing import assert_frame_equal
 import curate
 from curate.cli import cli
 from curate.dataset import curated_set
+from curate.dataset.manifest import Manifest
 from curate.errors import InputError, RecipeError, SetError
 from curate.filters import registry, verdicts
 from curate.filters.fingerprints import catalogue
@@ -96,6 +97,9 @@ class NoPage:
     """Writes no page, which takes longer than the rest of a small set."""
 
     def load(self) -> None: ...
+
+    def measure(self, folder: Path, manifest: Manifest) -> Manifest:
+        return manifest
 
     def write(self, folder: Path, name: str, mask_spans: MaskSpans) -> None: ...
 
