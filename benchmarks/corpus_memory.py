@@ -80,17 +80,17 @@ def decide(folder: Path, number_of_parts: int) -> None:
         for number in range(number_of_parts)
     ]
     start = time.process_time()
-    decisions = corpus.decide(parts, recipe.load("vicuna"))
+    decisions = corpus.decide(parts, recipe.load("vicuna"), folder=folder)
     print(f"decided in {time.process_time() - start:.1f} CPU s")
     target = assemble.SetTables(folder, folder, {part.number: 0 for part in parts}, {}, originals=False)
     target = assemble.write_decisions(target, decisions)
-    held = decisions.rows.height
+    held = sum(rows.height for rows in decisions.select("row"))
     decisions = decisions.without_rows()
     read = assemble.decisions_reader(target)
     counts: Counter[str | None] = Counter()
     for part in parts:
         counts.update(read(part.number).select(pl.coalesce("rule", "split"))["rule"].to_list())
-    print(dict(counts), f"held in memory: {held:,}")
+    print(dict(counts), f"decided in groups: {held:,}")
 
 
 def main() -> None:

@@ -17,15 +17,18 @@ Edges = NDArray[np.int64] | None  # [edges, 2]: places of rows
 TYPICAL_PIECES = 8  # of a chat, on average, at most; ids such as train_0 … train_99 have more
 
 
-def have_pieces(rows: pl.DataFrame, lone: int = 0) -> bool:
-    """Return whether ids that end in a number are those of pieces, from `source_id` and `prompt`.
-
-    They may also be counted ones (`train_0` … `train_999`): then few ids have many numbers each. `lone` counts further
-    conversations, each of which is the only one of its chat.
-    """
+def have_pieces(rows: pl.DataFrame) -> bool:
+    """Return whether ids that end in a number are those of pieces, from `source_id` and `prompt`."""
     sizes = _sizes(_named(rows))
-    chats = sizes.height + lone
-    return chats > 0 and (int(sizes["number"].sum()) + lone) / chats <= TYPICAL_PIECES
+    return are_pieces(int(sizes["number"].sum()), sizes.height)
+
+
+def are_pieces(numbers: int, chats: int) -> bool:
+    """Return whether ids that end in a number are those of pieces: they have so many different `numbers` by chat.
+
+    They may also be counted ones (`train_0` … `train_999`): then few ids have many numbers each.
+    """
+    return chats > 0 and numbers / chats <= TYPICAL_PIECES
 
 
 def split_chats(rows: pl.DataFrame, pieces: bool | None = None) -> pl.Series:
@@ -89,14 +92,23 @@ def _edges(keys: pl.DataFrame, names: list[str]) -> NDArray[np.int64]:
 
 
 def components(size: int, edges: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the lowest node of each node's component, [size], by joining roots and shortening paths."""
+    """Return the lowest node of each node's component, [size]."""
     root = np.arange(size)
+    join(root, edges)
+    return root
+
+
+def join(root: NDArray[np.integer], edges: NDArray[np.integer]) -> None:
+    """Join the components of nodes that have an edge, in place, by joining roots and shortening paths.
+
+    `root`, [nodes], has the lowest node of each one's component; `edges` is [edges, 2].
+    """
     while True:
         left, right = root[edges[:, 0]], root[edges[:, 1]]
         apart = left != right
         if not apart.any():
-            return root
+            return
         edges = edges[apart]
         np.minimum.at(root, np.maximum(left, right)[apart], np.minimum(left, right)[apart])
-        while not np.array_equal(root, root[root]):
-            root = root[root]
+        while not np.array_equal(root, shorter := root[root]):
+            root[:] = shorter

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from curate.dataset import columns
 from curate.filters import caps, duplicates
@@ -20,9 +20,9 @@ from curate.pipeline.recipe import Recipe
 from curate.pipeline.sets import earlier
 from curate.pipeline.steps import Part
 from curate.pipeline.whole import lone as lone_rows
+from curate.pipeline.whole.decided import DecidedGroups
 from curate.pipeline.whole.doubt import with_doubt
-from curate.pipeline.whole.groups import GROUP_ROWS, divide
-from curate.pipeline.whole.lone import Lone, Members
+from curate.pipeline.whole.groups import GROUP_ROWS, divide, have_pieces
 from curate.pipeline.whole.names import with_ids
 from curate.pipeline.whole.rest import Rest
 
@@ -48,20 +48,30 @@ LARGE = 100_000  # conversations, from which on those that share nothing are not
 class Decisions:
     """The decisions on conversations that no filter rejected, in record order.
 
-    Columns of `rows`: those of `columns.DECISION`; the type of one that is null throughout may be Null.
-    Columns of `gains`: those of `train_marks.GAINS`. Of a large corpus, `rest` has the conversations that share nothing
-    with another, and that are not in `rows`.
+    Columns of `blocks`: those of `columns.DECISION`; the type of one that is null throughout may be Null. All rows of
+    a part are in one block. Columns of `gains`: those of `train_marks.GAINS`. Of a large corpus, the blocks are files,
+    and `rest` has the conversations that share nothing with another, and that are in no block.
     """
 
-    rows: pl.DataFrame
+    blocks: Sequence[pl.DataFrame | pl.LazyFrame]
     gains: pl.DataFrame  # messages that only a dropped copy trains
     alone: Mapping[str, int]  # conversations that each of these rules would reject on its own
     warnings: Sequence[str] = ()
     rest: Rest | None = None
 
+    @property
+    def rows(self) -> pl.DataFrame:
+        """The rows of all blocks."""
+        return pl.concat(self.select(pl.all()), how="diagonal_relaxed")
+
+    def select(self, *wanted: pl.Expr | str) -> Iterator[pl.DataFrame]:
+        """Yield what is wanted of the rows of each block."""
+        for rows in self.blocks:
+            yield rows.lazy().select(*wanted).collect()
+
     def without_rows(self) -> Decisions:
         """Return the decisions without what is read from files once it is written: it is large."""
-        return replace(self, rows=self.rows.clear(), rest=None)
+        return replace(self, blocks=(), rest=None)
 
 
 def decide(
@@ -72,6 +82,7 @@ def decide(
     known: pl.DataFrame | None = None,
     large: int = LARGE,
     group_rows: int = GROUP_ROWS,
+    folder: Path | None = None,
 ) -> Decisions:
     """Find duplicates, assign unique ids, and choose train or eval, from the parts' summaries.
 
@@ -79,27 +90,58 @@ def decide(
     `finders` are those of the recipe's further corpus rules, each of which sees what the rules before it keep. `known`
     has the summaries of an earlier set's conversations: what is the same as one, or its beginning, is rejected.
     Records of damaged streams are rejected or marked before that, so that none is the twin of a sound record.
-    From `large` conversations on, only those that share something with another are held in memory, if the rules allow,
-    and decided in groups of about `group_rows`.
+    From `large` conversations on, only those that share something with another are decided together, if the rules
+    allow, in groups of about `group_rows`; keys and decisions are in files in the `folder`, while these are used.
     """
-    old = earlier.no_known() if known is None else known
-    lone = _find_lone(parts, recipe, damaged, old, finders, large)
-    if lone is None:
-        decided = [_decide(_measured(parts, None), None, recipe, damaged, finders, known)]
+    if folder is not None and _may_divide(parts, recipe, finders, large):
+        decided = _decide_large(parts, recipe, damaged, known, group_rows, folder)
     else:
-        decided = list(_decide_groups(parts, lone, recipe, damaged, known, group_rows))
+        decided = _decide_whole(parts, recipe, damaged, finders, known)
     parts[:] = [replace(part, summary=part.summary.clear()) for part in parts]
-    rows = pl.concat([each.rows for each in decided], how="diagonal_relaxed")
-    gains = pl.concat([each.gains for each in decided])
-    alone = sum((each.alone for each in decided), Counter())
-    warnings = [text for each in decided for text in each.warnings]
-    old = pl.concat([each.known for each in decided])
-    del decided
-    rows, held_out = _with_split(rows, recipe, lone)
-    rows = earlier.keep_splits(rows, old)
-    rows = pl.concat([rows, *_verdicts(parts)], how="diagonal_relaxed")
-    rest = Rest.of(lone, held_out) if lone else None
-    return Decisions(rows.select(*columns.DECISION), gains.sort(*PART_KEY, "position"), dict(alone), warnings, rest)
+    return decided
+
+
+def _decide_whole(
+    parts: list[P],
+    recipe: Recipe,
+    damaged: Sequence[DamagedRecords],
+    finders: Sequence[Finder],
+    known: pl.DataFrame | None,
+) -> Decisions:
+    """Decide on all conversations at once."""
+    decided = _decide(_measured(_take(parts)), None, recipe, damaged, finders, known)
+    held_out = holdout.choose(lambda: [_kept_clusters(decided.rows)], list, recipe.eval)
+    rows = _with_split(decided.rows, decided.known, held_out)
+    rows = pl.concat([rows, _verdicts(parts)], how="diagonal_relaxed").select(*columns.DECISION)
+    return Decisions([rows], decided.gains.sort(*PART_KEY, "position"), dict(decided.alone), decided.warnings)
+
+
+def _decide_large(
+    parts: list[P],
+    recipe: Recipe,
+    damaged: Sequence[DamagedRecords],
+    known: pl.DataFrame | None,
+    size: int,
+    folder: Path,
+) -> Decisions:
+    """Decide on those that share something a group at a time, and on all others by their number alone."""
+    old = earlier.no_known() if known is None else known
+    exchanges = _compares_exchanges(recipe)
+    lone = lone_rows.find_lone(parts, damaged, old, folder, exchanges=exchanges)
+    pieces = have_pieces(parts, lone)
+    groups = DecidedGroups(folder)
+    gains, alone, warnings = [pl.DataFrame(schema=train_marks.GAINS)], Counter[str](), list[str]()
+    for group in divide(parts, lone, old, pieces=pieces, exchanges=exchanges, size=size):
+        own = None if known is None else group.known
+        decided = _decide(_measured(group.rows), pieces, recipe, damaged, (), own)
+        groups.add(decided.rows, decided.known)
+        gains.append(decided.gains)
+        alone += decided.alone
+        warnings += decided.warnings
+    held_out = holdout.choose(groups.clusters, lone.prompts, recipe.eval)
+    blocks = groups.by_part(lone.firsts, lambda rows, old: _with_split(rows, old, held_out), _verdicts(parts))
+    rest = Rest.of(lone, held_out.of_alone)
+    return Decisions(blocks, pl.concat(gains).sort(*PART_KEY, "position"), dict(alone), warnings, rest)
 
 
 @dataclass(frozen=True)
@@ -111,26 +153,6 @@ class _Decided:
     gains: pl.DataFrame
     alone: Counter[str]
     warnings: Sequence[str]
-
-
-def _decide_groups(
-    parts: list[P],
-    lone: Lone,
-    recipe: Recipe,
-    damaged: Sequence[DamagedRecords],
-    known: pl.DataFrame | None,
-    size: int,
-) -> Iterator[_Decided]:
-    """Yield the decisions on all conversations that share something, a group at a time; on all at once with `known`."""
-    ids = pl.concat(lone_rows.read(parts, lone.others, [pl.col("source_id", "prompt")]))
-    pieces = clusters.have_pieces(ids, lone.chats)
-    del ids
-    if known is not None:
-        yield _decide(_measured(parts, lone.others), pieces, recipe, damaged, (), known)
-        return
-    for members in divide(parts, lone, pieces=pieces, exchanges=_compares_exchanges(recipe), size=size):
-        decided = _decide(_measured(parts, members), pieces, recipe, damaged, (), None)
-        yield replace(decided, rows=_without_nulls(decided.rows))
 
 
 def _decide(
@@ -162,31 +184,16 @@ def _decide(
     return _Decided(rows, old, gains, counts, [text for each in found.values() for text in each.warnings])
 
 
-def _without_nulls(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows with the type Null for each column that is null, which takes no memory."""
-    empty = [name for name, count in rows.null_count().row(0, named=True).items() if count == rows.height]
-    return rows.with_columns(pl.lit(None).alias(name) for name in empty)
-
-
-def _find_lone(
-    parts: Sequence[Part],
-    recipe: Recipe,
-    damaged: Sequence[DamagedRecords],
-    known: pl.DataFrame,
-    finders: Sequence[Finder],
-    large: int,
-) -> Lone | None:
-    """Return the conversations that share nothing with another; None if all are to be decided together.
+def _may_divide(parts: Sequence[Part], recipe: Recipe, finders: Sequence[Finder], large: int) -> bool:
+    """Return whether the corpus is large, and the rules allow that it is decided in groups.
 
     Rules that compare texts see all conversations, and limits on files, models and languages have large groups.
     """
     limits = recipe.filters.get(caps.CAP, {})
     whole = finders or any(limit for name, limit in limits.items() if name != "cluster")
     if whole or not all(isinstance(part.summary, pl.LazyFrame) for part in parts):
-        return None
-    if sum(lone_rows.count_rows(parts)) < large:
-        return None
-    return lone_rows.find_lone(parts, damaged, known, exchanges=_compares_exchanges(recipe))
+        return False
+    return sum(lone_rows.count_rows(parts)) >= large
 
 
 def _compares_exchanges(recipe: Recipe) -> bool:
@@ -237,19 +244,18 @@ def _select(rows: pl.DataFrame, condition: pl.Expr) -> pl.DataFrame:
     return rows if chosen.sum() == rows.height else rows.filter(chosen)
 
 
-def _measured(parts: list[P], members: Members | None) -> pl.DataFrame:
-    """Collect the summaries of all parts, or those of some of their conversations.
+def _take(parts: list[P]) -> list[pl.DataFrame]:
+    """Return the summaries of all parts, which lose them."""
+    collected = pl.collect_all([_numbered(part) for part in parts])
+    parts[:] = [replace(part, summary=part.summary.clear()) for part in parts]
+    return collected
 
-    `part` and the columns of parts that are made of sets are added. All summaries are taken out of `parts`.
-    """
+
+def _measured(collected: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Return the summaries of conversations in one frame, with the columns of parts that are made of sets."""
     further = {**columns.SET_SUMMARY, **columns.GROUP_SUMMARY, "part": pl.UInt32}
-    collected = [pl.DataFrame(schema={**columns.PART_SUMMARY, **further})]
-    if members:
-        collected += lone_rows.read(parts, members, [pl.all()])
-    else:
-        collected += pl.collect_all([_numbered(part) for part in parts])
-        parts[:] = [replace(part, summary=part.summary.clear()) for part in parts]
-    rows = pl.concat(collected, how="diagonal").rechunk()
+    schema = pl.DataFrame(schema={**columns.PART_SUMMARY, **further})
+    rows = pl.concat([schema, *collected], how="diagonal").rechunk()
     return rows.with_columns(pl.col("protected").fill_null(False))
 
 
@@ -258,12 +264,13 @@ def _numbered(part: Part) -> pl.LazyFrame:
     return part.summary.lazy().with_columns(pl.col("source_index") + part.first, part=own)
 
 
-def _verdicts(parts: Sequence[Part]) -> Iterator[pl.DataFrame]:
-    """Yield the rows that a part has as kept, and that are rejected after all; the others lack `evidence`."""
-    yield pl.DataFrame(schema={"evidence": pl.String})
+def _verdicts(parts: Sequence[Part]) -> pl.DataFrame:
+    """Return the rows that a part has as kept, and that are rejected after all; the others lack `evidence`."""
+    every = [pl.DataFrame(schema={"evidence": pl.String, "part": pl.UInt32})]
     for part in parts:
         if part.verdicts is not None:
-            yield part.verdicts.with_columns(part=pl.lit(part.number, pl.UInt32))
+            every.append(part.verdicts.with_columns(part=pl.lit(part.number, pl.UInt32)))
+    return pl.concat(every, how="diagonal_relaxed")
 
 
 def _reject_damaged(rows: pl.DataFrame) -> pl.DataFrame:
@@ -330,15 +337,17 @@ def _with_capped(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
     return rows.with_columns(kept=pl.col("twin").is_null() & pl.col("capped").is_null())
 
 
-def _with_split(rows: pl.DataFrame, recipe: Recipe, lone: Lone | None) -> tuple[pl.DataFrame, NDArray[np.bool_]]:
-    """Add `split`; return also which of the kept `lone` conversations are held out."""
+def _kept_clusters(rows: pl.DataFrame) -> pl.Series:
+    return rows["cluster"].filter(rows["rule"].is_null()).cast(pl.String)
+
+
+def _with_split(rows: pl.DataFrame, known: pl.DataFrame, held_out: holdout.HoldOut) -> pl.DataFrame:
+    """Add `split`; `known` has the known conversations with their clusters."""
     kept = rows["rule"].is_null()
-    prompts = lone.prompts if lone else lone_rows.NO_KEYS
-    held, held_out = holdout.hold_out(rows["cluster"].filter(kept).cast(pl.String), prompts, recipe.eval)
     splits = np.zeros(rows.height, np.uint8)
-    splits[kept.to_numpy()] = 1 + held.to_numpy()
+    splits[kept.to_numpy()] = 1 + held_out.of(_kept_clusters(rows)).to_numpy()
     split = pl.Series(splits).replace_strict([0, 1, 2], [None, "train", "eval"], return_dtype=pl.String)
-    return rows.with_columns(split=split), held_out
+    return earlier.keep_splits(rows.with_columns(split=split), known)
 
 
 def _with_twin_names(rows: pl.DataFrame) -> pl.DataFrame:

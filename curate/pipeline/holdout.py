@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ from curate.pipeline.recipe import EvalSettings
 NONE_HELD_OUT = "no conversation is held out"  # begins a warning
 Split = Literal["train", "eval"]
 Mask = NDArray[np.bool_]
+Keys = NDArray[np.uint64]
 MAX_OVERSHOOT = 10  # times the requested share, of the smallest cluster
 
 
@@ -27,36 +30,86 @@ def assign_split(clusters: Sequence[str], fraction: float, minimum: int, seed: s
     if there are fewer than `minimum` conversations, one cluster, or only clusters far larger than the `fraction`.
     """
     names = pl.Series(clusters, dtype=pl.String)
-    held_out, _ = hold_out(names, np.empty(0, np.uint64), EvalSettings(fraction, minimum, seed))
+    held_out = choose(lambda: [names], list, EvalSettings(fraction, minimum, seed)).of(names)
     return ["eval" if held else "train" for held in held_out]
 
 
-def hold_out(clusters: pl.Series, alone: NDArray[np.uint64], settings: EvalSettings) -> tuple[pl.Series, Mask]:
-    """Return which conversations are held out, by their clusters, and which of those `alone` in a cluster.
+@dataclass(frozen=True)
+class HoldOut:
+    """Which clusters are held out: those of at most `largest` conversations whose hash is below `fraction`.
 
-    `alone` has the number that is such a cluster's name in hexadecimal digits; see `assign_split`.
+    If there is none, only the cluster of the name `first`, which has the lowest hash.
     """
-    sizes = clusters.rename("cluster").value_counts(name="size")
-    total = len(clusters) + len(alone)
-    target = settings.fraction * total
-    smallest = int(sizes["size"].min() or 0)  # type: ignore[arg-type]  # a number
-    largest = max(target, 1 if len(alone) else smallest)
-    if total < settings.minimum or sizes.height + len(alone) < 2 or largest > MAX_OVERSHOOT * target:
-        return pl.repeat(False, len(clusters), eager=True), np.zeros(len(alone), bool)
+
+    fraction: float
+    key: bytes
+    largest: float
+    first: str | None = None
+
+    def of(self, clusters: pl.Series) -> pl.Series:
+        """Return which conversations are held out, by their clusters, of which all others have no conversation."""
+        small = _sizes(clusters).filter(pl.col("size") <= self.largest)["cluster"]
+        chosen = small.filter(pl.Series(self._chosen(small.to_list()), dtype=pl.Boolean))
+        return clusters.is_in(chosen.implode())
+
+    def of_alone(self, numbers: Keys) -> Mask:
+        """Return which conversations are held out that are alone in a cluster: the number is its hexadecimal name."""
+        if not self.largest:
+            return np.zeros(len(numbers), bool)
+        return np.array(self._chosen([cluster_name(number) for number in numbers.tolist()]), bool)
+
+    def _chosen(self, names: Sequence[str]) -> list[bool]:
+        if self.first is not None:
+            return [name == self.first for name in names]
+        return [self.position(name) < self.fraction for name in names]
+
+    def position(self, cluster: str) -> float:
+        """Return a cluster's keyed hash as a number in [0, 1)."""
+        digest = hashlib.blake2b(cluster.encode("utf-8"), digest_size=8, key=self.key).digest()
+        return (int.from_bytes(digest, "big") >> 11) / 2**53  # a float has 53 bits of precision
+
+
+def choose(
+    groups: Callable[[], Iterable[pl.Series]], alone: Callable[[], Iterable[Keys]], settings: EvalSettings
+) -> HoldOut:
+    """Choose which clusters are held out; see `assign_split`.
+
+    `groups` iterates over the clusters of all conversations, those of one cluster in one series, and `alone` over
+    further ones, each of which is the only one of its cluster: the number is its name in hexadecimal digits.
+    """
     key = hashlib.blake2b(settings.seed.encode("utf-8"), digest_size=32).digest()
-    small = sizes.filter(pl.col("size") <= largest)["cluster"]
-    positions = np.fromiter((_position(cluster, key) for cluster in small), np.float64, len(small))
-    chosen = small.filter(pl.Series(positions < settings.fraction))
-    own = np.fromiter((_position(cluster_name(int(number)), key) for number in alone), np.float64, len(alone))
-    held_out = own < settings.fraction
-    if chosen.is_empty() and not held_out.any():
-        lowest = min(positions.min(initial=1.0), own.min(initial=1.0))
-        least = alone[own == lowest]
-        named = [cluster_name(int(number)) for number in least]
-        first = min([*small.filter(pl.Series(positions == lowest)), *named])
-        chosen = pl.Series([first])
-        held_out = np.isin(alone, [number for number, name in zip(least, named, strict=True) if name == first])
-    return clusters.is_in(chosen.implode()), held_out
+    further = sum(len(numbers) for numbers in alone())
+    total, count, smallest = further, further, 1 if further else sys.maxsize
+    for names in groups():
+        sizes = _sizes(names)["size"].to_numpy()
+        total, count = total + len(names), count + len(sizes)
+        smallest = min(smallest, int(sizes.min(initial=sys.maxsize)))
+    target = settings.fraction * total
+    largest = max(target, smallest if count else 0)
+    if total < settings.minimum or count < 2 or largest > MAX_OVERSHOOT * target:
+        return HoldOut(settings.fraction, key, largest=0)
+    chosen = HoldOut(settings.fraction, key, largest)
+    lowest: tuple[float, str] | None = None
+    for name in _small(groups, alone, largest):
+        place = chosen.position(name), name
+        if place[0] < settings.fraction:
+            return chosen
+        lowest = place if lowest is None else min(lowest, place)
+    return replace(chosen, first=lowest[1] if lowest else None)
+
+
+def _small(
+    groups: Callable[[], Iterable[pl.Series]], alone: Callable[[], Iterable[Keys]], largest: float
+) -> Iterator[str]:
+    """Yield the names of the clusters of at most `largest` conversations."""
+    for names in groups():
+        yield from _sizes(names).filter(pl.col("size") <= largest)["cluster"]
+    for numbers in alone():
+        yield from map(cluster_name, numbers.tolist())
+
+
+def _sizes(clusters: pl.Series) -> pl.DataFrame:
+    return clusters.rename("cluster").value_counts(name="size")
 
 
 def cluster_name(prompt: int) -> str:
@@ -76,9 +129,3 @@ def explain_none(settings: EvalSettings, conversations: int) -> list[str]:
         f"{NONE_HELD_OUT}: the {conversations:,} share so few first prompts or ids that the smallest "
         f"cluster has more than {MAX_OVERSHOOT} times {settings.fraction:g} of them; give a larger --eval"
     ]
-
-
-def _position(cluster: str, key: bytes) -> float:
-    """Return a cluster's keyed hash as a number in [0, 1)."""
-    digest = hashlib.blake2b(cluster.encode("utf-8"), digest_size=8, key=key).digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2**53  # a float has 53 bits of precision

@@ -24,9 +24,14 @@ Row = dict[str, Any]
 
 def check_kept(parts: Sequence[Part], decisions: Decisions, folder: Path, warnings: Sequence[Damage]) -> None:
     """Raise NothingKept if no record is kept; `folder` has the parts' rows."""
-    if decisions.rows["rule"].has_nulls() or (decisions.rest is not None and decisions.rest.states.any()):
+    if decisions.rest is not None and decisions.rest.states.any():
         return
-    rules = sum((part.rejected for part in parts), Counter(decisions.rows["rule"].to_list()))
+    decided: Counter[str] = Counter()
+    for rows in decisions.select(pl.col("rule").cast(pl.String)):
+        if rows["rule"].has_nulls():
+            return
+        decided.update(rows["rule"].to_list())
+    rules = sum((part.rejected for part in parts), decided)
     reasons = [
         f"{rule} {count:,} ({_describe(row)})" if (row := _first(parts, folder, rule)) else f"{rule} {count:,}"
         for rule, count in rules.most_common(MAX_RULES)

@@ -134,7 +134,7 @@ def clean(
                 parts = run.read(pool, making, tasks)
                 _check_unread(reader, strict)
                 run.report("finding duplicates")
-                decisions = corpus.decide(parts, recipe, reader.damaged_records, finders, known)
+                decisions = corpus.decide(parts, recipe, reader.damaged_records, finders, known, folder=scratch)
                 check_kept(parts, decisions, store, reader.warnings)
                 run.report("writing")
                 target = write_decisions(partial, store, parts, decisions, recipe)

@@ -138,7 +138,7 @@ def decide(given_corpus: Corpus, folder: Path, large: int, group: int = 10**9) -
         ]
         rows.with_columns(measures).write_ipc(path)
         parts.append(Part(number, rows.height, Counter(), Counter(), pl.scan_ipc(path), {}, first=100 * number))
-    made = corpus.decide(parts, given_corpus.recipe, given_corpus.damaged, (), given_corpus.known, large, group)
+    made = corpus.decide(parts, given_corpus.recipe, given_corpus.damaged, (), given_corpus.known, large, group, folder)
     target = assemble.SetTables(folder, folder, {part.number: part.first for part in parts}, {}, originals=False)
     read = assemble.decisions_reader(assemble.write_decisions(target, made))
     read_rows = [read(part.number).with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]

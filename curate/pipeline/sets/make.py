@@ -79,7 +79,7 @@ def make(making: Making, output: Output, workers: int | None, progress: Progress
             for part in pool.map(slices):
                 parts.append(part)
                 _report(progress, parts, size, len(slices), started)
-            decisions = corpus.decide(parts, making.recipe, finders=finders)
+            decisions = corpus.decide(parts, making.recipe, finders=finders, folder=scratch)
             check_kept(parts, decisions, scratch, ())
             _write_records(pool, decisions)
             target = write_decisions(partial, scratch, parts, decisions, making.recipe)
@@ -116,8 +116,12 @@ def _report(progress: ProgressCallback, parts: Sequence[SetPart], size: int, tot
 
 def _write_records(pool: base.Pool, decisions: corpus.Decisions) -> None:
     """Put the records of those that are rejected or changed only now into the originals of their parts."""
-    rejected = decisions.rows.filter(pl.col("rule").is_in(list(registry.rules("corpus")))).select(corpus.PART_KEY)
-    rows = pl.concat([rejected, decisions.gains.select(corpus.PART_KEY)]).unique()
+    rules = list(registry.rules("corpus"))
+    rejected = [
+        rows.filter(pl.col("rule").is_in(rules)).select(corpus.PART_KEY)
+        for rows in decisions.select(*corpus.PART_KEY, pl.col("rule").cast(pl.String))
+    ]
+    rows = pl.concat([*rejected, decisions.gains.select(corpus.PART_KEY)]).unique()
     tasks = [
         RecordTask(number, tuple(part["row"].sort().to_list()))
         for (number,), part in rows.sort("part").partition_by("part", as_dict=True, maintain_order=True).items()

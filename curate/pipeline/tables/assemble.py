@@ -6,6 +6,8 @@ same for any number of workers.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from curate.pipeline.tables.rows import TABLES, Counts
 from curate.pipeline.whole import rest
 from curate.pipeline.whole.rest import Rest
 
-DECISIONS = "decisions.arrow"  # in the folder of parts
+DECISIONS = "decisions.arrow"  # ends the names of files in the folder of parts
 T = TypeVar("T")
 SECTION_ROWS = 20_000  # a multiple of the rows of a row group, in every table
 COUNTED_PARTS = 64  # by one job
@@ -44,6 +46,7 @@ class SetTables:
     parts: Mapping[int, int]
     signals: columns.Schema
     originals: bool
+    decisions: tuple[tuple[int, str], ...] = ()  # files in `source`, by the first part that they have decisions on
     firsts: Mapping[int, int] | None = None  # the place of each part's first conversation in `rest.STATES`
 
 
@@ -142,31 +145,46 @@ def _write_section(target: SetTables, name: str, schema: columns.Schema, section
 
 def write_decisions(target: SetTables, decisions: Decisions) -> SetTables:
     """Write the decisions to files; return what to write, with where these are."""
-    order = np.argsort(decisions.rows["part"].to_numpy(), kind="stable")
-
-    def batches(*_: object) -> Iterator[pl.DataFrame]:
-        for start in range(0, max(len(order), 1), SECTION_ROWS):
-            yield decisions.rows[order[start : start + SECTION_ROWS]].cast(pl.Schema(columns.DECISION))
-
-    frame = register_io_source(batches, schema=dict(columns.DECISION))
-    frame.sink_ipc(target.source / DECISIONS, compression="uncompressed", maintain_order=True)
+    files: list[tuple[int, str]] = []
+    for rows in decisions.blocks:
+        for part, own in _blocks(rows):
+            files.append((part, f"{len(files):06d}.{DECISIONS}"))
+            own.cast(pl.Schema(columns.DECISION)).write_ipc(target.source / files[-1][1], compression="uncompressed")
+    target = replace(target, decisions=tuple(files))
     if decisions.rest is None:
         return target
     np.save(target.source / rest.STATES, decisions.rest.states)
     return replace(target, firsts=decisions.rest.firsts)
 
 
+def _blocks(rows: pl.DataFrame | pl.LazyFrame) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Yield about `SECTION_ROWS` rows at a time, those of one part together, with the number of the first part."""
+    rows = rows.lazy().collect()
+    rows = rows[np.argsort(rows["part"].to_numpy(), kind="stable")]
+    parts = rows["part"].to_numpy()
+    starts = np.unique(np.searchsorted(parts, parts[::SECTION_ROWS])).tolist()
+    for start, stop in itertools.pairwise([*starts, len(parts)]):
+        yield int(parts[start]), rows[start:stop]
+
+
 def decisions_reader(target: SetTables) -> Callable[[int], pl.DataFrame]:
     """Return a function that reads the decisions on a part's conversations, which are in files."""
-    decisions = pl.read_ipc(target.source / DECISIONS)
-    numbers = decisions["part"].to_numpy()  # ascending, so that those of a part are a slice of the mapped file
+    firsts = np.array([part for part, _ in target.decisions], np.int64)
     others = None
     if target.firsts is not None:
         others = Rest(np.load(target.source / rest.STATES, mmap_mode="r"), target.firsts)
 
+    @functools.lru_cache(maxsize=1)
+    def load(place: int) -> pl.DataFrame:
+        return pl.read_ipc(target.source / target.decisions[place][1])
+
     def read(number: int) -> pl.DataFrame:
-        start, end = np.searchsorted(numbers, [number, number + 1]).tolist()
-        own = decisions.slice(start, end - start)
+        place = int(np.searchsorted(firsts, number, side="right")) - 1
+        own = pl.DataFrame(schema=columns.DECISION)
+        if place >= 0:
+            rows = load(place)
+            first, stop = np.searchsorted(rows["part"].to_numpy(), [number, number + 1]).tolist()
+            own = rows[first:stop]
         return own if others is None else pl.concat([own, others.read(target.source, number)], how="diagonal")
 
     return read

@@ -6,8 +6,9 @@ other one. Keys that only seem equal, by the chance of a hash, make groups large
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -17,65 +18,119 @@ from curate.pipeline import clusters, train_marks
 from curate.pipeline.steps import Part
 from curate.pipeline.whole import lone as keyed
 from curate.pipeline.whole import names
-from curate.pipeline.whole.lone import ID, LAST, Keys, Lone, Members
+from curate.pipeline.whole.lone import COLUMNS, ID, LAST, RECORD, Lone, Members
+from curate.pipeline.whole.spill import KeyFiles, Keys, Places, Shuffle, Sieve
 
-GROUP_ROWS = 400_000  # that are decided at a time, at about 1 KB each; more if they all hang together
-COLUMNS = ("source_file", "source_index", "source_id", "branch", "pieces", "prompt", "exchange", "chain", "marks")
+GROUP_ROWS = 200_000  # that are decided at a time, at about 1 KB each; more if they all hang together
+EDGES = 1 << 22  # that are joined at a time
 CHAIN = pl.col("chain")
-Places = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Conversations to decide together, as frames in record order, and the `known` ones that they may be."""
+
+    rows: Sequence[pl.DataFrame]
+    known: pl.DataFrame
 
 
 def divide(
-    parts: Sequence[Part], lone: Lone, *, pieces: bool, exchanges: bool, size: int = GROUP_ROWS
-) -> Iterator[Members]:
+    parts: Sequence[Part],
+    lone: Lone,
+    known: pl.DataFrame,
+    *,
+    pieces: bool,
+    exchanges: bool,
+    size: int = GROUP_ROWS,
+) -> Iterator[Group]:
     """Yield the groups of the conversations that are not lone, of about `size`; one group if there are none.
 
-    `pieces` and `exchanges` say whether the chats that ids name, and first exchanges, are compared.
+    `pieces` and `exchanges` say whether the chats that ids name, and first exchanges, are compared. Each known
+    conversation is in one group.
     """
     others = lone.others
     count = int(others.rows.sum())
     if count <= size:
-        yield others
+        yield Group([*keyed.read(parts, others, [pl.all()])], known)
         return
-    shared = _Shared(parts, others)
-    root = clusters.components(count, np.concatenate(list(shared.edges(pieces, exchanges))))
-    sizes = np.bincount(root, minlength=count)
-    group = ((np.cumsum(sizes) - sizes) // size).astype(np.uint32)[root]
-    del shared, root, sizes
-    places = np.flatnonzero(others.rows)
-    for number in np.unique(group):
-        rows = np.zeros(len(others.rows), bool)
-        rows[places[group == number]] = True
-        yield Members(rows, others.firsts)
+    root = _Shared(parts, others, known, lone.folder).find_roots(pieces, exchanges)
+    sizes = np.zeros(len(root), np.uint32)
+    np.add.at(sizes, root, 1)
+    starts = np.cumsum(sizes, dtype=np.uint32) - sizes
+    group = (starts // np.uint32(size))[root]
+    del root, sizes, starts
+    used, group = np.unique(group, return_inverse=True)
+    group = group.astype(np.uint32)
+    shuffle = Shuffle(lone.folder, "group", len(used))
+    start = 0
+    for rows in keyed.read(parts, others, [pl.all()]):
+        shuffle.write(rows, group[start : start + rows.height])
+        start += rows.height
+    of_known = pl.Series(group[start:])
+    del group
+    for number in range(len(used)):
+        yield Group([*shuffle.read(number)], known.filter(of_known == number))
+    shuffle.remove()
+
+
+def have_pieces(parts: Sequence[Part], lone: Lone) -> bool:
+    """Return whether ids that end in a number are those of pieces of a chat, as `clusters.have_pieces` does."""
+    named = ID.str.extract_groups(clusters.PIECE).struct
+    wanted = [named.field("chat").hash().alias("key"), named.field("number").cast(pl.UInt32), pl.col("prompt")]
+    files = KeyFiles(lone.folder, "chats", len(lone.rows))
+    for rows in keyed.read(parts, lone.others, wanted):
+        found = rows.drop_nulls()
+        files.add(found["key"].to_numpy(), found["number"].to_numpy())
+    numbers = chats = lone.chats
+    for keys, places in files.partitions():
+        sizes = pl.DataFrame({"key": keys, "number": places}).group_by("key").agg(pl.col("number").n_unique())
+        sizes = sizes.filter(pl.col("number") <= clusters.MAX_ROWS)
+        numbers, chats = numbers + int(sizes["number"].sum()), chats + sizes.height
+    files.remove()
+    return clusters.are_pieces(numbers, chats)
 
 
 class _Shared:
-    """What conversations may share: keys, and the place of each one's conversation among them all."""
+    """What conversations may share: keys, and the place of each one's conversation among them all.
 
-    def __init__(self, parts: Sequence[Part], members: Members) -> None:
+    The known conversations have the last places.
+    """
+
+    def __init__(self, parts: Sequence[Part], members: Members, known: pl.DataFrame, folder: Path) -> None:
         self.parts = parts
         self.members = members
-        self.found: dict[str, list[tuple[Places, Keys]]] = defaultdict(list)
+        self.known = known
+        self.folder = folder
+        self.size = int(members.rows.sum()) + known.height
+        self.files: dict[str, KeyFiles] = {}
 
-    def edges(self, pieces: bool, exchanges: bool) -> Iterator[NDArray[np.int64]]:
-        """Yield [edges, 2]: places of conversations that share a key."""
+    def find_roots(self, pieces: bool, exchanges: bool) -> Places:
+        """Return the lowest place that each place hangs together with, [members + known]."""
+        self._add_keys(pieces, exchanges)
+        root = np.arange(self.size, dtype=np.uint32)
+        for files in self.files.values():
+            for edges in _batches(map(_link, files.partitions())):
+                clusters.join(root, edges)
+            files.remove()
+        return root
+
+    def _add_keys(self, pieces: bool, exchanges: bool) -> None:
         branches = False
-        untrained = [keyed.NO_KEYS]
+        messages = KeyFiles(self.folder, "untrained", self.size)
         for rows in self._read(*COLUMNS):
             branches |= bool((rows["branch"] > 0).any())
             self._add("prompt", rows, pl.col("prompt"))
             self._add("content", rows, LAST)
-            self._add("record", rows, pl.struct("source_file", "source_index").hash())
+            self._add("record", rows, RECORD)
             if exchanges:
                 self._add("exchange", rows, pl.col("exchange"))
             self._add_names(rows, pieces)
             marked = train_marks.explode(rows.filter(pl.col("marks").is_not_null()))
-            untrained.append(keyed.numbers(marked.filter(~train_marks.REASONED), CHAIN))
+            messages.add(keyed.numbers(marked.filter(~train_marks.REASONED), CHAIN), np.uint32(0))
         if not branches:
-            self.found.pop("record", None)
-        self._add_messages(np.unique(np.concatenate([*(keys for _, keys in self.found["content"]), *untrained])))
-        while self.found:
-            yield _link(self.found.popitem()[1])
+            self.files.pop("record").remove()
+        self._add_messages([self.files["content"], messages])
+        messages.remove()
 
     def _read(self, *columns: str) -> Iterator[pl.DataFrame]:
         """Yield the members of some parts, with the `place` of each among them all."""
@@ -83,11 +138,15 @@ class _Shared:
         for rows in keyed.read(self.parts, self.members, [pl.col(columns)]):
             yield rows.with_row_index("place", start)
             start += rows.height
+        yield self.known.select(columns).with_row_index("place", start)
 
     def _add(self, name: str, rows: pl.DataFrame, key: pl.Expr) -> None:
         """Add a key of rows that have it."""
         found = rows.select("place", key=key).drop_nulls("key")
-        self.found[name].append((found["place"].to_numpy().astype(np.uint32), found["key"].to_numpy()))
+        self._files(name).add(found["key"].to_numpy(), found["place"].to_numpy())
+
+    def _files(self, name: str) -> KeyFiles:
+        return self.files.setdefault(name, KeyFiles(self.folder, f"shared-{name}", self.size))
 
     def _add_names(self, rows: pl.DataFrame, pieces: bool) -> None:
         """Add all ids that a conversation and its pieces may get, without the suffix of a changed one."""
@@ -98,18 +157,31 @@ class _Shared:
         made = names.made_names(rows.rename({"place": "order"}))
         self._add("name", made.rename({"order": "place"}), keyed.hash_text(pl.col("name")))
 
-    def _add_messages(self, wanted: Keys) -> None:
-        """Add the messages whose hash is among these, as content."""
+    def _add_messages(self, wanted: Sequence[KeyFiles]) -> None:
+        """Add the messages whose hash is among these, and a few others, as content."""
+        sieve = Sieve(sum(files.count for files in wanted))
+        for files in wanted:
+            for keys, _ in files.partitions():
+                sieve.add(keys)
         for rows in self._read("chain"):
             hashes, owners, _ = keyed.messages(rows)
-            near = keyed.is_in(hashes, wanted)
-            self.found["content"].append((rows["place"].to_numpy().astype(np.uint32)[owners[near]], hashes[near]))
+            near = sieve.may_have(hashes)
+            self._files("content").add(hashes[near], rows["place"].to_numpy()[owners[near]])
 
 
-def _link(found: Sequence[tuple[Places, Keys]]) -> NDArray[np.int64]:
+def _link(entries: tuple[Keys, Places]) -> NDArray[np.uint32]:
     """Return [edges, 2]: each place with the next that has the same key."""
-    places = np.concatenate([place for place, _ in found])
-    keys = np.concatenate([key for _, key in found])
-    order = np.argsort(keys, kind="stable")
-    same = keys[order[1:]] == keys[order[:-1]]
-    return np.stack([places[order[:-1][same]], places[order[1:][same]]], axis=1).astype(np.int64)
+    keys, places = entries
+    same = keys[1:] == keys[:-1]
+    return np.stack([places[:-1][same], places[1:][same]], axis=1)
+
+
+def _batches(found: Iterable[NDArray[np.uint32]]) -> Iterator[NDArray[np.uint32]]:
+    """Yield edges, many at a time."""
+    held: list[NDArray[np.uint32]] = []
+    for edges in found:
+        held.append(edges)
+        if sum(map(len, held)) >= EDGES:
+            yield np.concatenate(held)
+            held = []
+    yield np.concatenate([*held, np.empty((0, 2), np.uint32)])

@@ -1,15 +1,15 @@
 """Find the conversations that share nothing with any other, from the keys in the parts' summaries.
 
 Each is kept, with its own id and in a cluster of its own, whatever the others are: only those that share a key with
-another need to be in memory to be decided. A conversation takes up to 60 bytes here: 64-bit keys in flat arrays, which
-are sorted to find those that are repeated. Keys that only seem equal, by the chance of a hash, cost time and change no
-decision.
+another need to be decided together. Keys of 64 bits are sorted in files, so a conversation takes about six bytes of
+memory. Keys that only seem equal, by the chance of a hash, cost time and change no decision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -20,13 +20,15 @@ from curate.pipeline import clusters, train_marks
 from curate.pipeline.steps import Part
 from curate.pipeline.whole import names
 from curate.pipeline.whole.doubt import with_doubt
+from curate.pipeline.whole.spill import NOWHERE, KeyFiles, Keys, Sieve
 
 AT_ONCE = 64  # parts that are read at a time
-BLOCK = 1 << 20  # keys that are looked up at a time
-CELLS = 16  # for each conversation, in the table that most messages' hashes are not in
+BLOCK = 1 << 20  # prompts that are read at a time
+PROMPTS = "prompts.u64"  # the hash of each conversation's first prompt, in the order of the parts
 ID = pl.col("source_id")
 LAST = pl.col("chain").list.last()
-Keys = NDArray[np.uint64]
+RECORD = pl.struct("source_file", "source_index").hash()
+COLUMNS = ("source_file", "source_index", "source_id", "branch", "pieces", "prompt", "exchange", "chain", "marks")
 Mask = NDArray[np.bool_]
 NO_KEYS: Keys = np.empty(0, np.uint64)
 
@@ -35,21 +37,27 @@ NO_KEYS: Keys = np.empty(0, np.uint64)
 class Lone:
     """Which conversations share nothing with any other; all arrays are in the order of the parts.
 
-    `rows`, [conversations], are those; `kept`, [conversations], those of them that no filter rejected, and `prompts`,
-    [kept], the hashes of their first prompts. `chats` of the rows may be a piece of a chat, by their id. `firsts` has
-    the place of each part's first conversation.
+    `rows`, [conversations], are those; `kept`, [conversations], those of them that no filter rejected. `chats` of the
+    rows may be a piece of a chat, by their id. `firsts` has the place of each part's first conversation. `folder` has
+    `PROMPTS`.
     """
 
     rows: Mask
     kept: Mask
-    prompts: Keys
     chats: int
     firsts: Mapping[int, int]
+    folder: Path
 
     @property
     def others(self) -> Members:
         """The conversations that share something."""
         return Members(~self.rows, self.firsts)
+
+    def prompts(self) -> Iterator[Keys]:
+        """Yield the hashes of the first prompts of the kept ones, in order."""
+        for start in range(0, len(self.kept), BLOCK):
+            prompts = np.fromfile(self.folder / PROMPTS, np.uint64, BLOCK, offset=8 * start)
+            yield prompts[self.kept[start : start + BLOCK]]
 
 
 @dataclass(frozen=True)
@@ -75,14 +83,17 @@ def read(parts: Sequence[Part], members: Members, wanted: Sequence[pl.Expr]) -> 
             )
             for part, rows in zip(some, frames, strict=True)
         ]
-        yield pl.concat(of_parts).rechunk()
+        yield pl.concat(of_parts, how="diagonal").rechunk()
 
 
 def find_lone(
-    parts: Sequence[Part], damaged: Sequence[DamagedRecords], known: pl.DataFrame, *, exchanges: bool
+    parts: Sequence[Part], damaged: Sequence[DamagedRecords], known: pl.DataFrame, folder: Path, *, exchanges: bool
 ) -> Lone:
-    """Find them; `known` are conversations of an earlier set, `exchanges` says whether first exchanges are compared."""
-    search = _Search(parts, damaged, known)
+    """Find them; `known` are conversations of an earlier set, `exchanges` says whether first exchanges are compared.
+
+    `folder` is for keys.
+    """
+    search = _Search(parts, damaged, known, folder)
     search.read_keys(exchanges)
     search.mark_repeated()
     search.mark_prefixes()
@@ -106,20 +117,23 @@ def _groups(parts: Sequence[Part]) -> Iterator[Sequence[Part]]:
 class _Search:
     """The keys of all conversations, and which of these share one."""
 
-    def __init__(self, parts: Sequence[Part], damaged: Sequence[DamagedRecords], known: pl.DataFrame) -> None:
+    def __init__(
+        self, parts: Sequence[Part], damaged: Sequence[DamagedRecords], known: pl.DataFrame, folder: Path
+    ) -> None:
         self.parts = parts
         self.damaged = damaged
         self.known = known
+        self.folder = folder
         counts = count_rows(parts)
         self.size = sum(counts)
         places = np.cumsum([0, *counts]).tolist()
         self.firsts = dict(zip((part.number for part in parts), places, strict=False))
         self.shared = np.zeros(self.size, bool)
         self.kept = np.zeros(self.size, bool)
+        self.has_chat = np.zeros(self.size, bool)
         self.has_marks = False
         self.has_branches = bool((known["branch"] > 0).any())
-        self.keys: dict[str, Keys] = {}
-        self.names: list[tuple[Keys, NDArray[np.int64]]] = []  # keys and places of ids that are not `source_id`
+        self.keys: dict[str, KeyFiles] = {}
 
     def read(self, *columns: str) -> Iterator[tuple[slice, pl.DataFrame]]:
         """Yield the rows of some parts, with their places among all."""
@@ -142,115 +156,104 @@ class _Search:
             "chat": hash_text(ID.str.extract(clusters.PIECE)),
             **({"exchange": pl.col("exchange")} if exchanges else {}),
         }
-        self.keys = {name: np.zeros(self.size, np.uint64) for name in wanted}
-        columns = (
-            "source_file",
-            "source_index",
-            "source_id",
-            "branch",
-            "pieces",
-            "prompt",
-            "exchange",
-            "chain",
-            "marks",
-        )
-        for place, rows in self.read(*columns):
-            found = rows.select(**wanted)
-            for name, column in found.to_dict().items():
-                self.keys[name][place] = column.fill_null(0).to_numpy()
-            named = found.select(pl.any_horizontal(pl.all() == 0, pl.col("last", "prompt").is_null())).to_series()
-            special = (pl.col("branch") > 0) | ID.str.contains(names.RENAMED) | pl.col("doubt").is_not_null()
-            marked = with_doubt(rows, self.damaged).select(special.fill_null(False)).to_series()
-            self.shared[place] = (marked | named.fill_null(False)).to_numpy()
-            self.kept[place] = (rows["pieces"] > 0).to_numpy()
-            self.has_branches |= bool((rows["branch"] > 0).any())
-            self.has_marks |= rows["marks"].null_count() < rows.height
-            self._read_names(place.start, rows)
+        with (self.folder / PROMPTS).open("wb") as prompts:
+            for place, rows in self.read(*COLUMNS):
+                found = rows.select(**wanted)
+                prompts.write(found["prompt"].fill_null(0).to_numpy().tobytes())
+                for name in wanted:
+                    self._add(name if name != "chat" else "id", found[name], place.start)
+                named = found.select(pl.any_horizontal(pl.all() == 0, pl.col("last", "prompt").is_null())).to_series()
+                special = (pl.col("branch") > 0) | ID.str.contains(names.RENAMED) | pl.col("doubt").is_not_null()
+                marked = with_doubt(rows, self.damaged).select(special.fill_null(False)).to_series()
+                self.shared[place] = (marked | named.fill_null(False)).to_numpy()
+                self.kept[place] = (rows["pieces"] > 0).to_numpy()
+                self.has_chat[place] = found["chat"].is_not_null().to_numpy()
+                self.has_branches |= bool((rows["branch"] > 0).any())
+                self.has_marks |= rows["marks"].null_count() < rows.height
+                self._add_names(place.start, rows)
 
-    def _read_names(self, start: int, rows: pl.DataFrame) -> None:
+    def _add(self, name: str, keys: pl.Series, start: int) -> None:
+        """Add a key of each row that has one."""
+        has = keys.is_not_null() & (keys != 0)
+        places = np.flatnonzero(has.to_numpy()).astype(np.uint32) + np.uint32(start)
+        self._files(name).add(keys.filter(has).to_numpy(), places)
+
+    def _files(self, name: str) -> KeyFiles:
+        return self.keys.setdefault(name, KeyFiles(self.folder, f"all-{name}", self.size))
+
+    def _add_names(self, start: int, rows: pl.DataFrame) -> None:
         """Add the ids that conversations and their pieces get, where these are not the dump's."""
         named = names.made_names(rows.with_row_index("order", start))
         if named.height:
-            self.names.append((numbers(named, hash_text(pl.col("name"))), named["order"].to_numpy().astype(np.int64)))
+            self._files("id").add(numbers(named, hash_text(pl.col("name"))), named["order"].to_numpy())
 
     def mark_repeated(self) -> None:
         """Mark conversations with the same content, prompt, id, chat or exchange as another."""
         known = self.known
-        self._mark_repeated(["last"], numbers(known, LAST))
-        self._mark_repeated(["prompt"], numbers(known, pl.col("prompt")))
-        self._mark_repeated(["id", "chat"], numbers(known, hash_text(ID)), self.names)
-        if "exchange" in self.keys:
-            self._mark_repeated(["exchange"], NO_KEYS)
-        alone = ~self.shared & (self.keys["prompt"] != 0)
-        self.may_be_piece = alone & (self.keys["chat"] != 0)
-        self.names = []
-        self.keys = {name: self.keys[name] for name in ("last", "prompt")}
+        self._mark_repeated("last", numbers(known, LAST))
+        self._mark_repeated("prompt", numbers(known, pl.col("prompt")))
+        self._mark_repeated("id", numbers(known, hash_text(ID)))
+        self._mark_repeated("exchange", NO_KEYS)
 
-    def _mark_repeated(
-        self, columns: Sequence[str], known: Keys, further: Sequence[tuple[Keys, NDArray[np.int64]]] = ()
-    ) -> None:
-        """Mark places whose key, in any of the columns, another place or a known conversation has."""
-        every = np.concatenate([*(self.keys[name] for name in columns), *(keys for keys, _ in further), known, known])
-        every.sort()
-        repeated = np.unique(every[1:][every[1:] == every[:-1]])
-        del every
-        repeated = repeated[repeated != 0]
-        for name in columns:
-            self._mark(self.keys[name], repeated)
-        for keys, places in further:
-            self.shared[places[is_in(keys, repeated)]] = True
-
-    def _mark(self, keys: Keys, values: Keys) -> None:
-        for start in range(0, self.size, BLOCK):
-            self.shared[start : start + BLOCK] |= is_in(keys[start : start + BLOCK], values)
+    def _mark_repeated(self, name: str, known: Keys) -> None:
+        """Mark places whose key another place or a known conversation has."""
+        files = self._files(name)
+        files.add(np.repeat(known, 2), NOWHERE)
+        for keys, places in files.partitions():
+            same = keys[1:] == keys[:-1]
+            found = places[np.append(same, False) | np.insert(same, 0, False)] if len(keys) else places
+            self.shared[found[found != NOWHERE]] = True
+        if name != "last":
+            files.remove()
 
     def mark_prefixes(self) -> None:
         """Mark conversations that are the beginning of another or of a known one, and those that begin so."""
-        last = self.keys.pop("last")
-        wanted = np.sort(np.concatenate([last, numbers(self.known, LAST)]))
-        shift = np.uint64(64 - max(1, (CELLS * len(wanted)).bit_length()))
-        table = np.zeros(1 << (64 - int(shift)), bool)
-        table[wanted >> shift] = True
-        found = [numbers(self.known.select(pl.col("chain").explode()), pl.col("chain"))]
+        known = numbers(self.known.select(pl.col("chain").explode()), pl.col("chain"))
+        self._mark_containing(self.keys["last"], known, ends=False)
+
+    def _mark_containing(self, wanted: KeyFiles, known: Keys, *, ends: bool) -> None:
+        """Mark conversations with a message whose hash is wanted, and the places of these hashes.
+
+        `known` are hashes of known messages. `ends` says whether the last message of a conversation counts.
+        """
+        sieve = Sieve(wanted.count)
+        for keys, _ in wanted.partitions():
+            sieve.add(keys)
+        found = KeyFiles(self.folder, "messages", self.size)
+        found.add(known, NOWHERE)
         for place, rows in self.read("chain"):
-            hashes, owners, ends = messages(rows)
-            near = table[hashes >> shift]
-            near[ends] = False
-            hashes, owners = hashes[near], owners[near]
-            same = is_in(hashes, wanted)
-            self.shared[place.start + owners[same]] = True
-            found.append(hashes[same])
-        self._mark(last, np.unique(np.concatenate(found)))
+            hashes, owners, last = messages(rows)
+            near = sieve.may_have(hashes)
+            near[last] &= ends
+            found.add(hashes[near], (owners[near] + place.start).astype(np.uint32))
+        for (keys, places), (hashes, holders) in zip(wanted.partitions(), found.partitions(), strict=True):
+            marked = np.concatenate([holders[is_in(hashes, keys)], places[is_in(keys, hashes)]])
+            self.shared[marked[marked != NOWHERE]] = True
+        found.remove()
+        wanted.remove()
 
     def mark_records(self) -> None:
         """Mark all conversations of a record that has several branches."""
         if not self.has_branches:
             return
-        key = pl.struct("source_file", "source_index").hash()
-        self.keys["record"] = np.zeros(self.size, np.uint64)
         for place, rows in self.read("source_file", "source_index"):
-            self.keys["record"][place] = numbers(rows, key)
-        self._mark_repeated(["record"], numbers(self.known, key))
-        del self.keys["record"]
+            self._add("record", rows.select(RECORD).to_series(), place.start)
+        self._mark_repeated("record", numbers(self.known, RECORD))
 
     def mark_untrained(self) -> None:
         """Mark conversations with a message that one which shares something does not train: they may train it."""
         if not self.has_marks:
             return
-        found = [NO_KEYS]
+        wanted = KeyFiles(self.folder, "untrained", self.size)
         for place, rows in self.read("chain", "marks"):
             marked = rows.filter(pl.col("marks").is_not_null() & pl.Series(self.shared[place]))
-            found.append(numbers(train_marks.explode(marked).filter(~train_marks.REASONED), pl.col("chain")))
-        wanted = np.unique(np.concatenate(found))
-        for place, rows in self.read("chain"):
-            hashes, owners, _ = messages(rows)
-            self.shared[place.start + owners[is_in(hashes, wanted)]] = True
+            wanted.add(numbers(train_marks.explode(marked).filter(~train_marks.REASONED), pl.col("chain")), NOWHERE)
+        self._mark_containing(wanted, NO_KEYS, ends=True)
 
     def result(self) -> Lone:
         """Return those that share nothing."""
         lone = ~self.shared
-        kept = lone & self.kept
-        return Lone(lone, kept, self.keys["prompt"][kept], int((lone & self.may_be_piece).sum()), self.firsts)
+        return Lone(lone, lone & self.kept, int((lone & self.has_chat).sum()), self.firsts, self.folder)
 
 
 def hash_text(text: pl.Expr) -> pl.Expr:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from curate.pipeline.frames import part_file
 from curate.pipeline.holdout import cluster_name
-from curate.pipeline.whole.lone import Lone
+from curate.pipeline.whole.lone import BLOCK, Lone
 from curate.pipeline.whole.names import with_plain
+from curate.pipeline.whole.spill import Keys
 
 ELSEWHERE, TRAIN, EVAL = range(3)  # rejected or decided with others; kept in either split
 STATES = "rest.npy"  # in the folder of parts
@@ -28,10 +29,14 @@ class Rest:
     firsts: Mapping[int, int]
 
     @classmethod
-    def of(cls, lone: Lone, held_out: NDArray[np.bool_]) -> Rest:
-        """Return the decisions; `held_out`, [kept], says which of the kept ones go to eval."""
+    def of(cls, lone: Lone, held_out: Callable[[Keys], NDArray[np.bool_]]) -> Rest:
+        """Return the decisions; `held_out` says of the prompts of kept ones which go to eval."""
         states = np.zeros(len(lone.kept), np.uint8)
-        states[lone.kept] = np.where(held_out, EVAL, TRAIN)
+        start = 0
+        for prompts in lone.prompts():
+            own = states[start : start + BLOCK]
+            own[lone.kept[start : start + BLOCK]] = np.where(held_out(prompts), EVAL, TRAIN)
+            start += BLOCK
         return cls(states, lone.firsts)
 
     def read(self, folder: Path, number: int) -> pl.DataFrame:
