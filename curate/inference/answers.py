@@ -80,7 +80,12 @@ def read_answer(answer: str, earlier: Sequence[Message]) -> Message:
     if calls is None:
         return Message("assistant", answer)
     values = json.loads(calls)
-    before = sum(bool(message.tool_calls) for message in earlier)
     for number, value in enumerate(values):
-        value.setdefault("id", f"call{before:03d}{number:02d}")  # nine characters, as Mistral's templates want
+        value.setdefault("id", call_id(earlier, number))
     return Message("assistant", content, tool_calls=json.dumps(values, ensure_ascii=False))
+
+
+def call_id(earlier: Sequence[Message], number: int) -> str:
+    """Return the id of a call in an answer to `earlier`: nine characters, as Mistral's templates want."""
+    before = sum(bool(message.tool_calls) for message in earlier)
+    return f"call{before:03d}{number:02d}"

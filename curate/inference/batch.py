@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curate.inference.grammar import Grammar, GrammarError
 from curate.inference.sampling import Sampling, cache_argument, new_cache, next_token, token_generator
 from curate.model.attention import selection
 
@@ -37,6 +38,7 @@ class Generation:
     prompt: tuple[int, ...]
     sampling: Sampling
     top_logprobs: int | None = None  # None scores nothing
+    grammar: Grammar | None = None  # what the answer may be
 
 
 class Row:
@@ -48,14 +50,25 @@ class Row:
         self.last = 0  # the newest token, which is not in the cache yet
         self._generator = token_generator(generation.sampling, device)
         self._previous = torch.tensor(generation.prompt, dtype=torch.int64, device=device)  # [tokens]
+        self._constraint = generation.grammar.start() if generation.grammar else None
 
     def choose(self, logits: Tensor) -> ScoredToken:
-        """Choose the next token by its logits [vocabulary]."""
+        """Choose the next token by its logits [vocabulary]; raises GrammarError."""
         sampling, count = self.generation.sampling, self.generation.top_logprobs
-        self.last = next_token(logits, self._previous, sampling, self._generator, prompt=len(self.generation.prompt))
+        allowed = self._constraint.mask(logits) if self._constraint else logits
+        self.last = next_token(allowed, self._previous, sampling, self._generator, prompt=len(self.generation.prompt))
+        if self._constraint:
+            self._constraint.take(self.last)
         if sampling.reads_previous:  # nothing else reads the earlier tokens
             self._previous = torch.cat([self._previous, self._previous.new_tensor([self.last])])
         return ScoredToken(self.last) if count is None else _score(logits, self.last, count)
+
+
+def _chosen(row: Row, logits: Tensor) -> ScoredToken | GrammarError:
+    try:
+        return row.choose(logits)
+    except GrammarError as error:
+        return error
 
 
 def _score(logits: Tensor, token: int, count: int) -> ScoredToken:
@@ -89,8 +102,9 @@ class Batch:
         cache = _empty_cache() if self.shares else new_cache(self.model)
         ids = torch.tensor([generation.prompt], dtype=torch.int64, device=self.device)
         logits = self._forward(cache, input_ids=ids)
-        self._joining.append((row, cache))
-        return row, row.choose(logits[0])
+        token = row.choose(logits[0])
+        self._joining.append((row, cache))  # not before: a row that fails has no place
+        return row, token
 
     def leave(self, row: Row) -> None:
         """Take a row out."""
@@ -99,8 +113,8 @@ class Batch:
         if len(self._joining) == before:
             self._leaving.add(row)
 
-    def step(self) -> list[tuple[Row, ScoredToken]]:
-        """Return one more token for each row."""
+    def step(self) -> list[tuple[Row, ScoredToken | GrammarError]]:
+        """Return one more token for each row, or why its grammar has none; the other rows are unaffected."""
         self._rearrange()
         if not self.rows:
             return []
@@ -108,7 +122,7 @@ class Batch:
         logits = self._forward(self._cache, input_ids=ids, **self._padding())  # [rows, vocabulary]
         for row in self.rows:
             row.length += 1
-        return [(row, row.choose(scores)) for row, scores in zip(self.rows, logits, strict=True)]
+        return [(row, _chosen(row, scores)) for row, scores in zip(self.rows, logits, strict=True)]
 
     def clear(self) -> None:
         """Take all rows out, after an error in a step."""

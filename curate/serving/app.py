@@ -78,12 +78,15 @@ class _Api:
         """Answer a conversation."""
         order, model = await self._read(request, ChatOrder)
         messages = read_messages(order.messages)
-        shown = order.tools and requests.tool_choice(order) == "auto"
-        tools = read_definitions(order.tools) if order.tools and shown else None
+        form = requests.read_form(order)
+        tools = read_definitions(order.tools) if order.tools and requests.shows_tools(order) else None
         prompt = await run_in_threadpool(model.chat_prompt, messages, tools)
+        grammar = await run_in_threadpool(model.grammar, form, messages, tools) if form else None
         param = "max_completion_tokens" if order.max_completion_tokens else "max_tokens"
         room = model.room(prompt, order.limit, param)
-        exchange = Exchange(model, order, [prompt], [room], messages=messages, has_tools=tools is not None)
+        exchange = Exchange(
+            model, order, [prompt], [room], messages=messages, has_tools=tools is not None, form=form, grammar=grammar
+        )
         return await _respond(request, exchange)
 
     async def complete(self, request: Request) -> Any:

@@ -8,9 +8,11 @@ from contextlib import suppress
 from typing import Any
 
 from curate.inference.answers import Part, Placed, read_answer
+from curate.inference.grammar import Grammar, GrammarError
 from curate.schemas.conversation import Message
 from curate.serving import responses
 from curate.serving.errors import failed
+from curate.serving.forms import Form
 from curate.serving.models import Prompt, ServedModel
 from curate.serving.requests import ChatOrder, CompletionOrder
 from curate.serving.responses import Answer, Head
@@ -29,12 +31,15 @@ class Exchange:
         *,
         messages: Sequence[Message] = (),
         has_tools: bool = False,
+        form: Form | None = None,
+        grammar: Grammar | None = None,
     ) -> None:
         self.order = order
         self.prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
         self._model = model
         self._messages = messages
         self._has_tools = has_tools
+        self._form = form
         self._head = Head(model.name, chat=isinstance(order, ChatOrder))
         self._loop = asyncio.get_running_loop()
         self._parts: asyncio.Queue[tuple[int, Part | Exception]] = asyncio.Queue()
@@ -44,7 +49,15 @@ class Exchange:
         ]
         self.answers = [Answer(index) for index in range(len(places))]
         self._jobs = [
-            model.job(prompt, sampling, self._deliver(index), room=room, stops=order.stops, scored=order.scored)
+            model.job(
+                prompt,
+                sampling,
+                self._deliver(index),
+                room=room,
+                stops=order.stops,
+                scored=order.scored,
+                grammar=grammar,
+            )
             for index, (prompt, room, sampling) in enumerate(places)
         ]
 
@@ -72,6 +85,8 @@ class Exchange:
         open_answers = len(self.answers)
         while open_answers:
             index, part = await self._parts.get()
+            if isinstance(part, GrammarError) and self._form:
+                raise self._form.refuse(part)
             if isinstance(part, Exception):
                 raise failed() from part
             answer = self.answers[index]

@@ -105,13 +105,7 @@ def _is_call(call: object) -> bool:
 def read_definitions(tools: Sequence[Mapping[str, Any]]) -> str:
     """Return the definitions of tools as JSON text; raises ApiError for what is none."""
     for index, tool in enumerate(tools):
-        function = tool.get("function")
-        if (
-            tool.get("type") != "function"
-            or not isinstance(function, dict)
-            or not isinstance(function.get("name"), str)
-        ):
-            raise ApiError(f"tools[{index}] must be a function with a name", param=f"tools[{index}]")
+        read_function(tool, index)
     try:
         definitions = read_tools(Conversation(None, []), json.dumps(tools, ensure_ascii=False))
     except RecursionError:
@@ -119,3 +113,13 @@ def read_definitions(tools: Sequence[Mapping[str, Any]]) -> str:
     if definitions is None:
         raise ApiError("tools holds no definitions of functions", param="tools")
     return definitions
+
+
+def read_function(tool: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+    """Return the function of a tool; raises ApiError for what is none."""
+    function, place = tool.get("function"), f"tools[{index}]"
+    if tool.get("type") != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ApiError(f"{place} must be a function with a name", param=place)
+    if not isinstance(function.get("parameters"), dict | None):
+        raise ApiError(f"{place}.function.parameters must be an object", param=f"{place}.function.parameters")
+    return function

@@ -14,12 +14,14 @@ from curate.errors import CurateError, InputError
 from curate.inference.answers import AnswerReader
 from curate.inference.batch import Generation
 from curate.inference.chat import Chat, chat
+from curate.inference.grammar import Grammar, GrammarCompiler
 from curate.inference.sampling import Sampling, TextDecoder
 from curate.model import artifact as artifacts
 from curate.model.files import OnMessage
 from curate.model.serving import ADAPTER, MODEL, answer_lead
 from curate.schemas.conversation import Message, with_tools
 from curate.serving.errors import ApiError, too_deep
+from curate.serving.forms import Form, compiler_for
 from curate.serving.worker import Deliver, Job, QueueFull, Worker
 
 CONTEXT = 8  # ids of a raw prompt that its continuation is decoded with, for the space at its start
@@ -51,6 +53,7 @@ class ServedModel:
         self.limits = limits
         self.created = int(time.time())
         self.worker = Worker(opened.model, rows=limits.rows, waiting=limits.waiting)
+        self._grammars: GrammarCompiler | None = None  # once one is asked for
         self._lock = threading.Lock()  # of the renderer and the tokenizer, which are not safe for several threads
 
     # ---- prompts
@@ -88,6 +91,19 @@ class ServedModel:
             encoded = self._encoder.encode(text, add_special_tokens=not (bos and text.startswith(bos)))
         ids: list[int] = encoded.ids
         return ids
+
+    def grammar(self, form: Form, messages: Sequence[Message], tools: str | None) -> Grammar:
+        """Return the grammar of answers of a form to messages; raises ApiError where there can be none."""
+        with self._lock:
+            compiler = self._compiler(form.param)
+            pieces = form.pieces(self.opened.renderer, compiler, with_tools(messages, tools))
+        return form.compile(compiler, pieces)
+
+    def _compiler(self, param: str) -> GrammarCompiler:
+        if self._grammars is None:
+            stops = self.opened.serving.stop_ids
+            self._grammars = compiler_for(self.opened.renderer, stops, self._vocabulary, param)
+        return self._grammars
 
     @cached_property
     def _encoder(self) -> Any:
@@ -129,6 +145,7 @@ class ServedModel:
         room: int,
         stops: Sequence[str] = (),
         scored: int | None = None,
+        grammar: Grammar | None = None,
     ) -> Job:
         """Return an answer to generate; raises ApiError for a bias on an id that the vocabulary lacks."""
         if any(token >= self._vocabulary for token, _ in sampling.bias):
@@ -137,7 +154,8 @@ class ServedModel:
         lead = "" if prompt.context else answer_lead(serving.template)
         decoder = TextDecoder(serving.tokenizer, lead, prompt.context)
         reader = AnswerReader(decoder, serving.stop_ids, stops, room=room)
-        return Job(Generation(prompt.ids, replace(sampling, max_new_tokens=room), scored), reader, deliver)
+        generation = Generation(prompt.ids, replace(sampling, max_new_tokens=room), scored, grammar)
+        return Job(generation, reader, deliver)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue answers; raises ApiError if too many wait."""

@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from curate.inference.sampling import Sampling
 from curate.serving.errors import ApiError, unsupported
+from curate.serving.forms import Form
+from curate.serving.messages import read_function
 
 MAX_CHOICES = 64  # answers of one request
 MAX_STOPS, MAX_STOP_LENGTH = 16, 1000  # stop strings of one request, characters of each
@@ -34,7 +37,6 @@ _LABELS = {
 }
 _NEUTRAL: dict[str, tuple[object, ...]] = {  # what they may be, as it changes nothing
     "response_format": ({"type": "text"},),
-    "parallel_tool_calls": (True,),
     "modalities": (["text"],),
     "best_of": (1,),
     "echo": (False,),
@@ -125,6 +127,8 @@ class ChatOrder(Order):
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP)] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
 
     @property
     def limit(self) -> int | None:
@@ -232,13 +236,69 @@ def _check_order(order: Order) -> None:
         raise ApiError("top_logprobs needs logprobs = true", param="top_logprobs")
 
 
-ToolChoice = Literal["none", "auto"]
+# ---- what the answer must be
 
 
-def tool_choice(order: ChatOrder) -> ToolChoice:
-    """Return whether the model is told of the tools; raises ApiError for a call that would have to be forced."""
-    if order.tool_choice is None:
-        return "auto"
-    if order.tool_choice in ("none", "auto"):
-        return "none" if order.tool_choice == "none" else "auto"
-    raise unsupported("tool_choice", 'a call cannot be forced; give "auto" or "none"')
+def shows_tools(order: ChatOrder) -> bool:
+    """Return whether the model is told of the tools."""
+    return bool(order.tools) and order.tool_choice != "none"
+
+
+def read_form(order: ChatOrder) -> Form | None:
+    """Return what the answer must be, None if anything; raises ApiError for what is no format or no choice of tools."""
+    functions, schema = _forced(order), _schema(order.response_format)
+    if order.parallel_tool_calls is False and not functions:
+        raise unsupported("parallel_tool_calls", "leave it out, or force a call with tool_choice")
+    if schema is not None and shows_tools(order):
+        raise unsupported(
+            "response_format", 'an answer cannot be chosen among this and tools; set tool_choice = "none"'
+        )
+    if schema is not None:
+        return Form("response_format", schema=schema)
+    return Form("tool_choice", functions=functions) if functions else None
+
+
+def _forced(order: ChatOrder) -> tuple[Mapping[str, Any], ...]:
+    """Return the functions of which one must be called; none where the model chooses."""
+    choice = order.tool_choice
+    if choice in (None, "none", "auto"):
+        return ()
+    functions = [_callable(tool, index) for index, tool in enumerate(order.tools or ())]
+    if not functions:
+        raise ApiError("tool_choice needs tools", param="tool_choice")
+    if choice == "required":
+        return tuple(functions)
+    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        raise unsupported("tool_choice", 'give "none", "auto", "required", or a function by its name')
+    named = tuple(each for each in functions if each["name"] == name)
+    if not named:
+        raise ApiError(f"tool_choice: no tool is named {name[:100]!r}", param="tool_choice")
+    return named[:1]
+
+
+def _callable(tool: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+    """Return the function of a tool that can be forced; raises ApiError."""
+    function = read_function(tool, index)
+    if (function.get("parameters") or {}).get("type", "object") != "object":
+        place = f"tools[{index}].function.parameters"
+        raise ApiError(f"{place} must be of the type object, for a call to be forced", param=place)
+    return function
+
+
+def _schema(format_: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the schema that an answer must follow, None for any text."""
+    kind = None if format_ is None else format_.get("type")
+    if format_ is None or format_ == {"type": "text"}:
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    if kind != "json_schema":
+        raise unsupported("response_format", "its type must be text, json_object or json_schema")
+    named = format_.get("json_schema")
+    schema = named.get("schema") if isinstance(named, dict) else None
+    if not isinstance(schema, dict):
+        name = "response_format.json_schema.schema"
+        raise ApiError(f"{name} must be an object", param=name)
+    return schema

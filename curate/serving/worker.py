@@ -10,6 +10,7 @@ from torch import nn
 
 from curate.inference.answers import AnswerReader, Part
 from curate.inference.batch import Batch, Generation, Row, ScoredToken
+from curate.inference.grammar import GrammarError
 
 Deliver = Callable[["Part | Exception"], None]
 
@@ -27,8 +28,10 @@ class Job:
         self.deliver = deliver
         self.cancelled = False
 
-    def take(self, token: ScoredToken) -> bool:
+    def take(self, token: ScoredToken | GrammarError) -> bool:
         """Read a token and deliver what it adds; return whether the answer goes on."""
+        if isinstance(token, GrammarError):
+            raise token
         part = self.reader.add(token)
         if part.text or part.tokens or part.ending:
             self.deliver(part)
@@ -126,7 +129,7 @@ class Worker:
         for row, token in tokens:
             self._read(row, token)
 
-    def _read(self, row: Row, token: ScoredToken) -> None:
+    def _read(self, row: Row, token: ScoredToken | GrammarError) -> None:
         """Read a row's new token; the row leaves after the last one. An error in reading ends this answer alone."""
         job = self._running[row]
         try:

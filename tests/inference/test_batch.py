@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from curate.inference.batch import Batch, Generation, Row, can_batch
+from curate.inference.batch import Batch, Generation, Row, ScoredToken, can_batch
 from curate.inference.sampling import Sampling, stream_tokens
 from tests.support import tiny_models
 
@@ -53,8 +53,9 @@ def generate_together(model: Any, wanted: list[Generation], *, rows: int, seed: 
             row, scored = batch.join(generation)
             running[row] = index
             take(row, scored.id)
-        for row, scored in batch.step():
-            take(row, scored.id)
+        for row, token in batch.step():
+            assert isinstance(token, ScoredToken)
+            take(row, token.id)
     assert batch.is_empty
     return answers
 
@@ -72,11 +73,17 @@ def test_a_batch_gives_each_request_its_own_answer(changes: dict[str, Any]) -> N
     assert generate_together(model, wanted, rows=5, seed=2) == alone
 
 
+def next_of(batch: Batch) -> ScoredToken:
+    [(_, token)] = batch.step()
+    assert isinstance(token, ScoredToken)
+    return token
+
+
 def test_a_batch_of_one_has_the_very_logits_of_a_single_answer() -> None:
     model = tiny_models.model(initializer_range=0.2)
     scored = Batch(model)
     row, first = scored.join(Generation((11, 12, 13), Sampling(max_new_tokens=6), 3))
-    tokens = [first, *(scored.step()[0][1] for _ in range(4))]
+    tokens = [first, *(next_of(scored) for _ in range(4))]
     ids = list(stream_tokens(model, (11, 12, 13), (), Sampling(max_new_tokens=5)))
     assert [token.id for token in tokens] == ids
     with torch.no_grad():
@@ -101,6 +108,6 @@ def test_a_model_whose_cache_is_more_than_keys_and_values_answers_one_request_at
     assert not can_batch(model)
     batch = Batch(model)
     row, first = batch.join(Generation((11, 12), Sampling(max_new_tokens=4)))
-    ids = [first.id, *(batch.step()[0][1].id for _ in range(3))]
+    ids = [first.id, *(next_of(batch).id for _ in range(3))]
     assert ids == list(stream_tokens(model, (11, 12), (), Sampling(max_new_tokens=4)))
     assert row.length == 2 + 3
