@@ -81,7 +81,7 @@ def choose(
     further = sum(len(numbers) for numbers in alone())
     total, count, smallest = further, further, 1 if further else sys.maxsize
     for names in groups():
-        sizes = _sizes(names)["size"].to_numpy()
+        sizes = _sizes(names)["size"].cast(pl.Int64).to_numpy()
         total, count = total + len(names), count + len(sizes)
         smallest = min(smallest, int(sizes.min(initial=sys.maxsize)))
     target = settings.fraction * total
