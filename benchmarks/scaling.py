@@ -3,9 +3,9 @@
     python benchmarks/scaling.py --megabytes 174
 
 One process cleans the dump, so that its CPU seconds are those of the work. All workers make the parts, and write the
-tables in sections of 20,000 rows; the decisions over the whole corpus and the page are serial. The model is for the
-dump, and for one of 10 GB, where all but the page takes as many times as long. Beside it stands the wall time of the
-command with as many workers as this machine has cores, and with fewer.
+tables in sections of 20,000 rows. Serial are the decisions over the whole corpus, the measures of the tables, and the
+page. The model is for the dump, and for one of 10 GB, where all but the page takes as many times as long. Beside it
+stands the wall time of the command with as many workers as this machine has cores, and with fewer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
@@ -24,10 +25,11 @@ from curate.pipeline.tables.assemble import SECTION_ROWS
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128)
 LARGE = 10_000  # MB
+SERIAL = ("decisions", "measures", "page")
 
 
 def phases(dump: Path, output: Path, shared: Path) -> dict[str, float]:
-    """Return the CPU seconds of start and parts, decisions, tables, and the page, in one process."""
+    """Return the CPU seconds of start and parts, decisions, tables, measures, and the page, in one process."""
     marks: dict[str, float] = {}
 
     def note(state: Progress) -> None:
@@ -36,8 +38,13 @@ def phases(dump: Path, output: Path, shared: Path) -> dict[str, float]:
     begin = time.process_time()
     clean(dump, output, tokenizer=str(shared / "tokenizers/llama2"), workers=1, progress=note)
     end = time.process_time()
-    decided, written, page = (marks[stage] for stage in ("finding duplicates", "writing", "writing the page"))
-    return {"parts": decided - begin, "decisions": written - decided, "tables": page - written, "page": end - page}
+    starts = [
+        begin,
+        *(marks[stage] for stage in ("finding duplicates", "writing", "measuring", "writing the page")),
+        end,
+    ]
+    spans = [stop - start for start, stop in pairwise(starts)]
+    return dict(zip(("parts", "decisions", "tables", "measures", "page"), spans, strict=True))
 
 
 def count_sections(folder: Path) -> int:
@@ -49,7 +56,7 @@ def count_sections(folder: Path) -> int:
 def model(seconds: Mapping[str, float], sections: int, workers: int) -> float:
     """Return the wall time in seconds."""
     shared = seconds["parts"] / workers + seconds["tables"] / min(workers, sections)
-    return shared + seconds["decisions"] + seconds["page"]
+    return shared + sum(seconds[name] for name in SERIAL)
 
 
 def run(dump: Path, output: Path, shared: Path, workers: int) -> float:
@@ -93,7 +100,7 @@ def main() -> None:
     result = {
         "mb": round(megabytes, 1),
         "cpu_s": {name: round(each, 2) for name, each in seconds.items()},
-        "serial_share": round((seconds["decisions"] + seconds["page"]) / total, 4),
+        "serial_share": round(sum(seconds[name] for name in SERIAL) / total, 4),
         "sections": sections,
         "measured_wall_s": {str(n): round(wall, 2) for n, wall in walls.items()},
         "model": {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from curate.analysis.stats import Header, Histogram, Input, Measures, Stats, edits, flow, sort_counts
@@ -16,10 +17,12 @@ from curate.settings import decode_json
 TABLES = (manifests.CONVERSATIONS, manifests.REJECTED)  # that are measured
 
 
-def record(folder: Path, manifest: Manifest, measures: Measures) -> Manifest:
-    """Return the manifest with what was measured of the tables in `folder`, and with what they are known by."""
-    hashes = {name: _sha256(folder / name) for name in TABLES}
-    values = manifests.Measures(hashes, json.loads(json.dumps(dataclasses.asdict(measures))))
+def record(folder: Path, manifest: Manifest, measure: Callable[[], Measures]) -> Manifest:
+    """Return the manifest with what `measure` finds in the tables in `folder`, and with what they are known by."""
+    with ThreadPoolExecutor(len(TABLES)) as threads:  # that hash the tables while they are measured
+        hashes = threads.map(_sha256, (folder / name for name in TABLES))
+        found = json.loads(json.dumps(dataclasses.asdict(measure())))
+        values = manifests.Measures(dict(zip(TABLES, hashes, strict=True)), found)
     run = manifest.run and dataclasses.replace(manifest.run, tables={name: _state(folder / name) for name in TABLES})
     return dataclasses.replace(manifest, measures=values, run=run)
 

@@ -7,6 +7,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -141,7 +142,7 @@ class Page:
         from curate.analysis.recorded import record
         from curate.analysis.set_stats import measure_tables
 
-        return record(folder, manifest, measure_tables(CuratedSet(folder, manifest)))
+        return record(folder, manifest, partial(measure_tables, CuratedSet(folder, manifest)))
 
     def write(self, folder: Path, name: str, mask_spans: MaskSpans) -> None:
         """Write the page of a set that is still in its temporary folder."""

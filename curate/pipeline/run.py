@@ -140,6 +140,7 @@ def clean(
                 target = write_decisions(partial, store, parts, decisions, recipe)
                 decisions = decisions.without_rows()
                 counts = write_tables(pool, target, decisions, page)
+                run.report("measuring")
                 manifest = page.measure(partial, run.manifest(parts, decisions, counts))
                 manifests.write(partial, manifest)
                 run.report("writing the page")

@@ -60,7 +60,7 @@ def write(curated: CuratedSet, folder: Path, measured: Measured, asked: Mapping[
         for name in (ORIGINALS, REPORT):
             if (curated.path / name).exists():
                 _link(curated.path / name, partial / name)
-        measured_facts = record(partial, facts, measure_tables(CuratedSet(partial, facts)))
+        measured_facts = record(partial, facts, lambda: measure_tables(CuratedSet(partial, facts)))
         facts = replace(measured_facts, run=facts.run)  # without times, so that a resumed run writes the same bytes
         manifests.write(partial, facts)
     return facts
