@@ -80,7 +80,7 @@ class _Page:
         """Begin a battle."""
         battle = self._arena.start()
         if battle is None:
-            return JSONResponse({"done": True, "typed": False, "votes": self._count})
+            return JSONResponse({"done": True, "typed": False, "votes": self._count, "unvoted": self._arena.unvoted})
         return JSONResponse({"id": battle.id, "prompt": battle.next_prompt, "typed": self._arena.typed})
 
     async def ask(self, request: Request) -> Response:
@@ -114,7 +114,7 @@ class _Page:
         """Put a vote into the file, then say which model was on which side."""
         battle, body = self._battle(request), await _body(request)
         vote = body.get("vote")
-        if vote not in VOTES:
+        if not isinstance(vote, str) or vote not in VOTES:
             raise HTTPException(400, f"the vote must be one of {', '.join(VOTES)}")
         async with battle.lock:
             if battle.vote not in (None, vote):

@@ -64,7 +64,8 @@ class Battle:
     async def ask(self, text: str, settings: AskSettings) -> AsyncIterator[AnswerPart]:
         """Yield both answers to a prompt as they are generated; the turn counts once both have ended.
 
-        Raises NotNow while others are generated, and after the vote.
+        A file's answer is there at once, and would tell which side it is: beside a model that is asked now, both are
+        yielded once both have ended. Raises NotNow while others are generated, and after the vote.
         """
         if self.answering or self.vote:
             raise NotNow("the answers are not finished" if self.answering else "this battle is over")
@@ -73,6 +74,8 @@ class Battle:
         answers: dict[Side, str] = dict.fromkeys(SIDES, "")
         tasks = [asyncio.create_task(self._answer(side, text, settings, parts)) for side in SIDES]
         failed, waiting = False, len(SIDES)
+        held: list[AnswerPart] = []
+        together = len({player.sampled for player in self.players.values()}) > 1
         try:
             while waiting:
                 part = await parts.get()
@@ -81,7 +84,12 @@ class Battle:
                 waiting -= part.end
                 if part.end and waiting == 0 and not failed:
                     self._keep(text, answers)
-                yield part
+                held.append(part)
+                if waiting and together:
+                    continue
+                for each in held:
+                    yield each
+                held.clear()
         finally:
             self.answering = False
             for task in tasks:
@@ -185,6 +193,11 @@ class Arena:
 
     def _slots(self) -> list[Prompt | None]:
         return [None, *(self.prompts or ())]
+
+    @property
+    def unvoted(self) -> int:
+        """How many prompts of the file were shown in this run and have no vote, such as on a page that was closed."""
+        return sum(battle.prompt is not None and battle.vote is None for battle in self._open.values())
 
     def find(self, battle_id: str) -> Battle | None:
         """Return an open battle."""

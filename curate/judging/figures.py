@@ -76,7 +76,7 @@ def length_controlled(
         return None
     target = np.array(scores, dtype=float)
     difference = np.array([own - other for own, other in lengths], dtype=float)
-    size = difference.std()
+    size = difference.std(ddof=1)  # as pandas has it
     columns = [np.ones(len(target)), np.tanh(difference / size) if size > 0 else np.zeros(len(target))]
     if difficulty is not None and np.std(difficulty) > 0:
         hardness = np.array(difficulty, dtype=float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -9,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,9 @@ from click.testing import CliRunner
 
 import curate
 from curate.arena import run
+from curate.arena.battle import AnswerPart, Arena
+from curate.arena.contestants import AnswerFile, AskSettings, Messages, Piece
+from curate.arena.prompts import Chat, Prompt
 from curate.cli import cli
 from curate.errors import InputError
 from curate.serving.access import Access
@@ -78,6 +84,89 @@ def test_each_prompt_is_judged_once_also_over_several_runs(tmp_path: Path, files
         assert voter.start()["done"] is True
     assert sorted(prompts) == ["P1", "P2"]
     assert [line["winner"] for line in lines(votes)] == ["tie", "skipped"]
+
+
+def test_a_prompt_on_a_page_that_was_closed_is_told_and_comes_again(tmp_path: Path, files: list[str]) -> None:
+    votes = tmp_path / "votes.jsonl"
+    with serving(files, votes) as (voter, _):
+        closed, battle = voter.start(), voter.start()
+        voter.ask(battle)
+        voter.vote(battle, "tie")
+        assert (voter.start()["done"], voter.start()["unvoted"]) == (True, 1)
+    with serving(files, votes) as (voter, _):
+        assert voter.start()["prompt"] == closed["prompt"]
+
+
+def test_a_wrong_vote_is_refused_and_leaves_the_battle_as_it_was(tmp_path: Path, files: list[str]) -> None:
+    wrong: list[object] = [None, 1, [], ["left"], {}, {"a": 1}, True, "left ", "l" * 10_000]
+    with serving(files, tmp_path / "votes.jsonl") as (voter, _):
+        battle = voter.start()
+        voter.ask(battle)
+        for value in wrong:
+            assert voter.post(f"/battles/{battle['id']}/vote", vote=value).status_code == 400
+        assert voter.vote(battle, "left").json()["votes"] == 1
+
+
+def test_two_pages_vote_at_once(tmp_path: Path) -> None:
+    answers = {f"P{number}": "x" for number in range(12)}
+    sources = [f"{name}={write_answers(tmp_path / f'{name}.jsonl', answers)}" for name in ("one", "two")]
+    votes = tmp_path / "votes.jsonl"
+    with serving(sources, votes) as (voter, _), Voter(voter.url) as other, ThreadPoolExecutor(8) as pool:
+        battles = [page.start() for page in (voter, other) * 6]
+        for page, battle in zip((voter, other) * 6, battles, strict=True):
+            page.ask(battle)
+        same = [pool.submit(page.vote, battles[0], vote) for page in (voter, other) for vote in ("left", "right") * 2]
+        rest = [
+            pool.submit(page.vote, each, "tie") for page, each in zip((voter, other) * 6, battles[1:], strict=False)
+        ]
+        assert sorted({each.result().status_code for each in same}) == [200, 409]
+        assert {each.result().status_code for each in rest} == {200}
+    ids = [line["id"] for line in lines(votes)]
+    assert Counter(ids) == Counter(battle["id"] for battle in battles), "one line for each battle"
+
+
+class Slow:
+    """A model that gives a part of its answer, and the rest when it may."""
+
+    name, sampled = "slow", True
+    origin: Mapping[str, str] = {}
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+
+    async def stream(self, messages: Messages, settings: AskSettings) -> AsyncIterator[Piece]:
+        yield Piece("a ")
+        await self.may.wait()
+        yield Piece("model")
+
+
+@pytest.mark.parametrize("beside", ["file", "model"])
+def test_the_time_of_an_answer_does_not_tell_a_file_from_a_model(beside: str) -> None:
+    prompt = Prompt(("P1",))
+
+    async def first_parts() -> tuple[int, dict[str, str]]:
+        slow, other = Slow(), Slow()
+        other.may.set()
+        file = AnswerFile("file", Path("file.jsonl"), [Chat(prompt, ("from the file",))])
+        arena = Arena([slow, file if beside == "file" else other], [prompt], AskSettings(), typed=False)
+        battle = arena.start()
+        assert battle is not None
+        parts: list[AnswerPart] = []
+
+        async def read() -> None:
+            async for part in battle.ask("P1", AskSettings()):
+                parts.append(part)
+
+        reading = asyncio.create_task(read())
+        await asyncio.sleep(0.05)
+        early = len(parts)
+        slow.may.set()
+        await reading
+        return early, texts([vars(part) for part in parts])
+
+    early, shown = asyncio.run(first_parts())
+    assert sorted(shown.values()) == sorted(["a model", "from the file" if beside == "file" else "a model"])
+    assert (early == 0) is (beside == "file")
 
 
 def test_votes_are_read_as_preference_pairs(tmp_path: Path, files: list[str]) -> None:
@@ -258,9 +347,7 @@ def test_a_killed_page_loses_no_vote_and_goes_on(tmp_path: Path, files: list[str
 @pytest.mark.slow
 def test_a_model_that_is_loaded_here_answers_as_it_was_trained(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    import asyncio
-
-    from curate.arena.contestants import AnswerFailed, AskSettings
+    from curate.arena.contestants import AnswerFailed
     from curate.arena.local import LocalModel
     from curate.serving.models import Limits, ServedModel
     from tests.support import served, tiny_runs

@@ -81,6 +81,23 @@ def test_style_control_recovers_ratings_that_style_has_shifted() -> None:
     assert effect.low < 1.5 * size * SCALE < effect.high
 
 
+@pytest.mark.parametrize("count", [40, 3000])
+def test_style_control_is_a_logistic_regression(count: int) -> None:
+    """Its maximum has no slope; without the ridge, statsmodels' binomial GLM has the same coefficients to 1e-14."""
+    battles = simulate([0.9, 0.3, -0.3, -0.9], count, 5, ties=0.2, taste=0.8)
+    contrasts = np.array(battles.style)
+    rated = rate(battles, features=("length",))
+    values = {each.model: (each.rating - CENTRE) / SCALE for each in rated.models}
+    effect = rated.style[0].points / SCALE
+    models = np.array([values[name] for name in battles.models])
+    feature = contrasts[:, 0] / np.sqrt(np.mean(contrasts[:, 0] ** 2))
+    odds = models[battles.left] - models[battles.right] + effect * feature
+    missed = battles.score - 1 / (1 + np.exp(-odds))
+    slopes = np.bincount(battles.left, missed, 4) - np.bincount(battles.right, missed, 4)
+    assert np.abs(slopes).max() < 1e-6 and models.sum() == pytest.approx(0, abs=1e-9)
+    assert missed @ feature == pytest.approx(ratings.RIDGE * effect, abs=1e-6)
+
+
 def test_the_side_makes_no_difference() -> None:
     battles = simulate([0.5, 0.0, -0.5], 300, 4, taste=0.7)
     assert battles.style is not None

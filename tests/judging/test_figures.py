@@ -94,6 +94,19 @@ def test_length_is_taken_out_of_the_win_rate_with_intervals_that_cover() -> None
     assert np.mean(raw) > truth + 0.05
 
 
+@pytest.mark.parametrize(("known", "theirs"), [(False, 0.77395915), (True, 0.77393316)])
+def test_the_win_rate_is_that_of_alpaca_eval(known: bool, theirs: float) -> None:
+    """alpaca_eval 0.6.6's GLM on the same data, without its penalty; without ours, both are equal to 1e-9."""
+    own, other = [300 + each * 37 % 400 for each in range(120)], [300 + each * 53 % 350 for each in range(120)]
+    scores = [
+        1 if a - b > 150 else (1, 0, 1, 0.5, 1, 0, 0)[i * i % 7]
+        for i, (a, b) in enumerate(zip(own, other, strict=True))
+    ]
+    difficulty = np.sin(np.arange(120)).tolist() if known else None
+    figure = figures.length_controlled(scores, list(zip(own, other, strict=True)), difficulty)
+    assert figure is not None and figure.mean == pytest.approx(theirs, abs=1e-4)
+
+
 def test_difficulty_is_averaged_over_the_prompts() -> None:
     chance = np.random.default_rng(2)
     difficulty = chance.normal(0, 1, 3000)

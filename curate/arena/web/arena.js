@@ -61,7 +61,9 @@ async function start() {
     $("talk").replaceChildren();
     $("result").textContent = "";
     battle = reply.done ? null : {...reply, turns: 0};
-    if (reply.done) $("result").textContent = "All prompts have a vote. Thank you.";
+    if (reply.done) $("result").textContent = reply.unvoted
+      ? `No prompt is left. Without a vote, on a page that was closed: ${reply.unvoted}. They come again when the command is started again.`
+      : "All prompts have a vote. Thank you.";
   });
   if (!battle) return;
   window.scrollTo(0, 0);
