@@ -23,6 +23,7 @@ from curate.pipeline.whole import lone as lone_rows
 from curate.pipeline.whole.decided import DecidedGroups
 from curate.pipeline.whole.doubt import with_doubt
 from curate.pipeline.whole.groups import GROUP_ROWS, divide, have_pieces
+from curate.pipeline.whole.lone import Lone, Members
 from curate.pipeline.whole.names import with_ids
 from curate.pipeline.whole.rest import Rest
 
@@ -94,7 +95,7 @@ def decide(
     allow, in groups of about `group_rows`; keys and decisions are in files in the `folder`, while these are used.
     """
     if folder is not None and _may_divide(parts, recipe, finders, large):
-        decided = _decide_large(parts, recipe, damaged, known, group_rows, folder)
+        decided = _decide_large(parts, recipe, damaged, finders, known, group_rows, folder)
     else:
         decided = _decide_whole(parts, recipe, damaged, finders, known)
     parts[:] = [replace(part, summary=part.summary.clear()) for part in parts]
@@ -113,35 +114,95 @@ def _decide_whole(
     held_out = holdout.choose(lambda: [_kept_clusters(decided.rows)], list, recipe.eval)
     rows = _with_split(decided.rows, decided.known, held_out)
     rows = pl.concat([rows, _verdicts(parts)], how="diagonal_relaxed").select(*columns.DECISION)
-    return Decisions([rows], decided.gains.sort(*PART_KEY, "position"), dict(decided.alone), decided.warnings)
+    return Decisions([rows], decided.gains.sort(*PART_KEY, "position"), dict(decided.alone), _warnings(finders))
 
 
 def _decide_large(
     parts: list[P],
     recipe: Recipe,
     damaged: Sequence[DamagedRecords],
+    finders: Sequence[Finder],
     known: pl.DataFrame | None,
     size: int,
     folder: Path,
 ) -> Decisions:
     """Decide on those that share something a group at a time, and on all others by their number alone."""
-    old = earlier.no_known() if known is None else known
-    exchanges = _compares_exchanges(recipe)
-    lone = lone_rows.find_lone(parts, damaged, old, folder, exchanges=exchanges)
-    pieces = have_pieces(parts, lone)
+    dividing = _Dividing(parts, recipe, damaged, finders, known, size, folder)
+    lone = dividing.find_lone()
     groups = DecidedGroups(folder)
-    gains, alone, warnings = [pl.DataFrame(schema=train_marks.GAINS)], Counter[str](), list[str]()
-    for group in divide(parts, lone, old, pieces=pieces, exchanges=exchanges, size=size):
-        own = None if known is None else group.known
-        decided = _decide(_measured(group.rows), pieces, recipe, damaged, (), own)
+    gains, alone = [pl.DataFrame(schema=train_marks.GAINS)], Counter[str]()
+    for measured, old in dividing.groups(lone):
+        decided = _decide(measured, dividing.pieces, recipe, damaged, finders, old)
         groups.add(decided.rows, decided.known)
         gains.append(decided.gains)
         alone += decided.alone
-        warnings += decided.warnings
     held_out = holdout.choose(groups.clusters, lone.prompts, recipe.eval)
     blocks = groups.by_part(lone.firsts, lambda rows, old: _with_split(rows, old, held_out), _verdicts(parts))
     rest = Rest.of(lone, held_out.of_alone)
-    return Decisions(blocks, pl.concat(gains).sort(*PART_KEY, "position"), dict(alone), warnings, rest)
+    every = pl.concat(gains).sort(*PART_KEY, "position")
+    return Decisions(blocks, every, dict(alone), _warnings(finders), rest)
+
+
+@dataclass
+class _Dividing:
+    """Divides a large corpus into conversations that share nothing with others, and groups of the others."""
+
+    parts: Sequence[Part]
+    recipe: Recipe
+    damaged: Sequence[DamagedRecords]
+    finders: Sequence[Finder]
+    known: pl.DataFrame | None
+    size: int
+    folder: Path
+    pieces: bool = False  # whether ids name the pieces of chats
+
+    def find_lone(self) -> Lone:
+        """Return the conversations that share nothing with others, in the eyes of any rule."""
+        lone = self._find_lone(None)
+        self.pieces = have_pieces(self.parts, lone)
+        for finder in self.finders:
+            if finder.surveys:
+                self._survey(finder, lone)
+                lone = self._find_lone(finder.link(self.parts, lone.firsts, self.folder))
+            for rows in self._rest(lone) if finder.notes_rest else ():
+                finder.pass_by(rows)
+        return lone
+
+    def groups(self, lone: Lone) -> Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]:
+        """Yield the conversations of each group, with the known ones; None without a known set."""
+        exchanges = _compares_exchanges(self.recipe)
+        for group in divide(self.parts, lone, self._old, pieces=self.pieces, exchanges=exchanges, size=self.size):
+            yield _measured(group.rows), None if self.known is None else group.known
+
+    @property
+    def _old(self) -> pl.DataFrame:
+        return earlier.no_known() if self.known is None else self.known
+
+    def _find_lone(self, links: Path | None) -> Lone:
+        exchanges = _compares_exchanges(self.recipe)
+        return lone_rows.find_lone(self.parts, self.damaged, self._old, self.folder, exchanges=exchanges, links=links)
+
+    def _survey(self, finder: Finder, lone: Lone) -> None:
+        """Show a finder all conversations that the rules before it keep."""
+        numbers = [
+            part.number for part, count in zip(self.parts, lone_rows.count_rows(self.parts), strict=True) if count
+        ]
+        for measured, old in self.groups(lone):
+            rows = _with_doubt(measured, self.pieces, self.damaged)
+            surviving, _, twins = _find_exact(rows, self.recipe, earlier.no_known() if old is None else old)
+            finder.survey(_distinct(surviving, twins), numbers)
+        for rows in self._rest(lone):
+            finder.survey(rows, numbers)
+
+    def _rest(self, lone: Lone) -> Iterator[pl.DataFrame]:
+        """Yield those that share nothing with others, as finders see them."""
+        kept = Members(lone.kept, lone.firsts)
+        for rows in lone_rows.read(self.parts, kept, [pl.col("row", "chain", r"^protected$")]):
+            yield _select(_measured([rows]), ~pl.col("protected"))
+
+
+def _warnings(finders: Sequence[Finder]) -> list[str]:
+    return [text for finder in finders for text in finder.warnings()]
 
 
 @dataclass(frozen=True)
@@ -152,7 +213,6 @@ class _Decided:
     known: pl.DataFrame
     gains: pl.DataFrame
     alone: Counter[str]
-    warnings: Sequence[str]
 
 
 def _decide(
@@ -165,12 +225,10 @@ def _decide(
 ) -> _Decided:
     """Decide on conversations that share nothing with others; `pieces` says whether ids name the pieces of chats."""
     old = earlier.no_known() if known is None else known
-    measured = with_doubt(measured.with_columns(chat=clusters.split_chats(measured, pieces)), damaged)
+    measured = _with_doubt(measured, pieces, damaged)
     sole = _select(measured, pl.col("alone")).with_row_index("order")  # what each rule would see by itself
-    surviving, dropped = _reject_earliest(_select(measured, pl.col("pieces") > 0), recipe, old)
+    surviving, dropped, twins = _find_exact(measured, recipe, old)
     del measured
-    surviving = surviving.with_row_index("order")
-    twins = _twins(_select(surviving, ~pl.col("protected")), recipe)
     twins, found = _find_further(surviving, sole, twins, finders)
     edges = [np.empty((0, 2), np.int64), *(each.edges for each in found.values())]
     surviving, old = earlier.add_clusters(surviving, old, np.concatenate(edges))
@@ -181,16 +239,36 @@ def _decide(
     rows = pl.concat([rows, *dropped], how="diagonal").select(*PART_KEY, *DECIDED, *EARLIER)
     alone = _count_alone(sole, recipe, known) | {name: each.alone for name, each in found.items()}
     counts = Counter({rule: count for rule, count in alone.items() if count})
-    return _Decided(rows, old, gains, counts, [text for each in found.values() for text in each.warnings])
+    return _Decided(rows, old, gains, counts)
+
+
+def _with_doubt(measured: pl.DataFrame, pieces: bool | None, damaged: Sequence[DamagedRecords]) -> pl.DataFrame:
+    """Add `chat` and `doubt`."""
+    return with_doubt(measured.with_columns(chat=clusters.split_chats(measured, pieces)), damaged)
+
+
+def _find_exact(
+    measured: pl.DataFrame, recipe: Recipe, known: pl.DataFrame
+) -> tuple[pl.DataFrame, tuple[pl.DataFrame, ...], pl.DataFrame]:
+    """Return those that no filter rejects, with their `order`, those that are rejected first, and exact duplicates."""
+    surviving, dropped = _reject_earliest(_select(measured, pl.col("pieces") > 0), recipe, known)
+    surviving = surviving.with_row_index("order")
+    return surviving, dropped, _twins(_select(surviving, ~pl.col("protected")), recipe)
+
+
+def _distinct(rows: pl.DataFrame, twins: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows that further rules see."""
+    return _select(rows, ~pl.col("protected") & ~pl.col("order").is_in(twins["order"].implode()))
 
 
 def _may_divide(parts: Sequence[Part], recipe: Recipe, finders: Sequence[Finder], large: int) -> bool:
     """Return whether the corpus is large, and the rules allow that it is decided in groups.
 
-    Rules that compare texts see all conversations, and limits on files, models and languages have large groups.
+    Limits on files, models and languages have large groups.
     """
     limits = recipe.filters.get(caps.CAP, {})
-    whole = finders or any(limit for name, limit in limits.items() if name != "cluster")
+    whole = any(limit for name, limit in limits.items() if name != "cluster")
+    whole |= not all(finder.divides for finder in finders)
     if whole or not all(isinstance(part.summary, pl.LazyFrame) for part in parts):
         return False
     return sum(lone_rows.count_rows(parts)) >= large
@@ -220,8 +298,7 @@ def _find_further(
     """Return the twins with those of further rules, and what each of these finds, by its name."""
     found = {}
     for finder in finders:
-        distinct = _select(rows, ~pl.col("protected") & ~pl.col("order").is_in(twins["order"].implode()))
-        found[finder.name] = finder.find(distinct, sole)
+        found[finder.name] = finder.find(_distinct(rows, twins), sole)
         twins = _join_twins(twins, found[finder.name].rows, finder.name)
     return twins, found
 

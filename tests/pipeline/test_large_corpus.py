@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curate.dataset import columns
-from curate.filters import duplicates
+from curate.engine.pool import open_pool
+from curate.filters import duplicates, registry
+from curate.filters.registry import Settings
 from curate.ingest.damaged_records import DamagedRecords
 from curate.pipeline import corpus, recipe
 from curate.pipeline.frames import part_file
+from curate.pipeline.near import parts as near_parts
+from curate.pipeline.near.caps import PromptCap
+from curate.pipeline.near.decision import NearDuplicates
 from curate.pipeline.recipe import Recipe
+from curate.pipeline.run import FINDERS
 from curate.pipeline.sets import earlier
 from curate.pipeline.steps import Part
 from curate.pipeline.tables import assemble
@@ -43,6 +51,8 @@ CHATS: st.SearchStrategy[Chat] = st.fixed_dictionaries(
         "alone": st.sampled_from((True, True, False)),
         "source_file": st.sampled_from(("f", "g")),
         "step": st.sampled_from((1, 1, 1, 1, 0)),  # from the index of the record before
+        "protected": st.sampled_from((None, None, None, True)),
+        "earlier_split": st.sampled_from((None, "train", "eval")),
     }
 )
 
@@ -51,10 +61,36 @@ CHATS: st.SearchStrategy[Chat] = st.fixed_dictionaries(
 class Corpus:
     """Summaries of parts, and what decides on them."""
 
-    parts: Sequence[pl.DataFrame]
+    parts: Sequence[Sequence[Chat]]
     known: pl.DataFrame | None
     damaged: Sequence[DamagedRecords]
     recipe: Recipe
+    finders: Mapping[str, Settings] = field(default_factory=dict)
+    of_sets: bool = False  # parts are made of sets
+
+
+def words(text: str) -> str:
+    """Return a longer text, of which several differ in their last word only."""
+    kind = text if len(text) > 3 else sum(map(ord, text)) % 3
+    return " ".join(f"{kind}-{place}" for place in range(24)) + f" {text}"
+
+
+def write_compared(folder: Path, number: int, chats: Sequence[Chat]) -> None:
+    """Write what rules on texts compare, as a worker does, and the table that evidence is read from."""
+    rows = range(len(chats))
+    texts = pl.DataFrame(
+        {
+            "row": rows,
+            "text": [" ".join(map(words, chat["texts"])) for chat in chats],
+            "language": ["en"] * len(chats),
+            "prompt_text": [chat["texts"][0] for chat in chats],
+        },
+        schema_overrides={"row": pl.UInt32},
+    )
+    near_parts.write_texts(folder, number, texts, len(chats))
+    messages = [[{"role": "user", "content": words(text)} for text in chat["texts"]] for chat in chats]
+    schema: columns.Types = {"row": pl.UInt32, "messages": columns.CONVERSATION["messages"]}
+    pl.DataFrame({"row": rows, "messages": messages}, schema=schema).write_ipc(part_file(folder, number, "kept"))
 
 
 def summary(chats: Sequence[Chat]) -> pl.DataFrame:
@@ -86,6 +122,14 @@ def summary(chats: Sequence[Chat]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=types).hstack(hashes).select(*columns.PART_SUMMARY)
 
 
+def of_set(rows: pl.DataFrame, chats: Sequence[Chat], number: int) -> pl.DataFrame:
+    """Add the columns of a part that is made of a set's rows; not all parts have that of what the user keeps."""
+    splits = pl.Series([chat["earlier_split"] for chat in chats], dtype=pl.String)
+    rows = rows.with_columns(earlier_split=splits, earlier_id="source_id", set=pl.lit(number, pl.UInt32))
+    protected = pl.Series([chat["protected"] for chat in chats], dtype=pl.Boolean)
+    return rows if number == 1 else rows.with_columns(protected=protected)
+
+
 def known_summary(chats: Sequence[Chat]) -> pl.DataFrame:
     """Return the summary of an earlier set's conversations."""
     rows = summary([{**chat, "pieces": 1} for chat in chats]).with_columns(
@@ -100,9 +144,8 @@ def known_summary(chats: Sequence[Chat]) -> pl.DataFrame:
 
 @st.composite
 def corpora(draw: st.DrawFn) -> Corpus:
-    parts = [
-        summary(chats) for chats in draw(st.lists(st.lists(CHATS, min_size=1, max_size=12), min_size=1, max_size=3))
-    ]
+    parts = draw(st.lists(st.lists(CHATS, min_size=1, max_size=12), min_size=1, max_size=3))
+    of_sets = draw(st.sampled_from((False, False, True)))
     known = draw(st.one_of(st.none(), st.none(), st.lists(CHATS, min_size=1, max_size=5).map(known_summary)))
     damaged = draw(st.sampled_from([(), (), [DamagedRecords("f", 2, 4, "doubtful")]]))
     kind = draw(st.sampled_from(("vicuna", "fastchat")))
@@ -118,11 +161,31 @@ def corpora(draw: st.DrawFn) -> Corpus:
     )
     treatments: tuple[Literal["reject", "keep"], ...] = ("reject", "keep")
     treatment = draw(st.sampled_from(treatments))
+    if of_sets:
+        known = None
+    finders: dict[str, dict[str, Any]] = draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                NearDuplicates.name: st.fixed_dictionaries(
+                    {
+                        "action": st.sampled_from(("drop", "drop", "flag")),
+                        "threshold": st.sampled_from((0.5, 0.8)),
+                        "common": st.sampled_from((0.0, 0.02)),
+                        "of": st.just("conversations"),
+                    }
+                ),
+                PromptCap.name: st.fixed_dictionaries({"most": st.integers(1, 2)}),
+            },
+        )
+    )
     return Corpus(
         parts,
         known,
         damaged,
         replace(chosen, filters=filters, eval=share, input=replace(chosen.input, damaged_streams=treatment)),
+        {name: {**registry.check(name), **values} for name, values in finders.items()},
+        of_sets,
     )
 
 
@@ -130,15 +193,25 @@ def decide(given_corpus: Corpus, folder: Path, large: int, group: int = 10**9) -
     """Return the decisions, and all rows of these as the tables are written by them."""
     parts = []
     groups = pl.DataFrame(schema=columns.GROUP_SUMMARY)
-    for number, rows in enumerate(given_corpus.parts):
+    for number, chats in enumerate(given_corpus.parts):
         path = part_file(folder, number, "summary")
+        rows = of_set(summary(chats), chats, number) if given_corpus.of_sets else summary(chats)
+        write_compared(folder, number, chats)
         measures = [
             pl.lit(5).cast(dtype).alias(name) if name == "characters" else pl.lit("x").alias(name)
             for name, dtype in groups.schema.items()
         ]
         rows.with_columns(measures).write_ipc(path)
         parts.append(Part(number, rows.height, Counter(), Counter(), pl.scan_ipc(path), {}, first=100 * number))
-    made = corpus.decide(parts, given_corpus.recipe, given_corpus.damaged, (), given_corpus.known, large, group, folder)
+    with open_pool(lambda: str, 1) as pool:
+        finders = [
+            finder(pool, folder, given_corpus.finders[finder.name])
+            for finder in FINDERS
+            if finder.name in given_corpus.finders
+        ]
+        made = corpus.decide(
+            parts, given_corpus.recipe, given_corpus.damaged, finders, given_corpus.known, large, group, folder
+        )
     target = assemble.SetTables(folder, folder, {part.number: part.first for part in parts}, {}, originals=False)
     read = assemble.decisions_reader(assemble.write_decisions(target, made))
     read_rows = [read(part.number).with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
@@ -161,21 +234,30 @@ def check(given_corpus: Corpus) -> pl.DataFrame:
 
 
 @given(corpora())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_decisions_are_the_same_whether_conversations_that_share_nothing_are_held_or_not(given_corpus: Corpus) -> None:
     check(given_corpus)
 
 
 def chat(*texts: str, source_id: str | None = None, **fields: Any) -> Chat:
     """Return a kept chat that begins with a prompt."""
-    defaults = {"begins_with": "user", "marks": None, "pieces": 1, "alone": True, "source_file": "f", "step": 1}
+    defaults = {
+        "begins_with": "user",
+        "marks": None,
+        "pieces": 1,
+        "alone": True,
+        "source_file": "f",
+        "step": 1,
+        "protected": None,
+        "earlier_split": None,
+    }
     return {"source_id": source_id, "texts": list(texts), **defaults, **fields}
 
 
 def of_chats(*chats: Chat) -> Corpus:
     chosen = recipe.load("vicuna")
     chosen = replace(chosen, eval=replace(chosen.eval, fraction=0.5, minimum=0))
-    return Corpus([summary(chats)], None, (), chosen)
+    return Corpus([chats], None, (), chosen)
 
 
 def test_a_made_id_that_another_record_has_is_not_given_twice() -> None:
@@ -215,3 +297,41 @@ def test_chats_of_one_piece_count_where_ids_are_told_from_numbers() -> None:
 def test_branches_of_a_record_are_in_one_cluster_whatever_group_they_would_be_in() -> None:
     branches = [chat("1", "2"), chat("3", "4", step=0), chat("5", "6", step=0)]
     assert check(of_chats(*branches))["cluster"].n_unique() == 1
+
+
+def random_corpus(seed: int) -> Corpus:
+    """Return three parts of 60 chats, of which many share something, with all rules on texts."""
+    rng = random.Random(seed)
+    ids = [None, "a", "a_0", "a_1", "7", *(f"id{n}" for n in range(60)), *(f"c{n}_0" for n in range(20))]
+    parts = [
+        [
+            chat(
+                *(str(rng.randrange(rng.choice((3, 400, 100_000)))) for _ in range(rng.randint(1, 4))),
+                source_id=rng.choice(ids),
+                pieces=rng.choice((0, 1, 1, 2)),
+                alone=rng.random() < 0.8,
+                step=rng.choice((1, 1, 1, 0)),
+                protected=rng.choice((None, None, None, True)),
+                earlier_split=rng.choice((None, "train", "eval")),
+            )
+            for _ in range(60)
+        ]
+        for _ in range(3)
+    ]
+    chosen = recipe.load("vicuna")
+    chosen = replace(chosen, eval=replace(chosen.eval, fraction=rng.choice((0.02, 0.4)), minimum=0))
+    near = {
+        "action": rng.choice(("drop", "drop", "flag")),
+        "threshold": rng.choice((0.5, 0.8)),
+        "common": rng.choice((0.0, 0.3)),
+    }
+    rules: dict[str, dict[str, Any]] = {NearDuplicates.name: near, PromptCap.name: {"most": 2}}
+    finders = {name: {**registry.check(name), **values} for name, values in rules.items()}
+    return Corpus(parts, None, (), chosen, finders, of_sets=seed % 2 == 1)
+
+
+@pytest.mark.parametrize("seed", [5, 8])
+def test_rules_on_texts_decide_the_same_in_groups(seed: int) -> None:
+    given_corpus = random_corpus(seed)
+    rules = check(given_corpus)["rule"].value_counts().rows_by_key("rule", unique=True)
+    assert {corpus.DUPLICATES, PromptCap.name, NearDuplicates.name} <= rules.keys()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from curate.filters.semantic.groups import find_leaders
 from curate.pipeline.frames import part_file
 from curate.pipeline.near.decision import TWINS, Twins
 from curate.pipeline.near.parts import PROMPTS
+from curate.pipeline.steps import Part
 from curate.pipeline.train_marks import WORTH
 
 EVIDENCE = 95  # characters of each prompt
@@ -27,16 +28,31 @@ class PromptCap:
     """Finds the conversations of a run that exceed the cap; its workers have written each part's prompts."""
 
     name = caps.PROMPT_CAP
+    surveys = notes_rest = False
 
     def __init__(self, pool: base.Pool, folder: Path, settings: Settings) -> None:
         self._folder = folder
         self._settings = settings
         self._model = str(settings["model"])
+        self.divides = not self._model  # prompts that mean the same may be anywhere
         self._threshold = float(str(settings["threshold"]))
         if self._model and not (Path(self._model) / "config.json").is_file():
             raise RecipeError(
                 f"filter {self.name!r}: model = {self._model!r} is no folder with a config.json; name a model's folder"
             )
+
+    def survey(self, rows: pl.DataFrame, parts: Sequence[int]) -> None:
+        """Nothing has to be known of other prompts."""
+
+    def link(self, parts: Sequence[Part], firsts: Mapping[int, int], folder: Path) -> None:
+        """Those to decide on together share a prompt."""
+
+    def pass_by(self, rows: pl.DataFrame) -> None:
+        """Those that share no prompt are not capped."""
+
+    def warnings(self) -> Sequence[str]:
+        """There are none."""
+        return ()
 
     def find(self, rows: pl.DataFrame, alone: pl.DataFrame) -> Twins:
         """Find the conversations beyond the cap among `rows`, and count those among `alone`.
@@ -59,7 +75,7 @@ class PromptCap:
             orient="row",
         )
         edges = np.stack([numbers, numbers[groups]], axis=1)[groups != np.arange(len(groups))]
-        return Twins(twins, edges, len(self._beyond(alone, texts)[0]), ())
+        return Twins(twins, edges, len(self._beyond(alone, texts)[0]))
 
     def _texts(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return part, row, prompt (its hash), text and language of these conversations."""

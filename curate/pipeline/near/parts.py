@@ -5,6 +5,7 @@ A part's file has unsigned 32-bit integers: the number of sets, their sizes, the
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from curate.pipeline.frames import part_file
 
 SHINGLES = "shingles"
 PROMPTS = "prompts"
+INDEX, BANDS = "shingles.index", "bands.u32"  # in the folder of parts
 COMMON = "common.npy"  # the shingles that many conversations share, in the folder of parts
 CACHE = 64 << 20  # bytes of sets that the parent keeps in memory
 PASSAGE, WORDS = 84, 30  # characters of evidence: of the shared passage, and of either side's own words
@@ -94,16 +96,36 @@ def band_part(folder: Path, number: int) -> tuple[Values, NDArray[np.bool_]]:
 
 
 class Store:
-    """Reads sets of conversations by their number in all parts; keeps some in memory."""
+    """Reads sets and bands of conversations by their number in all parts; keeps some sets in memory.
+
+    `firsts` has the number of each part's first conversation. An index is in a file: of each set, where it begins in
+    its part's file and its size.
+    """
 
     def __init__(self, folder: Path, parts: Sequence[int]) -> None:
+        self.firsts: dict[int, int] = {}
+        self.bands_path = folder / BANDS
+        self._index = folder / INDEX
         self._paths = [part_file(folder, number, SHINGLES) for number in parts]
-        sizes = [_read_sizes(path) for path in self._paths]
-        self.sizes = np.concatenate([*sizes, np.empty(0, np.int64)])
-        self.firsts = np.cumsum([0, *map(len, sizes)])[:-1]  # the number of each part's first conversation
-        self._starts = np.concatenate([1 + len(own) + np.cumsum(own) - own for own in sizes] or [np.empty(0, np.int64)])
         self._cache: OrderedDict[int, Values] = OrderedDict()
         self._cached = 0
+        count = 0
+        with self._index.open("wb") as file:
+            for number, path in zip(parts, self._paths, strict=True):
+                sizes = _read_sizes(path)
+                starts = 1 + len(sizes) + np.cumsum(sizes) - sizes
+                file.write(np.stack([starts, sizes], axis=1).astype(np.uint32).tobytes())
+                self.firsts[number] = count
+                count += len(sizes)
+        self._firsts = np.array(list(self.firsts.values()), np.int64)
+
+    def sizes(self, conversations: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the sizes of the sets of conversations."""
+        return _gather(self._index, conversations, 2)[:, 1].astype(np.int64)
+
+    def bands(self, conversations: NDArray[np.integer]) -> Values:
+        """Return the band hashes of conversations, [conversations, bands + 1]; the last says if it is a template's."""
+        return _gather(self.bands_path, conversations, signatures.BANDS + 1)
 
     def read(self, conversation: int) -> Values:
         """Return the set of one conversation."""
@@ -111,14 +133,23 @@ class Store:
         if values is not None:
             self._cache.move_to_end(conversation)
             return values
-        part = int(np.searchsorted(self.firsts, conversation, side="right")) - 1
-        start, size = int(self._starts[conversation]), int(self.sizes[conversation])
+        part = int(np.searchsorted(self._firsts, conversation, side="right")) - 1
+        start, size = _gather(self._index, np.array([conversation]), 2)[0].tolist()
         values = np.fromfile(self._paths[part], np.uint32, size, offset=4 * start)
         self._cache[conversation] = values
         self._cached += values.nbytes
         while self._cached > CACHE and len(self._cache) > 1:
             self._cached -= self._cache.popitem(last=False)[1].nbytes
         return values
+
+
+def _gather(path: Path, rows: NDArray[np.integer], width: int) -> Values:
+    """Return some rows of a file of unsigned 32-bit integers, [rows, width]: without a map, whose pages would count."""
+    step = 4 * width
+    with path.open("rb", buffering=0) as file:
+        number = file.fileno()
+        found = b"".join([os.pread(number, step, step * row) for row in rows.tolist()])
+    return np.frombuffer(found, np.uint32).reshape(len(rows), width)
 
 
 def _read_sizes(path: Path) -> NDArray[np.int64]:

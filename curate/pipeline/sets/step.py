@@ -156,13 +156,16 @@ class _Slicer:
         if batch.texts is not None:
             rows = 1 + max(batch.summary["row"], default=-1)
             near_parts.write_texts(self.cleaner.parts, task.number, batch.texts, rows)
+        summary = self._finish_summary(batch.summary, records, old, wanted, verdict)
+        path = part_file(self.cleaner.parts, task.number, "summary")
+        summary.write_ipc(path)
         records_read = tables["rejected"].filter(pl.col("scope") == "record")["rule"]
         return SetPart(
             task.number,
             read=records_read.len() + tables["kept"]["row"].n_unique(),
             rejected=Counter(records_read.to_list()),
             alone=Counter(),
-            summary=self._finish_summary(batch.summary, records, old, wanted, verdict),
+            summary=pl.scan_ipc(path),
             seconds={},
             verdicts=verdict,
             found=found,

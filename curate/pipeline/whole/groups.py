@@ -19,7 +19,7 @@ from curate.pipeline.steps import Part
 from curate.pipeline.whole import lone as keyed
 from curate.pipeline.whole import names
 from curate.pipeline.whole.lone import COLUMNS, ID, LAST, RECORD, Lone, Members
-from curate.pipeline.whole.spill import KeyFiles, Keys, Places, Shuffle, Sieve
+from curate.pipeline.whole.spill import KeyFiles, Places, Shuffle, Sieve, link
 
 GROUP_ROWS = 200_000  # that are decided at a time, at about 1 KB each; more if they all hang together
 EDGES = 1 << 22  # that are joined at a time
@@ -53,7 +53,10 @@ def divide(
     if count <= size:
         yield Group([*keyed.read(parts, others, [pl.all()])], known)
         return
-    root = _Shared(parts, others, known, lone.folder).find_roots(pieces, exchanges)
+    shared = _Shared(parts, others, known, lone.folder)
+    root = shared.find_roots(pieces, exchanges)
+    if lone.links is not None:
+        shared.add_links(root, lone.links)
     sizes = np.zeros(len(root), np.uint32)
     np.add.at(sizes, root, 1)
     starts = np.cumsum(sizes, dtype=np.uint32) - sizes
@@ -109,10 +112,16 @@ class _Shared:
         self._add_keys(pieces, exchanges)
         root = np.arange(self.size, dtype=np.uint32)
         for files in self.files.values():
-            for edges in _batches(map(_link, files.partitions())):
+            for edges in _batches(map(link, files.partitions())):
                 clusters.join(root, edges)
             files.remove()
         return root
+
+    def add_links(self, root: Places, links: Path) -> None:
+        """Join further pairs, which are known by their places among all conversations."""
+        place = np.cumsum(self.members.rows, dtype=np.uint32) - np.uint32(1)
+        for pairs in keyed.read_links(links):
+            clusters.join(root, place[pairs])
 
     def _add_keys(self, pieces: bool, exchanges: bool) -> None:
         branches = False
@@ -167,13 +176,6 @@ class _Shared:
             hashes, owners, _ = keyed.messages(rows)
             near = sieve.may_have(hashes)
             self._files("content").add(hashes[near], rows["place"].to_numpy()[owners[near]])
-
-
-def _link(entries: tuple[Keys, Places]) -> NDArray[np.uint32]:
-    """Return [edges, 2]: each place with the next that has the same key."""
-    keys, places = entries
-    same = keys[1:] == keys[:-1]
-    return np.stack([places[:-1][same], places[1:][same]], axis=1)
 
 
 def _batches(found: Iterable[NDArray[np.uint32]]) -> Iterator[NDArray[np.uint32]]:

@@ -8,7 +8,7 @@ memory. Keys that only seem equal, by the chance of a hash, cost time and change
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,10 @@ ID = pl.col("source_id")
 LAST = pl.col("chain").list.last()
 RECORD = pl.struct("source_file", "source_index").hash()
 COLUMNS = ("source_file", "source_index", "source_id", "branch", "pieces", "prompt", "exchange", "chain", "marks")
+SPLITS = (None, "train", "eval")
+OPTIONAL = r"^earlier_split$"  # columns that not all summaries have
 Mask = NDArray[np.bool_]
+States = NDArray[np.uint8]
 NO_KEYS: Keys = np.empty(0, np.uint64)
 
 
@@ -39,7 +42,7 @@ class Lone:
 
     `rows`, [conversations], are those; `kept`, [conversations], those of them that no filter rejected. `chats` of the
     rows may be a piece of a chat, by their id. `firsts` has the place of each part's first conversation. `folder` has
-    `PROMPTS`.
+    `PROMPTS`. `earlier`, [conversations], has the split of earlier sets as an index of `SPLITS`.
     """
 
     rows: Mask
@@ -47,6 +50,8 @@ class Lone:
     chats: int
     firsts: Mapping[int, int]
     folder: Path
+    links: Path | None = None  # to further pairs that share something
+    earlier: States | None = None
 
     @property
     def others(self) -> Members:
@@ -86,20 +91,34 @@ def read(parts: Sequence[Part], members: Members, wanted: Sequence[pl.Expr]) -> 
         yield pl.concat(of_parts, how="diagonal").rechunk()
 
 
+def read_links(path: Path) -> Iterator[NDArray[np.uint32]]:
+    """Yield the pairs of a file, [pairs, 2]."""
+    for start in range(0, path.stat().st_size, 8 * BLOCK):
+        yield np.fromfile(path, np.uint32, 2 * BLOCK, offset=start).reshape(-1, 2)
+
+
 def find_lone(
-    parts: Sequence[Part], damaged: Sequence[DamagedRecords], known: pl.DataFrame, folder: Path, *, exchanges: bool
+    parts: Sequence[Part],
+    damaged: Sequence[DamagedRecords],
+    known: pl.DataFrame,
+    folder: Path,
+    *,
+    exchanges: bool,
+    links: Path | None = None,
 ) -> Lone:
     """Find them; `known` are conversations of an earlier set, `exchanges` says whether first exchanges are compared.
 
-    `folder` is for keys.
+    `folder` is for keys; `links` is a file of pairs that share something else, by their places.
     """
     search = _Search(parts, damaged, known, folder)
     search.read_keys(exchanges)
     search.mark_repeated()
     search.mark_prefixes()
     search.mark_records()
+    for pairs in [] if links is None else read_links(links):
+        search.shared[pairs] = True
     search.mark_untrained()
-    return search.result()
+    return replace(search.result(), links=links)
 
 
 def count_rows(parts: Sequence[Part]) -> list[int]:
@@ -134,6 +153,7 @@ class _Search:
         self.has_marks = False
         self.has_branches = bool((known["branch"] > 0).any())
         self.keys: dict[str, KeyFiles] = {}
+        self.earlier: States | None = None
 
     def read(self, *columns: str) -> Iterator[tuple[slice, pl.DataFrame]]:
         """Yield the rows of some parts, with their places among all."""
@@ -143,7 +163,7 @@ class _Search:
                 part.summary.lazy().select(columns).with_columns(pl.col(r"^source_index$") + part.first)
                 for part in some
             ]
-            rows = pl.concat(pl.collect_all(own))
+            rows = pl.concat(pl.collect_all(own), how="diagonal")
             yield slice(start, start + rows.height), rows
             start += rows.height
 
@@ -157,7 +177,7 @@ class _Search:
             **({"exchange": pl.col("exchange")} if exchanges else {}),
         }
         with (self.folder / PROMPTS).open("wb") as prompts:
-            for place, rows in self.read(*COLUMNS):
+            for place, rows in self.read(*COLUMNS, OPTIONAL):
                 found = rows.select(**wanted)
                 prompts.write(found["prompt"].fill_null(0).to_numpy().tobytes())
                 for name in wanted:
@@ -171,6 +191,7 @@ class _Search:
                 self.has_branches |= bool((rows["branch"] > 0).any())
                 self.has_marks |= rows["marks"].null_count() < rows.height
                 self._add_names(place.start, rows)
+                self._read_splits(place, rows)
 
     def _add(self, name: str, keys: pl.Series, start: int) -> None:
         """Add a key of each row that has one."""
@@ -180,6 +201,14 @@ class _Search:
 
     def _files(self, name: str) -> KeyFiles:
         return self.keys.setdefault(name, KeyFiles(self.folder, f"all-{name}", self.size))
+
+    def _read_splits(self, place: slice, rows: pl.DataFrame) -> None:
+        if "earlier_split" not in rows.columns:
+            return
+        if self.earlier is None:
+            self.earlier = np.zeros(self.size, np.uint8)
+        numbers = rows["earlier_split"].replace_strict(SPLITS, range(len(SPLITS)), return_dtype=pl.UInt8)
+        self.earlier[place] = numbers.to_numpy()
 
     def _add_names(self, start: int, rows: pl.DataFrame) -> None:
         """Add the ids that conversations and their pieces get, where these are not the dump's."""
@@ -253,7 +282,8 @@ class _Search:
     def result(self) -> Lone:
         """Return those that share nothing."""
         lone = ~self.shared
-        return Lone(lone, lone & self.kept, int((lone & self.has_chat).sum()), self.firsts, self.folder)
+        chats = int((lone & self.has_chat).sum())
+        return Lone(lone, lone & self.kept, chats, self.firsts, self.folder, earlier=self.earlier)
 
 
 def hash_text(text: pl.Expr) -> pl.Expr:

@@ -37,6 +37,8 @@ class Rest:
             own = states[start : start + BLOCK]
             own[lone.kept[start : start + BLOCK]] = np.where(held_out(prompts), EVAL, TRAIN)
             start += BLOCK
+        if lone.earlier is not None:  # its own split holds
+            np.copyto(states, lone.earlier, where=lone.kept & (lone.earlier > 0))
         return cls(states, lone.firsts)
 
     def read(self, folder: Path, number: int) -> pl.DataFrame:

@@ -72,6 +72,13 @@ class KeyFiles:
                     file.write(run.tobytes())
 
 
+def link(entries: tuple[Keys, Places]) -> Places:
+    """Return [pairs, 2]: each place with the next that has the same key, from a partition of `KeyFiles`."""
+    keys, places = entries
+    same = keys[1:] == keys[:-1]
+    return np.stack([places[:-1][same], places[1:][same]], axis=1)
+
+
 class Sieve:
     """Tells most keys that were not added from those that were, by a table of bits: one or two bytes a key."""
 
