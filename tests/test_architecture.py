@@ -20,7 +20,7 @@ LEVELS = (
     ("settings", "files", "pattern_cache", "progress"),
     ("display", "engine", "schemas", "markdown", "client", "results"),
     ("tokenization", "ingest", "filters", "dataset"),
-    ("rendering",),
+    ("rendering", "remote"),
     ("pipeline",),
     ("analysis", "conversion", "model"),
     ("inference",),

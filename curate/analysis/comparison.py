@@ -15,6 +15,7 @@ from curate.dataset import columns
 from curate.dataset.curated_set import CuratedSet, open_set, translate_errors
 from curate.dataset.manifest import Manifest, is_dump, not_a_set
 from curate.display.displayed import Displayed
+from curate.remote.sets import fetch_set
 from curate.settings import flatten
 
 LengthSeries = tuple[str, str, str, pl.Series]  # name, title, unit and values of a length
@@ -112,6 +113,7 @@ def compare_sets(first: CuratedSet, second: CuratedSet) -> Comparison:
 
 def open_comparable(path: str | Path) -> CuratedSet:
     """Open a set for comparison; raises SetError for anything else."""
+    path = fetch_set(path)
     if is_dump(path):
         raise not_a_set(Path(path))
     return open_set(path)

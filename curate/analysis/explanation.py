@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from curate.dataset.curated_set import CuratedSet, open_set, translate_errors
 from curate.display.displayed import Displayed
 from curate.errors import SetError
+from curate.remote.sets import fetch_set
 from curate.schemas.conversation import Edit
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def explain(record_id: str, set_path: str | Path = "curated") -> Explanation:
 
     Raises SetError with similar ids if there is no such record.
     """
-    curated = open_set(set_path)
+    curated = open_set(fetch_set(set_path))
     with translate_errors(curated):
         keys = find_records(curated, record_id)
         if keys:

@@ -18,6 +18,7 @@ from curate.dataset.query import ROW, Query, check_text, draw
 from curate.display.displayed import Displayed
 from curate.display.figures import number, plural
 from curate.errors import InputError, did_you_mean
+from curate.remote.sets import fetch_set
 
 BATCH_ROWS = 1_000  # of a pass over all of them
 
@@ -94,7 +95,7 @@ def show(
     text in any message, ignoring case. `random` draws that many of the matches. `rejected` selects rejected records,
     or those of one rule if it is a rule's name. Raises SetError or InputError in one line.
     """
-    curated = open_set(set_path)
+    curated = open_set(fetch_set(set_path))
     names = [ids] if isinstance(ids, str) else list(ids)
     if names and (where or search or random):
         raise InputError("give ids, or a search (where, search, random), not both")

@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
+from curate import files
 from curate.dataset import curated_set, manifest
 from curate.dataset.curated_set import CuratedSet
 from curate.dataset.manifest import Manifest
 from curate.errors import SetError
-from curate.ingest.remote.address import refuse_output
+from curate.ingest.remote.address import is_remote
+from curate.ingest.sources import open_inputs
 from curate.pipeline import recipe as recipes
 from curate.pipeline import run
 from curate.pipeline.overrides import Overrides, command_line
@@ -23,7 +25,10 @@ from curate.pipeline.parts import sharing
 from curate.pipeline.parts.execution import Engine, Execution, Progress
 from curate.pipeline.parts.plan import make_plan
 from curate.pipeline.recipe import Recipe
+from curate.pipeline.replacement import is_made
 from curate.pipeline.run import CleanResult, MaskSpans
+from curate.remote.sets import fetch_set
+from curate.remote.targets import SetTarget, set_target
 
 FILE_FORMATS = {".json": "vicuna", ".jsonl": "jsonl", ".parquet": "parquet"}  # of `-o FILE`
 DEFAULT_RECIPE = "vicuna"
@@ -53,7 +58,8 @@ def clean(
     """Clean chat dumps into a curated set, and return its location and counts.
 
     `output` is a folder, or a file (.json, .jsonl, .parquet); the set is then in a folder of the same name next to the
-    file. `against` is a set whose conversations
+    file. For an address (s3://, gs://) the set is made in a hidden folder of the current one, and uploaded.
+    `against` is a set whose conversations
     are rejected as known. `force` replaces a set of other inputs or another recipe. `strict` makes a file that is not
     read an error. A run that was killed is taken up again, unless `fresh`; `note` is called with such news.
     `engine` ray makes the parts in a Ray cluster (`address`), on storage that all of its nodes see.
@@ -63,30 +69,70 @@ def clean(
     """
     started = time.perf_counter()
     resolved = recipes.override(recipes.load(recipe), **overrides)
-    refuse_output(output)
-    folder, file = find_target(Path(output))
     arguments = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     refuse_sets(arguments, Path(output), recipe, overrides)
+    known = None if against is None else curated_set.open_set(fetch_set(against))
     execution = Execution(workers, progress, note or (lambda text: None), fresh, engine, address)
+    if is_remote(output):
+        with set_target(str(output), force=force) as target:
+            result = _clean_elsewhere(arguments, target, resolved, strict, known, execution)
+    else:
+        result = _clean(arguments, Path(output), resolved, force, strict, known, execution)
+    return dataclasses.replace(result, seconds=time.perf_counter() - started)
+
+
+def _clean_elsewhere(
+    inputs: Sequence[str | Path],
+    target: SetTarget,
+    recipe: Recipe,
+    strict: bool,
+    against: CuratedSet | None,
+    execution: Execution,
+) -> CleanResult:
+    """Make the set that is uploaded afterwards, or take the one whose upload was killed."""
+    folder = target.folder
+    elsewhere = (target.address, target.earlier) if target.earlier else None
+    if manifest.is_set(folder):
+        if not execution.fresh and is_made(folder, recipe, open_inputs(inputs), against):
+            execution.note(f"the set of an earlier run in {str(folder)!r} is taken up")
+            facts = curated_set.open_set(folder).manifest
+            return CleanResult(folder, facts, list(facts.warnings), 0.0, 0, address=target.address)
+        files.remove(folder, folder.parent)
+    result = _clean(inputs, folder, recipe, False, strict, against, execution, elsewhere)
+    return dataclasses.replace(result, address=target.address)
+
+
+def _clean(
+    inputs: Sequence[str | Path],
+    output: Path,
+    recipe: Recipe,
+    force: bool,
+    strict: bool,
+    against: CuratedSet | None,
+    execution: Execution,
+    elsewhere: tuple[str, Manifest] | None = None,
+) -> CleanResult:
+    folder, file = find_target(output)
     plan = None
-    if engine == "ray":
-        plan = make_plan(arguments, Path(output), resolved)
-        sharing.make_share(plan, folder, resolved, 1, 1, execution)
+    if execution.engine == "ray":
+        plan = make_plan(inputs, output, recipe)
+        sharing.make_share(plan, folder, recipe, 1, 1, execution)
     result = run.clean(
-        arguments,
+        inputs,
         folder,
-        resolved,
+        recipe,
         file=file,
         force=force,
         strict=strict,
-        against=None if against is None else curated_set.open_set(against),
+        against=against,
         execution=dataclasses.replace(execution, workers=None, fresh=False) if plan else execution,
         plan=plan,
         page=Page(),
+        elsewhere=elsewhere,
     )
     if file is not None:
         convert_set(folder, file)
-    return dataclasses.replace(result, seconds=time.perf_counter() - started)
+    return result
 
 
 def find_target(output: Path) -> tuple[Path, Path | None]:

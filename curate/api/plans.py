@@ -9,8 +9,9 @@ from typing import Unpack
 
 from curate.api.clean import DEFAULT_RECIPE, Page, convert_set, find_target, refuse_sets
 from curate.dataset import curated_set
+from curate.errors import InputError
 from curate.ingest.ranges.text_range import RANGE_BYTES
-from curate.ingest.remote.address import refuse_output
+from curate.ingest.remote.address import is_remote, show
 from curate.pipeline import recipe as recipes
 from curate.pipeline import run
 from curate.pipeline.overrides import Overrides
@@ -21,6 +22,7 @@ from curate.pipeline.parts.plan import Plan
 from curate.pipeline.parts.sharing import ShareResult
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult
+from curate.remote.sets import fetch_set
 
 Report = Callable[[Progress], None] | None
 Note = Callable[[str], None] | None
@@ -40,9 +42,13 @@ def write_plan(
 ) -> Plan:
     """Write a plan of `clean` with these arguments; raises as that does, if it cannot begin."""
     resolved = recipes.override(recipes.load(recipe), **overrides)
-    refuse_output(output)
+    if is_remote(output):
+        raise InputError(
+            f"cannot plan {show(str(output))!r}: the parts of a plan are in a folder that all machines see; give one, "
+            "and copy the set afterwards"
+        )
     refuse_sets(inputs, Path(output), recipe, overrides)
-    known = None if against is None else str(Path(against).absolute())
+    known = None if against is None else str(Path(fetch_set(against)).absolute())
     plan = plans.make_plan(inputs, Path(output), resolved, range_bytes)
     plan = dataclasses.replace(plan, against=known, force=force, strict=strict)
     plans.write_plan(Path(path), plan)

@@ -11,6 +11,7 @@ from curate.conversion.output import Split
 from curate.dataset import manifest
 from curate.dataset.curated_set import open_set
 from curate.errors import InputError
+from curate.remote.sets import find_set
 
 
 def read(
@@ -33,6 +34,7 @@ def read(
     """
     check_keep(keep)
     query = make_query(where, search, ids, split, sample, seed, stratify)
+    path = find_set(path)
     if not Path(path).exists():
         raise InputError(f"there is no file or set {str(path)!r}")
     if str(path) == "-":

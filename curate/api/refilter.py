@@ -10,7 +10,8 @@ from pathlib import Path
 from curate.api.clean import Page, convert_set, find_target
 from curate.dataset.curated_set import open_set
 from curate.dataset.query import read_ids
-from curate.errors import InputError
+from curate.errors import InputError, SetError
+from curate.ingest.remote.address import is_remote
 from curate.pipeline import recipe as recipes
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.run import CleanResult, Progress
@@ -18,6 +19,8 @@ from curate.pipeline.sets.combine import combine as run_combine
 from curate.pipeline.sets.make import Output
 from curate.pipeline.sets.refilter import refilter as run_refilter
 from curate.pipeline.sets.step import Asked
+from curate.remote.sets import fetch_set
+from curate.remote.targets import set_target
 
 Names = str | Path | Iterable[str]
 
@@ -47,12 +50,11 @@ def refilter(
     if both := sorted(dropped & kept):
         raise InputError(f"{both[0]!r} is to be dropped and to be kept; name it in one of the two")
     options |= {"drop": sorted(dropped), "keep": sorted(kept)}
-    folder, file = find_target(Path(output))
-    target = Output(folder, file, Page(), force)
     given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items() if value}
-    result = run_refilter(open_set(source), resolved, Asked(dropped, kept, where), given, target, workers, progress)
-    if file is not None:
-        convert_set(folder, file)
+    opened, asked = open_set(fetch_set(source)), Asked(dropped, kept, where)
+    result = _make(
+        output, force, lambda target: run_refilter(opened, resolved, asked, given, target, workers, progress)
+    )
     return dataclasses.replace(result, seconds=time.perf_counter() - started)
 
 
@@ -70,12 +72,23 @@ def combine(
     The split of the first set holds. Raises SetError where the two differ in window, template or tokenizer.
     """
     started = time.perf_counter()
-    folder, file = find_target(Path(output))
-    target = Output(folder, file, Page(), force)
-    result = run_combine(open_set(first), open_set(second), target, workers, progress)
-    if file is not None:
-        convert_set(folder, file)
+    sets = open_set(fetch_set(first)), open_set(fetch_set(second))
+    result = _make(output, force, lambda target: run_combine(*sets, target, workers, progress))
     return dataclasses.replace(result, seconds=time.perf_counter() - started)
+
+
+def _make(output: str | Path, force: bool, make: Callable[[Output], CleanResult]) -> CleanResult:
+    """Make a set at an output, or upload it there; a set that is elsewhere already is replaced with `force` only."""
+    if not is_remote(output):
+        folder, file = find_target(Path(output))
+        result = make(Output(folder, file, Page(), force))
+        if file is not None:
+            convert_set(folder, file)
+        return result
+    with set_target(str(output), force=force) as target:
+        if target.earlier is not None:
+            raise SetError(f"there is a set at {target.address!r}; give another -o, or --force to replace it")
+        return dataclasses.replace(make(Output(target.folder, None, Page(), True)), address=target.address)
 
 
 def _read_names(names: Names | None) -> frozenset[str]:

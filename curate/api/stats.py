@@ -10,6 +10,7 @@ from curate.analysis.recorded import read_recorded
 from curate.analysis.stats import Stats
 from curate.dataset import manifest as manifests
 from curate.errors import InputError, SetError
+from curate.remote.sets import find_set
 
 if TYPE_CHECKING:
     from curate.dataset.curated_set import CuratedSet
@@ -35,6 +36,7 @@ def stats(
         from curate.report.html import pages
 
         pages.check_suffix(Path(html))
+    path = find_set(path)
     if manifests.is_dump(path) or _is_missing_dump(path):  # reading a missing dump raises its error
         from curate.analysis.dump_stats import measure_dump  # reading and parsing, which a set does not need
 

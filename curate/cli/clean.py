@@ -176,6 +176,6 @@ def report(result: CleanResult, quiet: bool, as_json: bool) -> None:
     elif not quiet:
         from curate.report.terminal.summary import render_summary
 
-        show(render_summary(result.manifest, result.output, result.file))
+        show(render_summary(result.manifest, result.address or result.output, result.file))
     for warning in result.warnings:
         click.echo(f"warning: {one_line(warning, 1000)}", err=True)

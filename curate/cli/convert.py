@@ -65,7 +65,9 @@ def convert(source: str, target: str, as_json: bool, **settings: Any) -> None:
 
     with show_stages("converting"):
         from curate.conversion.convert import convert as run
+        from curate.remote.sets import find_set
 
+        source = str(find_set(source))
         result = run(source, target, **settings)
     if as_json:
         click.echo(json.dumps(_plain(result), indent=1))
@@ -84,6 +86,7 @@ def _plain(result: ConvertResult) -> dict[str, object]:
         "configs": [str(file) for file in result.configs],
         "pushed_to": result.pushed_to,
         "not_held": dict(result.not_held),
+        "uploaded_to": result.uploaded_to,
         "left_out_file": str(result.left_out_file) if result.left_out_file else None,
         "warnings": list(result.warnings),
     }
@@ -106,6 +109,8 @@ def _report(source: str, result: ConvertResult) -> None:
         click.echo(one_line(f"warning: {count:,} left out ({rules}): {result.left_out_file}", 1000), err=True)
     for file in result.configs:
         click.echo(one_line(f"settings {file}", 1000), err=True)
+    if result.uploaded_to:
+        click.echo(one_line(f"uploaded to {result.uploaded_to}", 1000), err=True)
     if result.pushed_to:
         click.echo(one_line(f"pushed to {result.pushed_to}", 1000), err=True)
     if result.not_held:

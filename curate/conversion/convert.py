@@ -32,7 +32,9 @@ from curate.conversion.writers import (
 from curate.dataset import manifest
 from curate.dataset.query import Query, read_ids
 from curate.errors import CurateError, InputError, RecordError, did_you_mean
-from curate.ingest.remote.address import refuse_output
+from curate.ingest.remote.address import is_remote
+from curate.remote.sets import find_set
+from curate.remote.targets import file_target
 from curate.rendering.choices import Choices, EmptyThink, HiddenTools, Reasoning
 from curate.rendering.factory import read_chat_template
 from curate.rendering.preparation import describe_hidden
@@ -87,39 +89,41 @@ def convert(
     the target unchanged.
     """
     form = formats.get(to)
-    refuse_output(target)
-    path = Path(target)
+    if is_remote(target) and (to == FOLDER or config_for):
+        raise InputError("a folder ('hf') and trainers' settings are written on this machine; give a local target")
+    source = find_set(source)
     query = make_query(where, search, ids, split, sample, seed, stratify)
     check_keep(keep)
     options = WriteOptions(history, shape or "")
     check_options(form, options)
     if shards is not None and to == FOLDER:
         raise InputError("shards have no effect on 'hf', which makes its own")
-    trainer_configs.check_trainers(config_for, to, options.shape, path, shards)
+    trainer_configs.check_trainers(config_for, to, options.shape, Path(target), shards)
     if push_to_hub is not None:
         hub.check_push(push_to_hub, to, source, split)
-    _check_target(source, path, form)
     _check_rendering(to, (template, tokenizer, chat_template, reasoning, hidden_tools), (max_tokens, loss, empty_think))
     choices = Choices(reasoning or "train", empty_think or "all", hidden_tools or "leave_out")
     rendering = Rendering(template, tokenizer, max_tokens, loss or "all", read_chat_template(chat_template), choices)
 
-    def write(damaged: Damaged) -> tuple[ConvertResult, Collection[str]]:
+    def write(path: Path, damaged: Damaged) -> tuple[ConvertResult, Collection[str]]:
         if to == RENDERED:
             return tokenized.write(source, path, rendering, query, keep, shards, damaged), ()
         render = rendered_text.TextRenderer(source, rendering) if to == "text" else None
         return _convert(source, path, RecordBuilder(form, options), render, query, keep, shards, damaged)
 
-    try:
+    with file_target(target) as path:
+        _check_target(source, path, form)
         try:
-            result, seen = write(())
-        except AlteredRecords as found:  # known at the end of their stream, which is rare
-            result, seen = write(found.records)
-        result = _add_configs(result, config_for, to, seen)
-    except OSError as error:
-        raise CurateError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
-    if push_to_hub is None:
-        return result
-    return replace(result, pushed_to=hub.push(push_to_hub, source, result, to, split))
+            try:
+                result, seen = write(path, ())
+            except AlteredRecords as found:  # known at the end of their stream, which is rare
+                result, seen = write(path, found.records)
+            result = _add_configs(result, config_for, to, seen)
+        except OSError as error:
+            raise CurateError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
+        if push_to_hub is not None:
+            result = replace(result, pushed_to=hub.push(push_to_hub, source, result, to, split))
+    return result.moved_to(str(target).rpartition("/")[0]) if is_remote(target) else result
 
 
 def _convert(

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
@@ -39,6 +39,13 @@ class ConvertResult:
     configs: tuple[Path, ...] = ()  # trainers' settings beside it
     pushed_to: str | None = None  # the address of its page on the Hub
     not_held: Mapping[str, int] = field(default_factory=dict)  # written conversations by a field that has no place
+    uploaded_to: str | None = None  # the address of the folder that the paths are in
+
+    def moved_to(self, address: str) -> ConvertResult:
+        """Return the result after its files were uploaded into the folder at an address."""
+        left_out = Path(self.left_out_file.name) if self.left_out_file else None
+        names = tuple(Path(file.name) for file in self.files)
+        return replace(self, target=Path(self.target.name), files=names, left_out_file=left_out, uploaded_to=address)
 
 
 @dataclass(kw_only=True)

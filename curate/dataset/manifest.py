@@ -260,6 +260,17 @@ def read(path: str | Path) -> tuple[Path, Manifest]:
         ) from error
 
 
+def parse(data: bytes, shown: str) -> Manifest:
+    """Return the manifest in a file's bytes; raises SetError that names the set as `shown`."""
+    try:
+        values = json.loads(data)
+        if _format(values) != FORMAT:
+            raise ValueError(f"its format is {_format(values)!r}, this version reads {FORMAT}")
+        return decode(values)
+    except (ValueError, RecursionError) as error:
+        raise SetError(f"the manifest of {shown!r} is damaged or of another version ({error})") from None
+
+
 def write(folder: Path, manifest: Manifest) -> None:
     """Write the manifest: sorted keys, readable, UTF-8."""
     values = {"curate_set": FORMAT, **manifest.to_dict()}

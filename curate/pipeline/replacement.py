@@ -6,12 +6,13 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from curate._version import __version__
 from curate.dataset import curated_set
 from curate.dataset import manifest as manifests
+from curate.dataset.curated_set import CuratedSet
 from curate.dataset.manifest import Manifest
 from curate.display.figures import plural
 from curate.errors import SetError
@@ -19,6 +20,7 @@ from curate.ingest.kinds import HUB_PREFIX
 from curate.ingest.remote.address import is_remote
 from curate.ingest.sources import Source
 from curate.pipeline.recipe import Recipe
+from curate.pipeline.sets.changes import describe_use
 from curate.settings import flatten
 
 ADVICE = "nothing was written; give another -o, or --force to replace it"
@@ -33,6 +35,11 @@ def check_replacement(folder: Path, recipe: Recipe, sources: Sequence[Source]) -
         earlier = curated_set.open_set(folder).manifest
     except SetError as error:
         raise SetError(f"{error}; its conversations would be lost; {ADVICE}") from error
+    check_earlier(earlier, str(folder), recipe, sources, _own_files(folder))
+
+
+def check_earlier(earlier: Manifest, shown: str, recipe: Recipe, sources: Sequence[Source], more: str = "") -> None:
+    """Raise SetError, which says what would be lost, if this run would not make a set of this manifest again."""
     if not earlier.counts.kept:
         return
     absent, changes = _absent_inputs(earlier, sources), _changed_settings(earlier, recipe)
@@ -40,18 +47,29 @@ def check_replacement(folder: Path, recipe: Recipe, sources: Sequence[Source]) -
     reasons = [f"this run reads {_names(reads)}, not {_names(absent)}"] if absent else []
     reasons += [f"this run has {_names(changes)}"] if changes else []
     if reasons:
-        raise SetError(
-            f"{_describe(folder, earlier)}, would be lost: {'; '.join(reasons)}; {ADVICE}{_own_files(folder)}"
-        )
+        raise SetError(f"{_describe(shown, earlier)}, would be lost: {'; '.join(reasons)}; {ADVICE}{more}")
 
 
-def _describe(folder: Path, earlier: Manifest) -> str:
+def is_made(folder: Path, recipe: Recipe, sources: Sequence[Source], against: CuratedSet | None) -> bool:
+    """Return whether a folder has the set that cleaning these sources with the recipe makes: by their SHA-256."""
+    try:
+        found = curated_set.open_set(folder).manifest
+    except SetError:
+        return False
+    known = [describe_use(against, "against", {}), *against.manifest.sets] if against else []
+    same = (found.version, found.recipe, found.sets) == (__version__, json.loads(json.dumps(recipe.to_dict())), known)
+    hashes = {file.sha256 for file in found.inputs}
+    sizes = {source.bytes for source in sources if source.path}
+    return same and None not in hashes and None not in sizes and hashes == set(_hashes(sources, sizes))
+
+
+def _describe(shown: str, earlier: Manifest) -> str:
     """Return what would be lost with a set."""
     inputs = _names([file.name for file in earlier.inputs])
     day = f", made on {earlier.run.started[:10]}" if earlier.run and earlier.run.started else ""
     kept = earlier.counts.kept
     conversations = f"{kept:,} {plural(kept, 'conversation')}"
-    return f"the set {str(folder)!r}, {conversations} from {inputs} with the recipe {earlier.recipe_name}{day}"
+    return f"the set {shown!r}, {conversations} from {inputs} with the recipe {earlier.recipe_name}{day}"
 
 
 def _own_files(folder: Path) -> str:
@@ -82,7 +100,7 @@ def _absolute(place: str) -> str:
     return place if place == "-" or place.startswith(HUB_PREFIX) or is_remote(place) else str(Path(place).resolve())
 
 
-def _hashes(sources: Sequence[Source], sizes: set[int]) -> Iterator[str]:
+def _hashes(sources: Sequence[Source], sizes: Collection[int | None]) -> Iterator[str]:
     """Yield the SHA-256 of each file that has one of these sizes and can be read."""
     for path in {source.path for source in sources if source.path and source.bytes in sizes}:
         with contextlib.suppress(OSError), path.open("rb") as file:

@@ -44,7 +44,7 @@ from curate.pipeline.parts.record import PartRecord
 from curate.pipeline.parts.step import PartFactory
 from curate.pipeline.parts.streams import make_reader
 from curate.pipeline.recipe import Recipe
-from curate.pipeline.replacement import check_replacement
+from curate.pipeline.replacement import check_earlier, check_replacement
 from curate.pipeline.sets.changes import describe_use
 from curate.pipeline.sets.known import read_known
 from curate.pipeline.sets.sources import find_digests
@@ -74,6 +74,7 @@ class CleanResult(Displayed):
     bytes: int
     damaged: bool = False  # part of the input could not be read
     file: Path | None = None  # the converted file, if `output` names one
+    address: str | None = None  # that the set was uploaded to; `output`, where it was made, is removed then
 
 
 class Page(Protocol):
@@ -101,8 +102,11 @@ def clean(
     against: CuratedSet | None = None,
     execution: Execution = AT_ONCE,
     plan: Plan | None = None,
+    elsewhere: tuple[str, Manifest] | None = None,
 ) -> CleanResult:
     """Clean dumps into a set at `folder`, or gather the parts of a plan.
+
+    `elsewhere`: the address that the caller uploads the set to, and the manifest of the set that is there.
 
     `file` names the file that the caller converts it to.
     `against`: a set whose conversations are known, and rejected. `force` replaces a set of other inputs or another
@@ -120,6 +124,8 @@ def clean(
     with transaction.writing(folder) as partial:
         if not force:
             check_replacement(folder, recipe, reader.sources)
+            if elsewhere is not None:
+                check_earlier(elsewhere[1], elsewhere[0], recipe, reader.sources)
         with run.keeping(store, is_planned=plan is not None) as reuse:
             run.tell_disk(partial)
             scratch = (partial / transaction.PARTS).absolute()

@@ -103,7 +103,7 @@ def _result(result: CleanResult) -> str:
     line += f"{number(counts.tokens)} tokens"
     warnings = "".join(f"<p>warning: {escape(warning)}</p>" for warning in result.warnings)
     repairs = _counts("repairs", [(edit.name, edit.count) for edit in edits(result.manifest)], "times")
-    written = ", ".join(escape(path) for path in (result.output, result.file) if path is not None)
+    written = ", ".join(escape(path) for path in (result.address or result.output, result.file) if path is not None)
     return _block(f"<p><b>{written}</b> {line}</p>{warnings}{_grid([_flow(flow(result.manifest)), repairs])}")
 
 

@@ -21,11 +21,13 @@ from curate.display.figures import number, plural, spoken_duration
 from curate.engine.base import default_workers
 from curate.engine.pool import open_pool
 from curate.errors import CurateError, SetError, did_you_mean
+from curate.ingest.remote.address import is_remote
 from curate.model.device import measure_device
 from curate.model.files import OnMessage
 from curate.model.sizes import Work, flops
 from curate.model.sources import ignore_message
 from curate.pipeline.sets.changes import check_current
+from curate.remote.sets import fetch_set
 from curate.scoring import columns
 from curate.scoring import guard as guard_module
 from curate.scoring.guards import QUESTION, choose_family
@@ -129,7 +131,9 @@ def score(
     the model and the plan. Raises CurateError with what to type.
     """
     started = time.perf_counter()
-    curated = open_set(source)
+    if is_remote(output or source):
+        raise SetError("a signal is added to a set on this machine; give -o FOLDER")
+    curated = open_set(fetch_set(source))
     check_current(curated)
     folder = curated.path if output is None else Path(output)
     columns.check_target(curated, folder, force)

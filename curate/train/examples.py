@@ -21,6 +21,7 @@ from curate.display.figures import percent
 from curate.engine import base
 from curate.engine.pool import open_pool
 from curate.errors import CurateError
+from curate.remote.sets import fetch_set
 from curate.rendering import proof
 from curate.rendering.choices import DEFAULT, Choices
 from curate.rendering.factory import make_renderer
@@ -310,7 +311,7 @@ def _summarise(failures: Sequence[Failure]) -> tuple[str, str]:
 
 def open_set_folder(set_path: str | Path) -> tuple[Path, Manifest]:
     """Return a curated set's folder and manifest; raises SetError, with the command to type, for any other path."""
-    path = Path(set_path)
+    path = Path(fetch_set(set_path))
     if path.exists() and not manifest.is_set(path):
         raise manifest.not_a_set(path)
     from curate.dataset.curated_set import open_set  # late, with Polars: a benchmark trains without it

@@ -47,9 +47,3 @@ def check(url: str) -> None:
         raise InputError(f"input {shown!r} is no file of the Hub; write it as hf://datasets/owner/name/file.jsonl")
     if parts.path.endswith("/") or not parts.path.strip("/"):
         raise InputError(f"input {shown!r} is no file; give the address of each file")
-
-
-def refuse_output(path: str | Path | None) -> None:
-    """Raise InputError for an output elsewhere: what is written is replaced whole, which needs a folder."""
-    if path is not None and is_remote(path):
-        raise InputError(f"cannot write {show(str(path))!r}: outputs are local; give a folder, and copy it afterwards")

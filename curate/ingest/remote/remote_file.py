@@ -60,7 +60,7 @@ class RemoteFile:
         return _read_again(self, start, stop) if stop - start <= MIN_FETCH else self._ask(start, stop)
 
     def _ask(self, start: int, stop: int) -> bytes:
-        data: bytes = _repeat(lambda: self._read(start, stop))
+        data: bytes = repeat(lambda: self._read(start, stop))
         return data
 
     def _read(self, start: int, stop: int) -> bytes:
@@ -136,7 +136,7 @@ def find(url: str) -> tuple[RemoteFile | None, bytes]:
     address.check(url)
     open_store(url)
     try:
-        result, head = _repeat(lambda: _get(url, 0, HEAD_BYTES))
+        result, head = repeat(lambda: _get(url, 0, HEAD_BYTES))
         return RemoteFile(url, result.meta["size"], _version(result.meta)), head
     except NoRanges:
         return None, b""
@@ -166,10 +166,32 @@ def download(url: str, size: int | None) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = Path(folder, re.sub(r"[^\w.-]", "_", address.name_of(url)) or "input")
     try:
-        _repeat(lambda: _download(url, path, size))
+        save(url, path, size)
     except OSError as error:
         raise InputError(f"input {address.show(url)!r} cannot be read: {error_message(error)}") from None
     return path
+
+
+def save(url: str, path: Path, size: int | None) -> None:
+    """Write the file at an address, of this size if it is known, to a path; raises OSError."""
+    repeat(lambda: _download(url, path, size))
+
+
+def describe(url: str) -> tuple[str, int]:
+    """Return what tells one state of the file at an address from another, and its size; raises OSError."""
+    import obstore
+
+    meta = repeat(lambda: obstore.head(*open_store(url)))
+    return _version(meta), meta["size"]
+
+
+def read_whole(url: str) -> bytes:
+    """Return the bytes of a small file at an address; raises OSError."""
+    import obstore
+
+    store, path = open_store(url)
+    data: bytes = repeat(lambda: bytes(obstore.get(store, path).bytes()))
+    return data
 
 
 def _download(url: str, path: Path, size: int | None) -> None:
@@ -199,8 +221,11 @@ def _version(meta: Any) -> str:
     return str(meta["e_tag"] or meta["last_modified"])
 
 
-def _repeat(ask: Callable[[], Any]) -> Any:
-    """Return what `ask` returns, asked again if an answer breaks off; raises OSError, and NoRanges."""
+def repeat(ask: Callable[[], Any]) -> Any:
+    """Return what `ask` returns, asked again if an answer breaks off; raises OSError, and NoRanges.
+
+    The message is one line, without the address.
+    """
     from obstore import exceptions
 
     for attempt in range(1, ATTEMPTS + 1):
@@ -212,7 +237,9 @@ def _repeat(ask: Callable[[], Any]) -> Any:
             time.sleep(0.1 * 4 ** (attempt - 1))
         except exceptions.NotSupportedError:
             raise NoRanges("its server has no byte ranges") from None
-        except (exceptions.BaseError, FileNotFoundError, PermissionError) as error:
+        except (exceptions.NotFoundError, FileNotFoundError):
+            raise FileNotFoundError("there is no such file") from None
+        except (exceptions.BaseError, PermissionError) as error:
             raise OSError(_describe(error)) from None
     raise AssertionError
 
@@ -221,10 +248,8 @@ def _describe(error: Exception) -> str:
     """Return the cause of an error in a few words, without the address, whose query may be secret."""
     from obstore import exceptions
 
-    match error:
-        case exceptions.NotFoundError() | FileNotFoundError():
-            return "there is no such file"
-        case exceptions.PermissionDeniedError() | exceptions.UnauthenticatedError() | PermissionError():
-            return "access is denied; credentials are read from the environment"
+    denied = exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError
+    if isinstance(error, denied):
+        return "access is denied; credentials are read from the environment"
     text = QUERY.sub("", str(error).strip().partition("\n")[0])
     return REQUEST.sub("", text)[:300].rstrip(": ")

@@ -16,7 +16,7 @@ from curate.display.figures import number, plural
 from curate.report.terminal.stats import render_flow
 
 
-def render_summary(manifest: Manifest, folder: Path, file: Path | None = None) -> RenderableType:
+def render_summary(manifest: Manifest, folder: Path | str, file: Path | None = None) -> RenderableType:
     """Render the summary of a run: records read, rejected and kept, pieces, repairs and time, then what is next.
 
     `file` is the converted file, if there is one.
@@ -46,7 +46,7 @@ def render_summary(manifest: Manifest, folder: Path, file: Path | None = None) -
         workers = f"{run.workers} {plural(run.workers, 'worker')}"
         terminal.add_row(facts, "time", f"{number(run.seconds)} s, {number(run.mb_per_s)} MB/s, {workers}")
     name = shlex.quote(str(folder))
-    terminal.add_row(facts, "page", terminal.safe_text(str(folder / REPORT)))
+    terminal.add_row(facts, "page", terminal.safe_text(f"{folder}/{REPORT}"))
     terminal.add_row(facts, "next", terminal.safe_text(f"curate stats {name}\ncurate finetune {name} --model NAME"))
     return Group(render_flow(flow(manifest), bars=False), Text(), facts)
 
