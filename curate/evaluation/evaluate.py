@@ -18,7 +18,7 @@ from lm_eval import evaluator
 
 from curate._version import __version__
 from curate.errors import CurateError, InputError
-from curate.evaluation import contamination, language_model, tasks
+from curate.evaluation import contamination, language_model, stderr, tasks
 from curate.evaluation.contamination import Found
 from curate.evaluation.language_model import LanguageModel
 from curate.evaluation.scoring import TaskFacts, score_task
@@ -83,7 +83,8 @@ def evaluate(
         raise InputError("no task is named; give some: --tasks openllm")
     found = artifacts.find_artifact(model, base=base)
     folder = _folder(found, output)
-    loaded = tasks.load(names, include, shots=shots, seed=seed, say=say)
+    with stderr.reported_warnings(say), stderr.without_dataset_bars():
+        loaded = tasks.load(names, include, shots=shots, seed=seed, say=say)
     serving, tokenizer = language_model.prompt_format(found, template, chat_template, say)
     settings = EvaluationSettings(
         lm_eval=importlib.metadata.version("lm_eval"),
@@ -137,9 +138,10 @@ def _ask_all(job: _Job, open_model: Callable[[], LanguageModel]) -> tuple[Evalua
     waiting = [name for name in job.loaded.tasks if name not in kept]
     model = open_model() if waiting else None
     for number, name in enumerate(waiting, 1):
-        job.say(f"task {number} of {len(waiting)}: {name}")
-        task = job.loaded.tasks[name]
         assert model is not None
+        model.name = f"task {number} of {len(waiting)}: {name}"
+        job.say(model.name)
+        task = job.loaded.tasks[name]
         done[name] = _ask(model, task, facts[name], job.blank.settings, items.get(name), job.say)
         results.write(job.folder, file, replace(evaluation, tasks=(*done.values(), *others)))
     ordered = tuple(done[name] for name in facts)
@@ -220,7 +222,7 @@ def _ask(
     np.random.seed(settings.seed)
     torch.manual_seed(settings.seed)
     try:
-        with language_model.reported_warnings(say):
+        with stderr.reported_warnings(say), stderr.without_bars():
             got = evaluator.evaluate(
                 lm=model,
                 task_dict={"tasks": {name: task}, "groups": {}, "group_map": {}},

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 from torch import nn
 
 from curate.errors import InputError
+from curate.evaluation import stderr
 from curate.model import artifact as artifacts
 from curate.model import files, fingerprint, sources
 from curate.model.artifact import Artifact
 from curate.model.files import OnMessage
 from curate.model.serving import Serving, training_tokenizer
+from curate.progress import Stage, stage
 
 CHUNK = 1 << 24  # bytes
 
 
 class LanguageModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
-    """A loaded model with its own tokenizer."""
+    """A loaded model with its own tokenizer; `name` is shown beside the progress of what it is asked."""
+
+    name = ""
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, is_chat: bool, batch: int) -> None:
-        with _quiet():
+        with stderr.without_log():
             super().__init__(
                 pretrained=model,
                 tokenizer=tokenizer,
@@ -35,16 +38,33 @@ class LanguageModel(HFLM):  # type: ignore[misc]  # lm-eval is not typed
                 add_bos_token=False if is_chat else None,
             )
 
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
+        """Return the log-likelihood of each continuation, and whether it is the greedy one."""
+        return self._counted(super().loglikelihood, requests)
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    log = logging.getLogger("lm_eval")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
+        """Return the log-likelihood of each text."""
+        return self._counted(super().loglikelihood_rolling, requests)
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
+        """Return the answer to each request."""
+        return self._counted(super().generate_until, requests)
+
+    def _counted(self, ask: Callable[..., Any], requests: Sequence[Any]) -> Any:
+        with stage(self.name, total=len(requests), unit="requests") as current:
+            self.cache_hook = _Counter(current)
+            return ask(requests, disable_tqdm=True)
+
+
+class _Counter(CacheHook):  # type: ignore[misc]
+    """Counts what lm-eval would put into its cache: each request that is answered."""
+
+    def __init__(self, current: Stage) -> None:
+        super().__init__(None)
+        self._current = current
+
+    def add_partial(self, attr: str, req: Any, res: Any) -> None:
+        self._current.done += 1
 
 
 def prompt_format(
@@ -87,28 +107,3 @@ def load_model(found: Artifact, say: OnMessage, device: str, **loading: Any) -> 
     """Load the weights on a device; raises ModelError, for an adapter on another base too."""
     chosen = artifacts.choose_device(device)
     return artifacts.load_artifact(found, device=chosen, inference=True, say=say, **loading)
-
-
-@contextmanager
-def reported_warnings(say: OnMessage) -> Iterator[None]:
-    """Pass on lm-eval's warnings, each once."""
-    seen: set[str] = set()
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            text = " ".join(record.getMessage().split())[:300]
-            if text not in seen:
-                seen.add(text)
-                say(f"lm-eval: {text}")
-
-    log = logging.getLogger("lm_eval")
-    handler, before, passes = Handler(logging.WARNING), log.level, log.propagate
-    log.addHandler(handler)
-    log.setLevel(logging.WARNING)
-    log.propagate = False
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(before)
-        log.propagate = passes

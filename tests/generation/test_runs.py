@@ -364,7 +364,9 @@ def test_the_command_tells_the_plan_first_and_writes_the_key_nowhere(tmp_path: P
         assert planned.exit_code == 0 and asked == [] and not out.exists()
         result = call(*options, "--key-env", "MY_KEY", MY_KEY=KEY)
     assert result.exit_code == 0, result.output
-    assert result.stderr.startswith("self-instruct: 1 conversation by stub: about 1 calls and up to 3,572 tokens")
+    assert result.stderr.startswith(
+        "self-instruct: 1 conversation by stub: about 1 call and up to 3,572 tokens, more if replies"
+    )
     assert "1 conversation in" in result.stdout
     assert asked[0].headers["Authorization"] == f"Bearer {KEY}"
     everything = "".join(path.read_text() for path in tmp_path.iterdir()) + result.output

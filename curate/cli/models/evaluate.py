@@ -60,9 +60,12 @@ def evaluate(
         raise click.UsageError("Missing argument 'MODEL': the run or model to evaluate.")
     if unlike:
         raise click.UsageError("--unlike belongs to --compare A B.")
+    from curate.cli.progress.stages import show_stages
+
     run = _load()
     tasks = [name for text in names for name in text.split(",") if name]
-    result = run(model, tasks, say=lambda text: click.echo(text, err=True), **settings)
+    with show_stages("evaluating", quiet=as_json):
+        result = run(model, tasks, say=lambda text: click.echo(text, err=True), **settings)
     if as_json:
         click.echo(json.dumps(_plain(result), indent=1, ensure_ascii=False))
         return

@@ -100,4 +100,4 @@ def _report(result: GenerateResult, quiet: bool, as_json: bool) -> None:
     )
     for rule, count in sorted(result.dropped.items(), key=lambda item: -item[1]):
         click.echo(f"  {rule:<14} {number(count)}")
-    click.echo(f"{number(result.calls)} calls, {number(result.tokens)} tokens")
+    click.echo(f"{number(result.calls)} {plural(result.calls, 'call')}, {number(result.tokens)} tokens")

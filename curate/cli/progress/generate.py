@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from curate.cli.progress.bars import throttle
-from curate.display.figures import duration, number
+from curate.display.figures import duration, number, plural
 from curate.display.text import console, one_line, safe
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ def _line(text: str) -> None:
 def progress_line(state: State) -> str:
     """Describe a state in one line: conversations, drops by rule, calls, tokens, rate, time left."""
     of = "" if state.wanted is None else f" of {number(state.wanted)}"
-    parts = [f"{number(state.accepted)}{of} conversations"]
+    parts = [f"{number(state.accepted)}{of} {plural(state.wanted or state.accepted, 'conversation')}"]
     if state.dropped:
         rules = ", ".join(f"{rule} {number(count)}" for rule, count in state.dropped.most_common())
         parts.append(f"dropped: {rules}")
-    parts.append(f"{number(state.calls)} calls, {number(state.tokens)} tokens")
+    parts.append(f"{number(state.calls)} {plural(state.calls, 'call')}, {number(state.tokens)} tokens")
     if state.from_journal:
-        parts.append(f"{number(state.from_journal)} replies from the journal")
+        parts.append(f"{number(state.from_journal)} {plural(state.from_journal, 'reply', 'replies')} from the journal")
     parts.append(f"{state.rate:.1f} replies/s")
     if state.left is not None:
         parts.append(f"{duration(state.left)} left")
