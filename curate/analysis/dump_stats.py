@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from curate._version import __version__
@@ -27,7 +28,7 @@ from curate.pipeline.recipe import TokenSettings
 from curate.pipeline.whole.doubt import with_doubt
 from curate.rendering import splitter
 from curate.schemas import formats, prompts
-from curate.schemas.conversation import ROLES, Conversation
+from curate.schemas.conversation import ROLES, Conversation, Message
 from curate.schemas.reading import record_keys
 from curate.schemas.reading.options import DEFAULT, ReadOptions
 from curate.tokenization.tokenizer import TokenizerInfo, load_tokenizer
@@ -45,6 +46,9 @@ COLUMNS: dict[str, type[pl.DataType]] = {
     "source_index": pl.Int64,
     **dict.fromkeys(map(str, ROLES), pl.Int64),  # messages of each role
 }
+
+
+LANGUAGE = "language"  # the only signal that is shown
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,6 @@ class Measurer:
         self.info = tokenizer.info
         self.options = ReadOptions(ratings=factory.ratings)
         self.counter = splitter.TemplateCounter(prompts.get(factory.template), tokenizer)
-        self.signals = verdicts.needed_signals({}, {})
 
     def __call__(self, chunks: Sequence[Chunk]) -> BatchStats:
         """Parse and count the records of chunks."""
@@ -90,24 +93,24 @@ class Measurer:
                 drafts.append(Draft(Origin(number, file, raw.index), b"", parse_unrepaired(raw, self.options)))
             except RecordError as error:
                 unreadable[error.rule] += 1
-        keys = frames.count_turn_keys(frames.messages_table(drafts)["extra"])
+        extra = [message.extra for draft in drafts for message in draft.conversation.messages]
+        keys = frames.count_turn_keys(pl.Series(extra, dtype=pl.String))
         return BatchStats(len(raws), self._count(drafts), unreadable, keys, self.info)
 
     def _count(self, drafts: Sequence[Draft]) -> pl.DataFrame:
         if not drafts:
             return pl.DataFrame(schema=COLUMNS)
-        messages = [draft.conversation.messages for draft in drafts]
-        table = frames.messages_table(drafts)
-        frame = verdicts.measure(frames.conversations_table(drafts, table), self.signals)
-        roles = table.group_by("row", maintain_order=True).agg(
-            (pl.col("role") == role).sum().alias(role) for role in ROLES
-        )
+        chats = [draft.conversation for draft in drafts]
+        messages = [chat.messages for chat in chats]
+        # Only what is shown is measured: no other signal, and no column that filters alone read.
+        frame = verdicts.measure(_sides(messages), {LANGUAGE: {}})
         sizes = self.counter.sizes([(conversation, True) for conversation in messages])
-        hashes = duplicates.chain_hashes(frames.hashed_fields(draft.conversation) for draft in drafts)
+        hashes = duplicates.chain_hashes(map(frames.hashed_fields, chats))
         origins = [draft.origin for draft in drafts]
         places = [f"{origin.source_file}:{origin.source_index}" for origin in origins]
         counted = frame.with_columns(
-            id=pl.coalesce("source_id", pl.Series(places, dtype=pl.String)),
+            id=pl.coalesce(pl.Series([chat.source_id for chat in chats], dtype=pl.String), pl.Series(places)),
+            model=pl.Series([chat.model for chat in chats], dtype=pl.String),
             source_file=pl.Series([origin.source_file for origin in origins], dtype=pl.String),
             source_index=pl.Series([origin.source_index for origin in origins], dtype=pl.Int64),
             cluster=hashes["prompt"],
@@ -115,8 +118,26 @@ class Measurer:
             tokens=pl.Series([size.tokens for size in sizes], dtype=pl.Int64),
             answer_tokens=pl.Series([size.answer_tokens for size in sizes], dtype=pl.Int64),
         )
-        counted = counted.hstack(roles.drop("row"))
         return counted.select(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items())
+
+
+def _sides(conversations: Sequence[Sequence[Message]]) -> pl.DataFrame:
+    """Return the prompts, answers, number of messages and messages by role of each conversation."""
+    messages = [message for conversation in conversations for message in conversation]
+    row = np.repeat(np.arange(len(conversations)), list(map(len, conversations)))
+    columns = {"row": row, "role": [m.role for m in messages], "content": [m.content for m in messages]}
+    role = pl.col("role")
+    grouped = (
+        pl.DataFrame(columns)
+        .group_by("row", maintain_order=True)
+        .agg(
+            prompts=pl.col("content").filter(role == "user"),
+            answers=pl.col("content").filter(role == "assistant"),
+            turns=pl.len(),
+            **{name: (role == name).sum() for name in ROLES},
+        )
+    )
+    return grouped.drop("row")
 
 
 def parse_unrepaired(raw: RawRecord, options: ReadOptions = DEFAULT) -> Conversation:

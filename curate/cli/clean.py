@@ -92,7 +92,7 @@ def clean(
     if not inputs:
         raise click.UsageError("Missing argument 'INPUT...'.")
     if settings["engine"] == "local":
-        _start_workers(inputs, settings["workers"])
+        start_workers(inputs, settings["workers"], "curate.pipeline.parts.step")
     try:
         from curate.api.clean import clean as run
         from curate.cli.progress.clean import show_progress
@@ -157,14 +157,14 @@ def _note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _start_workers(inputs: tuple[str, ...], workers: int | None) -> None:
-    """Start the workers of a large run early, so that they import Polars while this process does."""
+def start_workers(inputs: Sequence[str], workers: int | None, module: str) -> None:
+    """Start the workers of a large run early, so that they import a module, and Polars, while this process does."""
     from curate.engine import base, pool
 
     count = workers or base.default_workers()
     size = sum(Path(path).stat().st_size for path in inputs if Path(path).is_file())
     if count > 1 and size > LARGE:
-        pool.prestart(count, "curate.pipeline.parts.step")
+        pool.prestart(count, module)
 
 
 def report(result: CleanResult, quiet: bool, as_json: bool) -> None:

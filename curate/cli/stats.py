@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,9 +52,20 @@ def stats(path: str, second: str | None, html: str | None, as_json: bool, **coun
 
 
 def _measure(path: str, html: str | None, counting: dict[str, Any]) -> Stats:
-    from curate.api.stats import stats as measure
+    if not Path(path).is_file():  # a set needs no worker
+        from curate.api.stats import stats as measure
 
-    return measure(path, html=html, **counting)
+        return measure(path, html=html, **counting)
+    from curate.cli.clean import start_workers
+    from curate.engine.pool import stop_prestarted
+
+    start_workers([path], counting["workers"], "curate.analysis.dump_stats")
+    try:
+        from curate.api.stats import stats as measure  # while the workers import the same
+
+        return measure(path, html=html, **counting)
+    finally:
+        stop_prestarted()
 
 
 def _compare(path: str, second: str, html: str | None, counting: dict[str, Any]) -> Comparison:
