@@ -213,12 +213,35 @@ class TextDecoder:
     @property
     def text(self) -> str:
         """All text so far, even if its last character is incomplete."""
-        return self.tokenizer.decode(self.ids).removeprefix(self.lead) if self.lead else self.tokenizer.decode(self.ids)
+        text = self.tokenizer.decode(self.ids)
+        if UNFINISHED in text:
+            text = self._replace_bytes(text)
+        return text.removeprefix(self.lead) if self.lead else text
+
+    def _replace_bytes(self, text: str) -> str:
+        """Return the decoded `text` with one sign for each wrong or incomplete character.
+
+        The decoder of SentencePiece's models takes all byte tokens in a row for wrong if one of them is.
+        """
+        table = self.tokenizer.token_bytes
+        if table is None:
+            return text
+        data = (self._bytes(token, table) for token in self.ids)
+        exact = b"".join(data).decode("utf-8", "replace")
+        removed = _blanks(exact) - _blanks(text)  # the decoder may remove the first blank
+        return exact[max(0, removed) :]
+
+    def _bytes(self, token: int, table: Sequence[bytes]) -> bytes:
+        return (table[token] if token < len(table) else b"") or self.tokenizer.decode([token]).encode()
 
     def _new_text(self, text: str) -> str:
         """Return what follows the text that was returned already."""
         new, self.returned = text[self.returned :], len(text)
         return new
+
+
+def _blanks(text: str) -> int:
+    return len(text) - len(text.lstrip(" "))
 
 
 def generate_answer(

@@ -144,6 +144,24 @@ def test_decoded_text_is_complete_and_in_order(tokenizer: Tokenizer, text: str) 
     assert not any(sampling.UNFINISHED in part for part in parts)
 
 
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        ("й🙂".encode() + b"\xf0\x9f", "й🙂\ufffd"),  # an answer that is cut
+        (b"\xff" + "й🙂".encode(), "\ufffdй🙂"),
+        ("й".encode() + b"\x99" + "🙂".encode(), "й\ufffd🙂"),
+        (b"\xe2\x82a", "\ufffda"),
+    ],
+)
+def test_a_wrong_byte_costs_one_sign_and_not_those_beside_it(tokenizer: Tokenizer, data: bytes, shown: str) -> None:
+    start = tokenizer.ids(["x"])[0]
+    by_byte = [tokenizer.token_bytes.index(bytes([byte])) for byte in data]  # type: ignore[union-attr]
+    for lead in ("", " "):
+        decoder = TextDecoder(tokenizer, lead)
+        parts = [decoder.add(token) for token in (*start, *by_byte)]
+        assert "".join([*parts, decoder.finish()]) == "x" + shown
+
+
 def test_the_lead_of_an_answer_is_removed(tokenizer: Tokenizer) -> None:
     decoder = TextDecoder(tokenizer, lead=" ")
     parts = [decoder.add(token) for token in tokenizer.ids(["  a b"])[0]]

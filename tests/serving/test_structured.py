@@ -12,13 +12,10 @@ from typing import Any
 import jsonschema
 import openai
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 llguidance = pytest.importorskip("llguidance")
 
 from curate.inference.batch import Batch, Generation, ScoredToken
-from curate.inference.chat import Chat
 from curate.inference.grammar import Grammar, GrammarCompiler, GrammarError
 from curate.inference.sampling import Sampling
 from curate.model import serving as formats
@@ -50,16 +47,6 @@ TOOLS: Any = [{"type": "function", "function": {"name": "size", "parameters": SC
 NAMED: Any = {"type": "function", "function": {"name": "size"}}
 
 
-def untrained(tokenizer: Tokenizer, template: str) -> Chat:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=tokenizer.info.vocab_size + 5, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, max_position_embeddings=2048, initializer_range=0.3,
-    )  # fmt: skip
-    return Chat(LlamaForCausalLM(config), formats.from_template(tokenizer, template))
-
-
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
     root = tmp_path_factory.mktemp("tokenizers")
@@ -73,8 +60,8 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
 @pytest.fixture(scope="module")
 def url(tokenizers: dict[str, Tokenizer]) -> Iterator[str]:
     opened = {
-        "tools": untrained(tokenizers["llama3"], "llama3.1"),
-        "plain": untrained(tokenizers["llama2"], "vicuna"),
+        "tools": served.untrained(tokenizers["llama3"], "llama3.1"),
+        "plain": served.untrained(tokenizers["llama2"], "vicuna"),
     }
     with served.serving(opened, limits=Limits(rows=4, waiting=99, new_tokens=900)) as (url, _, _):
         yield url
@@ -218,7 +205,7 @@ def test_without_the_package_both_are_refused_by_name(
     tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    chat = untrained(tokenizers["llama3"], "llama3.1")
+    chat = served.untrained(tokenizers["llama3"], "llama3.1")
     for param in ("response_format", "tool_choice"):
         with pytest.raises(ApiError, match=r"the server lacks the extra \[structured\]") as caught:
             compiler_for(chat.renderer, chat.serving.stop_ids, 0, param)
@@ -229,7 +216,7 @@ def test_without_the_package_both_are_refused_by_name(
 
 
 def test_a_grammar_that_fails_ends_its_own_answer_alone(tokenizers: dict[str, Tokenizer]) -> None:
-    chat = untrained(tokenizers["llama3"], "llama3.1")
+    chat = served.untrained(tokenizers["llama3"], "llama3.1")
     compiler = GrammarCompiler(chat.serving.tokenizer, chat.serving.stop_ids, 0)
     good = compiler.compile([[SCHEMA]])
     limits = llguidance.LLParserLimits(step_max_items=4)

@@ -21,7 +21,7 @@ from curate.serving import server
 from curate.serving.access import Access
 from curate.serving.app import make_app
 from curate.serving.models import Limits, ServedModel
-from curate.tokenization.tokenizer import load_tokenizer
+from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.support import ROOT, tiny_runs
 from tests.support.tiny_tokenizers import folder, tiktoken_file
 
@@ -49,6 +49,17 @@ def talker(root: Path) -> Chat:
     tiny_runs.learn(model, renderer_for(prompt_format), 40, talks)
     model.set_attn_implementation("sdpa")  # the kernel of training reads packed rows
     return Chat(model, prompt_format)
+
+
+def untrained(tokenizer: Tokenizer, template: str) -> Chat:
+    """Return a model with random weights."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=tokenizer.info.vocab_size + 5, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=2048, initializer_range=0.3,
+    )  # fmt: skip
+    return Chat(LlamaForCausalLM(config), formats.from_template(tokenizer, template))
 
 
 @contextmanager
