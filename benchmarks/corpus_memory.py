@@ -1,11 +1,13 @@
 """Measure time and peak memory of the decisions over the whole corpus, on summaries of 1 to 18 million conversations.
 
     python benchmarks/corpus_memory.py --millions 1 4 18
+    python benchmarks/corpus_memory.py --millions 1 4 --texts
 
 18 million conversations are about 100 GB of chats. Their summaries are made up: 7 messages each on average, and
 one in ten shares something with another: 2 % are copies, 2 % beginnings, 4 % have a prompt and 2 % a chat of another's.
-Each part has 1,000 conversations (a range of 4 MB has about 750). What follows the decisions is not run: the tables are
-written part by part.
+Each part has 1,000 conversations (a range of 4 MB has about 750). With `--texts`, the recipe has `near_duplicates` and
+`prompt_cap` too: each conversation has 24 shingles, and 2 % are nearly the same as another. What follows the decisions
+is not run: the tables are written part by part.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +24,47 @@ from common import MIB, measure, parse, parser, remove, save, table
 from common import ROOT as TREE
 
 from curate.dataset import columns
+from curate.engine.pool import open_pool
+from curate.filters import registry
 from curate.pipeline import corpus, recipe
 from curate.pipeline.frames import part_file
+from curate.pipeline.near import parts as near_parts
+from curate.pipeline.near.caps import PromptCap
+from curate.pipeline.near.decision import NearDuplicates
+from curate.pipeline.recipe import Recipe
+from curate.pipeline.run import make_finders
 from curate.pipeline.steps import Part
 from curate.pipeline.tables import assemble
 
 ROWS = 1000  # of a part
 MESSAGES = 7  # of a conversation, on average
+SHINGLES = 24  # of a conversation
+NEAR = range(200, 240, 2)  # rows that are nearly the same as the next one
 LIMIT_MIB = 1536
 
 
-def synthesise(folder: Path, parts: int) -> None:
-    """Write the summaries of some parts."""
+def synthesise(folder: Path, parts: int, *, texts: bool) -> None:
+    """Write the summaries of some parts, and with `texts` what rules on texts compare."""
     random = np.random.default_rng(7)
     for number in range(parts):
         summary(random, number).write_ipc(part_file(folder, number, "summary"))
+        if texts:
+            write_texts(random, folder, number)
+
+
+def write_texts(random: np.random.Generator, folder: Path, number: int) -> None:
+    """Write the shingles and prompts of a part, and the messages of those that are near duplicates."""
+    sets = np.sort(random.integers(0, 1 << 32, (ROWS, SHINGLES), np.uint32), axis=1)
+    sets[NEAR, 1:] = sets[np.array(NEAR) + 1, 1:]
+    sets.sort(axis=1)
+    header = np.array([ROWS] + [SHINGLES] * ROWS, np.uint32)
+    part_file(folder, number, near_parts.SHINGLES).write_bytes(header.tobytes() + sets.tobytes())
+    prompts = pl.DataFrame({"row": range(ROWS), "language": ["en"] * ROWS, "text": [f"prompt {number}"] * ROWS})
+    prompts.cast({"row": pl.UInt32}).write_ipc(part_file(folder, number, near_parts.PROMPTS))
+    rows = [row + place for row in NEAR for place in (0, 1)]
+    messages = [[{"role": "user", "content": "one two three four five six seven"}] for _ in rows]
+    schema = {"row": pl.UInt32, "messages": columns.CONVERSATION["messages"]}
+    pl.DataFrame({"row": rows, "messages": messages}, schema=schema).write_ipc(part_file(folder, number, "kept"))
 
 
 def summary(random: np.random.Generator, number: int) -> pl.DataFrame:
@@ -73,14 +102,23 @@ def summary(random: np.random.Generator, number: int) -> pl.DataFrame:
     return rows.select(pl.col(name).cast(dtype) for name, dtype in columns.PART_SUMMARY.items())
 
 
-def decide(folder: Path, number_of_parts: int) -> None:
+def find_rules(*, texts: bool) -> Recipe:
+    """Return the recipe, with rules on texts if these are to be compared."""
+    chosen = recipe.load("vicuna")
+    further = {name: registry.check(name) for name in (NearDuplicates.name, PromptCap.name)} if texts else {}
+    return replace(chosen, filters={**chosen.filters, **further})
+
+
+def decide(folder: Path, number_of_parts: int, *, texts: bool) -> None:
     """Decide, and read all decisions again as the writer of a table does; print what was decided."""
     parts = [
         Part(number, ROWS, Counter(), Counter(), pl.scan_ipc(part_file(folder, number, "summary")), {})
         for number in range(number_of_parts)
     ]
     start = time.process_time()
-    decisions = corpus.decide(parts, recipe.load("vicuna"), folder=folder)
+    rules = find_rules(texts=texts)
+    with open_pool(lambda: str, 1) as pool:
+        decisions = corpus.decide(parts, rules, finders=make_finders(pool, folder, rules), folder=folder)
     print(f"decided in {time.process_time() - start:.1f} CPU s")
     target = assemble.SetTables(folder, folder, {part.number: 0 for part in parts}, {}, originals=False)
     target = assemble.write_decisions(target, decisions)
@@ -98,9 +136,11 @@ def main() -> None:
     command_line = parser(__doc__)
     command_line.add_argument("--millions", type=float, nargs="+", default=[1, 4, 18], help="conversations")
     command_line.add_argument("--decide", type=Path, metavar="FOLDER", help="only decide on these summaries")
+    command_line.add_argument("--texts", action="store_true", help="with rules on texts")
     options = parse(command_line, needs_shared=False)
+    texts = ["--texts"] if options.texts else []
     if options.decide:
-        decide(options.decide, int(options.millions[0] * 1e6 / ROWS))
+        decide(options.decide, int(options.millions[0] * 1e6 / ROWS), texts=options.texts)
         return
     folder = options.scratch / "summaries"
     remove(folder)
@@ -109,9 +149,9 @@ def main() -> None:
     for millions in options.millions:
         parts = int(millions * 1e6 / ROWS)
         folder.mkdir(parents=True)
-        synthesise(folder, parts)
+        synthesise(folder, parts, texts=options.texts)
         disk = sum(path.stat().st_size for path in folder.iterdir()) / MIB
-        run = measure([sys.executable, __file__, "--decide", folder, "--millions", str(millions)], TREE)
+        run = measure([sys.executable, __file__, "--decide", folder, "--millions", str(millions), *texts], TREE)
         remove(folder)
         rows.append([f"{parts * ROWS:,}", run.cpu, run.peak_mib, disk])
         figures.append(
@@ -124,7 +164,8 @@ def main() -> None:
         )
         print(f"  {millions:g} million: {run.cpu:.1f} CPU s, {run.peak_mib:.0f} MiB\n{run.output}", flush=True)
     print("\n" + table(["conversations", "CPU s", "peak MiB", "summaries MiB"], rows))
-    save("corpus_memory", {"limit_mib": LIMIT_MIB, "shared_percent": 10, "sizes": figures}, options.no_save)
+    name = "corpus_memory_texts" if options.texts else "corpus_memory"
+    save(name, {"limit_mib": LIMIT_MIB, "shared_percent": 10, "sizes": figures}, options.no_save)
 
 
 if __name__ == "__main__":
