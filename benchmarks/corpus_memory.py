@@ -5,9 +5,9 @@
 
 18 million conversations are about 100 GB of chats. Their summaries are made up: 7 messages each on average, and
 one in ten shares something with another: 2 % are copies, 2 % beginnings, 4 % have a prompt and 2 % a chat of another's.
-Each part has 1,000 conversations (a range of 4 MB has about 750). With `--texts`, the recipe has `near_duplicates` and
-`prompt_cap` too: each conversation has 24 shingles, and 2 % are nearly the same as another. What follows the decisions
-is not run: the tables are written part by part.
+Each part has 1,000 conversations (a range of 4 MB has about 750). With `--texts`, the recipe has `near_duplicates`,
+`prompt_cap` and a limit of `cap` on files too: each conversation has 24 shingles, and 0.4 % are nearly the same as
+another. What follows the decisions is not run: the tables are written part by part.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from common import ROOT as TREE
 
 from curate.dataset import columns
 from curate.engine.pool import open_pool
-from curate.filters import registry
+from curate.filters import caps, registry
 from curate.pipeline import corpus, recipe
 from curate.pipeline.frames import part_file
 from curate.pipeline.near import parts as near_parts
@@ -38,8 +38,9 @@ from curate.pipeline.tables import assemble
 
 ROWS = 1000  # of a part
 MESSAGES = 7  # of a conversation, on average
+FILE_ROWS = 1_000_000  # of one file of the dump
 SHINGLES = 24  # of a conversation
-NEAR = range(200, 240, 2)  # rows that are nearly the same as the next one
+NEAR = range(200, 208, 2)  # rows that are nearly the same as the next one
 LIMIT_MIB = 1536
 
 
@@ -86,7 +87,7 @@ def summary(random: np.random.Generator, number: int) -> pl.DataFrame:
     rows = pl.DataFrame(
         {
             "row": range(ROWS),
-            "source_file": ["dump.jsonl"] * ROWS,
+            "source_file": [f"dump-{number * ROWS // FILE_ROWS}.jsonl"] * ROWS,
             "source_index": range(number * ROWS, (number + 1) * ROWS),
             "branch": [0] * ROWS,
             "source_id": names,
@@ -96,16 +97,24 @@ def summary(random: np.random.Generator, number: int) -> pl.DataFrame:
             "marks": [None] * ROWS,
             "pieces": [1] * ROWS,
             "alone": [True] * ROWS,
+            "characters": random.integers(100, 10_000, ROWS),
+            "model": [None] * ROWS,
+            "language": ["en"] * ROWS,
         },
         strict=False,
     )
-    return rows.select(pl.col(name).cast(dtype) for name, dtype in columns.PART_SUMMARY.items())
+    return rows.select(
+        pl.col(name).cast(dtype) for name, dtype in {**columns.PART_SUMMARY, **columns.GROUP_SUMMARY}.items()
+    )
 
 
 def find_rules(*, texts: bool) -> Recipe:
     """Return the recipe, with rules on texts if these are to be compared."""
     chosen = recipe.load("vicuna")
-    further = {name: registry.check(name) for name in (NearDuplicates.name, PromptCap.name)} if texts else {}
+    names = (NearDuplicates.name, PromptCap.name, caps.CAP) if texts else ()
+    further = {name: registry.check(name) for name in names}
+    if texts:
+        further[caps.CAP]["source_file"] = FILE_ROWS * 9 // 10
     return replace(chosen, filters={**chosen.filters, **further})
 
 
@@ -136,7 +145,7 @@ def main() -> None:
     command_line = parser(__doc__)
     command_line.add_argument("--millions", type=float, nargs="+", default=[1, 4, 18], help="conversations")
     command_line.add_argument("--decide", type=Path, metavar="FOLDER", help="only decide on these summaries")
-    command_line.add_argument("--texts", action="store_true", help="with rules on texts")
+    command_line.add_argument("--texts", action="store_true", help="with near_duplicates, prompt_cap and cap on files")
     options = parse(command_line, needs_shared=False)
     texts = ["--texts"] if options.texts else []
     if options.decide:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -97,24 +97,63 @@ def cap(
     """
     # `frame` has the columns of `BEST`, protected (the user keeps it), and those that name groups.
     # The result has `CAPPED` of each row that is dropped.
+    limits = Limits({"cluster": cluster, "source_file": source_file, "model": model, "language": language})
+    return limits.describe([limits.drop(rank(frame))])
+
+
+def rank(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows from the best to the worst."""
     keys = ["protected", *BEST]
-    rows = frame.sort(keys, descending=[key in MOST for key in keys])
-    dropped = [pl.DataFrame(schema=CAPPED)]
-    limits = {"cluster": cluster, "source_file": source_file, "model": model, "language": language}
-    for group, limit in limits.items():
-        if limit:
-            rows = rows.with_columns(number=pl.int_range(1, pl.len() + 1).over(group), size=pl.len().over(group))
+    return frame.sort(keys, descending=[key in MOST for key in keys])
+
+
+class Limits:
+    """Finds the conversations over limits, of 0 or more for each name of a group; see `cap`.
+
+    The conversations come from the best to the worst, some at a time.
+    """
+
+    def __init__(self, limits: Mapping[str, int]) -> None:
+        self._limits = {group: limit for group, limit in limits.items() if limit}
+        self._sizes = {
+            group: pl.DataFrame(schema={group: pl.String, "size": pl.Int64}) for group in self._limits
+        }  # of what the limits before it have left
+
+    def drop(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return those over a limit, with its `limit`, and their `number` from the best in a group of this `name`."""
+        rows = rows.with_columns(pl.col(list(self._limits)).cast(pl.String))
+        extra = {"limit": pl.String, "name": pl.String, "number": pl.Int64}
+        dropped = [pl.DataFrame(schema={**rows.schema, **extra})]
+        for group, limit in self._limits.items():
+            known = self._sizes[group]
+            before = rows.join(known, on=group, how="left", nulls_equal=True, maintain_order="left")["size"]
+            number = rows.select(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).over(group)).to_series()
+            numbered = rows.with_columns(limit=pl.lit(group), name=group, number=number + before.fill_null(0))
             over = (pl.col("number") > limit) & pl.col(group).is_not_null() & ~pl.col("protected")
-            dropped.append(rows.filter(over).select(*_describe(group, limit)))
-            rows = rows.filter(~over)
-    return pl.concat(dropped)
+            sizes = rows.group_by(group).agg(size=pl.len().cast(pl.Int64))
+            self._sizes[group] = pl.concat([known, sizes]).group_by(group).agg(pl.col("size").sum())
+            dropped.append(numbered.filter(over))
+            rows = numbered.filter(~over).select(rows.columns)
+        return pl.concat(dropped)
+
+    def describe(self, dropped: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        """Return `CAPPED` of what was dropped, after all conversations."""
+        described = [pl.DataFrame(schema=CAPPED)]
+        for rows in dropped:
+            for group, limit in self._limits.items():
+                own = rows.filter(pl.col("limit") == group)
+                sized = own.drop("size", strict=False).join(
+                    self._sizes[group].rename({group: "name"}), on="name", how="left", maintain_order="left"
+                )
+                described.append(sized.select(*_describe(group, limit)))
+        return pl.concat(described)
 
 
 def _describe(group: str, limit: int) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
     """Return the columns of `CAPPED` for conversations over the limit of their group."""
-    name = group.replace("_", " ")
+    label = group.replace("_", " ")
     capped = pl.format(
-        f"{name} {{}}: number {{}} of {{}} from the best, at most {limit} are kept", group, "number", "size"
+        f"{label} {{}}: number {{}} of {{}} from the best, at most {limit} are kept", "name", "number", "size"
     )
     measures = pl.format("{} characters, {} messages, {} not trained", "characters", "messages", "untrained")
     return pl.col("row").cast(pl.UInt32), capped.alias("capped"), measures.alias("measures")

@@ -13,6 +13,7 @@ import polars as pl
 
 from curate.dataset import columns
 from curate.filters import caps, duplicates
+from curate.filters.registry import Settings
 from curate.ingest.damaged_records import DAMAGED_STREAM, DOUBT, DamagedRecords
 from curate.pipeline import clusters, holdout, train_marks
 from curate.pipeline.near.decision import TWINS, Finder, Twins
@@ -23,6 +24,7 @@ from curate.pipeline.whole import lone as lone_rows
 from curate.pipeline.whole.decided import DecidedGroups
 from curate.pipeline.whole.doubt import with_doubt
 from curate.pipeline.whole.groups import GROUP_ROWS, divide, have_pieces
+from curate.pipeline.whole.limits import WideLimits, add_lone, read_capped, without_capped
 from curate.pipeline.whole.lone import Lone, Members
 from curate.pipeline.whole.names import with_ids
 from curate.pipeline.whole.rest import Rest
@@ -94,7 +96,7 @@ def decide(
     From `large` conversations on, only those that share something with another are decided together, if the rules
     allow, in groups of about `group_rows`; keys and decisions are in files in the `folder`, while these are used.
     """
-    if folder is not None and _may_divide(parts, recipe, finders, large):
+    if folder is not None and _may_divide(parts, finders, large):
         decided = _decide_large(parts, recipe, damaged, finders, known, group_rows, folder)
     else:
         decided = _decide_whole(parts, recipe, damaged, finders, known)
@@ -131,8 +133,11 @@ def _decide_large(
     lone = dividing.find_lone()
     groups = DecidedGroups(folder)
     gains, alone = [pl.DataFrame(schema=train_marks.GAINS)], Counter[str]()
-    for measured, old in dividing.groups(lone):
-        decided = _decide(measured, dividing.pieces, recipe, damaged, finders, old)
+    if _has_wide_limits(recipe):
+        decided_groups, lone = dividing.decide_capped(lone)
+    else:
+        decided_groups = dividing.decide(lone)
+    for decided in decided_groups:
         groups.add(decided.rows, decided.known)
         gains.append(decided.gains)
         alone += decided.alone
@@ -174,6 +179,41 @@ class _Dividing:
         for group in divide(self.parts, lone, self._old, pieces=self.pieces, exchanges=exchanges, size=self.size):
             yield _measured(group.rows), None if self.known is None else group.known
 
+    def decide(self, lone: Lone) -> Iterator[_Decided]:
+        """Yield the decisions on each group."""
+        for measured, old in self.groups(lone):
+            yield _decide(measured, self.pieces, self.recipe, self.damaged, self.finders, old)
+
+    def decide_capped(self, lone: Lone) -> tuple[Iterator[_Decided], Lone]:
+        """Return the decisions on each group and on the lone ones over a limit, and which lone ones are kept.
+
+        Limits of `cap` on files, models and languages are for all groups together.
+        """
+        limits = self.recipe.filters[caps.CAP]
+        every, sole = (WideLimits(self.folder, name, limits, lone) for name in ("cap", "sole"))
+        found = []
+        for number, (measured, old) in enumerate(self.groups(lone)):
+            own = _find(measured, self.pieces, self.recipe, self.damaged, self.finders, old)
+            every.add_group(_candidates(own.rows.filter(pl.col("twin").is_null())), number)
+            sole.add_group(_candidates(own.sole), number)
+            found.append(_StoredFound.of(own, self.folder, number))
+        add_lone(self.parts, lone, every, sole)
+        every.find()
+        alone = Counter({caps.CAP: sole.find()})
+        kept = without_capped(lone, every)
+        return self._finish_groups(found, every, +alone, lone, kept), kept
+
+    def _finish_groups(
+        self, found: Sequence[_StoredFound], limits: WideLimits, alone: Counter[str], before: Lone, after: Lone
+    ) -> Iterator[_Decided]:
+        for number, own in enumerate(found):
+            yield _finish(own.load(), limits.of_group(number))
+        none = pl.DataFrame(schema=train_marks.GAINS)
+        known = earlier.no_known().with_columns(cluster=pl.lit(None, pl.String))
+        yield _Decided(_rejected_lone(pl.DataFrame()), known, none, alone)
+        for rows in read_capped(self.parts, before, after, limits):
+            yield _Decided(_rejected_lone(rows), known, none, Counter())
+
     @property
     def _old(self) -> pl.DataFrame:
         return earlier.no_known() if self.known is None else self.known
@@ -206,6 +246,45 @@ def _warnings(finders: Sequence[Finder]) -> list[str]:
 
 
 @dataclass(frozen=True)
+class _Found:
+    """What rules find among some conversations, without limits of `cap`.
+
+    `rows` are those that no filter rejects, with their twins and clusters, `dropped` those that are rejected first,
+    `known` the known conversations with their clusters, and `sole` what each rule would see by itself.
+    """
+
+    rows: pl.DataFrame
+    dropped: pl.DataFrame
+    known: pl.DataFrame
+    sole: pl.DataFrame
+    alone: Counter[str]  # without `cap`
+
+
+@dataclass(frozen=True)
+class _StoredFound:
+    """What rules find in a group, in files."""
+
+    paths: Sequence[Path]
+    alone: Counter[str]
+
+    @classmethod
+    def of(cls, found: _Found, folder: Path, number: int) -> _StoredFound:
+        """Write what was found."""
+        frames = {"found": found.rows, "dropped": found.dropped, "known": found.known}
+        paths = [folder / f"{name}-{number:06d}.found.arrow" for name in frames]
+        for path, rows in zip(paths, frames.values(), strict=True):
+            rows.write_ipc(path)
+        return cls(paths, found.alone)
+
+    def load(self) -> _Found:
+        """Read what was found, without `sole`, and remove the files."""
+        rows, dropped, known = (pl.scan_ipc(path).collect() for path in self.paths)
+        for path in self.paths:
+            path.unlink()
+        return _Found(rows, dropped, known, rows.clear(), self.alone)
+
+
+@dataclass(frozen=True)
 class _Decided:
     """The decisions on some conversations, without their split; `known` has the known ones with their clusters."""
 
@@ -224,22 +303,53 @@ def _decide(
     known: pl.DataFrame | None,
 ) -> _Decided:
     """Decide on conversations that share nothing with others; `pieces` says whether ids name the pieces of chats."""
+    found = _find(measured, pieces, recipe, damaged, finders, known)
+    alone = found.alone
+    if caps.CAP in recipe.filters:
+        alone = alone | Counter({caps.CAP: _cap(_candidates(found.sole), recipe.filters[caps.CAP]).height})
+    return replace(_finish(found, _cap_rows(found.rows, recipe)), alone=alone)
+
+
+def _find(
+    measured: pl.DataFrame,
+    pieces: bool | None,
+    recipe: Recipe,
+    damaged: Sequence[DamagedRecords],
+    finders: Sequence[Finder],
+    known: pl.DataFrame | None,
+) -> _Found:
+    """Find duplicates and clusters."""
     old = earlier.no_known() if known is None else known
     measured = _with_doubt(measured, pieces, damaged)
-    sole = _select(measured, pl.col("alone")).with_row_index("order")  # what each rule would see by itself
+    sole = _select(measured, pl.col("alone")).with_row_index("order")
     surviving, dropped, twins = _find_exact(measured, recipe, old)
     del measured
     twins, found = _find_further(surviving, sole, twins, finders)
     edges = [np.empty((0, 2), np.int64), *(each.edges for each in found.values())]
     surviving, old = earlier.add_clusters(surviving, old, np.concatenate(edges))
     rows = surviving.join(twins, on="order", how="left", maintain_order="left")
-    rows = _with_capped(rows, recipe)
+    alone = Counter(_count_alone(sole, recipe, known) | {name: each.alone for name, each in found.items()})
+    return _Found(rows, pl.concat(dropped, how="diagonal"), old, sole, +alone)
+
+
+def _finish(found: _Found, capped: pl.DataFrame) -> _Decided:
+    """Decide, with those over a limit of `cap` (`caps.CAPPED`, by their order)."""
+    rows = found.rows.join(capped.rename({"row": "order"}), on="order", how="left", maintain_order="left")
+    rows = rows.with_columns(kept=pl.col("twin").is_null() & pl.col("capped").is_null())
     gains = train_marks.find_gains(rows.filter(pl.col("capped").is_null()))
     rows = _with_twin_names(with_ids(rows))
-    rows = pl.concat([rows, *dropped], how="diagonal").select(*PART_KEY, *DECIDED, *EARLIER)
-    alone = _count_alone(sole, recipe, known) | {name: each.alone for name, each in found.items()}
-    counts = Counter({rule: count for rule, count in alone.items() if count})
-    return _Decided(rows, old, gains, counts)
+    rows = pl.concat([rows, found.dropped], how="diagonal").select(*PART_KEY, *DECIDED, *EARLIER)
+    return _Decided(rows, found.known, gains, found.alone)
+
+
+def _rejected_lone(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the decisions on lone conversations that are over a limit, from their `capped` and `measures`."""
+    schema = {name: dtype for name, dtype in columns.DECISION.items() if name != "split"}
+    empty = pl.DataFrame(schema={**schema, "set": pl.UInt32, "earlier_split": pl.String, "prompt": pl.UInt64})
+    if rows.is_empty():
+        return empty
+    rows = rows.with_columns(rule=pl.lit(caps.CAP), reason="capped", evidence="measures")
+    return pl.concat([empty, rows.drop("place", "capped", "measures")], how="diagonal_relaxed")
 
 
 def _with_doubt(measured: pl.DataFrame, pieces: bool | None, damaged: Sequence[DamagedRecords]) -> pl.DataFrame:
@@ -261,17 +371,16 @@ def _distinct(rows: pl.DataFrame, twins: pl.DataFrame) -> pl.DataFrame:
     return _select(rows, ~pl.col("protected") & ~pl.col("order").is_in(twins["order"].implode()))
 
 
-def _may_divide(parts: Sequence[Part], recipe: Recipe, finders: Sequence[Finder], large: int) -> bool:
-    """Return whether the corpus is large, and the rules allow that it is decided in groups.
+def _may_divide(parts: Sequence[Part], finders: Sequence[Finder], large: int) -> bool:
+    """Return whether the corpus is large, and the rules allow that it is decided in groups."""
+    in_files = all(isinstance(part.summary, pl.LazyFrame) for part in parts)
+    divides = in_files and all(finder.divides for finder in finders)
+    return divides and sum(lone_rows.count_rows(parts)) >= large
 
-    Limits on files, models and languages have large groups.
-    """
-    limits = recipe.filters.get(caps.CAP, {})
-    whole = any(limit for name, limit in limits.items() if name != "cluster")
-    whole |= not all(finder.divides for finder in finders)
-    if whole or not all(isinstance(part.summary, pl.LazyFrame) for part in parts):
-        return False
-    return sum(lone_rows.count_rows(parts)) >= large
+
+def _has_wide_limits(recipe: Recipe) -> bool:
+    """Return whether more than the conversations of a cluster are limited."""
+    return any(limit for name, limit in recipe.filters.get(caps.CAP, {}).items() if name != "cluster")
 
 
 def _compares_exchanges(recipe: Recipe) -> bool:
@@ -310,8 +419,6 @@ def _count_alone(sole: pl.DataFrame, recipe: Recipe, known: pl.DataFrame | None)
         alone[DAMAGED_STREAM] = sole.filter(pl.col("doubt").is_not_null()).height
     if known is not None:
         alone[earlier.KNOWN] = earlier.find_known(sole, known).height
-    if caps.CAP in recipe.filters:
-        alone[caps.CAP] = _cap(sole.with_columns(cluster=clusters.cluster_names(sole)), recipe).height
     return alone
 
 
@@ -390,12 +497,22 @@ def _join_twins(earlier: pl.DataFrame, found: pl.DataFrame, kind: str) -> pl.Dat
     return pl.concat([earlier.select(*TWIN), found.select(*TWIN)])
 
 
-def _cap(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
+def _cap_rows(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
     """Return the conversations over a limit (`caps.CAPPED`), by their order as `row`; none without a limit."""
     limits = recipe.filters.get(caps.CAP)
     if limits is None:
         return pl.DataFrame(schema=caps.CAPPED)
-    frame = rows.select(
+    return _cap(_candidates(rows.filter(pl.col("twin").is_null())), limits)
+
+
+def _cap(candidates: pl.DataFrame, limits: Settings) -> pl.DataFrame:
+    return caps.cap(candidates, **limits)  # type: ignore[arg-type]  # checked by the registry
+
+
+def _candidates(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return what limits need of conversations, numbered by their order as `row`; clusters are found if not known."""
+    rows = rows if "cluster" in rows.columns else rows.with_columns(cluster=clusters.cluster_names(rows))
+    return rows.select(
         "protected",
         "source_id",
         "source_file",
@@ -404,14 +521,6 @@ def _cap(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
         row="order",
         **train_marks.WORTH,
     )
-    return caps.cap(frame, **limits)  # type: ignore[arg-type]  # checked by the registry
-
-
-def _with_capped(rows: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
-    """Add `capped` and `measures`, null unless a limit drops the conversation, and whether it is `kept`."""
-    capped = _cap(rows.filter(pl.col("twin").is_null()), recipe)
-    rows = rows.join(capped.rename({"row": "order"}), on="order", how="left", maintain_order="left")
-    return rows.with_columns(kept=pl.col("twin").is_null() & pl.col("capped").is_null())
 
 
 def _kept_clusters(rows: pl.DataFrame) -> pl.Series:

@@ -30,6 +30,7 @@ from curate.pipeline.run import FINDERS
 from curate.pipeline.sets import earlier
 from curate.pipeline.steps import Part
 from curate.pipeline.tables import assemble
+from curate.pipeline.whole import decided, limits, ranking, spill
 
 Chat = dict[str, Any]
 TEXTS = st.one_of(st.sampled_from("abc"), st.integers(0, 400).map(str))
@@ -55,6 +56,13 @@ CHATS: st.SearchStrategy[Chat] = st.fixed_dictionaries(
         "earlier_split": st.sampled_from((None, "train", "eval")),
     }
 )
+
+LIMITED = ("source_file", "model", "language")
+MEASURES = {
+    "characters": (pl.col("chain").list.first() % 5).cast(pl.Int64),
+    "model": pl.when(pl.col("chain").list.last() % 3 > 0).then(pl.format("m{}", pl.col("chain").list.last() % 2)),
+    "language": pl.format("l{}", pl.col("prompt") % 2),
+}
 
 
 @dataclass(frozen=True)
@@ -153,7 +161,8 @@ def corpora(draw: st.DrawFn) -> Corpus:
     rule = draw(st.sampled_from(({}, {"prefixes": False}, {"first_exchange": True, "ids": True})))
     filters = {**chosen.filters, corpus.DUPLICATES: {"prefixes": True, "first_exchange": False, "ids": False, **rule}}
     if draw(st.booleans()):
-        filters["cap"] = {"cluster": draw(st.integers(1, 3)), "source_file": 0, "model": 0, "language": 0}
+        limit = st.sampled_from((0, 0, 0, 2, 5))
+        filters["cap"] = {"cluster": draw(st.integers(0, 3)), **{name: draw(limit) for name in LIMITED}}
     if draw(st.integers(0, 5)) == 0:
         del filters[corpus.DUPLICATES]
     share = replace(
@@ -192,16 +201,11 @@ def corpora(draw: st.DrawFn) -> Corpus:
 def decide(given_corpus: Corpus, folder: Path, large: int, group: int = 10**9) -> tuple[corpus.Decisions, pl.DataFrame]:
     """Return the decisions, and all rows of these as the tables are written by them."""
     parts = []
-    groups = pl.DataFrame(schema=columns.GROUP_SUMMARY)
     for number, chats in enumerate(given_corpus.parts):
         path = part_file(folder, number, "summary")
         rows = of_set(summary(chats), chats, number) if given_corpus.of_sets else summary(chats)
         write_compared(folder, number, chats)
-        measures = [
-            pl.lit(5).cast(dtype).alias(name) if name == "characters" else pl.lit("x").alias(name)
-            for name, dtype in groups.schema.items()
-        ]
-        rows.with_columns(measures).write_ipc(path)
+        rows.with_columns(**MEASURES).write_ipc(path)
         parts.append(Part(number, rows.height, Counter(), Counter(), pl.scan_ipc(path), {}, first=100 * number))
     with open_pool(lambda: str, 1) as pool:
         finders = [
@@ -319,7 +323,12 @@ def random_corpus(seed: int) -> Corpus:
         for _ in range(3)
     ]
     chosen = recipe.load("vicuna")
-    chosen = replace(chosen, eval=replace(chosen.eval, fraction=rng.choice((0.02, 0.4)), minimum=0))
+    most = {"cluster": rng.choice((0, 4)), **{name: rng.choice((0, 0, 20, 50)) for name in LIMITED}}
+    chosen = replace(
+        chosen,
+        eval=replace(chosen.eval, fraction=rng.choice((0.02, 0.4)), minimum=0),
+        filters={**chosen.filters, **({"cap": most} if any(most.values()) else {})},
+    )
     near = {
         "action": rng.choice(("drop", "drop", "flag")),
         "threshold": rng.choice((0.5, 0.8)),
@@ -330,8 +339,13 @@ def random_corpus(seed: int) -> Corpus:
     return Corpus(parts, None, (), chosen, finders, of_sets=seed % 2 == 1)
 
 
-@pytest.mark.parametrize("seed", [5, 8])
-def test_rules_on_texts_decide_the_same_in_groups(seed: int) -> None:
+@pytest.mark.parametrize("seed", [4, 9])
+def test_rules_on_texts_and_groups_decide_the_same_in_groups(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {ranking: ("RANGE", "SAMPLED"), limits: ("BLOCK",), decided: ("BLOCK",), spill: ("PENDING", "PARTITION")}
+    for module, names in sizes.items():  # so that there are several files of each kind
+        for name in names:
+            monkeypatch.setattr(module, name, 20 if name != "SAMPLED" else 2)
     given_corpus = random_corpus(seed)
     rules = check(given_corpus)["rule"].value_counts().rows_by_key("rule", unique=True)
     assert {corpus.DUPLICATES, PromptCap.name, NearDuplicates.name} <= rules.keys()
+    assert bool(rules.get("cap")) == ("cap" in given_corpus.recipe.filters)

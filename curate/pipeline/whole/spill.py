@@ -45,12 +45,13 @@ class KeyFiles:
             self._write()
 
     def partitions(self) -> Iterator[tuple[Keys, Places]]:
-        """Yield the entries of each partition, in ascending order of their keys, and of one key as they were added."""
+        """Yield the entries of each partition, in ascending order of their keys."""
         self._write()
         for path in self.paths:
             entries = np.fromfile(path, ENTRY) if path.exists() else np.empty(0, ENTRY)
-            order = np.argsort(entries["key"], kind="stable")
-            yield entries["key"][order], entries["place"][order]
+            keys, places = np.ascontiguousarray(entries["key"]), np.ascontiguousarray(entries["place"])
+            order = np.argsort(keys)
+            yield keys[order], places[order]
 
     def remove(self) -> None:
         """Remove the files."""
@@ -121,7 +122,7 @@ class Shuffle:
 
     def read(self, number: int) -> Iterator[pl.DataFrame]:
         """Yield the rows of a bin, those of one file at a time."""
-        for path, starts in self._files:
+        for path, starts in self._files if number < self._bins else ():
             first, stop = starts[number : number + 2].tolist()
             if stop > first:
                 yield pl.scan_ipc(path).slice(first, stop - first).collect()
