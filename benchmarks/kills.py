@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from common import MB, ROOT, _processes, copies, ours, parse, parser, remove, save, write_dump
@@ -41,16 +42,17 @@ def living(session: int) -> list[int]:
     return alive
 
 
-def kill(run: subprocess.Popen[bytes], of_worker: bool) -> bool:
-    """Kill the parent or a worker of a run; return whether any process is alive two seconds later."""
+def kill(run: subprocess.Popen[bytes]) -> tuple[str, bool]:
+    """Kill the parent or a worker of a run; return which, and whether a process is alive two seconds after the run."""
     workers = [process for process in living(run.pid) if process != run.pid]
-    if of_worker and not workers:
-        return False
-    os.kill(random.choice(workers) if of_worker else run.pid, signal.SIGKILL)
+    who = random.choice(("parent", "worker")) if workers else "parent"
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(random.choice(workers) if who == "worker" else run.pid, signal.SIGKILL)
+    run.wait()
     deadline = time.monotonic() + SECONDS
     while living(run.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return bool(living(run.pid)) and not of_worker
+    return who, bool(living(run.pid))
 
 
 def main() -> None:
@@ -77,10 +79,9 @@ def main() -> None:
         )
         time.sleep(random.uniform(0.1, 1.0) * lasts)
         if run.poll() is None:
-            who = random.choice(("parent", "worker"))
-            left += kill(run, who == "worker")
+            who, is_left = kill(run)
             killed[who] += 1
-            run.wait()
+            left += is_left
         if output.exists():
             completed += 1
             corrupt += digest(output) != expected

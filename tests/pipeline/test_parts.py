@@ -28,6 +28,7 @@ from curate.pipeline import recipe as recipes
 from curate.pipeline import run
 from curate.pipeline.parts import record as records
 from curate.pipeline.parts.execution import Execution
+from curate.settings import merge
 from tests.pipeline.test_clean import chat, digests, record, without_run
 from tests.support import ROOT
 
@@ -148,6 +149,34 @@ def test_another_input_or_filter_makes_parts_again_and_another_split_does_not(
     assert half - 2 <= count_reused(max_tokens=100) < half
 
 
+CORPUS_RULES: dict[str, dict[str, Any]] = {
+    "exact_duplicates": {"prefixes": False},
+    "near_duplicates": {"threshold": 0.6, "of": "conversations"},
+    "cap": {"cluster": 2},
+}
+
+
+def test_another_rule_over_the_whole_corpus_keeps_parts_and_gives_the_set_of_a_fresh_run(
+    killed: Path, dump: Path, tmp_path: Path, tiny_recipe: recipes.Recipe
+) -> None:
+    plan = tmp_path / "plan.json"
+
+    def plan_with(**rules: dict[str, Any] | bool) -> recipes.Recipe:
+        recipe = recipes.from_dict(merge(tiny_recipe.to_dict(), {"filters": rules}), where="test")
+        plans.write_plan([dump], killed, plan, recipe=recipe, range_bytes=RANGE)
+        return recipe
+
+    plan_with(near_duplicates={"threshold": 0.9}, cap={"cluster": 5})
+    plans.clean_share(plan, 1, 1, workers=1)
+    for rules in ({"exact_duplicates": False}, CORPUS_RULES):
+        recipe = plan_with(**{"near_duplicates": {"threshold": 0.9}, "cap": {"cluster": 5}, **rules})
+        assert plans.clean_share(plan, 1, 1, workers=1).reused == len(parts_of(killed))
+    plans.gather(plan, workers=1)
+    clean(dump, tmp_path / "fresh", recipe, 1 << 20)
+    assert digests(killed) == digests(tmp_path / "fresh")
+    assert without_run(killed) == without_run(tmp_path / "fresh")
+
+
 def test_a_plan_is_cleaned_in_shares_and_gathered(
     killed: Path, dump: Path, tmp_path: Path, tiny_recipe: recipes.Recipe
 ) -> None:
@@ -155,10 +184,11 @@ def test_a_plan_is_cleaned_in_shares_and_gathered(
     gathered = CliRunner().invoke(cli, ["clean", "--plan", plan, "--gather"])
     assert gathered.exit_code == 1
     assert gathered.stderr.splitlines()[-1].endswith(f"make them: curate clean --plan {plan} --part 2/2")
+    assert "stays in" not in gathered.stderr
     share = CliRunner().invoke(cli, ["clean", "--plan", plan, "--part", "2/2", "--workers", "1"])
     assert share.exit_code == 0, share.output
     parts_of(killed)[3].with_suffix(".kept.arrow").write_bytes(b"")
-    with pytest.raises(InputError, match=r"^1 of .* units have parts .*--part \d/2$"):
+    with pytest.raises(InputError, match=r"^1 of .* units has parts .*--part \d/2$"):
         plans.gather(plan, workers=1)
     assert plans.clean_share(plan, 1, 1, workers=1).reused == len(parts_of(killed)) - 1
     plans.gather(plan, workers=1)

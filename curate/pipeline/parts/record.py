@@ -154,9 +154,9 @@ def keeping(
     try:
         yield has_parts(folder)
     except BaseException as error:
-        if is_planned or (isinstance(error, keep) and has_parts(folder)):
+        if isinstance(error, keep) and has_parts(folder):
             note(f"what was cleaned so far stays in {str(folder)!r}; the same command goes on from there")
-        else:
+        elif not is_planned:
             remove_folder(folder)
         raise
     remove_folder(folder)

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
+
 from curate import files
+from curate.display.figures import plural
 from curate.engine import base
 from curate.engine.pool import open_pool, open_ray
-from curate.errors import InputError, UnsafePathError
+from curate.errors import InputError, SetError, UnsafePathError
 from curate.ingest.ratings import read_ratings
 from curate.ingest.unread import PART_OF_EXPORT
 from curate.pipeline.parts import plan as plans
@@ -71,8 +74,12 @@ def make_share(plan: Plan, folder: Path, recipe: Recipe, share: int, count: int,
     factory = PartFactory(recipe, store, ratings, reuse=not execution.fresh, durable=True)
     is_remote = execution.engine == "ray"
     opened_pool = open_ray(factory, execution.workers, execution.address) if is_remote else open_pool(factory, workers)
-    with opened_pool as pool:
-        making.run(pool, tasks)
+    try:
+        with opened_pool as pool:
+            making.run(pool, tasks)
+    except (OSError, pl.exceptions.ComputeError) as error:
+        why = f"part {share}/{count} cannot be cleaned into {str(store)!r}: {' '.join(str(error).split())}"
+        raise SetError(f"{why}; the same command goes on from what is there") from error
     reused = sum(record.reused for record in done)
     read = sum(record.read for record in done)
     return ShareResult(len(chosen), len(done), reused, read, time.perf_counter() - started)
@@ -97,5 +104,6 @@ def name_missing(plan: Plan, path: Path, folder: Path, units: Sequence[int]) -> 
     shares = sorted({unit % count + 1 for unit in units})
     commands = [f"curate clean --plan {shlex.quote(str(path))} --part {share}/{count}" for share in shares]
     more = f"; and {len(shares) - MAX_COMMANDS:,} more shares" if len(shares) > MAX_COMMANDS else ""
-    what = f"{len(units):,} of {len(plan.units):,} units have parts that are missing or damaged"
+    have = plural(len(units), "has", "have")
+    what = f"{len(units):,} of {len(plan.units):,} units {have} parts that are missing or damaged"
     raise InputError(f"{what}; make them: {'; '.join(commands[:MAX_COMMANDS])}{more}")

@@ -14,6 +14,7 @@ from curate.filters import duplicates, registry
 from curate.ingest.decode import Chunk, batches
 from curate.ingest.ranges.text_range import Bounds, TextRange, read_range
 from curate.ingest.sources import Source
+from curate.pipeline import corpus
 from curate.pipeline.near import parts as near_parts
 from curate.pipeline.parts import record as records
 from curate.pipeline.parts import streams
@@ -184,11 +185,12 @@ def _digest_range(part: TextRange, bounds: Bounds | None) -> str:
 def part_settings(recipe: Recipe) -> Iterator[tuple[str, object]]:
     """Yield the settings that decide what is in a part; with size and time of change where one names a file.
 
-    Rules over the whole corpus are applied later: of these it matters only whether they are on, and what is compared.
+    Rules over the whole corpus are applied later: of these it matters only whether those are on that have texts or
+    groups in parts, and what is compared.
     """
     later = registry.rules("corpus")
     filters: dict[str, object] = {name: settings for name, settings in recipe.filters.items() if name not in later}
-    for name in sorted(later.keys() & recipe.filters.keys()):
+    for name in sorted((later.keys() & recipe.filters.keys()) - {corpus.DUPLICATES}):
         filters[name] = recipe.filters[name].get("of") if name == duplicates.NEAR else True
     values: dict[str, Any] = {**recipe.to_dict(), "filters": {**filters, "files": list(recipe.filter_files)}}
     for name, value in flatten(values):
