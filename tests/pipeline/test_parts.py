@@ -161,7 +161,7 @@ def test_another_rule_over_the_whole_corpus_keeps_parts_and_gives_the_set_of_a_f
 ) -> None:
     plan = tmp_path / "plan.json"
 
-    def plan_with(**rules: dict[str, Any] | bool) -> recipes.Recipe:
+    def plan_with(**rules: Any) -> recipes.Recipe:
         recipe = recipes.from_dict(merge(tiny_recipe.to_dict(), {"filters": rules}), where="test")
         plans.write_plan([dump], killed, plan, recipe=recipe, range_bytes=RANGE)
         return recipe
