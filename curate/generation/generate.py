@@ -248,7 +248,14 @@ class _Job:
             state.calls, state.tokens = budget.calls, budget.tokens
             watch(state)
 
-        facts = {"method": settings.method, "model": self.settings.model, "curate": __version__}
+        facts = {
+            "method": settings.method,
+            "model": settings.model,
+            "curate": __version__,
+            "prompts": wording.prompts_hash(),
+            "inputs": self.inputs.hash,
+            "seed": settings.seed,
+        }
         asker = Asker(self.name, settings.seed, settings.more)
         answers = replace(settings.sampling, temperature=settings.answer_temperature)
         turns = 1 if settings.method == "self-instruct" else settings.turns
@@ -307,6 +314,7 @@ class _Job:
             "settings": asdict(self.settings),
             "server": self.endpoint.url,
             "models": dict(sorted(state.models.items())),
+            "prompts": wording.prompts_hash(),
             "inputs": self.inputs.hash,
             "ended": result.ended,
             "accepted": result.accepted,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from functools import cache
@@ -14,9 +15,19 @@ _HAN = re.compile("[一-鿿]")  # written without blanks between words
 
 
 @cache
+def _source() -> str:
+    return (resources.files(__package__) / "prompts.toml").read_text("utf-8")
+
+
+@cache
 def wording() -> dict[str, Any]:
     """Return the texts of `prompts.toml`."""
-    return tomllib.loads((resources.files(__package__) / "prompts.toml").read_text("utf-8"))
+    return tomllib.loads(_source())
+
+
+def prompts_hash() -> str:
+    """Return the hash of all that curate says to models: other words make other data."""
+    return hashlib.sha256(_source().encode()).hexdigest()[:16]
 
 
 def check_languages(languages: tuple[str, ...]) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ HINTS = {  # by rule, where the hint is not HINT
 }
 OnProgress = Callable[[int, int], None]  # rows that are done, and all
 EVAL = "eval"  # the `split` of held-out examples
+ORIGIN = ("method", "model", "prompts", "inputs", "seed")  # of conversations that a model made: keys of `generation`
+MOST_ORIGINS = 100
 
 
 class ProofError(CurateError):
@@ -249,10 +251,10 @@ def describe_set(
     }
 
 
-def count_generated(folder: Path, limit: int | None) -> dict[str, int]:
+def count_generated(folder: Path, limit: int | None) -> list[dict[str, Any]]:
     """Count the conversations that a model made (`curate generate`), of those that are trained on, by their origin.
 
-    `limit` is as in `load`.
+    `limit` is as in `load`. Of more than MOST_ORIGINS, those with the fewest conversations are one row without origin.
     """
     import polars as pl  # late: a benchmark trains without it
 
@@ -260,13 +262,15 @@ def count_generated(folder: Path, limit: int | None) -> dict[str, int]:
     if limit is not None:
         rows = rows.filter(pl.col("id").rle_id() < limit)
     if "metadata" not in rows.collect_schema():
-        return {}
+        return []
     origin = pl.col("metadata").str
     made = rows.filter(pl.col("split") != EVAL, origin.contains('"generation"', literal=True)).select(
-        "id", *(origin.json_path_match(f"$.generation.{name}").alias(name) for name in ("method", "model"))
+        "id", *(origin.json_path_match(f"$.generation.{name}").alias(name) for name in ORIGIN)
     )
-    counted = made.drop_nulls("method").unique("id").group_by("method", "model").len().sort("method", "model").collect()
-    return {f"{method} by {model or 'an unknown model'}": count for method, model, count in counted.iter_rows()}
+    groups = made.drop_nulls("method").unique("id").group_by(ORIGIN).agg(conversations=pl.len())
+    counted = groups.sort("conversations", *ORIGIN, descending=[True, *[False] * len(ORIGIN)]).collect()
+    others = counted[MOST_ORIGINS:, "conversations"].sum()
+    return [*counted[:MOST_ORIGINS].to_dicts(), *([{"conversations": others}] if others else [])]
 
 
 def write_left_out(path: Path, failures: Sequence[Failure]) -> None:

@@ -15,7 +15,10 @@ from curate.judging.figures import Figure
 from curate.judging.results import Counts, JudgeReport, PairResult, SingleResult
 from curate.results import files
 from curate.results.files import Arena, Estimate, Judge
+from curate.train import examples
 from curate.train.examples import count_generated
+from curate.train.report import html
+from curate.train.run.records import Records, Row
 from tests.support.hostile_run import write_run
 from tests.support.small_set import kept, write_set
 
@@ -76,17 +79,33 @@ def test_what_is_no_run_is_one_line(text: str) -> None:
 
 
 def test_conversations_that_a_model_made_are_counted_where_they_are_trained_on(tmp_path: Path) -> None:
-    def made(method: str) -> str:
-        return json.dumps({"generation": {"method": method, "model": "llama"}})
+    def made(method: str, **more: object) -> str:
+        return json.dumps({"generation": {"method": method, "model": "llama", **more}})
 
+    full = {"prompts": "p" * 16, "inputs": "i" * 16, "seed": 7}
     rows = [
-        kept(0, "a", metadata=made("magpie")),
-        kept(1, "a", piece=1, metadata=made("magpie")),
+        kept(0, "a", metadata=made("magpie", **full)),
+        kept(1, "a", piece=1, metadata=made("magpie", **full)),
         kept(2, "b", metadata=made("evol")),
         kept(3, "c", metadata=made("evol"), split="eval"),
         kept(4, "d", metadata='{"note": "generation"}'),
-        kept(5, "e", metadata=made("magpie")),
+        kept(5, "e", metadata=made("magpie", **full)),
     ]
     folder = write_set(tmp_path / "set", rows, [])
-    assert count_generated(folder, None) == {"evol by llama": 1, "magpie by llama": 2}
-    assert count_generated(folder, 1) == {"magpie by llama": 1}
+    evol: Row = {"method": "evol", "model": "llama", "prompts": None, "inputs": None, "seed": None, "conversations": 1}
+    magpie: Row = {"method": "magpie", "model": "llama", **full, "seed": "7", "conversations": 2}
+    assert count_generated(folder, None) == [magpie, evol]
+    assert count_generated(folder, 1) == [{**magpie, "conversations": 1}]
+    shown = html.render(Records("run", facts={"data": {"generated": [magpie, evol]}}))
+    assert shown.count("conversations that a model made") == 2, "the table's caption and its label"
+    for cell in ("magpie", "llama", "p" * 16, "i" * 16, "7"):
+        assert f">{cell}</td>" in shown
+
+
+def test_only_the_most_frequent_origins_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples, "MOST_ORIGINS", 2)
+    seeds = [0, 0, 1, 1, 2, 3]
+    made = [json.dumps({"generation": {"method": "evol", "model": "m", "seed": seed}}) for seed in seeds]
+    rows = [kept(number, f"c{number}", metadata=each) for number, each in enumerate(made)]
+    counted = count_generated(write_set(tmp_path / "set", rows, []), None)
+    assert [(row.get("seed"), row["conversations"]) for row in counted] == [("0", 2), ("1", 2), (None, 2)]

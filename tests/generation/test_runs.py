@@ -155,10 +155,12 @@ def test_each_record_says_where_it_comes_from_and_is_read_whole(method: str, tmp
         entry["sent"]: entry for entry in read(tmp_path / "out.journal") if entry.get("body") and "sent" in entry
     }
     assert len(entries) == len(asked)
+    about = json.loads((tmp_path / "out.about.json").read_text())
     for record in read(tmp_path / "out.jsonl"):
         origin = record["generation"]
         assert (origin["method"], origin["model"], record["model"]) == (method, "stub", "stub-1")
         assert origin["requests"]
+        assert (origin["prompts"], origin["inputs"], origin["seed"]) == (about["prompts"], about["inputs"], 0)
         for request in origin["requests"]:
             entry = entries[request["key"]]
             assert request["prompt_hash"] == entry["hash"]

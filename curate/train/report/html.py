@@ -38,6 +38,14 @@ POINTS = 600  # of a line, at most
 STEPS = 100  # rows of a table of steps, about
 LONG = 4_000  # characters of a message
 LONG_MASK = 20_000  # characters of an example with its mask
+SHORT = 200  # characters of a cell
+GENERATED = {  # keys of an origin, and their titles
+    "method": "method",
+    "model": "model",
+    "prompts": "curate's prompts",
+    "inputs": "given prompts or seeds",
+    "seed": "seed",
+}
 SLICES = (  # keys of an evaluation, and their titles
     ("by_exchanges", "exchanges"),
     ("by_depth", "answer"),
@@ -73,7 +81,7 @@ def render(history: Records) -> str:
         ("answers", "Answers", "".join(starmap(_answers, history.answers()))),
         *results.parts(history.results, history.unread),
         ("course", "Course of the run", _course(history)),
-        ("data", "Data", _facts(history.facts.get("data"))),
+        ("data", "Data", _data(history)),
         ("left-out", "Left out of training", _left_out(history.left_out)),
         ("mask", "What is trained on", "".join(map(_mask, history.masked))),
         ("plan", "Plan and measurement", _plan(history)),
@@ -259,6 +267,26 @@ def _value(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return escape(json.dumps(value, ensure_ascii=False, default=str))
     return number(value) if isinstance(value, int) else significant(value)
+
+
+def _data(history: Records) -> str:
+    data, made = history.facts.get("data"), history.generated()
+    others = {key: value for key, value in data.items() if key != "generated"} if made and data else data
+    return _facts(others) + _generated(made)
+
+
+def _generated(made: Sequence[Row]) -> str:
+    """Return what made the conversations that a model generated, and how many of each are trained on."""
+    rows = [(*(_short(row.get(key)) for key in GENERATED), _count(row.get("conversations"))) for row in made]
+    return table("conversations that a model made", (*GENERATED.values(), "conversations"), rows)
+
+
+def _short(value: object) -> str:
+    return "" if value is None else truncate(str(value), SHORT)
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int else None
 
 
 def _left_out(rows: Sequence[Row]) -> str:

@@ -171,6 +171,12 @@ class Records:
     results: list[Result] = field(default_factory=list)  # benchmarks, judges, votes
     unread: list[str] = field(default_factory=list)  # names of results that cannot be read
 
+    def generated(self) -> list[Row]:
+        """Return how many conversations a model made, by their origin; older runs have only text on it."""
+        data = self.facts.get("data")
+        rows = data.get("generated") if isinstance(data, dict) else None
+        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
     def evaluation(self, which: str) -> Row | None:
         """Return the last evaluation of the base or the tuned model."""
         return next((row for row in reversed(self.evals) if row.get("which") == which), None)
