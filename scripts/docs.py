@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import os
+import random
 import re
 import shlex
 import shutil
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,7 +98,29 @@ def _scratch() -> tuple[Path, str]:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / DUMP).parent.mkdir()
     shutil.copy(ROOT / DUMP, folder / DUMP)
+    (folder / "votes.jsonl").write_text("".join(f"{json.dumps(vote)}\n" for vote in _simulated_votes()))
     return folder, _run_in(folder, f"clean {DUMP}")
+
+
+def _simulated_votes() -> Iterator[dict[str, Any]]:
+    """Yield votes between three models; 100 words more are worth 40 points."""
+    chance, ratings = random.Random(1), {"base": 900, "other": 970, "tuned": 1130}
+    for _ in range(240):
+        models = chance.sample(sorted(ratings), 2)
+        words = [chance.randint(20, 200) for _ in models]
+        points = [ratings[model] + 0.4 * count for model, count in zip(models, words, strict=True)]
+        first = chance.random() < 1 / (1 + 10 ** ((points[1] - points[0]) / 400))
+        winner = "tie" if chance.random() < 0.15 else "model_a" if first else "model_b"
+        chats = [[_said("user", "Why?"), _said("assistant", "word " * count)] for count in words]
+        yield {
+            **dict(zip(("model_a", "model_b"), models, strict=True)),
+            "winner": winner,
+            **dict(zip(("conversation_a", "conversation_b"), chats, strict=True)),
+        }
+
+
+def _said(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
 
 
 @functools.cache

@@ -61,6 +61,7 @@ def test_the_page_shows_benchmarks_and_intervals(run: Path) -> None:
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", text.split('id="benchmarks"')[1])
     assert cells[:8] == ["owls", "0", "4", "50.0 %", "10.0 %", "25.0 %", "50.0 %", "3"]
     assert "7.125" in text
+    assert re.search(r"maths</td>.*?>5</td>.*?>−∞</td>.*?>6</td>", text), "no bound"
     assert "1,234" in text
     assert "items too short to look for" in text
     assert "judge-b.json cannot be read" in text

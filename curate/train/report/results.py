@@ -96,8 +96,15 @@ def _prompts(settings: EvaluationSettings) -> str:
 def _estimates(caption: str, names: str, value: str, rows: Sequence[Estimate], write: Callable[[float], str]) -> str:
     """Return a table of values with their intervals."""
     heading = (names, value, "from", "to", "count")
-    cells = [(each.name, each.value, each.low, each.high, each.count) for each in rows[:SHOWN]]
+    cells = [
+        (each.name, each.value, _bound(each.low, "−∞"), _bound(each.high, "∞"), each.count) for each in rows[:SHOWN]
+    ]
     return table(caption, heading, cells, dict.fromkeys((value, "from", "to"), write))
+
+
+def _bound(value: float | None, without: str) -> Cell:
+    """Return a bound of an interval; the data may give none, as of a model that never lost."""
+    return without if value is None else value
 
 
 def _judge(result: Judge) -> str:
