@@ -189,7 +189,8 @@ def _write(output: Output[Entry], record: InputRecord, entry: Entry, builder: Re
     output.count_edits(entry)
     try:
         output.write(entry)
-        output.not_held.update(builder.find_lost(entry))
+        if lost := builder.find_lost(entry):
+            output.not_held.update(lost)
     except RecordError as error:
         output.leave_out(record, entry, error)
 

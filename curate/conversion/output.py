@@ -75,7 +75,8 @@ class Output(Tally, Generic[Item]):
 
     def count_edits(self, entry: Entry) -> None:
         """Count the repairs that were made while reading an entry."""
-        self.edits.update(edit.rule for edit in entry.conversation.edits)
+        if entry.conversation.edits:
+            self.edits.update(edit.rule for edit in entry.conversation.edits)
 
     def write(self, item: Item) -> None:
         """Write one item; raises RecordError if the target format cannot represent it."""

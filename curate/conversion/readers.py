@@ -102,19 +102,25 @@ def read_table(frame: pl.LazyFrame, name: str) -> Iterator[tuple[InputRecord, En
     for batch in read_batches(frame, (ROW, *native.KEYS)):
         rows = batch.drop("messages").rows(named=True) if is_exact else ()
         messages = decode_messages(batch["messages"]) if is_exact else ()
-        entries = list(map(_plain_entry, rows, messages))
+        known = is_exact and _are_plain(batch["messages"])
+        entries = [_plain_entry(*pair, known) for pair in zip(rows, messages, strict=True)]
         if not is_exact or None in entries:
             rows, entries = batch.rows(named=True), entries or [None] * len(batch)
         for row, entry in zip(rows, entries, strict=True):
             yield InputRecord(name, row.pop(ROW), row), entry
 
 
-def _plain_entry(row: Mapping[str, Any], messages: list[Message]) -> Entry | None:
-    """Return a row as an entry, without checks that the types of its columns make needless; None if it needs others."""
-    if not row["id"] or not messages or row["tools"] or row["rejected_answer"] or not all(map(_is_plain, messages)):
+def _plain_entry(row: Mapping[str, Any], messages: list[Message], are_plain: bool) -> Entry | None:
+    """Return a row as an entry, without checks that the types of its columns make needless; None if it needs others.
+
+    `are_plain`: all messages are known to be plain.
+    """
+    if not row["id"] or not messages or row["tools"] or row["rejected_answer"]:
+        return None
+    if not (are_plain or all(map(_is_plain, messages))):
         return None
     try:
-        metadata = json.loads(row["metadata"] or "{}")
+        metadata = json.loads(row["metadata"]) if row["metadata"] else {}
     except (ValueError, RecursionError):
         return None
     if not isinstance(metadata, dict):
@@ -122,6 +128,13 @@ def _plain_entry(row: Mapping[str, Any], messages: list[Message]) -> Entry | Non
     return Entry(
         Conversation(row["id"], messages, row["model"], metadata=metadata), row["source_id"], row["piece"], row["split"]
     )
+
+
+def _are_plain(messages: pl.Series) -> bool:
+    """Return whether all messages of a column, whose roles and texts are checked, are plain."""
+    fields = messages.explode(empty_as_null=False, keep_nulls=False).struct
+    nulls = {name: fields.field(name).null_count() for name in ("train", "stop", "train_reasoning", "tool_calls")}
+    return nulls.pop("tool_calls") == len(fields.field("role")) and not any(nulls.values())
 
 
 def _is_plain(message: Message) -> bool:

@@ -89,16 +89,14 @@ class Stream:
         self._out.write(data)
 
     def line(self, data: bytes) -> None:
-        self._out.write(data)
-        self._out.write(b"\n")
+        self._out.write(data + b"\n")
 
     def record(self, data: bytes, before: int | None) -> None:
         """Write a record: a line, or if `before` is given, an item of an array after that many items."""
         if before is None:
             self.line(data)
             return
-        self._out.write(b",\n" if before else b"[\n")
-        self._out.write(data)
+        self._out.write((b",\n" if before else b"[\n") + data)
 
     def end_array(self, written: int) -> None:
         """Close an array that has this many records."""

@@ -43,6 +43,11 @@ def short_line(state: Progress) -> str:
     return " · ".join([*share, f"{number(rate)} MB/s", f"{number(state.records)} records", *last])
 
 
+def is_read(state: Progress) -> bool:
+    """Return whether all input is read, so that its share says nothing of what is left to do."""
+    return bool(state.bytes_total) and state.bytes_read >= (state.bytes_total or 0)
+
+
 def seconds_left(state: Progress) -> float | None:
     """Return the seconds left at the rate so far, None if unknown."""
     if not state.bytes_total or not state.bytes_read:
@@ -56,7 +61,9 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         task = bars.add_task("", total=None, stage="starting", text="")
 
         def update(state: Progress) -> None:
-            size, read = state.bytes_total, state.bytes_read
-            bars.update(task, total=size, completed=read, stage=state.stage, text=short_line(state))
+            size, text = state.bytes_total, short_line(state)
+            if is_read(state):  # without a total, the bar moves to and fro
+                size, text = None, f"{number(state.records)} records · {duration(state.seconds)}"
+            bars.update(task, total=size, completed=state.bytes_read, stage=state.stage, text=text)
 
         yield update
