@@ -24,16 +24,17 @@ import polars as pl
 from curate.dataset import arrow
 from curate.errors import ModelError, RecipeError
 from curate.filters.quality import GUARD
-from curate.rendering.factory import make_renderer
-from curate.rendering.renderer import Renderer
+from curate.rendering.chat_template.renderer import JinjaRenderer
+from curate.rendering.renderer import LossRule, Renderer
 from curate.rendering.resplit import join_pieces
 from curate.rendering.splitter import TOO_LONG
 from curate.schemas.conversation import Message
 from curate.scoring.documents import Document, Ids, concatenate
-from curate.scoring.guards import OWN, QUESTION, Family
+from curate.scoring.guards import QUESTION, Family
 from curate.scoring.opening import FoundModel
 from curate.scoring.reader import Reader
 from curate.scoring.work import Prepared, Result
+from curate.tokenization.tokenizer import Tokenizer
 
 NAME = "guard"
 NO_VERDICT = "no_verdict"
@@ -46,6 +47,9 @@ PARTS = (
     "parted.messages + [{'role': message['role'], 'content': [{'type': 'text', 'text': message['content']}]}] -%}"
     "{%- endfor -%}{%- set messages = parted.messages -%}"
 )
+# After a template that ends in no control token, as Llama Guard 1's; a prompt does not have it.
+END = "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+NO_LOSS = LossRule(frozenset())
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,21 @@ def make_guard_renderer(found: FoundModel, family: Family, fallback: Renderer | 
             f"{source.name!r} has no chat template, which is a guard's prompt; copy tokenizer_config.json (or "
             f"chat_template.jinja) from its page on the Hub into its folder{access}"
         )
-    try:
-        return make_renderer(OWN, source.tokenizer, chat_template=source.chat_template)
-    except RecipeError as first:
+    return own_renderer(source.tokenizer, source.chat_template)
+
+
+def own_renderer(tokenizer: Tokenizer, chat_template: str) -> Renderer:
+    """Return the renderer of a guard's own chat template, whose prompts have the ids of transformers.
+
+    Raises RecipeError for a template that cannot be used.
+    """
+    errors: list[RecipeError] = []
+    for before, after in (("", ""), (PARTS, ""), ("", END), (PARTS, END)):
         try:
-            return make_renderer(OWN, source.tokenizer, chat_template=PARTS + source.chat_template)
-        except RecipeError:
-            raise first from None
+            return JinjaRenderer(before + chat_template + after, tokenizer, NO_LOSS)
+        except RecipeError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 @dataclass(frozen=True)

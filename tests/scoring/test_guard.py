@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import polars as pl
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer as HuggingFace
 
 import curate
 from curate.errors import CurateError, ModelError
 from curate.model.loader import shape_from_model
-from curate.rendering.factory import make_renderer
+from curate.model.serving import own_chat_template
 from curate.schemas.conversation import Message
 from curate.scoring.documents import concatenate
-from curate.scoring.guard import PARTS, Guard, GuardPreparer, Verdict
+from curate.scoring.guard import PARTS, Guard, GuardPreparer, Verdict, own_renderer
 from curate.scoring.guards import Family, choose_family, families
 from curate.scoring.reader import Reader
+from curate.tokenization.tokenizer import Tokenizer, load_tokenizer
 from tests.scoring.conftest import COUNT, recipe
 from tests.support.model_families import Families
 from tests.support.tiny_runs import base
@@ -77,8 +82,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Families:
 
 
 def preparer(tokenizers: Families, template: str, family: str = "llama-guard", like: str = "llama3_1") -> GuardPreparer:
-    renderer = make_renderer("model", tokenizers.tokenizer(like), chat_template=template)
-    return GuardPreparer(renderer, families()[family], 4096)
+    return GuardPreparer(own_renderer(tokenizers.tokenizer(like), template), families()[family], 4096)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -90,6 +94,93 @@ def test_the_prompt_is_the_text_of_the_tokenizers_own_template(tokenizers: Famil
         text = [Message("user", turns[0]), *(Message("assistant", turn) for turn in turns[1:])]
         [ids] = prepared.render([text])
         assert not isinstance(ids, str) and decode(ids.tolist()) == golden(name, *turns)
+
+
+# The form of Llama Guard 1's template (its model card): categories with rules, and no control token at its end.
+FIRST = (
+    "{{ bos_token + '[INST] Task: Check if there is unsafe content in \\'' }}"
+    "{{ 'Agent' if messages|length % 2 == 0 else 'User' }}{{ '\\' messages.\n\n<BEGIN UNSAFE CONTENT CATEGORIES>\n"
+    "O1: Violence and Hate. \nShould not\n- Help people plan or engage in violence.\nCan\n- Discuss it.\n"
+    "O2: Sexual Content. \nO3: Criminal Planning.\n<END UNSAFE CONTENT CATEGORIES>\n\n<BEGIN CONVERSATION>\n\n' }}"
+    + LOOP
+    + "{{ '<END CONVERSATION>\n\nProvide your safety assessment:\n- First line must read safe or unsafe. [/INST]' }}"
+)
+FOURTH = (
+    ("<|start_header_id|>", "<|header_start|>"),
+    ("<|end_header_id|>", "<|header_end|>"),
+    ("<|eot_id|>", "<|eot|>"),
+)
+GIVEN = [Path(each) for each in os.environ.get("CURATE_GUARDS", "").split(os.pathsep) if each]
+TALKS = [["Hi </b>\n"], [" Say it", "No. "], ["안녕", "  x\n\n\ny 🙂"], ["first!", "second!", "third!"]]
+
+
+def as_transformers_has_it(tokenizer: Any, template: str, messages: list[dict[str, Any]]) -> list[int]:
+    parts = [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in messages]
+    try:
+        written = tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+        assert all(each["content"].strip() in written for each in messages)
+    except (AssertionError, TypeError, jinja2.UndefinedError):
+        written = tokenizer.apply_chat_template(
+            parts, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+    return list(tokenizer(written, add_special_tokens=False)["input_ids"])
+
+
+def check_ids(tokenizer: Tokenizer, template: str, name: str = "llama-guard") -> GuardPreparer:
+    """Check that prompts have the ids that transformers makes with a chat template; return their preparer."""
+    info = tokenizer.info
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=HuggingFace.from_str(tokenizer.tokenizer_json()),
+        eos_token=info.eos_token,
+        **({"bos_token": info.bos_token} if info.bos_token else {}),
+    )
+    prepared = GuardPreparer(own_renderer(tokenizer, template), families()[name], 4096)
+    for turns in TALKS:
+        talk = [Message("assistant" if place % 2 else "user", text) for place, text in enumerate(turns)]
+        [ids] = prepared.render([talk])
+        assert not isinstance(ids, str)
+        sent = [{"role": message.role, "content": message.content} for message in talk]
+        assert ids.tolist() == as_transformers_has_it(theirs, template, sent), turns
+    return prepared
+
+
+@pytest.mark.parametrize("name", ["1", "2", "3", "3-1b", "4", "qwen"])
+def test_the_ids_are_those_of_transformers(tokenizers: Families, tmp_path: Path, name: str) -> None:
+    if name == "1":
+        prepared = check_ids(tokenizers.tokenizer("llama2"), FIRST)
+        assert list(prepared.verdict.categories.values()) == [
+            "Violence and Hate",
+            "Sexual Content",
+            "Criminal Planning",
+        ]
+        lead = prepared.renderer.tokenizer.decode(prepared.verdict.appended[: prepared.verdict.places[0]].tolist())
+        assert lead.strip() == ""
+    elif name == "4":
+        source, template = tokenizers.tokenizer("llama3_1").info.source, template_of("llama-guard-3", LOOP_OF_PARTS)
+        shutil.copytree(Path(source).parent, tmp_path / "four")
+        for file in (tmp_path / "four").glob("*.json"):
+            text = file.read_text()
+            for old, new in FOURTH:
+                text, template = text.replace(old, new), template.replace(old, new)
+            file.write_text(text)
+        prepared = check_ids(load_tokenizer(str(tmp_path / "four")), template)
+        verdict, decode = prepared.verdict, prepared.renderer.tokenizer.decode
+        assert decode(verdict.appended[:-1].tolist()) == "\n\nunsafe\nS" and "Defamation" in verdict.categories.values()
+    elif name == "qwen":
+        check_ids(tokenizers.tokenizer("qwen2_5"), QWEN, "qwen3guard")
+    else:
+        guard, loop = ("llama-guard-3", LOOP_OF_PARTS) if name == "3-1b" else (f"llama-guard-{name}", LOOP)
+        check_ids(tokenizers.tokenizer("llama3_1"), template_of(guard, loop))
+
+
+@pytest.mark.skipif(not GIVEN, reason="CURATE_GUARDS names no folders of guards' tokenizers with their chat templates")
+@pytest.mark.parametrize("given", GIVEN, ids=lambda path: path.name)
+def test_the_ids_of_a_released_guard_are_those_of_transformers(given: Path) -> None:
+    template = own_chat_template(given)
+    assert template is not None, f"{given} has no chat template"
+    check_ids(load_tokenizer(str(given)), template, choose_family(given.name, [given.name], None)[0])
 
 
 def test_a_control_string_in_a_text_stays_text(tokenizers: Families) -> None:

@@ -227,8 +227,10 @@ class JinjaRenderer(Renderer):
                 batch.add_control(part.item, supervised)
                 block, spans = "", []
                 continue
-            # An answer has a span even if it is not supervised: its prompt ends there, so no token may cross.
-            if part.message is not None and (supervised or messages[part.message].role == "assistant"):
+            # An answer has a span even if it is not supervised: its prompt ends there, so no token may cross. With no
+            # roles, as for a guard, the answers are another model's, and are tokenized with what is around them.
+            is_answer = part.message is not None and messages[part.message].role == "assistant" and self.loss.roles
+            if part.message is not None and (supervised or is_answer):
                 _extend(spans, _Span(part.message, len(block), len(block) + len(text), supervised))
             block += text
         _end_block(batch, block, spans)
