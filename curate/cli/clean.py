@@ -47,7 +47,7 @@ def _option(name: str, kind: object, override: Override) -> Callable[[Callable[.
     "output",
     default="curated",
     show_default=True,
-    help="Folder to write; a .json, .jsonl or .parquet name also writes that file.",
+    help="Folder to write, or s3://BUCKET/NAME; a .json, .jsonl or .parquet name also writes that file.",
 )
 @click.option("--recipe", default="vicuna", show_default=True, help="Built-in recipe (curate recipes) or a .toml file.")
 @recipe_options

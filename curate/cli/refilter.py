@@ -15,7 +15,7 @@ import click
     "--out",
     "output",
     required=True,
-    help="Folder to write; a .json, .jsonl or .parquet name also writes that file.",
+    help="Folder to write, or s3://BUCKET/NAME; a .json, .jsonl or .parquet name also writes that file.",
 )
 @click.option("--recipe", help="Built-in recipe or a .toml file.  [default: the set's]")
 @click.option("--where", metavar="SQL", help='Keep only these: a condition on the columns, such as "turns > 4".')
@@ -54,7 +54,7 @@ def refilter(source: str, quiet: bool, as_json: bool, **settings: Any) -> None:
     "--out",
     "output",
     required=True,
-    help="Folder to write; a .json, .jsonl or .parquet name also writes that file.",
+    help="Folder to write, or s3://BUCKET/NAME; a .json, .jsonl or .parquet name also writes that file.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Number of processes.  [default: all cores]")
 @click.option("--force", is_flag=True, help="Replace a set that was not made from A and B.")
