@@ -1,7 +1,7 @@
 """Measure time and peak memory of the decisions over the whole corpus, on summaries of 1 to 18 million conversations.
 
     python benchmarks/corpus_memory.py --millions 1 4 18
-    python benchmarks/corpus_memory.py --millions 1 4 --texts
+    python benchmarks/corpus_memory.py --millions 1 4 18 --texts
 
 18 million conversations are about 100 GB of chats. Their summaries are made up: 7 messages each on average, and
 one in ten shares something with another: 2 % are copies, 2 % beginnings, 4 % have a prompt and 2 % a chat of another's.

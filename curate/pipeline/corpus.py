@@ -19,6 +19,7 @@ from curate.pipeline import clusters, holdout, train_marks
 from curate.pipeline.near.decision import TWINS, Finder, Twins
 from curate.pipeline.recipe import Recipe
 from curate.pipeline.sets import earlier
+from curate.pipeline.sets.earlier import Known
 from curate.pipeline.steps import Part
 from curate.pipeline.whole import lone as lone_rows
 from curate.pipeline.whole.decided import DecidedGroups
@@ -82,7 +83,7 @@ def decide(
     recipe: Recipe,
     damaged: Sequence[DamagedRecords] = (),
     finders: Sequence[Finder] = (),
-    known: pl.DataFrame | None = None,
+    known: Known | None = None,
     large: int = LARGE,
     group_rows: int = GROUP_ROWS,
     folder: Path | None = None,
@@ -109,10 +110,11 @@ def _decide_whole(
     recipe: Recipe,
     damaged: Sequence[DamagedRecords],
     finders: Sequence[Finder],
-    known: pl.DataFrame | None,
+    known: Known | None,
 ) -> Decisions:
     """Decide on all conversations at once."""
-    decided = _decide(_measured(_take(parts)), None, recipe, damaged, finders, known)
+    old = None if known is None else earlier.collect(known)
+    decided = _decide(_measured(_take(parts)), None, recipe, damaged, finders, old)
     held_out = holdout.choose(lambda: [_kept_clusters(decided.rows)], list, recipe.eval)
     rows = _with_split(decided.rows, decided.known, held_out)
     rows = pl.concat([rows, _verdicts(parts)], how="diagonal_relaxed").select(*columns.DECISION)
@@ -124,7 +126,7 @@ def _decide_large(
     recipe: Recipe,
     damaged: Sequence[DamagedRecords],
     finders: Sequence[Finder],
-    known: pl.DataFrame | None,
+    known: Known | None,
     size: int,
     folder: Path,
 ) -> Decisions:
@@ -156,7 +158,7 @@ class _Dividing:
     recipe: Recipe
     damaged: Sequence[DamagedRecords]
     finders: Sequence[Finder]
-    known: pl.DataFrame | None
+    known: Known | None
     size: int
     folder: Path
     pieces: bool = False  # whether ids name the pieces of chats
@@ -215,8 +217,8 @@ class _Dividing:
             yield _Decided(_rejected_lone(rows), known, none, Counter())
 
     @property
-    def _old(self) -> pl.DataFrame:
-        return earlier.no_known() if self.known is None else self.known
+    def _old(self) -> Known:
+        return () if self.known is None else self.known
 
     def _find_lone(self, links: Path | None) -> Lone:
         exchanges = _compares_exchanges(self.recipe)

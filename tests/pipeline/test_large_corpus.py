@@ -213,13 +213,17 @@ def decide(given_corpus: Corpus, folder: Path, large: int, group: int = 10**9) -
             for finder in FINDERS
             if finder.name in given_corpus.finders
         ]
-        made = corpus.decide(
-            parts, given_corpus.recipe, given_corpus.damaged, finders, given_corpus.known, large, group, folder
-        )
+        known = None if given_corpus.known is None else halves(given_corpus.known)
+        made = corpus.decide(parts, given_corpus.recipe, given_corpus.damaged, finders, known, large, group, folder)
     target = assemble.SetTables(folder, folder, {part.number: part.first for part in parts}, {}, originals=False)
     read = assemble.decisions_reader(assemble.write_decisions(target, made))
     read_rows = [read(part.number).with_columns(part=pl.lit(part.number, pl.UInt32)) for part in parts]
     return made, pl.concat(read_rows).sort("part", "row")
+
+
+def halves(rows: pl.DataFrame) -> list[pl.LazyFrame]:
+    """Return rows in two frames."""
+    return [rows.head(rows.height // 2).lazy(), rows.slice(rows.height // 2).lazy()]
 
 
 def check(given_corpus: Corpus) -> pl.DataFrame:

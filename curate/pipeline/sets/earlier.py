@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import polars as pl
 
 from curate.dataset import columns
@@ -9,6 +11,7 @@ from curate.pipeline import clusters
 
 KNOWN = "known"
 CONTINUES = "continues"
+Known = Sequence[pl.LazyFrame]  # summaries of known conversations
 
 
 def find_known(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
@@ -73,3 +76,14 @@ def keep_splits(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
 def no_known() -> pl.DataFrame:
     """Return the summary of no known conversation."""
     return pl.DataFrame(schema={**columns.PART_SUMMARY, **columns.SET_SUMMARY})
+
+
+def read(known: Known) -> Iterator[pl.DataFrame]:
+    """Yield the summaries of known conversations, those of one frame at a time."""
+    for rows in known:
+        yield pl.concat([no_known(), rows.collect()], how="diagonal")
+
+
+def collect(known: Known) -> pl.DataFrame:
+    """Return the summaries of all known conversations."""
+    return pl.concat([no_known(), *read(known)], how="diagonal")

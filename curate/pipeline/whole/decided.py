@@ -24,14 +24,14 @@ class DecidedGroups:
 
     def add(self, rows: pl.DataFrame, known: pl.DataFrame) -> None:
         """Add the decisions on a group."""
-        rows.write_ipc(self._path(self._count, "rows"))
-        known.write_ipc(self._path(self._count, "known"))
+        rows.write_ipc(self._path(self._count, "decided-rows"))
+        known.write_ipc(self._path(self._count, "decided-known"))
         self._count += 1
 
     def clusters(self) -> Iterator[pl.Series]:
         """Yield the clusters of each group's kept conversations."""
         for number in range(self._count):
-            rows = pl.scan_ipc(self._path(number, "rows"))
+            rows = pl.scan_ipc(self._path(number, "decided-rows"))
             kept = rows.filter(pl.col("rule").is_null()).select(pl.col("cluster").cast(pl.String))
             yield kept.collect()["cluster"]
 
@@ -49,7 +49,7 @@ class DecidedGroups:
             shuffle.write(rows, bins[np.searchsorted(parts, rows["part"].to_numpy())])
 
         for number in range(self._count):
-            paths = [self._path(number, name) for name in ("rows", "known")]
+            paths = [self._path(number, name) for name in ("decided-rows", "decided-known")]
             write(finish(*(pl.scan_ipc(path).collect() for path in paths)))
             for path in paths:
                 path.unlink()

@@ -15,6 +15,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.pipeline import clusters, train_marks
+from curate.pipeline.sets import earlier
+from curate.pipeline.sets.earlier import Known
 from curate.pipeline.steps import Part
 from curate.pipeline.whole import lone as keyed
 from curate.pipeline.whole import names
@@ -37,7 +39,7 @@ class Group:
 def divide(
     parts: Sequence[Part],
     lone: Lone,
-    known: pl.DataFrame,
+    known: Known,
     *,
     pieces: bool,
     exchanges: bool,
@@ -51,7 +53,7 @@ def divide(
     others = lone.others
     count = int(others.rows.sum())
     if count <= size:
-        yield Group([*keyed.read(parts, others, [pl.all()])], known)
+        yield Group([*keyed.read(parts, others, [pl.all()])], earlier.collect(known))
         return
     shared = _Shared(parts, others, known, lone.folder)
     root = shared.find_roots(pieces, exchanges)
@@ -64,15 +66,19 @@ def divide(
     del root, sizes, starts
     used, group = np.unique(group, return_inverse=True)
     group = group.astype(np.uint32)
-    shuffle = Shuffle(lone.folder, "group", len(used))
+    shuffle = Shuffle(lone.folder, "group-rows", len(used))
     start = 0
     for rows in keyed.read(parts, others, [pl.all()]):
         shuffle.write(rows, group[start : start + rows.height])
         start += rows.height
-    of_known = pl.Series(group[start:])
+    old = Shuffle(lone.folder, "group-known", len(used))
+    for rows in earlier.read(known):
+        old.write(rows, group[start : start + rows.height])
+        start += rows.height
     del group
     for number in range(len(used)):
-        yield Group([*shuffle.read(number)], known.filter(of_known == number))
+        yield Group([*shuffle.read(number)], pl.concat([earlier.no_known(), *old.read(number)], how="diagonal"))
+    old.remove()
     shuffle.remove()
 
 
@@ -99,12 +105,12 @@ class _Shared:
     The known conversations have the last places.
     """
 
-    def __init__(self, parts: Sequence[Part], members: Members, known: pl.DataFrame, folder: Path) -> None:
+    def __init__(self, parts: Sequence[Part], members: Members, known: Known, folder: Path) -> None:
         self.parts = parts
         self.members = members
         self.known = known
         self.folder = folder
-        self.size = int(members.rows.sum()) + known.height
+        self.size = int(members.rows.sum()) + sum(rows.height for rows in earlier.read(known))
         self.files: dict[str, KeyFiles] = {}
 
     def find_roots(self, pieces: bool, exchanges: bool) -> Places:
@@ -147,7 +153,9 @@ class _Shared:
         for rows in keyed.read(self.parts, self.members, [pl.col(columns)]):
             yield rows.with_row_index("place", start)
             start += rows.height
-        yield self.known.select(columns).with_row_index("place", start)
+        for rows in earlier.read(self.known):
+            yield rows.select(columns).with_row_index("place", start)
+            start += rows.height
 
     def _add(self, name: str, rows: pl.DataFrame, key: pl.Expr) -> None:
         """Add a key of rows that have it."""

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from curate.ingest.damaged_records import DamagedRecords
 from curate.pipeline import clusters, train_marks
+from curate.pipeline.sets import earlier
+from curate.pipeline.sets.earlier import Known
 from curate.pipeline.steps import Part
 from curate.pipeline.whole import names
 from curate.pipeline.whole.doubt import with_doubt
@@ -33,7 +35,6 @@ SPLITS = (None, "train", "eval")
 OPTIONAL = r"^earlier_split$"  # columns that not all summaries have
 Mask = NDArray[np.bool_]
 States = NDArray[np.uint8]
-NO_KEYS: Keys = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def read_links(path: Path) -> Iterator[NDArray[np.uint32]]:
 def find_lone(
     parts: Sequence[Part],
     damaged: Sequence[DamagedRecords],
-    known: pl.DataFrame,
+    known: Known,
     folder: Path,
     *,
     exchanges: bool,
@@ -136,9 +137,7 @@ def _groups(parts: Sequence[Part]) -> Iterator[Sequence[Part]]:
 class _Search:
     """The keys of all conversations, and which of these share one."""
 
-    def __init__(
-        self, parts: Sequence[Part], damaged: Sequence[DamagedRecords], known: pl.DataFrame, folder: Path
-    ) -> None:
+    def __init__(self, parts: Sequence[Part], damaged: Sequence[DamagedRecords], known: Known, folder: Path) -> None:
         self.parts = parts
         self.damaged = damaged
         self.known = known
@@ -151,7 +150,7 @@ class _Search:
         self.kept = np.zeros(self.size, bool)
         self.has_chat = np.zeros(self.size, bool)
         self.has_marks = False
-        self.has_branches = bool((known["branch"] > 0).any())
+        self.has_branches = any((rows["branch"] > 0).any() for rows in earlier.read(known))
         self.keys: dict[str, KeyFiles] = {}
         self.earlier: States | None = None
 
@@ -218,16 +217,17 @@ class _Search:
 
     def mark_repeated(self) -> None:
         """Mark conversations with the same content, prompt, id, chat or exchange as another."""
-        known = self.known
-        self._mark_repeated("last", numbers(known, LAST))
-        self._mark_repeated("prompt", numbers(known, pl.col("prompt")))
-        self._mark_repeated("id", numbers(known, hash_text(ID)))
-        self._mark_repeated("exchange", NO_KEYS)
+        self._mark_repeated("last", LAST)
+        self._mark_repeated("prompt", pl.col("prompt"))
+        self._mark_repeated("id", hash_text(ID))
+        self._mark_repeated("exchange", None)
 
-    def _mark_repeated(self, name: str, known: Keys) -> None:
-        """Mark places whose key another place or a known conversation has."""
+    def _mark_repeated(self, name: str, known: pl.Expr | None) -> None:
+        """Mark places whose key another place has, or a known conversation by its key."""
         files = self._files(name)
-        files.add(np.repeat(known, 2), NOWHERE)
+        if known is not None:
+            for rows in earlier.read(self.known):
+                files.add(np.repeat(numbers(rows, known), 2), NOWHERE)
         for keys, places in files.partitions():
             same = keys[1:] == keys[:-1]
             found = places[np.append(same, False) | np.insert(same, 0, False)] if len(keys) else places
@@ -237,19 +237,20 @@ class _Search:
 
     def mark_prefixes(self) -> None:
         """Mark conversations that are the beginning of another or of a known one, and those that begin so."""
-        known = numbers(self.known.select(pl.col("chain").explode()), pl.col("chain"))
-        self._mark_containing(self.keys["last"], known, ends=False)
+        self._mark_containing(self.keys["last"], self.known, ends=False)
 
-    def _mark_containing(self, wanted: KeyFiles, known: Keys, *, ends: bool) -> None:
+    def _mark_containing(self, wanted: KeyFiles, known: Known, *, ends: bool) -> None:
         """Mark conversations with a message whose hash is wanted, and the places of these hashes.
 
-        `known` are hashes of known messages. `ends` says whether the last message of a conversation counts.
+        `known` conversations count with all messages. `ends` says whether the last message of a conversation counts.
         """
         sieve = Sieve(wanted.count)
         for keys, _ in wanted.partitions():
             sieve.add(keys)
         found = KeyFiles(self.folder, "messages", self.size)
-        found.add(known, NOWHERE)
+        for rows in earlier.read(known):
+            hashes = messages(rows)[0]
+            found.add(hashes[sieve.may_have(hashes)], NOWHERE)
         for place, rows in self.read("chain"):
             hashes, owners, last = messages(rows)
             near = sieve.may_have(hashes)
@@ -267,7 +268,7 @@ class _Search:
             return
         for place, rows in self.read("source_file", "source_index"):
             self._add("record", rows.select(RECORD).to_series(), place.start)
-        self._mark_repeated("record", numbers(self.known, RECORD))
+        self._mark_repeated("record", RECORD)
 
     def mark_untrained(self) -> None:
         """Mark conversations with a message that one which shares something does not train: they may train it."""
@@ -277,7 +278,7 @@ class _Search:
         for place, rows in self.read("chain", "marks"):
             marked = rows.filter(pl.col("marks").is_not_null() & pl.Series(self.shared[place]))
             wanted.add(numbers(train_marks.explode(marked).filter(~train_marks.REASONED), pl.col("chain")), NOWHERE)
-        self._mark_containing(wanted, NO_KEYS, ends=True)
+        self._mark_containing(wanted, (), ends=True)
 
     def result(self) -> Lone:
         """Return those that share nothing."""
