@@ -14,7 +14,7 @@ help:
 	@echo "make check       install, then check format, lint, types, and run all tests but the slow ones"
 	@echo "make check-slow  run the slow tests: several ranks, full disks, killed runs, whole dumps, recorded docs"
 	@echo "make check SLOW=1  the checks with all tests in one run, the slow ones too"
-	@echo "make check-real  train a released model of 135M parameters (93 MB) for some steps: does it learn, and keep what it knew?"
+	@echo "make check-real  train a released model of 135M parameters (93 MB) for some steps, serve it, let it generate and judge, evaluate it"
 	@echo "make fuzz TIMES=50  attack the program with damaged files, fifty times as long as in check-slow; SEED=7 for other ones"
 	@echo "make format      format the code"
 	@echo "make bench       run the benchmarks (needs ../shared; the incumbent's environment is described in benchmarks/README.md)"
