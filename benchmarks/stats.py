@@ -23,6 +23,7 @@ import polars as pl
 from common import MB, ROOT, Measured, best, copies, measure, ours, parse, parser, remove, save, table
 from common import write_dump as write
 
+from curate.analysis import recorded, set_stats
 from curate.dataset import curated_set, manifest, transaction
 
 CURATE = [sys.executable, "-m", "curate"]
@@ -57,7 +58,9 @@ def million(source: Path, count: int) -> Path:
     ):
         transaction.sink(target / name, pl.concat([_copy(frame, number) for number in range(times)]))
     values = original.manifest.to_dict()
-    manifest.write(target, manifest.decode({**values, "counts": _times(values["counts"], times)}))
+    facts = manifest.decode({**values, "counts": _times(values["counts"], times)})
+    repeated = curated_set.CuratedSet(target, facts)
+    manifest.write(target, recorded.record(target, facts, lambda: set_stats.measure_tables(repeated)))
     return target
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from curate.analysis.stats import Header, Histogram, Input, Measures, Stats, edits, flow, sort_counts
@@ -19,6 +18,8 @@ TABLES = (manifests.CONVERSATIONS, manifests.REJECTED)  # that are measured
 
 def record(folder: Path, manifest: Manifest, measure: Callable[[], Measures]) -> Manifest:
     """Return the manifest with what `measure` finds in the tables in `folder`, and with what they are known by."""
+    from concurrent.futures import ThreadPoolExecutor  # 10 ms, which showing does not need
+
     with ThreadPoolExecutor(len(TABLES)) as threads:  # that hash the tables while they are measured
         hashes = threads.map(_sha256, (folder / name for name in TABLES))
         found = json.loads(json.dumps(dataclasses.asdict(measure())))
@@ -85,7 +86,10 @@ def _is_unchanged(folder: Path, name: str, manifest: Manifest) -> bool:
     expected = manifest.measures.tables.get(name) if manifest.measures else None
     known: Sequence[int] | None = manifest.run.tables.get(name) if manifest.run else None
     try:
-        return _state(folder / name) == known or _sha256(folder / name) == expected
+        state = _state(folder / name)
+        if known and known[0] != state[0]:  # another size: a large table need not be read
+            return False
+        return state == known or _sha256(folder / name) == expected
     except OSError:
         return False
 

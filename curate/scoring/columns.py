@@ -61,7 +61,8 @@ def write(curated: CuratedSet, folder: Path, measured: Measured, asked: Mapping[
             if (curated.path / name).exists():
                 _link(curated.path / name, partial / name)
         measured_facts = record(partial, facts, lambda: measure_tables(CuratedSet(partial, facts)))
-        facts = replace(measured_facts, run=facts.run)  # without times, so that a resumed run writes the same bytes
+        # Without times, so that a resumed run writes the same bytes.
+        facts = replace(measured_facts, run=facts.run and replace(facts.run, tables={}))
         manifests.write(partial, facts)
     return facts
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import curate
+from curate.analysis.recorded import read_recorded
 from curate.errors import RecipeError, SetError
 from curate.model.artifact import find_artifact, load_artifact
 from curate.pipeline.recipe import Recipe
@@ -202,6 +203,8 @@ def test_the_set_itself_gets_the_columns_and_keeps_everything_else(
     assert after.equals(scored)
     assert (folder / "notes.txt").read_text() == "mine"
     manifest = curate.open_set(folder).manifest
+    shown = read_recorded(folder, manifest)
+    assert shown and "perplexity" in shown.header.scores[0]
     assert manifest == result.manifest
     [facts] = manifest.models
     assert (facts.signal, facts.architecture, facts.template, facts.window) == ("likelihood", "llama", "plain", WINDOW)
