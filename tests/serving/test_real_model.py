@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,6 +49,16 @@ def test_questions_asked_together_get_the_answers_that_each_gets_alone(client: o
     assert "Paris" in (alone[0] or "")
     with ThreadPoolExecutor(len(QUESTIONS)) as pool:
         assert list(pool.map(ask, QUESTIONS)) == alone
+
+
+def test_an_answer_is_json(client: openai.OpenAI) -> None:
+    pytest.importorskip("llguidance")
+    messages: Any = [{"role": "user", "content": "What is the capital of France? Answer in JSON."}]
+    kind: Any = {"type": "json_object"}
+    answer = client.chat.completions.create(
+        model="smol", messages=messages, response_format=kind, temperature=0, max_tokens=40
+    )
+    assert "Paris" in str(json.loads(answer.choices[0].message.content or ""))
 
 
 def test_the_model_says_what_a_user_would_ask(client: openai.OpenAI) -> None:
