@@ -21,6 +21,7 @@ from curate.pipeline.near.parts import PROMPTS
 from curate.pipeline.steps import Part
 from curate.pipeline.train_marks import WORTH
 
+KEYS = ("part", "row", "prompt")
 EVIDENCE = 95  # characters of each prompt
 
 
@@ -59,13 +60,14 @@ class PromptCap:
 
         Both have part, row, prompt, chain and marks, in record order; `rows` has `order`.
         """
-        every = pl.concat([rows.select("part", "row", "prompt"), alone.select("part", "row", "prompt")]).unique()
-        texts = self._texts(every)
-        if self._model:
+        texts = self._texts(pl.concat([rows.select(*KEYS), alone.select(*KEYS)]).unique()) if self._model else None
+        if texts is not None:
             self._encode(texts)
         numbers = rows["order"].to_numpy().astype(np.int64)
         found, groups, figures = self._beyond(rows, texts)
-        named = rows.select("part", "row").join(texts, on=["part", "row"], how="left", maintain_order="left")["text"]
+        shown = rows.select(*KEYS)[sorted({row for pair in found for row in pair})]
+        known = self._texts(shown) if texts is None else texts
+        named = rows.select("part", "row").join(known, on=["part", "row"], how="left", maintain_order="left")["text"]
         twins = pl.DataFrame(
             [
                 (numbers[row], numbers[best], figures[row] if self._model else None, _evidence(named[row], named[best]))
@@ -88,11 +90,12 @@ class PromptCap:
         return pl.concat(parts) if parts else rows.with_columns(text=pl.lit(""), language=pl.lit(""))
 
     def _beyond(
-        self, rows: pl.DataFrame, texts: pl.DataFrame
+        self, rows: pl.DataFrame, texts: pl.DataFrame | None
     ) -> tuple[list[tuple[int, int]], NDArray[np.int64], NDArray[np.float64]]:
         """Return the rows beyond the cap with the best of their group, each row's group, and its cosine to that."""
         ranked = rows.select("part", "row", "prompt", **WORTH).with_row_index("place")
-        ranked = ranked.join(texts, on=["part", "row", "prompt"], how="left", maintain_order="left")
+        if texts is not None:
+            ranked = ranked.join(texts, on=list(KEYS), how="left", maintain_order="left")
         ranked = ranked.sort("untrained", "messages", "last", "place", descending=[False, True, False, False])
         first = ranked.unique("prompt", keep="first", maintain_order=True)
         leaders, cosines = self._leaders(first)

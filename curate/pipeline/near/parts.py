@@ -26,6 +26,7 @@ PROMPTS = "prompts"
 INDEX, BANDS = "shingles.index", "bands.u32"  # in the folder of parts
 COMMON = "common.npy"  # the shingles that many conversations share, in the folder of parts
 CACHE = 64 << 20  # bytes of sets that the parent keeps in memory
+ENTRY = 300  # bytes of a set in memory beside its values
 PASSAGE, WORDS = 84, 30  # characters of evidence: of the shared passage, and of either side's own words
 EXCERPT = 200  # characters of a text in a warning
 
@@ -137,9 +138,9 @@ class Store:
         start, size = _gather(self._index, np.array([conversation]), 2)[0].tolist()
         values = np.fromfile(self._paths[part], np.uint32, size, offset=4 * start)
         self._cache[conversation] = values
-        self._cached += values.nbytes
+        self._cached += values.nbytes + ENTRY
         while self._cached > CACHE and len(self._cache) > 1:
-            self._cached -= self._cache.popitem(last=False)[1].nbytes
+            self._cached -= self._cache.popitem(last=False)[1].nbytes + ENTRY
         return values
 
 
