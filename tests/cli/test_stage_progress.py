@@ -11,6 +11,7 @@ from threading import Thread
 import pytest
 
 from curate.cli.progress import stages as stage_progress
+from curate.cli.progress.bars import print_message
 from curate.cli.progress.stages import describe, show_stages
 from curate.ingest.reader import Reader
 from curate.ingest.sources import open_inputs
@@ -68,12 +69,14 @@ def test_a_terminal_shows_one_line_that_is_gone_at_the_end(columns: int, monkeyp
         with show_stages("working"), stage("converting", total=200) as current:
             current.done = 50
             time.sleep(0.5)
+            print_message("said")
     reading.join()
     os.close(ours)
     text = b"".join(shown).decode()
     assert "converting" in text
     assert "25 % · " in text
     assert " left" in text
+    assert "\r\x1b[2Ksaid" in text  # above the bar, not behind it
     assert text.rstrip().endswith("\x1b[2K")  # the line is erased
 
 

@@ -60,12 +60,13 @@ def evaluate(
         raise click.UsageError("Missing argument 'MODEL': the run or model to evaluate.")
     if unlike:
         raise click.UsageError("--unlike belongs to --compare A B.")
+    from curate.cli.progress.bars import print_message
     from curate.cli.progress.stages import show_stages
 
     run = _load()
     tasks = [name for text in names for name in text.split(",") if name]
     with show_stages("evaluating", quiet=as_json):
-        result = run(model, tasks, say=lambda text: click.echo(text, err=True), **settings)
+        result = run(model, tasks, say=print_message, **settings)
     if as_json:
         click.echo(json.dumps(_plain(result), indent=1, ensure_ascii=False))
         return

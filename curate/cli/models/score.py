@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curate.cli.options import base_options, device_options
-from curate.cli.progress.bars import make_bars, print_lines
+from curate.cli.progress.bars import make_bars, print_lines, print_message
 
 if TYPE_CHECKING:
     from curate.scoring.score import ScoreProgress, ScoreResult
@@ -49,7 +49,7 @@ def score(source: str, model: str, quiet: bool, as_json: bool, **settings: Any) 
     """
     from curate.scoring.score import score as run
 
-    say = (lambda text: None) if quiet else lambda text: click.echo(text, err=True)
+    say = (lambda text: None) if quiet else print_message
     with _show_progress(quiet) as progress:
         result = run(source, model, say=say, progress=progress, **settings)
     _report(result, quiet, as_json)

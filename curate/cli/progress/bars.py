@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -39,6 +40,11 @@ def make_bars(*, auto_refresh: bool = True) -> Progress:
         auto_refresh=auto_refresh,
         redirect_stdout=False,
     )
+
+
+def print_message(text: str) -> None:
+    """Print a line on stderr, above a bar if there is one: `click.echo` would write it behind the bar."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def print_lines(describe: Callable[[State], str], every: float) -> Callable[[State], None]:

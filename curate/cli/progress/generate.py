@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
@@ -18,7 +17,7 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from curate.cli.progress.bars import throttle
+from curate.cli.progress.bars import print_message, throttle
 from curate.display.figures import duration, number, plural
 from curate.display.text import console, one_line, safe
 
@@ -49,7 +48,7 @@ def _warn(text: str) -> None:
 
 
 def _line(text: str) -> None:
-    click.echo(one_line(text, 2000), err=True)
+    print_message(one_line(text, 2000))
 
 
 def progress_line(state: State) -> str:
