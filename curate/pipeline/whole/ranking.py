@@ -11,7 +11,7 @@ import polars as pl
 from curate.filters.caps import Limits, rank
 from curate.pipeline.whole.spill import Shuffle
 
-RANGE = 400_000  # conversations that are ranked at a time, about
+RANGE = 100_000  # conversations that are ranked at a time, about
 SAMPLED = 64  # of so many conversations one is in the sample that ranges are chosen by
 UNTRAINED, CHARACTERS, MESSAGES = (1 << 7) - 1, (1 << 24) - 1, (1 << 8) - 1  # from which on the coarse key is one
 
