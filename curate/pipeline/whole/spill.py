@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 PENDING = 1 << 20  # keys in memory before they are written
 PARTITION = 1 << 20  # keys of one partition, about
 MAX_PARTITIONS = 512
+BATCH = 4096  # rows of a file that are read together
 CELLS = 8  # bits of a sieve for each key
 ENTRY = np.dtype([("key", "u8"), ("place", "u4")])
 SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: spreads keys over partitions (Knuth, TAOCP 6.4)
@@ -117,7 +118,7 @@ class Shuffle:
         """Write rows to a file, by their bins."""
         path = self._folder / f"{self._name}-{len(self._files):06d}.arrow"
         starts = np.concatenate([[0], np.cumsum(np.bincount(bins, minlength=self._bins))])
-        rows[np.argsort(bins, kind="stable")].rechunk().write_ipc(path, compression="uncompressed")
+        rows[np.argsort(bins, kind="stable")].rechunk().write_ipc(path, record_batch_size=BATCH)
         self._files.append((path, starts))
 
     def read(self, number: int) -> Iterator[pl.DataFrame]:
@@ -125,7 +126,8 @@ class Shuffle:
         for path, starts in self._files if number < self._bins else ():
             first, stop = starts[number : number + 2].tolist()
             if stop > first:
-                yield pl.scan_ipc(path).slice(first, stop - first).collect()
+                rows = pl.scan_ipc(path).slice(first, stop - first).collect()
+                yield rows[np.arange(rows.height)]  # a copy: a slice would keep all of its batch in memory
 
     def remove(self) -> None:
         """Remove the files."""
