@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import polars as pl
 
+from curate import files
 from curate.dataset import columns
 from curate.filters import caps, duplicates
 from curate.filters.registry import Settings
@@ -282,7 +283,7 @@ class _StoredFound:
         """Read what was found, without `sole`, and remove the files."""
         rows, dropped, known = (pl.scan_ipc(path).collect() for path in self.paths)
         for path in self.paths:
-            path.unlink()
+            files.remove(path, path.parent)
         return _Found(rows, dropped, known, rows.clear(), self.alone)
 
 

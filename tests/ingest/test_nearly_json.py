@@ -107,6 +107,8 @@ REFUSED = {
     "a date": "{'a': datetime.date(2023, 1, 1)}",
     "bytes": "{'a': b'c'}",
     "a set": "{'a', 'b'}",
+    "a set of one": "{'a'}",
+    "a set of one in a record": "{'a': {1}}",
     "an object": "{'a': <object at 0x7f>}",
     "dots": "{'a': [1, ...]}",
     "a value in brackets": "{'a': ('b')}",

@@ -195,6 +195,7 @@ class _Reader:
             text = self._read_word(text, is_key)
         self.parts.append(text)
         self.expected = "colon" if is_key else "end"
+        self.may_close = False
 
     def _read_word(self, word: bytes, is_key: bool) -> bytes:
         if is_key or word not in WORDS:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from curate import files
 from curate.dataset.curated_set import CuratedSet
 from curate.engine.pool import open_pool
 from curate.pipeline.frames import part_file
@@ -33,5 +34,5 @@ def read_known(curated: CuratedSet, scratch: Path, workers: int) -> list[pl.Lazy
         for part in pool.map(plan_slices(stored, 0, 0)):
             summaries.append(part.summary.lazy().filter(pl.col("earlier_id").is_not_null()))
             for name in TABLES:
-                part_file(folder, part.number, name).unlink(missing_ok=True)
+                files.remove(part_file(folder, part.number, name), folder)
     return summaries

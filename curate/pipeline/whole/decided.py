@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from curate import files
 from curate.dataset import columns
 from curate.pipeline.whole.spill import Shuffle
 
@@ -52,7 +53,7 @@ class DecidedGroups:
             paths = [self._path(number, name) for name in ("decided-rows", "decided-known")]
             write(finish(*(pl.scan_ipc(path).collect() for path in paths)))
             for path in paths:
-                path.unlink()
+                files.remove(path, path.parent)
         write(further)
         frames = list(self._gather(shuffle, np.unique(bins).tolist()))
         shuffle.remove()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from curate import files
 from curate.filters.caps import Limits, rank
 from curate.pipeline.whole.spill import Shuffle
 
@@ -50,7 +51,7 @@ class Ranking:
         for path in self._files:
             rows = pl.scan_ipc(path).collect()
             shuffle.write(rows, np.searchsorted(edges, rows["coarse"].to_numpy(), side="right"))
-            path.unlink()
+            files.remove(path, path.parent)
         for number in range(ranges):
             if own := [*shuffle.read(number)]:
                 dropped = self._limits.drop(rank(pl.concat(own, how="vertical_relaxed")))

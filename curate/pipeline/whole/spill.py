@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from curate import files
+
 PENDING = 1 << 20  # keys in memory before they are written
 PARTITION = 1 << 20  # keys of one partition, about
 MAX_PARTITIONS = 512
@@ -57,7 +59,7 @@ class KeyFiles:
     def remove(self) -> None:
         """Remove the files."""
         for path in self.paths:
-            path.unlink(missing_ok=True)
+            files.remove(path, path.parent)
 
     def _write(self) -> None:
         entries = np.concatenate([*self._pending, np.empty(0, ENTRY)])
@@ -132,5 +134,5 @@ class Shuffle:
     def remove(self) -> None:
         """Remove the files."""
         for path, _ in self._files:
-            path.unlink(missing_ok=True)
+            files.remove(path, path.parent)
         self._files = []
