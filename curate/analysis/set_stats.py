@@ -36,8 +36,12 @@ SIZES = ("tokens", "turns", "answer_tokens")  # integer columns; one row per pie
 
 def measure_set(curated: CuratedSet) -> Stats:
     """Return what an open set's manifest records, or measure its tables; raises SetError if it is damaged."""
-    recorded = read_recorded(curated.path, curated.manifest)
-    return recorded or assemble(curated.path, curated.manifest, measure_tables(curated))
+    return read_recorded(curated.path, curated.manifest) or measure_again(curated)
+
+
+def measure_again(curated: CuratedSet) -> Stats:
+    """Measure the tables of an open set, whatever its manifest records; raises SetError if it is damaged."""
+    return assemble(curated.path, curated.manifest, measure_tables(curated))
 
 
 def measure_tables(curated: CuratedSet) -> Measures:

@@ -49,17 +49,17 @@ def stats(
             f"the tokens of the set {str(path)!r} were counted when it was cleaned, in {manifest.template!r}; "
             "to change tokenizer or template, clean again: curate clean --tokenizer … --template …"
         )
-    recorded = read_recorded(folder, manifest) if html is None else None
-    return recorded or _measure_set(path, html)
+    recorded = read_recorded(folder, manifest)
+    return recorded if recorded is not None and html is None else _open_and_measure(path, recorded, html)
 
 
-def _measure_set(path: str | Path, html: str | Path | None) -> Stats:
-    """Measure the tables of a set, and write its page."""
-    from curate.analysis.set_stats import measure_set  # with Polars, which takes longer than the rest
+def _open_and_measure(path: str | Path, recorded: Stats | None, html: str | Path | None) -> Stats:
+    """Measure the tables of a set, if its manifest does not record their measures, and write its page."""
+    from curate.analysis.set_stats import measure_again  # with Polars, which takes longer than the rest
     from curate.dataset.curated_set import open_set
 
     curated = open_set(path)
-    measured = measure_set(curated)
+    measured = recorded or measure_again(curated)
     _write_page(html, measured, curated)
     return measured
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from curate import clean, compare, refilter, stats
-from curate.analysis.recorded import assemble, read_recorded
+from curate.analysis.recorded import read_recorded
 from curate.analysis.selection import show
-from curate.analysis.set_stats import histogram, measure_tables
+from curate.analysis.set_stats import histogram, measure_again
 from curate.analysis.stats import Bin, Count, Duplicates, Share, Stats, Step, WindowFit
 from curate.dataset import curated_set
 from curate.dataset import manifest as manifests
@@ -397,8 +397,7 @@ def run_without_polars(folder: Path, *options: str) -> str:
 
 
 def measured_again(folder: Path) -> Stats:
-    opened = curated_set.open_set(folder)
-    return assemble(folder, opened.manifest, measure_tables(opened))
+    return measure_again(curated_set.open_set(folder))
 
 
 def test_a_set_is_shown_without_polars_as_it_is_measured(cleaned: Path) -> None:
