@@ -67,19 +67,22 @@ def divide(
     used, group = np.unique(group, return_inverse=True)
     group = group.astype(np.uint32)
     shuffle = Shuffle(lone.folder, "group-rows", len(used))
-    start = 0
-    for rows in keyed.read(parts, others, [pl.all()]):
-        shuffle.write(rows, group[start : start + rows.height])
-        start += rows.height
+    _write_all(shuffle, keyed.read(parts, others, [pl.all()]), group[:count])
     old = Shuffle(lone.folder, "group-known", len(used))
-    for rows in earlier.read(known):
-        old.write(rows, group[start : start + rows.height])
-        start += rows.height
+    _write_all(old, earlier.read(known), group[count:])
     del group
     for number in range(len(used)):
         yield Group([*shuffle.read(number)], pl.concat([earlier.no_known(), *old.read(number)], how="diagonal"))
     old.remove()
     shuffle.remove()
+
+
+def _write_all(shuffle: Shuffle, frames: Iterable[pl.DataFrame], groups: Places) -> None:
+    """Write all rows of the frames, by the group of each row."""
+    start = 0
+    for rows in frames:
+        shuffle.write(rows, groups[start : start + rows.height])
+        start += rows.height
 
 
 def have_pieces(parts: Sequence[Part], lone: Lone) -> bool:

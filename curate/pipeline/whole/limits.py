@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from curate.dataset import columns
@@ -71,12 +70,9 @@ class WideLimits:
 
 def add_lone(parts: Sequence[Part], lone: Lone, every: WideLimits, sole: WideLimits) -> None:
     """Add the lone conversations to what is limited, and to what the limits would see by themselves."""
-    places = np.flatnonzero(lone.rows).astype(np.uint32)
-    start = 0
-    for rows in lone_rows.read(parts, Members(lone.rows, lone.firsts), [pl.col(*MEASURED, r"^protected$")]):
+    for rows in lone_rows.read_placed(parts, Members(lone.rows, lone.firsts), [pl.col(*MEASURED, r"^protected$")]):
         protected = pl.col("protected").fill_null(False) if "protected" in rows.columns else pl.lit(False)
-        rows = rows.with_columns(row=pl.Series(places[start : start + rows.height]), protected=protected)
-        start += rows.height
+        rows = rows.with_columns(row="place", protected=protected)
         wanted = ["protected", "source_id", "source_file", *columns.GROUP_SUMMARY, "row"]
         for limits, condition in ((every, pl.col("pieces") > 0), (sole, pl.col("alone"))):
             limits.add_lone(rows.filter(condition).select(*wanted, cluster=pl.lit(None, pl.String), **WORTH))
@@ -93,13 +89,10 @@ def without_capped(lone: Lone, limits: WideLimits) -> Lone:
 def read_capped(parts: Sequence[Part], before: Lone, after: Lone, limits: WideLimits) -> Iterator[pl.DataFrame]:
     """Yield the decisions on lone conversations over a limit, which were kept before: without rule."""
     over = Members(before.kept & ~after.kept, before.firsts)
-    places = np.flatnonzero(over.rows).astype(np.uint32)
     load = functools.lru_cache(maxsize=2)(limits.of_lone)
-    start = 0
-    for rows in lone_rows.read(parts, over, [pl.col("row", "pieces", "prompt")]):
-        own = pl.Series("place", places[start : start + rows.height])
-        start += rows.height
-        capped = pl.concat([load(block) for block in (own // BLOCK).unique().sort()] or [load(0).clear()])
+    for rows in lone_rows.read_placed(parts, over, [pl.col("row", "pieces", "prompt")]):
+        blocks = (rows["place"] // BLOCK).unique().sort()
+        capped = pl.concat([load(block) for block in blocks] or [load(0).clear()])
         named = [cluster_name(prompt) for prompt in rows["prompt"]]
-        rows = rows.with_columns(own, cluster=pl.Series(named, dtype=pl.String))
+        rows = rows.with_columns(cluster=pl.Series(named, dtype=pl.String))
         yield rows.join(capped.rename({"row": "place"}), on="place", how="left", maintain_order="left")

@@ -92,6 +92,15 @@ def read(parts: Sequence[Part], members: Members, wanted: Sequence[pl.Expr]) -> 
         yield pl.concat(of_parts, how="diagonal").rechunk()
 
 
+def read_placed(parts: Sequence[Part], members: Members, wanted: Sequence[pl.Expr]) -> Iterator[pl.DataFrame]:
+    """Yield what `read` does, with the `place` of each member among all conversations."""
+    places = np.flatnonzero(members.rows).astype(np.uint32)
+    start = 0
+    for rows in read(parts, members, wanted):
+        yield rows.with_columns(place=pl.Series(places[start : start + rows.height]))
+        start += rows.height
+
+
 def read_links(path: Path) -> Iterator[NDArray[np.uint32]]:
     """Yield the pairs of a file, [pairs, 2]."""
     for start in range(0, path.stat().st_size, 8 * BLOCK):

@@ -66,7 +66,7 @@ class Ranking:
 
 
 def _coarse() -> pl.Expr:
-    """Return a number by which conversations are in the order of `caps.rank`, but for those of which it is equal.
+    """Return a number that sorts conversations as `caps.rank` does; several may have the same one.
 
     From the upper bits on: protected, untrained, characters, messages, and the upper bits of the content's hash. All
     bits below one that is at its limit are the same.

@@ -97,7 +97,7 @@ class Sieve:
         np.bitwise_or.at(self._bits, cells >> np.uint64(3), _bit(cells))
 
     def may_have(self, keys: Keys) -> NDArray[np.bool_]:
-        """Return which keys may have been added: all that were, and few others."""
+        """Return which keys may have been added: true for every added key, and for few others."""
         cells = keys >> self._shift
         found: NDArray[np.bool_] = (self._bits[cells >> np.uint64(3)] & _bit(cells)) != 0
         return found
