@@ -26,7 +26,7 @@ def wording() -> dict[str, Any]:
 
 
 def prompts_hash() -> str:
-    """Return the hash of all that curate says to models: other words make other data."""
+    """Return the hash of curate's own prompts: with another wording, the data differ."""
     return hashlib.sha256(_source().encode()).hexdigest()[:16]
 
 

@@ -240,7 +240,7 @@ def _check_order(order: Order) -> None:
 
 
 def shows_tools(order: ChatOrder) -> bool:
-    """Return whether the model is told of the tools."""
+    """Return whether the prompt lists the tools."""
     return bool(order.tools) and order.tool_choice != "none"
 
 
